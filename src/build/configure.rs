@@ -1,0 +1,255 @@
+//! The configure step: maintainer scripts run once in the sandbox, and what they change becomes a layer.
+//!
+//! The step sees the layers of the packages that take part, composed into one root, and the dpkg database
+//! in which they are unpacked but not configured. It runs without a network, as root of its own user
+//! namespace, with a fixed environment; its changes are caught as the overlay's upper directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use silo_store::capture::{self, Capture, Verdict};
+use silo_store::digest::{Digest, LayerId};
+use silo_store::entry::{Kind, Meta};
+use silo_store::manifest::Record as Manifest;
+use silo_store::path::LayerPath;
+
+use crate::derivation::{self, Derivation};
+use crate::event::Activity;
+use crate::fetch::download::{self, Context};
+use crate::launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
+use crate::launch::{self, Exit};
+use crate::lock::Lock;
+use crate::system::Arch;
+
+use super::scripted::Choice;
+use super::{Error, Realised, Workshop, packages, realised, record, script, scrub, status};
+
+/// The lines of a failed step's log that are shown.
+const TAIL_LINES: usize = 20;
+
+/// Makes the layer of what the packages' scripts change, unless it is known.
+pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<Realised, Error> {
+    let by_dpkg = debs(choice, lock, arch)?;
+    let layers = choice.root_order();
+    let drv = Derivation::Configure(derivation::Configure {
+        arch,
+        epoch: lock.epoch,
+        layers: layers.clone(),
+        debs: by_dpkg.values().copied().collect(),
+    });
+    if let Some(layer) = realised(shop, &drv) {
+        return Ok(Realised { layer, made: false });
+    }
+    let key = drv.id().digest();
+    let _ours = silo_store::lock::build(shop.store, shop.lock, &key).map_err(|source| Error::store("locking the step", source))?;
+    // Another process may have done it while we waited.
+    if let Some(layer) = realised(shop, &drv) {
+        return Ok(Realised { layer, made: false });
+    }
+    shop.check_stop()?;
+    let bench = Bench::new(shop, &drv)?;
+    let deb_files = fetch_debs(shop, choice, lock, arch)?;
+    let layer =
+        shop.activity(Activity::Step, "configuring the packages", None, |_| run(shop, choice, lock, &drv, &bench, &layers, &deb_files))?;
+    record(shop, &[(key, layer)])?;
+    Ok(Realised { layer, made: true })
+}
+
+/// The .debs that dpkg unpacks itself, by package.
+fn debs(choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<BTreeMap<String, Digest>, Error> {
+    let mut debs = BTreeMap::new();
+    for package in &choice.by_dpkg {
+        let name = package.record.stanza.package();
+        let locked = lock.packages.get(&arch).and_then(|packages| packages.get(name));
+        let locked = locked
+            .ok_or_else(|| Error::Database { layer: package.record.layer, what: format!("it holds {name}, which the lock does not") })?;
+        debs.insert(name.to_owned(), locked.sha256.0);
+    }
+    Ok(debs)
+}
+
+/// Sees to it that the files of the packages that dpkg unpacks itself are here.
+fn fetch_debs(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<Vec<(String, PathBuf)>, Error> {
+    let locked = |name: &str| lock.packages.get(&arch).and_then(|packages| packages.get(name));
+    let names: Vec<&str> = choice.by_dpkg.iter().map(|package| package.record.stanza.package()).collect();
+    let requests: Vec<_> = names.iter().filter_map(|name| Some(packages::request(shop, lock, name, locked(name)?))).collect();
+    let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: 8, sink: shop.sink, cancel: shop.stop };
+    let paths = download::fetch_all(&context, &requests, &|_, _| {})?;
+    for (path, request) in paths.iter().zip(&requests) {
+        download::verify_file(path, &request.sha256)?;
+    }
+    Ok(names.into_iter().map(str::to_owned).zip(paths).collect())
+}
+
+/// The directories that one step works in; removed with it.
+struct Bench {
+    dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Bench {
+    fn new(shop: &Workshop<'_>, drv: &Derivation) -> Result<Bench, Error> {
+        let name = drv.id().to_string();
+        // The lock on the derivation is ours, so what lies here is the rest of a step that was killed.
+        let bench = Bench { dir: shop.home.work().join(&name), log: shop.home.logs().join(format!("{name}.log")) };
+        remove_tree(&bench.dir)?;
+        for dir in [bench.upper(), bench.dir.join("work"), shop.home.logs()] {
+            fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
+        }
+        match fs::remove_file(&bench.log) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { doing: "remove", path: bench.log.clone(), source })
+            }
+            _ => Ok(bench),
+        }
+    }
+
+    fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    fn lower(&self) -> PathBuf {
+        self.dir.join("lower")
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept by `silo gc`; the build's own outcome matters more.
+        drop(remove_tree(&self.dir));
+    }
+}
+
+/// Removes a directory in which a step may have made directories that cannot be entered.
+fn remove_tree(dir: &Path) -> Result<(), Error> {
+    silo_store::scratch::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+}
+
+fn run(
+    shop: &Workshop<'_>,
+    choice: &Choice<'_>,
+    lock: &Lock,
+    drv: &Derivation,
+    bench: &Bench,
+    layers: &[LayerId],
+    debs: &[(String, PathBuf)],
+) -> Result<LayerId, Error> {
+    let began = Instant::now();
+    let composed = silo_store::compose::compose(shop.store, shop.lock, layers, &bench.lower(), &|_| {})
+        .map_err(|source| Error::store("composing the step's root", source))?;
+    seed(choice, &bench.upper())?;
+    let exit = launch::again::run(shop.program, &spec(choice, lock, bench, debs))?;
+    shop.check_stop()?;
+    if exit != Exit::Code(0) {
+        return Err(Error::Step { exit: told(exit), log: bench.log.clone(), tail: tail(&bench.log) });
+    }
+    refuse_secrets(&bench.upper())?;
+    let filter = |path: &LayerPath, _: &Meta, _: Kind| match scrub::judge(path.as_bytes()) {
+        scrub::Verdict::Keep => Verdict::Keep,
+        scrub::Verdict::Drop => Verdict::Drop,
+    };
+    let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: lock.epoch, filter: &filter };
+    let captured = capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
+    let manifest = Manifest {
+        derivation: drv.id().to_string(),
+        name: "configure".to_owned(),
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        created: shop.created(),
+        inputs: layers.iter().map(LayerId::to_string).collect(),
+        packages: Vec::new(),
+    };
+    Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+}
+
+/// Fails if the step left a file that everybody with the image would share and nobody should.
+fn refuse_secrets(upper: &Path) -> Result<(), Error> {
+    let left = scrub::SECRETS.iter().find(|secret| fs::symlink_metadata(upper.join(secret.path)).is_ok_and(|meta| meta.len() > 0));
+    left.map_or(Ok(()), |secret| Err(Error::Refused { path: secret.path.to_owned(), why: secret.why }))
+}
+
+/// Writes the dpkg database that the step begins with.
+fn seed(choice: &Choice<'_>, upper: &Path) -> Result<(), Error> {
+    let dpkg = upper.join("var/lib/dpkg");
+    let triggers = dpkg.join("triggers");
+    for dir in [&dpkg, &triggers, &dpkg.join("updates")] {
+        fs::create_dir_all(dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+    }
+    let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|source| Error::File { doing: "write", path, source });
+    let stanzas = choice.present.iter().map(|package| {
+        let scripted =
+            ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
+        // What has nothing to run is configured by saying so.
+        status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
+    });
+    write(dpkg.join("status"), &status::write(stanzas.collect()))?;
+    write(dpkg.join("available"), "")?;
+    let records: Vec<_> = choice.present.iter().map(|package| &package.record).collect();
+    for (name, text) in status::triggers(&records) {
+        write(triggers.join(name), &text)?;
+    }
+    write(triggers.join("Unincorp"), "")?;
+    // Debian's word for "start no service": there is nothing to start one for (invoke-rc.d(8)).
+    let policy = upper.join("usr/sbin");
+    fs::create_dir_all(&policy).map_err(|source| Error::File { doing: "create", path: policy.clone(), source })?;
+    let policy = policy.join("policy-rc.d");
+    write(policy.clone(), "#!/bin/sh\nexit 101\n")?;
+    set_executable(&policy)
+}
+
+fn set_executable(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(|source| Error::File {
+        doing: "change the mode of",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn spec(choice: &Choice<'_>, lock: &Lock, bench: &Bench, debs: &[(String, PathBuf)]) -> Spec {
+    let env = [
+        ("PATH", super::PATH.to_owned()),
+        ("HOME", "/root".to_owned()),
+        ("LC_ALL", "C.UTF-8".to_owned()),
+        ("TZ", "UTC".to_owned()),
+        ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
+        ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
+        ("SOURCE_DATE_EPOCH", lock.epoch.to_string()),
+    ];
+    Spec {
+        root: Root { lower: vec![bench.lower()], upper: Upper::Kept { upper: bench.upper(), work: bench.dir.join("work") } },
+        mounts: debs
+            .iter()
+            .map(|(name, path)| Mount {
+                host: path.clone(),
+                guest: format!("{}/{name}.deb", script::DEBS).into(),
+                access: Access::ReadOnly,
+            })
+            .collect(),
+        dirs: Vec::new(),
+        files: Vec::new(),
+        read_only: Vec::new(),
+        argv: vec!["/bin/sh".into(), "-c".into(), script::script(choice).into()],
+        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd: "/".into(),
+        hostname: "silo".to_owned(),
+        identity: Identity::Root,
+        stdio: Stdio::Log { path: bench.log.clone() },
+        limits: Limits::default(),
+    }
+}
+
+fn told(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(TAIL_LINES);
+    lines[from..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}

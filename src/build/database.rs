@@ -1,0 +1,53 @@
+//! The dpkg database of the packages that the configure step did not see.
+//!
+//! They have nothing to configure, so they are installed by saying so: the status that the step left and
+//! their own stanzas, merged. It is a layer of one file, made without running anything.
+
+use std::fs;
+use std::time::Instant;
+
+use silo_store::digest::LayerId;
+use silo_store::entry::Meta;
+use silo_store::manifest::Record as Manifest;
+use silo_store::path::LayerPath;
+
+use crate::derivation::{self, Derivation};
+use crate::unpack::record;
+
+use super::scripted::Choice;
+use super::{Error, Realised, Workshop, realised, status};
+
+const STATUS: &str = "var/lib/dpkg/status";
+
+/// Makes the layer of the whole database, where there is anything to add.
+pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, configured: LayerId, epoch: i64) -> Result<Option<Realised>, Error> {
+    if choice.plain.is_empty() {
+        return Ok(None);
+    }
+    let layers: Vec<LayerId> = choice.plain.iter().map(|package| package.record.layer).collect();
+    let drv = Derivation::Database(derivation::Database { configured, epoch, layers });
+    if let Some(layer) = realised(shop, &drv) {
+        return Ok(Some(Realised { layer, made: false }));
+    }
+    let began = Instant::now();
+    let path = shop.store.tree(&configured).join(STATUS);
+    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+    let mut stanzas = record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: configured, what })?;
+    stanzas.extend(choice.plain.iter().map(|package| status::stanza(&package.record, "install ok installed")));
+    let text = status::write(stanzas);
+    let mut stage = shop.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
+    let path = LayerPath::parse(STATUS.as_bytes()).expect("a constant path is plain");
+    let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: epoch, xattrs: Default::default() };
+    stage.add_file(&path, &meta, &mut text.as_bytes(), u64::MAX).map_err(|source| Error::store("writing the dpkg database", source))?;
+    let manifest = Manifest {
+        derivation: drv.id().to_string(),
+        name: "dpkg database".to_owned(),
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        created: shop.created(),
+        inputs: vec![configured.to_string()],
+        packages: Vec::new(),
+    };
+    let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;
+    super::record(shop, &[(drv.id().digest(), layer)])?;
+    Ok(Some(Realised { layer, made: true }))
+}

@@ -1,0 +1,97 @@
+//! Why a build failed.
+
+use std::path::PathBuf;
+
+use silo_store::digest::{Digest, LayerId};
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lock holds nothing for the architecture.
+    #[error("the lock of {recipe} holds no packages for {arch}")]
+    NoPackages {
+        /// The recipe.
+        recipe: String,
+        /// The architecture.
+        arch: crate::system::Arch,
+    },
+    /// A file could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] crate::fetch::error::Error),
+    /// A package could not be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] crate::unpack::deb::Error),
+    /// A layer is not what it should be.
+    #[error(transparent)]
+    Record(#[from] crate::unpack::record::Error),
+    /// The store refused.
+    #[error("the layer store failed while {doing}")]
+    Store {
+        /// What was being done.
+        doing: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file outside the store could not be read or written.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A step could not be started.
+    #[error("cannot start the configure step")]
+    Launch(#[from] crate::launch::error::Error),
+    /// A step's command failed.
+    #[error("configuring the packages failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
+    Step {
+        /// How it ended.
+        exit: String,
+        /// Where all it said is kept.
+        log: PathBuf,
+        /// The last lines of it.
+        tail: String,
+    },
+    /// A step made something that an image must not hold.
+    #[error("configuring the packages left {path}: {why}")]
+    Refused {
+        /// The path inside.
+        path: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The dpkg database of a layer cannot be read.
+    #[error("layer {layer}: {what}")]
+    Database {
+        /// The layer.
+        layer: LayerId,
+        /// What is wrong.
+        what: String,
+    },
+    /// A realisation names a layer that is not there.
+    #[error("the store has lost {digest}; run `silo verify`")]
+    Lost {
+        /// What was looked for.
+        digest: Digest,
+    },
+    /// The user stopped it.
+    #[error("stopped")]
+    Stopped,
+    /// The image could not be put together.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
+    /// A worker panicked; its message is on standard error.
+    #[error("a worker ended before its work was done")]
+    Worker,
+}
+
+impl Error {
+    /// Wraps what the store said while `doing` something.
+    pub fn store(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Store { doing: doing.into(), source: Box::new(source) }
+    }
+}

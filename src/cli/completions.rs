@@ -1,0 +1,20 @@
+//! `silo completions`.
+
+use std::process::ExitCode;
+
+use super::error::Failure;
+use super::ui;
+
+/// Print the completions of a shell
+#[derive(clap::Args)]
+pub struct Args {
+    /// The shell
+    shell: clap_complete::Shell,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut super::command(), "silo", &mut text);
+    ui::data(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
+}

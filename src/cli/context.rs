@@ -1,0 +1,91 @@
+//! What a command needs of the machine before it can do anything: home, store, settings, progress.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use silo_store::layout::Store;
+
+use crate::config::{self, Settings};
+use crate::fetch::patience::Patience;
+use crate::fetch::transport::Transport;
+use crate::home::{Home, PROJECT_CONFIG, RECIPES};
+use crate::recipe::catalog::Places;
+use crate::tool::Context;
+
+use super::env;
+use super::error::Failure;
+use super::ui::Ui;
+
+/// The options of every command.
+#[derive(clap::Args)]
+pub struct Globals {
+    /// Show no progress, only results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// A command's surroundings, from which it makes a [`Context`].
+pub struct Setting {
+    /// The home.
+    pub home: Home,
+    /// Its layer store.
+    pub store: Store,
+    /// The directory that the user works in, with what `silo.toml` makes of it.
+    pub project: PathBuf,
+    /// Where recipes are found.
+    pub places: Places,
+    /// The settings in force.
+    pub settings: Settings,
+    transport: Transport,
+    ui: Ui,
+    stop: Arc<AtomicBool>,
+}
+
+/// Reads the surroundings of a command.
+pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
+    let home = Home::of_user(&env::home()?);
+    let project = config::project_root(&env::cwd()?);
+    let store = Store::open(home.root()).map_err(Failure::other)?;
+    let settings = config::read(&home.config(), Some(&project.join(PROJECT_CONFIG)))?;
+    let places =
+        Places { user: Some(home.recipes()), project: Some(project.join(RECIPES)).filter(|_| project.join(PROJECT_CONFIG).exists()) };
+    Ok(Setting {
+        home,
+        store,
+        project,
+        places,
+        settings,
+        transport: Transport::new(Patience::default()),
+        ui: Ui::new(globals.quiet),
+        stop: Arc::default(),
+    })
+}
+
+impl Setting {
+    /// Runs `work` with progress shown and Ctrl-C turned into a request to stop.
+    pub fn with<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+            // A second signal ends the program at once; the order of the two lines makes it so.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop)).map_err(Failure::other)?;
+            signal_hook::flag::register(signal, Arc::clone(&self.stop)).map_err(Failure::other)?;
+        }
+        let sink = |event| self.ui.show(event);
+        let context = Context {
+            home: &self.home,
+            store: &self.store,
+            places: &self.places,
+            settings: &self.settings,
+            apt_dir: Path::new("/etc/apt").to_owned(),
+            transport: &self.transport,
+            program: env::program()?,
+            now: env::now(),
+            jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            sink: &sink,
+            stop: &self.stop,
+        };
+        let done = work(&context);
+        self.ui.clear();
+        done
+    }
+}

@@ -1,0 +1,45 @@
+//! The process's environment, read here and nowhere else.
+#![allow(clippy::disallowed_methods)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::run::{User, account_name};
+
+use super::error::Failure;
+
+/// Returns a variable that is set and not empty.
+pub fn var(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Returns the user's home directory.
+pub fn home() -> Result<PathBuf, Failure> {
+    let home = var("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    home.ok_or_else(|| Failure::usage("HOME is not set to an absolute path", "set HOME to your home directory"))
+}
+
+/// Returns the caller.
+pub fn user() -> Result<User, Failure> {
+    let uid = rustix::process::getuid().as_raw();
+    let gid = rustix::process::getgid().as_raw();
+    Ok(User { uid, gid, name: account_name(var("USER").as_deref(), uid), home: home()? })
+}
+
+/// Returns the working directory.
+pub fn cwd() -> Result<PathBuf, Failure> {
+    std::env::current_dir()
+        .map_err(|error| Failure::usage(format!("the working directory is gone: {error}"), "change to a directory that exists"))
+}
+
+/// Returns the program's own path.
+pub fn program() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::usage(format!("cannot find silo's own program: {error}"), "start silo by its full path"))
+}
+
+/// Returns the seconds since 1970.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

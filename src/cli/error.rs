@@ -1,0 +1,158 @@
+//! Errors as a user sees them: what failed, why, what to type next, and the exit code.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::{build, document, fetch, launch, recipe, tool};
+
+/// A command that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What failed and why, outermost first.
+    messages: Vec<String>,
+    hint: Option<String>,
+    code: u8,
+}
+
+/// The exit code of a command that failed.
+const FAILED: u8 = 1;
+/// The exit code of a command line that cannot be meant, as clap's.
+const USAGE: u8 = 2;
+/// The exit code of a command that the user stopped, as a shell's after SIGINT.
+const STOPPED: u8 = 130;
+
+impl Failure {
+    /// A command line or an environment that cannot be worked with.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure { messages: vec![message.into()], hint: Some(hint.into()), code: USAGE }
+    }
+
+    /// An error without anything to add.
+    pub fn other(error: impl Error) -> Failure {
+        Failure { messages: chain(&error), hint: None, code: FAILED }
+    }
+
+    /// Something found wrong, told as it is.
+    pub fn found(message: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure { messages: vec![message.into()], hint: Some(hint.into()), code: FAILED }
+    }
+
+    /// Takes another exit code, for `silo run`, whose codes are the program's own below 125.
+    pub fn with_code(mut self, code: u8) -> Failure {
+        self.code = code;
+        self
+    }
+
+    /// Takes another exit code, where it has none of its own.
+    pub fn or_code(self, code: u8) -> Failure {
+        if self.code == FAILED { self.with_code(code) } else { self }
+    }
+
+    /// Returns what failed and why, on one line.
+    pub fn message(&self) -> String {
+        self.messages.join(": ")
+    }
+
+    /// Says what to type next.
+    pub fn with_hint(mut self, hint: String) -> Failure {
+        self.hint = Some(hint);
+        self
+    }
+
+    /// Tells the user and returns the exit code.
+    #[allow(clippy::print_stderr)]
+    pub fn report(&self) -> ExitCode {
+        eprintln!("silo: {}", self.message());
+        if let Some(hint) = &self.hint {
+            eprintln!("  hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+
+    fn hinted(error: &dyn Error, hint: Option<String>) -> Failure {
+        Failure { messages: chain(error), hint, code: FAILED }
+    }
+}
+
+/// The messages of an error and its causes; one that repeats what it wraps is told once.
+fn chain(error: &dyn Error) -> Vec<String> {
+    let mut messages: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let message = error.to_string();
+        if messages.last().is_none_or(|last| !last.ends_with(&message)) {
+            messages.push(message);
+        }
+        next = error.source();
+    }
+    messages
+}
+
+impl From<document::Error> for Failure {
+    fn from(error: document::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+impl From<recipe::catalog::Error> for Failure {
+    fn from(error: recipe::catalog::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+impl From<tool::record::Error> for Failure {
+    fn from(error: tool::record::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+impl From<tool::locking::Error> for Failure {
+    fn from(error: tool::locking::Error) -> Failure {
+        let hint = locking_hint(&error);
+        Failure::hinted(&error, hint)
+    }
+}
+
+impl From<tool::install::Error> for Failure {
+    fn from(error: tool::install::Error) -> Failure {
+        use tool::install::Error as E;
+        let hint = match &error {
+            E::Lock(error) => locking_hint(error),
+            E::Build(error) => build_hint(error),
+            E::Version { tool, .. } => {
+                Some(format!("`silo lock {tool} --update` takes today's version; `silo list --available` shows what there is"))
+            }
+            E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks it anew; or set mirrors.snapshot in silo.toml")),
+            E::Recipe(_) | E::Record(_) | E::Store(_) => None,
+        };
+        let stopped = matches!(&error, E::Build(build::Error::Stopped) | E::Build(build::Error::Fetch(fetch::error::Error::Cancelled)));
+        let failure = Failure::hinted(&error, hint);
+        if stopped { failure.with_code(STOPPED) } else { failure }
+    }
+}
+
+fn locking_hint(error: &tool::locking::Error) -> Option<String> {
+    use tool::locking::Error as E;
+    match error {
+        E::Frozen { tool } => Some(format!("run `silo lock {tool}`")),
+        E::Relock { source, .. } => source.hint(),
+        E::Document(_) | E::Write { .. } => None,
+    }
+}
+
+fn build_hint(error: &build::Error) -> Option<String> {
+    match error {
+        build::Error::Fetch(error) => error.hint(),
+        build::Error::Launch(error) => launch_hint(error),
+        build::Error::Unpack(crate::unpack::deb::Error::Digest { .. }) => {
+            Some("it was removed; run the command again to fetch it anew".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// What to do about a sandbox that could not be made.
+pub fn launch_hint(error: &launch::error::Error) -> Option<String> {
+    matches!(error, launch::error::Error::Setup { .. } | launch::error::Error::Host { .. })
+        .then(|| "`silo doctor` tries what sandboxes need and says what is missing".to_owned())
+}

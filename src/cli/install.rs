@@ -1,0 +1,71 @@
+//! `silo install`.
+
+use std::process::ExitCode;
+
+use crate::recipe::file::check_name;
+use crate::tool::install::{self, Outcome, Wish};
+use crate::tool::locking::Resolving;
+
+use super::context::{Globals, setting};
+use super::error::Failure;
+use super::{reserved, ui};
+
+/// Build a tool's image from its recipe and lock, and install it
+///
+/// The tool is installed only when everything is in place: an install that is interrupted leaves nothing.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The tools, each with a version if you like: python, python@3.13
+    #[arg(required = true, value_name = "TOOL[@VERSION]")]
+    tools: Vec<String>,
+    /// Do not make a lock where the recipe has none for what it asks for
+    #[arg(long)]
+    frozen: bool,
+    /// Print what was installed as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let resolving = if args.frozen { Resolving::Frozen } else { Resolving::Allowed };
+    let wishes: Vec<Wish> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
+    let setting = setting(globals)?;
+    let outcomes = setting
+        .with(|context| wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>())?;
+    if args.json {
+        ui::json(&outcomes.iter().map(json).collect())?;
+    } else {
+        ui::data(&outcomes.iter().map(line).collect::<String>())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Parses `tool` or `tool@version`.
+pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
+    let (name, version) = match spec.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (spec, None),
+    };
+    check_name(name).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
+    if reserved().iter().any(|word| word == name) {
+        return Err(Failure::usage(
+            format!("\"{name}\" is a command of silo and cannot be a tool"),
+            "`silo list --available` shows the tools",
+        ));
+    }
+    if version == Some("") {
+        return Err(Failure::usage(format!("\"{spec}\" has no version after the @"), format!("type {name}, or {name}@ and a version")));
+    }
+    Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving })
+}
+
+fn line(outcome: &Outcome) -> String {
+    let tool = &outcome.tool;
+    let state = if outcome.fresh { "installed" } else { "is installed already" };
+    format!("{} {} {state} (image {:.12})\n", tool.name, tool.version, tool.image.to_string())
+}
+
+fn json(outcome: &Outcome) -> serde_json::Value {
+    let tool = &outcome.tool;
+    serde_json::json!({ "tool": tool.name, "version": tool.version, "image": tool.image.to_string(), "changed": outcome.fresh, "layersMade": outcome.made })
+}

@@ -1,0 +1,120 @@
+//! The command line: one definition for parsing, help, the manual and completions; one file a command.
+
+mod env;
+mod error;
+mod ui;
+
+mod context;
+
+mod completions;
+mod doctor;
+mod gc;
+mod install;
+mod list;
+mod lock;
+mod man;
+mod run;
+mod schema;
+mod shell;
+mod step;
+mod uninstall;
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use context::Globals;
+use error::Failure;
+
+/// Run dev tools in throw-away sandboxes built from pinned, reproducible images
+///
+/// `silo <tool> [arguments]` is short for `silo run <tool> [arguments]`.
+#[derive(Parser)]
+#[command(
+    name = "silo",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  silo install python\n  silo python script.py\n  silo shell python\n  silo lock python --update"
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Install(install::Args),
+    Uninstall(uninstall::Args),
+    Run(run::Args),
+    Shell(shell::Args),
+    List(list::Args),
+    Lock(lock::Args),
+    Doctor(doctor::Args),
+    Verify(verify::Args),
+    Gc(gc::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    Schema(schema::Args),
+    #[command(name = step::WORD, hide = true)]
+    Step,
+    /// A tool, or a shim of one
+    #[command(external_subcommand)]
+    Tool(Vec<OsString>),
+}
+
+/// Runs the command line `args`, the program's own name first.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are no errors; where the reader has gone there is nobody to tell.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            return ExitCode::from(2);
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The first words that can name no tool, because they are commands.
+fn reserved() -> Vec<String> {
+    command().get_subcommands().map(|command| command.get_name().to_owned()).chain(["help".to_owned(), "version".to_owned()]).collect()
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Install(args) => install::run(globals, &args),
+        Command::Uninstall(args) => uninstall::run(globals, &args),
+        Command::Run(args) => run::run(globals, args),
+        Command::Shell(args) => shell::run(globals, args),
+        Command::List(args) => list::run(globals, &args),
+        Command::Lock(args) => lock::run(globals, &args),
+        Command::Doctor(args) => doctor::run(globals, &args),
+        Command::Verify(args) => verify::run(globals, &args),
+        Command::Gc(args) => gc::run(globals, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Step => step::run(),
+        Command::Tool(words) => run::run(globals, run::Args::shorthand(words)),
+    }
+}

@@ -1,0 +1,212 @@
+//! `silo run`, and `silo <tool>` for short.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use silo_store::lock::share;
+
+use crate::image;
+use crate::launch;
+use crate::recipe::catalog;
+use crate::recipe::file::check_name;
+use crate::run::{self, Accounts, Wish};
+use crate::tool::record::{self, Installed};
+
+use super::context::{Globals, Setting, setting};
+use super::env;
+use super::error::{self, Failure};
+
+/// Run a tool in a throw-away sandbox that sees this project and nothing else
+///
+/// Options of silo stand before the tool; everything after it is the tool's, byte for byte. The exit code
+/// is the program's own; 125 means that silo failed, 126 and 127 that the program cannot be executed or
+/// is not there, and 128+n that signal n ended it.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Show this directory as the project instead of the one around the working directory
+    #[arg(long, value_name = "DIR", conflicts_with = "no_project")]
+    project: Option<PathBuf>,
+    /// Show no project at all
+    #[arg(long)]
+    no_project: bool,
+    /// Show the project although it holds your home directory, keys or the whole machine
+    #[arg(long)]
+    expose: bool,
+    /// The tool and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL [ARGUMENTS]...")]
+    words: Vec<OsString>,
+}
+
+impl Args {
+    /// What `silo <tool> …` means.
+    pub fn shorthand(words: Vec<OsString>) -> Args {
+        Args { project: None, no_project: false, expose: false, words }
+    }
+
+    /// The same sandbox for another command of the tool.
+    pub fn command(project: Option<PathBuf>, no_project: bool, expose: bool, words: Vec<OsString>) -> Args {
+        Args { project, no_project, expose, words }
+    }
+}
+
+/// The exit code that says that silo failed, and not the program.
+const SILO_FAILED: u8 = 125;
+
+/// Variables of the terminal, which say nothing of the machine and without which programs look wrong.
+const TERMINAL: [&str; 3] = ["TERM", "COLORTERM", "NO_COLOR"];
+
+pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
+    start(globals, args, None)
+}
+
+/// Runs `command` of the tool instead of its own, where one is given.
+pub fn start(globals: &Globals, args: Args, command: Option<&str>) -> Result<ExitCode, Failure> {
+    launched(globals, args, command).map_err(|failure| failure.or_code(SILO_FAILED))
+}
+
+fn launched(globals: &Globals, args: Args, command: Option<&str>) -> Result<ExitCode, Failure> {
+    let mut words = args.words.into_iter();
+    let word = words.next().unwrap_or_default();
+    let mut rest: Vec<OsString> = words.collect();
+    // Older habits put a `--` after the tool; it was never meant for the program.
+    if rest.first().is_some_and(|first| first == "--") {
+        rest.remove(0);
+    }
+    let setting = setting(globals)?;
+    let (tool, mut argv) = find(&setting, &word)?;
+    if let Some(command) = command {
+        argv = vec![command.into()];
+    }
+    argv.extend(rest);
+    let _in_use = share(&setting.store).map_err(Failure::other)?;
+    let project = project(&setting, args.project, args.no_project, args.expose)?;
+    let spec = spec(&setting, &tool, project.as_deref(), argv)?;
+    match launch::launch(&spec) {
+        Ok(exit) => Ok(ExitCode::from(exit.code())),
+        Err(error) => {
+            let code = error.code();
+            let hint = error::launch_hint(&error);
+            let failure = Failure::other(error).with_code(code);
+            Err(match hint {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            })
+        }
+    }
+}
+
+/// Finds the installed tool that `word` names, itself or by one of its shims, and the command to run.
+fn find(setting: &Setting, word: &OsStr) -> Result<(Installed, Vec<OsString>), Failure> {
+    let shown = word.to_string_lossy();
+    if shown.starts_with('-') {
+        return Err(Failure::usage(
+            format!("unknown option {shown}"),
+            "options of silo stand before the tool; `silo run --help` lists them",
+        ));
+    }
+    let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
+    let name = name.ok_or_else(|| Failure::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
+    let owned = |command: &[String]| command.iter().map(OsString::from).collect();
+    if check_name(name).is_ok()
+        && let Some(tool) = record::get(&setting.home, name)?
+    {
+        let command = catalog::find(&setting.places, name).map(|found| found.recipe.run.command);
+        // A tool whose recipe is gone still runs as its image says.
+        let command = command.map_or_else(|_| Vec::new(), |command| owned(&command));
+        return Ok((tool, command));
+    }
+    let owners = catalog::shim_owners(&setting.places, name)?;
+    let mut installed = Vec::new();
+    for (owner, command) in &owners {
+        if let Some(tool) = record::get(&setting.home, owner)? {
+            installed.push((tool, owned(command)));
+        }
+    }
+    match installed.len() {
+        1 => Ok(installed.remove(0)),
+        0 => Err(missing(setting, name, owners.keys().next())),
+        _ => {
+            let names: Vec<&str> = installed.iter().map(|(tool, _)| tool.name.as_str()).collect();
+            Err(Failure::usage(
+                format!("{name} is a command of several tools: {}", names.join(", ")),
+                format!("`silo run {} …` says which", names[0]),
+            ))
+        }
+    }
+}
+
+fn missing(setting: &Setting, name: &str, owner: Option<&String>) -> Failure {
+    let tool = owner.map_or(name, String::as_str);
+    match catalog::find(&setting.places, tool) {
+        Ok(_) => Failure::found(format!("{tool} is not installed"), format!("silo install {tool}")),
+        Err(error) => Failure::other(error).with_hint("`silo list --available` shows the tools, `silo --help` the commands".to_owned()),
+    }
+}
+
+/// The project to show, unless it is one that must not be shown by chance.
+fn project(setting: &Setting, wished: Option<PathBuf>, none: bool, expose: bool) -> Result<Option<PathBuf>, Failure> {
+    if none {
+        return Ok(None);
+    }
+    let dir = wished.unwrap_or_else(|| setting.project.clone());
+    let dir =
+        fs::canonicalize(&dir).map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
+    if !dir.is_dir() {
+        return Err(Failure::usage(format!("{} is not a directory", dir.display()), "name a directory"));
+    }
+    let home = env::home()?;
+    let home = fs::canonicalize(&home).unwrap_or(home);
+    match run::exposes(&dir, &home) {
+        Some(why) if !expose => Err(Failure::usage(
+            format!("{} is not shown to a tool: {why}", dir.display()),
+            "work in a project's own directory; or --no-project shows nothing, and --expose shows it all the same",
+        )),
+        _ => Ok(Some(dir)),
+    }
+}
+
+fn spec(setting: &Setting, tool: &Installed, project: Option<&Path>, mut argv: Vec<OsString>) -> Result<launch::spec::Spec, Failure> {
+    let image = image::get(&setting.home, tool.image).map_err(Failure::other)?;
+    let image =
+        image.ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
+    if argv.is_empty() {
+        argv.extend(image.command.iter().map(OsString::from));
+    }
+    let recipe = catalog::find(&setting.places, &tool.name).ok().map(|found| found.recipe.run);
+    let over = setting.settings.overrides.get(&tool.name).cloned().unwrap_or_default();
+    let mut vars = std::collections::BTreeMap::new();
+    let passed = recipe.iter().flat_map(|run| &run.pass_env).chain(&setting.settings.pass_env).chain(&over.pass_env);
+    for name in passed.map(String::as_str).chain(TERMINAL) {
+        if let Some(value) = env::var(name) {
+            vars.insert(OsString::from(name), value);
+        }
+    }
+    vars.extend(over.env.iter().map(|(name, value)| (name.into(), value.into())));
+    let root = image::root(&setting.home, tool.image);
+    let account = |name: &str| fs::read(root.join(name)).unwrap_or_default();
+    let user = env::user()?;
+    let cwd = match (over.workdir, project) {
+        (Some(workdir), _) => workdir.into(),
+        (None, Some(project)) => {
+            let cwd = env::cwd()?;
+            if cwd.starts_with(project) { cwd } else { project.to_owned() }
+        }
+        (None, None) => user.home.clone(),
+    };
+    let accounts =
+        if user.uid == 0 { Accounts::default() } else { Accounts { passwd: account("etc/passwd"), group: account("etc/group") } };
+    Ok(run::spec(Wish {
+        image_env: &image.env,
+        argv,
+        env: vars,
+        project,
+        cwd,
+        user: &user,
+        accounts,
+        cpus: over.cpus.or(recipe.as_ref().and_then(|run| run.cpus)),
+        memory_mb: over.memory_mb.or(recipe.as_ref().and_then(|run| run.memory_mb)),
+        root,
+    }))
+}

@@ -1,0 +1,34 @@
+//! `silo schema`.
+
+use std::process::ExitCode;
+
+use crate::config::Settings;
+use crate::recipe::file::RecipeFile;
+
+use super::error::Failure;
+use super::ui;
+
+/// Print the JSON schema of a file that people write, for editors
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which file
+    #[arg(value_enum)]
+    of: Of,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Of {
+    /// A recipe
+    Recipe,
+    /// silo.toml
+    Silo,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let schema = match args.of {
+        Of::Recipe => schemars::schema_for!(RecipeFile),
+        Of::Silo => schemars::schema_for!(Settings),
+    };
+    ui::json(schema.as_value())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,169 @@
+//! What a user sees while a command works: bars on a terminal, plain lines elsewhere.
+//!
+//! Data goes to standard output, everything else to standard error. The first moment is silent, so that
+//! a command with nothing to do says nothing but its result.
+#![allow(clippy::print_stderr)]
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::event::{Activity, Event};
+
+use super::error::Failure;
+
+/// How long an activity is silent.
+const SILENT: Duration = Duration::from_millis(250);
+/// How often a bar is drawn at most.
+const DRAWS_PER_SEC: u8 = 10;
+
+/// Shows events.
+pub struct Ui {
+    mode: Mode,
+    began: Instant,
+    running: Mutex<HashMap<u64, Running>>,
+}
+
+enum Mode {
+    Quiet,
+    Plain,
+    Terminal(MultiProgress),
+}
+
+struct Running {
+    name: String,
+    kind: Activity,
+    total: Option<u64>,
+    bar: Option<ProgressBar>,
+    told: bool,
+}
+
+impl Ui {
+    /// Chooses how to show events from what standard error is.
+    pub fn new(quiet: bool) -> Ui {
+        let mode = match (quiet, io::stderr().is_terminal()) {
+            (true, _) => Mode::Quiet,
+            (false, false) => Mode::Plain,
+            (false, true) => Mode::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SEC))),
+        };
+        Ui { mode, began: Instant::now(), running: Mutex::default() }
+    }
+
+    /// Shows an event; called from any thread.
+    pub fn show(&self, event: Event) {
+        match event {
+            Event::Warning { text } => self.line(&format!("silo: warning: {text}")),
+            Event::Note { text } if !matches!(self.mode, Mode::Quiet) => self.line(&format!("silo: {text}")),
+            Event::Note { .. } => {}
+            _ if matches!(self.mode, Mode::Quiet) => {}
+            Event::Started { id, kind, name, total } => self.started(id, kind, name, total),
+            Event::Progress { id, done } => self.progressed(id, done),
+            Event::Log { line, .. } => self.line(&line),
+            Event::Finished { id } => self.finished(id),
+        }
+    }
+
+    /// Takes the bars away.
+    pub fn clear(&self) {
+        for (_, running) in self.running().drain() {
+            if let Some(bar) = running.bar {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
+        self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn line(&self, line: &str) {
+        match &self.mode {
+            // A line that cannot be shown is no reason to stop the work.
+            Mode::Terminal(bars) => bars.suspend(|| drop(writeln!(io::stderr(), "{line}"))),
+            Mode::Quiet | Mode::Plain => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    fn started(&self, id: u64, kind: Activity, name: String, total: Option<u64>) {
+        let mut running = Running { name, kind, total, bar: None, told: false };
+        // On plain lines a file's own progress would be noise beside the total's.
+        if let Mode::Plain = self.mode
+            && shows_in_plain(kind, total)
+            && self.began.elapsed() >= SILENT
+        {
+            self.line(&format!("{} {}", verb(kind), running.name));
+            running.told = true;
+        }
+        self.running().insert(id, running);
+    }
+
+    fn progressed(&self, id: u64, done: u64) {
+        let mut all = self.running();
+        let Some(running) = all.get_mut(&id) else { return };
+        match &self.mode {
+            Mode::Terminal(bars) if self.began.elapsed() >= SILENT => {
+                let bar = running.bar.get_or_insert_with(|| bars.add(bar(running.kind, &running.name, running.total)));
+                bar.set_position(done);
+            }
+            Mode::Terminal(_) | Mode::Quiet | Mode::Plain => {}
+        }
+    }
+
+    fn finished(&self, id: u64) {
+        let Some(running) = self.running().remove(&id) else { return };
+        if let Some(bar) = running.bar {
+            bar.finish_and_clear();
+        }
+        if running.told && matches!(self.mode, Mode::Plain) {
+            self.line(&format!("{} {}: done", verb(running.kind), running.name));
+        }
+    }
+}
+
+fn shows_in_plain(kind: Activity, total: Option<u64>) -> bool {
+    kind != Activity::Fetch || total.is_none_or(|bytes| bytes > 4 << 20)
+}
+
+fn verb(kind: Activity) -> &'static str {
+    match kind {
+        Activity::Resolve => "resolving",
+        Activity::Fetch => "fetching",
+        Activity::Unpack => "unpacking",
+        Activity::Step => "running",
+        Activity::Commit => "committing",
+        Activity::Compose => "composing",
+        Activity::Verify => "verifying",
+    }
+}
+
+fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
+    let template = match (kind, total) {
+        (Activity::Fetch, Some(_)) => "{prefix:>10} {wide_msg} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} ETA {eta:4} [{bar:20}]",
+        (_, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} ETA {eta:4} [{bar:20}]",
+        (_, None) => "{prefix:>10} {wide_msg} {elapsed} {spinner}",
+    };
+    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    bar.set_style(ProgressStyle::with_template(template).expect("the templates above are right").progress_chars("=> "));
+    bar.set_prefix(verb(kind));
+    bar.set_message(name.to_owned());
+    bar
+}
+
+/// Writes data to standard output; a reader that has gone away is no error.
+pub fn data(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::found(format!("cannot write to standard output: {error}"), "is the disk full?"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a value as JSON to standard output.
+pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
+    data(&format!("{value:#}\n"))
+}

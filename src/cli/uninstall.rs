@@ -1,0 +1,27 @@
+//! `silo uninstall`.
+
+use std::process::ExitCode;
+
+use crate::recipe::file::check_name;
+use crate::tool::install;
+
+use super::context::{Globals, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Remove an installed tool; `silo gc` frees the space it took
+#[derive(clap::Args)]
+pub struct Args {
+    /// The tool
+    tool: String,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows what is installed"))?;
+    let setting = setting(globals)?;
+    if !setting.with(|context| Ok(install::uninstall(context, &args.tool)?))? {
+        return Err(Failure::found(format!("{} is not installed", args.tool), "`silo list` shows what is installed"));
+    }
+    ui::data(&format!("{} uninstalled\n", args.tool))?;
+    Ok(ExitCode::SUCCESS)
+}

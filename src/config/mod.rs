@@ -1,0 +1,156 @@
+//! Settings: `silo.toml` of the user and of the project, as written and as they act together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::document;
+use crate::home::PROJECT_CONFIG;
+
+/// A `silo.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Settings {
+    /// Environment variables handed into every tool where set.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
+    /// Where Debian packages come from instead of the machine's own apt configuration.
+    #[serde(default)]
+    pub mirrors: Mirrors,
+    /// What is different about a tool, by its name.
+    #[serde(default)]
+    pub overrides: BTreeMap<String, Override>,
+}
+
+/// Where Debian packages come from; each base is a URL or an absolute path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Mirrors {
+    /// Bases of the main archive, the first tried first.
+    #[serde(default)]
+    pub debian: Vec<String>,
+    /// Bases of the archive of security updates.
+    #[serde(default)]
+    pub debian_security: Vec<String>,
+    /// Base of the snapshot archive of the main archive, to which a moment is appended.
+    pub snapshot: Option<String>,
+    /// Base of the snapshot archive of security updates.
+    pub snapshot_security: Option<String>,
+}
+
+/// What is different about one tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Override {
+    /// Environment variables set inside.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Environment variables handed in where set.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
+    /// Directory that a run starts in; by default where the user is.
+    pub workdir: Option<String>,
+    /// Processors that a run may use at once.
+    pub cpus: Option<u32>,
+    /// Memory that a run may use, in MiB.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: Option<u64>,
+}
+
+/// Reads the settings in force: the user's, with the project's laid over them.
+pub fn read(user: &Path, project: Option<&Path>) -> Result<Settings, document::Error> {
+    let user = read_one(user)?;
+    let project = project.map(read_one).transpose()?.unwrap_or_default();
+    Ok(merge(user, project))
+}
+
+fn read_one(path: &Path) -> Result<Settings, document::Error> {
+    let settings: Settings = document::read(path)?.unwrap_or_default();
+    let mirrors = &settings.mirrors;
+    let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
+    for base in bases {
+        if !["http://", "https://", "file://", "/"].iter().any(|start| base.starts_with(start)) {
+            let message = format!("mirrors: \"{base}\" is neither an http, https or file URL nor an absolute path");
+            return Err(document::Error::Meaning { path: path.to_owned(), message });
+        }
+    }
+    for (tool, over) in &settings.overrides {
+        let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
+        if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
+            return Err(wrong(format!("overrides.{tool}.workdir must be an absolute path")));
+        }
+        if over.cpus == Some(0) || over.memory_mb == Some(0) {
+            return Err(wrong(format!("overrides.{tool}: cpus and memoryMB must not be zero")));
+        }
+    }
+    Ok(settings)
+}
+
+/// Lays `over` over `under`: lists are joined, tables merged by key, single values replaced.
+pub fn merge(under: Settings, over: Settings) -> Settings {
+    let mut overrides = under.overrides;
+    for (tool, over) in over.overrides {
+        let merged = merge_override(overrides.remove(&tool).unwrap_or_default(), over);
+        overrides.insert(tool, merged);
+    }
+    let first = |over: Vec<String>, under: Vec<String>| if over.is_empty() { under } else { over };
+    Settings {
+        pass_env: union(under.pass_env, over.pass_env),
+        mirrors: Mirrors {
+            debian: first(over.mirrors.debian, under.mirrors.debian),
+            debian_security: first(over.mirrors.debian_security, under.mirrors.debian_security),
+            snapshot: over.mirrors.snapshot.or(under.mirrors.snapshot),
+            snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
+        },
+        overrides,
+    }
+}
+
+fn merge_override(mut under: Override, over: Override) -> Override {
+    under.env.extend(over.env);
+    Override {
+        env: under.env,
+        pass_env: union(under.pass_env, over.pass_env),
+        workdir: over.workdir.or(under.workdir),
+        cpus: over.cpus.or(under.cpus),
+        memory_mb: over.memory_mb.or(under.memory_mb),
+    }
+}
+
+fn union(mut under: Vec<String>, over: Vec<String>) -> Vec<String> {
+    for item in over {
+        if !under.contains(&item) {
+            under.push(item);
+        }
+    }
+    under
+}
+
+/// Finds the project that `from` lies in: the nearest directory upwards with a `silo.toml`, else the
+/// nearest with a `.git`, else `from` itself.
+pub fn project_root(from: &Path) -> PathBuf {
+    let with = |mark: &str| from.ancestors().find(|dir| dir.join(mark).exists()).map(Path::to_owned);
+    with(PROJECT_CONFIG).or_else(|| with(".git")).unwrap_or_else(|| from.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_projects_settings_lie_over_the_users() {
+        let parse = |text: &str| toml::from_str::<Settings>(text).expect("settings");
+        let user = parse(
+            "passEnv = [\"A\"]\n[mirrors]\ndebian = [\"/a\"]\nsnapshot = \"/s\"\n[overrides.python]\nmemoryMB = 1\nenv = { X = \"1\", Y = \"1\" }",
+        );
+        let project = parse("passEnv = [\"B\", \"A\"]\n[mirrors]\ndebian = [\"/b\"]\n[overrides.python]\nenv = { Y = \"2\" }");
+        let merged = merge(user, project);
+        assert_eq!(merged.pass_env, ["A", "B"]);
+        assert_eq!(merged.mirrors.debian, ["/b"]);
+        assert_eq!(merged.mirrors.snapshot.as_deref(), Some("/s"));
+        let python = &merged.overrides["python"];
+        assert_eq!((python.memory_mb, python.env["X"].as_str(), python.env["Y"].as_str()), (Some(1), "1", "2"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The canonical bytes of a derivation, written field by field.
+//!
+//! `silo-derivation 1\n`, then the kind, then each field as name and value. Every string is its length
+//! (8 bytes, little-endian) and its bytes; a list is its count (likewise) and its items. Fields stand in
+//! the order below, which is alphabetical. A kind's `rules` number rises whenever the same inputs would
+//! be built into other bytes by a newer Silo.
+
+use super::{Configure, Database, Derivation, Image, Package};
+
+/// How .debs are unpacked (`unpack`).
+const PACKAGE_RULES: u64 = 1;
+/// How maintainer scripts are run and their changes captured (`build::configure`).
+const CONFIGURE_RULES: u64 = 1;
+/// How the database is merged (`build::database`).
+const DATABASE_RULES: u64 = 1;
+/// How an image is put together (`image`).
+const IMAGE_RULES: u64 = 1;
+
+pub fn encode(derivation: &Derivation) -> Vec<u8> {
+    let mut out = Encoder { bytes: b"silo-derivation 1\n".to_vec() };
+    match derivation {
+        Derivation::Package(Package { deb }) => {
+            out.text("package");
+            out.field("deb", deb.to_string().as_bytes());
+            out.number("rules", PACKAGE_RULES);
+        }
+        Derivation::Configure(Configure { arch, epoch, layers, debs }) => {
+            out.text("configure");
+            out.field("arch", arch.name().as_bytes());
+            out.list("debs", debs);
+            out.field("epoch", epoch.to_string().as_bytes());
+            out.list("layers", layers);
+            out.number("rules", CONFIGURE_RULES);
+        }
+        Derivation::Database(Database { configured, epoch, layers }) => {
+            out.text("database");
+            out.field("configured", configured.to_string().as_bytes());
+            out.field("epoch", epoch.to_string().as_bytes());
+            out.list("layers", layers);
+            out.number("rules", DATABASE_RULES);
+        }
+        Derivation::Image(Image { arch, epoch, debs, command, env }) => {
+            out.text("image");
+            out.field("arch", arch.name().as_bytes());
+            out.list("command", command);
+            out.list("debs", debs);
+            out.list("env", env);
+            out.field("epoch", epoch.to_string().as_bytes());
+            out.number("rules", IMAGE_RULES);
+        }
+    }
+    out.bytes
+}
+
+struct Encoder {
+    bytes: Vec<u8>,
+}
+
+impl Encoder {
+    fn count(&mut self, count: usize) {
+        self.bytes.extend((count as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.value(text.as_bytes());
+    }
+
+    fn value(&mut self, value: &[u8]) {
+        self.count(value.len());
+        self.bytes.extend(value);
+    }
+
+    fn field(&mut self, name: &str, value: &[u8]) {
+        self.text(name);
+        self.value(value);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.field(name, value.to_string().as_bytes());
+    }
+
+    fn list<T: ToString>(&mut self, name: &str, items: &[T]) {
+        self.text(name);
+        self.count(items.len());
+        for item in items {
+            self.value(item.to_string().as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::Arch;
+
+    #[test]
+    fn lists_do_not_run_into_one_another() {
+        let image = |command: &[&str], env: &[&str]| {
+            let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+            Derivation::Image(Image { arch: Arch::Amd64, epoch: 0, debs: vec![], command: owned(command), env: owned(env) }).id()
+        };
+        assert_ne!(image(&["a", "b"], &[]), image(&["ab"], &[]));
+        assert_ne!(image(&["a\nb"], &[]), image(&["a", "b"], &[]));
+        assert_ne!(image(&["a"], &["b"]), image(&["a", "b"], &[]));
+        assert_ne!(image(&[], &["a"]), image(&["a"], &[]));
+    }
+}

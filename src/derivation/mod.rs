@@ -1,0 +1,102 @@
+//! Derivations: build steps as data, named by the hash of their canonical encoding.
+//!
+//! A derivation refers to its inputs by what they *are* (the digest of a file, the id of a layer),
+//! never by how they were made, so an input that rebuilds to the same bytes stops the rebuild there.
+//! Everything that can change the result is a field; nothing else is. `docs/derivation.md` is the
+//! encoding's page, and `tests/golden/derivation/` holds it still.
+
+mod encode;
+
+use std::fmt;
+
+use silo_store::digest::{Digest, LayerId};
+
+use crate::system::Arch;
+
+/// The name of a derivation: the sha-256 of its encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DrvId(Digest);
+
+impl DrvId {
+    /// Returns the digest.
+    pub fn digest(&self) -> Digest {
+        self.0
+    }
+}
+
+impl fmt::Display for DrvId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One build step with all that its result depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Derivation {
+    /// Unpacks one .deb into a layer, running nothing.
+    Package(Package),
+    /// Runs the packages' maintainer scripts and keeps what they change.
+    Configure(Configure),
+    /// Writes the dpkg database of packages that have no scripts, running nothing.
+    Database(Database),
+    /// Puts layers and a run configuration together.
+    Image(Image),
+}
+
+/// Unpacks one .deb.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// The .deb's digest.
+    pub deb: Digest,
+}
+
+/// Runs maintainer scripts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configure {
+    /// The architecture that the scripts run on.
+    pub arch: Arch,
+    /// The build's SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// The layers of the root that the scripts see, lowest first.
+    pub layers: Vec<LayerId>,
+    /// The .debs that dpkg itself unpacks in the step, in order.
+    pub debs: Vec<Digest>,
+}
+
+/// Writes a dpkg database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// The layer that holds the database to add to.
+    pub configured: LayerId,
+    /// The build's SOURCE_DATE_EPOCH, which dates the file.
+    pub epoch: i64,
+    /// The layers of the packages to add, in the order of their names.
+    pub layers: Vec<LayerId>,
+}
+
+/// Puts an image together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The architecture.
+    pub arch: Arch,
+    /// The build's SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// The .debs, sorted by package name.
+    pub debs: Vec<Digest>,
+    /// The program and its first arguments.
+    pub command: Vec<String>,
+    /// The environment, as `NAME=value`, sorted.
+    pub env: Vec<String>,
+}
+
+impl Derivation {
+    /// Returns the derivation's canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        encode::encode(self)
+    }
+
+    /// Returns the derivation's name.
+    pub fn id(&self) -> DrvId {
+        DrvId(Digest::of(&self.encode()))
+    }
+}

@@ -1,0 +1,148 @@
+//! TOML that a person wrote: read strictly, with errors that name file, line, column and the nearest known key.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// Why a document could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read at all.
+    #[error("cannot read {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, or not of this shape.
+    #[error("{path}:{line}:{column}: {message}\n  {line:>4} | {text}{hint}", path = .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+        /// The line's text.
+        text: String,
+        /// What to type instead, with its own line break, or nothing.
+        hint: String,
+    },
+    /// The text is of the right shape but says something impossible.
+    #[error("{path}: {message}", path = .path.display())]
+    Meaning {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// Largest document read: far above any honest one, small enough to hold and quote.
+const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
+
+/// Reads the document at `path`, or `None` where there is no such file.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    match text_of(path)? {
+        Some(text) => parse(&text, path).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads the text at `path`, or `None` where there is no such file.
+pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.len() > MAX_DOCUMENT_BYTES => {
+            return Err(Error::Meaning { path: path.to_owned(), message: format!("larger than {MAX_DOCUMENT_BYTES} bytes") });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    }
+    std::fs::read_to_string(path).map(Some).map_err(failed)
+}
+
+/// Parses `text`, which came from `path`.
+pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
+    toml::from_str(text).map_err(|error| syntax(text, path, &error))
+}
+
+fn syntax(text: &str, path: &Path, error: &toml::de::Error) -> Error {
+    let at = error.span().map_or(0, |span| span.start).min(text.len());
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let message = error.message().trim().replace('\n', "; ");
+    let hint = unknown_field(&message)
+        .and_then(|(unknown, known)| nearest(unknown, &known))
+        .map_or_else(String::new, |near| format!("\n       = did you mean \"{near}\"?"));
+    Error::Syntax { path: path.to_owned(), line, column, text: text.lines().nth(line - 1).unwrap_or_default().to_owned(), message, hint }
+}
+
+/// Takes serde's "unknown field `x`, expected one of `a`, `b`" apart; the wording is held by a test below.
+fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
+    let mut quoted = message.strip_prefix("unknown ")?.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    Some((unknown, quoted.collect()))
+}
+
+/// Returns the known word nearest to `word`, if one is near enough to be meant.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
+    let (distance, near) = known.iter().map(|candidate| (edits(&plain(word), &plain(candidate)), *candidate)).min()?;
+    (distance <= near.len().div_ceil(3)).then_some(near)
+}
+
+/// Counts the single-character edits between two words (Levenshtein's distance).
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let replace = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "camelCase")]
+    struct Sample {
+        #[allow(dead_code)]
+        pass_env: Vec<String>,
+    }
+
+    fn check(text: &str, expect: &str) {
+        let error = parse::<Sample>(text, Path::new("silo.toml")).expect_err("the text is wrong");
+        assert_eq!(error.to_string(), expect);
+    }
+
+    #[test]
+    fn errors_name_place_and_nearest_key() {
+        check(
+            "passEnv = []\npass_env = []\n",
+            "silo.toml:2:1: unknown field `pass_env`, expected `passEnv`\n     2 | pass_env = []\n       = did you mean \"passEnv\"?",
+        );
+        check("\n\npassEnv = [1]\n", "silo.toml:3:12: invalid type: integer `1`, expected a string\n     3 | passEnv = [1]");
+        check("zzzzzzzz = 1\n", "silo.toml:1:1: unknown field `zzzzzzzz`, expected `passEnv`\n     1 | zzzzzzzz = 1");
+    }
+
+    #[test]
+    fn nearest_is_near() {
+        for (word, expect) in [("pyton", Some("python")), ("pythn", Some("python")), ("node", Some("node")), ("zig", None)] {
+            assert_eq!(nearest(word, &["python", "node", "sh"]), expect, "{word}");
+        }
+    }
+}

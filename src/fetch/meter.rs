@@ -1,0 +1,98 @@
+//! Turns arriving bytes into progress events, at most ten a second for each activity.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::event::{Activity, Event, Sink, next_id};
+
+/// Between two events of one activity: more often than ten times a second nobody can read.
+const PACE: Duration = Duration::from_millis(100);
+
+/// The progress of all files of one call.
+pub(super) struct Total<'a> {
+    sink: Sink<'a>,
+    id: u64,
+    done: AtomicU64,
+    told: Mutex<Instant>,
+}
+
+/// The progress of one file, and its share of the total where there is one.
+pub(super) struct Meter<'a> {
+    sink: Sink<'a>,
+    total: Option<&'a Total<'a>>,
+    id: u64,
+    done: u64,
+    told: Instant,
+}
+
+impl<'a> Total<'a> {
+    /// Begins an activity of `size` bytes.
+    pub(super) fn start(sink: Sink<'a>, name: &str, size: Option<u64>) -> Total<'a> {
+        Total { sink, id: start(sink, name, size), done: AtomicU64::new(0), told: Mutex::new(Instant::now()) }
+    }
+
+    /// Begins the activity of one of the files.
+    pub(super) fn file(&'a self, name: &str, size: Option<u64>) -> Meter<'a> {
+        let mut meter = Meter::start(self.sink, name, size);
+        meter.total = Some(self);
+        meter
+    }
+
+    /// Says a line to the user.
+    pub(super) fn note(&self, text: String) {
+        (self.sink)(Event::Note { text });
+    }
+
+    fn tell(&self) {
+        // Whoever finds the clock taken leaves the telling to its holder.
+        let Ok(mut told) = self.told.try_lock() else {
+            return;
+        };
+        if told.elapsed() >= PACE {
+            *told = Instant::now();
+            (self.sink)(Event::Progress { id: self.id, done: self.done.load(Ordering::Relaxed) });
+        }
+    }
+}
+
+impl Drop for Total<'_> {
+    fn drop(&mut self) {
+        (self.sink)(Event::Progress { id: self.id, done: self.done.load(Ordering::Relaxed) });
+        (self.sink)(Event::Finished { id: self.id });
+    }
+}
+
+impl<'a> Meter<'a> {
+    /// Begins the activity of a file that is fetched alone.
+    pub(super) fn start(sink: Sink<'a>, name: &str, size: Option<u64>) -> Meter<'a> {
+        Meter { sink, total: None, id: start(sink, name, size), done: 0, told: Instant::now() }
+    }
+
+    /// Sets how much of the file is there; it may shrink when a file is begun anew.
+    pub(super) fn set(&mut self, done: u64) {
+        if let Some(total) = self.total {
+            // Two's complement: adding the wrapped difference subtracts when the file shrank.
+            total.done.fetch_add(done.wrapping_sub(self.done), Ordering::Relaxed);
+            total.tell();
+        }
+        self.done = done;
+        if self.told.elapsed() >= PACE {
+            self.told = Instant::now();
+            (self.sink)(Event::Progress { id: self.id, done });
+        }
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        (self.sink)(Event::Progress { id: self.id, done: self.done });
+        (self.sink)(Event::Finished { id: self.id });
+    }
+}
+
+fn start(sink: Sink, name: &str, total: Option<u64>) -> u64 {
+    let id = next_id();
+    sink(Event::Started { id, kind: Activity::Fetch, name: name.to_owned(), total });
+    id
+}

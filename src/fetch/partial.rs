@@ -1,0 +1,215 @@
+//! A file that is not whole yet: locked, hashed while it grows, and moved to its final name only when it is right.
+//!
+//! `downloads/partial/<sha256>` is written under an exclusive lock on the file itself (flock), so of two processes that want
+//! the same file one fetches it and the other waits and finds it done. The lock belongs to the inode, not to the name:
+//! after it is taken, the name is looked at again, and a file that was moved or removed meanwhile is let go.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, Size};
+use super::patience::Stop;
+
+/// Between two tries at a lock that another process holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes hashed at once when a file is read back.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What is known of the file before it arrives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pin<'a> {
+    pub(super) sha256: &'a [u8; 32],
+    pub(super) size: Size,
+}
+
+/// The outcome of asking for a file.
+pub(super) enum Claim {
+    /// It is there already, under its final name.
+    Done(PathBuf),
+    /// It is this caller's to fetch.
+    Ours(Box<Partial>),
+}
+
+/// The growing file; the lock lasts as long as this value.
+pub(super) struct Partial {
+    file: File,
+    path: PathBuf,
+    done: PathBuf,
+    sha256: [u8; 32],
+    size: Size,
+    hasher: Sha256,
+    len: u64,
+    origin: Option<usize>,
+}
+
+/// Returns the name of a file in the downloads directory: its digest in hex.
+pub(super) fn hex(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Says whether the whole file is under its final name, going by its size alone.
+pub(super) fn present(dir: &Path, pin: Pin) -> Option<PathBuf> {
+    let path = dir.join(hex(pin.sha256));
+    let facts = fs::symlink_metadata(&path).ok()?;
+    (facts.is_file() && pin.size.admits(facts.len())).then_some(path)
+}
+
+/// Takes the lock on a file, waiting for whoever has it, and reads what is there of it.
+pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -> Result<Claim, Error> {
+    let path = dir.join("partial").join(hex(pin.sha256));
+    let mut on_wait = Some(on_wait);
+    loop {
+        stop.check()?;
+        if let Some(done) = present(dir, pin) {
+            return Ok(Claim::Done(done));
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|err| Error::io("open", &path, err))?;
+        match file.try_lock() {
+            Ok(()) if still_named(&file, &path) && present(dir, pin).is_none() => {
+                let mut partial = Partial {
+                    file,
+                    path,
+                    done: dir.join(hex(pin.sha256)),
+                    sha256: *pin.sha256,
+                    size: pin.size,
+                    hasher: Sha256::new(),
+                    len: 0,
+                    origin: None,
+                };
+                partial.read_back(stop)?;
+                return Ok(Claim::Ours(Box::new(partial)));
+            }
+            // Another process finished or gave up between our opening the file and locking it.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                if let Some(on_wait) = on_wait.take() {
+                    on_wait();
+                }
+                stop.sleep(LOCK_PAUSE)?;
+            }
+            Err(TryLockError::Error(err)) => return Err(Error::io("lock", &path, err)),
+        }
+    }
+}
+
+/// Checks a finished download against its digest, reading all of it.
+pub fn verify_file(path: &Path, sha256: &[u8; 32]) -> Result<(), Error> {
+    let mut file = File::open(path).map_err(|err| Error::io("open", path, err))?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut piece).map_err(|err| Error::io("read", path, err))? {
+            0 => break,
+            len => hasher.update(&piece[..len]),
+        }
+    }
+    compare(path.display().to_string(), sha256, &hasher.finalize().into())
+}
+
+/// Fails unless the two digests are equal; `url` says where the bytes came from.
+pub(super) fn compare(url: String, expected: &[u8; 32], got: &[u8; 32]) -> Result<(), Error> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Error::WrongDigest { url, expected: hex(expected), got: hex(got) })
+}
+
+/// Makes sure that a name in `dir` outlives a loss of power.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|err| Error::io("sync", dir, err))
+}
+
+fn still_named(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+impl Partial {
+    /// Returns how many bytes are there.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Says that what follows comes from this candidate.
+    pub(super) fn begin(&mut self, candidate: usize) {
+        if self.len == 0 {
+            self.origin = Some(candidate);
+        } else if self.origin != Some(candidate) {
+            self.origin = None;
+        }
+    }
+
+    /// Says whether every byte came from one candidate in this run, so that a wrong digest is its fault.
+    pub(super) fn is_pure(&self) -> bool {
+        self.origin.is_some()
+    }
+
+    /// Appends a piece; the caller has checked that it fits.
+    pub(super) fn append(&mut self, piece: &[u8]) -> Result<(), Error> {
+        self.file.write_all(piece).map_err(|err| Error::io("write", &self.path, err))?;
+        self.hasher.update(piece);
+        self.len += piece.len() as u64;
+        Ok(())
+    }
+
+    /// Throws away what is there.
+    pub(super) fn restart(&mut self) -> Result<(), Error> {
+        let empty = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        empty.map_err(|err| Error::io("truncate", &self.path, err))?;
+        self.hasher = Sha256::new();
+        self.len = 0;
+        self.origin = None;
+        Ok(())
+    }
+
+    /// Says whether what is there already is the whole right file.
+    pub(super) fn is_whole(&self) -> bool {
+        self.size.admits(self.len) && <[u8; 32]>::from(self.hasher.clone().finalize()) == self.sha256
+    }
+
+    /// Checks the digest, syncs the file and gives it its final name.
+    pub(super) fn finish(&self, url: &str) -> Result<PathBuf, Error> {
+        compare(url.to_owned(), &self.sha256, &self.hasher.clone().finalize().into())?;
+        self.file.sync_all().map_err(|err| Error::io("sync", &self.path, err))?;
+        fs::rename(&self.path, &self.done).map_err(|err| Error::io("rename", &self.path, err))?;
+        Ok(self.done.clone())
+    }
+
+    /// Hashes what an earlier run left; more than the file may have is no part of it.
+    fn read_back(&mut self, stop: &Stop) -> Result<(), Error> {
+        let facts = self.file.metadata().map_err(|err| Error::io("read", &self.path, err))?;
+        if facts.len() > self.size.bound() {
+            return self.restart();
+        }
+        let mut piece = vec![0; CHUNK_BYTES];
+        loop {
+            stop.check()?;
+            match self.file.read(&mut piece).map_err(|err| Error::io("read", &self.path, err))? {
+                0 => return Ok(()),
+                len => {
+                    self.hasher.update(&piece[..len]);
+                    self.len += len as u64;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // An empty one is of no use to anybody. The lock is still held here, and whoever waits for it looks at the name again.
+        if self.len == 0 && still_named(&self.file, &self.path) {
+            // If it stays, the next run uses it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Fetches a small file into memory: a signed index, or anything else whose digest nobody knows beforehand.
+
+use std::sync::atomic::AtomicBool;
+
+use sha2::{Digest, Sha256};
+
+use super::address::shown;
+use super::error::{Error, Size, verdict};
+use super::meter::Meter;
+use super::partial::compare;
+use super::patience::{Attempts, Stop};
+use super::transport::Transport;
+use crate::event::Sink;
+
+/// A small file to fetch.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to call it towards the user.
+    pub name: String,
+    /// More bytes than this are refused.
+    pub max_bytes: u64,
+    /// Its digest, where it is known.
+    pub sha256: Option<[u8; 32]>,
+    /// Addresses to try, best first.
+    pub candidates: Vec<String>,
+}
+
+/// A small file and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Its bytes, unverified unless a digest was given.
+    pub bytes: Vec<u8>,
+    /// Which of the candidates had it.
+    pub candidate: usize,
+}
+
+/// Fetches from the first candidate that has the file.
+pub fn fetch_text(transport: &Transport, request: &Request, sink: Sink, cancel: &AtomicBool) -> Result<Text, Error> {
+    let stop = Stop::new(cancel);
+    let mut meter = Meter::start(sink, &request.name, None);
+    let mut reasons = Vec::new();
+    for candidate in 0..request.candidates.len() {
+        match fetch_from(transport, request, candidate, &stop, &mut meter) {
+            Ok(bytes) => return Ok(Text { bytes, candidate }),
+            Err(err) if err.is_ours() => return Err(err),
+            Err(err) => reasons.push(err),
+        }
+    }
+    let urls = request.candidates.iter().map(|url| shown(url)).collect();
+    Err(verdict(&request.name, urls, reasons))
+}
+
+fn fetch_from(transport: &Transport, request: &Request, candidate: usize, stop: &Stop, meter: &mut Meter) -> Result<Vec<u8>, Error> {
+    let mut attempts = Attempts::new(transport.patience(), 0);
+    loop {
+        match read(transport, request, candidate, stop, meter) {
+            Ok(bytes) => return Ok(bytes),
+            // Without a digest two halves cannot be known to be of one file, so an attempt always begins at the beginning.
+            Err(err) => attempts.again(err, 0, stop)?,
+        }
+    }
+}
+
+fn read(transport: &Transport, request: &Request, candidate: usize, stop: &Stop, meter: &mut Meter) -> Result<Vec<u8>, Error> {
+    let mut body = transport.open(&request.candidates[candidate], 0, stop)?;
+    let bound = Size::AtMost(request.max_bytes);
+    let wrong = |url: &str, got| Error::WrongSize { url: url.to_owned(), expected: bound, got };
+    if let Some(total) = body.total.filter(|total| !bound.admits(*total)) {
+        return Err(wrong(&body.url, total));
+    }
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next(stop)? {
+        let len = (bytes.len() as u64).saturating_add(piece.len() as u64);
+        if !bound.admits(len) {
+            return Err(wrong(&body.url, len));
+        }
+        bytes.extend_from_slice(&piece);
+        meter.set(len);
+    }
+    if let Some(expected) = &request.sha256 {
+        compare(body.url, expected, &Sha256::digest(&bytes).into())?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,332 @@
+//! Opens an address and reads it: http and https through the machine's proxies and trust store, local files directly.
+//!
+//! The runtime and the client are made at the first request that leaves the machine. The runtime has one worker thread,
+//! which drives all connections; the thread that called waits in `block_on` and does the hashing and writing itself.
+//! So everything above this file is ordinary blocking code.
+//!
+//! Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (on macOS from the system too). Trust comes from the
+//! platform's verifier: on Linux the system's store, or SSL_CERT_FILE and SSL_CERT_DIR; on macOS the keychain. Both are
+//! read by the libraries themselves, as every other program of the machine reads them.
+
+use std::error::Error as StdError;
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode, Url};
+use tokio::runtime::Runtime;
+
+use super::address::{local_path, shown};
+use super::error::Error;
+use super::patience::{Patience, Stop};
+
+/// Who silo says it is.
+const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));
+
+/// Redirects followed for one request; browsers stop at 20, mirrors need one or two.
+const MAX_REDIRECTS: usize = 10;
+
+/// Between two looks at the caller's wish to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes read from a local file at once.
+const FILE_CHUNK_BYTES: usize = 256 << 10;
+
+/// The way to the network, made once a process and shared by all fetches; it costs nothing until it is used.
+#[derive(Debug, Default)]
+pub struct Transport {
+    patience: Patience,
+    net: OnceLock<Result<Net, String>>,
+}
+
+#[derive(Debug)]
+struct Net {
+    runtime: Runtime,
+    client: Client,
+    authorities: bool,
+}
+
+/// An answer that is being read.
+pub(super) struct Body<'a> {
+    /// The address, without credentials.
+    pub(super) url: String,
+    /// Where in the file the next byte stands: where the answer begins, even if another place was asked for.
+    pub(super) from: u64,
+    /// The length of the whole file, where it was announced.
+    pub(super) total: Option<u64>,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    Net { net: &'a Net, response: Response, idle: Duration },
+    File { file: File, path: PathBuf },
+}
+
+impl Transport {
+    /// Returns a transport that has not touched anything yet.
+    pub fn new(patience: Patience) -> Transport {
+        Transport { patience, net: OnceLock::new() }
+    }
+
+    /// Returns how long this transport waits.
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Opens `url` to be read from byte `from` on; the answer may begin elsewhere, see [`Body::from`].
+    pub(super) fn open(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
+        match local_path(url)? {
+            Some(path) => open_file(url, path, from),
+            None => self.open_net(url, from, stop),
+        }
+    }
+
+    fn open_net(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
+        let net = match self.net.get_or_init(|| start(self.patience)) {
+            Ok(net) => net,
+            Err(cause) => {
+                return Err(Error::Client { cause: cause.clone() });
+            }
+        };
+        let mut request = net.client.get(url);
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let idle = self.patience.idle;
+        // Sending makes a timer, so it must begin inside the runtime.
+        let response = net.wait(stop, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
+        let (from, total) = place(&response, url, from)?;
+        Ok(Body { url: shown(url), from, total, source: Source::Net { net, response, idle } })
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        if let Some(Ok(net)) = self.net.take() {
+            // A name lookup that hangs must not hold up the end of the process.
+            net.runtime.shutdown_background();
+        }
+    }
+}
+
+impl Body<'_> {
+    /// Returns the next piece, or None at the end of the answer.
+    pub(super) fn next(&mut self, stop: &Stop) -> Result<Option<Vec<u8>>, Error> {
+        stop.check()?;
+        match &mut self.source {
+            Source::Net { net, response, idle } => match net.wait(stop, response.chunk())? {
+                Ok(piece) => Ok(piece.map(Vec::from)),
+                Err(err) if is_timeout(&err) => Err(Error::Stalled { url: self.url.clone(), idle: *idle }),
+                Err(err) => Err(Error::Broken { url: self.url.clone(), cause: innermost(&err) }),
+            },
+            Source::File { file, path } => {
+                let mut piece = vec![0; FILE_CHUNK_BYTES];
+                let len = file.read(&mut piece).map_err(|err| Error::io("read", path, err))?;
+                piece.truncate(len);
+                Ok((len > 0).then_some(piece))
+            }
+        }
+    }
+}
+
+fn start(patience: Patience) -> Result<Net, String> {
+    // An error says that the process has a provider already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("silo-net")
+        .enable_all()
+        .build()
+        .map_err(|err| err.to_string())?;
+    let builder = || {
+        Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(patience.connect)
+            .read_timeout(patience.idle)
+            .redirect(Policy::custom(|attempt| match refuse(attempt.previous(), attempt.url()) {
+                Some(why) => attempt.error(why),
+                None => attempt.follow(),
+            }))
+            .referer(false)
+    };
+    match builder().build() {
+        Ok(client) => Ok(Net { runtime, client, authorities: true }),
+        // A small Debian system has no ca-certificates, and plain http to its mirror works all the same: what is fetched
+        // is verified by signature and digest. Https then fails with an error that says what is missing.
+        Err(_) => match builder().tls_certs_only([]).build() {
+            Ok(client) => Ok(Net { runtime, client, authorities: false }),
+            Err(err) => Err(innermost(&err)),
+        },
+    }
+}
+
+/// Says why a redirect is not followed, if it is not.
+fn refuse(previous: &[Url], next: &Url) -> Option<String> {
+    if previous.len() > MAX_REDIRECTS {
+        return Some(format!("more than {MAX_REDIRECTS} in a row"));
+    }
+    if !matches!(next.scheme(), "http" | "https") {
+        return Some(format!("it leads to a {} address", next.scheme()));
+    }
+    let secure = previous.last().is_some_and(|url| url.scheme() == "https");
+    (secure && next.scheme() != "https").then(|| "it leads from https to an address without encryption".to_owned())
+}
+
+impl Net {
+    /// Waits for `work`, looking up now and then to see whether it is time to stop.
+    fn wait<T>(&self, stop: &Stop, work: impl Future<Output = T>) -> Result<T, Error> {
+        stop.check()?;
+        self.runtime.block_on(async {
+            let mut work = pin!(work);
+            loop {
+                match tokio::time::timeout(LOOK, work.as_mut()).await {
+                    Ok(done) => return Ok(done),
+                    Err(_) => stop.check()?,
+                }
+            }
+        })
+    }
+
+    /// Sorts what went wrong before an answer came.
+    fn explain(&self, err: reqwest::Error, url: &str, patience: Patience) -> Error {
+        let url = shown(url);
+        let cause = innermost(&err);
+        if err.is_builder() {
+            return Error::Address { url, cause };
+        }
+        if err.is_redirect() {
+            return Error::Redirect { url, cause };
+        }
+        if err.is_connect() {
+            if is_timeout(&err) {
+                return Error::Unreachable { url, cause: format!("no answer in {} s", patience.connect.as_secs_f32()) };
+            }
+            if cause.contains("proxy authorization required") {
+                return Error::Status { url, status: StatusCode::PROXY_AUTHENTICATION_REQUIRED.as_u16(), wait: None };
+            }
+            if chain(&err).any(is_tls) {
+                return Error::Tls { url, cause, authorities: self.authorities };
+            }
+            return Error::Unreachable { url, cause };
+        }
+        if is_timeout(&err) {
+            return Error::Stalled { url, idle: patience.idle };
+        }
+        Error::Broken { url, cause }
+    }
+}
+
+/// Reads where an answer stands in the file: its first byte and the length of the whole.
+fn place(response: &Response, url: &str, from: u64) -> Result<(u64, Option<u64>), Error> {
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    match response.status() {
+        StatusCode::OK => Ok((0, response.content_length())),
+        StatusCode::PARTIAL_CONTENT if from > 0 => {
+            let range = header(CONTENT_RANGE).unwrap_or_default();
+            match content_range(range) {
+                Some((first, total)) if first == from => Ok((from, total)),
+                _ => Err(Error::Range {
+                    url: shown(url),
+                    from,
+                    got: if range.is_empty() { "no range".to_owned() } else { range.to_owned() },
+                }),
+            }
+        }
+        status => {
+            // The other form of Retry-After is a date; silo's own schedule serves then.
+            let wait = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+            Err(Error::Status { url: shown(url), status: status.as_u16(), wait })
+        }
+    }
+}
+
+/// Reads `bytes FIRST-LAST/TOTAL`, where TOTAL may be `*`.
+fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (first.trim().parse::<u64>().ok()?, last.trim().parse::<u64>().ok()?);
+    let total = if total.trim() == "*" { None } else { Some(total.trim().parse::<u64>().ok()?) };
+    (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
+}
+
+fn open_file<'a>(url: &str, path: PathBuf, from: u64) -> Result<Body<'a>, Error> {
+    let missing = || Error::Status { url: url.to_owned(), status: 404, wait: None };
+    let read = |err: io::Error| match err.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => missing(),
+        _ => Error::Address { url: url.to_owned(), cause: err.to_string() },
+    };
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    let facts = std::fs::metadata(&path).map_err(read)?;
+    if !facts.is_file() {
+        return Err(Error::Address { url: url.to_owned(), cause: "not a regular file".to_owned() });
+    }
+    let mut file = File::open(&path).map_err(read)?;
+    let from = from.min(facts.len());
+    file.seek(SeekFrom::Start(from)).map_err(|err| Error::io("read", &path, err))?;
+    Ok(Body { url: url.to_owned(), from, total: Some(facts.len()), source: Source::File { file, path } })
+}
+
+type Cause<'a> = &'a (dyn StdError + 'static);
+
+fn chain(err: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
+    let mut next = Some(err);
+    std::iter::from_fn(move || {
+        let err = next?;
+        next = err.source();
+        Some(err)
+    })
+}
+
+/// Returns the last cause in the chain, which says most: "Connection refused", "invalid peer certificate: Expired".
+fn innermost(err: Cause<'_>) -> String {
+    chain(err).last().map_or_else(String::new, |err| err.to_string())
+}
+
+fn is_timeout(err: &reqwest::Error) -> bool {
+    err.is_timeout() || chain(err).any(|err| err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::TimedOut))
+}
+
+/// TLS errors travel inside io errors, often two deep, which do not name them as their source.
+fn is_tls(err: Cause<'_>) -> bool {
+    match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => is_tls(inner),
+        None => err.is::<rustls::Error>(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        let table = [
+            ("bytes 5-9/10", Some((5, Some(10)))),
+            ("bytes 5-9/*", Some((5, None))),
+            ("bytes 5-10/10", None),
+            ("bytes 9-5/10", None),
+            ("bytes */10", None),
+            ("items 5-9/10", None),
+            ("bytes -1-9/10", None),
+            ("", None),
+        ];
+        for (value, expect) in table {
+            assert_eq!(content_range(value), expect, "{value}");
+        }
+    }
+
+    #[test]
+    fn redirects_end_and_never_lose_encryption() {
+        let url = |text: &str| Url::parse(text).expect("the table holds addresses");
+        let (plain, secure) = (url("http://example.com/a"), url("https://example.com/a"));
+        assert_eq!(refuse(std::slice::from_ref(&plain), &secure), None);
+        assert!(refuse(std::slice::from_ref(&secure), &plain).is_some());
+        assert!(refuse(&vec![plain.clone(); MAX_REDIRECTS + 1], &plain).is_some());
+    }
+}

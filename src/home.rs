@@ -1,0 +1,90 @@
+//! The paths of a Silo home (`~/.silo`) outside the layer store.
+//!
+//! The store's own paths are in `silo-store`'s `layout`; nothing else builds a path in a home.
+
+use std::path::{Path, PathBuf};
+
+/// A Silo home directory. Nothing is created by naming it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// Names the home at `root`.
+    pub fn new(root: PathBuf) -> Home {
+        Home { root }
+    }
+
+    /// Returns the home inside a user's home directory.
+    pub fn of_user(user_home: &Path) -> Home {
+        Home::new(user_home.join(".silo"))
+    }
+
+    /// The directory itself, which is also the layer store's.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The user's settings.
+    pub fn config(&self) -> PathBuf {
+        self.root.join(PROJECT_CONFIG)
+    }
+
+    /// The user's recipes.
+    pub fn recipes(&self) -> PathBuf {
+        self.root.join(RECIPES)
+    }
+
+    /// Locks made on this machine for recipes that ship none, or whose lock had to be made anew.
+    pub fn locks(&self) -> PathBuf {
+        self.root.join("recipe-locks")
+    }
+
+    /// Fetched files, named by their sha-256.
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
+    /// One image: its configuration and its composed root.
+    pub fn image(&self, id: &str) -> PathBuf {
+        self.root.join("images").join(id)
+    }
+
+    /// All images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Notes of which image a derivation made.
+    pub fn made(&self) -> PathBuf {
+        self.root.join("made")
+    }
+
+    /// The records of installed tools.
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+
+    /// The record of one installed tool.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        self.root.join("tools").join(format!("{name}.toml"))
+    }
+
+    /// Unfinished work outside the store's own stages: upper directories of running steps.
+    pub fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Logs of build steps.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+}
+
+/// The directory of recipes in a home or a project.
+pub const RECIPES: &str = "recipes";
+/// The file that makes a directory a project.
+pub const PROJECT_CONFIG: &str = "silo.toml";
+/// A project's lock file.
+pub const PROJECT_LOCK: &str = "silo.lock";

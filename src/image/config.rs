@@ -1,0 +1,46 @@
+//! An image's configuration as OCI writes it: JSON with sorted keys and no spaces.
+
+use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, Os, RootFsBuilder};
+use silo_store::digest::LayerId;
+
+use crate::moment;
+use crate::system::Arch;
+
+use super::Image;
+
+/// Writes the configuration; equal images give equal bytes.
+pub fn write(image: &Image) -> Vec<u8> {
+    let config = ConfigBuilder::default().env(image.env.clone()).cmd(image.command.clone()).build();
+    let diff_ids: Vec<String> = image.layers.iter().map(LayerId::oci).collect();
+    let rootfs = RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build();
+    let built = config.and_then(|config| {
+        ImageConfigurationBuilder::default()
+            .created(moment::rfc3339(image.epoch))
+            .architecture(image.arch.name())
+            .os(Os::Linux)
+            .config(config)
+            .rootfs(rootfs?)
+            .build()
+    });
+    let value = built.map(serde_json::to_value).expect("every required field is set").expect("the configuration has string keys only");
+    // A JSON value keeps its keys sorted, whatever the order of the type's fields.
+    value.to_string().into_bytes()
+}
+
+/// Reads a configuration back.
+pub fn read(bytes: &[u8]) -> Result<Image, String> {
+    let parsed: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let arch: Arch = parsed.architecture().to_string().parse().map_err(|error: crate::system::UnknownArch| error.to_string())?;
+    let layers = parsed.rootfs().diff_ids().iter().map(|id| {
+        let hex = id.strip_prefix("sha256:").ok_or_else(|| format!("diff id \"{id}\""))?;
+        LayerId::parse(hex).map_err(|error| error.to_string())
+    });
+    let config = parsed.config().as_ref();
+    Ok(Image {
+        arch,
+        epoch: parsed.created().as_deref().and_then(moment::parse_rfc3339).ok_or("no creation date")?,
+        layers: layers.collect::<Result<_, _>>()?,
+        command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
+        env: config.and_then(|config| config.env().clone()).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,220 @@
+//! Images: layers in order and how to run what is in them, put together as one read-only root.
+//!
+//! An image is an OCI image configuration, and its id is that configuration's digest, as everywhere in
+//! the OCI world. Beside it lies the *composed* root: one tree of hard links to the layers' files, made
+//! once, so that a run mounts one lower directory however many layers there are.
+
+mod config;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use silo_store::digest::{Digest, LayerId};
+use silo_store::layout::Store;
+use silo_store::lock::SharedLock;
+
+use crate::derivation::DrvId;
+use crate::home::Home;
+use crate::system::Arch;
+
+/// An image as its configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The architecture.
+    pub arch: Arch,
+    /// Seconds since 1970 that it is dated with: its SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerId>,
+    /// The program and its first arguments.
+    pub command: Vec<String>,
+    /// The environment, as `NAME=value`.
+    pub env: Vec<String>,
+}
+
+impl Image {
+    /// Returns the layers as a set, for marking.
+    pub fn layer_set(&self) -> std::collections::BTreeSet<LayerId> {
+        self.layers.iter().copied().collect()
+    }
+}
+
+/// The id of an image: the digest of its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId(Digest);
+
+impl ImageId {
+    /// Parses 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<ImageId> {
+        Digest::parse(text).ok().map(ImageId)
+    }
+
+    /// Returns the digest.
+    pub fn digest(&self) -> Digest {
+        self.0
+    }
+}
+
+impl std::fmt::Display for ImageId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why an image could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of the image failed.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The configuration is not one that Silo wrote.
+    #[error("image {id}: {what}")]
+    Config {
+        /// The image.
+        id: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The root could not be composed.
+    #[error("cannot compose the root of image {id}")]
+    Compose {
+        /// The image.
+        id: ImageId,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The image's configuration and id.
+pub fn configuration(image: &Image) -> (ImageId, Vec<u8>) {
+    let bytes = config::write(image);
+    (ImageId(Digest::of(&bytes)), bytes)
+}
+
+/// Writes an image and composes its root; does nothing where it is there already.
+pub fn put(
+    home: &Home,
+    store: &Store,
+    lock: &SharedLock,
+    image: &Image,
+    drv: DrvId,
+    composed: &(dyn Fn(u64) + Sync),
+) -> Result<ImageId, Error> {
+    let (id, bytes) = configuration(image);
+    let dir = home.image(&id.to_string());
+    if !config_path(&dir).exists() {
+        let staged = home.work().join(format!("image-{}-{}", id, std::process::id()));
+        let result = write(store, lock, image, &bytes, &staged, composed).and_then(|()| publish(&staged, &dir));
+        if let Err(error) = result {
+            // What is half written is never taken for an image; a leftover is swept by `silo gc`.
+            drop(std::fs::remove_dir_all(&staged));
+            return Err(error);
+        }
+    }
+    remember(home, drv, id)?;
+    Ok(id)
+}
+
+fn write(store: &Store, lock: &SharedLock, image: &Image, bytes: &[u8], dir: &Path, composed: &(dyn Fn(u64) + Sync)) -> Result<(), Error> {
+    std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    let root = dir.join("root");
+    let outcome = silo_store::compose::compose(store, lock, &image.layers, &root, composed)
+        .map_err(|source| Error::Compose { id: configuration(image).0, source: Box::new(source) })?;
+    let index = dir.join("index");
+    std::fs::write(&index, outcome.index.to_text()).map_err(failed("write", &index))?;
+    let config = config_path(dir);
+    std::fs::write(&config, bytes).map_err(failed("write", &config))
+}
+
+fn publish(staged: &Path, dir: &Path) -> Result<(), Error> {
+    if let Some(parent) = dir.parent() {
+        std::fs::create_dir_all(parent).map_err(failed("create", parent))?;
+    }
+    if dir.exists() {
+        // Without its configuration it is the rest of a removal that was cut short.
+        if config_path(dir).exists() {
+            return std::fs::remove_dir_all(staged).map_err(failed("remove", staged));
+        }
+        std::fs::remove_dir_all(dir).map_err(failed("remove", dir))?;
+    }
+    std::fs::rename(staged, dir).map_err(failed("rename to", dir))
+}
+
+/// Reads an image, or `None` where it is not here.
+pub fn get(home: &Home, id: ImageId) -> Result<Option<Image>, Error> {
+    let path = config_path(&home.image(&id.to_string()));
+    match std::fs::read(&path) {
+        Ok(bytes) => config::read(&bytes).map(Some).map_err(|what| Error::Config { id: id.to_string(), what }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+/// Checks that the configuration of an image still has the image's id.
+pub fn is_intact(home: &Home, id: ImageId) -> bool {
+    std::fs::read(config_path(&home.image(&id.to_string()))).is_ok_and(|bytes| Digest::of(&bytes) == id.0)
+}
+
+/// The composed root of an image.
+pub fn root(home: &Home, id: ImageId) -> PathBuf {
+    home.image(&id.to_string()).join("root")
+}
+
+/// The entries of the composed root, as text.
+pub fn index_path(home: &Home, id: ImageId) -> PathBuf {
+    home.image(&id.to_string()).join("index")
+}
+
+/// Finds the image that a derivation made, where it is still here.
+pub fn made_by(home: &Home, drv: DrvId) -> Option<ImageId> {
+    let text = std::fs::read_to_string(memory(home, drv)).ok()?;
+    let id = ImageId::parse(text.trim())?;
+    config_path(&home.image(&id.to_string())).exists().then_some(id)
+}
+
+/// Lists the images that are here.
+pub fn list(home: &Home) -> Result<Vec<ImageId>, Error> {
+    let dir = home.images();
+    let listing = match std::fs::read_dir(&dir) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", &dir)(error)),
+    };
+    let mut ids = Vec::new();
+    for entry in listing {
+        let name = entry.map_err(failed("list", &dir))?.file_name();
+        ids.extend(name.to_str().and_then(ImageId::parse));
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+fn remember(home: &Home, drv: DrvId, id: ImageId) -> Result<(), Error> {
+    let dir = home.made();
+    std::fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+    let path = memory(home, drv);
+    let staged = path.with_extension(format!("{}.new", std::process::id()));
+    std::fs::write(&staged, format!("{id}\n")).map_err(failed("write", &staged))?;
+    std::fs::rename(&staged, &path).map_err(failed("write", &path))
+}
+
+/// The file that notes which image a derivation made.
+fn memory(home: &Home, drv: DrvId) -> PathBuf {
+    home.made().join(drv.to_string())
+}
+
+fn config_path(dir: &Path) -> PathBuf {
+    dir.join("config.json")
+}
+
+fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error::File { doing, path: path.to_owned(), source }
+}

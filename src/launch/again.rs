@@ -1,0 +1,96 @@
+//! Launching from a process with threads: the program is started anew and told the spec.
+//!
+//! The child reads the spec from its standard input and answers on its standard output; it dies with its
+//! parent, so a build that is killed leaves no step running.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::spec::Spec;
+use super::{Exit, launch};
+
+/// The word on the command line that makes the program serve one launch.
+pub const WORD: &str = "__launch";
+
+/// Largest answer read: an exit or an error's text.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Code(u8),
+    Signal(i32),
+    Failed(String),
+}
+
+/// Launches `spec` in a new process of `program` and waits for its end.
+pub fn run(program: &Path, spec: &Spec) -> Result<Exit, Error> {
+    let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
+    let mut child = Command::new(program)
+        .arg(WORD)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|source| failed("starting", source))?;
+    let json = spec.to_json()?;
+    if let Some(mut input) = child.stdin.take() {
+        // A child that died before it read all says so by its answer, or by having none.
+        drop(input.write_all(&json));
+    }
+    let mut answer = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(|source| failed("listening to", source))?;
+    }
+    child.wait().map_err(|source| failed("waiting for", source))?;
+    match serde_json::from_slice(&answer) {
+        Ok(Answer::Code(code)) => Ok(Exit::Code(code)),
+        Ok(Answer::Signal(signal)) => Ok(Exit::Signal(signal)),
+        Ok(Answer::Failed(message)) => Err(Error::Elsewhere { message }),
+        Err(_) => Err(Error::Lost),
+    }
+}
+
+/// Serves one launch: the other side of [`run`].
+pub fn serve() -> Result<(), Error> {
+    die_with_parent();
+    let mut json = Vec::new();
+    std::io::stdin().read_to_end(&mut json).map_err(|source| Error::Host { step: "reading the launch spec".to_owned(), source })?;
+    let answer = match Spec::from_json(&json).and_then(|spec| launch(&spec)) {
+        Ok(Exit::Code(code)) => Answer::Code(code),
+        Ok(Exit::Signal(signal)) => Answer::Signal(signal),
+        Err(error) => Answer::Failed(told(&error)),
+    };
+    let text = serde_json::to_vec(&answer)?;
+    std::io::stdout().write_all(&text).map_err(|source| Error::Host { step: "answering".to_owned(), source })
+}
+
+#[cfg(target_os = "linux")]
+fn die_with_parent() {
+    let parent = rustix::process::getppid();
+    // Where the kernel refuses, a killed build's step runs on until its end; nothing waits for it.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    if rustix::process::getppid() != parent || parent == Some(Pid::INIT) {
+        // The parent died before the kernel knew that we die with it.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent() {}
+
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! Launching: one sandbox from one [`spec::Spec`], on the tier that this system has.
+//!
+//! There is exactly one way to start a process in Silo, whoever asks (`silo run`, a build step, a
+//! language server): describe it as a [`spec::Spec`], hand it to [`launch`], get an [`Exit`].
+//!
+//! **`launch` must be called from a process with a single thread.** The sandbox's first process is
+//! a copy of the caller that goes on running Rust code (it allocates); in a copy of a process with
+//! threads, any lock that another thread held stays locked for ever. So whoever has threads (the
+//! build scheduler) starts silo anew for each step and sends the spec as JSON; `launch` checks, and
+//! refuses otherwise.
+
+pub mod error;
+pub mod spec;
+
+#[cfg(target_os = "linux")]
+mod native;
+
+pub mod again;
+
+use error::Error;
+use spec::Spec;
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this code.
+    Code(u8),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// Returns the exit code that a shell would report: 128+n for a signal.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+/// One thing that the launcher needs, tried rather than looked up.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// What was tried.
+    pub name: &'static str,
+    /// How it went.
+    pub state: State,
+    /// What was found, as one plain sentence without a dot.
+    pub detail: String,
+    /// What the user can do about it; empty when there is nothing to do.
+    pub cure: String,
+}
+
+/// The outcome of a [`Check`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It works.
+    Ok,
+    /// Sandboxes run, with one protection or limit less; `detail` says which.
+    Degraded,
+    /// No sandbox can run on this tier.
+    Missing,
+}
+
+/// Runs the spec's program in a new sandbox and waits until nothing of the sandbox is left.
+///
+/// See the module's documentation: the calling process must have one thread.
+#[cfg(target_os = "linux")]
+pub fn launch(spec: &Spec) -> Result<Exit, Error> {
+    native::launch(spec)
+}
+
+/// Tries everything that the native tier is made of; `silo doctor` shows the result.
+///
+/// Like [`launch`], to be called from a process with one thread.
+#[cfg(target_os = "linux")]
+pub fn probe() -> Vec<Check> {
+    native::probe::probe()
+}
+
+/// Says that this system has no native tier.
+#[cfg(not(target_os = "linux"))]
+pub fn launch(_spec: &Spec) -> Result<Exit, Error> {
+    Err(Error::NoTier)
+}
+
+/// Says that this system has no native tier.
+#[cfg(not(target_os = "linux"))]
+pub fn probe() -> Vec<Check> {
+    vec![Check { name: "native tier", state: State::Missing, detail: "the native tier needs Linux".to_owned(), cure: String::new() }]
+}

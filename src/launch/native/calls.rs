@@ -1,0 +1,270 @@
+//! Which system calls a sandbox may not make, as data: one line a rule, each with its reason.
+//!
+//! The list denies; what it does not name is allowed, up to the newest call that was reviewed for
+//! it. A call newer than that does not exist inside (`ENOSYS`), and libraries fall back.
+//!
+//! The mount, pid, network and user namespaces and the lack of capabilities already keep a guest
+//! in; this list closes what namespaces do not cover (the terminal, keyrings, sockets of families
+//! without namespaces) and takes kernel code out of reach that has often been a way out.
+//!
+//! **Allowed on purpose.** `ptrace`, `process_vm_readv` and `pidfd_getfd`: debuggers are everyday
+//! tools, the pid namespace holds only the sandbox's own processes, its PID 1 cannot be traced
+//! (undumpable), and from Linux 4.8 on (we need 5.12) this filter is run on what a tracer made of a
+//! call. `name_to_handle_at`: file watchers need it, and a handle opens nothing while
+//! `open_by_handle_at` is refused. `seccomp`, `landlock_*`: further confinement is welcome.
+
+use super::seccomp::compile;
+use super::sys::Instruction;
+use crate::launch::spec::Identity;
+
+/// What happens to a call, and why.
+pub struct Rule {
+    /// The call's number on this architecture.
+    pub number: u32,
+    /// All must hold; none means always.
+    pub when: &'static [Condition],
+    /// What the caller gets.
+    pub action: Action,
+    /// The reason; read by people, and by tests.
+    #[cfg_attr(not(test), expect(dead_code))]
+    pub why: &'static str,
+}
+
+/// What the caller of a refused call gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// This error.
+    Fail(i32),
+    /// Success, without effect.
+    Pretend,
+    /// What PID 1 says.
+    Ask,
+}
+
+/// A test of the low 32 bits of an argument.
+pub struct Condition {
+    /// Which, from 0.
+    pub argument: u8,
+    /// The bits that count.
+    pub mask: u32,
+    /// What they are compared with.
+    pub test: Test,
+}
+
+/// What masked bits are compared with.
+pub enum Test {
+    /// At least one is set.
+    AnyBit,
+    /// They equal one of these.
+    OneOf(&'static [u32]),
+    /// They equal none of these.
+    NoneOf(&'static [u32]),
+}
+
+/// The audit number of this architecture's calling convention.
+#[cfg(target_arch = "x86_64")]
+pub const ARCHITECTURE: u32 = 0xc000_003e;
+/// The audit number of this architecture's calling convention.
+#[cfg(target_arch = "aarch64")]
+pub const ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// The newest call reviewed: `file_setattr`, of Linux 6.17. New calls have the same number everywhere.
+const NEWEST: u32 = 469;
+
+/// Every flag of `clone` and `unshare` that makes a namespace, but for the time namespace.
+const NEW_NAMESPACES: u32 = 0x7e02_0000;
+/// The flag of `unshare` that makes a time namespace; `clone` has the exit signal in this place.
+const NEW_TIME: u32 = 0x80;
+
+const fn when(argument: u8, mask: u32, test: Test) -> Condition {
+    Condition { argument, mask, test }
+}
+
+const fn any_bit(argument: u8, mask: u32) -> Condition {
+    when(argument, mask, Test::AnyBit)
+}
+
+const fn one_of(argument: u8, values: &'static [u32]) -> Condition {
+    when(argument, u32::MAX, Test::OneOf(values))
+}
+
+const fn none_of(argument: u8, values: &'static [u32]) -> Condition {
+    when(argument, u32::MAX, Test::NoneOf(values))
+}
+
+const UNIX: u32 = libc::AF_UNIX as u32;
+const INET: u32 = libc::AF_INET as u32;
+const INET6: u32 = libc::AF_INET6 as u32;
+const NETLINK: u32 = libc::AF_NETLINK as u32;
+/// The default, TCP, UDP, and the two of `ping`.
+const INET_PROTOCOLS: &[u32] = &[0, 6, 17, 1, 58];
+/// Linux, Linux on 32 bits, both with an old release name, no address randomisation (debuggers), a query.
+const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, u32::MAX];
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
+const TIOCSETD: u32 = 0x5423;
+const SET_ID_BITS: u32 = 0o6000;
+const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+const FILE_TYPE: u32 = libc::S_IFMT;
+const DEVICE: Condition = when(1, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
+const DEVICE_AT: Condition = when(2, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
+
+use Action::{Ask, Fail, Pretend};
+use libc::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
+
+const fn rule(number: libc::c_long, when: &'static [Condition], action: Action, why: &'static str) -> Rule {
+    Rule { number: number as u32, when, action, why }
+}
+
+/// For every sandbox.
+static ALWAYS: &[Rule] = &[
+    // Namespaces: inside a new user namespace a guest would have every capability again, and with
+    // it the mount, netfilter and file system code that privilege escalations come from.
+    rule(libc::SYS_clone, &[any_bit(0, NEW_NAMESPACES)], Fail(EPERM), "makes namespaces"),
+    rule(libc::SYS_unshare, &[any_bit(0, NEW_NAMESPACES | NEW_TIME)], Fail(EPERM), "makes namespaces"),
+    rule(libc::SYS_clone3, &[], Fail(ENOSYS), "its flags lie in memory; libc falls back to clone"),
+    rule(libc::SYS_setns, &[], Fail(EPERM), "enters namespaces"),
+    // Mounts.
+    rule(libc::SYS_mount, &[], Fail(EPERM), "changes what is visible"),
+    rule(libc::SYS_umount2, &[], Fail(EPERM), "uncovers what is masked"),
+    rule(libc::SYS_pivot_root, &[], Fail(EPERM), "changes the root"),
+    rule(libc::SYS_chroot, &[], Fail(EPERM), "changes the root; the way out of many a jail"),
+    rule(libc::SYS_open_tree, &[], Fail(EPERM), "new mount interface"),
+    rule(467, &[], Fail(EPERM), "open_tree_attr: new mount interface"),
+    rule(libc::SYS_move_mount, &[], Fail(EPERM), "new mount interface"),
+    rule(libc::SYS_fsopen, &[], Fail(EPERM), "new mount interface"),
+    rule(libc::SYS_fsconfig, &[], Fail(EPERM), "new mount interface"),
+    rule(libc::SYS_fsmount, &[], Fail(EPERM), "new mount interface"),
+    rule(libc::SYS_fspick, &[], Fail(EPERM), "new mount interface"),
+    rule(libc::SYS_mount_setattr, &[], Fail(EPERM), "new mount interface"),
+    rule(libc::SYS_open_by_handle_at, &[], Fail(EPERM), "opens files past every path; the way out of early containers"),
+    // Keys: keyrings are found by user, not by namespace of processes.
+    rule(libc::SYS_add_key, &[], Fail(EPERM), "keyrings are shared with the host's user"),
+    rule(libc::SYS_request_key, &[], Fail(EPERM), "keyrings are shared with the host's user"),
+    rule(libc::SYS_keyctl, &[], Fail(EPERM), "keyrings are shared with the host's user"),
+    // Kernel code that no tool here needs and that has often been a way out.
+    rule(libc::SYS_bpf, &[], Fail(EPERM), "runs code in the kernel"),
+    rule(libc::SYS_perf_event_open, &[], Fail(EPERM), "sees other processes' timing; large attack surface"),
+    rule(libc::SYS_userfaultfd, &[], Fail(EPERM), "stops the kernel at a chosen point, which makes races winnable"),
+    rule(libc::SYS_io_uring_setup, &[], Fail(ENOSYS), "runs calls past this filter; programs fall back"),
+    rule(libc::SYS_io_uring_enter, &[], Fail(ENOSYS), "runs calls past this filter"),
+    rule(libc::SYS_io_uring_register, &[], Fail(ENOSYS), "runs calls past this filter"),
+    // The terminal. An own pty and session keep a guest off the host's terminal; a redirected start
+    // may still hand it down as one of three streams.
+    rule(libc::SYS_ioctl, &[one_of(1, &[TIOCSTI])], Fail(EPERM), "types into the host's terminal"),
+    rule(libc::SYS_ioctl, &[one_of(1, &[TIOCLINUX])], Fail(EPERM), "pastes into the host's console"),
+    rule(libc::SYS_ioctl, &[one_of(1, &[TIOCSETD])], Fail(EPERM), "loads line disciplines, many of them unmaintained"),
+    // Sockets. Families without a network namespace reach the host directly.
+    rule(
+        libc::SYS_socket,
+        &[none_of(0, &[UNIX, INET, INET6, NETLINK])],
+        Fail(EAFNOSUPPORT),
+        "vsock reaches the hypervisor; others are attack surface",
+    ),
+    rule(
+        libc::SYS_socket,
+        &[one_of(0, &[INET, INET6]), none_of(2, INET_PROTOCOLS)],
+        Fail(EPROTONOSUPPORT),
+        "rare protocols load kernel modules",
+    ),
+    rule(libc::SYS_socket, &[one_of(0, &[NETLINK]), none_of(2, &[0])], Fail(EPROTONOSUPPORT), "only rtnetlink, which lists interfaces"),
+    rule(libc::SYS_socketpair, &[none_of(0, &[UNIX])], Fail(EAFNOSUPPORT), "other families have no use for it"),
+    // Weaker processes.
+    rule(libc::SYS_personality, &[none_of(0, PERSONALITIES)], Fail(EPERM), "odd personalities weaken memory protection"),
+    // Device nodes: the kernel refuses them but for 0:0, which overlayfs takes for "deleted".
+    rule(libc::SYS_mknodat, &[DEVICE_AT], Fail(EPERM), "devices and whiteouts"),
+    // The machine. All need capabilities that a guest lacks; refused before the kernel's code is reached.
+    rule(libc::SYS_kexec_load, &[], Fail(EPERM), "replaces the kernel"),
+    rule(libc::SYS_kexec_file_load, &[], Fail(EPERM), "replaces the kernel"),
+    rule(libc::SYS_init_module, &[], Fail(EPERM), "loads kernel code"),
+    rule(libc::SYS_finit_module, &[], Fail(EPERM), "loads kernel code"),
+    rule(libc::SYS_delete_module, &[], Fail(EPERM), "unloads kernel code"),
+    rule(libc::SYS_reboot, &[], Fail(EPERM), "stops the machine"),
+    rule(libc::SYS_swapon, &[], Fail(EPERM), "changes the machine's memory"),
+    rule(libc::SYS_swapoff, &[], Fail(EPERM), "changes the machine's memory"),
+    rule(libc::SYS_settimeofday, &[], Fail(EPERM), "sets the machine's clock"),
+    rule(libc::SYS_clock_settime, &[], Fail(EPERM), "sets the machine's clock"),
+    rule(libc::SYS_quotactl, &[], Fail(EPERM), "the host's quotas"),
+    rule(443, &[], Fail(EPERM), "quotactl_fd: the host's quotas"),
+    rule(libc::SYS_acct, &[], Fail(EPERM), "writes accounts to a file of choice"),
+    rule(libc::SYS_syslog, &[], Fail(EPERM), "the host's kernel log"),
+    rule(libc::SYS_vhangup, &[], Fail(EPERM), "hangs up terminals"),
+    rule(libc::SYS_lookup_dcookie, &[], Fail(EPERM), "finds paths for a profiler"),
+    rule(libc::SYS_nfsservctl, &[], Fail(EPERM), "gone from the kernel"),
+];
+
+/// What only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_ALWAYS: &[Rule] = &[
+    rule(libc::SYS_mknod, &[DEVICE], Fail(EPERM), "devices and whiteouts"),
+    rule(libc::SYS_iopl, &[], Fail(EPERM), "reaches the machine's ports"),
+    rule(libc::SYS_ioperm, &[], Fail(EPERM), "reaches the machine's ports"),
+    rule(libc::SYS_modify_ldt, &[], Fail(EPERM), "16-bit segments: often a way into the kernel"),
+    rule(libc::SYS_uselib, &[], Fail(EPERM), "obsolete"),
+    rule(libc::SYS_ustat, &[], Fail(EPERM), "obsolete"),
+    rule(libc::SYS_sysfs, &[], Fail(EPERM), "obsolete"),
+    rule(libc::SYS__sysctl, &[], Fail(EPERM), "obsolete"),
+];
+/// What only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_ALWAYS: &[Rule] = &[];
+
+/// For [`Identity::Caller`]: no set-user-id files. They would belong to the caller, on the host; if
+/// that is root, any host user who can reach the project would become root by running one.
+static CALLER: &[Rule] = &[
+    rule(libc::SYS_fchmod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_fchmodat, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_fchmodat2, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_openat, &[any_bit(2, CREATES), any_bit(3, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_mknodat, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_openat2, &[], Fail(ENOSYS), "its mode lies in memory; programs fall back to openat"),
+    rule(libc::SYS_mq_open, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_CALLER: &[Rule] = &[
+    rule(libc::SYS_chmod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_open, &[any_bit(1, CREATES), any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_creat, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_mknod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_CALLER: &[Rule] = &[];
+
+/// For [`Identity::Root`]: one user id is mapped, so the kernel can neither give a file to another
+/// user nor become one. PID 1 records the former; the latter is granted without effect.
+static ROOT: &[Rule] = &[
+    rule(libc::SYS_fchown, &[], Ask, "records the owner"),
+    rule(libc::SYS_fchownat, &[], Ask, "records the owner"),
+    rule(libc::SYS_setuid, &[], Pretend, "there is one user"),
+    rule(libc::SYS_setgid, &[], Pretend, "there is one group"),
+    rule(libc::SYS_setreuid, &[], Pretend, "there is one user"),
+    rule(libc::SYS_setregid, &[], Pretend, "there is one group"),
+    rule(libc::SYS_setresuid, &[], Pretend, "there is one user"),
+    rule(libc::SYS_setresgid, &[], Pretend, "there is one group"),
+    rule(libc::SYS_setfsuid, &[], Pretend, "there is one user"),
+    rule(libc::SYS_setfsgid, &[], Pretend, "there is one group"),
+    rule(libc::SYS_setgroups, &[], Pretend, "there is one group"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_ROOT: &[Rule] =
+    &[rule(libc::SYS_chown, &[], Ask, "records the owner"), rule(libc::SYS_lchown, &[], Ask, "records the owner")];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_ROOT: &[Rule] = &[];
+
+/// Returns all rules for an identity.
+pub fn rules(identity: Identity) -> Vec<&'static Rule> {
+    let own = match identity {
+        Identity::Caller => [CALLER, ARCHITECTURE_CALLER],
+        Identity::Root => [ROOT, ARCHITECTURE_ROOT],
+    };
+    [ALWAYS, ARCHITECTURE_ALWAYS, own[0], own[1]].into_iter().flatten().collect()
+}
+
+/// Returns the filter program for an identity.
+pub fn filter(identity: Identity) -> Vec<Instruction> {
+    compile(&rules(identity), ARCHITECTURE, NEWEST)
+}

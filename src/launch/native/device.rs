@@ -1,0 +1,85 @@
+//! A fresh `/dev`: six harmless devices of the host, a terminal file system of its own, shared memory.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat, symlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+
+use super::failure::{During, Failure};
+use super::root::{attach, clone_tree, open_in};
+
+/// Those that every program may count on, and that give nothing of the host away.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// The host's devices, as detached mounts.
+pub struct Sources(Vec<OwnedFd>);
+
+/// Opens the host's devices.
+pub fn open_sources() -> Result<Sources, Failure> {
+    let one = |name: &&str| clone_tree(CWD, Path::new("/dev").join(name)).during_this(|| format!("opening /dev/{name}"));
+    Ok(Sources(DEVICES.iter().map(one).collect::<Result<_, _>>()?))
+}
+
+/// Mounts `/dev`, made in the scratch tmpfs.
+pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result<(), Failure> {
+    let step = "mounting /dev";
+    let dev = open_in(scratch.as_fd(), Path::new("dev")).during(step)?;
+    for name in DEVICES {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(&dev, name, flags, Mode::from_raw_mode(0o666)).during(step)?;
+    }
+    for (target, name) in LINKS {
+        symlinkat(target, &dev, name).during(step)?;
+    }
+    for name in ["pts", "shm"] {
+        mkdirat(&dev, name, Mode::from_raw_mode(0o755)).during(step)?;
+    }
+    let tree = clone_tree(dev.as_fd(), "").during(step)?;
+    attach(&tree, root, Path::new("/dev")).during(step)?;
+    // From here on `tree` is the attached mount: what is put on its entries shows in the guest.
+    let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    for (name, device) in DEVICES.iter().zip(&sources.0) {
+        move_mount(device, "", &tree, *name, from_here).during_this(|| format!("mounting /dev/{name}"))?;
+    }
+    let shm = clone_tree(scratch.as_fd(), "shm").during("mounting /dev/shm")?;
+    move_mount(&shm, "", &tree, "shm", from_here).during("mounting /dev/shm")?;
+    let terminals = terminals()?;
+    move_mount(&terminals, "", &tree, "pts", from_here).during("mounting /dev/pts")
+}
+
+/// Makes a new instance of the terminal file system, in which no terminal of the host exists.
+fn terminals() -> Result<OwnedFd, Failure> {
+    let step = "mounting /dev/pts";
+    let context = fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
+    fsconfig_set_string(&context, "ptmxmode", "0666").during(step)?;
+    // The customary group `tty` (5) is not mapped in the sandbox; so terminals are the owner's only.
+    fsconfig_set_string(&context, "mode", "0600").during(step)?;
+    fsconfig_create(&context).during(step)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).during(step)
+}
+
+/// Opens a new terminal of the sandbox: the host's end and the program's end.
+///
+/// To be called inside the new root, so that `ttyname` works there.
+pub fn open_terminal() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let step = "opening a terminal";
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let host = open("/dev/pts/ptmx", flags, Mode::empty()).during(step)?;
+    unlockpt(&host).during(step)?;
+    let both = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let program = ioctl_tiocgptpeer(&host, both).during(step)?;
+    Ok((host, program))
+}

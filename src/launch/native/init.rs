@@ -1,0 +1,232 @@
+//! PID 1 of a sandbox: a list of steps that makes it, then a loop that watches over the program.
+//!
+//! PID 1 is a copy of the silo process, so it takes care to be nothing that the program could learn
+//! from: its copy of the host's arguments and environment is overwritten first, and it is
+//! undumpable, so that nothing of `/proc/1` but names and numbers can be read.
+//!
+//! When PID 1 ends, the kernel kills everything in its namespace. It ends when the program does,
+//! when the host side of its socket closes, and (by the parent-death signal) when silo is killed.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
+    set_parent_process_death_signal, setsid, umask, wait,
+};
+use rustix::system::{setdomainname, sethostname};
+use rustix::termios::{OptionalActions, tcsetattr, tcsetwinsize};
+use rustix::thread::{set_name, set_no_new_privs};
+
+use super::failure::{During, Failure};
+use super::plan::{Plan, Streams};
+use super::wire::{self, Report, Scope};
+use super::{calls, device, identity, limits, owner, program, root, sys};
+use crate::launch::spec::{Identity, Spec};
+
+/// Makes the sandbox around this new process and runs the program in it; never returns.
+pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
+    // A panic must not unwind into the copy of the caller's stack.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(spec, plan, socket.as_fd())));
+    if let Ok(Err(failure)) = outcome {
+        // When nobody listens any more there is nobody to tell.
+        let _ = wire::report(socket.as_fd(), &Report::Failed(failure));
+    }
+    sys::exit(1)
+}
+
+fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, Failure> {
+    sys::scrub(&plan.strings);
+    set_name(c"silo-init").during("naming PID 1")?;
+    // If silo dies before this, its end of the socket is closed, and the loop below sees that.
+    set_parent_process_death_signal(Some(Signal::KILL)).during("binding PID 1 to silo")?;
+    streams(&plan.streams)?;
+    close_all_but(socket)?;
+    identity::map(spec.identity, plan.uid, plan.gid)?;
+    umask(Mode::empty());
+    isolate(spec)?;
+    let no_files = root::enter(spec)?;
+    limits::bound_processes(&spec.limits)?;
+    super::proc::mask(no_files)?;
+    let terminal = terminal(&plan.streams, socket)?;
+    umask(Mode::from_raw_mode(0o022));
+    limits::apply(&spec.limits, plan.cgroup.is_some())?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("shielding PID 1")?;
+    set_no_new_privs(true).during("giving up new privileges")?;
+    identity::confine()?;
+    match spec.identity {
+        Identity::Caller => start_caller(spec, plan, socket, terminal),
+        Identity::Root => start_root(spec, plan, socket, terminal),
+    }
+}
+
+/// PID 1 gets the same confinement as the program: it needs nothing more.
+fn start_caller(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+    identity::drop_capabilities(spec.identity)?;
+    sys::filter(&calls::filter(spec.identity)).during("filtering system calls")?;
+    match sys::fork().during("starting the program")? {
+        None => become_program(spec, plan, terminal),
+        Some(pid) => {
+            drop(terminal);
+            watch(pid, socket, None)
+        }
+    }
+}
+
+/// PID 1 keeps what it needs to record owners; the program gives more up.
+fn start_root(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+    // PID 1 has the filter, too, but makes none of the calls that it would have to judge itself.
+    let listener = sys::filter_with_listener(&calls::filter(spec.identity)).during("filtering system calls")?;
+    let recorder = owner::Recorder::new(listener)?;
+    match sys::fork().during("starting the program")? {
+        None => {
+            drop(recorder);
+            identity::drop_capabilities(spec.identity)?;
+            become_program(spec, plan, terminal)
+        }
+        Some(pid) => {
+            drop(terminal);
+            identity::drop_capabilities_of_recorder()?;
+            watch(pid, socket, Some(&recorder))
+        }
+    }
+}
+
+/// Puts the host's log file and `/dev/null` in place of the standard streams.
+fn streams(streams: &Streams) -> Result<(), Failure> {
+    if let Streams::Log { log, null } = streams {
+        let step = "redirecting output";
+        rustix::stdio::dup2_stdin(null).during(step)?;
+        rustix::stdio::dup2_stdout(log).during(step)?;
+        rustix::stdio::dup2_stderr(log).during(step)?;
+    }
+    Ok(())
+}
+
+/// Closes every descriptor but the standard streams and the socket.
+fn close_all_but(socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    let step = "closing the host's files";
+    let kept = u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX);
+    if kept > 3 {
+        sys::close_range(3, kept - 1).during(step)?;
+    }
+    sys::close_range(kept + 1, u32::MAX).during(step)
+}
+
+/// What the new namespaces hold besides mounts: names, an interface, keys.
+fn isolate(spec: &Spec) -> Result<(), Failure> {
+    sethostname(spec.hostname.as_bytes()).during("setting the host name")?;
+    setdomainname(b"").during("setting the domain name")?;
+    let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).during("opening a socket")?;
+    // Programs that talk to themselves need it; it leads nowhere else.
+    sys::loopback_up(any.as_fd()).during("bringing the loopback interface up")?;
+    match sys::new_session_keyring() {
+        // A kernel (or the container around us) without keyrings has no keys to hide.
+        Err(error) if [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&error.raw_os_error()) => Ok(()),
+        result => result.during("leaving the session's keyring"),
+    }
+}
+
+/// Opens the program's terminal, if it is to have one, and hands the other end to the host.
+fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Failure> {
+    let Streams::Terminal { settings, size, .. } = streams else { return Ok(None) };
+    let step = "opening a terminal";
+    let (host, program) = device::open_terminal()?;
+    tcsetattr(&program, OptionalActions::Now, settings).during(step)?;
+    tcsetwinsize(&program, *size).during(step)?;
+    wire::report(socket, &Report::Terminal(host)).during(step)?;
+    Ok(Some(program))
+}
+
+fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+    // Always a session of its own. In the caller's, the guest could signal the caller's process
+    // group (`kill(0, ...)` does not look at pid namespaces) and read its terminal.
+    setsid().during("starting a session")?;
+    if let Some(terminal) = terminal {
+        let step = "taking the terminal";
+        ioctl_tiocsctty(&terminal).during(step)?;
+        rustix::stdio::dup2_stdin(&terminal).during(step)?;
+        rustix::stdio::dup2_stdout(&terminal).during(step)?;
+        if matches!(plan.streams, Streams::Terminal { errors_too: true, .. }) {
+            rustix::stdio::dup2_stderr(&terminal).during(step)?;
+        }
+    }
+    rustix::process::chdir(&spec.cwd).during_this(|| format!("entering {}", spec.cwd.display()))?;
+    sys::default_sigpipe();
+    sys::set_blocked_signals(&plan.signals_before).during("unblocking signals")?;
+    program::exec(&plan.program)
+}
+
+/// Reaps, forwards signals and answers the recorder's calls until the program ends.
+fn watch(program: i32, socket: BorrowedFd<'_>, recorder: Option<&owner::Recorder>) -> Result<Infallible, Failure> {
+    let step = "watching the program";
+    // A stream that the program closes is closed: PID 1 must not hold it open.
+    sys::close_range(0, 2).during(step)?;
+    let (children, _) = sys::block_signals(&[libc::SIGCHLD]).during(step)?;
+    let children = sys::signalfd(&children).during(step)?;
+    let program = Pid::from_raw(program).ok_or(Errno::SRCH).during(step)?;
+    loop {
+        reap(program, socket)?;
+        let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
+        fds.extend(recorder.map(|recorder| PollFd::from_borrowed_fd(recorder.listener(), PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            result => result.during(step)?,
+        };
+        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        if ready(0) {
+            obey(program, socket)?;
+        }
+        if ready(1) {
+            while sys::next_signal(children.as_fd()).during(step)?.is_some() {}
+        }
+        if let (true, Some(recorder)) = (ready(2), recorder) {
+            recorder.answer_one();
+        }
+    }
+}
+
+/// Reaps every dead process; when the program is among them, says how it ended and ends.
+fn reap(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    loop {
+        let (pid, status) = match wait(WaitOptions::NOHANG) {
+            Ok(Some(dead)) => dead,
+            Ok(None) | Err(Errno::CHILD) => return Ok(()),
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error).during("waiting for processes"),
+        };
+        if pid != program {
+            continue;
+        }
+        let low = |number: i32| u8::try_from(number & 0xff).unwrap_or(u8::MAX);
+        let report = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Report::Exited(low(code)),
+            (None, Some(signal)) => Report::Killed(low(signal)),
+            (None, None) => continue,
+        };
+        // If silo is gone nobody wants to know; the end is the same.
+        let _ = wire::report(socket, &report);
+        sys::exit(0);
+    }
+}
+
+/// Passes a signal on; ends when the host side is gone.
+fn obey(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    let Ok(Some(order)) = wire::next_order(socket) else { sys::exit(0) };
+    let Some(signal) = Signal::from_named_raw(i32::from(order.signal)) else { return Ok(()) };
+    let sent = match order.scope {
+        Scope::Program => kill_process(program, signal),
+        Scope::Group => kill_process_group(program, signal),
+    };
+    match sent {
+        // Before its setsid the program has no group; it is about to have one.
+        Err(Errno::SRCH) if order.scope == Scope::Group => kill_process(program, signal).or(Ok(())),
+        Err(Errno::SRCH) => Ok(()),
+        sent => sent,
+    }
+    .during("signalling the program")
+}

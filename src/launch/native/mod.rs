@@ -1,0 +1,73 @@
+//! The native tier: a sandbox out of Linux namespaces, an overlay, Landlock and seccomp.
+//!
+//! Two processes of silo take part. The *host side* (this file, `supervise`, `terminal`) stays
+//! outside, forwards signals and carries a terminal's bytes. *PID 1* (`init` and what it calls) is
+//! made by one `clone3` with all namespaces, builds the view from nothing, and starts the program.
+//! Needs Linux 5.12 (idmapped attributes of mounts; overlays in user namespaces since 5.11).
+
+mod calls;
+mod cgroup;
+mod device;
+mod failure;
+mod identity;
+mod init;
+mod limits;
+mod owner;
+mod plan;
+pub mod probe;
+mod proc;
+mod program;
+mod root;
+mod seccomp;
+mod skeleton;
+mod supervise;
+mod sys;
+mod terminal;
+mod wire;
+
+use std::os::fd::AsFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::Exit;
+use super::error::Error;
+use super::spec::Spec;
+
+/// A new one of everything that has namespaces, but for time (a sandbox sees the host's clock).
+const NAMESPACES: u64 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP) as u64;
+
+/// See [`crate::launch::launch`].
+pub fn launch(spec: &Spec) -> Result<Exit, Error> {
+    spec.check()?;
+    require_one_thread()?;
+    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
+    let signals = supervise::Signals::take_over()?;
+    let plan = plan::make(spec, signals.before())?;
+    let screen = terminal::Screen::take_over(&plan.streams)?;
+    let (ours, theirs) =
+        plan::host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
+    let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
+    let made = plan::host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
+    let Some(child) = made else { init::main(spec, &plan, &theirs) };
+    drop(theirs);
+    let sandbox = supervise::Sandbox::new(child);
+    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen);
+    // The socket's end tells PID 1 to stop, if it has not.
+    drop(ours);
+    outcome
+}
+
+fn require_one_thread() -> Result<(), Error> {
+    // A directory's link count is 2 and one for each subdirectory: one for each thread.
+    let tasks = plan::host(rustix::fs::stat("/proc/self/task"), "counting threads")?;
+    match u64::from(tasks.st_nlink).saturating_sub(2) {
+        1 => Ok(()),
+        count => Err(Error::Threads { count }),
+    }
+}

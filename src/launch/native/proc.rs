@@ -1,0 +1,98 @@
+//! A fresh `/proc` that shows the sandbox's own processes, with the host's doors shut.
+//!
+//! When the caller is the host's root, the sandbox's user is the owner of everything in `/proc`, and
+//! file permissions alone would let it write `/proc/sys/kernel/core_pattern`. So the writable parts
+//! are mounted read-only and the telling ones hidden; without capabilities no mount can be undone.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsmount, fsopen, mount_bind, move_mount};
+
+use super::failure::{During, Failure};
+use super::root::{attach, clone_tree};
+use super::sys;
+
+/// Hidden behind `/dev/null`.
+const HIDDEN_FILES: [&str; 17] = [
+    "kcore",         // the host's physical memory
+    "kmsg",          // the host's kernel log
+    "kallsyms",      // addresses of the running kernel
+    "keys",          // the host's keyrings
+    "key-users",     // who has keys
+    "sysrq-trigger", // reboots the host
+    "timer_list",    // what the host's processes wait for
+    "timer_stats",   // the same on older kernels
+    "latency_stats", // where the host's processes wait
+    "sched_debug",   // every process of the host, on older kernels
+    "interrupts",    // key strokes can be told from its timing
+    "kpagecount",    // the host's physical pages (these three: readable by the host's root only)
+    "kpageflags",
+    "kpagecgroup",
+    "slabinfo",     // side channel into kernel memory
+    "vmallocinfo",  // addresses of the running kernel
+    "pagetypeinfo", // layout of the host's memory
+];
+
+/// Hidden behind an empty directory.
+const HIDDEN_DIRS: [&str; 4] = ["acpi", "asound", "driver", "scsi"];
+
+/// Read-only, since some entry in them changes the host.
+const READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "mtrr"];
+
+/// An empty read-only directory for each of [`HIDDEN_DIRS`] that exists.
+pub struct NoFiles(Vec<(&'static str, OwnedFd)>);
+
+/// Mounts `/proc`.
+///
+/// The kernel allows it only while the host's own, unmasked `/proc` is still in sight.
+pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<NoFiles, Failure> {
+    let step = "mounting /proc";
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
+    fsconfig_create(&context).during(step)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let proc = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).during(step)?;
+    let mut no_files = Vec::new();
+    for name in HIDDEN_DIRS {
+        if rustix::fs::accessat(&proc, name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty()).is_ok() {
+            let none = clone_tree(scratch.as_fd(), "none").during(step)?;
+            read_only(&none).during(step)?;
+            no_files.push((name, none));
+        }
+    }
+    attach(&proc, root, Path::new("/proc")).during(step)?;
+    Ok(NoFiles(no_files))
+}
+
+/// Shuts the doors; to be called inside the new root.
+pub fn mask(no_files: NoFiles) -> Result<(), Failure> {
+    let at = |name: &str| Path::new("/proc").join(name);
+    for name in HIDDEN_FILES {
+        match mount_bind("/dev/null", at(name)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).during_this(|| format!("hiding /proc/{name}")),
+        }
+    }
+    for (name, none) in no_files.0 {
+        let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&none, "", rustix::fs::CWD, at(name), from_here).during_this(|| format!("hiding /proc/{name}"))?;
+    }
+    for name in READ_ONLY {
+        let step = || format!("making /proc/{name} read-only");
+        match clone_tree(rustix::fs::CWD, at(name)) {
+            Ok(tree) => {
+                read_only(&tree).during_this(step)?;
+                let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(&tree, "", rustix::fs::CWD, at(name), from_here).during_this(step)?;
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error).during_this(step),
+        }
+    }
+    Ok(())
+}
+
+fn read_only(tree: &OwnedFd) -> std::io::Result<()> {
+    sys::mount_setattr(tree.as_fd(), u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()))
+}

@@ -1,0 +1,275 @@
+//! The root file system: an overlay in the sandbox's own mount namespace, and what is mounted in it.
+//!
+//! Everything of the host is opened first, by descriptor; then one tmpfs (the *scratch*: upper
+//! layer, `/dev`, `/dev/shm`, `/tmp`) is attached, because overlayfs takes only layers that are;
+//! then the overlay is attached within it and becomes the root. The scratch covers the host's
+//! `/dev`: a directory that every host has, and from which everything was taken by then. So no
+//! staging directory is needed, and one unmount lets go of the host and the scratch at once (each
+//! costs a wait for all processors, as much as everything else here together).
+//!
+//! Layers are named to the kernel as `/proc/self/fd/N`: no escaping of `:` and `,`, no limit of 256
+//! bytes, and no host path to be read in the guest's mount table. Mount points in the guest are
+//! opened with `RESOLVE_IN_ROOT`, so that a symlink in an image or project leads nowhere outside.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat2, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
+};
+use rustix::process::{fchdir, pivot_root};
+
+use super::failure::{During, Failure};
+use super::skeleton::Skeleton;
+use super::{device, proc, sys};
+use crate::launch::spec::{Access, Spec, Upper};
+
+/// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as
+/// size, so the inodes of a full sandbox take at most a quarter more than its limit.
+const BYTES_PER_INODE: u64 = 4096;
+
+/// Flags of every mount that a guest may write to.
+const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+const OPEN_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// What the host gives, opened before anything is changed.
+struct Sources {
+    lower: Vec<OwnedFd>,
+    kept: Option<(OwnedFd, OwnedFd)>,
+    mounts: Vec<OwnedFd>,
+    devices: device::Sources,
+}
+
+/// Makes the root file system and moves into it; `/proc` is still unmasked then.
+pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
+    // Whatever the host mounts from now on stays out.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("making mounts private")?;
+    let sources = open_sources(spec)?;
+    let scratch = scratch(spec)?;
+    let root = overlay(spec, &sources, &scratch)?;
+    let at_root = |name| format!("mounting {name}");
+    device::attach_dev(&root, &scratch, sources.devices)?;
+    let no_files = proc::attach_proc(&root, &scratch)?;
+    if sources.kept.is_some() {
+        let tmp = clone_tree(scratch.as_fd(), "tmp").during_this(|| at_root("/tmp"))?;
+        attach(&tmp, &root, Path::new("/tmp")).during_this(|| at_root("/tmp"))?;
+    }
+    for (mount, tree) in spec.mounts.iter().zip(&sources.mounts) {
+        attach_making(tree, &root, &mount.guest)
+            .during_this(|| format!("mounting {} on {}", mount.host.display(), mount.guest.display()))?;
+    }
+    protect(spec, &root)?;
+    fchdir(&root).during("entering the root")?;
+    pivot_root(".", ".").during("changing the root")?;
+    // The host's root lies on top of ours now, with everything that is mounted in it.
+    unmount(".", UnmountFlags::DETACH).during("letting go of the host's root")?;
+    rustix::process::chdir("/").during("entering the root")?;
+    Ok(no_files)
+}
+
+fn open_sources(spec: &Spec) -> Result<Sources, Failure> {
+    let dir = |path: &Path| open(path, OPEN_DIR, Mode::empty()).during_this(|| format!("opening {}", path.display()));
+    let lower = spec.root.lower.iter().map(|path| dir(path)).collect::<Result<_, _>>()?;
+    let kept = match &spec.root.upper {
+        Upper::Ephemeral { .. } => None,
+        Upper::Kept { upper, work } => Some((dir(upper)?, dir(work)?)),
+    };
+    let mut mounts = Vec::with_capacity(spec.mounts.len());
+    for mount in &spec.mounts {
+        let step = || format!("opening {}", mount.host.display());
+        let tree = clone_tree(CWD, &mount.host).during_this(step)?;
+        let flags = match mount.access {
+            Access::ReadOnly => HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY,
+            Access::ReadWrite => HARMLESS,
+        };
+        sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).during_this(step)?;
+        mounts.push(tree);
+    }
+    Ok(Sources { lower, kept, mounts, devices: device::open_sources()? })
+}
+
+/// Mounts the scratch tmpfs, where no host path is looked up any more.
+fn scratch(spec: &Spec) -> Result<OwnedFd, Failure> {
+    let step = "mounting a tmpfs";
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
+    if let Upper::Ephemeral { size_bytes } = spec.root.upper {
+        let inodes = (size_bytes / BYTES_PER_INODE).max(1024);
+        fsconfig_set_string(&context, "size", size_bytes.to_string()).during(step)?;
+        fsconfig_set_string(&context, "nr_inodes", inodes.to_string()).during(step)?;
+    }
+    fsconfig_set_string(&context, "mode", "0755").during(step)?;
+    fsconfig_create(&context).during(step)?;
+    let scratch = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS).during(step)?;
+    let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&scratch, "", CWD, "/dev", from_here).during(step)?;
+    for (name, mode) in
+        [("layer", 0o755), ("work", 0o755), ("root", 0o755), ("dev", 0o755), ("shm", 0o1777), ("tmp", 0o1777), ("none", 0o555)]
+    {
+        mkdirat(&scratch, name, Mode::from_raw_mode(mode)).during(step)?;
+    }
+    Ok(scratch)
+}
+
+/// Mounts the overlay within the scratch.
+fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let step = "mounting an overlay on /";
+    let layer = open_in(scratch.as_fd(), Path::new("layer")).during(step)?;
+    let above = sources.kept.as_ref().map(|(upper, _)| upper.as_fd());
+    let skeleton = Skeleton::new(above, layer.as_fd(), &sources.lower)?;
+    furnish(spec, &sources.mounts, &skeleton)?;
+
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
+    let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mut lower: Vec<String> = sources.lower.iter().map(by_fd).collect();
+    let (upper, work) = match &sources.kept {
+        Some((upper, work)) => {
+            lower.insert(0, by_fd(&layer));
+            forget_volatile(work);
+            // Writes need not be durable before the delta is committed; syncs inside cost nothing.
+            fsconfig_set_flag(&context, "volatile").during(step)?;
+            (by_fd(upper), by_fd(work))
+        }
+        None => (by_fd(&layer), format!("{}/work", by_fd(scratch))),
+    };
+    // `userxattr` is what the kernel allows in a user namespace; it rules out redirects and
+    // metadata-only copies, both of which would make a layer depend on other layers' paths.
+    fsconfig_set_flag(&context, "userxattr").during(step)?;
+    fsconfig_set_string(&context, "lowerdir", lower.join(":")).during(step)?;
+    fsconfig_set_string(&context, "upperdir", upper).during(step)?;
+    fsconfig_set_string(&context, "workdir", work).during(step)?;
+    fsconfig_create(&context).during(step)?;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS).during(step)?;
+    let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&root, "", scratch, "root", from_here).during(step)?;
+    Ok(root)
+}
+
+/// Puts into the skeleton what the spec and the launcher need and the image may lack.
+fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(), Failure> {
+    skeleton.dir(Path::new("/dev"), 0o755)?;
+    skeleton.dir(Path::new("/proc"), 0o555)?;
+    skeleton.dir(Path::new("/tmp"), 0o1777)?;
+    for dir in &spec.dirs {
+        skeleton.dir(&dir.guest, dir.mode)?;
+    }
+    for file in &spec.files {
+        skeleton.file(&file.guest, &file.bytes.0, file.mode)?;
+    }
+    for (index, (mount, tree)) in spec.mounts.iter().zip(mounts).enumerate() {
+        let nested = spec.mounts[..index].iter().any(|outer| mount.guest.starts_with(&outer.guest));
+        if nested {
+            continue;
+        }
+        if is_dir(tree).during_this(|| format!("opening {}", mount.host.display()))? {
+            skeleton.dir(&mount.guest, 0o755)?;
+        } else {
+            skeleton.file_mount_point(&mount.guest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the mark by which overlayfs refuses a directory that was once mounted `volatile`.
+///
+/// The mark stands for "a crash may have lost writes". A layer that a crash interrupted is thrown
+/// away by whoever builds it, and a second start on the same directory (a shell in a failed step)
+/// reads what the page cache has.
+fn forget_volatile(work: &OwnedFd) {
+    // Absent at a first start; any other failure shows when the overlay is mounted.
+    let _ = unlinkat(work, "work/incompat/volatile", AtFlags::REMOVEDIR);
+}
+
+/// Re-mounts paths read-only, and pins the directories that lead to them.
+fn protect(spec: &Spec, root: &OwnedFd) -> Result<(), Failure> {
+    let mut pinned: BTreeSet<PathBuf> = spec.mounts.iter().map(|m| m.guest.clone()).collect();
+    for path in &spec.read_only {
+        let step = || format!("making {} read-only", path.display());
+        let target = match open_in(root.as_fd(), path) {
+            Ok(target) => target,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            Err(error) => return Err(error).during_this(step),
+        };
+        let outer = spec.mounts.iter().filter(|mount| path.starts_with(&mount.guest));
+        if let Some(outer) = outer.max_by_key(|mount| mount.guest.as_os_str().len()) {
+            let mut between: Vec<&Path> = path.ancestors().skip(1).take_while(|dir| *dir != outer.guest).collect();
+            between.reverse();
+            for dir in between {
+                if pinned.insert(dir.to_owned()) {
+                    bind_to_itself(root, dir, None).during_this(step)?;
+                }
+            }
+        }
+        drop(target);
+        bind_to_itself(root, path, Some(MountAttrFlags::MOUNT_ATTR_RDONLY)).during_this(step)?;
+    }
+    Ok(())
+}
+
+/// Makes a path a mount point of its own, so that it cannot be renamed or removed.
+fn bind_to_itself(root: &OwnedFd, path: &Path, flags: Option<MountAttrFlags>) -> Result<(), Errno> {
+    let target = open_in(root.as_fd(), path)?;
+    let tree = clone_tree(target.as_fd(), "")?;
+    if let Some(flags) = flags {
+        sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
+    }
+    move_onto(&tree, &target)
+}
+
+/// Returns a detached copy of a mounted tree, all mounts below it included.
+pub fn clone_tree(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(at, path.as_ref(), flags)
+}
+
+/// Mounts a detached tree on a guest path.
+pub fn attach(tree: &OwnedFd, root: &OwnedFd, guest: &Path) -> Result<(), Errno> {
+    move_onto(tree, &open_in(root.as_fd(), guest)?)
+}
+
+fn move_onto(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// Like [`attach`], making the mount point where another mount lacks it.
+fn attach_making(tree: &OwnedFd, root: &OwnedFd, guest: &Path) -> Result<(), Errno> {
+    match attach(tree, root, guest) {
+        Err(Errno::NOENT) => {}
+        result => return result,
+    }
+    let is_dir = is_dir(tree)?;
+    let mut path = PathBuf::from("/");
+    let mut parent = open_in(root.as_fd(), &path)?;
+    for name in guest.strip_prefix("/").unwrap_or(guest) {
+        path.push(name);
+        match open_in(root.as_fd(), &path) {
+            Err(Errno::NOENT) if is_dir || path != guest => {
+                mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+            }
+            Err(Errno::NOENT) => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))?;
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        parent = open_in(root.as_fd(), &path)?;
+    }
+    attach(tree, root, guest)
+}
+
+fn is_dir(tree: &OwnedFd) -> Result<bool, Errno> {
+    Ok(FileType::from_raw_mode(fstat(tree)?.st_mode) == FileType::Directory)
+}
+
+/// Opens a path as the guest will see it.
+pub fn open_in(root: BorrowedFd<'_>, guest: &Path) -> Result<OwnedFd, Errno> {
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, guest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), within)
+}

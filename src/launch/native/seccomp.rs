@@ -1,0 +1,231 @@
+//! From the table of system calls to a filter program for the kernel.
+//!
+//! The program first refuses foreign calling conventions, then finds the call's rules by binary
+//! search: the kernel runs the program once for each call number when it is installed (to learn
+//! which calls it always allows), so a long chain of comparisons would be paid at every start.
+
+use super::calls::{Action, Condition, Rule, Test};
+use super::sys::Instruction;
+
+// Instruction codes: load a word of the call's data, mask, compare, jump, return.
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+const IF_EQUAL: u16 = 0x15;
+const IF_GREATER: u16 = 0x25;
+const IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+// Offsets in the kernel's struct seccomp_data.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+// What a filter returns.
+const ALLOW: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+const KILL_PROCESS: u32 = 0x8000_0000;
+
+/// Call numbers from here on belong to the x32 convention on x86_64, and to nothing elsewhere.
+const X32: u32 = 0x4000_0000;
+
+/// Builds a filter: what no rule catches is allowed, calls above `newest` do not exist.
+///
+/// Rules of the same call are tried in the order of the table.
+pub fn compile(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
+    let mut by_number: std::collections::BTreeMap<u32, Vec<&Rule>> = Default::default();
+    for rule in rules {
+        by_number.entry(rule.number).or_default().push(rule);
+    }
+    let calls: Vec<(u32, Vec<&Rule>)> = by_number.into_iter().collect();
+    let mut program = vec![
+        instruction(LOAD, ARCHITECTURE),
+        branch(IF_EQUAL, architecture, 1, 0),
+        // Another convention has other numbers for the same calls: no table fits it.
+        instruction(RETURN, KILL_PROCESS),
+        instruction(LOAD, NUMBER),
+        branch(IF_AT_LEAST, X32, 0, 1),
+        instruction(RETURN, ERRNO | libc::ENOSYS as u32),
+        branch(IF_GREATER, newest, 0, 1),
+        instruction(RETURN, ERRNO | libc::ENOSYS as u32),
+    ];
+    program.extend(search(&calls));
+    program
+}
+
+/// Finds one call among a sorted list; falls into its rules or allows it.
+fn search(calls: &[(u32, Vec<&Rule>)]) -> Vec<Instruction> {
+    match calls {
+        [] => vec![instruction(RETURN, ALLOW)],
+        [(number, rules)] => {
+            let mut program = vec![branch(IF_EQUAL, *number, 1, 0), instruction(RETURN, ALLOW)];
+            program.extend(rules.iter().flat_map(|rule| one(rule)));
+            program.push(instruction(RETURN, ALLOW));
+            program
+        }
+        _ => {
+            let (low, high) = calls.split_at(calls.len() / 2);
+            let low = search(low);
+            // A conditional jump reaches 255 instructions, an unconditional one any number.
+            let mut program = vec![branch(IF_AT_LEAST, high[0].0, 0, 1), jump(low.len())];
+            program.extend(low);
+            program.extend(search(high));
+            program
+        }
+    }
+}
+
+/// Returns the action if all conditions hold, else goes on behind its end.
+fn one(rule: &Rule) -> Vec<Instruction> {
+    let verdict = instruction(
+        RETURN,
+        match rule.action {
+            Action::Fail(errno) => ERRNO | errno as u32,
+            Action::Pretend => ERRNO,
+            Action::Ask => NOTIFY,
+        },
+    );
+    let mut program = vec![verdict];
+    for condition in rule.when.iter().rev() {
+        program = [test(condition, program.len()), program].concat();
+    }
+    program
+}
+
+/// Goes on if the condition holds, else jumps over what follows it.
+fn test(condition: &Condition, following: usize) -> Vec<Instruction> {
+    // The low half of the 64-bit argument; the kernel, too, looks at no more of these arguments,
+    // so nothing gets by that has bits set above (as `TIOCSTI + 2^32` once did).
+    let low_half = if cfg!(target_endian = "big") { 4 } else { 0 };
+    let mut program = vec![instruction(LOAD, ARGUMENTS + 8 * u32::from(condition.argument) + low_half), instruction(AND, condition.mask)];
+    match condition.test {
+        Test::AnyBit => program.extend([branch(IF_EQUAL, 0, 0, 1), jump(following)]),
+        Test::OneOf(values) => {
+            for (index, value) in values.iter().enumerate() {
+                program.push(branch(IF_EQUAL, *value, (values.len() - index) as u8, 0));
+            }
+            program.push(jump(following));
+        }
+        Test::NoneOf(values) => {
+            // A hit leads to the jump at the end, a miss of the last value over it.
+            for (index, value) in values.iter().enumerate() {
+                let left = (values.len() - index - 1) as u8;
+                program.push(branch(IF_EQUAL, *value, left, u8::from(left == 0)));
+            }
+            program.push(jump(following));
+        }
+    }
+    program
+}
+
+fn instruction(code: u16, operand: u32) -> Instruction {
+    Instruction { code, jump_true: 0, jump_false: 0, operand }
+}
+
+fn branch(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
+    Instruction { code, jump_true, jump_false, operand }
+}
+
+fn jump(over: usize) -> Instruction {
+    instruction(JUMP, over as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::calls;
+    use super::*;
+    use crate::launch::spec::Identity;
+
+    /// Runs a filter as the kernel does.
+    fn judge(program: &[Instruction], architecture: u32, number: i64, args: &[u64]) -> u32 {
+        let word = |offset: u32| match offset {
+            NUMBER => number as u32,
+            ARCHITECTURE => architecture,
+            _ => {
+                let at = (offset - ARGUMENTS) as usize;
+                let whole = args.get(at / 8).copied().unwrap_or(0);
+                (if at.is_multiple_of(8) { whole } else { whole >> 32 }) as u32
+            }
+        };
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let Instruction { code, jump_true, jump_false, operand } = program[at];
+            let jump_if = |holds: bool| usize::from(if holds { jump_true } else { jump_false });
+            at += 1;
+            match code {
+                LOAD => value = word(operand),
+                AND => value &= operand,
+                JUMP => at += operand as usize,
+                IF_EQUAL => at += jump_if(value == operand),
+                IF_GREATER => at += jump_if(value > operand),
+                IF_AT_LEAST => at += jump_if(value >= operand),
+                RETURN => return operand,
+                _ => unreachable!("the compiler makes no other instruction"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_means_what_it_says() {
+        const NEW_USER: u64 = 0x1000_0000;
+        const FAR: u64 = 1 << 32;
+        let errno = |errno: i32| ERRNO | errno as u32;
+        let eperm = errno(libc::EPERM);
+        let cases: &[(&str, i64, &[u64], u32, u32)] = &[
+            // (why, call, arguments, for the caller, for root)
+            ("plain", libc::SYS_read, &[], ALLOW, ALLOW),
+            ("fork", libc::SYS_clone, &[17], ALLOW, ALLOW),
+            ("thread", libc::SYS_clone, &[0x3d_0f00], ALLOW, ALLOW),
+            ("new user namespace", libc::SYS_clone, &[NEW_USER | 17], eperm, eperm),
+            ("clone3", libc::SYS_clone3, &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
+            ("unshare files", libc::SYS_unshare, &[0x400], ALLOW, ALLOW),
+            ("unshare users", libc::SYS_unshare, &[NEW_USER], eperm, eperm),
+            ("mount", libc::SYS_mount, &[], eperm, eperm),
+            ("TIOCSTI", libc::SYS_ioctl, &[0, 0x5412], eperm, eperm),
+            ("TIOCSTI + 2^32", libc::SYS_ioctl, &[0, 0x5412 + FAR], eperm, eperm),
+            ("TIOCGWINSZ", libc::SYS_ioctl, &[0, 0x5413], ALLOW, ALLOW),
+            ("unix", libc::SYS_socket, &[1, 1, 0], ALLOW, ALLOW),
+            ("tcp", libc::SYS_socket, &[2, 1, 6], ALLOW, ALLOW),
+            ("udp 6", libc::SYS_socket, &[10, 2 | 0x80000, 0], ALLOW, ALLOW),
+            ("sctp", libc::SYS_socket, &[2, 1, 132], errno(libc::EPROTONOSUPPORT), errno(libc::EPROTONOSUPPORT)),
+            ("vsock", libc::SYS_socket, &[40, 1, 0], errno(libc::EAFNOSUPPORT), errno(libc::EAFNOSUPPORT)),
+            ("vsock + 2^32", libc::SYS_socket, &[40 + FAR, 1, 0], errno(libc::EAFNOSUPPORT), errno(libc::EAFNOSUPPORT)),
+            ("rtnetlink", libc::SYS_socket, &[16, 3, 0], ALLOW, ALLOW),
+            ("nfnetlink", libc::SYS_socket, &[16, 3, 12], errno(libc::EPROTONOSUPPORT), errno(libc::EPROTONOSUPPORT)),
+            ("personality query", libc::SYS_personality, &[0xffff_ffff], ALLOW, ALLOW),
+            ("personality exec heap", libc::SYS_personality, &[0x40_0000], eperm, eperm),
+            ("chmod 755", libc::SYS_fchmodat, &[0, 0, 0o755], ALLOW, ALLOW),
+            ("chmod u+s", libc::SYS_fchmodat, &[0, 0, 0o4755], eperm, ALLOW),
+            ("open with junk", libc::SYS_openat, &[0, 0, 0, 0o4755], ALLOW, ALLOW),
+            ("create u+s", libc::SYS_openat, &[0, 0, 0o100, 0o4755], eperm, ALLOW),
+            ("mknod fifo", libc::SYS_mknodat, &[0, 0, 0o10644], ALLOW, ALLOW),
+            ("mknod device", libc::SYS_mknodat, &[0, 0, 0o20644], eperm, eperm),
+            ("fchown", libc::SYS_fchown, &[], ALLOW, NOTIFY),
+            ("setuid", libc::SYS_setuid, &[], ALLOW, ERRNO),
+            ("x32", i64::from(X32), &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
+            ("not reviewed", 1000, &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
+        ];
+        for (identity, column) in [(Identity::Caller, 0), (Identity::Root, 1)] {
+            let program = calls::filter(identity);
+            for (why, number, args, caller, root) in cases {
+                let expect = if column == 0 { *caller } else { *root };
+                let verdict = judge(&program, calls::ARCHITECTURE, *number, args);
+                assert_eq!(verdict, expect, "{why} as {identity:?}: {verdict:#x}");
+            }
+            assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
+            assert!(program.len() < 4096, "the kernel's limit");
+        }
+    }
+
+    #[test]
+    fn every_rule_is_reached() {
+        for identity in [Identity::Caller, Identity::Root] {
+            let program = calls::filter(identity);
+            for rule in calls::rules(identity).iter().filter(|rule| rule.when.is_empty()) {
+                let verdict = judge(&program, calls::ARCHITECTURE, i64::from(rule.number), &[]);
+                assert_ne!(verdict, ALLOW, "{}", rule.why);
+            }
+        }
+    }
+}

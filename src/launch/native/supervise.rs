@@ -1,0 +1,181 @@
+//! The host side of a running sandbox: forwards signals, waits for the end, and leaves nothing behind.
+//!
+//! The program runs in a session of its own, so the keys of the caller's terminal (Ctrl-C, Ctrl-\,
+//! Ctrl-Z) never reach it directly: the kernel sends their signals to silo, which passes each on
+//! exactly once, to the program's process group, as the terminal would have. What a process sends
+//! to silo (`kill`) goes to the program alone. The price: a sandbox in the background that reads
+//! the caller's terminal as its input is not stopped for it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_send_signal, waitid};
+
+use super::failure::Stage;
+use super::plan::host;
+use super::sys::{self, Arrived, Child, SignalSet};
+use super::terminal::Screen;
+use super::wire::{self, Order, Report, Scope};
+use crate::launch::Exit;
+use crate::launch::error::Error;
+
+/// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
+const FORWARDED: [i32; 9] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT, libc::SIGTSTP, libc::SIGWINCH];
+
+/// The caller's signals, read instead of acted on; as before when dropped.
+pub struct Signals {
+    before: SignalSet,
+    arriving: OwnedFd,
+}
+
+impl Signals {
+    /// Takes the signals over.
+    pub fn take_over() -> Result<Signals, Error> {
+        let step = "blocking signals";
+        let (taken, before) = host(sys::block_signals(&FORWARDED), step)?;
+        let arriving = host(sys::signalfd(&taken), step)?;
+        Ok(Signals { before, arriving })
+    }
+
+    /// What was blocked before.
+    pub fn before(&self) -> SignalSet {
+        self.before
+    }
+
+    /// The descriptor that is readable while a signal waits.
+    pub fn arriving(&self) -> BorrowedFd<'_> {
+        self.arriving.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // It was the mask before; the kernel takes any mask.
+        let _ = sys::set_blocked_signals(&self.before);
+    }
+}
+
+/// A running sandbox; killed when dropped before its end.
+pub struct Sandbox {
+    child: Child,
+}
+
+impl Sandbox {
+    /// Takes charge of PID 1.
+    pub fn new(child: Child) -> Sandbox {
+        Sandbox { child }
+    }
+
+    /// Waits until the kernel has killed and reaped everything inside.
+    fn wait(&self) {
+        loop {
+            let id = WaitId::PidFd(self.child.pidfd.as_fd());
+            match waitid(id, WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                // Nothing to wait for means it is gone already.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Gone already is what we want.
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        self.wait();
+    }
+}
+
+/// Watches over a sandbox until it is gone and its last output was written.
+pub fn watch(sandbox: &Sandbox, socket: BorrowedFd<'_>, signals: &Signals, mut screen: Option<Screen>) -> Result<Exit, Error> {
+    let end = loop {
+        let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
+        let mut interest = Vec::new();
+        if let Some(screen) = &screen {
+            screen.interest(&mut interest);
+        }
+        fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            result => host(result, "waiting for the sandbox")?,
+        };
+        let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        drop(interest);
+        if !events[1].is_empty() {
+            while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+                pass_on(signal, socket, screen.as_mut())?;
+            }
+        }
+        if let Some(screen) = &mut screen {
+            screen.carry(&events[2..]);
+        }
+        if !events[0].is_empty() {
+            match host(wire::next_report(socket), "listening to the sandbox") {
+                Ok(Some(Report::Terminal(fd))) => {
+                    if let Some(screen) = &mut screen {
+                        screen.connect(fd)?;
+                    }
+                }
+                Ok(report) => break report,
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    sandbox.wait();
+    if let Some(screen) = screen {
+        screen.drain();
+    }
+    conclude(end)
+}
+
+fn conclude(end: Option<Report>) -> Result<Exit, Error> {
+    let failure = match end {
+        Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
+        Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
+        Some(Report::Terminal(_)) | None => return Err(Error::Lost),
+        Some(Report::Failed(failure)) => failure,
+    };
+    let source = std::io::Error::from_raw_os_error(failure.errno);
+    Err(match failure.stage {
+        Stage::Setup => Error::Setup { step: failure.step, source },
+        Stage::Find => Error::NotFound { program: failure.step.into() },
+        Stage::Execute => Error::NotExecutable { program: failure.step.into(), source },
+    })
+}
+
+/// Does with a signal what it is for.
+fn pass_on(arrived: Arrived, socket: BorrowedFd<'_>, screen: Option<&mut Screen>) -> Result<(), Error> {
+    let scope = if arrived.from_kernel { Scope::Group } else { Scope::Program };
+    let send = |signal: i32, scope: Scope| {
+        let signal = u8::try_from(signal).unwrap_or(0);
+        match wire::order(socket, Order { signal, scope }) {
+            // It is ending; its last word is on the way.
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
+            sent => host(sent, "signalling the sandbox"),
+        }
+    };
+    match (arrived.signal, screen) {
+        (libc::SIGWINCH, Some(screen)) => screen.resize(),
+        // Stop for the caller's shell; what runs in the terminal inside runs on, as under ssh.
+        (libc::SIGTSTP, Some(screen)) => {
+            screen.release();
+            stop()?;
+            screen.retake()
+        }
+        // A program in another session than its terminal ignores SIGTSTP, so it is stopped for it.
+        (libc::SIGTSTP, None) => {
+            send(libc::SIGSTOP, scope)?;
+            stop()?;
+            send(libc::SIGCONT, scope)
+        }
+        (signal, _) => send(signal, scope),
+    }
+}
+
+fn stop() -> Result<(), Error> {
+    host(kill_process(getpid(), Signal::STOP), "stopping")
+}

@@ -1,0 +1,361 @@
+//! The system calls that rustix does not have, each behind a safe function; the only unsafe code of the room.
+//!
+//! `libc` is used for what rustix lacks or keeps to itself: `clone3`, `execve`, `seccomp` and its
+//! notifications, `keyctl`, `mount_setattr`, `signalfd` and signal masks, `close_range`, Landlock,
+//! `process_vm_readv`, interface flags and `_exit`.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::io;
+use std::mem::{MaybeUninit, size_of, size_of_val};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// A result of a bare system call, as io results are made.
+fn checked(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A new process, seen from the one that made it.
+pub struct Child {
+    /// A handle that never comes to mean another process.
+    pub pidfd: OwnedFd,
+}
+
+/// Makes a copy of this process in new namespaces; returns `None` in the copy.
+///
+/// Sound only for a process with one thread: the copy goes on running Rust code.
+pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Child>> {
+    // libc has it in a type that is too narrow.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args: every field is a number.
+    let mut args: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.pidfd = ptr::from_mut(&mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
+    }
+    // SAFETY: `args` is a full clone_args and outlives the call. Without CLONE_VM the child has its
+    // own copy of all memory, as after fork; the caller has one thread, so no lock is held by another.
+    let pid = checked(unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(&args), size_of_val(&args)) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel has just stored a new descriptor there, which nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Some(Child { pidfd }))
+}
+
+/// Makes a copy of this process; returns `None` in the copy, its process id in the original.
+///
+/// Sound only for a process with one thread, as [`clone`].
+pub fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: one thread, so the child may go on running Rust code in its own copy of memory.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Ends this process at once, running nothing on the way.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(c_int::from(code)) }
+}
+
+/// A list of strings in the form that `execve` takes.
+pub struct Strings {
+    // Keeps alive what `pointers` points to; moving a CString does not move its bytes.
+    _owned: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl Strings {
+    /// Takes the strings over.
+    pub fn new(owned: Vec<CString>) -> Strings {
+        let pointers = owned.iter().map(|one| one.as_ptr()).chain([ptr::null()]).collect();
+        Strings { _owned: owned, pointers }
+    }
+}
+
+/// Becomes another program; returns only when that fails, with the reason.
+pub fn exec(path: &CStr, argv: &Strings, env: &Strings) -> io::Error {
+    // SAFETY: all three are NUL-terminated, both lists end with a null pointer, and their strings
+    // live as long as the `Strings` that are borrowed here.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Closes every descriptor from the first to the last number.
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closing cannot break memory safety; the callers never use an owner of a closed
+    // descriptor again (they are in a fresh child that ends by exec or exit, dropping nothing).
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Forgets the keys of the caller's session by joining a new, empty session keyring.
+pub fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    let anonymous = ptr::null::<c_char>();
+    // SAFETY: a null name is allowed and means an anonymous keyring.
+    checked(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) }).map(drop)
+}
+
+/// Changes the attributes of a mount, and of all mounts below it; makes them private.
+pub fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the path is a C string, `attr` a full mount_attr with its size; both outlive the call.
+    checked(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, ptr::from_ref(&attr), size_of_val(&attr))
+    })
+    .map(drop)
+}
+
+/// Brings the loopback interface of this network namespace up.
+pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    request.ifr_name[0] = b'l' as c_char;
+    request.ifr_name[1] = b'o' as c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    checked(c_long::from(result)).map(drop)
+}
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub struct SignalSet(libc::sigset_t);
+
+/// Blocks these signals on top of what is blocked; returns what was blocked before.
+pub fn block_signals(signals: &[i32]) -> io::Result<(SignalSet, SignalSet)> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset makes `set` valid before sigaddset and sigprocmask read it; `before` is
+    // written by a successful sigprocmask, and only then taken as initialised.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for &signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        let result = libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+        checked(c_long::from(result))?;
+        Ok((SignalSet(set.assume_init()), SignalSet(before.assume_init())))
+    }
+}
+
+/// Makes these the blocked signals.
+pub fn set_blocked_signals(signals: &SignalSet) -> io::Result<()> {
+    // SAFETY: the set is initialised by construction; a null pointer asks for no old set.
+    let result = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &signals.0, ptr::null_mut()) };
+    checked(c_long::from(result)).map(drop)
+}
+
+/// Returns a descriptor from which these (blocked) signals can be read.
+pub fn signalfd(signals: &SignalSet) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by construction; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &signals.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    checked(c_long::from(fd))?;
+    // SAFETY: a new descriptor, which nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Its number.
+    pub signal: i32,
+    /// Whether the kernel made it (a key on the terminal, a hang-up) rather than a process.
+    pub from_kernel: bool,
+}
+
+/// Takes the next signal, if one is there.
+pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<Arrived>> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+    // SAFETY: the buffer is as long as said; any bytes make a valid signalfd_siginfo.
+    let (read, info) = unsafe {
+        let size = size_of::<libc::signalfd_siginfo>();
+        let read = libc::read(signals.as_raw_fd(), info.as_mut_ptr().cast::<c_void>(), size);
+        (read, info.assume_init())
+    };
+    if read < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+    }
+    let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
+    // SI_KERNEL; libc does not have it for every target.
+    Ok(Some(Arrived { signal, from_kernel: info.ssi_code == 0x80 }))
+}
+
+/// Gives SIGPIPE its default action back, which the Rust runtime took away.
+pub fn default_sigpipe() {
+    // SAFETY: SIG_DFL is a valid disposition, and no handler is involved.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Overwrites a range of this process's memory with zeros.
+///
+/// For the initial stack's argument and environment strings, which `/proc/<pid>/cmdline` shows.
+/// The caller must not read its arguments or environment variables again.
+pub fn scrub(range: &Range<usize>) {
+    if range.start == 0 || range.end <= range.start {
+        return;
+    }
+    // SAFETY: the range comes from the kernel's own record of this process (/proc/self/stat) and
+    // is mapped writable for its whole life; no Rust reference points into it, and the strings it
+    // held are only reached through `environ` and `std::env::args`, which the child never uses.
+    unsafe { ptr::write_bytes(range.start as *mut u8, 0, range.end - range.start) };
+}
+
+/// One instruction of classic BPF, laid out as the kernel takes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// The operation.
+    pub code: u16,
+    /// Instructions to skip when a comparison holds.
+    pub jump_true: u8,
+    /// Instructions to skip when it does not.
+    pub jump_false: u8,
+    /// The operand.
+    pub operand: u32,
+}
+
+#[repr(C)]
+struct Program {
+    length: u16,
+    instructions: *const Instruction,
+}
+
+fn install(program: &[Instruction], flags: u32) -> io::Result<c_long> {
+    const SET_MODE_FILTER: c_int = 1;
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = Program { length, instructions: program.as_ptr() };
+    // SAFETY: Program and Instruction are laid out as sock_fprog and sock_filter; both outlive the call.
+    checked(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, ptr::from_ref(&program)) })
+}
+
+/// Filters the system calls of this process and its descendants from now on.
+pub fn filter(program: &[Instruction]) -> io::Result<()> {
+    install(program, 0).map(drop)
+}
+
+/// Like [`filter`], and returns the descriptor at which the calls to be judged arrive.
+pub fn filter_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
+    const NEW_LISTENER: u32 = 1 << 3;
+    let fd = install(program, NEW_LISTENER)?;
+    // SAFETY: a new descriptor, which nothing else owns; the kernel's descriptors fit an int.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A system call that waits for a verdict.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Notice {
+    /// Names this wait.
+    pub id: u64,
+    /// The calling thread, in this process's pid namespace.
+    pub pid: u32,
+    flags: u32,
+    /// The system call's number.
+    pub call: i32,
+    arch: u32,
+    instruction_pointer: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+#[repr(C)]
+struct Verdict {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+// _IOWR('!', 0, 80 bytes), _IOWR('!', 1, 24 bytes), _IOW('!', 2, 8 bytes); the same on all our targets.
+const NOTIFY_RECEIVE: u64 = 0xc050_2100;
+const NOTIFY_SEND: u64 = 0xc018_2101;
+const NOTIFY_VALID: u64 = 0x4008_2102;
+
+/// Takes the next waiting call.
+pub fn next_notice(listener: BorrowedFd<'_>) -> io::Result<Notice> {
+    let mut notice = Notice::default();
+    // SAFETY: Notice is laid out as seccomp_notif (80 bytes), zeroed as the kernel demands.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_RECEIVE as libc::Ioctl, ptr::from_mut(&mut notice)) };
+    checked(c_long::from(result))?;
+    Ok(notice)
+}
+
+/// Ends a wait: the call returns 0, or fails with this error number.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
+    let mut verdict = Verdict { id, value: 0, error: -errno, flags: 0 };
+    // SAFETY: Verdict is laid out as seccomp_notif_resp (24 bytes).
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_SEND as libc::Ioctl, ptr::from_mut(&mut verdict)) };
+    checked(c_long::from(result)).map(drop)
+}
+
+/// Says whether the caller still waits, that is, whether its pid still means the same process.
+pub fn still_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: NOTIFY_VALID reads one u64, which outlives the call.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_VALID as libc::Ioctl, ptr::from_ref(&id)) };
+    result == 0
+}
+
+/// Copies memory of another process; returns how many bytes could be read.
+pub fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast::<c_void>(), iov_len: into.len() };
+    let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: into.len() };
+    // SAFETY: the local range is `into`; the remote one is only an address for the kernel to check.
+    let read = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
+    checked(read as c_long).map(|read| read as usize)
+}
+
+/// Returns the version of Landlock, if the kernel has it enabled.
+pub fn landlock_version() -> Option<u32> {
+    const VERSION: u32 = 1;
+    let none = ptr::null::<c_void>();
+    // SAFETY: a null attribute of size 0 with this flag only asks for the version.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) };
+    u32::try_from(version).ok().filter(|version| *version > 0)
+}
+
+/// What a Landlock ruleset governs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ruleset {
+    /// File access rights that need a rule.
+    pub files: u64,
+    /// Network access rights that need a rule.
+    pub network: u64,
+    /// What is confined to this domain.
+    pub scoped: u64,
+}
+
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed: u64,
+    parent: RawFd,
+}
+
+/// Confines this process and its descendants, but for these rights beneath these paths.
+pub fn landlock(ruleset: &Ruleset, rules: &[(BorrowedFd<'_>, u64)]) -> io::Result<()> {
+    const PATH_BENEATH: c_int = 1;
+    // SAFETY: Ruleset is laid out as landlock_ruleset_attr, given with its size.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::from_ref(ruleset), size_of::<Ruleset>(), 0u32) })?;
+    // SAFETY: a new descriptor, which nothing else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    for (parent, allowed) in rules {
+        let rule = PathBeneath { allowed: *allowed, parent: parent.as_raw_fd() };
+        // SAFETY: PathBeneath is laid out as landlock_path_beneath_attr and outlives the call.
+        checked(unsafe { libc::syscall(libc::SYS_landlock_add_rule, fd.as_raw_fd(), PATH_BENEATH, ptr::from_ref(&rule), 0u32) })?;
+    }
+    // SAFETY: only numbers are passed.
+    checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fd.as_fd().as_raw_fd(), 0u32) }).map(drop)
+}

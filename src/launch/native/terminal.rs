@@ -1,0 +1,213 @@
+//! The caller's terminal while a program has one of its own inside.
+//!
+//! The sandbox's terminal is made in the sandbox; its other end is here. The caller's terminal is
+//! raw meanwhile, so every key goes through, and the terminal inside makes signals, echo and job
+//! control out of them. Nothing inside ever holds the caller's terminal.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, read, write};
+use rustix::termios::{OptionalActions, Termios, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+use super::plan::{Streams, host};
+use crate::launch::error::Error;
+
+/// Bytes carried at a time. Writing to the caller's terminal may block; a small piece lets a key
+/// (Ctrl-C) through soon, even while a lot is being printed.
+const PIECE_BYTES: usize = 4096;
+
+/// The settings to go back to if the process panics, while the terminal is raw.
+static AT_PANIC: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// The caller's terminal, raw until dropped, and the host's end of the sandbox's.
+pub struct Screen {
+    settings: Termios,
+    inside: Option<OwnedFd>,
+    typed: Vec<u8>,
+    printed: Vec<u8>,
+    input_open: bool,
+}
+
+impl Screen {
+    /// Takes the caller's terminal over, if the program is to have one of its own.
+    pub fn take_over(streams: &Streams) -> Result<Option<Screen>, Error> {
+        let Streams::Terminal { settings, .. } = streams else { return Ok(None) };
+        let screen = Screen { settings: (**settings).clone(), inside: None, typed: Vec::new(), printed: Vec::new(), input_open: true };
+        restore_at_panic(screen.settings.clone());
+        screen.retake()?;
+        Ok(Some(screen))
+    }
+
+    /// Makes the caller's terminal raw; waits in the background for its turn, as the kernel has it.
+    pub fn retake(&self) -> Result<(), Error> {
+        let mut raw = self.settings.clone();
+        raw.make_raw();
+        host(tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &raw), "making the terminal raw")?;
+        self.resize()
+    }
+
+    /// Gives the caller's terminal its settings back.
+    pub fn release(&self) {
+        // The terminal may have gone away, and then it needs nothing.
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &self.settings);
+    }
+
+    /// Connects the host's end of the sandbox's terminal.
+    pub fn connect(&mut self, inside: OwnedFd) -> Result<(), Error> {
+        host(rustix::io::ioctl_fionbio(&inside, true), "connecting the terminal")?;
+        self.inside = Some(inside);
+        // The size may have changed since the sandbox was asked for.
+        self.resize()
+    }
+
+    /// Gives the terminal inside the size of the caller's.
+    pub fn resize(&self) -> Result<(), Error> {
+        let Some(inside) = &self.inside else { return Ok(()) };
+        if let Ok(size) = tcgetwinsize(rustix::stdio::stdout()) {
+            host(tcsetwinsize(inside, size), "resizing the terminal")?;
+        }
+        Ok(())
+    }
+
+    /// Says what to poll for: input unless some waits to be carried, output unless some waits.
+    pub fn interest<'a>(&'a self, fds: &mut Vec<(BorrowedFd<'a>, PollFlags)>) {
+        let Some(inside) = &self.inside else { return };
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, self.printed.is_empty());
+        flags.set(PollFlags::OUT, !self.typed.is_empty());
+        fds.push((inside.as_fd(), flags));
+        if !self.printed.is_empty() {
+            fds.push((rustix::stdio::stdout(), PollFlags::OUT));
+        }
+        if self.input_open && self.typed.is_empty() {
+            fds.push((rustix::stdio::stdin(), PollFlags::IN));
+        }
+    }
+
+    /// Carries what can be carried; `events` belong to what [`Screen::interest`] named.
+    pub fn carry(&mut self, events: &[PollFlags]) {
+        let mut events = events.iter();
+        let Some(of_inside) = events.next() else { return };
+        if !self.printed.is_empty() && events.next().is_some_and(|flags| !flags.is_empty()) {
+            self.print();
+        }
+        if events.next().is_some_and(|flags| !flags.is_empty()) {
+            self.take_typed();
+        }
+        if of_inside.contains(PollFlags::OUT) {
+            self.enter_typed();
+        }
+        if of_inside.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) && self.printed.is_empty() {
+            self.take_printed();
+        }
+    }
+
+    fn take_typed(&mut self) {
+        let mut piece = [0; PIECE_BYTES];
+        match read(rustix::stdio::stdin(), &mut piece) {
+            Ok(0) => self.hang_up(),
+            Ok(length) => self.typed.extend_from_slice(&piece[..length]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => self.hang_up(),
+        }
+        self.enter_typed();
+    }
+
+    /// The caller's terminal is gone: so is the one inside, which the program hears as SIGHUP.
+    fn hang_up(&mut self) {
+        self.input_open = false;
+        self.inside = None;
+    }
+
+    fn enter_typed(&mut self) {
+        let Some(inside) = &self.inside else { return };
+        if self.typed.is_empty() {
+            return;
+        }
+        match write(inside, &self.typed) {
+            Ok(length) => drop(self.typed.drain(..length)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // Nobody reads any more; the program's end is on its way.
+            Err(_) => self.typed.clear(),
+        }
+    }
+
+    fn take_printed(&mut self) {
+        let Some(inside) = &self.inside else { return };
+        let mut piece = [0; PIECE_BYTES];
+        match read(inside, &mut piece) {
+            Ok(0) => self.inside = None,
+            Ok(length) => {
+                self.printed.extend_from_slice(&piece[..length]);
+                self.print();
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // EIO: nothing inside has the terminal open, and all output was read.
+            Err(_) => self.inside = None,
+        }
+    }
+
+    /// Writes what waits, if the caller's terminal takes it now.
+    fn print(&mut self) {
+        let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+        if !matches!(poll(&mut fds, Some(&rustix::fs::Timespec::default())), Ok(1)) {
+            return;
+        }
+        match write(rustix::stdio::stdout(), &self.printed) {
+            Ok(length) => drop(self.printed.drain(..length)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // Nobody sees it any more.
+            Err(_) => {
+                self.printed.clear();
+                self.hang_up();
+            }
+        }
+    }
+
+    /// Prints what the sandbox left, after its end.
+    pub fn drain(mut self) {
+        while self.inside.is_some() || !self.printed.is_empty() {
+            if self.printed.is_empty() {
+                self.take_printed();
+                if self.printed.is_empty() {
+                    // Everything inside is gone, so nothing more can come.
+                    return;
+                }
+            }
+            let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+            // An interrupted wait is only tried again.
+            let _ = poll(&mut fds, None);
+            self.print();
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.release();
+        if let Ok(mut settings) = AT_PANIC.lock() {
+            *settings = None;
+        }
+    }
+}
+
+/// Has a panic restore the terminal before it prints, also where panics abort.
+fn restore_at_panic(settings: Termios) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if let Ok(mut settings) = AT_PANIC.try_lock()
+                && let Some(settings) = settings.take()
+            {
+                let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &settings);
+            }
+            before(panic);
+        }));
+    });
+    if let Ok(mut at_panic) = AT_PANIC.lock() {
+        *at_panic = Some(settings);
+    }
+}

@@ -1,0 +1,170 @@
+//! What the host side and the sandbox's PID 1 say to each other, over a socket pair that keeps messages apart.
+//!
+//! Both ends are the same program, so the form has no version. PID 1 is trusted until it has
+//! started the program and unreachable for the program afterwards; all the same every message is
+//! checked, and an odd one counts as silence.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use super::failure::{Failure, Stage};
+
+/// The longest message: an error that names a path.
+const MESSAGE_BYTES: usize = 8192;
+
+/// From the sandbox to the host.
+#[derive(Debug)]
+pub enum Report {
+    /// A step failed; nothing will run.
+    Failed(Failure),
+    /// The host's end of the program's terminal.
+    Terminal(OwnedFd),
+    /// The program exited with this code.
+    Exited(u8),
+    /// The program was killed by this signal.
+    Killed(u8),
+}
+
+/// From the host to the sandbox: a signal for the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The signal.
+    pub signal: u8,
+    /// To whom.
+    pub scope: Scope,
+}
+
+/// Who gets a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The program alone, as when a process sends it.
+    Program,
+    /// Its process group, as when the terminal sends it.
+    Group,
+}
+
+/// Sends a report.
+pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
+    let mut bytes = Vec::with_capacity(64);
+    let mut passed = Vec::new();
+    match report {
+        Report::Failed(failure) => {
+            bytes.push(match failure.stage {
+                Stage::Setup => b'S',
+                Stage::Find => b'F',
+                Stage::Execute => b'X',
+            });
+            bytes.extend_from_slice(&failure.errno.to_le_bytes());
+            let step = failure.step.as_bytes();
+            bytes.extend_from_slice(&step[..step.len().min(MESSAGE_BYTES - bytes.len())]);
+        }
+        Report::Terminal(fd) => {
+            bytes.push(b'T');
+            passed.push(fd.as_fd());
+        }
+        Report::Exited(code) => bytes.extend([b'E', *code]),
+        Report::Killed(signal) => bytes.extend([b'K', *signal]),
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !passed.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&passed));
+    }
+    retry(|| sendmsg(to, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)).map(drop)
+}
+
+/// Receives a report; `None` when the sandbox is gone.
+pub fn next_report(from: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
+    let mut bytes = [0; MESSAGE_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = retry(|| {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(parse(&bytes[..got.bytes], fd))
+}
+
+fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
+    let (kind, rest) = bytes.split_first()?;
+    let stage = match kind {
+        b'S' => Stage::Setup,
+        b'F' => Stage::Find,
+        b'X' => Stage::Execute,
+        b'T' => return fd.map(Report::Terminal),
+        b'E' => return rest.first().map(|code| Report::Exited(*code)),
+        b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
+        _ => return None,
+    };
+    let (errno, step) = rest.split_first_chunk::<4>()?;
+    Some(Report::Failed(Failure { stage, errno: i32::from_le_bytes(*errno), step: String::from_utf8_lossy(step).into_owned() }))
+}
+
+/// Sends an order.
+pub fn order(to: BorrowedFd<'_>, order: Order) -> Result<(), Errno> {
+    let scope = match order.scope {
+        Scope::Program => b'P',
+        Scope::Group => b'G',
+    };
+    let bytes = [order.signal, scope];
+    retry(|| rustix::net::send(to, &bytes, SendFlags::NOSIGNAL)).map(drop)
+}
+
+/// Receives an order; `None` when the host side is gone.
+pub fn next_order(from: BorrowedFd<'_>) -> Result<Option<Order>, Errno> {
+    let mut bytes = [0; 8];
+    let (got, _) = retry(|| rustix::net::recv(from, &mut bytes[..], RecvFlags::empty()))?;
+    let scope = match bytes[1] {
+        b'P' => Scope::Program,
+        b'G' => Scope::Group,
+        _ => return Ok(None),
+    };
+    Ok((got == 2).then_some(Order { signal: bytes[0], scope }))
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn both_directions_arrive_whole() {
+        let (host, guest) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair needs nothing");
+        let failure = Failure { stage: Stage::Execute, step: "x".repeat(9000), errno: libc::ENOEXEC };
+        report(guest.as_fd(), &Report::Failed(failure)).expect("the other end is open");
+        report(guest.as_fd(), &Report::Exited(42)).expect("the other end is open");
+        let (null, _) = rustix::pipe::pipe().expect("a pipe needs nothing");
+        report(guest.as_fd(), &Report::Terminal(null)).expect("the other end is open");
+        let first = next_report(host.as_fd()).expect("it was sent");
+        assert!(matches!(first, Some(Report::Failed(failure))
+            if failure.errno == libc::ENOEXEC && failure.step.len() > 8000));
+        assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Exited(42)))));
+        assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Terminal(_)))));
+        let sent = Order { signal: 15, scope: Scope::Group };
+        order(host.as_fd(), sent).expect("the other end is open");
+        assert_eq!(next_order(guest.as_fd()), Ok(Some(sent)));
+        drop(host);
+        assert_eq!(next_order(guest.as_fd()), Ok(None));
+    }
+}

@@ -1,0 +1,291 @@
+//! The launch spec: everything one launch needs, as data.
+//!
+//! Pure: nothing here touches the system. A spec can travel to another process as JSON
+//! ([`Spec::to_json`], [`Spec::from_json`]); paths, arguments and variables stay exact byte for
+//! byte on the way, empty ones and ones that are not UTF-8 included.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+
+/// One program to run in one sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// The root file system.
+    pub root: Root,
+    /// What of the host is visible, in the order of mounting (an outer one before an inner one).
+    pub mounts: Vec<Mount>,
+    /// Directories that must exist before the start.
+    pub dirs: Vec<Dir>,
+    /// Files written before the start; they hide what the image has at their place.
+    pub files: Vec<File>,
+    /// Guest paths inside writable mounts that are read-only all the same.
+    ///
+    /// Those that do not exist are passed over. Every directory between the mount and such a path
+    /// is pinned (it cannot be renamed or removed inside), since otherwise a guest could move
+    /// `.git` away and make another one with hooks of its own. A host directory that is mounted at
+    /// two places needs its paths listed for both.
+    #[serde(with = "text::list")]
+    pub read_only: Vec<PathBuf>,
+    /// The program and its arguments; a program without a slash is looked up in the `PATH` of `env`.
+    #[serde(with = "text::list")]
+    pub argv: Vec<OsString>,
+    /// The whole environment; nothing is inherited.
+    #[serde(with = "text::map")]
+    pub env: BTreeMap<OsString, OsString>,
+    /// The working directory, as a guest path.
+    #[serde(with = "text::one")]
+    pub cwd: PathBuf,
+    /// The name that `hostname` gives inside.
+    pub hostname: String,
+    /// Who the program is.
+    pub identity: Identity,
+    /// Where its standard streams lead.
+    pub stdio: Stdio,
+    /// What it may use up.
+    pub limits: Limits,
+}
+
+/// The root file system: read-only directories below, a writable one above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// Host directories, the topmost first; usually the one tree that was composed for the image.
+    #[serde(with = "text::list")]
+    pub lower: Vec<PathBuf>,
+    /// Where writes go.
+    pub upper: Upper,
+}
+
+/// Where writes to the root file system go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Upper {
+    /// Into memory, gone with the sandbox.
+    Ephemeral {
+        /// At most so many bytes.
+        size_bytes: u64,
+    },
+    /// Into a directory, to be captured afterwards.
+    ///
+    /// `dirs`, `files` and mount points that the image lacks do not show up there: they are put
+    /// into a layer of their own below it. `/tmp` is in memory then. Writes are never synced: after
+    /// a crash of the machine the directory is worth nothing.
+    Kept {
+        /// The directory that receives what the program changed.
+        #[serde(with = "text::one")]
+        upper: PathBuf,
+        /// A directory on the same file system, for the kernel's own use.
+        #[serde(with = "text::one")]
+        work: PathBuf,
+    },
+}
+
+/// A host file or directory made visible inside, with everything mounted below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// The file or directory on the host.
+    #[serde(with = "text::one")]
+    pub host: PathBuf,
+    /// Where it appears; made when missing (on the host, if it lies inside another writable mount).
+    #[serde(with = "text::one")]
+    pub guest: PathBuf,
+    /// Whether it can be written.
+    pub access: Access,
+}
+
+/// Whether a mount can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Read only.
+    #[serde(rename = "ro")]
+    ReadOnly,
+    /// Read and write.
+    #[serde(rename = "rw")]
+    ReadWrite,
+}
+
+/// A directory that must exist before the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dir {
+    /// Where.
+    #[serde(with = "text::one")]
+    pub guest: PathBuf,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// A file written before the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Where.
+    #[serde(with = "text::one")]
+    pub guest: PathBuf,
+    /// Its content.
+    #[serde(with = "text::one")]
+    pub bytes: text::Bytes,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// Who the program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The caller, by the same number: what it makes in a project belongs to the caller.
+    Caller,
+    /// Root of its own user namespace, for build steps.
+    ///
+    /// Changes of ownership succeed and are recorded as the extended attribute `user.silo.owner`
+    /// (`uid:gid`) of files and directories of the root file system; changes of the own identity
+    /// succeed without effect. Needs [`Upper::Kept`] to be of any use.
+    Root,
+}
+
+/// Where the standard streams lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Stdio {
+    /// A terminal of the sandbox's own when the caller's input and output are terminals, else the
+    /// caller's own streams.
+    Auto,
+    /// No input; output and errors are appended to this host file.
+    Log {
+        /// The file; made when missing.
+        #[serde(with = "text::one")]
+        path: PathBuf,
+    },
+}
+
+/// What a sandbox may use up; `None` sets no limit beyond the caller's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Memory of all processes together; without a delegated cgroup, of each single one.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub tasks: Option<u64>,
+    /// Open files of each process.
+    pub open_files: Option<u64>,
+    /// Processors' worth of time, in thousandths (1500 is one and a half); only with a delegated cgroup.
+    pub cpu_thousandths: Option<u64>,
+}
+
+impl Spec {
+    /// Returns the spec as JSON, for another process.
+    pub fn to_json(&self) -> Result<Vec<u8>, Error> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    /// Reads what [`Spec::to_json`] wrote.
+    pub fn from_json(json: &[u8]) -> Result<Spec, Error> {
+        Ok(serde_json::from_slice(json)?)
+    }
+
+    /// Says what no sandbox could be made of.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::Spec { reason });
+        if self.argv.is_empty() {
+            return refuse("argv is empty".to_owned());
+        }
+        if self.root.lower.is_empty() {
+            return refuse("the root has no lower directory".to_owned());
+        }
+        if self.hostname.is_empty() || self.hostname.len() > 64 {
+            return refuse(format!("hostname {:?} is not 1 to 64 bytes long", self.hostname));
+        }
+        let guests = (self.mounts.iter().map(|mount| &mount.guest))
+            .chain(self.dirs.iter().map(|dir| &dir.guest))
+            .chain(self.files.iter().map(|file| &file.guest))
+            .chain(&self.read_only)
+            .chain([&self.cwd]);
+        for guest in guests {
+            let plain = guest.is_absolute() && !guest.components().any(|part| part == std::path::Component::ParentDir);
+            if !plain {
+                return refuse(format!("guest path {} is not absolute and plain", guest.display()));
+            }
+        }
+        if let Some(mount) = self.mounts.iter().find(|mount| mount.guest.parent().is_none()) {
+            return refuse(format!("{} cannot be mounted over the root", mount.host.display()));
+        }
+        for text in self.argv.iter().chain(self.env.keys()).chain(self.env.values()) {
+            if text.as_encoded_bytes().contains(&0) {
+                return refuse(format!("{text:?} holds a NUL byte"));
+            }
+        }
+        for name in self.env.keys() {
+            if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
+                return refuse(format!("{name:?} cannot name a variable"));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub use text::Bytes;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            root: Root {
+                lower: vec![PathBuf::from(OsString::from_vec(b"/lo:w,er\\\xff".to_vec()))],
+                upper: Upper::Ephemeral { size_bytes: 1 << 20 },
+            },
+            mounts: vec![Mount { host: "/home/a b".into(), guest: "/home/a b".into(), access: Access::ReadWrite }],
+            dirs: vec![Dir { guest: "/home".into(), mode: 0o755 }],
+            files: vec![File { guest: "/etc/x".into(), bytes: Bytes(vec![0, 159, 146, 150]), mode: 0o644 }],
+            read_only: vec!["/home/a b/.git/hooks".into()],
+            argv: vec!["prog".into(), OsString::new(), OsString::from_vec(vec![0x80, b'"', 0xfe])],
+            env: BTreeMap::from([("PATH".into(), "/bin".into()), (OsString::from_vec(vec![0xff]), OsString::from_vec(vec![0xfe]))]),
+            cwd: "/home/a b".into(),
+            hostname: "silo".into(),
+            identity: Identity::Caller,
+            stdio: Stdio::Log { path: "/log".into() },
+            limits: Limits { tasks: Some(64), ..Limits::default() },
+        }
+    }
+
+    #[test]
+    fn travels_byte_by_byte() {
+        let spec = spec();
+        let json = spec.to_json().expect("a spec has no map with keys that are not text");
+        assert_eq!(Spec::from_json(&json).expect("it was written by to_json"), spec);
+        assert!(Spec::from_json(b"{\"rooot\": 1}").is_err());
+    }
+
+    #[test]
+    fn refuses_what_no_sandbox_could_be() {
+        let cases: [(&str, fn(&mut Spec)); 8] = [
+            ("argv is empty", |spec| spec.argv.clear()),
+            ("no lower", |spec| spec.root.lower.clear()),
+            ("hostname", |spec| spec.hostname.clear()),
+            ("not absolute", |spec| spec.cwd = "a".into()),
+            ("not absolute", |spec| spec.files[0].guest = "/etc/../x".into()),
+            ("over the root", |spec| spec.mounts[0].guest = "/".into()),
+            ("NUL", |spec| spec.argv.push("a\0b".into())),
+            ("variable", |spec| drop(spec.env.insert("A=B".into(), "c".into()))),
+        ];
+        spec().check().expect("the example is sound");
+        for (expect, spoil) in cases {
+            let mut spec = spec();
+            spoil(&mut spec);
+            let error = spec.check().expect_err(expect).to_string();
+            assert!(error.contains(expect), "{error} lacks {expect}");
+        }
+    }
+}

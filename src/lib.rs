@@ -1,0 +1,39 @@
+//! Silo: dev tools in throw-away sandboxes, booted from pinned, reproducible images.
+//!
+//! The modules stand by floor, lowest first; a module uses only floors above it in this list
+//! (`tests/architecture.rs` holds that). `docs/architecture.md` is the way through the house.
+
+// Words.
+pub mod event;
+pub mod home;
+pub mod moment;
+pub mod system;
+
+// Formats: text and bytes in, data out.
+pub mod document;
+
+pub mod config;
+pub mod derivation;
+pub mod recipe;
+
+pub mod lock;
+
+// Plans: pure.
+pub mod plan;
+pub mod resolve;
+
+// Hands: one kind of I/O each.
+pub mod fetch;
+pub mod image;
+pub mod launch;
+pub mod unpack;
+
+// Building and running.
+pub mod build;
+pub mod run;
+
+// What the verbs do.
+pub mod tool;
+
+// The command line, one file a command.
+pub mod cli;

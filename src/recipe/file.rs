@@ -1,0 +1,254 @@
+//! A recipe as written: every key optional, unknown keys refused.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Debian, Recipe, Run};
+
+/// A recipe file (`recipes/<tool>.toml`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RecipeFile {
+    /// One line for `silo list --available`.
+    pub description: Option<String>,
+    /// The Debian packages of the tool's root.
+    pub debian: Option<DebianTable>,
+    /// The program and its first arguments; by default the tool's name.
+    pub command: Option<Vec<String>>,
+    /// Other commands of the tool: `name`, or `name:program and arguments`.
+    pub shims: Option<Vec<String>>,
+    /// Environment variables set inside.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Environment variables of the caller that are handed in where set.
+    pub pass_env: Option<Vec<String>>,
+    /// Processors that a run may use at once.
+    pub cpus: Option<u32>,
+    /// Memory that a run may use, in MiB.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: Option<u64>,
+}
+
+/// A root made of Debian packages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DebianTable {
+    /// The release's codename; by default `trixie`.
+    pub suite: Option<String>,
+    /// The archive's areas; by default `main` alone.
+    pub components: Option<Vec<String>>,
+    /// Packages wanted besides the essential ones.
+    pub packages: Option<Vec<String>>,
+    /// Whether recommended packages come too; by default not.
+    pub recommends: Option<bool>,
+    /// The package whose version is the tool's; by default the first of `packages`.
+    pub version_of: Option<String>,
+}
+
+/// What is wrong with a recipe whose shape is right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A name that cannot be typed as a command.
+    #[error("\"{0}\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter")]
+    Name(String),
+    /// A package that Debian's grammar does not allow.
+    #[error("debian.packages: \"{0}\" is not a package name; write name or name=version")]
+    Package(String),
+    /// A suite or component that is not one word of the usual letters.
+    #[error("{key}: \"{value}\" is not a plain word")]
+    Word {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A shim without a name or a program.
+    #[error("shims: \"{0}\" is not a shim; write name, or name:program and arguments")]
+    Shim(String),
+    /// A variable name with `=`, NUL or nothing in it.
+    #[error("{key}: \"{value}\" is not a variable name")]
+    Variable {
+        /// The key.
+        key: &'static str,
+        /// The name.
+        value: String,
+    },
+    /// Something that must not be empty or zero.
+    #[error("{0} must not be empty or zero")]
+    Empty(&'static str),
+}
+
+/// Lays `over` over `under`, key by key: tables merge, everything else is replaced.
+pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
+    let mut env = under.env;
+    env.extend(over.env);
+    let debian = match (under.debian, over.debian) {
+        (Some(under), Some(over)) => Some(DebianTable {
+            suite: over.suite.or(under.suite),
+            components: over.components.or(under.components),
+            packages: over.packages.or(under.packages),
+            recommends: over.recommends.or(under.recommends),
+            version_of: over.version_of.or(under.version_of),
+        }),
+        (under, over) => over.or(under),
+    };
+    RecipeFile {
+        description: over.description.or(under.description),
+        debian,
+        command: over.command.or(under.command),
+        shims: over.shims.or(under.shims),
+        env,
+        pass_env: over.pass_env.or(under.pass_env),
+        cpus: over.cpus.or(under.cpus),
+        memory_mb: over.memory_mb.or(under.memory_mb),
+    }
+}
+
+/// Checks `file` and fills in what it leaves out.
+pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
+    check_name(name)?;
+    let table = file.debian.unwrap_or_default();
+    let packages = table.packages.unwrap_or_default();
+    if let Some(wrong) = packages.iter().find(|package| !is_package(package)) {
+        return Err(Error::Package(wrong.clone()));
+    }
+    let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
+    let debian = Debian {
+        suite: word("debian.suite", table.suite.unwrap_or_else(|| "trixie".to_owned()))?,
+        components: sorted(
+            table
+                .components
+                .unwrap_or_else(|| vec!["main".to_owned()])
+                .into_iter()
+                .map(|component| word("debian.components", component))
+                .collect::<Result<_, _>>()?,
+        ),
+        packages: sorted(packages),
+        recommends: table.recommends.unwrap_or(false),
+        version_of: version_of.split('=').next().unwrap_or_default().to_owned(),
+    };
+    if debian.components.is_empty() {
+        return Err(Error::Empty("debian.components"));
+    }
+    let mut shims = BTreeMap::new();
+    for shim in file.shims.unwrap_or_default() {
+        let (host, command) = check_shim(&shim)?;
+        shims.insert(host, command);
+    }
+    let command = file.command.unwrap_or_else(|| vec![name.to_owned()]);
+    if command.first().is_none_or(String::is_empty) {
+        return Err(Error::Empty("command"));
+    }
+    if file.cpus == Some(0) {
+        return Err(Error::Empty("cpus"));
+    }
+    if file.memory_mb == Some(0) {
+        return Err(Error::Empty("memoryMB"));
+    }
+    let pass_env = file.pass_env.unwrap_or_default();
+    check_variables("env", file.env.keys())?;
+    check_variables("passEnv", pass_env.iter())?;
+    Ok(Recipe {
+        name: name.to_owned(),
+        description: file.description.unwrap_or_default(),
+        debian,
+        run: Run { command, shims, env: file.env, pass_env, cpus: file.cpus, memory_mb: file.memory_mb },
+    })
+}
+
+/// Checks that `name` can be a tool's: it becomes a file name and a word on the command line.
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
+        Ok(())
+    } else {
+        Err(Error::Name(name.to_owned()))
+    }
+}
+
+/// Checks that every one of `names` can be an environment variable.
+pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    for name in names {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::Variable { key, value: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn is_package(text: &str) -> bool {
+    let (name, version) = text.split_once('=').unwrap_or((text, "0"));
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    let versions = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
+    name.len() >= 2
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name.chars().all(rest)
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(versions)
+}
+
+fn word(key: &'static str, value: String) -> Result<String, Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if value.starts_with(|c: char| c.is_ascii_alphanumeric()) && value.chars().all(plain) && !value.contains("..") {
+        Ok(value)
+    } else {
+        Err(Error::Word { key, value })
+    }
+}
+
+fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
+    let (host, command) = text.split_once(':').unwrap_or((text, text));
+    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    if command.is_empty() || !host.starts_with(|c: char| c.is_ascii_alphanumeric()) || !host.chars().all(plain) {
+        return Err(Error::Shim(text.to_owned()));
+    }
+    Ok((host.to_owned(), command))
+}
+
+fn sorted(mut list: Vec<String>) -> Vec<String> {
+    list.sort();
+    list.dedup();
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> RecipeFile {
+        toml::from_str(text).expect("the text is a recipe")
+    }
+
+    #[test]
+    fn wrong_recipes_say_what_is_wrong() {
+        for (name, text, expect) in [
+            ("Python", "", "\"Python\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
+            ("a/b", "", "\"a/b\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
+            ("x", "[debian]\npackages = [\"a b\"]", "debian.packages: \"a b\" is not a package name; write name or name=version"),
+            ("x", "[debian]\npackages = [\"-o\"]", "debian.packages: \"-o\" is not a package name; write name or name=version"),
+            ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
+            ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
+            ("x", "command = []", "command must not be empty or zero"),
+            ("x", "memoryMB = 0", "memoryMB must not be empty or zero"),
+            ("x", "passEnv = [\"A=B\"]", "passEnv: \"A=B\" is not a variable name"),
+        ] {
+            let error = check(name, parsed(text)).expect_err(text);
+            assert_eq!(error.to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn later_recipes_lie_over_earlier_ones_key_by_key() {
+        let under = parsed("description = \"a\"\nenv = { A = \"1\", B = \"1\" }\n[debian]\npackages = [\"python3\"]");
+        let over = parsed("env = { B = \"2\" }\nmemoryMB = 64\n[debian]\nrecommends = true");
+        let recipe = check("x", merge(under, over)).expect("both are right");
+        assert_eq!(recipe.description, "a");
+        assert_eq!(recipe.debian.packages, ["python3"]);
+        assert!(recipe.debian.recommends);
+        assert_eq!(recipe.run.env.into_iter().collect::<Vec<_>>(), [("A".into(), "1".into()), ("B".into(), "2".into())]);
+        assert_eq!(recipe.run.memory_mb, Some(64));
+    }
+}

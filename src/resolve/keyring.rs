@@ -1,0 +1,227 @@
+//! OpenPGP public keys, and which of their parts may sign what when.
+//!
+//! The crypto crate checks single signatures. Which key may speak at all is decided here, as gpgv does: a primary key needs
+//! a self-signature, a subkey one by the primary key *and* one back (else anybody could claim another's signing key as a
+//! subkey); both must be meant for signing, not revoked, and alive when the data was signed. Keys that expired later are
+//! fine: snapshots of an archive stay verifiable.
+
+use pgp::composed::{Deserializable, SignedPublicKey, SignedPublicSubKey};
+use pgp::crypto::hash::HashAlgorithm;
+use pgp::packet::{Signature, SignatureType, SubpacketData};
+use pgp::types::{Fingerprint, KeyDetails, KeyId, Tag, VerifyingKey};
+
+/// Largest keyring that is read. Debian's has 34 KB.
+pub const MAX_KEYRING_BYTES: usize = 10 * 1024 * 1024;
+
+/// Trusted public keys.
+#[derive(Clone, Debug)]
+pub struct Keyring {
+    keys: Vec<SignedPublicKey>,
+}
+
+/// Why a file is no keyring.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    /// The file is larger than [`MAX_KEYRING_BYTES`].
+    #[error("keyring of {bytes} bytes is too large")]
+    TooLarge { bytes: usize },
+    /// A key does not parse.
+    #[error("bad key in keyring: {reason}")]
+    Bad { reason: String },
+    /// There is no key in it.
+    #[error("keyring has no keys")]
+    Empty,
+}
+
+/// Why a key's signature does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// No valid self-signature or binding makes it a key for signing.
+    NotForSigning,
+    /// The key or its primary key was revoked.
+    Revoked,
+    /// The key was made later, or had expired.
+    NotAlive,
+}
+
+impl Keyring {
+    /// Parses ASCII-armoured blocks, with any text between them, or binary keys.
+    pub fn parse(file: &[u8]) -> Result<Keyring, Error> {
+        if file.len() > MAX_KEYRING_BYTES {
+            return Err(Error::TooLarge { bytes: file.len() });
+        }
+        let bad = |error: pgp::errors::Error| Error::Bad { reason: error.to_string() };
+        let mut keys = Vec::new();
+        match std::str::from_utf8(file) {
+            Ok(text) => {
+                for block in armoured_blocks(text)? {
+                    let (parsed, _) = SignedPublicKey::from_armor_many(block.as_bytes()).map_err(bad)?;
+                    keys.extend(parsed.collect::<Result<Vec<_>, _>>().map_err(bad)?);
+                }
+            }
+            Err(_) => keys.extend(SignedPublicKey::from_bytes_many(file).map_err(bad)?.collect::<Result<Vec<_>, _>>().map_err(bad)?),
+        }
+        if keys.is_empty() { Err(Error::Empty) } else { Ok(Keyring { keys }) }
+    }
+
+    /// Lists every primary key and subkey.
+    pub fn signers(&self) -> impl Iterator<Item = Signer<'_>> {
+        self.keys.iter().flat_map(|primary| {
+            let subkeys = primary.public_subkeys.iter().map(move |subkey| Signer { primary, subkey: Some(subkey) });
+            std::iter::once(Signer { primary, subkey: None }).chain(subkeys)
+        })
+    }
+}
+
+/// Cuts a text into its public key blocks.
+fn armoured_blocks(text: &str) -> Result<Vec<&str>, Error> {
+    const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
+    const END: &str = "-----END PGP PUBLIC KEY BLOCK-----";
+    let mut blocks = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(BEGIN) {
+        let block = &rest[start..];
+        let end = block.find(END).ok_or_else(|| Error::Bad { reason: "armour without an end".to_owned() })? + END.len();
+        blocks.push(&block[..end]);
+        rest = &block[end..];
+    }
+    Ok(blocks)
+}
+
+/// A primary key, or a subkey with its primary key.
+#[derive(Clone, Copy, Debug)]
+pub struct Signer<'k> {
+    primary: &'k SignedPublicKey,
+    subkey: Option<&'k SignedPublicSubKey>,
+}
+
+impl Signer<'_> {
+    /// Returns the fingerprint of the key itself.
+    pub fn fingerprint(&self) -> String {
+        hex(self.raw_fingerprint().as_bytes())
+    }
+
+    /// Returns the fingerprint of the primary key.
+    pub fn primary_fingerprint(&self) -> String {
+        hex(self.primary.primary_key.fingerprint().as_bytes())
+    }
+
+    /// Tells whether a signature claims to be by this key.
+    pub fn is_claimed_by(&self, signature: &Signature) -> bool {
+        let (fingerprint, id) = (self.raw_fingerprint(), self.id());
+        let fingerprints = signature.issuer_fingerprint();
+        // The full fingerprint decides where it is given; the 64 bits of an id can be forged.
+        if fingerprints.is_empty() { signature.issuer_key_id().contains(&&id) } else { fingerprints.contains(&&fingerprint) }
+    }
+
+    /// Checks a signature over a text. This is the crypto alone.
+    pub fn verify(&self, signature: &Signature, text: &[u8]) -> bool {
+        match self.subkey {
+            Some(subkey) => signature.verify(&subkey.key, text).is_ok(),
+            None => signature.verify(&self.primary.primary_key, text).is_ok(),
+        }
+    }
+
+    /// Checks whether the key could make a data signature at the given Unix time.
+    pub fn may_sign(&self, at: u32) -> Result<(), Flaw> {
+        let key = &self.primary.primary_key;
+        if self.primary.details.revocation_signatures.iter().any(|revocation| revocation.verify_key(key).is_ok()) {
+            return Err(Flaw::Revoked);
+        }
+        let own = latest(self.self_signatures()).ok_or(Flaw::NotForSigning)?;
+        if !is_alive(key, own, at) {
+            return Err(Flaw::NotAlive);
+        }
+        match self.subkey {
+            None if may_sign_data(own).unwrap_or(true) => Ok(()),
+            None => Err(Flaw::NotForSigning),
+            Some(subkey) => self.subkey_may_sign(subkey, at),
+        }
+    }
+
+    fn subkey_may_sign(&self, subkey: &SignedPublicSubKey, at: u32) -> Result<(), Flaw> {
+        let key = &self.primary.primary_key;
+        let of_type = |typ: SignatureType| subkey.signatures.iter().filter(move |signature| signature.typ() == Some(typ));
+        if of_type(SignatureType::SubkeyRevocation).any(|signature| signature.verify_subkey_binding(key, &subkey.key).is_ok()) {
+            return Err(Flaw::Revoked);
+        }
+        let bound = of_type(SignatureType::SubkeyBinding)
+            .filter(|signature| is_sound(signature) && signature.verify_subkey_binding(key, &subkey.key).is_ok());
+        let binding = latest(bound).filter(|binding| may_sign_data(binding) == Some(true)).ok_or(Flaw::NotForSigning)?;
+        let back = binding.embedded_signature().ok_or(Flaw::NotForSigning)?;
+        if !is_sound(back) || back.verify_primary_key_binding(&subkey.key, key).is_err() {
+            return Err(Flaw::NotForSigning);
+        }
+        if is_alive(&subkey.key, binding, at) { Ok(()) } else { Err(Flaw::NotAlive) }
+    }
+
+    /// Lists the valid statements of the primary key about itself.
+    fn self_signatures(&self) -> impl Iterator<Item = &Signature> {
+        let key = &self.primary.primary_key;
+        let direct = self.primary.details.direct_signatures.iter().filter(|signature| signature.verify_key(key).is_ok());
+        let certified = self.primary.details.users.iter().flat_map(move |user| {
+            let valid = move |signature: &&Signature| signature.verify_certification(key, Tag::UserId, &user.id).is_ok();
+            let revoked = user.signatures.iter().any(|s| s.typ() == Some(SignatureType::CertRevocation) && valid(&s));
+            user.signatures.iter().filter(|s| s.typ() != Some(SignatureType::CertRevocation)).filter(valid).filter(move |_| !revoked)
+        });
+        direct.chain(certified).filter(|signature| is_sound(signature))
+    }
+
+    fn raw_fingerprint(&self) -> Fingerprint {
+        self.subkey.map_or_else(|| self.primary.primary_key.fingerprint(), |subkey| subkey.key.fingerprint())
+    }
+
+    fn id(&self) -> KeyId {
+        self.subkey.map_or_else(|| self.primary.primary_key.legacy_key_id(), |subkey| subkey.key.legacy_key_id())
+    }
+}
+
+/// Tells whether a hash still resists collisions.
+pub fn is_strong(hash: HashAlgorithm) -> bool {
+    matches!(
+        hash,
+        HashAlgorithm::Sha224
+            | HashAlgorithm::Sha256
+            | HashAlgorithm::Sha384
+            | HashAlgorithm::Sha512
+            | HashAlgorithm::Sha3_256
+            | HashAlgorithm::Sha3_512
+    )
+}
+
+/// Tells whether a signature is dated, strongly hashed and has no critical part that we do not understand.
+pub fn is_sound(signature: &Signature) -> bool {
+    let Some(config) = signature.config() else { return false };
+    let understood =
+        |data: &SubpacketData| !matches!(data, SubpacketData::Notation(_) | SubpacketData::Experimental(..) | SubpacketData::Other(..));
+    is_strong(config.hash_alg)
+        && config.created().is_some()
+        && config.hashed_subpackets().all(|sub| !sub.is_critical || understood(&sub.data))
+}
+
+/// Formats bytes as capital hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn latest<'s>(signatures: impl Iterator<Item = &'s Signature>) -> Option<&'s Signature> {
+    signatures.max_by_key(|signature| signature.created().map(|created| created.as_secs()))
+}
+
+/// Tells whether a key existed and had not expired at a Unix time.
+fn is_alive(key: &impl VerifyingKey, statement: &Signature, at: u32) -> bool {
+    let created = key.created_at().as_secs();
+    // A lifetime of zero means none, RFC 9580 §5.2.3.13.
+    let lifetime = statement.key_expiration_time().map_or(0, |lifetime| lifetime.as_secs());
+    created <= at && (lifetime == 0 || u64::from(at) < u64::from(created) + u64::from(lifetime))
+}
+
+/// Tells what the key flags say about signing data; `None` if there are no flags.
+fn may_sign_data(statement: &Signature) -> Option<bool> {
+    let flags = |data: &SubpacketData| match data {
+        SubpacketData::KeyFlags(flags) => Some(flags.sign()),
+        _ => None,
+    };
+    statement.config()?.hashed_subpackets().find_map(|sub| flags(&sub.data))
+}

@@ -1,0 +1,19 @@
+//! From a distribution's signed indexes to an exact list of packages: all pure, bytes in, data out.
+//!
+//! The way is `keyring` + `signature` (whose text is it) -> `release` (which indexes belong to it) -> `packages` (what
+//! there is) -> `solve` (what apt would install). Fetching is somebody else's work.
+
+pub mod relation;
+pub mod version;
+
+pub mod keyring;
+pub mod packages;
+pub mod release;
+
+pub mod signature;
+pub mod universe;
+
+mod provider;
+mod walk;
+
+pub mod solve;

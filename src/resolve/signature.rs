@@ -1,0 +1,239 @@
+//! The signature of an InRelease file: what it says is returned only if a trusted key has signed exactly that.
+//!
+//! The frame of a clearsigned message is read here and strictly: one block, nothing before it, nothing after it but line
+//! ends, only `Hash` headers, every line that begins with a dash escaped. The text that is returned is built from the same
+//! lines as the text that is hashed, so there is nothing a second reader could see differently.
+
+use pgp::armor::Dearmor;
+use pgp::packet::{Packet, PacketParser, Signature, SignatureType};
+
+use crate::resolve::keyring::{Flaw, Keyring, Signer, hex, is_sound, is_strong};
+
+/// Largest InRelease that is read. Debian's have 150 KB.
+pub const MAX_INRELEASE_BYTES: usize = 10 * 1024 * 1024;
+
+/// Most signatures that are looked at. Debian's have three; each costs time.
+const MAX_SIGNATURES: usize = 32;
+
+/// A text that a trusted key has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The signed text, unescaped, lines ended by LF but for the last.
+    pub text: String,
+    /// The fingerprint of the key or subkey that signed, in capital hexadecimal digits.
+    pub fingerprint: String,
+    /// The fingerprint of its primary key.
+    pub primary_fingerprint: String,
+    /// When it was signed, in Unix seconds.
+    pub signed_at_secs: u32,
+}
+
+/// Why a text is not to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    /// The file is larger than [`MAX_INRELEASE_BYTES`].
+    #[error("signed file of {bytes} bytes is too large")]
+    TooLarge { bytes: usize },
+    /// It does not begin as a clearsigned message.
+    #[error("file is not signed")]
+    NotSigned,
+    /// The frame is broken, or there is something outside it.
+    #[error("bad signed file, line {line}: {reason}")]
+    Frame { line: usize, reason: &'static str },
+    /// The block of signatures does not parse.
+    #[error("bad signature block: {reason}")]
+    Armour { reason: String },
+    /// There is a block, but no signature in it.
+    #[error("file has no signature")]
+    NoSignature,
+    /// Only keys have signed that are not in the keyring.
+    #[error("no trusted key has signed: signed by {}", ids.join(", "))]
+    UnknownKey { ids: Vec<String> },
+    /// A trusted key's signature does not fit the text.
+    #[error("bad signature by {key}: the text is not what was signed")]
+    BadSignature { key: String },
+    /// The signature uses a hash that can be forged.
+    #[error("signature by {key} uses the weak hash {hash}")]
+    WeakHash { key: String, hash: String },
+    /// The key was not alive when it signed.
+    #[error("key {key} was expired or not yet made when it signed")]
+    ExpiredKey { key: String },
+    /// The key was revoked.
+    #[error("key {key} is revoked")]
+    RevokedKey { key: String },
+    /// The key may not sign data.
+    #[error("key {key} is not for signing")]
+    NotForSigning { key: String },
+    /// The signature itself had an end.
+    #[error("signature by {key} has expired")]
+    ExpiredSignature { key: String },
+    /// The signature is of another kind, undated, or has critical parts nobody here understands.
+    #[error("signature by {key} is of an unknown kind")]
+    UnknownKind { key: String },
+}
+
+/// Verifies a clearsigned message and returns what was signed. `now_unix` only ends signatures that bear an end of their
+/// own; keys are judged by the time of the signature.
+pub fn verify(inrelease: &[u8], keyring: &Keyring, now_unix: i64) -> Result<Verified, Error> {
+    if inrelease.len() > MAX_INRELEASE_BYTES {
+        return Err(Error::TooLarge { bytes: inrelease.len() });
+    }
+    let (text, armour) = split(inrelease)?;
+    let signatures = parse_signatures(armour)?;
+    let mut good = None;
+    let mut first_error = None;
+    let mut unknown = Vec::new();
+    for signature in &signatures {
+        let mut known = false;
+        for signer in keyring.signers().filter(|signer| signer.is_claimed_by(signature)) {
+            known = true;
+            match judge(signature, &signer, text.as_bytes(), now_unix) {
+                Ok(signed_at_secs) => {
+                    let (fingerprint, primary_fingerprint) = (signer.fingerprint(), signer.primary_fingerprint());
+                    good.get_or_insert((fingerprint, primary_fingerprint, signed_at_secs));
+                }
+                // As apt does: when a trusted key contradicts, another's consent does not help.
+                Err(error @ Error::BadSignature { .. }) => return Err(error),
+                Err(error) => _ = first_error.get_or_insert(error),
+            }
+        }
+        if !known {
+            unknown.push(issuer(signature));
+        }
+    }
+    match (good, first_error) {
+        (Some((fingerprint, primary_fingerprint, signed_at_secs)), _) => {
+            Ok(Verified { text, fingerprint, primary_fingerprint, signed_at_secs })
+        }
+        (None, Some(error)) => Err(error),
+        (None, None) if signatures.is_empty() => Err(Error::NoSignature),
+        (None, None) => Err(Error::UnknownKey { ids: unknown }),
+    }
+}
+
+/// Judges one signature by one key; returns when it was made.
+fn judge(signature: &Signature, signer: &Signer<'_>, text: &[u8], now_unix: i64) -> Result<u32, Error> {
+    let key = signer.fingerprint();
+    if let Some(hash) = signature.hash_alg().filter(|hash| !is_strong(*hash)) {
+        return Err(Error::WeakHash { key, hash: hash.to_string() });
+    }
+    let Some(created) = signature.created().filter(|_| is_sound(signature) && signature.typ() == Some(SignatureType::Text)) else {
+        return Err(Error::UnknownKind { key });
+    };
+    if !signer.verify(signature, text) {
+        return Err(Error::BadSignature { key });
+    }
+    let created = created.as_secs();
+    match signer.may_sign(created) {
+        Ok(()) => {}
+        Err(Flaw::Revoked) => return Err(Error::RevokedKey { key }),
+        Err(Flaw::NotAlive) => return Err(Error::ExpiredKey { key }),
+        Err(Flaw::NotForSigning) => return Err(Error::NotForSigning { key }),
+    }
+    let lifetime = signature.signature_expiration_time().map_or(0, |lifetime| lifetime.as_secs());
+    if lifetime != 0 && now_unix >= i64::from(created) + i64::from(lifetime) {
+        return Err(Error::ExpiredSignature { key });
+    }
+    Ok(created)
+}
+
+/// Names the key that a signature claims, as well as it is known.
+fn issuer(signature: &Signature) -> String {
+    let fingerprint = signature.issuer_fingerprint().first().map(|fingerprint| hex(fingerprint.as_bytes()));
+    let id = || signature.issuer_key_id().first().map(|id| hex(id.as_ref()));
+    fingerprint.or_else(id).unwrap_or_else(|| "(unnamed)".to_owned())
+}
+
+/// Splits a clearsigned message into its unescaped text and the armoured signatures.
+fn split(message: &[u8]) -> Result<(String, &str), Error> {
+    let message = std::str::from_utf8(message).map_err(|error| {
+        let line = message[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        Error::Frame { line, reason: "not UTF-8" }
+    })?;
+    let mut lines = Lines { rest: message, number: 0 };
+    if lines.next() != Some("-----BEGIN PGP SIGNED MESSAGE-----") {
+        return Err(Error::NotSigned);
+    }
+    loop {
+        match lines.next() {
+            Some("") => break,
+            Some(header) if header.starts_with("Hash: ") => {}
+            _ => return Err(lines.error("expected a `Hash` header or an empty line")),
+        }
+    }
+    let mut text: Vec<&str> = Vec::new();
+    let armour = loop {
+        let armour = lines.rest;
+        let line = lines.next().ok_or(Error::NoSignature)?;
+        if line == "-----BEGIN PGP SIGNATURE-----" {
+            break armour;
+        }
+        if line.contains(['\r', '\0']) {
+            return Err(lines.error("control character"));
+        }
+        match line.strip_prefix("- ") {
+            Some(escaped) => text.push(escaped),
+            None if line.starts_with('-') => return Err(lines.error("dash without escape")),
+            None => text.push(line),
+        }
+    };
+    loop {
+        let line = lines.next().ok_or(Error::Armour { reason: "no end".to_owned() })?;
+        if line == "-----END PGP SIGNATURE-----" {
+            break;
+        }
+        if line.starts_with('-') {
+            return Err(lines.error("unexpected block"));
+        }
+    }
+    let armour = &armour[..armour.len() - lines.rest.len()];
+    if !lines.all(str::is_empty) {
+        return Err(Error::Frame { line: message.lines().count(), reason: "text after the signature" });
+    }
+    Ok((text.join("\n"), armour))
+}
+
+/// Lines without their ends and, as the signature does not cover it, without blanks before the end.
+struct Lines<'a> {
+    rest: &'a str,
+    number: usize,
+}
+
+impl Lines<'_> {
+    fn error(&self, reason: &'static str) -> Error {
+        Error::Frame { line: self.number, reason }
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (line, rest) = self.rest.split_once('\n').unwrap_or((self.rest, ""));
+        self.rest = rest;
+        self.number += 1;
+        Some(line.strip_suffix('\r').unwrap_or(line).trim_end_matches([' ', '\t']))
+    }
+}
+
+/// Parses the signature packets of an armoured block; kinds that are not known are left out.
+fn parse_signatures(armour: &str) -> Result<Vec<Signature>, Error> {
+    let bad = |error: pgp::errors::Error| Error::Armour { reason: error.to_string() };
+    let mut dearmor = Dearmor::new(armour.as_bytes());
+    dearmor.read_header().map_err(bad)?;
+    let mut signatures = Vec::new();
+    for packet in PacketParser::new(std::io::BufReader::new(dearmor)) {
+        match packet.map_err(bad)? {
+            Packet::Signature(signature) => signatures.push(signature),
+            _ => return Err(Error::Armour { reason: "a packet that is no signature".to_owned() }),
+        }
+        if signatures.len() > MAX_SIGNATURES {
+            return Err(Error::Armour { reason: format!("more than {MAX_SIGNATURES} signatures") });
+        }
+    }
+    Ok(signatures)
+}

@@ -1,0 +1,347 @@
+//! The packages a solve chooses from: one candidate a name, and who provides what.
+//!
+//! As in apt, only the *candidate* of a name can be installed: its highest version over all indexes (of equal ones the one
+//! from the earlier index), unless the request pins another. Everything that depends on names is looked up here, so the
+//! walk and the solver above see numbers only.
+
+use std::cell::OnceCell;
+use std::cmp::{Ordering, Reverse};
+use std::collections::HashMap;
+
+use crate::resolve::packages::{Error, Index, MultiArch, Package};
+use crate::resolve::relation::{Qualifier, Relation};
+use crate::resolve::version;
+
+/// The number of a candidate in its universe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(u32);
+
+impl Id {
+    /// Returns the number as an index into a table of all candidates.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The relation fields that matter, in the order in which apt goes through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `Pre-Depends`
+    PreDepends,
+    /// `Depends`
+    Depends,
+    /// `Conflicts`
+    Conflicts,
+    /// `Breaks`
+    Breaks,
+    /// `Recommends`
+    Recommends,
+    /// `Suggests`: never installed for its own sake, but keeps what was installed for another reason.
+    Suggests,
+}
+
+impl Kind {
+    /// Tells whether the targets must be absent.
+    pub fn is_negative(self) -> bool {
+        matches!(self, Kind::Conflicts | Kind::Breaks)
+    }
+
+    /// Tells whether a package is broken without it.
+    pub fn is_critical(self) -> bool {
+        !matches!(self, Kind::Recommends | Kind::Suggests)
+    }
+}
+
+/// One clause of a package's relations.
+#[derive(Debug)]
+pub struct Clause<'a> {
+    /// The field it stands in.
+    pub kind: Kind,
+    /// The alternatives, left to right; a negative clause has one.
+    pub members: Vec<Member<'a>>,
+}
+
+/// One alternative and whom it means.
+#[derive(Debug)]
+pub struct Member<'a> {
+    /// The relation as written.
+    pub relation: Relation<'a>,
+    /// The candidates that satisfy it, the one that apt prefers first.
+    pub targets: Vec<Id>,
+    /// The candidates that bear or provide the name in any version.
+    pub touching: Vec<Id>,
+}
+
+/// All candidates of one architecture.
+pub struct Universe<'a> {
+    indexes: &'a [Index<'a>],
+    architecture: &'a str,
+    candidates: Vec<Candidate<'a>>,
+    by_name: HashMap<&'a str, Id>,
+    providers: HashMap<&'a str, Vec<(Id, Option<&'a str>)>>,
+    clauses: Vec<OnceCell<Vec<Clause<'a>>>>,
+    mentions: OnceCell<Vec<u32>>,
+}
+
+/// A candidate with the flags that any version of its name sets.
+struct Candidate<'a> {
+    package: &'a Package<'a>,
+    admitted: bool,
+    essential: bool,
+    protected: bool,
+}
+
+impl<'a> Universe<'a> {
+    /// Chooses the candidates. `pins` bound the versions of single names.
+    pub fn new(indexes: &'a [Index<'a>], architecture: &'a str, pins: &[Relation<'a>]) -> Result<Universe<'a>, Error> {
+        let total = indexes.iter().map(|index| index.packages.len()).sum();
+        let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(total);
+        let mut by_name = HashMap::with_capacity(total);
+        for package in indexes.iter().flat_map(|index| &index.packages) {
+            if package.architecture != architecture && package.architecture != "all" {
+                continue;
+            }
+            // The bound count of stanzas in MAX_INDEX_BYTES keeps this far below u32::MAX.
+            let id = *by_name.entry(package.name).or_insert(Id(candidates.len() as u32));
+            let admitted = pins.iter().all(|pin| pin.name != package.name || pin.admits(Some(package.version)));
+            let Some(held) = candidates.get_mut(id.index()) else {
+                candidates.push(Candidate { package, admitted, essential: package.essential, protected: package.protected });
+                continue;
+            };
+            held.essential |= package.essential;
+            held.protected |= package.protected;
+            let newer = || version::compare(package.version, held.package.version) == Ordering::Greater;
+            if (admitted && !held.admitted) || (admitted == held.admitted && newer()) {
+                (held.package, held.admitted) = (package, admitted);
+            }
+        }
+        let clauses = candidates.iter().map(|_| OnceCell::new()).collect();
+        let providers = providers(&candidates)?;
+        Ok(Universe { indexes, architecture, candidates, by_name, providers, clauses, mentions: OnceCell::new() })
+    }
+
+    /// Returns the number of candidates.
+    pub fn len(&self) -> usize {
+        self.candidates.len()
+    }
+
+    /// Tells whether there are no candidates at all.
+    pub fn is_empty(&self) -> bool {
+        self.candidates.is_empty()
+    }
+
+    /// Returns a candidate's package.
+    pub fn package(&self, id: Id) -> &'a Package<'a> {
+        self.candidates[id.index()].package
+    }
+
+    /// Returns the candidate of a name and whether the pins admit it.
+    pub fn by_name(&self, name: &str) -> Option<(Id, bool)> {
+        let id = *self.by_name.get(name)?;
+        Some((id, self.candidates[id.index()].admitted))
+    }
+
+    /// Returns all numbers.
+    pub fn ids(&self) -> impl Iterator<Item = Id> + use<> {
+        (0..self.candidates.len() as u32).map(Id)
+    }
+
+    /// Tells whether any version of the candidate's name is essential.
+    pub fn is_essential(&self, id: Id) -> bool {
+        self.candidates[id.index()].essential
+    }
+
+    /// Tells whether any version of the candidate's name is protected.
+    pub fn is_protected(&self, id: Id) -> bool {
+        self.candidates[id.index()].protected
+    }
+
+    /// Returns a candidate's relations with their targets; parsed on first use.
+    pub fn clauses(&self, id: Id) -> Result<&[Clause<'a>], Error> {
+        let cell = &self.clauses[id.index()];
+        if let Some(clauses) = cell.get() {
+            return Ok(clauses);
+        }
+        let clauses = self.resolve_clauses(id)?;
+        Ok(cell.get_or_init(|| clauses))
+    }
+
+    /// Returns who satisfies a relation, the one that apt prefers first. `owner` is the package whose field it is: a
+    /// negative relation never means its own package (a self-conflict through `Provides` is how one says "only one of us").
+    pub fn targets(&self, relation: &Relation<'_>, owner: Option<Id>) -> Vec<Id> {
+        let mut targets: Vec<Id> = self.bearers(relation).filter(|(_, v)| relation.admits(*v)).map(|(id, _)| id).collect();
+        targets.retain(|target| Some(*target) != owner);
+        targets.sort_by(|a, b| self.prefer(relation, *a, *b));
+        targets.dedup();
+        targets
+    }
+
+    fn resolve_clauses(&self, id: Id) -> Result<Vec<Clause<'a>>, Error> {
+        let package = self.package(id);
+        let fields = [
+            (Kind::PreDepends, "Pre-Depends", package.pre_depends),
+            (Kind::Depends, "Depends", package.depends),
+            (Kind::Conflicts, "Conflicts", package.conflicts),
+            (Kind::Breaks, "Breaks", package.breaks),
+            (Kind::Recommends, "Recommends", package.recommends),
+            (Kind::Suggests, "Suggests", package.suggests),
+        ];
+        let mut clauses = Vec::new();
+        for (kind, field, text) in fields {
+            let owner = kind.is_negative().then_some(id);
+            for alternatives in package.relations(field, text)? {
+                let members = alternatives.into_iter().map(|relation| self.member(relation, owner));
+                clauses.push(Clause { kind, members: members.collect() });
+            }
+        }
+        Ok(clauses)
+    }
+
+    fn member(&self, relation: Relation<'a>, owner: Option<Id>) -> Member<'a> {
+        let touching = self.bearers(&relation).map(|(id, _)| id).collect();
+        Member { relation, targets: self.targets(&relation, owner), touching }
+    }
+
+    /// Returns every candidate that bears or provides the relation's name, with the version it does so in.
+    fn bearers(&self, relation: &Relation<'_>) -> impl Iterator<Item = (Id, Option<&'a str>)> {
+        let any = relation.qualifier == Qualifier::Any;
+        let foreign = match relation.qualifier {
+            Qualifier::Named(architecture) => architecture != "native" && architecture != self.architecture,
+            Qualifier::Own | Qualifier::Any => false,
+        };
+        let admissible = move |id: &Id| !foreign && (!any || self.package(*id).multi_arch == MultiArch::Allowed);
+        let real = self.by_name.get(relation.name).filter(|id| self.candidates[id.index()].admitted);
+        let real = real.map(|id| (*id, Some(self.package(*id).version)));
+        let virtuals = self.providers.get(relation.name).into_iter().flatten().copied();
+        real.into_iter().chain(virtuals).filter(move |(id, _)| admissible(id))
+    }
+
+    /// Orders two providers as apt does: the real package, essential, protected, priority, and at last whichever name
+    /// the indexes mention later.
+    fn prefer(&self, relation: &Relation<'_>, left: Id, right: Id) -> Ordering {
+        if left == right {
+            return Ordering::Equal;
+        }
+        // For apt `name:any` is a name of its own, that nobody bears.
+        let own_name = |id: Id| relation.qualifier != Qualifier::Any && self.package(id).name == relation.name;
+        let key = |id: Id| {
+            let candidate = &self.candidates[id.index()];
+            (Reverse(own_name(id)), Reverse(candidate.essential), Reverse(candidate.protected), candidate.package.priority)
+        };
+        let by_key: Ordering = key(left).cmp(&key(right));
+        by_key.then_with(|| self.mention(right).cmp(&self.mention(left)))
+    }
+
+    /// Returns when the indexes first mention a candidate's name, in a stanza of its own or in any relation.
+    ///
+    /// apt breaks its last ties by the number of a package in its cache, which is just this order. It means nothing, but
+    /// it is what makes the choice the same as apt's. Ties are rare, so the order is made on first need.
+    fn mention(&self, id: Id) -> u32 {
+        self.mentions.get_or_init(|| self.order_of_mention())[id.index()]
+    }
+
+    fn order_of_mention(&self) -> Vec<u32> {
+        let mut order = vec![u32::MAX; self.candidates.len()];
+        let mut next = 0;
+        let mut mention = |name: &str| {
+            if let Some(id) = self.by_name.get(name)
+                && order[id.index()] == u32::MAX
+            {
+                order[id.index()] = next;
+                next += 1;
+            }
+        };
+        for package in self.indexes.iter().flat_map(|index| &index.packages) {
+            mention(package.name);
+            let fields = [
+                package.pre_depends,
+                package.depends,
+                package.conflicts,
+                package.breaks,
+                package.recommends,
+                package.suggests,
+                package.replaces,
+                package.enhances,
+                package.provides,
+            ];
+            for relation in fields.iter().flat_map(|field| field.split([',', '|'])) {
+                let relation = relation.trim_start();
+                // `name:any` is another name, so the colon stays.
+                mention(relation.split(|c: char| c == '(' || c.is_ascii_whitespace()).next().unwrap_or(relation));
+            }
+        }
+        order
+    }
+}
+
+/// Lists who provides which name, in which version.
+fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<HashMap<&'a str, Vec<(Id, Option<&'a str>)>>, Error> {
+    let mut providers: HashMap<&str, Vec<(Id, Option<&str>)>> = HashMap::new();
+    for (number, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.admitted) {
+        let package = candidate.package;
+        if package.provides.is_empty() {
+            continue;
+        }
+        for relation in package.relations("Provides", package.provides)?.into_iter().flatten() {
+            let version = match relation.bound {
+                None => None,
+                Some((crate::resolve::relation::Operator::Equal, version)) => Some(version),
+                // dpkg and apt ignore such a thing.
+                Some(_) => continue,
+            };
+            providers.entry(relation.name).or_default().push((Id(number as u32), version));
+        }
+    }
+    Ok(providers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Universe;
+    use crate::resolve::packages::{Index, Package, Priority, parse};
+    use crate::resolve::relation::parse_one;
+
+    fn index(stanzas: &str) -> Index<'static> {
+        // Stanzas in short: a blank line apart, the fields nobody tests added.
+        let text: String = stanzas
+            .split("\n\n")
+            .map(|stanza| format!("{stanza}\nFilename: pool/x.deb\nSize: 1\nSHA256: {}\n\n", "0".repeat(64)))
+            .collect();
+        parse(Box::leak(text.into_boxed_str()).as_bytes()).expect("well formed")
+    }
+
+    #[test]
+    fn candidates_and_providers() {
+        let base = index(
+            "Package: a\nVersion: 1\nArchitecture: all\n\nPackage: a\nVersion: 3\nArchitecture: arm64\n\n\
+             Package: p\nVersion: 1\nArchitecture: amd64\nPriority: optional\nProvides: v\nSuggests: q\n\n\
+             Package: q\nVersion: 2\nArchitecture: amd64\nPriority: optional\nProvides: v (= 5)\nMulti-Arch: allowed\n\n\
+             Package: r\nVersion: 2\nArchitecture: amd64\nPriority: required\nProvides: v (= 4), a (= 0)",
+        );
+        let updates = index("Package: a\nVersion: 2\nArchitecture: amd64\n\nPackage: a\nVersion: 1\nArchitecture: amd64");
+        let indexes = [base, updates];
+        // Relation, pins, names that satisfy it in order of preference.
+        for (relation, pins, expect) in [
+            ("a", &[][..], "a=2 r=2"),
+            ("a", &["a (= 1)"], "a=1 r=2"),
+            ("a", &["a (= 9)"], "r=2"),
+            ("a (>= 1)", &[], "a=2"),
+            ("v", &[], "r=2 q=2 p=1"),
+            ("v (>= 5)", &[], "q=2"),
+            ("q:any", &[], "q=2"),
+            ("p:any", &[], ""),
+            ("v:any", &[], "q=2"),
+            ("p:native", &[], "p=1"),
+            ("p:arm64", &[], ""),
+            ("nothing", &[], ""),
+        ] {
+            let pins: Vec<_> = pins.iter().map(|pin| parse_one(pin).expect("well formed")).collect();
+            let universe = Universe::new(&indexes, "amd64", &pins).expect("well formed");
+            let targets = universe.targets(&parse_one(relation).expect("well formed"), None);
+            let names: Vec<_> =
+                targets.iter().map(|id| universe.package(*id)).map(|p: &Package| format!("{}={}", p.name, p.version)).collect();
+            assert_eq!(names.join(" "), expect, "{relation} {pins:?}");
+        }
+        assert!(Priority::Required < Priority::Optional);
+    }
+}

@@ -1,0 +1,306 @@
+//! What apt's own walk through the dependencies would choose.
+//!
+//! apt does not search for a best set. It goes depth first from each wanted package, takes the first alternative that
+//! works out, and what is chosen early satisfies what comes later. So the order of the walk *is* the policy, and only
+//! the same walk gives the same packages. The walk never takes back much, and may end in a set that does not fit together;
+//! the solver above judges its result.
+//!
+//! Three flags a package carry the policy, named as apt names them: *installed*; *protected* (the state was asked for and
+//! only its owner changes it); *candidate* (can still be installed; lost for good when it conflicts with something
+//! protected or cannot work).
+
+use crate::resolve::packages::Error;
+use crate::resolve::universe::{Clause, Id, Kind, Member, Universe};
+
+/// How deep the walk follows dependencies. Real chains in Debian's `main` stay below 300; each level costs some stack, and a
+/// thread may have only 2 MiB of it. What is cut off here is left to the solver.
+const MAX_DEPTH: usize = 1000;
+
+/// Whether recommended packages are wanted too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recommends {
+    /// Only dependencies are followed.
+    Ignore,
+    /// Recommended packages are installed where they can be.
+    Install,
+}
+
+/// Returns the set that apt would choose for the wanted packages, in the order of their numbers.
+pub fn walk(universe: &Universe<'_>, wanted: &[Id], recommends: Recommends) -> Result<Vec<Id>, Error> {
+    let mut walk = Walk { universe, states: vec![State::default(); universe.len()], clock: 0, recommends };
+    for id in universe.ids() {
+        let (_, admitted) = universe.by_name(universe.package(id).name).expect("a candidate has its name");
+        walk.states[id.index()].candidate = admitted;
+    }
+    let mut later = Vec::new();
+    for id in wanted {
+        walk.states[id.index()].protected = true;
+        walk.mark(*id, Follow::Nothing, Asked::ByUser, 0)?;
+        if walk.is_broken(*id)? {
+            later.push(*id);
+        }
+    }
+    for id in later {
+        walk.mark(id, Follow::Dependencies, Asked::ByUser, 0)?;
+    }
+    walk.sweep(wanted)
+}
+
+/// Returns the installed packages whose critical relations the set does not satisfy.
+pub fn broken(universe: &Universe<'_>, set: &[Id]) -> Result<Vec<Id>, Error> {
+    let mut walk = Walk { universe, states: vec![State::default(); universe.len()], clock: 0, recommends: Recommends::Ignore };
+    for id in set {
+        walk.states[id.index()].installed = true;
+    }
+    let mut broken = Vec::new();
+    for id in set {
+        if walk.is_broken(*id)? {
+            broken.push(*id);
+        }
+    }
+    Ok(broken)
+}
+
+/// Follows relations from the roots through a set and returns what is reached.
+pub fn reachable(universe: &Universe<'_>, set: &[Id], roots: &[Id]) -> Result<Vec<Id>, Error> {
+    let mut within = vec![false; universe.len()];
+    for id in set {
+        within[id.index()] = true;
+    }
+    let mut reached = vec![false; universe.len()];
+    let mut queue: Vec<Id> = roots.to_vec();
+    while let Some(id) = queue.pop() {
+        if !within[id.index()] || std::mem::replace(&mut reached[id.index()], true) {
+            continue;
+        }
+        let positive = universe.clauses(id)?.iter().filter(|clause| !clause.kind.is_negative());
+        queue.extend(positive.flat_map(|clause| &clause.members).flat_map(|member| &member.targets));
+    }
+    Ok(universe.ids().filter(|id| reached[id.index()]).collect())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    Nothing,
+    Dependencies,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    ByUser,
+    ByDependency,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    candidate: bool,
+    installed: bool,
+    protected: bool,
+    /// When the candidate was lost.
+    lost: u32,
+    /// When `installed` last changed.
+    changed: u32,
+}
+
+struct Walk<'u, 'a> {
+    universe: &'u Universe<'a>,
+    states: Vec<State>,
+    clock: u32,
+    recommends: Recommends,
+}
+
+impl<'u, 'a> Walk<'u, 'a> {
+    /// Marks a package for installation and, if told so, what it needs. Returns whether that worked out.
+    fn mark(&mut self, id: Id, follow: Follow, asked: Asked, depth: usize) -> Result<bool, Error> {
+        let state = self.states[id.index()];
+        let forbidden = asked == Asked::ByDependency && state.protected && !state.installed;
+        if depth > MAX_DEPTH || forbidden || !state.candidate {
+            return Ok(false);
+        }
+        if !state.protected && state.installed && !self.is_broken(id)? {
+            return Ok(true);
+        }
+        if follow == Follow::Nothing {
+            self.set_installed(id, true);
+            return Ok(true);
+        }
+        if !self.can_be_satisfied(id)? {
+            if !state.protected {
+                self.set_installed(id, false);
+                self.lose_candidate(id);
+            }
+            return Ok(false);
+        }
+        if asked == Asked::ByUser {
+            self.set_installed(id, true);
+        }
+        let fail_early = !state.protected && asked == Asked::ByDependency;
+        let (to_install, to_remove) = self.collect(id, state.protected)?;
+        let removed = self.remove_conflicts(&to_remove, state.protected, asked);
+        if !removed && fail_early {
+            return Ok(false);
+        }
+        self.set_installed(id, true);
+        // While its dependencies are sought nothing may throw the package out again.
+        self.states[id.index()].protected = true;
+        let installed = self.install_dependencies(&to_install, state.protected, asked, depth)?;
+        if !installed && fail_early {
+            self.set_installed(id, false);
+            self.lose_candidate(id);
+        }
+        self.states[id.index()].protected = state.protected;
+        Ok(removed && installed)
+    }
+
+    /// Lists the clauses to act on: all of a protected package, else those not satisfied yet.
+    fn collect(&self, id: Id, protected: bool) -> Result<(Vec<&'u Clause<'a>>, Vec<&'u Clause<'a>>), Error> {
+        let wanted = |clause: &&Clause<'_>| self.is_important(clause.kind) && (protected || !self.is_satisfied(clause));
+        let universe: &'u Universe<'a> = self.universe;
+        let (negative, positive) = universe.clauses(id)?.iter().filter(wanted).partition(|clause| clause.kind.is_negative());
+        Ok((positive, negative))
+    }
+
+    /// Removes what conflicts. For a protected package the others lose their candidates as well, for good.
+    fn remove_conflicts(&mut self, clauses: &[&Clause<'_>], protected: bool, asked: Asked) -> bool {
+        let mut failed = false;
+        for target in clauses.iter().flat_map(|clause| &clause.members).flat_map(|member| &member.targets) {
+            let state = self.states[target.index()];
+            if !state.candidate {
+                continue;
+            }
+            if state.installed && state.protected {
+                failed = true;
+                if !protected && asked == Asked::ByDependency {
+                    break;
+                }
+                continue;
+            }
+            if state.installed {
+                self.set_installed(*target, false);
+            }
+            if protected {
+                self.lose_candidate(*target);
+                self.states[target.index()].protected = true;
+            }
+        }
+        !failed
+    }
+
+    /// Installs the first solution of each clause that works out. Returns whether all critical ones have one.
+    fn install_dependencies(&mut self, clauses: &[&'u Clause<'a>], protected: bool, asked: Asked, depth: usize) -> Result<bool, Error> {
+        let mut failed = false;
+        for clause in clauses {
+            if self.is_satisfied(clause) {
+                if protected && clause.kind.is_critical() {
+                    failed |= !self.protect_only_solution(clause, depth)?;
+                }
+                continue;
+            }
+            let found = self.install_one_of(clause, protected, depth)?;
+            if !found && clause.kind.is_critical() {
+                failed = true;
+                if !protected && asked == Asked::ByDependency {
+                    break;
+                }
+            }
+        }
+        Ok(!failed)
+    }
+
+    /// Hands protection on to a dependency that has no alternative.
+    fn protect_only_solution(&mut self, clause: &Clause<'_>, depth: usize) -> Result<bool, Error> {
+        let mut solutions = self.solutions(clause);
+        solutions.sort();
+        solutions.dedup();
+        let [only] = solutions[..] else { return Ok(true) };
+        if self.states[only.index()].protected {
+            return Ok(true);
+        }
+        self.states[only.index()].protected = true;
+        self.mark(only, Follow::Dependencies, Asked::ByDependency, depth + 1)
+    }
+
+    fn install_one_of(&mut self, clause: &Clause<'_>, protected: bool, depth: usize) -> Result<bool, Error> {
+        let mut solutions = self.solutions(clause);
+        solutions.dedup();
+        for id in &solutions {
+            if !self.states[id.index()].candidate {
+                continue;
+            }
+            if protected && clause.kind.is_critical() && solutions.len() == 1 {
+                if !self.mark(*id, Follow::Nothing, Asked::ByDependency, depth + 1)? {
+                    continue;
+                }
+                self.states[id.index()].protected = true;
+            }
+            if self.mark(*id, Follow::Dependencies, Asked::ByDependency, depth + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lists the candidates that satisfy a clause, left to right, of each alternative the protected ones first, without
+    /// those whose absence is protected.
+    fn solutions(&self, clause: &Clause<'_>) -> Vec<Id> {
+        let mut solutions = Vec::new();
+        for member in &clause.members {
+            let mut targets: Vec<Id> = member.targets.clone();
+            targets.retain(|id| self.states[id.index()].candidate);
+            targets.sort_by_key(|id| !self.states[id.index()].protected);
+            solutions.extend(targets);
+        }
+        solutions.retain(|id| !self.states[id.index()].protected || self.states[id.index()].installed);
+        solutions
+    }
+
+    /// Tells whether each dependency has a candidate at all. As apt does, it believes a lost candidate until something
+    /// that bears the name changes.
+    fn can_be_satisfied(&self, id: Id) -> Result<bool, Error> {
+        let believed = |member: &Member<'_>| {
+            let seen = member.touching.iter().map(|id| self.states[id.index()].changed).max().unwrap_or(0);
+            member.targets.iter().map(|id| &self.states[id.index()]).any(|s| s.candidate || s.installed || s.lost > seen)
+        };
+        let dependencies = |clause: &&Clause<'_>| clause.kind.is_critical() && !clause.kind.is_negative();
+        Ok(self.universe.clauses(id)?.iter().filter(dependencies).all(|clause| clause.members.iter().any(believed)))
+    }
+
+    /// Tells whether an installed package has an unsatisfied relation that matters.
+    fn is_broken(&self, id: Id) -> Result<bool, Error> {
+        let unsatisfied = |clause: &Clause<'_>| self.is_important(clause.kind) && !self.is_satisfied(clause);
+        Ok(self.states[id.index()].installed && self.universe.clauses(id)?.iter().any(unsatisfied))
+    }
+
+    fn is_important(&self, kind: Kind) -> bool {
+        kind.is_critical() || (kind == Kind::Recommends && self.recommends == Recommends::Install)
+    }
+
+    fn is_satisfied(&self, clause: &Clause<'_>) -> bool {
+        let mut targets = clause.members.iter().flat_map(|member| &member.targets);
+        targets.any(|id| self.states[id.index()].installed) != clause.kind.is_negative()
+    }
+
+    fn set_installed(&mut self, id: Id, installed: bool) {
+        self.clock += 1;
+        let state = &mut self.states[id.index()];
+        if state.installed != installed {
+            (state.installed, state.changed) = (installed, self.clock);
+        }
+    }
+
+    fn lose_candidate(&mut self, id: Id) {
+        self.clock += 1;
+        let state = &mut self.states[id.index()];
+        // An installed package keeps the version it has.
+        state.candidate = state.installed;
+        state.lost = self.clock;
+    }
+
+    /// Drops what an abandoned alternative has left behind.
+    fn sweep(&self, wanted: &[Id]) -> Result<Vec<Id>, Error> {
+        let installed: Vec<Id> = self.universe.ids().filter(|id| self.states[id.index()].installed).collect();
+        let rooted = |id: &&Id| self.universe.is_essential(**id) || self.universe.is_protected(**id);
+        let roots: Vec<Id> = wanted.iter().chain(installed.iter().filter(rooted)).copied().collect();
+        reachable(self.universe, &installed, &roots)
+    }
+}

@@ -1,0 +1,120 @@
+//! Which lock a recipe is built from, and where a new one is kept.
+//!
+//! A built-in recipe ships its lock. A recipe of the user's or the project's has its lock beside it
+//! (`recipes/<tool>.lock`). A lock that `silo lock` made on this machine for a built-in recipe is kept in
+//! the home and comes before the one that ships.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::document;
+use crate::lock::{self, Asked, Lock};
+use crate::recipe::catalog::{self, Found, Origin};
+
+use super::Context;
+use super::relock;
+
+/// Why no lock could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lock cannot be read.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// There is no lock for what the recipe asks for, and none may be made.
+    #[error("{tool}: the recipe has no lock for what it asks for, and --frozen forbids making one")]
+    Frozen {
+        /// The tool.
+        tool: String,
+    },
+    /// A new lock could not be made.
+    #[error("cannot lock {tool}")]
+    Relock {
+        /// The tool.
+        tool: String,
+        /// Why not.
+        #[source]
+        source: relock::Error,
+    },
+    /// The new lock could not be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Whether a lock may be made where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolving {
+    /// It may.
+    Allowed,
+    /// It may not: `--frozen`.
+    Frozen,
+}
+
+/// Returns the lock to build a recipe from, making it where there is none.
+pub fn obtain(context: &Context<'_>, found: &Found, resolving: Resolving) -> Result<Lock, Error> {
+    if let Some(lock) = existing(context, found)? {
+        return Ok(lock);
+    }
+    if resolving == Resolving::Frozen {
+        return Err(Error::Frozen { tool: found.recipe.name.clone() });
+    }
+    make(context, found)
+}
+
+/// Returns the lock that a recipe has, if it is for what the recipe asks for.
+pub fn existing(context: &Context<'_>, found: &Found) -> Result<Option<Lock>, Error> {
+    let asked = Asked::by(&found.recipe.debian);
+    let path = path(context, found);
+    if let Some(text) = document::text_of(&path)? {
+        let lock = lock::parse(&text, &path)?;
+        if lock.asked == asked {
+            return Ok(Some(lock));
+        }
+    }
+    if let Some(builtin) = catalog::built_in(&found.recipe.name)
+        && !builtin.lock.is_empty()
+    {
+        let lock = lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?;
+        if lock.asked == asked {
+            return Ok(Some(lock));
+        }
+    }
+    Ok(None)
+}
+
+/// Makes a recipe's lock from today's indexes and keeps it.
+pub fn make(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
+    let lock = resolve(context, found)?;
+    write(&path(context, found), &lock)?;
+    Ok(lock)
+}
+
+/// Makes a recipe's lock from today's indexes.
+pub fn resolve(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
+    relock::relock(context, &found.recipe).map_err(|source| Error::Relock { tool: found.recipe.name.clone(), source })
+}
+
+/// Returns where a recipe's lock is kept.
+pub fn path(context: &Context<'_>, found: &Found) -> PathBuf {
+    let dir = match found.origin {
+        Origin::BuiltIn => None,
+        Origin::User => context.places.user.clone(),
+        Origin::Project => context.places.project.clone(),
+    };
+    dir.unwrap_or_else(|| context.home.locks()).join(format!("{}.lock", found.recipe.name))
+}
+
+/// Writes a lock by one rename.
+pub fn write(path: &std::path::Path, lock: &Lock) -> Result<(), Error> {
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let staged = path.with_extension(format!("lock.{}", std::process::id()));
+    fs::write(&staged, lock::write(lock)).map_err(failed)?;
+    fs::rename(&staged, path).map_err(failed)
+}

@@ -1,0 +1,116 @@
+//! The record of an installed tool: `~/.silo/tools/<name>.toml`, written by one rename.
+//!
+//! A tool is installed when its record is there; everything else that an install makes is of no effect
+//! without it, and collected in time.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::document;
+use crate::home::Home;
+use crate::image::ImageId;
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// An installed tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The tool's name.
+    pub name: String,
+    /// The tool's version.
+    pub version: String,
+    /// Its image.
+    pub image: ImageId,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    format: u32,
+    version: String,
+    image: String,
+}
+
+/// Why a record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The record is not as it was written.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// The system refused.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Reads the record of a tool, or `None` where it is not installed.
+pub fn get(home: &Home, name: &str) -> Result<Option<Installed>, Error> {
+    let path = home.tool(name);
+    let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
+    let wrong = |message: String| document::Error::Meaning { path: path.clone(), message };
+    if written.format != VERSION {
+        return Err(
+            wrong(format!("format {} is not known to this silo; `silo install --force {name}` writes it anew", written.format)).into()
+        );
+    }
+    let image = ImageId::parse(&written.image).ok_or_else(|| wrong(format!("image \"{}\" is no digest", written.image)))?;
+    Ok(Some(Installed { name: name.to_owned(), version: written.version, image }))
+}
+
+/// Writes the record of a tool.
+pub fn put(home: &Home, tool: &Installed) -> Result<(), Error> {
+    let dir = home.tools();
+    fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+    let written = Written { format: VERSION, version: tool.version.clone(), image: tool.image.to_string() };
+    let text = toml::to_string(&written).expect("strings and numbers are TOML");
+    let path = home.tool(&tool.name);
+    let staged = path.with_extension(format!("new.{}", std::process::id()));
+    let write = || {
+        use io::Write as _;
+        let mut file = fs::File::create(&staged)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&staged, &path)?;
+        fs::File::open(&dir)?.sync_all()
+    };
+    write().map_err(|source| Error::File { doing: "write", path: path.clone(), source })
+}
+
+/// Removes the record of a tool; returns whether there was one.
+pub fn remove(home: &Home, name: &str) -> Result<bool, Error> {
+    let path = home.tool(name);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::File { doing: "remove", path, source }),
+    }
+}
+
+/// Lists the installed tools by name.
+pub fn list(home: &Home) -> Result<Vec<Installed>, Error> {
+    let dir = home.tools();
+    let listing = match fs::read_dir(&dir) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::File { doing: "list", path: dir, source }),
+    };
+    let mut tools = Vec::new();
+    for entry in listing {
+        let name = entry.map_err(|source| Error::File { doing: "list", path: dir.clone(), source })?.file_name();
+        if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".toml")) {
+            tools.extend(get(home, name)?);
+        }
+    }
+    tools.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tools)
+}

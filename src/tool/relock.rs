@@ -1,0 +1,283 @@
+//! Making a lock: signed indexes are fetched and verified, and every architecture is solved.
+//!
+//! Trust goes one way: the keyring in this program, the InRelease file that a key of it signed, the
+//! package index whose digest that file states, the package whose digest the index states.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use silo_store::digest::Digest;
+
+use crate::event::{self, Activity, Event};
+use crate::fetch::download::{self, Context as Fetching};
+use crate::fetch::error::{Error as FetchError, Size};
+use crate::fetch::mirrors::Mirrors;
+use crate::fetch::text;
+use crate::lock::{Archive, Asked, Lock, Package, Sha256, UsedIndex};
+use crate::moment;
+use crate::recipe::{Debian, Recipe};
+use crate::resolve::keyring::{self, Keyring};
+use crate::resolve::packages::{self, Index};
+use crate::resolve::release::{self, Release};
+use crate::resolve::signature;
+use crate::resolve::solve;
+use crate::system::Arch;
+
+use super::Context;
+
+/// The keys of Debian's archive (its package debian-archive-keyring; the file says which).
+const DEBIAN_KEYS: &[u8] = include_bytes!("../../recipes/keyrings/debian.asc");
+
+/// Largest package index taken, decompressed: Debian's main area is about 60 MB.
+const MAX_INDEX_BYTES: u64 = 512 << 20;
+
+/// Suites that are one archive, without updates beside it.
+const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
+
+/// Why a lock could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An index could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The keyring of this program is broken.
+    #[error("the archive keyring")]
+    Keyring(#[from] keyring::Error),
+    /// A signature is missing or wrong.
+    #[error("InRelease of {suite}")]
+    Signature {
+        /// The suite.
+        suite: String,
+        /// What is wrong with it.
+        source: signature::Error,
+    },
+    /// A signed index is not as it should be.
+    #[error("InRelease of {suite}")]
+    Release {
+        /// The suite.
+        suite: String,
+        /// What is wrong with it.
+        source: release::Error,
+    },
+    /// A mirror answered with another suite's index.
+    #[error("the mirror answered for {got} when asked for {suite}")]
+    OtherSuite {
+        /// What was asked for.
+        suite: String,
+        /// What came.
+        got: String,
+    },
+    /// An index that the signed one does not list.
+    #[error("{suite} has no {path}; has it the component and the architecture?")]
+    NotListed {
+        /// The suite.
+        suite: String,
+        /// The path below the suite.
+        path: String,
+    },
+    /// An index could not be read or decompressed.
+    #[error("cannot read {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// An index could not be parsed.
+    #[error("Packages of {suite} for {arch}")]
+    Packages {
+        /// The suite.
+        suite: String,
+        /// The architecture.
+        arch: Arch,
+        /// What is wrong with it.
+        source: packages::Error,
+    },
+    /// The packages cannot be installed together.
+    #[error("no set of packages for {arch} satisfies the recipe")]
+    Solve {
+        /// The architecture.
+        arch: Arch,
+        /// Why not.
+        source: solve::Error,
+    },
+}
+
+impl Error {
+    /// What to type next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Fetch(error) => error.hint(),
+            Error::Signature { .. } => {
+                Some("the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml".to_owned())
+            }
+            Error::Solve { .. } => Some("name other packages or versions in the recipe".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// One suite of an archive.
+struct Source {
+    suite: String,
+    archive: Archive,
+}
+
+/// A suite whose index was verified.
+struct Verified {
+    source: Source,
+    release: Release,
+    used: UsedIndex,
+}
+
+/// Makes the lock of a recipe from what the mirrors hold now.
+pub fn relock(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
+    let id = event::next_id();
+    (context.sink)(Event::Started { id, kind: Activity::Resolve, name: recipe.name.clone(), total: None });
+    let locked = locked(context, recipe);
+    (context.sink)(Event::Finished { id });
+    locked
+}
+
+fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
+    let mirrors = context.mirrors();
+    let keyring = Keyring::parse(DEBIAN_KEYS)?;
+    let mut suites = Vec::new();
+    for source in sources(&recipe.debian) {
+        suites.push(verified(context, &mirrors, &keyring, source)?);
+    }
+    let files = fetch_indexes(context, &mirrors, &recipe.debian, &suites)?;
+    let mut chosen = BTreeMap::new();
+    for arch in Arch::ALL {
+        chosen.insert(arch, solved(&recipe.debian, &suites, &files, arch)?);
+    }
+    Ok(Lock {
+        recipe: recipe.name.clone(),
+        asked: Asked::by(&recipe.debian),
+        epoch: suites.iter().map(|suite| suite.used.date).max().unwrap_or(0),
+        indexes: suites.into_iter().map(|suite| suite.used).collect(),
+        packages: chosen,
+    })
+}
+
+fn sources(debian: &Debian) -> Vec<Source> {
+    let suite = &debian.suite;
+    let mut sources = vec![Source { suite: suite.clone(), archive: Archive::Main }];
+    if !ROLLING.contains(&suite.as_str()) {
+        sources.push(Source { suite: format!("{suite}-updates"), archive: Archive::Main });
+        sources.push(Source { suite: format!("{suite}-security"), archive: Archive::Security });
+    }
+    sources
+}
+
+/// Fetches and verifies the signed index of a suite.
+fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source: Source) -> Result<Verified, Error> {
+    let suite = source.suite.clone();
+    let request = text::Request {
+        name: format!("InRelease of {suite}"),
+        max_bytes: signature::MAX_INRELEASE_BYTES as u64,
+        sha256: None,
+        candidates: mirrors.candidates(source.archive, &format!("dists/{suite}/InRelease"), None),
+    };
+    let text = text::fetch_text(context.transport, &request, context.sink, context.stop)?.bytes;
+    let signed = signature::verify(&text, keyring, context.now).map_err(|source| Error::Signature { suite: suite.clone(), source })?;
+    let release = release::parse(&signed.text).map_err(|source| Error::Release { suite: suite.clone(), source })?;
+    // A valid index of another suite, or of an older release, would pass every other check.
+    if release.codename != suite && release.suite != suite {
+        return Err(Error::OtherSuite { suite, got: release.codename });
+    }
+    if let Some(until) = release.valid_until_secs
+        && until < context.now
+    {
+        let text = format!("the index of {suite} was valid until {}: the mirror may hold updates back", moment::rfc3339(until));
+        (context.sink)(Event::Warning { text });
+    }
+    let used = UsedIndex { suite, date: release.date_secs, inrelease: Sha256(Digest::of(&text)), key: signed.fingerprint };
+    Ok(Verified { source, release, used })
+}
+
+/// Fetches the package indexes of all suites, components and architectures; returns them by suite,
+/// architecture and component.
+fn fetch_indexes(
+    context: &Context<'_>,
+    mirrors: &Mirrors,
+    debian: &Debian,
+    suites: &[Verified],
+) -> Result<BTreeMap<(usize, Arch, String), PathBuf>, Error> {
+    let mut keys = Vec::new();
+    let mut requests = Vec::new();
+    for (at, suite) in suites.iter().enumerate() {
+        for arch in Arch::ALL {
+            for component in &debian.components {
+                let path = format!("{component}/binary-{arch}/Packages.xz");
+                let name = &suite.source.suite;
+                let file = suite.release.files.get(&path).ok_or_else(|| Error::NotListed { suite: name.clone(), path: path.clone() })?;
+                let digest = Digest::from_bytes(file.sha256);
+                let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+                let path = if suite.release.acquire_by_hash { format!("{dir}/by-hash/SHA256/{digest}") } else { path.clone() };
+                requests.push(download::Request {
+                    name: format!("packages of {name} for {arch}"),
+                    size: Size::Exactly(file.size),
+                    sha256: file.sha256,
+                    candidates: mirrors.candidates(suite.source.archive, &format!("dists/{name}/{path}"), None),
+                });
+                keys.push((at, arch, component.clone()));
+            }
+        }
+    }
+    let dir = context.home.downloads();
+    let fetching = Fetching { transport: context.transport, dir: &dir, jobs: download::MAX_JOBS, sink: context.sink, cancel: context.stop };
+    let paths = download::fetch_all(&fetching, &requests, &|_, _| {})?;
+    for (path, request) in paths.iter().zip(&requests) {
+        // It may lie here since long ago, and what it says is trusted from here on.
+        download::verify_file(path, &request.sha256)?;
+    }
+    Ok(keys.into_iter().zip(paths).collect())
+}
+
+fn solved(
+    debian: &Debian,
+    suites: &[Verified],
+    files: &BTreeMap<(usize, Arch, String), PathBuf>,
+    arch: Arch,
+) -> Result<BTreeMap<String, Package>, Error> {
+    let mut texts = Vec::new();
+    for ((at, of, _), path) in files {
+        if *of == arch {
+            texts.push((*at, decompressed(path)?));
+        }
+    }
+    let mut indexes: Vec<Index<'_>> = Vec::new();
+    for (at, text) in &texts {
+        let parsed = packages::parse(text);
+        indexes.push(parsed.map_err(|source| Error::Packages { suite: suites[*at].source.suite.clone(), arch, source })?);
+    }
+    let failed = |source| Error::Solve { arch, source };
+    let wanted = debian.packages.iter().map(|package| solve::wanted(package).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
+    let request = solve::Request { architecture: arch.name(), packages: wanted, recommends: debian.recommends, include_essential: true };
+    let solution = solve::solve(&indexes, &request).map_err(failed)?;
+    let mut chosen = BTreeMap::new();
+    for package in solution.packages {
+        let at = indexes.iter().position(|index| index.packages.as_ptr_range().contains(&std::ptr::from_ref(package)));
+        let archive = at.map_or(Archive::Main, |at| suites[texts[at].0].source.archive);
+        let entry = Package {
+            version: package.version.to_owned(),
+            archive,
+            path: package.filename.to_owned(),
+            size: package.size,
+            sha256: Sha256(Digest::from_bytes(package.sha256)),
+        };
+        chosen.insert(package.name.to_owned(), entry);
+    }
+    Ok(chosen)
+}
+
+fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Read { path: path.clone(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    liblzma::read::XzDecoder::new(file).take(MAX_INDEX_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}

@@ -1,0 +1,166 @@
+//! The container of a .deb: an `ar` archive of `debian-binary`, `control.tar*` and `data.tar*` (deb(5)).
+//!
+//! A .deb is hostile until its digest is seen to be right, which is only when all of it was read; what is
+//! made of it before that is staged and thrown away on a wrong digest.
+
+use std::io::{self, BufReader, Read};
+
+use sha2::{Digest as _, Sha256};
+use silo_store::digest::Digest;
+
+/// Why a .deb cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The container is not as deb(5) says.
+    #[error("{deb}: {what}")]
+    Container {
+        /// The file's name.
+        deb: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Reading or decompressing failed.
+    #[error("{deb}: cannot read {member}")]
+    Read {
+        /// The file's name.
+        deb: String,
+        /// The member of the container.
+        member: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The bytes are not those that the lock names.
+    #[error("{deb}: its sha-256 is {got}, but the lock says {expected}; it was changed after it was fetched")]
+    Digest {
+        /// The file's name.
+        deb: String,
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        got: Digest,
+    },
+    /// An entry of the archive that no layer can hold.
+    #[error("{deb}: {path}: {what}")]
+    Entry {
+        /// The file's name.
+        deb: String,
+        /// The entry's path as the archive spells it.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The layer could not be written.
+    #[error("{deb}: cannot unpack")]
+    Stage {
+        /// The file's name.
+        deb: String,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Most that a control member may hold: the largest in Debian are symbol files of a few megabytes.
+const MAX_CONTROL_BYTES: u64 = 64 << 20;
+/// Memory that decompressing one member may take; xz -9 needs 65 MiB, zstd's long mode 128 MiB.
+const MAX_DECODER_BYTES: u64 = 256 << 20;
+/// The window that zstd members may ask for, as a power of two.
+const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+
+/// What a .deb's two archives are handed to.
+pub trait Members {
+    /// Receives the decompressed control archive.
+    fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error>;
+    /// Receives the decompressed data archive.
+    fn data(&mut self, tar: &mut dyn Read) -> Result<(), Error>;
+}
+
+/// Reads the .deb `name` from `from` and hands its archives to `to`, control first; fails unless all
+/// bytes together have the digest `expected`.
+pub fn read(name: &str, from: impl Read, expected: Digest, to: &mut dyn Members) -> Result<(), Error> {
+    let mut hashing = Hashing { inner: BufReader::with_capacity(1 << 17, from), hash: Sha256::new() };
+    let result = members(name, &mut hashing, to);
+    // A wrong digest explains any other fault, so it is the one that is told.
+    io::copy(&mut hashing, &mut io::sink()).map_err(|source| read_error(name, "the rest", source))?;
+    let got = Digest::from_bytes(hashing.hash.finalize().into());
+    if got != expected {
+        return Err(Error::Digest { deb: name.to_owned(), expected, got });
+    }
+    result
+}
+
+fn members(name: &str, from: &mut dyn Read, to: &mut dyn Members) -> Result<(), Error> {
+    let wrong = |what: &str| Error::Container { deb: name.to_owned(), what: what.to_owned() };
+    let mut archive = ar::Archive::new(from);
+    let (mut control, mut data) = (false, false);
+    let mut first = true;
+    while let Some(entry) = archive.next_entry() {
+        let mut entry = entry.map_err(|source| read_error(name, "the container", source))?;
+        let member = String::from_utf8_lossy(entry.header().identifier()).trim_end_matches('/').to_owned();
+        if first != (member == "debian-binary") {
+            return Err(wrong("\"debian-binary\" is not its first member: this is no .deb"));
+        }
+        first = false;
+        match member.split_once(".tar").map_or((member.as_str(), ""), |(stem, form)| (stem, form)) {
+            ("debian-binary", _) => check_version(name, &mut entry)?,
+            ("control", form) if !control => {
+                control = true;
+                let mut tar = decompress(form, &mut entry, &member, name)?.take(MAX_CONTROL_BYTES);
+                to.control(&mut tar)?;
+            }
+            ("data", form) if control && !data => {
+                data = true;
+                to.data(&mut decompress(form, &mut entry, &member, name)?)?;
+            }
+            // deb(5): members whose names begin with an underscore may be ignored.
+            (other, _) if other.starts_with('_') => {}
+            (other, _) => return Err(wrong(&format!("unexpected member \"{other}\""))),
+        }
+    }
+    if control && data { Ok(()) } else { Err(wrong("a control or data archive is missing")) }
+}
+
+fn check_version(name: &str, entry: &mut dyn Read) -> Result<(), Error> {
+    let mut version = String::new();
+    entry.take(64).read_to_string(&mut version).map_err(|source| read_error(name, "debian-binary", source))?;
+    if version.starts_with("2.") {
+        Ok(())
+    } else {
+        Err(Error::Container { deb: name.to_owned(), what: format!("format {} is not 2.x", version.trim().escape_debug()) })
+    }
+}
+
+fn decompress<'a>(form: &str, from: &'a mut dyn Read, member: &str, name: &str) -> Result<Box<dyn Read + 'a>, Error> {
+    Ok(match form {
+        "" => Box::new(from),
+        ".gz" => Box::new(flate2::read::MultiGzDecoder::new(from)),
+        ".xz" => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(MAX_DECODER_BYTES, liblzma::stream::CONCATENATED)
+                .map_err(|error| read_error(name, member, error.into()))?;
+            Box::new(liblzma::read::XzDecoder::new_stream(from, stream))
+        }
+        ".zst" => {
+            let mut decoder = zstd::stream::read::Decoder::new(from).map_err(|source| read_error(name, member, source))?;
+            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(|source| read_error(name, member, source))?;
+            Box::new(decoder)
+        }
+        other => return Err(Error::Container { deb: name.to_owned(), what: format!("cannot decompress \"{other}\" members") }),
+    })
+}
+
+pub(super) fn read_error(deb: &str, member: &str, source: io::Error) -> Error {
+    Error::Read { deb: deb.to_owned(), member: member.to_owned(), source }
+}
+
+struct Hashing<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        Ok(count)
+    }
+}

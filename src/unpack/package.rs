@@ -1,0 +1,207 @@
+//! One .deb into one layer: its files, and what dpkg would note about them under `var/lib/dpkg/info`.
+//!
+//! Besides dpkg's own members the layer keeps the package's control stanza (`info/<package>.control`),
+//! so that the database of any set of packages can be made from their layers alone.
+
+use std::io::Read;
+
+use silo_store::digest::Digest;
+use silo_store::entry::Meta;
+use silo_store::path::LayerPath;
+use silo_store::stage::Stage;
+use tar::EntryType;
+
+use super::deb::{self, Error, read_error};
+use super::record;
+
+/// Most that one package may unpack to: Debian's largest are some gigabytes.
+const MAX_PACKAGE_BYTES: u64 = 16 << 30;
+/// Longest list of files kept for a package, against archives of nothing but names.
+const MAX_LIST_BYTES: usize = 256 << 20;
+
+/// The directories of the root that are links into /usr on every Debian since 12; what an older package
+/// ships below them belongs below /usr, or it would replace the link.
+const MERGED: [&[u8]; 7] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libo32", b"libx32"];
+
+/// Unpacks the .deb `name`, read from `from`, into `stage`.
+pub fn unpack(name: &str, from: impl Read, expected: Digest, stage: &mut Stage) -> Result<(), Error> {
+    let mut unpacking = Unpacking { deb: name, stage, members: Vec::new(), list: Vec::new() };
+    deb::read(name, from, expected, &mut unpacking)?;
+    unpacking.note()
+}
+
+struct Unpacking<'a> {
+    deb: &'a str,
+    stage: &'a mut Stage,
+    members: Vec<(String, Meta, Vec<u8>)>,
+    list: Vec<u8>,
+}
+
+impl deb::Members for Unpacking<'_> {
+    fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error> {
+        let mut archive = tar::Archive::new(tar);
+        for entry in archive.entries().map_err(|source| read_error(self.deb, "the control archive", source))? {
+            let mut entry = entry.map_err(|source| read_error(self.deb, "the control archive", source))?;
+            if entry.header().entry_type() != EntryType::Regular {
+                continue;
+            }
+            let meta = self.meta(&entry)?;
+            let path = entry.path_bytes().into_owned();
+            let member = self.member_name(&path)?;
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).map_err(|source| read_error(self.deb, &member, source))?;
+            self.members.push((member, meta, bytes));
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, tar: &mut dyn Read) -> Result<(), Error> {
+        let mut archive = tar::Archive::new(tar);
+        for entry in archive.entries().map_err(|source| read_error(self.deb, "the data archive", source))? {
+            let mut entry = entry.map_err(|source| read_error(self.deb, "the data archive", source))?;
+            self.entry(&mut entry)?;
+        }
+        Ok(())
+    }
+}
+
+impl Unpacking<'_> {
+    fn member_name(&self, path: &[u8]) -> Result<String, Error> {
+        let name = path.strip_prefix(b"./").unwrap_or(path);
+        let plain = |c: &u8| c.is_ascii_alphanumeric() || b"-_.+".contains(c);
+        if name.is_empty() || name.starts_with(b".") || !name.iter().all(plain) {
+            return Err(self.wrong(path, "not a name that dpkg gives to control files"));
+        }
+        Ok(String::from_utf8_lossy(name).into_owned())
+    }
+
+    fn meta<R: Read>(&self, entry: &tar::Entry<'_, R>) -> Result<Meta, Error> {
+        let header = entry.header();
+        let number = |result: std::io::Result<u64>| result.map_err(|source| read_error(self.deb, "an archive header", source));
+        let id = |value: u64| u32::try_from(value).map_err(|_| self.wrong(&entry.path_bytes(), "owner number out of range"));
+        Ok(Meta {
+            mode: header.mode().map_err(|source| read_error(self.deb, "an archive header", source))? & 0o7777,
+            uid: id(number(header.uid())?)?,
+            gid: id(number(header.gid())?)?,
+            mtime: i64::try_from(number(header.mtime())?).unwrap_or(i64::MAX),
+            xattrs: Default::default(),
+        })
+    }
+
+    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
+        let spelled = entry.path_bytes().into_owned();
+        let Some(path) = self.path(&spelled)? else {
+            self.listed(b"/.")?;
+            return Ok(());
+        };
+        let meta = self.meta(entry)?;
+        let kind = entry.header().entry_type();
+        let is_link = kind == EntryType::Symlink;
+        let place = if is_link { path.clone() } else { merged(&path, kind == EntryType::Directory) };
+        let place = LayerPath::parse(&place).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
+        match kind {
+            EntryType::Directory => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let left = MAX_PACKAGE_BYTES.saturating_sub(self.stage.bytes());
+                self.stage.add_file(&place, &meta, entry, left).map_err(|error| self.staged(error))?;
+            }
+            EntryType::Symlink => {
+                let target = self.link_target(entry, &spelled)?;
+                self.stage.add_symlink(&place, &meta, &target).map_err(|error| self.staged(error))?;
+            }
+            EntryType::Link => {
+                let target = self.link_target(entry, &spelled)?;
+                let target = self.path(&target)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
+                let target = LayerPath::parse(&merged(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
+                self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;
+            }
+            other => return Err(self.wrong(&spelled, &format!("entries of kind {other:?} are not unpacked"))),
+        }
+        self.listed(&[b"/", path.as_slice()].concat())
+    }
+
+    fn link_target<R: Read>(&self, entry: &tar::Entry<'_, R>, spelled: &[u8]) -> Result<Vec<u8>, Error> {
+        entry.link_name_bytes().map(|target| target.into_owned()).ok_or_else(|| self.wrong(spelled, "a link without a target"))
+    }
+
+    /// Returns the path without `./` before and `/` behind, or `None` for the root itself.
+    fn path(&self, spelled: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let mut path = spelled;
+        while let Some(rest) = path.strip_prefix(b"./") {
+            path = rest;
+        }
+        while let Some(rest) = path.strip_suffix(b"/") {
+            path = rest;
+        }
+        if path.is_empty() || path == b"." {
+            return Ok(None);
+        }
+        if path.contains(&b'\n') {
+            return Err(self.wrong(spelled, "a line break in a name, which dpkg's lists cannot hold"));
+        }
+        Ok(Some(path.to_vec()))
+    }
+
+    fn listed(&mut self, path: &[u8]) -> Result<(), Error> {
+        if self.list.len() + path.len() > MAX_LIST_BYTES {
+            return Err(self.wrong(path, "too many names in one package"));
+        }
+        self.list.extend(path);
+        self.list.push(b'\n');
+        Ok(())
+    }
+
+    /// Writes what dpkg notes of a package.
+    fn note(mut self) -> Result<(), Error> {
+        let control = self.members.iter().find(|(member, ..)| member == "control");
+        let (_, meta, stanza) = control.ok_or_else(|| self.container("no control file"))?;
+        let parsed = record::parse_stanza(stanza).map_err(|what| self.container(&what))?;
+        let list_meta = Meta { mode: 0o644, ..meta.clone() };
+        let mut members = std::mem::take(&mut self.members);
+        members.push(("list".to_owned(), list_meta, std::mem::take(&mut self.list)));
+        let base = parsed.info_base();
+        for (member, meta, bytes) in members {
+            let path = format!("{}/{base}.{member}", record::INFO);
+            let path = LayerPath::parse(path.as_bytes()).map_err(|error| self.container(&error.to_string()))?;
+            self.stage.add_file(&path, &meta, &mut bytes.as_slice(), u64::MAX).map_err(|error| self.staged(error))?;
+        }
+        Ok(())
+    }
+
+    fn container(&self, what: &str) -> Error {
+        Error::Container { deb: self.deb.to_owned(), what: what.to_owned() }
+    }
+
+    fn wrong(&self, path: &[u8], what: &str) -> Error {
+        Error::Entry { deb: self.deb.to_owned(), path: String::from_utf8_lossy(path).escape_debug().to_string(), what: what.to_owned() }
+    }
+
+    fn staged(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Stage { deb: self.deb.to_owned(), source: Box::new(source) }
+    }
+}
+
+/// Returns where a path lies on a root whose top directories are links into /usr.
+fn merged(path: &[u8], is_dir: bool) -> Vec<u8> {
+    let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+    if MERGED.contains(&first) && (is_dir || first.len() < path.len()) { [b"usr/", path].concat() } else { path.to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merged;
+
+    #[test]
+    fn old_directories_are_below_usr() {
+        for (path, is_dir, expect) in [
+            ("lib/x86_64-linux-gnu/libc.so.6", false, "usr/lib/x86_64-linux-gnu/libc.so.6"),
+            ("lib", true, "usr/lib"),
+            ("lib", false, "lib"),
+            ("libexec/x", false, "libexec/x"),
+            ("usr/lib/x", false, "usr/lib/x"),
+            ("etc", true, "etc"),
+        ] {
+            assert_eq!(merged(path.as_bytes(), is_dir), expect.as_bytes());
+        }
+    }
+}

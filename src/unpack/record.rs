@@ -1,0 +1,209 @@
+//! What dpkg knows of an unpacked package, read back from its layer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use silo_store::digest::LayerId;
+use silo_store::index::Index;
+
+/// dpkg's directory of what it knows of each package.
+pub const INFO: &str = "var/lib/dpkg/info";
+
+/// A control stanza: its fields in order, values as spelled, continuation lines included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stanza {
+    fields: Vec<(String, String)>,
+}
+
+impl Stanza {
+    /// Returns a field's value; names are compared without case, as deb822(5) says.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Sets a field, in place where it stands already.
+    pub fn set(&mut self, name: &str, value: String) {
+        match self.fields.iter_mut().find(|(field, _)| field.eq_ignore_ascii_case(name)) {
+            Some((_, old)) => *old = value,
+            None => self.fields.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Returns the fields in order.
+    pub fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+
+    /// Returns the package's name.
+    pub fn package(&self) -> &str {
+        self.get("Package").unwrap_or_default()
+    }
+
+    /// Returns the package's architecture.
+    pub fn architecture(&self) -> &str {
+        self.get("Architecture").unwrap_or_default()
+    }
+
+    /// Returns the beginning of the names of dpkg's files about the package.
+    pub fn info_base(&self) -> String {
+        match self.get("Multi-Arch") {
+            Some("same") => format!("{}:{}", self.package(), self.architecture()),
+            _ => self.package().to_owned(),
+        }
+    }
+}
+
+/// Parses one control stanza. The values are kept byte for byte, because dpkg's database repeats them.
+pub fn parse_stanza(bytes: &[u8]) -> Result<Stanza, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "control: not UTF-8".to_owned())?;
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for (number, line) in text.trim_end().lines().enumerate() {
+        let wrong = || format!("control:{}: \"{}\" is not a field", number + 1, line.escape_debug());
+        if line.starts_with([' ', '\t']) {
+            let (_, value) = fields.last_mut().ok_or_else(wrong)?;
+            value.push('\n');
+            value.push_str(line.trim_end());
+        } else {
+            let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+            fields.push((name.to_owned(), value.trim().to_owned()));
+        }
+    }
+    let stanza = Stanza { fields };
+    for name in ["Package", "Version", "Architecture"] {
+        let value = stanza.get(name).unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "+-.~:".contains(c);
+        if value.is_empty() || value.starts_with('.') || !value.chars().all(plain) {
+            return Err(format!("control: {name} is \"{}\"", value.escape_debug()));
+        }
+    }
+    Ok(stanza)
+}
+
+/// Splits the text of dpkg's status file into stanzas.
+pub fn parse_stanzas(bytes: &[u8]) -> Result<Vec<Stanza>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "status: not UTF-8".to_owned())?;
+    text.split("\n\n").filter(|part| !part.trim().is_empty()).map(|part| parse_stanza(part.trim_matches('\n').as_bytes())).collect()
+}
+
+/// One unpacked package.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The layer it lies in.
+    pub layer: LayerId,
+    /// Its control stanza.
+    pub stanza: Stanza,
+    /// The kinds of control files it has, such as `postinst`.
+    pub members: BTreeSet<String>,
+    /// The triggers it waits for.
+    pub interests: Vec<Interest>,
+    /// Its configuration files with their MD5s.
+    pub conffiles: Vec<(String, String)>,
+}
+
+/// A trigger that a package waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// A path, or a name without `/`.
+    pub trigger: String,
+    /// Whether who activates it need not wait.
+    pub noawait: bool,
+}
+
+/// Why a layer cannot be read as a package.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of the layer could not be read.
+    #[error("cannot read {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The layer holds no package.
+    #[error("layer {layer}: {what}")]
+    NoPackage {
+        /// The layer.
+        layer: LayerId,
+        /// What is missing or wrong.
+        what: String,
+    },
+}
+
+/// Reads the record of the package in `layer`, whose files lie in `tree`.
+pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error> {
+    let wrong = |what: String| Error::NoPackage { layer, what };
+    let mut members = BTreeMap::new();
+    let prefix = format!("{INFO}/");
+    for entry in index.entries() {
+        let Some(name) = entry.path.as_bytes().strip_prefix(prefix.as_bytes()) else { continue };
+        let name = String::from_utf8_lossy(name).into_owned();
+        if let Some((_, member)) = name.rsplit_once('.') {
+            members.insert(member.to_owned(), tree.join(&prefix).join(&name));
+        }
+    }
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source });
+    let text = |member: &str| -> Result<String, Error> {
+        members.get(member).map_or_else(|| Ok(String::new()), |path| read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let control = members.get("control").ok_or_else(|| wrong("it holds no package".to_owned()))?;
+    let stanza = parse_stanza(&read(control)?).map_err(wrong)?;
+    let mut conffiles = Vec::new();
+    for path in conffile_paths(&text("conffiles")?) {
+        let bytes = read(&tree.join(path.trim_start_matches('/')))?;
+        conffiles.push((path, md5_hex(&bytes)));
+    }
+    Ok(Record { layer, interests: interests(&text("triggers")?), members: members.into_keys().collect(), stanza, conffiles })
+}
+
+/// Lists the configuration files that a `conffiles` member names (deb-conffiles(5)).
+fn conffile_paths(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim).filter(|line| line.starts_with('/'));
+    lines.filter(|path| !path.split('/').any(|part| part == "..")).map(str::to_owned).collect()
+}
+
+/// Lists what a `triggers` member is interested in (deb-triggers(5)).
+fn interests(text: &str) -> Vec<Interest> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let words = lines.filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?, words.next()?))
+    });
+    words
+        .filter(|(directive, _)| directive.starts_with("interest"))
+        .map(|(directive, trigger)| Interest { trigger: trigger.to_owned(), noawait: directive == "interest-noawait" })
+        .collect()
+}
+
+fn md5_hex(bytes: &[u8]) -> String {
+    use md5::Digest as _;
+    use std::fmt::Write as _;
+    md5::Md5::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stanzas_keep_their_text() {
+        let text = "Package: a\nVersion: 1:2~rc-1\nArchitecture: all\nDescription: short\n long\n .\n  more\n";
+        let stanza = parse_stanza(text.as_bytes()).expect("a stanza");
+        assert_eq!(stanza.get("description"), Some("short\n long\n .\n  more"));
+        for wrong in
+            ["", " x", "Package", "Package: ../x\nVersion: 1\nArchitecture: all", "Package: a\nVersion: 1 2\nArchitecture: all", "\u{0}"]
+        {
+            parse_stanza(wrong.as_bytes()).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn triggers_are_read() {
+        let got = interests("# c\ninterest /usr/share/man\ninterest-noawait ldconfig # x\nactivate y\ninterest\n");
+        let interest = |trigger: &str, noawait| Interest { trigger: trigger.into(), noawait };
+        assert_eq!(got, [interest("/usr/share/man", false), interest("ldconfig", true)]);
+    }
+}

@@ -1,0 +1,323 @@
+//! Making a layer of what a build step wrote: the upper directory of its overlay, read as the
+//! difference between what was below and what is there now.
+//!
+//! The result does not depend on how the step got there: what equals the lower layers is left
+//! out even if it was rewritten, and a directory that was removed and made again gives
+//! whiteouts for what it lacks, never an opaque directory. Changed parents are entries,
+//! unchanged ones are not.
+//!
+//! The whole upper directory is looked at before anything is moved, so a refusal leaves it as
+//! it was. The sandbox must be gone: nobody may change the directory meanwhile.
+
+use crate::digest::{Digest, Hasher};
+use crate::entry::{Entry, Kind, Meta, Node};
+use crate::index::Index;
+use crate::inode;
+use crate::layout::Store;
+use crate::lock::SharedLock;
+use crate::normal;
+use crate::path::{LayerPath, LayerPathError};
+use crate::path_error::{PathError, at};
+use crate::stage::{Parents, Stage, StageError};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What to do with an entry that a filter is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It belongs to the layer.
+    Keep,
+    /// It does not; for a directory, neither does anything below it.
+    Drop,
+}
+
+/// Decides about each entry before it is compared; a dropped one is as if the step had not made it.
+pub type Filter<'a> = &'a dyn Fn(&LayerPath, &Meta, Kind) -> Verdict;
+
+/// What to capture.
+#[derive(Clone, Copy)]
+pub struct Capture<'a> {
+    /// The overlay's upper directory, on the store's file system. Its files are moved away.
+    pub upper: &'a Path,
+    /// What the layers below are together, see [`crate::merge`].
+    pub lower: &'a Index,
+    /// The latest mtime a file may have.
+    pub epoch: i64,
+    /// Which entries belong to the layer.
+    pub filter: Filter<'a>,
+}
+
+/// A layer ready to be looked at, changed and committed.
+#[derive(Debug)]
+pub struct Captured {
+    /// The layer being made.
+    pub stage: Stage,
+    /// Sockets and fifos, which no layer holds.
+    pub skipped: Vec<LayerPath>,
+}
+
+/// Why an upper directory cannot become a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// A name no layer may hold.
+    #[error(transparent)]
+    Path(#[from] LayerPathError),
+    /// An entry no layer may hold.
+    #[error("{path} {why}")]
+    Unfit {
+        /// The entry.
+        path: LayerPath,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The entries could not be staged.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+/// Makes a stage of an upper directory.
+pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> Result<Captured, CaptureError> {
+    let mut scan = Scan { what, found: BTreeMap::new(), digests: BTreeMap::new(), skipped: Vec::new() };
+    scan.dir(what.upper, None, false)?;
+    let mut stage = store.stage_with(Parents::OnDiskOnly)?;
+    let mut moved: BTreeMap<(u64, u64), LayerPath> = BTreeMap::new();
+    let changed: BTreeSet<(u64, u64)> = scan.found.values().filter_map(Found::changed_inode).collect();
+    for (path, found) in &scan.found {
+        match found {
+            Found::Dir(meta) => stage.add_dir(path, meta)?,
+            Found::Symlink(meta, target) => stage.add_symlink(path, meta, target)?,
+            Found::Whiteout => stage.add_whiteout(path)?,
+            // All names of a file are kept or none, so that they stay one file.
+            Found::File { inode, .. } if !changed.contains(inode) => {}
+            Found::File { meta, host, inode, .. } => match moved.get(inode) {
+                Some(first) => stage.add_hardlink(path, first)?,
+                None => {
+                    stage.adopt_file(path, meta, host)?;
+                    moved.insert(*inode, path.clone());
+                }
+            },
+        }
+    }
+    Ok(Captured { stage, skipped: scan.skipped })
+}
+
+/// Something in the upper directory that is not as below.
+enum Found {
+    Dir(Meta),
+    Symlink(Meta, Vec<u8>),
+    Whiteout,
+    File { meta: Meta, host: PathBuf, inode: (u64, u64), changed: bool },
+}
+
+impl Found {
+    fn changed_inode(&self) -> Option<(u64, u64)> {
+        match self {
+            Found::File { inode, changed: true, .. } => Some(*inode),
+            Found::File { .. } | Found::Dir(_) | Found::Symlink(..) | Found::Whiteout => None,
+        }
+    }
+}
+
+struct Scan<'a> {
+    what: &'a Capture<'a>,
+    found: BTreeMap<LayerPath, Found>,
+    /// The digest of each file already hashed, for its other names.
+    digests: BTreeMap<(u64, u64), Digest>,
+    skipped: Vec<LayerPath>,
+}
+
+impl Scan<'_> {
+    /// Looks at a directory; `covers` says that what is below it and not listed here is gone.
+    fn dir(&mut self, host: &Path, dir: Option<&LayerPath>, covers: bool) -> Result<(), CaptureError> {
+        let mut names: Vec<OsString> = Vec::new();
+        for item in fs::read_dir(host).map_err(at("list", host))? {
+            names.push(item.map_err(at("list", host))?.file_name());
+        }
+        names.sort();
+        let mut here = BTreeSet::new();
+        for name in names {
+            let path = match dir {
+                Some(dir) => dir.join(name.as_bytes())?,
+                None => LayerPath::parse(name.as_bytes())?,
+            };
+            if self.item(&host.join(&name), &path, covers)? {
+                here.insert(path);
+            }
+        }
+        let Some(dir) = dir.filter(|_| covers) else {
+            return Ok(());
+        };
+        let lower = self.what.lower.below(dir);
+        let gone = lower.iter().filter(|entry| entry.path.parent_bytes() == Some(dir.as_bytes()));
+        for entry in gone.filter(|entry| !here.contains(&entry.path)) {
+            self.whiteout(&entry.path);
+        }
+        Ok(())
+    }
+
+    /// Looks at one item; returns whether something stands there.
+    fn item(&mut self, host: &Path, path: &LayerPath, covers: bool) -> Result<bool, CaptureError> {
+        let stat = fs::symlink_metadata(host).map_err(at("inspect", host))?;
+        let unfit = |why| CaptureError::Unfit { path: path.clone(), why };
+        let kind = FileType::from_raw_mode(stat.mode() as rustix::fs::RawMode);
+        match kind {
+            FileType::CharacterDevice if stat.rdev() == 0 => {
+                self.whiteout(path);
+                return Ok(false);
+            }
+            FileType::CharacterDevice | FileType::BlockDevice => {
+                return Err(unfit("is a device node, which no layer can hold"));
+            }
+            FileType::Fifo | FileType::Socket => {
+                self.skipped.push(path.clone());
+                // What it replaced is gone all the same.
+                self.whiteout(path);
+                return Ok(false);
+            }
+            FileType::Symlink => {
+                let target = fs::read_link(host).map_err(at("read the link", host))?;
+                self.symlink(path, target.into_os_string().as_bytes().to_vec());
+                return Ok(true);
+            }
+            FileType::Directory | FileType::RegularFile => {}
+            FileType::Unknown => return Err(unfit("is of a kind no layer can hold")),
+        }
+        make_ours(host, &stat)?;
+        let xattrs = inode::xattrs(host).map_err(at("read the attributes of", host))?;
+        if overlay(&xattrs, "redirect").is_some() || overlay(&xattrs, "metacopy").is_some() {
+            return Err(unfit("was redirected by the overlay, which must be mounted with redirect_dir=off,metacopy=off"));
+        }
+        let meta = self.meta(path, &stat, &xattrs)?;
+        if kind == FileType::Directory {
+            let opaque = overlay(&xattrs, "opaque") == Some(b"y");
+            self.directory(host, path, &meta, covers || opaque)?;
+        } else if stat.len() == 0 && overlay(&xattrs, "whiteout").is_some() {
+            self.whiteout(path);
+            return Ok(false);
+        } else {
+            self.file(host, path, meta, &stat)?;
+        }
+        Ok(true)
+    }
+
+    fn directory(&mut self, host: &Path, path: &LayerPath, meta: &Meta, covers: bool) -> Result<(), CaptureError> {
+        let meta = normal::meta(Kind::Dir, meta);
+        if self.dropped(path, &meta, Kind::Dir) {
+            return Ok(());
+        }
+        let same = |entry: &Entry| entry.node.kind() == Kind::Dir && entry.meta == meta;
+        if !self.what.lower.get(path).is_some_and(same) {
+            self.found.insert(path.clone(), Found::Dir(meta));
+        }
+        self.dir(host, Some(path), covers)
+    }
+
+    fn file(&mut self, host: &Path, path: &LayerPath, meta: Meta, stat: &fs::Metadata) -> Result<(), CaptureError> {
+        let mut meta = normal::meta(Kind::File, &meta);
+        if self.dropped(path, &meta, Kind::File) {
+            return Ok(());
+        }
+        let inode = (stat.dev(), stat.ino());
+        let mut changed = true;
+        if let Some(Entry { meta: old, node: Node::File { size, digest }, .. }) = self.what.lower.resolve(path)
+            && *size == stat.len()
+            && (meta.uid, meta.gid) == (old.uid, old.gid)
+            && self.digest(host, inode)? == *digest
+        {
+            // Capabilities are not on disk, so a copied-up file lacks them; the bytes and
+            // the owner are the same, so nothing happened that would have taken them away.
+            if let Some(capability) = old.xattrs.get(normal::CAPABILITY_XATTR) {
+                meta.xattrs.entry(normal::CAPABILITY_XATTR.to_vec()).or_insert_with(|| capability.clone());
+            }
+            changed = meta.mode != old.mode || meta.xattrs != old.xattrs;
+        }
+        let host = host.to_path_buf();
+        self.found.insert(path.clone(), Found::File { meta, host, inode, changed });
+        Ok(())
+    }
+
+    fn symlink(&mut self, path: &LayerPath, target: Vec<u8>) {
+        let meta = normal::meta(Kind::Symlink, &Meta::default());
+        if self.dropped(path, &meta, Kind::Symlink) {
+            return;
+        }
+        let node = Node::Symlink { target };
+        let same = |entry: &Entry| entry.node == node && entry.meta == meta;
+        if !self.what.lower.get(path).is_some_and(same)
+            && let Node::Symlink { target } = node
+        {
+            self.found.insert(path.clone(), Found::Symlink(meta, target));
+        }
+    }
+
+    /// Notes a deletion, if there is something to delete.
+    fn whiteout(&mut self, path: &LayerPath) {
+        let lower = self.what.lower;
+        let stood = lower.get(path).is_some() || !lower.below(path).is_empty();
+        if stood && !self.dropped(path, &normal::whiteout(), Kind::Whiteout) {
+            self.found.insert(path.clone(), Found::Whiteout);
+        }
+    }
+
+    fn dropped(&self, path: &LayerPath, meta: &Meta, kind: Kind) -> bool {
+        (self.what.filter)(path, meta, kind) == Verdict::Drop
+    }
+
+    fn meta(&self, path: &LayerPath, stat: &fs::Metadata, xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Meta, CaptureError> {
+        let owner = xattrs.get(normal::OWNER_XATTR.as_bytes());
+        let owner = match owner.map(|text| normal::parse_owner(text)) {
+            None => (0, 0),
+            Some(Some(owner)) => owner,
+            Some(None) => {
+                let why = "has a malformed attribute user.silo.owner";
+                return Err(CaptureError::Unfit { path: path.clone(), why });
+            }
+        };
+        Ok(Meta {
+            mode: stat.mode() & 0o7777,
+            uid: owner.0,
+            gid: owner.1,
+            mtime: normal::clamp(stat.mtime(), self.what.epoch),
+            xattrs: xattrs.clone(),
+        })
+    }
+
+    fn digest(&mut self, host: &Path, inode: (u64, u64)) -> Result<Digest, CaptureError> {
+        if let Some(digest) = self.digests.get(&inode) {
+            return Ok(*digest);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::open(host, flags, Mode::empty()).map_err(at("open", host))?;
+        let mut hasher = Hasher::new();
+        io::copy(&mut File::from(file), &mut hasher).map_err(at("read", host))?;
+        let digest = hasher.finish();
+        self.digests.insert(inode, digest);
+        Ok(digest)
+    }
+}
+
+/// Gives us the permissions that reading, and moving out of a directory, take. The entry's
+/// own are in `stat`, which was read before.
+fn make_ours(host: &Path, stat: &fs::Metadata) -> Result<(), PathError> {
+    let need = if stat.is_dir() { 0o700 } else { 0o400 };
+    if stat.mode() & need == need {
+        return Ok(());
+    }
+    let mode = Permissions::from_mode(stat.mode() & 0o7777 | need);
+    fs::set_permissions(host, mode).map_err(at("change the mode of", host))
+}
+
+/// Returns an attribute that overlayfs keeps for itself, under either of its two prefixes.
+fn overlay<'a>(xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>, name: &str) -> Option<&'a [u8]> {
+    let get = |prefix: &str| xattrs.get(format!("{prefix}.overlay.{name}").as_bytes());
+    get("user").or_else(|| get("trusted")).map(Vec::as_slice)
+}

@@ -1,0 +1,194 @@
+//! The only way into the store: stage -> normal entries -> index and digest -> rename.
+//!
+//! Each file is read once; its bytes feed its own digest and that of the canonical tar.
+//!
+//! **Power cuts.** Nothing is synced here, because hundreds of layers are committed at once. A
+//! layer is trusted only through a realisation or a root that names it. Whoever writes one
+//! calls [`Store::sync`] first, so when the name is there, so are the bytes. A layer that
+//! nothing names may be broken after a power cut; a later commit of the same layer compares it
+//! with its own and replaces a broken one.
+
+use crate::archive::{self, CHUNK_BYTES, unknown_digest};
+use crate::beneath::Beneath;
+use crate::digest::{Digest, Hasher, LayerId};
+use crate::draft::entries_of;
+use crate::durable;
+use crate::entry::{Entry, Node};
+use crate::index::{Index, IndexError};
+use crate::layout::{INDEX, MANIFEST, Store, TREE};
+use crate::lock::SharedLock;
+use crate::manifest::{Manifest, Record};
+use crate::path::LayerPath;
+use crate::path_error::{PathError, at};
+use crate::stage::Stage;
+use rustix::fs::{self, FileType, RenameFlags};
+use rustix::io::Errno;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// What a commit made.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The layer's name.
+    pub id: LayerId,
+    /// Its entries.
+    pub index: Index,
+    /// The sum of its files' sizes.
+    pub bytes: u64,
+    /// Whether the store did not have it before.
+    pub fresh: bool,
+}
+
+/// Why a stage cannot become a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// The tree could not be read back.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The entries do not fit together.
+    #[error("the staged entries do not make a layer")]
+    Index(#[from] IndexError),
+}
+
+/// Why a tree does not give the bytes its entries promise.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// A file is not as long as its entry says.
+    #[error("{path} is not {expected} bytes long any more")]
+    Length {
+        /// The file.
+        path: LayerPath,
+        /// What its entry says.
+        expected: u64,
+    },
+    /// The archive could not be written.
+    #[error("cannot write the archive")]
+    Write(#[from] io::Error),
+}
+
+impl Store {
+    /// Makes everything committed so far outlive a power cut.
+    pub fn sync(&self) -> Result<(), PathError> {
+        durable::sync_file_system(&self.layers())
+    }
+}
+
+impl Stage {
+    /// Makes the staged entries a layer, unless the store has it already.
+    pub fn commit(mut self, record: &Record, _permission: &SharedLock) -> Result<Committed, CommitError> {
+        self.settle_dirs()?;
+        let (id, index) = self.seal()?;
+        let bytes = index.bytes();
+        let text = index.to_text();
+        let manifest = Manifest { layer: id, entries: index.entries().len() as u64, bytes, record: record.clone() };
+        let dir = self.scratch.dir();
+        for (name, bytes) in [(INDEX, text.as_slice()), (MANIFEST, manifest.to_text().as_bytes())] {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(at("write", &path))?;
+        }
+        let home = self.store.layer(&id);
+        let fresh = match rename(dir, &home, RenameFlags::NOREPLACE) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => {
+                if !is_intact(&home, &text, &index) {
+                    // The broken one comes to lie in our scratch directory and goes with it.
+                    rename(dir, &home, RenameFlags::EXCHANGE).map_err(at("replace", &home))?;
+                }
+                false
+            }
+            Err(error) => return Err(at("move the layer to", &home)(error).into()),
+        };
+        Ok(Committed { id, index, bytes, fresh })
+    }
+
+    /// Reads all files and returns the layer's name and entries.
+    pub(crate) fn seal(&mut self) -> Result<(LayerId, Index), CommitError> {
+        let mut entries = entries_of(&self.drafts);
+        let id = digest_tree(&mut self.beneath, &mut entries)?;
+        Ok((id, Index::new(entries)?))
+    }
+}
+
+/// Reads every file of a tree once; fills in the entries' digests and returns the layer's name.
+pub(crate) fn digest_tree(tree: &mut Beneath, entries: &mut [Entry]) -> Result<LayerId, TreeError> {
+    let mut digests = vec![unknown_digest(); entries.len()];
+    let mut hasher = Hasher::new();
+    write_tree(tree, entries, &mut hasher, &mut |at, digest| digests[at] = digest)?;
+    for (entry, found) in entries.iter_mut().zip(digests) {
+        if let Node::File { digest, .. } = &mut entry.node {
+            *digest = found;
+        }
+    }
+    Ok(LayerId::new(hasher.finish()))
+}
+
+/// Writes the canonical tar of a tree, telling each file's digest by the number of its entry.
+pub(crate) fn write_tree<W: Write>(
+    tree: &mut Beneath,
+    entries: &[Entry],
+    out: &mut W,
+    seen: &mut dyn FnMut(usize, Digest),
+) -> Result<(), TreeError> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    archive::write(entries, out, &mut |at_entry, out: &mut W| {
+        let Entry { path, node: Node::File { size, .. }, .. } = &entries[at_entry] else {
+            return Ok(());
+        };
+        let mut file = tree.file(path).map_err(at("open", &tree.host(path)))?;
+        let mut hasher = Hasher::new();
+        let mut left = *size;
+        loop {
+            let got = match file.read(&mut buffer) {
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(at("read", &tree.host(path))(error).into()),
+            };
+            if got as u64 > left || (got == 0 && left > 0) {
+                return Err(TreeError::Length { path: path.clone(), expected: *size });
+            }
+            if got == 0 {
+                seen(at_entry, hasher.finish());
+                return Ok(());
+            }
+            left -= got as u64;
+            hasher.update(&buffer[..got]);
+            out.write_all(&buffer[..got])?;
+        }
+    })
+}
+
+/// Returns whether the layer in `home` looks like ours: same index, and every entry there with its size.
+fn is_intact(home: &Path, text: &[u8], index: &Index) -> bool {
+    let same_index = std::fs::read(home.join(INDEX)).is_ok_and(|found| found == text);
+    let Ok(mut tree) = Beneath::open(&home.join(TREE)) else {
+        return false;
+    };
+    same_index && home.join(MANIFEST).exists() && index.entries().iter().all(|entry| stands(&mut tree, entry))
+}
+
+fn stands(tree: &mut Beneath, entry: &Entry) -> bool {
+    let expected = match entry.node {
+        Node::Dir { .. } => FileType::Directory,
+        Node::File { .. } | Node::Hardlink { .. } => FileType::RegularFile,
+        Node::Symlink { .. } => FileType::Symlink,
+        Node::Whiteout => return true,
+    };
+    tree.stat(&entry.path).is_ok_and(|stat| {
+        let same_size = match entry.node {
+            Node::File { size, .. } => u64::try_from(stat.st_size) == Ok(size),
+            Node::Dir { .. } | Node::Hardlink { .. } | Node::Symlink { .. } | Node::Whiteout => true,
+        };
+        same_size && FileType::from_raw_mode(stat.st_mode) == expected
+    })
+}
+
+/// Renames with flags, both paths being absolute or relative to the process.
+pub(crate) fn rename(from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
+    fs::renameat_with(fs::CWD, from, fs::CWD, to, flags)
+}

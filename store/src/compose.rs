@@ -1,0 +1,173 @@
+//! Making one tree of many layers: hard links to the layers' files, so it costs no bytes.
+//!
+//! **Composed files are the layers' files.** Whoever mounts the tree does so read-only, as an
+//! overlay's lower directory; a write through it would change every image with that layer, and
+//! `verify` would find it. Where a hard link is impossible (too many, other file system) the file is copied.
+
+use crate::archive::CHUNK_BYTES;
+use crate::beneath::Beneath;
+use crate::commit::rename;
+use crate::digest::LayerId;
+use crate::durable;
+use crate::entry::{Entry, Kind, Node};
+use crate::index::Index;
+use crate::inode;
+use crate::layer::{self, LayerError};
+use crate::layout::{Store, TREE, make_dir};
+use crate::lock::SharedLock;
+use crate::merge::{Conflict, MergeError, Merged, merge};
+use crate::normal;
+use crate::path_error::{PathError, at};
+use crate::scratch::Scratch;
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator, ParallelSlice};
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A composed tree.
+#[derive(Clone, Debug)]
+pub struct Composed {
+    /// What is in it.
+    pub index: Index,
+    /// Where one layer replaced what another holds.
+    pub conflicts: Vec<Conflict>,
+    /// Whether it was made now, and not found there.
+    pub fresh: bool,
+}
+
+/// Why layers cannot be composed.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// A layer cannot be read.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The layers do not fit together.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+}
+
+/// How many entries one task links; large enough to be worth a task, small enough to share out.
+const TASK_ENTRIES: usize = 256;
+
+/// Makes the tree of `layers`, the first lowest, at `into`, telling how many entries are done.
+///
+/// The tree is made under stage/ and renamed; one that stands there already is kept.
+pub fn compose(
+    store: &Store,
+    _permission: &SharedLock,
+    layers: &[LayerId],
+    into: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Composed, ComposeError> {
+    let indexes: Result<Vec<Index>, LayerError> = layers.par_iter().map(|id| layer::read_index(store, id)).collect();
+    let indexes = indexes?;
+    let Merged { index, sources, conflicts } = merge(&indexes.iter().collect::<Vec<_>>())?;
+    if into.exists() {
+        return Ok(Composed { index, conflicts, fresh: false });
+    }
+    let scratch = Scratch::new(store)?;
+    let tree = scratch.dir().join(TREE);
+    make_dir(&tree)?;
+    let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
+    let items: Vec<(&Entry, Option<usize>)> = index.entries().iter().zip(sources).collect();
+    fill(&tree, &trees, &items, progress)?;
+    if let Some(parent) = into.parent() {
+        make_dir(parent)?;
+    }
+    let fresh = match rename(&tree, into, RenameFlags::NOREPLACE) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(at("move the composed tree to", into)(error).into()),
+    };
+    Ok(Composed { index, conflicts, fresh })
+}
+
+impl Store {
+    /// Makes a composed tree, and all else, outlive a power cut; call it before a root names the image.
+    pub fn sync_images(&self) -> Result<(), PathError> {
+        durable::sync_file_system(&self.images())
+    }
+}
+
+/// Makes all entries below `tree`: directories, then files and links, then further names of
+/// files, and last the directories' metadata, which the others would have changed.
+fn fill(tree: &Path, trees: &[PathBuf], items: &[(&Entry, Option<usize>)], progress: &(dyn Fn(u64) + Sync)) -> Result<(), PathError> {
+    let of = |kinds: &[Kind]| -> Vec<(&Entry, Option<usize>)> {
+        items.iter().filter(|(entry, _)| kinds.contains(&entry.node.kind())).copied().collect()
+    };
+    let done = AtomicU64::new(0);
+    let tell = |count: usize| progress(done.fetch_add(count as u64, Ordering::Relaxed) + count as u64);
+    let dirs = of(&[Kind::Dir]);
+    let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
+    for (entry, _) in &dirs {
+        let made = beneath.parent(&entry.path).and_then(|dir| fs::mkdirat(dir, entry.path.name(), Mode::RWXU));
+        made.map_err(at("make the directory", &beneath.host(&entry.path)))?;
+    }
+    let in_tasks = |items: &[(&Entry, Option<usize>)], act: &Act| {
+        items.par_chunks(TASK_ENTRIES).try_for_each(|chunk| {
+            let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
+            for (entry, source) in chunk {
+                act(&mut beneath, entry, source.map(|number| trees[number].as_path()))?;
+            }
+            tell(chunk.len());
+            Ok::<(), PathError>(())
+        })
+    };
+    in_tasks(&of(&[Kind::File, Kind::Symlink]), &place)?;
+    in_tasks(&of(&[Kind::Hardlink]), &|beneath, entry, _| name_again(beneath, tree, entry))?;
+    in_tasks(&dirs, &|beneath, entry, _| {
+        let dressed = beneath.dir(entry.path.as_bytes()).and_then(|dir| inode::dress(dir, Kind::Dir, &entry.meta));
+        dressed.map_err(at("set the metadata of", &beneath.host(&entry.path)))
+    })?;
+    let root = File::open(tree).map_err(at("open", tree))?;
+    inode::dress(root.as_fd(), Kind::Dir, &normal::implied_dir()).map_err(at("set the metadata of", tree))
+}
+
+type Act<'a> = dyn Fn(&mut Beneath, &Entry, Option<&Path>) -> Result<(), PathError> + Sync + 'a;
+
+/// Makes a file, by linking it from its layer's tree, or a symbolic link.
+fn place(beneath: &mut Beneath, entry: &Entry, layer: Option<&Path>) -> Result<(), PathError> {
+    let path = &entry.path;
+    let host = beneath.host(path);
+    let dir = beneath.parent(path).map_err(at("open the directory of", &host))?;
+    if let Node::Symlink { target } = &entry.node {
+        let made = fs::symlinkat(target.as_slice(), dir, path.name()).and_then(|()| {
+            let times = inode::times(entry.meta.mtime);
+            fs::utimensat(dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW)
+        });
+        return made.map_err(at("make the link", &host));
+    }
+    let layer = layer.expect("files always come from a layer");
+    let source = layer.join(path.as_path());
+    match fs::linkat(fs::CWD, &source, dir, path.name(), AtFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(Errno::MLINK | Errno::XDEV | Errno::PERM) => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let made = fs::openat(dir, path.name(), flags, inode::mode_of(0o600));
+            let mut to = File::from(made.map_err(at("create", &host))?);
+            let from = File::open(&source).map_err(at("open", &source))?;
+            let mut from = io::BufReader::with_capacity(CHUNK_BYTES, from);
+            io::copy(&mut from, &mut to).map_err(at("copy", &source))?;
+            inode::dress(to.as_fd(), Kind::File, &entry.meta).map_err(at("set the metadata of", &host))
+        }
+        Err(error) => Err(at("link", &source)(error)),
+    }
+}
+
+/// Makes another name of a file that stands in the composed tree.
+fn name_again(beneath: &mut Beneath, tree: &Path, entry: &Entry) -> Result<(), PathError> {
+    let Node::Hardlink { to } = &entry.node else {
+        return Ok(());
+    };
+    let file = tree.join(to.as_path());
+    let dir = beneath.parent(&entry.path);
+    let linked = dir.and_then(|dir| fs::linkat(fs::CWD, &file, dir, entry.path.name(), AtFlags::empty()));
+    linked.map_err(at("link", &file))
+}

@@ -1,0 +1,184 @@
+//! The forms of a layer: `tree/` and `layer.tar.zst`, each made from the other.
+//!
+//! Compression is no identity: the LayerId is that of the bytes inside, and both directions check it.
+
+use crate::archive::{self, ArchiveError, Item};
+use crate::beneath::Beneath;
+use crate::commit::{CommitError, TreeError, rename, write_tree};
+use crate::digest::{Digest, Hasher, LayerId};
+use crate::durable;
+use crate::layer::{self, LayerError};
+use crate::layout::{Store, TREE};
+use crate::lock::SharedLock;
+use crate::path_error::{PathError, at};
+use crate::scratch::Scratch;
+use crate::stage::{Parents, Stage, StageError};
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+/// The level: as small as gzip -9 at a fraction of the time; more costs far more than it saves.
+const ZSTD_LEVEL: i32 = 3;
+/// Bounds what a broken archive without an index beside it can write: 64 GiB is arbitrary.
+const MAX_UNPACKED_BYTES: u64 = 64 << 30;
+
+/// Why a form cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// The layer's index is missing or broken.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The tree cannot be read, or is not what the index says.
+    #[error("cannot pack layer {id}")]
+    Tree {
+        /// The layer.
+        id: LayerId,
+        /// What is wrong.
+        #[source]
+        source: TreeError,
+    },
+    /// The archive is no canonical archive.
+    #[error("{} is broken", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ArchiveError,
+    },
+    /// The entries could not be written.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The entries read do not make a layer.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The bytes are those of another layer.
+    #[error("{} holds layer {found}, not {id}", path.display())]
+    Identity {
+        /// What was read.
+        path: PathBuf,
+        /// The layer it should be.
+        id: LayerId,
+        /// What its bytes say.
+        found: LayerId,
+    },
+}
+
+/// Writes to two places.
+struct Both<'a, W: Write>(&'a mut Hasher, W);
+
+impl<W: Write> Write for Both<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.1.write(bytes)?;
+        self.0.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()
+    }
+}
+
+/// Makes `layer.tar.zst` from `tree/`.
+pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(), FormError> {
+    let index = layer::read_index(store, id)?;
+    let tree = store.tree(id);
+    let mut beneath = Beneath::open(&tree).map_err(at("open", &tree))?;
+    let scratch = Scratch::new(store)?;
+    let temp = scratch.dir().join("packed");
+    let file = File::create_new(&temp).map_err(at("create", &temp))?;
+    let mut hasher = Hasher::new();
+    let written = (|| {
+        let mut encoder = zstd::Encoder::new(&file, ZSTD_LEVEL)?;
+        encoder.include_checksum(true)?;
+        // One worker gives the same bytes as many, and other bytes than none: always one.
+        encoder.multithread(1)?;
+        let mut out = Both(&mut hasher, encoder);
+        write_tree(&mut beneath, index.entries(), &mut out, &mut |_, _| {})?;
+        out.1.finish()?;
+        Ok(())
+    })();
+    written.map_err(|source| FormError::Tree { id: *id, source })?;
+    let found = LayerId::new(hasher.finish());
+    if found != *id {
+        return Err(FormError::Identity { path: tree, id: *id, found });
+    }
+    // The tree may be removed once this stands, so it must outlive a power cut.
+    file.sync_all().map_err(at("sync", &temp))?;
+    let packed = store.packed(id);
+    fs::rename(&temp, &packed).map_err(at("replace", &packed))?;
+    Ok(durable::sync_dir(&store.layer(id))?)
+}
+
+/// Makes `tree/` and `index` from `layer.tar.zst`, replacing those that stand there.
+pub fn unpack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(), FormError> {
+    let path = store.packed(id);
+    let limit = layer::read_index(store, id).map_or(MAX_UNPACKED_BYTES, |index| index.bytes());
+    let file = File::open(&path).map_err(at("open", &path))?;
+    let mut decoder = zstd::Decoder::new(file).map_err(at("read", &path))?;
+    // A layer's parents may all lie in lower layers; none may be added to it here.
+    let mut stage = store.stage_with(Parents::OnDiskOnly)?;
+    let read = archive::read(&mut decoder, &mut |item, contents| add(&mut stage, item, contents, limit));
+    read.map_err(|error| match error {
+        ReadError::Archive(source) => FormError::Archive { path: path.clone(), source },
+        ReadError::Stage(error) => FormError::Stage(error),
+    })?;
+    stage.settle_dirs()?;
+    let (found, index) = stage.seal()?;
+    if found != *id {
+        return Err(FormError::Identity { path, id: *id, found });
+    }
+    let text = index.to_text();
+    if !fs::read(store.index(id)).is_ok_and(|old| old == text) {
+        durable::replace(&store.index(id), &text)?;
+    }
+    let (from, to) = (stage.scratch.dir().join(TREE), store.tree(id));
+    match rename(&from, &to, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => rename(&from, &to, RenameFlags::EXCHANGE),
+        done => done,
+    }
+    .map_err(at("replace", &to))?;
+    Ok(())
+}
+
+/// Returns the name of the layer inside `layer.tar.zst`.
+pub(crate) fn packed_id(store: &Store, id: &LayerId) -> Result<LayerId, PathError> {
+    let path = store.packed(id);
+    let file = File::open(&path).map_err(at("open", &path))?;
+    let mut hasher = Hasher::new();
+    let hashed = zstd::Decoder::new(file).and_then(|mut decoder| io::copy(&mut decoder, &mut hasher));
+    hashed.map_err(at("read", &path))?;
+    let digest: Digest = hasher.finish();
+    Ok(LayerId::new(digest))
+}
+
+enum ReadError {
+    Archive(ArchiveError),
+    Stage(StageError),
+}
+
+impl From<ArchiveError> for ReadError {
+    fn from(error: ArchiveError) -> Self {
+        ReadError::Archive(error)
+    }
+}
+
+fn add(stage: &mut Stage, item: Item, contents: &mut dyn Read, limit: u64) -> Result<(), ReadError> {
+    let added = match item {
+        Item::Dir(path, meta) => stage.add_dir(&path, &meta),
+        Item::Opaque(path) => stage.set_opaque(&path),
+        Item::File(path, meta, _) => {
+            let left = limit.saturating_sub(stage.bytes());
+            stage.add_file(&path, &meta, contents, left)
+        }
+        Item::Symlink(path, meta, target) => stage.add_symlink(&path, &meta, &target),
+        Item::Hardlink(path, _, to) => stage.add_hardlink(&path, &to),
+        Item::Whiteout(path) => stage.add_whiteout(&path),
+    };
+    added.map_err(ReadError::Stage)
+}

@@ -1,0 +1,136 @@
+//! The store's directory and every path inside it.
+//!
+//! ```text
+//! baked/<LayerId>/      index, manifest.toml and the forms tree/ and layer.tar.zst
+//! images/<ImageId>/     composed roots
+//! realisations/<key>    which layer a derivation gave
+//! roots/<kind>/<name>   what gc must keep
+//! stage/                unfinished work, each piece with a locked <name>.lock
+//! locks/                store, build-<key>
+//! ```
+
+use crate::digest::{Digest, LayerId};
+use crate::path_error::{PathError, at};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// A handle on a store directory; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in `root`, making what is missing.
+    ///
+    /// Directories are made for their owner alone: a layer may hold setuid files, which no
+    /// other user of the machine may reach.
+    pub fn open(root: &Path) -> Result<Store, PathError> {
+        let store = Store { root: root.to_path_buf() };
+        for dir in [store.layers(), store.images(), store.realisations(), store.roots(), store.stages(), store.locks()] {
+            make_dir(&dir)?;
+        }
+        Ok(store)
+    }
+
+    /// Returns the directory this store is in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns whether a layer stands here, in whatever form.
+    pub fn has(&self, id: &LayerId) -> bool {
+        self.index(id).exists()
+    }
+
+    /// Returns the directory of all layers.
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("baked")
+    }
+
+    /// Returns the directory of a layer.
+    pub fn layer(&self, id: &LayerId) -> PathBuf {
+        self.layers().join(id.to_string())
+    }
+
+    /// Returns a layer's directory tree.
+    pub fn tree(&self, id: &LayerId) -> PathBuf {
+        self.layer(id).join(TREE)
+    }
+
+    /// Returns a layer's list of entries.
+    pub fn index(&self, id: &LayerId) -> PathBuf {
+        self.layer(id).join(INDEX)
+    }
+
+    /// Returns a layer's manifest.
+    pub fn manifest(&self, id: &LayerId) -> PathBuf {
+        self.layer(id).join(MANIFEST)
+    }
+
+    /// Returns a layer's compressed archive.
+    pub fn packed(&self, id: &LayerId) -> PathBuf {
+        self.layer(id).join(PACKED)
+    }
+
+    /// Returns the directory of all composed images.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Returns the directory of an image.
+    pub fn image(&self, id: &Digest) -> PathBuf {
+        self.images().join(id.to_string())
+    }
+
+    /// Returns the directory of all realisations.
+    pub fn realisations(&self) -> PathBuf {
+        self.root.join("realisations")
+    }
+
+    /// Returns the realisation of a derivation.
+    pub fn realisation(&self, key: &Digest) -> PathBuf {
+        self.realisations().join(key.to_string())
+    }
+
+    /// Returns the directory of all roots.
+    pub fn roots(&self) -> PathBuf {
+        self.root.join("roots")
+    }
+
+    /// Returns the directory of unfinished work.
+    pub fn stages(&self) -> PathBuf {
+        self.root.join("stage")
+    }
+
+    /// Returns the directory of lock files.
+    pub fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    /// Returns the lock that readers and writers share and gc takes alone.
+    pub fn store_lock(&self) -> PathBuf {
+        self.locks().join("store")
+    }
+
+    /// Returns the lock of whoever builds a derivation.
+    pub fn build_lock(&self, key: &Digest) -> PathBuf {
+        self.locks().join(format!("{BUILD_LOCK_PREFIX}{key}"))
+    }
+}
+
+/// The directory form's name inside a layer.
+pub(crate) const TREE: &str = "tree";
+pub(crate) const INDEX: &str = "index";
+pub(crate) const MANIFEST: &str = "manifest.toml";
+pub(crate) const PACKED: &str = "layer.tar.zst";
+/// What the names of build locks begin with.
+pub(crate) const BUILD_LOCK_PREFIX: &str = "build-";
+
+/// Makes a directory and its parents, private to their owner; one that exists is left alone.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), PathError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(dir).map_err(at("make the directory", dir))
+}

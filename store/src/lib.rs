@@ -1,0 +1,55 @@
+//! The content-addressed store of layers: a layer is a tree of files, named by the SHA-256 of
+//! its canonical tar, and made only by committing a stage.
+//!
+//! Formats are described in docs/store.md. Modules are listed by floor, lowest first; a
+//! module uses only floors above its own in the list.
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod path;
+pub mod path_error;
+
+pub mod entry;
+
+pub mod normal;
+
+pub mod archive;
+pub mod index;
+pub mod manifest;
+
+mod beneath;
+mod draft;
+mod durable;
+mod inode;
+pub mod layout;
+
+pub mod lock;
+
+pub mod layer;
+pub mod merge;
+pub mod realisation;
+pub mod roots;
+pub mod scratch;
+
+pub mod stage;
+
+pub mod capture;
+pub mod commit;
+mod prune;
+
+pub mod compose;
+pub mod forms;
+pub mod gc;
+
+pub mod verify;
+
+pub use commit::{CommitError, Committed};
+pub use digest::{Digest, LayerId};
+pub use entry::{Entry, Kind, Meta, Node};
+pub use index::Index;
+pub use layout::Store;
+pub use lock::{BuildLock, ExclusiveLock, SharedLock};
+pub use manifest::{Manifest, Record};
+pub use path::LayerPath;
+pub use path_error::PathError;
+pub use stage::{Stage, StageError};

@@ -1,0 +1,215 @@
+//! `manifest.toml`: where a layer came from. Nothing here is part of its identity.
+//!
+//! The file is TOML, so that people and tools can read it; the reader takes only what the
+//! writer writes: these keys, in this order, one value or list item a line.
+
+use crate::digest::LayerId;
+use std::fmt::Write;
+
+/// Where a layer came from, as whoever made it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// What the layer is, for people.
+    pub name: String,
+    /// The derivation that gave it, in hex; empty where there is none.
+    pub derivation: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// How long that took.
+    pub duration_ms: u64,
+    /// What it was made from: digests and ids, in the derivation's order.
+    pub inputs: Vec<String>,
+    /// The packages inside, as `name version`.
+    pub packages: Vec<String>,
+}
+
+/// A layer's manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The layer.
+    pub layer: LayerId,
+    /// How many entries it has.
+    pub entries: u64,
+    /// How many bytes its files have.
+    pub bytes: u64,
+    /// Where it came from.
+    pub record: Record,
+}
+
+/// Text that is no manifest.
+#[derive(Debug, thiserror::Error)]
+#[error("manifest line {line}: {why}")]
+pub struct ManifestError {
+    /// The line, the first being 1.
+    pub line: usize,
+    /// What is wrong.
+    pub why: &'static str,
+}
+
+impl Manifest {
+    /// Returns the text.
+    pub fn to_text(&self) -> String {
+        let Manifest { layer, entries, bytes, record } = self;
+        let mut out = String::from("version = 1\n");
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "layer = \"{layer}\"\nentries = {entries}\nbytes = {bytes}");
+        let _ = writeln!(out, "name = {}", quoted(&record.name));
+        let _ = writeln!(out, "derivation = {}", quoted(&record.derivation));
+        let _ = writeln!(out, "created = {}\nduration_ms = {}", record.created, record.duration_ms);
+        for (key, list) in [("inputs", &record.inputs), ("packages", &record.packages)] {
+            let _ = writeln!(out, "{key} = [");
+            for item in list {
+                let _ = writeln!(out, "    {},", quoted(item));
+            }
+            out.push_str("]\n");
+        }
+        out
+    }
+
+    /// Reads a text that [`Manifest::to_text`] wrote.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let mut lines = Lines { lines: text.lines(), number: 0 };
+        if lines.value("version")? != "1" {
+            return Err(lines.bad("is of a version we do not know"));
+        }
+        let layer = lines.string("layer")?;
+        let manifest = Manifest {
+            layer: LayerId::parse(&layer).map_err(|_| lines.bad("is no layer id"))?,
+            entries: lines.number("entries")?,
+            bytes: lines.number("bytes")?,
+            record: Record {
+                name: lines.string("name")?,
+                derivation: lines.string("derivation")?,
+                created: lines.number("created")?,
+                duration_ms: lines.number("duration_ms")?,
+                inputs: lines.list("inputs")?,
+                packages: lines.list("packages")?,
+            },
+        };
+        match lines.lines.next() {
+            None => Ok(manifest),
+            Some(_) => Err(lines.bad("is followed by more")),
+        }
+    }
+}
+
+struct Lines<'a> {
+    lines: std::str::Lines<'a>,
+    number: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn bad(&self, why: &'static str) -> ManifestError {
+        ManifestError { line: self.number, why }
+    }
+
+    fn next(&mut self) -> Result<&'a str, ManifestError> {
+        self.number += 1;
+        self.lines.next().ok_or_else(|| self.bad("is missing"))
+    }
+
+    fn value(&mut self, key: &str) -> Result<&'a str, ManifestError> {
+        let line = self.next()?;
+        let value = line.strip_prefix(key).and_then(|rest| rest.strip_prefix(" = "));
+        value.ok_or_else(|| self.bad("has another key than expected"))
+    }
+
+    fn number(&mut self, key: &str) -> Result<u64, ManifestError> {
+        let value = self.value(key)?;
+        value.parse().map_err(|_| self.bad("has a malformed number"))
+    }
+
+    fn string(&mut self, key: &str) -> Result<String, ManifestError> {
+        let value = self.value(key)?;
+        unquoted(value).ok_or_else(|| self.bad("has a malformed string"))
+    }
+
+    fn list(&mut self, key: &str) -> Result<Vec<String>, ManifestError> {
+        let mut list = Vec::new();
+        if self.value(key)? != "[" {
+            return Err(self.bad("does not start a list"));
+        }
+        loop {
+            let line = self.next()?;
+            if line == "]" {
+                return Ok(list);
+            }
+            let item = line.strip_prefix("    ").and_then(|rest| rest.strip_suffix(','));
+            list.push(item.and_then(unquoted).ok_or_else(|| self.bad("has a malformed list item"))?);
+        }
+    }
+}
+
+/// Returns `text` as a TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn unquoted(text: &str) -> Option<String> {
+    let mut chars = text.strip_prefix('"')?.strip_suffix('"')?.chars();
+    let mut out = String::with_capacity(text.len());
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => return None,
+            '\\' => match chars.next()? {
+                c @ ('"' | '\\') => out.push(c),
+                'u' => {
+                    let hex: String = chars.by_ref().take(4).collect();
+                    out.push(char::from_u32(u32::from_str_radix(&hex, 16).ok()?)?);
+                }
+                _ => return None,
+            },
+            c => out.push(c),
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn reads_what_it_wrote_and_nothing_else() {
+        let manifest = Manifest {
+            layer: LayerId::new(Digest::of(b"x")),
+            entries: 3,
+            bytes: u64::MAX,
+            record: Record {
+                name: "a \"name\"\\ \n\u{1b}[31m \u{85} é".into(),
+                derivation: String::new(),
+                created: 1,
+                duration_ms: 2,
+                inputs: vec!["one".into(), "]".into()],
+                packages: vec![],
+            },
+        };
+        let text = manifest.to_text();
+        assert!(!text.contains('\u{1b}'));
+        assert_eq!(Manifest::parse(&text).unwrap(), manifest);
+        for bad in [
+            text.replace("version = 1", "version = 2"),
+            text.replace("entries = 3", "entries = x"),
+            text.replace("    \"one\",", "    one,"),
+            format!("{text}more = 1\n"),
+            text[..text.len() - 2].to_string(),
+            String::new(),
+        ] {
+            assert!(Manifest::parse(&bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Taking entries out of a stage again: what a package brings and no image should hold.
+
+use crate::draft::{Draft, DraftNode};
+use crate::entry::Meta;
+use crate::path::LayerPath;
+use crate::path_error::at;
+use crate::stage::{Stage, StageError};
+use rustix::fs::{self, AtFlags};
+
+impl Stage {
+    /// Takes an entry out again, a directory with all below it. A path not there is fine.
+    pub fn remove(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        let below = self.drafts.range(path..).map(|(found, _)| found);
+        let mut doomed: Vec<LayerPath> = below.take_while(|p| *p == path || p.is_below(path)).cloned().collect();
+        doomed.extend(self.unrecorded.range(path..).take_while(|p| *p == path || p.is_below(path)).cloned());
+        doomed.sort();
+        for path in doomed.iter().rev() {
+            self.unrecorded.remove(path);
+            let flags = match self.drafts.remove(path).map(|draft| (draft.meta, draft.node)) {
+                Some((_, DraftNode::Whiteout)) => continue,
+                Some((meta, DraftNode::File { size })) => {
+                    self.rename_file(path, &meta, size);
+                    AtFlags::empty()
+                }
+                Some((_, DraftNode::Symlink { .. } | DraftNode::Hardlink { .. })) => AtFlags::empty(),
+                Some((_, DraftNode::Dir { .. })) | None => AtFlags::REMOVEDIR,
+            };
+            let removed = self.beneath.parent(path).and_then(|dir| fs::unlinkat(dir, path.name(), flags));
+            removed.map_err(at("remove", &self.beneath.host(path)))?;
+        }
+        self.beneath.forget();
+        Ok(())
+    }
+
+    /// Lets the next hard link of a removed file stand for it, if there is one.
+    fn rename_file(&mut self, gone: &LayerPath, meta: &Meta, size: u64) {
+        let mut heir: Option<LayerPath> = None;
+        for (path, draft) in &mut self.drafts {
+            match &mut draft.node {
+                DraftNode::Hardlink { to } if to == gone => match &heir {
+                    Some(heir) => *to = heir.clone(),
+                    None => {
+                        heir = Some(path.clone());
+                        *draft = Draft { meta: meta.clone(), node: DraftNode::File { size } };
+                    }
+                },
+                _ => {}
+            }
+        }
+        if heir.is_none() {
+            self.bytes -= size.min(self.bytes);
+        }
+    }
+}

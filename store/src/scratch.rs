@@ -1,0 +1,156 @@
+//! A private directory under stage/ for work that may be abandoned at any moment.
+//!
+//! Beside `stage/<name>/` lies `stage/<name>.lock`, made before it, removed after it, and held
+//! with flock(2) as long as its owner lives. So whoever gets the lock may remove the directory.
+
+use crate::layout::{Store, make_dir};
+use crate::lock::try_lock;
+use crate::path_error::{PathError, at, if_present};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A private directory, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    dir: PathBuf,
+    lock: PathBuf,
+    _held: File,
+}
+
+impl Scratch {
+    /// Makes an empty private directory.
+    pub(crate) fn new(store: &Store) -> Result<Scratch, PathError> {
+        loop {
+            let name = format!("{}-{}", std::process::id(), crate::durable::next_number());
+            let dir = store.stages().join(&name);
+            let lock = store.stages().join(name + LOCK_SUFFIX);
+            let held = match File::create_new(&lock) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(at("create", &lock))?,
+            };
+            // A sweep may have taken and removed the file before it was locked.
+            if !try_lock(&held).map_err(at("lock", &lock))? || is_unlinked(&held, &lock)? {
+                continue;
+            }
+            make_dir(&dir)?;
+            return Ok(Scratch { dir, lock, _held: held });
+        }
+    }
+
+    /// Returns the directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A drop cannot answer; whatever stays behind is found by the next sweep.
+        if remove_tree(&self.dir).is_ok() {
+            let _ = fs::remove_file(&self.lock);
+        }
+    }
+}
+
+/// Removes what dead processes left under stage/; returns the directories removed.
+pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
+    let stages = store.stages();
+    let mut removed = Vec::new();
+    let mut names: Vec<OsString> = Vec::new();
+    for item in fs::read_dir(&stages).map_err(at("list", &stages))? {
+        names.push(item.map_err(at("list", &stages))?.file_name());
+    }
+    names.sort();
+    for name in names {
+        let path = stages.join(&name);
+        match name.to_string_lossy().strip_suffix(LOCK_SUFFIX) {
+            Some(stem) => {
+                let dir = stages.join(stem);
+                let Some(file) = if_present(OpenOptions::new().read(true).open(&path).map_err(at("open", &path)))? else {
+                    continue;
+                };
+                if !try_lock(&file).map_err(at("lock", &path))? {
+                    continue;
+                }
+                if dir.exists() {
+                    remove_tree(&dir)?;
+                    removed.push(dir);
+                }
+                if_present(fs::remove_file(&path).map_err(at("remove", &path)))?;
+            }
+            // A lock is made before its directory and removed after it.
+            None if !stages.join(lock_name(&name)).exists() => {
+                remove_tree(&path)?;
+                removed.push(path);
+            }
+            None => {}
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes a directory and all below, also where permissions forbid it; a missing one is fine.
+pub fn remove_tree(dir: &Path) -> Result<(), PathError> {
+    match fs::remove_dir_all(dir) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_dirs(dir)?;
+            fs::remove_dir_all(dir).map_err(at("remove", dir))
+        }
+        Err(source) => Err(source).map_err(at("remove", dir)),
+    }
+}
+
+/// Makes every directory of a tree ours to list and change.
+fn open_dirs(dir: &Path) -> Result<(), PathError> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at("change the mode of", dir))?;
+    for item in fs::read_dir(dir).map_err(at("list", dir))? {
+        let item = item.map_err(at("list", dir))?;
+        if item.file_type().map_err(at("inspect", &item.path()))?.is_dir() {
+            open_dirs(&item.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn is_unlinked(file: &File, path: &Path) -> Result<bool, PathError> {
+    Ok(file.metadata().map_err(at("inspect", path))?.nlink() == 0)
+}
+
+fn lock_name(name: &std::ffi::OsStr) -> OsString {
+    let mut lock = name.to_os_string();
+    lock.push(LOCK_SUFFIX);
+    lock
+}
+
+const LOCK_SUFFIX: &str = ".lock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_dead_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let living = Scratch::new(&store).unwrap();
+        let dead = store.stages().join("1-1");
+        fs::create_dir_all(dead.join("tree/sub")).unwrap();
+        fs::write(dead.join("tree/sub/file"), "x").unwrap();
+        fs::set_permissions(dead.join("tree/sub"), fs::Permissions::from_mode(0o500)).unwrap();
+        fs::write(store.stages().join("1-1.lock"), "").unwrap();
+        let stray = store.stages().join("stray");
+        fs::create_dir(&stray).unwrap();
+
+        assert_eq!(sweep_stages(&store).unwrap(), [dead, stray]);
+        assert!(living.dir().exists());
+        let kept = living.dir().to_path_buf();
+        drop(living);
+        assert!(!kept.exists());
+        assert_eq!(fs::read_dir(store.stages()).unwrap().count(), 0);
+    }
+}

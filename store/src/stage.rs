@@ -1,0 +1,363 @@
+//! A layer being made: a private directory that entries are added to, in any order.
+//!
+//! Everything is written relative to open directories beneath the stage and never through a
+//! link (see `beneath`). An entry whose parents nobody added gets them as 0:0 0755
+//! directories, which become entries too; a later `add_dir` replaces their metadata. A path
+//! may be added once; only directories may come again, and then the last metadata count.
+
+use crate::archive::CHUNK_BYTES;
+use crate::beneath::Beneath;
+use crate::draft::{Draft, DraftNode};
+use crate::entry::{Kind, MAX_ENTRIES, Meta};
+use crate::inode;
+use crate::layout::{Store, TREE, make_dir};
+use crate::normal;
+use crate::path::LayerPath;
+use crate::path_error::{PathError, at};
+use crate::scratch::Scratch;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// A layer being made; dropped without a commit it leaves nothing.
+#[derive(Debug)]
+pub struct Stage {
+    pub(crate) store: Store,
+    pub(crate) scratch: Scratch,
+    pub(crate) beneath: Beneath,
+    pub(crate) drafts: BTreeMap<LayerPath, Draft>,
+    /// Directories made on disk that are no entries.
+    pub(crate) unrecorded: BTreeSet<LayerPath>,
+    parents: Parents,
+    pub(crate) bytes: u64,
+    buffer: Vec<u8>,
+}
+
+/// What becomes of parent directories nobody added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parents {
+    /// They are entries: right for a package, which is a tree of its own.
+    Recorded,
+    /// They exist on disk only: right for a difference to lower layers, which have them.
+    OnDiskOnly,
+}
+
+/// Why something cannot be staged.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// The source of a file's bytes failed.
+    #[error("cannot read the contents of {path}")]
+    Contents {
+        /// The entry.
+        path: LayerPath,
+        /// What the source answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The path was added before.
+    #[error("{path} is there twice")]
+    Duplicate {
+        /// The entry.
+        path: LayerPath,
+    },
+    /// Something that is no directory stands where a directory is needed.
+    #[error("{path} lies below something that is not a directory")]
+    ParentNotDirectory {
+        /// The entry.
+        path: LayerPath,
+    },
+    /// The path was not added, or is not what is asked for.
+    #[error("{path} {why}")]
+    Unfit {
+        /// The entry.
+        path: LayerPath,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A hard link to nothing or to something that is no file.
+    #[error("{path} is a hard link to {to}, which is not a file added before")]
+    LinkTarget {
+        /// The entry.
+        path: LayerPath,
+        /// What it should be another name of.
+        to: LayerPath,
+    },
+    /// A file is longer than the caller allows.
+    #[error("{path} is longer than {limit} bytes")]
+    TooLong {
+        /// The entry.
+        path: LayerPath,
+        /// The bytes allowed.
+        limit: u64,
+    },
+    /// More entries than a layer may hold.
+    #[error("more than {MAX_ENTRIES} entries")]
+    TooMany,
+}
+
+impl Store {
+    /// Starts a layer.
+    pub fn stage(&self) -> Result<Stage, PathError> {
+        self.stage_with(Parents::Recorded)
+    }
+
+    pub(crate) fn stage_with(&self, parents: Parents) -> Result<Stage, PathError> {
+        let scratch = Scratch::new(self)?;
+        let tree = scratch.dir().join(TREE);
+        make_dir(&tree)?;
+        Ok(Stage {
+            store: self.clone(),
+            beneath: Beneath::open(&tree).map_err(at("open", &tree))?,
+            scratch,
+            drafts: BTreeMap::new(),
+            unrecorded: BTreeSet::new(),
+            parents,
+            bytes: 0,
+            buffer: vec![0; CHUNK_BYTES],
+        })
+    }
+}
+
+impl Stage {
+    /// Returns the bytes of all files added, so that a caller can bound their sum.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the number of entries.
+    pub fn entries(&self) -> usize {
+        self.drafts.len()
+    }
+
+    /// Adds a directory, or replaces the metadata of one.
+    pub fn add_dir(&mut self, path: &LayerPath, meta: &Meta) -> Result<(), StageError> {
+        let meta = normal::meta(Kind::Dir, meta);
+        match self.drafts.get_mut(path) {
+            Some(Draft { meta: old, node: DraftNode::Dir { .. } }) => {
+                *old = meta.clone();
+                self.undress_dir(path)?;
+            }
+            Some(_) => return Err(StageError::Duplicate { path: path.clone() }),
+            None => {
+                self.admit(path)?;
+                if !self.unrecorded.remove(path) {
+                    self.make_dir(path)?;
+                }
+                let node = DraftNode::Dir { opaque: false };
+                self.drafts.insert(path.clone(), Draft { meta: meta.clone(), node });
+            }
+        }
+        self.dress_dir(path, &meta)
+    }
+
+    /// Adds a file with all bytes of `contents`, which must not be more than `limit`.
+    pub fn add_file(&mut self, path: &LayerPath, meta: &Meta, contents: &mut dyn Read, limit: u64) -> Result<(), StageError> {
+        let meta = normal::meta(Kind::File, meta);
+        self.admit_new(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let parent = self.beneath.parent(path);
+        let opened = parent.and_then(|dir| fs::openat(dir, path.name(), flags, inode::mode_of(0o600)));
+        let mut file = std::fs::File::from(opened.map_err(at("create", &self.beneath.host(path)))?);
+        let filled = self.fill(path, &mut file, contents, limit).and_then(|size| {
+            let dressed = inode::dress(file.as_fd(), Kind::File, &meta);
+            dressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
+            Ok(size)
+        });
+        match filled {
+            Ok(size) => {
+                self.bytes += size;
+                self.drafts.insert(path.clone(), Draft { meta, node: DraftNode::File { size } });
+                Ok(())
+            }
+            Err(error) => {
+                // The first error is the one to tell; the stage goes as a whole anyway.
+                let _ = self.beneath.parent(path).and_then(|dir| fs::unlinkat(dir, path.name(), AtFlags::empty()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a symbolic link.
+    pub fn add_symlink(&mut self, path: &LayerPath, meta: &Meta, target: &[u8]) -> Result<(), StageError> {
+        if target.is_empty() || target.contains(&0) || target.len() > 4095 {
+            let why = "has a link target that is empty, too long or holds a NUL byte";
+            return Err(StageError::Unfit { path: path.clone(), why });
+        }
+        self.admit_new(path)?;
+        let meta = normal::meta(Kind::Symlink, meta);
+        let made = self.beneath.parent(path).and_then(|dir| {
+            fs::symlinkat(target, dir, path.name())?;
+            fs::utimensat(dir, path.name(), &inode::times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        });
+        made.map_err(at("make the link", &self.beneath.host(path)))?;
+        let node = DraftNode::Symlink { target: target.to_vec() };
+        self.drafts.insert(path.clone(), Draft { meta, node });
+        Ok(())
+    }
+
+    /// Adds another name of a file added before.
+    pub fn add_hardlink(&mut self, path: &LayerPath, to: &LayerPath) -> Result<(), StageError> {
+        let (file, meta) = match self.drafts.get(to) {
+            Some(Draft { meta, node: DraftNode::File { .. } }) => (to.clone(), meta.clone()),
+            Some(Draft { meta, node: DraftNode::Hardlink { to } }) => (to.clone(), meta.clone()),
+            _ => {
+                return Err(StageError::LinkTarget { path: path.clone(), to: to.clone() });
+            }
+        };
+        self.admit_new(path)?;
+        // Both directories are needed open at once, so the first is opened anew.
+        let from = self.beneath.parent(&file).and_then(|dir| dir.try_clone_to_owned().map_err(|_| Errno::MFILE));
+        let linked = from.and_then(|from| {
+            let dir = self.beneath.parent(path)?;
+            fs::linkat(from, file.name(), dir, path.name(), AtFlags::empty())
+        });
+        linked.map_err(at("make the hard link", &self.beneath.host(path)))?;
+        self.drafts.insert(path.clone(), Draft { meta, node: DraftNode::Hardlink { to: file } });
+        Ok(())
+    }
+
+    /// Adds a deletion of whatever lower layers hold at `path`. It stands in the index only.
+    pub fn add_whiteout(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        self.admit_new(path)?;
+        let draft = Draft { meta: normal::whiteout(), node: DraftNode::Whiteout };
+        self.drafts.insert(path.clone(), draft);
+        Ok(())
+    }
+
+    /// Makes a directory added before hide what lower layers hold below it. It stands in the index only.
+    pub fn set_opaque(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        match self.drafts.get_mut(path) {
+            Some(Draft { node: DraftNode::Dir { opaque }, .. }) => {
+                *opaque = true;
+                Ok(())
+            }
+            _ => Err(StageError::Unfit { path: path.clone(), why: "is not a directory added before" }),
+        }
+    }
+
+    /// Moves the regular file at the host path `from` into the stage, without copying.
+    ///
+    /// `from` must be on the store's file system and no longer written by anyone. Its
+    /// extended attributes and permissions become those of `meta`.
+    pub fn adopt_file(&mut self, path: &LayerPath, meta: &Meta, from: &Path) -> Result<(), StageError> {
+        let meta = normal::meta(Kind::File, meta);
+        let stat = fs::lstat(from).map_err(at("inspect", from))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(StageError::Unfit { path: path.clone(), why: "is not a regular file" });
+        }
+        self.admit_new(path)?;
+        let dir = self.beneath.parent(path);
+        let moved = dir.and_then(|dir| {
+            fs::renameat_with(fs::CWD, from, dir, path.name(), RenameFlags::NOREPLACE)?;
+            // Its mode may forbid us to read it; what was moved is no link, so none is followed.
+            fs::chmodat(dir, path.name(), inode::mode_of(0o600), AtFlags::empty())
+        });
+        moved.map_err(at("move into the store", from))?;
+        let file = self.beneath.file(path).map_err(at("open", &self.beneath.host(path)))?;
+        let dressed = inode::redress(file.as_fd(), Kind::File, &meta);
+        dressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
+        self.bytes = self.bytes.saturating_add(size);
+        self.drafts.insert(path.clone(), Draft { meta, node: DraftNode::File { size } });
+        Ok(())
+    }
+
+    /// Copies `contents` into `file` and returns the length.
+    fn fill(&mut self, path: &LayerPath, file: &mut std::fs::File, contents: &mut dyn Read, limit: u64) -> Result<u64, StageError> {
+        let mut size = 0;
+        loop {
+            let got = match contents.read(&mut self.buffer) {
+                Ok(0) => return Ok(size),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => {
+                    return Err(StageError::Contents { path: path.clone(), source });
+                }
+            };
+            size += got as u64;
+            if size > limit {
+                return Err(StageError::TooLong { path: path.clone(), limit });
+            }
+            file.write_all(&self.buffer[..got]).map_err(at("write", &self.beneath.host(path)))?;
+        }
+    }
+
+    /// Checks that a new path may stand here, and makes its parents.
+    fn admit_new(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        if self.drafts.contains_key(path) || self.unrecorded.contains(path) {
+            return Err(StageError::Duplicate { path: path.clone() });
+        }
+        self.admit(path)
+    }
+
+    fn admit(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        if self.drafts.len() >= MAX_ENTRIES {
+            return Err(StageError::TooMany);
+        }
+        let mut missing = Vec::new();
+        let mut above = path.parent();
+        while let Some(dir) = above {
+            match self.drafts.get(&dir) {
+                Some(Draft { node: DraftNode::Dir { .. }, .. }) => break,
+                Some(_) => return Err(StageError::ParentNotDirectory { path: path.clone() }),
+                None if self.unrecorded.contains(&dir) => break,
+                None => {
+                    above = dir.parent();
+                    missing.push(dir);
+                }
+            }
+        }
+        for dir in missing.into_iter().rev() {
+            self.make_dir(&dir)?;
+            let meta = normal::implied_dir();
+            self.dress_dir(&dir, &meta)?;
+            match self.parents {
+                Parents::Recorded => {
+                    let node = DraftNode::Dir { opaque: false };
+                    self.drafts.insert(dir, Draft { meta, node });
+                }
+                Parents::OnDiskOnly => {
+                    self.unrecorded.insert(dir);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn make_dir(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        let made = self.beneath.parent(path).and_then(|dir| fs::mkdirat(dir, path.name(), Mode::RWXU));
+        made.map_err(at("make the directory", &self.beneath.host(path)))?;
+        Ok(())
+    }
+
+    fn dress_dir(&mut self, path: &LayerPath, meta: &Meta) -> Result<(), StageError> {
+        let dressed = self.beneath.dir(path.as_bytes()).and_then(|dir| inode::dress(dir, Kind::Dir, meta));
+        dressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
+        Ok(())
+    }
+
+    /// Takes the attributes of an earlier `add_dir` off again.
+    fn undress_dir(&mut self, path: &LayerPath) -> Result<(), StageError> {
+        let undressed = self.beneath.dir(path.as_bytes()).and_then(inode::undress);
+        undressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
+        Ok(())
+    }
+
+    /// Sets the constant mtime of every directory, once nothing more is put into them.
+    pub(crate) fn settle_dirs(&mut self) -> Result<(), PathError> {
+        let recorded = self.drafts.iter().filter(|(_, draft)| matches!(draft.node, DraftNode::Dir { .. }));
+        let times = inode::times(normal::CONSTANT_MTIME_SECS);
+        for path in recorded.map(|(path, _)| path).chain(&self.unrecorded) {
+            let parent = self.beneath.parent(path);
+            let set = parent.and_then(|dir| fs::utimensat(dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW));
+            set.map_err(at("set the time of", &self.beneath.host(path)))?;
+        }
+        Ok(())
+    }
+}

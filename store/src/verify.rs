@@ -1,0 +1,281 @@
+//! Checking what stands on disk against the index, and both against the LayerId.
+
+use crate::archive::CHUNK_BYTES;
+use crate::beneath::Beneath;
+use crate::commit::{TreeError, digest_tree};
+use crate::digest::{Digest, Hasher, LayerId};
+use crate::entry::{Entry, Node};
+use crate::forms;
+use crate::index::Index;
+use crate::layer::{self, LayerError};
+use crate::layout::Store;
+use crate::normal;
+use crate::path::{LayerPath, Shown, compare};
+use crate::path_error::{PathError, at};
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator, ParallelSlice};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Where, relative to the tree.
+    pub path: Vec<u8>,
+    /// What is wrong there.
+    pub what: What,
+}
+
+/// What is wrong at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Nothing stands there.
+    Missing,
+    /// Something stands there that is not in the index.
+    Extra,
+    /// Something of another kind stands there.
+    Kind,
+    /// The bytes are others.
+    Bytes,
+    /// The permissions are others.
+    Mode,
+    /// The link points elsewhere.
+    Target,
+    /// It is a file of its own and not another name of its file.
+    Link,
+    /// All is as the index says, but index and tree are not those of this layer.
+    Identity,
+}
+
+/// Why something cannot be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// The index is missing or broken.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The tree changed while it was read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// What checking one layer gave.
+pub type Checked = Result<Vec<Difference>, VerifyError>;
+
+/// Checks many layers at once, telling the bytes of each that is done.
+pub fn verify_layers(store: &Store, ids: &[LayerId], progress: &(dyn Fn(u64) + Sync)) -> Vec<(LayerId, Checked)> {
+    let check = |id: &LayerId| {
+        let checked = layer::read_index(store, id).map_err(VerifyError::from).and_then(|index| {
+            let differences = verify_with(store, id, &index)?;
+            progress(index.bytes());
+            Ok(differences)
+        });
+        (*id, checked)
+    };
+    ids.par_iter().map(check).collect()
+}
+
+/// Checks one layer: its tree and its archive, whichever it has.
+pub fn verify_layer(store: &Store, id: &LayerId) -> Checked {
+    verify_with(store, id, &layer::read_index(store, id)?)
+}
+
+/// Checks a composed tree against its index.
+pub fn verify_root(index: &Index, dir: &Path) -> Checked {
+    let mut differences = look(index, dir)?;
+    differences.extend(changed_bytes(index, dir, &differences)?);
+    sort(&mut differences);
+    Ok(differences)
+}
+
+fn verify_with(store: &Store, id: &LayerId, index: &Index) -> Checked {
+    let packed = store.packed(id);
+    let mut differences = Vec::new();
+    let one = |path: &str, what| Difference { path: path.into(), what };
+    if packed.exists() && forms::packed_id(store, id).ok() != Some(*id) {
+        differences.push(one("layer.tar.zst", What::Bytes));
+    }
+    let dir = store.tree(id);
+    if !dir.exists() {
+        if !packed.exists() {
+            differences.push(one("tree", What::Missing));
+        }
+        return Ok(differences);
+    }
+    let seen = look(index, &dir)?;
+    if !seen.is_empty() {
+        differences.extend(changed_bytes(index, &dir, &seen)?);
+        differences.extend(seen);
+        sort(&mut differences);
+        return Ok(differences);
+    }
+    let mut beneath = Beneath::open(&dir).map_err(at("open", &dir))?;
+    let mut found = index.entries().to_vec();
+    let found_id = digest_tree(&mut beneath, &mut found)?;
+    for (entry, found) in index.entries().iter().zip(&found) {
+        if entry.node != found.node {
+            differences.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Bytes });
+        }
+    }
+    if found_id != *id && differences.is_empty() {
+        differences.push(one("index", What::Identity));
+    }
+    Ok(differences)
+}
+
+fn sort(differences: &mut [Difference]) {
+    differences.sort_by(|a, b| compare(&a.path, &b.path));
+}
+
+/// Compares everything but bytes.
+fn look(index: &Index, dir: &Path) -> Result<Vec<Difference>, PathError> {
+    let mut walk = Walk { index, seen: BTreeSet::new(), differences: Vec::new() };
+    walk.dir(dir, &mut Vec::new())?;
+    let mut differences = walk.differences;
+    for entry in index.entries() {
+        if entry.node != Node::Whiteout && !walk.seen.contains(&entry.path) {
+            differences.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Missing });
+        }
+    }
+    sort(&mut differences);
+    Ok(differences)
+}
+
+struct Walk<'a> {
+    index: &'a Index,
+    seen: BTreeSet<LayerPath>,
+    differences: Vec<Difference>,
+}
+
+impl Walk<'_> {
+    fn dir(&mut self, root: &Path, path: &mut Vec<u8>) -> Result<(), PathError> {
+        let host = root.join(std::ffi::OsStr::from_bytes(path));
+        for item in fs::read_dir(&host).map_err(at("list", &host))? {
+            let item = item.map_err(at("list", &host))?;
+            let found = item.metadata().map_err(at("inspect", &item.path()))?;
+            let length = path.len();
+            if length > 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(item.file_name().as_bytes());
+            if self.item(root, path, &found)? {
+                self.dir(root, path)?;
+            }
+            path.truncate(length);
+        }
+        Ok(())
+    }
+
+    /// Compares one item; returns whether to look below it.
+    fn item(&mut self, root: &Path, raw: &[u8], found: &fs::Metadata) -> Result<bool, PathError> {
+        let mut tell = |what| self.differences.push(Difference { path: raw.to_vec(), what });
+        let Ok(path) = LayerPath::parse(raw) else {
+            tell(What::Extra);
+            return Ok(false);
+        };
+        let Some(entry) = self.index.get(&path) else {
+            // A directory on the way to an entry need not be an entry.
+            let on_the_way = found.is_dir() && !self.index.below(&path).is_empty();
+            if !on_the_way {
+                tell(What::Extra);
+            }
+            return Ok(on_the_way);
+        };
+        let kind = entry.node.kind();
+        // Setuid and setgid bits may be lacking, where they could not be set.
+        let mode = normal::disk_mode(kind, entry.meta.mode);
+        let same_mode = found.mode() & 0o777 == mode & 0o777 && found.mode() & 0o7000 & !mode == 0;
+        let what = match &entry.node {
+            Node::Dir { .. } if !found.is_dir() => Some(What::Kind),
+            Node::File { .. } | Node::Hardlink { .. } if !found.is_file() => Some(What::Kind),
+            Node::Symlink { .. } if !found.is_symlink() => Some(What::Kind),
+            Node::Whiteout => Some(What::Extra),
+            Node::File { size, .. } if found.len() != *size => Some(What::Bytes),
+            Node::Hardlink { to } if !same_file(&root.join(to.as_path()), found) => Some(What::Link),
+            Node::Symlink { target } => {
+                let host = root.join(path.as_path());
+                let points = fs::read_link(&host).map_err(at("read the link", &host))?;
+                (points.as_os_str().as_bytes() != target).then_some(What::Target)
+            }
+            Node::Dir { .. } | Node::File { .. } | Node::Hardlink { .. } => (!same_mode).then_some(What::Mode),
+        };
+        if let Some(what) = what {
+            tell(what);
+        }
+        self.seen.insert(path);
+        Ok(found.is_dir() && kind == crate::entry::Kind::Dir)
+    }
+}
+
+fn same_file(path: &Path, found: &fs::Metadata) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == (found.dev(), found.ino()))
+}
+
+/// Hashes all files that `known` says nothing about.
+fn changed_bytes(index: &Index, dir: &Path, known: &[Difference]) -> Result<Vec<Difference>, PathError> {
+    const TASK_ENTRIES: usize = 64;
+    let known: BTreeSet<&[u8]> = known.iter().map(|difference| difference.path.as_slice()).collect();
+    // Permissions say nothing about bytes, but reading needs them; those files are told already.
+    let files: Vec<(&Entry, &Digest)> = index
+        .entries()
+        .iter()
+        .filter_map(|entry| match &entry.node {
+            Node::File { digest, .. } if !known.contains(entry.path.as_bytes()) => Some((entry, digest)),
+            _ => None,
+        })
+        .collect();
+    let tasks = files.par_chunks(TASK_ENTRIES).map(|chunk| {
+        let mut beneath = Beneath::open(dir).map_err(at("open", dir))?;
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut changed = Vec::new();
+        for (entry, digest) in chunk {
+            let host = beneath.host(&entry.path);
+            let mut file = beneath.file(&entry.path).map_err(at("open", &host))?;
+            if hash(&mut file, &mut buffer).map_err(at("read", &host))? != **digest {
+                changed.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Bytes });
+            }
+        }
+        Ok(changed)
+    });
+    let changed: Result<Vec<Vec<Difference>>, PathError> = tasks.collect();
+    Ok(changed?.into_iter().flatten().collect())
+}
+
+fn hash(file: &mut fs::File, buffer: &mut [u8]) -> io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(got) => hasher.update(&buffer[..got]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", Shown(&self.path), self.what)
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            What::Missing => "missing",
+            What::Extra => "not in the index",
+            What::Kind => "of another kind",
+            What::Bytes => "changed bytes",
+            What::Mode => "changed permissions",
+            What::Target => "changed link target",
+            What::Link => "not a hard link any more",
+            What::Identity => "not that of this layer",
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! Composed trees, and checking them.
+
+use crate::support::{Home, file, meta, names, path};
+use silo_store::compose::compose;
+use silo_store::verify::{What, verify_root};
+use silo_store::{LayerId, Meta};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[test]
+fn a_composed_tree_shares_its_layers_files() {
+    let home = Home::new();
+    let one = home.commit(|stage| {
+        file(stage, "usr/bin/a", "a");
+        file(stage, "usr/bin/b", "b");
+        stage.add_hardlink(&path("usr/bin/a2"), &path("usr/bin/a")).unwrap();
+        stage.add_hardlink(&path("usr/bin/a3"), &path("usr/bin/a")).unwrap();
+        file(stage, "var/lib/x", "x");
+        stage.add_symlink(&path("bin"), &meta(0), b"usr/bin").unwrap();
+    });
+    let two = home.commit(|stage| {
+        file(stage, "usr/bin/a", "other");
+        stage.add_whiteout(&path("var/lib")).unwrap();
+        stage.add_dir(&path("usr/bin"), &Meta { uid: 5, gid: 6, ..meta(0o111) }).unwrap();
+    });
+    let layers: Vec<LayerId> = vec![one.id, two.id];
+    let into = home.store.image(&one.id.digest()).join("root");
+    let last = AtomicU64::new(0);
+    let progress = |done| {
+        last.fetch_max(done, Ordering::Relaxed);
+    };
+    let made = compose(&home.store, &home.shared(), &layers, &into, &progress).unwrap();
+    assert!(made.fresh);
+    assert_eq!(last.into_inner(), made.index.entries().len() as u64);
+    assert_eq!(names(&into), ["bin", "usr", "var"]);
+    assert_eq!(names(&into.join("usr/bin")), ["a", "a2", "a3", "b"]);
+    assert!(names(&into.join("var")).is_empty());
+    assert_eq!(made.conflicts.len(), 1);
+    assert_eq!(made.conflicts[0].path, path("usr/bin/a"));
+
+    let inode = |path: std::path::PathBuf| fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(into.join("usr/bin/b")), inode(home.store.tree(&one.id).join("usr/bin/b")));
+    assert_eq!(inode(into.join("usr/bin/a2")), inode(into.join("usr/bin/a3")));
+    assert_eq!(fs::read_to_string(into.join("usr/bin/a")).unwrap(), "other");
+    assert_eq!(fs::metadata(into.join("usr/bin")).unwrap().mode() & 0o777, 0o711);
+    let mut owner = [0; 16];
+    match rustix::fs::getxattr(into.join("usr/bin"), "user.silo.owner", &mut owner[..]) {
+        Ok(length) => assert_eq!(&owner[..length], b"5:6"),
+        Err(rustix::io::Errno::NOTSUP) => {
+            eprintln!("skipped: no user attributes on this file system")
+        }
+        Err(error) => panic!("{error}"),
+    }
+    assert!(verify_root(&made.index, &into).unwrap().is_empty());
+    assert!(names(&home.store.stages()).is_empty());
+
+    let again = compose(&home.store, &home.shared(), &layers, &into, &|_| {}).unwrap();
+    assert!(!again.fresh);
+    assert_eq!(again.index, made.index);
+}
+
+#[test]
+fn every_change_to_a_tree_is_told() {
+    let home = Home::new();
+    let made = home.commit(|stage| {
+        for name in ["d/bytes", "d/gone", "d/mode", "d/size", "d/one", "kind"] {
+            file(stage, name, "same");
+        }
+        stage.add_hardlink(&path("d/two"), &path("d/one")).unwrap();
+        stage.add_symlink(&path("d/target"), &meta(0), b"here").unwrap();
+    });
+    let into = home.beside("root");
+    let made = compose(&home.store, &home.shared(), &[made.id], &into, &|_| {}).unwrap();
+    let replace = |name: &str, bytes: &str| {
+        let mode = fs::metadata(into.join(name)).unwrap().permissions();
+        fs::remove_file(into.join(name)).unwrap();
+        fs::write(into.join(name), bytes).unwrap();
+        fs::set_permissions(into.join(name), mode).unwrap();
+    };
+    replace("d/bytes", "SAME");
+    replace("d/size", "longer");
+    replace("d/two", "same");
+    fs::remove_file(into.join("d/gone")).unwrap();
+    fs::set_permissions(into.join("d/mode"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(into.join("kind")).unwrap();
+    fs::create_dir(into.join("kind")).unwrap();
+    fs::write(into.join("kind/below"), "").unwrap();
+    fs::remove_file(into.join("d/target")).unwrap();
+    std::os::unix::fs::symlink("there", into.join("d/target")).unwrap();
+    fs::write(into.join("d/.wh.odd\u{1b}"), "").unwrap();
+    let found = verify_root(&made.index, &into).unwrap();
+    let found: Vec<(String, What)> = found.iter().map(|d| (String::from_utf8(d.path.clone()).unwrap(), d.what)).collect();
+    let expect = [
+        ("d/.wh.odd\u{1b}", What::Extra),
+        ("d/bytes", What::Bytes),
+        ("d/gone", What::Missing),
+        ("d/mode", What::Mode),
+        ("d/size", What::Bytes),
+        ("d/target", What::Target),
+        ("d/two", What::Link),
+        ("kind", What::Kind),
+    ];
+    assert_eq!(found, expect.map(|(path, what)| (path.to_string(), what)));
+}

@@ -1,0 +1,9 @@
+//! The store from outside: one binary, one file a subject.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and says aloud what it skips")]
+
+mod capture;
+mod commit;
+mod compose;
+mod faults;
+mod gc;
+mod support;

@@ -1,0 +1,178 @@
+//! The rules of the house: floors, sizes, names, and where special things may stand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(below: &str) -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    let mut dirs = vec![root().join(below)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("the source tree can be read").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("source is text");
+                files.push((path.strip_prefix(root()).expect("a file of ours").to_owned(), text));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The code of a file without its tests, which stand at the end.
+fn code(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+}
+
+/// Reads the modules of a `lib.rs` or `mod.rs` with the number of their floor, the lowest first.
+fn floors(text: &str) -> BTreeMap<String, usize> {
+    let mut floors = BTreeMap::new();
+    let mut floor = 0;
+    let mut open = false;
+    for line in text.lines() {
+        let declared = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")).or_else(|| line.strip_prefix("pub(crate) mod "));
+        if let Some(name) = declared.and_then(|rest| rest.strip_suffix(';')) {
+            floors.insert(name.to_owned(), floor);
+            open = true;
+        } else if line.is_empty() && open {
+            floor += 1;
+            open = false;
+        }
+    }
+    floors
+}
+
+/// Finds `prefix::name` in code and returns the names.
+fn uses<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for line in code(text).lines().filter(|line| !line.trim_start().starts_with("//")) {
+        for (at, _) in line.match_indices(prefix) {
+            let rest = &line[at + prefix.len()..];
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            if end > 0 {
+                names.push(&rest[..end]);
+            } else if let Some(group) = rest.strip_prefix('{') {
+                names.extend(
+                    group
+                        .split([',', '}'])
+                        .map(|item| item.trim().split([':', ' ']).next().unwrap_or_default())
+                        .filter(|name| !name.is_empty()),
+                );
+            }
+        }
+    }
+    names
+}
+
+fn check_floors(src: &str) {
+    let text = fs::read_to_string(root().join(src).join("lib.rs")).expect("a library has a lib.rs");
+    let floors = floors(&text);
+    let mut wrong = Vec::new();
+    for (path, text) in rust_files(src) {
+        let room = path
+            .strip_prefix(src)
+            .expect("below src")
+            .components()
+            .next()
+            .expect("a file")
+            .as_os_str()
+            .to_string_lossy()
+            .replace(".rs", "");
+        let Some(mine) = floors.get(&room) else { continue };
+        for used in uses(&text, "crate::") {
+            if let Some(theirs) = floors.get(used)
+                && used != room
+                && theirs >= mine
+            {
+                wrong.push(format!("{}: uses {used}, which is not on a lower floor", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_use_only_floors_below() {
+    check_floors("src");
+    check_floors("store/src");
+}
+
+#[test]
+fn files_are_rooms() {
+    /// A room is 100 to 300 lines; above this it must be cut by concept. Tests are not counted.
+    const MAX_LINES: usize = 500;
+    for (path, text) in rust_files("src").into_iter().chain(rust_files("store/src")) {
+        let lines = code(&text).lines().count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
+        assert!(text.starts_with("//!"), "{} does not begin by saying what it is", path.display());
+    }
+}
+
+#[test]
+fn names_name_things() {
+    const BANNED: [&str; 10] = ["util", "utils", "helper", "helpers", "common", "misc", "manager", "handler", "service", "factory"];
+    for (path, _) in rust_files("src").into_iter().chain(rust_files("store/src")).chain(rust_files("tests")) {
+        for part in path.with_extension("").components() {
+            let part = part.as_os_str().to_string_lossy().into_owned();
+            assert!(!BANNED.contains(&part.as_str()), "{}: {part} names nothing", path.display());
+        }
+    }
+}
+
+/// Fails where `what` stands in code outside `allowed`.
+fn only_in(what: &str, allowed: &[&str]) {
+    for (path, text) in rust_files("src").into_iter().chain(rust_files("store/src")) {
+        let stands = code(&text).lines().any(|line| !line.trim_start().starts_with("//") && line.contains(what));
+        let path = path.to_string_lossy();
+        assert!(!stands || allowed.iter().any(|place| path.starts_with(place)), "{path}: {what} may stand only in {allowed:?}");
+    }
+}
+
+#[test]
+fn special_things_stand_in_one_place() {
+    only_in("unsafe {", &["src/launch/native/sys.rs"]);
+    only_in("unsafe fn", &["src/launch/native/sys.rs"]);
+    // syncfs is Linux's alone; the launcher of each system is chosen in launch/mod.rs.
+    only_in("target_os", &["src/launch/mod.rs", "src/launch/again.rs", "store/src/durable.rs"]);
+    only_in("std::env::var", &["src/cli/env.rs"]);
+    only_in("process::exit", &[]);
+    only_in("\".silo\"", &["src/home.rs", "src/run/mod.rs"]);
+    only_in("SystemTime::now", &["src/cli/env.rs"]);
+    only_in("anyhow", &["src/cli/"]);
+}
+
+#[test]
+fn no_registry_is_spelled_out() {
+    let hosts = [
+        ["deb", "debian"],
+        ["snapshot", "debian"],
+        ["security", "debian"],
+        ["registry", "npmjs"],
+        ["files", "pythonhosted"],
+        ["index", "crates"],
+        ["static", "crates"],
+    ]
+    .map(|parts| parts.join("."));
+    let mut wrong = Vec::new();
+    let mut dirs: Vec<PathBuf> =
+        ["src", "store", "recipes", "docs", "examples", "tests", "benches"].iter().map(|dir| root().join(dir)).collect();
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let text = String::from_utf8_lossy(&fs::read(&path).expect("a file of ours")).into_owned();
+                wrong.extend(hosts.iter().filter(|host| text.contains(host.as_str())).map(|host| format!("{}: {host}", path.display())));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,76 @@
+//! The encoding of derivations, held still by golden files: a changed hash is a visible change.
+
+use std::fmt::Write;
+
+use silo::derivation::{Configure, Database, Derivation, Image, Package};
+use silo::system::Arch;
+use silo_store::digest::{Digest, LayerId};
+
+use crate::support::golden;
+
+fn digest(byte: u8) -> Digest {
+    Digest::from_bytes([byte; 32])
+}
+
+fn layer(byte: u8) -> LayerId {
+    LayerId::new(digest(byte))
+}
+
+/// Shows the bytes of an encoding, printable ones as they are.
+fn shown(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        match byte {
+            b'\n' => text.push_str("\\n\n"),
+            0x20..=0x7e => text.push(char::from(*byte)),
+            _ => write!(text, "\\x{byte:02x}").expect("writing to a string cannot fail"),
+        }
+    }
+    text
+}
+
+#[test]
+fn encodings_are_golden() {
+    let cases = [
+        ("package", Derivation::Package(Package { deb: digest(1) })),
+        (
+            "configure",
+            Derivation::Configure(Configure {
+                arch: Arch::Amd64,
+                epoch: 1_700_000_000,
+                layers: vec![layer(1), layer(2)],
+                debs: vec![digest(3)],
+            }),
+        ),
+        ("database", Derivation::Database(Database { configured: layer(4), epoch: 1_700_000_000, layers: vec![layer(5)] })),
+        (
+            "image",
+            Derivation::Image(Image {
+                arch: Arch::Arm64,
+                epoch: -1,
+                debs: vec![digest(6)],
+                command: vec!["python3".into()],
+                env: vec!["A=b c".into(), "D=é".into()],
+            }),
+        ),
+    ];
+    for (name, derivation) in cases {
+        golden(&format!("derivation/{name}.drv"), &format!("{}\n", shown(&derivation.encode())));
+        golden(&format!("derivation/{name}.id"), &format!("{}\n", derivation.id()));
+    }
+}
+
+#[test]
+fn every_field_counts() {
+    let base = Configure { arch: Arch::Amd64, epoch: 0, layers: vec![layer(1), layer(2)], debs: vec![] };
+    let changed = [
+        Configure { arch: Arch::Arm64, ..base.clone() },
+        Configure { epoch: 1, ..base.clone() },
+        Configure { layers: vec![layer(2), layer(1)], ..base.clone() },
+        Configure { layers: vec![layer(1)], ..base.clone() },
+        Configure { debs: vec![digest(1)], ..base.clone() },
+    ];
+    for other in changed {
+        assert_ne!(Derivation::Configure(other.clone()).id(), Derivation::Configure(base.clone()).id(), "{other:?}");
+    }
+}

@@ -1,0 +1,249 @@
+//! What tests are written with: a `Silo` with a home of its own, and a way to skip aloud.
+
+pub mod http;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// Says that a test cannot run here and why. The line is written past the test runner's capture, and
+/// `.ci/run` counts it as skipped.
+pub fn skip(why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED {}: {why}", std::thread::current().name().unwrap_or("a test")).expect("standard error is open");
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether a program is installed.
+pub fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Who runs silo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum As {
+    /// Whoever runs the tests.
+    Me,
+    /// An ordinary user without an account, by number; only root can ask for it.
+    Nobody,
+}
+
+/// The number of [`As::Nobody`]: far above any account's.
+pub const NOBODY: u32 = 54_321;
+
+/// A silo with a home and a project of its own.
+pub struct Silo {
+    dir: TempDir,
+    home: PathBuf,
+    who: As,
+    program: PathBuf,
+}
+
+/// What a command did.
+#[must_use]
+#[derive(Debug)]
+pub struct Done {
+    /// Its exit code; 128+n for a signal.
+    pub code: i32,
+    /// What it wrote to standard output.
+    pub out: String,
+    /// What it wrote to standard error.
+    pub err: String,
+}
+
+impl Silo {
+    /// A silo with an empty home.
+    pub fn new() -> Silo {
+        Silo::of(As::Me)
+    }
+
+    /// A silo with an empty home that belongs to `who`.
+    pub fn of(who: As) -> Silo {
+        let dir = tempfile::Builder::new().prefix("silo-test-").tempdir().expect("a temporary directory");
+        let (home, project) = (dir.path().join("home"), dir.path().join("project"));
+        for made in [&home, &project] {
+            fs::create_dir(made).expect("a directory in our own");
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
+        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_silo"));
+        if who == As::Nobody {
+            // The build directory may be where only its owner can look.
+            let copy = dir.path().join("silo");
+            fs::copy(&program, &copy).expect("the program can be copied");
+            program = copy;
+            for owned in [&home, &project] {
+                std::os::unix::fs::chown(owned, Some(NOBODY), Some(NOBODY)).expect("root may give a directory away");
+            }
+        }
+        Silo { dir, home, who, program }
+    }
+
+    /// A silo whose home is shared by all tests that only run tools; the tools are installed in it.
+    pub fn shared(who: As) -> Silo {
+        static MINE: OnceLock<PathBuf> = OnceLock::new();
+        static NOBODYS: OnceLock<PathBuf> = OnceLock::new();
+        let (home, name) = match who {
+            As::Me => (&MINE, "home-of-me"),
+            As::Nobody => (&NOBODYS, "home-of-nobody"),
+        };
+        let home = home.get_or_init(|| {
+            let place = if who == As::Me { PathBuf::from(env!("CARGO_TARGET_TMPDIR")) } else { std::env::temp_dir() };
+            let home = place.join(format!("silo-{name}-{}", env!("CARGO_PKG_VERSION")));
+            fs::create_dir_all(&home).expect("a directory for the shared home");
+            let mut silo = Silo::of(who);
+            if who == As::Nobody {
+                std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).expect("root may give a directory away");
+            }
+            silo.home.clone_from(&home);
+            silo.seed_downloads();
+            let _ = silo.ok(["install", "--quiet", "python", "sh"]);
+            home
+        });
+        let mut silo = Silo::of(who);
+        silo.home.clone_from(home);
+        silo
+    }
+
+    /// The home directory.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The project directory, which commands run in.
+    pub fn project(&self) -> PathBuf {
+        self.dir.path().join("project")
+    }
+
+    /// A path in silo's own directory.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.home.join(".silo").join(below)
+    }
+
+    /// Writes a file below the home directory.
+    pub fn write(&self, below: &str, text: &str) {
+        let path = self.home.join(below);
+        fs::create_dir_all(path.parent().expect("a file below the home")).expect("our own directory");
+        fs::write(&path, text).expect("our own file");
+        self.give(&path);
+    }
+
+    /// Gives a file, and the directories above it in the home, to whoever runs silo.
+    fn give(&self, path: &Path) {
+        if self.who == As::Nobody {
+            for path in path.ancestors().take_while(|path| path.starts_with(&self.home)) {
+                std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give a file away");
+            }
+        }
+    }
+
+    /// Makes the files that other tests have fetched already available, as hard links or copies.
+    ///
+    /// Only what is verified against a lock when it is used; the network is asked for the rest.
+    pub fn seed_downloads(&self) {
+        let pool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("downloads");
+        let Ok(listing) = fs::read_dir(&pool) else { return };
+        let dir = self.path("downloads");
+        fs::create_dir_all(&dir).expect("our own directory");
+        self.give(&dir);
+        for entry in listing.flatten().filter(|entry| entry.path().is_file()) {
+            let to = dir.join(entry.file_name());
+            fs::copy(entry.path(), &to).expect("a file of the pool");
+            self.give(&to);
+        }
+    }
+
+    /// Offers what this silo has fetched to other tests.
+    pub fn offer_downloads(&self) {
+        let pool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("downloads");
+        fs::create_dir_all(&pool).expect("a directory for the pool");
+        for entry in fs::read_dir(self.path("downloads")).expect("downloads of an install").flatten() {
+            let to = pool.join(entry.file_name());
+            if entry.path().is_file() && !to.exists() {
+                let staged = pool.join(format!(".{}-{}", std::process::id(), entry.file_name().to_string_lossy()));
+                fs::copy(entry.path(), &staged).expect("our own file");
+                fs::rename(&staged, &to).expect("our own file");
+            }
+        }
+    }
+
+    /// A command of silo in this home and project, not yet run.
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = match self.who {
+            As::Me => Command::new(&self.program),
+            As::Nobody => {
+                let mut command = Command::new("setpriv");
+                command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]).arg(&self.program);
+                command
+            }
+        };
+        command.args(args).current_dir(self.project()).env_clear().env("HOME", &self.home).stdin(Stdio::null());
+        for kept in
+            ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY", "no_proxy"]
+        {
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        command
+    }
+
+    /// Runs a command of silo to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        done(&mut self.command(args))
+    }
+
+    /// Runs a command that must succeed and returns what it wrote.
+    pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        let done = self.run(args);
+        assert_eq!(done.code, 0, "{done:?}");
+        done.out
+    }
+
+    /// Runs a command that must fail and returns what it said.
+    pub fn fails<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        let done = self.run(args);
+        assert_ne!(done.code, 0, "{done:?}");
+        done
+    }
+
+    /// Runs a command with `input` on its standard input.
+    pub fn fed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, input: &[u8]) -> Done {
+        let mut child =
+            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
+        // A program that does not read all it is offered is no fault of the test.
+        drop(child.stdin.take().expect("it is piped").write_all(input));
+        outcome(child.wait_with_output().expect("silo ends"))
+    }
+}
+
+/// Runs a command to its end.
+pub fn done(command: &mut Command) -> Done {
+    outcome(command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+}
+
+fn outcome(output: Output) -> Done {
+    use std::os::unix::process::ExitStatusExt;
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+    Done { code, out: String::from_utf8_lossy(&output.stdout).into_owned(), err: String::from_utf8_lossy(&output.stderr).into_owned() }
+}
+
+/// Compares a text with a file of `tests/golden`, or writes the file where `SILO_BLESS` is set.
+pub fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("SILO_BLESS").is_some() {
+        fs::create_dir_all(path.parent().expect("a file below golden")).expect("the source tree can be written");
+        fs::write(&path, text).expect("the source tree can be written");
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(text == expected, "{name} differs; SILO_BLESS=1 writes it anew\n--- expected\n{expected}\n--- got\n{text}");
+}
