@@ -3,6 +3,11 @@
 mod support;
 
 mod architecture;
+mod cli;
 mod derivation;
 mod fetch;
 mod recipes;
+
+mod install;
+mod reproducible;
+mod run;

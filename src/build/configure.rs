@@ -171,36 +171,39 @@ fn refuse_secrets(upper: &Path) -> Result<(), Error> {
 
 /// Writes the dpkg database that the step begins with.
 fn seed(choice: &Choice<'_>, upper: &Path) -> Result<(), Error> {
-    let dpkg = upper.join("var/lib/dpkg");
-    let triggers = dpkg.join("triggers");
-    for dir in [&dpkg, &triggers, &dpkg.join("updates")] {
-        fs::create_dir_all(dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+    const DPKG: &str = "var/lib/dpkg";
+    set_mode(upper, 0o755)?;
+    for dir in ["var", "var/lib", DPKG, "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "usr", "usr/sbin"] {
+        let dir = upper.join(dir);
+        fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+        set_mode(&dir, 0o755)?;
     }
-    let write = |path: PathBuf, text: &str| fs::write(&path, text).map_err(|source| Error::File { doing: "write", path, source });
+    let write = |path: String, text: &str, mode| {
+        let path = upper.join(path);
+        fs::write(&path, text).map_err(|source| Error::File { doing: "write", path: path.clone(), source })?;
+        set_mode(&path, mode)
+    };
     let stanzas = choice.present.iter().map(|package| {
         let scripted =
             ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
         // What has nothing to run is configured by saying so.
         status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
     });
-    write(dpkg.join("status"), &status::write(stanzas.collect()))?;
-    write(dpkg.join("available"), "")?;
+    write(format!("{DPKG}/status"), &status::write(stanzas.collect()), 0o644)?;
+    write(format!("{DPKG}/available"), "", 0o644)?;
     let records: Vec<_> = choice.present.iter().map(|package| &package.record).collect();
     for (name, text) in status::triggers(&records) {
-        write(triggers.join(name), &text)?;
+        write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
     }
-    write(triggers.join("Unincorp"), "")?;
+    write(format!("{DPKG}/triggers/Unincorp"), "", 0o644)?;
     // Debian's word for "start no service": there is nothing to start one for (invoke-rc.d(8)).
-    let policy = upper.join("usr/sbin");
-    fs::create_dir_all(&policy).map_err(|source| Error::File { doing: "create", path: policy.clone(), source })?;
-    let policy = policy.join("policy-rc.d");
-    write(policy.clone(), "#!/bin/sh\nexit 101\n")?;
-    set_executable(&policy)
+    write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
 }
 
-fn set_executable(path: &Path) -> Result<(), Error> {
+/// Sets a mode, whatever the caller's umask made of it: it would show in the layer.
+fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(|source| Error::File {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|source| Error::File {
         doing: "change the mode of",
         path: path.to_owned(),
         source,

@@ -62,7 +62,8 @@ pub struct Collected {
 pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let exclusive = lock::try_exclude(context.store).map_err(|error| store(Box::new(error)))?.ok_or(Error::Busy)?;
-    let now = UNIX_EPOCH + Duration::from_secs(u64::try_from(context.now).unwrap_or(0));
+    // Whole seconds, rounded up: what was made in this very second is not younger than now.
+    let now = UNIX_EPOCH + Duration::from_secs(u64::try_from(context.now).unwrap_or(0).saturating_add(1));
     let plan = gc::plan(context.store, &exclusive, &Root::default(), now, wish.min_age).map_err(|error| store(Box::new(error)))?;
     let mut collected = Collected { layers: plan.layers.len(), images: plan.images.len(), bytes: plan.bytes, ..Collected::default() };
     if !wish.dry_run {
@@ -73,7 +74,7 @@ pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     for path in listed(&context.home.work())? {
         collected.leftovers += 1;
         if !wish.dry_run {
-            silo_store::scratch::remove_tree(&path).map_err(|error| store(Box::new(error)))?;
+            removed(&path)?;
         }
     }
     forget_images(context, &plan, wish)?;
@@ -82,7 +83,7 @@ pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
             collected.downloads += 1;
             collected.bytes += fs::symlink_metadata(&path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
             if !wish.dry_run {
-                silo_store::scratch::remove_tree(&path).map_err(|error| store(Box::new(error)))?;
+                removed(&path)?;
             }
         }
     }
@@ -99,6 +100,14 @@ fn forget_images(context: &Context<'_>, plan: &gc::Plan, wish: &Wish) -> Result<
         }
     }
     Ok(())
+}
+
+fn removed(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        silo_store::scratch::remove_tree(path).map_err(|error| Error::Store(Box::new(error)))
+    } else {
+        fs::remove_file(path).map_err(|source| Error::File { doing: "remove", path: path.to_owned(), source })
+    }
 }
 
 fn listed(dir: &Path) -> Result<Vec<PathBuf>, Error> {

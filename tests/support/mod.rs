@@ -87,27 +87,23 @@ impl Silo {
         Silo { dir, home, who, program }
     }
 
-    /// A silo whose home is shared by all tests that only run tools; the tools are installed in it.
+    /// A silo whose home is shared by all tests that only run tools; the tools are installed in it, anew by
+    /// each run of the tests. Projects are not shared.
     pub fn shared(who: As) -> Silo {
         static MINE: OnceLock<PathBuf> = OnceLock::new();
         static NOBODYS: OnceLock<PathBuf> = OnceLock::new();
-        let (home, name) = match who {
-            As::Me => (&MINE, "home-of-me"),
-            As::Nobody => (&NOBODYS, "home-of-nobody"),
+        let home = match who {
+            As::Me => MINE.get_or_init(|| installed(As::Me, Path::new(env!("CARGO_TARGET_TMPDIR")), &[])),
+            // The other home is made under other circumstances: what comes of it must be the same.
+            As::Nobody => NOBODYS.get_or_init(|| {
+                let _ = Silo::shared(As::Me);
+                installed(
+                    As::Nobody,
+                    &std::env::temp_dir(),
+                    &[("LC_ALL", "tr_TR.UTF-8"), ("TZ", "Asia/Kathmandu"), ("SOURCE_DATE_EPOCH", "1")],
+                )
+            }),
         };
-        let home = home.get_or_init(|| {
-            let place = if who == As::Me { PathBuf::from(env!("CARGO_TARGET_TMPDIR")) } else { std::env::temp_dir() };
-            let home = place.join(format!("silo-{name}-{}", env!("CARGO_PKG_VERSION")));
-            fs::create_dir_all(&home).expect("a directory for the shared home");
-            let mut silo = Silo::of(who);
-            if who == As::Nobody {
-                std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).expect("root may give a directory away");
-            }
-            silo.home.clone_from(&home);
-            silo.seed_downloads();
-            let _ = silo.ok(["install", "--quiet", "python", "sh"]);
-            home
-        });
         let mut silo = Silo::of(who);
         silo.home.clone_from(home);
         silo
@@ -145,13 +141,21 @@ impl Silo {
         }
     }
 
-    /// Makes the files that other tests have fetched already available, as hard links or copies.
+    /// Makes the files that other tests have fetched already available.
     ///
-    /// Only what is verified against a lock when it is used; the network is asked for the rest.
+    /// What is used of them is verified against a lock; the network is asked for the rest.
     pub fn seed_downloads(&self) {
-        let pool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("downloads");
-        let Ok(listing) = fs::read_dir(&pool) else { return };
-        let dir = self.path("downloads");
+        self.copy_in(&pool("downloads"), "downloads");
+    }
+
+    /// Uses the locks that had to be made anew in this run, because mirrors drop superseded packages.
+    pub fn seed_locks(&self) {
+        self.copy_in(&pool("recipe-locks"), "recipe-locks");
+    }
+
+    fn copy_in(&self, from: &Path, below: &str) {
+        let Ok(listing) = fs::read_dir(from) else { return };
+        let dir = self.path(below);
         fs::create_dir_all(&dir).expect("our own directory");
         self.give(&dir);
         for entry in listing.flatten().filter(|entry| entry.path().is_file()) {
@@ -161,16 +165,18 @@ impl Silo {
         }
     }
 
-    /// Offers what this silo has fetched to other tests.
+    /// Offers what this silo has fetched and locked to other tests.
     pub fn offer_downloads(&self) {
-        let pool = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("downloads");
-        fs::create_dir_all(&pool).expect("a directory for the pool");
-        for entry in fs::read_dir(self.path("downloads")).expect("downloads of an install").flatten() {
-            let to = pool.join(entry.file_name());
-            if entry.path().is_file() && !to.exists() {
-                let staged = pool.join(format!(".{}-{}", std::process::id(), entry.file_name().to_string_lossy()));
-                fs::copy(entry.path(), &staged).expect("our own file");
-                fs::rename(&staged, &to).expect("our own file");
+        for of in ["downloads", "recipe-locks"] {
+            let pool = pool(of);
+            fs::create_dir_all(&pool).expect("a directory for the pool");
+            for entry in fs::read_dir(self.path(of)).into_iter().flatten().flatten() {
+                let to = pool.join(entry.file_name());
+                if entry.path().is_file() && !to.exists() {
+                    let staged = pool.join(format!(".{}-{}", std::process::id(), entry.file_name().to_string_lossy()));
+                    fs::copy(entry.path(), &staged).expect("our own file");
+                    fs::rename(&staged, &to).expect("our own file");
+                }
             }
         }
     }
@@ -223,6 +229,30 @@ impl Silo {
         drop(child.stdin.take().expect("it is piped").write_all(input));
         outcome(child.wait_with_output().expect("silo ends"))
     }
+}
+
+/// Makes a home with every built-in tool installed.
+fn installed(who: As, place: &Path, env: &[(&str, &str)]) -> PathBuf {
+    let name = if who == As::Me { "me" } else { "nobody" };
+    let home = place.join(format!("silo-test-home-of-{name}"));
+    silo_store::scratch::remove_tree(&home).expect("an old home of ours");
+    fs::create_dir_all(&home).expect("a directory for the shared home");
+    let mut silo = Silo::of(who);
+    silo.home.clone_from(&home);
+    silo.give(&home);
+    silo.seed_downloads();
+    silo.seed_locks();
+    let done = done(silo.command(["install", "--quiet", "python", "sh"]).envs(env.iter().copied()));
+    assert_eq!(done.code, 0, "{done:?}");
+    if who == As::Me {
+        silo.offer_downloads();
+    }
+    home
+}
+
+/// Where fetched files and locks made anew are kept for other tests and other runs.
+fn pool(of: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(of)
 }
 
 /// Runs a command to its end.

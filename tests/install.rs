@@ -1,0 +1,81 @@
+//! Installing, and what is made anew when something changes.
+
+use crate::support::{As, Silo};
+
+const HELLO: &str = "description = \"a shell and a program without scripts\"\ncommand = [\"hello\"]\n[debian]\npackages = [\"dash\", \"hello\"]\nversionOf = \"hello\"\n";
+
+fn made(json: &str) -> u64 {
+    let json: serde_json::Value = serde_json::from_str(json).expect("install --json prints JSON");
+    json[0]["layersMade"].as_u64().expect("a number of layers")
+}
+
+#[test]
+fn an_install_that_has_nothing_to_do_changes_nothing() {
+    let silo = Silo::shared(As::Me);
+    let done = silo.run(["install", "python"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.out.contains("is installed already"), "{done:?}");
+    assert_eq!(done.err, "");
+}
+
+#[test]
+fn a_package_without_scripts_makes_one_layer_and_its_place_in_the_database() {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    let _ = silo.ok(["install", "--quiet", "sh"]);
+    silo.write(".silo/recipes/hello.toml", HELLO);
+    let json = silo.ok(["install", "--quiet", "--json", "hello"]);
+    // The package's own layer, and the layer of the dpkg database that now names it.
+    assert_eq!(made(&json), 2, "{json}");
+    assert_eq!(silo.ok(["hello"]), "Hello, world!\n");
+    let list = silo.ok(["run", "hello", "--version"]);
+    assert!(list.starts_with("hello (GNU Hello)"), "{list}");
+    let status = silo.fed(["shell", "hello"], b"dpkg -s hello | grep ^Status; dpkg --audit\n");
+    assert_eq!(status.out, "Status: install ok installed\n", "{status:?}");
+}
+
+#[test]
+fn versions_are_matched_by_their_beginning() {
+    let silo = Silo::shared(As::Me);
+    let _ = silo.ok(["install", "python@3.13"]);
+    let _ = silo.ok(["install", "python@3"]);
+    let done = silo.fails(["install", "python@3.1"]);
+    assert!(done.err.contains("python 3.1 is not available: its lock has 3.13"), "{done:?}");
+    let done = silo.fails(["install", "python@"]);
+    assert_eq!(done.code, 2, "{done:?}");
+}
+
+#[test]
+fn what_cannot_be_installed_says_what_can() {
+    let silo = Silo::new();
+    for (tool, expect) in [
+        ("pyton", "did you mean \"python\"?"),
+        ("zzz", "`silo list --available` shows them all"),
+        ("Python", "is not a tool name"),
+        ("../etc", "is not a tool name"),
+        ("install", "is a command of silo"),
+    ] {
+        let done = silo.fails(["install", tool]);
+        assert!(done.err.contains(expect), "{tool}: {done:?}");
+    }
+}
+
+#[test]
+fn what_is_uninstalled_is_collected() {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    let _ = silo.ok(["install", "--quiet", "sh"]);
+    let _ = silo.ok(["uninstall", "sh"]);
+    assert_eq!(silo.ok(["list"]), "");
+    let done = silo.fails(["run", "sh", "-c", "true"]);
+    assert!(done.err.contains("sh is not installed"), "{done:?}");
+    let would = silo.ok(["gc", "--all", "--dry-run"]);
+    assert!(would.contains("would be removed"), "{would}");
+    let _ = silo.ok(["gc", "--all"]);
+    let left: Vec<_> = std::fs::read_dir(silo.path("baked")).expect("the store is there").collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(std::fs::read_dir(silo.path("images")).expect("the store is there").count(), 0);
+    let _ = silo.fails(["uninstall", "sh"]);
+}

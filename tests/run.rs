@@ -1,0 +1,103 @@
+//! Running tools as a user types it: what comes out, what goes in, what is seen.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::support::{As, NOBODY, Silo, is_root, skip};
+
+#[test]
+fn codes_and_streams_are_the_programs() {
+    let silo = Silo::shared(As::Me);
+    assert_eq!(silo.fed(["run", "python", "-c", "print(input())"], b"x\n").out, "x\n");
+    assert_eq!(silo.run(["run", "python", "-c", "import sys; sys.exit(42)"]).code, 42);
+    assert_eq!(silo.run(["run", "sh", "-c", "kill -9 $$"]).code, 137);
+    assert_eq!(silo.run(["run", "--no-project", "sh", "-c", "exec /no/such"]).code, 127);
+    let big = silo.run(["run", "python", "-c", "import sys; sys.stdout.write('x' * 10_000_000)"]);
+    assert_eq!((big.code, big.out.len()), (0, 10_000_000));
+    let apart = silo.run(["sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!((apart.out.as_str(), apart.err.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn everything_after_the_tool_is_the_tools() {
+    let silo = Silo::shared(As::Me);
+    let argv = "import sys; print(sys.argv[1:])";
+    for (words, expect) in [
+        (vec!["run", "python", "-c", argv, "--help", "-h", "--quiet"], "['--help', '-h', '--quiet']\n"),
+        (vec!["python", "-c", argv, "--", "x", "--", "y"], "['--', 'x', '--', 'y']\n"),
+        (vec!["python", "--", "-c", argv, "x"], "['x']\n"),
+        (vec!["python", "-c", argv, ""], "['']\n"),
+        (vec!["python3", "-c", argv, "a b"], "['a b']\n"),
+    ] {
+        assert_eq!(silo.ok(&words), expect, "{words:?}");
+    }
+    assert!(silo.ok(["python", "--help"]).starts_with("usage: "), "--help is python's");
+    assert!(silo.ok(["pip", "--version"]).starts_with("pip "), "a shim is a command too");
+    assert_eq!(silo.run(["run", "--bogus", "python"]).code, 2);
+}
+
+#[test]
+fn a_tool_sees_the_project_and_nothing_else() {
+    let silo = Silo::shared(As::Me);
+    fs::write(silo.project().join("mine.txt"), "mine").expect("our own project");
+    fs::create_dir_all(silo.home().join(".ssh")).expect("our own home");
+    let _canary = fs::write(silo.home().join(".ssh/id_canary"), "secret");
+    let seen = silo.ok([
+        "python",
+        "-c",
+        "import os; print(os.getcwd(), open('mine.txt').read(), open('/workspace/mine.txt').read(), os.path.exists(os.path.expanduser('~/.ssh')), os.environ.get('SECRET'), sorted(os.listdir('/home')))",
+    ]);
+    let project = fs::canonicalize(silo.project()).expect("our own project");
+    assert_eq!(seen, format!("{} mine mine False None []\n", project.display()));
+}
+
+#[test]
+fn what_is_made_in_the_project_stays_and_is_the_callers() {
+    for who in [As::Me, As::Nobody] {
+        if who == As::Nobody && !is_root() {
+            skip("only root can be two users");
+            continue;
+        }
+        let silo = Silo::shared(who);
+        let _ = silo.ok(["sh", "-c", "echo made > made; echo gone > /gone; echo gone > ~/gone"]);
+        let made = fs::metadata(silo.project().join("made")).expect("it was made");
+        let expect = if who == As::Me { rustix::process::getuid().as_raw() } else { NOBODY };
+        assert_eq!(made.uid(), expect);
+        assert!(!silo.home().join("gone").exists());
+        let again = silo.run(["sh", "-c", "cat /gone ~/gone"]);
+        assert_ne!(again.code, 0, "{again:?}");
+    }
+}
+
+#[test]
+fn variables_are_handed_in_by_name() {
+    let silo = Silo::shared(As::Me);
+    fs::write(silo.project().join("silo.toml"), "passEnv = [\"TOKEN\"]\n[overrides.sh]\nenv = { MODE = \"test\" }\nworkdir = \"/\"\n")
+        .expect("our own project");
+    let mut command = silo.command(["sh", "-c", "echo \"$TOKEN $MODE $SECRET $PWD\""]);
+    let done = crate::support::done(command.env("TOKEN", "t").env("SECRET", "s"));
+    assert_eq!(done.out, "t test  /\n", "{done:?}");
+}
+
+#[test]
+fn a_home_is_no_project() {
+    let silo = Silo::shared(As::Me);
+    let mut command = silo.command(["sh", "-c", "echo seen"]);
+    let done = crate::support::done(command.current_dir(silo.home()));
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.err.contains("it holds your home directory") && done.err.contains("--no-project"), "{done:?}");
+    let mut command = silo.command(["run", "--no-project", "sh", "-c", "pwd; ls -A"]);
+    let done = crate::support::done(command.current_dir(silo.home()));
+    assert_eq!(done.out, format!("{}\n", silo.home().display()), "{done:?}");
+}
+
+#[test]
+fn there_is_no_network() {
+    let silo = Silo::shared(As::Me);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+    let port = listener.local_addr().expect("it is bound").port();
+    let script = format!(
+        "import socket, os\nfor address in [('127.0.0.1', {port}), ('192.0.2.1', 80)]:\n    try:\n        socket.create_connection(address, 3); print('open')\n    except OSError: print('closed')\nprint(sorted(name for _, name in socket.if_nameindex()))"
+    );
+    assert_eq!(silo.ok(["python", "-c", &script]), "closed\nclosed\n['lo']\n");
+}
