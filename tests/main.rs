@@ -8,6 +8,9 @@ mod derivation;
 mod fetch;
 mod recipes;
 
+mod escape;
 mod install;
+mod launch;
+mod ordinary;
 mod reproducible;
 mod run;

@@ -22,8 +22,10 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     // Before anything else: the launcher's trials need a process with one thread.
-    let mut checks = launch::probe();
-    checks.push(home(&Home::of_user(&env::home()?)));
+    let home = Home::of_user(&env::home()?);
+    let written = home_check(&home);
+    let mut checks = launch::probe(home.root());
+    checks.push(written);
     checks.push(mirrors(globals)?);
     if args.json {
         ui::json(&serde_json::json!(checks))?;
@@ -44,7 +46,7 @@ fn line(check: &Check) -> String {
     format!("{state:8} {}: {}{cure}\n", check.name, check.detail)
 }
 
-fn home(home: &Home) -> Check {
+fn home_check(home: &Home) -> Check {
     let name = "silo's home";
     match silo_store::layout::Store::open(home.root()) {
         Ok(_) => Check { name, state: State::Ok, detail: format!("{} can be written", home.root().display()), cure: String::new() },

@@ -60,7 +60,7 @@ enum Command {
     Man(man::Args),
     Schema(schema::Args),
     #[command(name = step::WORD, hide = true)]
-    Step,
+    Step(step::Args),
     /// A tool, or a shim of one
     #[command(external_subcommand)]
     Tool(Vec<OsString>),
@@ -114,7 +114,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Schema(args) => schema::run(&args),
-        Command::Step => step::run(),
+        Command::Step(args) => step::run(&args),
         Command::Tool(words) => run::run(globals, run::Args::shorthand(words)),
     }
 }

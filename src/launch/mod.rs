@@ -17,6 +17,8 @@ mod native;
 
 pub mod again;
 
+use std::path::Path;
+
 use error::Error;
 use spec::Spec;
 
@@ -74,10 +76,11 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
 
 /// Tries everything that the native tier is made of; `silo doctor` shows the result.
 ///
-/// Like [`launch`], to be called from a process with one thread.
+/// `store` is the (existing) directory that holds the images. Like [`launch`], to be called from a
+/// process with one thread.
 #[cfg(target_os = "linux")]
-pub fn probe() -> Vec<Check> {
-    native::probe::probe()
+pub fn probe(store: &Path) -> Vec<Check> {
+    native::probe::probe(store)
 }
 
 /// Says that this system has no native tier.
@@ -88,6 +91,6 @@ pub fn launch(_spec: &Spec) -> Result<Exit, Error> {
 
 /// Says that this system has no native tier.
 #[cfg(not(target_os = "linux"))]
-pub fn probe() -> Vec<Check> {
+pub fn probe(_store: &Path) -> Vec<Check> {
     vec![Check { name: "native tier", state: State::Missing, detail: "the native tier needs Linux".to_owned(), cure: String::new() }]
 }

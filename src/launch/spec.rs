@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn refuses_what_no_sandbox_could_be() {
-        let cases: [(&str, fn(&mut Spec)); 8] = [
+        type Spoil = fn(&mut Spec);
+        let cases: [(&str, Spoil); 8] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),

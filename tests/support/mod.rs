@@ -1,6 +1,7 @@
 //! What tests are written with: a `Silo` with a home of its own, and a way to skip aloud.
 
 pub mod http;
+pub mod sandbox;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,10 +24,15 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether a program is installed.
-pub fn has(program: &str) -> bool {
-    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+/// The program under test.
+pub fn program() -> PathBuf {
+    std::env::var_os(PROGRAM).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_silo")), PathBuf::from)
 }
+
+/// Names the program under test to a copy of this test program that runs as somebody else.
+pub const PROGRAM: &str = "SILO_TEST_PROGRAM";
+/// Names the home that [`Silo::shared`] gives to such a copy.
+pub const SHARED_HOME: &str = "SILO_TEST_HOME";
 
 /// Who runs silo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ impl Silo {
             fs::create_dir(made).expect("a directory in our own");
         }
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
-        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_silo"));
+        let mut program = program();
         if who == As::Nobody {
             // The build directory may be where only its owner can look.
             let copy = dir.path().join("silo");
@@ -93,7 +99,10 @@ impl Silo {
         static MINE: OnceLock<PathBuf> = OnceLock::new();
         static NOBODYS: OnceLock<PathBuf> = OnceLock::new();
         let home = match who {
-            As::Me => MINE.get_or_init(|| installed(As::Me, Path::new(env!("CARGO_TARGET_TMPDIR")), &[])),
+            As::Me => MINE.get_or_init(|| match std::env::var_os(SHARED_HOME) {
+                Some(home) => home.into(),
+                None => installed(As::Me, Path::new(env!("CARGO_TARGET_TMPDIR")), &[]),
+            }),
             // The other home is made under other circumstances: what comes of it must be the same.
             As::Nobody => NOBODYS.get_or_init(|| {
                 let _ = Silo::shared(As::Me);
@@ -107,6 +116,14 @@ impl Silo {
         let mut silo = Silo::of(who);
         silo.home.clone_from(home);
         silo
+    }
+
+    /// The composed root of an installed tool's image.
+    pub fn image_root(&self, tool: &str) -> PathBuf {
+        let list: serde_json::Value = serde_json::from_str(&self.ok(["list", "--json"])).expect("list --json prints JSON");
+        let tools = list.as_array().expect("a list");
+        let found = tools.iter().find(|entry| entry["tool"] == tool).unwrap_or_else(|| panic!("{tool} is not installed: {list}"));
+        self.path("images").join(found["image"].as_str().expect("an image")).join("root")
     }
 
     /// The home directory.

@@ -106,6 +106,7 @@ const TIOCSETD: u32 = 0x5423;
 const SET_ID_BITS: u32 = 0o6000;
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 const FILE_TYPE: u32 = libc::S_IFMT;
+#[cfg(target_arch = "x86_64")]
 const DEVICE: Condition = when(1, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
 const DEVICE_AT: Condition = when(2, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
 
@@ -214,7 +215,7 @@ static ARCHITECTURE_ALWAYS: &[Rule] = &[];
 static CALLER: &[Rule] = &[
     rule(libc::SYS_fchmod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_fchmodat, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
-    rule(libc::SYS_fchmodat2, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(452, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "fchmodat2: makes set-id files"),
     rule(libc::SYS_openat, &[any_bit(2, CREATES), any_bit(3, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_mknodat, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_openat2, &[], Fail(ENOSYS), "its mode lies in memory; programs fall back to openat"),

@@ -51,7 +51,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     isolate(spec)?;
     let no_files = root::enter(spec)?;
     limits::bound_processes(&spec.limits)?;
-    super::proc::mask(no_files)?;
+    super::proc::mask(no_files, plan.uid)?;
     let terminal = terminal(&plan.streams, socket)?;
     umask(Mode::from_raw_mode(0o022));
     limits::apply(&spec.limits, plan.cgroup.is_some())?;

@@ -27,6 +27,7 @@ mod wire;
 
 use std::os::fd::AsFd;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::Exit;
@@ -65,8 +66,9 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
 
 fn require_one_thread() -> Result<(), Error> {
     // A directory's link count is 2 and one for each subdirectory: one for each thread.
-    let tasks = plan::host(rustix::fs::stat("/proc/self/task"), "counting threads")?;
-    match u64::from(tasks.st_nlink).saturating_sub(2) {
+    let wanted = StatxFlags::NLINK;
+    let tasks = statx(CWD, "/proc/self/task", AtFlags::empty(), wanted);
+    match u64::from(plan::host(tasks, "counting threads")?.stx_nlink).saturating_sub(2) {
         1 => Ok(()),
         count => Err(Error::Threads { count }),
     }

@@ -1,6 +1,200 @@
-//! p
-use crate::launch::Check;
-/// p
-pub fn probe() -> Vec<Check> {
-    Vec::new()
+//! What of the native tier works here, found by doing it.
+//!
+//! Settings are not trusted: Ubuntu's restriction of user namespaces, for one, lets a namespace be
+//! made and then refuses everything in it. A setting is looked at only to pick the words of a cure.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{XattrFlags, setxattr};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::set_no_new_privs;
+
+use super::failure::{During, Failure, Stage};
+use super::wire::{self, Report};
+use super::{NAMESPACES, calls, cgroup, identity, limits, root, sys};
+use crate::launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
+use crate::launch::{Check, State};
+
+/// The oldest kernel with all the calls that the native tier makes (`mount_setattr` is the newest).
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+/// An attribute to try; nothing reads it.
+const TRIED: &str = "user.silo.tried";
+
+/// Tries everything; `store` is the directory that will hold the images.
+pub fn probe(store: &Path) -> Vec<Check> {
+    vec![
+        kernel(),
+        check("user namespaces", attempt(|| Ok(())), userns_cure()),
+        check("overlay root", attempt(|| whole_root(store)), userns_cure()),
+        overlay_attributes(store),
+        check("seccomp", attempt(filter), "use a kernel with CONFIG_SECCOMP_FILTER".to_owned()),
+        landlock(),
+        store_attributes(store),
+        cgroups(),
+    ]
+}
+
+fn kernel() -> Check {
+    let (major, minor) = limits::kernel();
+    let new = (major, minor) >= OLDEST_KERNEL;
+    Check {
+        name: "kernel",
+        state: if new { State::Ok } else { State::Missing },
+        detail: format!("Linux {major}.{minor}"),
+        cure: if new { String::new() } else { "use Linux 5.12 or newer".to_owned() },
+    }
+}
+
+fn check(name: &'static str, tried: Result<(), Failure>, cure: String) -> Check {
+    match tried {
+        Ok(()) => fine(name, "works".to_owned()),
+        Err(failure) => {
+            let error = std::io::Error::from_raw_os_error(failure.errno);
+            let detail = format!("{}: {error}", failure.step);
+            Check { name, state: State::Missing, detail, cure }
+        }
+    }
+}
+
+fn fine(name: &'static str, detail: String) -> Check {
+    Check { name, state: State::Ok, detail, cure: String::new() }
+}
+
+fn degraded(name: &'static str, detail: &str, cure: &str) -> Check {
+    let (detail, cure) = (detail.to_owned(), cure.to_owned());
+    Check { name, state: State::Degraded, detail, cure }
+}
+
+/// What to do when user namespaces are refused, by who seems to refuse them.
+fn userns_cure() -> String {
+    let is = |file: &str, value: &str| fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|text| text.trim() == value);
+    if is("kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "give silo an AppArmor profile: put `abi <abi/4.0>, profile silo <path of silo> \
+         flags=(unconfined) { userns, }` into /etc/apparmor.d/silo and run \
+         `sudo apparmor_parser -r /etc/apparmor.d/silo`"
+    } else if is("kernel/unprivileged_userns_clone", "0") {
+        "run `sudo sysctl -w kernel.unprivileged_userns_clone=1`"
+    } else if is("user/max_user_namespaces", "0") {
+        "run `sudo sysctl -w user.max_user_namespaces=10000`"
+    } else {
+        "inside a container, run it with user namespaces and an unmasked /proc allowed; \
+         otherwise use the vm tier"
+    }
+    .to_owned()
+}
+
+/// Makes the root of a sandbox as a launch does.
+fn whole_root(store: &Path) -> Result<(), Failure> {
+    root::enter(&spec(store)).map(drop)
+}
+
+/// Tells a refused overlay from one that cannot keep attributes in memory.
+fn overlay_attributes(store: &Path) -> Check {
+    let name = "attributes in memory";
+    let tried = attempt(|| {
+        whole_root(store)?;
+        fs::write("/tmp/tried", "").during("writing a file")?;
+        setxattr("/tmp/tried", TRIED, b"x", XattrFlags::empty()).during("setting an attribute")
+    });
+    match tried {
+        Ok(()) => fine(name, "tmpfs keeps user attributes".to_owned()),
+        Err(_) => degraded(
+            name,
+            "tmpfs keeps no user attributes, so a directory of the image that was removed inside cannot be made anew there",
+            "use Linux 6.6 or newer",
+        ),
+    }
+}
+
+fn filter() -> Result<(), Failure> {
+    set_no_new_privs(true).during("giving up new privileges")?;
+    let listener = sys::filter_with_listener(&calls::filter(Identity::Root));
+    listener.map(drop).during("filtering system calls")
+}
+
+fn landlock() -> Check {
+    let cure = "add landlock to the kernel's `lsm=` list, or use Linux 6.12 or newer";
+    match sys::landlock_version() {
+        Some(version) if version >= 6 => fine("landlock", format!("version {version}")),
+        Some(version) => degraded("landlock", &format!("version {version} cannot scope signals; namespaces do that, too"), cure),
+        None => degraded("landlock", "absent: a file redirected into a sandbox can be opened there for writing, too", cure),
+    }
+}
+
+fn store_attributes(store: &Path) -> Check {
+    let name = "attributes in the store";
+    match setxattr(store, TRIED, b"x", XattrFlags::empty()) {
+        Ok(()) => {
+            // It stays harmless if it cannot be removed.
+            let _ = rustix::fs::removexattr(store, TRIED);
+            fine(name, format!("{} keeps user attributes", store.display()))
+        }
+        Err(error) => degraded(
+            name,
+            &format!("{}: {error}; owners of files cannot be recorded in build steps", store.display()),
+            "keep the store on ext4, xfs or btrfs",
+        ),
+    }
+}
+
+fn cgroups() -> Check {
+    match cgroup::delegated() {
+        Some(path) => fine("limits", format!("cgroups below {} are ours", path.display())),
+        None => degraded(
+            "limits",
+            "no cgroup is delegated: memory is limited for each process, not for all together",
+            "start silo in a user session of systemd, or with `systemd-run --user --scope`",
+        ),
+    }
+}
+
+/// Runs this in a process of its own with all namespaces, and says how it went.
+fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
+    // Within the new namespace they would show as nobody's.
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during("making a socket pair")?;
+    let Some(child) = sys::clone(NAMESPACES, None).during("making namespaces")? else {
+        let tried = identity::map(Identity::Caller, uid, gid).and_then(|()| try_it());
+        let report = match tried {
+            Ok(()) => Report::Exited(0),
+            Err(failure) => Report::Failed(failure),
+        };
+        // With nobody to tell, silence is a failure.
+        let _ = wire::report(theirs.as_fd(), &report);
+        sys::exit(0)
+    };
+    drop(theirs);
+    let report = wire::next_report(ours.as_fd());
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {}
+    match report {
+        Ok(Some(Report::Exited(0))) => Ok(()),
+        Ok(Some(Report::Failed(failure))) => Err(failure),
+        Ok(_) | Err(_) => Err(Failure { stage: Stage::Setup, step: "trying it".to_owned(), errno: libc::ECHILD }),
+    }
+}
+
+/// A spec whose root is some directory: the store itself.
+fn spec(store: &Path) -> Spec {
+    Spec {
+        root: Root { lower: vec![store.to_owned()], upper: Upper::Ephemeral { size_bytes: 1 << 20 } },
+        mounts: Vec::new(),
+        dirs: Vec::new(),
+        files: Vec::new(),
+        read_only: Vec::new(),
+        argv: vec!["true".into()],
+        env: BTreeMap::new(),
+        cwd: "/".into(),
+        hostname: "silo".to_owned(),
+        identity: Identity::Caller,
+        stdio: Stdio::Auto,
+        limits: Limits::default(),
+    }
 }

@@ -14,25 +14,29 @@ use super::failure::{During, Failure};
 use super::root::{attach, clone_tree};
 use super::sys;
 
-/// Hidden behind `/dev/null`.
-const HIDDEN_FILES: [&str; 17] = [
-    "kcore",         // the host's physical memory
-    "kmsg",          // the host's kernel log
-    "kallsyms",      // addresses of the running kernel
-    "keys",          // the host's keyrings
+/// Hidden behind `/dev/null`: what everybody may open.
+const HIDDEN_FILES: [&str; 8] = [
+    "kallsyms",      // what the running kernel consists of
+    "keys",          // keyrings
     "key-users",     // who has keys
-    "sysrq-trigger", // reboots the host
-    "timer_list",    // what the host's processes wait for
-    "timer_stats",   // the same on older kernels
-    "latency_stats", // where the host's processes wait
+    "timer_stats",   // what the host's processes wait for, on older kernels
+    "latency_stats", // where they wait
     "sched_debug",   // every process of the host, on older kernels
     "interrupts",    // key strokes can be told from its timing
-    "kpagecount",    // the host's physical pages (these three: readable by the host's root only)
+    "softirqs",      // the same
+];
+
+/// The same for what only the host's root may open, hidden when the caller is that.
+const HIDDEN_FROM_ROOT: [&str; 9] = [
+    "kcore",         // the host's physical memory
+    "kmsg",          // the host's kernel log
+    "sysrq-trigger", // reboots the host
+    "timer_list",    // what the host's processes wait for
+    "kpagecount",    // the host's physical pages, and the next two
     "kpageflags",
     "kpagecgroup",
-    "slabinfo",     // side channel into kernel memory
-    "vmallocinfo",  // addresses of the running kernel
-    "pagetypeinfo", // layout of the host's memory
+    "vmallocinfo", // addresses of the running kernel
+    "slabinfo",    // a side channel into its memory
 ];
 
 /// Hidden behind an empty directory.
@@ -66,9 +70,10 @@ pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<NoFiles, Failure
 }
 
 /// Shuts the doors; to be called inside the new root.
-pub fn mask(no_files: NoFiles) -> Result<(), Failure> {
+pub fn mask(no_files: NoFiles, caller: u32) -> Result<(), Failure> {
     let at = |name: &str| Path::new("/proc").join(name);
-    for name in HIDDEN_FILES {
+    let from_root = if caller == 0 { &HIDDEN_FROM_ROOT[..] } else { &[] };
+    for name in HIDDEN_FILES.iter().chain(from_root) {
         match mount_bind("/dev/null", at(name)) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error).during_this(|| format!("hiding /proc/{name}")),

@@ -181,6 +181,7 @@ fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(
 /// reads what the page cache has.
 fn forget_volatile(work: &OwnedFd) {
     // Absent at a first start; any other failure shows when the overlay is mounted.
+    let _ = unlinkat(work, "work/incompat/volatile/dirty", AtFlags::empty());
     let _ = unlinkat(work, "work/incompat/volatile", AtFlags::REMOVEDIR);
 }
 

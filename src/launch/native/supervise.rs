@@ -98,7 +98,8 @@ pub fn watch(sandbox: &Sandbox, socket: BorrowedFd<'_>, signals: &Signals, mut s
             screen.interest(&mut interest);
         }
         fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-        match poll(&mut fds, None) {
+        let patience = screen.as_ref().and_then(Screen::patience);
+        let ready = match poll(&mut fds, patience.as_ref()) {
             Err(Errno::INTR) => continue,
             result => host(result, "waiting for the sandbox")?,
         };
@@ -112,6 +113,9 @@ pub fn watch(sandbox: &Sandbox, socket: BorrowedFd<'_>, signals: &Signals, mut s
         }
         if let Some(screen) = &mut screen {
             screen.carry(&events[2..]);
+            if ready == 0 {
+                screen.look_again();
+            }
         }
         if !events[0].is_empty() {
             match host(wire::next_report(socket), "listening to the sandbox") {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Timespec;
 use rustix::io::{Errno, read, write};
 use rustix::termios::{OptionalActions, Termios, tcgetwinsize, tcsetattr, tcsetwinsize};
 
@@ -17,6 +18,9 @@ use crate::launch::error::Error;
 /// Bytes carried at a time. Writing to the caller's terminal may block; a small piece lets a key
 /// (Ctrl-C) through soon, even while a lot is being printed.
 const PIECE_BYTES: usize = 4096;
+
+/// How often a terminal that nobody has open is looked at, in nanoseconds.
+const DESERTED_NANOS: i64 = 50_000_000;
 
 /// The settings to go back to if the process panics, while the terminal is raw.
 static AT_PANIC: Mutex<Option<Termios>> = Mutex::new(None);
@@ -28,13 +32,21 @@ pub struct Screen {
     typed: Vec<u8>,
     printed: Vec<u8>,
     input_open: bool,
+    deserted: bool,
 }
 
 impl Screen {
     /// Takes the caller's terminal over, if the program is to have one of its own.
     pub fn take_over(streams: &Streams) -> Result<Option<Screen>, Error> {
         let Streams::Terminal { settings, .. } = streams else { return Ok(None) };
-        let screen = Screen { settings: (**settings).clone(), inside: None, typed: Vec::new(), printed: Vec::new(), input_open: true };
+        let screen = Screen {
+            settings: (**settings).clone(),
+            inside: None,
+            typed: Vec::new(),
+            printed: Vec::new(),
+            input_open: true,
+            deserted: false,
+        };
         restore_at_panic(screen.settings.clone());
         screen.retake()?;
         Ok(Some(screen))
@@ -71,9 +83,22 @@ impl Screen {
         Ok(())
     }
 
+    /// How long to poll: nothing says when somebody inside opens a deserted terminal again.
+    pub fn patience(&self) -> Option<Timespec> {
+        self.deserted.then_some(Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS })
+    }
+
+    /// To be called when that time is over: looks at a deserted terminal again.
+    pub fn look_again(&mut self) {
+        self.deserted = false;
+    }
+
     /// Says what to poll for: input unless some waits to be carried, output unless some waits.
     pub fn interest<'a>(&'a self, fds: &mut Vec<(BorrowedFd<'a>, PollFlags)>) {
         let Some(inside) = &self.inside else { return };
+        if self.deserted {
+            return;
+        }
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, self.printed.is_empty());
         flags.set(PollFlags::OUT, !self.typed.is_empty());
@@ -134,25 +159,29 @@ impl Screen {
         }
     }
 
-    fn take_printed(&mut self) {
-        let Some(inside) = &self.inside else { return };
+    /// Takes what was printed inside; says whether there was anything.
+    fn take_printed(&mut self) -> bool {
+        let Some(inside) = &self.inside else { return false };
         let mut piece = [0; PIECE_BYTES];
         match read(inside, &mut piece) {
-            Ok(0) => self.inside = None,
-            Ok(length) => {
+            Ok(length) if length > 0 => {
                 self.printed.extend_from_slice(&piece[..length]);
                 self.print();
+                return true;
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // EIO: nothing inside has the terminal open, and all output was read.
-            Err(_) => self.inside = None,
+            // EIO: nothing inside has the terminal open at the moment, and all output was read. Our
+            // end stays open: closing it would kill a program that has closed its streams and is
+            // about to exit (SIGHUP).
+            Ok(_) | Err(_) => self.deserted = true,
         }
+        false
     }
 
     /// Writes what waits, if the caller's terminal takes it now.
     fn print(&mut self) {
         let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
-        if !matches!(poll(&mut fds, Some(&rustix::fs::Timespec::default())), Ok(1)) {
+        if !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1)) {
             return;
         }
         match write(rustix::stdio::stdout(), &self.printed) {
@@ -166,20 +195,18 @@ impl Screen {
         }
     }
 
-    /// Prints what the sandbox left, after its end.
+    /// Prints what the sandbox left, after its end: nothing more can come then.
     pub fn drain(mut self) {
-        while self.inside.is_some() || !self.printed.is_empty() {
-            if self.printed.is_empty() {
-                self.take_printed();
-                if self.printed.is_empty() {
-                    // Everything inside is gone, so nothing more can come.
-                    return;
-                }
+        loop {
+            while !self.printed.is_empty() {
+                let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+                // An interrupted wait is only tried again.
+                let _ = poll(&mut fds, None);
+                self.print();
             }
-            let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
-            // An interrupted wait is only tried again.
-            let _ = poll(&mut fds, None);
-            self.print();
+            if !self.take_printed() {
+                return;
+            }
         }
     }
 }

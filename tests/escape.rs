@@ -1,0 +1,234 @@
+//! What a guest must not be able to do: the probes of `escape_probes.py`, run inside, and what the
+//! host has to show for it afterwards.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
+use silo::launch::spec::{Access, File, Mount, Spec, Upper};
+
+/// A file of the image that a probe tries to spoil.
+const LAYER_FILE: &str = "/usr/share/perl5/Debconf/Db.pm";
+
+const GUARDED: [&str; 6] = [".git/hooks", ".git/config", ".vscode/tasks.json", ".envrc", "silo.toml", "silo.lock"];
+
+/// The probes' program, as a file of the sandbox.
+fn probing(bench: &Bench, bait: &serde_json::Value) -> Spec {
+    let mut spec = bench.spec(&["python3", "/probes/escape_probes.py", &bait.to_string()]);
+    spec.files.push(File {
+        guest: "/probes/escape_probes.py".into(),
+        bytes: silo::launch::spec::Bytes(include_bytes!("escape_probes.py").to_vec()),
+        mode: 0o644,
+    });
+    spec
+}
+
+#[test]
+fn every_probe_finds_its_door_closed() {
+    let bench = bench();
+    let project = bench.project();
+    // Bait: secrets, sockets, listeners, links that lead out of the project, files to poison.
+    let secret = bench.path(".ssh/canary");
+    fs::create_dir(bench.path(".ssh")).expect("made");
+    fs::write(&secret, "canary").expect("written");
+    symlink(&secret, project.join("absolute")).expect("made");
+    symlink("../.ssh/canary", project.join("relative")).expect("made");
+    symlink("/proc/1/root", project.join("magic")).expect("made");
+    for path in GUARDED {
+        let path = project.join(path);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+        if path.ends_with("hooks") {
+            fs::create_dir(&path).expect("made");
+        } else {
+            fs::write(&path, "safe").expect("written");
+        }
+    }
+    let shared = bench.path("shared");
+    fs::create_dir(&shared).expect("made");
+    let tcp = TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let port = tcp.local_addr().expect("it is bound").port();
+    let udp = UdpSocket::bind(("0.0.0.0", port)).expect("the same port");
+    let path_socket = bench.path("socket");
+    let _path = UnixListener::bind(&path_socket).expect("bound");
+    let name = format!("silo-escape-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+    let _abstract = UnixListener::bind_addr(&address).expect("bound");
+    let layer_file = bench.root().join(LAYER_FILE.trim_start_matches('/'));
+    let layer_before = fs::metadata(&layer_file).expect("the root has it");
+
+    let bait = serde_json::json!({
+        "project": project, "secrets": [secret, "/root/.bashrc.canary", "/home/none/.aws/credentials"],
+        "links": ["absolute", "relative", "magic/etc/shadow"], "guarded": GUARDED,
+        "mounts": [&project, &shared, "/workspace"], "read_only": [&shared],
+        "pids": [std::process::id(), std::os::unix::process::parent_id()],
+        "port": port, "ips": own_addresses(), "abstract": name, "sockets": [path_socket],
+        "variables": ["PATH", "HOME", "LC_ALL"], "stdin_is_a_file": true, "hostname": "silo",
+        "layer_file": LAYER_FILE, "tasks": TASKS, "memory": MEMORY_BYTES, "files": FILES, "size": SIZE_BYTES,
+        "machine_id": fs::read_to_string("/etc/machine-id").unwrap_or_default(),
+    });
+    let mut spec = probing(&bench, &bait);
+    spec.mounts.push(Mount { host: shared.clone(), guest: shared.clone(), access: Access::ReadOnly });
+    spec.mounts.push(Mount { host: project.clone(), guest: "/workspace".into(), access: Access::ReadWrite });
+    for top in [project.as_path(), Path::new("/workspace")] {
+        spec.read_only.extend(GUARDED.iter().map(|path| top.join(path)));
+        spec.read_only.push(top.join("does/not/exist"));
+    }
+
+    let input = bench.path("input");
+    fs::write(&input, "input").expect("written");
+    let output = bench.command(&spec).stdin(fs::File::open(&input).expect("it is there")).output().expect("silo starts");
+    let report = text(&output);
+    let open: Vec<&str> = report.lines().filter(|line| line.contains(": ") && !line.ends_with(": closed")).collect();
+    assert!(open.is_empty(), "{open:#?}\n{}", String::from_utf8_lossy(&output.stderr));
+    let count = report.lines().filter(|line| line.ends_with(": closed")).count();
+    assert!(report.ends_with(&format!("{count} probes\n")) && count > 30, "{report}");
+
+    // What the host sees of it: nothing.
+    assert_eq!(fs::read_to_string(&secret).expect("there"), "canary");
+    assert_eq!(fs::read_to_string(&input).expect("there"), "input");
+    for path in GUARDED.iter().filter(|path| !path.ends_with("hooks")) {
+        assert_eq!(fs::read_to_string(project.join(path)).expect("there"), "safe", "{path}");
+    }
+    assert_eq!(fs::read_dir(project.join(".git/hooks")).expect("there").count(), 0);
+    tcp.set_nonblocking(true).expect("set");
+    udp.set_nonblocking(true).expect("set");
+    assert!(tcp.accept().is_err(), "somebody connected");
+    assert!(udp.recv(&mut [0; 1]).is_err(), "somebody sent");
+    let layer_after = fs::metadata(&layer_file).expect("there");
+    let facts = |data: &fs::Metadata| (data.len(), data.mode(), data.mtime_nsec(), data.nlink(), data.ctime());
+    assert_eq!(facts(&layer_after), facts(&layer_before), "the layer was changed");
+}
+
+/// This machine's addresses, so that the probes can try them.
+fn own_addresses() -> Vec<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a free port");
+    // Connecting a datagram socket sends nothing; it only picks a source address.
+    match socket.connect("203.0.113.1:9") {
+        Ok(()) => vec![socket.local_addr().expect("it is bound").ip().to_string()],
+        Err(_) => Vec::new(),
+    }
+}
+
+#[test]
+fn descriptors_and_variables_of_the_host_stay_outside() {
+    let bench = bench();
+    let list = "import os; print(sorted(os.listdir('/proc/self/fd')), sorted(os.environ))";
+    let spec = bench.python(list);
+    let silo = bench.command(&spec);
+    // The shell hands descriptor 77 down, as careless programs do.
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["-c", "exec 77</etc/passwd; exec \"$0\" \"$@\""]).arg(silo.get_program());
+    shell.args(silo.get_args()).env("SECRET_OF_THE_HOST", "canary");
+    let said = text(&shell.output().expect("it starts"));
+    assert!(said.starts_with("['0', '1', '2', '3']"), "{said}");
+    assert!(!said.contains("SECRET"), "{said}");
+}
+
+#[test]
+fn a_directory_is_no_stream() {
+    let bench = bench();
+    let spec = bench.sh("true");
+    let door = fs::File::open(bench.path(".")).expect("it is there");
+    let output = bench.command(&spec).stdin(door).output().expect("silo starts");
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard input is a directory"));
+}
+
+#[test]
+fn nothing_outlives_the_sandbox() {
+    let bench = bench();
+    let marker = format!("outlives-{}", std::process::id());
+    let daemon = format!(
+        "import os, sys, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  open('up', 'w').close()\n  time.sleep(1000)\n os._exit(0)\nwhile not os.path.exists('up'): time.sleep(.01)\n# {marker}"
+    );
+    let _ = text(&bench.run(&bench.python(&daemon), b""));
+    assert!(!runs(&marker), "the daemon outlived its sandbox");
+
+    fs::remove_file(bench.project().join("up")).expect("it was made");
+    let spec = bench.python(&format!("{daemon}\ntime.sleep(1000)"));
+    let mut silo = bench.start(&spec);
+    until("the daemon runs", || bench.project().join("up").exists());
+    silo.kill().expect("it runs");
+    silo.wait().expect("it was killed");
+    until("everything is dead after SIGKILL of silo", || !runs(&marker));
+}
+
+#[test]
+fn links_of_the_project_lead_no_mount_outside() {
+    let bench = bench();
+    let outside = bench.path("outside");
+    fs::create_dir(&outside).expect("made");
+    symlink(&outside, bench.project().join("link")).expect("made");
+    let mut spec = bench.sh("echo x > link/file || true");
+    spec.mounts.push(Mount { host: bench.path("."), guest: bench.project().join("link/inner"), access: Access::ReadOnly });
+    let _ = bench.run(&spec, b"");
+    assert_eq!(fs::read_dir(&outside).expect("there").count(), 0);
+}
+
+#[test]
+fn a_step_of_roots_records_owners_and_touches_nothing_else() {
+    let bench = bench();
+    let (upper, work) = (bench.path("upper"), bench.path("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir(dir).expect("made");
+    }
+    let step = r#"
+import ctypes, errno, os
+def owner(path):
+    try: return os.getxattr(path, "user.silo.owner").decode()
+    except OSError as error: return errno.errorcode[error.errno]
+libc = ctypes.CDLL(None, use_errno=True)
+open("/etc/a", "w").close()
+os.chmod("/etc/a", 0o4755); os.chown("/etc/a", 33, 44)
+print(owner("/etc/a"), oct(os.stat("/etc/a").st_mode))
+os.chown("/etc/a", -1, 8); print(owner("/etc/a"))
+os.chmod("/etc/a", 0); os.chown("/etc/a", 0, 0); print(owner("/etc/a"))
+os.symlink("a", "/etc/l"); os.lchown("/etc/l", 5, 5); print(owner("/etc/a"))
+os.chown("/etc/l", 5, 6); print(owner("/etc/a"))
+os.mkdir("/etc/d"); os.chdir("/etc/d"); os.mkdir("e"); os.chown("e", 7, 7); print(owner("e"))
+fd = os.open("/etc/d", os.O_RDONLY); os.chown("e", 9, 9, dir_fd=fd); os.fchown(fd, 1, 2); print(owner("e"), owner("."))
+os.chmod("/usr/bin/true", 0o555); os.chown("/usr/bin/true", 3, 3); print(owner("/usr/bin/true"))
+for number, arguments in ((92, (b"/etc/none", 1, 1)), (92, (8, 1, 1)), (93, (99, 1, 1)), (260, (0, b"", 1, 1, 0xffff))):
+    libc.syscall(number, *arguments); print(errno.errorcode[ctypes.get_errno()])
+os.fchown(0, 66, 66); os.chown("/dev/stdout", 66, 66); os.chown("/proc/self/fd/0", 66, 66)
+os.chown(os.environ["SHARED"] + "/file", 66, 66)
+os.setgroups([1, 2]); os.setgid(5); os.setuid(5); os.setresuid(5, 5, 5); print(os.getuid(), os.getgid())
+open("/tmp/scratch", "w").close()
+print(sorted(os.listdir("/resolv")))
+"#;
+    let shared = bench.path("shared");
+    fs::create_dir(&shared).expect("made");
+    fs::write(shared.join("file"), "").expect("written");
+    let mut spec = bench.python(step);
+    spec.identity = silo::launch::spec::Identity::Root;
+    spec.root.upper = Upper::Kept { upper: upper.clone(), work };
+    spec.mounts[0] = Mount { host: shared.clone(), guest: "/shared".into(), access: Access::ReadWrite };
+    spec.cwd = "/".into();
+    spec.env.insert("SHARED".into(), "/shared".into());
+    spec.files.push(File { guest: "/resolv/conf".into(), bytes: silo::launch::spec::Bytes(b"x".to_vec()), mode: 0o644 });
+    let input = bench.path("input");
+    fs::write(&input, "").expect("written");
+    let file = fs::File::open(&input).expect("there");
+    let output = bench.command(&spec).stdin(file).output().expect("silo starts");
+    let said = text(&output);
+    let expect = "33:44 0o100755\n33:8\nENODATA\nENODATA\n5:6\n7:7\n9:9 1:2\n3:3\nENOENT\nEFAULT\nEBADF\nEINVAL\n0 0\n['conf']\n";
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(said, expect);
+    }
+    // The host's own files were answered for, and left alone.
+    for path in [&input, &shared.join("file"), &bench.path(".")] {
+        let xattr = rustix::fs::getxattr(path, "user.silo.owner", &mut [0u8; 64]);
+        assert_eq!(xattr, Err(rustix::io::Errno::NODATA), "{}", path.display());
+    }
+    // The delta is what the step changed, and nothing that the launcher put there.
+    let mut top: Vec<_> = fs::read_dir(&upper).expect("there").flatten().map(|e| e.file_name()).collect();
+    top.sort();
+    assert_eq!(top, ["etc", "usr"], "{top:?}");
+    // And the same directory can be used again.
+    spec.argv = vec!["test".into(), "-e".into(), "/etc/d/e".into()];
+    let _ = text(&bench.run(&spec, b""));
+}

@@ -1,0 +1,33 @@
+//! Everything about sandboxes once more, as an ordinary user: a copy of this test program runs as somebody
+//! without an account, with a home that this user built.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{As, NOBODY, PROGRAM, SHARED_HOME, Silo, done, is_root, program, skip};
+
+#[test]
+fn sandboxes_hold_for_an_ordinary_user_too() {
+    if !is_root() {
+        return skip("these tests run as an ordinary user already");
+    }
+    let silo = Silo::shared(As::Nobody);
+    // The build directory may be where only its owner can look.
+    let place = tempfile::Builder::new().prefix("silo-ordinary-").tempdir().expect("a temporary directory");
+    let (tests, silos) = (place.path().join("tests"), place.path().join("silo"));
+    fs::copy(std::env::current_exe().expect("this program"), &tests).expect("it can be copied");
+    fs::copy(program(), &silos).expect("it can be copied");
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]).arg(&tests);
+    command
+        .args(["escape::", "launch::", "run::"])
+        .env(PROGRAM, &silos)
+        .env(SHARED_HOME, silo.home())
+        .env("HOME", silo.home())
+        .current_dir("/");
+    let done = done(&mut command);
+    assert_eq!(done.code, 0, "{}\n{}", done.out, done.err);
+    assert!(done.out.contains("every_probe_finds_its_door_closed ... ok"), "{}", done.out);
+}
