@@ -12,10 +12,10 @@ pub mod system;
 // Formats: text and bytes in, data out.
 pub mod document;
 
-pub mod config;
 pub mod derivation;
 pub mod recipe;
 
+pub mod config;
 pub mod lock;
 
 // Plans: pure.

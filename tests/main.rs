@@ -14,3 +14,4 @@ mod launch;
 mod ordinary;
 mod reproducible;
 mod run;
+mod solver;

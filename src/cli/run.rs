@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use silo_store::lock::share;
 
+use crate::home::RECIPES;
 use crate::image;
 use crate::launch;
 use crate::recipe::catalog;
@@ -34,6 +35,9 @@ pub struct Args {
     /// Show the project although it holds your home directory, keys or the whole machine
     #[arg(long)]
     expose: bool,
+    /// Run this program of the tool's image instead of the tool's own
+    #[arg(long, value_name = "PROGRAM")]
+    shim: Option<OsString>,
     /// The tool and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL [ARGUMENTS]...")]
     words: Vec<OsString>,
@@ -42,12 +46,12 @@ pub struct Args {
 impl Args {
     /// What `silo <tool> …` means.
     pub fn shorthand(words: Vec<OsString>) -> Args {
-        Args { project: None, no_project: false, expose: false, words }
+        Args { project: None, no_project: false, expose: false, shim: None, words }
     }
 
-    /// The same sandbox for another command of the tool.
-    pub fn command(project: Option<PathBuf>, no_project: bool, expose: bool, words: Vec<OsString>) -> Args {
-        Args { project, no_project, expose, words }
+    /// The same sandbox for another program of the image.
+    pub fn program(project: Option<PathBuf>, no_project: bool, expose: bool, program: &str, tool: OsString) -> Args {
+        Args { project, no_project, expose, shim: Some(program.into()), words: vec![tool] }
     }
 }
 
@@ -58,15 +62,10 @@ const SILO_FAILED: u8 = 125;
 const TERMINAL: [&str; 3] = ["TERM", "COLORTERM", "NO_COLOR"];
 
 pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
-    start(globals, args, None)
+    launched(globals, args).map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
-/// Runs `command` of the tool instead of its own, where one is given.
-pub fn start(globals: &Globals, args: Args, command: Option<&str>) -> Result<ExitCode, Failure> {
-    launched(globals, args, command).map_err(|failure| failure.or_code(SILO_FAILED))
-}
-
-fn launched(globals: &Globals, args: Args, command: Option<&str>) -> Result<ExitCode, Failure> {
+fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     let mut words = args.words.into_iter();
     let word = words.next().unwrap_or_default();
     let mut rest: Vec<OsString> = words.collect();
@@ -76,8 +75,8 @@ fn launched(globals: &Globals, args: Args, command: Option<&str>) -> Result<Exit
     }
     let setting = setting(globals)?;
     let (tool, mut argv) = find(&setting, &word)?;
-    if let Some(command) = command {
-        argv = vec![command.into()];
+    if let Some(program) = args.shim {
+        argv = vec![program];
     }
     argv.extend(rest);
     let _in_use = share(&setting.store).map_err(Failure::other)?;
@@ -202,6 +201,7 @@ fn spec(setting: &Setting, tool: &Installed, project: Option<&Path>, mut argv: V
         argv,
         env: vars,
         project,
+        recipes: setting.places.project.as_ref().map(|_| RECIPES),
         cwd,
         user: &user,
         accounts,

@@ -28,5 +28,5 @@ pub struct Args {
 const SHELL: &str = "/bin/sh";
 
 pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
-    run::start(globals, run::Args::command(args.project, args.no_project, args.expose, vec![args.tool]), Some(SHELL))
+    run::run(globals, run::Args::program(args.project, args.no_project, args.expose, SHELL, args.tool))
 }

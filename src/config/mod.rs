@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::document;
 use crate::home::PROJECT_CONFIG;
+use crate::recipe::file::{self, check_name, check_variables};
 
 /// A `silo.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -76,8 +77,13 @@ fn read_one(path: &Path) -> Result<Settings, document::Error> {
             return Err(document::Error::Meaning { path: path.to_owned(), message });
         }
     }
+    let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
+    check_variables("passEnv", settings.pass_env.iter()).map_err(|error| wrong(error.to_string()))?;
     for (tool, over) in &settings.overrides {
-        let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
+        let of = |error: file::Error| wrong(format!("overrides.{tool}: {error}"));
+        check_name(tool).map_err(of)?;
+        check_variables("env", over.env.keys()).map_err(of)?;
+        check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
         if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
             return Err(wrong(format!("overrides.{tool}.workdir must be an absolute path")));
         }

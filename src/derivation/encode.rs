@@ -46,7 +46,8 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("debs", debs);
             out.list("env", env);
             out.field("epoch", epoch.to_string().as_bytes());
-            out.number("rules", IMAGE_RULES);
+            // An image is looked up before its inputs are built, so its name must change with any of their rules.
+            out.list("rules", &[PACKAGE_RULES, CONFIGURE_RULES, DATABASE_RULES, IMAGE_RULES]);
         }
     }
     out.bytes

@@ -225,3 +225,53 @@ fn may_sign_data(statement: &Signature) -> Option<bool> {
     };
     statement.config()?.hashed_subpackets().find_map(|sub| flags(&sub.data))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Flaw, Keyring};
+    use pgp::packet::SubpacketData;
+
+    const KEYRING: &[u8] = include_bytes!("../../tests/golden/signature/keyring.asc");
+    /// 2021-01-01.
+    const AT: u32 = 1_609_459_200;
+
+    #[test]
+    fn judges_each_key() {
+        let keyring = Keyring::parse(KEYRING).expect("fixture");
+        let verdicts: Vec<_> = keyring.signers().map(|signer| signer.may_sign(AT)).collect();
+        let (no, dead) = (Err(Flaw::NotForSigning), Err(Flaw::NotAlive));
+        assert_eq!(verdicts, [Ok(()), no, Ok(()), Ok(()), Err(Flaw::Revoked), no], "plain, split, its subkey, mortal, revoked, certifier");
+        let before: Vec<_> = keyring.signers().map(|signer| signer.may_sign(AT - 400 * 86_400)).collect();
+        assert_eq!(before, [dead, dead, dead, dead, Err(Flaw::Revoked), dead], "before they were made");
+    }
+
+    #[test]
+    fn a_subkey_must_sign_back() {
+        let mut keyring = Keyring::parse(KEYRING).expect("fixture");
+        let foreign = keyring.keys[1].public_subkeys[0].clone();
+        keyring.keys[0].public_subkeys.push(foreign);
+        let binding = &mut keyring.keys[1].public_subkeys[0].signatures[0];
+        let config = binding.config().expect("known version");
+        let at = config.unhashed_subpackets().position(|sub| matches!(sub.data, SubpacketData::EmbeddedSignature(_)));
+        binding.unhashed_subpacket_remove(at.expect("made by GnuPG")).expect("it is there");
+        let verdicts: Vec<_> = keyring.signers().map(|signer| signer.may_sign(AT)).collect();
+        assert_eq!(verdicts[1], Err(Flaw::NotForSigning), "another's subkey");
+        assert_eq!(verdicts[3], Err(Flaw::NotForSigning), "the back-signature is gone");
+    }
+
+    #[test]
+    fn refuses_what_is_no_keyring() {
+        assert_eq!(Keyring::parse(b"").err(), Some(Error::Empty));
+        assert_eq!(Keyring::parse(b"no key here").err(), Some(Error::Empty));
+        assert!(matches!(Keyring::parse(&KEYRING[..300]), Err(Error::Bad { .. })));
+        assert!(Keyring::parse(b"\xff\xff\xff\xff").is_err());
+    }
+
+    #[test]
+    fn the_shipped_keyring_may_sign() {
+        let keyring = Keyring::parse(include_bytes!("../../recipes/keyrings/debian.asc")).expect("in the tree");
+        // 2026-11-21, when all of them were in use.
+        assert_eq!(keyring.signers().filter(|signer| signer.may_sign(1_795_252_544).is_ok()).count(), 10);
+        assert_eq!(keyring.signers().count(), 10);
+    }
+}

@@ -1,19 +1,21 @@
 //! From a distribution's signed indexes to an exact list of packages: all pure, bytes in, data out.
 //!
-//! The way is `keyring` + `signature` (whose text is it) -> `release` (which indexes belong to it) -> `packages` (what
-//! there is) -> `solve` (what apt would install). Fetching is somebody else's work.
-
-pub mod relation;
-pub mod version;
+//! The way is `keyring` and `signature` (whose text is it), `release` (which indexes belong to it), `packages` (what there
+//! is), `solve` (what apt would install). Fetching is somebody else's work.
 
 pub mod keyring;
-pub mod packages;
-pub mod release;
+pub mod version;
 
+pub mod relation;
 pub mod signature;
+
+pub mod packages;
+
+pub mod release;
 pub mod universe;
 
-mod provider;
 mod walk;
+
+mod provider;
 
 pub mod solve;

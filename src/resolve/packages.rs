@@ -380,7 +380,7 @@ mod tests {
     fn reads_stanzas() {
         let text = format!("\n{GOOD}\n\n{}", GOOD.replace("Package: a", "Package: b").replace('\n', "\r\n"));
         let index = parse(text.as_bytes()).expect("well formed");
-        assert_eq!(index.packages.iter().map(|p| (p.name, p.line)).collect::<Vec<_>>(), [("a", 2), ("b", 17)]);
+        assert_eq!(index.packages.iter().map(|p| (p.name, p.line)).collect::<Vec<_>>(), [("a", 2), ("b", 18)]);
         for package in &index.packages {
             assert_eq!((package.version, package.size, package.sha256[31]), ("1-1", 12, 0x1f));
             assert!(package.essential && !package.protected);

@@ -147,7 +147,8 @@ impl Provider<'_, '_> {
                 },
                 Kind::Conflicts | Kind::Breaks => {
                     for (member, target) in clause.members.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t))) {
-                        let text = format!("other than {}", member.relation.text);
+                        let field = if clause.kind == Kind::Breaks { "Breaks" } else { "Conflicts" };
+                        let text = format!("to be absent ({field}: {})", member.relation.text);
                         known.constrains.push(self.version_set(*target, &text, Sense::Unwanted));
                     }
                 }

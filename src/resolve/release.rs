@@ -210,18 +210,18 @@ mod tests {
             ("Sat, 21", "Sat, 31", "release file: bad Date `Sat, 31 Nov 2026 09:15:44 UTC`"),
             ("yes", "maybe", "release file: bad Acquire-By-Hash `maybe`"),
             (
-                "  7 main",
-                " -7 main",
-                "release file: bad SHA256 ` 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f   -7 main/binary-",
+                "  7 main/binary-amd64/Packages.xz",
+                " -7 m",
+                "release file: bad SHA256 `000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f   -7 m`",
             ),
             (
-                "main/binary",
-                "../binary",
-                "release file: bad SHA256 ` 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f    7 ../binary-am",
+                "  7 main/binary-amd64/Packages.xz",
+                " 7 ../b",
+                "release file: bad SHA256 `000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f   7 ../b`",
             ),
         ] {
             let error = parse(&GOOD.replacen(from, to, 1)).expect_err(to).to_string();
-            assert_eq!(error.replace("` 0", "`0"), message.replace("` 0", "`0"));
+            assert_eq!(error, message);
         }
         let twice = format!("{GOOD} {} 7 main/binary-amd64/Packages.xz\n", "0".repeat(64));
         assert!(parse(&twice).is_err(), "one path, two digests");

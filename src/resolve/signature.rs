@@ -179,7 +179,7 @@ fn split(message: &[u8]) -> Result<(String, &str), Error> {
         }
     };
     loop {
-        let line = lines.next().ok_or(Error::Armour { reason: "no end".to_owned() })?;
+        let line = lines.next().ok_or_else(|| Error::Armour { reason: "no end".to_owned() })?;
         if line == "-----END PGP SIGNATURE-----" {
             break;
         }
@@ -188,8 +188,8 @@ fn split(message: &[u8]) -> Result<(String, &str), Error> {
         }
     }
     let armour = &armour[..armour.len() - lines.rest.len()];
-    if !lines.all(str::is_empty) {
-        return Err(Error::Frame { line: message.lines().count(), reason: "text after the signature" });
+    if lines.any(|line| !line.is_empty()) {
+        return Err(lines.error("text after the signature"));
     }
     Ok((text.join("\n"), armour))
 }
@@ -236,4 +236,126 @@ fn parse_signatures(armour: &str) -> Result<Vec<Signature>, Error> {
         }
     }
     Ok(signatures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Verified, verify};
+    use crate::resolve::keyring::Keyring;
+
+    const KEYRING: &[u8] = include_bytes!("../../tests/golden/signature/keyring.asc");
+    const PLAIN: &str = include_str!("../../tests/golden/signature/plain.asc");
+    const TEXT: &str = "Origin: Test\nSuite: tiny\n- dashed\n-----BEGIN PGP SIGNATURE-----\ntrailing blanks\n\nCodename: tiny";
+    /// 2026-01-01.
+    const NOW: i64 = 1_767_225_600;
+
+    fn check(message: &str) -> Result<Verified, Error> {
+        verify(message.as_bytes(), &Keyring::parse(KEYRING).expect("fixture"), NOW)
+    }
+
+    #[test]
+    fn returns_what_was_signed() {
+        for message in [
+            PLAIN,
+            include_str!("../../tests/golden/signature/split.asc"),
+            include_str!("../../tests/golden/signature/both.asc"),
+            include_str!("../../tests/golden/signature/mortal.asc"),
+            &PLAIN.replace('\n', "\r\n"),
+            &PLAIN.replace("tiny\n", "tiny  \t\n"),
+            &format!("{PLAIN}\n\n"),
+        ] {
+            let verified = check(message).expect(message);
+            assert_eq!((verified.text.as_str(), verified.signed_at_secs / 86_400), (TEXT, 18_628), "{message}");
+        }
+        let split = check(include_str!("../../tests/golden/signature/split.asc")).expect("fixture");
+        assert_ne!(split.fingerprint, split.primary_fingerprint, "a subkey has signed");
+        let binary = Keyring::parse(include_bytes!("../../tests/golden/signature/keyring.bin")).expect("fixture");
+        let verified = verify(PLAIN.as_bytes(), &binary, NOW).expect("fixture");
+        assert_eq!((verified.fingerprint.len(), &verified.fingerprint), (40, &verified.primary_fingerprint));
+    }
+
+    #[test]
+    fn judges_the_key() {
+        let kind = |message: &str| match check(message).expect_err(message) {
+            Error::UnknownKey { ids } if ids.len() == 1 && ids[0].len() == 40 => "unknown key",
+            Error::ExpiredKey { .. } => "expired key",
+            Error::RevokedKey { .. } => "revoked",
+            Error::NotForSigning { .. } => "not for signing",
+            Error::WeakHash { hash, .. } if hash == "SHA1" => "weak hash",
+            Error::ExpiredSignature { .. } => "expired signature",
+            error => panic!("{error:?}"),
+        };
+        for (message, expect) in [
+            (include_str!("../../tests/golden/signature/stranger.asc"), "unknown key"),
+            (include_str!("../../tests/golden/signature/late.asc"), "expired key"),
+            (include_str!("../../tests/golden/signature/revoked.asc"), "revoked"),
+            (include_str!("../../tests/golden/signature/certifier.asc"), "not for signing"),
+            (include_str!("../../tests/golden/signature/weak.asc"), "weak hash"),
+            (include_str!("../../tests/golden/signature/brief.asc"), "expired signature"),
+        ] {
+            assert_eq!(kind(message), expect);
+        }
+        let brief = include_bytes!("../../tests/golden/signature/brief.asc");
+        assert!(verify(brief, &Keyring::parse(KEYRING).expect("fixture"), 1_610_000_000).is_ok(), "in its year");
+    }
+
+    #[test]
+    fn refuses_any_tampering() {
+        let (head, _) = PLAIN.split_once("-----BEGIN PGP SIGNATURE-----\n\n").expect("fixture");
+        let signature = &PLAIN[head.len()..];
+        let begin = "-----BEGIN PGP SIGNED MESSAGE-----\n";
+        // What was done, the result, how the message of the error begins.
+        for (what, message, expect) in [
+            ("a word", PLAIN.replace("tiny", "tine"), "bad signature by "),
+            ("a case", PLAIN.replace("Suite", "suite"), "bad signature by "),
+            ("a line more", PLAIN.replace("Suite", "X: y\nSuite"), "bad signature by "),
+            ("a line less", PLAIN.replace("Suite: tiny\n", ""), "bad signature by "),
+            ("an empty line at the end", PLAIN.replace("Codename: tiny\n", "Codename: tiny\n\n"), "bad signature by "),
+            ("a blank before", PLAIN.replace("Suite", " Suite"), "bad signature by "),
+            ("escape doubled", PLAIN.replace("- - dashed", "- - - dashed"), "bad signature by "),
+            ("escape taken", PLAIN.replace("- - dashed", "- dashed"), "bad signature by "),
+            ("escape of a block taken", PLAIN.replace("- -----BEGIN", "-----BEGIN"), "bad signed file, line 11: unexpected block"),
+            ("unescaped dash", PLAIN.replace("Suite", "-Suite"), "bad signed file, line 5: dash without escape"),
+            ("a lone carriage return", PLAIN.replace("Suite", "Su\rite"), "bad signed file, line 5: control character"),
+            ("text before", format!("X: y\n{PLAIN}"), "file is not signed"),
+            ("an empty line before", format!("\n{PLAIN}"), "file is not signed"),
+            ("text after", format!("{PLAIN}X: y\n"), "bad signed file, line 18: text after the signature"),
+            ("two messages", format!("{PLAIN}{PLAIN}"), "bad signed file, line 18: text after the signature"),
+            (
+                "a second text inside",
+                PLAIN.replace(begin, &format!("{begin}Hash: SHA256\n\nX: y\n{begin}")),
+                "bad signed file, line 5: dash without escape",
+            ),
+            ("text as header", PLAIN.replacen("Hash:", "Origin: x\nHash:", 1), "bad signed file, line 2: expected"),
+            ("no text", format!("{begin}\n{signature}"), "bad signature by "),
+            ("no signature", head.to_owned(), "file has no signature"),
+            ("plain text", TEXT.to_owned(), "file is not signed"),
+            ("nothing", String::new(), "file is not signed"),
+            ("empty armour", format!("{head}-----BEGIN PGP SIGNATURE-----\n\n-----END PGP SIGNATURE-----\n"), ""),
+            ("no end of armour", PLAIN.replace("-----END PGP SIGNATURE-----\n", ""), "bad signature block: no end"),
+            ("another's signature", include_str!("../../tests/golden/signature/both.asc").replace("tiny", "tine"), "bad signature by "),
+        ] {
+            let error = check(&message).expect_err(what).to_string();
+            assert!(error.starts_with(expect), "{what}: {error}");
+        }
+        assert!(matches!(
+            verify(b"-----BEGIN PGP SIGNED MESSAGE-----\n\n\xff", &Keyring::parse(KEYRING).expect("fixture"), NOW),
+            Err(Error::Frame { line: 3, .. })
+        ));
+    }
+
+    #[test]
+    fn refuses_any_changed_byte_of_the_signature() {
+        let start = PLAIN.find("-----BEGIN PGP SIGNATURE-----\n\n").expect("fixture") + 31;
+        let end = PLAIN.find("\n-----END").expect("fixture");
+        for at in start..end {
+            let mut message = PLAIN.as_bytes().to_vec();
+            message[at] = if message[at] == b'A' { b'B' } else { b'A' };
+            // Unhashed parts are not covered, so some changes only turn the key into an unknown one, or do nothing to
+            // what was signed: then the text must be the signed one.
+            if let Ok(verified) = verify(&message, &Keyring::parse(KEYRING).expect("fixture"), NOW) {
+                assert_eq!(verified.text, TEXT, "byte {at}");
+            }
+        }
+    }
 }

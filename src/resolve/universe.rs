@@ -7,6 +7,7 @@
 use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::resolve::packages::{Error, Index, MultiArch, Package};
 use crate::resolve::relation::{Qualifier, Relation};
@@ -77,11 +78,17 @@ pub struct Universe<'a> {
     indexes: &'a [Index<'a>],
     architecture: &'a str,
     candidates: Vec<Candidate<'a>>,
-    by_name: HashMap<&'a str, Id>,
-    providers: HashMap<&'a str, Vec<(Id, Option<&'a str>)>>,
+    by_name: Names<'a, Id>,
+    providers: Providers<'a>,
     clauses: Vec<OnceCell<Vec<Clause<'a>>>>,
     mentions: OnceCell<Vec<u32>>,
 }
+
+/// A table by name. It is looked into and never listed, so its order reaches nothing.
+type Names<'a, T> = HashMap<&'a str, T, BuildHasherDefault<NameHasher>>;
+
+/// Who provides a name, and in which version.
+type Providers<'a> = Names<'a, Vec<(Id, Option<&'a str>)>>;
 
 /// A candidate with the flags that any version of its name sets.
 struct Candidate<'a> {
@@ -96,7 +103,7 @@ impl<'a> Universe<'a> {
     pub fn new(indexes: &'a [Index<'a>], architecture: &'a str, pins: &[Relation<'a>]) -> Result<Universe<'a>, Error> {
         let total = indexes.iter().map(|index| index.packages.len()).sum();
         let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(total);
-        let mut by_name = HashMap::with_capacity(total);
+        let mut by_name = Names::with_capacity_and_hasher(total, BuildHasherDefault::default());
         for package in indexes.iter().flat_map(|index| &index.packages) {
             if package.architecture != architecture && package.architecture != "all" {
                 continue;
@@ -139,6 +146,11 @@ impl<'a> Universe<'a> {
     pub fn by_name(&self, name: &str) -> Option<(Id, bool)> {
         let id = *self.by_name.get(name)?;
         Some((id, self.candidates[id.index()].admitted))
+    }
+
+    /// Tells whether the pins admit a candidate's version.
+    pub fn is_admitted(&self, id: Id) -> bool {
+        self.candidates[id.index()].admitted
     }
 
     /// Returns all numbers.
@@ -264,19 +276,15 @@ impl<'a> Universe<'a> {
                 package.enhances,
                 package.provides,
             ];
-            for relation in fields.iter().flat_map(|field| field.split([',', '|'])) {
-                let relation = relation.trim_start();
-                // `name:any` is another name, so the colon stays.
-                mention(relation.split(|c: char| c == '(' || c.is_ascii_whitespace()).next().unwrap_or(relation));
-            }
+            fields.iter().for_each(|field| each_name(field, &mut mention));
         }
         order
     }
 }
 
 /// Lists who provides which name, in which version.
-fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<HashMap<&'a str, Vec<(Id, Option<&'a str>)>>, Error> {
-    let mut providers: HashMap<&str, Vec<(Id, Option<&str>)>> = HashMap::new();
+fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
+    let mut providers = Providers::default();
     for (number, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.admitted) {
         let package = candidate.package;
         if package.provides.is_empty() {
@@ -293,6 +301,37 @@ fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<HashMap<&'a str, Vec<(I
         }
     }
     Ok(providers)
+}
+
+/// Calls back for each name in a relation field, bounds skipped. `name:any` is another name, so the colon stays.
+fn each_name<'a>(field: &'a str, mut call: impl FnMut(&'a str)) {
+    let mut rest = field;
+    while !rest.is_empty() {
+        let separator = rest.bytes().position(|b| b == b',' || b == b'|').unwrap_or(rest.len());
+        let relation = rest[..separator].trim_ascii_start();
+        let end = relation.bytes().position(|b| b == b'(' || b.is_ascii_whitespace()).unwrap_or(relation.len());
+        call(&relation[..end]);
+        rest = rest.get(separator + 1..).unwrap_or("");
+    }
+}
+
+/// A quick hash for names. A solve looks up a million of them, and whoever could make them collide could as well sign
+/// any other index.
+#[derive(Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@
 use crate::resolve::packages::Error;
 use crate::resolve::universe::{Clause, Id, Kind, Member, Universe};
 
-/// How deep the walk follows dependencies. Real chains in Debian's `main` stay below 300; each level costs some stack, and a
-/// thread may have only 2 MiB of it. What is cut off here is left to the solver.
-const MAX_DEPTH: usize = 1000;
+/// How deep the walk follows dependencies. In Debian's `main` the deepest seen was 16, for whole desktops; each level costs
+/// stack, and a thread may have only 2 MiB of it. What is cut off here is left to the solver.
+const MAX_DEPTH: usize = 500;
 
 /// Whether recommended packages are wanted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,7 @@ pub enum Recommends {
 pub fn walk(universe: &Universe<'_>, wanted: &[Id], recommends: Recommends) -> Result<Vec<Id>, Error> {
     let mut walk = Walk { universe, states: vec![State::default(); universe.len()], clock: 0, recommends };
     for id in universe.ids() {
-        let (_, admitted) = universe.by_name(universe.package(id).name).expect("a candidate has its name");
-        walk.states[id.index()].candidate = admitted;
+        walk.states[id.index()].candidate = universe.is_admitted(id);
     }
     let mut later = Vec::new();
     for id in wanted {

@@ -19,7 +19,7 @@ const SCRATCH_BYTES: u64 = 4 << 30;
 const TASKS: u64 = 8192;
 
 /// Files of a project that the host's programs execute or obey by themselves; a guest may read them only.
-const HOST_OBEYS: [&str; 12] = [
+const HOST_OBEYS: [&str; 11] = [
     ".git/hooks",
     ".git/config",
     ".git/info/attributes",
@@ -27,7 +27,6 @@ const HOST_OBEYS: [&str; 12] = [
     ".gitattributes",
     "silo.toml",
     "silo.lock",
-    "recipes",
     ".vscode",
     ".idea",
     ".envrc",
@@ -47,6 +46,8 @@ pub struct Wish<'a> {
     pub env: BTreeMap<OsString, OsString>,
     /// The project that is visible, if any.
     pub project: Option<&'a Path>,
+    /// The project's directory of recipes, where it has one that silo reads.
+    pub recipes: Option<&'a str>,
     /// The directory to start in.
     pub cwd: PathBuf,
     /// The caller.
@@ -96,7 +97,7 @@ pub fn spec(wish: Wish<'_>) -> Spec {
     if let Some(project) = wish.project {
         for guest in [project, Path::new(WORKSPACE)] {
             mounts.push(Mount { host: project.to_owned(), guest: guest.to_owned(), access: Access::ReadWrite });
-            read_only.extend(HOST_OBEYS.iter().map(|path| guest.join(path)));
+            read_only.extend(HOST_OBEYS.iter().copied().chain(wish.recipes).map(|path| guest.join(path)));
         }
     }
     Spec {

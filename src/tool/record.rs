@@ -59,9 +59,11 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Installed>, Error> {
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let wrong = |message: String| document::Error::Meaning { path: path.clone(), message };
     if written.format != VERSION {
-        return Err(
-            wrong(format!("format {} is not known to this silo; `silo install --force {name}` writes it anew", written.format)).into()
-        );
+        return Err(wrong(format!(
+            "format {} is not known to this silo; `silo uninstall {name}` and `silo install {name}` write it anew",
+            written.format
+        ))
+        .into());
     }
     let image = ImageId::parse(&written.image).ok_or_else(|| wrong(format!("image \"{}\" is no digest", written.image)))?;
     Ok(Some(Installed { name: name.to_owned(), version: written.version, image }))

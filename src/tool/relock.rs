@@ -42,6 +42,14 @@ pub enum Error {
     /// An index could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// No mirror knows the suite.
+    #[error("no mirror has the suite {suite}")]
+    NoSuite {
+        /// The suite.
+        suite: String,
+        /// Where it was looked for.
+        source: FetchError,
+    },
     /// The keyring of this program is broken.
     #[error("the archive keyring")]
     Keyring(#[from] keyring::Error),
@@ -113,6 +121,7 @@ impl Error {
             Error::Signature { .. } => {
                 Some("the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml".to_owned())
             }
+            Error::NoSuite { .. } => Some("is debian.suite of the recipe a release of Debian, and is it still on the mirrors?".to_owned()),
             Error::Solve { .. } => Some("name other packages or versions in the recipe".to_owned()),
             _ => None,
         }
@@ -181,7 +190,11 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
         sha256: None,
         candidates: mirrors.candidates(source.archive, &format!("dists/{suite}/InRelease"), None),
     };
-    let text = text::fetch_text(context.transport, &request, context.sink, context.stop)?.bytes;
+    let text = text::fetch_text(context.transport, &request, context.sink, context.stop).map_err(|error| match error.is_gone() {
+        true => Error::NoSuite { suite: suite.clone(), source: error },
+        false => Error::Fetch(error),
+    })?;
+    let text = text.bytes;
     let signed = signature::verify(&text, keyring, context.now).map_err(|source| Error::Signature { suite: suite.clone(), source })?;
     let release = release::parse(&signed.text).map_err(|source| Error::Release { suite: suite.clone(), source })?;
     // A valid index of another suite, or of an older release, would pass every other check.
@@ -227,14 +240,23 @@ fn fetch_indexes(
             }
         }
     }
+    // Empty indexes of several architectures are one file.
+    let mut once: Vec<download::Request> = Vec::new();
+    for request in &requests {
+        if !once.iter().any(|other| other.sha256 == request.sha256) {
+            once.push(request.clone());
+        }
+    }
     let dir = context.home.downloads();
     let fetching = Fetching { transport: context.transport, dir: &dir, jobs: download::MAX_JOBS, sink: context.sink, cancel: context.stop };
-    let paths = download::fetch_all(&fetching, &requests, &|_, _| {})?;
-    for (path, request) in paths.iter().zip(&requests) {
+    let paths = download::fetch_all(&fetching, &once, &|_, _| {})?;
+    let mut by_digest = BTreeMap::new();
+    for (path, request) in paths.into_iter().zip(&once) {
         // It may lie here since long ago, and what it says is trusted from here on.
-        download::verify_file(path, &request.sha256)?;
+        download::verify_file(&path, &request.sha256)?;
+        by_digest.insert(request.sha256, path);
     }
-    Ok(keys.into_iter().zip(paths).collect())
+    Ok(keys.into_iter().zip(&requests).map(|(key, request)| (key, by_digest[&request.sha256].clone())).collect())
 }
 
 fn solved(
