@@ -14,31 +14,42 @@ pub const DEBS: &str = "/run/silo/debs";
 /// Options of every dpkg call: its syncing is for machines that may lose power, not for a throw-away root.
 const DPKG: &str = "dpkg --force-unsafe-io --force-confnew --log=/dev/null";
 
-/// Moves a package's own files back that a diversion of its own preinst moved away: dpkg would have run
-/// the preinst before the files were there.
-const RESTORE: &str = r#"
-restore_own() {
-  [ -s /var/lib/dpkg/diversions ] || return 0
+/// Runs a preinst as dpkg does (its `src/main/script.c`): from `tmp.ci`, with the package's control files
+/// beside it, where debconf looks for the templates and for the package's name.
+///
+/// Files of the package's own that the preinst diverted are moved back: dpkg would have run it before they
+/// were there.
+const PREINST: &str = r#"
+dpkg_dir=/var/lib/dpkg
+run_preinst() {
+  name=$1 arch=$2 base=$3
+  shift 3
+  echo "preinst of $name"
+  mkdir "$dpkg_dir/tmp.ci"
+  for member; do ln -s "$dpkg_dir/info/$base.$member" "$dpkg_dir/tmp.ci/$member"; done
+  DPKG_ADMINDIR=$dpkg_dir DPKG_ROOT= DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=$name \
+    DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_MAINTSCRIPT_ARCH=$arch \
+    "$dpkg_dir/tmp.ci/preinst" install || { echo "preinst of $name failed" >&2; exit 1; }
+  rm -r "$dpkg_dir/tmp.ci"
+  [ -s "$dpkg_dir/diversions" ] || return 0
   while IFS= read -r from && IFS= read -r to && IFS= read -r package; do
-    if [ "$package" = "$1" ] && [ -e "$to" ] && [ ! -e "$from" ] && grep -qxF "$from" "/var/lib/dpkg/info/$2.list"; then
+    if [ "$package" = "$name" ] && [ -e "$to" ] && [ ! -e "$from" ] && grep -qxF "$from" "$dpkg_dir/info/$base.list"; then
       mv "$to" "$from"
     fi
-  done < /var/lib/dpkg/diversions
+  done < "$dpkg_dir/diversions"
 }
 "#;
 
 /// Writes the script of a step.
 pub fn script(choice: &Choice<'_>) -> String {
-    let mut text = format!("set -e\numask 022\ncd /\n{RESTORE}");
+    let mut text = format!("set -e\numask 022\ncd /\n{PREINST}");
     let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("writing to a string cannot fail");
     for package in choice.present.iter().filter(|package| package.record.members.contains("preinst")) {
-        let stanza = &package.record.stanza;
+        let (stanza, members) = (&package.record.stanza, &package.record.members);
         let (name, arch, base) = (stanza.package(), stanza.architecture(), stanza.info_base());
-        line(format_args!("echo 'preinst of {name}'"));
-        line(format_args!(
-            "DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE='{name}' DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_MAINTSCRIPT_ARCH='{arch}' '/var/lib/dpkg/info/{base}.preinst' install || {{ echo 'preinst of {name} failed' >&2; exit 1; }}"
-        ));
-        line(format_args!("restore_own '{name}' '{base}'"));
+        // dpkg makes the list of files itself, later.
+        let members: Vec<&str> = members.iter().map(String::as_str).filter(|member| *member != "list").collect();
+        line(format_args!("run_preinst '{name}' '{arch}' '{base}' {}", members.join(" ")));
     }
     for package in &choice.by_dpkg {
         line(format_args!("{DPKG} --unpack '{DEBS}/{}.deb'", package.record.stanza.package()));

@@ -56,6 +56,15 @@ pub enum ComposeError {
 /// How many entries one task links; large enough to be worth a task, small enough to share out.
 const TASK_ENTRIES: usize = 256;
 
+/// A composed tree that nobody needs any more.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Where it stands, on the store's file system.
+    pub tree: PathBuf,
+    /// The layers it was composed of, the first lowest.
+    pub layers: Vec<LayerId>,
+}
+
 /// Makes the tree of `layers`, the first lowest, at `into`, telling how many entries are done.
 ///
 /// The tree is made under stage/ and renamed; one that stands there already is kept.
@@ -66,27 +75,81 @@ pub fn compose(
     into: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Composed, ComposeError> {
-    let indexes: Result<Vec<Index>, LayerError> = layers.par_iter().map(|id| layer::read_index(store, id)).collect();
-    let indexes = indexes?;
-    let Merged { index, sources, conflicts } = merge(&indexes.iter().collect::<Vec<_>>())?;
+    let merged = merged(store, layers)?;
     if into.exists() {
-        return Ok(Composed { index, conflicts, fresh: false });
+        return Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh: false });
     }
     let scratch = Scratch::new(store)?;
     let tree = scratch.dir().join(TREE);
     make_dir(&tree)?;
-    let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
-    let items: Vec<(&Entry, Option<usize>)> = index.entries().iter().zip(sources).collect();
-    fill(&tree, &trees, &items, progress)?;
+    fill(store, &tree, layers, &merged, &vec![false; merged.sources.len()], progress)?;
+    settle(&tree, into, merged)
+}
+
+/// Makes the same tree as [`compose`] out of another one, which is used up; what both have is not made again.
+pub fn recompose(
+    store: &Store,
+    _permission: &SharedLock,
+    base: &Base,
+    layers: &[LayerId],
+    into: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Composed, ComposeError> {
+    let merged = merged(store, layers)?;
+    if into.exists() {
+        return Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh: false });
+    }
+    let scratch = Scratch::new(store)?;
+    let tree = scratch.dir().join(TREE);
+    rename(&base.tree, &tree, RenameFlags::NOREPLACE).map_err(at("take over", &base.tree))?;
+    let standing = strip(&tree, (&self::merged(store, &base.layers)?, &base.layers), (&merged, layers))?;
+    fill(store, &tree, layers, &merged, &standing, progress)?;
+    settle(&tree, into, merged)
+}
+
+fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
+    let indexes: Result<Vec<Index>, LayerError> = layers.par_iter().map(|id| layer::read_index(store, id)).collect();
+    Ok(merge(&indexes?.iter().collect::<Vec<_>>())?)
+}
+
+fn settle(tree: &Path, into: &Path, merged: Merged) -> Result<Composed, ComposeError> {
     if let Some(parent) = into.parent() {
         make_dir(parent)?;
     }
-    let fresh = match rename(&tree, into, RenameFlags::NOREPLACE) {
+    let fresh = match rename(tree, into, RenameFlags::NOREPLACE) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(error) => return Err(at("move the composed tree to", into)(error).into()),
     };
-    Ok(Composed { index, conflicts, fresh })
+    Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh })
+}
+
+/// Removes from `tree`, which holds `old`, what is otherwise in `new`; says of each entry of `new` whether it stands.
+///
+/// A file stands only if it is the same layer's, because a composed file shares its layer's inode.
+fn strip(tree: &Path, old: (&Merged, &[LayerId]), new: (&Merged, &[LayerId])) -> Result<Vec<bool>, PathError> {
+    let layer_of = |(merged, layers): (&Merged, &[LayerId]), at: usize| merged.sources[at].map(|number| layers[number]);
+    let mut standing = vec![false; new.0.sources.len()];
+    let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
+    // Backwards, so that a directory is empty when its turn comes.
+    for (number, entry) in old.0.index.entries().iter().enumerate().rev() {
+        let other = new.0.index.entries().binary_search_by(|other| other.path.cmp(&entry.path)).ok();
+        let stands = other.filter(|other| match (&entry.node, &new.0.index.entries()[*other]) {
+            (Node::Dir { .. }, Entry { node: Node::Dir { .. }, .. }) => true,
+            (Node::Symlink { .. }, now) => entry == now,
+            (Node::File { .. }, now) => entry == now && layer_of(old, number) == layer_of(new, *other),
+            // Few, and another name may have become the first.
+            (Node::Hardlink { .. } | Node::Whiteout | Node::Dir { .. }, _) => false,
+        });
+        if let Some(other) = stands {
+            standing[other] = true;
+            continue;
+        }
+        let flags = if entry.node.kind() == Kind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let removed = beneath.parent(&entry.path).and_then(|dir| fs::unlinkat(dir, entry.path.name(), flags));
+        removed.map_err(at("remove", &beneath.host(&entry.path)))?;
+    }
+    Ok(standing)
 }
 
 impl Store {
@@ -96,34 +159,54 @@ impl Store {
     }
 }
 
-/// Makes all entries below `tree`: directories, then files and links, then further names of
-/// files, and last the directories' metadata, which the others would have changed.
-fn fill(tree: &Path, trees: &[PathBuf], items: &[(&Entry, Option<usize>)], progress: &(dyn Fn(u64) + Sync)) -> Result<(), PathError> {
-    let of = |kinds: &[Kind]| -> Vec<(&Entry, Option<usize>)> {
-        items.iter().filter(|(entry, _)| kinds.contains(&entry.node.kind())).copied().collect()
+/// Makes all entries below `tree` that do not stand there: directories, then files and links, then further names of
+/// files, and last the metadata of all directories, which the others would have changed.
+fn fill(
+    store: &Store,
+    tree: &Path,
+    layers: &[LayerId],
+    merged: &Merged,
+    standing: &[bool],
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), PathError> {
+    let trees: Vec<PathBuf> = layers.iter().map(|id| store.tree(id)).collect();
+    let items: Vec<(&Entry, Option<usize>, bool)> = merged
+        .index
+        .entries()
+        .iter()
+        .zip(&merged.sources)
+        .zip(standing)
+        .map(|((entry, source), stands)| (entry, *source, *stands))
+        .collect();
+    let of = |kinds: &[Kind], with_standing: bool| -> Vec<(&Entry, Option<usize>, bool)> {
+        let wanted = |item: &&(&Entry, Option<usize>, bool)| kinds.contains(&item.0.node.kind()) && (with_standing || !item.2);
+        items.iter().filter(wanted).copied().collect()
     };
-    let done = AtomicU64::new(0);
+    let done = AtomicU64::new(items.iter().filter(|(entry, _, stands)| *stands && entry.node.kind() != Kind::Dir).count() as u64);
     let tell = |count: usize| progress(done.fetch_add(count as u64, Ordering::Relaxed) + count as u64);
-    let dirs = of(&[Kind::Dir]);
     let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
-    for (entry, _) in &dirs {
+    for (entry, ..) in &of(&[Kind::Dir], false) {
         let made = beneath.parent(&entry.path).and_then(|dir| fs::mkdirat(dir, entry.path.name(), Mode::RWXU));
         made.map_err(at("make the directory", &beneath.host(&entry.path)))?;
     }
-    let in_tasks = |items: &[(&Entry, Option<usize>)], act: &Act| {
+    let in_tasks = |items: &[(&Entry, Option<usize>, bool)], act: &Act| {
         items.par_chunks(TASK_ENTRIES).try_for_each(|chunk| {
             let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
-            for (entry, source) in chunk {
+            for (entry, source, _) in chunk {
                 act(&mut beneath, entry, source.map(|number| trees[number].as_path()))?;
             }
             tell(chunk.len());
             Ok::<(), PathError>(())
         })
     };
-    in_tasks(&of(&[Kind::File, Kind::Symlink]), &place)?;
-    in_tasks(&of(&[Kind::Hardlink]), &|beneath, entry, _| name_again(beneath, tree, entry))?;
-    in_tasks(&dirs, &|beneath, entry, _| {
-        let dressed = beneath.dir(entry.path.as_bytes()).and_then(|dir| inode::dress(dir, Kind::Dir, &entry.meta));
+    in_tasks(&of(&[Kind::File, Kind::Symlink], false), &place)?;
+    in_tasks(&of(&[Kind::Hardlink], false), &|beneath, entry, _| name_again(beneath, tree, entry))?;
+    in_tasks(&of(&[Kind::Dir], true), &|beneath, entry, _| {
+        let dressed = beneath.dir(entry.path.as_bytes()).and_then(|dir| {
+            // One that stood may have other attributes.
+            inode::undress(dir)?;
+            inode::dress(dir, Kind::Dir, &entry.meta)
+        });
         dressed.map_err(at("set the metadata of", &beneath.host(&entry.path)))
     })?;
     let root = File::open(tree).map_err(at("open", tree))?;

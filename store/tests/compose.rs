@@ -1,7 +1,7 @@
 //! Composed trees, and checking them.
 
 use crate::support::{Home, file, meta, names, path};
-use silo_store::compose::compose;
+use silo_store::compose::{Base, compose, recompose};
 use silo_store::verify::{What, verify_root};
 use silo_store::{LayerId, Meta};
 use std::fs;
@@ -102,4 +102,62 @@ fn every_change_to_a_tree_is_told() {
         ("kind", What::Kind),
     ];
     assert_eq!(found, expect.map(|(path, what)| (path.to_string(), what)));
+}
+
+#[test]
+fn a_tree_made_of_another_is_the_same_as_one_made_anew() {
+    let home = Home::new();
+    let one = home.commit(|stage| {
+        file(stage, "etc/a", "a");
+        file(stage, "etc/gone/deep/b", "b");
+        file(stage, "etc/same", "same");
+        file(stage, "etc/twice", "twice");
+        file(stage, "opt/file-then-dir", "x");
+        stage.add_hardlink(&path("etc/zwice"), &path("etc/twice")).unwrap();
+        stage.add_symlink(&path("bin"), &meta(0), b"usr/bin").unwrap();
+        stage.add_symlink(&path("other"), &meta(0), b"usr/bin").unwrap();
+        stage.add_dir(&path("var/owned"), &Meta { uid: 5, gid: 6, ..meta(0o711) }).unwrap();
+    });
+    let two = home.commit(|stage| {
+        file(stage, "etc/a", "changed");
+        file(stage, "etc/new/c", "c");
+        file(stage, "opt/file-then-dir/y", "y");
+        stage.add_whiteout(&path("etc/gone")).unwrap();
+        stage.add_whiteout(&path("etc/twice")).unwrap();
+        stage.add_symlink(&path("other"), &meta(0), b"usr/sbin").unwrap();
+        stage.add_dir(&path("var/owned"), &meta(0o755)).unwrap();
+    });
+    let plain = home.commit(|stage| file(stage, "etc/same", "same"));
+    let shared = home.shared();
+    let place = |name: &str| home.store.root().join(name);
+    let layers = [plain.id, one.id, two.id];
+    compose(&home.store, &shared, &[one.id], &place("base"), &|_| {}).unwrap();
+    let base = Base { tree: place("base"), layers: vec![one.id] };
+    let last = AtomicU64::new(0);
+    let progress = |done| {
+        last.fetch_max(done, Ordering::Relaxed);
+    };
+    let made = recompose(&home.store, &shared, &base, &layers, &place("again"), &progress).unwrap();
+    let anew = compose(&home.store, &shared, &layers, &place("anew"), &|_| {}).unwrap();
+    assert_eq!(made.index, anew.index);
+    assert_eq!(last.into_inner(), made.index.entries().len() as u64);
+    assert!(!base.tree.exists());
+    for root in ["again", "anew"] {
+        assert!(verify_root(&made.index, &place(root)).unwrap().is_empty(), "{root}");
+    }
+    for entry in made.index.entries() {
+        let stat = |root: &str| fs::symlink_metadata(place(root).join(entry.path.as_path())).unwrap();
+        let (again, anew) = (stat("again"), stat("anew"));
+        assert_eq!((again.mode(), again.mtime()), (anew.mode(), anew.mtime()), "{}", entry.path);
+        if again.is_file() {
+            assert_eq!(again.ino(), anew.ino(), "{}: shares the layer's file", entry.path);
+        }
+        let owner = |root: &str| {
+            let mut owner = [0; 16];
+            rustix::fs::lgetxattr(place(root).join(entry.path.as_path()), "user.silo.owner", &mut owner[..])
+                .map(|length| owner[..length].to_vec())
+        };
+        assert_eq!(owner("again"), owner("anew"), "{}", entry.path);
+    }
+    assert_eq!(names(&place("again/etc")), ["a", "new", "same", "zwice"]);
 }
