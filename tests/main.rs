@@ -5,13 +5,14 @@ mod support;
 mod architecture;
 mod cli;
 mod derivation;
-mod fetch;
-mod recipes;
-
 mod escape;
+mod fetch;
 mod install;
 mod launch;
+mod oracle;
 mod ordinary;
+mod recipes;
 mod reproducible;
 mod run;
 mod solver;
+mod traces;

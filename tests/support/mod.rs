@@ -1,6 +1,7 @@
 //! What tests are written with: a `Silo` with a home of its own, and a way to skip aloud.
 
 pub mod http;
+pub mod mmdebstrap;
 pub mod sandbox;
 
 use std::ffi::OsStr;
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use silo::home::Home;
+use silo::image::{self, Image, ImageId};
+use silo_store::index::Index;
 use tempfile::TempDir;
 
 /// Says that a test cannot run here and why. The line is written past the test runner's capture, and
@@ -52,6 +56,16 @@ pub struct Silo {
     home: PathBuf,
     who: As,
     program: PathBuf,
+}
+
+/// An installed tool's image.
+pub struct Installed {
+    /// Its configuration.
+    pub image: Image,
+    /// What is in it.
+    pub index: Index,
+    /// Its composed root.
+    pub root: PathBuf,
 }
 
 /// What a command did.
@@ -196,6 +210,17 @@ impl Silo {
                 }
             }
         }
+    }
+
+    /// The image of a tool that is installed.
+    pub fn installed(&self, tool: &str) -> Installed {
+        let list: serde_json::Value = serde_json::from_str(&self.ok(["list", "--json"])).expect("a list");
+        let row = list.as_array().into_iter().flatten().find(|row| row["tool"] == tool).expect("the tool is installed");
+        let id = ImageId::parse(row["image"].as_str().expect("an image id")).expect("an image id");
+        let home = Home::new(self.path(""));
+        let image = image::get(&home, id).expect("a configuration").expect("an image");
+        let index = Index::parse(&fs::read(image::index_path(&home, id)).expect("an index")).expect("an index");
+        Installed { image, index, root: image::root(&home, id) }
     }
 
     /// A command of silo in this home and project, not yet run.

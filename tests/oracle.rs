@@ -1,0 +1,244 @@
+//! The oracle: from the same packages mmdebstrap, which is Debian's own tools and nothing else, makes the same root.
+//!
+//! Every entry is compared: path, kind, mode, owner, link target, contents, names of one file, capabilities and other
+//! attributes, and a file's time. `oracle/differences.toml` lists what may differ and why; a rule there that matches
+//! nothing any more fails the test too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use silo_store::digest::Digest;
+use silo_store::entry::{Kind, Node};
+use silo_store::index::Index;
+use silo_store::normal;
+use silo_store::path::LayerPath;
+
+use crate::support::mmdebstrap::{Mirror, Way};
+use crate::support::{self, As, Silo};
+
+/// What an entry is, in what both sides can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    kind: &'static str,
+    mode: u32,
+    owner: (u32, u32),
+    /// A file's time; those of directories and links are constant in Silo.
+    time: Option<i64>,
+    content: Option<Digest>,
+    target: Option<String>,
+    attributes: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The first name of a file that has several.
+    first: Option<LayerPath>,
+}
+
+/// In what two entries differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum How {
+    OnlySilo,
+    OnlyMmdebstrap,
+    Kind,
+    Mode,
+    Owner,
+    Time,
+    Content,
+    Target,
+    Attributes,
+    Names,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Differences {
+    difference: Vec<Difference>,
+}
+
+/// Differences that are as they should be.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Difference {
+    /// Paths; a `*` stands for any part of one name, `/**` at the end for all below.
+    paths: Vec<String>,
+    how: How,
+    reason: String,
+}
+
+type Entries = BTreeMap<LayerPath, Seen>;
+
+#[test]
+fn mmdebstrap_makes_the_same_root() {
+    if !support::has("mmdebstrap") {
+        return support::skip("mmdebstrap is not installed");
+    }
+    if !support::is_root() {
+        return support::skip("mmdebstrap's root mode, in which owners are true, needs root");
+    }
+    let silo = Silo::shared(As::Me);
+    let python = silo.installed("python");
+    let place = Silo::new();
+    let root = place.project().join("root");
+    let made = support::done(&mut Mirror::of(&silo, &python, &place.project()).mmdebstrap(&root, Way::Copied));
+    assert_eq!(made.code, 0, "{made:?}");
+    let (ours, theirs) = (composed(&python.index), walked(&root, python.image.epoch));
+    let rules: Differences = toml::from_str(include_str!("oracle/differences.toml")).expect("the list of differences");
+
+    let mut used = BTreeSet::new();
+    let mut left = String::new();
+    for (path, how, told) in differences(&ours, &theirs) {
+        let matching = rules.difference.iter().position(|rule| rule.how == how && rule.paths.iter().any(|pattern| matches(pattern, &path)));
+        match matching {
+            Some(rule) => drop(used.insert(rule)),
+            None => writeln!(left, "{path}: {how:?} {told}").expect("writing to a string cannot fail"),
+        }
+    }
+    assert!(left.is_empty(), "silo's root differs from mmdebstrap's:\n{left}");
+    let unused = rules.difference.iter().enumerate().filter(|(number, _)| !used.contains(number));
+    let unused: Vec<&str> = unused.map(|(_, rule)| rule.reason.as_str()).collect();
+    assert!(unused.is_empty(), "differences that are no more: {unused:#?}");
+}
+
+/// The entries of an image.
+fn composed(index: &Index) -> Entries {
+    let mut names: BTreeMap<&LayerPath, usize> = BTreeMap::new();
+    for entry in index.entries() {
+        if let Node::Hardlink { to } = &entry.node {
+            *names.entry(to).or_insert(1) += 1;
+        }
+    }
+    let seen = index.entries().iter().map(|entry| {
+        let file = index.resolve(&entry.path).expect("the entry is there");
+        let is_file = file.node.kind() == Kind::File;
+        let seen = Seen {
+            kind: match file.node.kind() {
+                Kind::Dir => "directory",
+                Kind::Symlink => "link",
+                Kind::File | Kind::Hardlink => "file",
+                Kind::Whiteout => "whiteout",
+            },
+            mode: entry.meta.mode,
+            owner: (entry.meta.uid, entry.meta.gid),
+            time: is_file.then_some(entry.meta.mtime),
+            content: if let Node::File { digest, .. } = &file.node { Some(*digest) } else { None },
+            target: if let Node::Symlink { target } = &file.node { Some(String::from_utf8_lossy(target).into_owned()) } else { None },
+            attributes: entry.meta.xattrs.clone(),
+            first: names.contains_key(&file.path).then(|| file.path.clone()),
+        };
+        (entry.path.clone(), seen)
+    });
+    seen.collect()
+}
+
+/// Reads a root on disk.
+fn walked(root: &Path, epoch: i64) -> Entries {
+    let mut entries = Entries::new();
+    let mut inodes: BTreeMap<LayerPath, u64> = BTreeMap::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory of the root") {
+            let host = entry.expect("a directory of the root").path();
+            let below = host.strip_prefix(root).expect("below the root");
+            let path = LayerPath::parse(below.as_os_str().as_bytes()).expect("a plain path");
+            let meta = fs::symlink_metadata(&host).expect("an entry of the root");
+            if meta.is_dir() {
+                dirs.push(host.clone());
+            }
+            if meta.is_file() && meta.nlink() > 1 {
+                inodes.insert(path.clone(), meta.ino());
+            }
+            entries.insert(path, look(&host, &meta, epoch));
+        }
+    }
+    let mut first: BTreeMap<u64, &LayerPath> = BTreeMap::new();
+    for (path, inode) in &inodes {
+        let name = *first.entry(*inode).or_insert(path);
+        entries.get_mut(path).expect("it was seen").first = Some(name.clone());
+    }
+    entries
+}
+
+fn look(host: &Path, meta: &fs::Metadata, epoch: i64) -> Seen {
+    let (kind, layer_kind) = match () {
+        () if meta.is_dir() => ("directory", Kind::Dir),
+        () if meta.is_symlink() => ("link", Kind::Symlink),
+        () if meta.is_file() => ("file", Kind::File),
+        () => ("device, pipe or socket", Kind::Whiteout),
+    };
+    let mut names = vec![0; 4096];
+    let length = rustix::fs::llistxattr(host, &mut names[..]).expect("the names of attributes");
+    let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let attributes = names.filter_map(|name| {
+        let mut value = vec![0; 4096];
+        let length = rustix::fs::lgetxattr(host, name, &mut value[..]).expect("an attribute");
+        // Labels and the like are the machine's, not the packages'.
+        Some((name.to_vec(), normal::xattr(layer_kind, name, &value[..length])?))
+    });
+    Seen {
+        kind,
+        mode: if meta.is_symlink() { 0o777 } else { meta.mode() & 0o7777 },
+        owner: (meta.uid(), meta.gid()),
+        time: meta.is_file().then(|| normal::clamp(meta.mtime(), epoch)),
+        content: meta.is_file().then(|| Digest::of(&fs::read(host).expect("a file of the root"))),
+        target: meta.is_symlink().then(|| fs::read_link(host).expect("a link of the root").to_string_lossy().into_owned()),
+        attributes: attributes.collect(),
+        first: None,
+    }
+}
+
+fn differences(ours: &Entries, theirs: &Entries) -> Vec<(String, How, String)> {
+    let mut found = Vec::new();
+    let paths: BTreeSet<&LayerPath> = ours.keys().chain(theirs.keys()).collect();
+    for path in paths {
+        let mut tell = |how, told: String| found.push((path.to_string(), how, told));
+        let (a, b) = match (ours.get(path), theirs.get(path)) {
+            (Some(a), Some(b)) => (a, b),
+            (Some(a), None) => {
+                tell(How::OnlySilo, a.kind.to_owned());
+                continue;
+            }
+            (_, b) => {
+                tell(How::OnlyMmdebstrap, b.map_or("", |b| b.kind).to_owned());
+                continue;
+            }
+        };
+        let mut compare = |how, same: bool, told: String| {
+            if !same {
+                tell(how, told);
+            }
+        };
+        compare(How::Kind, a.kind == b.kind, format!("{} / {}", a.kind, b.kind));
+        compare(How::Mode, a.mode == b.mode, format!("{:o} / {:o}", a.mode, b.mode));
+        compare(How::Owner, a.owner == b.owner, format!("{:?} / {:?}", a.owner, b.owner));
+        compare(How::Time, a.time == b.time, format!("{:?} / {:?}", a.time, b.time));
+        compare(How::Content, a.content == b.content, format!("{:?} / {:?}", a.content, b.content));
+        compare(How::Target, a.target == b.target, format!("{:?} / {:?}", a.target, b.target));
+        compare(How::Attributes, a.attributes == b.attributes, format!("{:?} / {:?}", a.attributes, b.attributes));
+        compare(How::Names, a.first == b.first, format!("{:?} / {:?}", a.first, b.first));
+    }
+    found
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    if let Some(dir) = pattern.strip_suffix("/**") {
+        return path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    }
+    let (mut patterns, mut parts) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (patterns.next(), parts.next()) {
+            (None, None) => return true,
+            (Some(pattern), Some(part)) => {
+                let same = match pattern.split_once('*') {
+                    None => pattern == part,
+                    Some((head, tail)) => part.len() >= head.len() + tail.len() && part.starts_with(head) && part.ends_with(tail),
+                };
+                if !same {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+    }
+}

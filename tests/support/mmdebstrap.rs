@@ -1,0 +1,70 @@
+//! mmdebstrap, given exactly the packages of an image: Debian's own tools making the same root.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use silo_store::layer;
+use silo_store::layout::Store;
+
+use super::{Installed, Silo};
+
+/// Where Debian's mmdebstrap has the hook that shows apt a local mirror without copying it.
+const HOOK: &str = "/usr/share/mmdebstrap/hooks/file-mirror-automount";
+
+/// An archive for apt with exactly the packages of an image.
+pub struct Mirror {
+    dir: PathBuf,
+    include: Vec<String>,
+    epoch: i64,
+}
+
+/// How the archive's files come into the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Each is copied, which leaves nothing behind.
+    Copied,
+    /// The archive is mounted, which is faster and leaves its mount point behind.
+    Mounted,
+}
+
+impl Mirror {
+    /// Makes the archive below `place`, from the files that `silo` has fetched.
+    pub fn of(silo: &Silo, installed: &Installed, place: &Path) -> Mirror {
+        let dir = place.join("mirror");
+        fs::create_dir(&dir).expect("our own directory");
+        let store = Store::open(&silo.path("")).expect("a store");
+        let mut index = String::new();
+        let mut include = Vec::new();
+        for id in &installed.image.layers {
+            let record = layer::read_manifest(&store, id).expect("a manifest").record;
+            let ([deb], [package]) = (record.inputs.as_slice(), record.packages.as_slice()) else { continue };
+            let size = fs::copy(silo.path("downloads").join(deb), dir.join(format!("{deb}.deb"))).expect("a package that was fetched");
+            let info = fs::read_dir(store.tree(id).join("var/lib/dpkg/info")).expect("dpkg's directory").flatten();
+            let control = info.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "control"));
+            let control = fs::read_to_string(control.expect("a control stanza")).expect("a control stanza");
+            write!(index, "{}\nFilename: ./{deb}.deb\nSize: {size}\nSHA256: {deb}\n\n", control.trim_end())
+                .expect("writing to a string cannot fail");
+            include.push(package.replacen(' ', "=", 1));
+        }
+        fs::write(dir.join("Packages"), index).expect("our own file");
+        Mirror { dir, include, epoch: installed.image.epoch }
+    }
+
+    /// The command that makes `root`, as root.
+    pub fn mmdebstrap(&self, root: &Path, way: Way) -> Command {
+        let mut command = Command::new("mmdebstrap");
+        // A variable such as PYTHONDONTWRITEBYTECODE would find its way into what the packages' scripts do.
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SOURCE_DATE_EPOCH", self.epoch.to_string());
+        command.args(["--silent", "--mode=root", "--format=directory", "--variant=custom"]);
+        command.arg(format!("--include={}", self.include.join(",")));
+        let mut method = "copy";
+        if way == Way::Mounted && Path::new(HOOK).exists() {
+            method = "file";
+            command.arg(format!("--hook-dir={HOOK}"));
+        }
+        command.arg("trixie").arg(root).arg(format!("deb [trusted=yes] {method}:{} ./", self.dir.display()));
+        command
+    }
+}
