@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use silo_store::capture::{self, Capture, Verdict};
+use silo_store::compose::{self, Base};
 use silo_store::digest::{Digest, LayerId};
 use silo_store::entry::{Kind, Meta};
 use silo_store::manifest::Record as Manifest;
@@ -24,13 +25,22 @@ use crate::lock::Lock;
 use crate::system::Arch;
 
 use super::scripted::Choice;
-use super::{Error, Realised, Workshop, packages, realised, record, script, scrub, status};
+use super::{Error, Workshop, packages, realised, record, script, scrub, status};
 
 /// The lines of a failed step's log that are shown.
 const TAIL_LINES: usize = 20;
 
+/// The packages' scripts have run.
+pub(super) struct Configured {
+    /// What they changed.
+    pub layer: LayerId,
+    /// Where they ran, if it was now. It goes with this value, so drop it late: for each new inode ext4 searches past
+    /// all those that were freed a moment ago.
+    pub base: Option<Bench>,
+}
+
 /// Makes the layer of what the packages' scripts change, unless it is known.
-pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<Realised, Error> {
+pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<Configured, Error> {
     let by_dpkg = debs(choice, lock, arch)?;
     let layers = choice.root_order();
     let drv = Derivation::Configure(derivation::Configure {
@@ -40,21 +50,20 @@ pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arc
         debs: by_dpkg.values().copied().collect(),
     });
     if let Some(layer) = realised(shop, &drv) {
-        return Ok(Realised { layer, made: false });
+        return Ok(Configured { layer, base: None });
     }
     let key = drv.id().digest();
     let _ours = silo_store::lock::build(shop.store, shop.lock, &key).map_err(|source| Error::store("locking the step", source))?;
     // Another process may have done it while we waited.
     if let Some(layer) = realised(shop, &drv) {
-        return Ok(Realised { layer, made: false });
+        return Ok(Configured { layer, base: None });
     }
     shop.check_stop()?;
-    let bench = Bench::new(shop, &drv)?;
+    let bench = Bench::new(shop, &drv, layers)?;
     let deb_files = fetch_debs(shop, choice, lock, arch)?;
-    let layer =
-        shop.activity(Activity::Step, "configuring the packages", None, |_| run(shop, choice, lock, &drv, &bench, &layers, &deb_files))?;
+    let layer = shop.activity(Activity::Step, "configuring the packages", None, |_| run(shop, choice, lock, &drv, &bench, &deb_files))?;
     record(shop, &[(key, layer)])?;
-    Ok(Realised { layer, made: true })
+    Ok(Configured { layer, base: Some(bench) })
 }
 
 /// The .debs that dpkg unpacks itself, by package.
@@ -84,16 +93,18 @@ fn fetch_debs(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch)
 }
 
 /// The directories that one step works in; removed with it.
-struct Bench {
+pub(super) struct Bench {
     dir: PathBuf,
     log: PathBuf,
+    /// The layers of the root that the step sees, lowest first.
+    layers: Vec<LayerId>,
 }
 
 impl Bench {
-    fn new(shop: &Workshop<'_>, drv: &Derivation) -> Result<Bench, Error> {
+    fn new(shop: &Workshop<'_>, drv: &Derivation, layers: Vec<LayerId>) -> Result<Bench, Error> {
         let name = drv.id().to_string();
         // The lock on the derivation is ours, so what lies here is the rest of a step that was killed.
-        let bench = Bench { dir: shop.home.work().join(&name), log: shop.home.logs().join(format!("{name}.log")) };
+        let bench = Bench { dir: shop.home.work().join(&name), log: shop.home.logs().join(format!("{name}.log")), layers };
         remove_tree(&bench.dir)?;
         for dir in [bench.upper(), bench.dir.join("work"), shop.home.logs()] {
             fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
@@ -104,6 +115,11 @@ impl Bench {
             }
             _ => Ok(bench),
         }
+    }
+
+    /// The root that the step saw, for the image's to be made of.
+    pub(super) fn root(&self) -> Base {
+        Base { tree: self.lower(), layers: self.layers.clone() }
     }
 
     fn upper(&self) -> PathBuf {
@@ -133,11 +149,10 @@ fn run(
     lock: &Lock,
     drv: &Derivation,
     bench: &Bench,
-    layers: &[LayerId],
     debs: &[(String, PathBuf)],
 ) -> Result<LayerId, Error> {
     let began = Instant::now();
-    let composed = silo_store::compose::compose(shop.store, shop.lock, layers, &bench.lower(), &|_| {})
+    let composed = compose::compose(shop.store, shop.lock, &bench.layers, &bench.lower(), &|_| {})
         .map_err(|source| Error::store("composing the step's root", source))?;
     seed(choice, &bench.upper())?;
     let exit = launch::again::run(shop.program, &spec(choice, lock, bench, debs))?;
@@ -157,7 +172,7 @@ fn run(
         name: "configure".to_owned(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         created: shop.created(),
-        inputs: layers.iter().map(LayerId::to_string).collect(),
+        inputs: bench.layers.iter().map(LayerId::to_string).collect(),
         packages: Vec::new(),
     };
     Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
@@ -190,7 +205,6 @@ fn seed(choice: &Choice<'_>, upper: &Path) -> Result<(), Error> {
         status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
     });
     write(format!("{DPKG}/status"), &status::write(stanzas.collect()), 0o644)?;
-    write(format!("{DPKG}/available"), "", 0o644)?;
     let records: Vec<_> = choice.present.iter().map(|package| &package.record).collect();
     for (name, text) in status::triggers(&records) {
         write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;

@@ -19,7 +19,9 @@ mod status;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use silo_store::compose;
 use silo_store::digest::{Digest, LayerId};
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
@@ -109,11 +111,17 @@ pub fn build(shop: &Workshop<'_>, recipe: &Recipe, lock: &Lock) -> Result<Built,
     if let Some(image) = image::made_by(shop.home, drv) {
         return Ok(Built { image, made: 0 });
     }
-    let (unpacked, mut made) = packages::realise(shop, lock, arch)?;
-    let choice = scripted::choose(&unpacked);
-    let configured = configure::realise(shop, &choice, lock, arch)?;
+    let packages = packages::realise(shop, lock, arch)?;
+    let choice = scripted::choose(&packages.unpacked);
+    let configured = thread::scope(|scope| {
+        // The unpacked files are on their way to the disk while the scripts run.
+        let recording = scope.spawn(|| record(shop, &packages.made));
+        let configured = configure::realise(shop, &choice, lock, arch);
+        recording.join().map_err(|_| Error::Worker)??;
+        configured
+    })?;
     let database = database::realise(shop, &choice, configured.layer, lock.epoch)?;
-    made += usize::from(configured.made) + usize::from(database.is_some_and(|layer| layer.made));
+    let made = packages.made.len() + usize::from(configured.base.is_some()) + usize::from(database.is_some_and(|layer| layer.made));
     let image = image::Image {
         arch,
         epoch: lock.epoch,
@@ -123,7 +131,11 @@ pub fn build(shop: &Workshop<'_>, recipe: &Recipe, lock: &Lock) -> Result<Built,
     };
     shop.check_stop()?;
     let image = shop.activity(Activity::Compose, &recipe.name, None, |id| {
-        image::put(shop.home, shop.store, shop.lock, &image, drv, &|done| (shop.sink)(Event::Progress { id, done }))
+        let progress = |done| (shop.sink)(Event::Progress { id, done });
+        image::put(shop.home, &image, drv, |root| match &configured.base {
+            Some(step) => compose::recompose(shop.store, shop.lock, &step.root(), &image.layers, root, &progress),
+            None => compose::compose(shop.store, shop.lock, &image.layers, root, &progress),
+        })
     })?;
     Ok(Built { image, made })
 }
@@ -162,5 +174,8 @@ fn realised(shop: &Workshop<'_>, drv: &Derivation) -> Option<LayerId> {
 
 /// Records what became of derivations, after all of it has reached the disk.
 fn record(shop: &Workshop<'_>, done: &[(Digest, LayerId)]) -> Result<(), Error> {
+    if done.is_empty() {
+        return Ok(());
+    }
     silo_store::realisation::put_many(shop.store, shop.lock, done).map_err(|source| Error::store("recording realisations", source))
 }

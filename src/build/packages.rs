@@ -1,5 +1,6 @@
 //! Packages into layers: those missing are fetched together and unpacked as they arrive.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,8 +35,17 @@ struct Item {
     layer: Option<LayerId>,
 }
 
-/// Makes the layers of all packages of a lock; returns them by name, and how many had to be made.
-pub(super) fn realise(shop: &Workshop<'_>, lock: &Lock, arch: Arch) -> Result<(Vec<Unpacked>, usize), Error> {
+/// The packages of a lock, unpacked.
+pub(super) struct Packages {
+    /// By name.
+    pub unpacked: Vec<Unpacked>,
+    /// The derivations that had to be made, which are to be recorded.
+    pub made: Vec<(Digest, LayerId)>,
+}
+
+/// Makes the layers of all packages of a lock. What had to be made is not recorded yet, so that the disk can take it in
+/// while the next step runs.
+pub(super) fn realise(shop: &Workshop<'_>, lock: &Lock, arch: Arch) -> Result<Packages, Error> {
     let plan = plan::plan(lock, arch);
     let mut items: Vec<Item> = Vec::new();
     for step in plan.graph.node_weights() {
@@ -44,14 +54,14 @@ pub(super) fn realise(shop: &Workshop<'_>, lock: &Lock, arch: Arch) -> Result<(V
         let layer = realised(shop, &drv);
         items.push(Item { name: name.clone(), package: package.clone(), drv, layer });
     }
-    let missing: Vec<usize> = (0..items.len()).filter(|index| items[*index].layer.is_none()).collect();
-    let made = missing.len();
+    let mut missing: Vec<usize> = (0..items.len()).filter(|index| items[*index].layer.is_none()).collect();
+    // The largest first, or one processor would end with it while the others have nothing left to do.
+    missing.sort_by_key(|index| Reverse(items[*index].package.size));
+    let mut made = Vec::with_capacity(missing.len());
     if !missing.is_empty() {
-        let done = fetch_and_unpack(shop, lock, &items, &missing)?;
-        let records: Vec<(Digest, LayerId)> = done.iter().map(|(index, layer)| (items[*index].drv.id().digest(), *layer)).collect();
-        super::record(shop, &records)?;
-        for (index, layer) in done {
+        for (index, layer) in fetch_and_unpack(shop, lock, &items, &missing)? {
             items[index].layer = Some(layer);
+            made.push((items[index].drv.id().digest(), layer));
         }
     }
     let mut unpacked = Vec::with_capacity(items.len());
@@ -59,7 +69,7 @@ pub(super) fn realise(shop: &Workshop<'_>, lock: &Lock, arch: Arch) -> Result<(V
         let layer = item.layer.ok_or(Error::Worker)?;
         unpacked.push(read(shop, layer)?);
     }
-    Ok((unpacked, made))
+    Ok(Packages { unpacked, made })
 }
 
 /// Reads back what a package's layer holds.

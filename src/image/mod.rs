@@ -9,9 +9,8 @@ mod config;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use silo_store::compose::{ComposeError, Composed};
 use silo_store::digest::{Digest, LayerId};
-use silo_store::layout::Store;
-use silo_store::lock::SharedLock;
 
 use crate::derivation::DrvId;
 use crate::home::Home;
@@ -99,20 +98,18 @@ pub fn configuration(image: &Image) -> (ImageId, Vec<u8>) {
     (ImageId(Digest::of(&bytes)), bytes)
 }
 
-/// Writes an image and composes its root; does nothing where it is there already.
+/// Writes an image with the root that `compose` makes at the path given to it; does nothing where it is there already.
 pub fn put(
     home: &Home,
-    store: &Store,
-    lock: &SharedLock,
     image: &Image,
     drv: DrvId,
-    composed: &(dyn Fn(u64) + Sync),
+    compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>,
 ) -> Result<ImageId, Error> {
     let (id, bytes) = configuration(image);
     let dir = home.image(&id.to_string());
     if !config_path(&dir).exists() {
         let staged = home.work().join(format!("image-{}-{}", id, std::process::id()));
-        let result = write(store, lock, image, &bytes, &staged, composed).and_then(|()| publish(&staged, &dir));
+        let result = write(id, &bytes, &staged, compose).and_then(|()| publish(&staged, &dir));
         if let Err(error) = result {
             // What is half written is never taken for an image; a leftover is swept by `silo gc`.
             drop(std::fs::remove_dir_all(&staged));
@@ -123,11 +120,9 @@ pub fn put(
     Ok(id)
 }
 
-fn write(store: &Store, lock: &SharedLock, image: &Image, bytes: &[u8], dir: &Path, composed: &(dyn Fn(u64) + Sync)) -> Result<(), Error> {
+fn write(id: ImageId, bytes: &[u8], dir: &Path, compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>) -> Result<(), Error> {
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
-    let root = dir.join("root");
-    let outcome = silo_store::compose::compose(store, lock, &image.layers, &root, composed)
-        .map_err(|source| Error::Compose { id: configuration(image).0, source: Box::new(source) })?;
+    let outcome = compose(&dir.join("root")).map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     let index = dir.join("index");
     std::fs::write(&index, outcome.index.to_text()).map_err(failed("write", &index))?;
     let config = config_path(dir);
