@@ -1,1 +1,30 @@
-fn main() {}
+//! `cargo bench`: what Silo promises about speed, beside its neighbours, in one run.
+//!
+//! Each comparison runs in rounds, one after the other in each round, so that what else the machine does meanwhile
+//! strikes all of them alike; the least and the median of the rounds are printed, and ratios of the least. The program
+//! measured is the one that `cargo bench` builds (the release profile). `cargo bench -- build start 5` runs only the
+//! groups named, in five rounds; without names all of them are run.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing a table is what this program is for")]
+
+#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, reason = "it is written for the tests")]
+mod support;
+
+mod build;
+mod start;
+mod table;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let rounds = words.iter().find_map(|word| word.parse().ok());
+    let wanted = |group: &str| {
+        let mut named = words.iter().filter(|word| word.parse::<usize>().is_err()).peekable();
+        named.peek().is_none() || named.any(|word| word == group)
+    };
+    if wanted("start") {
+        start::run(rounds.unwrap_or(30));
+    }
+    if wanted("build") {
+        build::run(rounds.unwrap_or(3));
+    }
+}

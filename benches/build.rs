@@ -1,0 +1,84 @@
+//! Building an image from files that are here already, beside mmdebstrap building a root of the same packages.
+
+use std::fs;
+
+use crate::support::mmdebstrap::{Mirror, Way};
+use crate::support::{self, As, Silo};
+use crate::table::{Table, timed};
+
+/// A package without maintainer scripts that the python image has and a copy of its recipe leaves out.
+const LEFT_OUT: &str = "python3-setuptools-whl";
+pub fn run(rounds: usize) {
+    let warm = Silo::shared(As::Me);
+    cold(&warm, rounds);
+    one_more(&warm, rounds);
+}
+
+/// The whole image, with nothing here but the .debs.
+fn cold(warm: &Silo, rounds: usize) {
+    let mut table = Table::new("python's image from .debs that are here, everything else cold");
+    let ours = table.row("silo install python");
+    let place = Silo::new();
+    let neighbour = match (support::has("mmdebstrap"), support::is_root()) {
+        (true, true) => Some(table.row("mmdebstrap, same packages, to a directory")),
+        (false, _) => {
+            table.absent("mmdebstrap", "not installed");
+            None
+        }
+        (true, false) => {
+            table.absent("mmdebstrap", "not comparable: its root mode needs root");
+            None
+        }
+    };
+    let why = if support::has("debootstrap") { "not comparable: it takes only a whole signed archive" } else { "not installed" };
+    table.absent("debootstrap", why);
+    let mirror = neighbour.is_some().then(|| Mirror::of(warm, &warm.installed("python"), &place.project()));
+    for _ in 0..rounds {
+        let silo = Silo::new();
+        silo.seed_downloads();
+        silo.seed_locks();
+        table.add(ours, timed(&mut silo.command(["install", "--quiet", "python"])));
+        if let (Some(row), Some(mirror)) = (neighbour, &mirror) {
+            let root = place.project().join("root");
+            table.add(row, timed(&mut mirror.mmdebstrap(&root, Way::Mounted)));
+            fs::remove_dir_all(&root).expect("a root of ours");
+        }
+    }
+    table.print(neighbour.unwrap_or(ours));
+}
+
+/// An image that has one package more than one that is here.
+fn one_more(warm: &Silo, rounds: usize) {
+    let mut table = Table::new("a recipe with one package more, without maintainer scripts");
+    let row = table.row("silo install, one layer and the image made anew");
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    let lock = lock_of_python(warm);
+    let less: Vec<&str> = lock.lines().filter(|line| !line.starts_with(&format!("\"{LEFT_OUT}\" = "))).collect();
+    assert!(less.len() < lock.lines().count(), "the lock of python has no {LEFT_OUT} any more");
+    for (name, lock) in [("less", format!("{}\n", less.join("\n"))), ("more", lock.clone())] {
+        silo.write(&format!(".silo/recipes/{name}.toml"), RECIPE);
+        silo.write(&format!(".silo/recipes/{name}.lock"), &lock.replace("recipe = \"python\"", &format!("recipe = \"{name}\"")));
+    }
+    timed(&mut silo.command(["install", "--quiet", "less"]));
+    for _ in 0..rounds {
+        let made = silo.ok(["install", "--json", "more"]);
+        let made: serde_json::Value = serde_json::from_str(&made).expect("install --json prints JSON");
+        assert_eq!(made[0]["layersMade"], 2, "the package's layer and the database: {made}");
+        timed(&mut silo.command(["uninstall", "more"]));
+        timed(&mut silo.command(["gc"]));
+        table.add(row, timed(&mut silo.command(["install", "--quiet", "more"])));
+        timed(&mut silo.command(["uninstall", "more"]));
+        timed(&mut silo.command(["gc"]));
+    }
+    table.print(row);
+}
+
+/// The recipe of python as a recipe of the user's, under another name.
+const RECIPE: &str = include_str!("../recipes/python.toml");
+
+/// The lock that python was built from: a newer one than the built-in where the mirrors have dropped packages.
+fn lock_of_python(warm: &Silo) -> String {
+    fs::read_to_string(warm.path("recipe-locks/python.lock")).unwrap_or_else(|_| include_str!("../recipes/python.lock").to_owned())
+}
