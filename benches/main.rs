@@ -6,6 +6,8 @@
 //! groups named, in five rounds; without names all of them are run.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing a table is what this program is for")]
 
+use std::process::ExitCode;
+
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, reason = "it is written for the tests")]
 mod support;
@@ -14,17 +16,14 @@ mod build;
 mod start;
 mod table;
 
-fn main() {
+fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let rounds = words.iter().find_map(|word| word.parse().ok());
     let wanted = |group: &str| {
         let mut named = words.iter().filter(|word| word.parse::<usize>().is_err()).peekable();
         named.peek().is_none() || named.any(|word| word == group)
     };
-    if wanted("start") {
-        start::run(rounds.unwrap_or(30));
-    }
-    if wanted("build") {
-        build::run(rounds.unwrap_or(3));
-    }
+    let start = !wanted("start") || start::run(rounds.unwrap_or(30));
+    let build = !wanted("build") || build::run(rounds.unwrap_or(3));
+    if start && build { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

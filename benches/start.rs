@@ -3,22 +3,28 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::support::{self, As, Silo};
-use crate::table::{Table, timed};
+use crate::table::{Promise, Table, timed};
 
 /// Where the programs and libraries of a root lie on this architecture.
 const MULTIARCH: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
 const LOADER: &str = if cfg!(target_arch = "aarch64") { "ld-linux-aarch64.so.1" } else { "ld-linux-x86-64.so.2" };
 
-pub fn run(rounds: usize) {
+/// Most that a sandbox may take, in times of what bubblewrap takes for the same.
+const TIMES_BUBBLEWRAP: f64 = 3.0;
+/// Most that finding that there is nothing to do may take.
+const NOTHING_TO_DO: Duration = Duration::from_millis(20);
+
+pub fn run(rounds: usize) -> bool {
     let silo = Silo::shared(As::Me);
-    compare(&silo, "warm start of `sh -c true`", "sh", "dash", &["-c", "true"], rounds);
-    compare(&silo, "warm start of `python3 -c pass`", "python", "python3", &["-c", "pass"], rounds);
-    nothing_to_do(&silo, rounds);
+    let shell = compare(&silo, "warm start of `sh -c true`", "sh", "dash", &["-c", "true"], rounds);
+    let python = compare(&silo, "warm start of `python3 -c pass`", "python", "python3", &["-c", "pass"], rounds);
+    nothing_to_do(&silo, rounds) && shell && python
 }
 
-fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[&str], rounds: usize) {
+fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[&str], rounds: usize) -> bool {
     let mut table = Table::new(title);
     let root = silo.installed(tool).root;
     let bare = table.row("bare: the image's program on the host, no sandbox");
@@ -35,10 +41,11 @@ fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[
             table.add(neighbour, timed(&mut bubblewrap(&root, program, args)));
         }
     }
-    table.print(neighbour.unwrap_or(bare));
+    let promise = neighbour.map(|of| Promise::AtMost { row: ours, times: TIMES_BUBBLEWRAP, of });
+    table.print(neighbour.unwrap_or(bare), promise.as_slice())
 }
 
-fn nothing_to_do(silo: &Silo, rounds: usize) {
+fn nothing_to_do(silo: &Silo, rounds: usize) -> bool {
     let mut table = Table::new("nothing to do");
     let version = table.row("silo --version: the process itself");
     let install = table.row("silo install python, installed already");
@@ -46,7 +53,7 @@ fn nothing_to_do(silo: &Silo, rounds: usize) {
         table.add(version, timed(&mut silo.command(["--version"])));
         table.add(install, timed(&mut silo.command(["install", "--quiet", "python"])));
     }
-    table.print(version);
+    table.print(version, &[Promise::Within { row: install, limit: NOTHING_TO_DO }])
 }
 
 /// The program with the image's own loader and libraries, so that only the sandbox is missing.

@@ -39,8 +39,8 @@ impl Table {
         self.rows[row].times.push(time);
     }
 
-    /// Prints the table; ratios are to the row `to`.
-    pub fn print(mut self, to: usize) {
+    /// Prints the table, with ratios to the row `to`, and whether what is promised of it holds.
+    pub fn print(mut self, to: usize, promises: &[Promise]) -> bool {
         for row in &mut self.rows {
             row.times.sort();
         }
@@ -56,7 +56,30 @@ impl Table {
                 _ => println!("  {:52} {}", row.name, row.absent.unwrap_or("not measured")),
             }
         }
+        promises.iter().fold(true, |all, promise| self.holds(promise) && all)
     }
+
+    fn holds(&self, promise: &Promise) -> bool {
+        let least = |row: usize| self.rows[row].times.first().copied();
+        let (told, holds) = match *promise {
+            Promise::Within { row, limit } => (format!("under {}", shown(limit)), least(row).map(|time| time < limit)),
+            Promise::AtMost { row, times, of } => {
+                let holds = least(row).zip(least(of)).map(|(time, other)| time.as_secs_f64() <= times * other.as_secs_f64());
+                (format!("at most {times:.2} times {}", self.rows[of].name), holds)
+            }
+        };
+        println!("  promise: {told}: {}", if holds.unwrap_or(true) { "kept" } else { "NOT KEPT" });
+        holds.unwrap_or(true)
+    }
+}
+
+/// What `docs/promises.md` says of the least time of a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Promise {
+    /// It is under a limit.
+    Within { row: usize, limit: Duration },
+    /// It is at most so many times another's.
+    AtMost { row: usize, times: f64, of: usize },
 }
 
 fn shown(time: Duration) -> String {
