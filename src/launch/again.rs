@@ -5,7 +5,10 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,9 @@ use super::{Exit, launch};
 
 /// The word on the command line that makes the program serve one launch.
 pub const WORD: &str = "__launch";
+
+/// Between two looks at the caller's wish to stop; a person does not feel a twentieth of a second.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Largest answer read: an exit or an error's text.
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
@@ -28,8 +34,8 @@ enum Answer {
     Failed(String),
 }
 
-/// Launches `spec` in a new process of `program` and waits for its end.
-pub fn run(program: &Path, spec: &Spec) -> Result<Exit, Error> {
+/// Launches `spec` in a new process of `program` and waits for its end, or kills it when `stop` is set.
+pub fn run(program: &Path, spec: &Spec, stop: &AtomicBool) -> Result<Exit, Error> {
     let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
     let mut child = Command::new(program)
         .arg(WORD)
@@ -44,10 +50,7 @@ pub fn run(program: &Path, spec: &Spec) -> Result<Exit, Error> {
         // A child that died before it read all says so by its answer, or by having none.
         drop(input.write_all(&json));
     }
-    let mut answer = Vec::new();
-    if let Some(output) = child.stdout.take() {
-        output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(|source| failed("listening to", source))?;
-    }
+    let answer = answer(&mut child, stop).map_err(|source| failed("listening to", source))?;
     child.wait().map_err(|source| failed("waiting for", source))?;
     match serde_json::from_slice(&answer) {
         Ok(Answer::Code(code)) => Ok(Exit::Code(code)),
@@ -55,6 +58,30 @@ pub fn run(program: &Path, spec: &Spec) -> Result<Exit, Error> {
         Ok(Answer::Failed(message)) => Err(Error::Elsewhere { message }),
         Err(_) => Err(Error::Lost),
     }
+}
+
+/// Reads all that the child answers. The child is not waited for before, so its number is still its own when it is killed.
+fn answer(child: &mut Child, stop: &AtomicBool) -> std::io::Result<Vec<u8>> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let mut answer = Vec::new();
+    let Some(output) = child.stdout.take() else { return Ok(answer) };
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                thread::park_timeout(LOOK);
+            }
+            if let Some(pid) = pid.filter(|_| stop.load(Ordering::Relaxed)) {
+                // One that has just ended cannot be killed, and need not be.
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        });
+        let read = output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer);
+        ended.store(true, Ordering::Relaxed);
+        watch.thread().unpark();
+        read.map(drop)
+    })?;
+    Ok(answer)
 }
 
 /// Serves one launch: the other side of [`run`].
