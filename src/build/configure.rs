@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use silo_store::capture::{self, Capture, Verdict};
 use silo_store::compose::{self, Base};
 use silo_store::digest::{Digest, LayerId};
 use silo_store::entry::{Kind, Meta};
+use silo_store::lock::BuildLock;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 
@@ -26,6 +28,9 @@ use crate::system::Arch;
 
 use super::scripted::Choice;
 use super::{Error, Workshop, packages, realised, record, script, scrub, status};
+
+/// Between two tries at a lock that another process holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The lines of a failed step's log that are shown.
 const TAIL_LINES: usize = 20;
@@ -53,7 +58,7 @@ pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arc
         return Ok(Configured { layer, base: None });
     }
     let key = drv.id().digest();
-    let _ours = silo_store::lock::build(shop.store, shop.lock, &key).map_err(|source| Error::store("locking the step", source))?;
+    let _ours = ours(shop, &key)?;
     // Another process may have done it while we waited.
     if let Some(layer) = realised(shop, &drv) {
         return Ok(Configured { layer, base: None });
@@ -64,6 +69,18 @@ pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arc
     let layer = shop.activity(Activity::Step, "configuring the packages", None, |_| run(shop, choice, lock, &drv, &bench, &deb_files))?;
     record(shop, &[(key, layer)])?;
     Ok(Configured { layer, base: Some(bench) })
+}
+
+/// Waits until no other process makes this step's layer; the user may stop the waiting.
+fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error> {
+    loop {
+        shop.check_stop()?;
+        let locked = silo_store::lock::try_build(shop.store, shop.lock, key);
+        match locked.map_err(|source| Error::store("locking the step", source))? {
+            Some(ours) => return Ok(ours),
+            None => thread::sleep(LOCK_PAUSE),
+        }
+    }
 }
 
 /// The .debs that dpkg unpacks itself, by package.
@@ -85,10 +102,7 @@ fn fetch_debs(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch)
     let names: Vec<&str> = choice.by_dpkg.iter().map(|package| package.record.stanza.package()).collect();
     let requests: Vec<_> = names.iter().filter_map(|name| Some(packages::request(shop, lock, name, locked(name)?))).collect();
     let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: 8, sink: shop.sink, cancel: shop.stop };
-    let paths = download::fetch_all(&context, &requests, &|_, _| {})?;
-    for (path, request) in paths.iter().zip(&requests) {
-        download::verify_file(path, &request.sha256)?;
-    }
+    let paths = download::fetch_checked(&context, &requests)?;
     Ok(names.into_iter().map(str::to_owned).zip(paths).collect())
 }
 
@@ -155,8 +169,9 @@ fn run(
     let composed = compose::compose(shop.store, shop.lock, &bench.layers, &bench.lower(), &|_| {})
         .map_err(|source| Error::store("composing the step's root", source))?;
     seed(choice, &bench.upper())?;
-    let exit = launch::again::run(shop.program, &spec(choice, lock, bench, debs))?;
+    let exit = launch::again::run(shop.program, &spec(choice, lock, bench, debs), shop.stop);
     shop.check_stop()?;
+    let exit = exit?;
     if exit != Exit::Code(0) {
         return Err(Error::Step { exit: told(exit), log: bench.log.clone(), tail: tail(&bench.log) });
     }

@@ -83,6 +83,18 @@ pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usiz
     Ok(paths.into_iter().flatten().collect())
 }
 
+/// Fetches like [`fetch_all`], and anew what was there but has been changed since: for files that nobody else checks.
+pub fn fetch_checked(context: &Context, requests: &[Request]) -> Result<Vec<PathBuf>, Error> {
+    for request in requests {
+        let Some(path) = present(context.dir, pin(request)) else { continue };
+        match verify_file(&path, &request.sha256) {
+            Err(Error::WrongDigest { .. }) => fs::remove_file(&path).map_err(|err| Error::io("remove", &path, err))?,
+            verified => verified?,
+        }
+    }
+    fetch_all(context, requests, &|_, _| {})
+}
+
 /// One call of [`fetch_all`], shared by its threads.
 struct Run<'a> {
     context: &'a Context<'a>,

@@ -117,6 +117,9 @@ impl Error {
     /// What to type next.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Error::Fetch(error) if error.is_gone() => {
+                Some("no mirror has an index of this suite: look at debian.suite in the recipe, or set another mirror in mirrors.debian of ~/.silo/silo.toml".to_owned())
+            }
             Error::Fetch(error) => error.hint(),
             Error::Signature { .. } => {
                 Some("the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml".to_owned())
@@ -249,13 +252,9 @@ fn fetch_indexes(
     }
     let dir = context.home.downloads();
     let fetching = Fetching { transport: context.transport, dir: &dir, jobs: download::MAX_JOBS, sink: context.sink, cancel: context.stop };
-    let paths = download::fetch_all(&fetching, &once, &|_, _| {})?;
-    let mut by_digest = BTreeMap::new();
-    for (path, request) in paths.into_iter().zip(&once) {
-        // It may lie here since long ago, and what it says is trusted from here on.
-        download::verify_file(&path, &request.sha256)?;
-        by_digest.insert(request.sha256, path);
-    }
+    // They may lie here since long ago, and what they say is trusted from here on.
+    let paths = download::fetch_checked(&fetching, &once)?;
+    let by_digest: BTreeMap<[u8; 32], PathBuf> = once.iter().map(|request| request.sha256).zip(paths).collect();
     Ok(keys.into_iter().zip(&requests).map(|(key, request)| (key, by_digest[&request.sha256].clone())).collect())
 }
 

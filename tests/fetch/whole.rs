@@ -6,6 +6,7 @@ use silo::event::Event;
 use silo::fetch::download::Context;
 use silo::fetch::download::Request;
 use silo::fetch::download::fetch_all;
+use silo::fetch::download::fetch_checked;
 use silo::fetch::download::is_present;
 use silo::fetch::download::verify_file;
 use silo::fetch::error::Error;
@@ -65,6 +66,22 @@ fn many_files_arrive_with_progress_and_each_is_told_once() {
     fs::write(dir.0.join(hex(&files[0])), b"short").expect("the directory can be written");
     fetch(&dir.0, &requests[..1]).expect("the server is honest");
     verify_file(&dir.0.join(hex(&files[0])), &digest(&files[0])).expect("it was mended");
+}
+
+#[test]
+fn a_file_changed_since_it_was_fetched_is_fetched_anew_where_nobody_else_checks() {
+    let (http, dir, bytes) = (Http::start(), Dir::new(), content(17));
+    let requests = [request(&bytes, &[http.put("/a", &bytes, [])])];
+    let (transport, cancel) = (hurried(), AtomicBool::new(false));
+    let context = Context { transport: &transport, dir: &dir.0, jobs: 1, sink: &|_| {}, cancel: &cancel };
+    let paths = fetch_checked(&context, &requests).expect("the server is honest");
+    let mut wrong = bytes.clone();
+    wrong[LEN / 2] ^= 1;
+    fs::write(&paths[0], wrong).expect("the directory can be written");
+    assert_eq!(fetch_checked(&context, &requests).expect("the server is honest"), paths);
+    verify_file(&paths[0], &digest(&bytes)).expect("it was mended");
+    let _ = fetch_checked(&context, &requests).expect("it is there");
+    assert_eq!(http.seen().len(), 2);
 }
 
 #[test]
