@@ -132,7 +132,7 @@ pub fn build(shop: &Workshop<'_>, recipe: &Recipe, lock: &Lock) -> Result<Built,
     shop.check_stop()?;
     let image = shop.activity(Activity::Compose, &recipe.name, None, |id| {
         let progress = |done| (shop.sink)(Event::Progress { id, done });
-        image::put(shop.home, &image, drv, |root| match &configured.base {
+        image::put(shop.home, shop.store, &image, drv, |root| match &configured.base {
             Some(step) => compose::recompose(shop.store, shop.lock, &step.root(), &image.layers, root, &progress),
             None => compose::compose(shop.store, shop.lock, &image.layers, root, &progress),
         })

@@ -167,9 +167,9 @@ fn project(setting: &Setting, wished: Option<PathBuf>, none: bool, expose: bool)
 }
 
 fn spec(setting: &Setting, tool: &Installed, project: Option<&Path>, mut argv: Vec<OsString>) -> Result<launch::spec::Spec, Failure> {
-    let image = image::get(&setting.home, tool.image).map_err(Failure::other)?;
-    let image =
-        image.ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
+    let mend = || format!("silo install {}", tool.name);
+    let image = image::get(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(mend()))?;
+    let image = image.ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), mend()))?;
     if argv.is_empty() {
         argv.extend(image.command.iter().map(OsString::from));
     }

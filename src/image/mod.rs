@@ -101,20 +101,23 @@ pub fn configuration(image: &Image) -> (ImageId, Vec<u8>) {
 /// Writes an image with the root that `compose` makes at the path given to it; does nothing where it is there already.
 pub fn put(
     home: &Home,
+    store: &Store,
     image: &Image,
     drv: DrvId,
     compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>,
 ) -> Result<ImageId, Error> {
     let (id, bytes) = configuration(image);
     let dir = home.image(&id.to_string());
-    if !config_path(&dir).exists() {
+    if !is_intact(home, id) {
         let staged = home.work().join(format!("image-{}-{}", id, std::process::id()));
-        let result = write(id, &bytes, &staged, compose).and_then(|()| publish(&staged, &dir));
+let result = write(id, &bytes, &staged, compose).and_then(|()| publish(home, id, &staged, &dir));
         if let Err(error) = result {
             // What is half written is never taken for an image; a leftover is swept by `silo gc`.
-            drop(std::fs::remove_dir_all(&staged));
+            drop(remove(&staged));
             return Err(error);
         }
+        // Whoever names the image from now on may trust that it outlives a power cut.
+        store.sync_images().map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     }
     remember(home, drv, id)?;
     Ok(id)
@@ -129,33 +132,41 @@ fn write(id: ImageId, bytes: &[u8], dir: &Path, compose: impl FnOnce(&Path) -> R
     std::fs::write(&config, bytes).map_err(failed("write", &config))
 }
 
-fn publish(staged: &Path, dir: &Path) -> Result<(), Error> {
+fn publish(home: &Home, id: ImageId, staged: &Path, dir: &Path) -> Result<(), Error> {
     if let Some(parent) = dir.parent() {
         std::fs::create_dir_all(parent).map_err(failed("create", parent))?;
     }
     if dir.exists() {
-        // Without its configuration it is the rest of a removal that was cut short.
-        if config_path(dir).exists() {
-            return std::fs::remove_dir_all(staged).map_err(failed("remove", staged));
+        // Another process was faster; or its configuration is not what it was, and this one takes its place.
+        if is_intact(home, id) {
+            return remove(staged);
         }
-        std::fs::remove_dir_all(dir).map_err(failed("remove", dir))?;
+        remove(dir)?;
     }
     std::fs::rename(staged, dir).map_err(failed("rename to", dir))
 }
 
-/// Reads an image, or `None` where it is not here.
+/// Removes an image's directory, also where a directory of its root is not to be written.
+fn remove(dir: &Path) -> Result<(), Error> {
+    silo_store::scratch::remove_tree(dir).map_err(|error| Error::File { doing: "remove", path: error.path, source: error.source })
+}
+
+/// Reads an image, or `None` where it is not here; one whose configuration has not its id's digest is an error.
 pub fn get(home: &Home, id: ImageId) -> Result<Option<Image>, Error> {
     let path = config_path(&home.image(&id.to_string()));
     match std::fs::read(&path) {
+        Ok(bytes) if Digest::of(&bytes) != id.0 => {
+            Err(Error::Config { id: id.to_string(), what: format!("{} was changed", path.display()) })
+        }
         Ok(bytes) => config::read(&bytes).map(Some).map_err(|what| Error::Config { id: id.to_string(), what }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", &path)(error)),
     }
 }
 
-/// Checks that the configuration of an image still has the image's id.
-pub fn is_intact(home: &Home, id: ImageId) -> bool {
-    std::fs::read(config_path(&home.image(&id.to_string()))).is_ok_and(|bytes| Digest::of(&bytes) == id.0)
+/// Whether an image is here and its configuration is as it was written.
+fn is_intact(home: &Home, id: ImageId) -> bool {
+    matches!(get(home, id), Ok(Some(_)))
 }
 
 /// The composed root of an image.
@@ -172,7 +183,7 @@ pub fn index_path(home: &Home, id: ImageId) -> PathBuf {
 pub fn made_by(home: &Home, drv: DrvId) -> Option<ImageId> {
     let text = std::fs::read_to_string(memory(home, drv)).ok()?;
     let id = ImageId::parse(text.trim())?;
-    config_path(&home.image(&id.to_string())).exists().then_some(id)
+    is_intact(home, id).then_some(id)
 }
 
 /// Lists the images that are here.
