@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
+use silo_store::layer;
 use silo_store::lock;
+use silo_store::merge;
 use silo_store::verify;
 
 use crate::event::{self, Activity, Event};
@@ -45,17 +47,20 @@ pub fn verify(context: &Context<'_>, names: &[String]) -> Result<Findings, Error
     let mut findings = Findings::default();
     let images: BTreeSet<ImageId> = tools.iter().map(|tool| tool.image).collect();
     let mut layers = BTreeSet::new();
+    let mut whole = Vec::new();
     for image in &images {
         match image::get(context.home, *image) {
-            Ok(Some(read)) if image::is_intact(context.home, *image) => layers.extend(read.layers),
-            Ok(Some(_)) => findings.faults.push(format!("image {image}: its configuration was changed")),
+            Ok(Some(read)) => {
+                layers.extend(read.layers.iter().copied());
+                whole.push((*image, read.layers));
+            }
             Ok(None) => findings.faults.push(format!("image {image}: it is gone")),
-            Err(error) => findings.faults.push(format!("image {image}: {error}")),
+            Err(error) => findings.faults.push(error.to_string()),
         }
     }
     check_layers(context, &layers.into_iter().collect::<Vec<_>>(), &mut findings);
-    for image in images {
-        check_root(context, image, &mut findings);
+    for (image, layers) in whole {
+        check_root(context, image, &layers, &mut findings);
     }
     Ok(findings)
 }
@@ -83,14 +88,28 @@ fn check_layers(context: &Context<'_>, layers: &[LayerId], findings: &mut Findin
     findings.bytes = bytes.into_inner();
 }
 
-/// Checks that the composed root of an image holds what its index says.
-fn check_root(context: &Context<'_>, image: ImageId, findings: &mut Findings) {
-    let path = image::index_path(context.home, image);
+/// Checks that the composed root of an image holds what its layers give, and that its own index says so.
+fn check_root(context: &Context<'_>, image: ImageId, layers: &[LayerId], findings: &mut Findings) {
     let subject = format!("image {image}: root");
-    match std::fs::read(&path).map_err(|error| error.to_string()).and_then(|text| Index::parse(&text).map_err(|error| error.to_string())) {
-        Ok(index) => findings.faults.extend(faults(&subject, verify::verify_root(&index, &image::root(context.home, image)))),
+    let index = match composed(context, layers) {
+        Ok(index) => index,
+        Err(error) => return findings.faults.push(format!("{subject}: {error}")),
+    };
+    let path = image::index_path(context.home, image);
+    match std::fs::read(&path) {
+        Ok(text) if text == index.to_text() => {}
+        Ok(_) => findings.faults.push(format!("{subject}: {} was changed", path.display())),
         Err(error) => findings.faults.push(format!("{subject}: {}: {error}", path.display())),
     }
+    findings.faults.extend(faults(&subject, verify::verify_root(&index, &image::root(context.home, image))));
+}
+
+/// Returns what layers give when they are composed.
+fn composed(context: &Context<'_>, layers: &[LayerId]) -> Result<Index, String> {
+    let indexes: Result<Vec<Index>, _> = layers.iter().map(|layer| layer::read_index(context.store, layer)).collect();
+    let indexes = indexes.map_err(|error| error.to_string())?;
+    let merged = merge::merge(&indexes.iter().collect::<Vec<_>>());
+    merged.map(|merged| merged.index).map_err(|error| error.to_string())
 }
 
 fn faults(subject: &str, checked: verify::Checked) -> Vec<String> {
