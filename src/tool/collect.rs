@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use silo_store::digest::Digest;
 use silo_store::gc;
 use silo_store::lock;
 use silo_store::roots::Root;
+
+use crate::image::{self, ImageId};
 
 use super::Context;
 
@@ -78,6 +81,7 @@ pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
         }
     }
     forget_images(context, &plan, wish)?;
+    forget_logs(context, now, wish)?;
     if wish.downloads {
         for path in listed(&context.home.downloads())? {
             collected.downloads += 1;
@@ -90,13 +94,28 @@ pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     Ok(collected)
 }
 
-/// Removes the notes of which derivation made an image that is gone.
+/// Removes the notes of which derivation made an image that is gone, and what is no whole note.
 fn forget_images(context: &Context<'_>, plan: &gc::Plan, wish: &Wish) -> Result<(), Error> {
-    let gone: BTreeSet<String> = plan.images.iter().map(ToString::to_string).collect();
+    let gone: BTreeSet<Digest> = plan.images.iter().copied().collect();
+    let here = image::list(context.home).map_err(|error| Error::Store(Box::new(error)))?;
     for path in listed(&context.home.made())? {
-        let image = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
-        if gone.contains(image.trim()) && !wish.dry_run {
-            fs::remove_file(&path).map_err(|source| Error::File { doing: "remove", path, source })?;
+        let text = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
+        let is_note = path.extension().is_none();
+        let useful = is_note && ImageId::parse(text.trim()).is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest()));
+        if !useful && !wish.dry_run {
+            removed(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the logs of steps that are old enough; a step that fails is run and logged anew.
+fn forget_logs(context: &Context<'_>, now: SystemTime, wish: &Wish) -> Result<(), Error> {
+    for path in listed(&context.home.logs())? {
+        let changed = fs::metadata(&path).and_then(|meta| meta.modified());
+        let changed = changed.map_err(|source| Error::File { doing: "inspect", path: path.clone(), source })?;
+        if now.duration_since(changed).is_ok_and(|age| age >= wish.min_age) && !wish.dry_run {
+            removed(&path)?;
         }
     }
     Ok(())

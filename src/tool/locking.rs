@@ -5,6 +5,7 @@
 //! the home and comes before the one that ships.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::document;
@@ -115,6 +116,11 @@ pub fn write(path: &std::path::Path, lock: &Lock) -> Result<(), Error> {
         fs::create_dir_all(dir).map_err(failed)?;
     }
     let staged = path.with_extension(format!("lock.{}", std::process::id()));
-    fs::write(&staged, lock::write(lock)).map_err(failed)?;
-    fs::rename(&staged, path).map_err(failed)
+    let write = || {
+        let mut file = fs::File::create(&staged)?;
+        file.write_all(lock::write(lock).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&staged, path)
+    };
+    write().map_err(failed)
 }
