@@ -3,7 +3,8 @@
 //! Besides dpkg's own members the layer keeps the package's control stanza (`info/<package>.control`),
 //! so that the database of any set of packages can be made from their layers alone.
 
-use std::io::Read;
+use std::cell::Cell;
+use std::io::{self, Read};
 
 use silo_store::digest::Digest;
 use silo_store::entry::Meta;
@@ -16,6 +17,9 @@ use super::record;
 
 /// Most that one package may unpack to: Debian's largest are some gigabytes.
 const MAX_PACKAGE_BYTES: u64 = 16 << 30;
+/// Most that may stand before one entry: its header, and the extended headers that the reader of archives
+/// holds in memory. Paths are at most 4 KiB.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// Longest list of files kept for a package, against archives of nothing but names.
 const MAX_LIST_BYTES: usize = 256 << 20;
 
@@ -39,33 +43,50 @@ struct Unpacking<'a> {
 
 impl deb::Members for Unpacking<'_> {
     fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error> {
-        let mut archive = tar::Archive::new(tar);
-        for entry in archive.entries().map_err(|source| read_error(self.deb, "the control archive", source))? {
-            let mut entry = entry.map_err(|source| read_error(self.deb, "the control archive", source))?;
-            if entry.header().entry_type() != EntryType::Regular {
-                continue;
-            }
-            let meta = self.meta(&entry)?;
-            let path = entry.path_bytes().into_owned();
-            let member = self.member_name(&path)?;
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).map_err(|source| read_error(self.deb, &member, source))?;
-            self.members.push((member, meta, bytes));
-        }
-        Ok(())
+        self.each(tar, "the control archive", |unpacking, entry| unpacking.member(entry))
     }
 
     fn data(&mut self, tar: &mut dyn Read) -> Result<(), Error> {
-        let mut archive = tar::Archive::new(tar);
-        for entry in archive.entries().map_err(|source| read_error(self.deb, "the data archive", source))? {
-            let mut entry = entry.map_err(|source| read_error(self.deb, "the data archive", source))?;
-            self.entry(&mut entry)?;
-        }
-        Ok(())
+        self.each(tar, "the data archive", |unpacking, entry| unpacking.entry(entry))
     }
 }
 
 impl Unpacking<'_> {
+    /// Hands each entry of an archive to `act`.
+    fn each(
+        &mut self,
+        tar: &mut dyn Read,
+        archive: &str,
+        act: impl Fn(&mut Self, &mut tar::Entry<'_, Allowed<'_>>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let failed = |source| read_error(self.deb, archive, source);
+        let left = Cell::new(MAX_HEADER_BYTES);
+        let mut tar = tar::Archive::new(Allowed { inner: tar, left: &left });
+        let mut entries = tar.entries().map_err(failed)?;
+        loop {
+            left.set(MAX_HEADER_BYTES);
+            let Some(entry) = entries.next() else { return Ok(()) };
+            let mut entry = entry.map_err(|source| read_error(self.deb, archive, source))?;
+            // What is in an entry is bounded by whoever reads it.
+            left.set(u64::MAX);
+            act(self, &mut entry)?;
+        }
+    }
+
+    /// Takes a member of the control archive.
+    fn member<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
+        if entry.header().entry_type() != EntryType::Regular {
+            return Ok(());
+        }
+        let meta = self.meta(entry)?;
+        let path = entry.path_bytes().into_owned();
+        let member = self.member_name(&path)?;
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(|source| read_error(self.deb, &member, source))?;
+        self.members.push((member, meta, bytes));
+        Ok(())
+    }
+
     fn member_name(&self, path: &[u8]) -> Result<String, Error> {
         let name = path.strip_prefix(b"./").unwrap_or(path);
         let plain = |c: &u8| c.is_ascii_alphanumeric() || b"-_.+".contains(c);
@@ -103,6 +124,10 @@ impl Unpacking<'_> {
             EntryType::Directory => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let left = MAX_PACKAGE_BYTES.saturating_sub(self.stage.bytes());
+                // A file with holes may claim any size without bytes to show for it.
+                if entry.size() > left {
+                    return Err(self.wrong(&spelled, &format!("the package unpacks to more than {MAX_PACKAGE_BYTES} bytes")));
+                }
                 self.stage.add_file(&place, &meta, entry, left).map_err(|error| self.staged(error))?;
             }
             EntryType::Symlink => {
@@ -178,6 +203,25 @@ impl Unpacking<'_> {
 
     fn staged(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Stage { deb: self.deb.to_owned(), source: Box::new(source) }
+    }
+}
+
+/// A reader that ends with an error once its allowance is used up.
+struct Allowed<'a> {
+    inner: &'a mut dyn Read,
+    left: &'a Cell<u64>,
+}
+
+impl Read for Allowed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a header of more than {MAX_HEADER_BYTES} bytes")));
+        }
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.left.set(left - count as u64);
+        Ok(count)
     }
 }
 
