@@ -1,6 +1,7 @@
 //! Errors as a user sees them: what failed, why, what to type next, and the exit code.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 use crate::{build, document, fetch, launch, recipe, tool};
@@ -70,8 +71,16 @@ impl Failure {
     }
 
     fn hinted(error: &dyn Error, hint: Option<String>) -> Failure {
-        Failure { messages: chain(error), hint, code: FAILED }
+        Failure { messages: chain(error), hint: hint.or_else(|| space_hint(error)), code: FAILED }
     }
+}
+
+/// What to do where some cause is a full disk.
+fn space_hint(error: &dyn Error) -> Option<String> {
+    let mut causes = std::iter::successors(error.source(), |error: &&(dyn Error + 'static)| (*error).source());
+    let is_full =
+        |error: &(dyn Error + 'static)| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull);
+    causes.any(is_full).then(|| "free some space, then run the same command again".to_owned())
 }
 
 /// The messages of an error and its causes; one that repeats what it wraps is told once.
@@ -109,7 +118,8 @@ impl From<tool::record::Error> for Failure {
 impl From<tool::locking::Error> for Failure {
     fn from(error: tool::locking::Error) -> Failure {
         let hint = locking_hint(&error);
-        Failure::hinted(&error, hint)
+        let failure = Failure::hinted(&error, hint);
+        if is_stopped_locking(&error) { failure.with_code(STOPPED) } else { failure }
     }
 }
 
@@ -125,10 +135,20 @@ impl From<tool::install::Error> for Failure {
             E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks it anew; or set mirrors.snapshot in silo.toml")),
             E::Recipe(_) | E::Record(_) | E::Store(_) => None,
         };
-        let stopped = matches!(&error, E::Build(build::Error::Stopped) | E::Build(build::Error::Fetch(fetch::error::Error::Cancelled)));
+        let stopped = match &error {
+            E::Build(error) => matches!(error, build::Error::Stopped | build::Error::Fetch(fetch::error::Error::Cancelled)),
+            E::Lock(error) => is_stopped_locking(error),
+            E::Recipe(_) | E::Record(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
+        };
         let failure = Failure::hinted(&error, hint);
         if stopped { failure.with_code(STOPPED) } else { failure }
     }
+}
+
+/// Whether making a lock failed because the user stopped it.
+fn is_stopped_locking(error: &tool::locking::Error) -> bool {
+    use tool::{locking, relock};
+    matches!(error, locking::Error::Relock { source: relock::Error::Fetch(fetch::error::Error::Cancelled), .. })
 }
 
 fn locking_hint(error: &tool::locking::Error) -> Option<String> {
