@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use silo_store::compose::{ComposeError, Composed};
 use silo_store::digest::{Digest, LayerId};
+use silo_store::layout::Store;
 
 use crate::derivation::DrvId;
 use crate::home::Home;
@@ -110,7 +111,7 @@ pub fn put(
     let dir = home.image(&id.to_string());
     if !is_intact(home, id) {
         let staged = home.work().join(format!("image-{}-{}", id, std::process::id()));
-let result = write(id, &bytes, &staged, compose).and_then(|()| publish(home, id, &staged, &dir));
+        let result = write(id, &bytes, &staged, compose).and_then(|()| publish(home, id, &staged, &dir));
         if let Err(error) = result {
             // What is half written is never taken for an image; a leftover is swept by `silo gc`.
             drop(remove(&staged));
