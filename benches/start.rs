@@ -35,7 +35,7 @@ fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[
     }
     for _ in 0..rounds {
         table.add(bare, timed(&mut on_the_host(&root, program, args)));
-        let words = ["run", "--no-project", tool].iter().chain(args);
+        let words = ["run", "--no-project", tool].into_iter().chain(args.iter().copied());
         table.add(ours, timed(&mut silo.command(words)));
         if let Some(neighbour) = neighbour {
             table.add(neighbour, timed(&mut bubblewrap(&root, program, args)));
