@@ -65,12 +65,14 @@ impl Unpacking<'_> {
         let mut entries = tar.entries().map_err(failed)?;
         loop {
             left.set(MAX_HEADER_BYTES);
-            let Some(entry) = entries.next() else { return Ok(()) };
+            let Some(entry) = entries.next() else { break };
             let mut entry = entry.map_err(|source| read_error(self.deb, archive, source))?;
             // What is in an entry is bounded by whoever reads it.
             left.set(u64::MAX);
             act(self, &mut entry)?;
         }
+        // Only padding is left; reading it to its end makes the decompressor look at its own checksums.
+        io::copy(&mut tar.into_inner(), &mut io::sink()).map(drop).map_err(|source| read_error(self.deb, archive, source))
     }
 
     /// Takes a member of the control archive.
