@@ -6,6 +6,7 @@ mod architecture;
 mod cli;
 mod derivation;
 mod escape;
+mod faults;
 mod fetch;
 mod install;
 mod launch;

@@ -59,8 +59,13 @@ pub struct Seen {
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, (Vec<u8>, VecDeque<Fault>)>,
+    /// What the next requests of paths meet that nobody put here.
+    faults: BTreeMap<String, VecDeque<Fault>>,
     seen: Vec<Seen>,
 }
+
+/// Answers for the paths that nobody put here.
+type Origin = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
 
 /// A running server; it ends when this value does.
 pub struct Http {
@@ -73,6 +78,12 @@ pub struct Http {
 impl Http {
     /// Starts a server without files.
     pub fn start() -> Http {
+        Http::over(|_| None)
+    }
+
+    /// Starts a server that asks `origin` for the bytes at a path, its escapes taken off, where nobody put any.
+    pub fn over(origin: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Http {
+        let origin: Origin = Arc::new(origin);
         let socket = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback interface has a free port");
         let address = socket.local_addr().expect("a bound socket has an address");
         let state = Arc::new(Mutex::new(State::default()));
@@ -83,9 +94,9 @@ impl Http {
                 if ended2.load(Ordering::Relaxed) {
                     return;
                 }
-                let (state, ended) = (Arc::clone(&state2), Arc::clone(&ended2));
+                let (state, ended, origin) = (Arc::clone(&state2), Arc::clone(&ended2), Arc::clone(&origin));
                 // A client that goes away is none of the server's business.
-                thread::spawn(move || stream.and_then(|stream| serve(&stream, &state, &ended)));
+                thread::spawn(move || stream.and_then(|stream| serve(&stream, &state, &origin, &ended)));
             }
         });
         Http { address, state, ended, listener: Some(listener) }
@@ -95,6 +106,11 @@ impl Http {
     pub fn put(&self, path: &str, bytes: &[u8], faults: impl IntoIterator<Item = Fault>) -> String {
         lock(&self.state).files.insert(path.to_owned(), (bytes.to_vec(), faults.into_iter().collect()));
         self.url(path)
+    }
+
+    /// Gives the next requests of a path these faults, whoever has its bytes.
+    pub fn misbehave(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
+        lock(&self.state).faults.insert(path.to_owned(), faults.into_iter().collect());
     }
 
     /// Returns the address of a path.
@@ -129,7 +145,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 /// Answers requests on one connection until it is closed or a fault closes it.
-fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool) -> io::Result<()> {
+fn serve(stream: &TcpStream, state: &Mutex<State>, origin: &Origin, ended: &AtomicBool) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let seen = match read_request(&mut reader) {
@@ -141,11 +157,15 @@ fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool) -> io::Re
         let target = seen.target.clone();
         let path = target.split_once("://").map_or(target.as_str(), |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
         let from = seen.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        let found = {
+        let plain = unescaped(path);
+        let (put, fault) = {
             let mut state = lock(state);
             state.seen.push(seen);
-            state.files.get_mut(path).map(|(bytes, faults)| (bytes.clone(), faults.pop_front()))
+            let put = state.files.get_mut(path).map(|(bytes, faults)| (bytes.clone(), faults.pop_front()));
+            let fault = state.faults.get_mut(&plain).and_then(VecDeque::pop_front);
+            (put, fault)
         };
+        let found = put.or_else(|| origin(&plain).map(|bytes| (bytes, fault)));
         let open = match found {
             Some((bytes, fault)) => answer(stream, &bytes, from, fault, ended)?,
             None => status(stream, 404, "")?,
@@ -154,6 +174,19 @@ fn serve(stream: &TcpStream, state: &Mutex<State>, ended: &AtomicBool) -> io::Re
             return Ok(());
         }
     }
+}
+
+/// Takes the %-escapes off a path.
+fn unescaped(path: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        let code = after.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        plain.push(code.map_or('%', char::from));
+        rest = if code.is_some() { &after[2..] } else { after };
+    }
+    plain + rest
 }
 
 fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Seen>> {

@@ -246,6 +246,9 @@ impl Silo {
                 command.env(kept, value);
             }
         }
+        // Servers of the tests themselves are reached directly, whatever proxy the machine has.
+        let direct = std::env::var("NO_PROXY").map_or_else(|_| "127.0.0.1".to_owned(), |names| format!("{names},127.0.0.1"));
+        command.env("NO_PROXY", &direct).env("no_proxy", &direct);
         command
     }
 
@@ -298,7 +301,7 @@ fn installed(who: As, place: &Path, env: &[(&str, &str)]) -> PathBuf {
 }
 
 /// Where fetched files and locks made anew are kept for other tests and other runs.
-fn pool(of: &str) -> PathBuf {
+pub fn pool(of: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(of)
 }
 
@@ -307,7 +310,8 @@ pub fn done(command: &mut Command) -> Done {
     outcome(command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
 
-fn outcome(output: Output) -> Done {
+/// Reads what an ended command did.
+pub fn outcome(output: Output) -> Done {
     use std::os::unix::process::ExitStatusExt;
     let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
     Done { code, out: String::from_utf8_lossy(&output.stdout).into_owned(), err: String::from_utf8_lossy(&output.stderr).into_owned() }

@@ -1,0 +1,15 @@
+//! Lock text: what is read is written again so that reading it gives the same.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use silo::lock;
+
+fuzz_target!(|text: &str| {
+    let path = Path::new("x.lock");
+    if let Ok(parsed) = lock::parse(text, path) {
+        let written = lock::write(&parsed);
+        assert_eq!(lock::parse(&written, path).expect("what is written can be read"), parsed);
+    }
+});

@@ -1,0 +1,19 @@
+//! Recipe text: read, merged, checked; never a panic, and an error names the file.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use silo::document;
+use silo::recipe::file::{self, RecipeFile};
+
+fuzz_target!(|text: &str| {
+    match document::parse::<RecipeFile>(text, Path::new("x.toml")) {
+        Ok(parsed) => {
+            let merged = file::merge(parsed.clone(), parsed);
+            // What is wrong with it is the error's business.
+            drop(file::check("x", merged));
+        }
+        Err(error) => assert!(error.to_string().starts_with("x.toml:")),
+    }
+});

@@ -1,0 +1,62 @@
+//! Files that a person wrote wrongly: the error names file, line, column and what was probably meant.
+
+use crate::support::Silo;
+
+/// Asserts that `args` fails and says all of `expect`.
+fn check(silo: &Silo, args: &[&str], expect: &[&str]) {
+    let done = silo.fails(args);
+    assert!((1..=2).contains(&done.code) || done.code == 125, "{done:?}");
+    for text in expect {
+        assert!(done.err.contains(text), "{text}: {done:?}");
+    }
+    assert!(!done.err.contains("panicked"), "{done:?}");
+}
+
+#[test]
+fn a_wrong_silo_toml_is_told_with_its_place() {
+    for (text, expect) in [
+        ("mirors = {}\n", ["silo.toml:1:1: unknown field `mirors`", "did you mean \"mirrors\"?"]),
+        ("\n[mirrors]\ndebain = []\n", ["silo.toml:3:1: unknown field `debain`", "did you mean \"debian\"?"]),
+        ("[mirrors]\ndebian = \"/a\"\n", ["silo.toml:2:10: invalid type", "   2 | debian = \"/a\""]),
+        ("[mirrors]\ndebian = [\"ftp://example.com\"]\n", ["silo.toml: mirrors: \"ftp://example.com\"", "nor an absolute path"]),
+        ("[overrides.python]\nmemoryMb = 1\n", ["silo.toml:2:1: unknown field `memoryMb`", "did you mean \"memoryMB\"?"]),
+        ("[overrides.python]\nmemoryMB = 0\n", ["silo.toml: overrides.python", "must not be zero"]),
+        ("passEnv = [\n", ["silo.toml:", "passEnv = ["]),
+        ("\u{0}\u{fffd}\n", ["silo.toml:1:", ""]),
+    ] {
+        let silo = Silo::new();
+        silo.write(".silo/silo.toml", text);
+        check(&silo, &["install", "sh"], &expect);
+        check(&silo, &["run", "sh"], &expect);
+    }
+}
+
+#[test]
+fn a_wrong_recipe_or_lock_is_told_with_its_place() {
+    let silo = Silo::new();
+    for (text, expect) in [
+        ("[debian]\npackages = [\"hello\", 7]\n", ["mine.toml:2:22: invalid type: integer `7`", "2 | packages"]),
+        ("comand = [\"x\"]\n", ["mine.toml:1:1: unknown field `comand`", "did you mean \"command\"?"]),
+        ("[debian]\npackages = [\"Hello World\"]\n", ["mine.toml: debian.packages: \"Hello World\" is not a package name", "name=version"]),
+        ("[debian]\nsuite = \"../../etc\"\n", ["mine.toml: debian.suite: \"../../etc\" is not a plain word", ""]),
+        ("[env]\n\"A=B\" = \"1\"\n", ["mine.toml: env: \"A=B\" is not a variable name", ""]),
+    ] {
+        silo.write(".silo/recipes/mine.toml", text);
+        check(&silo, &["install", "mine"], &expect);
+        check(&silo, &["lock", "mine"], &expect);
+    }
+    silo.write(".silo/recipes/mine.toml", "[debian]\npackages = [\"dash\"]\n");
+    check(&silo, &["install", "--frozen", "mine"], &["mine: the recipe has no lock", "hint: run `silo lock mine`"]);
+    let good = silo::recipe::catalog::built_in("sh").expect("a built-in recipe").lock;
+    for (text, expect) in [
+        (good.replacen("version = 1", "version = 99", 1), "mine.lock"),
+        (good.replacen("sha256 = \"", "sha256 = \"zz", 1), "mine.lock:"),
+        (good.replacen("path = \"pool/", "path = \"../../pool/", 1), "mine.lock"),
+        (good.replacen("size = ", "size = -", 1), "mine.lock:"),
+        (good[..good.len() / 2].to_owned(), "mine.lock:"),
+    ] {
+        assert_ne!(text, good);
+        silo.write(".silo/recipes/mine.lock", &text);
+        check(&silo, &["install", "mine"], &[expect]);
+    }
+}

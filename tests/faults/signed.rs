@@ -1,0 +1,94 @@
+//! Signed indexes that are not what was signed. The archive's keys are compiled in, so the real InRelease is tampered with.
+
+use super::mirror::{mirror, origin};
+use super::{names, silo_of};
+use crate::support::http::Http;
+use crate::support::skip;
+
+const INRELEASE: &str = "/debian/dists/trixie/InRelease";
+
+/// Returns the real signed index of a suite, or says why the test is skipped.
+fn inrelease(path: &str) -> Option<String> {
+    let found = origin(path).and_then(|bytes| String::from_utf8(bytes).ok());
+    if found.is_none() {
+        skip("the machine's mirror cannot be reached");
+    }
+    found
+}
+
+/// Asserts that locking `sh` from `http` fails, saying all of `expect`, and leaves nothing.
+fn check_refused(http: &Http, expect: &[&str]) {
+    let silo = silo_of(http);
+    for args in [vec!["lock", "sh", "--update"], vec!["lock", "sh", "--update", "--output", "mine.lock"]] {
+        let done = silo.fails(args);
+        assert_eq!(done.code, 1, "{done:?}");
+        for text in expect {
+            assert!(done.err.contains(text), "{text}: {done:?}");
+        }
+        assert!(!silo.project().join("mine.lock").exists());
+        assert!(!names(&silo.path("recipe-locks")).iter().any(|name| name.contains(".lock.")), "nothing half is left");
+    }
+}
+
+#[test]
+fn a_tampered_inrelease_is_refused() {
+    let Some(honest) = inrelease(INRELEASE) else { return };
+    let armour = honest.find("-----BEGIN PGP SIGNATURE-----").expect("it is signed");
+    let body = honest.find("Origin: ").expect("it has a body");
+    let other = inrelease("/debian/dists/trixie-updates/InRelease").expect("a mirror has all suites");
+    let broken = "InRelease of trixie: ";
+    let hint = "hint: the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml";
+    for (text, expect) in [
+        (honest.replacen("Origin: Debian", "Origin: Dablan", 1), vec![broken, "the text is not what was signed", hint]),
+        // One digit of one digest: the very attack that the signature is for.
+        (tampered_digest(&honest), vec![broken, "the text is not what was signed", hint]),
+        (honest[body..armour].to_owned(), vec![broken, "file is not signed", hint]),
+        (honest[..armour].to_owned(), vec![broken, hint]),
+        (format!("{}-----BEGIN PGP SIGNATURE-----\n\n-----END PGP SIGNATURE-----\n", &honest[..armour]), vec![broken, hint]),
+        (format!("{honest}Suite: evil\n"), vec![broken, hint]),
+        (honest[..honest.len() / 2].to_owned(), vec![broken, hint]),
+        (String::new(), vec![broken, hint]),
+        (other, vec!["the mirror answered for trixie-updates when asked for trixie"]),
+    ] {
+        let http = mirror();
+        http.put(INRELEASE, text.as_bytes(), []);
+        check_refused(&http, &expect);
+    }
+}
+
+fn tampered_digest(inrelease: &str) -> String {
+    let at = inrelease.find("main/binary-amd64/Packages.xz").expect("the index lists packages");
+    let digit = inrelease[..at].rfind(|c: char| c.is_ascii_hexdigit()).expect("after their size");
+    let other = if inrelease.as_bytes()[digit] == b'1' { "2" } else { "1" };
+    format!("{}{other}{}", &inrelease[..digit], &inrelease[digit + 1..])
+}
+
+#[test]
+fn a_tampered_package_index_is_refused() {
+    if inrelease(INRELEASE).is_none() {
+        return;
+    }
+    let http = Http::over(|path| {
+        let is_index = path.starts_with("/debian/dists/trixie/main/binary-amd64/");
+        let mut bytes = origin(path)?;
+        if let Some(byte) = bytes.last_mut().filter(|_| is_index) {
+            *byte ^= 1;
+        }
+        Some(bytes)
+    });
+    let expect = [
+        "cannot lock sh",
+        "/debian/dists/trixie/main/binary-amd64/",
+        "expected sha256",
+        "hint: the mirror or a proxy served something else",
+    ];
+    check_refused(&http, &expect);
+}
+
+#[test]
+fn a_mirror_without_the_index_is_told() {
+    check_refused(
+        &Http::start(),
+        &["cannot lock sh: InRelease of trixie: gone from http://127.0.0.1:", "hint: no mirror has an index of this suite"],
+    );
+}
