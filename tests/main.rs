@@ -1,4 +1,5 @@
 //! All integration tests, as one program.
+#![allow(clippy::disallowed_methods, reason = "tests read the environment they are told things by")]
 
 mod support;
 

@@ -73,7 +73,5 @@ fn what_a_machine_has_for_itself_is_left_out() {
         assert!(index.get(&dir).is_some(), "{empty} is there to be mounted on");
         assert!(index.below(&dir).is_empty(), "{empty} is empty");
     }
-    for secret in ["var/cache/debconf/passwords.dat"] {
-        assert_eq!(fs::metadata(root.join(secret)).map_or(0, |meta| meta.len()), 0, "{secret}");
-    }
+    assert_eq!(fs::metadata(root.join("var/cache/debconf/passwords.dat")).map_or(0, |meta| meta.len()), 0);
 }

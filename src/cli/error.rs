@@ -148,7 +148,7 @@ impl From<tool::install::Error> for Failure {
 /// Whether making a lock failed because the user stopped it.
 fn is_stopped_locking(error: &tool::locking::Error) -> bool {
     use tool::{locking, relock};
-    matches!(error, locking::Error::Relock { source: relock::Error::Fetch(fetch::error::Error::Cancelled), .. })
+    matches!(error, locking::Error::Relock { source, .. } if matches!(**source, relock::Error::Fetch(fetch::error::Error::Cancelled)))
 }
 
 fn locking_hint(error: &tool::locking::Error) -> Option<String> {

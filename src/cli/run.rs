@@ -205,8 +205,8 @@ fn spec(setting: &Setting, tool: &Installed, project: Option<&Path>, mut argv: V
         cwd,
         user: &user,
         accounts,
-        cpus: over.cpus.or(recipe.as_ref().and_then(|run| run.cpus)),
-        memory_mb: over.memory_mb.or(recipe.as_ref().and_then(|run| run.memory_mb)),
+        cpus: over.cpus.or_else(|| recipe.as_ref().and_then(|run| run.cpus)),
+        memory_mb: over.memory_mb.or_else(|| recipe.as_ref().and_then(|run| run.memory_mb)),
         root,
     }))
 }

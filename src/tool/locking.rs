@@ -34,7 +34,7 @@ pub enum Error {
         tool: String,
         /// Why not.
         #[source]
-        source: relock::Error,
+        source: Box<relock::Error>,
     },
     /// The new lock could not be written.
     #[error("cannot write {path}", path = .path.display())]
@@ -96,7 +96,7 @@ pub fn make(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
 
 /// Makes a recipe's lock from today's indexes.
 pub fn resolve(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
-    relock::relock(context, &found.recipe).map_err(|source| Error::Relock { tool: found.recipe.name.clone(), source })
+    relock::relock(context, &found.recipe).map_err(|source| Error::Relock { tool: found.recipe.name.clone(), source: Box::new(source) })
 }
 
 /// Returns where a recipe's lock is kept.
