@@ -89,6 +89,10 @@ fn a_tampered_package_index_is_refused() {
 fn a_mirror_without_the_index_is_told() {
     check_refused(
         &Http::start(),
-        &["cannot lock sh: InRelease of trixie: gone from http://127.0.0.1:", "hint: no mirror has an index of this suite"],
+        &[
+            "cannot lock sh: no mirror has the suite trixie",
+            "gone from http://127.0.0.1:",
+            "hint: is debian.suite of the recipe a release of Debian",
+        ],
     );
 }
