@@ -19,13 +19,9 @@ use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
 
-/// Run a tool in a throw-away sandbox that sees this project and nothing else
-///
-/// Options of silo stand before the tool; everything after it is the tool's, byte for byte. The exit code
-/// is the program's own; 125 means that silo failed, 126 and 127 that the program cannot be executed or
-/// is not there, and 128+n that signal n ended it.
-#[derive(clap::Args)]
-pub struct Args {
+/// What of the host a run may see.
+#[derive(clap::Args, Default)]
+pub struct Visible {
     /// Show this directory as the project instead of the one around the working directory
     #[arg(long, value_name = "DIR", conflicts_with = "no_project")]
     project: Option<PathBuf>,
@@ -35,6 +31,17 @@ pub struct Args {
     /// Show the project although it holds your home directory, keys or the whole machine
     #[arg(long)]
     expose: bool,
+}
+
+/// Run a tool in a throw-away sandbox that sees this project and nothing else
+///
+/// Options of silo stand before the tool; everything after it is the tool's, byte for byte. The exit code
+/// is the program's own; 125 means that silo failed, 126 and 127 that the program cannot be executed or
+/// is not there, and 128+n that signal n ended it.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    visible: Visible,
     /// Run this program of the tool's image instead of the tool's own
     #[arg(long, value_name = "PROGRAM")]
     shim: Option<OsString>,
@@ -46,12 +53,12 @@ pub struct Args {
 impl Args {
     /// What `silo <tool> …` means.
     pub fn shorthand(words: Vec<OsString>) -> Args {
-        Args { project: None, no_project: false, expose: false, shim: None, words }
+        Args { visible: Visible::default(), shim: None, words }
     }
 
     /// The same sandbox for another program of the image.
-    pub fn program(project: Option<PathBuf>, no_project: bool, expose: bool, program: &str, tool: OsString) -> Args {
-        Args { project, no_project, expose, shim: Some(program.into()), words: vec![tool] }
+    pub fn program(visible: Visible, program: &str, tool: OsString) -> Args {
+        Args { visible, shim: Some(program.into()), words: vec![tool] }
     }
 }
 
@@ -80,7 +87,7 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     }
     argv.extend(rest);
     let _in_use = share(&setting.store).map_err(Failure::other)?;
-    let project = project(&setting, args.project, args.no_project, args.expose)?;
+    let project = project(&setting, args.visible)?;
     let spec = spec(&setting, &tool, project.as_deref(), argv)?;
     match launch::launch(&spec) {
         Ok(exit) => Ok(ExitCode::from(exit.code())),
@@ -145,11 +152,11 @@ fn missing(setting: &Setting, name: &str, owner: Option<&String>) -> Failure {
 }
 
 /// The project to show, unless it is one that must not be shown by chance.
-fn project(setting: &Setting, wished: Option<PathBuf>, none: bool, expose: bool) -> Result<Option<PathBuf>, Failure> {
-    if none {
+fn project(setting: &Setting, visible: Visible) -> Result<Option<PathBuf>, Failure> {
+    if visible.no_project {
         return Ok(None);
     }
-    let dir = wished.unwrap_or_else(|| setting.project.clone());
+    let dir = visible.project.unwrap_or_else(|| setting.project.clone());
     let dir =
         fs::canonicalize(&dir).map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     if !dir.is_dir() {
@@ -158,7 +165,7 @@ fn project(setting: &Setting, wished: Option<PathBuf>, none: bool, expose: bool)
     let home = env::home()?;
     let home = fs::canonicalize(&home).unwrap_or(home);
     match run::exposes(&dir, &home) {
-        Some(why) if !expose => Err(Failure::usage(
+        Some(why) if !visible.expose => Err(Failure::usage(
             format!("{} is not shown to a tool: {why}", dir.display()),
             "work in a project's own directory; or --no-project shows nothing, and --expose shows it all the same",
         )),

@@ -1,7 +1,6 @@
 //! `silo shell`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::context::Globals;
@@ -11,15 +10,8 @@ use super::run;
 /// Open a shell in the sandbox that `silo run` gives the tool
 #[derive(clap::Args)]
 pub struct Args {
-    /// Show this directory as the project instead of the one around the working directory
-    #[arg(long, value_name = "DIR", conflicts_with = "no_project")]
-    project: Option<PathBuf>,
-    /// Show no project at all
-    #[arg(long)]
-    no_project: bool,
-    /// Show the project although it holds your home directory, keys or the whole machine
-    #[arg(long)]
-    expose: bool,
+    #[command(flatten)]
+    visible: run::Visible,
     /// The tool
     tool: OsString,
 }
@@ -28,5 +20,5 @@ pub struct Args {
 const SHELL: &str = "/bin/sh";
 
 pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
-    run::run(globals, run::Args::program(args.project, args.no_project, args.expose, SHELL, args.tool))
+    run::run(globals, run::Args::program(args.visible, SHELL, args.tool))
 }

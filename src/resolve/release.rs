@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::moment::days_from_civil;
 use crate::resolve::packages::{is_pool_path, sha256};
 
 /// Largest Release file that is read. Debian's have 150 KB.
@@ -149,7 +150,7 @@ pub fn date_secs(text: &str) -> Option<i64> {
     if day > days_in(month, year) {
         return None;
     }
-    Some(((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+    Some(((days_from_civil(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
 }
 
 fn number(text: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
@@ -158,14 +159,8 @@ fn number(text: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
 }
 
 fn days_in(month: i64, year: i64) -> i64 {
-    let next = if month == 12 { days(year + 1, 1, 1) } else { days(year, month + 1, 1) };
-    next - days(year, month, 1)
-}
-
-/// Counts the days from 1970-01-01, in years that begin in March so that the leap day comes last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
-    365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469
+    let next = if month == 12 { days_from_civil(year + 1, 1, 1) } else { days_from_civil(year, month + 1, 1) };
+    next - days_from_civil(year, month, 1)
 }
 
 /// Shortens a foreign text so that it fits an error message.
