@@ -33,6 +33,7 @@ fn everything_after_the_tool_is_the_tools() {
     }
     assert!(silo.ok(["python", "--help"]).starts_with("usage: "), "--help is python's");
     assert!(silo.ok(["pip", "--version"]).starts_with("pip "), "a shim is a command too");
+    assert_eq!(silo.ok(["run", "--shim", "sh", "python", "-c", "echo $0 $1", "a", "--shim"]), "a --shim\n");
     assert_eq!(silo.run(["run", "--bogus", "python"]).code, 2);
 }
 
