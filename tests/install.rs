@@ -35,6 +35,20 @@ fn a_package_without_scripts_makes_one_layer_and_its_place_in_the_database() {
     assert_eq!(status.out, "Status: install ok installed\n", "{status:?}");
 }
 
+/// zutils ships `zcat` too, and its preinst diverts the one of the essential package gzip.
+#[test]
+fn files_that_packages_contend_for_are_placed_by_dpkg() {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    silo.write(".silo/recipes/zutils.toml", "command = [\"sh\"]\n[debian]\npackages = [\"dash\", \"zutils\"]\nversionOf = \"zutils\"\n");
+    let _ = silo.ok(["install", "--quiet", "zutils"]);
+    let said =
+        silo.ok(["zutils", "-c", "zcat --version | head -1; zcat.gzip --version | head -1; dpkg --audit; dpkg --verify gzip zutils"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("zcat (zutils)") && lines[1].starts_with("zcat (gzip)"), "{said}");
+}
+
 #[test]
 fn versions_are_matched_by_their_beginning() {
     let silo = Silo::shared(As::Me);
