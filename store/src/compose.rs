@@ -75,15 +75,10 @@ pub fn compose(
     into: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Composed, ComposeError> {
-    let merged = merged(store, layers)?;
-    if into.exists() {
-        return Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh: false });
-    }
-    let scratch = Scratch::new(store)?;
-    let tree = scratch.dir().join(TREE);
-    make_dir(&tree)?;
-    fill(store, &tree, layers, &merged, &vec![false; merged.sources.len()], progress)?;
-    settle(&tree, into, merged)
+    make(store, layers, into, progress, |tree, merged| {
+        make_dir(tree)?;
+        Ok(vec![false; merged.sources.len()])
+    })
 }
 
 /// Makes the same tree as [`compose`] out of another one, which is used up; what both have is not made again.
@@ -95,14 +90,27 @@ pub fn recompose(
     into: &Path,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Composed, ComposeError> {
+    make(store, layers, into, progress, |tree, merged| {
+        rename(&base.tree, tree, RenameFlags::NOREPLACE).map_err(at("take over", &base.tree))?;
+        Ok(strip(tree, (&self::merged(store, &base.layers)?, &base.layers), (merged, layers))?)
+    })
+}
+
+/// Makes a tree, unless it is there; `begin` puts its directory in place and says which entries stand in it already.
+fn make(
+    store: &Store,
+    layers: &[LayerId],
+    into: &Path,
+    progress: &(dyn Fn(u64) + Sync),
+    begin: impl FnOnce(&Path, &Merged) -> Result<Vec<bool>, ComposeError>,
+) -> Result<Composed, ComposeError> {
     let merged = merged(store, layers)?;
     if into.exists() {
         return Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh: false });
     }
     let scratch = Scratch::new(store)?;
     let tree = scratch.dir().join(TREE);
-    rename(&base.tree, &tree, RenameFlags::NOREPLACE).map_err(at("take over", &base.tree))?;
-    let standing = strip(&tree, (&self::merged(store, &base.layers)?, &base.layers), (&merged, layers))?;
+    let standing = begin(&tree, &merged)?;
     fill(store, &tree, layers, &merged, &standing, progress)?;
     settle(&tree, into, merged)
 }
