@@ -54,6 +54,8 @@ fn unknown_words_are_told() {
     let done = silo.run(["pyton", "x"]);
     assert_eq!(done.code, 125, "{done:?}");
     assert!(done.err.contains("did you mean \"python\"?"), "{done:?}");
+    let done = silo.run(["run", "python@3.13", "x"]);
+    assert!(done.err.contains("hint: silo install python@3.13, then silo run python"), "{done:?}");
     let done = silo.run(["python", "x"]);
     assert!(done.err.contains("hint: silo install python"), "{done:?}");
 }

@@ -114,6 +114,10 @@ fn find(setting: &Setting, word: &OsStr) -> Result<(Installed, Vec<OsString>), F
     }
     let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
     let name = name.ok_or_else(|| Failure::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
+    if let Some((tool, version)) = name.split_once('@') {
+        let hint = format!("silo install {tool}@{version}, then silo run {tool}");
+        return Err(Failure::usage("a version is chosen when a tool is installed, not when it is run", hint));
+    }
     let owned = |command: &[String]| command.iter().map(OsString::from).collect();
     if check_name(name).is_ok()
         && let Some(tool) = record::get(&setting.home, name)?
