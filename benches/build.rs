@@ -68,7 +68,7 @@ fn one_more(warm: &Silo, rounds: usize) -> bool {
     assert!(less.len() < lock.lines().count(), "the lock of python has no {LEFT_OUT} any more");
     for (name, lock) in [("less", format!("{}\n", less.join("\n"))), ("more", lock.clone())] {
         silo.write(&format!(".silo/recipes/{name}.toml"), RECIPE);
-        silo.write(&format!(".silo/recipes/{name}.lock"), &lock.replace("recipe = \"python\"", &format!("recipe = \"{name}\"")));
+        silo.write(&format!(".silo/recipes/{name}.lock"), &lock.replace("[tool.python", &format!("[tool.{name}")));
     }
     timed(&mut silo.command(["install", "--quiet", "less"]));
     for _ in 0..rounds {

@@ -1,4 +1,7 @@
-//! Locks: the exact packages of a recipe, for every architecture, with digests and sizes.
+//! Locks: the exact inputs of a tool, for every architecture, with digests and sizes.
+//!
+//! A lock file holds one lock a tool: a recipe's (`recipes/<tool>.lock`) that of its tool, a project's (`silo.lock`) those of
+//! its tools.
 //!
 //! A lock is data only; `resolve` makes it and `fetch` obeys it. It is written by our own code, one
 //! line a package and sorted, so that two people's changes merge and making it again changes nothing
@@ -17,13 +20,11 @@ use crate::recipe::Debian;
 use crate::system::Arch;
 
 /// The version of the format that this program reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// The exact packages of one recipe.
+/// The exact inputs of one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// The recipe's name.
-    pub recipe: String,
     /// What was asked for; a recipe that asks for something else needs another lock.
     pub asked: Asked,
     /// Seconds since 1970 of the newest index used: the build's SOURCE_DATE_EPOCH.
@@ -32,6 +33,27 @@ pub struct Lock {
     pub indexes: Vec<UsedIndex>,
     /// The packages by architecture and name.
     pub packages: BTreeMap<Arch, BTreeMap<String, Package>>,
+    /// What steps with a network came to, by architecture and derivation.
+    pub steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
+}
+
+impl Lock {
+    /// Returns the packages of an architecture, where the lock has any.
+    pub fn packages_of(&self, arch: Arch) -> Option<&BTreeMap<String, Package>> {
+        self.packages.get(&arch).filter(|packages| !packages.is_empty())
+    }
+}
+
+/// What a step with a network came to when the lock was made: a rebuild must give the same.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepOutput {
+    /// The layer.
+    pub layer: Sha256,
+    /// The sum of its files' sizes.
+    pub size: u64,
+    /// The command, for people who read the lock.
+    pub command: String,
 }
 
 /// The part of a recipe that decides which packages are needed.
@@ -44,6 +66,9 @@ pub struct Asked {
     pub components: Vec<String>,
     /// The packages wanted.
     pub packages: Vec<String>,
+    /// The packages wanted over the recipe's own, such as a project's.
+    #[serde(default)]
+    pub added: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,
 }
@@ -55,7 +80,35 @@ impl Asked {
             suite: debian.suite.clone(),
             components: debian.components.clone(),
             packages: debian.packages.clone(),
+            added: debian.added.clone(),
             recommends: debian.recommends,
+        }
+    }
+}
+
+/// Why a package is in a lock. Packages are configured tier by tier, so that what a later tier adds leaves the layers of
+/// the earlier ones as they are, and every tool of a release shares its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// Essential, or an essential one needs it.
+    Base,
+    /// The recipe wants it, or one that the recipe wants needs it.
+    Recipe,
+    /// It came over the recipe's own.
+    Added,
+}
+
+impl Tier {
+    /// Every tier, in the order in which they are configured.
+    pub const ALL: [Tier; 3] = [Tier::Base, Tier::Recipe, Tier::Added];
+
+    /// Returns the word for it in locks and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Base => "base",
+            Tier::Recipe => "recipe",
+            Tier::Added => "added",
         }
     }
 }
@@ -99,6 +152,8 @@ impl Archive {
 pub struct Package {
     /// Its version.
     pub version: String,
+    /// Why it is here.
+    pub tier: Tier,
     /// The archive it lies in.
     pub archive: Archive,
     /// Its path below the archive's root.
@@ -126,12 +181,23 @@ impl TryFrom<String> for Sha256 {
 #[serde(deny_unknown_fields)]
 struct Written {
     version: u32,
-    recipe: String,
+    #[serde(default)]
+    tool: BTreeMap<String, Body>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
     epoch: i64,
     asked: Asked,
+    #[serde(default)]
     index: Vec<UsedIndex>,
+    #[serde(default)]
     amd64: BTreeMap<String, Package>,
+    #[serde(default)]
     arm64: BTreeMap<String, Package>,
+    #[serde(default)]
+    steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
 }
 
 #[derive(Deserialize)]
@@ -139,22 +205,33 @@ struct Versioned {
     version: u32,
 }
 
-/// Parses the lock `text`, which came from `path`.
-pub fn parse(text: &str, path: &Path) -> Result<Lock, document::Error> {
-    let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
-    let version = document::parse::<Versioned>(text, path)?.version;
-    if version != VERSION {
-        return Err(wrong(format!("lock version {version} is not known to this silo, which reads version {VERSION}")));
-    }
+/// Parses the text of the lock file `path`: one lock a tool.
+pub fn parse(text: &str, path: &Path) -> Result<BTreeMap<String, Lock>, document::Error> {
+    check_version(text, path)?;
     let written: Written = document::parse(text, path)?;
-    let packages = BTreeMap::from([(Arch::Amd64, written.amd64), (Arch::Arm64, written.arm64)]);
+    debug_assert_eq!(written.version, VERSION);
+    written.tool.into_iter().map(|(tool, body)| Ok((tool, checked(body, path)?))).collect()
+}
+
+fn check_version(text: &str, path: &Path) -> Result<(), document::Error> {
+    let version = document::parse::<Versioned>(text, path)?.version;
+    if version == VERSION {
+        return Ok(());
+    }
+    let message =
+        format!("lock version {version} is not known to this silo, which reads version {VERSION}; `silo lock --update` makes it anew");
+    Err(document::Error::Meaning { path: path.to_owned(), message })
+}
+
+fn checked(body: Body, path: &Path) -> Result<Lock, document::Error> {
+    let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
+    let packages = BTreeMap::from([(Arch::Amd64, body.amd64), (Arch::Arm64, body.arm64)]);
     for (name, package) in packages.values().flatten() {
         if !is_pool_path(&package.path) {
             return Err(wrong(format!("package {name}: \"{}\" is not a path below an archive", package.path)));
         }
     }
-    debug_assert_eq!(written.version, VERSION);
-    Ok(Lock { recipe: written.recipe, asked: written.asked, epoch: written.epoch, indexes: written.index, packages })
+    Ok(Lock { asked: body.asked, epoch: body.epoch, indexes: body.index, packages, steps: body.steps })
 }
 
 /// A path that can be put behind a mirror's URL without leaving it.
@@ -163,48 +240,45 @@ fn is_pool_path(path: &str) -> bool {
     path.len() <= 1024 && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain))
 }
 
-/// Writes a lock as text.
-pub fn write(lock: &Lock) -> String {
-    let mut text = format!(
-        "# Made by `silo lock {name}`: the exact packages of the recipe \"{name}\". Check it in; do not edit it.\nversion = {VERSION}\nrecipe = {recipe}\nepoch = {epoch}\n\n[asked]\nsuite = {suite}\ncomponents = {components}\npackages = {packages}\nrecommends = {recommends}\n",
-        name = lock.recipe,
-        recipe = quoted(&lock.recipe),
-        epoch = lock.epoch,
-        suite = quoted(&lock.asked.suite),
-        components = list(&lock.asked.components),
-        packages = list(&lock.asked.packages),
-        recommends = lock.asked.recommends,
-    );
-    for index in &lock.indexes {
-        push(
-            &mut text,
-            format_args!(
-                "\n[[index]]\nsuite = {}\ndate = {}\ninrelease = \"{}\"\nkey = {}\n",
-                quoted(&index.suite),
-                index.date,
-                index.inrelease.0,
-                quoted(&index.key),
-            ),
-        );
-    }
-    for (arch, packages) in &lock.packages {
-        push(&mut text, format_args!("\n[{arch}]\n"));
-        for (name, package) in packages {
-            push(
-                &mut text,
-                format_args!(
-                    "{} = {{ version = {}, archive = \"{}\", path = {}, size = {}, sha256 = \"{}\" }}\n",
-                    quoted(name),
-                    quoted(&package.version),
-                    package.archive.name(),
-                    quoted(&package.path),
-                    package.size,
-                    package.sha256.0,
-                ),
-            );
-        }
+/// Writes a lock file: one lock a tool.
+pub fn write(locks: &BTreeMap<String, Lock>) -> String {
+    let mut text = format!("# Made by `silo lock`: the exact inputs of each tool. Check it in; do not edit it.\nversion = {VERSION}\n");
+    for (tool, lock) in locks {
+        push(&mut text, format_args!("\n[tool.{tool}]\n"));
+        write_body(&mut text, &format!("tool.{tool}."), lock);
     }
     text
+}
+
+/// Writes what a lock says, its tables' names behind `prefix`.
+fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
+    push(text, format_args!("epoch = {}\n", lock.epoch));
+    let asked = &lock.asked;
+    push(text, format_args!("\n[{prefix}asked]\nsuite = {}\ncomponents = {}\n", quoted(&asked.suite), list(&asked.components)));
+    push(text, format_args!("packages = {}\n", list(&asked.packages)));
+    if !asked.added.is_empty() {
+        push(text, format_args!("added = {}\n", list(&asked.added)));
+    }
+    push(text, format_args!("recommends = {}\n", asked.recommends));
+    for UsedIndex { suite, date, inrelease, key } in &lock.indexes {
+        push(text, format_args!("\n[[{prefix}index]]\nsuite = {}\ndate = {date}\n", quoted(suite)));
+        push(text, format_args!("inrelease = \"{}\"\nkey = {}\n", inrelease.0, quoted(key)));
+    }
+    for (arch, packages) in lock.packages.iter().filter(|(_, packages)| !packages.is_empty()) {
+        push(text, format_args!("\n[{prefix}{arch}]\n"));
+        for (name, package) in packages {
+            let (version, path) = (quoted(&package.version), quoted(&package.path));
+            let (tier, archive) = (package.tier.name(), package.archive.name());
+            push(text, format_args!("{} = {{ version = {version}, tier = \"{tier}\", archive = \"{archive}\", ", quoted(name)));
+            push(text, format_args!("path = {path}, size = {}, sha256 = \"{}\" }}\n", package.size, package.sha256.0));
+        }
+    }
+    for (arch, steps) in lock.steps.iter().filter(|(_, steps)| !steps.is_empty()) {
+        push(text, format_args!("\n[{prefix}steps.{arch}]\n"));
+        for (drv, StepOutput { layer, size, command }) in steps {
+            push(text, format_args!("\"{}\" = {{ layer = \"{}\", size = {size}, command = {} }}\n", drv.0, layer.0, quoted(command)));
+        }
+    }
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -224,9 +298,9 @@ fn list(items: &[String]) -> String {
 ///
 /// The archive is photographed a few times a day, so what an index names may be missing from the last
 /// picture before the index's date; a day later it is there, and superseded files are kept by the later ones.
-pub fn snapshot_time(lock: &Lock) -> String {
+pub fn snapshot_time(epoch: i64) -> String {
     const DAY_SECS: i64 = 86_400;
-    moment::compact(lock.epoch.saturating_add(DAY_SECS))
+    moment::compact(epoch.saturating_add(DAY_SECS))
 }
 
 #[cfg(test)]
@@ -236,32 +310,48 @@ mod tests {
     fn sample() -> Lock {
         let package = Package {
             version: "1:2.0~rc1-3".into(),
+            tier: Tier::Added,
             archive: Archive::Security,
             path: "pool/updates/main/h/hello/hello_2.0~rc1-3_amd64.deb".into(),
             size: 1234,
             sha256: Sha256(Digest::parse(&"ab".repeat(32)).expect("64 digits")),
         };
+        let output = StepOutput { layer: package.sha256, size: 7, command: "echo \"x\"\ny".into() };
         Lock {
-            recipe: "hello".into(),
-            asked: Asked { suite: "trixie".into(), components: vec!["main".into()], packages: vec!["hello".into()], recommends: false },
+            asked: Asked {
+                suite: "trixie".into(),
+                components: vec!["main".into()],
+                packages: vec!["hello".into()],
+                added: vec!["jq".into()],
+                recommends: false,
+            },
             epoch: 1_763_716_544,
             indexes: vec![UsedIndex { suite: "trixie".into(), date: 1_763_716_544, inrelease: package.sha256, key: "ABCD".into() }],
+            steps: BTreeMap::from([(Arch::Amd64, BTreeMap::from([(package.sha256, output)]))]),
             packages: BTreeMap::from([(Arch::Amd64, BTreeMap::from([("hello".into(), package)])), (Arch::Arm64, BTreeMap::new())]),
         }
     }
 
+    fn two() -> BTreeMap<String, Lock> {
+        BTreeMap::from([("a-b".to_owned(), sample()), ("hello".to_owned(), sample())])
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
-        let text = write(&sample());
-        assert_eq!(parse(&text, Path::new("x.lock")).expect("own text"), sample());
+        let text = write(&two());
+        assert_eq!(parse(&text, Path::new("x.lock")).expect("own text"), two());
         assert_eq!(write(&parse(&text, Path::new("x.lock")).expect("own text")), text);
     }
 
     #[test]
     fn wrong_locks_are_refused() {
-        let good = write(&sample());
+        let good = write(&two());
         for (from, to, expect) in [
-            ("version = 1\n", "version = 9\n", "x.lock: lock version 9 is not known to this silo, which reads version 1"),
+            (
+                "version = 2\n",
+                "version = 9\n",
+                "x.lock: lock version 9 is not known to this silo, which reads version 2; `silo lock --update` makes it anew",
+            ),
             (
                 "pool/updates",
                 "../updates",

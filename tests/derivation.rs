@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use silo::derivation::{Configure, Database, Derivation, Image, Package};
+use silo::derivation::{Configure, Database, Derivation, Image, Package, Step};
 use silo::system::Arch;
 use silo_store::digest::{Digest, LayerId};
 
@@ -51,6 +51,21 @@ fn encodings_are_golden() {
                 debs: vec![digest(6)],
                 command: vec!["python3".into()],
                 env: vec!["A=b c".into(), "D=é".into()],
+                tiers: vec!["base".into()],
+                steps: vec![Derivation::Package(Package { deb: digest(7) }).id()],
+                outputs: vec![format!("{}={}", digest(8), layer(9))],
+            }),
+        ),
+        (
+            "step",
+            Derivation::Step(Step {
+                arch: Arch::Amd64,
+                argv: vec!["pip".into(), "install".into(), "a>=2".into()],
+                env: vec!["HOME=/root".into()],
+                epoch: 1_700_000_000,
+                layers: vec![layer(1)],
+                network: vec!["@pypi".into()],
+                project: true,
             }),
         ),
     ];

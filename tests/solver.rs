@@ -100,11 +100,12 @@ fn compare(apt: &Apt, architecture: &str) {
                     let request = Request {
                         architecture,
                         packages: set.iter().map(|name| wanted(name).expect("a name")).collect(),
+                        added: Vec::new(),
                         recommends: false,
                         include_essential: true,
                     };
                     let ours: Result<BTreeSet<String>, String> = match solve(&indexes, &request) {
-                        Ok(solution) => Ok(solution.packages.iter().map(|p| format!("{}={}", p.name, p.version)).collect()),
+                        Ok(solution) => Ok(solution.packages.iter().map(|(p, _)| format!("{}={}", p.name, p.version)).collect()),
                         Err(error) => Err(error.to_string()),
                     };
                     match difference(&ours, &theirs) {

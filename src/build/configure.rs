@@ -1,232 +1,260 @@
-//! The configure step: maintainer scripts run once in the sandbox, and what they change becomes a layer.
+//! The configure steps: maintainer scripts run in the sandbox, tier by tier, and what they change becomes a layer.
 //!
-//! The step sees the layers of the packages that take part, composed into one root, and the dpkg database
-//! in which they are unpacked but not configured. It runs without a network, as root of its own user
+//! A step sees the layers of the packages that take part so far, composed into one root, and the dpkg database
+//! in which those of its tier are unpacked but not configured. It runs without a network, as root of its own user
 //! namespace, with a fixed environment; its changes are caught as the overlay's upper directory.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use silo_store::capture::{self, Capture, Verdict};
-use silo_store::compose::{self, Base};
-use silo_store::digest::{Digest, LayerId};
+use silo_store::digest::LayerId;
 use silo_store::entry::{Kind, Meta};
-use silo_store::lock::BuildLock;
+use silo_store::index::Index;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 
 use crate::derivation::{self, Derivation};
 use crate::event::Activity;
 use crate::fetch::download::{self, Context};
-use crate::launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
-use crate::launch::{self, Exit};
-use crate::lock::Lock;
+use crate::launch;
+use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
+use crate::lock::Tier;
 use crate::system::Arch;
+use crate::unpack::record::{self, Stanza};
 
-use super::scripted::Choice;
-use super::{Error, Workshop, packages, realised, record, script, scrub, status};
+use super::bench::{Bench, ours};
+use super::scripted::{self, Below, Choice, Unpacked};
+use super::state::State;
+use super::{Error, Workshop, packages, realised, script, scrub, status};
 
-/// Between two tries at a lock that another process holds.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// dpkg's status file in a layer.
+pub(super) const STATUS: &str = "var/lib/dpkg/status";
 
-/// The lines of a failed step's log that are shown.
-const TAIL_LINES: usize = 20;
+/// dpkg's list of diverted paths.
+const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 
-/// The packages' scripts have run.
-pub(super) struct Configured {
-    /// What they changed.
-    pub layer: LayerId,
-    /// Where they ran, if it was now. It goes with this value, so drop it late: for each new inode ext4 searches past
-    /// all those that were freed a moment ago.
-    pub base: Option<Bench>,
+/// One tier to configure.
+pub(super) struct Task<'a> {
+    /// The tier.
+    pub tier: Tier,
+    /// The build's SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// Its packages.
+    pub packages: Vec<Arc<Unpacked>>,
+    /// What the tiers before left.
+    pub below: Option<&'a State>,
 }
 
-/// Makes the layer of what the packages' scripts change, unless it is known.
-pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<Configured, Error> {
-    let by_dpkg = debs(choice, lock, arch)?;
-    let layers = choice.root_order();
+/// Makes the layer of what the scripts of a tier's packages change, unless it is known or there is nothing to run.
+pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Error> {
+    let mut state = task.below.map(State::handed_on).unwrap_or_default();
+    let mut candidates = std::mem::take(&mut state.plain);
+    candidates.extend(task.packages.iter().cloned());
+    let below = Below { present: &state.present, changes: &state.changes, diverted: &state.diverted };
+    let choice = scripted::choose(&below, &candidates);
+    state.plain = choice.plain.clone();
+    if choice.present.is_empty() && choice.by_dpkg.is_empty() {
+        return Ok(state);
+    }
+    let earlier = state.present.clone();
+    let previous = state.configured.last().copied();
+    state.tiers.push(choice.present.clone());
+    state.present.extend(choice.present.iter().chain(&choice.by_dpkg).cloned());
     let drv = Derivation::Configure(derivation::Configure {
-        arch,
-        epoch: lock.epoch,
-        layers: layers.clone(),
-        debs: by_dpkg.values().copied().collect(),
+        arch: Arch::host(),
+        epoch: task.epoch,
+        layers: state.seen(),
+        debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
     });
-    if let Some(layer) = realised(shop, &drv) {
-        return Ok(Configured { layer, base: None });
-    }
     let key = drv.id().digest();
-    let _ours = ours(shop, &key)?;
-    // Another process may have done it while we waited.
-    if let Some(layer) = realised(shop, &drv) {
-        return Ok(Configured { layer, base: None });
-    }
-    shop.check_stop()?;
-    let bench = Bench::new(shop, &drv, layers)?;
-    let deb_files = fetch_debs(shop, choice, lock, arch)?;
-    let layer = shop.activity(Activity::Step, "configuring the packages", None, |_| run(shop, choice, lock, &drv, &bench, &deb_files))?;
-    record(shop, &[(key, layer)])?;
-    Ok(Configured { layer, base: Some(bench) })
-}
-
-/// Waits until no other process makes this step's layer; the user may stop the waiting.
-fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error> {
-    loop {
-        shop.check_stop()?;
-        let locked = silo_store::lock::try_build(shop.store, shop.lock, key);
-        match locked.map_err(|source| Error::store("locking the step", source))? {
-            Some(ours) => return Ok(ours),
-            None => thread::sleep(LOCK_PAUSE),
-        }
-    }
-}
-
-/// The .debs that dpkg unpacks itself, by package.
-fn debs(choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<BTreeMap<String, Digest>, Error> {
-    let mut debs = BTreeMap::new();
-    for package in &choice.by_dpkg {
-        let name = package.record.stanza.package();
-        let locked = lock.packages.get(&arch).and_then(|packages| packages.get(name));
-        let locked = locked
-            .ok_or_else(|| Error::Database { layer: package.record.layer, what: format!("it holds {name}, which the lock does not") })?;
-        debs.insert(name.to_owned(), locked.sha256.0);
-    }
-    Ok(debs)
-}
-
-/// Sees to it that the files of the packages that dpkg unpacks itself are here.
-fn fetch_debs(shop: &Workshop<'_>, choice: &Choice<'_>, lock: &Lock, arch: Arch) -> Result<Vec<(String, PathBuf)>, Error> {
-    let locked = |name: &str| lock.packages.get(&arch).and_then(|packages| packages.get(name));
-    let names: Vec<&str> = choice.by_dpkg.iter().map(|package| package.record.stanza.package()).collect();
-    let requests: Vec<_> = names.iter().filter_map(|name| Some(packages::request(shop, lock, name, locked(name)?))).collect();
-    let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: 8, sink: shop.sink, cancel: shop.stop };
-    let paths = download::fetch_checked(&context, &requests)?;
-    Ok(names.into_iter().map(str::to_owned).zip(paths).collect())
-}
-
-/// The directories that one step works in; removed with it.
-pub(super) struct Bench {
-    dir: PathBuf,
-    log: PathBuf,
-    /// The layers of the root that the step sees, lowest first.
-    layers: Vec<LayerId>,
-}
-
-impl Bench {
-    fn new(shop: &Workshop<'_>, drv: &Derivation, layers: Vec<LayerId>) -> Result<Bench, Error> {
-        let name = drv.id().to_string();
-        // The lock on the derivation is ours, so what lies here is the rest of a step that was killed.
-        let bench = Bench { dir: shop.home.work().join(&name), log: shop.home.logs().join(format!("{name}.log")), layers };
-        remove_tree(&bench.dir)?;
-        for dir in [bench.upper(), bench.dir.join("work"), shop.home.logs()] {
-            fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
-        }
-        match fs::remove_file(&bench.log) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::File { doing: "remove", path: bench.log.clone(), source })
+    let layer = match realised(shop, &drv) {
+        Some(layer) => layer,
+        None => {
+            let _ours = ours(shop, &key)?;
+            // Another process may have done it while we waited.
+            match realised(shop, &drv) {
+                Some(layer) => layer,
+                None => {
+                    shop.check_stop()?;
+                    let mut bench = Bench::new(shop, drv.id(), state.seen())?;
+                    let run = Run { task: &task, choice: &choice, earlier: &earlier, previous };
+                    let name = format!("configuring the packages ({})", task.tier.name());
+                    let ground = state.take_ground();
+                    let layer = shop.activity(Activity::Step, &name, None, |_| run.run(shop, &drv, &mut bench, ground))?;
+                    super::record(shop, &[(key, layer)])?;
+                    state.ground = Mutex::new(Some(bench));
+                    state.made += 1;
+                    layer
+                }
             }
-            _ => Ok(bench),
+        }
+    };
+    state.configured.push(layer);
+    let index = read_index(shop, layer)?;
+    if let Some(text) = read_from(shop, layer, &index, DIVERSIONS)? {
+        state.diverted = diverted(&text);
+    }
+    state.changes.push(index);
+    Ok(state)
+}
+
+/// Reads the entries of a layer.
+pub(super) fn read_index(shop: &Workshop<'_>, layer: LayerId) -> Result<Index, Error> {
+    silo_store::layer::read_index(shop.store, &layer).map_err(|source| Error::store(format!("reading the index of layer {layer}"), source))
+}
+
+/// Reads a file of a layer, where it has it.
+fn read_from(shop: &Workshop<'_>, layer: LayerId, index: &Index, path: &str) -> Result<Option<Vec<u8>>, Error> {
+    let at = LayerPath::parse(path.as_bytes()).expect("a constant path is plain");
+    if index.get(&at).is_none_or(|entry| entry.node.kind() != Kind::File) {
+        return Ok(None);
+    }
+    let path = shop.store.tree(&layer).join(path);
+    fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
+}
+
+/// Reads the stanzas that a configure step left.
+pub(super) fn stanzas_of(shop: &Workshop<'_>, layer: LayerId) -> Result<Vec<Stanza>, Error> {
+    let path = shop.store.tree(&layer).join(STATUS);
+    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+    record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer, what })
+}
+
+/// Reads dpkg's diversions: three lines each, the path, where it went, and the package.
+fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let relative = |path: &[u8]| path.strip_prefix(b"/").unwrap_or(path).to_vec();
+    lines.chunks_exact(3).map(|three| (relative(three[0]), String::from_utf8_lossy(three[2]).into_owned())).collect()
+}
+
+/// One run of a configure step.
+struct Run<'a> {
+    task: &'a Task<'a>,
+    choice: &'a Choice,
+    /// The packages that are configured already.
+    earlier: &'a [Arc<Unpacked>],
+    /// The layer with the database in which they are.
+    previous: Option<LayerId>,
+}
+
+impl Run<'_> {
+    fn run(&self, shop: &Workshop<'_>, drv: &Derivation, bench: &mut Bench, ground: Option<Bench>) -> Result<LayerId, Error> {
+        let began = Instant::now();
+        let debs = self.fetch_debs(shop)?;
+        let composed = bench.compose(shop, ground)?;
+        self.seed(shop, &bench.upper())?;
+        let exit = launch::again::run(shop.program, &self.spec(bench, &debs), shop.stop);
+        shop.check_stop()?;
+        bench.check(shop, "configuring the packages", exit?)?;
+        refuse_secrets(&bench.upper())?;
+        let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: self.task.epoch, filter: &filter };
+        let captured =
+            capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
+        let manifest = Manifest {
+            derivation: drv.id().to_string(),
+            name: format!("configure {}", self.task.tier.name()),
+            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            created: shop.created(),
+            inputs: bench.layers.iter().map(LayerId::to_string).collect(),
+            packages: Vec::new(),
+        };
+        Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+    }
+
+    /// Sees to it that the files of the packages that dpkg unpacks itself are here.
+    fn fetch_debs(&self, shop: &Workshop<'_>) -> Result<Vec<(String, PathBuf)>, Error> {
+        let by_dpkg = &self.choice.by_dpkg;
+        let requests: Vec<_> =
+            by_dpkg.iter().map(|package| packages::request(shop, package.name(), &package.source, package.epoch)).collect();
+        let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: 8, sink: shop.sink, cancel: shop.stop };
+        let paths = download::fetch_checked(&context, &requests)?;
+        Ok(by_dpkg.iter().map(|package| package.name().to_owned()).zip(paths).collect())
+    }
+
+    /// Writes the dpkg database that the step begins with.
+    fn seed(&self, shop: &Workshop<'_>, upper: &Path) -> Result<(), Error> {
+        const DPKG: &str = "var/lib/dpkg";
+        set_mode(upper, 0o755)?;
+        for dir in ["var", "var/lib", DPKG, "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "usr", "usr/sbin"] {
+            let dir = upper.join(dir);
+            fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+            set_mode(&dir, 0o755)?;
+        }
+        let write = |path: String, text: &str, mode| {
+            let path = upper.join(path);
+            fs::write(&path, text).map_err(|source| Error::File { doing: "write", path: path.clone(), source })?;
+            set_mode(&path, mode)
+        };
+        let mut stanzas = self.previous.map_or_else(|| Ok(Vec::new()), |layer| stanzas_of(shop, layer))?;
+        stanzas.extend(self.choice.present.iter().map(|package| {
+            let scripted =
+                ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
+            // What has nothing to run is configured by saying so.
+            status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
+        }));
+        write(STATUS.to_owned(), &status::write(stanzas), 0o644)?;
+        let there = || self.earlier.iter().chain(&self.choice.present);
+        let records: Vec<_> = there().map(|package| &package.record).collect();
+        for (name, text) in status::triggers(&records) {
+            write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
+        }
+        // Packages that are configured already would not learn of the new files otherwise.
+        let awaited = scripted::awaited_paths(self.earlier);
+        let fired = awaited.into_iter().filter(|path| self.choice.present.iter().any(|package| scripted::fires(package, path)));
+        let fired: std::collections::BTreeSet<String> = fired.map(|path| format!("{path} -\n")).collect();
+        write(format!("{DPKG}/triggers/Unincorp"), &fired.into_iter().collect::<String>(), 0o644)?;
+        // Debian's word for "start no service": there is nothing to start one for (invoke-rc.d(8)).
+        write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
+    }
+
+    fn spec(&self, bench: &Bench, debs: &[(String, PathBuf)]) -> Spec {
+        let env = [
+            ("PATH", super::PATH.to_owned()),
+            ("HOME", "/root".to_owned()),
+            ("LC_ALL", "C.UTF-8".to_owned()),
+            ("TZ", "UTC".to_owned()),
+            ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
+            ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
+            ("SOURCE_DATE_EPOCH", self.task.epoch.to_string()),
+        ];
+        let mount = |(name, path): &(String, PathBuf)| Mount {
+            host: path.clone(),
+            guest: format!("{}/{name}.deb", script::DEBS).into(),
+            access: Access::ReadOnly,
+        };
+        Spec {
+            root: bench.spec_root(),
+            mounts: debs.iter().map(mount).collect(),
+            dirs: Vec::new(),
+            files: Vec::new(),
+            read_only: Vec::new(),
+            argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.choice).into()],
+            env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            cwd: "/".into(),
+            hostname: "silo".to_owned(),
+            identity: Identity::Root,
+            stdio: Stdio::Log { path: bench.log.clone() },
+            limits: Limits::default(),
         }
     }
-
-    /// The root that the step saw, for the image's to be made of.
-    pub(super) fn root(&self) -> Base {
-        Base { tree: self.lower(), layers: self.layers.clone() }
-    }
-
-    fn upper(&self) -> PathBuf {
-        self.dir.join("upper")
-    }
-
-    fn lower(&self) -> PathBuf {
-        self.dir.join("lower")
-    }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        // What cannot be removed now is swept by `silo gc`; the build's own outcome matters more.
-        drop(remove_tree(&self.dir));
-    }
-}
-
-/// Removes a directory in which a step may have made directories that cannot be entered.
-fn remove_tree(dir: &Path) -> Result<(), Error> {
-    silo_store::scratch::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
-}
-
-fn run(
-    shop: &Workshop<'_>,
-    choice: &Choice<'_>,
-    lock: &Lock,
-    drv: &Derivation,
-    bench: &Bench,
-    debs: &[(String, PathBuf)],
-) -> Result<LayerId, Error> {
-    let began = Instant::now();
-    let composed = compose::compose(shop.store, shop.lock, &bench.layers, &bench.lower(), &|_| {})
-        .map_err(|source| Error::store("composing the step's root", source))?;
-    seed(choice, &bench.upper())?;
-    let exit = launch::again::run(shop.program, &spec(choice, lock, bench, debs), shop.stop);
-    shop.check_stop()?;
-    let exit = exit?;
-    if exit != Exit::Code(0) {
-        return Err(Error::Step { exit: told(exit), log: bench.log.clone(), tail: tail(&bench.log) });
-    }
-    refuse_secrets(&bench.upper())?;
-    let filter = |path: &LayerPath, _: &Meta, _: Kind| match scrub::judge(path.as_bytes()) {
+/// Leaves out what says when and where a step ran.
+pub(super) fn filter(path: &LayerPath, _: &Meta, _: Kind) -> Verdict {
+    match scrub::judge(path.as_bytes()) {
         scrub::Verdict::Keep => Verdict::Keep,
         scrub::Verdict::Drop => Verdict::Drop,
-    };
-    let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: lock.epoch, filter: &filter };
-    let captured = capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
-    let manifest = Manifest {
-        derivation: drv.id().to_string(),
-        name: "configure".to_owned(),
-        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        created: shop.created(),
-        inputs: bench.layers.iter().map(LayerId::to_string).collect(),
-        packages: Vec::new(),
-    };
-    Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+    }
 }
 
 /// Fails if the step left a file that everybody with the image would share and nobody should.
-fn refuse_secrets(upper: &Path) -> Result<(), Error> {
+pub(super) fn refuse_secrets(upper: &Path) -> Result<(), Error> {
     let left = scrub::SECRETS.iter().find(|secret| fs::symlink_metadata(upper.join(secret.path)).is_ok_and(|meta| meta.len() > 0));
     left.map_or(Ok(()), |secret| Err(Error::Refused { path: secret.path.to_owned(), why: secret.why }))
-}
-
-/// Writes the dpkg database that the step begins with.
-fn seed(choice: &Choice<'_>, upper: &Path) -> Result<(), Error> {
-    const DPKG: &str = "var/lib/dpkg";
-    set_mode(upper, 0o755)?;
-    for dir in ["var", "var/lib", DPKG, "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "usr", "usr/sbin"] {
-        let dir = upper.join(dir);
-        fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
-        set_mode(&dir, 0o755)?;
-    }
-    let write = |path: String, text: &str, mode| {
-        let path = upper.join(path);
-        fs::write(&path, text).map_err(|source| Error::File { doing: "write", path: path.clone(), source })?;
-        set_mode(&path, mode)
-    };
-    let stanzas = choice.present.iter().map(|package| {
-        let scripted =
-            ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
-        // What has nothing to run is configured by saying so.
-        status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
-    });
-    write(format!("{DPKG}/status"), &status::write(stanzas.collect()), 0o644)?;
-    let records: Vec<_> = choice.present.iter().map(|package| &package.record).collect();
-    for (name, text) in status::triggers(&records) {
-        write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
-    }
-    write(format!("{DPKG}/triggers/Unincorp"), "", 0o644)?;
-    // Debian's word for "start no service": there is nothing to start one for (invoke-rc.d(8)).
-    write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
 }
 
 /// Sets a mode, whatever the caller's umask made of it: it would show in the layer.
@@ -237,51 +265,4 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn spec(choice: &Choice<'_>, lock: &Lock, bench: &Bench, debs: &[(String, PathBuf)]) -> Spec {
-    let env = [
-        ("PATH", super::PATH.to_owned()),
-        ("HOME", "/root".to_owned()),
-        ("LC_ALL", "C.UTF-8".to_owned()),
-        ("TZ", "UTC".to_owned()),
-        ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
-        ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
-        ("SOURCE_DATE_EPOCH", lock.epoch.to_string()),
-    ];
-    Spec {
-        root: Root { lower: vec![bench.lower()], upper: Upper::Kept { upper: bench.upper(), work: bench.dir.join("work") } },
-        mounts: debs
-            .iter()
-            .map(|(name, path)| Mount {
-                host: path.clone(),
-                guest: format!("{}/{name}.deb", script::DEBS).into(),
-                access: Access::ReadOnly,
-            })
-            .collect(),
-        dirs: Vec::new(),
-        files: Vec::new(),
-        read_only: Vec::new(),
-        argv: vec!["/bin/sh".into(), "-c".into(), script::script(choice).into()],
-        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-        cwd: "/".into(),
-        hostname: "silo".to_owned(),
-        identity: Identity::Root,
-        stdio: Stdio::Log { path: bench.log.clone() },
-        limits: Limits::default(),
-    }
-}
-
-fn told(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("signal {signal}"),
-    }
-}
-
-fn tail(log: &Path) -> String {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(TAIL_LINES);
-    lines[from..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }

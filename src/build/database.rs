@@ -3,37 +3,31 @@
 //! They have nothing to configure, so they are installed by saying so: the status that the step left and
 //! their own stanzas, merged. It is a layer of one file, made without running anything.
 
-use std::fs;
 use std::time::Instant;
 
-use silo_store::digest::LayerId;
 use silo_store::entry::Meta;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 
 use crate::derivation::{self, Derivation};
-use crate::unpack::record;
 
-use super::scripted::Choice;
-use super::{Error, Realised, Workshop, realised, status};
+use super::configure::{STATUS, stanzas_of};
+use super::state::State;
+use super::{Error, Workshop, realised, status};
 
-const STATUS: &str = "var/lib/dpkg/status";
-
-/// Makes the layer of the whole database, where there is anything to add.
-pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, configured: LayerId, epoch: i64) -> Result<Option<Realised>, Error> {
-    if choice.plain.is_empty() {
-        return Ok(None);
-    }
-    let layers: Vec<LayerId> = choice.plain.iter().map(|package| package.record.layer).collect();
+/// Adds the layer of the whole database, where there is anything to add.
+pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<State, Error> {
+    let mut state = below.handed_on();
+    let Some(configured) = state.configured.last().copied().filter(|_| !state.plain.is_empty()) else { return Ok(state) };
+    let layers = state.plain.iter().map(|package| package.record.layer).collect();
     let drv = Derivation::Database(derivation::Database { configured, epoch, layers });
     if let Some(layer) = realised(shop, &drv) {
-        return Ok(Some(Realised { layer, made: false }));
+        state.over.push(layer);
+        return Ok(state);
     }
     let began = Instant::now();
-    let path = shop.store.tree(&configured).join(STATUS);
-    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
-    let mut stanzas = record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: configured, what })?;
-    stanzas.extend(choice.plain.iter().map(|package| status::stanza(&package.record, "install ok installed")));
+    let mut stanzas = stanzas_of(shop, configured)?;
+    stanzas.extend(state.plain.iter().map(|package| status::stanza(&package.record, "install ok installed")));
     let text = status::write(stanzas);
     let mut stage = shop.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
     let path = LayerPath::parse(STATUS.as_bytes()).expect("a constant path is plain");
@@ -49,5 +43,7 @@ pub(super) fn realise(shop: &Workshop<'_>, choice: &Choice<'_>, configured: Laye
     };
     let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;
     super::record(shop, &[(drv.id().digest(), layer)])?;
-    Ok(Some(Realised { layer, made: true }))
+    state.over.push(layer);
+    state.made += 1;
+    Ok(state)
 }

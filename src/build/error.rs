@@ -44,20 +44,54 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A step could not be started.
-    #[error("cannot start the configure step")]
+    #[error("cannot start a build step")]
     Launch(#[from] crate::launch::error::Error),
     /// A step's command failed.
-    #[error("configuring the packages failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
+    #[error("{name} failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
     Step {
+        /// The step.
+        name: String,
         /// How it ended.
         exit: String,
         /// Where all it said is kept.
         log: PathBuf,
         /// The last lines of it.
         tail: String,
+        /// Its derivation, where the root that it left was kept for a look into it.
+        kept: Option<String>,
     },
+    /// A step's result must be pinned by the lock, and is not.
+    #[error("the lock does not say what `{command}` comes to, and --frozen forbids finding out")]
+    NotPinned {
+        /// The command.
+        command: String,
+    },
+    /// A step came to something else than the lock says.
+    #[error("`{command}` came to layer {made:.12} where the lock has {pinned:.12}\n{told}", made = .made.to_string(), pinned = .pinned.to_string())]
+    OtherOutput {
+        /// The command.
+        command: String,
+        /// What the lock says.
+        pinned: LayerId,
+        /// What it came to.
+        made: LayerId,
+        /// Where the two differ, in lines.
+        told: String,
+    },
+    /// A step wants to see the project, and there is none.
+    #[error("`{command}` needs the project's files, and there is no project here")]
+    NoProject {
+        /// The command.
+        command: String,
+    },
+    /// What it shares with another tool failed, and was told there.
+    #[error("what it shares with another tool failed")]
+    Shared,
+    /// Several failed, each for itself.
+    #[error("{count} things failed:\n{told}", count = .0.len(), told = told(.0))]
+    Several(Vec<Error>),
     /// A step made something that an image must not hold.
-    #[error("configuring the packages left {path}: {why}")]
+    #[error("a step left {path}: {why}")]
     Refused {
         /// The path inside.
         path: String,
@@ -94,4 +128,18 @@ impl Error {
     pub fn store(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Store { doing: doing.into(), source: Box::new(source) }
     }
+}
+
+/// Tells each of several errors, with its causes.
+fn told(errors: &[Error]) -> String {
+    let one = |error: &Error| {
+        let mut text = format!("- {error}");
+        let mut cause = std::error::Error::source(error);
+        while let Some(source) = cause {
+            text.push_str(&format!(": {source}"));
+            cause = source.source();
+        }
+        text
+    };
+    errors.iter().map(one).collect::<Vec<_>>().join("\n")
 }

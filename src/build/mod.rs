@@ -1,41 +1,57 @@
-//! Building: a plan's steps into layers, and the layers into an image.
+//! Building: the plans of some tools into layers, and the layers into images.
 //!
-//! [`build`] walks the plan from its inputs up. Files are fetched together; each package is unpacked as
-//! soon as its file is whole, by one thread a processor; then the configure step runs in the sandbox; then
-//! what is left is put together. A step whose derivation has a realisation is not run again, so a build
-//! with nothing to do looks at a few small files and ends.
+//! [`build`] walks one plan for all tools from its inputs up ([`walk`]). Files are fetched together; each package is
+//! unpacked as soon as its file is whole; a tier is configured as soon as its packages are there, while those of the next
+//! are unpacked; then the steps run, and what is left is put together. What is realised already is not made again, so a
+//! build with nothing to do looks at a few small files and ends.
 //!
 //! **Invariant.** A realisation is written only after the layer's bytes are synced to disk, and an image is
 //! published by one rename: a build that is killed at any moment leaves nothing or the whole.
 
-mod configure;
-mod database;
 mod error;
-mod packages;
 mod script;
 mod scripted;
 mod scrub;
 mod status;
+mod walk;
 
+mod bench;
+mod state;
+
+mod configure;
+
+mod command;
+mod database;
+mod packages;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex};
 
+use petgraph::graph::NodeIndex;
+use petgraph::visit::IntoNodeReferences;
 use silo_store::compose;
 use silo_store::digest::{Digest, LayerId};
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
 use silo_store::realisation::Realisation;
 
-use crate::derivation::{self, Derivation};
+use crate::derivation::{self, Derivation, DrvId};
 use crate::event::{self, Activity, Event, Sink};
 use crate::fetch::mirrors::Mirrors;
 use crate::fetch::transport::Transport;
 use crate::home::Home;
 use crate::image::{self, ImageId};
-use crate::lock::Lock;
+use crate::lock::{self, Lock, Sha256, StepOutput};
+use crate::plan::{self, Plan, Step};
 use crate::recipe::Recipe;
 use crate::system::Arch;
+
+use packages::{Arrived, Item};
+use scripted::Unpacked;
+use state::State;
+use walk::{Class, Order, Walk, Workers};
 
 pub use error::Error;
 
@@ -65,6 +81,8 @@ pub struct Workshop<'a> {
     pub sink: Sink<'a>,
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
+    /// Whether what a failed step left is kept for a look into it.
+    pub keep_failed: bool,
 }
 
 impl Workshop<'_> {
@@ -86,65 +104,270 @@ impl Workshop<'_> {
     }
 }
 
+/// One tool to build.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// What it is made of.
+    pub recipe: &'a Recipe,
+    /// The exact inputs.
+    pub lock: &'a Lock,
+    /// The project whose files its steps may see.
+    pub project: Option<&'a Path>,
+    /// Whether what the lock does not pin is an error.
+    pub frozen: bool,
+    /// Whether the steps that the lock pins are run again, and pinned anew.
+    pub anew: bool,
+}
+
 /// What a build did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
     /// The image.
     pub image: ImageId,
     /// Layers that were made, and not found.
     pub made: usize,
+    /// What the steps that the lock must pin came to; nothing where nothing had to be looked at.
+    pub outputs: Option<BTreeMap<Sha256, StepOutput>>,
 }
 
-/// Builds the image of a recipe from its lock, for the machine's own architecture.
-pub fn build(shop: &Workshop<'_>, recipe: &Recipe, lock: &Lock) -> Result<Built, Error> {
-    let arch = Arch::host();
-    let packages = lock.packages.get(&arch).filter(|packages| !packages.is_empty());
-    let packages = packages.ok_or_else(|| Error::NoPackages { recipe: recipe.name.clone(), arch })?;
-    let drv = Derivation::Image(derivation::Image {
-        arch,
-        epoch: lock.epoch,
-        debs: packages.values().map(|package| package.sha256.0).collect(),
-        command: recipe.run.command.clone(),
-        env: environment(recipe),
-    })
-    .id();
-    if let Some(image) = image::made_by(shop.home, drv) {
-        return Ok(Built { image, made: 0 });
+/// Builds the images of some tools for the machine's own architecture, in one walk. Tools fail one by one.
+pub fn build(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
+    let mut built: Vec<Option<Result<Built, Error>>> = targets.iter().map(|target| found(shop, target)).collect();
+    let missing: Vec<usize> = (0..targets.len()).filter(|at| built[*at].is_none()).collect();
+    if !missing.is_empty() {
+        let wanted: Vec<Target<'_>> = missing.iter().map(|at| targets[*at]).collect();
+        for (at, result) in missing.into_iter().zip(walked(shop, &wanted)) {
+            built[at] = Some(result);
+        }
     }
-    let packages = packages::realise(shop, lock, arch)?;
-    let choice = scripted::choose(&packages.unpacked);
-    let configured = thread::scope(|scope| {
-        // The unpacked files are on their way to the disk while the scripts run.
-        let recording = scope.spawn(|| record(shop, &packages.made));
-        let configured = configure::realise(shop, &choice, lock, arch);
-        recording.join().map_err(|_| Error::Worker)??;
-        configured
-    })?;
-    let database = database::realise(shop, &choice, configured.layer, lock.epoch)?;
-    let made = packages.made.len() + usize::from(configured.base.is_some()) + usize::from(database.is_some_and(|layer| layer.made));
-    let image = image::Image {
+    built.into_iter().map(|result| result.unwrap_or(Err(Error::Worker))).collect()
+}
+
+/// Finds the image that the same inputs made before, or why there can be none.
+fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error>> {
+    let arch = Arch::host();
+    if target.lock.packages_of(arch).is_none() {
+        return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
+    }
+    let image = if target.anew { None } else { image::made_by(shop.home, image_drv(target, None)) };
+    image.map(|image| Ok(Built { image, made: 0, outputs: None }))
+}
+
+/// The derivation of an image; `outputs` are what its steps came to, where that is not what the lock says.
+fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>) -> DrvId {
+    let arch = Arch::host();
+    let packages = || target.lock.packages_of(arch).into_iter().flat_map(BTreeMap::values);
+    let outputs = outputs.or_else(|| target.lock.steps.get(&arch));
+    Derivation::Image(derivation::Image {
         arch,
-        epoch: lock.epoch,
-        layers: layers(&choice, configured.layer, database.map(|done| done.layer)),
-        command: recipe.run.command.clone(),
-        env: environment(recipe),
+        epoch: target.lock.epoch,
+        debs: packages().map(|package| package.sha256.0).collect(),
+        command: target.recipe.run.command.clone(),
+        env: environment(target.recipe),
+        tiers: packages().map(|package| package.tier.name().to_owned()).collect(),
+        steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
+        outputs: outputs.into_iter().flatten().map(|(drv, output)| format!("{}={}", drv.0, output.layer.0)).collect(),
+    })
+    .id()
+}
+
+/// What a node of the plan gives.
+enum Given {
+    Package(Arc<Unpacked>),
+    State(Arc<State>),
+    Image(Built),
+}
+
+/// Walks the plan of tools whose images are not there.
+fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
+    let none = BTreeMap::new();
+    let plan = plan::plan(targets.iter().map(|target| plan::Tool {
+        lock: target.lock,
+        packages: target.lock.packages_of(Arch::host()).unwrap_or(&none),
+        steps: &target.recipe.steps,
+    }));
+    let items: BTreeMap<NodeIndex, Item<'_>> = plan
+        .graph
+        .node_references()
+        .filter_map(|(node, step)| match step {
+            Step::Package { name, package, epoch } => Some((node, Item::new(shop, node, name, package, *epoch))),
+            _ => None,
+        })
+        .collect();
+    let mut missing: Vec<&Item<'_>> = items.values().filter(|item| item.known.is_none()).collect();
+    missing.sort_by_key(|item| rank(item.package));
+    let order = |step: &Step| match step {
+        Step::Package { package, .. } => {
+            let drv = Derivation::Package(derivation::Package { deb: package.sha256.0 });
+            Order { class: Class::Work, rank: rank(package), awaited: realised(shop, &drv).is_none() }
+        }
+        Step::Configure { .. } | Step::Command { .. } => Order { class: Class::Step, rank: 0, awaited: false },
+        Step::Database { .. } | Step::Image { .. } => Order { class: Class::Work, rank: 0, awaited: false },
     };
-    shop.check_stop()?;
-    let image = shop.activity(Activity::Compose, &recipe.name, None, |id| {
+    let unpacking = Unpacking::new(shop, missing.len());
+    let files = Arrived::default();
+    let walk: Walk<'_, Step, Given, Error> = Walk::new(&plan.graph, shop.stop, order);
+    let feed = |walk: &Walk<'_, Step, Given, Error>| {
+        let arrived = |node: NodeIndex, path| {
+            files.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(node, path);
+            walk.release(node);
+        };
+        if let Err(error) = packages::fetch(shop, &missing, &|| walk.is_over(), &arrived) {
+            let here = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut lost = missing.iter().map(|item| item.node).filter(|node| !here.contains_key(node));
+            // One error says it all; what else did not arrive has no error of its own.
+            if let Some(first) = lost.next() {
+                walk.fail(first, error);
+            }
+            lost.for_each(|node| walk.abandon(node));
+        }
+    };
+    let workers = Workers { work: shop.jobs, steps: shop.jobs };
+    let outcome = walk.run(workers, feed, |walk, node| {
+        shop.check_stop()?;
+        let state = |node: NodeIndex| match walk.given(node) {
+            Some(Given::State(state)) => Ok(Arc::clone(state)),
+            _ => Err(Error::Worker),
+        };
+        Ok(match &plan.graph[node] {
+            Step::Package { .. } => {
+                let file = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned();
+                let item = items.get(&node).ok_or(Error::Worker)?;
+                let (unpacked, made) = packages::realise(shop, item, file.as_deref())?;
+                if made {
+                    unpacking.done(&item.drv, unpacked.record.layer)?;
+                }
+                Given::Package(unpacked)
+            }
+            Step::Configure { tier, epoch, packages, below } => {
+                let unpacked = packages.iter().map(|node| match walk.given(*node) {
+                    Some(Given::Package(unpacked)) => Ok(Arc::clone(unpacked)),
+                    _ => Err(Error::Worker),
+                });
+                let below = below.map(state).transpose()?;
+                let task =
+                    configure::Task { tier: *tier, epoch: *epoch, packages: unpacked.collect::<Result<_, _>>()?, below: below.as_deref() };
+                Given::State(Arc::new(configure::realise(shop, task)?))
+            }
+            Step::Database { epoch, below } => Given::State(Arc::new(database::realise(shop, *epoch, &*state(*below)?)?)),
+            Step::Command { step, target, below } => {
+                let task = command::Task { step, target: &targets[*target], below: &*state(*below)? };
+                Given::State(Arc::new(command::realise(shop, &task)?))
+            }
+            Step::Image { target, below } => Given::Image(image_of(shop, &targets[*target], &*state(*below)?, unpacking.made())?),
+        })
+    });
+    unpacking.finish();
+    results(shop, &plan, outcome)
+}
+
+/// Small packages of early tiers come first, but for the largest ones, which would keep one processor busy at the end.
+fn rank(package: &lock::Package) -> u64 {
+    ((package.tier as u64) << 48) + (u64::from(u32::MAX).saturating_sub(package.size))
+}
+
+/// Sorts what the nodes gave by tool; a tool whose image is not there has all the errors that were in its way.
+fn results(shop: &Workshop<'_>, plan: &Plan, outcome: walk::Outcome<Given, Error>) -> Vec<Result<Built, Error>> {
+    let mut given = outcome.given;
+    let mut failed: BTreeMap<NodeIndex, Error> = outcome.failed.into_iter().collect();
+    let images: Vec<Option<Built>> = plan
+        .images
+        .iter()
+        .map(|node| match given[node.index()].take() {
+            Some(Given::Image(built)) => Some(built),
+            _ => None,
+        })
+        .collect();
+    let mut results = Vec::with_capacity(images.len());
+    for (image, node) in images.into_iter().zip(&plan.images) {
+        results.push(match image {
+            Some(built) => Ok(built),
+            None if shop.stop.load(Ordering::Relaxed) => Err(Error::Stopped),
+            None => {
+                let reversed = petgraph::visit::Reversed(&plan.graph);
+                let mut below = petgraph::visit::Dfs::new(reversed, *node);
+                let mut errors = Vec::new();
+                while let Some(input) = below.next(reversed) {
+                    errors.extend(failed.remove(&input));
+                }
+                match errors.len() {
+                    // What another tool needs too was told there.
+                    0 => Err(Error::Shared),
+                    1 => Err(errors.remove(0)),
+                    _ => Err(Error::Several(errors)),
+                }
+            }
+        });
+    }
+    results
+}
+
+/// Puts an image together.
+fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, unpacked: usize) -> Result<Built, Error> {
+    let image = image::Image {
+        arch: Arch::host(),
+        epoch: target.lock.epoch,
+        layers: below.layers(),
+        command: target.recipe.run.command.clone(),
+        env: environment(target.recipe),
+    };
+    let drv = image_drv(target, Some(&below.outputs));
+    let ground = below.take_ground();
+    let id = shop.activity(Activity::Compose, &target.recipe.name, None, |id| {
         let progress = |done| (shop.sink)(Event::Progress { id, done });
-        image::put(shop.home, shop.store, &image, drv, |root| match &configured.base {
-            Some(step) => compose::recompose(shop.store, shop.lock, &step.root(), &image.layers, root, &progress),
+        image::put(shop.home, shop.store, &image, drv, |root| match &ground {
+            Some(ground) => compose::recompose(shop.store, shop.lock, &ground.root(), &image.layers, root, &progress),
             None => compose::compose(shop.store, shop.lock, &image.layers, root, &progress),
         })
     })?;
-    Ok(Built { image, made })
+    Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()) })
 }
 
-/// A layer and whether it had to be made.
-#[derive(Clone, Copy, Debug)]
-struct Realised {
-    layer: LayerId,
-    made: bool,
+/// What has been unpacked so far, to be recorded together: each time it takes a sync of the disk.
+struct Unpacking<'a> {
+    shop: &'a Workshop<'a>,
+    activity: u64,
+    total: usize,
+    made: Mutex<Vec<(Digest, LayerId)>>,
+}
+
+impl<'a> Unpacking<'a> {
+    fn new(shop: &'a Workshop<'a>, total: usize) -> Unpacking<'a> {
+        let activity = event::next_id();
+        if total > 0 {
+            let started = Event::Started { id: activity, kind: Activity::Unpack, name: "packages".to_owned(), total: Some(total as u64) };
+            (shop.sink)(started);
+        }
+        Unpacking { shop, activity, total, made: Mutex::default() }
+    }
+
+    /// Notes a layer; the last one has all recorded, while other workers go on.
+    fn done(&self, drv: &Derivation, layer: LayerId) -> Result<(), Error> {
+        let mut made = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        made.push((drv.id().digest(), layer));
+        (self.shop.sink)(Event::Progress { id: self.activity, done: made.len() as u64 });
+        if made.len() < self.total {
+            return Ok(());
+        }
+        let all = made.clone();
+        drop(made);
+        (self.shop.sink)(Event::Finished { id: self.activity });
+        record(self.shop, &all)
+    }
+
+    fn made(&self) -> usize {
+        self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len()
+    }
+
+    /// Records what a build that did not come to its end has unpacked, so that the next one need not.
+    fn finish(&self) {
+        let made = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        if made.len() < self.total {
+            (self.shop.sink)(Event::Finished { id: self.activity });
+            // The build has failed already, and this is no news to anybody.
+            drop(record(self.shop, &made));
+        }
+    }
 }
 
 /// The environment of an image: a search path, then the recipe's own.
@@ -152,15 +375,6 @@ fn environment(recipe: &Recipe) -> Vec<String> {
     let mut env = recipe.run.env.clone();
     env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
-}
-
-/// Orders an image's layers, lowest first.
-fn layers(choice: &scripted::Choice<'_>, configured: LayerId, database: Option<LayerId>) -> Vec<LayerId> {
-    let mut layers: Vec<LayerId> = choice.plain.iter().map(|package| package.record.layer).collect();
-    layers.extend(choice.root_order());
-    layers.push(configured);
-    layers.extend(database);
-    layers
 }
 
 /// Looks a derivation's realisation up, if its layer is still there.

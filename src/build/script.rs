@@ -41,7 +41,7 @@ run_preinst() {
 "#;
 
 /// Writes the script of a step.
-pub fn script(choice: &Choice<'_>) -> String {
+pub fn script(choice: &Choice) -> String {
     let mut text = format!("set -e\numask 022\ncd /\n{PREINST}");
     let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("writing to a string cannot fail");
     for package in choice.present.iter().filter(|package| package.record.members.contains("preinst")) {

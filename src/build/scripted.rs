@@ -1,17 +1,19 @@
-//! Which packages take part in the configure step, and in which order.
+//! Which packages take part in a configure step, and in which order.
 //!
-//! Packages without maintainer scripts or triggers change nothing when they are configured, so the step
+//! Packages without maintainer scripts or triggers change nothing when they are configured, so a step
 //! sees only those with scripts, all that these depend on, and the essential ones. That is why a package
 //! without scripts can be added to an image without running the step again. The choice is made from the
 //! packages' layers alone, so equal layers give an equal step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use petgraph::graph::DiGraph;
 use silo_store::digest::LayerId;
 use silo_store::entry::Kind;
 use silo_store::index::Index;
 
+use crate::lock;
 use crate::unpack::record::Record;
 
 /// A package of the image with the entries of its layer.
@@ -21,49 +23,74 @@ pub struct Unpacked {
     pub record: Record,
     /// Its layer's entries.
     pub index: Index,
+    /// The file that it was unpacked of.
+    pub source: lock::Package,
+    /// Seconds since 1970 of the index that named the file.
+    pub epoch: i64,
 }
 
-/// The packages of an image, sorted out.
-#[derive(Debug, Default)]
-pub struct Choice<'a> {
-    /// Those in the configure step that are simply there, in the order of their preinst scripts.
-    pub present: Vec<&'a Unpacked>,
-    /// Those in the step whose files dpkg itself must unpack, in order.
-    pub by_dpkg: Vec<&'a Unpacked>,
-    /// Those that the step need not see, by name.
-    pub plain: Vec<&'a Unpacked>,
-}
-
-impl Choice<'_> {
-    /// The layers of the packages that are simply there, lowest first.
-    ///
-    /// dpkg leaves a directory as its first package made it, and among the packages of a fresh root that is
-    /// base-files; later layers have the last word, so base-files lies on top.
-    pub fn root_order(&self) -> Vec<LayerId> {
-        let mut packages: Vec<&Record> = self.present.iter().map(|package| &package.record).collect();
-        packages.sort_by_key(|record| (record.stanza.package() == "base-files", record.stanza.package()));
-        packages.iter().map(|record| record.layer).collect()
+impl Unpacked {
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        self.record.stanza.package()
     }
 }
 
-/// Sorts the packages of an image out.
-pub fn choose(packages: &[Unpacked]) -> Choice<'_> {
-    let providers = providers(packages);
-    let mut wanted: BTreeSet<usize> = (0..packages.len()).filter(|i| has_scripts(&packages[*i].record)).collect();
-    wanted.extend(triggering(packages));
-    let overlapping = overlapping(packages);
+/// What the tiers before have left.
+#[derive(Clone, Copy, Debug)]
+pub struct Below<'a> {
+    /// The packages that took part.
+    pub present: &'a [Arc<Unpacked>],
+    /// What their scripts changed.
+    pub changes: &'a [Index],
+    /// The paths that a package diverted, with that package.
+    pub diverted: &'a BTreeMap<Vec<u8>, String>,
+}
+
+/// The packages of a tier, and those that no tier before needed, sorted out.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Those in the configure step that are simply there, in the order of their preinst scripts.
+    pub present: Vec<Arc<Unpacked>>,
+    /// Those in the step whose files dpkg itself must unpack, in order.
+    pub by_dpkg: Vec<Arc<Unpacked>>,
+    /// Those that the step need not see, by name.
+    pub plain: Vec<Arc<Unpacked>>,
+}
+
+/// Orders the layers of packages that are simply there, lowest first.
+///
+/// dpkg leaves a directory as its first package made it, and among the packages of a fresh root that is
+/// base-files; later layers have the last word, so base-files lies on top.
+pub fn root_order(present: &[Arc<Unpacked>]) -> Vec<LayerId> {
+    let mut records: Vec<&Record> = present.iter().map(|package| &package.record).collect();
+    records.sort_by_key(|record| (record.stanza.package() == "base-files", record.stanza.package()));
+    records.iter().map(|record| record.layer).collect()
+}
+
+/// Sorts out the packages of a tier, and those of earlier tiers that took no part so far.
+pub fn choose(below: &Below<'_>, candidates: &[Arc<Unpacked>]) -> Choice {
+    let mut packages: Vec<Arc<Unpacked>> = below.present.to_vec();
+    let first = packages.len();
+    packages.extend(candidates.iter().cloned());
+    packages[first..].sort_by(|a, b| a.name().cmp(b.name()));
+    let providers = providers(&packages);
+    let is_candidate = |index: &usize| *index >= first;
+    let mut wanted: BTreeSet<usize> = (first..packages.len()).filter(|i| has_scripts(&packages[*i].record)).collect();
+    wanted.extend(triggering(&packages).into_iter().filter(is_candidate));
+    let overlapping = overlapping(&packages, first, below);
     wanted.extend(&overlapping);
     let mut queue: Vec<usize> = wanted.iter().copied().collect();
     while let Some(next) = queue.pop() {
         for dependency in dependencies(&packages[next].record, &providers, true) {
-            if wanted.insert(dependency) {
+            if is_candidate(&dependency) && wanted.insert(dependency) {
                 queue.push(dependency);
             }
         }
     }
     let mut choice = Choice::default();
-    for index in ordered(packages, &providers) {
-        let package = &packages[index];
+    for index in ordered(&packages, &providers).into_iter().filter(is_candidate) {
+        let package = Arc::clone(&packages[index]);
         if !wanted.contains(&index) {
             choice.plain.push(package);
         } else if overlapping.contains(&index) {
@@ -72,7 +99,7 @@ pub fn choose(packages: &[Unpacked]) -> Choice<'_> {
             choice.present.push(package);
         }
     }
-    choice.plain.sort_by(|a, b| a.record.stanza.package().cmp(b.record.stanza.package()));
+    choice.plain.sort_by(|a, b| a.name().cmp(b.name()));
     choice
 }
 
@@ -81,38 +108,55 @@ fn has_scripts(record: &Record) -> bool {
         || ["preinst", "postinst", "config", "triggers"].iter().any(|member| record.members.contains(*member))
 }
 
-/// Finds packages whose files lie below a path that some package waits for.
-fn triggering(packages: &[Unpacked]) -> Vec<usize> {
-    let waits: Vec<&str> =
-        packages.iter().flat_map(|p| &p.record.interests).map(|i| i.trigger.as_str()).filter(|t| t.starts_with('/')).collect();
-    let triggers = |path: &[u8]| {
-        waits.iter().any(|wait| {
-            let wait = wait[1..].trim_end_matches('/').as_bytes();
-            path.strip_prefix(wait).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        })
-    };
-    let fires = |package: &Unpacked| !waits.is_empty() && package.index.entries().iter().any(|entry| triggers(entry.path.as_bytes()));
-    (0..packages.len()).filter(|i| fires(&packages[*i])).collect()
+/// Returns the paths that packages wait for, without the slash before them, with each package that waits.
+pub fn awaited_paths(packages: &[Arc<Unpacked>]) -> Vec<&str> {
+    packages.iter().flat_map(|p| &p.record.interests).map(|i| i.trigger.as_str()).filter(|t| t.starts_with('/')).collect()
 }
 
-/// Finds packages that hold a file which another one, earlier by name or replaced by it, holds too.
+/// Says whether a package has a file below a path that some package waits for.
+pub fn fires(package: &Unpacked, awaited: &str) -> bool {
+    let awaited = awaited.trim_matches('/').as_bytes();
+    package.index.entries().iter().any(|entry| {
+        let rest = entry.path.as_bytes().strip_prefix(awaited);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    })
+}
+
+/// Finds packages whose files lie below a path that some package waits for.
+fn triggering(packages: &[Arc<Unpacked>]) -> Vec<usize> {
+    let awaited = awaited_paths(packages);
+    (0..packages.len()).filter(|i| awaited.iter().any(|path| fires(&packages[*i], path))).collect()
+}
+
+/// Finds candidates (those from `first` on) that contend for a path: another package holds it too, a script has made it,
+/// or it was diverted.
 ///
 /// Whose file it is then is for dpkg to say (Replaces, diversions), so it unpacks the later of the two.
-fn overlapping(packages: &[Unpacked]) -> BTreeSet<usize> {
+fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &Below<'_>) -> BTreeSet<usize> {
     let mut owner: BTreeMap<&[u8], usize> = BTreeMap::new();
     let mut later = BTreeSet::new();
     for (index, package) in packages.iter().enumerate() {
         for entry in package.index.entries().iter().filter(|entry| entry.node.kind() != Kind::Dir) {
-            let Some(first) = owner.insert(entry.path.as_bytes(), index) else { continue };
-            let name = package.record.stanza.package();
-            let replaced_by_first = relation_names(packages[first].record.stanza.get("Replaces")).any(|replaced| replaced == name);
-            later.insert(if replaced_by_first { first } else { index });
+            let path = entry.path.as_bytes();
+            if index >= first {
+                let made =
+                    || below.changes.iter().any(|changes| changes.get(&entry.path).is_some_and(|made| made.node.kind() != Kind::Dir));
+                let diverted = || below.diverted.get(path).is_some_and(|by| by != package.name());
+                if made() || diverted() {
+                    later.insert(index);
+                }
+            }
+            let Some(other) = owner.insert(path, index) else { continue };
+            let name = package.name();
+            let replaced = relation_names(packages[other].record.stanza.get("Replaces")).any(|replaced| replaced == name);
+            later.insert(if replaced && other >= first { other } else { index });
         }
     }
+    later.retain(|index| *index >= first);
     later
 }
 
-fn providers(packages: &[Unpacked]) -> BTreeMap<&str, Vec<usize>> {
+fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>> {
     let mut providers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, package) in packages.iter().enumerate() {
         let stanza = &package.record.stanza;
@@ -141,7 +185,7 @@ fn relation_names(field: Option<&str>) -> impl Iterator<Item = &str> {
 ///
 /// base-passwd leads, because its preinst writes the user database that chown needs (debootstrap and
 /// mmdebstrap do the same).
-fn ordered(packages: &[Unpacked], providers: &BTreeMap<&str, Vec<usize>>) -> Vec<usize> {
+fn ordered(packages: &[Arc<Unpacked>], providers: &BTreeMap<&str, Vec<usize>>) -> Vec<usize> {
     let mut graph = DiGraph::<usize, ()>::new();
     let nodes: Vec<_> = (0..packages.len()).map(|index| graph.add_node(index)).collect();
     for (index, package) in packages.iter().enumerate() {

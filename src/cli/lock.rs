@@ -1,5 +1,6 @@
 //! `silo lock`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             None => ("locked", locking::resolve(context, &found)?),
         };
         if state == "locked" || args.output.is_some() {
-            locking::write(&path, &lock)?;
+            locking::write(&path, &BTreeMap::from([(args.tool.clone(), lock.clone())]))?;
         }
         let packages: Vec<String> = lock.packages.iter().map(|(arch, packages)| format!("{} on {arch}", packages.len())).collect();
         Ok(format!("{} {} {state}: packages {}\n", args.tool, install::version(&found, &lock), packages.join(", ")))

@@ -5,16 +5,18 @@
 //! the order below, which is alphabetical. A kind's `rules` number rises whenever the same inputs would
 //! be built into other bytes by a newer Silo.
 
-use super::{Configure, Database, Derivation, Image, Package};
+use super::{Configure, Database, Derivation, Image, Package, Step};
 
 /// How .debs are unpacked (`unpack`).
 const PACKAGE_RULES: u64 = 1;
 /// How maintainer scripts are run and their changes captured (`build::configure`).
-const CONFIGURE_RULES: u64 = 1;
+const CONFIGURE_RULES: u64 = 2;
 /// How the database is merged (`build::database`).
 const DATABASE_RULES: u64 = 1;
+/// How a command is run and its changes captured (`build::command`).
+const STEP_RULES: u64 = 1;
 /// How an image is put together (`image`).
-const IMAGE_RULES: u64 = 1;
+const IMAGE_RULES: u64 = 2;
 
 pub fn encode(derivation: &Derivation) -> Vec<u8> {
     let mut out = Encoder { bytes: b"silo-derivation 1\n".to_vec() };
@@ -39,15 +41,29 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("layers", layers);
             out.number("rules", DATABASE_RULES);
         }
-        Derivation::Image(Image { arch, epoch, debs, command, env }) => {
+        Derivation::Step(Step { arch, argv, env, epoch, layers, network, project }) => {
+            out.text("step");
+            out.field("arch", arch.name().as_bytes());
+            out.list("argv", argv);
+            out.list("env", env);
+            out.field("epoch", epoch.to_string().as_bytes());
+            out.list("layers", layers);
+            out.list("network", network);
+            out.number("project", u64::from(*project));
+            out.number("rules", STEP_RULES);
+        }
+        Derivation::Image(Image { arch, epoch, debs, command, env, tiers, steps, outputs }) => {
             out.text("image");
             out.field("arch", arch.name().as_bytes());
             out.list("command", command);
             out.list("debs", debs);
             out.list("env", env);
             out.field("epoch", epoch.to_string().as_bytes());
+            out.list("outputs", outputs);
             // An image is looked up before its inputs are built, so its name must change with any of their rules.
-            out.list("rules", &[PACKAGE_RULES, CONFIGURE_RULES, DATABASE_RULES, IMAGE_RULES]);
+            out.list("rules", &[PACKAGE_RULES, CONFIGURE_RULES, DATABASE_RULES, STEP_RULES, IMAGE_RULES]);
+            out.list("steps", steps);
+            out.list("tiers", tiers);
         }
     }
     out.bytes
@@ -98,7 +114,9 @@ mod tests {
     fn lists_do_not_run_into_one_another() {
         let image = |command: &[&str], env: &[&str]| {
             let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-            Derivation::Image(Image { arch: Arch::Amd64, epoch: 0, debs: vec![], command: owned(command), env: owned(env) }).id()
+            let (tiers, steps, outputs) = (vec![], vec![], vec![]);
+            let (command, env) = (owned(command), owned(env));
+            Derivation::Image(Image { arch: Arch::Amd64, epoch: 0, debs: vec![], command, env, tiers, steps, outputs }).id()
         };
         assert_ne!(image(&["a", "b"], &[]), image(&["ab"], &[]));
         assert_ne!(image(&["a\nb"], &[]), image(&["a", "b"], &[]));

@@ -39,6 +39,8 @@ pub enum Derivation {
     Configure(Configure),
     /// Writes the dpkg database of packages that have no scripts, running nothing.
     Database(Database),
+    /// Runs a command and keeps what it changes.
+    Step(Step),
     /// Puts layers and a run configuration together.
     Image(Image),
 }
@@ -74,6 +76,32 @@ pub struct Database {
     pub layers: Vec<LayerId>,
 }
 
+/// Runs a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The architecture that it runs on.
+    pub arch: Arch,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment, as `NAME=value`, sorted.
+    pub env: Vec<String>,
+    /// The build's SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// The layers of the root that it sees, lowest first.
+    pub layers: Vec<LayerId>,
+    /// What it may reach, sorted.
+    pub network: Vec<String>,
+    /// Whether it sees the project's files. They are not hashed, so its result is pinned by the lock.
+    pub project: bool,
+}
+
+impl Step {
+    /// Says whether something that is not hashed can change the result, which the lock therefore pins.
+    pub fn is_fixed_output(&self) -> bool {
+        self.project || !self.network.is_empty()
+    }
+}
+
 /// Puts an image together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -87,6 +115,12 @@ pub struct Image {
     pub command: Vec<String>,
     /// The environment, as `NAME=value`, sorted.
     pub env: Vec<String>,
+    /// The tiers of the .debs, in the same order.
+    pub tiers: Vec<String>,
+    /// The steps, each as the derivation that it would be on no layers at all.
+    pub steps: Vec<DrvId>,
+    /// What the lock says that steps came to, as `derivation=layer`, sorted.
+    pub outputs: Vec<String>,
 }
 
 impl Derivation {

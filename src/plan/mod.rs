@@ -1,21 +1,24 @@
-//! The plan: which derivations an image needs and which of them wait for which, as a graph.
+//! The plan: which derivations images need and which of them wait for which, as a graph.
 //!
-//! A plan is made from a lock without looking at any file. What a node's derivation hashes is known only
+//! A plan is made from recipes and locks without looking at any file. What a node's derivation hashes is known only
 //! when its inputs are built (they are named by content), so a plan holds *what to derive from*, and
-//! `build` turns each node into a derivation when its turn comes.
+//! `build` turns each node into a derivation when its turn comes. What several tools share is one node.
+
+use std::collections::BTreeMap;
 
 use petgraph::graph::{DiGraph, NodeIndex};
+use silo_store::digest::Digest;
 
-use crate::lock::{self, Lock};
-use crate::system::Arch;
+use crate::lock::{self, Lock, Tier};
+use crate::recipe;
 
-/// The steps of one image; an edge leads from an input to what needs it.
+/// The steps of some images; an edge leads from an input to what needs it.
 #[derive(Debug)]
 pub struct Plan {
     /// The graph.
     pub graph: DiGraph<Step, ()>,
-    /// The node that puts the image together.
-    pub image: NodeIndex,
+    /// The nodes that put the images together, in the order of the tools asked for.
+    pub images: Vec<NodeIndex>,
 }
 
 /// One step of a plan.
@@ -27,29 +30,113 @@ pub enum Step {
         name: String,
         /// The exact file.
         package: lock::Package,
+        /// Seconds since 1970 of the index that named it: what the snapshot archive is asked for.
+        epoch: i64,
     },
-    /// Run the packages' maintainer scripts.
-    Configure,
-    /// Write the database of the packages that have none.
-    Database,
-    /// Put the image together.
-    Image,
+    /// Run the maintainer scripts of one tier's packages.
+    Configure {
+        /// The tier.
+        tier: Tier,
+        /// The build's SOURCE_DATE_EPOCH.
+        epoch: i64,
+        /// The packages of the tier, by name.
+        packages: Vec<NodeIndex>,
+        /// The tier before.
+        below: Option<NodeIndex>,
+    },
+    /// Write the database of the packages that have no scripts.
+    Database {
+        /// The build's SOURCE_DATE_EPOCH.
+        epoch: i64,
+        /// The last tier.
+        below: NodeIndex,
+    },
+    /// Run a command of the recipe or the project.
+    Command {
+        /// The command.
+        step: recipe::Step,
+        /// The tool that it is for, by its place among those asked for.
+        target: usize,
+        /// What it runs on.
+        below: NodeIndex,
+    },
+    /// Put an image together.
+    Image {
+        /// The tool, by its place among those asked for.
+        target: usize,
+        /// What it is made of.
+        below: NodeIndex,
+    },
 }
 
-/// Makes the plan of a lock for one architecture; the order of nodes is that of package names.
-pub fn plan(lock: &Lock, arch: Arch) -> Plan {
-    let mut graph = DiGraph::new();
-    let configure = graph.add_node(Step::Configure);
-    let database = graph.add_node(Step::Database);
-    let image = graph.add_node(Step::Image);
-    graph.add_edge(configure, database, ());
-    graph.add_edge(configure, image, ());
-    graph.add_edge(database, image, ());
-    for (name, package) in lock.packages.get(&arch).into_iter().flatten() {
-        let node = graph.add_node(Step::Package { name: name.clone(), package: package.clone() });
-        for user in [configure, database, image] {
-            graph.add_edge(node, user, ());
+/// Makes the plan of some tools for one architecture's packages, given with each tool's steps.
+pub fn plan<'a>(tools: impl IntoIterator<Item = Tool<'a>>) -> Plan {
+    let mut making = Making::default();
+    let images = tools.into_iter().enumerate().map(|(target, tool)| making.tool(target, &tool)).collect();
+    Plan { graph: making.graph, images }
+}
+
+/// One tool to plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Tool<'a> {
+    /// Its lock.
+    pub lock: &'a Lock,
+    /// The lock's packages for the architecture.
+    pub packages: &'a BTreeMap<String, lock::Package>,
+    /// Its steps, in order.
+    pub steps: &'a [recipe::Step],
+}
+
+#[derive(Default)]
+struct Making {
+    graph: DiGraph<Step, ()>,
+    packages: BTreeMap<(Digest, Tier), NodeIndex>,
+    tiers: BTreeMap<(i64, Option<NodeIndex>, Vec<NodeIndex>), NodeIndex>,
+}
+
+impl Making {
+    fn tool(&mut self, target: usize, tool: &Tool<'_>) -> NodeIndex {
+        let epoch = tool.lock.epoch;
+        let mut below = None;
+        for tier in Tier::ALL {
+            let of_tier = tool.packages.iter().filter(|(_, package)| package.tier == tier);
+            let packages: Vec<NodeIndex> = of_tier.map(|(name, package)| self.package(name, package, epoch)).collect();
+            if packages.is_empty() && below.is_some() {
+                continue;
+            }
+            below = Some(self.tier(tier, epoch, packages, below));
         }
+        // There is at least the base's node.
+        let mut below = below.unwrap_or_default();
+        below = self.above(below, |below| Step::Database { epoch, below });
+        for step in tool.steps {
+            below = self.above(below, |below| Step::Command { step: step.clone(), target, below });
+        }
+        self.above(below, |below| Step::Image { target, below })
     }
-    Plan { graph, image }
+
+    fn above(&mut self, below: NodeIndex, step: impl FnOnce(NodeIndex) -> Step) -> NodeIndex {
+        let node = self.graph.add_node(step(below));
+        self.graph.add_edge(below, node, ());
+        node
+    }
+
+    fn package(&mut self, name: &str, package: &lock::Package, epoch: i64) -> NodeIndex {
+        *self
+            .packages
+            .entry((package.sha256.0, package.tier))
+            .or_insert_with(|| self.graph.add_node(Step::Package { name: name.to_owned(), package: package.clone(), epoch }))
+    }
+
+    fn tier(&mut self, tier: Tier, epoch: i64, packages: Vec<NodeIndex>, below: Option<NodeIndex>) -> NodeIndex {
+        let graph = &mut self.graph;
+        let key = (epoch, below, packages.clone());
+        *self.tiers.entry(key).or_insert_with(|| {
+            let node = graph.add_node(Step::Configure { tier, epoch, packages: packages.clone(), below });
+            for input in packages.iter().copied().chain(below) {
+                graph.add_edge(input, node, ());
+            }
+            node
+        })
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Debian, Recipe, Run};
+use super::{Debian, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -15,6 +15,14 @@ pub struct RecipeFile {
     pub description: Option<String>,
     /// The Debian packages of the tool's root.
     pub debian: Option<DebianTable>,
+    /// Commands run in the root when it is built, in order; each one's changes become a layer.
+    pub steps: Option<Vec<StepEntry>>,
+    /// What the tool's own commands may reach.
+    #[serde(default)]
+    pub network: NetworkTable,
+    /// How to learn which names package ecosystems are, by the ecosystem's name.
+    #[serde(default)]
+    pub ecosystems: BTreeMap<String, EcosystemTable>,
     /// The program and its first arguments; by default the tool's name.
     pub command: Option<Vec<String>>,
     /// Other commands of the tool: `name`, or `name:program and arguments`.
@@ -47,6 +55,61 @@ pub struct DebianTable {
     pub version_of: Option<String>,
 }
 
+/// A step: a shell command, or a table that says more.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a shell command, a list of words, or a table with `run`")]
+pub enum StepEntry {
+    /// A command for the shell.
+    Shell(String),
+    /// A program and its arguments.
+    Words(Vec<String>),
+    /// A command with what it needs.
+    Table(StepTable),
+}
+
+/// A command of a build with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StepTable {
+    /// A command for the shell, or a program and its arguments as a list.
+    pub run: Command,
+    /// What it may reach: `name`, `name:port`, `*.name`, or an ecosystem such as `@pypi`; by default nothing.
+    #[serde(default)]
+    pub network: Vec<String>,
+    /// Environment variables set for it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Whether it sees the project's files, read-only at /workspace; by default not.
+    #[serde(default)]
+    pub project: bool,
+}
+
+/// A command: for the shell, or word by word.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a shell command or a list of words")]
+pub enum Command {
+    /// A command for the shell.
+    Shell(String),
+    /// A program and its arguments.
+    Words(Vec<String>),
+}
+
+/// What a tool's commands may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NetworkTable {
+    /// What commands given to `silo build` may reach, unless they say otherwise.
+    pub install_allow: Option<Vec<String>>,
+}
+
+/// How a package ecosystem is learned.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EcosystemTable {
+    /// A command of the tool's root that asks the ecosystem for something small.
+    pub probe: Command,
+}
+
 /// What is wrong with a recipe whose shape is right.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -75,6 +138,14 @@ pub enum Error {
         /// The name.
         value: String,
     },
+    /// A grant that is not a name, a name with a port, or an ecosystem.
+    #[error("{key}: \"{value}\" is not a name; write name, name:port, *.name or @ecosystem")]
+    Grant {
+        /// The key.
+        key: &'static str,
+        /// The grant.
+        value: String,
+    },
     /// Something that must not be empty or zero.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
@@ -94,9 +165,14 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         }),
         (under, over) => over.or(under),
     };
+    let mut ecosystems = under.ecosystems;
+    ecosystems.extend(over.ecosystems);
     RecipeFile {
         description: over.description.or(under.description),
         debian,
+        steps: over.steps.or(under.steps),
+        network: NetworkTable { install_allow: over.network.install_allow.or(under.network.install_allow) },
+        ecosystems,
         command: over.command.or(under.command),
         shims: over.shims.or(under.shims),
         env,
@@ -126,6 +202,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
                 .collect::<Result<_, _>>()?,
         ),
         packages: sorted(packages),
+        added: Vec::new(),
         recommends: table.recommends.unwrap_or(false),
         version_of: version_of.split('=').next().unwrap_or_default().to_owned(),
     };
@@ -150,12 +227,74 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     let pass_env = file.pass_env.unwrap_or_default();
     check_variables("env", file.env.keys())?;
     check_variables("passEnv", pass_env.iter())?;
+    let steps = file.steps.unwrap_or_default().into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
+    let install_allow = file.network.install_allow.unwrap_or_default();
+    check_grants("network.installAllow", &install_allow)?;
+    let mut ecosystems = BTreeMap::new();
+    for (name, table) in file.ecosystems {
+        check_name(&name)?;
+        ecosystems.insert(name, Probe { run: check_command("ecosystems.probe", table.probe)? });
+    }
     Ok(Recipe {
         name: name.to_owned(),
         description: file.description.unwrap_or_default(),
         debian,
+        steps,
+        install_allow: sorted(install_allow),
+        ecosystems,
         run: Run { command, shims, env: file.env, pass_env, cpus: file.cpus, memory_mb: file.memory_mb },
     })
+}
+
+/// Checks a step that stands under `key`.
+pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
+    let table = match entry {
+        StepEntry::Table(table) => table,
+        StepEntry::Shell(text) => StepTable { run: Command::Shell(text), network: Vec::new(), env: BTreeMap::new(), project: false },
+        StepEntry::Words(words) => StepTable { run: Command::Words(words), network: Vec::new(), env: BTreeMap::new(), project: false },
+    };
+    check_grants(key, &table.network)?;
+    check_variables(key, table.env.keys())?;
+    if table.env.values().any(|value| value.contains('\0')) {
+        return Err(Error::Empty("env"));
+    }
+    Ok(Step { run: check_command(key, table.run)?, network: sorted(table.network), env: table.env, project: table.project })
+}
+
+fn check_command(key: &'static str, command: Command) -> Result<Vec<String>, Error> {
+    let words = match command {
+        Command::Shell(text) if text.trim().is_empty() => Vec::new(),
+        Command::Shell(text) => vec![SHELL.to_owned(), "-c".to_owned(), text],
+        Command::Words(words) => words,
+    };
+    if words.first().is_none_or(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
+        return Err(Error::Empty(key));
+    }
+    Ok(words)
+}
+
+/// Checks names that may be reached.
+pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
+    match grants.iter().find(|grant| !is_grant(grant)) {
+        Some(wrong) => Err(Error::Grant { key, value: wrong.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn is_grant(text: &str) -> bool {
+    if let Some(ecosystem) = text.strip_prefix('@') {
+        return check_name(ecosystem).is_ok();
+    }
+    let (name, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    name.len() <= 253 && name.split('.').all(label) && port.is_none_or(is_port)
 }
 
 /// Checks that `name` can be a tool's: it becomes a file name and a word on the command line.
@@ -233,6 +372,12 @@ mod tests {
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
             ("x", "command = []", "command must not be empty or zero"),
             ("x", "memoryMB = 0", "memoryMB must not be empty or zero"),
+            ("x", "steps = [\"\"]", "steps must not be empty or zero"),
+            (
+                "x",
+                "[[steps]]\nrun = \"true\"\nnetwork = [\"http://x\"]",
+                "steps: \"http://x\" is not a name; write name, name:port, *.name or @ecosystem",
+            ),
             ("x", "passEnv = [\"A=B\"]", "passEnv: \"A=B\" is not a variable name"),
         ] {
             let error = check(name, parsed(text)).expect_err(text);

@@ -18,8 +18,53 @@ pub struct Recipe {
     pub description: String,
     /// The packages of its root.
     pub debian: Debian,
+    /// Commands run in the root when it is built, in order; each one's changes become a layer.
+    pub steps: Vec<Step>,
+    /// What the steps of the tool may reach unless they say otherwise, sorted.
+    pub install_allow: Vec<String>,
+    /// How to learn which names package ecosystems are, by name.
+    pub ecosystems: BTreeMap<String, Probe>,
     /// How it is run.
     pub run: Run,
+}
+
+/// A command run in a tool's root when it is built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The program and its arguments.
+    pub run: Vec<String>,
+    /// What it may reach: names, or ecosystems such as `@pypi`; sorted.
+    pub network: Vec<String>,
+    /// Environment variables set for it.
+    pub env: BTreeMap<String, String>,
+    /// Whether it sees the project's files, read-only at `/workspace`.
+    pub project: bool,
+}
+
+impl Step {
+    /// Returns the command as a person would type it.
+    pub fn shown(&self) -> String {
+        match self.run.as_slice() {
+            [sh, flag, script] if sh == SHELL && flag == "-c" => script.clone(),
+            words => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
+/// The shell that runs commands which are given as one string.
+pub const SHELL: &str = "/bin/sh";
+
+/// Quotes a word for a shell, where it needs that.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-_./:=@%,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+/// A command that asks a package ecosystem for something, from which the names it needs are learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The program and its arguments.
+    pub run: Vec<String>,
 }
 
 /// A root made of Debian packages.
@@ -31,6 +76,8 @@ pub struct Debian {
     pub components: Vec<String>,
     /// The packages wanted besides the essential ones, sorted.
     pub packages: Vec<String>,
+    /// The packages wanted over the recipe's own, sorted.
+    pub added: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,
     /// The package whose upstream version is the tool's.

@@ -4,10 +4,13 @@
 //! proposed set fits together, and where it does not, it searches all combinations for one that does, keeping as
 //! much of the proposal as it can. If there is none, it says why.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::lock::Tier;
 use crate::resolve::packages::{self, Index, Package};
 use crate::resolve::provider::{self, Failure};
 use crate::resolve::relation::{self, Operator, Qualifier, Relation};
-use crate::resolve::universe::{Id, Universe};
+use crate::resolve::universe::{Id, Kind, Universe};
 use crate::resolve::version;
 use crate::resolve::walk::{self, Recommends};
 
@@ -18,6 +21,8 @@ pub struct Request<'a> {
     pub architecture: &'a str,
     /// The packages, see [`wanted`]. Their order matters as it does for apt: earlier choices bind later ones.
     pub packages: Vec<Relation<'a>>,
+    /// Packages wanted over those.
+    pub added: Vec<Relation<'a>>,
     /// Whether recommended packages are installed where they can be.
     pub recommends: bool,
     /// Whether all `Essential: yes` packages are wanted, before the others, as every Debian root has them.
@@ -27,8 +32,8 @@ pub struct Request<'a> {
 /// The packages to install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Solution<'a> {
-    /// All packages, sorted by name; one version each.
-    pub packages: Vec<&'a Package<'a>>,
+    /// All packages, sorted by name; one version each; and why each is there.
+    pub packages: Vec<(&'a Package<'a>, Tier)>,
 }
 
 /// Why a request has no solution.
@@ -79,32 +84,63 @@ pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
 /// Finds the packages that apt would install for a request, from indexes in the order of the sources (base, updates,
 /// security).
 pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<Solution<'a>, Error> {
-    let universe = Universe::new(indexes, request.architecture, &request.packages)?;
+    let pins: Vec<Relation<'_>> = request.packages.iter().chain(&request.added).copied().collect();
+    let universe = Universe::new(indexes, request.architecture, &pins)?;
     let recommends = if request.recommends { Recommends::Install } else { Recommends::Ignore };
-    let wanted = all_wanted(&universe, request)?;
+    let roots = all_wanted(&universe, request)?;
+    let wanted: Vec<Id> = roots.concat();
     let proposed = walk::walk(&universe, &wanted, recommends)?;
     let sound = wanted.iter().all(|id| proposed.binary_search(id).is_ok()) && walk::broken(&universe, &proposed)?.is_empty();
     let goal = if sound { &proposed } else { &wanted };
     let chosen = provider::solve(&universe, goal, &proposed, recommends)?;
-    let mut packages: Vec<&Package<'_>> = chosen.into_iter().map(|id| universe.package(id)).collect();
-    packages.sort_by_key(|package| package.name);
+    let tiers = tiers(&universe, &chosen, &roots, request.recommends)?;
+    let mut packages: Vec<_> = tiers.into_iter().map(|(id, tier)| (universe.package(id), tier)).collect();
+    packages.sort_by_key(|(package, _)| package.name);
     Ok(Solution { packages })
 }
 
-/// Lists the numbers of what is wanted, each once: the essential packages by name, then the request's in its order.
-fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<Vec<Id>, Error> {
-    let mut all: Vec<Id> = Vec::new();
+/// Lists the numbers of what is wanted, each once and by tier: the essential packages by name, then the request's in its order.
+fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>; 3], Error> {
+    let mut essential: Vec<Id> = Vec::new();
     if request.include_essential {
-        all.extend(universe.ids().filter(|id| universe.package(*id).essential));
-        all.sort_by_key(|id| universe.package(*id).name);
+        essential.extend(universe.ids().filter(|id| universe.package(*id).essential));
+        essential.sort_by_key(|id| universe.package(*id).name);
     }
-    for relation in &request.packages {
-        let id = one_wanted(universe, request, relation)?;
-        if !all.contains(&id) {
-            all.push(id);
+    let mut roots = [essential, Vec::new(), Vec::new()];
+    for (tier, relations) in [(1, &request.packages), (2, &request.added)] {
+        for relation in relations {
+            let id = one_wanted(universe, request, relation)?;
+            if !roots.iter().any(|ids| ids.contains(&id)) {
+                roots[tier].push(id);
+            }
         }
     }
-    Ok(all)
+    Ok(roots)
+}
+
+/// Says of every chosen package in which tier it is: the first one whose wanted packages lead to it.
+fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 3], recommends: bool) -> Result<BTreeMap<Id, Tier>, Error> {
+    let chosen: BTreeSet<Id> = chosen.iter().copied().collect();
+    let mut tiers = BTreeMap::new();
+    for (tier, roots) in Tier::ALL.into_iter().zip(roots) {
+        let mut queue = roots.clone();
+        while let Some(id) = queue.pop() {
+            if !chosen.contains(&id) || tiers.contains_key(&id) {
+                continue;
+            }
+            tiers.insert(id, tier);
+            let leads = |kind| matches!(kind, Kind::PreDepends | Kind::Depends) || (recommends && kind == Kind::Recommends);
+            for clause in universe.clauses(id)?.iter().filter(|clause| leads(clause.kind)) {
+                queue.extend(clause.members.iter().flat_map(|member| &member.targets));
+            }
+        }
+    }
+    // What nothing leads to was chosen for a reason that only the solver knows; it belongs to the last tier.
+    let last = if roots[2].is_empty() { Tier::Recipe } else { Tier::Added };
+    for id in chosen {
+        tiers.entry(id).or_insert(last);
+    }
+    Ok(tiers)
 }
 
 /// Finds the candidate for one wanted package; a virtual name will do if only one package provides it.
@@ -158,9 +194,9 @@ mod tests {
             Ok(packages) => packages,
             Err(error) => return error.to_string(),
         };
-        let request = Request { architecture: "amd64", packages, recommends, include_essential: true };
+        let request = Request { architecture: "amd64", packages, added: Vec::new(), recommends, include_essential: true };
         match solve(&indexes, &request) {
-            Ok(solution) => solution.packages.iter().map(|p| format!("{}={}", p.name, p.version)).collect::<Vec<_>>().join(" "),
+            Ok(solution) => solution.packages.iter().map(|(p, _)| format!("{}={}", p.name, p.version)).collect::<Vec<_>>().join(" "),
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
         }
     }
@@ -224,6 +260,17 @@ mod tests {
     }
 
     #[test]
+    fn tiers_are_the_first_that_lead_there() {
+        let text = text("base 1; Essential: yes; Depends: lib\nlib 1\na 1; Depends: lib, x\nx 1\nb 1; Depends: x, y\ny 1; Provides: v");
+        let indexes = [parse(text.as_bytes()).expect("well formed")];
+        let wish = |text| vec![wanted(text).expect("well formed")];
+        let request = Request { architecture: "amd64", packages: wish("a"), added: wish("b"), recommends: false, include_essential: true };
+        let solution = solve(&indexes, &request).expect("all is there");
+        let told: Vec<String> = solution.packages.iter().map(|(package, tier)| format!("{} {}", package.name, tier.name())).collect();
+        assert_eq!(told, ["a recipe", "b added", "base base", "lib base", "x recipe", "y added"]);
+    }
+
+    #[test]
     fn recommends() {
         let index = "a 1; Recommends: b, gone, c\nb 1; Depends: d\nd 1\nc 1; Conflicts: a";
         assert_eq!(run(index, "a", true), "a=1 b=1 d=1");
@@ -235,7 +282,7 @@ mod tests {
         let indexes = [parse(text.as_bytes()).expect("well formed")];
         let why = |packages: &[&'static str]| {
             let packages = packages.iter().map(|text| wanted(text).expect("well formed")).collect();
-            solve(&indexes, &Request { architecture: "amd64", packages, recommends: false, include_essential: true })
+            solve(&indexes, &Request { architecture: "amd64", packages, added: Vec::new(), recommends: false, include_essential: true })
                 .expect_err("no way")
                 .to_string()
         };

@@ -3,7 +3,7 @@
 use silo_store::lock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
-use crate::build::{self, Built, Workshop};
+use crate::build::{self, Built, Target, Workshop};
 use crate::event::Event;
 use crate::image;
 use crate::lock::{Lock, Package};
@@ -118,8 +118,10 @@ fn build(context: &Context<'_>, shared: &SharedLock, found: &Found, lock: &Lock)
         jobs: context.jobs,
         sink: context.sink,
         stop: context.stop,
+        keep_failed: false,
     };
-    build::build(&shop, &found.recipe, lock)
+    let target = Target { recipe: &found.recipe, lock, project: None, frozen: false, anew: false };
+    build::build(&shop, &[target]).remove(0)
 }
 
 fn check_version(found: &Found, lock: &Lock, wish: &Wish) -> Result<String, Error> {

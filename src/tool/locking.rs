@@ -4,9 +4,10 @@
 //! (`recipes/<tool>.lock`). A lock that `silo lock` made on this machine for a built-in recipe is kept in
 //! the home and comes before the one that ships.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::document;
 use crate::lock::{self, Asked, Lock};
@@ -70,19 +71,15 @@ pub fn obtain(context: &Context<'_>, found: &Found, resolving: Resolving) -> Res
 pub fn existing(context: &Context<'_>, found: &Found) -> Result<Option<Lock>, Error> {
     let asked = Asked::by(&found.recipe.debian);
     let path = path(context, found);
-    if let Some(text) = document::text_of(&path)? {
-        let lock = lock::parse(&text, &path)?;
-        if lock.asked == asked {
-            return Ok(Some(lock));
-        }
+    let tool = &found.recipe.name;
+    if let Some(lock) = read(&path)?.remove(tool).filter(|lock| lock.asked == asked) {
+        return Ok(Some(lock));
     }
     if let Some(builtin) = catalog::built_in(&found.recipe.name)
         && !builtin.lock.is_empty()
     {
-        let lock = lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?;
-        if lock.asked == asked {
-            return Ok(Some(lock));
-        }
+        let mut locks = lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?;
+        return Ok(locks.remove(tool).filter(|lock| lock.asked == asked));
     }
     Ok(None)
 }
@@ -90,7 +87,8 @@ pub fn existing(context: &Context<'_>, found: &Found) -> Result<Option<Lock>, Er
 /// Makes a recipe's lock from today's indexes and keeps it.
 pub fn make(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
     let lock = resolve(context, found)?;
-    write(&path(context, found), &lock)?;
+    let locks = BTreeMap::from([(found.recipe.name.clone(), lock.clone())]);
+    write(&path(context, found), &locks)?;
     Ok(lock)
 }
 
@@ -109,8 +107,16 @@ pub fn path(context: &Context<'_>, found: &Found) -> PathBuf {
     dir.unwrap_or_else(|| context.home.locks()).join(format!("{}.lock", found.recipe.name))
 }
 
-/// Writes a lock by one rename.
-pub fn write(path: &std::path::Path, lock: &Lock) -> Result<(), Error> {
+/// Reads a lock file; one that is not there has no locks.
+pub fn read(path: &Path) -> Result<BTreeMap<String, Lock>, Error> {
+    match document::text_of(path)? {
+        Some(text) => Ok(lock::parse(&text, path)?),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// Writes a lock file by one rename.
+pub fn write(path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(failed)?;
@@ -118,7 +124,7 @@ pub fn write(path: &std::path::Path, lock: &Lock) -> Result<(), Error> {
     let staged = path.with_extension(format!("lock.{}", std::process::id()));
     let write = || {
         let mut file = fs::File::create(&staged)?;
-        file.write_all(lock::write(lock).as_bytes())?;
+        file.write_all(lock::write(locks).as_bytes())?;
         file.sync_all()?;
         fs::rename(&staged, path)
     };

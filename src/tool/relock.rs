@@ -20,6 +20,7 @@ use crate::moment;
 use crate::recipe::{Debian, Recipe};
 use crate::resolve::keyring::{self, Keyring};
 use crate::resolve::packages::{self, Index};
+use crate::resolve::relation::Relation;
 use crate::resolve::release::{self, Release};
 use crate::resolve::signature;
 use crate::resolve::solve;
@@ -166,11 +167,11 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         chosen.insert(arch, solved(&recipe.debian, &suites, &files, arch)?);
     }
     Ok(Lock {
-        recipe: recipe.name.clone(),
         asked: Asked::by(&recipe.debian),
         epoch: suites.iter().map(|suite| suite.used.date).max().unwrap_or(0),
         indexes: suites.into_iter().map(|suite| suite.used).collect(),
         packages: chosen,
+        steps: BTreeMap::new(),
     })
 }
 
@@ -276,15 +277,21 @@ fn solved(
         indexes.push(parsed.map_err(|source| Error::Packages { suite: suites[*at].source.suite.clone(), arch, source })?);
     }
     let failed = |source| Error::Solve { arch, source };
-    let wanted = debian.packages.iter().map(|package| solve::wanted(package).map_err(failed)).collect::<Result<Vec<_>, _>>()?;
-    let request = solve::Request { architecture: arch.name(), packages: wanted, recommends: debian.recommends, include_essential: true };
+    let request = solve::Request {
+        architecture: arch.name(),
+        packages: wanted(&debian.packages).map_err(failed)?,
+        added: wanted(&debian.added).map_err(failed)?,
+        recommends: debian.recommends,
+        include_essential: true,
+    };
     let solution = solve::solve(&indexes, &request).map_err(failed)?;
     let mut chosen = BTreeMap::new();
-    for package in solution.packages {
+    for (package, tier) in solution.packages {
         let at = indexes.iter().position(|index| index.packages.as_ptr_range().contains(&std::ptr::from_ref(package)));
         let archive = at.map_or(Archive::Main, |at| suites[texts[at].0].source.archive);
         let entry = Package {
             version: package.version.to_owned(),
+            tier,
             archive,
             path: package.filename.to_owned(),
             size: package.size,
@@ -293,6 +300,10 @@ fn solved(
         chosen.insert(package.name.to_owned(), entry);
     }
     Ok(chosen)
+}
+
+fn wanted(names: &[String]) -> Result<Vec<Relation<'_>>, solve::Error> {
+    names.iter().map(|name| solve::wanted(name)).collect()
 }
 
 fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {

@@ -17,6 +17,8 @@ pub mod archive;
 pub mod index;
 pub mod manifest;
 
+pub mod difference;
+
 mod beneath;
 mod draft;
 mod durable;

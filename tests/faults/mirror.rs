@@ -68,7 +68,8 @@ fn read_lock(name: &str) -> Lock {
     let _ = Silo::shared(As::Me);
     let path = pool("recipe-locks").join(format!("{name}.lock"));
     let built_in = catalog::built_in(name).expect("a built-in recipe").lock.to_owned();
-    lock::parse(&fs::read_to_string(&path).unwrap_or(built_in), &path).expect("a lock of our own")
+    let mut locks = lock::parse(&fs::read_to_string(&path).unwrap_or(built_in), &path).expect("a lock file of our own");
+    locks.remove(name).expect("the lock of the tool")
 }
 
 /// The digest of what stands at a path, where the path or a lock says it.

@@ -83,13 +83,12 @@ fn a_mirror_that_is_down_is_told_with_what_to_do() {
 /// The lock of `sh` with a package that no mirror has.
 fn dropped(name: &str) -> String {
     let mut lock = lock_of_sh();
-    name.clone_into(&mut lock.recipe);
     for arch in Arch::ALL {
         let package = lock.packages.get_mut(&arch).and_then(|packages| packages.get_mut("dash")).expect("sh is made of dash");
         package.path = package.path.replace("dash_", "dash_0.4.");
         package.sha256 = Sha256(Digest::of(b"superseded"));
     }
-    lock::write(&lock)
+    lock::write(&[(name.to_owned(), lock)].into())
 }
 
 #[test]

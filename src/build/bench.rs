@@ -1,0 +1,140 @@
+//! The place where a step works: the root that it sees, the directory that catches its changes, and its log.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use silo_store::compose::{self, Base, Composed};
+use silo_store::digest::{Digest, LayerId};
+use silo_store::lock::BuildLock;
+
+use crate::derivation::DrvId;
+use crate::launch::Exit;
+use crate::launch::spec::{Root, Upper};
+
+use super::{Error, Workshop};
+
+/// Between two tries at a lock that another process holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The lines of a failed step's log that are shown.
+const TAIL_LINES: usize = 20;
+
+/// Waits until no other process makes this derivation's layer; the user may stop the waiting.
+pub(super) fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error> {
+    loop {
+        shop.check_stop()?;
+        let locked = silo_store::lock::try_build(shop.store, shop.lock, key);
+        match locked.map_err(|source| Error::store("locking the step", source))? {
+            Some(ours) => return Ok(ours),
+            None => thread::sleep(LOCK_PAUSE),
+        }
+    }
+}
+
+/// The directories that one step works in; removed with it. Drop it late: for each new inode ext4 searches past all those
+/// that were freed a moment ago.
+#[derive(Debug)]
+pub(super) struct Bench {
+    dir: PathBuf,
+    /// Where all that the step says goes.
+    pub log: PathBuf,
+    /// The layers of the root that the step sees, lowest first.
+    pub layers: Vec<LayerId>,
+    keep: bool,
+}
+
+impl Bench {
+    /// Clears the place of a derivation, whose lock is ours.
+    pub fn new(shop: &Workshop<'_>, drv: DrvId, layers: Vec<LayerId>) -> Result<Bench, Error> {
+        let name = drv.to_string();
+        // What lies here is the rest of a step that was killed.
+        let bench = Bench { dir: shop.home.work().join(&name), log: shop.home.logs().join(format!("{name}.log")), layers, keep: false };
+        remove_tree(&bench.dir)?;
+        for dir in [bench.upper(), bench.dir.join("work"), shop.home.logs()] {
+            fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
+        }
+        match fs::remove_file(&bench.log) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { doing: "remove", path: bench.log.clone(), source })
+            }
+            _ => Ok(bench),
+        }
+    }
+
+    /// Makes the root that the step sees, out of an earlier step's where there is one.
+    pub fn compose(&self, shop: &Workshop<'_>, ground: Option<Bench>) -> Result<Composed, Error> {
+        let composed = match &ground {
+            Some(ground) => compose::recompose(shop.store, shop.lock, &ground.root(), &self.layers, &self.lower(), &|_| {}),
+            None => compose::compose(shop.store, shop.lock, &self.layers, &self.lower(), &|_| {}),
+        };
+        composed.map_err(|source| Error::store("composing the step's root", source))
+    }
+
+    /// The root that the step saw, for another one to be made of.
+    pub fn root(&self) -> Base {
+        Base { tree: self.lower(), layers: self.layers.clone() }
+    }
+
+    /// The root as a launch spec names it.
+    pub fn spec_root(&self) -> Root {
+        Root { lower: vec![self.lower()], upper: Upper::Kept { upper: self.upper(), work: self.dir.join("work") } }
+    }
+
+    /// The directory that catches the step's changes.
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    /// Where the step's root is.
+    pub fn lower(&self) -> PathBuf {
+        self.dir.join("lower")
+    }
+
+    /// Leaves everything where it is, for a look into it.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Turns how a step ended into an error, unless it ended well.
+    pub fn check(&mut self, shop: &Workshop<'_>, name: &str, exit: Exit) -> Result<(), Error> {
+        if exit == Exit::Code(0) {
+            return Ok(());
+        }
+        let kept = (shop.keep_failed && !shop.stop.load(Ordering::Relaxed)).then(|| {
+            self.keep();
+            self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        });
+        Err(Error::Step { name: name.to_owned(), exit: told(exit), log: self.log.clone(), tail: tail(&self.log), kept })
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if !self.keep {
+            // What cannot be removed now is swept by `silo gc`; the build's own outcome matters more.
+            drop(remove_tree(&self.dir));
+        }
+    }
+}
+
+/// Removes a directory in which a step may have made directories that cannot be entered.
+fn remove_tree(dir: &Path) -> Result<(), Error> {
+    silo_store::scratch::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+}
+
+fn told(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(TAIL_LINES);
+    lines[from..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,192 @@
+//! A step: a command of a recipe or a project, run on all that stands so far; what it changes becomes a layer.
+//!
+//! Without a network and without the project's files the result follows from the derivation. With either it does not, so
+//! the lock pins it: the first run says what the result is, and every later one must come to the same.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use silo_store::capture::{self, Capture};
+use silo_store::difference::differences;
+use silo_store::digest::LayerId;
+use silo_store::manifest::Record as Manifest;
+
+use crate::derivation::{self, Derivation};
+use crate::event::Activity;
+use crate::launch;
+use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
+use crate::lock::{Sha256, StepOutput};
+use crate::recipe::Step;
+use crate::system::Arch;
+
+use super::bench::{Bench, ours};
+use super::configure::{filter, read_index, refuse_secrets};
+use super::state::State;
+use super::{Error, Target, Workshop, realised};
+
+/// Where a step that sees the project sees it, wherever it lies on the host.
+const PROJECT: &str = "/workspace";
+
+/// How many differences an error lists.
+const SHOWN: usize = 20;
+
+/// Variables that are the same for every step, whoever runs it and wherever.
+const FIXED: [(&str, &str); 8] = [
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("HOME", "/root"),
+    ("LC_ALL", "C.UTF-8"),
+    // Orders that differ from run to run would show in what a program writes.
+    ("PYTHONHASHSEED", "0"),
+    ("TZ", "UTC"),
+    // Caches are no part of an image; what lies in /tmp is not kept.
+    ("XDG_CACHE_HOME", "/tmp/cache"),
+    ("npm_config_cache", "/tmp/cache/npm"),
+    ("PIP_ROOT_USER_ACTION", "ignore"),
+];
+
+/// One command to run.
+pub(super) struct Task<'a> {
+    pub step: &'a Step,
+    pub target: &'a Target<'a>,
+    pub below: &'a State,
+}
+
+/// The derivation of a step on these layers.
+pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>) -> derivation::Step {
+    let mut env: Vec<(String, String)> = FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    env.push(("SOURCE_DATE_EPOCH".to_owned(), target.lock.epoch.to_string()));
+    let own = super::environment(target.recipe);
+    env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
+    env.extend(step.env.clone());
+    // The last word on a variable counts.
+    let env: std::collections::BTreeMap<String, String> = env.into_iter().collect();
+    derivation::Step {
+        arch: Arch::host(),
+        argv: step.run.clone(),
+        env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        epoch: target.lock.epoch,
+        layers,
+        network: step.network.clone(),
+        project: step.project,
+    }
+}
+
+/// Makes the layer of what a command changes, unless it is known.
+pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Error> {
+    let mut state = task.below.handed_on();
+    let fields = derivation(task.step, task.target, state.layers());
+    let fixed = fields.is_fixed_output();
+    let drv = Derivation::Step(fields.clone());
+    let key = Sha256(drv.id().digest());
+    let pinned = task.target.lock.steps.get(&Arch::host()).and_then(|steps| steps.get(&key)).map(|output| LayerId::new(output.layer.0));
+    let pinned = pinned.filter(|_| fixed && !task.target.anew);
+    let command = task.step.shown();
+    if fixed && pinned.is_none() && task.target.frozen {
+        return Err(Error::NotPinned { command });
+    }
+    let known = || match pinned {
+        Some(layer) => Some(layer).filter(|layer| shop.store.has(layer)),
+        None if task.target.anew && fixed => None,
+        None => realised(shop, &drv),
+    };
+    let layer = match known() {
+        Some(layer) => layer,
+        None => {
+            let _ours = ours(shop, &key.0)?;
+            match known() {
+                Some(layer) => layer,
+                None => {
+                    shop.check_stop()?;
+                    let mut bench = Bench::new(shop, drv.id(), fields.layers.clone())?;
+                    let ground = state.take_ground();
+                    let made = shop.activity(Activity::Step, &command, None, |_| run(shop, task, &fields, &drv, &mut bench, ground))?;
+                    if let Some(pinned) = pinned.filter(|pinned| *pinned != made) {
+                        return Err(other_output(shop, command, pinned, made));
+                    }
+                    super::record(shop, &[(key.0, made)])?;
+                    state.ground = Mutex::new(Some(bench));
+                    state.made += 1;
+                    made
+                }
+            }
+        }
+    };
+    if fixed {
+        let size = read_index(shop, layer)?.bytes();
+        state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command });
+    }
+    state.over.push(layer);
+    Ok(state)
+}
+
+/// Says in what a step's result is not what the lock pins.
+fn other_output(shop: &Workshop<'_>, command: String, pinned: LayerId, made: LayerId) -> Error {
+    let indexes = read_index(shop, pinned).and_then(|old| Ok((old, read_index(shop, made)?)));
+    let told = match indexes {
+        Ok((old, new)) => {
+            let all = differences(&old, &new);
+            let more = all.len().saturating_sub(SHOWN);
+            let mut lines: Vec<String> = all.iter().take(SHOWN).map(|difference| format!("  {difference}")).collect();
+            if more > 0 {
+                lines.push(format!("  and {more} more"));
+            }
+            lines.join("\n")
+        }
+        Err(_) => format!("  the pinned layer is not on this machine, so the paths that differ cannot be named; the new one is {made}"),
+    };
+    Error::OtherOutput { command, pinned, made, told }
+}
+
+fn run(
+    shop: &Workshop<'_>,
+    task: &Task<'_>,
+    fields: &derivation::Step,
+    drv: &Derivation,
+    bench: &mut Bench,
+    ground: Option<Bench>,
+) -> Result<LayerId, Error> {
+    let began = Instant::now();
+    let composed = bench.compose(shop, ground)?;
+    let spec = spec(task, fields, bench)?;
+    let exit = launch::again::run(shop.program, &spec, shop.stop);
+    shop.check_stop()?;
+    bench.check(shop, &task.step.shown(), exit?)?;
+    refuse_secrets(&bench.upper())?;
+    let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: fields.epoch, filter: &filter };
+    let captured = capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
+    let manifest = Manifest {
+        derivation: drv.id().to_string(),
+        name: format!("step {}", task.step.shown()),
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        created: shop.created(),
+        inputs: fields.layers.iter().map(LayerId::to_string).collect(),
+        packages: Vec::new(),
+    };
+    Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+}
+
+fn spec(task: &Task<'_>, fields: &derivation::Step, bench: &Bench) -> Result<Spec, Error> {
+    let mut mounts = Vec::new();
+    let mut cwd = PathBuf::from("/root");
+    if fields.project {
+        let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.shown() })?;
+        mounts.push(Mount { host: project.to_owned(), guest: PROJECT.into(), access: Access::ReadOnly });
+        cwd = PROJECT.into();
+    }
+    let env = fields.env.iter().filter_map(|pair| pair.split_once('='));
+    Ok(Spec {
+        root: bench.spec_root(),
+        mounts,
+        dirs: Vec::new(),
+        files: Vec::new(),
+        read_only: Vec::new(),
+        argv: fields.argv.iter().map(Into::into).collect(),
+        env: env.map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd,
+        hostname: "silo".to_owned(),
+        identity: Identity::Root,
+        stdio: Stdio::Log { path: bench.log.clone() },
+        limits: Limits::default(),
+    })
+}

@@ -1,0 +1,292 @@
+//! The ready queue: every node of a plan is worked on as soon as all that it needs is there.
+//!
+//! A node fails alone: what needs it is given up, everything else goes on, so that one walk reports all independent
+//! errors. Steps block for minutes, so the workers are plain threads; there are some for processor work and some for
+//! steps, and neither waits for the other's kind.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+/// How often a sleeping worker looks whether the user wants to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What kind of worker a node waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// One that uses a processor for a short while.
+    Work,
+    /// One that starts a sandbox and waits for it.
+    Step,
+}
+
+/// How a node is treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Who works on it.
+    pub class: Class,
+    /// Of the nodes that are ready, the one with the lowest rank comes first.
+    pub rank: u64,
+    /// Whether it must also be released from outside, such as by a file that arrives.
+    pub awaited: bool,
+}
+
+/// How many workers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// For [`Class::Work`].
+    pub work: usize,
+    /// For [`Class::Step`].
+    pub steps: usize,
+}
+
+/// What became of a walk.
+pub struct Outcome<T, E> {
+    /// What each node gave, by its number; nothing where it failed or was given up.
+    pub given: Vec<Option<T>>,
+    /// The failures, in the order of the nodes.
+    pub failed: Vec<(NodeIndex, E)>,
+}
+
+struct State<E> {
+    /// What each node still waits for.
+    waits: Vec<usize>,
+    ready: [BinaryHeap<Reverse<(u64, usize)>>; 2],
+    /// Nodes that are neither done nor given up.
+    left: usize,
+    given_up: Vec<bool>,
+    failed: Vec<(NodeIndex, E)>,
+}
+
+/// A walk that is under way.
+pub struct Walk<'a, N, T, E> {
+    graph: &'a DiGraph<N, ()>,
+    orders: Vec<Order>,
+    state: Mutex<State<E>>,
+    changed: Condvar,
+    given: Vec<OnceLock<T>>,
+    stop: &'a AtomicBool,
+}
+
+impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
+    /// Prepares the walk of a graph whose edges lead from an input to what needs it.
+    pub fn new(graph: &'a DiGraph<N, ()>, stop: &'a AtomicBool, order: impl Fn(&N) -> Order) -> Walk<'a, N, T, E> {
+        let orders: Vec<Order> = graph.node_weights().map(order).collect();
+        let inputs = |node| graph.neighbors_directed(node, Direction::Incoming).count();
+        let waits: Vec<usize> = graph.node_indices().zip(&orders).map(|(node, order)| inputs(node) + usize::from(order.awaited)).collect();
+        let mut ready = [BinaryHeap::new(), BinaryHeap::new()];
+        for (at, order) in orders.iter().enumerate().filter(|(at, _)| waits[*at] == 0) {
+            ready[order.class as usize].push(Reverse((order.rank, at)));
+        }
+        let count = graph.node_count();
+        let state = State { waits, ready, left: count, given_up: vec![false; count], failed: Vec::new() };
+        let given = (0..count).map(|_| OnceLock::new()).collect();
+        Walk { graph, orders, state: Mutex::new(state), changed: Condvar::new(), given, stop }
+    }
+
+    /// Returns what a node gave; a node is only worked on when its inputs have given theirs.
+    pub fn given(&self, node: NodeIndex) -> Option<&T> {
+        self.given[node.index()].get()
+    }
+
+    /// Releases a node that was awaited from outside.
+    pub fn release(&self, node: NodeIndex) {
+        let mut state = self.state();
+        self.one_less(&mut state, node);
+        self.changed.notify_all();
+    }
+
+    /// Says that a node, awaited from outside or worked on, has failed; what needs it is given up.
+    pub fn fail(&self, node: NodeIndex, error: E) {
+        let mut state = self.state();
+        if !state.given_up[node.index()] {
+            state.failed.push((node, error));
+        }
+        self.give_up(&mut state, node);
+    }
+
+    /// Gives a node, and all that needs it, up without an error of its own.
+    pub fn abandon(&self, node: NodeIndex) {
+        let mut state = self.state();
+        self.give_up(&mut state, node);
+    }
+
+    /// Says whether nothing is left to do.
+    pub fn is_over(&self) -> bool {
+        self.state().left == 0
+    }
+
+    /// Works on all nodes; `feed` runs beside and releases the awaited ones.
+    pub fn run(
+        self,
+        workers: Workers,
+        feed: impl FnOnce(&Self) + Send,
+        work: impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync,
+    ) -> Outcome<T, E> {
+        thread::scope(|scope| {
+            let (walk, work) = (&self, &work);
+            for (class, count) in [(Class::Work, workers.work), (Class::Step, workers.steps)] {
+                for _ in 0..count.max(1) {
+                    scope.spawn(move || walk.serve(class, work));
+                }
+            }
+            feed(walk);
+        });
+        let mut failed = self.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).failed;
+        failed.sort_by_key(|(node, _)| node.index());
+        Outcome { given: self.given.into_iter().map(OnceLock::into_inner).collect(), failed }
+    }
+
+    fn serve(&self, class: Class, work: &(impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync)) {
+        while let Some(node) = self.next(class) {
+            match work(self, node) {
+                Ok(given) => self.done(node, given),
+                Err(error) => self.fail(node, error),
+            }
+        }
+    }
+
+    /// Waits for a node to work on; `None` when there will be no more.
+    fn next(&self, class: Class) -> Option<NodeIndex> {
+        let mut state = self.state();
+        loop {
+            if state.left == 0 || self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            while let Some(Reverse((_, at))) = state.ready[class as usize].pop() {
+                if !state.given_up[at] {
+                    return Some(NodeIndex::new(at));
+                }
+            }
+            state = self.changed.wait_timeout(state, LOOK).map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+    }
+
+    fn done(&self, node: NodeIndex, given: T) {
+        // A node is worked on once, so nothing stands there yet.
+        drop(self.given[node.index()].set(given));
+        let mut state = self.state();
+        state.left -= 1;
+        for user in self.graph.neighbors_directed(node, Direction::Outgoing) {
+            self.one_less(&mut state, user);
+        }
+        self.changed.notify_all();
+    }
+
+    fn one_less(&self, state: &mut State<E>, node: NodeIndex) {
+        let at = node.index();
+        state.waits[at] = state.waits[at].saturating_sub(1);
+        if state.waits[at] == 0 && !state.given_up[at] {
+            state.ready[self.orders[at].class as usize].push(Reverse((self.orders[at].rank, at)));
+        }
+    }
+
+    fn give_up(&self, state: &mut State<E>, node: NodeIndex) {
+        let mut queue = vec![node];
+        while let Some(node) = queue.pop() {
+            if std::mem::replace(&mut state.given_up[node.index()], true) || self.given(node).is_some() {
+                continue;
+            }
+            state.left -= 1;
+            queue.extend(self.graph.neighbors_directed(node, Direction::Outgoing));
+        }
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<E>> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    const WORKERS: Workers = Workers { work: 2, steps: 2 };
+
+    fn plain(rank: &u64) -> Order {
+        Order { class: if rank.is_multiple_of(2) { Class::Work } else { Class::Step }, rank: *rank, awaited: false }
+    }
+
+    fn graph(count: usize, edges: &[(u32, u32)]) -> DiGraph<u64, ()> {
+        let mut graph = DiGraph::new();
+        for rank in 0..count {
+            graph.add_node(rank as u64);
+        }
+        graph.extend_with_edges(edges);
+        graph
+    }
+
+    #[test]
+    fn inputs_come_first() {
+        let graph = graph(6, &[(0, 2), (1, 2), (2, 3), (2, 4), (3, 5), (4, 5)]);
+        let stop = AtomicBool::new(false);
+        let walk: Walk<'_, _, u64, ()> = Walk::new(&graph, &stop, plain);
+        let outcome = walk.run(
+            WORKERS,
+            |_| {},
+            |walk, node| {
+                let inputs = graph.neighbors_directed(node, Direction::Incoming);
+                Ok(1 + inputs.map(|input| *walk.given(input).expect("an input that is done")).sum::<u64>())
+            },
+        );
+        assert_eq!(outcome.given, [1, 1, 3, 4, 4, 9].map(Some));
+    }
+
+    #[test]
+    fn failures_take_only_what_needs_them() {
+        let graph = graph(7, &[(0, 1), (1, 2), (3, 4), (5, 6)]);
+        let stop = AtomicBool::new(false);
+        let walk: Walk<'_, _, u64, String> = Walk::new(&graph, &stop, plain);
+        let outcome = walk.run(
+            WORKERS,
+            |_| {},
+            |_, node| match node.index() {
+                at @ (0 | 5) => Err(format!("{at} failed")),
+                at => Ok(at as u64),
+            },
+        );
+        assert_eq!(outcome.given, [None, None, None, Some(3), Some(4), None, None]);
+        let failed: Vec<_> = outcome.failed.into_iter().map(|(node, error)| (node.index(), error)).collect();
+        assert_eq!(failed, [(0, "0 failed".to_owned()), (5, "5 failed".to_owned())]);
+    }
+
+    #[test]
+    fn awaited_nodes_wait_for_their_release() {
+        let graph = graph(3, &[(0, 2), (1, 2)]);
+        let stop = AtomicBool::new(false);
+        let released = AtomicUsize::new(0);
+        let walk: Walk<'_, _, usize, ()> = Walk::new(&graph, &stop, |rank| Order { awaited: *rank == 1, ..plain(rank) });
+        let feed = |walk: &Walk<'_, _, usize, ()>| {
+            thread::sleep(Duration::from_millis(5));
+            released.store(1, Ordering::SeqCst);
+            walk.release(NodeIndex::new(1));
+        };
+        let outcome = walk.run(WORKERS, feed, |_, node| Ok(if node.index() == 0 { 7 } else { released.load(Ordering::SeqCst) }));
+        assert_eq!(outcome.given, [Some(7), Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn a_stop_ends_the_walk() {
+        let graph = graph(3, &[(0, 1), (1, 2)]);
+        let stop = AtomicBool::new(false);
+        let walk: Walk<'_, _, u64, ()> = Walk::new(&graph, &stop, plain);
+        let outcome = walk.run(
+            WORKERS,
+            |_| {},
+            |_, node| {
+                stop.store(true, Ordering::SeqCst);
+                Ok(node.index() as u64)
+            },
+        );
+        assert_eq!(outcome.given, [Some(0), None, None]);
+        assert!(outcome.failed.is_empty());
+    }
+}
