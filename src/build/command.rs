@@ -153,6 +153,7 @@ fn run(
     shop.check_stop()?;
     bench.check(shop, &task.step.shown(), exit?)?;
     refuse_secrets(&bench.upper())?;
+    bench.settle(fields.epoch)?;
     let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: fields.epoch, filter: &filter };
     let captured = capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
     let manifest = Manifest {

@@ -151,6 +151,7 @@ impl Run<'_> {
         shop.check_stop()?;
         bench.check(shop, "configuring the packages", exit?)?;
         refuse_secrets(&bench.upper())?;
+        bench.settle(self.task.epoch)?;
         let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: self.task.epoch, filter: &filter };
         let captured =
             capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;

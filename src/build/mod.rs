@@ -9,6 +9,7 @@
 //! published by one rename: a build that is killed at any moment leaves nothing or the whole.
 
 mod error;
+mod keystore;
 mod script;
 mod scripted;
 mod scrub;
@@ -143,13 +144,18 @@ pub fn build(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
     built.into_iter().map(|result| result.unwrap_or(Err(Error::Worker))).collect()
 }
 
+/// Finds the image that the same inputs made before, looking at two small files.
+pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
+    image::made_by(home, image_drv(target, None))
+}
+
 /// Finds the image that the same inputs made before, or why there can be none.
 fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error>> {
     let arch = Arch::host();
     if target.lock.packages_of(arch).is_none() {
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
-    let image = if target.anew { None } else { image::made_by(shop.home, image_drv(target, None)) };
+    let image = if target.anew { None } else { known(shop.home, target) };
     image.map(|image| Ok(Built { image, made: 0, outputs: None }))
 }
 

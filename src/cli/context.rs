@@ -11,7 +11,7 @@ use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
 use crate::home::{Home, PROJECT_CONFIG, RECIPES};
 use crate::recipe::catalog::Places;
-use crate::tool::Context;
+use crate::tool::{Context, View};
 
 use super::env;
 use super::error::Failure;
@@ -35,8 +35,14 @@ pub struct Setting {
     pub project: PathBuf,
     /// Where recipes are found.
     pub places: Places,
-    /// The settings in force.
+    /// The settings in force: the user's, with the project's laid over them.
     pub settings: Settings,
+    /// The user's settings alone.
+    pub user_settings: Settings,
+    /// The project's settings alone.
+    pub project_settings: Settings,
+    /// Whether what a failed step left is kept for a look into it.
+    pub keep_failed: bool,
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
@@ -44,10 +50,18 @@ pub struct Setting {
 
 /// Reads the surroundings of a command.
 pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
+    setting_at(globals, &env::cwd()?)
+}
+
+/// Reads the surroundings of a command as if it were given in another directory.
+pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
+    let dir = std::fs::canonicalize(dir)
+        .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     let home = Home::of_user(&env::home()?);
-    let project = config::project_root(&env::cwd()?);
+    let project = config::project_root(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
-    let settings = config::read(&home.config(), Some(&project.join(PROJECT_CONFIG)))?;
+    let user_settings = config::read(&home.config())?;
+    let project_settings = config::read(&project.join(PROJECT_CONFIG))?;
     let places =
         Places { user: Some(home.recipes()), project: Some(project.join(RECIPES)).filter(|_| project.join(PROJECT_CONFIG).exists()) };
     Ok(Setting {
@@ -55,7 +69,10 @@ pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
         store,
         project,
         places,
-        settings,
+        settings: config::merge(user_settings.clone(), project_settings.clone()),
+        user_settings,
+        project_settings,
+        keep_failed: false,
         transport: Transport::new(Patience::default()),
         ui: Ui::new(globals.quiet),
         stop: Arc::default(),
@@ -63,6 +80,18 @@ pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
 }
 
 impl Setting {
+    /// Returns what decides what a tool is.
+    pub fn view(&self) -> View<'_> {
+        View {
+            home: &self.home,
+            places: &self.places,
+            settings: &self.settings,
+            user_settings: &self.user_settings,
+            project_settings: &self.project_settings,
+            project: &self.project,
+        }
+    }
+
     /// Runs `work` with progress shown and Ctrl-C turned into a request to stop.
     pub fn with<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -76,6 +105,10 @@ impl Setting {
             store: &self.store,
             places: &self.places,
             settings: &self.settings,
+            user_settings: &self.user_settings,
+            project_settings: &self.project_settings,
+            project: &self.project,
+            keep_failed: self.keep_failed,
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,
             program: env::program()?,

@@ -125,22 +125,50 @@ impl From<tool::locking::Error> for Failure {
 
 impl From<tool::install::Error> for Failure {
     fn from(error: tool::install::Error) -> Failure {
+        Failure::of_install(&error)
+    }
+}
+
+impl From<tool::settings_file::Error> for Failure {
+    fn from(error: tool::settings_file::Error) -> Failure {
+        Failure::hinted(&error, None)
+    }
+}
+
+impl Failure {
+    /// Puts the failures of several tools into one; one alone stands as it is.
+    pub fn of_several(errors: Vec<(&str, &tool::install::Error)>) -> Option<Failure> {
+        let mut failures: Vec<(&str, Failure)> = errors.into_iter().map(|(tool, error)| (tool, Failure::of_install(error))).collect();
+        if failures.len() <= 1 {
+            return failures.pop().map(|(_, failure)| failure);
+        }
+        let code = failures.iter().map(|(_, failure)| failure.code).max().unwrap_or(FAILED);
+        let told = failures.iter().map(|(tool, failure)| {
+            let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("\n    hint: {hint}"));
+            format!("\n  {tool}: {}{hint}", failure.message())
+        });
+        let message = format!("{} tools failed{}", failures.len(), told.collect::<String>());
+        Some(Failure { messages: vec![message], hint: None, code })
+    }
+
+    fn of_install(error: &tool::install::Error) -> Failure {
         use tool::install::Error as E;
-        let hint = match &error {
+        let hint = match error {
             E::Lock(error) => locking_hint(error),
             E::Build(error) => build_hint(error),
             E::Version { tool, .. } => {
                 Some(format!("`silo lock {tool} --update` takes today's version; `silo list --available` shows what there is"))
             }
             E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks it anew; or set mirrors.snapshot in silo.toml")),
-            E::Recipe(_) | E::Record(_) | E::Store(_) => None,
+            E::Definition(error) => definition_hint(error),
+            E::Record(_) | E::Store(_) => None,
         };
-        let stopped = match &error {
+        let stopped = match error {
             E::Build(error) => matches!(error, build::Error::Stopped | build::Error::Fetch(fetch::error::Error::Cancelled)),
             E::Lock(error) => is_stopped_locking(error),
-            E::Recipe(_) | E::Record(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
+            E::Definition(_) | E::Record(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
         };
-        let failure = Failure::hinted(&error, hint);
+        let failure = Failure::hinted(error, hint);
         if stopped { failure.with_code(STOPPED) } else { failure }
     }
 }
@@ -151,10 +179,28 @@ fn is_stopped_locking(error: &tool::locking::Error) -> bool {
     matches!(error, locking::Error::Relock { source, .. } if matches!(**source, relock::Error::Fetch(fetch::error::Error::Cancelled)))
 }
 
+impl From<tool::definition::Error> for Failure {
+    fn from(error: tool::definition::Error) -> Failure {
+        let hint = definition_hint(&error);
+        Failure::hinted(&error, hint)
+    }
+}
+
+fn definition_hint(error: &tool::definition::Error) -> Option<String> {
+    use tool::definition::Error as E;
+    match error {
+        E::NotBuilt { .. } => Some("run `silo sync`".to_owned()),
+        E::Addon { .. } => Some("add-ons are recipes/addons/<name>.toml of the project or of ~/.silo, and java, kotlin, ruby".to_owned()),
+        E::Lock(error) => locking_hint(error),
+        E::Recipe(_) | E::Document(_) | E::Overlay { .. } => None,
+    }
+}
+
 fn locking_hint(error: &tool::locking::Error) -> Option<String> {
     use tool::locking::Error as E;
     match error {
         E::Frozen { tool } => Some(format!("run `silo lock {tool}`")),
+        E::FrozenProject { .. } => Some("run `silo sync` without --frozen, and check silo.lock in".to_owned()),
         E::Relock { source, .. } => source.hint(),
         E::Document(_) | E::Write { .. } => None,
     }
@@ -164,6 +210,13 @@ fn build_hint(error: &build::Error) -> Option<String> {
     match error {
         build::Error::Fetch(error) => error.hint(),
         build::Error::Launch(error) => launch_hint(error),
+        build::Error::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in what it left")),
+        build::Error::Step { kept: None, .. } => Some("the same command with --keep-failed keeps what it left for `silo debug`".to_owned()),
+        build::Error::NotPinned { .. } => Some("run `silo sync` without --frozen, and check silo.lock in".to_owned()),
+        build::Error::OtherOutput { .. } => {
+            Some("if the new one is right, `silo sync --force` pins it; else something that it fetched has changed".to_owned())
+        }
+        build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
         build::Error::Unpack(crate::unpack::deb::Error::Digest { .. }) => {
             Some("it was removed; run the command again to fetch it anew".to_owned())
         }

@@ -56,10 +56,11 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
     if version == Some("") {
         return Err(Failure::usage(format!("\"{spec}\" has no version after the @"), format!("type {name}, or {name}@ and a version")));
     }
-    Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving })
+    Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving, anew: false })
 }
 
-fn line(outcome: &Outcome) -> String {
+/// Tells what an install did.
+pub fn line(outcome: &Outcome) -> String {
     let tool = &outcome.tool;
     let state = if outcome.fresh { "installed" } else { "is installed already" };
     format!("{} {} {state} (image {:.12})\n", tool.name, tool.version, tool.image.to_string())

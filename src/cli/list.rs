@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use crate::recipe::catalog;
-use crate::tool::{install, locking, record};
+use crate::tool::definition::{self, Scope};
+use crate::tool::{locking, record};
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -56,9 +57,10 @@ fn available(setting: &super::context::Setting) -> Result<Vec<Row>, Failure> {
     setting.with(|context| {
         let mut rows = Vec::new();
         for name in catalog::names(context.places)? {
-            let found = catalog::find(context.places, &name)?;
-            let version =
-                locking::existing(context, &found)?.map_or_else(|| "not locked".to_owned(), |lock| install::version(&found, &lock));
+            let definition = definition::of(context.view(), &name, Scope::Global)?;
+            let found = &definition.found;
+            let lock = locking::existing(context.view(), &definition)?;
+            let version = lock.map_or_else(|| "not locked".to_owned(), |lock| locking::version(found, &lock));
             let description = found.recipe.description.clone();
             let json = serde_json::json!({ "tool": name, "version": version, "description": description, "origin": found.origin });
             rows.push(Row { name, version, rest: description, json });

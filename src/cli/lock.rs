@@ -1,48 +1,75 @@
 //! `silo lock`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::recipe::catalog;
-use crate::tool::{install, locking};
+use crate::tool::definition::{self, Scope};
+use crate::tool::locking::{self, Resolving};
+use crate::tool::sync::{self, Wish};
 
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::ui;
+use super::{sync as sync_command, ui};
 
-/// Pin the exact packages of a recipe, for every architecture
+/// Pin the exact packages of tools, for every architecture
 ///
-/// Reads the distribution's signed indexes and writes the recipe's lock. A recipe that is locked already
-/// keeps its lock, unless --update asks for today's packages.
+/// Reads the distribution's signed indexes and writes the lock: in a project that uses the tool its silo.lock, else the
+/// recipe's own. What is locked already stays as it is, unless --update asks for today's packages. Without a tool, all tools
+/// of the project are locked.
 #[derive(clap::Args)]
 pub struct Args {
     /// The tool
-    tool: String,
+    tool: Option<String>,
     /// Lock today's packages, although there is a lock
     #[arg(long)]
     update: bool,
-    /// Write the lock to this file instead of where silo looks for it
-    #[arg(long, value_name = "FILE")]
+    /// Write the lock of the recipe to this file instead of where silo looks for it
+    #[arg(long, value_name = "FILE", requires = "tool")]
     output: Option<PathBuf>,
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
+    let claimed = definition::claimed(setting.view());
+    match &args.tool {
+        Some(tool) if args.output.is_some() || !claimed.as_ref().is_ok_and(|claimed| claimed.contains(tool)) => {
+            recipe(&setting, args, tool)
+        }
+        tool => {
+            let wish = Wish {
+                only: tool.as_ref().map(|tool| BTreeSet::from([tool.clone()])),
+                update: args.update,
+                lock_only: true,
+                ..Wish::default()
+            };
+            let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
+            sync_command::report(&all, &setting, false)
+        }
+    }
+}
+
+/// Locks a recipe.
+fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failure> {
     let line = setting.with(|context| {
-        let found = catalog::find(context.places, &args.tool)?;
-        let existing = if args.update { None } else { locking::existing(context, &found)? };
-        let path = args.output.clone().unwrap_or_else(|| locking::path(context, &found));
+        let definition = definition::of(context.view(), tool, Scope::Global)?;
+        let existing = if args.update { None } else { locking::existing(context.view(), &definition)? };
         let (state, lock) = match existing {
             Some(lock) => ("is locked already", lock),
-            None => ("locked", locking::resolve(context, &found)?),
+            None => ("locked", locking::resolve(context, &definition.found)?),
         };
-        if state == "locked" || args.output.is_some() {
-            locking::write(&path, &BTreeMap::from([(args.tool.clone(), lock.clone())]))?;
+        match &args.output {
+            Some(path) => locking::write(path, &BTreeMap::from([(tool.to_owned(), lock.clone())]))?,
+            None => drop(locking::keep(context.view(), &definition, &lock)?),
         }
         let packages: Vec<String> = lock.packages.iter().map(|(arch, packages)| format!("{} on {arch}", packages.len())).collect();
-        Ok(format!("{} {} {state}: packages {}\n", args.tool, install::version(&found, &lock), packages.join(", ")))
+        Ok(format!("{tool} {} {state}: packages {}\n", locking::version(&definition.found, &lock), packages.join(", ")))
     })?;
     ui::data(&line)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether locks may be made.
+pub fn resolving(frozen: bool) -> Resolving {
+    if frozen { Resolving::Frozen } else { Resolving::Allowed }
 }

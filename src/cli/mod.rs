@@ -6,6 +6,10 @@ mod ui;
 
 mod context;
 
+mod overlay;
+
+mod add;
+mod build;
 mod completions;
 mod doctor;
 mod gc;
@@ -13,11 +17,14 @@ mod install;
 mod list;
 mod lock;
 mod man;
+mod pins;
 mod run;
 mod schema;
 mod shell;
 mod step;
+mod sync;
 mod uninstall;
+mod update;
 mod verify;
 
 use std::ffi::OsString;
@@ -52,7 +59,14 @@ enum Command {
     Run(run::Args),
     Shell(shell::Args),
     List(list::Args),
+    Use(pins::UseArgs),
+    Unuse(pins::UnuseArgs),
+    Add(add::Args),
+    Build(build::Args),
+    Sync(sync::Args),
     Lock(lock::Args),
+    Outdated(update::OutdatedArgs),
+    Upgrade(update::UpgradeArgs),
     Doctor(doctor::Args),
     Verify(verify::Args),
     Gc(gc::Args),
@@ -107,6 +121,13 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(globals, args),
         Command::Shell(args) => shell::run(globals, args),
         Command::List(args) => list::run(globals, &args),
+        Command::Use(args) => pins::run_use(globals, &args),
+        Command::Unuse(args) => pins::run_unuse(globals, &args),
+        Command::Add(args) => add::run(globals, &args),
+        Command::Build(args) => build::run(globals, &args),
+        Command::Sync(args) => sync::run(globals, &args),
+        Command::Outdated(args) => update::run_outdated(globals, &args),
+        Command::Upgrade(args) => update::run_upgrade(globals, &args),
         Command::Lock(args) => lock::run(globals, &args),
         Command::Doctor(args) => doctor::run(globals, &args),
         Command::Verify(args) => verify::run(globals, &args),

@@ -13,6 +13,7 @@ use crate::launch;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::run::{self, Accounts, Wish};
+use crate::tool::definition;
 use crate::tool::record::{self, Installed};
 
 use super::context::{Globals, Setting, setting};
@@ -81,7 +82,7 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
         rest.remove(0);
     }
     let setting = setting(globals)?;
-    let (tool, mut argv) = find(&setting, &word)?;
+    let (tool, mut argv) = find(&setting, &word, args.visible.no_project)?;
     if let Some(program) = args.shim {
         argv = vec![program];
     }
@@ -104,7 +105,7 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Finds the installed tool that `word` names, itself or by one of its shims, and the command to run.
-fn find(setting: &Setting, word: &OsStr) -> Result<(Installed, Vec<OsString>), Failure> {
+fn find(setting: &Setting, word: &OsStr, no_project: bool) -> Result<(Installed, Vec<OsString>), Failure> {
     let shown = word.to_string_lossy();
     if shown.starts_with('-') {
         return Err(Failure::usage(
@@ -120,7 +121,7 @@ fn find(setting: &Setting, word: &OsStr) -> Result<(Installed, Vec<OsString>), F
     }
     let owned = |command: &[String]| command.iter().map(OsString::from).collect();
     if check_name(name).is_ok()
-        && let Some(tool) = record::get(&setting.home, name)?
+        && let Some(tool) = usable(setting, name, no_project)?
     {
         let command = catalog::find(&setting.places, name).map(|found| found.recipe.run.command);
         // A tool whose recipe is gone still runs as its image says.
@@ -130,7 +131,7 @@ fn find(setting: &Setting, word: &OsStr) -> Result<(Installed, Vec<OsString>), F
     let owners = catalog::shim_owners(&setting.places, name)?;
     let mut installed = Vec::new();
     for (owner, command) in &owners {
-        if let Some(tool) = record::get(&setting.home, owner)? {
+        if let Some(tool) = usable(setting, owner, no_project)? {
             installed.push((tool, owned(command)));
         }
     }
@@ -144,6 +145,15 @@ fn find(setting: &Setting, word: &OsStr) -> Result<(Installed, Vec<OsString>), F
                 format!("`silo run {} …` says which", names[0]),
             ))
         }
+    }
+}
+
+/// Finds the image of a tool: the project's where the project claims the tool, else the installed one.
+fn usable(setting: &Setting, tool: &str, no_project: bool) -> Result<Option<Installed>, Failure> {
+    let own = if no_project { None } else { definition::image(setting.view(), tool)? };
+    match own {
+        Some(own) => Ok(Some(own)),
+        None => Ok(record::get(&setting.home, tool)?),
     }
 }
 

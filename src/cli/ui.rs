@@ -152,6 +152,12 @@ fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
     bar
 }
 
+/// Writes a line beside the results.
+pub fn note(text: &str) {
+    // A line that cannot be shown is no reason to fail.
+    drop(writeln!(io::stderr(), "silo: {text}"));
+}
+
 /// Writes data to standard output; a reader that has gone away is no error.
 pub fn data(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

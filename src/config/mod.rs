@@ -1,6 +1,9 @@
 //! Settings: `silo.toml` of the user and of the project, as written and as they act together.
 
-use std::collections::BTreeMap;
+pub mod edit;
+pub mod overlay;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -8,12 +11,15 @@ use serde::Deserialize;
 
 use crate::document;
 use crate::home::PROJECT_CONFIG;
-use crate::recipe::file::{self, check_name, check_variables};
+use crate::recipe::file::{self, StepEntry, check_name, check_packages, check_step, check_variables};
 
 /// A `silo.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Settings {
+    /// The tools that are used here.
+    #[serde(default)]
+    pub tools: Vec<String>,
     /// Environment variables handed into every tool where set.
     #[serde(default)]
     pub pass_env: Vec<String>,
@@ -45,6 +51,17 @@ pub struct Mirrors {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Override {
+    /// The version that is wanted, or its beginning, such as `3.13`.
+    pub version: Option<String>,
+    /// Debian packages over the recipe's own.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Add-ons over the recipe, such as `kotlin`.
+    #[serde(default)]
+    pub addons: Vec<String>,
+    /// Commands run after the recipe's steps; each one's changes become a layer.
+    #[serde(default)]
+    pub post_install: Vec<StepEntry>,
     /// Environment variables set inside.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -60,14 +77,23 @@ pub struct Override {
     pub memory_mb: Option<u64>,
 }
 
-/// Reads the settings in force: the user's, with the project's laid over them.
-pub fn read(user: &Path, project: Option<&Path>) -> Result<Settings, document::Error> {
-    let user = read_one(user)?;
-    let project = project.map(read_one).transpose()?.unwrap_or_default();
-    Ok(merge(user, project))
+impl Override {
+    /// Says whether a tool is another image with this than without.
+    pub fn shapes_image(&self) -> bool {
+        self.version.is_some() || !self.packages.is_empty() || !self.addons.is_empty() || !self.post_install.is_empty()
+    }
 }
 
-fn read_one(path: &Path) -> Result<Settings, document::Error> {
+impl Settings {
+    /// Returns the tools that these settings claim: those listed, and those with an image of their own.
+    pub fn claims(&self) -> BTreeSet<String> {
+        let shaped = self.overrides.iter().filter(|(_, over)| over.shapes_image()).map(|(tool, _)| tool);
+        self.tools.iter().chain(shaped).cloned().collect()
+    }
+}
+
+/// Reads one `silo.toml`; one that is not there says nothing.
+pub fn read(path: &Path) -> Result<Settings, document::Error> {
     let settings: Settings = document::read(path)?.unwrap_or_default();
     let mirrors = &settings.mirrors;
     let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
@@ -79,9 +105,23 @@ fn read_one(path: &Path) -> Result<Settings, document::Error> {
     }
     let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
     check_variables("passEnv", settings.pass_env.iter()).map_err(|error| wrong(error.to_string()))?;
+    for tool in &settings.tools {
+        check_name(tool).map_err(|error| wrong(format!("tools: {error}")))?;
+    }
     for (tool, over) in &settings.overrides {
         let of = |error: file::Error| wrong(format!("overrides.{tool}: {error}"));
         check_name(tool).map_err(of)?;
+        check_packages("packages", &over.packages).map_err(of)?;
+        for addon in &over.addons {
+            check_name(addon).map_err(of)?;
+        }
+        for step in &over.post_install {
+            check_step("postInstall", step.clone()).map_err(of)?;
+        }
+        if over.version.as_ref().is_some_and(|version| !is_version(version)) {
+            let version = over.version.as_deref().unwrap_or_default();
+            return Err(wrong(format!("overrides.{tool}.version: \"{version}\" is not a version")));
+        }
         check_variables("env", over.env.keys()).map_err(of)?;
         check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
         if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
@@ -94,6 +134,12 @@ fn read_one(path: &Path) -> Result<Settings, document::Error> {
     Ok(settings)
 }
 
+/// Says whether a text can be a version or the beginning of one.
+pub fn is_version(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+-~_".contains(c);
+    text.len() <= 100 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
+}
+
 /// Lays `over` over `under`: lists are joined, tables merged by key, single values replaced.
 pub fn merge(under: Settings, over: Settings) -> Settings {
     let mut overrides = under.overrides;
@@ -103,6 +149,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
     }
     let first = |over: Vec<String>, under: Vec<String>| if over.is_empty() { under } else { over };
     Settings {
+        tools: union(under.tools, over.tools),
         pass_env: union(under.pass_env, over.pass_env),
         mirrors: Mirrors {
             debian: first(over.mirrors.debian, under.mirrors.debian),
@@ -116,7 +163,13 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
 
 fn merge_override(mut under: Override, over: Override) -> Override {
     under.env.extend(over.env);
+    let mut post_install = under.post_install;
+    post_install.extend(over.post_install);
     Override {
+        version: over.version.or(under.version),
+        packages: union(under.packages, over.packages),
+        addons: union(under.addons, over.addons),
+        post_install,
         env: under.env,
         pass_env: union(under.pass_env, over.pass_env),
         workdir: over.workdir.or(under.workdir),

@@ -10,7 +10,7 @@ use super::{Configure, Database, Derivation, Image, Package, Step};
 /// How .debs are unpacked (`unpack`).
 const PACKAGE_RULES: u64 = 1;
 /// How maintainer scripts are run and their changes captured (`build::configure`).
-const CONFIGURE_RULES: u64 = 2;
+const CONFIGURE_RULES: u64 = 3;
 /// How the database is merged (`build::database`).
 const DATABASE_RULES: u64 = 1;
 /// How a command is run and its changes captured (`build::command`).

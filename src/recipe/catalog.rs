@@ -133,7 +133,8 @@ pub fn shim_owners(places: &Places, shim: &str) -> Result<BTreeMap<String, Vec<S
     Ok(owners)
 }
 
-fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
+/// Lists the names of the documents in a directory; one that is not there has none.
+pub(super) fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
     let failed = |source| Error::List { path: dir.to_owned(), source };
     let listing = match std::fs::read_dir(dir) {
         Ok(listing) => listing,

@@ -117,8 +117,13 @@ pub enum Error {
     #[error("\"{0}\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter")]
     Name(String),
     /// A package that Debian's grammar does not allow.
-    #[error("debian.packages: \"{0}\" is not a package name; write name or name=version")]
-    Package(String),
+    #[error("{key}: \"{value}\" is not a package name; write name or name=version")]
+    Package {
+        /// The key.
+        key: &'static str,
+        /// The name.
+        value: String,
+    },
     /// A suite or component that is not one word of the usual letters.
     #[error("{key}: \"{value}\" is not a plain word")]
     Word {
@@ -187,9 +192,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_name(name)?;
     let table = file.debian.unwrap_or_default();
     let packages = table.packages.unwrap_or_default();
-    if let Some(wrong) = packages.iter().find(|package| !is_package(package)) {
-        return Err(Error::Package(wrong.clone()));
-    }
+    check_packages("debian.packages", &packages)?;
     let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
     let debian = Debian {
         suite: word("debian.suite", table.suite.unwrap_or_else(|| "trixie".to_owned()))?,
@@ -315,6 +318,14 @@ pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a St
         }
     }
     Ok(())
+}
+
+/// Checks that every one of `packages` can be a Debian package, with or without a version.
+pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
+    match packages.iter().find(|package| !is_package(package)) {
+        Some(wrong) => Err(Error::Package { key, value: wrong.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn is_package(text: &str) -> bool {

@@ -7,6 +7,8 @@ pub mod file;
 
 pub mod catalog;
 
+pub mod addon;
+
 use std::collections::BTreeMap;
 
 /// What one tool is made of, checked.

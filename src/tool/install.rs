@@ -1,25 +1,29 @@
 //! Installing a tool: its lock, its image, its record, in this order; only the last makes it installed.
 
+use std::cell::OnceCell;
+
 use silo_store::lock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
 use crate::build::{self, Built, Target, Workshop};
 use crate::event::Event;
+use crate::fetch::mirrors::Mirrors;
 use crate::image;
-use crate::lock::{Lock, Package};
-use crate::recipe::catalog::{self, Found, Origin};
+use crate::lock::Lock;
+use crate::recipe::catalog::Origin;
 use crate::system::Arch;
 
 use super::Context;
+use super::definition::{self, Definition, Scope};
 use super::locking::{self, Resolving};
 use super::record::{self, Installed};
 
 /// Why a tool could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such recipe.
+    /// What it is made of cannot be told.
     #[error(transparent)]
-    Recipe(#[from] catalog::Error),
+    Definition(#[from] definition::Error),
     /// It has no lock.
     #[error(transparent)]
     Lock(#[from] locking::Error),
@@ -62,6 +66,8 @@ pub struct Wish {
     pub version: Option<String>,
     /// Whether a lock may be made.
     pub resolving: Resolving,
+    /// Whether steps that the lock pins are run again and pinned anew.
+    pub anew: bool,
 }
 
 /// What an install did.
@@ -77,24 +83,29 @@ pub struct Outcome {
 
 /// Installs a tool, or finds that it is installed already.
 pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
-    let found = catalog::find(context.places, &wish.name)?;
+    let mut definition = definition::of(context.view(), &wish.name, Scope::Global)?;
+    definition.version = wish.version.clone().or(definition.version);
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
-    let lock = locking::obtain(context, &found, wish.resolving)?;
-    let mut version = check_version(&found, &lock, wish)?;
-    let built = match build(context, &shared, &found, &lock) {
+    let mut lock = locking::obtain(context, &definition, wish.resolving)?;
+    let mut version = check_version(&definition, &lock)?;
+    let built = match build(context, &shared, &definition, &lock, wish) {
         Err(build::Error::Fetch(error)) if error.is_gone() => {
             let gone = build::Error::Fetch(error);
-            if found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen {
+            if definition.found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen || definition.lock_file.is_some() {
                 return Err(Error::Gone { tool: wish.name.clone(), source: gone });
             }
             let text = format!("{}: its lock is older than what the mirrors keep; locking it anew from today's signed index", wish.name);
             (context.sink)(Event::Note { text });
-            let lock = locking::make(context, &found)?;
-            version = check_version(&found, &lock, wish)?;
-            build(context, &shared, &found, &lock)?
+            lock = locking::make(context, &definition)?;
+            version = check_version(&definition, &lock)?;
+            build(context, &shared, &definition, &lock, wish)?
         }
         other => other?,
     };
+    if let Some(outputs) = built.outputs.filter(|outputs| !outputs.is_empty() || definition.lock_file.is_some()) {
+        lock.steps.insert(Arch::host(), outputs);
+        locking::keep(context.view(), &definition, &lock)?;
+    }
     let tool = Installed { name: wish.name.clone(), version, image: built.image };
     let fresh = record::get(context.home, &wish.name).ok().flatten().as_ref() != Some(&tool);
     if fresh {
@@ -105,9 +116,23 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
     Ok(Outcome { tool, fresh, made: built.made })
 }
 
-fn build(context: &Context<'_>, shared: &SharedLock, found: &Found, lock: &Lock) -> Result<Built, build::Error> {
-    let mirrors = std::cell::OnceCell::new();
-    let shop = Workshop {
+/// Locks a tool anew from today's indexes, and installs that.
+pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
+    let definition = definition::of(context.view(), name, Scope::Global)?;
+    locking::make(context, &definition)?;
+    install(context, &Wish { name: name.to_owned(), version: None, resolving: Resolving::Frozen, anew: false })
+}
+
+fn build(context: &Context<'_>, shared: &SharedLock, definition: &Definition, lock: &Lock, wish: &Wish) -> Result<Built, build::Error> {
+    let mirrors = OnceCell::new();
+    let shop = workshop(context, shared, &mirrors);
+    let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
+    build::build(&shop, &[target]).remove(0)
+}
+
+/// What a verb builds with.
+pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mirrors: &'a OnceCell<Mirrors>) -> Workshop<'a> {
+    Workshop {
         home: context.home,
         store: context.store,
         lock: shared,
@@ -118,17 +143,16 @@ fn build(context: &Context<'_>, shared: &SharedLock, found: &Found, lock: &Lock)
         jobs: context.jobs,
         sink: context.sink,
         stop: context.stop,
-        keep_failed: false,
-    };
-    let target = Target { recipe: &found.recipe, lock, project: None, frozen: false, anew: false };
-    build::build(&shop, &[target]).remove(0)
+        keep_failed: context.keep_failed,
+    }
 }
 
-fn check_version(found: &Found, lock: &Lock, wish: &Wish) -> Result<String, Error> {
-    let available = version(found, lock);
-    match &wish.version {
+/// Returns the version that a tool has by its lock, if it is the one that is wanted.
+pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<String, Error> {
+    let available = locking::version(&definition.found, lock);
+    match &definition.version {
         Some(wanted) if !is_version(&available, wanted) => {
-            Err(Error::Version { tool: wish.name.clone(), wanted: wanted.clone(), available })
+            Err(Error::Version { tool: definition.tool().to_owned(), wanted: wanted.clone(), available })
         }
         _ => Ok(available),
     }
@@ -155,20 +179,6 @@ fn keep(context: &Context<'_>, shared: &SharedLock, tool: &Installed) -> Result<
     roots::put(context.store, shared, &name, &root).map_err(|error| Error::Store(Box::new(error)))
 }
 
-/// Returns the version that a lock gives a tool: the upstream part of its main package's.
-pub fn version(found: &Found, lock: &Lock) -> String {
-    let packages = lock.packages.get(&Arch::host());
-    let package: Option<&Package> = packages.and_then(|packages| packages.get(&found.recipe.debian.version_of));
-    package.map_or_else(|| "unknown".to_owned(), |package| upstream(&package.version))
-}
-
-/// Takes epoch and revision off a Debian version, and what marks a repackaged source.
-fn upstream(version: &str) -> String {
-    let version = version.split_once(':').map_or(version, |(_, rest)| rest);
-    let version = version.rsplit_once('-').map_or(version, |(rest, _)| rest);
-    version.split(['+', '~']).next().unwrap_or(version).to_owned()
-}
-
 /// Says whether `version` is `wanted` or begins with it, part by part.
 fn is_version(version: &str, wanted: &str) -> bool {
     version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -180,11 +190,6 @@ mod tests {
 
     #[test]
     fn versions_are_matched_part_by_part() {
-        for (version, expect) in
-            [("3.13.5-1", "3.13.5"), ("1:2.0~rc1-3", "2.0"), ("13.8+deb13u2", "13.8"), ("1.3.dfsg+really1.3.1-1", "1.3.dfsg")]
-        {
-            assert_eq!(upstream(version), expect);
-        }
         for (version, wanted, expect) in [
             ("3.13.5", "3.13", true),
             ("3.13.5", "3", true),

@@ -2,7 +2,7 @@
 //!
 //! A built-in recipe ships its lock. A recipe of the user's or the project's has its lock beside it
 //! (`recipes/<tool>.lock`). A lock that `silo lock` made on this machine for a built-in recipe is kept in
-//! the home and comes before the one that ships.
+//! the home and comes before the one that ships. A project's tools are locked in its `silo.lock` alone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::document;
-use crate::lock::{self, Asked, Lock};
+use crate::lock::{self, Asked, Lock, Package};
 use crate::recipe::catalog::{self, Found, Origin};
+use crate::system::Arch;
 
-use super::Context;
+use super::definition::Definition;
 use super::relock;
+use super::{Context, View};
 
 /// Why no lock could be had.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,14 @@ pub enum Error {
     Frozen {
         /// The tool.
         tool: String,
+    },
+    /// The project's lock does not hold the tool as it is now, and may not be changed.
+    #[error("{path} has no lock for {tool} as it is now, and --frozen forbids making one", path = .path.display())]
+    FrozenProject {
+        /// The tool.
+        tool: String,
+        /// The lock file.
+        path: PathBuf,
     },
     /// A new lock could not be made.
     #[error("cannot lock {tool}")]
@@ -56,40 +66,65 @@ pub enum Resolving {
     Frozen,
 }
 
-/// Returns the lock to build a recipe from, making it where there is none.
-pub fn obtain(context: &Context<'_>, found: &Found, resolving: Resolving) -> Result<Lock, Error> {
-    if let Some(lock) = existing(context, found)? {
+/// Returns the lock to build a tool from, making it where there is none.
+pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolving) -> Result<Lock, Error> {
+    if let Some(lock) = existing(context.view(), definition)? {
         return Ok(lock);
     }
-    if resolving == Resolving::Frozen {
-        return Err(Error::Frozen { tool: found.recipe.name.clone() });
+    let tool = definition.tool().to_owned();
+    match (resolving, &definition.lock_file) {
+        (Resolving::Frozen, Some(path)) => Err(Error::FrozenProject { tool, path: path.clone() }),
+        (Resolving::Frozen, None) => Err(Error::Frozen { tool }),
+        // A tool that is as its recipe says is made of the packages that the recipe is tried with.
+        (Resolving::Allowed, Some(_)) => match of_recipe(context.view(), &definition.found)? {
+            Some(lock) => Ok(lock),
+            None => resolve(context, &definition.found),
+        },
+        (Resolving::Allowed, None) => make(context, definition),
     }
-    make(context, found)
+}
+
+/// Returns the lock that a tool has, if it is for what the tool is made of.
+pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
+    let Some(path) = &definition.lock_file else { return of_recipe(view, &definition.found) };
+    let asked = Asked::by(&definition.found.recipe.debian);
+    Ok(read(path)?.remove(definition.tool()).filter(|lock| lock.asked == asked))
 }
 
 /// Returns the lock that a recipe has, if it is for what the recipe asks for.
-pub fn existing(context: &Context<'_>, found: &Found) -> Result<Option<Lock>, Error> {
+fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
     let asked = Asked::by(&found.recipe.debian);
-    let path = path(context, found);
     let tool = &found.recipe.name;
-    if let Some(lock) = read(&path)?.remove(tool).filter(|lock| lock.asked == asked) {
+    if let Some(lock) = read(&path(view, found))?.remove(tool).filter(|lock| lock.asked == asked) {
         return Ok(Some(lock));
     }
-    if let Some(builtin) = catalog::built_in(&found.recipe.name)
-        && !builtin.lock.is_empty()
-    {
-        let mut locks = lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?;
-        return Ok(locks.remove(tool).filter(|lock| lock.asked == asked));
-    }
-    Ok(None)
+    let Some(builtin) = catalog::built_in(tool).filter(|builtin| !builtin.lock.is_empty()) else { return Ok(None) };
+    let mut locks = lock::parse(builtin.lock, &PathBuf::from(format!("recipes/{}.lock", builtin.name)))?;
+    Ok(locks.remove(tool).filter(|lock| lock.asked == asked))
 }
 
-/// Makes a recipe's lock from today's indexes and keeps it.
-pub fn make(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
-    let lock = resolve(context, found)?;
-    let locks = BTreeMap::from([(found.recipe.name.clone(), lock.clone())]);
-    write(&path(context, found), &locks)?;
+/// Makes a tool's lock from today's indexes and keeps it.
+pub fn make(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
+    let lock = resolve(context, &definition.found)?;
+    keep(context.view(), definition, &lock)?;
     Ok(lock)
+}
+
+/// Writes a tool's lock where it belongs, beside the others in the same file; says whether anything changed.
+pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
+    let path = definition.lock_file.clone().unwrap_or_else(|| path(view, &definition.found));
+    let mut locks = match read(&path) {
+        Ok(locks) => locks,
+        // What cannot be read because it is of another version is made anew.
+        Err(Error::Document(document::Error::Meaning { .. })) => BTreeMap::new(),
+        Err(error) => return Err(error),
+    };
+    if locks.get(definition.tool()) == Some(lock) {
+        return Ok(false);
+    }
+    locks.insert(definition.tool().to_owned(), lock.clone());
+    write(&path, &locks)?;
+    Ok(true)
 }
 
 /// Makes a recipe's lock from today's indexes.
@@ -98,13 +133,25 @@ pub fn resolve(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
 }
 
 /// Returns where a recipe's lock is kept.
-pub fn path(context: &Context<'_>, found: &Found) -> PathBuf {
+pub fn path(view: View<'_>, found: &Found) -> PathBuf {
     let dir = match found.origin {
         Origin::BuiltIn => None,
-        Origin::User => context.places.user.clone(),
-        Origin::Project => context.places.project.clone(),
+        Origin::User => view.places.user.clone(),
+        Origin::Project => view.places.project.clone(),
     };
-    dir.unwrap_or_else(|| context.home.locks()).join(format!("{}.lock", found.recipe.name))
+    dir.unwrap_or_else(|| view.home.locks()).join(format!("{}.lock", found.recipe.name))
+}
+
+/// Takes a tool out of a lock file; says whether it was there.
+pub fn forget(path: &Path, tool: &str) -> Result<bool, Error> {
+    let mut locks = read(path)?;
+    let was = locks.remove(tool).is_some();
+    match (was, locks.is_empty()) {
+        (false, _) => {}
+        (true, false) => write(path, &locks)?,
+        (true, true) => fs::remove_file(path).map_err(|source| Error::Write { path: path.to_owned(), source })?,
+    }
+    Ok(was)
 }
 
 /// Reads a lock file; one that is not there has no locks.
@@ -129,4 +176,32 @@ pub fn write(path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
         fs::rename(&staged, path)
     };
     write().map_err(failed)
+}
+
+/// Returns the version that a lock gives a tool: the upstream part of its main package's.
+pub fn version(found: &Found, lock: &Lock) -> String {
+    let packages = lock.packages.get(&Arch::host());
+    let package: Option<&Package> = packages.and_then(|packages| packages.get(&found.recipe.debian.version_of));
+    package.map_or_else(|| "unknown".to_owned(), |package| upstream(&package.version))
+}
+
+/// Takes epoch and revision off a Debian version, and what marks a repackaged source.
+fn upstream(version: &str) -> String {
+    let version = version.split_once(':').map_or(version, |(_, rest)| rest);
+    let version = version.rsplit_once('-').map_or(version, |(rest, _)| rest);
+    version.split(['+', '~']).next().unwrap_or(version).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::upstream;
+
+    #[test]
+    fn versions_are_upstreams() {
+        for (version, expect) in
+            [("3.13.5-1", "3.13.5"), ("1:2.0~rc1-3", "2.0"), ("13.8+deb13u2", "13.8"), ("1.3.dfsg+really1.3.1-1", "1.3.dfsg")]
+        {
+            assert_eq!(upstream(version), expect);
+        }
+    }
 }

@@ -1,13 +1,19 @@
 //! What the verbs do, without the command line around them.
 
 pub mod record;
+pub mod settings_file;
 
-pub mod locking;
 pub mod relock;
+
+pub mod definition;
+pub mod locking;
 
 pub mod collect;
 pub mod install;
 pub mod verify;
+
+pub mod outdated;
+pub mod sync;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -30,8 +36,16 @@ pub struct Context<'a> {
     pub store: &'a Store,
     /// Where recipes are found.
     pub places: &'a Places,
-    /// The settings in force.
+    /// The settings in force: the user's, with the project's laid over them.
     pub settings: &'a Settings,
+    /// The user's settings alone.
+    pub user_settings: &'a Settings,
+    /// The project's settings alone.
+    pub project_settings: &'a Settings,
+    /// The directory of the project.
+    pub project: &'a std::path::Path,
+    /// Whether what a failed step left is kept for a look into it.
+    pub keep_failed: bool,
     /// The machine's apt configuration.
     pub apt_dir: PathBuf,
     /// The way to the mirrors.
@@ -48,7 +62,36 @@ pub struct Context<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// What decides what a tool is, on disk and in settings.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The home.
+    pub home: &'a Home,
+    /// Where recipes are found.
+    pub places: &'a Places,
+    /// The settings in force: the user's, with the project's laid over them.
+    pub settings: &'a Settings,
+    /// The user's settings alone.
+    pub user_settings: &'a Settings,
+    /// The project's settings alone.
+    pub project_settings: &'a Settings,
+    /// The directory of the project.
+    pub project: &'a std::path::Path,
+}
+
 impl Context<'_> {
+    /// Returns the part of the context that decides what a tool is.
+    pub fn view(&self) -> View<'_> {
+        View {
+            home: self.home,
+            places: self.places,
+            settings: self.settings,
+            user_settings: self.user_settings,
+            project_settings: self.project_settings,
+            project: self.project,
+        }
+    }
+
     /// Returns the mirrors to fetch from: the settings', else the machine's.
     pub fn mirrors(&self) -> Mirrors {
         let machine = sources::read_machine(&self.apt_dir);

@@ -1,0 +1,93 @@
+//! `silo add`.
+
+use std::process::ExitCode;
+
+use crate::config::edit::NewStep;
+use crate::home::PROJECT_CONFIG;
+use crate::recipe::addon;
+use crate::recipe::file::{check_grants, check_packages};
+use crate::tool::definition::Scope;
+use crate::tool::settings_file;
+
+use super::context::{Globals, setting};
+use super::error::Failure;
+use super::overlay::{self, Target};
+use super::ui;
+
+/// Add Debian packages, languages or commands to a tool, for this project
+///
+/// Words that name an add-on (java, kotlin, ruby, or one of yours) add that; all others are Debian packages, which are
+/// solved together with the tool's own. What is added is written to silo.toml and silo.lock, and the tool is built; where
+/// that fails, silo.toml stays as it was.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Packages and languages
+    #[arg(value_name = "PACKAGE|LANGUAGE")]
+    words: Vec<String>,
+    /// The tool; by default the only one that the project uses
+    #[arg(long = "for", value_name = "TOOL")]
+    tool: Option<String>,
+    /// Also run this shell command after the tool's own steps
+    #[arg(long = "step", value_name = "COMMAND")]
+    steps: Vec<String>,
+    /// What the commands may reach: name, name:port, *.name or @ecosystem
+    #[arg(long, value_name = "NAME", requires = "steps")]
+    network: Vec<String>,
+    /// Add to the tool everywhere, not only in this project
+    #[arg(long)]
+    global: bool,
+    /// Only write silo.toml
+    #[arg(long)]
+    no_sync: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    if args.words.is_empty() && args.steps.is_empty() {
+        return Err(Failure::usage("nothing to add", "name packages or languages, as in `silo add jq kotlin --for python`"));
+    }
+    let mut setting = setting(globals)?;
+    let scope = if args.global { Scope::Global } else { Scope::Project };
+    let tool = overlay::tool(&setting, args.tool.as_deref(), scope)?;
+    check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo add --help`"))?;
+    let (mut addons, mut packages) = (Vec::new(), Vec::new());
+    for word in &args.words {
+        if addon::find(&setting.places, word)?.is_some() {
+            addons.push(word.clone());
+        } else {
+            packages.push(word.clone());
+        }
+    }
+    check_packages("packages", &packages).map_err(|error| Failure::usage(error.to_string(), "see `silo add --help`"))?;
+    let path = match scope {
+        Scope::Global => setting.home.config(),
+        Scope::Project => setting.project.join(PROJECT_CONFIG),
+    };
+    let mut network = args.network.clone();
+    network.sort();
+    let (added, changed) = settings_file::change(&path, |document| {
+        let mut added = Vec::new();
+        for (key, words, what) in [("addons", &addons, "language"), ("packages", &packages, "package")] {
+            for word in words {
+                if document.add(&tool, key, word)? {
+                    added.push(format!("  + {what} {word}\n"));
+                }
+            }
+        }
+        for step in &args.steps {
+            let step = NewStep { run: vec![step.clone()], shell: true, network: network.clone(), project: false };
+            if document.add_step(&tool, &step)? {
+                added.push(format!("  + step {}\n", step.run.join(" ")));
+            }
+        }
+        Ok(added)
+    })?;
+    let said = match changed.is_new() {
+        true => format!("{} (tool {tool})\n{}", path.display(), added.concat()),
+        false => format!("{} has all of it already (tool {tool})\n", path.display()),
+    };
+    ui::data(&said)?;
+    if args.no_sync {
+        return Ok(ExitCode::SUCCESS);
+    }
+    overlay::apply(globals, &mut setting, &Target { tool, scope, anew: false, frozen: false }, Some(changed))
+}

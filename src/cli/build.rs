@@ -1,0 +1,118 @@
+//! `silo build`.
+
+use std::process::ExitCode;
+
+use crate::config::edit::NewStep;
+use crate::home::PROJECT_CONFIG;
+use crate::recipe::catalog;
+use crate::recipe::file::check_grants;
+use crate::tool::definition::{self, Scope};
+use crate::tool::{record, settings_file};
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::overlay::{self, Target};
+use super::ui;
+
+/// Run a command once and bake what it changes into a tool, for every run to come
+///
+/// The command is recorded in silo.toml, and what it comes to is pinned in silo.lock. It sees the project read-only at
+/// /workspace; only changes of the tool's own root are kept. Without a command, the tool is built as silo.toml says. A build
+/// that fails changes nothing.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The tool
+    #[arg(required_unless_present = "all")]
+    tool: Option<String>,
+    /// The command, word by word
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// A command for the shell, instead of words
+    #[arg(long, value_name = "COMMAND", conflicts_with = "command")]
+    script: Option<String>,
+    /// What the command may reach: name, name:port, *.name or @ecosystem; by default what the tool's recipe says
+    #[arg(long, value_name = "NAME")]
+    network: Vec<String>,
+    /// The command may reach nothing
+    #[arg(long, conflicts_with = "network")]
+    no_network: bool,
+    /// Bake into the tool everywhere, not only in this project
+    #[arg(long)]
+    global: bool,
+    /// Remove the recorded command of this number, or all of them
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, conflicts_with_all = ["script", "command"])]
+    remove: Option<Option<usize>>,
+    /// Run the recorded commands again and pin what they come to now
+    #[arg(long)]
+    rerun: bool,
+    /// Do it for every tool; one that fails does not keep the others from being built
+    #[arg(long, conflicts_with_all = ["script", "remove"])]
+    all: bool,
+    /// Take the lock as it is: what it does not pin is an error
+    #[arg(long, conflicts_with = "rerun")]
+    frozen: bool,
+    /// Keep what a failed step left, for `silo debug`
+    #[arg(long)]
+    keep_failed: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let mut setting = setting(globals)?;
+    setting.keep_failed = args.keep_failed;
+    let scope = if args.global { Scope::Global } else { Scope::Project };
+    if args.all {
+        return all(globals, &mut setting, args, scope);
+    }
+    let tool = overlay::tool(&setting, args.tool.as_deref(), scope)?;
+    let target = Target { tool: tool.clone(), scope, anew: args.rerun, frozen: args.frozen };
+    let path = match scope {
+        Scope::Global => setting.home.config(),
+        Scope::Project => setting.project.join(PROJECT_CONFIG),
+    };
+    if let Some(which) = args.remove {
+        let (removed, changed) = settings_file::change(&path, |document| document.remove_steps(&tool, which))?;
+        if removed == 0 {
+            return Err(Failure::found(format!("{} records no such command for {tool}", path.display()), "look at its postInstall"));
+        }
+        ui::data(&format!("{}: {removed} commands removed\n", path.display()))?;
+        return overlay::apply(globals, &mut setting, &target, Some(changed));
+    }
+    let Some(step) = step(&setting, args, &tool)? else { return overlay::apply(globals, &mut setting, &target, None) };
+    let (_, changed) = settings_file::change(&path, |document| document.add_step(&tool, &step))?;
+    overlay::apply(globals, &mut setting, &target, Some(changed))
+}
+
+/// The command that is to be recorded, if one was given.
+fn step(setting: &Setting, args: &Args, tool: &str) -> Result<Option<NewStep>, Failure> {
+    let (run, shell) = match (&args.script, args.command.as_slice()) {
+        (Some(script), _) => (vec![script.clone()], true),
+        (None, []) => return Ok(None),
+        (None, words) => (words.to_vec(), false),
+    };
+    check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "see `silo build --help`"))?;
+    let mut network = args.network.clone();
+    if network.is_empty() && !args.no_network {
+        network = catalog::find(&setting.places, tool)?.recipe.install_allow;
+    }
+    network.sort();
+    Ok(Some(NewStep { run, shell, network, project: !args.global }))
+}
+
+fn all(globals: &Globals, setting: &mut Setting, args: &Args, scope: Scope) -> Result<ExitCode, Failure> {
+    let tools = match scope {
+        Scope::Project => definition::claimed(setting.view())?,
+        Scope::Global => record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect(),
+    };
+    let mut failed = Vec::new();
+    for tool in tools {
+        let target = Target { tool: tool.clone(), scope, anew: args.rerun, frozen: args.frozen };
+        if let Err(failure) = overlay::apply(globals, setting, &target, None) {
+            failure.report();
+            failed.push(tool);
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(ExitCode::SUCCESS),
+        failed => Err(Failure::found(format!("not built: {}", failed.join(", ")), "the messages above say why")),
+    }
+}

@@ -1,0 +1,76 @@
+//! What commands that lay something over a tool have in common: which tool is meant, and building it.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use crate::tool::definition::{self, Scope};
+use crate::tool::install;
+use crate::tool::record;
+use crate::tool::settings_file::Changed;
+use crate::tool::sync::{self, Wish};
+
+use super::context::{Globals, Setting, setting_at};
+use super::error::Failure;
+use super::lock::resolving;
+use super::{install as install_command, sync as sync_command, ui};
+
+/// A tool to build.
+pub struct Target {
+    pub tool: String,
+    pub scope: Scope,
+    /// Whether steps that the lock pins are run again.
+    pub anew: bool,
+    /// Whether the lock must not change.
+    pub frozen: bool,
+}
+
+/// Finds the tool that is meant: the one that was named, or the only one there can be.
+pub fn tool(setting: &Setting, named: Option<&str>, scope: Scope) -> Result<String, Failure> {
+    if let Some(tool) = named {
+        let definition = definition::of(setting.view(), tool, scope)?;
+        return Ok(definition.tool().to_owned());
+    }
+    let mut tools = match scope {
+        Scope::Project => definition::claimed(setting.view())?,
+        Scope::Global => BTreeSet::new(),
+    };
+    if tools.is_empty() {
+        tools.extend(record::list(&setting.home)?.into_iter().map(|tool| tool.name));
+    }
+    let list: Vec<String> = tools.into_iter().collect();
+    match list.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Failure::usage("there is no tool to add to", "name one, as in --for python")),
+        several => Err(Failure::usage(format!("which tool? there are {}", several.join(", ")), "name one, as in --for python")),
+    }
+}
+
+/// Builds a tool after its settings have changed; where that fails, the change is taken back.
+pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed: Option<Changed>) -> Result<ExitCode, Failure> {
+    // The settings have changed since they were read.
+    let mut fresh = setting_at(globals, &setting.project)?;
+    fresh.keep_failed = setting.keep_failed;
+    let done = build(&fresh, target);
+    if let (Err(failure), Some(changed)) = (&done, changed)
+        && changed.is_new()
+    {
+        let path = changed.path().to_owned();
+        changed.undo()?;
+        let text = format!("{} is as it was before, because: {}", path.display(), failure.message().lines().next().unwrap_or_default());
+        ui::note(&text);
+    }
+    done
+}
+
+fn build(setting: &Setting, target: &Target) -> Result<ExitCode, Failure> {
+    if target.scope == Scope::Global {
+        let wish = install::Wish { name: target.tool.clone(), version: None, resolving: resolving(target.frozen), anew: target.anew };
+        let outcome = setting.with(|context| Ok(install::install(context, &wish)?))?;
+        ui::data(&install_command::line(&outcome))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let only = Some(BTreeSet::from([target.tool.clone()]));
+    let wish = Wish { only, anew: target.anew, resolving: resolving(target.frozen), ..Wish::default() };
+    let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
+    sync_command::report(&all, setting, false)
+}

@@ -1,0 +1,83 @@
+//! `silo use` and `silo unuse`.
+
+use std::process::ExitCode;
+
+use crate::config::is_version;
+use crate::home::PROJECT_CONFIG;
+use crate::recipe::catalog;
+use crate::recipe::file::check_name;
+use crate::tool::settings_file;
+
+use super::context::{Globals, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Say in silo.toml that the project uses a tool, and which version
+///
+/// Writes silo.toml only; `silo sync` locks and builds the tool.
+#[derive(clap::Args)]
+pub struct UseArgs {
+    /// The tool, with a version or the beginning of one if you like: python, python@3.13
+    #[arg(value_name = "TOOL[@VERSION]")]
+    tool: String,
+    /// Say it for everywhere, in ~/.silo/silo.toml
+    #[arg(long)]
+    global: bool,
+}
+
+/// Say in silo.toml that the project does not use a tool any more
+///
+/// What else silo.toml says of the tool stays; only the tool's name and version go.
+#[derive(clap::Args)]
+pub struct UnuseArgs {
+    /// The tool
+    tool: String,
+    /// Say it for everywhere, in ~/.silo/silo.toml
+    #[arg(long)]
+    global: bool,
+}
+
+pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
+    let (tool, version) = match args.tool.split_once('@') {
+        Some((tool, version)) => (tool, Some(version)),
+        None => (args.tool.as_str(), None),
+    };
+    check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
+    if let Some(version) = version.filter(|version| !is_version(version)) {
+        return Err(Failure::usage(format!("\"{version}\" is not a version"), format!("type {tool}@ and a version, as in {tool}@1.2")));
+    }
+    let setting = setting(globals)?;
+    catalog::find(&setting.places, tool)?;
+    let path = if args.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) };
+    let ((), changed) = settings_file::change(&path, |document| {
+        document.claim(tool)?;
+        match version {
+            Some(version) => document.set_version(tool, version),
+            None => Ok(()),
+        }
+    })?;
+    let next = if args.global { format!("silo install {tool}") } else { "silo sync".to_owned() };
+    ui::data(&match changed.is_new() {
+        true => format!("{}: uses {}; `{next}` makes it so\n", path.display(), args.tool),
+        false => format!("{} says so already\n", path.display()),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failure> {
+    check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
+    let setting = setting(globals)?;
+    let path = if args.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) };
+    let (was, _) = settings_file::change(&path, |document| {
+        let listed = document.disclaim(&args.tool)?;
+        Ok(document.unset_version(&args.tool)? || listed)
+    })?;
+    if !was {
+        return Err(Failure::found(format!("{} does not say that it uses {}", path.display(), args.tool), "`silo list` shows the tools"));
+    }
+    let left =
+        if args.global { false } else { crate::tool::locking::forget(&setting.project.join(crate::home::PROJECT_LOCK), &args.tool)? };
+    let lock = if left { " and silo.lock" } else { "" };
+    ui::data(&format!("{}{lock}: {} is not used any more\n", path.display(), args.tool))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,99 @@
+//! `silo sync`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::home::PROJECT_CONFIG;
+use crate::tool::sync::{self, Done, Synced, Wish};
+
+use super::context::{Globals, Setting, setting, setting_at};
+use super::error::Failure;
+use super::lock::resolving;
+use super::ui;
+
+/// Make the project's tools what its silo.toml and silo.lock say
+///
+/// Locks what is not locked, builds what is not built, and changes nothing where everything is there. A tool that fails does
+/// not keep the others from being made.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The project; by default the one around the working directory
+    path: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Run the steps that the lock pins again, and pin what they come to now
+    #[arg(long, conflicts_with = "frozen")]
+    force: bool,
+    /// Take silo.lock as it is: what it does not pin is an error
+    #[arg(long)]
+    frozen: bool,
+    /// Keep what a failed step left, for `silo debug`
+    #[arg(long)]
+    keep_failed: bool,
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let mut setting = match &args.path {
+        Some(path) => setting_at(globals, path)?,
+        None => setting(globals)?,
+    };
+    setting.keep_failed = args.keep_failed;
+    let wish = Wish { resolving: resolving(args.frozen), anew: args.force, dry_run: args.dry_run, ..Wish::default() };
+    let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
+    if args.json {
+        let rows: Vec<serde_json::Value> = all.iter().map(json).collect();
+        ui::json(&rows.into())?;
+        return failures(&all).map_or(Ok(ExitCode::SUCCESS), Err);
+    }
+    let code = report(&all, &setting, args.dry_run)?;
+    if args.dry_run && !all.is_empty() {
+        ui::data("nothing was changed (--dry-run)\n")?;
+    }
+    Ok(code)
+}
+
+/// Tells what became of each tool; fails if one failed.
+pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCode, Failure> {
+    if all.is_empty() {
+        let file = setting.project.join(PROJECT_CONFIG);
+        ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", file.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines = all.iter().filter_map(|one| Some(line(&one.tool, one.outcome.as_ref().ok()?, dry_run)));
+    ui::data(&lines.collect::<String>())?;
+    failures(all).map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn line(tool: &str, done: &Done, dry_run: bool) -> String {
+    let lock = match (done.locked, dry_run) {
+        (true, true) => "would be locked",
+        (true, false) => "locked",
+        (false, _) => "lock unchanged",
+    };
+    let image = match (done.image, done.fresh, dry_run) {
+        (Some(image), true, false) => format!(", image {:.12} built ({} new layers)", image.to_string(), done.made),
+        (Some(image), ..) => format!(", image {:.12} is there", image.to_string()),
+        (None, _, true) => ", would be built".to_owned(),
+        (None, ..) => String::new(),
+    };
+    format!("{tool} {}: {lock}{image}\n", done.version)
+}
+
+fn json(one: &Synced) -> serde_json::Value {
+    match &one.outcome {
+        Ok(done) => serde_json::json!({
+            "tool": one.tool, "version": done.version, "image": done.image.map(|image| image.to_string()),
+            "locked": done.locked, "built": done.fresh, "layersMade": done.made,
+        }),
+        Err(error) => serde_json::json!({ "tool": one.tool, "error": error.to_string() }),
+    }
+}
+
+/// The failures of all tools as one.
+fn failures(all: &[Synced]) -> Option<Failure> {
+    Failure::of_several(all.iter().filter_map(|one| Some((one.tool.as_str(), one.outcome.as_ref().err()?))).collect())
+}

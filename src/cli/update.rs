@@ -1,0 +1,95 @@
+//! `silo outdated` and `silo upgrade`.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use crate::tool::definition::{self, Scope};
+use crate::tool::install;
+use crate::tool::outdated::{self, Row};
+use crate::tool::sync::{self, Wish};
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::{install as install_command, sync as sync_command, ui};
+
+/// Show which locked packages have newer versions today
+#[derive(clap::Args)]
+pub struct OutdatedArgs {
+    /// Only these tools; by default the project's, or the installed ones where it has none
+    tools: Vec<String>,
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lock tools anew from today's indexes, and build them
+#[derive(clap::Args)]
+pub struct UpgradeArgs {
+    /// Only these tools; by default the project's, or the installed ones where it has none
+    tools: Vec<String>,
+}
+
+pub fn run_outdated(globals: &Globals, args: &OutdatedArgs) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let (scope, tools) = meant(&setting, &args.tools)?;
+    let rows = setting.with(|context| {
+        let mut rows = Vec::new();
+        for tool in &tools {
+            rows.extend(outdated::outdated(context, tool, scope)?);
+        }
+        Ok(rows)
+    })?;
+    if args.json {
+        let row =
+            |row: &Row| serde_json::json!({ "tool": row.tool, "package": row.package, "locked": row.locked, "available": row.available });
+        ui::json(&rows.iter().map(row).collect())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if rows.is_empty() {
+        ui::data("everything is as new as the mirrors have it\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let width = |of: fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let (tool, package) = (width(|row| row.tool.len()), width(|row| row.package.len()));
+    let locked = width(|row| row.shown_locked().len());
+    let line = |row: &Row| {
+        format!(
+            "{:tool$}  {:package$}  {:locked$}  {}\n",
+            row.tool,
+            row.package,
+            row.shown_locked(),
+            row.available.as_deref().unwrap_or("not needed any more")
+        )
+    };
+    ui::data(&rows.iter().map(line).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn run_upgrade(globals: &Globals, args: &UpgradeArgs) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let (scope, tools) = meant(&setting, &args.tools)?;
+    if scope == Scope::Project {
+        let wish = Wish { only: Some(tools), update: true, ..Wish::default() };
+        let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
+        return sync_command::report(&all, &setting, false);
+    }
+    let outcomes =
+        setting.with(|context| tools.iter().map(|tool| Ok(install::upgrade(context, tool)?)).collect::<Result<Vec<_>, Failure>>())?;
+    ui::data(&outcomes.iter().map(install_command::line).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Which tools are meant, and where.
+fn meant(setting: &Setting, named: &[String]) -> Result<(Scope, BTreeSet<String>), Failure> {
+    let claimed = definition::claimed(setting.view())?;
+    let installed: BTreeSet<String> = crate::tool::record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect();
+    let named: BTreeSet<String> = named.iter().cloned().collect();
+    if named.is_empty() {
+        return Ok(if claimed.is_empty() { (Scope::Global, installed) } else { (Scope::Project, claimed) });
+    }
+    let scope = if named.is_subset(&claimed) { Scope::Project } else { Scope::Global };
+    match named.iter().find(|tool| scope == Scope::Global && !installed.contains(*tool)) {
+        Some(tool) => Err(Failure::found(format!("{tool} is neither used by the project nor installed"), "`silo list` shows the tools")),
+        None => Ok((scope, named)),
+    }
+}

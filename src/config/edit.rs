@@ -1,0 +1,255 @@
+//! Edits of a `silo.toml`: text in, text out; comments, order and spelling of what is not touched stay.
+
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
+
+/// Why a document cannot be edited.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It is not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key holds something of another kind.
+    #[error("{key} is not {kind}")]
+    Kind {
+        /// The key.
+        key: String,
+        /// What it should be.
+        kind: &'static str,
+    },
+}
+
+/// A `silo.toml` being edited.
+#[derive(Debug)]
+pub struct Document(DocumentMut);
+
+impl Document {
+    /// Reads a text; an empty one is a document with nothing in it.
+    pub fn parse(text: &str) -> Result<Document, Error> {
+        text.parse().map(Document).map_err(|error: toml_edit::TomlError| Error::Syntax(error.to_string()))
+    }
+
+    /// Returns the text.
+    pub fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Adds a tool to `tools`; says whether it was not there.
+    pub fn claim(&mut self, tool: &str) -> Result<bool, Error> {
+        let tools = self.0.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        push(list(tools, "tools")?, tool)
+    }
+
+    /// Takes a tool out of `tools`; says whether it was there.
+    pub fn disclaim(&mut self, tool: &str) -> Result<bool, Error> {
+        let Some(tools) = self.0.as_table_mut().get_mut("tools") else { return Ok(false) };
+        Ok(remove(list(tools, "tools")?, |value| value.as_str() == Some(tool)) > 0)
+    }
+
+    /// Sets the version that is wanted of a tool.
+    pub fn set_version(&mut self, tool: &str, version: &str) -> Result<(), Error> {
+        self.over(tool)?.insert("version", toml_edit::value(version));
+        Ok(())
+    }
+
+    /// Forgets which version is wanted of a tool; says whether one was.
+    pub fn unset_version(&mut self, tool: &str) -> Result<bool, Error> {
+        let removed = self.over(tool)?.remove("version").is_some();
+        self.prune(tool);
+        Ok(removed)
+    }
+
+    /// Adds a text to a list of a tool's; says whether it was not there.
+    pub fn add(&mut self, tool: &str, key: &str, text: &str) -> Result<bool, Error> {
+        push(self.list(tool, key)?, text)
+    }
+
+    /// Adds a command to a tool's `postInstall`; says whether it was not there.
+    pub fn add_step(&mut self, tool: &str, step: &NewStep) -> Result<bool, Error> {
+        let value = step.value();
+        let steps = self.list(tool, "postInstall")?;
+        if steps.iter().any(|old| same(old, &value)) {
+            return Ok(false);
+        }
+        steps.push(value);
+        one_a_line(steps);
+        Ok(true)
+    }
+
+    /// Takes commands out of a tool's `postInstall`: the one of that number, from 1, or all; returns how many.
+    pub fn remove_steps(&mut self, tool: &str, which: Option<usize>) -> Result<usize, Error> {
+        let mut number = 0;
+        let removed = remove(self.list(tool, "postInstall")?, |_| {
+            number += 1;
+            which.is_none_or(|which| which == number)
+        });
+        if self.list(tool, "postInstall")?.is_empty() {
+            self.over(tool)?.remove("postInstall");
+        }
+        self.prune(tool);
+        Ok(removed)
+    }
+
+    fn list(&mut self, tool: &str, key: &str) -> Result<&mut Array, Error> {
+        let item = self.over(tool)?.entry(key).or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        list(item, &format!("overrides.{tool}.{key}"))
+    }
+
+    /// The table of a tool's overrides, made where there is none.
+    fn over(&mut self, tool: &str) -> Result<&mut Table, Error> {
+        let kind = |key: String| Error::Kind { key, kind: "a table" };
+        let implicit = || {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        };
+        let overrides = self.0.as_table_mut().entry("overrides").or_insert_with(implicit);
+        let overrides = overrides.as_table_mut().ok_or_else(|| kind("overrides".to_owned()))?;
+        let over = overrides.entry(tool).or_insert_with(|| Item::Table(Table::new()));
+        if let Some(inline) = over.as_inline_table() {
+            // One that was written on one line would become unreadable with what is added.
+            *over = Item::Table(inline.clone().into_table());
+        }
+        over.as_table_mut().ok_or_else(|| kind(format!("overrides.{tool}")))
+    }
+
+    /// Removes a tool's overrides, and all of them, where nothing is left in them.
+    fn prune(&mut self, tool: &str) {
+        let Some(overrides) = self.0.as_table_mut().get_mut("overrides").and_then(Item::as_table_mut) else { return };
+        if overrides.get(tool).and_then(Item::as_table).is_some_and(Table::is_empty) {
+            overrides.remove(tool);
+        }
+        if overrides.is_empty() {
+            self.0.as_table_mut().remove("overrides");
+        }
+    }
+}
+
+/// A command to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewStep {
+    /// For the shell if one, else word by word.
+    pub run: Vec<String>,
+    /// Whether `run` is one text for the shell.
+    pub shell: bool,
+    /// What it may reach.
+    pub network: Vec<String>,
+    /// Whether it sees the project's files.
+    pub project: bool,
+}
+
+impl NewStep {
+    fn value(&self) -> Value {
+        let words = |words: &[String]| Value::Array(words.iter().map(String::as_str).collect());
+        let run = match self.run.as_slice() {
+            [text] if self.shell => Value::from(text.as_str()),
+            list => words(list),
+        };
+        if self.network.is_empty() && !self.project {
+            return run;
+        }
+        let mut table = InlineTable::new();
+        table.insert("run", run);
+        if !self.network.is_empty() {
+            table.insert("network", words(&self.network));
+        }
+        if self.project {
+            table.insert("project", Value::from(true));
+        }
+        Value::InlineTable(table)
+    }
+}
+
+fn list<'a>(item: &'a mut Item, key: &str) -> Result<&'a mut Array, Error> {
+    item.as_array_mut().ok_or_else(|| Error::Kind { key: key.to_owned(), kind: "a list" })
+}
+
+fn push(list: &mut Array, text: &str) -> Result<bool, Error> {
+    if list.iter().any(|value| value.as_str() == Some(text)) {
+        return Ok(false);
+    }
+    list.push(text);
+    Ok(true)
+}
+
+fn remove(list: &mut Array, mut which: impl FnMut(&Value) -> bool) -> usize {
+    let before = list.len();
+    list.retain(|value| !which(value));
+    before - list.len()
+}
+
+/// Whether two values say the same, however they are spelled.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)),
+        (Value::InlineTable(a), Value::InlineTable(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| same(value, other)))
+        }
+        (a, b) => match (a.as_str(), b.as_str()) {
+            (Some(a), Some(b)) => a == b,
+            _ => a.as_bool().is_some() && a.as_bool() == b.as_bool(),
+        },
+    }
+}
+
+/// Puts each item of a list on a line of its own.
+fn one_a_line(list: &mut Array) {
+    for value in list.iter_mut() {
+        if value.decor().prefix().is_none_or(|prefix| prefix.as_str().is_none_or(|prefix| !prefix.contains('\n'))) {
+            value.decor_mut().set_prefix("\n    ");
+        }
+    }
+    list.set_trailing_comma(true);
+    list.set_trailing("\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(words: &[&str], network: &[&str], project: bool) -> NewStep {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        NewStep { run: owned(words), shell: false, network: owned(network), project }
+    }
+
+    #[test]
+    fn comments_and_order_stay() {
+        let text = "# my tools\ntools = [\"node\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\n";
+        let mut document = Document::parse(text).expect("TOML");
+        assert_eq!(document.claim("python"), Ok(true));
+        assert_eq!(document.claim("python"), Ok(false));
+        assert_eq!(document.add("python", "packages", "jq"), Ok(true));
+        assert_eq!(document.add_step("python", &step(&["pip", "install", "a>=2"], &["@pypi"], true)), Ok(true));
+        assert_eq!(document.add_step("python", &step(&["pip", "install", "a>=2"], &["@pypi"], true)), Ok(false));
+        assert_eq!(document.add_step("python", &step(&["true"], &[], false)), Ok(true));
+        assert_eq!(
+            document.text(),
+            "# my tools\ntools = [\"node\", \"python\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\npackages = [\"jq\"]\npostInstall = [\n    { run = [\"pip\", \"install\", \"a>=2\"], network = [\"@pypi\"], project = true },\n    [\"true\"],\n]\n"
+        );
+        assert_eq!(document.remove_steps("python", Some(1)), Ok(1));
+        assert_eq!(document.remove_steps("python", None), Ok(1));
+        assert_eq!(document.disclaim("node"), Ok(true));
+        assert_eq!(
+            document.text(),
+            "# my tools\ntools = [\"python\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\npackages = [\"jq\"]\n"
+        );
+    }
+
+    #[test]
+    fn what_is_empty_goes() {
+        let mut document = Document::parse("").expect("nothing is TOML");
+        document.set_version("python", "3.13").expect("a table");
+        assert_eq!(document.text(), "[overrides.python]\nversion = \"3.13\"\n");
+        assert_eq!(document.unset_version("python"), Ok(true));
+        assert_eq!(document.text(), "");
+        assert_eq!(document.unset_version("python"), Ok(false));
+        assert_eq!(document.text(), "");
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        let mut document = Document::parse("tools = 1\noverrides = 2\n").expect("TOML");
+        assert_eq!(document.claim("x").expect_err("a number").to_string(), "tools is not a list");
+        assert_eq!(document.set_version("x", "1").expect_err("a number").to_string(), "overrides is not a table");
+        assert!(Document::parse("a = ").is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! What settings make of a recipe: packages, add-ons and commands laid over it.
+
+use crate::recipe::addon::Addon;
+use crate::recipe::file::{self, check_step};
+use crate::recipe::{Recipe, Step};
+
+use super::Override;
+
+/// Lays what settings say of a tool over its recipe; `addons` are the ones that they name.
+pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon]) -> Result<Recipe, file::Error> {
+    let packages = addons.iter().flat_map(|addon| &addon.packages).chain(&over.packages);
+    let own = recipe.debian.packages.clone();
+    recipe.debian.added.extend(packages.filter(|package| !own.contains(package)).cloned());
+    recipe.debian.added.sort();
+    recipe.debian.added.dedup();
+    for addon in addons {
+        recipe.steps.extend(addon.steps.iter().cloned());
+        recipe.run.env.extend(addon.env.clone());
+    }
+    let steps: Vec<Step> = over.post_install.iter().map(|step| check_step("postInstall", step.clone())).collect::<Result<_, _>>()?;
+    recipe.steps.extend(steps);
+    Ok(recipe)
+}

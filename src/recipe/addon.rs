@@ -1,0 +1,87 @@
+//! Add-ons: what `silo add <name>` lays over a tool, such as another language (`recipes/addons/<name>.toml`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::document;
+
+use super::Step;
+use super::catalog::{Error, Places, names_in};
+use super::file::{self, StepEntry};
+
+/// The directory of add-ons among recipes.
+const DIR: &str = "addons";
+
+/// The add-ons that come with the program: name and text. `tests/recipes.rs` holds that none is forgotten.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("java", include_str!("../../recipes/addons/java.toml")),
+    ("kotlin", include_str!("../../recipes/addons/kotlin.toml")),
+    ("ruby", include_str!("../../recipes/addons/ruby.toml")),
+];
+
+/// An add-on file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AddonFile {
+    /// One line for lists.
+    #[serde(default)]
+    pub description: String,
+    /// Debian packages, solved together with the tool's.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Commands run after the tool's own.
+    #[serde(default)]
+    pub steps: Vec<StepEntry>,
+    /// Environment variables set inside.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// A checked add-on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addon {
+    /// One line for lists.
+    pub description: String,
+    /// Debian packages.
+    pub packages: Vec<String>,
+    /// Commands.
+    pub steps: Vec<Step>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Finds the add-on `name`: the project's, else the user's, else the one built in.
+pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
+    if file::check_name(name).is_err() {
+        return Ok(None);
+    }
+    for dir in [&places.project, &places.user].into_iter().flatten() {
+        let path = dir.join(DIR).join(format!("{name}.toml"));
+        if let Some(file) = document::read::<AddonFile>(&path)? {
+            return checked(file, &path).map(Some);
+        }
+    }
+    let Some((_, text)) = BUILT_IN.iter().find(|(builtin, _)| *builtin == name) else { return Ok(None) };
+    let path = PathBuf::from(format!("recipes/{DIR}/{name}.toml"));
+    checked(document::parse(text, &path)?, &path).map(Some)
+}
+
+/// Returns the names of all add-ons.
+pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
+    let mut names: BTreeSet<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for dir in [&places.user, &places.project].into_iter().flatten() {
+        names.extend(names_in(&dir.join(DIR))?);
+    }
+    Ok(names)
+}
+
+fn checked(file: AddonFile, path: &Path) -> Result<Addon, Error> {
+    let wrong = |source| Error::Recipe { path: path.to_owned(), source };
+    file::check_packages("packages", &file.packages).map_err(wrong)?;
+    file::check_variables("env", file.env.keys()).map_err(wrong)?;
+    let steps = file.steps.into_iter().map(|step| file::check_step("steps", step)).collect::<Result<_, _>>().map_err(wrong)?;
+    Ok(Addon { description: file.description, packages: file.packages, steps, env: file.env })
+}

@@ -1,0 +1,152 @@
+//! What a tool is where it is used: its recipe, with what the settings in force lay over it, and where its lock is kept.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::build::{self, Target};
+use crate::config::{Settings, overlay};
+use crate::document;
+use crate::home::PROJECT_LOCK;
+use crate::recipe::addon;
+use crate::recipe::catalog::{self, Found};
+use crate::recipe::file;
+
+use super::View;
+use super::locking;
+use super::record::Installed;
+
+/// Where a tool is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everywhere that no project says otherwise.
+    Global,
+    /// In the project around the working directory.
+    Project,
+}
+
+/// A tool as it is used somewhere.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The recipe with all that is laid over it, and where it comes from.
+    pub found: Found,
+    /// The version that is wanted, or its beginning.
+    pub version: Option<String>,
+    /// The lock file that must hold its lock; without one, the recipe's own lock counts.
+    pub lock_file: Option<PathBuf>,
+    /// The project whose files its steps may see.
+    pub project: Option<PathBuf>,
+}
+
+/// Why a definition could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such recipe.
+    #[error(transparent)]
+    Recipe(#[from] catalog::Error),
+    /// The settings cannot be read.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// Settings name an add-on that there is none of.
+    #[error("overrides.{tool}.addons: there is no add-on \"{name}\"{near}")]
+    Addon {
+        /// The tool.
+        tool: String,
+        /// The add-on.
+        name: String,
+        /// A name near it, as the end of the sentence, or nothing.
+        near: String,
+    },
+    /// Settings lay something impossible over a recipe.
+    #[error("overrides.{tool}")]
+    Overlay {
+        /// The tool.
+        tool: String,
+        /// What.
+        #[source]
+        source: file::Error,
+    },
+    /// A lock cannot be read.
+    #[error(transparent)]
+    Lock(#[from] locking::Error),
+    /// A project uses the tool, and its image is not there.
+    #[error("this project's {tool} is not built: {why}")]
+    NotBuilt {
+        /// The tool.
+        tool: String,
+        /// What is missing.
+        why: &'static str,
+    },
+}
+
+/// Returns what a tool is in a scope.
+pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Definition, Error> {
+    let settings = settings(view, scope);
+    let found = catalog::find(view.places, tool)?;
+    let over = settings.overrides.get(tool).cloned().unwrap_or_default();
+    let mut addons = Vec::new();
+    for name in &over.addons {
+        let addon = addon::find(view.places, name)?;
+        addons.push(addon.ok_or_else(|| unknown_addon(view, tool, name))?);
+    }
+    let recipe = overlay::over(found.recipe, &over, &addons).map_err(|source| Error::Overlay { tool: tool.to_owned(), source })?;
+    let project = (scope == Scope::Project).then(|| view.project.to_owned());
+    let lock_file = match &project {
+        Some(dir) => Some(dir.join(PROJECT_LOCK)),
+        None => over.shapes_image().then(|| view.home.root().join(PROJECT_LOCK)),
+    };
+    Ok(Definition { found: Found { recipe, origin: found.origin }, version: over.version, lock_file, project })
+}
+
+fn settings(view: View<'_>, scope: Scope) -> &Settings {
+    match scope {
+        Scope::Global => view.user_settings,
+        Scope::Project => view.settings,
+    }
+}
+
+fn unknown_addon(view: View<'_>, tool: &str, name: &str) -> Error {
+    let known = addon::names(view.places).unwrap_or_default();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let near = document::nearest(name, &known).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+    Error::Addon { tool: tool.to_owned(), name: name.to_owned(), near }
+}
+
+/// Returns the tools that the project claims: those of its settings, and those of its lock.
+pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
+    let mut tools = view.project_settings.claims();
+    tools.extend(locking::read(&view.project.join(PROJECT_LOCK))?.into_keys());
+    Ok(tools)
+}
+
+/// Finds the image that the project's tool is now, or nothing where the project does not claim the tool.
+///
+/// The definition and the lock name the image together, so a wrong one cannot be found.
+pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
+    if !is_claimed(view.project_settings, view.project, tool)? {
+        return Ok(None);
+    }
+    let definition = of(view, tool, Scope::Project)?;
+    let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), why };
+    let lock = locking::existing(view, &definition)?.ok_or_else(|| not_built("silo.lock does not say what it is made of"))?;
+    let found = build::known(view.home, &definition.target(&lock));
+    let image = found.ok_or_else(|| not_built("what silo.toml and silo.lock say was never built on this machine"))?;
+    Ok(Some(Installed { name: tool.to_owned(), version: locking::version(&definition.found, &lock), image }))
+}
+
+fn is_claimed(settings: &Settings, project: &Path, tool: &str) -> Result<bool, Error> {
+    let listed = settings.tools.iter().any(|name| name == tool);
+    let shaped = settings.overrides.get(tool).is_some_and(crate::config::Override::shapes_image);
+    Ok(listed || shaped || locking::read(&project.join(PROJECT_LOCK))?.contains_key(tool))
+}
+
+impl Definition {
+    /// The definition as what is to be built from a lock.
+    pub fn target<'a>(&'a self, lock: &'a crate::lock::Lock) -> Target<'a> {
+        Target { recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
+    }
+
+    /// The tool's name.
+    pub fn tool(&self) -> &str {
+        &self.found.recipe.name
+    }
+}

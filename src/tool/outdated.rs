@@ -1,0 +1,47 @@
+//! What has become newer since a tool was locked.
+
+use crate::lock::Package;
+use crate::system::Arch;
+
+use super::Context;
+use super::definition::{self, Scope};
+use super::install::Error;
+use super::locking;
+
+/// A locked package that would be locked otherwise today.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The tool.
+    pub tool: String,
+    /// The package.
+    pub package: String,
+    /// Its locked version, if it is locked.
+    pub locked: Option<String>,
+    /// Today's version, if it is still needed.
+    pub available: Option<String>,
+}
+
+impl Row {
+    /// Returns the locked version for people.
+    pub fn shown_locked(&self) -> &str {
+        self.locked.as_deref().unwrap_or("not locked")
+    }
+}
+
+/// Compares a tool's lock with what it would be today.
+pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<Row>, Error> {
+    let definition = definition::of(context.view(), tool, scope)?;
+    let old = locking::existing(context.view(), &definition)?;
+    let new = locking::resolve(context, &definition.found)?;
+    let packages = |lock: &crate::lock::Lock| lock.packages_of(Arch::host()).cloned().unwrap_or_default();
+    let (old, new) = (old.as_ref().map(packages).unwrap_or_default(), packages(&new));
+    let version = |package: Option<&Package>| package.map(|package| package.version.clone());
+    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let rows = names.into_iter().map(|name| Row {
+        tool: tool.to_owned(),
+        package: name.clone(),
+        locked: version(old.get(name)),
+        available: version(new.get(name)),
+    });
+    Ok(rows.filter(|row| row.locked != row.available).collect())
+}

@@ -1,0 +1,91 @@
+//! Changing a `silo.toml` on disk: the whole file or nothing, and back again where what follows fails.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::config::edit::{self, Document};
+use crate::document;
+
+/// Why a file of settings could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// It does not allow the change.
+    #[error("{path}", path = .path.display())]
+    Edit {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: edit::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write {path}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A changed file of settings.
+#[derive(Debug)]
+pub struct Changed {
+    path: PathBuf,
+    before: Option<String>,
+    after: String,
+}
+
+/// Changes the settings at `path`, which may not be there yet; nothing is written where nothing changes.
+pub fn change<T>(path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
+    let before = document::text_of(path)?;
+    let failed = |source| Error::Edit { path: path.to_owned(), source };
+    let mut document = Document::parse(before.as_deref().unwrap_or_default()).map_err(failed)?;
+    let done = change(&mut document).map_err(failed)?;
+    let after = document.text();
+    if before.as_deref().unwrap_or_default() != after {
+        write(path, &after)?;
+    }
+    Ok((done, Changed { path: path.to_owned(), before, after }))
+}
+
+impl Changed {
+    /// Says whether anything changed.
+    pub fn is_new(&self) -> bool {
+        self.before.as_deref().unwrap_or_default() != self.after
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the change back, unless somebody else has changed the file since.
+    pub fn undo(self) -> Result<(), Error> {
+        if !self.is_new() || document::text_of(&self.path)?.as_deref() != Some(self.after.as_str()) {
+            return Ok(());
+        }
+        match &self.before {
+            Some(before) => write(&self.path, before),
+            None => fs::remove_file(&self.path).map_err(|source| Error::Write { path: self.path.clone(), source }),
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(failed)?;
+    let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    staged.write_all(text.as_bytes()).map_err(failed)?;
+    // A temporary file is private; settings are as readable as what they replace, or as any new file.
+    let mode = fs::metadata(path).map(|meta| meta.permissions());
+    let mode = mode.unwrap_or_else(|_| std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    staged.as_file().set_permissions(mode).map_err(failed)?;
+    staged.as_file().sync_all().map_err(failed)?;
+    staged.persist(path).map(drop).map_err(|error| failed(error.error))
+}

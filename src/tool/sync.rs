@@ -1,0 +1,196 @@
+//! Making a project's tools what its `silo.toml` and `silo.lock` say, all in one build.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use silo_store::digest::Digest;
+use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
+use silo_store::roots::{self, Root, RootName};
+
+use crate::build::{self, Built, Target};
+use crate::image::{self, ImageId};
+use crate::lock::Lock;
+use crate::system::Arch;
+
+use super::Context;
+use super::definition::{self, Definition, Scope};
+use super::install::{self, Error};
+use super::locking::{self, Resolving};
+
+/// Between two looks at whether another process has finished with the same project.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What is to be synced, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Only these tools; by default all that the project claims.
+    pub only: Option<BTreeSet<String>>,
+    /// Whether the lock may be changed.
+    pub resolving: Resolving,
+    /// Whether the tools are locked anew, although they are locked.
+    pub update: bool,
+    /// Whether steps that the lock pins are run again and pinned anew.
+    pub anew: bool,
+    /// Whether only the lock is made, and nothing built.
+    pub lock_only: bool,
+    /// Whether nothing is done, only told.
+    pub dry_run: bool,
+}
+
+impl Default for Wish {
+    fn default() -> Wish {
+        Wish { only: None, resolving: Resolving::Allowed, update: false, anew: false, lock_only: false, dry_run: false }
+    }
+}
+
+/// What became of one tool.
+#[derive(Debug)]
+pub struct Synced {
+    /// The tool.
+    pub tool: String,
+    /// What was done, or why it could not be.
+    pub outcome: Result<Done, Error>,
+}
+
+/// What was done, or would be, for one tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The version.
+    pub version: String,
+    /// The image, where it is there.
+    pub image: Option<ImageId>,
+    /// Whether the lock changed.
+    pub locked: bool,
+    /// Layers that were made, and not found.
+    pub made: usize,
+    /// Whether the image was not there before.
+    pub fresh: bool,
+}
+
+/// A tool with its lock, on its way to an image.
+struct Prepared {
+    definition: Definition,
+    lock: Lock,
+    version: String,
+}
+
+/// Syncs the project's tools. One that fails does not keep the others from being done.
+pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
+    let tools = match &wish.only {
+        Some(only) => only.clone(),
+        None => definition::claimed(context.view())?,
+    };
+    let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
+    let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
+    // Two syncs of one project would write one lock file.
+    let _ours = if wish.dry_run { None } else { Some(alone(context, &shared)?) };
+    let prepared: Vec<(String, Result<Prepared, Error>)> =
+        tools.into_iter().map(|tool| (tool.clone(), prepare(context, &tool, wish))).collect();
+    let ready: Vec<&Prepared> = prepared.iter().filter_map(|(_, prepared)| prepared.as_ref().ok()).collect();
+    let built = if wish.dry_run || wish.lock_only { Vec::new() } else { build_all(context, &shared, wish, &ready) };
+    let mut built = built.into_iter();
+    let mut all = Vec::with_capacity(prepared.len());
+    for (tool, prepared) in prepared {
+        let outcome = match prepared {
+            Err(error) => Err(error),
+            Ok(prepared) if wish.dry_run => told(context, prepared),
+            Ok(prepared) if wish.lock_only => kept(context, prepared),
+            Ok(prepared) => match built.next() {
+                Some(Ok(built)) => finish(context, prepared, built),
+                Some(Err(error)) => Err(failed(&tool, error)),
+                None => Err(build::Error::Worker.into()),
+            },
+        };
+        all.push(Synced { tool, outcome });
+    }
+    if !wish.dry_run && !wish.lock_only {
+        keep_images(context, &shared, &all)?;
+    }
+    Ok(all)
+}
+
+/// Waits until no other process syncs this project.
+fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    let key = Digest::of(context.project.as_os_str().as_bytes());
+    loop {
+        if context.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(build::Error::Stopped.into());
+        }
+        let locked = store_lock::try_build(context.store, shared, &key).map_err(|error| Error::Store(Box::new(error)))?;
+        match locked {
+            Some(ours) => return Ok(ours),
+            None => thread::sleep(LOCK_PAUSE),
+        }
+    }
+}
+
+fn prepare(context: &Context<'_>, tool: &str, wish: &Wish) -> Result<Prepared, Error> {
+    let definition = definition::of(context.view(), tool, Scope::Project)?;
+    let lock = match wish.update {
+        true => locking::resolve(context, &definition.found)?,
+        false => locking::obtain(context, &definition, wish.resolving)?,
+    };
+    let version = install::check_version(&definition, &lock)?;
+    Ok(Prepared { definition, lock, version })
+}
+
+fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &Wish, ready: &[&Prepared]) -> Vec<Result<Built, build::Error>> {
+    let mirrors = OnceCell::new();
+    let shop = install::workshop(context, shared, &mirrors);
+    let frozen = wish.resolving == Resolving::Frozen;
+    let targets: Vec<Target<'_>> = ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
+    build::build(&shop, &targets)
+}
+
+fn failed(tool: &str, error: build::Error) -> Error {
+    match error {
+        build::Error::Fetch(error) if error.is_gone() => Error::Gone { tool: tool.to_owned(), source: build::Error::Fetch(error) },
+        error => error.into(),
+    }
+}
+
+/// Says what a sync would find and do.
+fn told(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
+    let existing = locking::existing(context.view(), &prepared.definition)?;
+    let image = build::known(context.home, &prepared.definition.target(&prepared.lock));
+    let locked = existing.as_ref() != Some(&prepared.lock);
+    Ok(Done { version: prepared.version, image, locked, made: 0, fresh: image.is_none() })
+}
+
+fn kept(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
+    let locked = locking::keep(context.view(), &prepared.definition, &prepared.lock)?;
+    Ok(Done { version: prepared.version, image: None, locked, made: 0, fresh: false })
+}
+
+fn finish(context: &Context<'_>, prepared: Prepared, built: Built) -> Result<Done, Error> {
+    let Prepared { definition, mut lock, version } = prepared;
+    let fresh = built.outputs.is_some();
+    if let Some(outputs) = built.outputs {
+        lock.steps.remove(&Arch::host());
+        if !outputs.is_empty() {
+            lock.steps.insert(Arch::host(), outputs);
+        }
+    }
+    let locked = locking::keep(context.view(), &definition, &lock)?;
+    Ok(Done { version, image: Some(built.image), locked, made: built.made, fresh })
+}
+
+/// Keeps the images of the project's tools from being collected, those of other tools than the ones just synced too.
+fn keep_images(context: &Context<'_>, shared: &SharedLock, all: &[Synced]) -> Result<(), Error> {
+    let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
+    let mut root = Root::default();
+    let synced = all.iter().filter_map(|one| one.outcome.as_ref().ok()?.image);
+    let others = definition::claimed(context.view())?.into_iter().filter(|tool| all.iter().all(|one| one.tool != *tool));
+    let others: Vec<ImageId> = others.filter_map(|tool| Some(definition::image(context.view(), &tool).ok()??.image)).collect();
+    for id in synced.chain(others) {
+        root.images.insert(id.digest());
+        root.layers.extend(image::get(context.home, id).map_err(build::Error::Image)?.map(|image| image.layer_set()).unwrap_or_default());
+    }
+    use std::os::unix::ffi::OsStrExt;
+    let name = Digest::of(context.project.as_os_str().as_bytes()).to_string();
+    let name = RootName::new("project", &name[..16]).map_err(|error| store(Box::new(error)))?;
+    roots::put(context.store, shared, &name, &root).map_err(|error| store(Box::new(error)))
+}
