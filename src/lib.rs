@@ -35,5 +35,8 @@ pub mod run;
 // What the verbs do.
 pub mod tool;
 
+// What can be told of the outcome.
+pub mod insight;
+
 // The command line, one file a command.
 pub mod cli;

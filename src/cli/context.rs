@@ -10,6 +10,7 @@ use crate::config::{self, Settings};
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
 use crate::home::{Home, PROJECT_CONFIG, RECIPES};
+use crate::insight::inside::Look;
 use crate::recipe::catalog::Places;
 use crate::tool::{Context, View};
 
@@ -77,6 +78,11 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
         ui: Ui::new(globals.quiet),
         stop: Arc::default(),
     })
+}
+
+/// Begins to look at what is built; nothing is collected meanwhile.
+pub fn look(setting: &Setting) -> Result<Look<'_>, Failure> {
+    Ok(Look::new(&setting.home, &setting.store, &setting.places)?)
 }
 
 impl Setting {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use crate::{build, document, fetch, launch, recipe, tool};
+use crate::{build, document, fetch, insight, launch, recipe, tool};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -112,6 +112,13 @@ impl From<recipe::catalog::Error> for Failure {
 impl From<tool::record::Error> for Failure {
     fn from(error: tool::record::Error) -> Failure {
         Failure::other(error)
+    }
+}
+
+impl From<insight::error::Error> for Failure {
+    fn from(error: insight::error::Error) -> Failure {
+        let hint = error.hint();
+        Failure::hinted(&error, hint)
     }
 }
 

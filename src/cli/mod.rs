@@ -26,6 +26,7 @@ mod sync;
 mod uninstall;
 mod update;
 mod verify;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ enum Command {
     Upgrade(update::UpgradeArgs),
     Doctor(doctor::Args),
     Verify(verify::Args),
+    Why(why::Args),
     Gc(gc::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -131,6 +133,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Lock(args) => lock::run(globals, &args),
         Command::Doctor(args) => doctor::run(globals, &args),
         Command::Verify(args) => verify::run(globals, &args),
+        Command::Why(args) => why::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

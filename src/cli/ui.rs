@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -160,8 +161,20 @@ pub fn note(text: &str) {
 
 /// Writes data to standard output; a reader that has gone away is no error.
 pub fn data(text: &str) -> Result<(), Failure> {
+    bytes(text.as_bytes())
+}
+
+/// Writes text to a file where one is named, else to standard output.
+pub fn data_to(file: Option<&Path>, text: &str) -> Result<(), Failure> {
+    let Some(file) = file else { return data(text) };
+    std::fs::write(file, text)
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", file.display()), "name a file that can be written"))
+}
+
+/// Writes bytes as they are to standard output; a reader that has gone away is no error.
+pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::found(format!("cannot write to standard output: {error}"), "is the disk full?"))
         }

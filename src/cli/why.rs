@@ -1,0 +1,42 @@
+//! `silo why`.
+
+use std::process::ExitCode;
+
+use crate::insight::why::{self, told};
+
+use super::context::{Globals, look, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Say why a path, a package or a layer is in an image
+///
+/// It names the layer, the package and the line of the recipe that asked for it.
+#[derive(clap::Args)]
+#[command(override_usage = "silo why [OPTIONS] [TOOL] <PATH|PACKAGE|LAYER>")]
+pub struct Args {
+    /// The tool, where several have it, then what is asked about: a path, a package, or the beginning of a layer's id
+    #[arg(required = true, num_args = 1..=2, value_name = "WHAT")]
+    words: Vec<String>,
+    /// The tool, or the beginning of an image's id
+    #[arg(long)]
+    tool: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let (tool, what) = match (&args.words[..], &args.tool) {
+        ([what], tool) => (tool.as_deref(), what),
+        ([tool, what], None) => (Some(tool.as_str()), what),
+        _ => return Err(Failure::usage("the tool is named twice", "silo why <TOOL> <WHAT>, or silo why <WHAT> --tool <TOOL>")),
+    };
+    let setting = setting(globals)?;
+    let answer = why::why(&look(&setting)?, tool, what)?;
+    if args.json {
+        ui::json(&told::json(&answer))?;
+    } else {
+        ui::data(&told::text(&answer))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,246 @@
+//! Who asked for a package: the line of a recipe, and the shortest chain of dependencies from there.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::document;
+use crate::recipe::catalog::{self, Places};
+use crate::resolve::relation;
+use crate::unpack::record::Stanza;
+
+use super::error::Error;
+
+/// A package that a recipe names, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The package.
+    pub package: String,
+    /// The recipe; a built-in one is named by its path in Silo's own source.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// The entry as it is written.
+    pub text: String,
+}
+
+/// Why one package came with another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Who depends.
+    pub from: String,
+    /// On whom.
+    pub to: String,
+    /// The field, such as `Depends`.
+    pub field: &'static str,
+    /// The relation as it is written.
+    pub relation: String,
+}
+
+/// How a package came into an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The entry of a recipe from which the shortest chain leads to it, and that chain, empty where the recipe names it.
+    pub wished: Option<(Wish, Vec<Step>)>,
+    /// The essential package from which the shortest chain leads to it, and that chain, empty where it is one itself.
+    pub essential: Option<(String, Vec<Step>)>,
+}
+
+/// The part of a recipe that names packages. Everything else is none of our business here.
+#[derive(Deserialize)]
+struct Named {
+    debian: Option<Table>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    packages: Option<Vec<Spanned<String>>>,
+}
+
+/// Lists the packages that the recipe of `tool` names. The last of the recipes that lie over one another has the word.
+pub fn wishes(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
+    for dir in [&places.project, &places.user].into_iter().flatten() {
+        let path = dir.join(format!("{tool}.toml"));
+        if let Some(text) = document::text_of(&path)?
+            && let Some(wishes) = named(&text, &path)?
+        {
+            return Ok(wishes);
+        }
+    }
+    let Some(builtin) = catalog::built_in(tool) else { return Ok(Vec::new()) };
+    Ok(named(builtin.recipe, Path::new(&format!("recipes/{tool}.toml")))?.unwrap_or_default())
+}
+
+/// Lists the packages that the text of a recipe names, or `None` where it leaves them to the one below.
+fn named(text: &str, path: &Path) -> Result<Option<Vec<Wish>>, Error> {
+    let named: Named = document::parse(text, path)?;
+    let Some(packages) = named.debian.and_then(|table| table.packages) else { return Ok(None) };
+    let wish = |entry: Spanned<String>| {
+        let start = entry.span().start;
+        Wish {
+            line: text.get(..start).unwrap_or_default().matches('\n').count() + 1,
+            file: path.to_owned(),
+            package: entry.get_ref().split('=').next().unwrap_or_default().to_owned(),
+            text: entry.into_inner(),
+        }
+    };
+    Ok(Some(packages.into_iter().map(wish).collect()))
+}
+
+/// Finds how `package` came into an image that holds `stanzas`.
+pub fn origin(stanzas: &[Stanza], wishes: &[Wish], package: &str) -> Origin {
+    let graph = Graph::new(stanzas);
+    let wished: Vec<&str> = wishes.iter().map(|wish| wish.package.as_str()).collect();
+    let essential: Vec<&str> =
+        stanzas.iter().filter(|stanza| stanza.get("Essential") == Some("yes")).map(|stanza| stanza.package()).collect();
+    let first = |chain: &[Step]| chain.first().map_or(package, |step| step.from.as_str()).to_owned();
+    Origin {
+        wished: graph.shortest(&wished, package).and_then(|chain| {
+            let root = first(&chain);
+            Some((wishes.iter().find(|wish| wish.package == root)?.clone(), chain))
+        }),
+        essential: graph.shortest(&essential, package).map(|chain| (first(&chain), chain)),
+    }
+}
+
+/// Returns the packages that provide `name`, which is no package itself.
+pub fn providers<'a>(stanzas: &'a [Stanza], name: &str) -> Vec<&'a str> {
+    let provides = |stanza: &&Stanza| relations(stanza, "Provides").iter().flatten().any(|relation| relation.name == name);
+    stanzas.iter().filter(provides).map(|stanza| stanza.package()).collect()
+}
+
+/// Returns for each of `stanzas` the numbers of those that it depends on, sorted.
+pub fn dependencies(stanzas: &[Stanza]) -> Vec<Vec<usize>> {
+    let graph = Graph::new(stanzas);
+    let of = |number: usize| {
+        let all: BTreeSet<usize> = graph.steps(number, &["Pre-Depends", "Depends"]).into_iter().map(|(to, _)| to).collect();
+        all.into_iter().filter(|to| *to != number).collect()
+    };
+    (0..stanzas.len()).map(of).collect()
+}
+
+/// The installed packages and what they depend on.
+struct Graph<'a> {
+    stanzas: &'a [Stanza],
+    /// Who is called so, or provides it, in which version.
+    called: BTreeMap<&'a str, Vec<(usize, Option<&'a str>)>>,
+}
+
+impl<'a> Graph<'a> {
+    fn new(stanzas: &'a [Stanza]) -> Graph<'a> {
+        let mut called: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (number, stanza) in stanzas.iter().enumerate() {
+            called.entry(stanza.package()).or_default().push((number, stanza.get("Version")));
+            for provided in relations(stanza, "Provides").into_iter().flatten() {
+                let version = provided.bound.map(|(_, version)| version);
+                called.entry(provided.name).or_default().push((number, version));
+            }
+        }
+        Graph { stanzas, called }
+    }
+
+    /// Finds the shortest chain from one of `roots` to `goal`; among equals the one whose root comes first.
+    fn shortest(&self, roots: &[&str], goal: &str) -> Option<Vec<Step>> {
+        // Recommended packages come only with some recipes, so they count only where nothing stronger leads there.
+        self.walk(roots, goal, &["Pre-Depends", "Depends"]).or_else(|| self.walk(roots, goal, &["Pre-Depends", "Depends", "Recommends"]))
+    }
+
+    fn walk(&self, roots: &[&str], goal: &str, fields: &[&'static str]) -> Option<Vec<Step>> {
+        let numbered = |name: &str| self.stanzas.iter().position(|stanza| stanza.package() == name);
+        let goal = numbered(goal)?;
+        let mut came: BTreeMap<usize, Option<(usize, Step)>> = BTreeMap::new();
+        let mut queue = VecDeque::new();
+        for root in roots.iter().filter_map(|root| numbered(root)) {
+            came.entry(root).or_insert_with(|| {
+                queue.push_back(root);
+                None
+            });
+        }
+        while let Some(next) = queue.pop_front() {
+            if next == goal {
+                break;
+            }
+            for (to, step) in self.steps(next, fields) {
+                came.entry(to).or_insert_with(|| {
+                    queue.push_back(to);
+                    Some((next, step))
+                });
+            }
+        }
+        let mut chain = Vec::new();
+        let mut at = came.remove(&goal)?;
+        while let Some((from, step)) = at {
+            chain.push(step);
+            at = came.remove(&from)?;
+        }
+        chain.reverse();
+        Some(chain)
+    }
+
+    /// Lists what a package pulls in.
+    fn steps(&self, from: usize, fields: &[&'static str]) -> Vec<(usize, Step)> {
+        let stanza = &self.stanzas[from];
+        let mut steps = Vec::new();
+        for field in fields {
+            for wanted in relations(stanza, field).into_iter().flatten() {
+                let targets = self.called.get(wanted.name).into_iter().flatten();
+                for (to, _) in targets.filter(|(_, version)| wanted.admits(*version)) {
+                    let step = Step {
+                        from: stanza.package().to_owned(),
+                        to: self.stanzas[*to].package().to_owned(),
+                        field,
+                        relation: wanted.text.split_whitespace().collect::<Vec<_>>().join(" "),
+                    };
+                    steps.push((*to, step));
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// The alternatives of a relation field. A field that does not parse says nothing, as for dpkg's own queries it would.
+fn relations<'a>(stanza: &'a Stanza, field: &str) -> Vec<Vec<relation::Relation<'a>>> {
+    relation::parse(stanza.get(field).unwrap_or_default()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unpack::record::parse_stanzas;
+
+    const STATUS: &str = "Package: a\nVersion: 1\nArchitecture: all\nDepends: virtual (>= 2) | missing, c (>= 9)\n\n\
+        Package: b\nVersion: 1\nArchitecture: all\nProvides: virtual (= 2)\nPre-Depends: c\n\n\
+        Package: c\nVersion: 1\nArchitecture: all\n\n\
+        Package: e\nVersion: 1\nArchitecture: all\nEssential: yes\nDepends: c\n\n\
+        Package: lonely\nVersion: 1\nArchitecture: all\n";
+
+    fn told(origin: &Origin) -> String {
+        let chain = |steps: &[Step]| steps.iter().map(|step| format!(" {}>{}:{}", step.from, step.to, step.relation)).collect::<String>();
+        let wished = origin.wished.as_ref().map(|(wish, steps)| format!("{}:{}{}", wish.file.display(), wish.line, chain(steps)));
+        let essential = origin.essential.as_ref().map(|(name, steps)| format!("{name}{}", chain(steps)));
+        format!("{} / {}", wished.unwrap_or_default(), essential.unwrap_or_default())
+    }
+
+    #[test]
+    fn the_shortest_chain_is_found() {
+        let stanzas = parse_stanzas(STATUS.as_bytes()).expect("stanzas");
+        let text = "# a recipe\n[debian]\npackages = [\n  \"x=1\", # not here\n  \"a\",\n]\nlater = 1\n";
+        let wishes = named(text, Path::new("r.toml")).expect("a recipe").expect("packages");
+        assert_eq!((wishes[0].package.as_str(), wishes[0].line, wishes[0].text.as_str()), ("x", 4, "x=1"));
+        for (package, expect) in [
+            ("a", "r.toml:5 / "),
+            ("b", "r.toml:5 a>b:virtual (>= 2) / "),
+            ("c", "r.toml:5 a>b:virtual (>= 2) b>c:c / e e>c:c"),
+            ("e", " / e"),
+            ("lonely", " / "),
+            ("unknown", " / "),
+        ] {
+            assert_eq!(told(&origin(&stanzas, &wishes, package)), expect, "{package}");
+        }
+        assert_eq!(providers(&stanzas, "virtual"), ["b"]);
+        assert_eq!(named("description = \"x\"", Path::new("r.toml")).expect("a recipe"), None);
+    }
+}

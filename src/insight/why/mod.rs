@@ -1,0 +1,269 @@
+//! Why something is in an image: which layer brought a path, which package that is, and who asked for it.
+
+pub mod told;
+
+use silo_store::entry::{Kind, Node};
+use silo_store::index::Index;
+use silo_store::manifest::Manifest;
+use silo_store::path::LayerPath;
+
+use crate::tool::record;
+use crate::unpack::record::Stanza;
+
+use crate::insight::asked::{self, Origin};
+use crate::insight::change::{self, Deed};
+use crate::insight::error::Error;
+use crate::insight::inside::{self, Inside, Look, begin_with};
+use crate::insight::way::{self, Link};
+
+/// The answer to "why is this here".
+#[derive(Debug)]
+pub struct Answer {
+    /// The image, for people.
+    pub place: String,
+    /// What was asked about.
+    pub about: About,
+}
+
+/// What was asked about.
+#[derive(Debug)]
+pub enum About {
+    /// A path: each thing that it names on its way through links, the last being what is reached.
+    Path(Vec<Thing>),
+    /// A package.
+    Package(Box<Package>),
+    /// A name that packages provide.
+    Provided {
+        /// The name.
+        name: String,
+        /// Who provides it.
+        by: Vec<Package>,
+    },
+    /// A layer.
+    Layer(Box<Layer>),
+}
+
+/// Something at a path.
+#[derive(Debug)]
+pub struct Thing {
+    /// The path.
+    pub path: LayerPath,
+    /// What stands there; nothing where it was removed.
+    pub stands: Option<Standing>,
+    /// Whether it is only a directory on the way that is a link.
+    pub on_the_way: bool,
+    /// Which layers did what to it, lowest first.
+    pub deeds: Vec<(Layer, Deed)>,
+    /// The package whose it is: the topmost layer's, or that of the layer below that a step changed.
+    pub package: Option<Package>,
+}
+
+/// What stands at a path.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its permissions.
+    pub mode: u32,
+    /// The size of a file.
+    pub size: u64,
+    /// Where a symbolic link points.
+    pub target: Option<String>,
+}
+
+/// A layer and what it is made of.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Where it came from.
+    pub manifest: Manifest,
+    /// The package that it is, where it is one.
+    pub package: Option<Package>,
+}
+
+/// A package and how it came into the image.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether every Debian root has it.
+    pub essential: bool,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Its layer; none where it was unpacked within a step.
+    pub layer: Option<Manifest>,
+}
+
+/// Answers for `what` in the image that `tool` names, or else in the only tool's that has it.
+pub fn why(look: &Look<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Error> {
+    if let Some(tool) = tool {
+        let inside = inside::named(look, tool)?;
+        return match answer(look, &inside, what)? {
+            Some(about) => Ok(Answer { place: inside.title(), about }),
+            None => Err(absent(&inside, what)?),
+        };
+    }
+    let mut answers = Vec::new();
+    let tools = record::list(look.home)?;
+    for tool in &tools {
+        let inside = inside::open(look, tool.image)?;
+        if let Some(about) = answer(look, &inside, what)? {
+            answers.push((tool.name.clone(), Answer { place: format!("{} {}", tool.name, tool.version), about }));
+        }
+    }
+    match (answers.len(), &tools[..]) {
+        (1, _) => Ok(answers.remove(0).1),
+        (0, []) => Err(Error::Absent {
+            what: what.to_owned(),
+            place: "any tool: none is installed".to_owned(),
+            hint: "`silo list --available` shows what can be installed".to_owned(),
+        }),
+        (0, [tool]) => Err(absent(&inside::open(look, tool.image)?, what)?),
+        (0, _) => Err(Error::Absent {
+            what: what.to_owned(),
+            place: "any installed tool".to_owned(),
+            hint: "a path begins with \"/\"; `silo list` shows the tools".to_owned(),
+        }),
+        _ => Err(Error::Ambiguous {
+            word: what.to_owned(),
+            hint: format!("silo why {what} --tool {}", answers[0].0),
+            candidates: answers.into_iter().map(|(name, _)| format!("that of {name}")).collect(),
+        }),
+    }
+}
+
+fn answer(look: &Look<'_>, inside: &Inside, what: &str) -> Result<Option<About>, Error> {
+    let known = Known::new(look, inside)?;
+    if what.starts_with('/') {
+        return path(look, inside, &known, what);
+    }
+    if known.has(what) {
+        return Ok(Some(About::Package(Box::new(known.package(what)))));
+    }
+    let layers = begin_with(inside.layers.iter().map(|layer| layer.layer).collect(), what);
+    match layers[..] {
+        [] => {}
+        [id] => {
+            let found = inside.layers.iter().find(|layer| layer.layer == id);
+            return Ok(found.map(|manifest| About::Layer(Box::new(known.layer(manifest)))));
+        }
+        _ => return Err(inside::ambiguous(what, layers.iter().map(|id| format!("layer {:.20}", id.to_string())).collect())),
+    }
+    let by: Vec<Package> = asked::providers(&known.stanzas, what).into_iter().map(|name| known.package(name)).collect();
+    Ok((!by.is_empty()).then(|| About::Provided { name: what.to_owned(), by }))
+}
+
+fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Result<Option<About>, Error> {
+    let index = inside.index()?;
+    let way = way::follow(index, what.as_bytes());
+    let indexes = inside::indexes(look, &inside.image.layers)?;
+    let mut things = Vec::new();
+    for Link { path, is_last, .. } in &way.links {
+        things.extend(thing(known, index, &indexes, path, !is_last));
+    }
+    if let Some(end) = &way.end {
+        things.extend(thing(known, index, &indexes, end, false));
+    }
+    // A link that leads on the way to nothing explains nothing.
+    let answers = things.iter().any(|thing| !thing.on_the_way);
+    Ok(answers.then_some(About::Path(things)))
+}
+
+/// Tells what is at `path`, or was in some layer.
+fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, on_the_way: bool) -> Option<Thing> {
+    let deeds = change::history(layers, path);
+    let entry = index.get(path);
+    if deeds.is_empty() && entry.is_none() {
+        return None;
+    }
+    let stands = entry.map(|entry| Standing {
+        kind: change::kind(entry),
+        mode: entry.meta.mode,
+        size: change::size(index, entry),
+        target: match &entry.node {
+            Node::Symlink { target } => Some(target.escape_ascii().to_string()),
+            _ => None,
+        },
+    });
+    let deeds: Vec<(Layer, Deed)> =
+        deeds.into_iter().filter_map(|(number, deed)| Some((known.layer(known.inside.layers.get(number)?), deed))).collect();
+    let owner = deeds.iter().rev().find_map(|(layer, _)| layer.package.clone());
+    // A directory that many hold is nobody's.
+    let is_shared = deeds.len() > 1 && stands.as_ref().is_some_and(|standing| standing.kind == Kind::Dir);
+    Some(Thing { path: path.clone(), stands, on_the_way, package: owner.filter(|_| !is_shared), deeds })
+}
+
+/// What is known of an image's packages.
+struct Known<'a> {
+    inside: &'a Inside,
+    stanzas: Vec<Stanza>,
+    wishes: Vec<asked::Wish>,
+}
+
+impl<'a> Known<'a> {
+    fn new(look: &Look<'_>, inside: &'a Inside) -> Result<Known<'a>, Error> {
+        let wishes = match inside.tools.first() {
+            Some(tool) => asked::wishes(look.places, &tool.name)?,
+            None => Vec::new(),
+        };
+        Ok(Known { inside, stanzas: inside.stanzas()?, wishes })
+    }
+
+    fn stanza(&self, name: &str) -> Option<&Stanza> {
+        self.stanzas.iter().find(|stanza| stanza.package() == name)
+    }
+
+    /// The layer that is the package `name`: it holds that one and was not made of other layers.
+    fn layer_of(&self, name: &str) -> Option<&'a Manifest> {
+        self.inside.layers.iter().find(|layer| package_of(layer).is_some_and(|(package, _)| package == name))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.stanza(name).is_some() || self.layer_of(name).is_some()
+    }
+
+    fn package(&self, name: &str) -> Package {
+        let layer = self.layer_of(name);
+        let stanza = self.stanza(name);
+        let version = stanza.and_then(|stanza| stanza.get("Version"));
+        let in_layer = layer.and_then(package_of).map(|(_, version)| version);
+        Package {
+            name: name.to_owned(),
+            version: version.or(in_layer).unwrap_or_default().to_owned(),
+            essential: stanza.is_some_and(|stanza| stanza.get("Essential") == Some("yes")),
+            origin: asked::origin(&self.stanzas, &self.wishes, name),
+            layer: layer.cloned(),
+        }
+    }
+
+    fn layer(&self, manifest: &Manifest) -> Layer {
+        Layer { manifest: manifest.clone(), package: package_of(manifest).map(|(name, _)| self.package(name)) }
+    }
+}
+
+/// The package that a layer is, as name and version; none where it holds none, or several.
+fn package_of(layer: &Manifest) -> Option<(&str, &str)> {
+    match &layer.record.packages[..] {
+        [package] => Some(package.split_once(' ').unwrap_or((package, ""))),
+        _ => None,
+    }
+}
+
+/// The error of something that is not in an image, with what is near it.
+fn absent(inside: &Inside, what: &str) -> Result<Error, Error> {
+    let place = inside.title();
+    let hint = if what.starts_with('/') {
+        let name = what.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let near = inside.index()?.entries().iter().find(|entry| !name.is_empty() && entry.path.name() == name.as_bytes());
+        near.map_or_else(|| format!("`silo shell` looks around in {place}"), |entry| format!("there is {}", inside::shown(&entry.path)))
+    } else {
+        let stanzas = inside.stanzas()?;
+        let names: Vec<&str> = stanzas.iter().map(|stanza| stanza.package()).collect();
+        crate::document::nearest(what, &names).map_or_else(
+            || "give a path that begins with \"/\", a package, or the beginning of a layer's id".to_owned(),
+            |near| format!("did you mean \"{near}\"?"),
+        )
+    };
+    Ok(Error::Absent { what: what.to_owned(), place, hint })
+}
