@@ -6,7 +6,8 @@ use crate::support::{Silo, golden};
 fn help_is_golden() {
     let silo = Silo::new();
     golden("cli/silo.help", &silo.ok(["--help"]));
-    for command in ["install", "uninstall", "run", "shell", "list", "lock", "doctor", "verify", "why", "gc", "completions", "man", "schema"]
+    for command in
+        ["install", "uninstall", "run", "shell", "list", "lock", "doctor", "verify", "why", "graph", "gc", "completions", "man", "schema"]
     {
         golden(&format!("cli/{command}.help"), &silo.ok([command, "--help"]));
     }

@@ -13,6 +13,7 @@ mod build;
 mod completions;
 mod doctor;
 mod gc;
+mod graph;
 mod install;
 mod list;
 mod lock;
@@ -71,6 +72,7 @@ enum Command {
     Doctor(doctor::Args),
     Verify(verify::Args),
     Why(why::Args),
+    Graph(graph::Args),
     Gc(gc::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -134,6 +136,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Doctor(args) => doctor::run(globals, &args),
         Command::Verify(args) => verify::run(globals, &args),
         Command::Why(args) => why::run(globals, &args),
+        Command::Graph(args) => graph::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -11,5 +11,6 @@ pub mod change;
 pub mod inside;
 
 pub mod asked;
+pub mod graph;
 
 pub mod why;

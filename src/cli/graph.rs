@@ -1,0 +1,52 @@
+//! `silo graph`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::insight::graph::{self, svg, words};
+use crate::insight::inside;
+
+use super::context::{Globals, look, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Draw how an image was made: packages, steps, image
+#[derive(clap::Args)]
+pub struct Args {
+    /// An installed tool, or the beginning of an image's id
+    image: String,
+    /// The language of the drawing
+    #[arg(long, value_enum, default_value_t = Format::Svg)]
+    format: Format,
+    /// Write to a file and not to standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A picture for light and dark pages
+    Svg,
+    /// A diagram for Markdown
+    Mermaid,
+    /// A graph for Graphviz
+    Dot,
+    /// Every layer with its inputs
+    Json,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let look = look(&setting)?;
+    let inside = inside::named(&look, &args.image)?;
+    let head = graph::head(&inside);
+    let graph = graph::graph(&head, &inside.layers);
+    let text = match args.format {
+        Format::Svg => svg::write(&graph),
+        Format::Mermaid => words::mermaid(&graph),
+        Format::Dot => words::dot(&graph),
+        Format::Json => format!("{:#}\n", words::json(&head, &inside.layers)),
+    };
+    ui::data_to(args.output.as_deref(), &text)?;
+    Ok(ExitCode::SUCCESS)
+}
