@@ -6,9 +6,23 @@ use crate::support::{Silo, golden};
 fn help_is_golden() {
     let silo = Silo::new();
     golden("cli/silo.help", &silo.ok(["--help"]));
-    for command in
-        ["install", "uninstall", "run", "shell", "list", "lock", "doctor", "verify", "why", "graph", "gc", "completions", "man", "schema"]
-    {
+    for command in [
+        "install",
+        "uninstall",
+        "run",
+        "shell",
+        "list",
+        "lock",
+        "doctor",
+        "verify",
+        "why",
+        "graph",
+        "diff",
+        "gc",
+        "completions",
+        "man",
+        "schema",
+    ] {
         golden(&format!("cli/{command}.help"), &silo.ok([command, "--help"]));
     }
     assert!(silo.ok(["--version"]).starts_with("silo 0."));

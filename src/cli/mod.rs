@@ -11,6 +11,7 @@ mod overlay;
 mod add;
 mod build;
 mod completions;
+mod diff;
 mod doctor;
 mod gc;
 mod graph;
@@ -73,6 +74,7 @@ enum Command {
     Verify(verify::Args),
     Why(why::Args),
     Graph(graph::Args),
+    Diff(diff::Args),
     Gc(gc::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -137,6 +139,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Verify(args) => verify::run(globals, &args),
         Command::Why(args) => why::run(globals, &args),
         Command::Graph(args) => graph::run(globals, &args),
+        Command::Diff(args) => diff::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -11,6 +11,7 @@ pub mod change;
 pub mod inside;
 
 pub mod asked;
+pub mod diff;
 pub mod graph;
 
 pub mod why;

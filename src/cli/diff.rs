@@ -1,0 +1,58 @@
+//! `silo diff`.
+
+use std::process::ExitCode;
+
+use crate::insight::diff::{self, told};
+use crate::insight::inside;
+
+use super::context::{Globals, look, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Compare two images or layers, by package and by path
+///
+/// The exit code is 0 where they are equal and 1 where they differ.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An installed tool, or the beginning of the id of an image or a layer
+    a: String,
+    /// What it is compared with
+    b: String,
+    /// Compare the packages alone
+    #[arg(long, conflicts_with = "paths")]
+    packages: bool,
+    /// Compare the paths alone, and list every one
+    #[arg(long)]
+    paths: bool,
+    /// Print the difference as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The exit code of things that differ, as diff(1)'s.
+const DIFFERENT: u8 = 1;
+/// The exit code of things that could not be compared, as diff(1)'s.
+const TROUBLE: u8 = 2;
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    compare(globals, args).map_err(|failure| failure.or_code(TROUBLE))
+}
+
+fn compare(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let part = match (args.packages, args.paths) {
+        (true, _) => told::Part::Packages,
+        (false, true) => told::Part::Paths,
+        (false, false) => told::Part::Outline,
+    };
+    let setting = setting(globals)?;
+    let look = look(&setting)?;
+    let a = diff::side(&look, &inside::subject(&look, &args.a)?)?;
+    let b = diff::side(&look, &inside::subject(&look, &args.b)?)?;
+    let difference = part.of(diff::diff(&a, &b));
+    if args.json {
+        ui::json(&told::json(&a, &b, &difference, part))?;
+    } else if !difference.is_empty() {
+        ui::data(&told::text(&a, &b, &difference, part))?;
+    }
+    Ok(if difference.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
+}

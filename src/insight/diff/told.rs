@@ -1,0 +1,229 @@
+//! A difference as text and as JSON.
+
+use std::cmp::Reverse;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use silo_store::entry::Kind;
+
+use crate::insight::change::{Aspect, kind_name};
+use crate::insight::figures;
+
+use super::{Change, Difference, PathChange, Side, Spot};
+
+/// The most lines that one kind of change of paths has where the whole list was not asked for.
+const MAX_LINES: usize = 20;
+
+/// Which part of a difference is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All, paths only in outline.
+    Outline,
+    /// Packages alone.
+    Packages,
+    /// Paths alone, every one.
+    Paths,
+}
+
+impl Part {
+    /// Keeps of a difference only what this part tells.
+    pub fn of(self, difference: Difference) -> Difference {
+        match self {
+            Part::Outline => difference,
+            Part::Packages => Difference { packages: difference.packages, ..Difference::default() },
+            Part::Paths => Difference { paths: difference.paths, ..Difference::default() },
+        }
+    }
+}
+
+/// Tells a difference in lines: `-` only in the first, `+` only in the second, `~` changed.
+pub fn text(a: &Side, b: &Side, difference: &Difference, part: Part) -> String {
+    let mut out = format!("a  {}\nb  {}\n", a.title, b.title);
+    if part == Part::Outline && !difference.settings.is_empty() {
+        out.push_str("\nsettings\n");
+        for (name, change) in &difference.settings {
+            push_change(&mut out, name, change);
+        }
+    }
+    if part != Part::Paths {
+        let kinds = difference.packages.iter().map(|(_, change)| change);
+        let _ = writeln!(out, "\npackages: {}", packages_total(kinds));
+        for (name, change) in &difference.packages {
+            push_change(&mut out, name, change);
+        }
+    }
+    if part != Part::Packages {
+        let _ = writeln!(out, "\npaths: {}", paths_total(&difference.paths));
+        match part {
+            Part::Paths => difference.paths.iter().for_each(|change| push_line(&mut out, &Line::of(change), "")),
+            Part::Outline | Part::Packages => push_outline(&mut out, &difference.paths),
+        }
+    }
+    out
+}
+
+// Writing to a string cannot fail, here and below.
+fn push_change(out: &mut String, name: &str, change: &Change<String>) {
+    let _ = match change {
+        Change::Added(value) => writeln!(out, "  + {name} {value}"),
+        Change::Removed(value) => writeln!(out, "  - {name} {value}"),
+        Change::Changed(old, new) => writeln!(out, "  ~ {name} {old} -> {new}"),
+    };
+}
+
+fn packages_total<'a>(changes: impl Iterator<Item = &'a Change<String>>) -> String {
+    let (mut added, mut removed, mut changed) = (0, 0, 0);
+    for change in changes {
+        match change {
+            Change::Added(_) => added += 1,
+            Change::Removed(_) => removed += 1,
+            Change::Changed(..) => changed += 1,
+        }
+    }
+    format!("{added} added, {removed} removed, {changed} of another version")
+}
+
+fn paths_total(changes: &[PathChange]) -> String {
+    let (mut added, mut removed, mut changed) = ((0_usize, 0_u64), (0_usize, 0_u64), (0_usize, 0_u64, 0_u64));
+    for change in changes {
+        match &change.change {
+            Change::Added(new) => added = (added.0 + 1, added.1 + new.size),
+            Change::Removed(old) => removed = (removed.0 + 1, removed.1 + old.size),
+            Change::Changed(old, new) => changed = (changed.0 + 1, changed.1 + old.size, changed.2 + new.size),
+        }
+    }
+    let bytes = figures::bytes;
+    let grown = if changed.1 == changed.2 { bytes(changed.1) } else { format!("{} -> {}", bytes(changed.1), bytes(changed.2)) };
+    format!("{} added ({}), {} removed ({}), {} changed ({grown})", added.0, bytes(added.1), removed.0, bytes(removed.1), changed.0)
+}
+
+/// A line of the list of paths: one path, or a directory with all that is below it.
+struct Line<'a> {
+    change: &'a PathChange,
+    entries: usize,
+    size: u64,
+}
+
+impl<'a> Line<'a> {
+    fn of(change: &'a PathChange) -> Line<'a> {
+        let size = match &change.change {
+            Change::Added(spot) | Change::Removed(spot) => spot.size,
+            Change::Changed(old, new) => old.size.max(new.size),
+        };
+        Line { change, entries: 1, size }
+    }
+
+    fn sign(&self) -> char {
+        match self.change.change {
+            Change::Removed(_) => '-',
+            Change::Added(_) => '+',
+            Change::Changed(..) => '~',
+        }
+    }
+}
+
+fn push_outline(out: &mut String, changes: &[PathChange]) {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for change in changes {
+        // What is below a directory that only one side has is told with it.
+        if let Some(open) = lines.last_mut()
+            && !matches!(open.change.change, Change::Changed(..))
+            && change.path.is_below(&open.change.path)
+        {
+            open.entries += 1;
+            open.size += Line::of(change).size;
+        } else {
+            lines.push(Line::of(change));
+        }
+    }
+    lines.sort_by_key(|line| Reverse(line.size));
+    for (sign, word) in [('-', "removed"), ('+', "added"), ('~', "changed")] {
+        let some: Vec<&Line<'_>> = lines.iter().filter(|line| line.sign() == sign).collect();
+        if !some.is_empty() {
+            let _ = writeln!(out, "  {word}, the largest first");
+        }
+        some.iter().take(MAX_LINES).for_each(|line| push_line(out, line, "  "));
+        if some.len() > MAX_LINES {
+            let _ = writeln!(out, "    and {} more; --paths lists every path", some.len() - MAX_LINES);
+        }
+    }
+}
+
+fn push_line(out: &mut String, line: &Line<'_>, indent: &str) {
+    let PathChange { path, change, aspects } = line.change;
+    let told = match change {
+        Change::Added(spot) | Change::Removed(spot) => match spot.kind {
+            Kind::Dir if line.entries > 1 => format!("/  {} entries, {}", line.entries, figures::bytes(line.size)),
+            Kind::Dir => "/".to_owned(),
+            Kind::Symlink => format!("  -> {}", spot.target.as_deref().unwrap_or_default()),
+            Kind::File | Kind::Hardlink | Kind::Whiteout => format!("  {}", figures::bytes(spot.size)),
+        },
+        Change::Changed(old, new) => {
+            let aspects: Vec<String> = aspects.iter().map(|aspect| told(*aspect, old, new)).collect();
+            format!("  {}", aspects.join(", "))
+        }
+    };
+    let _ = writeln!(out, "  {indent}{} /{path}{told}", line.sign());
+}
+
+fn told(aspect: Aspect, old: &Spot, new: &Spot) -> String {
+    match aspect {
+        Aspect::Type => format!("{} -> {}", kind_name(old.kind), kind_name(new.kind)),
+        Aspect::Content if old.size != new.size => {
+            format!("content ({} -> {})", figures::bytes(old.size), figures::bytes(new.size))
+        }
+        Aspect::Target => {
+            format!("target {} -> {}", old.target.as_deref().unwrap_or_default(), new.target.as_deref().unwrap_or_default())
+        }
+        Aspect::Mode => format!("mode {:04o} -> {:04o}", old.mode, new.mode),
+        Aspect::Owner => format!("owner {}:{} -> {}:{}", old.owner.0, old.owner.1, new.owner.0, new.owner.1),
+        Aspect::Content | Aspect::Attributes | Aspect::Time => aspect.name().to_owned(),
+    }
+}
+
+/// Tells a difference as JSON.
+pub fn json(a: &Side, b: &Side, difference: &Difference, part: Part) -> Value {
+    let mut out = json!({ "a": a.title, "b": b.title });
+    let changes = |list: &mut dyn Iterator<Item = (&str, &Change<String>)>| -> Vec<Value> {
+        list.map(|(name, change)| {
+            let (old, new) = both(change);
+            json!({ "name": name, "a": old, "b": new })
+        })
+        .collect()
+    };
+    if part == Part::Outline {
+        out["settings"] = changes(&mut difference.settings.iter().map(|(name, change)| (*name, change))).into();
+    }
+    if part != Part::Paths {
+        out["packages"] = changes(&mut difference.packages.iter().map(|(name, change)| (name.as_str(), change))).into();
+    }
+    if part != Part::Packages {
+        out["paths"] = difference.paths.iter().map(path_json).collect();
+    }
+    out
+}
+
+fn path_json(change: &PathChange) -> Value {
+    let (old, new) = both(&change.change);
+    let aspects: Vec<&str> = change.aspects.iter().map(|aspect| aspect.name()).collect();
+    json!({ "path": format!("/{}", change.path), "changed": aspects, "a": old.map(spot_json), "b": new.map(spot_json) })
+}
+
+fn spot_json(spot: &Spot) -> Value {
+    let mut out = json!({
+        "type": kind_name(spot.kind), "mode": format!("{:04o}", spot.mode), "uid": spot.owner.0, "gid": spot.owner.1, "bytes": spot.size,
+    });
+    if let Some(target) = &spot.target {
+        out["target"] = json!(target);
+    }
+    out
+}
+
+/// What stands in the first and in the second.
+fn both<T>(change: &Change<T>) -> (Option<&T>, Option<&T>) {
+    match change {
+        Change::Added(new) => (None, Some(new)),
+        Change::Removed(old) => (Some(old), None),
+        Change::Changed(old, new) => (Some(old), Some(new)),
+    }
+}
