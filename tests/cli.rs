@@ -18,6 +18,7 @@ fn help_is_golden() {
         "why",
         "graph",
         "diff",
+        "log",
         "gc",
         "completions",
         "man",

@@ -18,6 +18,7 @@ mod graph;
 mod install;
 mod list;
 mod lock;
+mod log;
 mod man;
 mod pins;
 mod run;
@@ -75,6 +76,7 @@ enum Command {
     Why(why::Args),
     Graph(graph::Args),
     Diff(diff::Args),
+    Log(log::Args),
     Gc(gc::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -140,6 +142,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Why(args) => why::run(globals, &args),
         Command::Graph(args) => graph::run(globals, &args),
         Command::Diff(args) => diff::run(globals, &args),
+        Command::Log(args) => log::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -13,5 +13,6 @@ pub mod inside;
 pub mod asked;
 pub mod diff;
 pub mod graph;
+pub mod log;
 
 pub mod why;

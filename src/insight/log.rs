@@ -1,0 +1,110 @@
+//! The logs of steps: which there are, of what, and what they say.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use silo_store::digest::Digest;
+use silo_store::layer::read_manifest;
+use silo_store::realisation::{self, Realisation};
+
+use super::error::Error;
+use super::inside::{self, Inside, Look};
+use crate::tool::record;
+
+/// The log of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The derivation.
+    pub derivation: Digest,
+    /// The file.
+    pub path: PathBuf,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// Seconds since 1970 when it was last written.
+    pub written: i64,
+    /// What the step is called; none where it made no layer: it failed, or is still running.
+    pub step: Option<String>,
+    /// The installed tools whose image has the layer.
+    pub tools: Vec<String>,
+}
+
+/// Lists the logs, the newest first.
+pub fn list(look: &Look<'_>) -> Result<Vec<Log>, Error> {
+    let mut tools = Vec::new();
+    for tool in record::list(look.home)? {
+        tools.push((tool.name, inside::open(look, tool.image)?));
+    }
+    let dir = look.home.logs();
+    let failed = |source| Error::File { doing: "list", path: dir.clone(), source };
+    let listing = match fs::read_dir(&dir) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut logs = Vec::new();
+    for entry in listing {
+        let path = entry.map_err(failed)?.path();
+        let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".log"));
+        // Anything else in there is not ours.
+        let Some(derivation) = stem.and_then(|stem| Digest::parse(stem).ok()) else { continue };
+        logs.push(log(look, derivation, path, &tools)?);
+    }
+    logs.sort_by(|a, b| (b.written, &a.path).cmp(&(a.written, &b.path)));
+    Ok(logs)
+}
+
+fn log(look: &Look<'_>, derivation: Digest, path: PathBuf, tools: &[(String, Inside)]) -> Result<Log, Error> {
+    let meta = fs::metadata(&path).map_err(|source| Error::File { doing: "inspect", path: path.clone(), source })?;
+    let written = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
+    // A note that cannot be read is as good as none, as it is for a build.
+    let layer = match realisation::get(look.store, &derivation) {
+        Ok(Realisation::Known(layer)) if look.store.has(&layer) => Some(layer),
+        _ => None,
+    };
+    let has = |inside: &Inside| layer.is_some_and(|layer| inside.image.layers.contains(&layer));
+    Ok(Log {
+        derivation,
+        bytes: meta.len(),
+        written: i64::try_from(written).unwrap_or(i64::MAX),
+        step: layer.map(|layer| read_manifest(look.store, &layer)).transpose()?.map(|manifest| manifest.record.name),
+        tools: tools.iter().filter(|(_, inside)| has(inside)).map(|(name, _)| name.clone()).collect(),
+        path,
+    })
+}
+
+/// Finds the logs that a word names: those of the steps of a tool's image, or the one of a derivation.
+pub fn named(look: &Look<'_>, word: &str) -> Result<Vec<Log>, Error> {
+    let logs = list(look)?;
+    let of_drv = inside::begin_with(logs.iter().map(|log| log.derivation).collect(), word);
+    match of_drv[..] {
+        [] => {}
+        [drv] => return Ok(logs.into_iter().filter(|log| log.derivation == drv).collect()),
+        _ => return Err(inside::ambiguous(word, of_drv.iter().map(|drv| format!("step {:.20}", drv.to_string())).collect())),
+    }
+    let inside = inside::named(look, word).map_err(|error| match error {
+        Error::Unknown { word, .. } => Error::Unknown {
+            word,
+            not: "neither an installed tool nor the beginning of the name of a step that has a log",
+            hint: "`silo log` lists the logs".to_owned(),
+        },
+        other => other,
+    })?;
+    // In the order in which the steps ran.
+    let order = |log: &Log| inside.layers.iter().position(|layer| layer.record.derivation == log.derivation.to_string());
+    let mut found: Vec<(usize, Log)> = logs.into_iter().filter_map(|log| Some((order(&log)?, log))).collect();
+    found.sort_by_key(|(place, _)| *place);
+    if found.is_empty() {
+        return Err(Error::Absent {
+            what: format!("a log of a step of {word}"),
+            place: look.home.logs().display().to_string(),
+            hint: "`silo gc` removes old logs; a step is logged when it is run".to_owned(),
+        });
+    }
+    Ok(found.into_iter().map(|(_, log)| log).collect())
+}
+
+/// Reads a log.
+pub fn read(log: &Log) -> Result<Vec<u8>, Error> {
+    fs::read(&log.path).map_err(|source| Error::File { doing: "read", path: log.path.clone(), source })
+}
