@@ -19,6 +19,7 @@ fn help_is_golden() {
         "graph",
         "diff",
         "log",
+        "sbom",
         "gc",
         "completions",
         "man",

@@ -22,6 +22,7 @@ mod log;
 mod man;
 mod pins;
 mod run;
+mod sbom;
 mod schema;
 mod shell;
 mod step;
@@ -77,6 +78,7 @@ enum Command {
     Graph(graph::Args),
     Diff(diff::Args),
     Log(log::Args),
+    Sbom(sbom::Args),
     Gc(gc::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -143,6 +145,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Graph(args) => graph::run(globals, &args),
         Command::Diff(args) => diff::run(globals, &args),
         Command::Log(args) => log::run(globals, &args),
+        Command::Sbom(args) => sbom::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -15,4 +15,5 @@ pub mod diff;
 pub mod graph;
 pub mod log;
 
+pub mod sbom;
 pub mod why;

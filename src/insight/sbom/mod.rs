@@ -1,0 +1,203 @@
+//! Bills of materials: which packages are in an image, from where, under which licenses.
+//!
+//! Everything is read from the image: dpkg's database, the copyright files, the layers' manifests. The same image gives
+//! the same bytes, so there is no random id and no other time than the image's own.
+
+pub mod copyright;
+pub mod purl;
+
+pub mod cyclonedx;
+pub mod spdx;
+
+use std::collections::BTreeMap;
+
+use silo_store::digest::Digest;
+
+use crate::moment;
+use crate::unpack::record::Stanza;
+
+use super::asked;
+use super::error::Error;
+use super::inside::Inside;
+use copyright::License;
+
+/// What an image is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bill {
+    /// The tool, or the image's id.
+    pub name: String,
+    /// The tool's version; none where no tool has the image.
+    pub version: Option<String>,
+    /// The image's id.
+    pub image: Digest,
+    /// The architecture.
+    pub arch: String,
+    /// The image's own date.
+    pub date: String,
+    /// Who made the packages.
+    pub distribution: Distribution,
+    /// The packages, by name.
+    pub packages: Vec<Item>,
+}
+
+/// The distribution, as its os-release(5) says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution {
+    /// Its id, such as `debian`.
+    pub id: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The release's codename, such as `trixie`.
+    pub codename: String,
+}
+
+/// A package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture; none where it is no package of the distribution.
+    pub architecture: Option<String>,
+    /// The source package and its version.
+    pub source: Option<(String, String)>,
+    /// One line about it.
+    pub summary: Option<String>,
+    /// Its home page.
+    pub homepage: Option<String>,
+    /// Its licenses, where its copyright file is for machines.
+    pub license: Option<License>,
+    /// The digest of the file that it was unpacked from.
+    pub sha256: Option<String>,
+    /// The numbers of the packages that it depends on.
+    pub depends: Vec<usize>,
+}
+
+/// Reads what an image is made of.
+pub fn bill(inside: &Inside) -> Result<Bill, Error> {
+    let stanzas = inside.stanzas()?;
+    let mut packages = Vec::new();
+    for (stanza, depends) in stanzas.iter().zip(asked::dependencies(&stanzas)) {
+        packages.push(item(inside, stanza, depends)?);
+    }
+    packages.extend(others(inside, &stanzas));
+    let tool = inside.tools.first();
+    Ok(Bill {
+        name: tool.map_or_else(|| inside.id.to_string(), |tool| tool.name.clone()),
+        version: tool.map(|tool| tool.version.clone()),
+        image: inside.id.digest(),
+        arch: inside.image.arch.to_string(),
+        date: moment::rfc3339(inside.image.epoch),
+        distribution: distribution(&text(inside, "usr/lib/os-release")?.unwrap_or_default()),
+        packages,
+    })
+}
+
+fn text(inside: &Inside, path: &str) -> Result<Option<String>, Error> {
+    Ok(inside.read(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn item(inside: &Inside, stanza: &Stanza, depends: Vec<usize>) -> Result<Item, Error> {
+    let name = stanza.package();
+    let version = stanza.get("Version").unwrap_or_default();
+    let copyright = text(inside, &format!("usr/share/doc/{name}/copyright"))?;
+    Ok(Item {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        architecture: Some(stanza.architecture().to_owned()),
+        source: Some(source(stanza)),
+        summary: stanza.get("Description").and_then(|text| text.lines().next()).map(str::to_owned),
+        homepage: stanza.get("Homepage").map(str::to_owned),
+        license: copyright.and_then(|text| copyright::read(&text)),
+        sha256: digest(inside, &format!("{name} {version}")),
+        depends,
+    })
+}
+
+/// Returns the digest of what a package was unpacked from. The layer that is this package and nothing else was made of it.
+fn digest(inside: &Inside, package: &str) -> Option<String> {
+    let layer = inside.layers.iter().find(|layer| layer.record.packages == [package])?;
+    match &layer.record.inputs[..] {
+        [input] => Digest::parse(input).ok().map(|digest| digest.to_string()),
+        _ => None,
+    }
+}
+
+/// The source package of a binary one: `Source: name (version)`, where either is its own when not said.
+fn source(stanza: &Stanza) -> (String, String) {
+    let own = stanza.get("Version").unwrap_or_default();
+    let Some(source) = stanza.get("Source") else { return (stanza.package().to_owned(), own.to_owned()) };
+    match source.split_once(" (") {
+        Some((name, version)) => (name.to_owned(), version.trim_end_matches(')').to_owned()),
+        None => (source.to_owned(), own.to_owned()),
+    }
+}
+
+/// The packages that layers say are in them and dpkg does not know: what steps installed by other means.
+fn others(inside: &Inside, stanzas: &[Stanza]) -> Vec<Item> {
+    let said = inside.layers.iter().flat_map(|layer| &layer.record.packages).map(|package| super::diff::name_and_version(package));
+    let mut others: BTreeMap<String, String> = said.collect();
+    others.retain(|name, _| !stanzas.iter().any(|stanza| stanza.package() == name));
+    let other = |(name, version)| Item {
+        name,
+        version,
+        architecture: None,
+        source: None,
+        summary: None,
+        homepage: None,
+        license: None,
+        sha256: None,
+        depends: Vec::new(),
+    };
+    others.into_iter().map(other).collect()
+}
+
+/// Reads an os-release(5).
+fn distribution(text: &str) -> Distribution {
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+    };
+    Distribution { id: value("ID"), name: value("NAME"), codename: value("VERSION_CODENAME") }
+}
+
+/// A UUID of content: version 8 (RFC 9562), of the first digits of a digest.
+fn uuid(of: &Digest) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&of.as_bytes()[..16]);
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// This program, as bills name their maker.
+const MAKER: &str = env!("CARGO_PKG_NAME");
+/// Its version.
+const MAKER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unpack::record::parse_stanza;
+
+    #[test]
+    fn sources_are_read() {
+        for (field, expect) in [("", ("a", "1-2+b1")), ("Source: s\n", ("s", "1-2+b1")), ("Source: s (1-2)\n", ("s", "1-2"))] {
+            let stanza = parse_stanza(format!("Package: a\nVersion: 1-2+b1\nArchitecture: all\n{field}").as_bytes()).expect("a stanza");
+            assert_eq!(source(&stanza), (expect.0.to_owned(), expect.1.to_owned()));
+        }
+    }
+
+    #[test]
+    fn distributions_are_read() {
+        let got = distribution("PRETTY_NAME=\"x\"\nNAME=\"Debian GNU/Linux\"\nVERSION_CODENAME=trixie\nID=debian\n");
+        assert_eq!((got.id.as_str(), got.name.as_str(), got.codename.as_str()), ("debian", "Debian GNU/Linux", "trixie"));
+    }
+
+    #[test]
+    fn a_uuid_is_one() {
+        assert_eq!(uuid(&Digest::from_bytes([0xff; 32])), "ffffffff-ffff-8fff-bfff-ffffffffffff");
+    }
+}
