@@ -9,6 +9,7 @@ mod derivation;
 mod escape;
 mod faults;
 mod fetch;
+mod insight;
 mod install;
 mod launch;
 mod oracle;

@@ -1,0 +1,192 @@
+//! What is told of images: the pure part by golden files, the rest by tools that are installed.
+
+use std::collections::BTreeSet;
+
+use silo::insight::graph::{self, Graph, Head, svg, words};
+use silo::insight::sbom::copyright::License;
+use silo::insight::sbom::{Bill, Distribution, Item, cyclonedx, spdx};
+use silo_store::manifest::{Manifest, Record};
+use silo_store::{Digest, LayerId};
+
+use crate::support::{As, Silo, golden};
+
+fn id(text: &str) -> LayerId {
+    LayerId::new(Digest::of(text.as_bytes()))
+}
+
+/// Makes layers of a name, a version for a package, and the names of what they were made of.
+fn layers(lines: &[(&str, &str, &[&str])]) -> Vec<Manifest> {
+    let make = |(number, (name, version, inputs)): (usize, &(&str, &str, &[&str]))| Manifest {
+        layer: id(name),
+        entries: 10 + number as u64,
+        bytes: 1_500_000 * (number as u64 + 1),
+        record: Record {
+            name: (*name).to_owned(),
+            derivation: Digest::of(format!("make {name}").as_bytes()).to_string(),
+            created: 0,
+            duration_ms: 700 * number as u64,
+            inputs: inputs.iter().map(|input| id(input).to_string()).collect(),
+            packages: if version.is_empty() { Vec::new() } else { vec![format!("{name} {version}")] },
+        },
+    };
+    lines.iter().enumerate().map(make).collect()
+}
+
+/// Several tiers and a command on top.
+fn tiers() -> Graph {
+    let layers = layers(&[
+        ("libc6", "2.41-12", &[]),
+        ("dash", "0.5", &[]),
+        ("configure base", "", &["libc6", "dash"]),
+        ("python3", "3.13.5-1", &[]),
+        ("configure recipe", "", &["libc6", "dash", "python3", "configure base"]),
+        ("hello", "2.10-5", &[]),
+        ("npm install -g <\"prettier\"> & friends", "", &["libc6", "dash", "python3", "configure recipe"]),
+        ("dpkg database", "", &["configure recipe", "hello"]),
+    ]);
+    let head = Head {
+        title: "tool 1.0".to_owned(),
+        image: Digest::of(b"image").to_string(),
+        arch: "amd64".to_owned(),
+        command: "tool --quiet".to_owned(),
+    };
+    graph::graph(&head, &layers)
+}
+
+#[test]
+fn layers_are_grouped_and_arrows_reduced() {
+    let graph = tiers();
+    let titles: Vec<&str> = graph.parts.iter().map(|part| part.title.as_str()).collect();
+    assert_eq!(titles[..5], ["2 packages", "1 package", "1 package", "configure base", "configure recipe"]);
+    // The base's packages lead to its configure step alone, though later steps saw them too.
+    assert_eq!(graph.arrows, [(0, 3), (1, 4), (2, 6), (3, 4), (4, 5), (4, 6), (5, 7), (6, 7)]);
+    golden("graph/tiers.svg", &svg::write(&graph));
+    golden("graph/tiers.dot", &words::dot(&graph));
+    golden("graph/tiers.mmd", &words::mermaid(&graph));
+}
+
+#[test]
+fn bills_are_golden() {
+    let item = |name: &str, version: &str, depends: Vec<usize>| Item {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        architecture: Some("amd64".to_owned()),
+        source: Some((name.trim_end_matches('6').to_owned(), version.to_owned())),
+        summary: Some("a \"summary\"".to_owned()),
+        homepage: None,
+        license: None,
+        sha256: Some(Digest::of(name.as_bytes()).to_string()),
+        depends,
+    };
+    let mut libc = item("libc6", "1:2.41-12+deb13u1", vec![]);
+    let references = BTreeSet::from([("LicenseRef-Debian-public-domain".to_owned(), "public-domain".to_owned())]);
+    libc.license = Some(License { expression: "LGPL-2.1-or-later AND LicenseRef-Debian-public-domain".to_owned(), references });
+    let mut step = item("prettier", "3.0.0", vec![]);
+    (step.architecture, step.source, step.sha256, step.summary) = (None, None, None, None);
+    let bill = Bill {
+        name: "tool".to_owned(),
+        version: Some("1.0".to_owned()),
+        image: Digest::of(b"image"),
+        arch: "amd64".to_owned(),
+        date: "2026-01-01T00:00:00Z".to_owned(),
+        distribution: Distribution { id: "debian".to_owned(), name: "Debian GNU/Linux".to_owned(), codename: "trixie".to_owned() },
+        packages: vec![libc, item("libstdc++6", "14.2~rc1-1", vec![0]), step],
+    };
+    golden("sbom/tool.spdx.json", &format!("{:#}\n", spdx::write(&bill)));
+    golden("sbom/tool.cdx.json", &format!("{:#}\n", cyclonedx::write(&bill)));
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).expect("--json prints JSON")
+}
+
+#[test]
+fn a_path_is_explained_down_to_the_line_of_the_recipe() {
+    let silo = Silo::shared(As::Me);
+    let said = silo.ok(["why", "/usr/bin/python3"]);
+    for part in [
+        "/usr/bin/python3 is a symbolic link to python3.13\n",
+        "(package python3-minimal 3.13.",
+        "wanted by   recipes/python.toml:8: \"python3\"\n",
+        "python3 -> python3-minimal  (Pre-Depends: python3-minimal (= 3.13.",
+        "\n/usr/bin/python3.13 is a file of ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(silo.ok(["why", "python", "/usr/bin/python3"]), said);
+    assert_eq!(silo.ok(["why", "/usr/bin/python3", "--tool", "python"]), said);
+    let answer = json(&silo.ok(["why", "python", "/etc/passwd", "--json"]));
+    assert_eq!(answer["path"][0]["layers"][0]["name"], "configure", "{answer}");
+    assert_eq!(answer["path"][0]["package"], serde_json::Value::Null, "{answer}");
+}
+
+#[test]
+fn packages_and_layers_are_explained() {
+    let silo = Silo::shared(As::Me);
+    let package = json(&silo.ok(["why", "sh", "libc6", "--json"]));
+    assert_eq!(package["package"]["essential"]["chain"][0]["to"], "libc6", "{package}");
+    let id = package["package"]["layer"].as_str().expect("libc6 is a layer");
+    assert!(silo.ok(["why", "sh", &id[..12]]).contains("package     libc6 "));
+    assert!(silo.ok(["why", "sh", "awk"]).contains("awk is provided by mawk"));
+    let done = silo.fails(["why", "dash"]);
+    assert!(done.err.contains("hint: silo why dash --tool python"), "{done:?}");
+    let done = silo.fails(["why", "python", "/opt/pip3"]);
+    assert!(done.err.contains("/opt/pip3 is not in python 3.13.") && done.err.contains("there is /usr/bin/pip3"), "{done:?}");
+    let done = silo.fails(["why", "python", "pyton3"]);
+    assert!(done.err.contains("did you mean \"python3\"?"), "{done:?}");
+    let done = silo.fails(["why", "pyton", "/bin/sh"]);
+    assert!(done.err.contains("did you mean \"python\"?"), "{done:?}");
+}
+
+#[test]
+fn images_and_layers_are_compared() {
+    let silo = Silo::shared(As::Me);
+    assert_eq!(silo.ok(["diff", "python", "python"]), "");
+    let done = silo.run(["diff", "python", "sh"]);
+    assert_eq!(done.code, 1, "{done:?}");
+    for part in ["  ~ command python3 -> sh\n", "  - python3-minimal 3.13.", "/usr/lib/python3.13/  1", "--paths lists every path"] {
+        assert!(done.out.contains(part), "{part}: {done:?}");
+    }
+    let packages = json(&silo.run(["diff", "sh", "python", "--packages", "--json"]).out);
+    assert!(packages["paths"].is_null() && packages["packages"].as_array().is_some_and(|list| list.len() > 10), "{packages}");
+    let paths = silo.run(["diff", "sh", "python", "--paths"]);
+    assert!(paths.out.contains("\n  + /usr/bin/python3  -> python3.13\n"), "{paths:?}");
+    let layer = json(&silo.ok(["why", "sh", "dash", "--json"]))["package"]["layer"].as_str().expect("a layer").to_owned();
+    assert_eq!(silo.ok(["diff", &layer, &layer[..20]]), "");
+    assert_eq!(silo.run(["diff", "sh", "nothing"]).code, 2);
+}
+
+#[test]
+fn logs_are_listed_and_shown() {
+    let silo = Silo::shared(As::Me);
+    assert!(silo.ok(["log"]).contains("configure  of python\n"));
+    assert!(silo.ok(["log", "python"]).contains("postinst of base-files") || silo.ok(["log", "python"]).contains("preinst of base-files"));
+    let path = silo.ok(["log", "python", "--path"]);
+    assert_eq!(std::fs::read_to_string(path.trim_end()).expect("a log"), silo.ok(["log", "python"]));
+    let done = silo.fails(["log", "cafe"]);
+    assert!(done.err.contains("`silo log` lists the logs"), "{done:?}");
+    assert_eq!(Silo::new().ok(["log"]), "");
+}
+
+#[test]
+fn images_are_drawn_and_listed_alike_each_time() {
+    let silo = Silo::shared(As::Me);
+    let picture = silo.ok(["graph", "python"]);
+    assert!(picture.contains("How python 3.13.") && picture.contains(">python3-pip<"), "{picture}");
+    for format in ["svg", "dot", "mermaid", "json"] {
+        assert_eq!(silo.ok(["graph", "python", "--format", format]), silo.ok(["graph", "python", "--format", format]));
+    }
+    let _ = silo.ok(["graph", "sh", "--format", "dot", "-o", "sh.dot"]);
+    assert!(std::fs::read_to_string(silo.project().join("sh.dot")).expect("a drawing").starts_with("digraph"));
+    let installed = silo.installed("python").image.layers.len();
+    for (format, list) in [("spdx", "packages"), ("cyclonedx", "components")] {
+        let bill = silo.ok(["sbom", "python", "--format", format]);
+        assert_eq!(bill, silo.ok(["sbom", "python", "--format", format]));
+        let packages = json(&bill)[list].as_array().expect("a list").len();
+        // All layers but those of the configure step and of dpkg's database are packages; SPDX lists the image too.
+        assert!(packages + 2 >= installed, "{packages} of {installed}");
+        assert!(bill.contains("pkg:deb/debian/python3-minimal@3.13.") && bill.contains("&distro=trixie"), "{format}");
+    }
+    let done = silo.fails(["sbom", "pyton"]);
+    assert!(done.err.contains("did you mean \"python\"?"), "{done:?}");
+}
