@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use silo::insight::asked::{Origin, Step, Wish};
+use silo::insight::change::{Aspect, Deed};
+use silo::insight::diff::told::Part;
+use silo::insight::diff::{self, Side};
 use silo::insight::graph::{self, Graph, Head, svg, words};
 use silo::insight::sbom::copyright::License;
 use silo::insight::sbom::{Bill, Distribution, Item, cyclonedx, spdx};
+use silo::insight::why::{self, About, Answer, Package, Standing, Thing};
 use silo_store::manifest::{Manifest, Record};
-use silo_store::{Digest, LayerId};
+use silo_store::{Digest, Index, Kind, LayerId, LayerPath};
 
 use crate::support::{As, Silo, golden};
 
@@ -94,6 +99,82 @@ fn bills_are_golden() {
     };
     golden("sbom/tool.spdx.json", &format!("{:#}\n", spdx::write(&bill)));
     golden("sbom/tool.cdx.json", &format!("{:#}\n", cyclonedx::write(&bill)));
+}
+
+fn path(text: &str) -> LayerPath {
+    LayerPath::parse(text.as_bytes()).expect("a path")
+}
+
+/// A file that a step changed, one that it removed, and a link.
+#[test]
+fn answers_are_golden() {
+    let [config, command] = &layers(&[("pam", "1.7-5", &[]), ("npm install -g\n  prettier", "", &["pam"])])[..] else { unreachable!() };
+    let wish = Wish { package: "pam".to_owned(), file: "recipes/tool.toml".into(), line: 4, text: "pam=1.7-5".to_owned() };
+    let step = Step { from: "login".to_owned(), to: "pam".to_owned(), field: "Depends", relation: "pam (>= 1.7)".to_owned() };
+    let package = Package {
+        name: "pam".to_owned(),
+        version: "1.7-5".to_owned(),
+        essential: false,
+        origin: Origin { wished: Some((wish, vec![])), essential: Some(("login".to_owned(), vec![step])) },
+        layer: Some(config.clone()),
+    };
+    let below = why::Layer { manifest: config.clone(), package: Some(package.clone()) };
+    let above = why::Layer { manifest: command.clone(), package: None };
+    let file = Standing { kind: Kind::File, mode: 0o644, size: 1_234_567, target: None };
+    let link = Standing { kind: Kind::Symlink, mode: 0o777, size: 0, target: Some("usr/etc".to_owned()) };
+    let thing = |at: &str, stands: Option<Standing>, deeds: Vec<(why::Layer, Deed)>| Thing {
+        path: path(at),
+        on_the_way: at == "etc",
+        stands,
+        deeds,
+        package: Some(package.clone()),
+    };
+    let changed = Deed::Changed(vec![Aspect::Content, Aspect::Mode]);
+    let things = vec![
+        thing("etc", Some(link), vec![(below.clone(), Deed::Made)]),
+        thing("etc/pam.conf", Some(file), vec![(below.clone(), Deed::Made), (above.clone(), changed)]),
+        thing("etc/pam.d", None, vec![(below.clone(), Deed::Made), (above.clone(), Deed::Removed)]),
+    ];
+    let answers = [About::Path(things), About::Package(Box::new(package)), About::Layer(Box::new(above))];
+    let answers: Vec<Answer> = answers.into_iter().map(|about| Answer { place: "tool 1.0".to_owned(), about }).collect();
+    let texts: Vec<String> = answers.iter().map(why::told::text).collect();
+    golden("insight/why.txt", &texts.join("\n"));
+    let json: Vec<String> = answers.iter().map(|answer| format!("{:#}\n", why::told::json(answer))).collect();
+    golden("insight/why.json", &json.concat());
+}
+
+#[test]
+fn differences_are_golden() {
+    let index = |lines: &str| Index::parse(format!("silo-index 1\n{lines}").as_bytes()).expect("an index");
+    let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+    let side = |title: &str, command: &str, packages: &[(&str, &str)], lines: &str| Side {
+        title: title.to_owned(),
+        settings: [("command", command.to_owned()), ("architecture", "amd64".to_owned())].into(),
+        packages: packages.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect(),
+        index: index(lines),
+    };
+    let a = side(
+        "tool 1.0 (image aaaaaaaaaaaa)",
+        "tool",
+        &[("libc6", "2.41-12"), ("old", "1")],
+        &format!(
+            "d 0755 0 0 etc\nf 0644 0 0 1 10 {one} etc/a\nf 0644 0 0 1 1 {one} etc/b\nl 0 0 lib usr/lib\nd 0755 0 0 old\nf 0644 0 0 1 5000 {one} old/x\n"
+        ),
+    );
+    let b = side(
+        "tool 1.1 (image bbbbbbbbbbbb)",
+        "tool --new",
+        &[("libc6", "2.41-13"), ("new", "1")],
+        &format!(
+            "d 0755 0 0 etc\nf 0600 0 5 2 20 {two} etc/a\nd 0755 0 0 etc/b\nl 0 0 lib usr/lib64\nl 0 0 new a%20b\nf 0644 0 0 1 7000 {one} old\n"
+        ),
+    );
+    let difference = diff::diff(&a, &b);
+    let texts = [Part::Outline, Part::Packages, Part::Paths].map(|part| diff::told::text(&a, &b, &difference, part));
+    golden("insight/diff.txt", &texts.join("\n---\n"));
+    golden("insight/diff.json", &format!("{:#}\n", diff::told::json(&a, &b, &difference, Part::Outline)));
+    assert!(diff::diff(&a, &a).is_empty());
+    assert!(Part::Packages.of(diff::diff(&a, &b)).paths.is_empty());
 }
 
 fn json(text: &str) -> serde_json::Value {

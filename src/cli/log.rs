@@ -48,8 +48,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn step(log: &Log) -> &str {
-    log.step.as_deref().unwrap_or("made no layer")
+fn step(log: &Log) -> String {
+    log.step.as_deref().map_or_else(|| "made no layer".to_owned(), figures::one_line)
 }
 
 fn line(log: &Log) -> String {

@@ -1,4 +1,4 @@
-//! Sizes and times as people read them.
+//! Sizes, times and names as people read them.
 
 /// Returns a number of bytes in three digits or less, such as `6.8 MB`.
 pub fn bytes(count: u64) -> String {
@@ -32,6 +32,12 @@ pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
+/// Returns a text on one line, without what could steer a terminal: names of layers may be whole commands.
+pub fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +58,7 @@ mod tests {
         ] {
             assert_eq!(bytes(value), text);
         }
+        assert_eq!(one_line(" npm i \\\n\t-g x\u{1b}[31m "), "npm i \\ -g x [31m");
         for (value, text) in [(0, "0 ms"), (999, "999 ms"), (4_199, "4.1 s"), (59_999, "59.9 s"), (185_000, "3 min 5 s")] {
             assert_eq!(duration(value), text);
         }
