@@ -47,6 +47,11 @@ fn files_that_packages_contend_for_are_placed_by_dpkg() {
         silo.ok(["zutils", "-c", "zcat --version | head -1; zcat.gzip --version | head -1; dpkg --audit; dpkg --verify gzip zutils"]);
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines.len() == 2 && lines[0].starts_with("zcat (zutils)") && lines[1].starts_with("zcat (gzip)"), "{said}");
+    // Both lie in the step's layer, and dpkg knows whose they are.
+    for (path, owner) in [("/usr/bin/zcat", "package     zutils 1."), ("/usr/bin/zcat.gzip", "package     gzip 1.")] {
+        let why = silo.ok(["why", path]);
+        assert!(why.contains("(configure)\n") && why.contains(owner), "{why}");
+    }
 }
 
 #[test]

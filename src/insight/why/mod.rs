@@ -14,6 +14,7 @@ use crate::insight::asked::{self, Origin};
 use crate::insight::change::{self, Deed};
 use crate::insight::error::Error;
 use crate::insight::inside::{self, Inside, Look, begin_with};
+use crate::insight::owner;
 use crate::insight::way::{self, Link};
 
 /// The answer to "why is this here".
@@ -54,7 +55,7 @@ pub struct Thing {
     pub on_the_way: bool,
     /// Which layers did what to it, lowest first.
     pub deeds: Vec<(Layer, Deed)>,
-    /// The package whose it is: the topmost layer's, or that of the layer below that a step changed.
+    /// The package whose it is: the topmost layer's, or where that is a step's, the one that dpkg or else the layers below name.
     pub package: Option<Package>,
 }
 
@@ -160,10 +161,10 @@ fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Resu
     let indexes = inside::indexes(look, &inside.image.layers)?;
     let mut things = Vec::new();
     for Link { path, is_last, .. } in &way.links {
-        things.extend(thing(known, index, &indexes, path, !is_last));
+        things.extend(thing(known, index, &indexes, path, !is_last)?);
     }
     if let Some(end) = &way.end {
-        things.extend(thing(known, index, &indexes, end, false));
+        things.extend(thing(known, index, &indexes, end, false)?);
     }
     // A link that leads on the way to nothing explains nothing.
     let answers = things.iter().any(|thing| !thing.on_the_way);
@@ -171,11 +172,11 @@ fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Resu
 }
 
 /// Tells what is at `path`, or was in some layer.
-fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, on_the_way: bool) -> Option<Thing> {
+fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, on_the_way: bool) -> Result<Option<Thing>, Error> {
     let deeds = change::history(layers, path);
     let entry = index.get(path);
     if deeds.is_empty() && entry.is_none() {
-        return None;
+        return Ok(None);
     }
     let stands = entry.map(|entry| Standing {
         kind: change::kind(entry),
@@ -188,10 +189,19 @@ fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, o
     });
     let deeds: Vec<(Layer, Deed)> =
         deeds.into_iter().filter_map(|(number, deed)| Some((known.layer(known.inside.layers.get(number)?), deed))).collect();
-    let owner = deeds.iter().rev().find_map(|(layer, _)| layer.package.clone());
     // A directory that many hold is nobody's.
-    let is_shared = deeds.len() > 1 && stands.as_ref().is_some_and(|standing| standing.kind == Kind::Dir);
-    Some(Thing { path: path.clone(), stands, on_the_way, package: owner.filter(|_| !is_shared), deeds })
+    let is_dir = stands.as_ref().is_some_and(|standing| standing.kind == Kind::Dir);
+    let package = match deeds.last() {
+        None => None,
+        Some(_) if is_dir && deeds.len() > 1 => None,
+        Some((Layer { package: Some(package), .. }, _)) => Some(package.clone()),
+        Some((Layer { package: None, .. }, _)) => {
+            let listed = if stands.is_some() && !is_dir { owner::owner(known.inside, path)? } else { None };
+            let below = || deeds.iter().rev().find_map(|(layer, _)| layer.package.clone());
+            listed.map(|name| known.package(&name)).or_else(below)
+        }
+    };
+    Ok(Some(Thing { path: path.clone(), stands, on_the_way, package, deeds }))
 }
 
 /// What is known of an image's packages.

@@ -77,6 +77,11 @@ fn push_thing(out: &mut String, thing: &Thing, place: &str) {
         }
     }
     if let Some(package) = &thing.package {
+        // A layer that is the package has said so.
+        let told = thing.deeds.last().and_then(|(layer, _)| layer.package.as_ref()).map(|package| package.name.as_str());
+        if told != Some(package.name.as_str()) {
+            push(out, "package", &format!("{} {}", package.name, package.version));
+        }
         push_wanted(out, package);
     }
 }
