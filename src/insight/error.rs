@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use silo_store::layer::LayerError;
-use silo_store::merge::MergeError;
 
-use crate::recipe::catalog;
 use crate::tool::record;
 use crate::{document, image};
 
@@ -21,18 +19,6 @@ pub enum Error {
     /// A layer cannot be read.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// Layers do not fit over each other.
-    #[error("the layers of image {image:.12} do not fit over each other")]
-    Merge {
-        /// The image.
-        image: String,
-        /// What the store said.
-        #[source]
-        source: MergeError,
-    },
-    /// A recipe cannot be read.
-    #[error(transparent)]
-    Recipe(#[from] catalog::Error),
     /// A file that a person wrote cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
@@ -103,11 +89,9 @@ impl Error {
         match self {
             Error::Unknown { hint, .. } | Error::Ambiguous { hint, .. } | Error::Absent { hint, .. } => Some(hint.clone()),
             Error::Gone { tool, .. } => Some(format!("silo install {tool}")),
-            Error::Layer(_) | Error::Merge { .. } | Error::Content { .. } => {
-                Some("`silo verify` tells what is not as it was made".to_owned())
-            }
+            Error::Layer(_) | Error::Content { .. } => Some("`silo verify` tells what is not as it was made".to_owned()),
             Error::Image(image::Error::Config { .. }) => Some("`silo verify` tells what is not as it was made".to_owned()),
-            Error::Record(_) | Error::Image(_) | Error::Recipe(_) | Error::Document(_) | Error::Lock(_) | Error::File { .. } => None,
+            Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File { .. } => None,
         }
     }
 }

@@ -186,25 +186,24 @@ fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[Spot], order: &[Vec
         (spot.middle - spot.width / 2 - left, top + (height - size.height) / 2)
     };
     let boxes: Vec<(i64, i64)> = spots.iter().zip(sizes).map(corner).collect();
-    let end = |number: usize, of: usize, far: usize, ends: &[usize]| -> i64 {
+    let end = |number: usize, of: usize, ends: &[usize]| -> i64 {
         // The arrows at one edge stand in the order of where they come from, a third of the box apart at most.
         let mut others: Vec<(i64, usize)> = ends.iter().map(|arrow| (spots[neighbour(lanes, *arrow, of)].middle, *arrow)).collect();
         others.sort_unstable();
         let place = others.iter().position(|(_, arrow)| *arrow == number).unwrap_or(0) as i64;
         let step = (spots[of].width / (others.len() as i64 + 1)).min(spots[of].width / 3);
-        debug_assert!(far < spots.len());
         spots[of].middle - left + step * (2 * place - (others.len() as i64 - 1)) / 2
     };
     let paths = lanes.iter().enumerate().map(|(number, lane)| {
         let (from, to) = arrows[number];
         let out: Vec<usize> = (0..arrows.len()).filter(|arrow| arrows[*arrow].0 == from).collect();
         let into: Vec<usize> = (0..arrows.len()).filter(|arrow| arrows[*arrow].1 == to).collect();
-        let mut points = vec![(end(number, from, lane[1], &out), boxes[from].1 + sizes[from].height)];
+        let mut points = vec![(end(number, from, &out), boxes[from].1 + sizes[from].height)];
         for spot in &lane[1..lane.len() - 1] {
             let (top, height) = tops[spots[*spot].row];
             points.extend([(spots[*spot].middle - left, top), (spots[*spot].middle - left, top + height)]);
         }
-        points.push((end(number, to, lane[lane.len() - 2], &into), boxes[to].1));
+        points.push((end(number, to, &into), boxes[to].1));
         points
     });
     Layout { arrows: paths.collect(), boxes, size: Size { width: right - left, height: (y - GAP_Y).max(0) } }
