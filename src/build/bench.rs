@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -11,10 +10,15 @@ use silo_store::digest::{Digest, LayerId};
 use silo_store::lock::BuildLock;
 
 use crate::derivation::DrvId;
-use crate::launch::Exit;
-use crate::launch::spec::{Root, Upper};
+use crate::launch::again::Circumstances;
+use crate::launch::spec::{Root, Spec, Upper};
+use crate::launch::{self, Exit};
 
+use super::check::{self, Check};
 use super::{Error, Workshop, keystore};
+
+/// The launch spec of a failed step that was kept, in its directory.
+pub const SPEC: &str = "spec.json";
 
 /// Between two tries at a lock that another process holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -42,6 +46,10 @@ pub(super) fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error
 #[derive(Debug)]
 pub(super) struct Bench {
     dir: PathBuf,
+    /// The directory of what the step changes, where that is another one.
+    memory: Option<tempfile::TempDir>,
+    /// In which circumstances the step runs.
+    pub circumstances: Circumstances,
     /// Where all that the step says goes.
     pub log: PathBuf,
     /// The layers of the root that the step sees, lowest first.
@@ -53,10 +61,30 @@ impl Bench {
     /// Clears the place of a derivation, whose lock is ours.
     pub fn new(shop: &Workshop<'_>, drv: DrvId, layers: Vec<LayerId>) -> Result<Bench, Error> {
         let name = drv.to_string();
+        Bench::at(shop, &name, layers, None, Circumstances::Usual)
+    }
+
+    /// A place for running the same again in other circumstances.
+    pub fn other(shop: &Workshop<'_>, drv: DrvId, layers: Vec<LayerId>, check: &Check) -> Result<Bench, Error> {
+        let memory = check.memory.as_ref().map(|dir| {
+            let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
+            made.map_err(|source| Error::File { doing: "create a directory in", path: dir.clone(), source })
+        });
+        Bench::at(shop, &format!("{drv}-check"), layers, memory.transpose()?, Circumstances::Other)
+    }
+
+    fn at(
+        shop: &Workshop<'_>,
+        name: &str,
+        layers: Vec<LayerId>,
+        memory: Option<tempfile::TempDir>,
+        circumstances: Circumstances,
+    ) -> Result<Bench, Error> {
+        let log = shop.home.logs().join(format!("{name}.log"));
         // What lies here is the rest of a step that was killed.
-        let bench = Bench { dir: shop.home.work().join(&name), log: shop.home.logs().join(format!("{name}.log")), layers, keep: false };
+        let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, layers, keep: false };
         remove_tree(&bench.dir)?;
-        for dir in [bench.upper(), bench.dir.join("work"), shop.home.logs()] {
+        for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), shop.home.logs()] {
             fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
         }
         match fs::remove_file(&bench.log) {
@@ -83,12 +111,31 @@ impl Bench {
 
     /// The root as a launch spec names it.
     pub fn spec_root(&self) -> Root {
-        Root { lower: vec![self.lower()], upper: Upper::Kept { upper: self.upper(), work: self.dir.join("work") } }
+        Root { lower: vec![self.lower()], upper: Upper::Kept { upper: self.upper(), work: self.changes().join("work") } }
     }
 
     /// The directory that catches the step's changes.
     pub fn upper(&self) -> PathBuf {
-        self.dir.join("upper")
+        self.changes().join("upper")
+    }
+
+    fn changes(&self) -> &Path {
+        self.memory.as_ref().map_or(&self.dir, |memory| memory.path())
+    }
+
+    /// The host name that the step sees.
+    pub fn hostname(&self) -> String {
+        match self.circumstances {
+            Circumstances::Usual => "silo".to_owned(),
+            Circumstances::Other => check::HOSTNAME.to_owned(),
+        }
+    }
+
+    /// Runs a step here; `name` is what an error calls it.
+    pub fn launch(&mut self, shop: &Workshop<'_>, name: &str, spec: &Spec) -> Result<(), Error> {
+        let exit = launch::again::run(shop.program, spec, self.circumstances, shop.stop);
+        shop.check_stop()?;
+        self.check(shop, name, exit?, spec)
     }
 
     /// Where the step's root is.
@@ -111,20 +158,18 @@ impl Bench {
         }
     }
 
-    /// Leaves everything where it is, for a look into it.
-    pub fn keep(&mut self) {
-        self.keep = true;
-    }
-
     /// Turns how a step ended into an error, unless it ended well.
-    pub fn check(&mut self, shop: &Workshop<'_>, name: &str, exit: Exit) -> Result<(), Error> {
+    fn check(&mut self, shop: &Workshop<'_>, name: &str, exit: Exit, spec: &Spec) -> Result<(), Error> {
         if exit == Exit::Code(0) {
             return Ok(());
         }
-        let kept = (shop.keep_failed && !shop.stop.load(Ordering::Relaxed)).then(|| {
-            self.keep();
-            self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-        });
+        let mut kept = None;
+        if shop.keep_failed && self.memory.is_none() {
+            let path = self.dir.join(SPEC);
+            fs::write(&path, spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
+            self.keep = true;
+            kept = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        }
         Err(Error::Step { name: name.to_owned(), exit: told(exit), log: self.log.clone(), tail: tail(&self.log), kept })
     }
 }
@@ -132,6 +177,10 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         if !self.keep {
+            // A directory of a step may be one that cannot be entered, which only our own removal gets away with.
+            if let Some(memory) = &self.memory {
+                drop(remove_tree(memory.path()));
+            }
             // What cannot be removed now is swept by `silo gc`; the build's own outcome matters more.
             drop(remove_tree(&self.dir));
         }

@@ -14,16 +14,16 @@ use silo_store::manifest::Record as Manifest;
 
 use crate::derivation::{self, Derivation};
 use crate::event::Activity;
-use crate::launch;
 use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
 use crate::lock::{Sha256, StepOutput};
 use crate::recipe::Step;
 use crate::system::Arch;
 
 use super::bench::{Bench, ours};
-use super::configure::{filter, read_index, refuse_secrets};
+use super::check;
+use super::configure::{filter, refuse_secrets};
 use super::state::State;
-use super::{Error, Target, Workshop, realised};
+use super::{Error, Target, Workshop, read_index, realised};
 
 /// Where a step that sees the project sees it, wherever it lies on the host.
 const PROJECT: &str = "/workspace";
@@ -90,28 +90,35 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
         None if task.target.anew && fixed => None,
         None => realised(shop, &drv),
     };
+    let make = |state: &mut State| -> Result<LayerId, Error> {
+        let _ours = ours(shop, &key.0)?;
+        if let Some(layer) = known() {
+            return Ok(layer);
+        }
+        shop.check_stop()?;
+        let mut bench = Bench::new(shop, drv.id(), fields.layers.clone())?;
+        let ground = state.take_ground();
+        let made = shop.activity(Activity::Step, &command, None, |_| run(shop, task, &fields, &drv, &mut bench, ground))?;
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != made) {
+            return Err(other_output(shop, command.clone(), pinned, made));
+        }
+        super::record(shop, &[(key.0, made)])?;
+        state.ground = Mutex::new(Some(bench));
+        state.made += 1;
+        Ok(made)
+    };
+    let began = Instant::now();
     let layer = match known() {
         Some(layer) => layer,
-        None => {
-            let _ours = ours(shop, &key.0)?;
-            match known() {
-                Some(layer) => layer,
-                None => {
-                    shop.check_stop()?;
-                    let mut bench = Bench::new(shop, drv.id(), fields.layers.clone())?;
-                    let ground = state.take_ground();
-                    let made = shop.activity(Activity::Step, &command, None, |_| run(shop, task, &fields, &drv, &mut bench, ground))?;
-                    if let Some(pinned) = pinned.filter(|pinned| *pinned != made) {
-                        return Err(other_output(shop, command, pinned, made));
-                    }
-                    super::record(shop, &[(key.0, made)])?;
-                    state.ground = Mutex::new(Some(bench));
-                    state.made += 1;
-                    made
-                }
-            }
-        }
+        None => make(&mut state)?,
     };
+    if let Some(check) = shop.check {
+        check::wait_for_another_second(began);
+        let mut bench = Bench::other(shop, drv.id(), fields.layers.clone(), check)?;
+        let again = format!("{command}, again");
+        let second = shop.activity(Activity::Step, &again, None, |_| run(shop, task, &fields, &drv, &mut bench, None))?;
+        check.compare(shop, &command, (layer, second), &state.present)?;
+    }
     if fixed {
         let size = read_index(shop, layer)?.bytes();
         state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command });
@@ -149,9 +156,7 @@ fn run(
     let began = Instant::now();
     let composed = bench.compose(shop, ground)?;
     let spec = spec(task, fields, bench)?;
-    let exit = launch::again::run(shop.program, &spec, shop.stop);
-    shop.check_stop()?;
-    bench.check(shop, &task.step.shown(), exit?)?;
+    bench.launch(shop, &task.step.shown(), &spec)?;
     refuse_secrets(&bench.upper())?;
     bench.settle(fields.epoch)?;
     let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: fields.epoch, filter: &filter };
@@ -185,7 +190,7 @@ fn spec(task: &Task<'_>, fields: &derivation::Step, bench: &Bench) -> Result<Spe
         argv: fields.argv.iter().map(Into::into).collect(),
         env: env.map(|(name, value)| (name.into(), value.into())).collect(),
         cwd,
-        hostname: "silo".to_owned(),
+        hostname: bench.hostname(),
         identity: Identity::Root,
         stdio: Stdio::Log { path: bench.log.clone() },
         limits: Limits::default(),

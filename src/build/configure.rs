@@ -20,16 +20,16 @@ use silo_store::path::LayerPath;
 use crate::derivation::{self, Derivation};
 use crate::event::Activity;
 use crate::fetch::download::{self, Context};
-use crate::launch;
 use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
 use crate::lock::Tier;
 use crate::system::Arch;
 use crate::unpack::record::{self, Stanza};
 
 use super::bench::{Bench, ours};
+use super::check;
 use super::scripted::{self, Below, Choice, Unpacked};
 use super::state::State;
-use super::{Error, Workshop, packages, realised, script, scrub, status};
+use super::{Error, Workshop, packages, read_index, realised, script, scrub, status};
 
 /// dpkg's status file in a layer.
 pub(super) const STATUS: &str = "var/lib/dpkg/status";
@@ -71,28 +71,34 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
         debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
     });
     let key = drv.id().digest();
+    let name = format!("configuring the packages ({})", task.tier.name());
+    let run = Run { task: &task, choice: &choice, earlier: &earlier, previous };
+    let make = |state: &mut State| -> Result<LayerId, Error> {
+        let _ours = ours(shop, &key)?;
+        // Another process may have done it while we waited.
+        if let Some(layer) = realised(shop, &drv) {
+            return Ok(layer);
+        }
+        shop.check_stop()?;
+        let mut bench = Bench::new(shop, drv.id(), state.seen())?;
+        let ground = state.take_ground();
+        let layer = shop.activity(Activity::Step, &name, None, |_| run.run(shop, &drv, &mut bench, ground))?;
+        super::record(shop, &[(key, layer)])?;
+        state.ground = Mutex::new(Some(bench));
+        state.made += 1;
+        Ok(layer)
+    };
+    let began = Instant::now();
     let layer = match realised(shop, &drv) {
         Some(layer) => layer,
-        None => {
-            let _ours = ours(shop, &key)?;
-            // Another process may have done it while we waited.
-            match realised(shop, &drv) {
-                Some(layer) => layer,
-                None => {
-                    shop.check_stop()?;
-                    let mut bench = Bench::new(shop, drv.id(), state.seen())?;
-                    let run = Run { task: &task, choice: &choice, earlier: &earlier, previous };
-                    let name = format!("configuring the packages ({})", task.tier.name());
-                    let ground = state.take_ground();
-                    let layer = shop.activity(Activity::Step, &name, None, |_| run.run(shop, &drv, &mut bench, ground))?;
-                    super::record(shop, &[(key, layer)])?;
-                    state.ground = Mutex::new(Some(bench));
-                    state.made += 1;
-                    layer
-                }
-            }
-        }
+        None => make(&mut state)?,
     };
+    if let Some(check) = shop.check {
+        check::wait_for_another_second(began);
+        let mut bench = Bench::other(shop, drv.id(), state.seen(), check)?;
+        let second = shop.activity(Activity::Step, &format!("{name}, again"), None, |_| run.run(shop, &drv, &mut bench, None))?;
+        check.compare(shop, &name, (layer, second), &state.present)?;
+    }
     state.configured.push(layer);
     let index = read_index(shop, layer)?;
     if let Some(text) = read_from(shop, layer, &index, DIVERSIONS)? {
@@ -100,11 +106,6 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     }
     state.changes.push(index);
     Ok(state)
-}
-
-/// Reads the entries of a layer.
-pub(super) fn read_index(shop: &Workshop<'_>, layer: LayerId) -> Result<Index, Error> {
-    silo_store::layer::read_index(shop.store, &layer).map_err(|source| Error::store(format!("reading the index of layer {layer}"), source))
 }
 
 /// Reads a file of a layer, where it has it.
@@ -147,9 +148,8 @@ impl Run<'_> {
         let debs = self.fetch_debs(shop)?;
         let composed = bench.compose(shop, ground)?;
         self.seed(shop, &bench.upper())?;
-        let exit = launch::again::run(shop.program, &self.spec(bench, &debs), shop.stop);
-        shop.check_stop()?;
-        bench.check(shop, "configuring the packages", exit?)?;
+        let spec = self.spec(bench, &debs);
+        bench.launch(shop, "configuring the packages", &spec)?;
         refuse_secrets(&bench.upper())?;
         bench.settle(self.task.epoch)?;
         let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: self.task.epoch, filter: &filter };
@@ -236,7 +236,7 @@ impl Run<'_> {
             argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.choice).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: "/".into(),
-            hostname: "silo".to_owned(),
+            hostname: bench.hostname(),
             identity: Identity::Root,
             stdio: Stdio::Log { path: bench.log.clone() },
             limits: Limits::default(),

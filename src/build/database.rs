@@ -38,7 +38,10 @@ pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<
         name: "dpkg database".to_owned(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         created: shop.created(),
-        inputs: vec![configured.to_string()],
+        inputs: std::iter::once(configured)
+            .chain(state.plain.iter().map(|package| package.record.layer))
+            .map(|layer| layer.to_string())
+            .collect(),
         packages: Vec::new(),
     };
     let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;

@@ -16,14 +16,18 @@ mod scrub;
 mod status;
 mod walk;
 
+pub mod check;
+
 mod bench;
+
 mod state;
+
+mod packages;
 
 mod configure;
 
 mod command;
 mod database;
-mod packages;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,6 +38,7 @@ use petgraph::graph::NodeIndex;
 use petgraph::visit::IntoNodeReferences;
 use silo_store::compose;
 use silo_store::digest::{Digest, LayerId};
+use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
 use silo_store::realisation::Realisation;
@@ -49,11 +54,13 @@ use crate::plan::{self, Plan, Step};
 use crate::recipe::Recipe;
 use crate::system::Arch;
 
+use check::Check;
 use packages::{Arrived, Item};
 use scripted::Unpacked;
 use state::State;
 use walk::{Class, Order, Walk, Workers};
 
+pub use bench::SPEC;
 pub use error::Error;
 
 /// The search path of Debian's root; the image's own environment carries it.
@@ -84,6 +91,8 @@ pub struct Workshop<'a> {
     pub stop: &'a AtomicBool,
     /// Whether what a failed step left is kept for a look into it.
     pub keep_failed: bool,
+    /// Where every step is run twice, what is found out by that.
+    pub check: Option<&'a Check>,
 }
 
 impl Workshop<'_> {
@@ -155,7 +164,7 @@ fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error
     if target.lock.packages_of(arch).is_none() {
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
-    let image = if target.anew { None } else { known(shop.home, target) };
+    let image = if target.anew || shop.check.is_some() { None } else { known(shop.home, target) };
     image.map(|image| Ok(Built { image, made: 0, outputs: None }))
 }
 
@@ -398,4 +407,9 @@ fn record(shop: &Workshop<'_>, done: &[(Digest, LayerId)]) -> Result<(), Error> 
         return Ok(());
     }
     silo_store::realisation::put_many(shop.store, shop.lock, done).map_err(|source| Error::store("recording realisations", source))
+}
+
+/// Reads the entries of a layer.
+fn read_index(shop: &Workshop<'_>, layer: LayerId) -> Result<Index, Error> {
+    silo_store::layer::read_index(shop.store, &layer).map_err(|source| Error::store(format!("reading the index of layer {layer}"), source))
 }

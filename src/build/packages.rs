@@ -18,9 +18,8 @@ use crate::fetch::error::Size;
 use crate::lock;
 use crate::unpack::{package, record};
 
-use super::configure::read_index;
 use super::scripted::Unpacked;
-use super::{Error, Workshop, realised};
+use super::{Error, Workshop, read_index, realised};
 
 /// Connections to the mirrors at a time.
 const FETCHES: usize = 8;

@@ -1,7 +1,9 @@
 //! `silo build`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::build::check::{Check, Finding};
 use crate::config::edit::NewStep;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::catalog;
@@ -51,6 +53,9 @@ pub struct Args {
     /// Take the lock as it is: what it does not pin is an error
     #[arg(long, conflicts_with = "rerun")]
     frozen: bool,
+    /// Run every step of the tool twice, in different circumstances, and say what came out otherwise
+    #[arg(long, conflicts_with_all = ["script", "command", "remove", "rerun"])]
+    check: bool,
     /// Keep what a failed step left, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -59,9 +64,14 @@ pub struct Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let mut setting = setting(globals)?;
     setting.keep_failed = args.keep_failed;
+    if args.check {
+        // A file system in memory lists directories in another order.
+        setting.check = Some(Check::new(Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir())));
+    }
     let scope = if args.global { Scope::Global } else { Scope::Project };
     if args.all {
-        return all(globals, &mut setting, args, scope);
+        let done = all(globals, &mut setting, args, scope);
+        return found(&setting, done);
     }
     let tool = overlay::tool(&setting, args.tool.as_deref(), scope)?;
     let target = Target { tool: tool.clone(), scope, anew: args.rerun, frozen: args.frozen };
@@ -77,7 +87,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::data(&format!("{}: {removed} commands removed\n", path.display()))?;
         return overlay::apply(globals, &mut setting, &target, Some(changed));
     }
-    let Some(step) = step(&setting, args, &tool)? else { return overlay::apply(globals, &mut setting, &target, None) };
+    let Some(step) = step(&setting, args, &tool)? else {
+        let done = overlay::apply(globals, &mut setting, &target, None);
+        return found(&setting, done);
+    };
     let (_, changed) = settings_file::change(&path, |document| document.add_step(&tool, &step))?;
     overlay::apply(globals, &mut setting, &target, Some(changed))
 }
@@ -115,4 +128,27 @@ fn all(globals: &Globals, setting: &mut Setting, args: &Args, scope: Scope) -> R
         [] => Ok(ExitCode::SUCCESS),
         failed => Err(Failure::found(format!("not built: {}", failed.join(", ")), "the messages above say why")),
     }
+}
+
+/// Tells what a check has found, where there was one.
+fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    let Some(check) = &setting.check else { return done };
+    let ran = check.ran.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let findings = check.findings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut text = String::new();
+    for step in ran.iter() {
+        let of: Vec<&Finding> = findings.iter().filter(|finding| finding.step == *step).collect();
+        text.push_str(&format!("{} {step}\n", if of.is_empty() { "same     " } else { "DIFFERENT" }));
+        for Finding { difference, package, cause, .. } in of {
+            let package = package.as_ref().map_or_else(String::new, |package| format!(" of {package}"));
+            text.push_str(&format!("  {difference}{package}\n      {cause}\n"));
+        }
+    }
+    ui::data(&text)?;
+    let done = done?;
+    if findings.is_empty() {
+        return Ok(done);
+    }
+    let message = format!("{} paths came out otherwise the second time", findings.len());
+    Err(Failure::found(message, "mend the steps above, then run `silo build --check` again"))
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use silo_store::layout::Store;
 
+use crate::build::check::Check;
 use crate::config::{self, Settings};
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
@@ -44,6 +45,8 @@ pub struct Setting {
     pub project_settings: Settings,
     /// Whether what a failed step left is kept for a look into it.
     pub keep_failed: bool,
+    /// Where every step is run twice, what is found out by that.
+    pub check: Option<Check>,
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
@@ -74,6 +77,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
         user_settings,
         project_settings,
         keep_failed: false,
+        check: None,
         transport: Transport::new(Patience::default()),
         ui: Ui::new(globals.quiet),
         stop: Arc::default(),
@@ -82,7 +86,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
 
 /// Begins to look at what is built; nothing is collected meanwhile.
 pub fn look(setting: &Setting) -> Result<Look<'_>, Failure> {
-    Ok(Look::new(&setting.home, &setting.store, &setting.places)?)
+    Ok(Look::new(setting.view(), &setting.store)?)
 }
 
 impl Setting {
@@ -115,6 +119,7 @@ impl Setting {
             project_settings: &self.project_settings,
             project: &self.project,
             keep_failed: self.keep_failed,
+            check: self.check.as_ref(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,
             program: env::program()?,

@@ -11,6 +11,7 @@ mod overlay;
 mod add;
 mod build;
 mod completions;
+mod debug;
 mod diff;
 mod doctor;
 mod gc;
@@ -68,6 +69,7 @@ enum Command {
     Unuse(pins::UnuseArgs),
     Add(add::Args),
     Build(build::Args),
+    Debug(debug::Args),
     Sync(sync::Args),
     Lock(lock::Args),
     Outdated(update::OutdatedArgs),
@@ -135,6 +137,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Unuse(args) => pins::run_unuse(globals, &args),
         Command::Add(args) => add::run(globals, &args),
         Command::Build(args) => build::run(globals, &args),
+        Command::Debug(args) => debug::run(globals, &args),
         Command::Sync(args) => sync::run(globals, &args),
         Command::Outdated(args) => update::run_outdated(globals, &args),
         Command::Upgrade(args) => update::run_upgrade(globals, &args),

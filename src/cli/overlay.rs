@@ -50,7 +50,9 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
     // The settings have changed since they were read.
     let mut fresh = setting_at(globals, &setting.project)?;
     fresh.keep_failed = setting.keep_failed;
+    fresh.check = setting.check.take();
     let done = build(&fresh, target);
+    setting.check = fresh.check.take();
     if let (Err(failure), Some(changed)) = (&done, changed)
         && changed.is_new()
     {

@@ -7,8 +7,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::document;
+use crate::home::PROJECT_CONFIG;
+use crate::recipe::addon;
 use crate::recipe::catalog::{self, Places};
 use crate::resolve::relation;
+use crate::tool::View;
 use crate::unpack::record::Stanza;
 
 use super::error::Error;
@@ -59,8 +62,41 @@ struct Table {
     packages: Option<Vec<Spanned<String>>>,
 }
 
+/// The part of settings that names packages.
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default)]
+    overrides: BTreeMap<String, Over>,
+}
+
+#[derive(Deserialize)]
+struct Over {
+    #[serde(default)]
+    packages: Vec<Spanned<String>>,
+    #[serde(default)]
+    addons: Vec<Spanned<String>>,
+}
+
+/// Lists the packages that the recipe of `tool` names, and those that settings lay over it.
+pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<Wish>, Error> {
+    let mut wishes = of_recipe(view.places, tool)?;
+    for path in [view.project.join(PROJECT_CONFIG), view.home.config()] {
+        let Some(text) = document::text_of(&path)? else { continue };
+        let mut settings: Settings = document::parse(&text, &path)?;
+        let Some(over) = settings.overrides.remove(tool) else { continue };
+        wishes.extend(over.packages.into_iter().map(|entry| wish(&text, &path, entry)));
+        for entry in over.addons {
+            let wish = wish(&text, &path, entry);
+            let addon = addon::find(view.places, &wish.package).ok().flatten();
+            let packages = addon.into_iter().flat_map(|addon| addon.packages);
+            wishes.extend(packages.map(|package| Wish { package: name_of(&package), ..wish.clone() }));
+        }
+    }
+    Ok(wishes)
+}
+
 /// Lists the packages that the recipe of `tool` names. The last of the recipes that lie over one another has the word.
-pub fn wishes(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
+fn of_recipe(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
     for dir in [&places.project, &places.user].into_iter().flatten() {
         let path = dir.join(format!("{tool}.toml"));
         if let Some(text) = document::text_of(&path)?
@@ -77,16 +113,22 @@ pub fn wishes(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
 fn named(text: &str, path: &Path) -> Result<Option<Vec<Wish>>, Error> {
     let named: Named = document::parse(text, path)?;
     let Some(packages) = named.debian.and_then(|table| table.packages) else { return Ok(None) };
-    let wish = |entry: Spanned<String>| {
-        let start = entry.span().start;
-        Wish {
-            line: text.get(..start).unwrap_or_default().matches('\n').count() + 1,
-            file: path.to_owned(),
-            package: entry.get_ref().split('=').next().unwrap_or_default().to_owned(),
-            text: entry.into_inner(),
-        }
-    };
-    Ok(Some(packages.into_iter().map(wish).collect()))
+    Ok(Some(packages.into_iter().map(|entry| wish(text, path, entry)).collect()))
+}
+
+/// The wish that an entry of a document is.
+fn wish(text: &str, path: &Path, entry: Spanned<String>) -> Wish {
+    Wish {
+        line: text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1,
+        file: path.to_owned(),
+        package: name_of(entry.get_ref()),
+        text: entry.into_inner(),
+    }
+}
+
+/// Takes the version off a wished package.
+fn name_of(package: &str) -> String {
+    package.split('=').next().unwrap_or_default().to_owned()
 }
 
 /// Finds how `package` came into an image that holds `stanzas`.

@@ -14,7 +14,8 @@ use silo_store::path::LayerPath;
 
 use crate::home::Home;
 use crate::image::{self, Image, ImageId};
-use crate::recipe::catalog::Places;
+use crate::tool::View;
+use crate::tool::definition;
 use crate::tool::record::{self, Installed};
 use crate::unpack::record::{Stanza, parse_stanzas};
 
@@ -32,16 +33,28 @@ pub struct Look<'a> {
     pub home: &'a Home,
     /// Its layer store.
     pub store: &'a Store,
-    /// Where recipes are found.
-    pub places: &'a Places,
+    /// What decides what a tool is here.
+    pub view: View<'a>,
     _lock: SharedLock,
 }
 
 impl<'a> Look<'a> {
     /// Begins to look.
-    pub fn new(home: &'a Home, store: &'a Store, places: &'a Places) -> Result<Look<'a>, Error> {
-        Ok(Look { home, store, places, _lock: lock::share(store).map_err(Error::Lock)? })
+    pub fn new(view: View<'a>, store: &'a Store) -> Result<Look<'a>, Error> {
+        Ok(Look { home: view.home, store, view, _lock: lock::share(store).map_err(Error::Lock)? })
     }
+}
+
+/// Lists the tools that can be looked at: those of the project as they are there, and the others that are installed.
+pub fn tools(look: &Look<'_>) -> Result<Vec<Installed>, Error> {
+    let mut tools = record::list(look.home)?;
+    for name in definition::claimed(look.view).unwrap_or_default() {
+        // One that is not built cannot be looked at; what is installed under its name is another.
+        tools.retain(|tool| tool.name != name);
+        tools.extend(definition::image(look.view, &name).ok().flatten());
+    }
+    tools.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tools)
 }
 
 /// An image and where it came from.
@@ -119,7 +132,7 @@ fn is_installed(stanza: &Stanza) -> bool {
 
 /// Reads an image.
 pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
-    let tools: Vec<Installed> = record::list(look.home)?.into_iter().filter(|tool| tool.image == id).collect();
+    let tools: Vec<Installed> = tools(look)?.into_iter().filter(|tool| tool.image == id).collect();
     let image = image::get(look.home, id)?.ok_or_else(|| Error::Gone {
         tool: tools.first().map_or_else(|| "no tool".to_owned(), |tool| tool.name.clone()),
         image: id.to_string(),
@@ -173,7 +186,7 @@ fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
     if crate::recipe::file::check_name(word).is_err() {
         return Ok(None);
     }
-    Ok(record::get(look.home, word)?)
+    Ok(tools(look)?.into_iter().find(|tool| tool.name == word))
 }
 
 /// Returns those of `ids` that begin with `word`, where it is long enough to mean one.
@@ -183,7 +196,7 @@ pub fn begin_with<T: ToString>(ids: Vec<T>, word: &str) -> Vec<T> {
 }
 
 fn unknown(look: &Look<'_>, word: &str, not: &'static str) -> Result<Error, Error> {
-    let tools = record::list(look.home)?;
+    let tools = tools(look)?;
     let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
     let hint = match crate::document::nearest(word, &names) {
         Some(near) => format!("did you mean \"{near}\"?"),

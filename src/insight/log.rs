@@ -10,7 +10,6 @@ use silo_store::realisation::{self, Realisation};
 
 use super::error::Error;
 use super::inside::{self, Inside, Look};
-use crate::tool::record;
 
 /// The log of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub struct Log {
 /// Lists the logs, the newest first.
 pub fn list(look: &Look<'_>) -> Result<Vec<Log>, Error> {
     let mut tools = Vec::new();
-    for tool in record::list(look.home)? {
+    for tool in inside::tools(look)? {
         tools.push((tool.name, inside::open(look, tool.image)?));
     }
     let dir = look.home.logs();

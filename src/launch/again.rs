@@ -34,17 +34,39 @@ enum Answer {
     Failed(String),
 }
 
+/// What surrounds a launch without being part of its spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circumstances {
+    /// As it comes.
+    Usual,
+    /// Otherwise than usual, for builds that must not depend on it: one processor, another umask, time zone and locale.
+    Other,
+}
+
 /// Launches `spec` in a new process of `program` and waits for its end, or kills it when `stop` is set.
-pub fn run(program: &Path, spec: &Spec, stop: &AtomicBool) -> Result<Exit, Error> {
+pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &AtomicBool) -> Result<Exit, Error> {
     let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
-    let mut child = Command::new(program)
-        .arg(WORD)
-        .env_clear()
+    let mut command = match circumstances {
+        Circumstances::Usual => Command::new(program),
+        Circumstances::Other => {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(program);
+            shell
+        }
+    };
+    command.arg(WORD).env_clear();
+    if circumstances == Circumstances::Other {
+        command.env("TZ", "Pacific/Kiritimati").env("LC_ALL", "tr_TR.UTF-8").current_dir("/");
+    }
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
         .map_err(|source| failed("starting", source))?;
+    if circumstances == Circumstances::Other {
+        one_processor(&child);
+    }
     let json = spec.to_json()?;
     if let Some(mut input) = child.stdin.take() {
         // A child that died before it read all says so by its answer, or by having none.
@@ -97,6 +119,23 @@ pub fn serve() -> Result<(), Error> {
     let text = serde_json::to_vec(&answer)?;
     std::io::stdout().write_all(&text).map_err(|source| Error::Host { step: "answering".to_owned(), source })
 }
+
+/// Gives a child, which waits for its spec, only one processor.
+#[cfg(target_os = "linux")]
+fn one_processor(child: &Child) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // Where it cannot be had, that circumstance is not another one.
+    let Ok(all) = sched_getaffinity(pid) else { return };
+    if let Some(last) = (0..CpuSet::MAX_CPU).rev().find(|cpu| all.is_set(*cpu)) {
+        let mut one = CpuSet::new();
+        one.set(last);
+        let _ = sched_setaffinity(pid, &one);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn one_processor(_: &Child) {}
 
 #[cfg(target_os = "linux")]
 fn die_with_parent() {

@@ -144,6 +144,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         sink: context.sink,
         stop: context.stop,
         keep_failed: context.keep_failed,
+        check: context.check,
     }
 }
 

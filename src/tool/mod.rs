@@ -46,6 +46,8 @@ pub struct Context<'a> {
     pub project: &'a std::path::Path,
     /// Whether what a failed step left is kept for a look into it.
     pub keep_failed: bool,
+    /// Where every step is run twice, what is found out by that.
+    pub check: Option<&'a crate::build::check::Check>,
     /// The machine's apt configuration.
     pub apt_dir: PathBuf,
     /// The way to the mirrors.

@@ -19,7 +19,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// A layer being made; dropped without a commit it leaves nothing.
@@ -254,7 +254,10 @@ impl Stage {
         self.admit_new(path)?;
         let dir = self.beneath.parent(path);
         let moved = dir.and_then(|dir| {
-            fs::renameat_with(fs::CWD, from, dir, path.name(), RenameFlags::NOREPLACE)?;
+            match fs::renameat_with(fs::CWD, from, dir, path.name(), RenameFlags::NOREPLACE) {
+                Err(Errno::XDEV) => copy_in(from, dir, path)?,
+                result => result?,
+            }
             // Its mode may forbid us to read it; what was moved is no link, so none is followed.
             fs::chmodat(dir, path.name(), inode::mode_of(0o600), AtFlags::empty())
         });
@@ -360,4 +363,15 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// Copies a file that lies on another file system, and removes it there.
+fn copy_in(from: &Path, dir: BorrowedFd<'_>, path: &LayerPath) -> Result<(), Errno> {
+    let io = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut source = std::fs::File::from(fs::open(from, flags, Mode::empty())?);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut copy = std::fs::File::from(fs::openat(dir, path.name(), flags, inode::mode_of(0o600))?);
+    io::copy(&mut source, &mut copy).map_err(io)?;
+    fs::unlink(from)
 }

@@ -214,7 +214,7 @@ struct Known<'a> {
 impl<'a> Known<'a> {
     fn new(look: &Look<'_>, inside: &'a Inside) -> Result<Known<'a>, Error> {
         let wishes = match inside.tools.first() {
-            Some(tool) => asked::wishes(look.places, &tool.name)?,
+            Some(tool) => asked::wishes(look.view, &tool.name)?,
             None => Vec::new(),
         };
         Ok(Known { inside, stanzas: inside.stanzas()?, wishes })
