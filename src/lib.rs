@@ -4,6 +4,7 @@
 //! (`tests/architecture.rs` holds that). `docs/architecture.md` is the way through the house.
 
 // Words.
+pub mod amount;
 pub mod event;
 pub mod home;
 pub mod moment;

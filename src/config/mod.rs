@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::amount;
 use crate::document;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::file::{self, StepEntry, check_name, check_packages, check_step, check_variables};
@@ -29,6 +30,21 @@ pub struct Settings {
     /// What is different about a tool, by its name.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
+    /// Collecting what nothing needs, by itself.
+    #[serde(default)]
+    pub gc: Gc,
+}
+
+/// When what nothing needs is collected without being asked for: at most once a day, after an install.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Gc {
+    /// Whether it is collected by itself at all; it is unless this is false.
+    pub auto: Option<bool>,
+    /// What all of Silo's directory may take, as far as unneeded things make it up: 20G.
+    pub max_size: Option<String>,
+    /// How long unneeded things stay unused before they go: 30d.
+    pub max_age: Option<String>,
 }
 
 /// Where Debian packages come from; each base is a URL or an absolute path.
@@ -108,6 +124,12 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
     for tool in &settings.tools {
         check_name(tool).map_err(|error| wrong(format!("tools: {error}")))?;
     }
+    if let Some(size) = &settings.gc.max_size {
+        amount::parse_size(size).map_err(|error| wrong(format!("gc.maxSize: {error}")))?;
+    }
+    if let Some(age) = &settings.gc.max_age {
+        amount::parse_age(age).map_err(|error| wrong(format!("gc.maxAge: {error}")))?;
+    }
     for (tool, over) in &settings.overrides {
         let of = |error: file::Error| wrong(format!("overrides.{tool}: {error}"));
         check_name(tool).map_err(of)?;
@@ -158,6 +180,11 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
         },
         overrides,
+        gc: Gc {
+            auto: over.gc.auto.or(under.gc.auto),
+            max_size: over.gc.max_size.or(under.gc.max_size),
+            max_age: over.gc.max_age.or(under.gc.max_age),
+        },
     }
 }
 
