@@ -1,6 +1,7 @@
 //! The forms of a layer: `tree/` and `layer.tar.zst`, each made from the other.
 //!
 //! Compression is no identity: the LayerId is that of the bytes inside, and both directions check it.
+//! A layer is *cold* when only its archive stands. Whichever form goes, the other one is whole and synced before.
 
 use crate::archive::{self, ArchiveError, Item};
 use crate::beneath::Beneath;
@@ -9,10 +10,12 @@ use crate::digest::{Digest, Hasher, LayerId};
 use crate::durable;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
-use crate::lock::SharedLock;
-use crate::path_error::{PathError, at};
+use crate::lock::{ExclusiveLock, SharedLock};
+use crate::path_error::{PathError, at, if_present};
 use crate::scratch::Scratch;
 use crate::stage::{Parents, Stage, StageError};
+use crate::usage::Ledger;
+use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -115,8 +118,70 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     Ok(durable::sync_dir(&store.layer(id))?)
 }
 
+/// Makes `layer.tar.zst` unless one that is whole stands there; returns whether it was made.
+pub fn pack_missing(store: &Store, permission: &SharedLock, id: &LayerId) -> Result<bool, FormError> {
+    if store.packed(id).exists() && packed_id(store, id).is_ok_and(|found| found == *id) {
+        return Ok(false);
+    }
+    pack(store, permission, id)?;
+    Ok(true)
+}
+
 /// Makes `tree/` and `index` from `layer.tar.zst`, replacing those that stand there.
 pub fn unpack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(), FormError> {
+    let (stage, text) = staged(store, id)?;
+    store.sync()?;
+    place(store, id, &stage, &text)
+}
+
+/// Returns whether a layer has no tree but an archive to make it of.
+pub fn is_cold(store: &Store, id: &LayerId) -> bool {
+    !store.tree(id).exists() && store.packed(id).exists()
+}
+
+/// Makes the trees of those layers that are cold, and returns how many those were; tells how many layers are done.
+///
+/// Bytes reach the disk before a tree gets its name, so after a power cut a tree that stands is whole.
+pub fn warm(store: &Store, _permission: &SharedLock, ids: &[LayerId], progress: &(dyn Fn(u64) + Sync)) -> Result<usize, FormError> {
+    /// Each stage holds directories open, of which a process may have about a thousand.
+    const AT_ONCE: usize = 32;
+    let cold: Vec<LayerId> = ids.iter().filter(|id| is_cold(store, id)).copied().collect();
+    let mut done = 0;
+    for some in cold.chunks(AT_ONCE) {
+        let stages: Result<Vec<_>, FormError> = some.par_iter().map(|id| Ok((*id, staged(store, id)?))).collect();
+        let stages = stages?;
+        store.sync()?;
+        for (id, (stage, text)) in &stages {
+            place(store, id, stage, text)?;
+        }
+        done += some.len() as u64;
+        progress(done);
+    }
+    Ok(cold.len())
+}
+
+/// Drops composed roots, and the trees of layers whose archive stands; returns the disk space this frees.
+///
+/// Roots go first, because they can be composed anew of trees and archives. The lock is given back before anything is
+/// deleted.
+pub fn cool(store: &Store, permission: ExclusiveLock, roots: &[PathBuf], ids: &[LayerId]) -> Result<u64, FormError> {
+    let scratch = Scratch::new(store)?;
+    let trees = ids.iter().filter(|id| store.packed(id).exists()).map(|id| store.tree(id));
+    let mut ledger = Ledger::default();
+    let mut graves = Vec::new();
+    for (number, path) in roots.iter().cloned().chain(trees).enumerate() {
+        let grave = scratch.dir().join(number.to_string());
+        if if_present(fs::rename(&path, &grave).map_err(at("remove", &path)))?.is_some() {
+            graves.push(grave);
+        }
+    }
+    drop(permission);
+    let freed: Result<Vec<u64>, PathError> = graves.iter().map(|grave| Ok(ledger.add(grave)?.freed)).collect();
+    Ok(freed?.into_iter().sum())
+}
+
+/// Reads `layer.tar.zst` into a stage, and checks that it is the layer.
+fn staged(store: &Store, id: &LayerId) -> Result<(Stage, Vec<u8>), FormError> {
     let path = store.packed(id);
     let limit = layer::read_index(store, id).map_or(MAX_UNPACKED_BYTES, |index| index.bytes());
     let file = File::open(&path).map_err(at("open", &path))?;
@@ -133,9 +198,13 @@ pub fn unpack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(
     if found != *id {
         return Err(FormError::Identity { path, id: *id, found });
     }
-    let text = index.to_text();
+    Ok((stage, index.to_text()))
+}
+
+/// Moves a staged tree to where the layer's is.
+fn place(store: &Store, id: &LayerId, stage: &Stage, text: &[u8]) -> Result<(), FormError> {
     if !fs::read(store.index(id)).is_ok_and(|old| old == text) {
-        durable::replace(&store.index(id), &text)?;
+        durable::replace(&store.index(id), text)?;
     }
     let (from, to) = (stage.scratch.dir().join(TREE), store.tree(id));
     match rename(&from, &to, RenameFlags::NOREPLACE) {

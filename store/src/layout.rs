@@ -6,7 +6,7 @@
 //! realisations/<key>    which layer a derivation gave
 //! roots/<kind>/<name>   what gc must keep
 //! stage/                unfinished work, each piece with a locked <name>.lock
-//! locks/                store, build-<key>
+//! locks/                store, build-<key>, image-<ImageId>
 //! ```
 
 use crate::digest::{Digest, LayerId};
@@ -118,6 +118,11 @@ impl Store {
     pub fn build_lock(&self, key: &Digest) -> PathBuf {
         self.locks().join(format!("{BUILD_LOCK_PREFIX}{key}"))
     }
+
+    /// Returns the lock that keeps an image while it runs.
+    pub fn pin(&self, image: &Digest) -> PathBuf {
+        self.locks().join(format!("{PIN_PREFIX}{image}"))
+    }
 }
 
 /// The directory form's name inside a layer.
@@ -127,6 +132,8 @@ pub(crate) const MANIFEST: &str = "manifest.toml";
 pub(crate) const PACKED: &str = "layer.tar.zst";
 /// What the names of build locks begin with.
 pub(crate) const BUILD_LOCK_PREFIX: &str = "build-";
+/// What the names of pins begin with.
+pub(crate) const PIN_PREFIX: &str = "image-";
 
 /// Makes a directory and its parents, private to their owner; one that exists is left alone.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), PathError> {

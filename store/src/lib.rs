@@ -32,6 +32,7 @@ pub mod merge;
 pub mod realisation;
 pub mod roots;
 pub mod scratch;
+pub mod usage;
 
 pub mod stage;
 
@@ -50,7 +51,7 @@ pub use digest::{Digest, LayerId};
 pub use entry::{Entry, Kind, Meta, Node};
 pub use index::Index;
 pub use layout::Store;
-pub use lock::{BuildLock, ExclusiveLock, SharedLock};
+pub use lock::{BuildLock, ExclusiveLock, Pin, SharedLock};
 pub use manifest::{Manifest, Record};
 pub use path::LayerPath;
 pub use path_error::PathError;

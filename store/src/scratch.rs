@@ -55,6 +55,13 @@ impl Drop for Scratch {
     }
 }
 
+/// Hands over a path on the store's file system to the next sweep, as if a dead process had left it.
+pub fn abandon(store: &Store, path: &Path) -> Result<(), PathError> {
+    let grave = store.stages().join(format!("left-{}-{}", std::process::id(), crate::durable::next_number()));
+    // One of a dead process that had our number is in nobody's way for long.
+    if_present(fs::rename(path, &grave).map_err(at("remove", path))).map(|_| ())
+}
+
 /// Removes what dead processes left under stage/; returns the directories removed.
 pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
     let stages = store.stages();
@@ -83,7 +90,11 @@ pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
             }
             // A lock is made before its directory and removed after it.
             None if !stages.join(lock_name(&name)).exists() => {
-                remove_tree(&path)?;
+                if path.is_dir() {
+                    remove_tree(&path)?;
+                } else {
+                    if_present(fs::remove_file(&path).map_err(at("remove", &path)))?;
+                }
                 removed.push(path);
             }
             None => {}
