@@ -78,7 +78,7 @@ fn one_more(warm: &Silo, rounds: usize) -> bool {
         let made: serde_json::Value = serde_json::from_str(&made).expect("install --json prints JSON");
         assert_eq!(made[0]["layersMade"], 2, "the package's layer and the database: {made}");
         timed(&mut silo.command(["uninstall", "more"]));
-        timed(&mut silo.command(["gc", "--min-age-days", "0"]));
+        timed(&mut silo.command(["gc", "--min-age", "0"]));
     }
     table.print(row, &[Promise::Within { row, limit: ONE_MORE }])
 }

@@ -67,6 +67,10 @@ pub enum Activity {
     Compose,
     /// Hashing what is stored.
     Verify,
+    /// Making archives of layers.
+    Compress,
+    /// Making an image's root again of archives.
+    Restore,
 }
 
 /// Returns an activity number that no other activity of this process has.

@@ -71,6 +71,26 @@ impl Home {
         self.root.join("tools").join(format!("{name}.toml"))
     }
 
+    /// The records of projects.
+    pub fn projects(&self) -> PathBuf {
+        self.root.join("projects")
+    }
+
+    /// The record of one project.
+    pub fn project(&self, id: &str) -> PathBuf {
+        self.projects().join(format!("{id}.toml"))
+    }
+
+    /// A file whose time says when things were collected by themselves last.
+    pub fn collected(&self) -> PathBuf {
+        self.root.join("collected")
+    }
+
+    /// Where this home is moved to before it is removed, so that it goes all at once.
+    pub fn discarded(&self) -> PathBuf {
+        self.root.with_extension("removed")
+    }
+
     /// Unfinished work outside the store's own stages: upper directories of running steps.
     pub fn work(&self) -> PathBuf {
         self.root.join("work")

@@ -20,12 +20,30 @@ fn help_is_golden() {
         "diff",
         "log",
         "sbom",
+        "use",
+        "unuse",
+        "add",
+        "build",
+        "debug",
+        "sync",
+        "outdated",
+        "upgrade",
         "gc",
+        "prune",
+        "projects ls",
+        "clean",
+        "cache",
+        "cache report",
+        "cache list",
+        "cache compress",
+        "cache clean",
+        "reset",
         "completions",
         "man",
         "schema",
     ] {
-        golden(&format!("cli/{command}.help"), &silo.ok([command, "--help"]));
+        let words = command.split(' ').chain(["--help"]);
+        golden(&format!("cli/{}.help", command.replace(' ', "-")), &silo.ok(words));
     }
     assert!(silo.ok(["--version"]).starts_with("silo 0."));
 }

@@ -6,6 +6,7 @@ mod support;
 mod architecture;
 mod cli;
 mod derivation;
+mod disk;
 mod escape;
 mod faults;
 mod fetch;

@@ -396,9 +396,14 @@ fn environment(recipe: &Recipe) -> Vec<String> {
 fn realised(shop: &Workshop<'_>, drv: &Derivation) -> Option<LayerId> {
     // A broken or unreadable note is as good as none: the step is run again.
     match silo_store::realisation::get(shop.store, &drv.id().digest()) {
-        Ok(Realisation::Known(layer)) if shop.store.has(&layer) => Some(layer),
+        Ok(Realisation::Known(layer)) if shop.store.has(&layer) && is_warm(shop, &layer) => Some(layer),
         _ => None,
     }
+}
+
+/// Makes the tree of a compressed layer again, since steps read it; one that cannot be is made anew by its step.
+fn is_warm(shop: &Workshop<'_>, layer: &LayerId) -> bool {
+    silo_store::forms::warm(shop.store, shop.lock, std::slice::from_ref(layer), &|_| {}).is_ok()
 }
 
 /// Records what became of derivations, after all of it has reached the disk.

@@ -122,6 +122,66 @@ impl From<insight::error::Error> for Failure {
     }
 }
 
+impl From<tool::projects::Error> for Failure {
+    fn from(error: tool::projects::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+impl From<tool::keep::Error> for Failure {
+    fn from(error: tool::keep::Error) -> Failure {
+        let hint = keep_hint(&error);
+        Failure::hinted(&error, hint)
+    }
+}
+
+impl From<tool::collect::Error> for Failure {
+    fn from(error: tool::collect::Error) -> Failure {
+        let hint = match &error {
+            tool::collect::Error::Keep(error) => keep_hint(error),
+            _ => None,
+        };
+        Failure::hinted(&error, hint)
+    }
+}
+
+impl From<tool::compress::Error> for Failure {
+    fn from(error: tool::compress::Error) -> Failure {
+        use tool::compress::Error as E;
+        let hint = match &error {
+            E::Keep(error) => keep_hint(error),
+            E::Form(_) => Some("`silo verify` says what was changed".to_owned()),
+            E::Image(_) | E::Gone(_) => Some("`silo cache list` shows the images; `silo install` makes a tool's anew".to_owned()),
+            E::Path(_) | E::Stopped => None,
+        };
+        let stopped = matches!(error, E::Stopped);
+        let failure = Failure::hinted(&error, hint);
+        if stopped { failure.with_code(STOPPED) } else { failure }
+    }
+}
+
+impl From<tool::clean::Error> for Failure {
+    fn from(error: tool::clean::Error) -> Failure {
+        use tool::clean::Error as E;
+        let hint = match &error {
+            E::Keep(error) | E::Collect(tool::collect::Error::Keep(error)) => keep_hint(error),
+            E::Running { .. } => Some("`silo cache list` shows them; end them, then try again".to_owned()),
+            E::Project(_) | E::Collect(_) | E::File { .. } => None,
+        };
+        Failure::hinted(&error, hint)
+    }
+}
+
+/// What to do about a store whose needs are not known.
+fn keep_hint(error: &tool::keep::Error) -> Option<String> {
+    use tool::keep::Error as E;
+    match error {
+        E::Busy { .. } => Some("try again when it has ended".to_owned()),
+        E::Root(_) => Some("`silo install` of that tool writes it anew".to_owned()),
+        E::Project(_) | E::Image(_) | E::Lock(_) => None,
+    }
+}
+
 impl From<tool::locking::Error> for Failure {
     fn from(error: tool::locking::Error) -> Failure {
         let hint = locking_hint(&error);

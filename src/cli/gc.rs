@@ -1,25 +1,52 @@
-//! `silo gc`.
+//! `silo gc`, which is also `silo cache gc`, and `silo prune`.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::tool::collect::{self, Wish};
+use silo_store::gc::Thing;
 
-use super::context::{Globals, setting};
+use crate::amount;
+use crate::tool::collect::{self, Collected, Wish};
+use crate::tool::usage;
+
+use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Remove what no installed tool needs
+/// Remove what no installed tool, project or running sandbox needs
 ///
-/// What a running sandbox or build uses is never removed: while there is one, nothing is.
+/// What is needed is never removed, and what a sandbox uses while it runs is needed. Without --max-age and --max-size,
+/// everything unneeded that was not used for --min-age goes.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Keep what is younger than so many days
-    #[arg(long, value_name = "DAYS", default_value_t = 14)]
-    min_age_days: u32,
+    /// Keep what was used more recently; 90s, 36h, 14d or 2w, and a number alone is days [default: 14d, with --max-size 0]
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    min_age: Option<Duration>,
+    /// Remove what was not used for so long, fetched files too
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    max_age: Option<Duration>,
+    /// Remove the least recently used, fetched files too, until all of Silo's directory takes at most this; 500M, 1.5G or 2T
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_size: Option<u64>,
     /// Remove everything that is not needed, however young, and all fetched files
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["min_age", "max_age", "max_size"])]
     all: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Say who needs the layers and images whose ids begin so, and remove nothing
+    #[arg(long, value_name = "ID", conflicts_with_all = ["min_age", "max_age", "max_size", "all", "dry_run"])]
+    why: Option<String>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Remove everything that no installed tool, project or running sandbox needs, and all fetched files
+///
+/// The same as `silo gc --all`.
+#[derive(clap::Args)]
+pub struct PruneArgs {
     /// Say what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
@@ -28,34 +55,114 @@ pub struct Args {
     json: bool,
 }
 
-const DAY_SECS: u64 = 86_400;
+/// How long unneeded things are kept when nothing else is said: a tool that is uninstalled by mistake comes back at once.
+const MIN_AGE: Duration = Duration::from_secs(14 * 86_400);
+
+/// Reads an age of the command line.
+pub fn age(text: &str) -> Result<Duration, amount::Error> {
+    amount::parse_age(text)
+}
+
+/// Reads a size of the command line.
+pub fn size(text: &str) -> Result<u64, amount::Error> {
+    amount::parse_size(text)
+}
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    let days = if args.all { 0 } else { args.min_age_days };
-    let wish = Wish { min_age: Duration::from_secs(u64::from(days) * DAY_SECS), downloads: args.all, dry_run: args.dry_run };
     let setting = setting(globals)?;
-    let collected = setting.with(|context| {
-        collect::collect(context, &wish).map_err(|error| {
-            let busy = matches!(error, collect::Error::Busy);
-            let failure = Failure::other(error);
-            if busy { failure.with_hint("try again when it has ended".to_owned()) } else { failure }
-        })
-    })?;
-    if args.json {
-        ui::json(&serde_json::json!({
-            "layers": collected.layers, "images": collected.images, "downloads": collected.downloads,
-            "leftovers": collected.leftovers, "bytes": collected.bytes, "dryRun": args.dry_run,
-        }))?;
-    } else {
-        let verb = if args.dry_run { "would be removed" } else { "removed" };
-        ui::data(&format!(
-            "{} layers, {} images, {} fetched files and {} leftovers {verb} ({} MB)\n",
-            collected.layers,
-            collected.images,
-            collected.downloads,
-            collected.leftovers,
-            collected.bytes / 1_000_000
-        ))?;
+    if let Some(prefix) = &args.why {
+        return why(&setting, prefix, args.json);
     }
+    let otherwise = if args.all || args.max_size.is_some() { Duration::ZERO } else { MIN_AGE };
+    // Asked to remove what is older than a span, one does not mean to be told of a longer one.
+    let otherwise = args.max_age.map_or(otherwise, |age| otherwise.min(age));
+    let wish = Wish {
+        min_age: args.min_age.unwrap_or(otherwise),
+        max_age: args.max_age,
+        max_size: args.max_size,
+        downloads: args.all,
+        limit: None,
+    };
+    collected(&setting, &wish, args.dry_run, args.json)
+}
+
+pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
+    let wish = Wish { downloads: true, ..Wish::default() };
+    collected(&setting(globals)?, &wish, args.dry_run, args.json)
+}
+
+/// Collects, or says what would be collected.
+pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
+    let collect = if dry_run { collect::foresee } else { collect::collect };
+    let collected = setting.with(|context| Ok(collect(context, wish)?))?;
+    tell(&collected, dry_run, json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells what was, or would be, collected.
+pub fn tell(collected: &Collected, dry_run: bool, json: bool) -> Result<(), Failure> {
+    if json {
+        return ui::json(&serde_json::json!({
+            "layers": collected.layers, "images": collected.images, "downloads": collected.downloads,
+            "leftovers": collected.leftovers, "bytes": collected.bytes, "dryRun": dry_run,
+        }));
+    }
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    ui::data(&format!(
+        "{} layers, {} images, {} fetched files and {} leftovers {verb} ({})\n",
+        collected.layers,
+        collected.images,
+        collected.downloads,
+        collected.leftovers,
+        amount::size(collected.bytes)
+    ))
+}
+
+/// The fewest digits that are taken for the beginning of an id.
+const MIN_DIGITS: usize = 4;
+
+fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure> {
+    if prefix.len() < MIN_DIGITS || !prefix.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
+        let message = format!("\"{prefix}\" is not the beginning of an id");
+        return Err(Failure::usage(message, "write at least four of its digits, as `silo cache list` shows them"));
+    }
+    let found = setting.with(|context| Ok(usage::why(context, prefix)?))?;
+    if found.is_empty() {
+        let message = format!("there is no layer or image whose id begins with {prefix}");
+        return Err(Failure::found(message, "`silo cache list` shows the images"));
+    }
+    if json {
+        let row = |why: &usage::Why| {
+            let (kind, id) = named(&why.thing);
+            let images: Vec<String> = why.images.iter().map(ToString::to_string).collect();
+            serde_json::json!({ "kind": kind, "id": id, "name": why.name, "keptBy": why.kept_by, "images": images })
+        };
+        ui::json(&found.iter().map(row).collect())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    ui::data(&found.iter().map(because).collect::<String>())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn because(why: &usage::Why) -> String {
+    let (kind, id) = named(&why.thing);
+    let name = if why.name.is_empty() { String::new() } else { format!(" ({})", why.name) };
+    let mut text = format!("{kind} {id}{name}\n");
+    for keeper in &why.kept_by {
+        text += &format!("  kept by {keeper}\n");
+    }
+    if why.kept_by.is_empty() {
+        text += "  kept by nothing; `silo gc` removes it when it was not used for long enough\n";
+    }
+    for image in &why.images {
+        text += &format!("  part of image {:.12}\n", image.to_string());
+    }
+    text
+}
+
+fn named(thing: &Thing) -> (&'static str, String) {
+    match thing {
+        Thing::Image(id) => ("image", id.to_string()),
+        Thing::Layer(id) => ("layer", id.to_string()),
+    }
 }

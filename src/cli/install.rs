@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::recipe::file::check_name;
+use crate::tool::collect;
 use crate::tool::install::{self, Outcome, Wish};
 use crate::tool::locking::Resolving;
 
@@ -30,8 +31,13 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let resolving = if args.frozen { Resolving::Frozen } else { Resolving::Allowed };
     let wishes: Vec<Wish> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
     let setting = setting(globals)?;
-    let outcomes = setting
-        .with(|context| wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>())?;
+    let outcomes = setting.with(|context| {
+        let outcomes = wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>()?;
+        if outcomes.iter().any(|outcome| outcome.fresh) {
+            collect::by_itself(context);
+        }
+        Ok(outcomes)
+    })?;
     if args.json {
         ui::json(&outcomes.iter().map(json).collect())?;
     } else {

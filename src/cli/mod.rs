@@ -8,13 +8,15 @@ mod context;
 
 mod overlay;
 
+mod gc;
+
 mod add;
 mod build;
+mod cache;
 mod completions;
 mod debug;
 mod diff;
 mod doctor;
-mod gc;
 mod graph;
 mod install;
 mod list;
@@ -22,6 +24,8 @@ mod lock;
 mod log;
 mod man;
 mod pins;
+mod projects;
+mod reset;
 mod run;
 mod sbom;
 mod schema;
@@ -82,6 +86,11 @@ enum Command {
     Log(log::Args),
     Sbom(sbom::Args),
     Gc(gc::Args),
+    Cache(cache::Args),
+    Prune(gc::PruneArgs),
+    Projects(projects::Args),
+    Clean(projects::CleanArgs),
+    Reset(reset::Args),
     Completions(completions::Args),
     Man(man::Args),
     Schema(schema::Args),
@@ -150,6 +159,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Log(args) => log::run(globals, &args),
         Command::Sbom(args) => sbom::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
+        Command::Cache(args) => cache::run(globals, &args),
+        Command::Prune(args) => gc::prune(globals, &args),
+        Command::Projects(args) => projects::run(globals, &args),
+        Command::Clean(args) => projects::clean(globals, &args),
+        Command::Reset(args) => reset::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Schema(args) => schema::run(&args),

@@ -3,22 +3,26 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
-use silo_store::lock::share;
+use silo_store::lock::{self, Pin};
 
+use crate::event::Event;
 use crate::home::RECIPES;
-use crate::image;
+use crate::image::{self, cold};
 use crate::launch;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::run::{self, Accounts, Wish};
 use crate::tool::definition;
+use crate::tool::projects;
 use crate::tool::record::{self, Installed};
 
+use super::cache::RESTORE;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
+use super::ui::Ui;
 
 /// What of the host a run may see.
 #[derive(clap::Args, Default)]
@@ -87,9 +91,13 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
         argv = vec![program];
     }
     argv.extend(rest);
-    let _in_use = share(&setting.store).map_err(Failure::other)?;
+    let _in_use = in_use(globals, &setting, &tool)?;
     let project = project(&setting, args.visible)?;
     let spec = spec(&setting, &tool, project.as_deref(), argv)?;
+    image::touch(&setting.home, tool.image);
+    if let Some(project) = &project {
+        projects::touch(&setting.home, project);
+    }
     match launch::launch(&spec) {
         Ok(exit) => Ok(ExitCode::from(exit.code())),
         Err(error) => {
@@ -102,6 +110,30 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
             })
         }
     }
+}
+
+/// Keeps the tool's image from being collected while it runs, and makes it runnable where it is compressed.
+fn in_use(globals: &Globals, setting: &Setting, tool: &Installed) -> Result<Pin, Failure> {
+    let pin = {
+        let shared = lock::share(&setting.store).map_err(Failure::other)?;
+        lock::pin(&setting.store, &shared, &tool.image.digest()).map_err(Failure::other)?
+    };
+    if image::is_there(&setting.home, tool.image) && cold::is_cold(&setting.home, tool.image) {
+        restore(globals, tool)?;
+    }
+    Ok(pin)
+}
+
+/// Makes a compressed image runnable, in a process of its own: this one must have no other thread when it launches.
+fn restore(globals: &Globals, tool: &Installed) -> Result<(), Failure> {
+    Ui::new(globals.quiet).show(Event::Note { text: format!("{} was not used for long and is compressed; making it ready", tool.name) });
+    let mut command = Command::new(env::program()?);
+    command.args(RESTORE).arg(tool.image.to_string()).arg("--quiet").stdin(Stdio::null()).stdout(Stdio::null());
+    let hint = || {
+        format!("`silo verify {}` says what is wrong; `silo uninstall {0}`, `silo gc --all`, `silo install {0}` make it anew", tool.name)
+    };
+    let status = command.status().map_err(|error| Failure::found(format!("cannot start silo itself: {error}"), hint()))?;
+    if status.success() { Ok(()) } else { Err(Failure::found(format!("the image of {} could not be made ready", tool.name), hint())) }
 }
 
 /// Finds the installed tool that `word` names, itself or by one of its shims, and the command to run.

@@ -137,6 +137,8 @@ fn verb(kind: Activity) -> &'static str {
         Activity::Commit => "committing",
         Activity::Compose => "composing",
         Activity::Verify => "verifying",
+        Activity::Compress => "compressing",
+        Activity::Restore => "restoring",
     }
 }
 
@@ -157,6 +159,19 @@ fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
 pub fn note(text: &str) {
     // A line that cannot be shown is no reason to fail.
     drop(writeln!(io::stderr(), "silo: {text}"));
+}
+
+/// Asks on the terminal, and says whether the answer is `yes` in whatever case; without a terminal it is an error with this hint.
+pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("nobody can be asked, because standard input is no terminal", hint));
+    }
+    let failed = |error: io::Error| Failure::found(format!("cannot ask: {error}"), hint);
+    let mut err = io::stderr().lock();
+    err.write_all(question.as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim().eq_ignore_ascii_case(yes))
 }
 
 /// Writes data to standard output; a reader that has gone away is no error.

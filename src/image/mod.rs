@@ -4,11 +4,14 @@
 //! the OCI world. Beside it lies the *composed* root: one tree of hard links to the layers' files, made
 //! once, so that a run mounts one lower directory however many layers there are.
 
+pub mod cold;
 mod config;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use silo_store::compose::{ComposeError, Composed};
 use silo_store::digest::{Digest, LayerId};
 use silo_store::layout::Store;
@@ -126,7 +129,7 @@ pub fn put(
 
 fn write(id: ImageId, bytes: &[u8], dir: &Path, compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>) -> Result<(), Error> {
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
-    let outcome = compose(&dir.join("root")).map_err(|source| Error::Compose { id, source: Box::new(source) })?;
+    let outcome = compose(&dir.join(ROOT)).map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     let index = dir.join("index");
     std::fs::write(&index, outcome.index.to_text()).map_err(failed("write", &index))?;
     let config = config_path(dir);
@@ -170,14 +173,39 @@ fn is_intact(home: &Home, id: ImageId) -> bool {
     matches!(get(home, id), Ok(Some(_)))
 }
 
+/// The name of the composed root in an image's directory.
+pub const ROOT: &str = "root";
+
 /// The composed root of an image.
 pub fn root(home: &Home, id: ImageId) -> PathBuf {
-    home.image(&id.to_string()).join("root")
+    home.image(&id.to_string()).join(ROOT)
 }
 
 /// The entries of the composed root, as text.
 pub fn index_path(home: &Home, id: ImageId) -> PathBuf {
     home.image(&id.to_string()).join("index")
+}
+
+/// Whether an image is here in whatever form, without reading it.
+pub fn is_there(home: &Home, id: ImageId) -> bool {
+    config_path(&home.image(&id.to_string())).exists()
+}
+
+/// Notes that an image is used now, as its directory's time: one system call, and no file to make.
+pub fn touch(home: &Home, id: ImageId) {
+    stamp(&home.image(&id.to_string()));
+}
+
+/// Sets the time of a path to now; what cannot be noted only makes it look older to gc.
+pub fn stamp(path: &Path) {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    let _ = utimensat(CWD, path, &times, AtFlags::empty());
+}
+
+/// Returns when an image was used last, in seconds since 1970; when it was made, where it never was.
+pub fn last_used(home: &Home, id: ImageId) -> Option<i64> {
+    std::fs::metadata(home.image(&id.to_string())).ok().map(|found| found.mtime())
 }
 
 /// Finds the image that a derivation made, where it is still here.

@@ -1,4 +1,7 @@
-//! Collecting what no installed tool needs: images, layers, downloads, and the leftovers of killed commands.
+//! Collecting what nothing needs: images, layers, downloads, and the leftovers of killed commands.
+//!
+//! What goes is chosen without holding anybody up: under the store's lock it is only looked up what is unneeded, then
+//! chosen and measured without the lock, then looked up again and renamed away under it, and deleted afterwards.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,20 +9,31 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use silo_store::digest::Digest;
-use silo_store::gc;
-use silo_store::lock;
-use silo_store::roots::Root;
+use silo_store::gc::{self, Candidate, Thing};
+use silo_store::lock::ExclusiveLock;
+use silo_store::path_error::PathError;
+use silo_store::scratch;
+use silo_store::usage::Ledger;
 
+use crate::amount;
+use crate::event::Event;
 use crate::image::{self, ImageId};
 
 use super::Context;
+use super::keep;
 
 /// Why nothing was collected.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// It is not known what is needed, or the store is in use.
+    #[error("nothing was collected")]
+    Keep(#[from] keep::Error),
     /// The store refused.
     #[error("the layer store refused to collect")]
-    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Store(#[from] gc::GcError),
+    /// A path of the store could not be worked with.
+    #[error(transparent)]
+    Path(#[from] PathError),
     /// A file could not be listed or removed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
@@ -30,20 +44,21 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// Something is running.
-    #[error("silo is running or building something, and what it uses is not collected")]
-    Busy,
 }
 
-/// What to collect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What to collect of all that nothing needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// Younger things are kept.
+    /// What was used more recently is kept, whatever else is wished.
     pub min_age: Duration,
-    /// Whether fetched files go too.
+    /// What was not used for so long goes. Without this and `max_size`, everything goes.
+    pub max_age: Option<Duration>,
+    /// The least recently used goes until all of Silo's directory takes at most so much.
+    pub max_size: Option<u64>,
+    /// Whether fetched files go too, whatever their age; by age and size they go anyway.
     pub downloads: bool,
-    /// Whether to say what would go, and remove nothing.
-    pub dry_run: bool,
+    /// At most so many images, layers and files go.
+    pub limit: Option<usize>,
 }
 
 /// What was, or would be, collected.
@@ -57,75 +72,268 @@ pub struct Collected {
     pub downloads: usize,
     /// Leftovers of killed commands.
     pub leftovers: usize,
-    /// Bytes freed, as far as they are counted.
+    /// The disk space that images, layers and fetched files give back.
     pub bytes: u64,
+}
+
+/// What was chosen to go.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Images and layers.
+    pub things: Vec<Candidate>,
+    /// Fetched files.
+    pub downloads: Vec<PathBuf>,
 }
 
 /// Collects.
 pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
-    let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
-    let exclusive = lock::try_exclude(context.store).map_err(|error| store(Box::new(error)))?.ok_or(Error::Busy)?;
-    // Whole seconds, rounded up: what was made in this very second is not younger than now.
-    let now = UNIX_EPOCH + Duration::from_secs(u64::try_from(context.now).unwrap_or(0).saturating_add(1));
-    let plan = gc::plan(context.store, &exclusive, &Root::default(), now, wish.min_age).map_err(|error| store(Box::new(error)))?;
-    let mut collected = Collected { layers: plan.layers.len(), images: plan.images.len(), bytes: plan.bytes, ..Collected::default() };
-    if !wish.dry_run {
-        let swept = gc::sweep(context.store, &exclusive, &plan).map_err(|error| store(Box::new(error)))?;
-        collected.leftovers = swept.stages.len();
+    collect_within(context, wish, keep::PATIENCE)
+}
+
+fn collect_within(context: &Context<'_>, wish: &Wish, patience: Duration) -> Result<Collected, Error> {
+    let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, patience)?)?)?;
+    // A step that fails is run and logged anew, so all logs go with all fetched files.
+    let logs = if wish.downloads { Some(now(context)) } else { now(context).checked_sub(wish.min_age) };
+    remove(context, &choice, logs, patience)
+}
+
+/// Says what [`collect`] would do, and does nothing.
+pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
+    let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, keep::PATIENCE)?)?)?;
+    let mut foreseen = measured(context, &choice)?;
+    foreseen.leftovers = listed(&context.home.work())?.len();
+    Ok(foreseen)
+}
+
+/// Counts what a choice is and takes.
+pub fn measured(context: &Context<'_>, choice: &Choice) -> Result<Collected, Error> {
+    let mut counted = count(choice.things.iter().map(|candidate| candidate.thing));
+    counted.downloads = choice.downloads.len();
+    let places = choice.things.iter().map(|candidate| gc::place(context.store, &candidate.thing));
+    counted.bytes = gc::freed(&places.chain(choice.downloads.iter().cloned()).collect::<Vec<_>>())?;
+    Ok(counted)
+}
+
+fn count(things: impl Iterator<Item = Thing>) -> Collected {
+    let mut counted = Collected::default();
+    for thing in things {
+        match thing {
+            Thing::Image(_) => counted.images += 1,
+            Thing::Layer(_) => counted.layers += 1,
+        }
+    }
+    counted
+}
+
+/// How long passes between two collections that nobody asked for.
+const AUTOMATIC_EVERY: Duration = Duration::from_secs(86_400);
+/// How long unneeded things stay unused before they go by themselves, unless gc.maxAge says otherwise.
+const AUTOMATIC_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
+/// What is younger never goes by itself: an install that failed is likely to be tried again.
+const AUTOMATIC_MIN_AGE: Duration = Duration::from_secs(86_400);
+/// How much goes by itself at once; the rest goes the next day.
+const AUTOMATIC_LIMIT: usize = 200;
+
+/// Collects by itself what the settings allow, after a command that added something; at most once a day.
+///
+/// What goes wrong is told as a warning: the command itself has succeeded. Nobody is waited for.
+pub fn by_itself(context: &Context<'_>) {
+    let settings = &context.settings.gc;
+    let stamp = context.home.collected();
+    if settings.auto == Some(false) {
+        return;
+    }
+    let last = fs::metadata(&stamp).and_then(|found| found.modified());
+    // The first time there is nothing old enough to go.
+    let due = last.as_ref().is_ok_and(|last| now(context).duration_since(*last).is_ok_and(|age| age >= AUTOMATIC_EVERY));
+    if last.is_ok() && !due {
+        return;
+    }
+    // Without the stamp it would be tried after every install, which costs time and harms nothing.
+    drop(fs::write(&stamp, ""));
+    if !due {
+        return;
+    }
+    let wish = Wish {
+        min_age: AUTOMATIC_MIN_AGE,
+        max_age: settings.max_age.as_deref().and_then(|age| amount::parse_age(age).ok()).or(Some(AUTOMATIC_MAX_AGE)),
+        max_size: settings.max_size.as_deref().and_then(|size| amount::parse_size(size).ok()),
+        downloads: false,
+        limit: Some(AUTOMATIC_LIMIT),
+    };
+    match collect_within(context, &wish, Duration::ZERO) {
+        Ok(collected) if collected.bytes > 0 => {
+            let text = format!("{} were freed of what nothing needed for a while (`silo gc --help`)", amount::size(collected.bytes));
+            (context.sink)(Event::Note { text });
+        }
+        Ok(_) | Err(Error::Keep(keep::Error::Busy { .. })) => {}
+        Err(error) => (context.sink)(Event::Warning { text: format!("collecting what nothing needs: {error}; `silo gc` says more") }),
+    }
+}
+
+/// Whole seconds, rounded up: what was made in this very second is not younger than now.
+pub fn now(context: &Context<'_>) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(context.now).unwrap_or(0).saturating_add(1))
+}
+
+/// Returns what nothing needs, the least recently used first.
+pub fn unneeded(context: &Context<'_>, exclusive: &ExclusiveLock) -> Result<Vec<Candidate>, Error> {
+    let made_of = keep::made_of(context.home)?;
+    let keepers = keep::keepers(context.home, context.store, &made_of)?;
+    Ok(gc::unneeded(context.store, exclusive, &keepers, &made_of)?)
+}
+
+/// Chooses of what nothing needs, in its order, so that no image that stays loses a layer.
+fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Result<Choice, Error> {
+    let now = now(context);
+    let is_older = |used: SystemTime, age: Duration| now.duration_since(used).is_ok_and(|since| since >= age);
+    let mut rest = Vec::new();
+    let mut choice = Choice::default();
+    let all = wish.max_age.is_none() && wish.max_size.is_none();
+    let mut items: Vec<Item> = unneeded.into_iter().map(Item::Thing).collect();
+    for path in fetched(context)? {
+        items.push(Item::Download(used(&path)?, path));
+    }
+    // Stable: things of one time stay in their order.
+    items.sort_by_key(Item::used);
+    for item in items {
+        let whatever_its_age = wish.downloads && matches!(item, Item::Download(..));
+        if !whatever_its_age && !is_older(item.used(), wish.min_age) {
+            continue;
+        }
+        let aged = wish.max_age.is_some_and(|age| is_older(item.used(), age));
+        if whatever_its_age || aged || (all && matches!(item, Item::Thing(_))) {
+            choice.add(item);
+        } else {
+            rest.push(item);
+        }
+    }
+    if let Some(cap) = wish.max_size {
+        fit(context, cap, &mut choice, rest)?;
+    }
+    if let Some(limit) = wish.limit {
+        choice.things.truncate(limit);
+        choice.downloads.truncate(limit);
+    }
+    Ok(choice)
+}
+
+/// Adds to a choice what has to go, the first first, until what stays fits.
+fn fit(context: &Context<'_>, cap: u64, choice: &mut Choice, rest: Vec<Item>) -> Result<(), Error> {
+    let takes = Ledger::default().add(context.home.root())?.fresh;
+    let mut going = Ledger::default();
+    let mut freed = 0;
+    for candidate in &choice.things {
+        freed += going.add(&gc::place(context.store, &candidate.thing))?.freed;
+    }
+    for path in &choice.downloads {
+        freed += going.add(path)?.freed;
+    }
+    for item in rest {
+        if takes.saturating_sub(freed) <= cap {
+            break;
+        }
+        let place = match &item {
+            Item::Thing(candidate) => gc::place(context.store, &candidate.thing),
+            Item::Download(_, path) => path.clone(),
+        };
+        freed += going.add(&place)?.freed;
+        choice.add(item);
+    }
+    Ok(())
+}
+
+enum Item {
+    Thing(Candidate),
+    Download(SystemTime, PathBuf),
+}
+
+impl Item {
+    fn used(&self) -> SystemTime {
+        match self {
+            Item::Thing(candidate) => candidate.used,
+            Item::Download(used, _) => *used,
+        }
+    }
+}
+
+impl Choice {
+    fn add(&mut self, item: Item) {
+        match item {
+            Item::Thing(candidate) => self.things.push(candidate),
+            Item::Download(_, path) => self.downloads.push(path),
+        }
+    }
+}
+
+/// Removes what was chosen and is still unneeded, and the leftovers of killed commands. Logs from before `logs` go too.
+pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, patience: Duration) -> Result<Collected, Error> {
+    let exclusive = keep::exclude(context.store, patience)?;
+    let things = gc::still(&choice.things, &unneeded(context, &exclusive)?);
+    let mut collected = count(things.iter().copied());
+    forget_images(context, &things)?;
+    forget_logs(context, logs)?;
+    for path in &choice.downloads {
+        collected.bytes += Ledger::default().add(path)?.freed;
+        removed(path)?;
+        collected.downloads += 1;
     }
     // Nobody builds while the lock is ours, so all of this is left over.
     for path in listed(&context.home.work())? {
-        collected.leftovers += 1;
-        if !wish.dry_run {
-            removed(&path)?;
-        }
+        scratch::abandon(context.store, &path)?;
     }
-    forget_images(context, &plan, wish)?;
-    forget_logs(context, now, wish)?;
-    if wish.downloads {
-        for path in listed(&context.home.downloads())? {
-            collected.downloads += 1;
-            collected.bytes += fs::symlink_metadata(&path).map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
-            if !wish.dry_run {
-                removed(&path)?;
-            }
-        }
-    }
+    let swept = gc::sweep(context.store, exclusive, &things)?;
+    collected.leftovers = swept.stages.len();
+    collected.bytes += swept.bytes;
     Ok(collected)
 }
 
-/// Removes the notes of which derivation made an image that is gone, and what is no whole note.
-fn forget_images(context: &Context<'_>, plan: &gc::Plan, wish: &Wish) -> Result<(), Error> {
-    let gone: BTreeSet<Digest> = plan.images.iter().copied().collect();
-    let here = image::list(context.home).map_err(|error| Error::Store(Box::new(error)))?;
+/// Removes the notes of which derivation made an image that is gone or goes, and what is no whole note.
+fn forget_images(context: &Context<'_>, things: &[Thing]) -> Result<(), Error> {
+    let going = |thing: &Thing| match thing {
+        Thing::Image(id) => Some(*id),
+        Thing::Layer(_) => None,
+    };
+    let gone: BTreeSet<Digest> = things.iter().filter_map(going).collect();
+    let here: BTreeSet<ImageId> = image::list(context.home).map_err(keep::Error::from)?.into_iter().collect();
     for path in listed(&context.home.made())? {
         let text = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
         let is_note = path.extension().is_none();
         let useful = is_note && ImageId::parse(text.trim()).is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest()));
-        if !useful && !wish.dry_run {
+        if !useful {
             removed(&path)?;
         }
     }
     Ok(())
 }
 
-/// Removes the logs of steps that are old enough; a step that fails is run and logged anew.
-fn forget_logs(context: &Context<'_>, now: SystemTime, wish: &Wish) -> Result<(), Error> {
+/// Removes the logs of steps from before a moment; a step that fails is run and logged anew.
+fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), Error> {
     for path in listed(&context.home.logs())? {
-        let changed = fs::metadata(&path).and_then(|meta| meta.modified());
-        let changed = changed.map_err(|source| Error::File { doing: "inspect", path: path.clone(), source })?;
-        if now.duration_since(changed).is_ok_and(|age| age >= wish.min_age) && !wish.dry_run {
+        if before.is_some_and(|before| used(&path).is_ok_and(|used| used <= before)) {
             removed(&path)?;
         }
     }
     Ok(())
+}
+
+/// Returns the fetched files, whole or not.
+pub fn fetched(context: &Context<'_>) -> Result<Vec<PathBuf>, Error> {
+    listed(&context.home.downloads())
+}
+
+fn used(path: &Path) -> Result<SystemTime, Error> {
+    let found = fs::symlink_metadata(path).and_then(|found| found.modified());
+    found.map_err(|source| Error::File { doing: "inspect", path: path.to_owned(), source })
 }
 
 fn removed(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
-        silo_store::scratch::remove_tree(path).map_err(|error| Error::Store(Box::new(error)))
-    } else {
-        fs::remove_file(path).map_err(|source| Error::File { doing: "remove", path: path.to_owned(), source })
+        return Ok(scratch::remove_tree(path)?);
+    }
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File { doing: "remove", path: path.to_owned(), source }),
+        _ => Ok(()),
     }
 }
 

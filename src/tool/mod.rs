@@ -1,8 +1,10 @@
 //! What the verbs do, without the command line around them.
 
+pub mod projects;
 pub mod record;
 pub mod settings_file;
 
+pub mod keep;
 pub mod relock;
 
 pub mod definition;
@@ -11,6 +13,10 @@ pub mod locking;
 pub mod collect;
 pub mod install;
 pub mod verify;
+
+pub mod clean;
+pub mod compress;
+pub mod usage;
 
 pub mod outdated;
 pub mod sync;

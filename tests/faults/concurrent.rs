@@ -20,7 +20,7 @@ fn two_installs_and_a_collection_do_not_disturb_one_another() {
     assert!(one.until(|| !names(&silo.path("downloads/partial")).is_empty()));
     let done = silo.fails(["gc", "--all"]);
     assert_eq!(done.code, 1, "{done:?}");
-    assert!(done.err.contains("silo is running or building something, and what it uses is not collected"), "{done:?}");
+    assert!(done.err.contains("nothing was collected: the store is in use by `silo install sh` (process "), "{done:?}");
     assert!(done.err.contains("hint: try again when it has ended"), "{done:?}");
     assert!(two.until(|| silo.path("work").exists()) || silo.path("tools/sh.toml").exists());
     let (one, two) = (one.end(), two.end());

@@ -50,7 +50,7 @@ fn use_mirror(silo: &Silo, http: &Http) {
 }
 
 /// A silo whose home is a copy of one with the tool `sh` and no fetched files.
-fn silo_with_sh() -> Silo {
+pub fn silo_with_sh() -> Silo {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     let home = HOME.get_or_init(|| {
         let silo = copy_of(&Silo::shared(As::Me).path(""));

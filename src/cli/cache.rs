@@ -1,0 +1,190 @@
+//! `silo cache`: what Silo's directory takes, and ways to make it take less.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::amount;
+use crate::image::ImageId;
+use crate::tool::compress;
+use crate::tool::{collect, usage};
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::{env, gc, ui};
+
+/// Say what Silo's directory takes, and make it take less
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    Report(Report),
+    List(List),
+    Gc(gc::Args),
+    Compress(Compress),
+    Clean(Clean),
+    #[command(hide = true)]
+    Restore(Restore),
+}
+
+/// Count what everything takes on disk, each file once
+///
+/// The total is what `du` says of the directory.
+#[derive(clap::Args)]
+struct Report {
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// List the images with what they take and who needs them, the most recently used first
+#[derive(clap::Args)]
+struct List {
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Replace images that were not used lately by compressed archives of their layers
+///
+/// They stay installed. The next run makes the image again from the archives, verifying every byte, which takes about as
+/// long as unpacking its packages; nothing is fetched. Images of running sandboxes are left alone.
+#[derive(clap::Args)]
+struct Compress {
+    /// Take the images that were not used for so long; 90s, 36h, 14d or 2w, and a number alone is days
+    #[arg(long, value_name = "AGE", value_parser = gc::age, default_value = "14d")]
+    older_than: Duration,
+    /// Take every image that is not in use
+    #[arg(long, conflicts_with = "older_than")]
+    all: bool,
+    /// Say what would be compressed, and compress nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Remove all fetched files, and logs of build steps
+#[derive(clap::Args)]
+struct Clean {
+    /// Remove the images and layers that nothing needs too, however young
+    #[arg(long)]
+    all: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a compressed image runnable again
+#[derive(clap::Args)]
+struct Restore {
+    /// The image's id
+    image: String,
+}
+
+/// The word for the hidden command that `silo run` starts for a compressed image.
+pub const RESTORE: [&str; 2] = ["cache", "restore"];
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    match &args.verb {
+        Verb::Report(args) => report(&setting(globals)?, args),
+        Verb::List(args) => list(&setting(globals)?, args),
+        Verb::Gc(args) => gc::run(globals, args),
+        Verb::Compress(args) => squeeze(&setting(globals)?, args),
+        Verb::Clean(args) => clean(&setting(globals)?, args),
+        Verb::Restore(args) => restore(&setting(globals)?, args),
+    }
+}
+
+fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
+    let root = setting.home.root();
+    let rooms = usage::report(root).map_err(Failure::other)?;
+    let (total, apparent) = rooms.iter().fold((0, 0), |sums, room| (sums.0 + room.takes.fresh, sums.1 + room.takes.apparent));
+    if args.json {
+        let row = |room: &usage::Room| {
+            let takes = room.takes;
+            serde_json::json!({ "room": room.name, "bytes": takes.fresh, "apparentBytes": takes.apparent, "files": takes.files })
+        };
+        let rows: Vec<serde_json::Value> = rooms.iter().map(row).collect();
+        ui::json(&serde_json::json!({ "path": root, "rooms": rows, "bytes": total, "apparentBytes": apparent }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let line = |name: &str, bytes: u64, apparent: u64, what: &str| {
+        let line = format!("{name:<13} {:>12} {:>12}  {what}", amount::size(bytes), amount::size(apparent));
+        format!("{}\n", line.trim_end())
+    };
+    let mut text = format!("{:<13} {:>12} {:>12}\n", "ROOM", "ON DISK", "APPARENT");
+    for room in rooms.iter().filter(|room| room.takes.files > 0) {
+        text += &line(&room.name, room.takes.fresh, room.takes.apparent, room.what);
+    }
+    text += &line("total", total, apparent, &root.display().to_string());
+    ui::data(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(setting: &Setting, args: &List) -> Result<ExitCode, Failure> {
+    let images = setting.with(|context| Ok(usage::images(context)?))?;
+    if args.json {
+        let row = |row: &usage::Listed| {
+            serde_json::json!({
+                "image": row.id.to_string(), "compressed": row.cold, "bytes": row.takes, "ownBytes": row.alone,
+                "lastUsedAt": row.last_used, "keptBy": row.kept_by,
+            })
+        };
+        ui::json(&images.iter().map(row).collect())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = env::now();
+    let mut text = format!("{:<12}  {:>10}  {:>10}  {:<10}  {:<12}  {}\n", "IMAGE", "SIZE", "ITS OWN", "FORM", "LAST USED", "KEPT BY");
+    for row in &images {
+        let form = if row.cold { "compressed" } else { "ready" };
+        let used = row.last_used.map_or_else(|| "never".to_owned(), |used| amount::ago(now, used));
+        let kept = if row.kept_by.is_empty() { "nothing".to_owned() } else { row.kept_by.join(", ") };
+        let (takes, alone) = (amount::size(row.takes), amount::size(row.alone));
+        text += &format!("{:.12}  {takes:>10}  {alone:>10}  {form:<10}  {used:<12}  {kept}\n", row.id.to_string());
+    }
+    ui::data(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn squeeze(setting: &Setting, args: &Compress) -> Result<ExitCode, Failure> {
+    let older_than = if args.all { Duration::ZERO } else { args.older_than };
+    let done = setting.with(|context| {
+        let images = compress::idle(context, older_than)?;
+        let work = if args.dry_run { compress::foresee } else { compress::compress };
+        Ok(work(context, &images)?)
+    })?;
+    if args.json {
+        ui::json(&serde_json::json!({
+            "images": done.images, "layers": done.layers, "bytesBefore": done.before, "bytesAfter": done.after, "dryRun": args.dry_run,
+        }))?;
+    } else if args.dry_run {
+        let before = amount::size(done.before);
+        ui::data(&format!("{} images with {} layers would be compressed ({before} now)\n", done.images, done.layers))?;
+    } else {
+        let (before, after) = (amount::size(done.before), amount::size(done.after));
+        ui::data(&format!("{} images with {} layers compressed ({before} to {after})\n", done.images, done.layers))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn clean(setting: &Setting, args: &Clean) -> Result<ExitCode, Failure> {
+    // No thing is that old, and every fetched file goes whatever its age.
+    let things = if args.all { Duration::ZERO } else { Duration::MAX };
+    let wish = collect::Wish { min_age: things, downloads: true, ..collect::Wish::default() };
+    gc::collected(setting, &wish, args.dry_run, args.json)
+}
+
+fn restore(setting: &Setting, args: &Restore) -> Result<ExitCode, Failure> {
+    let no_id = || Failure::usage(format!("\"{}\" is no image id", args.image), "`silo cache list --json` shows them");
+    let id = ImageId::parse(&args.image).ok_or_else(no_id)?;
+    setting.with(|context| Ok(compress::restore(context, id)?))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,164 @@
+//! `silo projects` and `silo clean`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::amount;
+use crate::moment;
+use crate::tool::clean;
+use crate::tool::projects::{self, Project};
+use crate::tool::usage;
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::{env, gc, ui};
+
+/// Say which projects have images of their own
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    #[command(alias = "list")]
+    Ls(Ls),
+}
+
+/// List the projects with what they take and when they were used last
+#[derive(clap::Args)]
+struct Ls {
+    /// List only projects whose directory is gone
+    #[arg(long)]
+    orphaned: bool,
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Forget a project, and remove the images and layers that nothing else needs
+///
+/// Nothing in the project's own directory is touched.
+#[derive(clap::Args)]
+pub struct CleanArgs {
+    /// The project's directory; by default the one around the working directory
+    #[arg(value_name = "DIR", conflicts_with = "orphaned")]
+    path: Option<PathBuf>,
+    /// Forget all projects whose directory is gone
+    #[arg(long)]
+    orphaned: bool,
+    /// Keep what other tools or projects use too, which is always so; for scripts that say it
+    #[arg(long)]
+    keep_shared: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let Verb::Ls(args) = &args.verb;
+    let setting = setting(globals)?;
+    let listed = projects::list(&setting.home)?.into_iter().filter(|project| !args.orphaned || project.is_orphaned());
+    let rows = setting.with(|context| {
+        let row = |project: Project| usage::of_project(context, &project).map(|bytes| (project, bytes));
+        Ok(listed.map(row).collect::<Result<Vec<_>, _>>()?)
+    })?;
+    if args.json {
+        ui::json(&rows.iter().map(|(project, bytes)| json(project, *bytes)).collect())?;
+    } else if rows.is_empty() {
+        ui::data(if args.orphaned { "no project's directory is gone\n" } else { "no project has images of its own\n" })?;
+    } else {
+        ui::data(&table(&rows))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(project: &Project) -> &'static str {
+    if project.is_orphaned() { "orphaned" } else { "ok" }
+}
+
+fn json(project: &Project, bytes: u64) -> serde_json::Value {
+    let tool = |(name, pinned): (&String, &projects::Pinned)| {
+        (name.clone(), serde_json::json!({ "version": pinned.version, "image": pinned.image.to_string() }))
+    };
+    let tools: serde_json::Map<String, serde_json::Value> = project.tools.iter().map(tool).collect();
+    serde_json::json!({
+        "id": project.id(), "path": project.path.to_string_lossy(), "tools": tools, "sizeBytes": bytes,
+        "lastUsedAt": moment::rfc3339(project.last_used), "status": status(project),
+    })
+}
+
+fn table(rows: &[(Project, u64)]) -> String {
+    let now = env::now();
+    let head = ["PATH", "TOOLS", "SIZE", "LAST USED", "STATUS"].map(str::to_owned);
+    let row = |(project, bytes): &(Project, u64)| {
+        let tools = project.tools.iter().map(|(name, pinned)| format!("{name}@{}", pinned.version));
+        // A path may hold what a terminal would take for a command.
+        let path: String = project.path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let used = amount::ago(now, project.last_used);
+        [path, tools.collect::<Vec<_>>().join(","), amount::size(*bytes), used, status(project).to_owned()]
+    };
+    let lines: Vec<[String; 5]> = std::iter::once(head).chain(rows.iter().map(row)).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let text = |line: &[String; 5]| {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    lines.iter().map(text).collect()
+}
+
+pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let chosen = chosen(&setting, args)?;
+    if chosen.is_empty() {
+        ui::data("no project's directory is gone\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let own = setting.with(|context| Ok(clean::own(context, &chosen)?))?;
+    let found = &own.measured;
+    let verb = if args.dry_run { "would be forgotten" } else { "will be forgotten" };
+    let mut text = String::new();
+    for project in &chosen {
+        text += &format!("{} {verb}\n", project.path.display());
+    }
+    text += &format!("{} images and {} layers of its own ({})\n", found.images, found.layers, amount::size(found.bytes));
+    if own.shared > 0 {
+        text += &format!("{} images stay, because something else needs them\n", own.shared);
+    }
+    ui::data(&text)?;
+    if args.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.force && !ui::ask("Remove it? [y/N] ", "y", "--force does it without asking")? {
+        ui::data("nothing was removed\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let collected = setting.with(|context| Ok(clean::clean(context, &chosen, &own)?))?;
+    gc::tell(&collected, false, false)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn chosen(setting: &Setting, args: &CleanArgs) -> Result<Vec<Project>, Failure> {
+    if args.orphaned {
+        return Ok(projects::list(&setting.home)?.into_iter().filter(Project::is_orphaned).collect());
+    }
+    let path = args.path.clone().unwrap_or_else(|| setting.project.clone());
+    let path = absolute(&path)?;
+    let found = clean::project_of(&setting.home, &path)?;
+    let none = || Failure::found(format!("{} has no images of its own", path.display()), "`silo projects ls` shows the projects that have");
+    Ok(vec![found.ok_or_else(none)?])
+}
+
+/// The canonical path where there is one; a project whose directory is gone is named as it was recorded.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    match fs::canonicalize(path) {
+        Ok(path) => Ok(path),
+        Err(_) => Ok(env::cwd()?.join(path)),
+    }
+}

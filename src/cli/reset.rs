@@ -1,0 +1,32 @@
+//! `silo reset`.
+
+use std::process::ExitCode;
+
+use crate::home::Home;
+use crate::tool::clean;
+
+use super::error::Failure;
+use super::{env, ui};
+
+/// Remove everything that Silo has: tools, images, fetched files, and your settings and recipes in its directory
+///
+/// Projects are not touched. It is refused while a sandbox runs or something is built.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Do not ask
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let home = Home::of_user(&env::home()?);
+    let root = home.root().display().to_string();
+    let question = format!("This will delete {root}, with your settings and recipes in it. Type YES to confirm: ");
+    if !args.force && !ui::ask(&question, "yes", "--force does it without asking")? {
+        ui::data("nothing was removed\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let was = clean::reset(&home)?;
+    ui::data(&if was { format!("{root} removed\n") } else { format!("there is no {root}\n") })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,161 @@
+//! Giving up what one project has, and everything.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use silo_store::digest::Digest;
+use silo_store::gc::{Candidate, Thing};
+use silo_store::layout::Store;
+use silo_store::lock;
+use silo_store::scratch::remove_tree;
+
+use crate::home::Home;
+
+use super::Context;
+use super::collect::{self, Choice, Collected};
+use super::keep;
+use super::projects::{self, Project};
+
+/// Why nothing was given up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A project's record could not be read or removed.
+    #[error(transparent)]
+    Project(#[from] projects::Error),
+    /// What it had could not be collected.
+    #[error(transparent)]
+    Collect(#[from] collect::Error),
+    /// The store is in use, or could not be locked.
+    #[error(transparent)]
+    Keep(#[from] keep::Error),
+    /// Sandboxes are running.
+    #[error("{count} images are in use by running sandboxes")]
+    Running {
+        /// How many.
+        count: usize,
+    },
+    /// The directory could not be removed.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl From<silo_store::path_error::PathError> for Error {
+    fn from(error: silo_store::path_error::PathError) -> Error {
+        Error::File { doing: error.doing, path: error.path, source: error.source }
+    }
+}
+
+/// What projects have that nobody else does.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// Images and layers.
+    pub choice: Choice,
+    /// Images of theirs that stay because somebody else needs them too.
+    pub shared: usize,
+    /// How many and how much it is.
+    pub measured: Collected,
+}
+
+/// Finds what these projects have that no tool, other project or running sandbox needs.
+pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<Own, Error> {
+    let ids: BTreeSet<Digest> = projects.iter().flat_map(Project::images).map(|id| id.digest()).collect();
+    let made_of = keep::made_of(context.home)?;
+    let theirs: BTreeSet<Thing> = ids.iter().flat_map(|id| made_of.get(id)).flatten().map(|layer| Thing::Layer(*layer)).collect();
+    let exclusive = keep::exclude(context.store, keep::PATIENCE)?;
+    let names: BTreeSet<String> = projects.iter().map(|project| format!("project {}", project.path.display())).collect();
+    let mut keepers = keep::keepers(context.home, context.store, &made_of)?;
+    keepers.retain(|keeper| !names.contains(&keeper.why));
+    let unneeded = silo_store::gc::unneeded(context.store, &exclusive, &keepers, &made_of).map_err(collect::Error::from)?;
+    drop(exclusive);
+    let going: BTreeSet<Digest> = unneeded.iter().filter_map(|candidate| image_of(candidate).filter(|id| ids.contains(id))).collect();
+    // An image that stays, needed or not, keeps its layers.
+    let stays: BTreeSet<Thing> =
+        made_of.iter().filter(|(id, _)| !going.contains(id)).flat_map(|(_, layers)| layers).map(|layer| Thing::Layer(*layer)).collect();
+    let is_theirs = |candidate: &Candidate| match candidate.thing {
+        Thing::Image(id) => going.contains(&id),
+        Thing::Layer(_) => theirs.contains(&candidate.thing) && !stays.contains(&candidate.thing),
+    };
+    let choice = Choice { things: unneeded.into_iter().filter(is_theirs).collect(), downloads: Vec::new() };
+    let measured = collect::measured(context, &choice)?;
+    let here = ids.iter().filter(|id| made_of.contains_key(id)).count();
+    Ok(Own { choice, shared: here - going.len(), measured })
+}
+
+fn image_of(candidate: &Candidate) -> Option<Digest> {
+    match candidate.thing {
+        Thing::Image(id) => Some(id),
+        Thing::Layer(_) => None,
+    }
+}
+
+/// Forgets projects and removes what [`own`] found.
+pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<Collected, Error> {
+    let shared = lock::share(context.store)?;
+    for project in projects {
+        projects::remove(context.home, context.store, &shared, &project.path)?;
+    }
+    drop(shared);
+    Ok(collect::remove(context, &own.choice, None, keep::PATIENCE)?)
+}
+
+/// Removes all of Silo's directory, unless something uses it; returns whether there was one.
+///
+/// It is moved aside first, in one step: a kill leaves all of it, or nothing under its name and a rest that the next
+/// call removes.
+pub fn reset(home: &Home) -> Result<bool, Error> {
+    let rest = home.discarded();
+    remove_tree(&rest)?;
+    if !home.root().exists() {
+        return Ok(false);
+    }
+    let store = Store::open(home.root())?;
+    let exclusive = keep::exclude(&store, keep::PATIENCE)?;
+    let running = lock::pins(&store)?;
+    if !running.is_empty() {
+        return Err(Error::Running { count: running.len() });
+    }
+    match fs::rename(home.root(), &rest) {
+        Ok(()) => remove_tree(&rest)?,
+        // A mount point or another's directory: it stays, and what is in it goes.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied | io::ErrorKind::CrossesDevices) =>
+        {
+            empty(home.root())?;
+        }
+        Err(source) => return Err(Error::File { doing: "remove", path: home.root().to_owned(), source }),
+    }
+    drop(exclusive);
+    Ok(true)
+}
+
+fn empty(dir: &Path) -> Result<(), Error> {
+    let failed = |source| Error::File { doing: "list", path: dir.to_owned(), source };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() && !path.is_symlink() {
+            remove_tree(&path)?;
+        } else {
+            fs::remove_file(&path).map_err(|source| Error::File { doing: "remove", path: path.clone(), source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds the recorded project that a path means: the path itself or the nearest directory above it.
+pub fn project_of(home: &Home, path: &Path) -> Result<Option<Project>, projects::Error> {
+    for dir in path.ancestors() {
+        if let Some(project) = projects::get(home, dir)? {
+            return Ok(Some(project));
+        }
+    }
+    Ok(None)
+}

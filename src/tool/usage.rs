@@ -1,0 +1,155 @@
+//! What Silo's directory takes, by room, and what each image takes and why it is there.
+
+use std::path::Path;
+
+use silo_store::gc::{Keeper, Thing};
+use silo_store::layer;
+use silo_store::path_error::PathError;
+use silo_store::usage::{Added, Ledger};
+
+use crate::image::{self, ImageId, cold};
+
+use super::Context;
+use super::keep;
+use super::projects::Project;
+
+/// One room of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its name.
+    pub name: String,
+    /// What is in it.
+    pub what: &'static str,
+    /// What it takes that no room before it has.
+    pub takes: Added,
+}
+
+/// What is known of the rooms, in the order in which shared files are counted.
+const ROOMS: [(&str, &str); 12] = [
+    ("baked", "layers"),
+    ("images", "images, without what they share with layers"),
+    ("downloads", "fetched files"),
+    ("work", "unfinished steps"),
+    ("stage", "unfinished layers"),
+    ("logs", "logs of steps"),
+    ("realisations", "notes of what was made"),
+    ("made", "notes of which image was made"),
+    ("tools", "installed tools"),
+    ("projects", "projects"),
+    ("recipe-locks", "locks made here"),
+    ("recipes", "your recipes"),
+];
+
+/// Counts every file once; the rooms together are what `du` says of the directory.
+pub fn report(root: &Path) -> Result<Vec<Room>, PathError> {
+    let mut ledger = Ledger::default();
+    let mut rooms = Vec::new();
+    for (name, what) in ROOMS {
+        rooms.push(Room { name: name.to_owned(), what, takes: ledger.add(&root.join(name))? });
+    }
+    rooms.push(Room { name: "the rest".to_owned(), what: "roots, locks, settings", takes: ledger.add(root)? });
+    Ok(rooms)
+}
+
+/// An image, what it takes and who needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The image.
+    pub id: ImageId,
+    /// Whether its root has to be made again before it runs.
+    pub cold: bool,
+    /// What it and its layers take on disk, also where others share it.
+    pub takes: u64,
+    /// What removing it and its layers would free.
+    pub alone: u64,
+    /// When it was used last, in seconds since 1970.
+    pub last_used: Option<i64>,
+    /// Who needs it.
+    pub kept_by: Vec<String>,
+}
+
+/// Lists the images.
+pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, keep::Error> {
+    let (keepers, made_of) = marked(context)?;
+    let mut rows = Vec::new();
+    for id in image::list(context.home)? {
+        let mut ledger = Ledger::default();
+        let mut takes = ledger.add(&context.store.image(&id.digest()))?;
+        let layers = made_of.get(&id.digest()).cloned().unwrap_or_default();
+        for layer in &layers {
+            let others = made_of.iter().any(|(other, layers)| *other != id.digest() && layers.contains(layer));
+            let added = ledger.add(&context.store.layer(layer))?;
+            takes.fresh += added.fresh;
+            takes.freed += if others { 0 } else { added.freed };
+        }
+        rows.push(Listed {
+            id,
+            cold: cold::is_cold(context.home, id),
+            takes: takes.fresh,
+            alone: takes.freed,
+            last_used: image::last_used(context.home, id),
+            kept_by: who(&keepers, &Thing::Image(id.digest())),
+        });
+    }
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.last_used), row.id));
+    Ok(rows)
+}
+
+/// Returns what a project's images and their layers take on disk, also where others share it.
+pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, keep::Error> {
+    let mut ledger = Ledger::default();
+    let mut bytes = ledger.add(&context.home.project(&project.id()))?.fresh;
+    for id in project.images() {
+        bytes += ledger.add(&context.store.image(&id.digest()))?.fresh;
+        for layer in image::get(context.home, id).ok().flatten().map(|image| image.layer_set()).unwrap_or_default() {
+            bytes += ledger.add(&context.store.layer(&layer))?.fresh;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Why an image or a layer is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// What it is.
+    pub thing: Thing,
+    /// Where a layer came from, as its manifest says; nothing for an image.
+    pub name: String,
+    /// Who needs it.
+    pub kept_by: Vec<String>,
+    /// Images that have the layer, needed or not.
+    pub images: Vec<ImageId>,
+}
+
+/// Says why the images and layers are here whose ids begin so.
+pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, keep::Error> {
+    let (keepers, made_of) = marked(context)?;
+    let begins = |id: &dyn std::fmt::Display| id.to_string().starts_with(prefix);
+    let mut found = Vec::new();
+    for id in image::list(context.home)?.into_iter().filter(|id| begins(id)) {
+        let thing = Thing::Image(id.digest());
+        found.push(Why { thing, name: String::new(), kept_by: who(&keepers, &thing), images: Vec::new() });
+    }
+    for id in layer::list(context.store)?.into_iter().filter(|id| begins(id)) {
+        let thing = Thing::Layer(id);
+        // A layer whose manifest is broken has no name to tell.
+        let name = layer::read_manifest(context.store, &id).map(|manifest| manifest.record.name).unwrap_or_default();
+        let having = made_of.iter().filter(|(_, layers)| layers.contains(&id));
+        let images = having.filter_map(|(image, _)| ImageId::parse(&image.to_string())).collect();
+        found.push(Why { thing, name, kept_by: who(&keepers, &thing), images });
+    }
+    Ok(found)
+}
+
+fn marked(context: &Context<'_>) -> Result<(Vec<Keeper>, keep::MadeOf), keep::Error> {
+    let made_of = keep::made_of(context.home)?;
+    Ok((keep::keepers(context.home, context.store, &made_of)?, made_of))
+}
+
+fn who(keepers: &[Keeper], thing: &Thing) -> Vec<String> {
+    let keeps = |keeper: &&Keeper| match thing {
+        Thing::Image(id) => keeper.root.images.contains(id),
+        Thing::Layer(id) => keeper.root.layers.contains(id),
+    };
+    keepers.iter().filter(keeps).map(|keeper| keeper.why.clone()).collect()
+}

@@ -1,0 +1,318 @@
+//! What Silo takes on disk: counting it, collecting it, compressing it, and never what something needs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+use silo::home::Home;
+use silo::image::ImageId;
+use silo::tool::projects::{self, Pinned, Project};
+use silo_store::{LayerId, LayerPath, Meta, Record, Store, layer, lock};
+
+use crate::faults::silo_with_sh;
+use crate::support::{Silo, outcome};
+
+fn json(silo: &Silo, args: &[&str]) -> Value {
+    serde_json::from_str(&silo.ok(args)).expect("--json prints JSON")
+}
+
+fn store(silo: &Silo) -> Store {
+    Store::open(&silo.path("")).expect("a store")
+}
+
+fn image(silo: &Silo) -> String {
+    json(silo, &["list", "--json"])[0]["image"].as_str().expect("sh is installed").to_owned()
+}
+
+/// A layer that nothing needs, of this many bytes.
+fn stray(silo: &Silo, name: &str, bytes: usize) -> LayerId {
+    let store = store(silo);
+    let mut stage = store.stage().expect("a stage");
+    let meta = Meta { mode: 0o644, mtime: 1_000_000_000, ..Meta::default() };
+    let path = LayerPath::parse(name.as_bytes()).expect("a path");
+    stage.add_file(&path, &meta, &mut vec![b'x'; bytes].as_slice(), u64::MAX).expect("a file");
+    stage.commit(&Record::default(), &lock::share(&store).expect("nobody collects")).expect("a layer").id
+}
+
+fn used(path: &Path, ago: Duration) {
+    File::open(path).and_then(|file| file.set_modified(SystemTime::now() - ago)).expect("our own file");
+}
+
+/// A sandbox that says that it is there and runs until it is told to end.
+fn sandbox(silo: &Silo) -> Child {
+    let mut command = silo.command(["run", "--no-project", "sh", "-c", "echo ready; read x; cat /etc/os-release | head -1; ls /bin/sh"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
+    let mut line = String::new();
+    let mut out = BufReader::with_capacity(1, child.stdout.take().expect("it is piped"));
+    out.read_line(&mut line).expect("it says something");
+    assert_eq!(line, "ready\n");
+    child.stdout = Some(out.into_inner());
+    child
+}
+
+fn end(mut child: Child) -> crate::support::Done {
+    child.stdin.take().expect("it is piped").write_all(b"x\n").expect("it reads");
+    outcome(child.wait_with_output().expect("it ends"))
+}
+
+fn works(silo: &Silo) -> String {
+    let done = silo.run(["run", "--no-project", "sh", "-c", "echo works"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "works\n"), "{done:?}");
+    done.err
+}
+
+#[test]
+fn the_report_is_what_du_says() {
+    let silo = silo_with_sh();
+    silo.write(".silo/downloads/one", "fetched");
+    // The copy lacks some empty directories, which any command makes.
+    let _ = silo.ok(["list"]);
+    let du = Command::new("du").args(["-s", "--block-size=1"]).arg(silo.path("")).output().expect("du runs");
+    let du: u64 = String::from_utf8_lossy(&du.stdout).split_whitespace().next().expect("a number").parse().expect("a number");
+    let report = json(&silo, &["cache", "report", "--json"]);
+    let rooms = report["rooms"].as_array().expect("rooms");
+    assert_eq!(rooms.iter().map(|room| room["bytes"].as_u64().expect("bytes")).sum::<u64>(), du);
+    assert_eq!(report["bytes"].as_u64(), Some(du));
+    assert!(silo.ok(["cache", "report"]).contains("\ntotal "));
+}
+
+#[test]
+fn a_running_sandbox_keeps_its_image_and_nothing_else() {
+    let silo = silo_with_sh();
+    let running = sandbox(&silo);
+    let _ = silo.ok(["uninstall", "sh"]);
+    let stray = stray(&silo, "stray", 10_000);
+    let layers = layer::list(&store(&silo)).expect("a store").len();
+    let _ = silo.ok(["gc", "--all"]);
+    assert!(!store(&silo).has(&stray), "what it does not use goes");
+    assert_eq!(layer::list(&store(&silo)).expect("a store").len(), layers - 1, "what it uses stays");
+    let list = json(&silo, &["cache", "list", "--json"]);
+    let kept = list[0]["keptBy"][0].as_str().expect("a reason");
+    assert!(kept.starts_with("the running sandbox of `silo run --no-project") && kept.contains(&running.id().to_string()), "{kept}");
+    assert!(silo.fails(["reset", "--force"]).err.contains("1 images are in use by running sandboxes"));
+    let _ = silo.ok(["cache", "compress", "--all"]);
+    let done = end(running);
+    assert!(done.code == 0 && done.out.ends_with("/bin/sh\n") && done.out.starts_with("PRETTY_NAME"), "{done:?}");
+    let _ = silo.ok(["gc", "--all"]);
+    assert_eq!((layer::list(&store(&silo)).expect("a store").len(), fs::read_dir(silo.path("images")).expect("images").count()), (0, 0));
+    assert_eq!(fs::read_dir(silo.path("locks")).expect("locks").count(), 1);
+}
+
+#[test]
+fn a_store_in_use_says_by_whom() {
+    let silo = silo_with_sh();
+    let store = store(&silo);
+    let shared = lock::share(&store).expect("nobody collects");
+    let done = silo.fails(["gc"]);
+    assert!(done.err.contains(&format!("(process {})", std::process::id())), "{done:?}");
+    assert!(done.err.contains("hint: try again when it has ended"), "{done:?}");
+    assert_eq!(works(&silo), "", "a run does not mind");
+    drop(shared);
+    let _ = silo.ok(["gc"]);
+}
+
+#[test]
+fn the_least_recently_used_goes_first() {
+    let silo = silo_with_sh();
+    let mut layers = Vec::new();
+    for (name, days) in [("old", 30), ("middle", 20), ("young", 1)] {
+        let id = stray(&silo, name, 1 << 20);
+        used(&store(&silo).layer(&id), Duration::from_secs(days * 86_400));
+        layers.push(id);
+    }
+    silo.write(".silo/downloads/fetched", &"x".repeat(1 << 20));
+    used(&silo.path("downloads/fetched"), Duration::from_secs(25 * 86_400));
+    let left = || {
+        let there = layers.iter().map(|id| store(&silo).has(id));
+        there.chain([silo.path("downloads/fetched").exists()]).collect::<Vec<bool>>()
+    };
+    let total = json(&silo, &["cache", "report", "--json"])["bytes"].as_u64().expect("bytes");
+    let cap = (total - (3 << 19)).to_string();
+    let would = json(&silo, &["gc", "--max-size", &cap, "--dry-run", "--json"]);
+    assert_eq!((would["layers"].as_u64(), would["downloads"].as_u64()), (Some(1), Some(1)), "{would}");
+    assert_eq!(left(), [true, true, true, true], "a dry run removes nothing");
+    let did = json(&silo, &["gc", "--max-size", &cap, "--json"]);
+    assert_eq!(left(), [false, true, true, false], "{did}");
+    assert_eq!(did["bytes"], would["bytes"]);
+    assert!(json(&silo, &["cache", "report", "--json"])["bytes"].as_u64().expect("bytes") <= cap.parse().expect("a number"));
+    let _ = silo.ok(["gc", "--max-age", "15d", "--min-age", "21d"]);
+    assert_eq!(left(), [false, true, true, false]);
+    let _ = silo.ok(["gc", "--max-age", "15d"]);
+    assert_eq!(left(), [false, false, true, false]);
+    let why = silo.ok(["gc", "--why", &layers[2].to_string()[..12]]);
+    assert!(why.contains("kept by nothing"), "{why}");
+    let needed = image(&silo);
+    assert!(silo.ok(["gc", "--why", &needed[..12]]).contains("kept by tool sh"));
+    // No cap is low enough for what is needed to go.
+    let _ = silo.ok(["gc", "--max-size", "0"]);
+    assert_eq!(left(), [false, false, false, false]);
+    assert_eq!(works(&silo), "");
+    for (args, expect) in [(["gc", "--max-size", "5X"], "such as 500M"), (["gc", "--why", "zz"], "is not the beginning of an id")] {
+        let done = silo.fails(args);
+        assert!(done.code == 2 && done.err.contains(expect), "{done:?}");
+    }
+}
+
+#[test]
+fn a_compressed_tool_is_made_ready_by_its_next_run() {
+    let silo = silo_with_sh();
+    let root = silo.image_root("sh");
+    let bytes = || json(&silo, &["cache", "report", "--json"])["bytes"].as_u64().expect("bytes");
+    let before = bytes();
+    assert_eq!(json(&silo, &["cache", "compress", "--json"])["images"].as_u64(), Some(0), "it was used lately");
+    used(root.parent().expect("an image"), Duration::from_secs(40 * 86_400));
+    let done = json(&silo, &["cache", "compress", "--json"]);
+    assert!(done["images"] == 1 && !root.exists(), "{done}");
+    assert!(bytes() < before / 2, "{} of {before}", bytes());
+    assert!(silo.ok(["cache", "list"]).contains("compressed"));
+    assert!(silo.ok(["verify"]).contains(" 0 faults"));
+    assert!(silo.ok(["install", "sh"]).contains("is installed already"));
+    let said = works(&silo);
+    assert!(said.contains("making it ready") && said.lines().count() == 1, "{said}");
+    assert_eq!(works(&silo), "");
+    assert!(silo.ok(["verify"]).contains(" 0 faults"));
+    // A broken archive is not taken for the layer.
+    let _ = silo.ok(["cache", "compress", "--all"]);
+    let id = layer::list(&store(&silo)).expect("a store")[0];
+    fs::write(store(&silo).packed(&id), "junk").expect("our own file");
+    let done = silo.fails(["run", "--no-project", "sh", "-c", "true"]);
+    assert!(done.code == 125 && done.err.contains("could not be made ready") && done.err.contains("hint: "), "{done:?}");
+    assert!(!root.exists());
+}
+
+/// Kills a command after a while; says whether it was still running.
+fn killed(silo: &Silo, args: &[&str], after: Duration) -> bool {
+    let mut child = silo.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
+    thread::sleep(after);
+    let ran = child.try_wait().expect("our own child").is_none();
+    child.kill().expect("our own child");
+    let _ = child.wait().expect("our own child");
+    ran
+}
+
+#[test]
+fn killed_while_compressing_and_collecting() {
+    let silo = silo_with_sh();
+    let began = Instant::now();
+    let _ = silo.ok(["cache", "compress", "--all"]);
+    let whole = began.elapsed();
+    let _ = works(&silo);
+    for round in 1..=rounds() {
+        for layer in layer::list(&store(&silo)).expect("a store") {
+            // Left-over archives would make the next compression short.
+            let _ = fs::remove_file(store(&silo).packed(&layer));
+        }
+        let _ = killed(&silo, &["cache", "compress", "--all"], whole * round / rounds());
+        let _ = works(&silo);
+        let stray = stray(&silo, &format!("stray-{round}"), 4 << 20);
+        let _ = killed(&silo, &["gc", "--all"], Duration::from_millis(u64::from(round * 60 / rounds())));
+        assert_eq!(works(&silo), "", "round {round}");
+        if store(&silo).has(&stray) {
+            assert_eq!(silo_store::verify::verify_layer(&store(&silo), &stray).expect("it can be read"), []);
+        }
+    }
+    assert!(silo.ok(["verify"]).contains(" 0 faults"));
+    let _ = silo.ok(["gc", "--all"]);
+    for empty in ["stage", "work"] {
+        assert_eq!(fs::read_dir(silo.path(empty)).map_or(0, Iterator::count), 0, "{empty}");
+    }
+}
+
+/// How often commands are killed: a few times, or as often as SILO_TEST_ROUNDS says.
+fn rounds() -> u32 {
+    std::env::var("SILO_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+}
+
+#[test]
+fn projects_keep_their_images_until_they_are_gone() {
+    let silo = silo_with_sh();
+    let (home, store) = (Home::new(silo.path("")), store(&silo));
+    let path = fs::canonicalize(silo.project()).expect("our own project");
+    let other = path.join("other");
+    fs::create_dir(&other).expect("our own project");
+    let pinned = Pinned { version: "0.5.12".to_owned(), image: ImageId::parse(&image(&silo)).expect("an id") };
+    assert_eq!(silo.ok(["projects", "ls"]), "no project has images of its own\n");
+    for path in [&path, &other] {
+        let project = Project { path: path.clone(), tools: BTreeMap::from([("sh".to_owned(), pinned.clone())]), last_used: 1_000_000_000 };
+        projects::put(&home, &store, &lock::share(&store).expect("nobody collects"), &project).expect("recorded");
+    }
+    assert_eq!(silo.ok(["sh", "-c", "echo seen"]), "seen\n");
+    let rows = json(&silo, &["projects", "ls", "--json"]);
+    assert_eq!((rows[0]["status"].as_str(), rows[1]["status"].as_str()), (Some("ok"), Some("ok")), "{rows}");
+    assert!(rows[0]["lastUsedAt"].as_str() > rows[1]["lastUsedAt"].as_str(), "a run is a use: {rows}");
+    assert!(rows[0]["sizeBytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{rows}");
+
+    // The tool goes, the projects stay, and so does the image.
+    let _ = silo.ok(["uninstall", "sh"]);
+    let _ = silo.ok(["prune"]);
+    assert!(store.image(&pinned.image.digest()).exists());
+    let why = silo.ok(["gc", "--why", &pinned.image.to_string()]);
+    assert!(why.contains(&format!("kept by project {}", path.display())), "{why}");
+    let said = silo.ok(["clean", "--force"]);
+    assert!(said.contains("1 images stay, because something else needs them"), "{said}");
+    assert!(store.image(&pinned.image.digest()).exists());
+
+    fs::remove_dir(&other).expect("our own project");
+    let table = silo.ok(["projects", "ls", "--orphaned"]);
+    assert!(table.starts_with("PATH ") && table.contains("sh@0.5.12") && table.trim_end().ends_with("orphaned"), "{table}");
+    assert!(silo.ok(["clean", "--orphaned", "--dry-run"]).contains("1 images and "));
+    let done = silo.fails(["clean", "--orphaned"]);
+    assert!(done.code == 2 && done.err.contains("hint: --force does it without asking"), "{done:?}");
+    let said = silo.ok(["clean", "--orphaned", "--force"]);
+    assert!(!store.image(&pinned.image.digest()).exists() && layer::list(&store).expect("a store").is_empty(), "{said}");
+    assert_eq!(fs::read_dir(silo.path("roots/project")).expect("roots").count(), 0);
+    assert!(silo.fails(["clean"]).err.contains("hint: `silo projects ls` shows"));
+}
+
+#[test]
+fn a_reset_leaves_nothing() {
+    let silo = silo_with_sh();
+    let done = silo.fails(["reset"]);
+    assert!(done.code == 2 && done.err.contains("hint: --force"), "{done:?}");
+    assert_eq!(works(&silo), "");
+    let store = store(&silo);
+    let shared = lock::share(&store).expect("nobody collects");
+    assert!(silo.fails(["reset", "--force"]).err.contains("the store is in use by"));
+    drop(shared);
+    silo.write(".silo/silo.toml", "broken");
+    fs::create_dir_all(silo.path("work/locked/below")).expect("our own directory");
+    fs::set_permissions(silo.path("work/locked"), fs::Permissions::from_mode(0o500)).expect("our own directory");
+    let _ = silo.ok(["reset", "--force"]);
+    assert_eq!(fs::read_dir(silo.home()).expect("our own home").flatten().filter(|entry| entry.file_name() != "project").count(), 0);
+    assert!(silo.ok(["reset", "--force"]).starts_with("there is no "));
+}
+
+#[test]
+fn it_is_collected_by_itself_at_most_once_a_day() {
+    let silo = silo_with_sh();
+    let old = stray(&silo, "old", 1 << 20);
+    let long_ago = Duration::from_secs(40 * 86_400);
+    used(&store(&silo).layer(&old), long_ago);
+    let again = || {
+        let _ = silo.ok(["uninstall", "sh"]);
+        silo.ok(["install", "--quiet", "sh"])
+    };
+    again();
+    assert!(store(&silo).has(&old), "the first time it only begins to count");
+    again();
+    assert!(store(&silo).has(&old), "not twice a day");
+    used(&silo.path("collected"), Duration::from_secs(2 * 86_400));
+    silo.write(".silo/silo.toml", "[gc]\nauto = false\n");
+    again();
+    assert!(store(&silo).has(&old), "not where it is not wanted");
+    silo.write(".silo/silo.toml", "[gc]\nmaxAge = \"50d\"\n");
+    again();
+    assert!(store(&silo).has(&old), "not before its time");
+    used(&silo.path("collected"), Duration::from_secs(2 * 86_400));
+    silo.write(".silo/silo.toml", "");
+    again();
+    assert!(!store(&silo).has(&old));
+    silo.write(".silo/silo.toml", "[gc]\nmaxSize = \"much\"\n");
+    assert!(silo.fails(["list"]).err.contains("gc.maxSize: \"much\" is no size"));
+}
