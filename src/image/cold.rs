@@ -44,5 +44,6 @@ pub fn warm(
         drop(remove(&staged));
         return Err(error);
     }
-    Ok(())
+    // Who comes back is likely to stay; what has trees again need not take the archives' space too.
+    forms::drop_archives(store, shared, &image.layers).map_err(|error| broken(Box::new(error)))
 }

@@ -10,7 +10,7 @@ use crate::digest::{Digest, Hasher, LayerId};
 use crate::durable;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
-use crate::lock::{ExclusiveLock, SharedLock};
+use crate::lock::{self, BuildLock, ExclusiveLock, SharedLock};
 use crate::path_error::{PathError, at, if_present};
 use crate::scratch::Scratch;
 use crate::stage::{Parents, Stage, StageError};
@@ -142,9 +142,13 @@ pub fn is_cold(store: &Store, id: &LayerId) -> bool {
 /// Makes the trees of those layers that are cold, and returns how many those were; tells how many layers are done.
 ///
 /// Bytes reach the disk before a tree gets its name, so after a power cut a tree that stands is whole.
-pub fn warm(store: &Store, _permission: &SharedLock, ids: &[LayerId], progress: &(dyn Fn(u64) + Sync)) -> Result<usize, FormError> {
+pub fn warm(store: &Store, permission: &SharedLock, ids: &[LayerId], progress: &(dyn Fn(u64) + Sync)) -> Result<usize, FormError> {
     /// Each stage holds directories open, of which a process may have about a thousand.
     const AT_ONCE: usize = 32;
+    if !ids.iter().any(|id| is_cold(store, id)) {
+        return Ok(0);
+    }
+    let _archives = archives(store, permission)?;
     let cold: Vec<LayerId> = ids.iter().filter(|id| is_cold(store, id)).copied().collect();
     let mut done = 0;
     for some in cold.chunks(AT_ONCE) {
@@ -158,6 +162,21 @@ pub fn warm(store: &Store, _permission: &SharedLock, ids: &[LayerId], progress: 
         progress(done);
     }
     Ok(cold.len())
+}
+
+/// Removes the archives of those layers that have their tree, which must outlive a power cut already.
+pub fn drop_archives(store: &Store, permission: &SharedLock, ids: &[LayerId]) -> Result<(), PathError> {
+    let _archives = archives(store, permission)?;
+    for id in ids.iter().filter(|id| store.tree(id).exists()) {
+        let path = store.packed(id);
+        if_present(fs::remove_file(&path).map_err(at("remove", &path)))?;
+    }
+    Ok(())
+}
+
+/// Waits until nobody else turns archives into trees or removes them: one must not go while another reads it.
+fn archives(store: &Store, permission: &SharedLock) -> Result<BuildLock, PathError> {
+    lock::build(store, permission, &Digest::of(b"archives"))
 }
 
 /// Drops composed roots, and the trees of layers whose archive stands; returns the disk space this frees.

@@ -186,6 +186,12 @@ fn cold_layers_come_back_as_they_were() {
     assert_eq!(forms::warm(store, &permission, &ids, &|_| {}).unwrap(), 0);
     for id in &ids {
         assert_eq!(silo_store::verify::verify_layer(store, id).unwrap(), []);
+        assert_eq!(store.packed(id).exists(), id != &ids[2]);
+    }
+    forms::drop_archives(store, &permission, &ids).unwrap();
+    for id in &ids {
+        assert_eq!(silo_store::verify::verify_layer(store, id).unwrap(), []);
+        assert!(!store.packed(id).exists());
     }
 }
 
