@@ -126,7 +126,7 @@ fn in_use(globals: &Globals, setting: &Setting, tool: &Installed) -> Result<Pin,
 
 /// Makes a compressed image runnable, in a process of its own: this one must have no other thread when it launches.
 fn restore(globals: &Globals, tool: &Installed) -> Result<(), Failure> {
-    Ui::new(globals.quiet).show(Event::Note { text: format!("{} was not used for long and is compressed; making it ready", tool.name) });
+    Ui::new(globals.quiet).show(Event::Note { text: format!("{} is compressed; making it ready", tool.name) });
     let mut command = Command::new(env::program()?);
     command.args(RESTORE).arg(tool.image.to_string()).arg("--quiet").stdin(Stdio::null()).stdout(Stdio::null());
     let hint = || {

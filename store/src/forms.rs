@@ -20,7 +20,7 @@ use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The level: as small as gzip -9 at a fraction of the time; more costs far more than it saves.
 const ZSTD_LEVEL: i32 = 3;
@@ -114,7 +114,7 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     // The tree may be removed once this stands, so it must outlive a power cut.
     file.sync_all().map_err(at("sync", &temp))?;
     let packed = store.packed(id);
-    fs::rename(&temp, &packed).map_err(at("replace", &packed))?;
+    keeping_time(&packed, || fs::rename(&temp, &packed))?;
     Ok(durable::sync_dir(&store.layer(id))?)
 }
 
@@ -190,13 +190,22 @@ pub fn cool(store: &Store, permission: ExclusiveLock, roots: &[PathBuf], ids: &[
     let mut graves = Vec::new();
     for (number, path) in roots.iter().cloned().chain(trees).enumerate() {
         let grave = scratch.dir().join(number.to_string());
-        if if_present(fs::rename(&path, &grave).map_err(at("remove", &path)))?.is_some() {
+        if path.exists() {
+            keeping_time(&path, || fs::rename(&path, &grave))?;
             graves.push(grave);
         }
     }
     drop(permission);
     let freed: Result<Vec<u64>, PathError> = graves.iter().map(|grave| Ok(ledger.add(grave)?.freed)).collect();
     Ok(freed?.into_iter().sum())
+}
+
+/// Renames something into or out of a directory whose time says when it was used last, which this is not.
+fn keeping_time(path: &Path, rename: impl FnOnce() -> io::Result<()>) -> Result<(), PathError> {
+    let dir = path.parent().expect("forms lie in a layer's or image's directory");
+    let used = fs::metadata(dir).and_then(|found| found.modified()).map_err(at("inspect", dir))?;
+    rename().map_err(at("rename", path))?;
+    File::open(dir).and_then(|dir| dir.set_modified(used)).map_err(at("set the time of", dir))
 }
 
 /// Reads `layer.tar.zst` into a stage, and checks that it is the layer.
