@@ -130,7 +130,7 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
 }
 
 fn list(setting: &Setting, args: &List) -> Result<ExitCode, Failure> {
-    let images = setting.with(|context| Ok(usage::images(context)?))?;
+    let images = setting.look(|context| Ok(usage::images(context)?))?;
     if args.json {
         let row = |row: &usage::Listed| {
             serde_json::json!({

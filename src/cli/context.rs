@@ -109,6 +109,11 @@ impl Setting {
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop)).map_err(Failure::other)?;
             signal_hook::flag::register(signal, Arc::clone(&self.stop)).map_err(Failure::other)?;
         }
+        self.look(work)
+    }
+
+    /// Runs `work` that changes nothing, so that Ctrl-C may end the program at once, now and at a question afterwards.
+    pub fn look<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
         let context = Context {
             home: &self.home,

@@ -126,7 +126,7 @@ fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure>
         let message = format!("\"{prefix}\" is not the beginning of an id");
         return Err(Failure::usage(message, "write at least four of its digits, as `silo cache list` shows them"));
     }
-    let found = setting.with(|context| Ok(usage::why(context, prefix)?))?;
+    let found = setting.look(|context| Ok(usage::why(context, prefix)?))?;
     if found.is_empty() {
         let message = format!("there is no layer or image whose id begins with {prefix}");
         return Err(Failure::found(message, "`silo cache list` shows the images"));

@@ -64,7 +64,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let Verb::Ls(args) = &args.verb;
     let setting = setting(globals)?;
     let listed = projects::list(&setting.home)?.into_iter().filter(|project| !args.orphaned || project.is_orphaned());
-    let rows = setting.with(|context| {
+    let rows = setting.look(|context| {
         let row = |project: Project| usage::of_project(context, &project).map(|bytes| (project, bytes));
         Ok(listed.map(row).collect::<Result<Vec<_>, _>>()?)
     })?;
@@ -120,7 +120,7 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         ui::data("no project's directory is gone\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let own = setting.with(|context| Ok(clean::own(context, &chosen)?))?;
+    let own = setting.look(|context| Ok(clean::own(context, &chosen)?))?;
     let found = &own.measured;
     let verb = if args.dry_run { "would be forgotten" } else { "will be forgotten" };
     let mut text = String::new();
