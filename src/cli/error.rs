@@ -228,12 +228,12 @@ impl Failure {
             }
             E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks it anew; or set mirrors.snapshot in silo.toml")),
             E::Definition(error) => definition_hint(error),
-            E::Record(_) | E::Store(_) => None,
+            E::Record(_) | E::Project(_) | E::Store(_) => None,
         };
         let stopped = match error {
             E::Build(error) => matches!(error, build::Error::Stopped | build::Error::Fetch(fetch::error::Error::Cancelled)),
             E::Lock(error) => is_stopped_locking(error),
-            E::Definition(_) | E::Record(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
+            E::Definition(_) | E::Record(_) | E::Project(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
         };
         let failure = Failure::hinted(error, hint);
         if stopped { failure.with_code(STOPPED) } else { failure }

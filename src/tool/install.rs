@@ -16,6 +16,7 @@ use crate::system::Arch;
 use super::Context;
 use super::definition::{self, Definition, Scope};
 use super::locking::{self, Resolving};
+use super::projects;
 use super::record::{self, Installed};
 
 /// Why a tool could not be installed.
@@ -33,6 +34,9 @@ pub enum Error {
     /// Its record could not be read or written.
     #[error(transparent)]
     Record(#[from] record::Error),
+    /// The project's record could not be written.
+    #[error(transparent)]
+    Project(#[from] projects::Error),
     /// The store could not be locked or written.
     #[error("the layer store refused")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),

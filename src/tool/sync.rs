@@ -1,16 +1,15 @@
 //! Making a project's tools what its `silo.toml` and `silo.lock` say, all in one build.
 
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
 use silo_store::digest::Digest;
 use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
-use silo_store::roots::{self, Root, RootName};
 
 use crate::build::{self, Built, Target};
-use crate::image::{self, ImageId};
+use crate::image::ImageId;
 use crate::lock::Lock;
 use crate::system::Arch;
 
@@ -18,6 +17,7 @@ use super::Context;
 use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
 use super::locking::{self, Resolving};
+use super::projects::{self, Pinned, Project};
 
 /// Between two looks at whether another process has finished with the same project.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -180,17 +180,19 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built) -> Result<Don
 
 /// Keeps the images of the project's tools from being collected, those of other tools than the ones just synced too.
 fn keep_images(context: &Context<'_>, shared: &SharedLock, all: &[Synced]) -> Result<(), Error> {
-    let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
-    let mut root = Root::default();
-    let synced = all.iter().filter_map(|one| one.outcome.as_ref().ok()?.image);
-    let others = definition::claimed(context.view())?.into_iter().filter(|tool| all.iter().all(|one| one.tool != *tool));
-    let others: Vec<ImageId> = others.filter_map(|tool| Some(definition::image(context.view(), &tool).ok()??.image)).collect();
-    for id in synced.chain(others) {
-        root.images.insert(id.digest());
-        root.layers.extend(image::get(context.home, id).map_err(build::Error::Image)?.map(|image| image.layer_set()).unwrap_or_default());
+    let mut tools: BTreeMap<String, Pinned> = BTreeMap::new();
+    for tool in definition::claimed(context.view())? {
+        let synced = all.iter().find(|one| one.tool == tool).map(|one| one.outcome.as_ref().ok());
+        let pinned = match synced {
+            Some(done) => done.and_then(|done| Some(Pinned { version: done.version.clone(), image: done.image? })),
+            None => None,
+        };
+        let pinned = pinned.or_else(|| {
+            let there = definition::image(context.view(), &tool).ok()??;
+            Some(Pinned { version: there.version, image: there.image })
+        });
+        tools.extend(pinned.map(|pinned| (tool, pinned)));
     }
-    use std::os::unix::ffi::OsStrExt;
-    let name = Digest::of(context.project.as_os_str().as_bytes()).to_string();
-    let name = RootName::new("project", &name[..16]).map_err(|error| store(Box::new(error)))?;
-    roots::put(context.store, shared, &name, &root).map_err(|error| store(Box::new(error)))
+    let project = Project { path: context.project.to_owned(), tools, last_used: context.now };
+    Ok(projects::put(context.home, context.store, shared, &project)?)
 }
