@@ -50,7 +50,7 @@ fn files_that_packages_contend_for_are_placed_by_dpkg() {
     // Both lie in the step's layer, and dpkg knows whose they are.
     for (path, owner) in [("/usr/bin/zcat", "package     zutils 1."), ("/usr/bin/zcat.gzip", "package     gzip 1.")] {
         let why = silo.ok(["why", path]);
-        assert!(why.contains("(configure)\n") && why.contains(owner), "{why}");
+        assert!(why.contains("(configure recipe)\n") && why.contains(owner), "{why}");
     }
 }
 

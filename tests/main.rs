@@ -15,6 +15,7 @@ mod install;
 mod launch;
 mod oracle;
 mod ordinary;
+mod project;
 mod recipes;
 mod reproducible;
 mod run;

@@ -20,28 +20,38 @@ pub enum Error {
 
 /// A `silo.toml` being edited.
 #[derive(Debug)]
-pub struct Document(DocumentMut);
+pub struct Document {
+    toml: DocumentMut,
+    /// The comments of a text that has nothing else; what is added comes after them.
+    lead: String,
+}
 
 impl Document {
     /// Reads a text; an empty one is a document with nothing in it.
     pub fn parse(text: &str) -> Result<Document, Error> {
-        text.parse().map(Document).map_err(|error: toml_edit::TomlError| Error::Syntax(error.to_string()))
+        let toml: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| Error::Syntax(error.to_string()))?;
+        if toml.as_table().is_empty() {
+            return Ok(Document { toml: DocumentMut::new(), lead: text.to_owned() });
+        }
+        Ok(Document { toml, lead: String::new() })
     }
 
     /// Returns the text.
     pub fn text(&self) -> String {
-        self.0.to_string()
+        let text = self.toml.to_string();
+        let between = if self.lead.trim().is_empty() || text.is_empty() { "" } else { "\n" };
+        format!("{}{between}{text}", self.lead)
     }
 
     /// Adds a tool to `tools`; says whether it was not there.
     pub fn claim(&mut self, tool: &str) -> Result<bool, Error> {
-        let tools = self.0.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        let tools = self.toml.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
         push(list(tools, "tools")?, tool)
     }
 
     /// Takes a tool out of `tools`; says whether it was there.
     pub fn disclaim(&mut self, tool: &str) -> Result<bool, Error> {
-        let Some(tools) = self.0.as_table_mut().get_mut("tools") else { return Ok(false) };
+        let Some(tools) = self.toml.as_table_mut().get_mut("tools") else { return Ok(false) };
         Ok(remove(list(tools, "tools")?, |value| value.as_str() == Some(tool)) > 0)
     }
 
@@ -102,7 +112,7 @@ impl Document {
             table.set_implicit(true);
             Item::Table(table)
         };
-        let overrides = self.0.as_table_mut().entry("overrides").or_insert_with(implicit);
+        let overrides = self.toml.as_table_mut().entry("overrides").or_insert_with(implicit);
         let overrides = overrides.as_table_mut().ok_or_else(|| kind("overrides".to_owned()))?;
         let over = overrides.entry(tool).or_insert_with(|| Item::Table(Table::new()));
         if let Some(inline) = over.as_inline_table() {
@@ -114,12 +124,12 @@ impl Document {
 
     /// Removes a tool's overrides, and all of them, where nothing is left in them.
     fn prune(&mut self, tool: &str) {
-        let Some(overrides) = self.0.as_table_mut().get_mut("overrides").and_then(Item::as_table_mut) else { return };
+        let Some(overrides) = self.toml.as_table_mut().get_mut("overrides").and_then(Item::as_table_mut) else { return };
         if overrides.get(tool).and_then(Item::as_table).is_some_and(Table::is_empty) {
             overrides.remove(tool);
         }
         if overrides.is_empty() {
-            self.0.as_table_mut().remove("overrides");
+            self.toml.as_table_mut().remove("overrides");
         }
     }
 }
@@ -243,6 +253,10 @@ mod tests {
         assert_eq!(document.text(), "");
         assert_eq!(document.unset_version("python"), Ok(false));
         assert_eq!(document.text(), "");
+        let mut document = Document::parse("# mine\n").expect("a comment is TOML");
+        assert_eq!(document.text(), "# mine\n");
+        document.claim("python").expect("a list");
+        assert_eq!(document.text(), "# mine\n\ntools = [\"python\"]\n");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub enum Error {
         tool: String,
         /// Which, and where it was looked for.
         #[source]
-        source: build::Error,
+        source: Box<build::Error>,
     },
 }
 
@@ -96,7 +96,7 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
         Err(build::Error::Fetch(error)) if error.is_gone() => {
             let gone = build::Error::Fetch(error);
             if definition.found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen || definition.lock_file.is_some() {
-                return Err(Error::Gone { tool: wish.name.clone(), source: gone });
+                return Err(Error::Gone { tool: wish.name.clone(), source: Box::new(gone) });
             }
             let text = format!("{}: its lock is older than what the mirrors keep; locking it anew from today's signed index", wish.name);
             (context.sink)(Event::Note { text });

@@ -78,7 +78,7 @@ impl Changed {
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(dir).map_err(failed)?;
     let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
     staged.write_all(text.as_bytes()).map_err(failed)?;

@@ -7,7 +7,6 @@ use silo_store::index::Index;
 use silo_store::manifest::Manifest;
 use silo_store::path::LayerPath;
 
-use crate::tool::record;
 use crate::unpack::record::Stanza;
 
 use crate::insight::asked::{self, Origin};
@@ -106,7 +105,7 @@ pub fn why(look: &Look<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Er
         };
     }
     let mut answers = Vec::new();
-    let tools = record::list(look.home)?;
+    let tools = inside::tools(look)?;
     for tool in &tools {
         let inside = inside::open(look, tool.image)?;
         if let Some(about) = answer(look, &inside, what)? {

@@ -1,0 +1,309 @@
+//! Tools of projects: what is added, baked and pinned, rebuilt elsewhere from the lock, and checked.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{As, Done, Silo, done, skip};
+
+/// A silo that has python and sh, in a project with this `silo.toml`.
+fn project(settings: &str) -> Silo {
+    let silo = Silo::shared(As::Me);
+    write(&silo, "silo.toml", settings);
+    silo
+}
+
+fn write(silo: &Silo, file: &str, text: &str) {
+    let path = silo.project().join(file);
+    fs::create_dir_all(path.parent().expect("a file of the project")).expect("our own project");
+    fs::write(path, text).expect("our own project");
+}
+
+fn read(silo: &Silo, file: &str) -> String {
+    fs::read_to_string(silo.project().join(file)).unwrap_or_default()
+}
+
+/// Another silo with an empty home and a copy of the project, at another path.
+fn elsewhere(silo: &Silo) -> Silo {
+    let other = Silo::new();
+    // The downloads of this project too, so that no mirror is asked twice.
+    silo.offer_downloads();
+    other.seed_downloads();
+    for file in ["silo.toml", "silo.lock"] {
+        write(&other, file, &read(silo, file));
+    }
+    other
+}
+
+/// The image that a sync says a tool has.
+fn image(silo: &Silo, flags: &[&str]) -> String {
+    let told = silo.ok(["sync", "--quiet", "--json"].iter().chain(flags));
+    let rows: serde_json::Value = serde_json::from_str(&told).expect("sync --json prints JSON");
+    rows[0]["image"].as_str().unwrap_or_else(|| panic!("no image: {told}")).to_owned()
+}
+
+#[test]
+fn packages_are_added_to_one_project_and_rebuilt_elsewhere_from_the_lock() {
+    let silo = project("# mine\n");
+    let said = silo.ok(["add", "--quiet", "jq", "ripgrep", "--for", "python"]);
+    assert!(said.contains("+ package jq\n") && said.contains("+ package ripgrep\n") && said.contains("locked, image"), "{said}");
+    assert_eq!(read(&silo, "silo.toml"), "# mine\n\n[overrides.python]\npackages = [\"jq\", \"ripgrep\"]\n");
+    let lock = read(&silo, "silo.lock");
+    for arch in ["amd64", "arm64"] {
+        assert!(lock.contains(&format!("\n[tool.python.{arch}]\n")), "{lock}");
+    }
+    assert!(lock.contains("\n\"jq\" = { version = \"1.") && lock.contains("tier = \"added\""), "{lock}");
+    let both = ["run", "--shim", "sh", "python", "-c", "jq --version; rg --version | head -1; python3 -c 'print(6 * 7)'"];
+    let said = silo.ok(both);
+    assert!(said.starts_with("jq-1.") && said.contains("ripgrep 1") && said.ends_with("42\n"), "{said}");
+    // Nothing happens the second time, and another project does not know of it.
+    let (first, before) = (image(&silo, &[]), read(&silo, "silo.lock"));
+    assert_eq!((image(&silo, &["--frozen"]), read(&silo, "silo.lock")), (first.clone(), before));
+    let other = Silo::shared(As::Me);
+    assert_eq!(other.run(["run", "--shim", "jq", "python", "--version"]).code, 127);
+    // The lock alone gives the same image.
+    let other = elsewhere(&silo);
+    assert_eq!(image(&other, &["--frozen"]), first);
+    assert!(other.ok(both).ends_with("42\n"));
+    let why = silo.ok(["why", "/usr/bin/jq"]);
+    assert!(why.contains("silo.toml:4: \"jq\""), "{why}");
+}
+
+#[test]
+fn a_language_is_added() {
+    let silo = project("");
+    let said = silo.ok(["add", "--quiet", "kotlin", "--for", "python"]);
+    assert!(said.contains("+ language kotlin\n"), "{said}");
+    let version = silo.run(["run", "--shim", "kotlinc", "python", "-version"]);
+    assert!(version.code == 0 && version.err.contains("kotlinc-jvm 1."), "{version:?}");
+    // The dates in Java's store of certificates are the build's, whenever it is built.
+    let other = elsewhere(&silo);
+    assert_eq!(image(&other, &["--frozen"]), image(&silo, &[]));
+}
+
+#[test]
+fn a_language_of_ones_own_is_found_and_a_wrong_name_is_told() {
+    let silo = project("");
+    write(
+        &silo,
+        "recipes/addons/greeting.toml",
+        "packages = [\"hello\"]\nenv = { GREETING = \"yes\" }\nsteps = [\"echo made > /opt/made\"]\n",
+    );
+    let _ = silo.ok(["add", "--quiet", "greeting", "--for", "sh"]);
+    let said = silo.ok(["sh", "-c", "hello; echo $GREETING; cat /opt/made"]);
+    assert_eq!(said, "Hello, world!\nyes\nmade\n");
+    write(&silo, "silo.toml", "[overrides.sh]\naddons = [\"greetin\"]\n");
+    let done = silo.fails(["sync"]);
+    assert!(done.err.contains("there is no add-on \"greetin\"; did you mean \"greeting\"?"), "{done:?}");
+}
+
+#[test]
+fn a_package_that_is_not_there_changes_nothing() {
+    let silo = project("[overrides.sh]\nenv = { A = \"1\" } # kept\n");
+    let before = read(&silo, "silo.toml");
+    let done = silo.fails(["add", "no-such-package-anywhere", "--for", "sh"]);
+    assert!(done.err.contains("package no-such-package-anywhere does not exist") && done.err.contains("is as it was before"), "{done:?}");
+    assert_eq!(read(&silo, "silo.toml"), before);
+    assert_eq!(read(&silo, "silo.lock"), "");
+    let done = silo.fails(["add", "Not-A-Name", "--for", "sh"]);
+    assert!(done.err.contains("\"Not-A-Name\" is not a package name"), "{done:?}");
+}
+
+#[test]
+fn a_baked_command_is_words_and_survives() {
+    let silo = project("");
+    write(&silo, "data.txt", "of the project\n");
+    // A shell would make a redirection of the third word.
+    let script = "printf '%s|' \"$@\" > /opt/words; cat data.txt >> /opt/words; echo x > new.txt || echo refused >> /opt/words";
+    let _ = silo.ok(["build", "--quiet", "sh", "sh", "-c", script, "name", "a>=2", "b c", ""]);
+    assert!(!silo.project().join("new.txt").exists());
+    for _ in 0..2 {
+        assert_eq!(silo.ok(["sh", "-c", "cat /opt/words"]), "a>=2|b c||of the project\nrefused\n");
+    }
+    let (settings, lock) = (read(&silo, "silo.toml"), read(&silo, "silo.lock"));
+    assert!(settings.contains("\"a>=2\", \"b c\", \"\"]") && settings.contains("project = true"), "{settings}");
+    assert!(lock.contains("[tool.sh.steps."), "{lock}");
+    // One that fails leaves nothing, and says how it ended.
+    let done = silo.fails(["build", "sh", "sh", "-c", "echo half > /opt/half; echo because >&2; exit 7"]);
+    assert!(done.err.contains("exit code 7") && done.err.contains("because"), "{done:?}");
+    assert_eq!((read(&silo, "silo.toml"), read(&silo, "silo.lock")), (settings, lock));
+    assert_eq!(silo.run(["sh", "-c", "cat /opt/half"]).code, 1);
+    // A shell's command, and taking one away again.
+    let _ = silo.ok(["build", "--quiet", "--script", "echo two > /opt/two && echo more", "sh"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/two /opt/words"]), "two\na>=2|b c||of the project\nrefused\n");
+    let _ = silo.ok(["build", "--quiet", "--remove", "2", "sh"]);
+    assert_eq!(silo.run(["sh", "-c", "cat /opt/two"]).code, 1);
+    assert!(silo.ok(["sh", "-c", "cat /opt/words"]).starts_with("a>=2|"));
+}
+
+#[test]
+fn what_the_lock_pins_is_rebuilt_alike_or_not_at_all() {
+    let silo = project("[overrides.sh]\npostInstall = [{ run = \"cat data.txt > /opt/data\", project = true }]\n");
+    write(&silo, "data.txt", "one\n");
+    let done = silo.fails(["sync", "--frozen"]);
+    assert!(done.err.contains("has no lock for sh as it is now, and --frozen forbids making one"), "{done:?}");
+    let first = image(&silo, &[]);
+    // The same project elsewhere: the same image; with other data: an error that says so.
+    let other = elsewhere(&silo);
+    write(&other, "data.txt", "one\n");
+    assert_eq!(image(&other, &["--frozen"]), first);
+    write(&silo, "data.txt", "other\n");
+    assert_eq!(image(&silo, &["--frozen"]), first, "what is pinned and there is not made again");
+    let changed = elsewhere(&silo);
+    write(&changed, "data.txt", "other\n");
+    let done = changed.fails(["sync", "--frozen"]);
+    assert!(done.err.contains("`cat data.txt > /opt/data` came to layer") && done.err.contains("where the lock has"), "{done:?}");
+    assert_eq!(changed.run(["sh", "-c", "true"]).code, 125);
+    // Asked to, it pins the new one, and says what is different where both are there.
+    assert_ne!(image(&silo, &["--force"]), first);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/data"]), "other\n");
+}
+
+#[test]
+fn a_project_never_runs_another_version_than_it_pins() {
+    let silo = project("");
+    assert!(silo.ok(["use", "python@3.13"]).contains("`silo sync` makes it so"));
+    let done = silo.run(["python", "-c", "print(1)"]);
+    assert!(
+        done.code == 125 && done.err.contains("this project's python is not built") && done.err.contains("run `silo sync`"),
+        "{done:?}"
+    );
+    assert!(silo.ok(["sync", "--dry-run"]).contains("would be locked"));
+    assert_eq!(read(&silo, "silo.lock"), "");
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(silo.ok(["python", "-c", "print(1)"]), "1\n");
+    assert_eq!(silo.ok(["run", "--no-project", "python", "-c", "print(2)"]), "2\n");
+    let _ = silo.ok(["use", "python@2"]);
+    let done = silo.fails(["sync"]);
+    assert!(done.err.contains("python 2 is not available: its lock has 3.13"), "{done:?}");
+    let said = silo.ok(["unuse", "python"]);
+    assert!(said.contains("silo.lock: python is not used any more"), "{said}");
+    assert_eq!((read(&silo, "silo.toml"), read(&silo, "silo.lock")), ("tools = []\n".to_owned(), String::new()));
+    let done = silo.fails(["use", "pyton"]);
+    assert!(done.err.contains("did you mean \"python\"?"), "{done:?}");
+}
+
+#[test]
+fn a_moved_project_and_another_one_share_the_image() {
+    let silo = project("[overrides.sh]\npackages = [\"hello\"]\n");
+    let first = image(&silo, &[]);
+    let moved = silo.project().with_file_name("moved");
+    fs::rename(silo.project(), &moved).expect("our own directory");
+    fs::create_dir(silo.project()).expect("our own directory");
+    let mut command = silo.command(["sh", "-c", "hello"]);
+    assert_eq!(done(command.current_dir(&moved)).out, "Hello, world!\n");
+    let other = project(&fs::read_to_string(moved.join("silo.toml")).expect("it was moved"));
+    fs::copy(moved.join("silo.lock"), other.project().join("silo.lock")).expect("it was moved");
+    let told = other.ok(["sync", "--json"]);
+    assert!(told.contains("\"built\": false") && told.contains(&first), "{told}");
+}
+
+#[test]
+fn tools_are_built_together_and_fail_alone() {
+    let silo =
+        project("[overrides.sh]\npostInstall = [\"echo one; exit 3\"]\n[overrides.python]\npostInstall = [\"echo fine > /opt/fine\"]\n");
+    let done = silo.fails(["sync"]);
+    assert!(
+        done.out.contains("python 3.13") && done.err.contains("`echo one; exit 3`")
+            || done.err.contains("echo one; exit 3 failed (exit code 3)"),
+        "{done:?}"
+    );
+    assert_eq!(silo.ok(["run", "--shim", "cat", "python", "/opt/fine"]), "fine\n");
+    let done = silo.fails(["build", "--all"]);
+    assert!(done.err.contains("not built: sh"), "{done:?}");
+}
+
+#[test]
+fn a_failed_step_can_be_looked_into() {
+    let silo = project("[overrides.sh]\npostInstall = [{ run = \"echo half > /opt/half; false\", env = { WHERE = \"here\" } }]\n");
+    let done = silo.fails(["build", "--keep-failed", "sh"]);
+    let hint = done.err.split("`silo debug ").nth(1).and_then(|rest| rest.split('`').next()).unwrap_or_else(|| panic!("{done:?}"));
+    let said = silo.ok(["debug", hint, "--", "sh", "-c", "cat /opt/half; echo $WHERE"]);
+    assert_eq!(said, "half\nhere\n");
+    let done = silo.fails(["debug", "0123456789ab"]);
+    assert!(done.err.contains("no failed step 0123456789ab was kept"), "{done:?}");
+}
+
+/// Faults that make a step come out otherwise each time, with a word of the cause that a check should name.
+const FAULTS: [(&str, &str); 14] = [
+    ("date +%s > /opt/seconds", "the time"),
+    ("date > /opt/date", "the time"),
+    ("head -c 64 /dev/urandom > /opt/random", "random"),
+    ("cat /proc/sys/kernel/random/uuid > /opt/uuid", "random"),
+    ("mktemp -d > /opt/path", "a path"),
+    ("mkdir /opt/many && cd /opt/many && touch c a d b e && ls -U > /opt/order", "the order"),
+    ("date > /var/log/made.log", "a log"),
+    ("hostname > /opt/host", "the host's name"),
+    ("nproc > /opt/processors", "a number"),
+    ("touch /opt/m && (cd /opt && gzip -N m)", "gzip"),
+    ("test $(nproc) != 1 || touch /opt/sometimes", "only sometimes"),
+    ("ln -s $(cat /proc/sys/kernel/random/uuid) /opt/link", "random"),
+    ("touch /opt/mode && chmod $((600 + $(nproc))) /opt/mode", "permissions"),
+    (
+        "echo > /opt/c.py && touch -d @$(date +%s%N | cut -c6-14) /opt/c.py && env -u SOURCE_DATE_EPOCH python3 -m py_compile /opt/c.py && rm /opt/c.py",
+        "compiled Python",
+    ),
+];
+
+#[test]
+fn a_check_names_what_comes_out_otherwise() {
+    let steps: Vec<String> = FAULTS.iter().map(|(step, _)| format!("    '''{step}''',\n")).collect();
+    let silo = project(&format!("[overrides.python]\npostInstall = [\n{}    \"echo same > /opt/same\",\n]\n", steps.concat()));
+    let one = thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+    let in_memory = Path::new("/dev/shm").is_dir();
+    let done = silo.fails(["build", "--quiet", "--check", "python"]);
+    for (step, cause) in FAULTS {
+        if one && step.contains("nproc") || !in_memory && step.contains("ls -U") {
+            skip("the machine has one processor only, or no /dev/shm");
+            continue;
+        }
+        let told = done.out.split(&format!("DIFFERENT {step}\n")).nth(1).unwrap_or_else(|| panic!("{step} was not found out: {done:?}"));
+        let told: String = told.lines().take_while(|line| line.starts_with(' ')).collect();
+        assert!(told.contains(cause), "{step}: {told}");
+    }
+    for same in ["same      echo same > /opt/same\n", "same      configuring the packages (base)\n"] {
+        assert!(done.out.contains(same), "{same}: {done:?}");
+    }
+}
+
+#[test]
+fn two_syncs_at_once_build_once() {
+    let silo =
+        project("[overrides.sh]\npackages = [\"hello\"]\npostInstall = [\"sleep 0.3; cat /proc/sys/kernel/random/uuid > /opt/id\"]\n");
+    let _ = silo.ok(["lock", "--quiet"]);
+    let done: Vec<Done> = thread::scope(|scope| {
+        let one = || silo.run(["sync", "--quiet", "--json"]);
+        let all: Vec<_> = (0..3).map(|_| scope.spawn(one)).collect();
+        all.into_iter().map(|one| one.join().expect("no panic")).collect()
+    });
+    let built = done.iter().filter(|done| done.out.contains("\"built\": true")).count();
+    assert!(done.iter().all(|done| done.code == 0) && built == 1, "{done:?}");
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/id"]).len(), 37);
+}
+
+/// How often a sync is killed at another moment; `SILO_TEST_ROUNDS` says otherwise.
+const ROUNDS: u32 = 8;
+
+#[test]
+fn a_sync_killed_at_any_moment_loses_nothing() {
+    let rounds = std::env::var("SILO_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS);
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    let settings = |round: u32| format!("[overrides.sh]\npostInstall = [\"echo {round} > /opt/round\", \"echo more > /opt/more\"]\n");
+    for round in 0..rounds {
+        write(&silo, "silo.toml", &settings(round));
+        let mut child = silo.command(["sync", "--quiet"]).spawn().expect("silo starts");
+        // Moments spread over the whole of a sync, without a clock that anything depends on.
+        thread::sleep(Duration::from_millis(u64::from(round * 37 % 400)));
+        child.kill().expect("it is our child");
+        let _ = child.wait().expect("it ends");
+    }
+    write(&silo, "silo.toml", &settings(rounds));
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/round /opt/more"]), format!("{rounds}\nmore\n"));
+    assert!(silo.ok(["verify"]).contains(" 0 faults"));
+    let _ = silo.ok(["gc", "--all"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/round"]), format!("{rounds}\n"));
+}
