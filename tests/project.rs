@@ -67,7 +67,7 @@ fn packages_are_added_to_one_project_and_rebuilt_elsewhere_from_the_lock() {
     assert_eq!(image(&other, &["--frozen"]), first);
     assert!(other.ok(both).ends_with("42\n"));
     let why = silo.ok(["why", "/usr/bin/jq"]);
-    assert!(why.contains("silo.toml:4: \"jq\""), "{why}");
+    assert!(why.contains("silo.toml:4\n"), "{why}");
 }
 
 #[test]

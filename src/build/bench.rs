@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use silo_store::compose::{self, Base, Composed};
-use silo_store::digest::{Digest, LayerId};
+use silo_store::digest::Digest;
 use silo_store::lock::BuildLock;
 
 use crate::derivation::DrvId;
@@ -15,6 +14,7 @@ use crate::launch::spec::{Root, Spec, Upper};
 use crate::launch::{self, Exit};
 
 use super::check::{self, Check};
+use super::ground::Ground;
 use super::{Error, Workshop, keystore};
 
 /// The launch spec of a failed step that was kept, in its directory.
@@ -52,37 +52,29 @@ pub(super) struct Bench {
     pub circumstances: Circumstances,
     /// Where all that the step says goes.
     pub log: PathBuf,
-    /// The layers of the root that the step sees, lowest first.
-    pub layers: Vec<LayerId>,
     keep: bool,
 }
 
 impl Bench {
     /// Clears the place of a derivation, whose lock is ours.
-    pub fn new(shop: &Workshop<'_>, drv: DrvId, layers: Vec<LayerId>) -> Result<Bench, Error> {
+    pub fn new(shop: &Workshop<'_>, drv: DrvId) -> Result<Bench, Error> {
         let name = drv.to_string();
-        Bench::at(shop, &name, layers, None, Circumstances::Usual)
+        Bench::at(shop, &name, None, Circumstances::Usual)
     }
 
     /// A place for running the same again in other circumstances.
-    pub fn other(shop: &Workshop<'_>, drv: DrvId, layers: Vec<LayerId>, check: &Check) -> Result<Bench, Error> {
+    pub fn other(shop: &Workshop<'_>, drv: DrvId, check: &Check) -> Result<Bench, Error> {
         let memory = check.memory.as_ref().map(|dir| {
             let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
             made.map_err(|source| Error::File { doing: "create a directory in", path: dir.clone(), source })
         });
-        Bench::at(shop, &format!("{drv}-check"), layers, memory.transpose()?, Circumstances::Other)
+        Bench::at(shop, &format!("{drv}-check"), memory.transpose()?, Circumstances::Other)
     }
 
-    fn at(
-        shop: &Workshop<'_>,
-        name: &str,
-        layers: Vec<LayerId>,
-        memory: Option<tempfile::TempDir>,
-        circumstances: Circumstances,
-    ) -> Result<Bench, Error> {
+    fn at(shop: &Workshop<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: Circumstances) -> Result<Bench, Error> {
         let log = shop.home.logs().join(format!("{name}.log"));
         // What lies here is the rest of a step that was killed.
-        let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, layers, keep: false };
+        let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, keep: false };
         remove_tree(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), shop.home.logs()] {
             fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
@@ -95,23 +87,9 @@ impl Bench {
         }
     }
 
-    /// Makes the root that the step sees, out of an earlier step's where there is one.
-    pub fn compose(&self, shop: &Workshop<'_>, ground: Option<Bench>) -> Result<Composed, Error> {
-        let composed = match &ground {
-            Some(ground) => compose::recompose(shop.store, shop.lock, &ground.root(), &self.layers, &self.lower(), &|_| {}),
-            None => compose::compose(shop.store, shop.lock, &self.layers, &self.lower(), &|_| {}),
-        };
-        composed.map_err(|source| Error::store("composing the step's root", source))
-    }
-
-    /// The root that the step saw, for another one to be made of.
-    pub fn root(&self) -> Base {
-        Base { tree: self.lower(), layers: self.layers.clone() }
-    }
-
     /// The root as a launch spec names it.
-    pub fn spec_root(&self) -> Root {
-        Root { lower: vec![self.lower()], upper: Upper::Kept { upper: self.upper(), work: self.changes().join("work") } }
+    pub fn spec_root(&self, shop: &Workshop<'_>, ground: &Ground) -> Root {
+        Root { lower: ground.mounts(shop), upper: Upper::Kept { upper: self.upper(), work: self.changes().join("work") } }
     }
 
     /// The directory that catches the step's changes.
@@ -132,15 +110,10 @@ impl Bench {
     }
 
     /// Runs a step here; `name` is what an error calls it.
-    pub fn launch(&mut self, shop: &Workshop<'_>, name: &str, spec: &Spec) -> Result<(), Error> {
+    pub fn launch(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, spec: &Spec) -> Result<(), Error> {
         let exit = launch::again::run(shop.program, spec, self.circumstances, shop.stop);
         shop.check_stop()?;
-        self.check(shop, name, exit?, spec)
-    }
-
-    /// Where the step's root is.
-    pub fn lower(&self) -> PathBuf {
-        self.dir.join("lower")
+        self.check(shop, ground, name, exit?, spec)
     }
 
     /// Makes the bytes of what a step wrote with a clock the same each time.
@@ -159,7 +132,7 @@ impl Bench {
     }
 
     /// Turns how a step ended into an error, unless it ended well.
-    fn check(&mut self, shop: &Workshop<'_>, name: &str, exit: Exit, spec: &Spec) -> Result<(), Error> {
+    fn check(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, exit: Exit, spec: &Spec) -> Result<(), Error> {
         if exit == Exit::Code(0) {
             return Ok(());
         }
@@ -168,6 +141,7 @@ impl Bench {
             let path = self.dir.join(SPEC);
             fs::write(&path, spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
             self.keep = true;
+            ground.keep();
             kept = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         }
         Err(Error::Step { name: name.to_owned(), exit: told(exit), log: self.log.clone(), tail: tail(&self.log), kept })

@@ -22,6 +22,7 @@ use crate::system::Arch;
 use super::bench::{Bench, ours};
 use super::check;
 use super::configure::{filter, refuse_secrets};
+use super::ground::Ground;
 use super::state::State;
 use super::{Error, Target, Workshop, read_index, realised};
 
@@ -91,19 +92,19 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
         None => realised(shop, &drv),
     };
     let make = |state: &mut State| -> Result<LayerId, Error> {
-        let _ours = ours(shop, &key.0)?;
+        let ours = ours(shop, &key.0)?;
         if let Some(layer) = known() {
             return Ok(layer);
         }
         shop.check_stop()?;
-        let mut bench = Bench::new(shop, drv.id(), fields.layers.clone())?;
-        let ground = state.take_ground();
-        let made = shop.activity(Activity::Step, &command, None, |_| run(shop, task, &fields, &drv, &mut bench, ground))?;
+        let mut bench = Bench::new(shop, drv.id())?;
+        let mut ground = Ground::new(shop, &fields.layers, state.take_ground())?;
+        let made = shop.activity(Activity::Step, &command, None, |_| run(shop, task, &fields, &drv, &mut bench, &mut ground))?;
         if let Some(pinned) = pinned.filter(|pinned| *pinned != made) {
             return Err(other_output(shop, command.clone(), pinned, made));
         }
-        super::record(shop, &[(key.0, made)])?;
-        state.ground = Mutex::new(Some(bench));
+        shop.notes.add(key.0, made, Some(ours));
+        state.ground = Mutex::new(Some(ground));
         state.made += 1;
         Ok(made)
     };
@@ -114,9 +115,10 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     };
     if let Some(check) = shop.check {
         check::wait_for_another_second(began);
-        let mut bench = Bench::other(shop, drv.id(), fields.layers.clone(), check)?;
+        let mut bench = Bench::other(shop, drv.id(), check)?;
+        let mut ground = Ground::new(shop, &fields.layers, None)?;
         let again = format!("{command}, again");
-        let second = shop.activity(Activity::Step, &again, None, |_| run(shop, task, &fields, &drv, &mut bench, None))?;
+        let second = shop.activity(Activity::Step, &again, None, |_| run(shop, task, &fields, &drv, &mut bench, &mut ground))?;
         check.compare(shop, &command, (layer, second), &state.present)?;
     }
     if fixed {
@@ -124,6 +126,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
         state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command });
     }
     state.over.push(layer);
+    state.steps += 1;
     Ok(state)
 }
 
@@ -151,28 +154,34 @@ fn run(
     fields: &derivation::Step,
     drv: &Derivation,
     bench: &mut Bench,
-    ground: Option<Bench>,
+    ground: &mut Ground,
 ) -> Result<LayerId, Error> {
     let began = Instant::now();
-    let composed = bench.compose(shop, ground)?;
-    let spec = spec(task, fields, bench)?;
-    bench.launch(shop, &task.step.shown(), &spec)?;
+    let spec = spec(shop, task, fields, bench, ground)?;
+    bench.launch(shop, ground, &task.step.shown(), &spec)?;
     refuse_secrets(&bench.upper())?;
     bench.settle(fields.epoch)?;
-    let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: fields.epoch, filter: &filter };
-    let captured = capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
+    let captured = ground.lower(|lower| {
+        let what = Capture { upper: &bench.upper(), lower, epoch: fields.epoch, filter: &filter };
+        capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
+    })?;
+    // A long chain of steps would list its beginning a thousand times; the step below lists its own.
+    let inputs = match task.below.steps {
+        0 => fields.layers.as_slice(),
+        _ => &fields.layers[fields.layers.len() - 1..],
+    };
     let manifest = Manifest {
         derivation: drv.id().to_string(),
         name: format!("step {}", task.step.shown()),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         created: shop.created(),
-        inputs: fields.layers.iter().map(LayerId::to_string).collect(),
+        inputs: inputs.iter().map(LayerId::to_string).collect(),
         packages: Vec::new(),
     };
     Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
 }
 
-fn spec(task: &Task<'_>, fields: &derivation::Step, bench: &Bench) -> Result<Spec, Error> {
+fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: &Bench, ground: &Ground) -> Result<Spec, Error> {
     let mut mounts = Vec::new();
     let mut cwd = PathBuf::from("/root");
     if fields.project {
@@ -182,7 +191,7 @@ fn spec(task: &Task<'_>, fields: &derivation::Step, bench: &Bench) -> Result<Spe
     }
     let env = fields.env.iter().filter_map(|pair| pair.split_once('='));
     Ok(Spec {
-        root: bench.spec_root(),
+        root: bench.spec_root(shop, ground),
         mounts,
         dirs: Vec::new(),
         files: Vec::new(),

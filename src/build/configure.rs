@@ -27,6 +27,7 @@ use crate::unpack::record::{self, Stanza};
 
 use super::bench::{Bench, ours};
 use super::check;
+use super::ground::Ground;
 use super::scripted::{self, Below, Choice, Unpacked};
 use super::state::State;
 use super::{Error, Workshop, packages, read_index, realised, script, scrub, status};
@@ -52,18 +53,18 @@ pub(super) struct Task<'a> {
 /// Makes the layer of what the scripts of a tier's packages change, unless it is known or there is nothing to run.
 pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Error> {
     let mut state = task.below.map(State::handed_on).unwrap_or_default();
-    let mut candidates = std::mem::take(&mut state.plain);
+    let mut candidates = state.plain.to_vec();
     candidates.extend(task.packages.iter().cloned());
     let below = Below { present: &state.present, changes: &state.changes, diverted: &state.diverted };
     let choice = scripted::choose(&below, &candidates);
-    state.plain = choice.plain.clone();
+    state.plain = Arc::new(choice.plain.clone());
     if choice.present.is_empty() && choice.by_dpkg.is_empty() {
         return Ok(state);
     }
-    let earlier = state.present.clone();
+    let earlier = Arc::clone(&state.present);
     let previous = state.configured.last().copied();
-    state.tiers.push(choice.present.clone());
-    state.present.extend(choice.present.iter().chain(&choice.by_dpkg).cloned());
+    state.tiers.push(Arc::new(choice.present.clone()));
+    state.present = Arc::new(earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).cloned().collect());
     let drv = Derivation::Configure(derivation::Configure {
         arch: Arch::host(),
         epoch: task.epoch,
@@ -74,17 +75,18 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     let name = format!("configuring the packages ({})", task.tier.name());
     let run = Run { task: &task, choice: &choice, earlier: &earlier, previous };
     let make = |state: &mut State| -> Result<LayerId, Error> {
-        let _ours = ours(shop, &key)?;
+        let ours = ours(shop, &key)?;
         // Another process may have done it while we waited.
         if let Some(layer) = realised(shop, &drv) {
             return Ok(layer);
         }
         shop.check_stop()?;
-        let mut bench = Bench::new(shop, drv.id(), state.seen())?;
-        let ground = state.take_ground();
-        let layer = shop.activity(Activity::Step, &name, None, |_| run.run(shop, &drv, &mut bench, ground))?;
-        super::record(shop, &[(key, layer)])?;
-        state.ground = Mutex::new(Some(bench));
+        let mut bench = Bench::new(shop, drv.id())?;
+        let mut ground = Ground::new(shop, &state.seen(), state.take_ground())?;
+        let layer = shop.activity(Activity::Step, &name, None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;
+        shop.notes.add(key, layer, Some(ours));
+        ground.put_by(bench);
+        state.ground = Mutex::new(Some(ground));
         state.made += 1;
         Ok(layer)
     };
@@ -95,16 +97,17 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     };
     if let Some(check) = shop.check {
         check::wait_for_another_second(began);
-        let mut bench = Bench::other(shop, drv.id(), state.seen(), check)?;
-        let second = shop.activity(Activity::Step, &format!("{name}, again"), None, |_| run.run(shop, &drv, &mut bench, None))?;
+        let mut bench = Bench::other(shop, drv.id(), check)?;
+        let mut ground = Ground::new(shop, &state.seen(), None)?;
+        let second = shop.activity(Activity::Step, &format!("{name}, again"), None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;
         check.compare(shop, &name, (layer, second), &state.present)?;
     }
     state.configured.push(layer);
     let index = read_index(shop, layer)?;
     if let Some(text) = read_from(shop, layer, &index, DIVERSIONS)? {
-        state.diverted = diverted(&text);
+        state.diverted = Arc::new(diverted(&text));
     }
-    state.changes.push(index);
+    state.changes.push(Arc::new(index));
     Ok(state)
 }
 
@@ -143,24 +146,24 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn run(&self, shop: &Workshop<'_>, drv: &Derivation, bench: &mut Bench, ground: Option<Bench>) -> Result<LayerId, Error> {
+    fn run(&self, shop: &Workshop<'_>, drv: &Derivation, bench: &mut Bench, ground: &mut Ground) -> Result<LayerId, Error> {
         let began = Instant::now();
         let debs = self.fetch_debs(shop)?;
-        let composed = bench.compose(shop, ground)?;
         self.seed(shop, &bench.upper())?;
-        let spec = self.spec(bench, &debs);
-        bench.launch(shop, "configuring the packages", &spec)?;
+        let spec = self.spec(shop, bench, ground, &debs);
+        bench.launch(shop, ground, "configuring the packages", &spec)?;
         refuse_secrets(&bench.upper())?;
         bench.settle(self.task.epoch)?;
-        let what = Capture { upper: &bench.upper(), lower: &composed.index, epoch: self.task.epoch, filter: &filter };
-        let captured =
-            capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))?;
+        let captured = ground.lower(|lower| {
+            let what = Capture { upper: &bench.upper(), lower, epoch: self.task.epoch, filter: &filter };
+            capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
+        })?;
         let manifest = Manifest {
             derivation: drv.id().to_string(),
             name: format!("configure {}", self.task.tier.name()),
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             created: shop.created(),
-            inputs: bench.layers.iter().map(LayerId::to_string).collect(),
+            inputs: ground.base().layers.iter().map(LayerId::to_string).collect(),
             packages: Vec::new(),
         };
         Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
@@ -212,7 +215,7 @@ impl Run<'_> {
         write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
     }
 
-    fn spec(&self, bench: &Bench, debs: &[(String, PathBuf)]) -> Spec {
+    fn spec(&self, shop: &Workshop<'_>, bench: &Bench, ground: &Ground, debs: &[(String, PathBuf)]) -> Spec {
         let env = [
             ("PATH", super::PATH.to_owned()),
             ("HOME", "/root".to_owned()),
@@ -228,7 +231,7 @@ impl Run<'_> {
             access: Access::ReadOnly,
         };
         Spec {
-            root: bench.spec_root(),
+            root: bench.spec_root(shop, ground),
             mounts: debs.iter().map(mount).collect(),
             dirs: Vec::new(),
             files: Vec::new(),

@@ -45,7 +45,7 @@ pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<
         packages: Vec::new(),
     };
     let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;
-    super::record(shop, &[(drv.id().digest(), layer)])?;
+    shop.notes.add(drv.id().digest(), layer, None);
     state.over.push(layer);
     state.made += 1;
     Ok(state)

@@ -19,6 +19,9 @@ mod walk;
 pub mod check;
 
 mod bench;
+mod notes;
+
+mod ground;
 
 mod state;
 
@@ -31,13 +34,14 @@ mod database;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use petgraph::graph::NodeIndex;
 use petgraph::visit::IntoNodeReferences;
 use silo_store::compose;
-use silo_store::digest::{Digest, LayerId};
+use silo_store::digest::LayerId;
 use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
@@ -62,6 +66,7 @@ use walk::{Class, Order, Walk, Workers};
 
 pub use bench::SPEC;
 pub use error::Error;
+pub use notes::Notes;
 
 /// The search path of Debian's root; the image's own environment carries it.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -93,6 +98,8 @@ pub struct Workshop<'a> {
     pub keep_failed: bool,
     /// Where every step is run twice, what is found out by that.
     pub check: Option<&'a Check>,
+    /// What has been made and is to be recorded.
+    pub notes: &'a Notes,
 }
 
 impl Workshop<'_> {
@@ -238,7 +245,8 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         }
     };
     let workers = Workers { work: shop.jobs, steps: shop.jobs };
-    let outcome = walk.run(workers, feed, |walk, node| {
+    let over = AtomicBool::new(false);
+    let work = |walk: &Walk<'_, Step, Given, Error>, node: NodeIndex| {
         shop.check_stop()?;
         let state = |node: NodeIndex| match walk.given(node) {
             Some(Given::State(state)) => Ok(Arc::clone(state)),
@@ -250,7 +258,8 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
                 let item = items.get(&node).ok_or(Error::Worker)?;
                 let (unpacked, made) = packages::realise(shop, item, file.as_deref())?;
                 if made {
-                    unpacking.done(&item.drv, unpacked.record.layer)?;
+                    shop.notes.add(item.drv.id().digest(), unpacked.record.layer, None);
+                    unpacking.done();
                 }
                 Given::Package(unpacked)
             }
@@ -269,10 +278,23 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
                 let task = command::Task { step, target: &targets[*target], below: &*state(*below)? };
                 Given::State(Arc::new(command::realise(shop, &task)?))
             }
-            Step::Image { target, below } => Given::Image(image_of(shop, &targets[*target], &*state(*below)?, unpacking.made())?),
+            Step::Image { target, below } => Given::Image(image_of(shop, &targets[*target], &*state(*below)?, unpacking.count())?),
         })
+    };
+    let outcome = thread::scope(|scope| {
+        let recording = scope.spawn(|| shop.notes.record_now_and_then(shop.store, shop.lock, &over));
+        let outcome = walk.run(workers, feed, work);
+        over.store(true, Ordering::Relaxed);
+        recording.thread().unpark();
+        outcome
     });
-    unpacking.finish();
+    if unpacking.count() < unpacking.total {
+        (shop.sink)(Event::Finished { id: unpacking.activity });
+    }
+    if let Err(source) = shop.notes.record(shop.store, shop.lock) {
+        let text = format!("what was built is there, but could not be noted, so it will be built again: {source}");
+        (shop.sink)(Event::Warning { text });
+    }
     results(shop, &plan, outcome)
 }
 
@@ -331,19 +353,19 @@ fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, unpacked: u
     let id = shop.activity(Activity::Compose, &target.recipe.name, None, |id| {
         let progress = |done| (shop.sink)(Event::Progress { id, done });
         image::put(shop.home, shop.store, &image, drv, |root| match &ground {
-            Some(ground) => compose::recompose(shop.store, shop.lock, &ground.root(), &image.layers, root, &progress),
+            Some(ground) => compose::recompose(shop.store, shop.lock, &ground.base(), &image.layers, root, &progress),
             None => compose::compose(shop.store, shop.lock, &image.layers, root, &progress),
         })
     })?;
     Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()) })
 }
 
-/// What has been unpacked so far, to be recorded together: each time it takes a sync of the disk.
+/// The unpacking of a plan's packages, as it is shown.
 struct Unpacking<'a> {
     shop: &'a Workshop<'a>,
     activity: u64,
     total: usize,
-    made: Mutex<Vec<(Digest, LayerId)>>,
+    done: AtomicUsize,
 }
 
 impl<'a> Unpacking<'a> {
@@ -353,35 +375,19 @@ impl<'a> Unpacking<'a> {
             let started = Event::Started { id: activity, kind: Activity::Unpack, name: "packages".to_owned(), total: Some(total as u64) };
             (shop.sink)(started);
         }
-        Unpacking { shop, activity, total, made: Mutex::default() }
+        Unpacking { shop, activity, total, done: AtomicUsize::new(0) }
     }
 
-    /// Notes a layer; the last one has all recorded, while other workers go on.
-    fn done(&self, drv: &Derivation, layer: LayerId) -> Result<(), Error> {
-        let mut made = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        made.push((drv.id().digest(), layer));
-        (self.shop.sink)(Event::Progress { id: self.activity, done: made.len() as u64 });
-        if made.len() < self.total {
-            return Ok(());
-        }
-        let all = made.clone();
-        drop(made);
-        (self.shop.sink)(Event::Finished { id: self.activity });
-        record(self.shop, &all)
-    }
-
-    fn made(&self) -> usize {
-        self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len()
-    }
-
-    /// Records what a build that did not come to its end has unpacked, so that the next one need not.
-    fn finish(&self) {
-        let made = self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        if made.len() < self.total {
+    fn done(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        (self.shop.sink)(Event::Progress { id: self.activity, done: done as u64 });
+        if done == self.total {
             (self.shop.sink)(Event::Finished { id: self.activity });
-            // The build has failed already, and this is no news to anybody.
-            drop(record(self.shop, &made));
         }
+    }
+
+    fn count(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
     }
 }
 
@@ -394,8 +400,12 @@ fn environment(recipe: &Recipe) -> Vec<String> {
 
 /// Looks a derivation's realisation up, if its layer is still there.
 fn realised(shop: &Workshop<'_>, drv: &Derivation) -> Option<LayerId> {
+    let key = drv.id().digest();
+    if let Some(layer) = shop.notes.get(&key) {
+        return Some(layer);
+    }
     // A broken or unreadable note is as good as none: the step is run again.
-    match silo_store::realisation::get(shop.store, &drv.id().digest()) {
+    match silo_store::realisation::get(shop.store, &key) {
         Ok(Realisation::Known(layer)) if shop.store.has(&layer) && is_warm(shop, &layer) => Some(layer),
         _ => None,
     }
@@ -404,14 +414,6 @@ fn realised(shop: &Workshop<'_>, drv: &Derivation) -> Option<LayerId> {
 /// Makes the tree of a compressed layer again, since steps read it; one that cannot be is made anew by its step.
 fn is_warm(shop: &Workshop<'_>, layer: &LayerId) -> bool {
     silo_store::forms::warm(shop.store, shop.lock, std::slice::from_ref(layer), &|_| {}).is_ok()
-}
-
-/// Records what became of derivations, after all of it has reached the disk.
-fn record(shop: &Workshop<'_>, done: &[(Digest, LayerId)]) -> Result<(), Error> {
-    if done.is_empty() {
-        return Ok(());
-    }
-    silo_store::realisation::put_many(shop.store, shop.lock, done).map_err(|source| Error::store("recording realisations", source))
 }
 
 /// Reads the entries of a layer.

@@ -42,7 +42,7 @@ pub struct Below<'a> {
     /// The packages that took part.
     pub present: &'a [Arc<Unpacked>],
     /// What their scripts changed.
-    pub changes: &'a [Index],
+    pub changes: &'a [Arc<Index>],
     /// The paths that a package diverted, with that package.
     pub diverted: &'a BTreeMap<Vec<u8>, String>,
 }

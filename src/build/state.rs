@@ -8,30 +8,32 @@ use silo_store::index::Index;
 
 use crate::lock::{Sha256, StepOutput};
 
-use super::bench::Bench;
+use super::ground::Ground;
 use super::scripted::{self, Unpacked};
 
 /// The layers of an image on its way.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The packages whose layers are simply there, by tier.
-    pub tiers: Vec<Vec<Arc<Unpacked>>>,
+    pub tiers: Vec<Arc<Vec<Arc<Unpacked>>>>,
     /// All packages that took part in a configure step: those above, and those that dpkg unpacked.
-    pub present: Vec<Arc<Unpacked>>,
+    pub present: Arc<Vec<Arc<Unpacked>>>,
     /// The packages that no step has needed, by name.
-    pub plain: Vec<Arc<Unpacked>>,
+    pub plain: Arc<Vec<Arc<Unpacked>>>,
     /// What the packages' scripts changed, by tier.
     pub configured: Vec<LayerId>,
     /// The entries of those layers.
-    pub changes: Vec<Index>,
+    pub changes: Vec<Arc<Index>>,
     /// The paths that a package diverted, with that package.
-    pub diverted: BTreeMap<Vec<u8>, String>,
+    pub diverted: Arc<BTreeMap<Vec<u8>, String>>,
     /// What lies over all this: the dpkg database, then the steps' layers.
     pub over: Vec<LayerId>,
     /// What steps with a network came to, by derivation.
     pub outputs: BTreeMap<Sha256, StepOutput>,
-    /// Where the last step ran, for the next root to be made of; whoever comes first may have it.
-    pub ground: Mutex<Option<Bench>>,
+    /// The root that the last step saw, for the next root to be made of; whoever comes first may have it.
+    pub ground: Mutex<Option<Ground>>,
+    /// How many of those are steps.
+    pub steps: usize,
     /// Layers that were made, and not found.
     pub made: usize,
 }
@@ -55,8 +57,8 @@ impl State {
         layers
     }
 
-    /// Takes the place where the last step ran.
-    pub fn take_ground(&self) -> Option<Bench> {
+    /// Takes the root that the last step saw.
+    pub fn take_ground(&self) -> Option<Ground> {
         self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
     }
 
@@ -72,6 +74,7 @@ impl State {
             over: self.over.clone(),
             outputs: self.outputs.clone(),
             ground: Mutex::new(self.take_ground()),
+            steps: self.steps,
             made: self.made,
         }
     }

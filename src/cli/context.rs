@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use silo_store::layout::Store;
 
+use crate::build::Notes;
 use crate::build::check::Check;
 use crate::config::{self, Settings};
 use crate::fetch::patience::Patience;
@@ -125,6 +126,7 @@ impl Setting {
             project: &self.project,
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
+            notes: Notes::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,
             program: env::program()?,

@@ -54,6 +54,8 @@ pub struct Context<'a> {
     pub keep_failed: bool,
     /// Where every step is run twice, what is found out by that.
     pub check: Option<&'a crate::build::check::Check>,
+    /// What has been made and is to be recorded.
+    pub notes: crate::build::Notes,
     /// The machine's apt configuration.
     pub apt_dir: PathBuf,
     /// The way to the mirrors.

@@ -147,7 +147,9 @@ fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &Wish, ready: &[&
 
 fn failed(tool: &str, error: build::Error) -> Error {
     match error {
-        build::Error::Fetch(error) if error.is_gone() => Error::Gone { tool: tool.to_owned(), source: Box::new(build::Error::Fetch(error)) },
+        build::Error::Fetch(error) if error.is_gone() => {
+            Error::Gone { tool: tool.to_owned(), source: Box::new(build::Error::Fetch(error)) }
+        }
         error => error.into(),
     }
 }

@@ -45,12 +45,46 @@ pub type Filter<'a> = &'a dyn Fn(&LayerPath, &Meta, Kind) -> Verdict;
 pub struct Capture<'a> {
     /// The overlay's upper directory, on the store's file system. Its files are moved away.
     pub upper: &'a Path,
-    /// What the layers below are together, see [`crate::merge`].
-    pub lower: &'a Index,
+    /// What lies below.
+    pub lower: Lower<'a>,
     /// The latest mtime a file may have.
     pub epoch: i64,
     /// Which entries belong to the layer.
     pub filter: Filter<'a>,
+}
+
+/// Trees that lie over one another without a whiteout between them, the topmost first; the lowest may be layers merged into
+/// one (see [`crate::merge`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Lower<'a>(pub &'a [&'a Index]);
+
+impl<'a> Lower<'a> {
+    /// Whether a layer can lie over these as it is: it takes nothing away, and makes no directory of what is none.
+    pub fn can_bear(&self, layer: &Index) -> bool {
+        let is_dir = |node: &Node| matches!(node, Node::Dir { .. });
+        layer.entries().iter().all(|entry| match &entry.node {
+            Node::Whiteout | Node::Dir { opaque: true } => false,
+            node => self.get(&entry.path).is_none_or(|below| is_dir(&below.node) == is_dir(node)),
+        })
+    }
+
+    fn get(&self, path: &LayerPath) -> Option<&'a Entry> {
+        self.0.iter().find_map(|index| index.get(path))
+    }
+
+    fn resolve(&self, path: &LayerPath) -> Option<&'a Entry> {
+        self.0.iter().find(|index| index.get(path).is_some()).and_then(|index| index.resolve(path))
+    }
+
+    fn below(&self, dir: &LayerPath) -> Vec<&'a Entry> {
+        let mut all: BTreeMap<&LayerPath, &'a Entry> = BTreeMap::new();
+        for index in self.0 {
+            for entry in index.below(dir) {
+                all.entry(&entry.path).or_insert(entry);
+            }
+        }
+        all.into_values().collect()
+    }
 }
 
 /// A layer ready to be looked at, changed and committed.
@@ -157,7 +191,7 @@ impl Scan<'_> {
             return Ok(());
         };
         let lower = self.what.lower.below(dir);
-        let gone = lower.iter().filter(|entry| entry.path.parent_bytes() == Some(dir.as_bytes()));
+        let gone = lower.into_iter().filter(|entry| entry.path.parent_bytes() == Some(dir.as_bytes()));
         for entry in gone.filter(|entry| !here.contains(&entry.path)) {
             self.whiteout(&entry.path);
         }

@@ -1,7 +1,7 @@
 //! Upper directories as layers, by the rule: lower + captured = what the step saw.
 
 use crate::support::{Home, file, meta, path};
-use silo_store::capture::{Capture, CaptureError, Verdict, capture};
+use silo_store::capture::{Capture, CaptureError, Lower, Verdict, capture};
 use silo_store::{Index, Kind, LayerPath, Meta, Record, Stage};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -43,7 +43,7 @@ fn keep(_: &LayerPath, _: &Meta, _: Kind) -> Verdict {
 
 /// Captures `upper` over the lower layer and returns the index's lines without digests.
 fn lines(home: &Home, lower: &Index, upper: &Path, filter: &dyn Fn(&LayerPath, &Meta, Kind) -> Verdict) -> (Vec<String>, Vec<String>) {
-    let what = Capture { upper, lower, epoch: EPOCH, filter };
+    let what = Capture { upper, lower: Lower(&[lower]), epoch: EPOCH, filter };
     let captured = capture(&home.store, &home.shared(), &what).unwrap();
     let skipped = captured.skipped.iter().map(ToString::to_string).collect();
     let made = captured.stage.commit(&Record::default(), &home.shared()).unwrap();
@@ -171,7 +171,7 @@ fn refusals_leave_the_upper_as_it_was() {
             eprintln!("skipped: cannot make what gives \"{expect}\" here");
             continue;
         }
-        let what = Capture { upper: &upper, lower: &Index::default(), epoch: EPOCH, filter: &keep };
+        let what = Capture { upper: &upper, lower: Lower(&[&Index::default()]), epoch: EPOCH, filter: &keep };
         let error: CaptureError = capture(&home.store, &home.shared(), &what).unwrap_err();
         assert!(error.to_string().starts_with(expect), "{error}");
         assert_eq!(fs::metadata(upper.join("a")).unwrap().mode() & 0o777, 0o644);

@@ -7,8 +7,8 @@
 //! staging directory is needed, and one unmount lets go of the host and the scratch at once (each
 //! costs a wait for all processors, as much as everything else here together).
 //!
-//! Layers are named to the kernel as `/proc/self/fd/N`: no escaping of `:` and `,`, no limit of 256
-//! bytes, and no host path to be read in the guest's mount table. Mount points in the guest are
+//! Layers are named to the kernel by their descriptors in `/proc/self/fd`: no escaping of `:` and `,`, no path that is
+//! too long, and no host path to be read in the guest's mount table. Mount points in the guest are
 //! opened with `RESOLVE_IN_ROOT`, so that a symlink in an image or project leads nowhere outside.
 
 use std::collections::BTreeSet;
@@ -124,7 +124,9 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
     furnish(spec, &sources.mounts, &skeleton)?;
 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
-    let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    // From that directory each layer's name is a number, and fifty of them fit into the 255 bytes that the kernel takes.
+    rustix::process::chdir("/proc/self/fd").during(step)?;
+    let by_fd = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let mut lower: Vec<String> = sources.lower.iter().map(by_fd).collect();
     let (upper, work) = match &sources.kept {
         Some((upper, work)) => {
