@@ -53,6 +53,8 @@ pub enum Event {
 /// The sorts of work that take longer than a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
+    /// Walking a whole plan; its size is in nodes.
+    Build,
     /// Reading indexes and solving.
     Resolve,
     /// Fetching files.

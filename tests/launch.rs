@@ -276,9 +276,9 @@ fn keys_make_signals_inside() {
     let mut session = Session::start(&bench, &bench.spec(&["bash", "--norc", "-i"]));
     session.type_in("PS1='ready> '\n");
     session.expect("\r\nready> ");
-    session.type_in("sleep 1000\n");
-    session.expect("sleep 1000\r\n");
-    std::thread::sleep(Duration::from_millis(300));
+    // It says itself that it is in the foreground, where the key reaches it.
+    session.type_in("sh -c 'echo he''re; exec sleep 1000'\n");
+    session.expect("here\r\n");
     session.type_in("\x1a");
     session.expect("Stopped");
     session.type_in("jobs; kill -9 %1; wait; echo do''ne\n");

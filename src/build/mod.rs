@@ -227,6 +227,11 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         Step::Database { .. } | Step::Image { .. } => Order { class: Class::Work, rank: 0, awaited: false },
     };
     let unpacking = Unpacking::new(shop, missing.len());
+    let names: Vec<&str> = targets.iter().map(|target| target.recipe.name.as_str()).collect();
+    let whole = event::next_id();
+    let total = Some(plan.graph.node_count() as u64);
+    (shop.sink)(Event::Started { id: whole, kind: Activity::Build, name: names.join(", "), total });
+    let parts = AtomicUsize::new(0);
     let files = Arrived::default();
     let walk: Walk<'_, Step, Given, Error> = Walk::new(&plan.graph, shop.stop, order);
     let feed = |walk: &Walk<'_, Step, Given, Error>| {
@@ -252,7 +257,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
             Some(Given::State(state)) => Ok(Arc::clone(state)),
             _ => Err(Error::Worker),
         };
-        Ok(match &plan.graph[node] {
+        let given = match &plan.graph[node] {
             Step::Package { .. } => {
                 let file = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned();
                 let item = items.get(&node).ok_or(Error::Worker)?;
@@ -279,7 +284,10 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
                 Given::State(Arc::new(command::realise(shop, &task)?))
             }
             Step::Image { target, below } => Given::Image(image_of(shop, &targets[*target], &*state(*below)?, unpacking.count())?),
-        })
+        };
+        let done = parts.fetch_add(1, Ordering::Relaxed) + 1;
+        (shop.sink)(Event::Progress { id: whole, done: done as u64 });
+        Ok(given)
     };
     let outcome = thread::scope(|scope| {
         let recording = scope.spawn(|| shop.notes.record_now_and_then(shop.store, shop.lock, &over));
@@ -288,6 +296,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         recording.thread().unpark();
         outcome
     });
+    (shop.sink)(Event::Finished { id: whole });
     if unpacking.count() < unpacking.total {
         (shop.sink)(Event::Finished { id: unpacking.activity });
     }

@@ -18,6 +18,8 @@ use super::error::Failure;
 
 /// How long an activity is silent.
 const SILENT: Duration = Duration::from_millis(250);
+/// How often the time of an activity without a size is drawn.
+const TICK: Duration = Duration::from_millis(200);
 /// How often a bar is drawn at most.
 const DRAWS_PER_SEC: u8 = 10;
 
@@ -98,6 +100,11 @@ impl Ui {
             self.line(&format!("{} {}", verb(kind), running.name));
             running.told = true;
         }
+        if let Mode::Terminal(bars) = &self.mode
+            && self.began.elapsed() >= SILENT
+        {
+            running.bar = Some(bars.add(bar(running.kind, &running.name, running.total)));
+        }
         self.running().insert(id, running);
     }
 
@@ -130,6 +137,7 @@ fn shows_in_plain(kind: Activity, total: Option<u64>) -> bool {
 
 fn verb(kind: Activity) -> &'static str {
     match kind {
+        Activity::Build => "building",
         Activity::Resolve => "resolving",
         Activity::Fetch => "fetching",
         Activity::Unpack => "unpacking",
@@ -145,13 +153,18 @@ fn verb(kind: Activity) -> &'static str {
 fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
     let template = match (kind, total) {
         (Activity::Fetch, Some(_)) => "{prefix:>10} {wide_msg} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} ETA {eta:4} [{bar:20}]",
+        (Activity::Build, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} parts, {elapsed} [{bar:20}]",
         (_, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} ETA {eta:4} [{bar:20}]",
         (_, None) => "{prefix:>10} {wide_msg} {elapsed} {spinner}",
     };
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
     bar.set_style(ProgressStyle::with_template(template).expect("the templates above are right").progress_chars("=> "));
     bar.set_prefix(verb(kind));
-    bar.set_message(name.to_owned());
+    bar.set_message(name.lines().next().unwrap_or_default().to_owned());
+    if total.is_none() {
+        // What tells nothing of its progress shows at least that it goes on.
+        bar.enable_steady_tick(TICK);
+    }
     bar
 }
 
