@@ -12,6 +12,7 @@ pub mod system;
 
 // Formats: text and bytes in, data out.
 pub mod document;
+pub mod grant;
 
 pub mod derivation;
 pub mod recipe;
@@ -24,6 +25,8 @@ pub mod plan;
 pub mod resolve;
 
 // Hands: one kind of I/O each.
+pub mod broker;
+
 pub mod fetch;
 pub mod image;
 pub mod launch;

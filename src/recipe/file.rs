@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::grant::Grant;
+
 use super::{Debian, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
@@ -285,19 +287,10 @@ pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
 }
 
 fn is_grant(text: &str) -> bool {
-    if let Some(ecosystem) = text.strip_prefix('@') {
-        return check_name(ecosystem).is_ok();
+    match text.strip_prefix('@') {
+        Some(ecosystem) => check_name(ecosystem).is_ok(),
+        None => Grant::parse(text).is_some(),
     }
-    let (name, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-    let name = name.strip_prefix("*.").unwrap_or(name);
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && !label.starts_with('-')
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-    };
-    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    name.len() <= 253 && name.split('.').all(label) && port.is_none_or(is_port)
 }
 
 /// Checks that `name` can be a tool's: it becomes a file name and a word on the command line.

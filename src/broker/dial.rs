@@ -1,0 +1,142 @@
+//! Reaching a host for a guest: the name is looked up here, and what it leads to is judged before it is dialled.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use crate::grant::{Cover, Host};
+
+use super::address::is_public;
+use super::proxies::{Proxies, Proxy, Unknown};
+use super::request::{MAX_HEAD_BYTES, end_of_head};
+
+/// How long all addresses of a host together may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one address may take while there are others.
+const PATIENCE_ONE: Duration = Duration::from_secs(10);
+/// The most addresses tried; a name with more has not one that is better.
+const MAX_ADDRESSES: usize = 8;
+
+/// A connection to the world.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The machine's proxy that it ends at, when the proxy is to be asked for the exchange.
+    pub proxy: Option<Proxy>,
+}
+
+/// Why a host was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name leads into the machine's own network.
+    #[error("it leads to {address}, which is not public, and no grant names it exactly")]
+    NotPublic {
+        /// The first such address.
+        address: IpAddr,
+    },
+    /// The name leads nowhere.
+    #[error("cannot be resolved: {0}")]
+    Resolve(io::Error),
+    /// Nobody answered.
+    #[error("did not answer: {0}")]
+    Connect(io::Error),
+    /// The machine's proxy would not.
+    #[error("the machine's proxy refused: {0}")]
+    Proxy(String),
+    /// The machine's proxy is of another kind.
+    #[error(transparent)]
+    Kind(#[from] Unknown),
+}
+
+impl Error {
+    /// Returns the status that tells it.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Error::NotPublic { .. } => "403 Forbidden",
+            Error::Connect(error) if error.kind() == io::ErrorKind::TimedOut => "504 Gateway Timeout",
+            Error::Resolve(_) | Error::Connect(_) | Error::Proxy(_) | Error::Kind(_) => "502 Bad Gateway",
+        }
+    }
+}
+
+/// Reaches a host that a grant covers so; `plain` for an exchange of plain http.
+pub fn dial(host: &Host, port: u16, cover: Cover, proxies: &Proxies, plain: bool) -> Result<Dialled, Error> {
+    let proxy = proxies.towards(host, port, plain)?;
+    let found = lookup(host, port);
+    // Behind a proxy the machine itself often cannot resolve names; then it is the proxy's to judge.
+    let addresses = match (found, &proxy) {
+        (Ok(addresses), _) => judged(addresses, cover)?,
+        (Err(_), Some(_)) => Vec::new(),
+        (Err(error), None) => return Err(Error::Resolve(error)),
+    };
+    let Some(proxy) = proxy else {
+        return Ok(Dialled { stream: connect(&addresses).map_err(Error::Connect)?, proxy: None });
+    };
+    let places = lookup(&proxy.host, proxy.port).map_err(|error| Error::Proxy(error.to_string()))?;
+    let stream = connect(&places).map_err(|error| Error::Proxy(error.to_string()))?;
+    if plain {
+        return Ok(Dialled { stream, proxy: Some(proxy) });
+    }
+    tunnel(&stream, &proxy, host, port)?;
+    Ok(Dialled { stream, proxy: None })
+}
+
+fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let mut found: Vec<SocketAddr> = (host.for_resolver(), port).to_socket_addrs()?.collect();
+    found.truncate(MAX_ADDRESSES);
+    if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
+}
+
+/// Keeps the addresses that may be dialled: all of a host that was granted by its own name, else the public ones.
+fn judged(addresses: Vec<SocketAddr>, cover: Cover) -> Result<Vec<SocketAddr>, Error> {
+    if cover == Cover::Exact {
+        return Ok(addresses);
+    }
+    let first = addresses.first().map(SocketAddr::ip);
+    let public: Vec<SocketAddr> = addresses.into_iter().filter(|address| is_public(address.ip())).collect();
+    match (public.is_empty(), first) {
+        (true, Some(address)) => Err(Error::NotPublic { address }),
+        _ => Ok(public),
+    }
+}
+
+fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let end = Instant::now() + PATIENCE;
+    let mut last = io::Error::from(io::ErrorKind::TimedOut);
+    for address in addresses {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(address, left.min(PATIENCE_ONE)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Asks the machine's proxy for a tunnel.
+fn tunnel(mut stream: &TcpStream, proxy: &Proxy, host: &Host, port: u16) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Proxy(error.to_string());
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let place = format!("{}:{port}", host.as_str());
+    let authorization = proxy.authorization.as_ref().map_or_else(String::new, |value| format!("Proxy-Authorization: {value}\r\n"));
+    let ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization}\r\n");
+    stream.write_all(ask.as_bytes()).map_err(failed)?;
+    let mut head = Vec::new();
+    // Byte by byte: what follows the head belongs to the tunnel, and an answer is short.
+    while end_of_head(&head).map_err(|error| Error::Proxy(error.to_string()))?.is_none() {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).map_err(failed)?;
+        head.push(byte[0]);
+        debug_assert!(head.len() <= MAX_HEAD_BYTES);
+    }
+    let text = String::from_utf8_lossy(&head);
+    let line = text.lines().next().unwrap_or_default();
+    match line.split(' ').nth(1) {
+        Some("200") => Ok(()),
+        _ => Err(Error::Proxy(line.chars().filter(|c| !c.is_control()).take(200).collect())),
+    }
+}
