@@ -242,6 +242,7 @@ impl Run<'_> {
             hostname: bench.hostname(),
             identity: Identity::Root,
             stdio: Stdio::Log { path: bench.log.clone() },
+            network: None,
             limits: Limits::default(),
         }
     }

@@ -12,6 +12,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker::proxies::Proxies;
+use crate::grant::Grant;
+
 use super::error::Error;
 
 /// One program to run in one sandbox.
@@ -51,6 +54,9 @@ pub struct Spec {
     pub stdio: Stdio,
     /// What it may use up.
     pub limits: Limits,
+    /// What it may reach; by default nothing, and then there is nothing to ask either.
+    #[serde(default)]
+    pub network: Option<Network>,
 }
 
 /// The root file system: read-only directories below, a writable one above.
@@ -181,6 +187,44 @@ pub struct Limits {
     pub cpu_thousandths: Option<u64>,
 }
 
+/// What a program may reach: it asks a proxy at [`PROXY`] on its own loopback, which Silo answers from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// What is granted: `name`, `name:port`, `*.name`. A host granted by its own name may be of the host's own network.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// The same, for public addresses alone.
+    #[serde(default)]
+    pub public: Vec<String>,
+    /// Grants every name with a public address, and notes each `name:port` that was reached in this host file.
+    #[serde(default)]
+    pub learn: Option<Learn>,
+    /// The machine's own proxies.
+    #[serde(default)]
+    pub proxies: Proxies,
+}
+
+/// Where what is learned goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Learn {
+    /// A host file; made when missing.
+    #[serde(with = "text::one")]
+    pub into: PathBuf,
+}
+
+/// Where the proxy is, inside: the usual port of one, which a program is least likely to want for itself.
+pub const PROXY: (&str, u16) = ("127.0.0.1", 3128);
+
+impl Network {
+    /// Reads grants.
+    pub fn grants(&self, list: &[String]) -> Result<Vec<Grant>, Error> {
+        let read = |text: &String| Grant::parse(text).ok_or_else(|| Error::Spec { reason: format!("{text:?} is not a grant") });
+        list.iter().map(read).collect()
+    }
+}
+
 impl Spec {
     /// Returns the spec as JSON, for another process.
     pub fn to_json(&self) -> Result<Vec<u8>, Error> {
@@ -228,6 +272,10 @@ impl Spec {
                 return refuse(format!("{name:?} cannot name a variable"));
             }
         }
+        if let Some(network) = &self.network {
+            network.grants(&network.allow)?;
+            network.grants(&network.public)?;
+        }
         Ok(())
     }
 }
@@ -257,6 +305,7 @@ mod tests {
             identity: Identity::Caller,
             stdio: Stdio::Log { path: "/log".into() },
             limits: Limits { tasks: Some(64), ..Limits::default() },
+            network: Some(Network { allow: vec!["a.example:22".to_owned()], ..Network::default() }),
         }
     }
 
@@ -271,7 +320,7 @@ mod tests {
     #[test]
     fn refuses_what_no_sandbox_could_be() {
         type Spoil = fn(&mut Spec);
-        let cases: [(&str, Spoil); 8] = [
+        let cases: [(&str, Spoil); 9] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),
@@ -280,6 +329,7 @@ mod tests {
             ("over the root", |spec| spec.mounts[0].guest = "/".into()),
             ("NUL", |spec| spec.argv.push("a\0b".into())),
             ("variable", |spec| drop(spec.env.insert("A=B".into(), "c".into()))),
+            ("not a grant", |spec| spec.network = Some(Network { public: vec!["a b".to_owned()], ..Network::default() })),
         ];
         spec().check().expect("the example is sound");
         for (expect, spoil) in cases {

@@ -112,6 +112,7 @@ pub fn spec(wish: Wish<'_>) -> Spec {
         hostname: "silo".to_owned(),
         identity: Identity::Caller,
         stdio: Stdio::Auto,
+        network: None,
         limits: Limits {
             memory_bytes: wish.memory_mb.map(|mib| mib.saturating_mul(1 << 20)),
             tasks: Some(TASKS),

@@ -69,6 +69,7 @@ impl Bench {
             hostname: "silo".to_owned(),
             identity: Identity::Caller,
             stdio: Stdio::Auto,
+            network: None,
             limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), cpu_thousandths: None },
         }
     }

@@ -8,12 +8,13 @@
 //! when the host side of its socket closes, and (by the parent-death signal) when silo is killed.
 
 use std::convert::Infallible;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socket_with};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
     set_parent_process_death_signal, setsid, umask, wait,
@@ -25,8 +26,8 @@ use rustix::thread::{set_name, set_no_new_privs};
 use super::failure::{During, Failure};
 use super::plan::{Plan, Streams};
 use super::wire::{self, Report, Scope};
-use super::{calls, device, identity, limits, owner, program, root, sys};
-use crate::launch::spec::{Identity, Spec};
+use super::{calls, device, identity, limits, outlet, owner, program, root, sys};
+use crate::launch::spec::{Identity, PROXY, Spec};
 
 /// Makes the sandbox around this new process and runs the program in it; never returns.
 pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
@@ -49,6 +50,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     identity::map(spec.identity, plan.uid, plan.gid)?;
     umask(Mode::empty());
     isolate(spec)?;
+    listener(spec, socket)?;
     let no_files = root::enter(spec)?;
     limits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
@@ -129,6 +131,17 @@ fn isolate(spec: &Spec) -> Result<(), Failure> {
         Err(error) if [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&error.raw_os_error()) => Ok(()),
         result => result.during("leaving the session's keyring"),
     }
+}
+
+/// Hands out a listener of this network namespace, if the network is to be served on one.
+fn listener(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    if spec.network.is_none() {
+        return Ok(());
+    }
+    let step = "opening the way to the network";
+    let listener = TcpListener::bind(PROXY).during(step)?;
+    listen(&listener, outlet::WAITING).during(step)?;
+    wire::report(socket, &Report::Listener(listener.into())).during(step)
 }
 
 /// Opens the program's terminal, if it is to have one, and hands the other end to the host.

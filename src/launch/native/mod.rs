@@ -12,6 +12,7 @@ mod failure;
 mod identity;
 mod init;
 mod limits;
+mod outlet;
 mod owner;
 mod plan;
 pub mod probe;
@@ -58,7 +59,10 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
     let Some(child) = made else { init::main(spec, &plan, &theirs) };
     drop(theirs);
     let sandbox = supervise::Sandbox::new(child);
-    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen);
+    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, |listener| match &spec.network {
+        Some(network) => outlet::serve(network, listener, &plan.streams).map(Some),
+        None => Ok(None),
+    });
     // The socket's end tells PID 1 to stop, if it has not.
     drop(ours);
     outcome

@@ -195,6 +195,7 @@ fn spec(store: &Path) -> Spec {
         hostname: "silo".to_owned(),
         identity: Identity::Caller,
         stdio: Stdio::Auto,
+        network: None,
         limits: Limits::default(),
     }
 }

@@ -90,7 +90,16 @@ impl Drop for Sandbox {
 }
 
 /// Watches over a sandbox until it is gone and its last output was written.
-pub fn watch(sandbox: &Sandbox, socket: BorrowedFd<'_>, signals: &Signals, mut screen: Option<Screen>) -> Result<Exit, Error> {
+///
+/// `outlet` serves the network on a listener that the sandbox hands out; what it makes lives as long as the sandbox.
+pub fn watch<B>(
+    sandbox: &Sandbox,
+    socket: BorrowedFd<'_>,
+    signals: &Signals,
+    mut screen: Option<Screen>,
+    outlet: impl Fn(OwnedFd) -> Result<B, Error>,
+) -> Result<Exit, Error> {
+    let mut _served = None;
     let end = loop {
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         let mut interest = Vec::new();
@@ -124,6 +133,7 @@ pub fn watch(sandbox: &Sandbox, socket: BorrowedFd<'_>, signals: &Signals, mut s
                         screen.connect(fd)?;
                     }
                 }
+                Ok(Some(Report::Listener(fd))) => _served = Some(outlet(fd)?),
                 Ok(report) => break report,
                 Err(error) => return Err(error),
             }
@@ -140,7 +150,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_)) | None => return Err(Error::Lost),
+        Some(Report::Terminal(_) | Report::Listener(_)) | None => return Err(Error::Lost),
         Some(Report::Failed(failure)) => failure,
     };
     let source = std::io::Error::from_raw_os_error(failure.errno);

@@ -25,6 +25,8 @@ pub enum Report {
     Failed(Failure),
     /// The host's end of the program's terminal.
     Terminal(OwnedFd),
+    /// The listener inside, for the network to be served on.
+    Listener(OwnedFd),
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
@@ -68,6 +70,10 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
             bytes.push(b'T');
             passed.push(fd.as_fd());
         }
+        Report::Listener(fd) => {
+            bytes.push(b'L');
+            passed.push(fd.as_fd());
+        }
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
@@ -102,6 +108,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'F' => Stage::Find,
         b'X' => Stage::Execute,
         b'T' => return fd.map(Report::Terminal),
+        b'L' => return fd.map(Report::Listener),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         _ => return None,

@@ -1,0 +1,66 @@
+//! The host side of a sandbox's network: a broker on the listener that PID 1 made inside and handed out.
+//!
+//! The listener belongs to the sandbox's network namespace and the broker's own connections to the host's. Threads are
+//! started when the listener arrives, long after the sandbox's first process was copied from a process without any.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Mutex;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::write;
+
+use super::plan::{Streams, host};
+use crate::broker::{self, Broker, Say, Terms};
+use crate::launch::error::Error;
+use crate::launch::spec::Network;
+
+/// Connections that wait inside while the broker has as many as it takes.
+pub const WAITING: i32 = 1024;
+
+/// The most names learned in one run; a client that asks for more is no client of one ecosystem.
+const MAX_LEARNED: usize = 1024;
+
+/// Serves a sandbox's network from here on.
+pub fn serve(network: &Network, listener: OwnedFd, streams: &Streams) -> Result<Broker, Error> {
+    let grants = |list: &[String]| network.grants(list);
+    let terms = Terms {
+        allow: grants(&network.allow)?,
+        public: grants(&network.public)?,
+        learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
+        proxies: network.proxies.clone(),
+        tell: teller(streams)?,
+    };
+    host(broker::serve(TcpListener::from(listener), terms), "serving the sandbox's network")
+}
+
+/// Writes lines where the program's errors go.
+fn teller(streams: &Streams) -> Result<Say, Error> {
+    let (errors, end): (BorrowedFd<'_>, _) = match streams {
+        Streams::Log { log, .. } => (log.as_fd(), "\n"),
+        Streams::Inherited => (rustix::stdio::stderr(), "\n"),
+        // The caller's terminal is raw meanwhile.
+        Streams::Terminal { .. } => (rustix::stdio::stderr(), "\r\n"),
+    };
+    let errors = host(rustix::io::fcntl_dupfd_cloexec(errors, 3), "copying the log's descriptor")?;
+    // A line that nobody can be told is lost; the guest was answered all the same.
+    Ok(Box::new(move |line| {
+        let _ = write(&errors, format!("silo: {line}{end}").as_bytes());
+    }))
+}
+
+/// Notes each new line in a file.
+fn notebook(path: &Path) -> Result<Say, Error> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+    let file = host(open(path, flags, Mode::from_raw_mode(0o644)), &format!("opening {}", path.display()))?;
+    let known = Mutex::new(BTreeSet::new());
+    Ok(Box::new(move |line| {
+        let mut known = known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if known.len() < MAX_LEARNED && known.insert(line.to_owned()) {
+            // What could not be noted was not learned; whoever reads the file finds less in it.
+            let _ = write(&file, format!("{line}\n").as_bytes());
+        }
+    }))
+}
