@@ -91,6 +91,16 @@ impl Home {
         self.root.with_extension("removed")
     }
 
+    /// What was learned of package ecosystems.
+    pub fn ecosystems(&self) -> PathBuf {
+        self.root.join("ecosystems")
+    }
+
+    /// What was learned of one package ecosystem.
+    pub fn ecosystem(&self, name: &str) -> PathBuf {
+        self.root.join("ecosystems").join(format!("{name}.toml"))
+    }
+
     /// Unfinished work outside the store's own stages: upper directories of running steps.
     pub fn work(&self) -> PathBuf {
         self.root.join("work")

@@ -26,6 +26,7 @@ pub mod resolve;
 
 // Hands: one kind of I/O each.
 pub mod broker;
+pub mod ecosystem;
 
 pub mod fetch;
 pub mod image;

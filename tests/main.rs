@@ -13,6 +13,7 @@ mod fetch;
 mod insight;
 mod install;
 mod launch;
+mod network;
 mod oracle;
 mod ordinary;
 mod project;

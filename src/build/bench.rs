@@ -29,6 +29,9 @@ const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
 /// The lines of a failed step's log that are shown.
 const TAIL_LINES: usize = 20;
 
+/// The lines of silo's own in such a log that are shown before those.
+const OWN_LINES: usize = 5;
+
 /// Waits until no other process makes this derivation's layer; the user may stop the waiting.
 pub(super) fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error> {
     loop {
@@ -166,16 +169,18 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
     silo_store::scratch::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
 }
 
-fn told(exit: Exit) -> String {
+pub(super) fn told(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exit code {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),
     }
 }
 
-fn tail(log: &Path) -> String {
+pub(super) fn tail(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(TAIL_LINES);
-    lines[from..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    // What silo itself wrote there (whom it did not let the step reach) says more than the end of a long trace.
+    let own = lines[..from].iter().filter(|line| line.starts_with("silo: ")).take(OWN_LINES);
+    own.chain(&lines[from..]).map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }

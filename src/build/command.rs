@@ -24,7 +24,7 @@ use super::check;
 use super::configure::{filter, refuse_secrets};
 use super::ground::Ground;
 use super::state::State;
-use super::{Error, Target, Workshop, read_index, realised};
+use super::{Error, Target, Workshop, network, read_index, realised};
 
 /// Where a step that sees the project sees it, wherever it lies on the host.
 const PROJECT: &str = "/workspace";
@@ -157,7 +157,10 @@ fn run(
     ground: &mut Ground,
 ) -> Result<LayerId, Error> {
     let began = Instant::now();
-    let spec = spec(shop, task, fields, bench, ground)?;
+    let mut spec = spec(shop, task, fields, bench, ground)?;
+    if let Some(reach) = network::reach(shop, task.target.recipe, &fields.network, &spec.root.lower)? {
+        reach.furnish(&mut spec);
+    }
     bench.launch(shop, ground, &task.step.shown(), &spec)?;
     refuse_secrets(&bench.upper())?;
     bench.settle(fields.epoch)?;
@@ -202,6 +205,7 @@ fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: 
         hostname: bench.hostname(),
         identity: Identity::Root,
         stdio: Stdio::Log { path: bench.log.clone() },
+        network: None,
         limits: Limits::default(),
     })
 }

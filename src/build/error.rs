@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use silo_store::digest::{Digest, LayerId};
 
+use crate::ecosystem;
+
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -84,6 +86,29 @@ pub enum Error {
         /// The command.
         command: String,
     },
+    /// Nothing says which names an ecosystem is.
+    #[error("nothing says which names @{name} is: silo.toml does not, and the recipe of {recipe} has no probe for it")]
+    Ecosystem {
+        /// The ecosystem.
+        name: String,
+        /// The recipe.
+        recipe: String,
+    },
+    /// An ecosystem could not be learned.
+    #[error("cannot learn which names @{name} is: its probe failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
+    Probe {
+        /// The ecosystem.
+        name: String,
+        /// How the probe ended.
+        exit: String,
+        /// Where all it said is kept.
+        log: PathBuf,
+        /// The last lines of it.
+        tail: String,
+    },
+    /// What was learned of an ecosystem could not be read or kept.
+    #[error(transparent)]
+    Learned(Box<ecosystem::Error>),
     /// What it shares with another tool failed, and was told there.
     #[error("what it shares with another tool failed")]
     Shared,
@@ -121,6 +146,12 @@ pub enum Error {
     /// A worker panicked; its message is on standard error.
     #[error("a worker ended before its work was done")]
     Worker,
+}
+
+impl From<ecosystem::Error> for Error {
+    fn from(error: ecosystem::Error) -> Error {
+        Error::Learned(Box::new(error))
+    }
 }
 
 impl Error {

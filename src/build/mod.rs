@@ -29,6 +29,8 @@ mod packages;
 
 mod configure;
 
+pub mod network;
+
 mod command;
 mod database;
 
@@ -88,6 +90,10 @@ pub struct Workshop<'a> {
     pub program: &'a Path,
     /// Seconds since 1970 now; it goes into logs' and layers' records, never into their bytes.
     pub now: i64,
+    /// What the machine knows of the network, for steps that may reach it.
+    pub outside: &'a network::Outside,
+    /// Which names package ecosystems are, where the settings say so.
+    pub ecosystems: &'a BTreeMap<String, Vec<String>>,
     /// Processors to use.
     pub jobs: usize,
     /// Who is told what happens.

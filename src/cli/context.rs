@@ -129,6 +129,7 @@ impl Setting {
             notes: Notes::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,
+            outside: env::outside()?,
             program: env::program()?,
             now: env::now(),
             jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::broker::proxies::Proxies;
+use crate::build::network::Outside;
+use crate::ecosystem::registries;
 use crate::run::{User, account_name};
 
 use super::error::Failure;
@@ -25,6 +28,21 @@ pub fn user() -> Result<User, Failure> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     Ok(User { uid, gid, name: account_name(var("USER").as_deref(), uid), home: home()? })
+}
+
+/// Returns what the machine's own programs know of the network.
+pub fn outside() -> Result<Outside, Failure> {
+    let text = |name: &str| var(name).and_then(|value| value.into_string().ok());
+    let any = |names: [&str; 4]| names.into_iter().find_map(text);
+    let proxies = Proxies {
+        http: any(["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]),
+        https: any(["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+        direct: text("no_proxy").or_else(|| text("NO_PROXY")),
+    };
+    let places = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    let roots = var("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(places.map(PathBuf::from)).collect();
+    let variables = registries::ASKED.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
+    Ok(Outside { proxies, roots, variables, user_home: home()? })
 }
 
 /// Returns the working directory.

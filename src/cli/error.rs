@@ -284,6 +284,9 @@ fn build_hint(error: &build::Error) -> Option<String> {
             Some("if the new one is right, `silo sync --force` pins it; else something that it fetched has changed".to_owned())
         }
         build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
+        build::Error::Ecosystem { name, .. } => {
+            Some(format!("set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"))
+        }
         build::Error::Unpack(crate::unpack::deb::Error::Digest { .. }) => {
             Some("it was removed; run the command again to fetch it anew".to_owned())
         }

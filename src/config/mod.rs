@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::amount;
 use crate::document;
 use crate::home::PROJECT_CONFIG;
-use crate::recipe::file::{self, StepEntry, check_name, check_packages, check_step, check_variables};
+use crate::recipe::file::{self, StepEntry, check_grants, check_name, check_packages, check_step, check_variables};
 
 /// A `silo.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -27,6 +27,9 @@ pub struct Settings {
     /// Where Debian packages come from instead of the machine's own apt configuration.
     #[serde(default)]
     pub mirrors: Mirrors,
+    /// Which names a package ecosystem is, by its name: what `@pypi` and its like stand for, instead of what is learned.
+    #[serde(default)]
+    pub ecosystems: BTreeMap<String, Vec<String>>,
     /// What is different about a tool, by its name.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
@@ -130,6 +133,14 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
     if let Some(age) = &settings.gc.max_age {
         amount::parse_age(age).map_err(|error| wrong(format!("gc.maxAge: {error}")))?;
     }
+    for (name, grants) in &settings.ecosystems {
+        let of = |error: file::Error| wrong(format!("ecosystems.{name}: {error}"));
+        check_name(name).map_err(of)?;
+        check_grants("names", grants).map_err(of)?;
+        if let Some(nested) = grants.iter().find(|grant| grant.starts_with('@')) {
+            return Err(wrong(format!("ecosystems.{name}: {nested} cannot stand here; list its names")));
+        }
+    }
     for (tool, over) in &settings.overrides {
         let of = |error: file::Error| wrong(format!("overrides.{tool}: {error}"));
         check_name(tool).map_err(of)?;
@@ -169,6 +180,11 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
         let merged = merge_override(overrides.remove(&tool).unwrap_or_default(), over);
         overrides.insert(tool, merged);
     }
+    let mut ecosystems = under.ecosystems;
+    for (name, grants) in over.ecosystems {
+        let merged = union(ecosystems.remove(&name).unwrap_or_default(), grants);
+        ecosystems.insert(name, merged);
+    }
     let first = |over: Vec<String>, under: Vec<String>| if over.is_empty() { under } else { over };
     Settings {
         tools: union(under.tools, over.tools),
@@ -179,6 +195,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             snapshot: over.mirrors.snapshot.or(under.mirrors.snapshot),
             snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
         },
+        ecosystems,
         overrides,
         gc: Gc {
             auto: over.gc.auto.or(under.gc.auto),

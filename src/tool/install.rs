@@ -144,6 +144,8 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         mirrors: mirrors.get_or_init(|| context.mirrors()),
         program: &context.program,
         now: context.now,
+        outside: &context.outside,
+        ecosystems: &context.settings.ecosystems,
         jobs: context.jobs,
         sink: context.sink,
         stop: context.stop,

@@ -11,6 +11,7 @@ pub mod definition;
 pub mod locking;
 
 pub mod collect;
+pub mod ecosystems;
 pub mod install;
 pub mod verify;
 
@@ -26,6 +27,7 @@ use std::sync::atomic::AtomicBool;
 
 use silo_store::layout::Store;
 
+use crate::build::network::Outside;
 use crate::config::Settings;
 use crate::event::Sink;
 use crate::fetch::mirrors::{self, Mirrors, Overrides};
@@ -60,6 +62,8 @@ pub struct Context<'a> {
     pub apt_dir: PathBuf,
     /// The way to the mirrors.
     pub transport: &'a Transport,
+    /// What the machine knows of the network.
+    pub outside: Outside,
     /// The program itself.
     pub program: PathBuf,
     /// Seconds since 1970 now.
