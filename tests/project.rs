@@ -138,6 +138,25 @@ fn a_baked_command_is_words_and_survives() {
 }
 
 #[test]
+fn a_package_of_another_ecosystem_is_baked_and_rebuilt_from_the_lock() {
+    let silo = project("");
+    let done = silo.run(["build", "--quiet", "python", "pip", "install", "requests"]);
+    if done.code != 0 && done.err.contains("pip install requests failed") {
+        return skip(&format!("PyPI cannot be reached: {}", done.err.lines().last().unwrap_or_default()));
+    }
+    assert_eq!(done.code, 0, "{done:?}");
+    let import = ["python", "-c", "import requests; print(requests.__file__)"];
+    for _ in 0..2 {
+        assert!(silo.ok(import).starts_with("/usr/local/lib/python3"));
+    }
+    let settings = read(&silo, "silo.toml");
+    assert!(settings.contains("{ run = [\"pip\", \"install\", \"requests\"], network = [\"@pypi\"], project = true }"), "{settings}");
+    let other = elsewhere(&silo);
+    assert_eq!(image(&other, &["--frozen"]), image(&silo, &[]));
+    assert!(other.ok(import).starts_with("/usr/local/lib/python3"));
+}
+
+#[test]
 fn what_the_lock_pins_is_rebuilt_alike_or_not_at_all() {
     let silo = project("[overrides.sh]\npostInstall = [{ run = \"cat data.txt > /opt/data\", project = true }]\n");
     write(&silo, "data.txt", "one\n");

@@ -42,7 +42,7 @@ pub fn learn(context: &Context<'_>, tool: &str, ecosystem: &str) -> Result<Learn
         outside: &context.outside,
         stop: context.stop,
         recipe: &found.recipe,
-        root: &image::root(context.home, installed.image),
+        root: &[image::root(context.home, installed.image)],
     };
     Ok(network::learn(&learning, ecosystem)?)
 }
