@@ -3,8 +3,9 @@
 //! The child reads the spec from its standard input and answers on its standard output; it dies with its
 //! parent, so a build that is killed leaves no step running.
 
-use std::io::{Read, Write};
-use std::path::Path;
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,7 +25,10 @@ pub const WORD: &str = "__launch";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Largest answer read: an exit or an error's text.
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+const MAX_ANSWER_BYTES: u32 = 1 << 20;
+
+/// Largest spec read: its script and environment are bounded by the kernel's limit for arguments.
+const MAX_SPEC_BYTES: u32 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,81 +47,143 @@ pub enum Circumstances {
     Other,
 }
 
-/// Launches `spec` in a new process of `program` and waits for its end, or kills it when `stop` is set.
+/// Launches `spec` in a process of `program` and waits for its end, or kills it when `stop` is set.
+///
+/// A thread that launches one step after another keeps the process that did it: it serves one launch at a time.
 pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &AtomicBool) -> Result<Exit, Error> {
     let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
-    let mut command = match circumstances {
-        Circumstances::Usual => Command::new(program),
-        Circumstances::Other => {
-            let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(program);
-            shell
-        }
+    // What serves a network, or lives in other circumstances, is not used again.
+    let reusable = circumstances == Circumstances::Usual && spec.network.is_none();
+    let idle = if reusable { IDLE.with(|idle| idle.borrow_mut().take()) } else { None };
+    let mut server = match idle.filter(|server| server.program == program) {
+        Some(server) => server,
+        None => Server::start(program, circumstances).map_err(|source| failed("starting", source))?,
     };
-    command.arg(WORD).env_clear();
-    if circumstances == Circumstances::Other {
-        command.env("TZ", "Pacific/Kiritimati").env("LC_ALL", "tr_TR.UTF-8").current_dir("/");
-    }
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(|source| failed("starting", source))?;
-    if circumstances == Circumstances::Other {
-        one_processor(&child);
-    }
     let json = spec.to_json()?;
-    if let Some(mut input) = child.stdin.take() {
-        // A child that died before it read all says so by its answer, or by having none.
-        drop(input.write_all(&json));
-    }
-    let answer = answer(&mut child, stop).map_err(|source| failed("listening to", source))?;
-    child.wait().map_err(|source| failed("waiting for", source))?;
+    let answer = server.ask(&json, stop).map_err(|source| failed("listening to", source))?;
     match serde_json::from_slice(&answer) {
-        Ok(Answer::Code(code)) => Ok(Exit::Code(code)),
-        Ok(Answer::Signal(signal)) => Ok(Exit::Signal(signal)),
-        Ok(Answer::Failed(message)) => Err(Error::Elsewhere { message }),
+        Ok(answer) => {
+            if reusable {
+                IDLE.with(|idle| *idle.borrow_mut() = Some(server));
+            }
+            match answer {
+                Answer::Code(code) => Ok(Exit::Code(code)),
+                Answer::Signal(signal) => Ok(Exit::Signal(signal)),
+                Answer::Failed(message) => Err(Error::Elsewhere { message }),
+            }
+        }
         Err(_) => Err(Error::Lost),
     }
 }
 
-/// Reads all that the child answers. The child is not waited for before, so its number is still its own when it is killed.
-fn answer(child: &mut Child, stop: &AtomicBool) -> std::io::Result<Vec<u8>> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let mut answer = Vec::new();
-    let Some(output) = child.stdout.take() else { return Ok(answer) };
-    let ended = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
-                thread::park_timeout(LOOK);
-            }
-            if let Some(pid) = pid.filter(|_| stop.load(Ordering::Relaxed)) {
-                // One that has just ended cannot be killed, and need not be.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
-        });
-        let read = output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer);
-        ended.store(true, Ordering::Relaxed);
-        watch.thread().unpark();
-        read.map(drop)
-    })?;
-    Ok(answer)
+thread_local! {
+    /// The process that served this thread's last launch. It dies with the thread, which the kernel sees to.
+    static IDLE: RefCell<Option<Server>> = const { RefCell::new(None) };
 }
 
-/// Serves one launch: the other side of [`run`].
+/// A process that serves launches, one after another.
+struct Server {
+    program: PathBuf,
+    child: Child,
+}
+
+impl Server {
+    fn start(program: &Path, circumstances: Circumstances) -> io::Result<Server> {
+        let mut command = match circumstances {
+            Circumstances::Usual => Command::new(program),
+            Circumstances::Other => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(program);
+                shell
+            }
+        };
+        command.arg(WORD).env_clear();
+        if circumstances == Circumstances::Other {
+            command.env("TZ", "Pacific/Kiritimati").env("LC_ALL", "tr_TR.UTF-8").current_dir("/");
+        }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        if circumstances == Circumstances::Other {
+            one_processor(&child);
+        }
+        Ok(Server { program: program.to_owned(), child })
+    }
+
+    /// Sends a spec and reads the answer; nothing where the process has died. It is not waited for meanwhile, so its number
+    /// is still its own when it is killed.
+    fn ask(&mut self, spec: &[u8], stop: &AtomicBool) -> io::Result<Vec<u8>> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let (Some(input), Some(output)) = (&mut self.child.stdin, &mut self.child.stdout) else { return Ok(Vec::new()) };
+        // A process that died before it read all says so by having no answer.
+        drop(write_frame(input, spec));
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                    thread::park_timeout(LOOK);
+                }
+                if let Some(pid) = pid.filter(|_| stop.load(Ordering::Relaxed)) {
+                    // One that has just ended cannot be killed, and need not be.
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            });
+            let answer = read_frame(output, MAX_ANSWER_BYTES);
+            ended.store(true, Ordering::Relaxed);
+            watch.thread().unpark();
+            Ok(answer?.unwrap_or_default())
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It ends when it is told nothing more; one that was killed has ended.
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
+}
+
+/// Serves launches until there are no more: the other side of [`run`].
 pub fn serve() -> Result<(), Error> {
     die_with_parent();
-    let mut json = Vec::new();
-    std::io::stdin().read_to_end(&mut json).map_err(|source| Error::Host { step: "reading the launch spec".to_owned(), source })?;
-    let answer = match Spec::from_json(&json).and_then(|spec| launch(&spec)) {
-        Ok(Exit::Code(code)) => Answer::Code(code),
-        Ok(Exit::Signal(signal)) => Answer::Signal(signal),
-        Err(error) => Answer::Failed(told(&error)),
+    let failed = |step: &str, source| Error::Host { step: step.to_owned(), source };
+    loop {
+        let spec = read_frame(&mut io::stdin(), MAX_SPEC_BYTES).map_err(|source| failed("reading the launch spec", source))?;
+        let Some(json) = spec else { return Ok(()) };
+        let answer = match Spec::from_json(&json).and_then(|spec| launch(&spec)) {
+            Ok(Exit::Code(code)) => Answer::Code(code),
+            Ok(Exit::Signal(signal)) => Answer::Signal(signal),
+            Err(error) => Answer::Failed(told(&error)),
+        };
+        let text = serde_json::to_vec(&answer)?;
+        write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
+    }
+}
+
+/// Writes a length of four bytes, the lowest first, and as many bytes.
+fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// Reads what [`write_frame`] wrote; nothing at the end of the stream, or where it ends within.
+fn read_frame(from: &mut impl Read, most: u32) -> io::Result<Option<Vec<u8>>> {
+    let whole = |result: io::Result<()>| match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
     };
-    let text = serde_json::to_vec(&answer)?;
-    std::io::stdout().write_all(&text).map_err(|source| Error::Host { step: "answering".to_owned(), source })
+    let mut length = [0; 4];
+    if !whole(from.read_exact(&mut length))? {
+        return Ok(None);
+    }
+    let length = u32::from_le_bytes(length);
+    if length > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than any honest one"));
+    }
+    let mut bytes = vec![0; length as usize];
+    Ok(whole(from.read_exact(&mut bytes))?.then_some(bytes))
 }
 
 /// Gives a child, which waits for its spec, only one processor.
