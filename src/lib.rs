@@ -5,6 +5,7 @@
 
 // Words.
 pub mod amount;
+pub mod causes;
 pub mod event;
 pub mod home;
 pub mod moment;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use silo_store::digest::{Digest, LayerId};
 
-use crate::ecosystem;
+use crate::{causes, ecosystem};
 
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +112,7 @@ pub enum Error {
     /// What it shares with another tool failed, and was told there.
     #[error("what it shares with another tool failed")]
     Shared,
-    /// Several failed, each for itself.
+    /// Several failed, each for itself; see [`Error::of_all`].
     #[error("{count} things failed:\n{told}", count = .0.len(), told = told(.0))]
     Several(Vec<Error>),
     /// A step made something that an image must not hold.
@@ -155,6 +155,22 @@ impl From<ecosystem::Error> for Error {
 }
 
 impl Error {
+    /// Makes one error of all that failed, of which there is at least one. A full disk fails much at once: it is told
+    /// once, and beside it only what failed for another reason.
+    pub fn of_all(errors: Vec<Error>) -> Error {
+        let (mut full, mut told): (Vec<_>, Vec<_>) = errors.into_iter().partition(|error| causes::is_full_disk(error));
+        full.truncate(1);
+        told.append(&mut full);
+        match told.pop() {
+            Some(alone) if told.is_empty() => alone,
+            Some(last) => {
+                told.push(last);
+                Error::Several(told)
+            }
+            None => Error::Shared,
+        }
+    }
+
     /// Wraps what the store said while `doing` something.
     pub fn store(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Store { doing: doing.into(), source: Box::new(source) }
@@ -163,14 +179,6 @@ impl Error {
 
 /// Tells each of several errors, with its causes.
 fn told(errors: &[Error]) -> String {
-    let one = |error: &Error| {
-        let mut text = format!("- {error}");
-        let mut cause = std::error::Error::source(error);
-        while let Some(source) = cause {
-            text.push_str(&format!(": {source}"));
-            cause = source.source();
-        }
-        text
-    };
-    errors.iter().map(one).collect::<Vec<_>>().join("\n")
+    let told: Vec<String> = errors.iter().map(|error| format!("- {}", causes::of(error).join(": "))).collect();
+    told.join("\n")
 }

@@ -342,12 +342,8 @@ fn results(shop: &Workshop<'_>, plan: &Plan, outcome: walk::Outcome<Given, Error
                 while let Some(input) = below.next(reversed) {
                     errors.extend(failed.remove(&input));
                 }
-                match errors.len() {
-                    // What another tool needs too was told there.
-                    0 => Err(Error::Shared),
-                    1 => Err(errors.remove(0)),
-                    _ => Err(Error::Several(errors)),
-                }
+                // Where nothing is left, it was told with another tool that needs it too.
+                Err(Error::of_all(errors))
             }
         });
     }

@@ -1,10 +1,9 @@
 //! Errors as a user sees them: what failed, why, what to type next, and the exit code.
 
 use std::error::Error;
-use std::io;
 use std::process::ExitCode;
 
-use crate::{build, document, fetch, insight, launch, recipe, tool};
+use crate::{build, causes, document, fetch, insight, launch, recipe, tool};
 
 /// A command that failed.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ impl Failure {
     }
 
     /// An error without anything to add.
-    pub fn other(error: impl Error) -> Failure {
-        Failure { messages: chain(&error), hint: None, code: FAILED }
+    pub fn other(error: impl Error + 'static) -> Failure {
+        Failure { messages: causes::of(&error), hint: None, code: FAILED }
     }
 
     /// Something found wrong, told as it is.
@@ -70,31 +69,14 @@ impl Failure {
         ExitCode::from(self.code)
     }
 
-    fn hinted(error: &dyn Error, hint: Option<String>) -> Failure {
-        Failure { messages: chain(error), hint: hint.or_else(|| space_hint(error)), code: FAILED }
+    fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
+        Failure { messages: causes::of(error), hint: hint.or_else(|| space_hint(error)), code: FAILED }
     }
 }
 
 /// What to do where some cause is a full disk.
-fn space_hint(error: &dyn Error) -> Option<String> {
-    let mut causes = std::iter::successors(error.source(), |error: &&(dyn Error + 'static)| (*error).source());
-    let is_full =
-        |error: &(dyn Error + 'static)| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull);
-    causes.any(is_full).then(|| "free some space, then run the same command again".to_owned())
-}
-
-/// The messages of an error and its causes; one that repeats what it wraps is told once.
-fn chain(error: &dyn Error) -> Vec<String> {
-    let mut messages: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let message = error.to_string();
-        if messages.last().is_none_or(|last| !last.ends_with(&message)) {
-            messages.push(message);
-        }
-        next = error.source();
-    }
-    messages
+fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
+    causes::is_full_disk(error).then(|| "free some space, then run the same command again".to_owned())
 }
 
 impl From<document::Error> for Failure {
@@ -290,6 +272,8 @@ fn build_hint(error: &build::Error) -> Option<String> {
         build::Error::Unpack(crate::unpack::deb::Error::Digest { .. }) => {
             Some("it was removed; run the command again to fetch it anew".to_owned())
         }
+        // The hint of the first that has one; a full disk has its own.
+        build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| space_hint(error))),
         _ => None,
     }
 }

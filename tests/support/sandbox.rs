@@ -120,8 +120,8 @@ pub fn text(output: &Output) -> String {
 }
 
 /// Waits until something is so, for ten seconds at most.
-pub fn until(what: &str, so: impl Fn() -> bool) {
-    for _ in 0..500 {
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    for _ in 0..3000 {
         if so() {
             return;
         }

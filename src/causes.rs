@@ -1,0 +1,25 @@
+//! Errors and what is below them.
+
+use std::error::Error;
+use std::io;
+
+/// Returns the messages of an error and its causes, outermost first; one that ends what wraps it is told once.
+pub fn of(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut messages: Vec<String> = Vec::new();
+    for error in chain(error) {
+        let message = error.to_string();
+        if messages.last().is_none_or(|last| !last.ends_with(&message)) {
+            messages.push(message);
+        }
+    }
+    messages
+}
+
+/// Says whether some cause is a full disk.
+pub fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull))
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+}
