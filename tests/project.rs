@@ -301,6 +301,36 @@ fn two_syncs_at_once_build_once() {
     assert_eq!(silo.ok(["sh", "-c", "cat /opt/id"]).len(), 37);
 }
 
+#[test]
+fn collecting_beside_runs_and_builds_takes_nothing_that_is_used() {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    let settings = |round: u32| format!("[overrides.sh]\npostInstall = [\"echo {round} > /opt/round\"]\n");
+    write(&silo, "silo.toml", &settings(0));
+    let _ = silo.ok(["sync", "--quiet"]);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        // One that finds a build at work says so and collects nothing; that is no failure here.
+        let collecting = scope.spawn(|| {
+            let mut done = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                done += u32::from(silo.run(["gc", "--all", "--quiet"]).code == 0);
+            }
+            done
+        });
+        for round in 1..6 {
+            assert_eq!(silo.ok(["sh", "-c", "cat /opt/round"]), format!("{}\n", round - 1));
+            write(&silo, "silo.toml", &settings(round));
+            let _ = silo.ok(["sync", "--quiet"]);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(collecting.join().expect("no panic") > 0, "nothing was ever collected");
+    });
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/round"]), "5\n");
+    assert!(silo.ok(["verify", "--all"]).contains(" 0 faults"));
+}
+
 /// How often a sync is killed at another moment; `SILO_TEST_ROUNDS` says otherwise.
 const ROUNDS: u32 = 8;
 
@@ -322,7 +352,10 @@ fn a_sync_killed_at_any_moment_loses_nothing() {
     write(&silo, "silo.toml", &settings(rounds));
     let _ = silo.ok(["sync", "--quiet"]);
     assert_eq!(silo.ok(["sh", "-c", "cat /opt/round /opt/more"]), format!("{rounds}\nmore\n"));
-    assert!(silo.ok(["verify"]).contains(" 0 faults"));
+    for flags in [&[][..], &["--all"]] {
+        let said = silo.ok(["verify"].iter().chain(flags));
+        assert!(said.contains(" 0 faults") && !said.starts_with("0 layers"), "{said}");
+    }
     let _ = silo.ok(["gc", "--all"]);
     assert_eq!(silo.ok(["sh", "-c", "cat /opt/round"]), format!("{rounds}\n"));
 }

@@ -2,17 +2,20 @@
 
 use std::process::ExitCode;
 
-use crate::tool::verify;
+use crate::tool::verify::{self, Wish};
 
 use super::context::{Globals, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Hash all that installed tools stand on, and tell what was changed
+/// Hash all that installed tools and projects stand on, and tell what was changed
 #[derive(clap::Args)]
 pub struct Args {
-    /// The tools; by default all that are installed
+    /// Only these tools
     tools: Vec<String>,
+    /// Every image and layer, whether anything needs it or not
+    #[arg(long, conflicts_with = "tools")]
+    all: bool,
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
@@ -20,7 +23,12 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let findings = setting.with(|context| verify::verify(context, &args.tools).map_err(Failure::other))?;
+    let wish = match (args.all, args.tools.as_slice()) {
+        (true, _) => Wish::All,
+        (false, []) => Wish::Used,
+        (false, tools) => Wish::Tools(tools.to_vec()),
+    };
+    let findings = setting.with(|context| verify::verify(context, &wish).map_err(Failure::other))?;
     if args.json {
         ui::json(&serde_json::json!({ "layers": findings.layers, "bytes": findings.bytes, "faults": findings.faults }))?;
     } else {

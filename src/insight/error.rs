@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use silo_store::layer::LayerError;
 
-use crate::tool::record;
+use crate::tool::{definition, record};
 use crate::{document, image};
 
 /// Why something could not be told of an image.
@@ -13,6 +13,9 @@ pub enum Error {
     /// A tool's record cannot be read.
     #[error(transparent)]
     Record(#[from] record::Error),
+    /// A project's tool cannot be told, or is not built.
+    #[error(transparent)]
+    Definition(#[from] definition::Error),
     /// An image cannot be read.
     #[error(transparent)]
     Image(#[from] image::Error),
@@ -91,7 +94,8 @@ impl Error {
             Error::Gone { tool, .. } => Some(format!("silo install {tool}")),
             Error::Layer(_) | Error::Content { .. } => Some("`silo verify` tells what is not as it was made".to_owned()),
             Error::Image(image::Error::Config { .. }) => Some("`silo verify` tells what is not as it was made".to_owned()),
-            Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File { .. } => None,
+            Error::Definition(definition::Error::NotBuilt { .. }) => Some("run `silo sync`".to_owned()),
+            Error::Definition(_) | Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File { .. } => None,
         }
     }
 }

@@ -186,7 +186,10 @@ fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
     if crate::recipe::file::check_name(word).is_err() {
         return Ok(None);
     }
-    Ok(tools(look)?.into_iter().find(|tool| tool.name == word))
+    if definition::claimed(look.view).is_ok_and(|claimed| claimed.contains(word)) {
+        return Ok(definition::image(look.view, word)?);
+    }
+    Ok(record::get(look.home, word)?)
 }
 
 /// Returns those of `ids` that begin with `word`, where it is long enough to mean one.

@@ -1,4 +1,4 @@
-//! Hashing everything that installed tools stand on, and telling what is not as it was made.
+//! Hashing everything that tools stand on, and telling what is not as it was made.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,9 @@ use crate::event::{self, Activity, Event};
 use crate::image::{self, ImageId, cold};
 
 use super::Context;
-use super::record::{self, Installed};
+use super::definition;
+use super::projects;
+use super::record;
 
 /// Why nothing could be verified.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,15 @@ pub enum Error {
     /// A tool's record cannot be read.
     #[error(transparent)]
     Record(#[from] record::Error),
+    /// A project's record cannot be read.
+    #[error(transparent)]
+    Project(#[from] projects::Error),
+    /// What a tool is cannot be told.
+    #[error(transparent)]
+    Definition(#[from] definition::Error),
+    /// The images cannot be listed.
+    #[error(transparent)]
+    Image(#[from] image::Error),
     /// A tool that is not installed.
     #[error("{0} is not installed")]
     NotInstalled(String),
@@ -40,13 +51,26 @@ pub struct Findings {
     pub faults: Vec<String>,
 }
 
-/// Verifies the tools of these names, or all.
-pub fn verify(context: &Context<'_>, names: &[String]) -> Result<Findings, Error> {
-    let tools = chosen(context, names)?;
+/// What is to be verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// What installed tools and projects stand on.
+    Used,
+    /// What these tools stand on.
+    Tools(Vec<String>),
+    /// Every image and layer, whether anything needs it or not.
+    All,
+}
+
+/// Verifies.
+pub fn verify(context: &Context<'_>, wish: &Wish) -> Result<Findings, Error> {
+    let images = chosen(context, wish)?;
     let _shared = lock::share(context.store).map_err(|source| Error::Lock(Box::new(source)))?;
     let mut findings = Findings::default();
-    let images: BTreeSet<ImageId> = tools.iter().map(|tool| tool.image).collect();
     let mut layers = BTreeSet::new();
+    if *wish == Wish::All {
+        layers.extend(layer::list(context.store).map_err(|source| Error::Lock(Box::new(source)))?);
+    }
     let mut whole = Vec::new();
     for image in &images {
         match image::get(context.home, *image) {
@@ -65,11 +89,22 @@ pub fn verify(context: &Context<'_>, names: &[String]) -> Result<Findings, Error
     Ok(findings)
 }
 
-fn chosen(context: &Context<'_>, names: &[String]) -> Result<Vec<Installed>, Error> {
-    if names.is_empty() {
-        return Ok(record::list(context.home)?);
+fn chosen(context: &Context<'_>, wish: &Wish) -> Result<BTreeSet<ImageId>, Error> {
+    match wish {
+        Wish::All => Ok(image::list(context.home)?.into_iter().collect()),
+        Wish::Used => {
+            let installed = record::list(context.home)?.into_iter().map(|tool| tool.image);
+            let projects = projects::list(context.home)?;
+            Ok(installed.chain(projects.iter().flat_map(projects::Project::images)).collect())
+        }
+        Wish::Tools(names) => {
+            let find = |name: &String| match definition::image(context.view(), name)? {
+                Some(own) => Ok(own.image),
+                None => record::get(context.home, name)?.map(|tool| tool.image).ok_or_else(|| Error::NotInstalled(name.clone())),
+            };
+            names.iter().map(find).collect()
+        }
     }
-    names.iter().map(|name| record::get(context.home, name)?.ok_or_else(|| Error::NotInstalled(name.clone()))).collect()
 }
 
 fn check_layers(context: &Context<'_>, layers: &[LayerId], findings: &mut Findings) {
