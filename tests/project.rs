@@ -30,7 +30,7 @@ fn elsewhere(silo: &Silo) -> Silo {
     // The downloads of this project too, so that no mirror is asked twice.
     silo.offer_downloads();
     other.seed_downloads();
-    for file in ["silo.toml", "silo.lock"] {
+    for file in ["silo.toml", "silo.lock"].into_iter().filter(|file| silo.project().join(file).exists()) {
         write(&other, file, &read(silo, file));
     }
     other
@@ -138,6 +138,42 @@ fn a_baked_command_is_words_and_survives() {
 }
 
 #[test]
+fn what_is_asked_for_everywhere_is_there_without_a_project() {
+    // A home of its own: it changes the user's settings.
+    let silo = elsewhere(&project(""));
+    // Only written down, then made.
+    let _ = silo.ok(["add", "--no-sync", "--step", "echo later > /opt/later", "--for", "sh"]);
+    let refused = silo.run(["sh", "-c", "cat /opt/later"]);
+    assert!(refused.code == 125 && refused.err.contains("silo sync"), "{refused:?}");
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/later"]), "later\n");
+    // In the user's own settings: outside of the project too, and in the project below what it adds.
+    let _ = silo.ok(["build", "--quiet", "--global", "--script", "echo mine > /opt/mine; echo mine > /opt/later", "sh"]);
+    let _ = silo.ok(["add", "--quiet", "--global", "--for", "sh", "--step", "echo too >> /opt/mine"]);
+    let away = silo.home().join("away");
+    fs::create_dir(&away).expect("our own home");
+    let told = done(silo.command(["sh", "-c", "cat /opt/mine /opt/later"]).current_dir(&away));
+    assert_eq!(told.out, "mine\ntoo\nmine\n", "{told:?}");
+    let refused = silo.run(["sh", "-c", "cat /opt/mine"]);
+    assert!(refused.code == 125 && refused.err.contains("silo sync"), "{refused:?}");
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/mine /opt/later"]), "mine\ntoo\nlater\n");
+}
+
+#[test]
+fn what_is_pinned_is_run_again_when_asked() {
+    let silo = project("[overrides.sh]\npostInstall = [{ run = \"cat data.txt > /opt/data\", project = true }]\n");
+    write(&silo, "data.txt", "one\n");
+    let first = image(&silo, &[]);
+    write(&silo, "data.txt", "two\n");
+    let _ = silo.ok(["build", "--quiet", "sh"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/data"]), "one\n");
+    let _ = silo.ok(["build", "--quiet", "--rerun", "sh"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/data"]), "two\n");
+    assert_ne!(image(&silo, &["--frozen"]), first);
+}
+
+#[test]
 fn a_package_of_another_ecosystem_is_baked_and_rebuilt_from_the_lock() {
     let silo = project("");
     let done = silo.run(["build", "--quiet", "python", "pip", "install", "requests"]);
@@ -163,6 +199,10 @@ fn what_the_lock_pins_is_rebuilt_alike_or_not_at_all() {
     let done = silo.fails(["sync", "--frozen"]);
     assert!(done.err.contains("has no lock for sh as it is now, and --frozen forbids making one"), "{done:?}");
     let first = image(&silo, &[]);
+    // What the same command came to in another project is not taken over.
+    let beside = project(&read(&silo, "silo.toml"));
+    write(&beside, "data.txt", "beside\n");
+    assert_ne!(image(&beside, &[]), first);
     // The same project elsewhere: the same image; with other data: an error that says so.
     let other = elsewhere(&silo);
     write(&other, "data.txt", "one\n");

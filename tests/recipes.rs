@@ -41,7 +41,7 @@ fn each_is_locked_for_what_it_asks() {
 
 #[test]
 fn the_schemas_are_those_of_the_types() {
-    for (of, file) in [("recipe", "recipe.json"), ("silo", "silo.json")] {
+    for (of, file) in [("addon", "addon.json"), ("recipe", "recipe.json"), ("silo", "silo.json")] {
         let text = crate::support::Silo::new().ok(["schema", of]);
         golden(&format!("../../docs/schema/{file}"), &text);
     }

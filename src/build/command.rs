@@ -1,7 +1,8 @@
 //! A step: a command of a recipe or a project, run on all that stands so far; what it changes becomes a layer.
 //!
 //! Without a network and without the project's files the result follows from the derivation. With either it does not, so
-//! the lock pins it: the first run says what the result is, and every later one must come to the same.
+//! the lock pins it: the first run says what the result is, and every later one must come to the same. Such a step is
+//! known by its pin alone, never by what it once came to for somebody else.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -88,7 +89,8 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     }
     let known = || match pinned {
         Some(layer) => Some(layer).filter(|layer| shop.store.has(layer)),
-        None if task.target.anew && fixed => None,
+        // What another project's files, or another day, made of the same command says nothing here.
+        None if fixed => None,
         None => realised(shop, &drv),
     };
     let make = |state: &mut State| -> Result<LayerId, Error> {

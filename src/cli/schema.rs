@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::Settings;
+use crate::recipe::addon::AddonFile;
 use crate::recipe::file::RecipeFile;
 
 use super::error::Failure;
@@ -18,6 +19,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Of {
+    /// An add-on: recipes/addons/<name>.toml
+    Addon,
     /// A recipe
     Recipe,
     /// silo.toml
@@ -26,6 +29,7 @@ enum Of {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let schema = match args.of {
+        Of::Addon => schemars::schema_for!(AddonFile),
         Of::Recipe => schemars::schema_for!(RecipeFile),
         Of::Silo => schemars::schema_for!(Settings),
     };
