@@ -14,6 +14,7 @@ use std::process::ExitCode;
 mod support;
 
 mod build;
+mod graph;
 mod start;
 mod table;
 
@@ -26,5 +27,6 @@ fn main() -> ExitCode {
     };
     let start = !wanted("start") || start::run(rounds.unwrap_or(30));
     let build = !wanted("build") || build::run(rounds.unwrap_or(3));
-    if start && build { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let graph = !wanted("graph") || graph::run(rounds.unwrap_or(5));
+    if start && build && graph { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

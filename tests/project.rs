@@ -161,6 +161,15 @@ fn what_is_asked_for_everywhere_is_there_without_a_project() {
 }
 
 #[test]
+fn steps_that_come_to_the_same_are_stacked_in_order() {
+    let silo = project(
+        "[overrides.sh]\npostInstall = [\": 1\", \": 2\", \"echo x > /opt/x\", \"echo y > /opt/x\", \"echo x > /opt/x\", \"cat /opt/x > /opt/seen\"]\n",
+    );
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(silo.ok(["sh", "-c", "cat /opt/x /opt/seen"]), "x\nx\n");
+}
+
+#[test]
 fn what_is_pinned_is_run_again_when_asked() {
     let silo = project("[overrides.sh]\npostInstall = [{ run = \"cat data.txt > /opt/data\", project = true }]\n");
     write(&silo, "data.txt", "one\n");

@@ -3,6 +3,7 @@
 //! Composing reads and merges what all layers hold, so it is done again only where the kernel cannot stack what came since:
 //! where a step took something away, and after a number of layers that still mount fast.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,8 +78,13 @@ impl Ground {
     }
 
     /// The directories to mount, the topmost first.
+    ///
+    /// A layer that several steps came to is there once, where it is topmost: the kernel refuses to stack a directory
+    /// twice, and nothing of the lower one could be seen.
     pub fn mounts(&self, shop: &Workshop<'_>) -> Vec<PathBuf> {
-        self.stacked.iter().rev().map(|(layer, _)| shop.store.tree(layer)).chain([self.tree.clone()]).collect()
+        let mut seen = BTreeSet::new();
+        let topmost = self.stacked.iter().rev().filter(|(layer, _)| seen.insert(*layer));
+        topmost.map(|(layer, _)| shop.store.tree(layer)).chain([self.tree.clone()]).collect()
     }
 
     /// The composed tree, for another one to be made of.
