@@ -119,7 +119,7 @@ pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Waits until something is so, for ten seconds at most.
+/// Waits until something is so, for a minute at most.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if so() {
