@@ -59,11 +59,20 @@ fn is_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
+/// The most ports that one grant names: each is listened at inside.
+const MAX_PORTS: u16 = 4096;
+
+/// The name by which a sandbox asks for this machine's own services; only a grant of just this name covers it.
+pub const MACHINE: &str = "host.silo.internal";
+
 /// A host or a family of hosts that may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     who: Who,
-    port: Option<u16>,
+    /// Both ends of a range, or nothing for the usual ones.
+    ports: Option<(u16, u16)>,
+    /// Whether port 443 may carry something else than TLS for the name.
+    raw: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +81,8 @@ enum Who {
     Exactly(Host),
     /// Every name below this one, which is not covered itself.
     Below(Host),
+    /// Every name.
+    All,
 }
 
 /// How a grant covers a host.
@@ -84,28 +95,33 @@ pub enum Cover {
 }
 
 impl Grant {
-    /// Reads `name`, `name:port`, `*.name` or `*.name:port`.
+    /// Reads `name`, `*.name` or `*`, each with `:port`, `:from-to` or nothing, and perhaps `/tcp` at the end.
     pub fn parse(text: &str) -> Option<Grant> {
-        let (host, port) = split_port(text)?;
-        let who = match host.strip_prefix("*.") {
-            Some(parent) => Who::Below(Host::parse(parent).filter(|parent| !parent.is_address())?),
-            None => Who::Exactly(Host::parse(host)?),
+        let (text, raw) = text.strip_suffix("/tcp").map_or((text, false), |text| (text, true));
+        let (host, ports) = split_range(text)?;
+        let who = match (host, host.strip_prefix("*.")) {
+            ("*", _) => Who::All,
+            (_, Some(parent)) => Who::Below(Host::parse(parent).filter(|parent| !parent.is_address())?),
+            (host, None) => Who::Exactly(Host::parse(host)?),
         };
-        Some(Grant { who, port })
+        Some(Grant { who, ports, raw })
     }
 
     /// Says whether and how the grant covers a host's port.
     pub fn covers(&self, host: &Host, port: u16) -> Option<Cover> {
-        let open = self.port.map_or_else(|| USUAL_PORTS.contains(&port), |own| own == port);
-        if !open {
-            return None;
-        }
+        let open = self.ports.map_or_else(|| USUAL_PORTS.contains(&port), |(from, to)| (from..=to).contains(&port));
+        self.rank(host).filter(|_| open).map(|rank| if rank == usize::MAX { Cover::Exact } else { Cover::Family })
+    }
+
+    /// How closely the grant names a host: the longer the name, the closer; nothing where it does not.
+    fn rank(&self, host: &Host) -> Option<usize> {
         match &self.who {
-            Who::Exactly(own) => (own == host).then_some(Cover::Exact),
+            Who::Exactly(own) => (own == host).then_some(usize::MAX),
             Who::Below(parent) => {
                 let below = host.0.strip_suffix(&parent.0).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
-                (below && !host.is_address()).then_some(Cover::Family)
+                (below && !host.is_address()).then_some(parent.0.len())
             }
+            Who::All => (!host.is_address()).then_some(0),
         }
     }
 
@@ -113,9 +129,82 @@ impl Grant {
     pub fn host(&self) -> Option<&Host> {
         match &self.who {
             Who::Exactly(host) => Some(host),
-            Who::Below(_) => None,
+            Who::Below(_) | Who::All => None,
         }
     }
+
+    /// The ports that it covers, as ranges.
+    pub fn ranges(&self) -> Vec<(u16, u16)> {
+        self.ports.map_or_else(|| USUAL_PORTS.map(|port| (port, port)).to_vec(), |range| vec![range])
+    }
+}
+
+/// What may be reached, and what not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What is granted.
+    pub allow: Vec<Grant>,
+    /// What is granted where it leads to a public address.
+    pub public: Vec<Grant>,
+    /// What is not, unless something granted names the host more closely; without a port, at every port.
+    pub deny: Vec<Grant>,
+}
+
+/// How something may be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// How it is covered.
+    pub cover: Cover,
+    /// Whether port 443 may carry something else than TLS for the name.
+    pub raw: bool,
+}
+
+impl Policy {
+    /// Says whether and how a host's port may be reached.
+    pub fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
+        let allowed = |grants: &[Grant], cover: Option<Cover>| {
+            let fit = |grant: &Grant| {
+                let covered = grant.covers(host, port).filter(|_| !self.is_denied(grant, host, Some(port)))?;
+                Some((cover.unwrap_or(covered), grant.raw))
+            };
+            grants.iter().filter_map(fit).max().map(|(cover, raw)| Leave { cover, raw })
+        };
+        allowed(&self.allow, None).or_else(|| allowed(&self.public, Some(Cover::Family)))
+    }
+
+    /// Returns the ports at which a host may be reached, as far as whole grants tell; none when it may not.
+    pub fn ranges(&self, host: &Host) -> Vec<(u16, u16)> {
+        let grants = self.allow.iter().chain(&self.public);
+        let open = grants.filter(|grant| grant.rank(host).is_some() && !self.is_denied(grant, host, None));
+        let mut ranges: Vec<(u16, u16)> = open.flat_map(Grant::ranges).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        ranges
+    }
+
+    /// Whether something denied names a host at least as closely as a grant does: at a port, or at all that it opens.
+    fn is_denied(&self, grant: &Grant, host: &Host, port: Option<u16>) -> bool {
+        let rank = grant.rank(host);
+        self.deny.iter().any(|deny| {
+            let here = match (deny.ports, port) {
+                (None, _) => true,
+                (Some((from, to)), Some(port)) => (from..=to).contains(&port),
+                // All that the grant opens.
+                (Some((from, to)), None) => grant.ranges().iter().all(|(first, last)| from <= *first && *last <= to),
+            };
+            here && deny.rank(host).is_some_and(|denied| Some(denied) >= rank)
+        })
+    }
+}
+
+/// Takes the port or the range of ports off a grant.
+fn split_range(text: &str) -> Option<(&str, Option<(u16, u16)>)> {
+    let Some((place, to)) = text.rsplit_once('-').filter(|(place, to)| place.contains(':') && !to.contains([':', ']', '.'])) else {
+        return split_port(text).map(|(host, port)| (host, port.map(|port| (port, port))));
+    };
+    let (host, from) = split_port(place)?;
+    let (from, to) = (from?, split_port(&format!(":{to}"))?.1?);
+    (from <= to && to - from < MAX_PORTS).then_some((host, Some((from, to))))
 }
 
 /// Spells the grant that would cover a host's port.
@@ -154,6 +243,11 @@ mod tests {
             ("*.example", "example", 443, None),
             ("*.example", "notexample", 443, None),
             ("*.example:8080", "a.example", 8080, Some(Cover::Family)),
+            ("*", "a.example", 443, Some(Cover::Family)),
+            ("*", "10.0.0.1", 443, None),
+            ("a-b.example:8000-8010", "a-b.example", 8010, Some(Cover::Exact)),
+            ("a.example:8000-8010", "a.example", 8011, None),
+            ("a.example:443/tcp", "a.example", 443, Some(Cover::Exact)),
             ("10.0.0.1:80", "10.0.0.1", 80, Some(Cover::Exact)),
             ("127.0.0.1", "127.1", 80, None),
             ("[::1]:80", "[0:0::1]", 80, Some(Cover::Exact)),
@@ -164,12 +258,60 @@ mod tests {
     }
 
     #[test]
+    fn what_is_denied_is_denied_unless_named_more_closely() {
+        let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+        let policy = Policy {
+            allow: grants(&["*", "*.b.example", "x.b.example", "a.example:22", "a.example"]),
+            public: grants(&["p.example:8080"]),
+            deny: grants(&["b.example", "*.b.example", "a.example:22", "c.example", "p.example:8081"]),
+        };
+        let host = |text: &str| Host::parse(text).expect("a host");
+        for (name, port, expect) in [
+            ("any.example", 443, Some(Cover::Family)),
+            ("b.example", 443, None),
+            ("y.b.example", 443, None),
+            ("x.b.example", 443, Some(Cover::Exact)),
+            ("a.example", 22, None),
+            ("a.example", 80, Some(Cover::Exact)),
+            ("c.example", 443, None),
+            ("p.example", 8080, Some(Cover::Family)),
+        ] {
+            assert_eq!(policy.judge(&host(name), port).map(|leave| leave.cover), expect, "{name}:{port}");
+        }
+        assert_eq!(policy.ranges(&host("c.example")), []);
+        assert_eq!(policy.ranges(&host("a.example")), [(80, 80), (443, 443)]);
+    }
+
+    #[test]
     fn what_is_no_name_is_refused() {
         let long = "a".repeat(64);
         let longer = ["abcdefghi"; 30].join(".");
         for text in [
-            "", ".", "a..b", "-a", "a b", "a/b", "a\n", "ü", "*.*.a", "*", "*.", "a:0", "a:65536", "a:", "a:+1", "[::1", "[a]", "::1",
-            "*.1", &long, &longer,
+            "",
+            ".",
+            "a..b",
+            "-a",
+            "a b",
+            "a/b",
+            "a\n",
+            "ü",
+            "*.*.a",
+            "**",
+            "*.",
+            "a:2-1",
+            "a:1-",
+            "a:1-65535",
+            "/tcp",
+            "a:0",
+            "a:65536",
+            "a:",
+            "a:+1",
+            "[::1",
+            "[a]",
+            "::1",
+            "*.1",
+            &long,
+            &longer,
         ] {
             assert_eq!(Grant::parse(text), None, "{text}");
         }

@@ -101,6 +101,11 @@ impl Home {
         self.root.join("ecosystems").join(format!("{name}.toml"))
     }
 
+    /// Where it stands what was approved of projects.
+    pub fn trust(&self) -> PathBuf {
+        self.root.join("trust")
+    }
+
     /// Unfinished work outside the store's own stages: upper directories of running steps.
     pub fn work(&self) -> PathBuf {
         self.root.join("work")

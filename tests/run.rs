@@ -102,3 +102,54 @@ fn there_is_no_network() {
     );
     assert_eq!(silo.ok(["python", "-c", &script]), "closed\nclosed\n['lo']\n");
 }
+
+#[test]
+fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
+    let silo = Silo::shared(As::Me);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+    let port = listener.local_addr().expect("it is bound").port();
+    let place = format!("host.silo.internal:{port}");
+    let ask = format!(
+        "import socket\ntry: socket.create_connection(('host.silo.internal', {port}), 60); print('open')\nexcept OSError as error: print(error)"
+    );
+    let ask = || silo.run(["python", "-c", &ask]);
+    let before = ask();
+    assert_eq!(before.out, "[Errno -2] Name or service not known\n", "{before:?}");
+    let told = "silo: host.silo.internal is not granted; `silo config network allow host.silo.internal` would grant it\n";
+    assert!(before.err.ends_with(told), "{before:?}");
+
+    // One port of it, and another is refused with the command that would grant it.
+    silo.ok(["config", "network", "allow", "host.silo.internal"]);
+    let other = ask();
+    assert_eq!(other.out, "[Errno 111] Connection refused\n", "{other:?}");
+    let told = format!("silo: {place} is not granted; `silo config network allow {place}` would grant it\n");
+    assert!(other.err.ends_with(&told), "{other:?}");
+    silo.ok(["config", "network", "remove", "host.silo.internal"]);
+    silo.ok(["config", "network", "allow", &place]);
+    assert_eq!(ask().out, "open\n");
+    assert!(silo.ok(["config", "network", "show", "python"]).starts_with(&format!("python may reach @pypi, {place}\n")));
+    silo.ok(["config", "network", "deny", "--tool", "python", &place]);
+    assert!(ask().out.contains("not known"), "denied by name as closely as it is allowed");
+    silo.ok(["config", "network", "remove", "--tool", "python", &place]);
+    assert_eq!(ask().out, "open\n");
+    assert_eq!(silo.run(["config", "network", "remove", "other.example"]).code, 1);
+    assert_eq!(silo.run(["config", "network", "allow", "a b"]).code, 2);
+
+    // What silo.toml opens by itself is asked about first; what goes away needs nobody.
+    let settings = silo.project().join("silo.toml");
+    let opened = fs::read_to_string(&settings).expect("it was written") + "\n[ecosystems]\npypi = [\"evil.example\"]\n";
+    fs::write(&settings, opened).expect("our own project");
+    let refused = ask();
+    assert!(refused.code == 125 && refused.err.contains("\n  @pypi means evil.example\n"), "{refused:?}");
+    assert!(silo.run(["trust"]).code != 0, "nobody is there to be asked");
+    assert_eq!(ask().code, 125);
+    silo.ok(["trust", "--yes"]);
+    assert_eq!(ask().out, "open\n");
+    assert!(silo.ok(["trust"]).contains("nothing that is not approved"));
+    silo.ok(["config", "network", "remove", &place]);
+    assert!(ask().out.contains("not known"));
+
+    // Everything public may be reached to learn what is needed, and this machine may not.
+    let learned = silo.run(["run", "--learn", "python", "-c", "import socket; socket.getaddrinfo('host.silo.internal', 1)"]);
+    assert!(learned.code == 1 && learned.err.contains("silo: it reached nothing that needs a grant\n"), "{learned:?}");
+}

@@ -1,17 +1,23 @@
 //! Reaching a host for a guest: the name is looked up here, and what it leads to is judged before it is dialled.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use crate::grant::{Cover, Host};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
+
+use silo_wire::Outcome;
+
+use crate::grant::{Cover, Host, MACHINE};
 
 use super::address::is_public;
 use super::proxies::{Proxies, Proxy, Unknown};
 use super::request::{MAX_HEAD_BYTES, end_of_head};
 
-/// How long all addresses of a host together may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long all addresses of a host together may take to answer; a kernel gives up after about as long.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one address may take while there are others.
 const PATIENCE_ONE: Duration = Duration::from_secs(10);
 /// The most addresses tried; a name with more has not one that is better.
@@ -22,7 +28,7 @@ const MAX_ADDRESSES: usize = 8;
 pub struct Dialled {
     /// The connection.
     pub stream: TcpStream,
-    /// The machine's proxy that it ends at, when the proxy is to be asked for the exchange.
+    /// The machine's proxy that it ends at, when the proxy is to be asked for each exchange.
     pub proxy: Option<Proxy>,
 }
 
@@ -50,20 +56,26 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the status that tells it.
-    pub fn status(&self) -> &'static str {
+    /// Returns what a program sees of it.
+    pub fn outcome(&self) -> Outcome {
         match self {
-            Error::NotPublic { .. } => "403 Forbidden",
-            Error::Connect(error) if error.kind() == io::ErrorKind::TimedOut => "504 Gateway Timeout",
-            Error::Resolve(_) | Error::Connect(_) | Error::Proxy(_) | Error::Kind(_) => "502 Bad Gateway",
+            Error::NotPublic { .. } => Outcome::Denied,
+            Error::Connect(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Outcome::Refused,
+                io::ErrorKind::TimedOut => Outcome::TimedOut,
+                _ => Outcome::Unreachable,
+            },
+            Error::Resolve(_) | Error::Proxy(_) | Error::Kind(_) => Outcome::Unreachable,
         }
     }
 }
 
-/// Reaches a host that a grant covers so; `plain` for an exchange of plain http.
-pub fn dial(host: &Host, port: u16, cover: Cover, proxies: &Proxies, plain: bool) -> Result<Dialled, Error> {
+/// Reaches a host that a grant covers so.
+pub async fn dial(host: &Host, port: u16, cover: Cover, proxies: &Proxies) -> Result<Dialled, Error> {
+    // What a proxy is asked for in another way than for a tunnel.
+    let plain = port == 80;
     let proxy = proxies.towards(host, port, plain)?;
-    let found = lookup(host, port);
+    let found = lookup(host, port).await;
     // Behind a proxy the machine itself often cannot resolve names; then it is the proxy's to judge.
     let addresses = match (found, &proxy) {
         (Ok(addresses), _) => judged(addresses, cover)?,
@@ -71,20 +83,25 @@ pub fn dial(host: &Host, port: u16, cover: Cover, proxies: &Proxies, plain: bool
         (Err(error), None) => return Err(Error::Resolve(error)),
     };
     let Some(proxy) = proxy else {
-        return Ok(Dialled { stream: connect(&addresses).map_err(Error::Connect)?, proxy: None });
+        return Ok(Dialled { stream: connect(&addresses).await.map_err(Error::Connect)?, proxy: None });
     };
-    let places = lookup(&proxy.host, proxy.port).map_err(|error| Error::Proxy(error.to_string()))?;
-    let stream = connect(&places).map_err(|error| Error::Proxy(error.to_string()))?;
+    let places = lookup(&proxy.host, proxy.port).await.map_err(|error| Error::Proxy(error.to_string()))?;
+    let mut stream = connect(&places).await.map_err(|error| Error::Proxy(error.to_string()))?;
     if plain {
         return Ok(Dialled { stream, proxy: Some(proxy) });
     }
-    tunnel(&stream, &proxy, host, port)?;
+    match timeout(PATIENCE, tunnel(&mut stream, &proxy, host, port)).await {
+        Ok(tunnelled) => tunnelled?,
+        Err(_) => return Err(Error::Connect(io::ErrorKind::TimedOut.into())),
+    }
     Ok(Dialled { stream, proxy: None })
 }
 
-fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let mut found: Vec<SocketAddr> = (host.for_resolver(), port).to_socket_addrs()?.collect();
-    found.truncate(MAX_ADDRESSES);
+async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.as_str() == MACHINE {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    let found: Vec<SocketAddr> = lookup_host((host.for_resolver(), port)).await?.take(MAX_ADDRESSES).collect();
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
 
@@ -101,36 +118,32 @@ fn judged(addresses: Vec<SocketAddr>, cover: Cover) -> Result<Vec<SocketAddr>, E
     }
 }
 
-fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let end = Instant::now() + PATIENCE;
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
-    for address in addresses {
+    for (at, address) in addresses.iter().enumerate() {
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        match TcpStream::connect_timeout(address, left.min(PATIENCE_ONE)) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+        let patience = if at + 1 == addresses.len() { left } else { left.min(PATIENCE_ONE) };
+        match timeout(patience, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
 }
 
 /// Asks the machine's proxy for a tunnel.
-fn tunnel(mut stream: &TcpStream, proxy: &Proxy, host: &Host, port: u16) -> Result<(), Error> {
+async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, host: &Host, port: u16) -> Result<(), Error> {
     let failed = |error: io::Error| Error::Proxy(error.to_string());
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let place = format!("{}:{port}", host.as_str());
     let authorization = proxy.authorization.as_ref().map_or_else(String::new, |value| format!("Proxy-Authorization: {value}\r\n"));
     let ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization}\r\n");
-    stream.write_all(ask.as_bytes()).map_err(failed)?;
+    stream.write_all(ask.as_bytes()).await.map_err(failed)?;
     let mut head = Vec::new();
     // Byte by byte: what follows the head belongs to the tunnel, and an answer is short.
     while end_of_head(&head).map_err(|error| Error::Proxy(error.to_string()))?.is_none() {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).map_err(failed)?;
-        head.push(byte[0]);
+        head.push(stream.read_u8().await.map_err(failed)?);
         debug_assert!(head.len() <= MAX_HEAD_BYTES);
     }
     let text = String::from_utf8_lossy(&head);

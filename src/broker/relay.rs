@@ -1,110 +1,131 @@
 //! Carrying bytes between two connections until both directions have ended.
 //!
-//! A direction that ends is passed on as its end alone (half-close); the other one goes on. A connection on which
-//! nothing moves in either direction for [`IDLE`] is given up, so that a guest cannot hold what it does not use.
+//! A direction that ends is passed on as its end alone (half-close); the other one goes on. How long nothing may move
+//! is not bounded: a shell or a database's client may wait for a day. What a guest holds ends with its sandbox.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::{self, ErrorKind};
+use std::time::Duration;
 
-/// How long nothing may move; servers that compute an answer for longer are rare, and clients give up before.
-pub const IDLE: Duration = Duration::from_secs(900);
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-/// Between two looks at what the other direction did.
-const LOOK: Duration = Duration::from_secs(20);
+use crate::grant::Host;
 
-/// Bytes carried at once; more makes no difference on a loopback.
-const PIECE_BYTES: usize = 64 << 10;
+use super::dial::Dialled;
+use super::hello::{self, Hello, MAX_HELLO_BYTES};
+use super::request::{self, MAX_HEAD_BYTES};
 
-/// Stack of a thread that only carries bytes; its buffer is on the heap.
-pub const STACK_BYTES: usize = 256 << 10;
+/// Bytes carried at once.
+const PIECE_BYTES: usize = 256 << 10;
+/// How long a guest may take to say what it wants, where that is judged.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a guest may still send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Anything, until it says that it is done.
-    All,
-    /// So many bytes of a body; whatever follows is not read.
-    Bytes(u64),
+/// Why a connection that was open is broken off.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A connection broke; both sides have seen it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It wants to talk to another host.
+    #[error("it asks for {0} there, which is another name")]
+    OtherName(String),
+    /// It says nothing of whom it wants to talk to.
+    #[error("{0} on port 443; \"{1}\" would grant it")]
+    Unnamed(&'static str, String),
+    /// Its request to the machine's proxy is none.
+    #[error(transparent)]
+    Request(#[from] request::Error),
+}
+
+/// Whom a connection goes to.
+pub struct Place<'a> {
+    /// The host.
+    pub host: &'a Host,
+    /// The port.
+    pub port: u16,
+    /// Whether anything goes on port 443.
+    pub raw: bool,
 }
 
 /// Carries both directions to their ends.
-pub fn relay(guest: &TcpStream, world: &TcpStream, left: Left) -> std::io::Result<()> {
-    for stream in [guest, world] {
-        stream.set_read_timeout(Some(LOOK))?;
-        stream.set_write_timeout(Some(IDLE))?;
+pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> Result<(), Error> {
+    let Dialled { stream: mut world, proxy } = dialled;
+    for stream in [&guest, &world] {
         // Small messages of a conversation must not wait for one another.
         stream.set_nodelay(true)?;
     }
-    let moved = Moved { began: Instant::now(), at_ms: AtomicU64::new(0) };
-    thread::scope(|scope| {
-        let back = || {
-            flow(world, guest, Left::All, &moved);
-            if left != Left::All {
-                // The exchange is over; nobody reads the rest of a body.
-                let _ = guest.shutdown(Shutdown::Read);
-            }
-        };
-        thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, back)?;
-        flow(guest, world, left, &moved);
-        Ok(())
-    })
-}
-
-/// When anything last moved, in either direction.
-struct Moved {
-    began: Instant,
-    at_ms: AtomicU64,
-}
-
-impl Moved {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    let mut left = None;
+    if let Some(proxy) = proxy {
+        let (head, mut rest) = head(&mut guest).await?;
+        let exchange = request::parse(&head, place.host, place.port)?;
+        let head = exchange.for_proxy(place.host, place.port, proxy.authorization.as_deref());
+        world.write_all(head.as_bytes()).await?;
+        rest.truncate(usize::try_from(exchange.body).unwrap_or(usize::MAX));
+        world.write_all(&rest).await?;
+        left = Some(exchange.body - rest.len() as u64);
+    } else if place.port == 443 && !place.raw {
+        let begin = named(&mut guest, &place).await?;
+        world.write_all(&begin).await?;
     }
-
-    fn note(&self) {
-        self.at_ms.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn is_long_ago(&self) -> bool {
-        u128::from(self.now().saturating_sub(self.at_ms.load(Ordering::Relaxed))) > IDLE.as_millis()
-    }
-}
-
-/// Carries one direction to its end, and passes the end on; where it breaks, the other one is broken off, too.
-fn flow(mut from: &TcpStream, mut to: &TcpStream, mut left: Left, moved: &Moved) {
-    let mut piece = vec![0; PIECE_BYTES];
-    let whole = loop {
-        let most = match left {
-            Left::All => piece.len(),
-            // The other side knows from the length that this is all; its connection stays open for the answer.
-            Left::Bytes(0) => return,
-            Left::Bytes(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX).min(piece.len()),
-        };
-        match from.read(&mut piece[..most]) {
-            Ok(0) => break true,
-            Ok(length) => {
-                moved.note();
-                if to.write_all(&piece[..length]).is_err() {
-                    break false;
-                }
-                moved.note();
-                if let Left::Bytes(bytes) = &mut left {
-                    *bytes -= length as u64;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && !moved.is_long_ago() => {}
-            Err(_) => break false,
+    match left {
+        None => drop(copy_bidirectional_with_sizes(&mut guest, &mut world, PIECE_BYTES, PIECE_BYTES).await?),
+        Some(bytes) => {
+            // One exchange: nobody reads what comes after the body.
+            let (from, mut to) = guest.split();
+            let (mut answer, mut ask) = world.split();
+            let mut body = from.take(bytes);
+            let sent = async { tokio::io::copy(&mut body, &mut ask).await };
+            let received = async {
+                tokio::io::copy(&mut answer, &mut to).await?;
+                to.shutdown().await
+            };
+            let (sent, received) = tokio::join!(sent, received);
+            sent?;
+            received?;
         }
-    };
-    // A connection that is gone already needs no shutting down.
-    if whole {
-        let _ = to.shutdown(Shutdown::Write);
-    } else {
-        let _ = from.shutdown(Shutdown::Both);
-        let _ = to.shutdown(Shutdown::Both);
+    }
+    Ok(())
+}
+
+/// Reads the beginning of a TLS connection, which must name the host that was connected to.
+async fn named(guest: &mut TcpStream, place: &Place<'_>) -> Result<Vec<u8>, Error> {
+    let mut begin = Vec::new();
+    loop {
+        more(guest, &mut begin, MAX_HELLO_BYTES).await?;
+        let unnamed = |what| Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str())));
+        match hello::read(&begin) {
+            Hello::Part => {}
+            Hello::Names(name) if name == *place.host => return Ok(begin),
+            Hello::Names(name) => return Err(Error::OtherName(name.as_str().to_owned())),
+            Hello::Nameless => return unnamed("it asks for no name"),
+            Hello::Other => return unnamed("it does not speak TLS"),
+        }
+    }
+}
+
+/// Reads the head of a request; returns what was read after it, too.
+async fn head(guest: &mut TcpStream) -> Result<(Vec<u8>, Vec<u8>), Error> {
+    let mut read = Vec::new();
+    loop {
+        if let Some(at) = request::end_of_head(&read)? {
+            let rest = read.split_off(at);
+            return Ok((read, rest));
+        }
+        more(guest, &mut read, MAX_HEAD_BYTES).await?;
+    }
+}
+
+async fn more(guest: &mut TcpStream, into: &mut Vec<u8>, most: usize) -> io::Result<()> {
+    let left = most.saturating_sub(into.len()).min(16 << 10);
+    let mut piece = vec![0; left];
+    match timeout(PATIENCE, guest.read(&mut piece)).await {
+        Ok(Ok(0)) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(Ok(length)) => {
+            into.extend_from_slice(&piece[..length]);
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ErrorKind::TimedOut.into()),
     }
 }

@@ -1,8 +1,8 @@
-//! The head of a request to the proxy, as a guest sends it: bytes in, data out.
+//! The head of a plain HTTP request, as a guest sends it on its way to the machine's own proxy: bytes in, data out.
 //!
-//! Two forms exist: `CONNECT name:port`, which asks for a tunnel, and `GET http://name/path`, which asks for one
-//! exchange. Whatever is not exactly one of them is refused; a guest has no claim to leniency, and two readers that
-//! differ about where a request ends are how requests are smuggled.
+//! A proxy wants whole addresses and a word of who asks, so such a request is read and written anew. Whatever is not
+//! exactly one is refused; a guest has no claim to leniency, and two readers that differ about where a request ends
+//! are how requests are smuggled.
 
 use std::fmt::Write;
 
@@ -19,26 +19,6 @@ const END: &[u8] = b"\r\n\r\n";
 /// What concerns one connection alone and is not passed on. `Host` and `Connection` are written anew.
 const OWN: [&str; 9] =
     ["host", "connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "upgrade", "transfer-encoding"];
-
-/// A request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// The host asked for.
-    pub host: Host,
-    /// The port asked for.
-    pub port: u16,
-    /// What is wanted of it.
-    pub wish: Wish,
-}
-
-/// What a request wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// A tunnel.
-    Tunnel,
-    /// One exchange.
-    Exchange(Exchange),
-}
 
 /// A plain request to be passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +42,8 @@ pub enum Error {
     /// It is longer than is read.
     #[error("the request's head is longer than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} lines")]
     Long,
-    /// The request line names no host in a way that is understood.
-    #[error("a proxy is asked with `CONNECT name:port` or with a whole http:// address")]
+    /// It asks another host than the one that was connected to.
+    #[error("the request's host is not the one that was connected to")]
     Target,
     /// A body without a length.
     #[error("a request with a body needs a content-length here")]
@@ -90,8 +70,8 @@ pub fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Reads a whole head.
-pub fn parse(head: &[u8]) -> Result<Request, Error> {
+/// Reads the whole head of a request to a host.
+pub fn parse(head: &[u8], host: &Host, port: u16) -> Result<Exchange, Error> {
     let text = std::str::from_utf8(head).map_err(|_| Error::Form)?;
     // A control character that one reader takes for a line's end and another does not is refused.
     if text.replace("\r\n", "").chars().any(|c| c.is_control() && c != '\t') {
@@ -99,40 +79,29 @@ pub fn parse(head: &[u8]) -> Result<Request, Error> {
     }
     let mut lines = text.strip_suffix("\r\n\r\n").ok_or(Error::Form)?.split("\r\n");
     let line: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-    let [method, target, "HTTP/1.1" | "HTTP/1.0"] = line[..] else { return Err(Error::Form) };
-    if method.is_empty() || !method.bytes().all(is_token) {
+    let [method, path, "HTTP/1.1" | "HTTP/1.0"] = line[..] else { return Err(Error::Form) };
+    if method.is_empty() || !method.bytes().all(is_token) || !path.starts_with('/') {
         return Err(Error::Form);
     }
     let headers: Vec<(&str, &str)> = lines.map(header).collect::<Option<_>>().ok_or(Error::Form)?;
     if headers.len() > MAX_HEADERS {
         return Err(Error::Long);
     }
-    if method == "CONNECT" {
-        let (host, port) = authority(target).ok_or(Error::Target)?;
-        return Ok(Request { host, port: port.ok_or(Error::Target)?, wish: Wish::Tunnel });
+    let named = |value: &str| authority(value).is_some_and(|(named, at)| named == *host && at.unwrap_or(80) == port);
+    if !headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).all(|(_, value)| named(value)) {
+        return Err(Error::Target);
     }
-    let rest = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")).map(|_| &target[7..]).ok_or(Error::Target)?;
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (host, port) = authority(&rest[..end]).ok_or(Error::Target)?;
-    let path = rest[end..].split('#').next().unwrap_or_default();
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let passed = headers.iter().filter(|(name, _)| !OWN.contains(&name.to_ascii_lowercase().as_str()));
-    let exchange = Exchange {
+    Ok(Exchange {
         method: method.to_owned(),
-        path,
+        path: path.to_owned(),
         headers: passed.map(|(name, value)| format!("{name}: {value}")).collect(),
         body: length(&headers)?,
-    };
-    Ok(Request { host, port: port.unwrap_or(80), wish: Wish::Exchange(exchange) })
+    })
 }
 
 impl Exchange {
-    /// Writes the head for the host itself.
-    pub fn for_host(&self, host: &Host, port: u16) -> String {
-        self.head(&self.path, host, port, None)
-    }
-
-    /// Writes the head for another proxy.
+    /// Writes the head for a proxy.
     pub fn for_proxy(&self, host: &Host, port: u16, authorization: Option<&str>) -> String {
         self.head(&format!("http://{}{}", at(host, port), self.path), host, port, authorization)
     }
@@ -189,25 +158,23 @@ fn length(headers: &[(&str, &str)]) -> Result<u64, Error> {
 mod tests {
     use super::*;
 
+    fn read(head: &str) -> Result<Exchange, Error> {
+        parse(head.as_bytes(), &Host::parse("a.example").expect("a host"), 81)
+    }
+
     fn refused(head: &str) -> Error {
-        parse(head.as_bytes()).expect_err(head)
+        read(head).expect_err(head)
     }
 
     #[test]
-    fn both_forms_are_read() {
-        let request = parse(b"CONNECT A.example.:443 HTTP/1.1\r\nHost: other\r\n\r\n").expect("a tunnel");
-        assert_eq!((request.host.as_str(), request.port, request.wish), ("a.example", 443, Wish::Tunnel));
-        let head = b"POST http://a.example:81?q=1#f HTTP/1.1\r\nHost: evil\r\nX: y\r\nProxy-Authorization: z\r\nContent-Length: 3\r\n\r\n";
-        let request = parse(head).expect("an exchange");
-        let Wish::Exchange(exchange) = request.wish else { panic!("an exchange") };
-        assert_eq!((request.host.as_str(), request.port, exchange.body), ("a.example", 81, 3));
-        let written = exchange.for_host(&request.host, request.port);
-        assert_eq!(written, "POST /?q=1 HTTP/1.1\r\nHost: a.example:81\r\nConnection: close\r\nX: y\r\nContent-Length: 3\r\n\r\n");
-        let written = exchange.for_proxy(&request.host, request.port, Some("Basic eA=="));
-        assert!(
-            written.starts_with("POST http://a.example:81/?q=1 HTTP/1.1\r\n")
-                && written.contains("\r\nProxy-Authorization: Basic eA==\r\n")
-        );
+    fn a_request_is_written_anew() {
+        let head = "POST /?q=1 HTTP/1.1\r\nHost: A.example:81\r\nX: y\r\nProxy-Authorization: z\r\nContent-Length: 3\r\n\r\n";
+        let exchange = read(head).expect("an exchange");
+        assert_eq!(exchange.body, 3);
+        let written = exchange.for_proxy(&Host::parse("a.example").expect("a host"), 81, Some("Basic eA=="));
+        let expect = "POST http://a.example:81/?q=1 HTTP/1.1\r\nHost: a.example:81\r\nConnection: close\r\nX: y\r\n\
+                      Content-Length: 3\r\nProxy-Authorization: Basic eA==\r\n\r\n";
+        assert_eq!(written, expect);
     }
 
     #[test]
@@ -215,31 +182,29 @@ mod tests {
         for head in [
             "\r\n\r\n",
             "GET\r\n\r\n",
-            "GET  http://a/ HTTP/1.1\r\n\r\n",
-            "GET http://a/ HTTP/2\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\n folded\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nA : b\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nA: b\nC: d\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nA: b\0\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
+            "GET  / HTTP/1.1\r\n\r\n",
+            "GET https://a/ HTTP/1.1\r\n\r\n",
+            "CONNECT a.example:81 HTTP/1.1\r\n\r\n",
+            "GET / HTTP/2\r\n\r\n",
+            "GET / HTTP/1.1\r\n folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nA : b\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\nC: d\r\n\r\n",
+            "GET / HTTP/1.1\r\nA: b\0\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
         ] {
             assert_eq!(refused(head), Error::Form, "{head:?}");
         }
         for head in [
-            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            "GET https://a/ HTTP/1.1\r\n\r\n",
-            "GET http://u:p@a/ HTTP/1.1\r\n\r\n",
-            "GET http:/// HTTP/1.1\r\n\r\n",
-            "CONNECT a HTTP/1.1\r\n\r\n",
-            "CONNECT a:0 HTTP/1.1\r\n\r\n",
-            "CONNECT a/b:1 HTTP/1.1\r\n\r\n",
-            "CONNECT ::1:443 HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: b.example:81\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example:81\r\nhost: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: u@a.example:81\r\n\r\n",
         ] {
             assert_eq!(refused(head), Error::Target, "{head:?}");
         }
-        assert_eq!(refused("POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Error::Length);
-        assert_eq!(refused(&format!("GET http://a/ HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101))), Error::Long);
+        assert_eq!(refused("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Error::Length);
+        assert_eq!(refused(&format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101))), Error::Long);
         assert_eq!(end_of_head(&[b'a'; MAX_HEAD_BYTES]), Err(Error::Long));
         assert_eq!(end_of_head(b"a\r\n\r\nb"), Ok(Some(5)));
         assert_eq!(end_of_head(b"a\r\n\r"), Ok(None));

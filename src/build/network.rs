@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::broker::proxies::Proxies;
 use crate::ecosystem::registries::{self, Registry};
 use crate::ecosystem::{self, Learned};
-use crate::event::Event;
-use crate::grant::Grant;
+use crate::event::{Event, Sink};
 use crate::home::Home;
-use crate::launch::spec::{Access, Dir, Identity, Learn, Limits, Mount, Network, PROXY, Root, Spec, Stdio, Upper};
+use crate::launch::spec::{Access, Asker, Dir, Identity, Learn, Limits, Mount, Network, Root, Spec, Stdio, Upper};
 use crate::launch::{self, Exit};
 use crate::recipe::Recipe;
 
@@ -31,9 +30,6 @@ const IMAGE_ROOTS: &str = "etc/ssl/certs/ca-certificates.crt";
 /// The variables by which programs are told of other roots, where they do not ask Debian's place anyway.
 const ROOTS_VARIABLES: [&str; 7] =
     ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CARGO_HTTP_CAINFO", "GIT_SSL_CAINFO"];
-
-/// The variables by which programs are told of a proxy; curl reads `http_proxy` in small letters only.
-const PROXY_VARIABLES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
 
 /// What a probe may write; a package client's cache and one small package.
 const PROBE_BYTES: u64 = 512 << 20;
@@ -55,15 +51,18 @@ pub struct Outside {
 }
 
 /// What a launch spec needs for a network.
-pub(super) struct Reach {
+pub struct Reach {
     network: Network,
     mounts: Vec<Mount>,
     env: Vec<(String, String)>,
 }
 
 impl Reach {
-    /// Lays it over a spec; a variable that a step sets itself stays.
+    /// Lays it over a spec; a variable that is set already stays.
     pub fn furnish(self, spec: &mut Spec) {
+        let resolver = self.network.file();
+        spec.files.retain(|file| file.guest != resolver.guest);
+        spec.files.push(resolver);
         spec.network = Some(self.network);
         spec.mounts.extend(self.mounts);
         for (name, value) in self.env {
@@ -77,37 +76,98 @@ pub(super) fn reach(shop: &Workshop<'_>, recipe: &Recipe, grants: &[String], roo
     if grants.is_empty() {
         return Ok(None);
     }
+    let learning = Learning { home: shop.home, program: shop.program, outside: shop.outside, stop: shop.stop, recipe, root };
     let registries = registries::read(&shop.outside.variables, &shop.outside.user_home);
     let mut network = Network { proxies: shop.outside.proxies.clone(), ..Network::default() };
     for grant in grants {
+        match grant.strip_prefix('@') {
+            None => network.allow.push(grant.clone()),
+            Some(name) => add(&mut network, &learning, shop.ecosystems, &registries, name, shop.sink)?,
+        }
+    }
+    Ok(Some(surround(shop.outside, network, &registries, root)))
+}
+
+/// What a run is to reach.
+pub struct Wish<'a> {
+    /// What is granted: names, or ecosystems such as `@pypi`.
+    pub allow: &'a [String],
+    /// What is not, the same way.
+    pub deny: &'a [String],
+    /// Which names ecosystems are by `silo.toml`.
+    pub ecosystems: &'a BTreeMap<String, Vec<String>>,
+    /// Where what was reached is noted, when everything is open to be learned.
+    pub learn: Option<PathBuf>,
+    /// Whether an ecosystem that nobody has learned yet is learned now; it takes a moment, and a network.
+    pub ask: bool,
+}
+
+/// Finds out what a run sees. An ecosystem that cannot be learned is told and left out: the run may not need it.
+pub fn for_run(learning: &Learning<'_>, wish: Wish<'_>, sink: Sink<'_>) -> Reach {
+    let registries = registries::read(&learning.outside.variables, &learning.outside.user_home);
+    let mut network = Network {
+        proxies: learning.outside.proxies.clone(),
+        asker: Asker::Run,
+        learn: wish.learn.map(|into| Learn { into }),
+        ..Network::default()
+    };
+    for grant in wish.allow {
         let Some(name) = grant.strip_prefix('@') else {
             network.allow.push(grant.clone());
             continue;
         };
-        if let Some(names) = shop.ecosystems.get(name) {
-            network.allow.extend_from_slice(names);
+        if !wish.ask && !wish.ecosystems.contains_key(name) && !ecosystem::get(learning.home, name).is_ok_and(|learned| learned.is_some()) {
+            sink(Event::Note { text: format!("@{name} is not known here yet; `silo config network learn @{name}` asks its client") });
             continue;
         }
-        network.allow.extend(of(name, &registries).flat_map(Registry::grants));
-        let settings = settings(name, &registries);
-        let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let learned = match ecosystem::get(shop.home, name)?.filter(|learned| learned.settings == settings) {
-            Some(learned) => learned,
-            None => {
-                let learning = Learning { home: shop.home, program: shop.program, outside: shop.outside, stop: shop.stop, recipe, root };
-                let learned = probe(&learning, name)?;
-                let text = format!(
-                    "@{name} is {}, as its client shows; kept in {}",
-                    learned.names.join(", "),
-                    shop.home.ecosystem(name).display()
-                );
-                (shop.sink)(Event::Note { text });
-                learned
-            }
-        };
-        network.public.extend(learned.names);
+        if let Err(error) = add(&mut network, learning, wish.ecosystems, &registries, name, sink) {
+            let why = crate::causes::of(&error).into_iter().next().unwrap_or_default();
+            let why = why.lines().next().unwrap_or_default();
+            sink(Event::Note { text: format!("@{name} is not reached: {why}") });
+        }
     }
-    Ok(Some(surround(shop.outside, network, &registries, root)))
+    for grant in wish.deny {
+        match grant.strip_prefix('@') {
+            None => network.deny.push(grant.clone()),
+            // What was never learned was never granted.
+            Some(name) => {
+                let learned = ecosystem::get(learning.home, name).ok().flatten().unwrap_or_default();
+                let own = of(name, &registries).flat_map(Registry::grants);
+                network.deny.extend(wish.ecosystems.get(name).cloned().unwrap_or(learned.names).into_iter().chain(own));
+            }
+        }
+    }
+    surround(learning.outside, network, &registries, learning.root)
+}
+
+/// Adds what an ecosystem is to a network; learns it where nobody has yet.
+fn add(
+    network: &mut Network,
+    learning: &Learning<'_>,
+    known: &BTreeMap<String, Vec<String>>,
+    registries: &[Registry],
+    name: &str,
+    sink: Sink<'_>,
+) -> Result<(), Error> {
+    if let Some(names) = known.get(name) {
+        network.allow.extend_from_slice(names);
+        return Ok(());
+    }
+    network.allow.extend(of(name, registries).flat_map(Registry::grants));
+    let settings = settings(name, registries);
+    let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let learned = match ecosystem::get(learning.home, name)?.filter(|learned| learned.settings == settings) {
+        Some(learned) => learned,
+        None => {
+            let learned = probe(learning, name)?;
+            let file = learning.home.ecosystem(name);
+            let text = format!("@{name} is {}, as its client shows; kept in {}", learned.names.join(", "), file.display());
+            sink(Event::Note { text });
+            learned
+        }
+    };
+    network.public.extend(learned.names);
+    Ok(())
 }
 
 /// The settings of one ecosystem's clients.
@@ -121,15 +181,7 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
 
 /// Adds to a network what makes programs use it as the machine's own would.
 fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> Reach {
-    let (address, port) = PROXY;
-    let mut env: Vec<(String, String)> =
-        PROXY_VARIABLES.iter().map(|name| ((*name).to_owned(), format!("http://{address}:{port}"))).collect();
-    let asks_for_loopback = |text: &String| Grant::parse(text).is_some_and(|grant| grant.host().is_some_and(|host| host.is_loopback()));
-    if !network.allow.iter().any(asks_for_loopback) {
-        // What a program serves to itself.
-        env.extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), "localhost,127.0.0.1,::1".to_owned())));
-    }
-    env.extend(registries.iter().map(|registry| (registry.variable.to_owned(), registry.value.clone())));
+    let mut env: Vec<(String, String)> = registries.iter().map(|registry| (registry.variable.to_owned(), registry.value.clone())).collect();
     let mut mounts = Vec::new();
     if let Some(host) = outside.roots.iter().find(|path| path.is_file())
         && fs::read(host).ok() != root.iter().find_map(|tree| fs::read(tree.join(IMAGE_ROOTS)).ok())

@@ -104,6 +104,24 @@ impl From<insight::error::Error> for Failure {
     }
 }
 
+impl From<tool::trust::Error> for Failure {
+    fn from(error: tool::trust::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+impl From<crate::ecosystem::Error> for Failure {
+    fn from(error: crate::ecosystem::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
+impl From<tool::ecosystems::Error> for Failure {
+    fn from(error: tool::ecosystems::Error) -> Failure {
+        Failure::other(error)
+    }
+}
+
 impl From<tool::projects::Error> for Failure {
     fn from(error: tool::projects::Error) -> Failure {
         Failure::other(error)

@@ -14,6 +14,7 @@ mod add;
 mod build;
 mod cache;
 mod completions;
+mod config;
 mod debug;
 mod diff;
 mod doctor;
@@ -32,6 +33,7 @@ mod schema;
 mod shell;
 mod step;
 mod sync;
+mod trust;
 mod uninstall;
 mod update;
 mod verify;
@@ -78,6 +80,8 @@ enum Command {
     Lock(lock::Args),
     Outdated(update::OutdatedArgs),
     Upgrade(update::UpgradeArgs),
+    Config(config::Args),
+    Trust(trust::Args),
     Doctor(doctor::Args),
     Verify(verify::Args),
     Why(why::Args),
@@ -151,6 +155,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Outdated(args) => update::run_outdated(globals, &args),
         Command::Upgrade(args) => update::run_upgrade(globals, &args),
         Command::Lock(args) => lock::run(globals, &args),
+        Command::Config(args) => config::run(globals, &args),
+        Command::Trust(args) => trust::run(globals, &args),
         Command::Doctor(args) => doctor::run(globals, &args),
         Command::Verify(args) => verify::run(globals, &args),
         Command::Why(args) => why::run(globals, &args),

@@ -7,11 +7,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use silo_store::lock::{self, Pin};
 
+use crate::build::network::{self, Learning};
+use crate::ecosystem;
 use crate::event::Event;
 use crate::home::RECIPES;
 use crate::image::{self, cold};
 use crate::launch;
-use crate::recipe::catalog;
+use crate::recipe::catalog::{self, Places};
 use crate::recipe::file::check_name;
 use crate::run::{self, Accounts, Wish};
 use crate::tool::definition;
@@ -22,7 +24,8 @@ use super::cache::RESTORE;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
-use super::ui::Ui;
+use super::trust;
+use super::ui::{self, Ui};
 
 /// What of the host a run may see.
 #[derive(clap::Args, Default)]
@@ -36,6 +39,9 @@ pub struct Visible {
     /// Show the project although it holds your home directory, keys or the whole machine
     #[arg(long)]
     expose: bool,
+    /// Let the tool reach every name with a public address, and say afterwards which it needed
+    #[arg(long)]
+    learn: bool,
 }
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
@@ -91,14 +97,24 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
         argv = vec![program];
     }
     argv.extend(rest);
+    if !args.visible.no_project {
+        trust::require(&setting, &tool.name)?;
+    }
     let _in_use = in_use(globals, &setting, &tool)?;
+    let learning = args.visible.learn.then(Lesson::begin).transpose()?;
+    let own = !args.visible.no_project;
     let project = project(&setting, args.visible)?;
-    let spec = spec(&setting, &tool, project.as_deref(), argv)?;
+    let mut spec = spec(&setting, &tool, project.as_deref(), argv)?;
+    furnish(&setting, &tool, own, learning.as_ref(), &mut spec)?;
     image::touch(&setting.home, tool.image);
     if let Some(project) = &project {
         projects::touch(&setting.home, project);
     }
-    match launch::launch(&spec) {
+    let done = launch::launch(&spec);
+    if let Some(lesson) = learning {
+        lesson.tell()?;
+    }
+    match done {
         Ok(exit) => Ok(ExitCode::from(exit.code())),
         Err(error) => {
             let code = error.code();
@@ -109,6 +125,61 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
                 None => failure,
             })
         }
+    }
+}
+
+/// Adds the network to what a run sees: what its recipe and the settings grant, of which the project's own count if `own`.
+fn furnish(setting: &Setting, tool: &Installed, own: bool, lesson: Option<&Lesson>, spec: &mut launch::spec::Spec) -> Result<(), Failure> {
+    let places = Places { user: setting.places.user.clone(), project: setting.places.project.clone().filter(|_| own) };
+    // A tool whose recipe is gone runs without.
+    let Ok(found) = catalog::find(&places, &tool.name) else { return Ok(()) };
+    let settings = if own { &setting.settings } else { &setting.user_settings };
+    let granted = settings.network(&tool.name, &found.recipe.run.network);
+    let root = [image::root(&setting.home, tool.image)];
+    let reach = setting.look(|context| {
+        let learning = Learning {
+            home: context.home,
+            program: &context.program,
+            outside: &context.outside,
+            stop: context.stop,
+            recipe: &found.recipe,
+            root: &root,
+        };
+        let wish = network::Wish {
+            allow: &granted.allow,
+            deny: &granted.deny,
+            ecosystems: &settings.ecosystems,
+            learn: lesson.map(|lesson| lesson.notes.path().to_owned()),
+            ask: false,
+        };
+        Ok(network::for_run(&learning, wish, context.sink))
+    })?;
+    reach.furnish(spec);
+    Ok(())
+}
+
+/// What a run is found to need of the network.
+struct Lesson {
+    notes: tempfile::NamedTempFile,
+}
+
+impl Lesson {
+    fn begin() -> Result<Lesson, Failure> {
+        Ok(Lesson { notes: tempfile::NamedTempFile::new().map_err(Failure::other)? })
+    }
+
+    fn tell(self) -> Result<(), Failure> {
+        let names = ecosystem::noted(self.notes.path())?;
+        if names.is_empty() {
+            ui::note("it reached nothing that needs a grant");
+        } else {
+            // What a grant without a port covers needs none.
+            let short = |name: &String| name.strip_suffix(":443").or_else(|| name.strip_suffix(":80")).unwrap_or(name).to_owned();
+            let names: std::collections::BTreeSet<String> = names.iter().map(short).collect();
+            let names: Vec<String> = names.into_iter().collect();
+            ui::note(&format!("it reached {}\n  try: silo config network allow {}", names.join(", "), names.join(" ")));
+        }
+        Ok(())
     }
 }
 

@@ -99,6 +99,58 @@ impl Document {
         Ok(removed)
     }
 
+    /// Adds a name to what may be reached (`allow`) or not (`deny`), by a tool or by all; says whether it was not there.
+    pub fn add_grant(&mut self, tool: Option<&str>, key: &str, grant: &str) -> Result<bool, Error> {
+        push(self.grants(tool, key)?, grant)
+    }
+
+    /// Takes a name out of what may be reached and what not, by a tool or by all; says whether it was there.
+    pub fn remove_grant(&mut self, tool: Option<&str>, grant: &str) -> Result<bool, Error> {
+        let mut removed = 0;
+        for key in ["allow", "deny"] {
+            removed += remove(self.grants(tool, key)?, |value| value.as_str() == Some(grant));
+            if self.grants(tool, key)?.is_empty() {
+                self.network(tool)?.remove(key);
+            }
+        }
+        if self.network(tool)?.is_empty() {
+            let table = match tool {
+                Some(tool) => self.over(tool)?,
+                None => self.toml.as_table_mut(),
+            };
+            table.remove("network");
+        }
+        if let Some(tool) = tool {
+            self.prune(tool);
+        }
+        Ok(removed > 0)
+    }
+
+    fn grants(&mut self, tool: Option<&str>, key: &str) -> Result<&mut Array, Error> {
+        let item = self.network(tool)?.entry(key).or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        list(item, &format!("network.{key}"))
+    }
+
+    /// The table of what a tool, or every tool, may reach, made where there is none.
+    fn network(&mut self, tool: Option<&str>) -> Result<&mut Table, Error> {
+        let table = match tool {
+            Some(tool) => {
+                let over = self.over(tool)?;
+                // A table that holds only another one needs no line of its own.
+                if over.is_empty() {
+                    over.set_implicit(true);
+                }
+                over
+            }
+            None => self.toml.as_table_mut(),
+        };
+        let network = table.entry("network").or_insert_with(|| Item::Table(Table::new()));
+        if let Some(inline) = network.as_inline_table() {
+            *network = Item::Table(inline.clone().into_table());
+        }
+        network.as_table_mut().ok_or_else(|| Error::Kind { key: "network".to_owned(), kind: "a table" })
+    }
+
     fn list(&mut self, tool: &str, key: &str) -> Result<&mut Array, Error> {
         let item = self.over(tool)?.entry(key).or_insert_with(|| Item::Value(Value::Array(Array::new())));
         list(item, &format!("overrides.{tool}.{key}"))
@@ -257,6 +309,20 @@ mod tests {
         assert_eq!(document.text(), "# mine\n");
         document.claim("python").expect("a list");
         assert_eq!(document.text(), "# mine\n\ntools = [\"python\"]\n");
+    }
+
+    #[test]
+    fn grants_come_and_go() {
+        let mut document = Document::parse("# mine\ntools = [\"a\"]\n").expect("TOML");
+        assert_eq!(document.add_grant(None, "allow", "b.example"), Ok(true));
+        assert_eq!(document.add_grant(None, "allow", "b.example"), Ok(false));
+        assert_eq!(document.add_grant(Some("t"), "deny", "c.example:22"), Ok(true));
+        let text = "# mine\ntools = [\"a\"]\n\n[network]\nallow = [\"b.example\"]\n\n[overrides.t.network]\ndeny = [\"c.example:22\"]\n";
+        assert_eq!(document.text(), text);
+        assert_eq!(document.remove_grant(Some("t"), "c.example:22"), Ok(true));
+        assert_eq!(document.remove_grant(None, "x"), Ok(false));
+        assert_eq!(document.remove_grant(None, "b.example"), Ok(true));
+        assert_eq!(document.text(), "# mine\ntools = [\"a\"]\n");
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct Settings {
     /// Where Debian packages come from instead of the machine's own apt configuration.
     #[serde(default)]
     pub mirrors: Mirrors,
+    /// What every tool may reach.
+    #[serde(default)]
+    pub network: Network,
     /// Which names a package ecosystem is, by its name: what `@pypi` and its like stand for, instead of what is learned.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, Vec<String>>,
@@ -36,6 +39,21 @@ pub struct Settings {
     /// Collecting what nothing needs, by itself.
     #[serde(default)]
     pub gc: Gc,
+}
+
+/// What may be reached: names as [`Grant`](crate::grant::Grant) has them, or ecosystems such as `@pypi`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Network {
+    /// What may be reached: `name`, `name:port`, `name:from-to`, `*.name`, `*`, or an ecosystem such as `@pypi`.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// What may not, unless something allowed names it more closely; without a port, at every port.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// Whether what the recipe and less specific settings allow counts no more.
+    #[serde(default)]
+    pub reset: bool,
 }
 
 /// When what nothing needs is collected without being asked for: at most once a day, after an install.
@@ -87,6 +105,9 @@ pub struct Override {
     /// Environment variables handed in where set.
     #[serde(default)]
     pub pass_env: Vec<String>,
+    /// What the tool may reach, besides what every tool may.
+    #[serde(default)]
+    pub network: Network,
     /// Directory that a run starts in; by default where the user is.
     pub workdir: Option<String>,
     /// Processors that a run may use at once.
@@ -108,6 +129,12 @@ impl Settings {
     pub fn claims(&self) -> BTreeSet<String> {
         let shaped = self.overrides.iter().filter(|(_, over)| over.shapes_image()).map(|(tool, _)| tool);
         self.tools.iter().chain(shaped).cloned().collect()
+    }
+
+    /// Returns what a tool may reach, of which its recipe grants some.
+    pub fn network(&self, tool: &str, recipe: &[String]) -> Network {
+        let under = merge_network(Network { allow: recipe.to_vec(), ..Network::default() }, self.network.clone());
+        merge_network(under, self.overrides.get(tool).map(|over| over.network.clone()).unwrap_or_default())
     }
 }
 
@@ -133,6 +160,7 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
     if let Some(age) = &settings.gc.max_age {
         amount::parse_age(age).map_err(|error| wrong(format!("gc.maxAge: {error}")))?;
     }
+    check_network(&settings.network).map_err(|error| wrong(error.to_string()))?;
     for (name, grants) in &settings.ecosystems {
         let of = |error: file::Error| wrong(format!("ecosystems.{name}: {error}"));
         check_name(name).map_err(of)?;
@@ -155,6 +183,7 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
             let version = over.version.as_deref().unwrap_or_default();
             return Err(wrong(format!("overrides.{tool}.version: \"{version}\" is not a version")));
         }
+        check_network(&over.network).map_err(of)?;
         check_variables("env", over.env.keys()).map_err(of)?;
         check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
         if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
@@ -165,6 +194,11 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
         }
     }
     Ok(settings)
+}
+
+fn check_network(network: &Network) -> Result<(), file::Error> {
+    check_grants("network.allow", &network.allow)?;
+    check_grants("network.deny", &network.deny)
 }
 
 /// Says whether a text can be a version or the beginning of one.
@@ -185,6 +219,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
         let merged = union(ecosystems.remove(&name).unwrap_or_default(), grants);
         ecosystems.insert(name, merged);
     }
+    let network = merge_network(under.network, over.network);
     let first = |over: Vec<String>, under: Vec<String>| if over.is_empty() { under } else { over };
     Settings {
         tools: union(under.tools, over.tools),
@@ -195,6 +230,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             snapshot: over.mirrors.snapshot.or(under.mirrors.snapshot),
             snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
         },
+        network,
         ecosystems,
         overrides,
         gc: Gc {
@@ -216,9 +252,19 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         post_install,
         env: under.env,
         pass_env: union(under.pass_env, over.pass_env),
+        network: merge_network(under.network, over.network),
         workdir: over.workdir.or(under.workdir),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
+    }
+}
+
+/// What is denied stays denied, whoever lays what over it.
+fn merge_network(under: Network, over: Network) -> Network {
+    Network {
+        allow: if over.reset { over.allow } else { union(under.allow, over.allow) },
+        deny: union(under.deny, over.deny),
+        reset: under.reset || over.reset,
     }
 }
 
@@ -248,6 +294,12 @@ mod tests {
         let user = parse(
             "passEnv = [\"A\"]\n[mirrors]\ndebian = [\"/a\"]\nsnapshot = \"/s\"\n[overrides.python]\nmemoryMB = 1\nenv = { X = \"1\", Y = \"1\" }",
         );
+        let networks = merge(
+            parse("[network]\nallow = [\"a\"]\ndeny = [\"x\"]\n[overrides.t.network]\nallow = [\"b\"]"),
+            parse("[network]\nallow = [\"c\"]\nreset = true\n[overrides.u.network]\nreset = true"),
+        );
+        assert_eq!(networks.network("t", &["r".to_owned()]).allow, ["c", "b"]);
+        assert_eq!(networks.network("u", &["r".to_owned()]), Network { allow: vec![], deny: vec!["x".to_owned()], reset: true });
         let project = parse("passEnv = [\"B\", \"A\"]\n[mirrors]\ndebian = [\"/b\"]\n[overrides.python]\nenv = { Y = \"2\" }");
         let merged = merge(user, project);
         assert_eq!(merged.pass_env, ["A", "B"]);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::proxies::Proxies;
-use crate::grant::Grant;
+use crate::grant::{Grant, Policy};
 
 use super::error::Error;
 
@@ -187,22 +187,39 @@ pub struct Limits {
     pub cpu_thousandths: Option<u64>,
 }
 
-/// What a program may reach: it asks a proxy at [`PROXY`] on its own loopback, which Silo answers from outside.
+/// What a program may reach, by name: it asks a resolver inside, and Silo dials from outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// What is granted: `name`, `name:port`, `*.name`. A host granted by its own name may be of the host's own network.
+    /// What is granted, as [`Grant`] has it. A host granted by its own name may be of the host's own network.
     #[serde(default)]
     pub allow: Vec<String>,
     /// The same, for public addresses alone.
     #[serde(default)]
     pub public: Vec<String>,
+    /// What is not, unless something granted names it more closely.
+    #[serde(default)]
+    pub deny: Vec<String>,
     /// Grants every name with a public address, and notes each `name:port` that was reached in this host file.
     #[serde(default)]
     pub learn: Option<Learn>,
     /// The machine's own proxies.
     #[serde(default)]
     pub proxies: Proxies,
+    /// Where a grant would be written.
+    #[serde(default)]
+    pub asker: Asker,
+}
+
+/// On whose behalf a program asks; it says where a grant that it lacks would be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asker {
+    /// A step of a build: in its recipe.
+    #[default]
+    Step,
+    /// A run: in silo.toml.
+    Run,
 }
 
 /// Where what is learned goes.
@@ -214,12 +231,19 @@ pub struct Learn {
     pub into: PathBuf,
 }
 
-/// Where the proxy is, inside: the usual port of one, which a program is least likely to want for itself.
-pub const PROXY: (&str, u16) = ("127.0.0.1", 3128);
-
 impl Network {
-    /// Reads grants.
-    pub fn grants(&self, list: &[String]) -> Result<Vec<Grant>, Error> {
+    /// Reads what may be reached.
+    pub fn policy(&self) -> Result<Policy, Error> {
+        Ok(Policy { allow: self.grants(&self.allow)?, public: self.grants(&self.public)?, deny: self.grants(&self.deny)? })
+    }
+
+    /// The file that leads programs to the resolver inside.
+    pub fn file(&self) -> File {
+        let text = format!("nameserver {}\n", silo_wire::RESOLVER);
+        File { guest: "/etc/resolv.conf".into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }
+    }
+
+    fn grants(&self, list: &[String]) -> Result<Vec<Grant>, Error> {
         let read = |text: &String| Grant::parse(text).ok_or_else(|| Error::Spec { reason: format!("{text:?} is not a grant") });
         list.iter().map(read).collect()
     }
@@ -273,8 +297,7 @@ impl Spec {
             }
         }
         if let Some(network) = &self.network {
-            network.grants(&network.allow)?;
-            network.grants(&network.public)?;
+            network.policy()?;
         }
         Ok(())
     }

@@ -100,6 +100,8 @@ pub enum Command {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NetworkTable {
+    /// What the tool may reach when it is run: names, or ecosystems such as `@pypi`.
+    pub allow: Option<Vec<String>>,
     /// What commands given to `silo build` may reach, unless they say otherwise.
     pub install_allow: Option<Vec<String>>,
 }
@@ -178,7 +180,10 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         description: over.description.or(under.description),
         debian,
         steps: over.steps.or(under.steps),
-        network: NetworkTable { install_allow: over.network.install_allow.or(under.network.install_allow) },
+        network: NetworkTable {
+            allow: over.network.allow.or(under.network.allow),
+            install_allow: over.network.install_allow.or(under.network.install_allow),
+        },
         ecosystems,
         command: over.command.or(under.command),
         shims: over.shims.or(under.shims),
@@ -233,6 +238,8 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_variables("env", file.env.keys())?;
     check_variables("passEnv", pass_env.iter())?;
     let steps = file.steps.unwrap_or_default().into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
+    let allow = file.network.allow.unwrap_or_default();
+    check_grants("network.allow", &allow)?;
     let install_allow = file.network.install_allow.unwrap_or_default();
     check_grants("network.installAllow", &install_allow)?;
     let mut ecosystems = BTreeMap::new();
@@ -247,7 +254,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         steps,
         install_allow: sorted(install_allow),
         ecosystems,
-        run: Run { command, shims, env: file.env, pass_env, cpus: file.cpus, memory_mb: file.memory_mb },
+        run: Run { command, shims, env: file.env, pass_env, network: sorted(allow), cpus: file.cpus, memory_mb: file.memory_mb },
     })
 }
 

@@ -97,6 +97,8 @@ pub struct Run {
     pub env: BTreeMap<String, String>,
     /// Environment variables of the caller that are handed in where set.
     pub pass_env: Vec<String>,
+    /// What it may reach: names, or ecosystems such as `@pypi`; sorted.
+    pub network: Vec<String>,
     /// Processors that a run may use at once, where limited.
     pub cpus: Option<u32>,
     /// Memory that a run may use in MiB, where limited.

@@ -6,6 +6,7 @@ pub mod settings_file;
 
 pub mod keep;
 pub mod relock;
+pub mod trust;
 
 pub mod definition;
 pub mod locking;

@@ -184,9 +184,11 @@ impl Silo {
         self.copy_in(&pool("downloads"), "downloads");
     }
 
-    /// Uses the locks that had to be made anew in this run, because mirrors drop superseded packages.
+    /// Uses the locks that had to be made anew in this run, because mirrors drop superseded packages, and the ecosystems
+    /// that were learned.
     pub fn seed_locks(&self) {
         self.copy_in(&pool("recipe-locks"), "recipe-locks");
+        self.copy_in(&pool("ecosystems"), "ecosystems");
     }
 
     fn copy_in(&self, from: &Path, below: &str) {
@@ -203,7 +205,7 @@ impl Silo {
 
     /// Offers what this silo has fetched and locked to other tests.
     pub fn offer_downloads(&self) {
-        for of in ["downloads", "recipe-locks"] {
+        for of in ["downloads", "recipe-locks", "ecosystems"] {
             let pool = pool(of);
             fs::create_dir_all(&pool).expect("a directory for the pool");
             for entry in fs::read_dir(self.path(of)).into_iter().flatten().flatten() {

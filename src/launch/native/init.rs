@@ -4,17 +4,18 @@
 //! from: its copy of the host's arguments and environment is overwritten first, and it is
 //! undumpable, so that nothing of `/proc/1` but names and numbers can be read.
 //!
+//! Where there is a network, a second copy becomes its agent, before the program starts.
+//!
 //! When PID 1 ends, the kernel kills everything in its namespace. It ends when the program does,
 //! when the host side of its socket closes, and (by the parent-death signal) when silo is killed.
 
 use std::convert::Infallible;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpair};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
     set_parent_process_death_signal, setsid, umask, wait,
@@ -23,11 +24,13 @@ use rustix::system::{setdomainname, sethostname};
 use rustix::termios::{OptionalActions, tcsetattr, tcsetwinsize};
 use rustix::thread::{set_name, set_no_new_privs};
 
+use silo_init::agent::Agent;
+
 use super::failure::{During, Failure};
 use super::plan::{Plan, Streams};
 use super::wire::{self, Report, Scope};
-use super::{calls, device, identity, limits, outlet, owner, program, root, sys};
-use crate::launch::spec::{Identity, PROXY, Spec};
+use super::{calls, device, identity, limits, owner, program, root, sys};
+use crate::launch::spec::{Identity, Spec};
 
 /// Makes the sandbox around this new process and runs the program in it; never returns.
 pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
@@ -50,7 +53,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     identity::map(spec.identity, plan.uid, plan.gid)?;
     umask(Mode::empty());
     isolate(spec)?;
-    listener(spec, socket)?;
+    let network = network(plan, socket)?;
     let no_files = root::enter(spec)?;
     limits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
@@ -60,6 +63,9 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("shielding PID 1")?;
     set_no_new_privs(true).during("giving up new privileges")?;
     identity::confine()?;
+    if let Some((agent, channel)) = network {
+        start_agent(agent, &channel)?;
+    }
     match spec.identity {
         Identity::Caller => start_caller(spec, plan, socket, terminal),
         Identity::Root => start_root(spec, plan, socket, terminal),
@@ -133,15 +139,32 @@ fn isolate(spec: &Spec) -> Result<(), Failure> {
     }
 }
 
-/// Hands out a listener of this network namespace, if the network is to be served on one.
-fn listener(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
-    if spec.network.is_none() {
+/// Makes this network namespace lead to names, if there is a network, and hands out the way to its agent.
+fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<(Agent, OwnedFd)>, Failure> {
+    let Some(literals) = &plan.literals else { return Ok(None) };
+    let step = "opening the way to the network";
+    let (host, ours) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
+    let agent = Agent::prepare(literals).during(step)?;
+    wire::report(socket, &Report::Channel(host)).during(step)?;
+    Ok(Some((agent, ours)))
+}
+
+/// Starts the agent of the network, which may do less than PID 1 and nothing that the program may not.
+fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<(), Failure> {
+    if sys::fork().during("starting the network's agent")?.is_some() {
         return Ok(());
     }
-    let step = "opening the way to the network";
-    let listener = TcpListener::bind(PROXY).during(step)?;
-    listen(&listener, outlet::WAITING).during(step)?;
-    wire::report(socket, &Report::Listener(listener.into())).during(step)
+    let serve = || -> Result<(), Failure> {
+        let step = "starting the network's agent";
+        set_name(c"silo-agent").during(step)?;
+        sys::close_range(0, 2).during(step)?;
+        identity::drop_capabilities_of_agent()?;
+        sys::filter(&calls::filter(Identity::Caller)).during(step)?;
+        agent.serve(channel).during(step)
+    };
+    // A sandbox without its agent has no network, and its program finds out; there is nobody else to tell.
+    let _ = serve();
+    sys::exit(0)
 }
 
 /// Opens the program's terminal, if it is to have one, and hands the other end to the host.

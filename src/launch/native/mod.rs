@@ -7,6 +7,7 @@
 
 mod calls;
 mod cgroup;
+mod channel;
 mod device;
 mod failure;
 mod identity;
@@ -59,8 +60,8 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
     let Some(child) = made else { init::main(spec, &plan, &theirs) };
     drop(theirs);
     let sandbox = supervise::Sandbox::new(child);
-    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, |listener| match &spec.network {
-        Some(network) => outlet::serve(network, listener, &plan.streams).map(Some),
+    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, |channel| match &spec.network {
+        Some(network) => outlet::serve(network, channel, &plan.streams).map(Some),
         None => Ok(None),
     });
     // The socket's end tells PID 1 to stop, if it has not.

@@ -1,39 +1,55 @@
-//! The host side of a sandbox's network: a broker on the listener that PID 1 made inside and handed out.
+//! The host side of a sandbox's network: a broker for the agent that PID 1 started inside.
 //!
-//! The listener belongs to the sandbox's network namespace and the broker's own connections to the host's. Threads are
-//! started when the listener arrives, long after the sandbox's first process was copied from a process without any.
+//! The agent's sockets belong to the sandbox's network namespace and the broker's own to the host's. Threads are
+//! started when the channel arrives, long after the sandbox's first process was copied from a process without any.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
+use silo_init::agent::Literal;
 
+use super::channel::Channel;
 use super::plan::{Streams, host};
 use crate::broker::{self, Broker, Say, Terms};
 use crate::launch::error::Error;
-use crate::launch::spec::Network;
-
-/// Connections that wait inside while the broker has as many as it takes.
-pub const WAITING: i32 = 1024;
+use crate::launch::spec::{Asker, Network};
 
 /// The most names learned in one run; a client that asks for more is no client of one ecosystem.
 const MAX_LEARNED: usize = 1024;
 
 /// Serves a sandbox's network from here on.
-pub fn serve(network: &Network, listener: OwnedFd, streams: &Streams) -> Result<Broker, Error> {
-    let grants = |list: &[String]| network.grants(list);
+pub fn serve(network: &Network, channel: OwnedFd, streams: &Streams) -> Result<Broker, Error> {
     let terms = Terms {
-        allow: grants(&network.allow)?,
-        public: grants(&network.public)?,
+        policy: network.policy()?,
         learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
         proxies: network.proxies.clone(),
+        cure: match network.asker {
+            Asker::Step => |grant| format!("\"{grant}\" under network would grant it"),
+            Asker::Run => |grant| format!("`silo config network allow {grant}` would grant it"),
+        },
         tell: teller(streams)?,
     };
-    host(broker::serve(TcpListener::from(listener), terms), "serving the sandbox's network")
+    host(broker::serve(|| Channel::new(channel), terms), "serving the sandbox's network")
+}
+
+/// Finds the hosts that are granted by address, or by a name that stands for the sandbox's own loopback.
+pub fn literals(network: &Network) -> Result<Vec<Literal>, Error> {
+    let policy = network.policy()?;
+    let literal = |name: &str| match name {
+        "localhost" => Some(Ipv4Addr::LOCALHOST),
+        _ => name.parse().ok(),
+    };
+    let hosts: BTreeSet<_> = policy.allow.iter().filter_map(|grant| grant.host()).collect();
+    let found = hosts.into_iter().filter_map(|host| {
+        let (address, ranges) = (literal(host.as_str())?, policy.ranges(host));
+        Some(Literal { address, name: host.as_str().to_owned(), ranges })
+    });
+    Ok(found.collect())
 }
 
 /// Writes lines where the program's errors go.

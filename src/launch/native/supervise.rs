@@ -91,7 +91,7 @@ impl Drop for Sandbox {
 
 /// Watches over a sandbox until it is gone and its last output was written.
 ///
-/// `outlet` serves the network on a listener that the sandbox hands out; what it makes lives as long as the sandbox.
+/// `outlet` serves the agent of the network on a channel that the sandbox hands out; what it makes lives as long as the sandbox.
 pub fn watch<B>(
     sandbox: &Sandbox,
     socket: BorrowedFd<'_>,
@@ -133,7 +133,7 @@ pub fn watch<B>(
                         screen.connect(fd)?;
                     }
                 }
-                Ok(Some(Report::Listener(fd))) => _served = Some(outlet(fd)?),
+                Ok(Some(Report::Channel(fd))) => _served = Some(outlet(fd)?),
                 Ok(report) => break report,
                 Err(error) => return Err(error),
             }
@@ -150,7 +150,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_) | Report::Listener(_)) | None => return Err(Error::Lost),
+        Some(Report::Terminal(_) | Report::Channel(_)) | None => return Err(Error::Lost),
         Some(Report::Failed(failure)) => failure,
     };
     let source = std::io::Error::from_raw_os_error(failure.errno);

@@ -25,8 +25,8 @@ pub enum Report {
     Failed(Failure),
     /// The host's end of the program's terminal.
     Terminal(OwnedFd),
-    /// The listener inside, for the network to be served on.
-    Listener(OwnedFd),
+    /// The way to the agent of the network.
+    Channel(OwnedFd),
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
@@ -70,8 +70,8 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
             bytes.push(b'T');
             passed.push(fd.as_fd());
         }
-        Report::Listener(fd) => {
-            bytes.push(b'L');
+        Report::Channel(fd) => {
+            bytes.push(b'N');
             passed.push(fd.as_fd());
         }
         Report::Exited(code) => bytes.extend([b'E', *code]),
@@ -108,7 +108,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'F' => Stage::Find,
         b'X' => Stage::Execute,
         b'T' => return fd.map(Report::Terminal),
-        b'L' => return fd.map(Report::Listener),
+        b'N' => return fd.map(Report::Channel),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         _ => return None,

@@ -1,0 +1,185 @@
+//! `silo config`: looking at settings, and changing them in place.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::ecosystem;
+use crate::grant::Grant;
+use crate::home::PROJECT_CONFIG;
+use crate::recipe::catalog;
+use crate::recipe::file::check_name;
+use crate::tool::ecosystems;
+use crate::tool::record;
+use crate::tool::settings_file;
+use crate::tool::trust;
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Look at settings, and change them in silo.toml
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// What tools may reach
+    #[command(subcommand)]
+    Network(Network),
+}
+
+#[derive(Subcommand)]
+enum Network {
+    /// Let tools reach a name
+    Allow(Change),
+    /// Keep tools from reaching a name, unless something allowed names it more closely
+    Deny(Change),
+    /// Forget that a name was allowed or denied
+    Remove(Change),
+    /// Show what a tool may reach, and what package ecosystems such as @pypi stand for
+    Show {
+        /// The tool; by default all that are installed
+        tool: Option<String>,
+    },
+    /// Ask an ecosystem's own client anew which names it needs
+    Learn {
+        /// The ecosystem, such as @pypi
+        ecosystem: String,
+        /// The tool whose client is asked; by default one whose recipe says how
+        #[arg(long)]
+        tool: Option<String>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Change {
+    /// name, name:port, name:from-to, *.name, * or an ecosystem such as @pypi
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// For this tool alone
+    #[arg(long)]
+    tool: Option<String>,
+    /// Say it for everywhere, in ~/.silo/silo.toml
+    #[arg(long)]
+    global: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let What::Network(what) = &args.what;
+    match what {
+        Network::Allow(change) => changed(&setting, change, "allow", "may be reached"),
+        Network::Deny(change) => changed(&setting, change, "deny", "may not be reached"),
+        Network::Remove(change) => removed(&setting, change),
+        Network::Show { tool } => show(&setting, tool.as_deref()),
+        Network::Learn { ecosystem, tool } => learn(&setting, ecosystem, tool.as_deref()),
+    }
+}
+
+fn check(change: &Change) -> Result<(), Failure> {
+    if let Some(tool) = &change.tool {
+        check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
+    }
+    let is_name = |name: &&String| match name.strip_prefix('@') {
+        Some(ecosystem) => check_name(ecosystem).is_ok(),
+        None => Grant::parse(name).is_some(),
+    };
+    match change.names.iter().find(|name| !is_name(name)) {
+        Some(odd) => {
+            let odd = odd.escape_debug();
+            Err(Failure::usage(format!("\"{odd}\" is not a name"), "write example.com, example.com:22, *.example.com or @pypi"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn path(setting: &Setting, change: &Change) -> std::path::PathBuf {
+    if change.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) }
+}
+
+fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<ExitCode, Failure> {
+    check(change)?;
+    let path = path(setting, change);
+    let tool = change.tool.as_deref();
+    let (_, written) =
+        settings_file::change(&path, |document| change.names.iter().try_for_each(|name| document.add_grant(tool, key, name).map(drop)))?;
+    if !change.global && key == "allow" {
+        // Whoever types it approves it; what else the file opens is asked about as before.
+        let place = tool.unwrap_or("every tool");
+        let lines = change.names.iter().map(|name| format!("{place} may reach {name}")).collect();
+        trust::approve(&setting.home, &setting.project, &lines)?;
+    }
+    let names = change.names.join(", ");
+    let by = tool.map_or_else(String::new, |tool| format!(" by {tool}"));
+    ui::data(&match written.is_new() {
+        true => format!("{}: {names} {what}{by}\n", path.display()),
+        false => format!("{} says so already\n", path.display()),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
+    check(change)?;
+    let path = path(setting, change);
+    for name in &change.names {
+        let (was, _) = settings_file::change(&path, |document| document.remove_grant(change.tool.as_deref(), name))?;
+        if !was {
+            let hint = "`silo config network show` shows what is said where; --tool and --global say which file and table";
+            return Err(Failure::found(format!("{} says nothing of {name}", path.display()), hint));
+        }
+        ui::data(&format!("{}: nothing is said of {name} any more\n", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(setting: &Setting, tool: Option<&str>) -> Result<ExitCode, Failure> {
+    let tools: Vec<String> = match tool {
+        Some(tool) => vec![catalog::find(&setting.places, tool)?.recipe.name],
+        None => record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect(),
+    };
+    let mut text = String::new();
+    let mut mentioned = std::collections::BTreeSet::new();
+    for tool in tools {
+        let recipe = catalog::find(&setting.places, &tool).map(|found| found.recipe.run.network).unwrap_or_default();
+        let network = setting.settings.network(&tool, &recipe);
+        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        text += &format!("{tool} may reach {}", list(&network.allow));
+        if !network.deny.is_empty() {
+            text += &format!(", but not {}", list(&network.deny));
+        }
+        text += "\n";
+        mentioned.extend(network.allow.into_iter().chain(network.deny).filter_map(|name| name.strip_prefix('@').map(str::to_owned)));
+    }
+    for name in mentioned {
+        let (names, whence) = match setting.settings.ecosystems.get(&name) {
+            Some(names) => (names.clone(), "by silo.toml"),
+            None => (ecosystem::get(&setting.home, &name)?.unwrap_or_default().names, "as its client showed"),
+        };
+        text += &match names.is_empty() {
+            true => format!("@{name} is not known yet; `silo config network learn @{name}` asks its client\n"),
+            false => format!("@{name} is {}, {whence}\n", names.join(", ")),
+        };
+    }
+    ui::data(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn learn(setting: &Setting, ecosystem: &str, tool: Option<&str>) -> Result<ExitCode, Failure> {
+    let name = ecosystem.strip_prefix('@').unwrap_or(ecosystem);
+    check_name(name).map_err(|error| Failure::usage(error.to_string(), "an ecosystem is written like @pypi"))?;
+    let knows = |tool: &String| catalog::find(&setting.places, tool).is_ok_and(|found| found.recipe.ecosystems.contains_key(name));
+    let tool = match tool {
+        Some(tool) => tool.to_owned(),
+        None => record::list(&setting.home)?.into_iter().map(|tool| tool.name).find(knows).ok_or_else(|| {
+            let hint = format!("install one that does, or set ecosystems.{name} = [\"name\", …] in silo.toml");
+            Failure::found(format!("no installed tool knows how to ask @{name}"), hint)
+        })?,
+    };
+    let learned = setting.with(|context| Ok(ecosystems::learn(context, &tool, name)?))?;
+    ui::data(&format!("@{name} is {}\n", learned.names.join(", ")))?;
+    Ok(ExitCode::SUCCESS)
+}

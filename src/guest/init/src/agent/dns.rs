@@ -1,0 +1,141 @@
+//! Questions to a resolver and answers to them (RFC 1035), as far as one address a name needs it.
+
+use std::net::Ipv4Addr;
+
+/// How long an answer may be kept; a name has one address for the whole life of a sandbox.
+const TTL_SECONDS: u32 = 300;
+const HEADER_BYTES: usize = 12;
+const MAX_LABEL_BYTES: usize = 63;
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Its first bytes, up to the end of the question; an answer repeats them.
+    bytes: Vec<u8>,
+    /// The name that is asked for, in small letters, without a dot at its end.
+    pub name: String,
+    /// What is asked of it.
+    pub kind: Kind,
+}
+
+/// What is asked of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its address.
+    V4,
+    /// Its address of version 6.
+    V6,
+    /// Anything else.
+    Other,
+}
+
+/// What a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// It has this address.
+    Address(Ipv4Addr),
+    /// It is there, and has nothing of what was asked for.
+    Nothing,
+    /// It is not there.
+    NoName,
+    /// Nobody can say.
+    Failure,
+}
+
+impl Query {
+    /// Reads a question; `None` for what is none, or none that is answered.
+    pub fn parse(bytes: &[u8]) -> Option<Query> {
+        let header = bytes.get(..HEADER_BYTES)?;
+        let plain = header[2] & 0xf8 == 0 && header[4..6] == [0, 1];
+        let (name, end) = name(bytes).filter(|_| plain)?;
+        let [a, b, c, d] = *bytes.get(end..)?.first_chunk::<4>()?;
+        let kind = match (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])) {
+            (1, 1) => Kind::V4,
+            (28, 1) => Kind::V6,
+            _ => Kind::Other,
+        };
+        Some(Query { bytes: bytes[..end + 4].to_vec(), name, kind })
+    }
+
+    /// Returns the answer that tells a record.
+    pub fn answer(&self, record: Record) -> Vec<u8> {
+        let code = match record {
+            Record::Address(_) | Record::Nothing => 0,
+            Record::Failure => 2,
+            Record::NoName => 3,
+        };
+        let mut bytes = self.bytes.clone();
+        // An answer, recursion as it was desired, recursion available.
+        bytes[2] = 0x80 | (bytes[2] & 1);
+        bytes[3] = 0x80 | code;
+        bytes[6..HEADER_BYTES].fill(0);
+        if let Record::Address(address) = record {
+            bytes[7] = 1;
+            // The name of the question, an address, of the Internet.
+            bytes.extend([0xc0, 12, 0, 1, 0, 1]);
+            bytes.extend(TTL_SECONDS.to_be_bytes());
+            bytes.extend([0, 4]);
+            bytes.extend(address.octets());
+        }
+        bytes
+    }
+}
+
+/// Reads the name of the first question; returns where it ends.
+fn name(bytes: &[u8]) -> Option<(String, usize)> {
+    let mut at = HEADER_BYTES;
+    let mut name = String::new();
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        let label = bytes.get(at + 1..at + 1 + length)?;
+        at += 1 + length;
+        if length == 0 {
+            return (!name.is_empty() && name.len() <= silo_wire::MAX_NAME_BYTES).then_some((name, at));
+        }
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
+        if length > MAX_LABEL_BYTES || name.len() > silo_wire::MAX_NAME_BYTES || !label.iter().all(plain) {
+            return None;
+        }
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASKED: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x01A\x07eXample\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0";
+
+    #[test]
+    fn a_question_is_answered_with_one_address() {
+        let query = Query::parse(ASKED).expect("a question");
+        assert_eq!((query.name.as_str(), query.kind), ("a.example", Kind::V4));
+        let answer = query.answer(Record::Address(Ipv4Addr::new(198, 18, 1, 2)));
+        let expect =
+            b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0\x01A\x07eXample\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\x01\x2c\0\x04\xc6\x12\x01\x02";
+        assert_eq!(answer, expect);
+        assert_eq!(query.answer(Record::NoName)[3], 0x83);
+        assert_eq!(query.answer(Record::Nothing)[6..12], [0; 6]);
+    }
+
+    #[test]
+    fn what_is_no_question_is_not_read() {
+        for length in 0..ASKED.len() - 11 {
+            assert_eq!(Query::parse(&ASKED[..length]), None, "{length}");
+        }
+        let with = |at: usize, byte: u8| {
+            let mut bytes = ASKED.to_vec();
+            bytes[at] = byte;
+            Query::parse(&bytes)
+        };
+        // An answer, another operation, two questions, a compressed name, a label that is no name's.
+        for (at, byte) in [(2, 0x81), (2, 0x28), (5, 2), (12, 0xc0), (13, b' '), (13, 0), (13, b'.')] {
+            assert_eq!(with(at, byte), None, "{at}");
+        }
+        assert_eq!(with(24, 28).map(|query| query.kind), Some(Kind::V6));
+        assert_eq!(with(24, 65).map(|query| query.kind), Some(Kind::Other));
+    }
+}

@@ -1,0 +1,129 @@
+//! Connections whose first packet is held until it is known what comes of them.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+use silo_wire::{Id, Outcome};
+
+use super::packet::{Ends, Syn};
+use crate::sys::{self, Instruction, MARK};
+
+/// The most connections that are held at once.
+const MAX_HELD: usize = 4096;
+/// After this the kernel inside has given up by itself.
+const FORGET: Duration = Duration::from_secs(180);
+/// The mark of what the agent sends.
+const OURS: u32 = 2;
+
+// linux/filter.h: load a word or a byte, mask, compare, return.
+const LOAD_WORD: u16 = 0x20;
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_BYTE_BEHIND: u16 = 0x50;
+const LOAD_HEADER_LENGTH: u16 = 0xb1;
+const AND: u16 = 0x54;
+const EQUALS: u16 = 0x15;
+const RETURN: u16 = 0x06;
+const ALL: Instruction = Instruction(RETURN, 0, 0, u32::MAX);
+const NONE: Instruction = Instruction(RETURN, 0, 0, 0);
+/// Where TCP has its flags, and what of them tells a first packet: SYN without ACK.
+const FLAGS: (u32, u32, u32) = (13, 0x12, 0x02);
+
+/// Opens the socket that gets copies of first packets, and sends packets that were written whole.
+pub fn raw_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let raw = socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::TCP))?;
+    let (at, mask, first) = FLAGS;
+    // First packets that nobody marked; the IP header is there.
+    let program = [
+        Instruction(LOAD_WORD, 0, 0, MARK),
+        Instruction(EQUALS, 0, 4, 0),
+        Instruction(LOAD_HEADER_LENGTH, 0, 0, 0),
+        Instruction(LOAD_BYTE_BEHIND, 0, 0, at),
+        Instruction(AND, 0, 0, mask),
+        Instruction(EQUALS, 1, 0, first),
+        NONE,
+        ALL,
+    ];
+    sys::attach_filter(raw.as_fd(), &program)?;
+    sys::write_headers(raw.as_fd())?;
+    sys::set_mark(raw.as_fd(), OURS)?;
+    Ok(raw)
+}
+
+/// Has a listener drop first packets that the agent did not send.
+pub fn shut(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let (at, mask, first) = FLAGS;
+    let program = [
+        Instruction(LOAD_BYTE, 0, 0, at),
+        Instruction(AND, 0, 0, mask),
+        Instruction(EQUALS, 0, 3, first),
+        Instruction(LOAD_WORD, 0, 0, MARK),
+        Instruction(EQUALS, 1, 0, OURS),
+        NONE,
+        ALL,
+    ];
+    sys::attach_filter(listener, &program)
+}
+
+/// How far a held connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// The broker is dialling.
+    Waiting,
+    /// There is a connection; the guest's is about to be accepted.
+    Open,
+    /// Nobody answered.
+    Silent,
+}
+
+/// The connections that are held.
+#[derive(Default)]
+pub struct Hold {
+    by_ends: HashMap<Ends, (Id, Held, Instant)>,
+    waiting: HashMap<Id, Syn>,
+}
+
+impl Hold {
+    /// How far this connection is, if it is held.
+    pub fn get(&self, ends: Ends) -> Option<Held> {
+        self.by_ends.get(&ends).map(|(_, held, _)| *held)
+    }
+
+    /// Holds a connection; returns false when there are too many.
+    pub fn put(&mut self, id: Id, syn: Syn) -> bool {
+        if self.by_ends.len() >= MAX_HELD {
+            self.by_ends.retain(|_, (_, _, since)| since.elapsed() < FORGET);
+            let by_ends = &self.by_ends;
+            self.waiting.retain(|_, syn| by_ends.contains_key(&syn.ends));
+        }
+        if self.by_ends.len() >= MAX_HELD {
+            return false;
+        }
+        self.by_ends.insert(syn.ends, (id, Held::Waiting, Instant::now()));
+        self.waiting.insert(id, syn);
+        true
+    }
+
+    /// Notes what came of a connection; returns its first packet.
+    pub fn settle(&mut self, id: Id, outcome: Outcome) -> Option<Syn> {
+        let syn = self.waiting.remove(&id)?;
+        let held = match outcome {
+            Outcome::Open => Some(Held::Open),
+            Outcome::TimedOut => Some(Held::Silent),
+            Outcome::Denied | Outcome::Refused | Outcome::Unreachable => None,
+        };
+        match held {
+            Some(held) => drop(self.by_ends.insert(syn.ends, (id, held, Instant::now()))),
+            None => drop(self.by_ends.remove(&syn.ends)),
+        }
+        Some(syn)
+    }
+
+    /// Lets a connection go that was accepted.
+    pub fn take(&mut self, ends: Ends) -> Option<Id> {
+        self.by_ends.remove(&ends).filter(|(_, held, _)| *held == Held::Open).map(|(id, ..)| id)
+    }
+}

@@ -1,0 +1,236 @@
+//! What a sandbox's agent and the broker outside say to each other about the network.
+//!
+//! One message is one datagram (a stream carries each behind its length, as two bytes, little endian). A message is a
+//! letter, the number of the matter in four bytes, little endian, and what the letter needs:
+//!
+//! | from the agent | | from the broker | |
+//! |---|---|---|---|
+//! | `L` name | may this name be asked for? | `P` pairs of ports | so it may, at these (from, to); none for no |
+//! | `C` port, name | is it there? | `O` outcome | what dialling it came to |
+//! | `A` | the connection is accepted: here it is | | |
+//!
+//! Both sides take whatever arrives for hostile: a message is read whole or not at all, and its size is bounded.
+#![forbid(unsafe_code)]
+
+use std::net::Ipv4Addr;
+
+/// The range of the names' addresses inside, which is set aside for measurements of networks (RFC 2544), so nobody's.
+pub const NAMES: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
+/// Where the resolver is, inside.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+
+/// The longest name that DNS can carry.
+pub const MAX_NAME_BYTES: usize = 253;
+/// The most ranges of ports that one answer names.
+pub const MAX_RANGES: usize = 256;
+/// The longest message.
+pub const MAX_MESSAGE_BYTES: usize = 5 + 4 * MAX_RANGES;
+
+/// The number of a matter, given by the agent.
+pub type Id = u32;
+
+/// What the agent asks and tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Whether this name may be asked for.
+    Lookup {
+        /// The matter.
+        id: Id,
+        /// The name, or an address as text.
+        name: String,
+    },
+    /// To dial it.
+    Connect {
+        /// The matter.
+        id: Id,
+        /// The name.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+    /// The guest's connection of this matter is here; it comes with the message, or by its side.
+    Accepted {
+        /// The matter.
+        id: Id,
+    },
+}
+
+/// What the broker answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The ports at which a name may be asked for, as ranges; none when it may not.
+    Ports {
+        /// The matter.
+        id: Id,
+        /// Both ends of each range.
+        ranges: Vec<(u16, u16)>,
+    },
+    /// What dialling came to.
+    Outcome {
+        /// The matter.
+        id: Id,
+        /// It.
+        outcome: Outcome,
+    },
+}
+
+/// What dialling came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is a connection.
+    Open,
+    /// Policy forbids it.
+    Denied,
+    /// The other side refused.
+    Refused,
+    /// There is no way there.
+    Unreachable,
+    /// Nobody answered.
+    TimedOut,
+}
+
+const OUTCOMES: [(Outcome, u8); 5] =
+    [(Outcome::Open, b'o'), (Outcome::Denied, b'd'), (Outcome::Refused, b'r'), (Outcome::Unreachable, b'u'), (Outcome::TimedOut, b't')];
+
+/// Whether a name may stand in a message: printable, and no longer than DNS can carry.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+impl Ask {
+    /// Returns the message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        let (letter, id) = match self {
+            Ask::Lookup { id, .. } => (b'L', id),
+            Ask::Connect { id, .. } => (b'C', id),
+            Ask::Accepted { id } => (b'A', id),
+        };
+        bytes.push(letter);
+        bytes.extend(id.to_le_bytes());
+        match self {
+            Ask::Lookup { name, .. } => bytes.extend(name.bytes()),
+            Ask::Connect { name, port, .. } => {
+                bytes.extend(port.to_le_bytes());
+                bytes.extend(name.bytes());
+            }
+            Ask::Accepted { .. } => {}
+        }
+        bytes
+    }
+
+    /// Reads a message; `None` for one that is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Ask> {
+        let (letter, id, rest) = split(bytes)?;
+        let name = |bytes: &[u8]| std::str::from_utf8(bytes).ok().filter(|name| is_name(name)).map(str::to_owned);
+        match letter {
+            b'L' => Some(Ask::Lookup { id, name: name(rest)? }),
+            b'C' => {
+                let (port, rest) = rest.split_first_chunk::<2>()?;
+                let port = u16::from_le_bytes(*port);
+                (port > 0).then_some(Ask::Connect { id, name: name(rest)?, port })
+            }
+            b'A' => rest.is_empty().then_some(Ask::Accepted { id }),
+            _ => None,
+        }
+    }
+}
+
+impl Answer {
+    /// Returns the message; ranges beyond [`MAX_RANGES`] are left out.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16);
+        match self {
+            Answer::Ports { id, ranges } => {
+                bytes.push(b'P');
+                bytes.extend(id.to_le_bytes());
+                for (from, to) in ranges.iter().take(MAX_RANGES) {
+                    bytes.extend(from.to_le_bytes());
+                    bytes.extend(to.to_le_bytes());
+                }
+            }
+            Answer::Outcome { id, outcome } => {
+                bytes.push(b'O');
+                bytes.extend(id.to_le_bytes());
+                bytes.extend(OUTCOMES.iter().find(|(one, _)| one == outcome).map(|(_, letter)| *letter));
+            }
+        }
+        bytes
+    }
+
+    /// Reads a message; `None` for one that is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Answer> {
+        let (letter, id, rest) = split(bytes)?;
+        match (letter, rest) {
+            (b'P', rest) => {
+                let (pairs, odd) = rest.as_chunks::<4>();
+                let ranges: Vec<(u16, u16)> =
+                    pairs.iter().map(|[a, b, c, d]| (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]))).collect();
+                let sound = odd.is_empty() && ranges.len() <= MAX_RANGES && ranges.iter().all(|(from, to)| 0 < *from && from <= to);
+                sound.then_some(Answer::Ports { id, ranges })
+            }
+            (b'O', [letter]) => {
+                let outcome = OUTCOMES.iter().find(|(_, one)| one == letter)?.0;
+                Some(Answer::Outcome { id, outcome })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn split(bytes: &[u8]) -> Option<(u8, Id, &[u8])> {
+    let (letter, rest) = bytes.split_first()?;
+    let (id, rest) = rest.split_first_chunk::<4>()?;
+    Some((*letter, Id::from_le_bytes(*id), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the messages look like; a guest of another version reads them.
+    #[test]
+    fn messages_have_one_form() {
+        let asks = [
+            (Ask::Lookup { id: 1, name: "a.example".to_owned() }, &b"L\x01\0\0\0a.example"[..]),
+            (Ask::Connect { id: 0x0403_0201, name: "b".to_owned(), port: 443 }, b"C\x01\x02\x03\x04\xbb\x01b"),
+            (Ask::Accepted { id: 7 }, b"A\x07\0\0\0"),
+        ];
+        for (ask, bytes) in asks {
+            assert_eq!(ask.to_bytes(), bytes);
+            assert_eq!(Ask::from_bytes(bytes), Some(ask));
+        }
+        let answers = [
+            (Answer::Ports { id: 1, ranges: vec![(80, 80), (8000, 8100)] }, &b"P\x01\0\0\0\x50\0\x50\0\x40\x1f\xa4\x1f"[..]),
+            (Answer::Ports { id: 2, ranges: vec![] }, b"P\x02\0\0\0"),
+            (Answer::Outcome { id: 3, outcome: Outcome::Refused }, b"O\x03\0\0\0r"),
+        ];
+        for (answer, bytes) in answers {
+            assert_eq!(answer.to_bytes(), bytes);
+            assert_eq!(Answer::from_bytes(bytes), Some(answer));
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_not_read() {
+        let long = [b"L\0\0\0\0".to_vec(), vec![b'a'; 254]].concat();
+        for bytes in [
+            &b""[..],
+            b"L",
+            b"L\0\0\0\0",
+            b"L\0\0\0\0a b",
+            b"L\0\0\0\0\xff",
+            b"C\0\0\0\0\0\0a",
+            b"C\0\0\0\0\x01",
+            b"A\0\0\0\0x",
+            b"Z\0\0\0\0",
+            &long,
+        ] {
+            assert_eq!(Ask::from_bytes(bytes), None, "{bytes:?}");
+        }
+        for bytes in [&b"P\0\0\0\0\x01"[..], b"P\0\0\0\0\x02\0\x01\0", b"P\0\0\0\0\0\0\x01\0", b"O\0\0\0\0", b"O\0\0\0\0x", b"O\0\0\0\0oo"]
+        {
+            assert_eq!(Answer::from_bytes(bytes), None, "{bytes:?}");
+        }
+    }
+}
