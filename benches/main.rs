@@ -15,6 +15,7 @@ mod support;
 
 mod build;
 mod graph;
+mod network;
 mod start;
 mod table;
 
@@ -28,5 +29,6 @@ fn main() -> ExitCode {
     let start = !wanted("start") || start::run(rounds.unwrap_or(30));
     let build = !wanted("build") || build::run(rounds.unwrap_or(3));
     let graph = !wanted("graph") || graph::run(rounds.unwrap_or(5));
-    if start && build && graph { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let network = !wanted("network") || network::run(rounds.unwrap_or(5));
+    if start && build && graph && network { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

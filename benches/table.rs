@@ -68,6 +68,10 @@ impl Table {
                 let holds = least(row).zip(least(of)).map(|(time, other)| time.as_secs_f64() <= times * other.as_secs_f64());
                 (format!("at most {times:.2} times {}", self.rows[of].name), holds)
             }
+            Promise::Longer { row, by, than } => {
+                let holds = least(row).zip(least(than)).map(|(time, other)| time <= other + by);
+                (format!("at most {} more than {}", shown(by), self.rows[than].name), holds)
+            }
         };
         println!("  promise: {told}: {}", if holds.unwrap_or(true) { "kept" } else { "NOT KEPT" });
         holds.unwrap_or(true)
@@ -81,6 +85,8 @@ pub enum Promise {
     Within { row: usize, limit: Duration },
     /// It is at most so many times another's.
     AtMost { row: usize, times: f64, of: usize },
+    /// It is at most so much more than another's.
+    Longer { row: usize, by: Duration, than: usize },
 }
 
 fn shown(time: Duration) -> String {

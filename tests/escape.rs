@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
-use silo::launch::spec::{Access, File, Mount, Spec, Upper};
+use silo::launch::spec::{Access, Asker, File, Mount, Network, Spec, Upper};
 
 /// A file of the image that a probe tries to spoil.
 const LAYER_FILE: &str = "/usr/share/perl5/Debconf/Db.pm";
@@ -29,6 +29,16 @@ fn probing(bench: &Bench, bait: &serde_json::Value) -> Spec {
 
 #[test]
 fn every_probe_finds_its_door_closed() {
+    probe_everything(None);
+}
+
+#[test]
+fn a_network_opens_no_other_door() {
+    let allow = ["host.silo.internal:9", "*.example", "192.0.2.9:80"].map(str::to_owned).to_vec();
+    probe_everything(Some(Network { allow, asker: Asker::Run, ..Network::default() }));
+}
+
+fn probe_everything(network: Option<Network>) {
     let bench = bench();
     let project = bench.project();
     // Bait: secrets, sockets, listeners, links that lead out of the project, files to poison.
@@ -54,7 +64,7 @@ fn every_probe_finds_its_door_closed() {
     let udp = UdpSocket::bind(("0.0.0.0", port)).expect("the same port");
     let path_socket = bench.path("socket");
     let _path = UnixListener::bind(&path_socket).expect("bound");
-    let name = format!("silo-escape-{}", std::process::id());
+    let name = format!("silo-escape-{}-{}", std::process::id(), network.is_some());
     let address = SocketAddr::from_abstract_name(&name).expect("a short name");
     let _abstract = UnixListener::bind_addr(&address).expect("bound");
     let layer_file = bench.root().join(LAYER_FILE.trim_start_matches('/'));
@@ -71,6 +81,8 @@ fn every_probe_finds_its_door_closed() {
         "machine_id": fs::read_to_string("/etc/machine-id").unwrap_or_default(),
     });
     let mut spec = probing(&bench, &bait);
+    spec.files.extend(network.iter().map(Network::file));
+    spec.network = network;
     spec.mounts.push(Mount { host: shared.clone(), guest: shared.clone(), access: Access::ReadOnly });
     spec.mounts.push(Mount { host: project.clone(), guest: "/workspace".into(), access: Access::ReadWrite });
     for top in [project.as_path(), Path::new("/workspace")] {

@@ -243,6 +243,41 @@ def trace_pid_1():
 
 
 @probe
+def take_over_the_agent():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            name = open(f"/proc/{pid}/comm").read().strip()
+        except OSError:
+            continue
+        if name != "silo-agent":
+            continue
+        pid = int(pid)
+        denied("ptrace attach", call("ptrace", 16, pid, 0, 0))
+        denied("ptrace seize", call("ptrace", 0x4206, pid, 0, 0))
+        for entry in ("mem", "fd/4", "maps", "environ"):
+            refused(entry, lambda: open(f"/proc/{pid}/{entry}", "rb").read(1))
+        pidfd = call("pidfd_open", pid, 0)
+        for number in range(16):
+            denied("pidfd_getfd", call("pidfd_getfd", pidfd, number, 0))
+
+
+@probe
+def ask_for_names_that_carry_words():
+    # Answered inside, whatever is asked: nothing leaves (the host has no name server that would see it).
+    for name in ("a.silo-escape.invalid", "x" * 63 + ".silo-escape.invalid", "169.254.169.254.nip.invalid"):
+        refused(name, lambda: socket.getaddrinfo(name, 53))
+    with socket.socket() as tcp:
+        refused("a marked socket", lambda: tcp.setsockopt(socket.SOL_SOCKET, 36, 2))
+        refused("IP_TRANSPARENT", lambda: tcp.setsockopt(socket.IPPROTO_IP, 19, 1))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as routes:
+        # A local route for 203.0.113.0/24 over the loopback.
+        body = struct.pack("BBBBBBBBI", 2, 24, 0, 0, 255, 3, 254, 2, 0) + struct.pack("HH4s", 8, 1, bytes([203, 0, 113, 0])) + struct.pack("HHI", 8, 4, 1)
+        routes.send(struct.pack("IHHII", 16 + len(body), 24, 0x405, 1, 0) + body)
+        code = struct.unpack("i", routes.recv(512)[16:20])[0]
+        denied("a route", code)
+
+
+@probe
 def connect_anywhere():
     # With an interface the door is open, and nothing must be sent through it to find that out.
     find_an_interface()

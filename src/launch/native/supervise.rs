@@ -91,7 +91,8 @@ impl Drop for Sandbox {
 
 /// Watches over a sandbox until it is gone and its last output was written.
 ///
-/// `outlet` serves the agent of the network on a channel that the sandbox hands out; what it makes lives as long as the sandbox.
+/// `outlet` serves the agent of the network on the channel that the sandbox hands out, from when it first asks: most
+/// programs never do. What it makes lives as long as the sandbox.
 pub fn watch<B>(
     sandbox: &Sandbox,
     socket: BorrowedFd<'_>,
@@ -99,7 +100,7 @@ pub fn watch<B>(
     mut screen: Option<Screen>,
     outlet: impl Fn(OwnedFd) -> Result<B, Error>,
 ) -> Result<Exit, Error> {
-    let mut _served = None;
+    let (mut channel, mut _served): (Option<OwnedFd>, _) = (None, None);
     let end = loop {
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         let mut interest = Vec::new();
@@ -107,12 +108,14 @@ pub fn watch<B>(
             screen.interest(&mut interest);
         }
         fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+        fds.extend(channel.iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
         let patience = screen.as_ref().and_then(Screen::patience);
         let ready = match poll(&mut fds, patience.as_ref()) {
             Err(Errno::INTR) => continue,
             result => host(result, "waiting for the sandbox")?,
         };
         let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let streams = interest.len();
         drop(fds);
         drop(interest);
         if !events[1].is_empty() {
@@ -121,10 +124,13 @@ pub fn watch<B>(
             }
         }
         if let Some(screen) = &mut screen {
-            screen.carry(&events[2..]);
+            screen.carry(&events[2..2 + streams]);
             if ready == 0 {
                 screen.look_again();
             }
+        }
+        if let Some(asked) = channel.take_if(|_| events.get(2 + streams).is_some_and(|events| !events.is_empty())) {
+            _served = Some(outlet(asked)?);
         }
         if !events[0].is_empty() {
             match host(wire::next_report(socket), "listening to the sandbox") {
@@ -133,7 +139,7 @@ pub fn watch<B>(
                         screen.connect(fd)?;
                     }
                 }
-                Ok(Some(Report::Channel(fd))) => _served = Some(outlet(fd)?),
+                Ok(Some(Report::Channel(fd))) => channel = Some(fd),
                 Ok(report) => break report,
                 Err(error) => return Err(error),
             }
