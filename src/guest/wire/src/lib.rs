@@ -233,4 +233,29 @@ mod tests {
             assert_eq!(Answer::from_bytes(bytes), None, "{bytes:?}");
         }
     }
+
+    /// Bytes that look like nothing, the same in every run, behind the beginning of a message.
+    #[test]
+    fn what_is_read_is_what_would_be_written() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut read = 0;
+        for round in 0..200_000_usize {
+            let mut bytes = vec![b"LCAPO"[round % 5]];
+            for _ in 0..4 + round % 31 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // Often a byte that may stand in a name.
+                let byte = (state >> 56) as u8;
+                bytes.push(if state & 1 << 40 == 0 { byte } else { b'a' + byte % 26 });
+            }
+            if let Some(ask) = Ask::from_bytes(&bytes) {
+                assert_eq!(ask.to_bytes(), bytes);
+                read += 1;
+            }
+            if let Some(answer) = Answer::from_bytes(&bytes) {
+                assert_eq!(answer.to_bytes(), bytes);
+                read += 1;
+            }
+        }
+        assert!(read > 1000, "{read} of the messages were read");
+    }
 }
