@@ -123,12 +123,10 @@ print(socket.getaddrinfo('host.silo.internal', {port}, socket.AF_INET) == socket
     let expect: String = refused.iter().map(|why| format!("{why} True\n")).collect();
     assert_eq!(text(&output), format!("ping\n{expect}True\n"), "{}", errors(&output));
     let told = errors(&output);
-    assert_eq!(
-        told,
-        format!("silo: host.silo.internal:{other} is not granted; `silo config network allow host.silo.internal:{other}` would grant it\n")
-            + "silo: silo.internal is not granted; `silo config network allow silo.internal` would grant it\n\
-         silo: other.example is not granted; `silo config network allow other.example` would grant it\n"
-    );
+    // The first is told when its first packet is seen, which nothing waits for.
+    let line = |what: &str| format!("silo: {what} is not granted; `silo config network allow {what}` would grant it\n");
+    let lines = [format!("host.silo.internal:{other}"), "silo.internal".to_owned(), "other.example".to_owned()];
+    assert!(told.lines().count() == 3 && lines.iter().all(|what| told.contains(&line(what))), "{told}");
 }
 
 #[test]
@@ -336,6 +334,10 @@ def lookup(name):
     except OSError: return False
 # Words in names: none leaves, whatever their number.
 print(any(lookup(os.urandom(4).hex() + '.example') for _ in range(300)))
+# Questions without end, whose answers nobody reads.
+for n in range(20000):
+    label = b'%x' % n
+    u.sendto(b'\\0\\1\\1\\0\\0\\1' + b'\\0' * 6 + bytes([len(label)]) + label + b'\\x07example\\0\\0\\1\\0\\1', at)
 flood = []
 for _ in range(200):
     s = socket.socket(); s.setblocking(False); s.connect_ex(('host.silo.internal', {port})); flood.append(s)

@@ -42,6 +42,8 @@ use relay::Place;
 const MAX_CONNECTIONS: usize = 4096;
 /// The most hosts dialled at once.
 const MAX_DIALLING: usize = 1024;
+/// The most answers that wait for the agent to take them; an honest one asks for fewer at once.
+const MAX_ANSWERS: usize = 4096;
 /// How long the guest's side of a connection may take to come once there is one.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Lines told in all; a guest can ask for as many names as it likes.
@@ -142,6 +144,7 @@ struct Hall<C> {
     terms: Terms,
     ready: RefCell<HashMap<Id, Ready>>,
     dialling: Cell<usize>,
+    answers: Cell<usize>,
     connections: Cell<usize>,
     lines: RefCell<Vec<String>>,
 }
@@ -161,6 +164,7 @@ impl<C: Carrier> Hall<C> {
             terms,
             ready: RefCell::default(),
             dialling: Cell::default(),
+            answers: Cell::default(),
             connections: Cell::default(),
             lines: RefCell::default(),
         })
@@ -170,11 +174,11 @@ impl<C: Carrier> Hall<C> {
         while let Some((ask, connection)) = self.channel.next().await? {
             let hall = Rc::clone(&self);
             match (ask, connection) {
-                (Ask::Lookup { id, name }, _) => self.channel.answer(&Answer::Ports { id, ranges: self.lookup(&name) }).await?,
+                (Ask::Lookup { id, name }, _) => self.answer(Answer::Ports { id, ranges: self.lookup(&name) }),
                 (Ask::Connect { id, name, port }, _) => {
                     if self.dialling.get() >= MAX_DIALLING || self.connections.get() >= MAX_CONNECTIONS {
                         self.tell("more connections were asked for at once than are made");
-                        self.channel.answer(&Answer::Outcome { id, outcome: Outcome::Unreachable }).await?;
+                        self.answer(Answer::Outcome { id, outcome: Outcome::Unreachable });
                         continue;
                     }
                     self.dialling.set(self.dialling.get() + 1);
@@ -201,6 +205,20 @@ impl<C: Carrier> Hall<C> {
             }
         }
         Ok(())
+    }
+
+    /// Answers without waiting: an agent that does not listen must not keep the broker from listening.
+    fn answer(self: &Rc<Hall<C>>, answer: Answer) {
+        if self.answers.get() >= MAX_ANSWERS {
+            return;
+        }
+        self.answers.set(self.answers.get() + 1);
+        let hall = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            // Without an agent nobody waits for the answer.
+            let _ = hall.channel.answer(&answer).await;
+            hall.answers.set(hall.answers.get() - 1);
+        });
     }
 
     fn lookup(&self, name: &str) -> Vec<(u16, u16)> {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use silo_store::difference::{Change, Difference, differences};
 use silo_store::digest::LayerId;
@@ -93,10 +93,10 @@ impl Check {
     }
 }
 
-/// Waits until a clock that shows seconds shows another one than when the first run ended.
-pub(super) fn wait_for_another_second(began: Instant) {
+/// Waits until a clock that shows seconds shows another one than now, when the first run has ended.
+pub(super) fn wait_for_another_second() {
     const SECOND: Duration = Duration::from_millis(1100);
-    thread::sleep(SECOND.saturating_sub(began.elapsed()));
+    thread::sleep(SECOND);
 }
 
 fn look(tree: &Path, path: &LayerPath) -> Option<Vec<u8>> {

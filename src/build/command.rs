@@ -110,13 +110,12 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
         state.made += 1;
         Ok(made)
     };
-    let began = Instant::now();
     let layer = match known() {
         Some(layer) => layer,
         None => make(&mut state)?,
     };
     if let Some(check) = shop.check {
-        check::wait_for_another_second(began);
+        check::wait_for_another_second();
         let mut bench = Bench::other(shop, drv.id(), check)?;
         let mut ground = Ground::new(shop, &fields.layers, None)?;
         let again = format!("{command}, again");

@@ -90,13 +90,12 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
         state.made += 1;
         Ok(layer)
     };
-    let began = Instant::now();
     let layer = match realised(shop, &drv) {
         Some(layer) => layer,
         None => make(&mut state)?,
     };
     if let Some(check) = shop.check {
-        check::wait_for_another_second(began);
+        check::wait_for_another_second();
         let mut bench = Bench::other(shop, drv.id(), check)?;
         let mut ground = Ground::new(shop, &state.seen(), None)?;
         let second = shop.activity(Activity::Step, &format!("{name}, again"), None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use silo_init::agent::Literal;
 
 use super::channel::Channel;
@@ -34,7 +35,16 @@ pub fn serve(network: &Network, channel: OwnedFd, streams: &Streams) -> Result<B
         },
         tell: teller(streams)?,
     };
+    open_as_many_as_allowed();
     host(broker::serve(|| Channel::new(channel), terms), "serving the sandbox's network")
+}
+
+/// Raises this process's own limit of open files, which is low for the sake of programs that use `select`.
+fn open_as_many_as_allowed() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With the limit as it was there are fewer connections.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Finds the hosts that are granted by address, or by a name that stands for the sandbox's own loopback.

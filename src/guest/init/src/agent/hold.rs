@@ -89,7 +89,8 @@ pub struct Hold {
 impl Hold {
     /// How far this connection is, if it is held.
     pub fn get(&self, ends: Ends) -> Option<Held> {
-        self.by_ends.get(&ends).map(|(_, held, _)| *held)
+        let counts = |(_, held, since): &&(Id, Held, Instant)| *held == Held::Waiting || since.elapsed() < FORGET;
+        self.by_ends.get(&ends).filter(counts).map(|(_, held, _)| *held)
     }
 
     /// Holds a connection; returns false when there are too many.
