@@ -46,7 +46,7 @@ fn a_tool_sees_the_project_and_nothing_else() {
     let seen = silo.ok([
         "python",
         "-c",
-        "import os; print(os.getcwd(), open('mine.txt').read(), open('/workspace/mine.txt').read(), os.path.exists(os.path.expanduser('~/.ssh')), os.environ.get('SECRET'), [name for name in os.listdir('/home') if '/home/' + name != os.path.expanduser('~')])",
+        "import os; print(os.getcwd(), open('mine.txt').read(), open('/workspace/mine.txt').read(), os.path.exists(os.path.expanduser('~/.ssh')), os.environ.get('SECRET'), [name for name in os.listdir('/home') if not (os.path.expanduser('~') + '/').startswith('/home/' + name + '/')])",
     ]);
     let project = fs::canonicalize(silo.project()).expect("our own project");
     assert_eq!(seen, format!("{} mine mine False None []\n", project.display()));
