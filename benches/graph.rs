@@ -36,16 +36,22 @@ fn ground() -> Silo {
     silo
 }
 
+/// Adds a row for Nix, where it is there.
+fn beside_nix(table: &mut Table, name: &str) -> Option<usize> {
+    if support::has("nix-build") {
+        return Some(table.row(name));
+    }
+    table.absent("nix-build", "not installed");
+    None
+}
+
 /// A thousand steps one after the other, and in ten branches; each is a sandbox started and its changes captured.
 fn steps() {
     let mut table = Table::new("a thousand steps that do nothing: each a sandbox, its changes captured and kept");
     let one = table.row("a recipe of one step: what all of them share");
     let chain = table.row("a chain of 1,000");
     let fan = table.row("a fan: ten tools of 100 each");
-    let nix = support::has("nix-build").then(|| table.row("nix-build, a chain of 1,000, unsandboxed"));
-    if nix.is_none() {
-        table.absent("nix-build", "not installed");
-    }
+    let nix = beside_nix(&mut table, "nix-build, a chain of 1,000, unsandboxed");
     let silo = ground();
     silo.write(".silo/recipes/one.toml", &recipe("one", 1));
     silo.write(".silo/recipes/chain.toml", &recipe("chain", STEPS));
@@ -71,10 +77,7 @@ fn comment(warm: &Silo, rounds: usize) -> bool {
     let mut table = Table::new("a comment edited in a recipe of 1,000 steps");
     let version = table.row("silo --version: the process itself");
     let edited = table.row("silo install, after the edit");
-    let nix = support::has("nix-build").then(|| table.row("nix-build of a chain of 1,000, after the edit"));
-    if nix.is_none() {
-        table.absent("nix-build", "not installed");
-    }
+    let nix = beside_nix(&mut table, "nix-build of a chain of 1,000, after the edit");
     let silo = ground();
     let text = recipe("chain", STEPS);
     silo.write(".silo/recipes/chain.toml", &text);

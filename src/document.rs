@@ -1,5 +1,9 @@
-//! TOML that a person wrote: read strictly, with errors that name file, line, column and the nearest known key.
+//! TOML that a person wrote: read strictly, with errors that name file, line, column and the nearest known key. And
+//! small files of text, written whole or not at all.
 
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -64,6 +68,21 @@ pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
         Err(error) => return Err(failed(error)),
     }
     std::fs::read_to_string(path).map(Some).map_err(failed)
+}
+
+/// Writes a text to `path` by one rename, and makes it outlive a power cut; directories above it are made.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(dir)?;
+    // As readable as what it replaces, or as any new file.
+    let mut staged = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
+    staged.write_all(text.as_bytes())?;
+    if let Ok(old) = fs::metadata(path) {
+        staged.as_file().set_permissions(old.permissions())?;
+    }
+    staged.as_file().sync_all()?;
+    staged.persist(path).map_err(|error| error.error)?;
+    File::open(dir)?.sync_all()
 }
 
 /// Parses `text`, which came from `path`.

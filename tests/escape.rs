@@ -76,7 +76,7 @@ fn probe_everything(network: Option<Network>) {
         "mounts": [&project, &shared, "/workspace"], "read_only": [&shared],
         "pids": [std::process::id(), std::os::unix::process::parent_id()],
         "port": port, "ips": own_addresses(), "abstract": name, "sockets": [path_socket],
-        "variables": ["PATH", "HOME", "LC_ALL"], "stdin_is_a_file": true, "hostname": "silo",
+        "variables": ["PATH", "HOME", "LC_ALL"], "agents": u8::from(network.is_some()), "stdin_is_a_file": true, "hostname": "silo",
         "layer_file": LAYER_FILE, "tasks": TASKS, "memory": MEMORY_BYTES, "files": FILES, "size": SIZE_BYTES,
         "machine_id": fs::read_to_string("/etc/machine-id").unwrap_or_default(),
     });

@@ -244,6 +244,7 @@ def trace_pid_1():
 
 @probe
 def take_over_the_agent():
+    found = 0
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             name = open(f"/proc/{pid}/comm").read().strip()
@@ -251,6 +252,7 @@ def take_over_the_agent():
             continue
         if name != "silo-agent":
             continue
+        found += 1
         pid = int(pid)
         denied("ptrace attach", call("ptrace", 16, pid, 0, 0))
         denied("ptrace seize", call("ptrace", 0x4206, pid, 0, 0))
@@ -259,6 +261,8 @@ def take_over_the_agent():
         pidfd = call("pidfd_open", pid, 0)
         for number in range(16):
             denied("pidfd_getfd", call("pidfd_getfd", pidfd, number, 0))
+    if found != BAIT["agents"]:
+        raise Open(f"{found} agents were tried")
 
 
 @probe

@@ -144,6 +144,9 @@ fn what_is_denied_is_not_there() {
 #[test]
 fn a_name_that_leads_home_needs_a_grant_of_its_own() {
     let bench = bench();
+    if !leads_somewhere(&this_machine()) {
+        return skip("this machine cannot resolve its own name, so no name leads home");
+    }
     let port = echo();
     let home = |network| {
         let output = bench.run(&sandbox(&bench, network, &format!("print(why('{}:{port}'))", this_machine())), b"");
@@ -160,6 +163,10 @@ fn a_name_that_leads_home_needs_a_grant_of_its_own() {
         let output = bench.run(&sandbox(&bench, allowing(&[&format!("{literal}:{port}")]), &program), b"");
         assert_eq!(text(&output), "reached\n", "{literal}: {}", errors(&output));
     }
+}
+
+fn leads_somewhere(name: &str) -> bool {
+    std::net::ToSocketAddrs::to_socket_addrs(&(name, 1)).is_ok_and(|mut found| found.next().is_some())
 }
 
 /// This machine's name, which leads to no public address.
@@ -366,7 +373,7 @@ fn what_is_reached_is_learned() {
     let program = format!("print(why('host.silo.internal:{port}'), why('{}:443'))", this_machine());
     let output = bench.run(&sandbox(&bench, network, &program), b"");
     assert_eq!(text(&output), "no name EHOSTUNREACH\n", "{}", errors(&output));
-    assert!(errors(&output).contains("is not public"), "{}", errors(&output));
+    assert!(!leads_somewhere(&this_machine()) || errors(&output).contains("is not public"), "{}", errors(&output));
 }
 
 #[test]
@@ -449,6 +456,11 @@ fn a_step_reaches_what_it_is_granted() {
     assert_eq!(paths, ["/given", "/simple", "/simple"]);
     let kept = fs::read_to_string(silo.path("ecosystems/pypi.toml")).expect("learned");
     assert!(kept.contains(&format!("names = [\"localhost:{port}\"]")) && !kept.contains("secret"), "{kept}");
+    fs::remove_file(silo.path("ecosystems/pypi.toml")).expect("it was kept");
+    let mut learn = silo.command(["config", "network", "learn", "@pypi"]);
+    let learned = crate::support::done(learn.env("PIP_INDEX_URL", format!("http://localhost:{port}/simple")));
+    assert_eq!((learned.code, learned.out), (0, format!("@pypi is localhost:{port}\n")), "{}", learned.err);
+    assert_eq!(fs::read_to_string(silo.path("ecosystems/pypi.toml")).expect("learned anew"), kept);
 
     // Without a grant the same command has nobody to ask, and its log says what would help.
     silo.write(".silo/recipes/python.toml", "steps = [{ run = \"python3 -c 'import urllib.request as u; u.urlopen(\\\"http://denied.invalid/\\\")'\", network = [\"other.invalid\"] }]\n");

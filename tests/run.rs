@@ -135,6 +135,11 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
     assert_eq!(silo.run(["config", "network", "remove", "other.example"]).code, 1);
     assert_eq!(silo.run(["config", "network", "allow", "a b"]).code, 2);
 
+    let script = format!("import socket; socket.create_connection(('host.silo.internal', {port}), 60)");
+    let learned = silo.run(["run", "--learn", "python", "-c", &script]);
+    let told = format!("silo: it reached {place}\n  try: silo config network allow {place}\n");
+    assert!(learned.code == 0 && learned.err.contains(&told), "{learned:?}");
+
     // What silo.toml opens by itself is asked about first; what goes away needs nobody.
     let settings = silo.project().join("silo.toml");
     let opened = fs::read_to_string(&settings).expect("it was written") + "\n[ecosystems]\npypi = [\"evil.example\"]\n";

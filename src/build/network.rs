@@ -20,6 +20,7 @@ use crate::launch::{self, Exit};
 use crate::recipe::Recipe;
 
 use super::{Error, Workshop, bench};
+use crate::causes;
 
 /// Where a step finds the machine's own trusted roots; nothing below `/run` gets into a layer.
 const ROOTS: &str = "/run/silo/ca-certificates.crt";
@@ -77,15 +78,15 @@ pub(super) fn reach(shop: &Workshop<'_>, recipe: &Recipe, grants: &[String], roo
         return Ok(None);
     }
     let learning = Learning { home: shop.home, program: shop.program, outside: shop.outside, stop: shop.stop, recipe, root };
-    let registries = registries::read(&shop.outside.variables, &shop.outside.user_home);
+    let names = Names::new(shop.home, shop.outside, shop.ecosystems);
     let mut network = Network { proxies: shop.outside.proxies.clone(), ..Network::default() };
     for grant in grants {
         match grant.strip_prefix('@') {
             None => network.allow.push(grant.clone()),
-            Some(name) => add(&mut network, &learning, shop.ecosystems, &registries, name, shop.sink)?,
+            Some(name) => names.or_learned(&learning, name, shop.sink)?.grant(&mut network),
         }
     }
-    Ok(Some(surround(shop.outside, network, &registries, root)))
+    Ok(Some(surround(shop.outside, network, &names.registries, root)))
 }
 
 /// What a run is to reach.
@@ -98,76 +99,111 @@ pub struct Wish<'a> {
     pub ecosystems: &'a BTreeMap<String, Vec<String>>,
     /// Where what was reached is noted, when everything is open to be learned.
     pub learn: Option<PathBuf>,
-    /// Whether an ecosystem that nobody has learned yet is learned now; it takes a moment, and a network.
-    pub ask: bool,
 }
 
-/// Finds out what a run sees. An ecosystem that cannot be learned is told and left out: the run may not need it.
-pub fn for_run(learning: &Learning<'_>, wish: Wish<'_>, sink: Sink<'_>) -> Reach {
-    let registries = registries::read(&learning.outside.variables, &learning.outside.user_home);
-    let mut network = Network {
-        proxies: learning.outside.proxies.clone(),
-        asker: Asker::Run,
-        learn: wish.learn.map(|into| Learn { into }),
-        ..Network::default()
-    };
+/// Finds out what a run sees. An ecosystem that nobody has learned is told and left out: the run may not need it, and
+/// must not wait for it.
+pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>, sink: Sink<'_>) -> Reach {
+    let names = Names::new(home, outside, wish.ecosystems);
+    let mut network =
+        Network { proxies: outside.proxies.clone(), asker: Asker::Run, learn: wish.learn.map(|into| Learn { into }), ..Network::default() };
     for grant in wish.allow {
         let Some(name) = grant.strip_prefix('@') else {
             network.allow.push(grant.clone());
             continue;
         };
-        if !wish.ask && !wish.ecosystems.contains_key(name) && !ecosystem::get(learning.home, name).is_ok_and(|learned| learned.is_some()) {
-            sink(Event::Note { text: format!("@{name} is not known here yet; `silo config network learn @{name}` asks its client") });
-            continue;
-        }
-        if let Err(error) = add(&mut network, learning, wish.ecosystems, &registries, name, sink) {
-            let why = crate::causes::of(&error).into_iter().next().unwrap_or_default();
-            let why = why.lines().next().unwrap_or_default();
-            sink(Event::Note { text: format!("@{name} is not reached: {why}") });
+        match names.of(name) {
+            Ok(Some(ecosystem)) => ecosystem.grant(&mut network),
+            Ok(None) => {
+                sink(Event::Note { text: format!("@{name} is not known here yet; `silo config network learn @{name}` asks its client") });
+            }
+            Err(error) => sink(unreached(name, &error)),
         }
     }
     for grant in wish.deny {
         match grant.strip_prefix('@') {
             None => network.deny.push(grant.clone()),
             // What was never learned was never granted.
-            Some(name) => {
-                let learned = ecosystem::get(learning.home, name).ok().flatten().unwrap_or_default();
-                let own = of(name, &registries).flat_map(Registry::grants);
-                network.deny.extend(wish.ecosystems.get(name).cloned().unwrap_or(learned.names).into_iter().chain(own));
-            }
+            Some(name) => network.deny.extend(names.of(name).ok().flatten().into_iter().flat_map(Ecosystem::all)),
         }
     }
-    surround(learning.outside, network, &registries, learning.root)
+    surround(outside, network, &names.registries, root)
 }
 
-/// Adds what an ecosystem is to a network; learns it where nobody has yet.
-fn add(
-    network: &mut Network,
-    learning: &Learning<'_>,
-    known: &BTreeMap<String, Vec<String>>,
-    registries: &[Registry],
-    name: &str,
-    sink: Sink<'_>,
-) -> Result<(), Error> {
-    if let Some(names) = known.get(name) {
-        network.allow.extend_from_slice(names);
-        return Ok(());
-    }
-    network.allow.extend(of(name, registries).flat_map(Registry::grants));
-    let settings = settings(name, registries);
-    let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let learned = match ecosystem::get(learning.home, name)?.filter(|learned| learned.settings == settings) {
-        Some(learned) => learned,
-        None => {
-            let learned = probe(learning, name)?;
-            let file = learning.home.ecosystem(name);
-            let text = format!("@{name} is {}, as its client shows; kept in {}", learned.names.join(", "), file.display());
-            sink(Event::Note { text });
-            learned
+/// Learns those ecosystems among some grants that nobody has learned yet; one that cannot be learned now is told.
+pub fn learn_new(learning: &Learning<'_>, said: &BTreeMap<String, Vec<String>>, grants: &[String], sink: Sink<'_>) {
+    let names = Names::new(learning.home, learning.outside, said);
+    for name in grants.iter().filter_map(|grant| grant.strip_prefix('@')) {
+        if let Err(error) = names.or_learned(learning, name, sink) {
+            sink(unreached(name, &error));
         }
-    };
-    network.public.extend(learned.names);
-    Ok(())
+    }
+}
+
+fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
+    let why = causes::of(error).into_iter().next().unwrap_or_default();
+    Event::Note { text: format!("@{name} is not reached: {}", why.lines().next().unwrap_or_default()) }
+}
+
+/// Where it stands which names ecosystems are.
+struct Names<'a> {
+    home: &'a Home,
+    /// By `silo.toml`.
+    said: &'a BTreeMap<String, Vec<String>>,
+    /// The user's own.
+    registries: Vec<Registry>,
+}
+
+/// What an ecosystem is.
+struct Ecosystem {
+    /// What the user named.
+    allow: Vec<String>,
+    /// What its client showed.
+    public: Vec<String>,
+}
+
+impl Ecosystem {
+    fn grant(self, network: &mut Network) {
+        network.allow.extend(self.allow);
+        network.public.extend(self.public);
+    }
+
+    fn all(self) -> impl Iterator<Item = String> {
+        self.allow.into_iter().chain(self.public)
+    }
+}
+
+impl<'a> Names<'a> {
+    fn new(home: &'a Home, outside: &Outside, said: &'a BTreeMap<String, Vec<String>>) -> Names<'a> {
+        Names { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
+    }
+
+    /// Returns what an ecosystem is, where that was said or learned under the settings of today.
+    fn of(&self, name: &str) -> Result<Option<Ecosystem>, ecosystem::Error> {
+        if let Some(names) = self.said.get(name) {
+            return Ok(Some(Ecosystem { allow: names.clone(), public: Vec::new() }));
+        }
+        let settings = settings(name, &self.registries);
+        let learned = ecosystem::get(self.home, name)?.filter(|learned| learned.settings == settings);
+        Ok(learned.map(|learned| self.with(name, learned)))
+    }
+
+    /// The same, and learns it where nobody has yet.
+    fn or_learned(&self, learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Ecosystem, Error> {
+        let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = self.of(name)? {
+            return Ok(known);
+        }
+        let learned = probe(learning, name)?;
+        let file = self.home.ecosystem(name);
+        let text = format!("@{name} is {}, as its client shows; kept in {}", learned.names.join(", "), file.display());
+        sink(Event::Note { text });
+        Ok(self.with(name, learned))
+    }
+
+    fn with(&self, name: &str, learned: Learned) -> Ecosystem {
+        Ecosystem { allow: of(name, &self.registries).flat_map(Registry::grants).collect(), public: learned.names }
+    }
 }
 
 /// The settings of one ecosystem's clients.
@@ -184,12 +220,19 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
     let mut env: Vec<(String, String)> = registries.iter().map(|registry| (registry.variable.to_owned(), registry.value.clone())).collect();
     let mut mounts = Vec::new();
     if let Some(host) = outside.roots.iter().find(|path| path.is_file())
-        && fs::read(host).ok() != root.iter().find_map(|tree| fs::read(tree.join(IMAGE_ROOTS)).ok())
+        && !are_same(host, root.iter().map(|tree| tree.join(IMAGE_ROOTS)).find(|path| path.is_file()))
     {
         mounts.push(Mount { host: host.clone(), guest: ROOTS.into(), access: Access::ReadOnly });
         env.extend(ROOTS_VARIABLES.iter().map(|name| ((*name).to_owned(), ROOTS.to_owned())));
     }
     Reach { network, mounts, env }
+}
+
+/// Whether two files hold the same; they are read only where their sizes are equal.
+fn are_same(one: &Path, other: Option<PathBuf>) -> bool {
+    let Some(other) = other else { return false };
+    let size = |path: &Path| fs::metadata(path).ok().map(|meta| meta.len());
+    size(one) == size(&other) && fs::read(one).ok() == fs::read(&other).ok()
 }
 
 /// What an ecosystem is learned with.

@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::ecosystem;
-use crate::grant::Grant;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::catalog;
-use crate::recipe::file::check_name;
+use crate::recipe::file::{check_grants, check_name};
 use crate::tool::ecosystems;
 use crate::tool::record;
 use crate::tool::settings_file;
@@ -84,17 +83,8 @@ fn check(change: &Change) -> Result<(), Failure> {
     if let Some(tool) = &change.tool {
         check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     }
-    let is_name = |name: &&String| match name.strip_prefix('@') {
-        Some(ecosystem) => check_name(ecosystem).is_ok(),
-        None => Grant::parse(name).is_some(),
-    };
-    match change.names.iter().find(|name| !is_name(name)) {
-        Some(odd) => {
-            let odd = odd.escape_debug();
-            Err(Failure::usage(format!("\"{odd}\" is not a name"), "write example.com, example.com:22, *.example.com or @pypi"))
-        }
-        None => Ok(()),
-    }
+    let hint = "write example.com, example.com:22, *.example.com or @pypi";
+    check_grants("network", &change.names).map_err(|error| Failure::usage(error.to_string(), hint))
 }
 
 fn path(setting: &Setting, change: &Change) -> std::path::PathBuf {

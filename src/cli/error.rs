@@ -79,23 +79,25 @@ fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
     causes::is_full_disk(error).then(|| "free some space, then run the same command again".to_owned())
 }
 
-impl From<document::Error> for Failure {
-    fn from(error: document::Error) -> Failure {
-        Failure::other(error)
-    }
+/// Errors that say by themselves what to do, or to which nothing can be added.
+macro_rules! told_as_they_are {
+    ($($error:ty),+ $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                Failure::other(error)
+            }
+        }
+    )+};
 }
 
-impl From<recipe::catalog::Error> for Failure {
-    fn from(error: recipe::catalog::Error) -> Failure {
-        Failure::other(error)
-    }
-}
-
-impl From<tool::record::Error> for Failure {
-    fn from(error: tool::record::Error) -> Failure {
-        Failure::other(error)
-    }
-}
+told_as_they_are!(
+    document::Error,
+    recipe::catalog::Error,
+    tool::record::Error,
+    tool::trust::Error,
+    crate::ecosystem::Error,
+    tool::projects::Error,
+);
 
 impl From<insight::error::Error> for Failure {
     fn from(error: insight::error::Error) -> Failure {
@@ -104,27 +106,13 @@ impl From<insight::error::Error> for Failure {
     }
 }
 
-impl From<tool::trust::Error> for Failure {
-    fn from(error: tool::trust::Error) -> Failure {
-        Failure::other(error)
-    }
-}
-
-impl From<crate::ecosystem::Error> for Failure {
-    fn from(error: crate::ecosystem::Error) -> Failure {
-        Failure::other(error)
-    }
-}
-
 impl From<tool::ecosystems::Error> for Failure {
     fn from(error: tool::ecosystems::Error) -> Failure {
-        Failure::other(error)
-    }
-}
-
-impl From<tool::projects::Error> for Failure {
-    fn from(error: tool::projects::Error) -> Failure {
-        Failure::other(error)
+        let hint = match &error {
+            tool::ecosystems::Error::NotInstalled { tool } => Some(format!("silo install {tool}")),
+            _ => None,
+        };
+        Failure::hinted(&error, hint)
     }
 }
 
@@ -259,7 +247,7 @@ fn definition_hint(error: &tool::definition::Error) -> Option<String> {
         E::NotBuilt { .. } => Some("run `silo sync`".to_owned()),
         E::Addon { .. } => Some("add-ons are recipes/addons/<name>.toml of the project or of ~/.silo, and java, kotlin, ruby".to_owned()),
         E::Lock(error) => locking_hint(error),
-        E::Recipe(_) | E::Document(_) | E::Overlay { .. } => None,
+        E::Recipe(_) | E::Record(_) | E::Document(_) | E::Overlay { .. } => None,
     }
 }
 

@@ -7,12 +7,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use silo_store::lock::{self, Pin};
 
-use crate::build::network::{self, Learning};
+use crate::build::network;
 use crate::ecosystem;
 use crate::event::Event;
 use crate::home::RECIPES;
 use crate::image::{self, cold};
 use crate::launch;
+use crate::recipe::Recipe;
 use crate::recipe::catalog::{self, Places};
 use crate::recipe::file::check_name;
 use crate::run::{self, Accounts, Wish};
@@ -104,8 +105,10 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     let learning = args.visible.learn.then(Lesson::begin).transpose()?;
     let own = !args.visible.no_project;
     let project = project(&setting, args.visible)?;
-    let mut spec = spec(&setting, &tool, project.as_deref(), argv)?;
-    furnish(&setting, &tool, own, learning.as_ref(), &mut spec)?;
+    // A tool whose recipe is gone still runs as its image says.
+    let recipe = catalog::find(&setting.places, &tool.name).ok().map(|found| found.recipe);
+    let mut spec = spec(&setting, &tool, recipe.as_ref(), project.as_deref(), argv)?;
+    furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
     image::touch(&setting.home, tool.image);
     if let Some(project) = &project {
         projects::touch(&setting.home, project);
@@ -129,30 +132,30 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Adds the network to what a run sees: what its recipe and the settings grant, of which the project's own count if `own`.
-fn furnish(setting: &Setting, tool: &Installed, own: bool, lesson: Option<&Lesson>, spec: &mut launch::spec::Spec) -> Result<(), Failure> {
-    let places = Places { user: setting.places.user.clone(), project: setting.places.project.clone().filter(|_| own) };
-    // A tool whose recipe is gone runs without.
-    let Ok(found) = catalog::find(&places, &tool.name) else { return Ok(()) };
+fn furnish(
+    setting: &Setting,
+    tool: &Installed,
+    recipe: Option<Recipe>,
+    own: bool,
+    lesson: Option<&Lesson>,
+    spec: &mut launch::spec::Spec,
+) -> Result<(), Failure> {
+    let recipe = match own || setting.places.project.is_none() {
+        true => recipe,
+        false => catalog::find(&Places { project: None, ..setting.places.clone() }, &tool.name).ok().map(|found| found.recipe),
+    };
+    let Some(recipe) = recipe else { return Ok(()) };
     let settings = if own { &setting.settings } else { &setting.user_settings };
-    let granted = settings.network(&tool.name, &found.recipe.run.network);
+    let granted = settings.network(&tool.name, &recipe.run.network);
     let root = [image::root(&setting.home, tool.image)];
     let reach = setting.look(|context| {
-        let learning = Learning {
-            home: context.home,
-            program: &context.program,
-            outside: &context.outside,
-            stop: context.stop,
-            recipe: &found.recipe,
-            root: &root,
-        };
         let wish = network::Wish {
             allow: &granted.allow,
             deny: &granted.deny,
             ecosystems: &settings.ecosystems,
             learn: lesson.map(|lesson| lesson.notes.path().to_owned()),
-            ask: false,
         };
-        Ok(network::for_run(&learning, wish, context.sink))
+        Ok(network::for_run(context.home, &context.outside, &root, wish, context.sink))
     })?;
     reach.furnish(spec);
     Ok(())
@@ -253,11 +256,7 @@ fn find(setting: &Setting, word: &OsStr, no_project: bool) -> Result<(Installed,
 
 /// Finds the image of a tool: the project's where the project claims the tool, else the installed one.
 fn usable(setting: &Setting, tool: &str, no_project: bool) -> Result<Option<Installed>, Failure> {
-    let own = if no_project { None } else { definition::image(setting.view(), tool)? };
-    match own {
-        Some(own) => Ok(Some(own)),
-        None => Ok(record::get(&setting.home, tool)?),
-    }
+    if no_project { Ok(record::get(&setting.home, tool)?) } else { Ok(definition::current(setting.view(), tool)?) }
 }
 
 fn missing(setting: &Setting, name: &str, owner: Option<&String>) -> Failure {
@@ -290,14 +289,20 @@ fn project(setting: &Setting, visible: Visible) -> Result<Option<PathBuf>, Failu
     }
 }
 
-fn spec(setting: &Setting, tool: &Installed, project: Option<&Path>, mut argv: Vec<OsString>) -> Result<launch::spec::Spec, Failure> {
+fn spec(
+    setting: &Setting,
+    tool: &Installed,
+    recipe: Option<&Recipe>,
+    project: Option<&Path>,
+    mut argv: Vec<OsString>,
+) -> Result<launch::spec::Spec, Failure> {
     let mend = || format!("silo install {}", tool.name);
     let image = image::get(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(mend()))?;
     let image = image.ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), mend()))?;
     if argv.is_empty() {
         argv.extend(image.command.iter().map(OsString::from));
     }
-    let recipe = catalog::find(&setting.places, &tool.name).ok().map(|found| found.recipe.run);
+    let recipe = recipe.map(|recipe| &recipe.run);
     let over = setting.settings.overrides.get(&tool.name).cloned().unwrap_or_default();
     let mut vars = std::collections::BTreeMap::new();
     let passed = recipe.iter().flat_map(|run| &run.pass_env).chain(&setting.settings.pass_env).chain(&over.pass_env);
@@ -329,8 +334,8 @@ fn spec(setting: &Setting, tool: &Installed, project: Option<&Path>, mut argv: V
         cwd,
         user: &user,
         accounts,
-        cpus: over.cpus.or_else(|| recipe.as_ref().and_then(|run| run.cpus)),
-        memory_mb: over.memory_mb.or_else(|| recipe.as_ref().and_then(|run| run.memory_mb)),
+        cpus: over.cpus.or_else(|| recipe.and_then(|run| run.cpus)),
+        memory_mb: over.memory_mb.or_else(|| recipe.and_then(|run| run.memory_mb)),
         root,
     }))
 }

@@ -8,7 +8,7 @@
 pub mod registries;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -71,19 +71,10 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Learned>, Error> {
 
 /// Keeps what was learned, by one rename.
 pub fn put(home: &Home, name: &str, learned: &Learned) -> Result<(), Error> {
-    let dir = home.ecosystems();
-    fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
     let written = Written { format: VERSION, settings: learned.settings.clone(), names: learned.names.clone() };
     let text = toml::to_string(&written).expect("strings and numbers are TOML");
     let path = home.ecosystem(name);
-    let staged = path.with_extension(format!("new.{}", std::process::id()));
-    let write = || {
-        let mut file = fs::File::create(&staged)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&staged, &path)
-    };
-    write().map_err(|source| Error::File { doing: "write", path: path.clone(), source })
+    document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
 }
 
 /// Forgets what was learned; returns whether there was anything.

@@ -13,7 +13,7 @@ use crate::recipe::file;
 
 use super::View;
 use super::locking;
-use super::record::Installed;
+use super::record::{self, Installed};
 
 /// Where a tool is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,9 @@ pub enum Error {
     /// A lock cannot be read.
     #[error(transparent)]
     Lock(#[from] locking::Error),
+    /// The record of an installed tool cannot be read.
+    #[error(transparent)]
+    Record(#[from] record::Error),
     /// A project uses the tool, and its image is not there.
     #[error("this project's {tool} is not built: {why}")]
     NotBuilt {
@@ -131,6 +134,14 @@ pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     let found = build::known(view.home, &definition.target(&lock));
     let image = found.ok_or_else(|| not_built("what silo.toml and silo.lock say was never built on this machine"))?;
     Ok(Some(Installed { name: tool.to_owned(), version: locking::version(&definition.found, &lock), image }))
+}
+
+/// Finds the image that a tool is now: the project's where the project claims the tool, else the installed one.
+pub fn current(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
+    match image(view, tool)? {
+        Some(own) => Ok(Some(own)),
+        None => Ok(record::get(view.home, tool)?),
+    }
 }
 
 fn is_claimed(settings: &Settings, project: &Path, tool: &str) -> Result<bool, Error> {

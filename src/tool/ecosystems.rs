@@ -1,7 +1,7 @@
 //! Learning which names a package ecosystem is, and forgetting it, apart from any build.
 
 use crate::build;
-use crate::build::network::{self, Learning};
+use crate::build::network;
 use crate::ecosystem::{self, Learned};
 use crate::image;
 use crate::recipe::catalog;
@@ -36,15 +36,8 @@ pub enum Error {
 pub fn learn(context: &Context<'_>, tool: &str, ecosystem: &str) -> Result<Learned, Error> {
     let found = catalog::find(context.places, tool)?;
     let installed = record::get(context.home, tool)?.ok_or_else(|| Error::NotInstalled { tool: tool.to_owned() })?;
-    let learning = Learning {
-        home: context.home,
-        program: &context.program,
-        outside: &context.outside,
-        stop: context.stop,
-        recipe: &found.recipe,
-        root: &[image::root(context.home, installed.image)],
-    };
-    Ok(network::learn(&learning, ecosystem)?)
+    let root = [image::root(context.home, installed.image)];
+    Ok(network::learn(&context.learning(&found.recipe, &root), ecosystem)?)
 }
 
 /// Forgets what was learned; returns whether there was anything. The next step that needs it learns it anew.

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use silo_store::lock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
-use crate::build::network::{self, Learning};
+use crate::build::network;
 use crate::build::{self, Built, Target, Workshop};
 use crate::event::Event;
 use crate::fetch::mirrors::Mirrors;
@@ -125,17 +125,8 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
 /// Learns what the ecosystems are that the tool may reach when it is run; one that cannot be learned now is told.
 fn learn(context: &Context<'_>, definition: &Definition, tool: &Installed) {
     let recipe = &definition.found.recipe;
-    let learning = Learning {
-        home: context.home,
-        program: &context.program,
-        outside: &context.outside,
-        stop: context.stop,
-        recipe,
-        root: &[image::root(context.home, tool.image)],
-    };
-    let ecosystems: Vec<String> = recipe.run.network.iter().filter(|grant| grant.starts_with('@')).cloned().collect();
-    let wish = network::Wish { allow: &ecosystems, deny: &[], ecosystems: &context.settings.ecosystems, learn: None, ask: true };
-    network::for_run(&learning, wish, context.sink);
+    let root = [image::root(context.home, tool.image)];
+    network::learn_new(&context.learning(recipe, &root), &context.settings.ecosystems, &recipe.run.network, context.sink);
 }
 
 /// Locks a tool anew from today's indexes, and installs that.

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::document;
@@ -164,18 +163,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Lock>, Error> {
 
 /// Writes a lock file by one rename.
 pub fn write(path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(failed)?;
-    }
-    let staged = path.with_extension(format!("lock.{}", std::process::id()));
-    let write = || {
-        let mut file = fs::File::create(&staged)?;
-        file.write_all(lock::write(locks).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&staged, path)
-    };
-    write().map_err(failed)
+    document::write(path, &lock::write(locks)).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 /// Returns the version that a lock gives a tool: the upstream part of its main package's.

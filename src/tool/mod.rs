@@ -28,13 +28,14 @@ use std::sync::atomic::AtomicBool;
 
 use silo_store::layout::Store;
 
-use crate::build::network::Outside;
+use crate::build::network::{Learning, Outside};
 use crate::config::Settings;
 use crate::event::Sink;
 use crate::fetch::mirrors::{self, Mirrors, Overrides};
 use crate::fetch::sources;
 use crate::fetch::transport::Transport;
 use crate::home::Home;
+use crate::recipe::Recipe;
 use crate::recipe::catalog::Places;
 
 /// What every verb works with.
@@ -105,6 +106,11 @@ impl Context<'_> {
             project_settings: self.project_settings,
             project: self.project,
         }
+    }
+
+    /// Returns what ecosystems are learned with, by a recipe's probes in a root.
+    pub fn learning<'b>(&'b self, recipe: &'b Recipe, root: &'b [PathBuf]) -> Learning<'b> {
+        Learning { home: self.home, program: &self.program, outside: &self.outside, stop: self.stop, recipe, root }
     }
 
     /// Returns the mirrors to fetch from: the settings', else the machine's.

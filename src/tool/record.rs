@@ -71,21 +71,10 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Installed>, Error> {
 
 /// Writes the record of a tool.
 pub fn put(home: &Home, tool: &Installed) -> Result<(), Error> {
-    let dir = home.tools();
-    fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
     let written = Written { format: VERSION, version: tool.version.clone(), image: tool.image.to_string() };
     let text = toml::to_string(&written).expect("strings and numbers are TOML");
     let path = home.tool(&tool.name);
-    let staged = path.with_extension(format!("new.{}", std::process::id()));
-    let write = || {
-        use io::Write as _;
-        let mut file = fs::File::create(&staged)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&staged, &path)?;
-        fs::File::open(&dir)?.sync_all()
-    };
-    write().map_err(|source| Error::File { doing: "write", path: path.clone(), source })
+    document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
 }
 
 /// Removes the record of a tool; returns whether there was one.

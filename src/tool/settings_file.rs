@@ -1,7 +1,7 @@
 //! Changing a `silo.toml` on disk: the whole file or nothing, and back again where what follows fails.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::edit::{self, Document};
@@ -77,15 +77,5 @@ impl Changed {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(dir).map_err(failed)?;
-    let mut staged = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    staged.write_all(text.as_bytes()).map_err(failed)?;
-    // A temporary file is private; settings are as readable as what they replace, or as any new file.
-    let mode = fs::metadata(path).map(|meta| meta.permissions());
-    let mode = mode.unwrap_or_else(|_| std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    staged.as_file().set_permissions(mode).map_err(failed)?;
-    staged.as_file().sync_all().map_err(failed)?;
-    staged.persist(path).map(drop).map_err(|error| failed(error.error))
+    document::write(path, text).map_err(|source| Error::Write { path: path.to_owned(), source })
 }

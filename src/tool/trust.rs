@@ -5,8 +5,7 @@
 //! `~/.silo/trust/<project>`. A line that is new since then is asked about again; one that has gone is no matter.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Network, Settings};
@@ -72,18 +71,10 @@ pub fn approve(home: &Home, project: &Path, more: &Exposures) -> Result<(), Erro
     let mut all = approved(home, project)?;
     all.extend(more.iter().cloned());
     let path = file(home, project);
-    let staged = path.with_extension(format!("new.{}", std::process::id()));
     let lines: String = all.iter().map(|line| format!("{line}\n")).collect();
     // A path may hold line breaks, which a comment must not.
     let text = format!("# {project:?}\n{lines}");
-    let write = || {
-        fs::create_dir_all(home.trust())?;
-        let mut file = fs::File::create(&staged)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&staged, &path)
-    };
-    write().map_err(|source| Error::Write { path: path.clone(), source })
+    document::write(&path, &text).map_err(|source| Error::Write { path, source })
 }
 
 fn file(home: &Home, project: &Path) -> PathBuf {

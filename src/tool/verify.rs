@@ -98,9 +98,8 @@ fn chosen(context: &Context<'_>, wish: &Wish) -> Result<BTreeSet<ImageId>, Error
             Ok(installed.chain(projects.iter().flat_map(projects::Project::images)).collect())
         }
         Wish::Tools(names) => {
-            let find = |name: &String| match definition::image(context.view(), name)? {
-                Some(own) => Ok(own.image),
-                None => record::get(context.home, name)?.map(|tool| tool.image).ok_or_else(|| Error::NotInstalled(name.clone())),
+            let find = |name: &String| {
+                definition::current(context.view(), name)?.map(|tool| tool.image).ok_or_else(|| Error::NotInstalled(name.clone()))
             };
             names.iter().map(find).collect()
         }
