@@ -53,13 +53,13 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
     fresh.check = setting.check.take();
     let done = build(&fresh, target);
     setting.check = fresh.check.take();
-    if let (Err(failure), Some(changed)) = (&done, changed)
+    if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()
     {
         let path = changed.path().to_owned();
         changed.undo()?;
-        let text = format!("{} is as it was before, because: {}", path.display(), failure.message().lines().next().unwrap_or_default());
-        ui::note(&text);
+        // The error itself is told after it.
+        ui::note(&format!("{} is as it was before", path.display()));
     }
     done
 }
