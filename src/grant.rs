@@ -4,7 +4,12 @@
 //! system's resolver would take for an address in one of its many spellings (`127.1`, `0x7f.1`,
 //! `2130706433`) counts as an address: only a grant that spells it the same way covers it.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU16;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The longest name that DNS can carry.
 const MAX_NAME_BYTES: usize = 253;
@@ -225,6 +230,31 @@ pub fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     Some((&text[..colon], Some(port)))
 }
 
+/// A port of this machine that leads to a port inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The port on 127.0.0.1 of this machine.
+    pub host: NonZeroU16,
+    /// The port inside.
+    pub guest: NonZeroU16,
+}
+
+impl Port {
+    /// Reads `host:guest`, or one number for both.
+    pub fn parse(text: &str) -> Option<Port> {
+        let (host, guest) = text.split_once(':').unwrap_or((text, text));
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        Some(Port { host: number(host)?, guest: number(guest)? })
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.guest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +350,16 @@ mod tests {
         }
         for text in ["a1", "1.a", "example.com", "x0"] {
             assert!(!Host::parse(text).expect("a host").is_address(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_written_as_a_pair_or_as_one_for_both() {
+        for (text, expect) in [("8080:80", Some("8080:80")), ("3000", Some("3000:3000")), ("65535:1", Some("65535:1"))] {
+            assert_eq!(Port::parse(text).map(|port| port.to_string()).as_deref(), expect, "{text}");
+        }
+        for text in ["", ":", "0", "1:0", "65536", "+1", "1:2:3", "a", "1:", "-1"] {
+            assert_eq!(Port::parse(text), None, "{text}");
         }
     }
 }

@@ -111,6 +111,11 @@ impl Home {
         self.root.join("work")
     }
 
+    /// What runs did with their network.
+    pub fn network_logs(&self) -> PathBuf {
+        self.logs().join("network")
+    }
+
     /// Logs of build steps.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")

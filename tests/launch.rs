@@ -3,16 +3,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio as Pipe};
-use std::sync::mpsc;
-use std::time::Duration;
 
-use crate::support::sandbox::{Bench, bench, text, until};
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+use crate::support::sandbox::{bench, text, until};
+use crate::support::terminal::{self, Session, cooked, size};
 use silo::launch::spec::{Access, Mount, Spec, Stdio};
 
 #[test]
@@ -171,88 +167,6 @@ fn a_mount_may_lie_in_a_mount() {
     assert_eq!(fs::read_dir(bench.project().join("node_modules")).expect("made").count(), 0);
 }
 
-/// A terminal of the test's own with silo on it.
-struct Session {
-    master: OwnedFd,
-    slave: OwnedFd,
-    silo: Child,
-    output: mpsc::Receiver<Vec<u8>>,
-    seen: String,
-}
-
-impl Session {
-    fn start(bench: &Bench, spec: &Spec) -> Session {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).expect("a terminal");
-        grantpt(&master).expect("ours");
-        unlockpt(&master).expect("ours");
-        let slave = ioctl_tiocgptpeer(&master, flags).expect("the other end");
-        tcsetwinsize(&master, size(30, 100)).expect("set");
-        let end = || Pipe::from(slave.try_clone().expect("copied"));
-        let silo = bench.command(spec).stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
-        let (sender, output) = mpsc::channel();
-        let mut from = fs::File::from(master.try_clone().expect("copied"));
-        std::thread::spawn(move || {
-            let mut piece = [0; 65536];
-            while let Ok(length) = from.read(&mut piece) {
-                if sender.send(piece[..length].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Session { master, slave, silo, output, seen: String::new() }
-    }
-
-    fn type_in(&mut self, keys: &str) {
-        let mut to = fs::File::from(self.master.try_clone().expect("copied"));
-        to.write_all(keys.as_bytes()).expect("written");
-    }
-
-    fn expect(&mut self, words: &str) {
-        while !self.seen.contains(words) {
-            match self.output.recv_timeout(Duration::from_secs(60)) {
-                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
-                Err(_) => panic!("never printed {words:?}: {:?}", self.seen),
-            }
-        }
-        let end = self.seen.find(words).map_or(0, |at| at + words.len());
-        self.seen.drain(..end);
-    }
-
-    fn resize(&self, to: Winsize) {
-        tcsetwinsize(&self.master, to).expect("set");
-        // The test has no controlling terminal to do this.
-        self.signal("WINCH");
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.silo.id().to_string();
-        Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill starts");
-    }
-
-    fn end(mut self) -> (Option<i32>, usize, bool) {
-        until(&format!("it ends, after it printed {:?} and", self.seen), || self.silo.try_wait().expect("our own child").is_some());
-        let status = self.silo.wait().expect("it ended");
-        let cooked = cooked(&self.slave);
-        // With no end open, reading ends after the last byte.
-        drop(self.slave);
-        let mut left = self.seen.len();
-        while let Ok(piece) = self.output.recv_timeout(Duration::from_secs(60)) {
-            left += piece.len();
-        }
-        (status.code(), left, cooked)
-    }
-}
-
-fn cooked(terminal: &OwnedFd) -> bool {
-    let settings = tcgetattr(terminal.as_fd()).expect("a terminal");
-    settings.local_modes.contains(rustix::termios::LocalModes::ICANON)
-}
-
-fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
-}
-
 #[test]
 fn a_terminal_is_the_sandboxs_own() {
     let bench = bench();
@@ -336,10 +250,7 @@ print('up', flush=True)
 end = time.time() + 10
 while not got and time.time() < end: time.sleep(.05)
 time.sleep(.3); print(len(got), flush=True)";
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = openpt(flags).expect("a terminal");
-    unlockpt(&master).expect("ours");
-    let slave = ioctl_tiocgptpeer(&master, flags).expect("the other end");
+    let (master, slave) = terminal::open();
     let silo = bench.command(&bench.python(program));
     let mut child = Command::new("setsid")
         .args(["--ctty", "--wait"])

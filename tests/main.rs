@@ -7,6 +7,7 @@ mod architecture;
 mod cli;
 mod derivation;
 mod disk;
+mod doors;
 mod escape;
 mod faults;
 mod fetch;

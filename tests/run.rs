@@ -75,6 +75,9 @@ fn variables_are_handed_in_by_name() {
     let silo = Silo::shared(As::Me);
     fs::write(silo.project().join("silo.toml"), "passEnv = [\"TOKEN\"]\n[overrides.sh]\nenv = { MODE = \"test\" }\nworkdir = \"/\"\n")
         .expect("our own project");
+    let asked = silo.run(["sh", "-c", "true"]);
+    assert!(asked.code == 125 && asked.err.contains("every tool sees the variable TOKEN"), "{asked:?}");
+    silo.ok(["trust", "--yes"]);
     let mut command = silo.command(["sh", "-c", "echo \"$TOKEN $MODE $SECRET $PWD\""]);
     let done = crate::support::done(command.env("TOKEN", "t").env("SECRET", "s"));
     assert_eq!(done.out, "t test  /\n", "{done:?}");

@@ -13,11 +13,15 @@
 mod address;
 pub mod hello;
 pub mod proxies;
+pub mod record;
 pub mod request;
 
 mod dial;
 
 mod relay;
+
+mod doors;
+mod keys;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,7 +39,10 @@ use tokio::task::LocalSet;
 use crate::grant::{Cover, Host, Leave, MACHINE, Policy, that_covers};
 
 use dial::Dialled;
+pub use doors::Door;
+pub use keys::Keys;
 use proxies::Proxies;
+use record::{Entry, Record, Verdict};
 use relay::Place;
 
 /// The most connections at once; two descriptors each.
@@ -64,6 +71,12 @@ pub struct Terms {
     pub cure: fn(&str) -> String,
     /// Takes one line for each name that was refused or not reached.
     pub tell: Say,
+    /// Takes a line for everything.
+    pub record: Option<Record>,
+    /// Ports of this machine that lead in.
+    pub doors: Vec<Door>,
+    /// The way to the user's ssh agent.
+    pub keys: Option<Keys>,
 }
 
 /// What is open while everything is learned: where package clients and git ask.
@@ -114,7 +127,11 @@ pub fn serve<C: Carrier>(open: impl FnOnce() -> io::Result<C> + Send + 'static, 
     let thread = thread::Builder::new().name("broker".to_owned()).spawn(move || {
         let set = LocalSet::new();
         // A channel that breaks is a sandbox that has ended.
-        let served = async { Hall::new(open()?, terms).serve().await };
+        let served = async {
+            let mut terms = terms;
+            let (doors, keys) = (std::mem::take(&mut terms.doors), terms.keys.take());
+            Hall::new(open()?, terms).serve(doors, keys).await
+        };
         set.block_on(&runtime, async {
             tokio::select! {
                 _ = served => {}
@@ -147,6 +164,7 @@ struct Hall<C> {
     answers: Cell<usize>,
     connections: Cell<usize>,
     lines: RefCell<Vec<String>>,
+    waiting: doors::Waiting,
 }
 
 /// A connection that waits for the guest's side of it.
@@ -167,10 +185,17 @@ impl<C: Carrier> Hall<C> {
             answers: Cell::default(),
             connections: Cell::default(),
             lines: RefCell::default(),
+            waiting: doors::Waiting::default(),
         })
     }
 
-    async fn serve(self: Rc<Hall<C>>) -> io::Result<()> {
+    async fn serve(self: Rc<Hall<C>>, doors: Vec<Door>, keys: Option<Keys>) -> io::Result<()> {
+        for door in doors {
+            tokio::task::spawn_local(doors::serve(Rc::clone(&self), door));
+        }
+        if let Some(keys) = keys {
+            tokio::task::spawn_local(keys::serve(Rc::clone(&self), keys));
+        }
         while let Some((ask, connection)) = self.channel.next().await? {
             let hall = Rc::clone(&self);
             match (ask, connection) {
@@ -202,6 +227,8 @@ impl<C: Carrier> Hall<C> {
                     });
                 }
                 (Ask::Accepted { .. }, None) => {}
+                (Ask::Entered { id }, connection) => self.waiting.settle(id, connection),
+                (Ask::Nobody { id }, _) => self.waiting.settle(id, None),
             }
         }
         Ok(())
@@ -226,12 +253,22 @@ impl<C: Carrier> Hall<C> {
         let ranges = self.terms.ranges(&host);
         if ranges.is_empty() {
             self.refuse(host.as_str(), host.as_str());
+            self.note(&Entry { name: host.as_str().to_owned(), port: None, verdict: Verdict::Denied, sent: 0, received: 0 });
         }
         ranges
     }
 
     async fn connect(&self, id: Id, name: &str, port: u16) -> Outcome {
         let Some(host) = Host::parse(name) else { return Outcome::Denied };
+        let name = host.as_str().to_owned();
+        let outcome = self.reach(id, host, port).await;
+        if let Some(verdict) = Verdict::of(outcome) {
+            self.note(&Entry { name, port: Some(port), verdict, sent: 0, received: 0 });
+        }
+        outcome
+    }
+
+    async fn reach(&self, id: Id, host: Host, port: u16) -> Outcome {
         let place = format!("{}:{port}", host.as_str());
         let Some(leave) = self.terms.judge(&host, port) else {
             self.refuse(&place, &that_covers(&host, port));
@@ -255,10 +292,21 @@ impl<C: Carrier> Hall<C> {
     async fn converse(&self, guest: TcpStream, ready: Ready) {
         let Ready { dialled, host, port, leave } = ready;
         let place = Place { host: &host, port, raw: leave.raw };
-        match relay::relay(guest, dialled, place).await {
+        let (verdict, sent, received) = match relay::relay(guest, dialled, place).await {
+            Ok((sent, received)) => (Verdict::Reached, sent, received),
             // A conversation that breaks off is over; both sides have seen it.
-            Ok(()) | Err(relay::Error::Io(_)) => {}
-            Err(error) => self.tell(&format!("{}:{port}: {error}", host.as_str())),
+            Err(relay::Error::Io(_)) => (Verdict::Broken, 0, 0),
+            Err(error) => {
+                self.tell(&format!("{}:{port}: {error}", host.as_str()));
+                (Verdict::Broken, 0, 0)
+            }
+        };
+        self.note(&Entry { name: host.as_str().to_owned(), port: Some(port), verdict, sent, received });
+    }
+
+    fn note(&self, entry: &Entry) {
+        if let Some(record) = &self.terms.record {
+            record.note(entry);
         }
     }
 

@@ -48,14 +48,15 @@ pub struct Place<'a> {
     pub raw: bool,
 }
 
-/// Carries both directions to their ends.
-pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> Result<(), Error> {
+/// Carries both directions to their ends; returns how many bytes went to the world, and how many came from it.
+pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> Result<(u64, u64), Error> {
     let Dialled { stream: mut world, proxy } = dialled;
     for stream in [&guest, &world] {
         // Small messages of a conversation must not wait for one another.
         stream.set_nodelay(true)?;
     }
     let mut left = None;
+    let mut first = 0;
     if let Some(proxy) = proxy {
         let (head, mut rest) = head(&mut guest).await?;
         let exchange = request::parse(&head, place.host, place.port)?;
@@ -63,13 +64,18 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> 
         world.write_all(head.as_bytes()).await?;
         rest.truncate(usize::try_from(exchange.body).unwrap_or(usize::MAX));
         world.write_all(&rest).await?;
+        first = (head.len() + rest.len()) as u64;
         left = Some(exchange.body - rest.len() as u64);
     } else if place.port == 443 && !place.raw {
         let begin = named(&mut guest, &place).await?;
         world.write_all(&begin).await?;
+        first = begin.len() as u64;
     }
     match left {
-        None => drop(copy_bidirectional_with_sizes(&mut guest, &mut world, PIECE_BYTES, PIECE_BYTES).await?),
+        None => {
+            let (sent, received) = copy_bidirectional_with_sizes(&mut guest, &mut world, PIECE_BYTES, PIECE_BYTES).await?;
+            Ok((first + sent, received))
+        }
         Some(bytes) => {
             // One exchange: nobody reads what comes after the body.
             let (from, mut to) = guest.split();
@@ -77,15 +83,13 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> 
             let mut body = from.take(bytes);
             let sent = async { tokio::io::copy(&mut body, &mut ask).await };
             let received = async {
-                tokio::io::copy(&mut answer, &mut to).await?;
-                to.shutdown().await
+                let received = tokio::io::copy(&mut answer, &mut to).await?;
+                to.shutdown().await.map(|()| received)
             };
             let (sent, received) = tokio::join!(sent, received);
-            sent?;
-            received?;
+            Ok((first + sent?, received?))
         }
     }
-    Ok(())
 }
 
 /// Reads the beginning of a TLS connection, which must name the host that was connected to.

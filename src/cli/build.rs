@@ -106,8 +106,10 @@ fn step(setting: &Setting, args: &Args, tool: &str) -> Result<Option<NewStep>, F
     let mut network = args.network.clone();
     if network.is_empty() && !args.no_network {
         network = catalog::find(&setting.places, tool)?.recipe.install_allow;
+        network.extend(setting.settings.install_allow(tool));
     }
     network.sort();
+    network.dedup();
     Ok(Some(NewStep { run, shell, network, project: !args.global }))
 }
 

@@ -15,6 +15,7 @@ use crate::tool::trust;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
+use super::ports::{self, Ports};
 use super::ui;
 
 /// Look at settings, and change them in silo.toml
@@ -29,6 +30,9 @@ enum What {
     /// What tools may reach
     #[command(subcommand)]
     Network(Network),
+    /// Ports of this machine that lead to a tool
+    #[command(subcommand)]
+    Ports(Ports),
 }
 
 #[derive(Subcommand)]
@@ -69,7 +73,10 @@ struct Change {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let What::Network(what) = &args.what;
+    let what = match &args.what {
+        What::Ports(what) => return ports::run(&setting, what),
+        What::Network(what) => what,
+    };
     match what {
         Network::Allow(change) => changed(&setting, change, "allow", "may be reached"),
         Network::Deny(change) => changed(&setting, change, "deny", "may not be reached"),

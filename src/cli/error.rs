@@ -286,6 +286,13 @@ fn build_hint(error: &build::Error) -> Option<String> {
 
 /// What to do about a sandbox that could not be made.
 pub fn launch_hint(error: &launch::error::Error) -> Option<String> {
-    matches!(error, launch::error::Error::Setup { .. } | launch::error::Error::Host { .. })
-        .then(|| "`silo doctor` tries what sandboxes need and says what is missing".to_owned())
+    match error {
+        launch::error::Error::Setup { .. } | launch::error::Error::Host { .. } => {
+            Some("`silo doctor` tries what sandboxes need and says what is missing".to_owned())
+        }
+        launch::error::Error::Port { port, .. } => {
+            Some(format!("stop what listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"))
+        }
+        _ => None,
+    }
 }

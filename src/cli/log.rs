@@ -4,27 +4,34 @@ use std::process::ExitCode;
 
 use crate::insight::figures;
 use crate::insight::log::{self, Log};
+use crate::insight::network;
 use crate::moment;
 
-use super::context::{Globals, look, setting};
+use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Show what the steps of an image said while they ran, or list all logs
+/// Show what the steps of an image said while they ran, or list all logs; with --network, what a run reached
 #[derive(clap::Args)]
 pub struct Args {
     /// An installed tool, or the beginning of a derivation; without it, all logs are listed
     step: Option<String>,
+    /// Show what the last run (of the tool, if one is named) asked its network for, and what came of it
+    #[arg(long)]
+    network: bool,
     /// Print the paths of the log files
     #[arg(long)]
     path: bool,
-    /// Print the list as JSON
+    /// Print it as JSON; with --network, all runs that are kept
     #[arg(long, conflicts_with = "path")]
     json: bool,
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
+    if args.network {
+        return networks(&setting, args);
+    }
     let look = look(&setting)?;
     let logs = match &args.step {
         Some(word) => log::named(&look, word)?,
@@ -63,4 +70,34 @@ fn json(log: &Log) -> serde_json::Value {
         "derivation": log.derivation.to_string(), "path": log.path.display().to_string(), "bytes": log.bytes,
         "written": moment::rfc3339(log.written), "step": log.step, "tools": log.tools,
     })
+}
+
+fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
+    let mut runs = network::list(&setting.home)?;
+    runs.retain(|run| args.step.as_ref().is_none_or(|tool| *tool == run.title.tool));
+    if args.path {
+        ui::data(&runs.iter().map(|run| format!("{}\n", run.path.display())).collect::<String>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.json {
+        ui::json(&runs.iter().map(|run| serde_json::json!({ "run": run.title, "entries": run.entries })).collect())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(run) = runs.first() else {
+        let of = args.step.as_ref().map_or_else(String::new, |tool| format!(" of {tool}"));
+        return Err(Failure::found(format!("no run{of} is known to have asked its network for anything"), "a run that asks is noted"));
+    };
+    let project = run.title.project.as_ref().map_or_else(String::new, |project| format!(" in {}", figures::one_line(project)));
+    let started = moment::rfc3339(i64::try_from(run.title.started).unwrap_or(i64::MAX));
+    let mut text = format!("{}{project}, {started}\n", figures::one_line(&run.title.tool));
+    for ((name, port, verdict), sum) in run.sums() {
+        let place = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+        let amounts = match (sum.sent, sum.received) {
+            (0, 0) => String::new(),
+            (sent, received) => format!("  {} out, {} in", figures::bytes(sent), figures::bytes(received)),
+        };
+        text += &format!("  {:<11} {:>4}x  {}{amounts}\n", verdict.as_str(), sum.times, figures::one_line(&place));
+    }
+    ui::data(&text)?;
+    Ok(ExitCode::SUCCESS)
 }

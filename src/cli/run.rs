@@ -7,14 +7,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use silo_store::lock::{self, Pin};
 
-use crate::build::network;
-use crate::ecosystem;
 use crate::event::Event;
+use crate::grant::Port;
 use crate::home::RECIPES;
 use crate::image::{self, cold};
 use crate::launch;
 use crate::recipe::Recipe;
-use crate::recipe::catalog::{self, Places};
+use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::run::{self, Accounts, Wish};
 use crate::tool::definition;
@@ -25,8 +24,9 @@ use super::cache::RESTORE;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
+use super::reach::{self, Asked, Lesson};
 use super::trust;
-use super::ui::{self, Ui};
+use super::ui::Ui;
 
 /// What of the host a run may see.
 #[derive(clap::Args, Default)]
@@ -43,6 +43,12 @@ pub struct Visible {
     /// Let the tool reach every name with a public address, and say afterwards which it needed
     #[arg(long)]
     learn: bool,
+    /// Lead this port of this machine, on 127.0.0.1, to one inside; a single number is both
+    #[arg(long, short, value_name = "PORT:INSIDE", value_parser = reach::port)]
+    port: Vec<Port>,
+    /// Let the tool ask your ssh agent for signatures
+    #[arg(long)]
+    ssh_agent: bool,
 }
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
@@ -104,16 +110,21 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     let _in_use = in_use(globals, &setting, &tool)?;
     let learning = args.visible.learn.then(Lesson::begin).transpose()?;
     let own = !args.visible.no_project;
+    let asked = Asked { ports: args.visible.port.clone(), ssh_agent: args.visible.ssh_agent };
     let project = project(&setting, args.visible)?;
     // A tool whose recipe is gone still runs as its image says.
     let recipe = catalog::find(&setting.places, &tool.name).ok().map(|found| found.recipe);
     let mut spec = spec(&setting, &tool, recipe.as_ref(), project.as_deref(), argv)?;
-    furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
+    reach::furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
+    let settings = if own { &setting.settings } else { &setting.user_settings };
+    reach::open_doors(settings, &tool.name, asked, &mut spec);
+    let record = reach::record(&setting, &tool.name, project.as_deref(), &mut spec);
     image::touch(&setting.home, tool.image);
     if let Some(project) = &project {
         projects::touch(&setting.home, project);
     }
     let done = launch::launch(&spec);
+    reach::noted(&setting, record.as_deref());
     if let Some(lesson) = learning {
         lesson.tell()?;
     }
@@ -128,61 +139,6 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
                 None => failure,
             })
         }
-    }
-}
-
-/// Adds the network to what a run sees: what its recipe and the settings grant, of which the project's own count if `own`.
-fn furnish(
-    setting: &Setting,
-    tool: &Installed,
-    recipe: Option<Recipe>,
-    own: bool,
-    lesson: Option<&Lesson>,
-    spec: &mut launch::spec::Spec,
-) -> Result<(), Failure> {
-    let recipe = match own || setting.places.project.is_none() {
-        true => recipe,
-        false => catalog::find(&Places { project: None, ..setting.places.clone() }, &tool.name).ok().map(|found| found.recipe),
-    };
-    let Some(recipe) = recipe else { return Ok(()) };
-    let settings = if own { &setting.settings } else { &setting.user_settings };
-    let granted = settings.network(&tool.name, &recipe.run.network);
-    let root = [image::root(&setting.home, tool.image)];
-    let reach = setting.look(|context| {
-        let wish = network::Wish {
-            allow: &granted.allow,
-            deny: &granted.deny,
-            ecosystems: &settings.ecosystems,
-            learn: lesson.map(|lesson| lesson.notes.path().to_owned()),
-        };
-        Ok(network::for_run(context.home, &context.outside, &root, wish, context.sink))
-    })?;
-    reach.furnish(spec);
-    Ok(())
-}
-
-/// What a run is found to need of the network.
-struct Lesson {
-    notes: tempfile::NamedTempFile,
-}
-
-impl Lesson {
-    fn begin() -> Result<Lesson, Failure> {
-        Ok(Lesson { notes: tempfile::NamedTempFile::new().map_err(Failure::other)? })
-    }
-
-    fn tell(self) -> Result<(), Failure> {
-        let names = ecosystem::noted(self.notes.path())?;
-        if names.is_empty() {
-            ui::note("it reached nothing that needs a grant");
-        } else {
-            // What a grant without a port covers needs none.
-            let short = |name: &String| name.strip_suffix(":443").or_else(|| name.strip_suffix(":80")).unwrap_or(name).to_owned();
-            let names: std::collections::BTreeSet<String> = names.iter().map(short).collect();
-            let names: Vec<String> = names.into_iter().collect();
-            ui::note(&format!("it reached {}\n  try: silo config network allow {}", names.join(", "), names.join(" ")));
-        }
-        Ok(())
     }
 }
 

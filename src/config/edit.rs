@@ -1,6 +1,8 @@
 //! Edits of a `silo.toml`: text in, text out; comments, order and spelling of what is not touched stay.
 
-use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+
+use crate::grant::Port;
 
 /// Why a document cannot be edited.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,6 +128,59 @@ impl Document {
         Ok(removed > 0)
     }
 
+    /// Leads a port of this machine to one of a tool's; says whether it did not before.
+    pub fn add_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
+        if self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Look)? > 0 {
+            return Ok(false);
+        }
+        self.take_ports(tool, |old| old.0 == port.host.get(), Take::Out)?;
+        let mut table = InlineTable::new();
+        table.insert("host", i64::from(port.host.get()).into());
+        table.insert("guest", i64::from(port.guest.get()).into());
+        let item = self.over(tool)?.entry("ports").or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        match item.as_array_of_tables_mut() {
+            Some(tables) => tables.push(table.into_table()),
+            None => list(item, &format!("overrides.{tool}.ports"))?.push(table),
+        }
+        Ok(true)
+    }
+
+    /// Leads a port of this machine to none of a tool's; says whether it did.
+    pub fn remove_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
+        let removed = self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Out)?;
+        self.prune(tool);
+        Ok(removed > 0)
+    }
+
+    /// Finds those ports of a tool that are wanted, in either way of writing them, and takes them out or not; returns how many.
+    fn take_ports(&mut self, tool: &str, wanted: impl Fn((u16, u16)) -> bool, take: Take) -> Result<usize, Error> {
+        let over = self.over(tool)?;
+        let Some(item) = over.get_mut("ports") else { return Ok(0) };
+        let is_wanted = |table: &dyn TableLike| {
+            let number = |key| table.get(key).and_then(Item::as_integer).and_then(|number| number.try_into().ok());
+            number("host").zip(number("guest")).is_some_and(&wanted)
+        };
+        let found;
+        if let Some(tables) = item.as_array_of_tables_mut() {
+            found = tables.iter().filter(|table| is_wanted(*table)).count();
+            if take == Take::Out {
+                tables.retain(|table| !is_wanted(table));
+            }
+        } else {
+            let ports = list(item, &format!("overrides.{tool}.ports"))?;
+            let is_it = |value: &Value| value.as_inline_table().is_some_and(|table| is_wanted(table));
+            found = match take {
+                Take::Look => ports.iter().filter(|value| is_it(value)).count(),
+                Take::Out => remove(ports, is_it),
+            };
+        }
+        let is_empty = item.as_array().is_some_and(Array::is_empty) || item.as_array_of_tables().is_some_and(ArrayOfTables::is_empty);
+        if is_empty {
+            over.remove("ports");
+        }
+        Ok(found)
+    }
+
     fn grants(&mut self, tool: Option<&str>, key: &str) -> Result<&mut Array, Error> {
         let item = self.network(tool)?.entry(key).or_insert_with(|| Item::Value(Value::Array(Array::new())));
         list(item, &format!("network.{key}"))
@@ -184,6 +239,15 @@ impl Document {
             self.toml.as_table_mut().remove("overrides");
         }
     }
+}
+
+/// What is done with what is found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    /// It stays.
+    Look,
+    /// It is taken out.
+    Out,
 }
 
 /// A command to be added.
@@ -331,5 +395,24 @@ mod tests {
         assert_eq!(document.claim("x").expect_err("a number").to_string(), "tools is not a list");
         assert_eq!(document.set_version("x", "1").expect_err("a number").to_string(), "overrides is not a table");
         assert!(Document::parse("a = ").is_err());
+    }
+
+    #[test]
+    fn ports_come_and_go_whichever_way_they_are_written() {
+        let port = |text: &str| Port::parse(text).expect("a port");
+        let mut document = Document::parse("# mine\ntools = []\n\n[[overrides.t.ports]]\nhost = 1\nguest = 2\n").expect("TOML");
+        assert_eq!(document.add_port("t", port("1:2")), Ok(false));
+        assert_eq!(document.add_port("t", port("3:4")), Ok(true));
+        assert_eq!(document.add_port("t", port("1:5")), Ok(true), "one port of a machine leads to one place");
+        let text = document.text();
+        let settings: crate::config::Settings = toml::from_str(&text).expect("settings");
+        let ports: Vec<String> = settings.ports("t").iter().map(Port::to_string).collect();
+        assert_eq!(ports, ["3:4", "1:5"], "{text}");
+        assert!(text.starts_with("# mine"), "{text}");
+        assert_eq!(document.remove_port("t", port("1:2")), Ok(false));
+        assert_eq!(document.remove_port("t", port("1:5")), Ok(true));
+        assert_eq!(document.remove_port("t", port("3:4")), Ok(true));
+        assert!(!document.text().contains("overrides"), "{}", document.text());
+        assert!(Document::parse("overrides.t.ports = 1").expect("TOML").add_port("t", port("1")).is_err());
     }
 }

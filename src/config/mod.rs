@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::amount;
 use crate::document;
+use crate::grant::{MACHINE, Port};
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::file::{self, StepEntry, check_grants, check_name, check_packages, check_step, check_variables};
 
@@ -24,6 +25,9 @@ pub struct Settings {
     /// Environment variables handed into every tool where set.
     #[serde(default)]
     pub pass_env: Vec<String>,
+    /// Whether every tool may ask the user's ssh agent for signatures.
+    #[serde(default)]
+    pub pass_ssh_agent: bool,
     /// Where Debian packages come from instead of the machine's own apt configuration.
     #[serde(default)]
     pub mirrors: Mirrors,
@@ -51,9 +55,50 @@ pub struct Network {
     /// What may not, unless something allowed names it more closely; without a port, at every port.
     #[serde(default)]
     pub deny: Vec<String>,
+    /// What commands given to `silo build` may reach, and those of `postInstall`, unless they say otherwise.
+    #[serde(default)]
+    pub install_allow: Vec<String>,
     /// Whether what the recipe and less specific settings allow counts no more.
     #[serde(default)]
     pub reset: bool,
+    /// The same lists where older files have them.
+    #[serde(default)]
+    pub proxy: Option<Proxy>,
+    /// What older files grant all of this machine's services with; read as `host.silo.internal`, which is its ports 443
+    /// and 80. Others are named: `host.silo.internal:5432`.
+    #[serde(default)]
+    pub host_access: Option<bool>,
+}
+
+/// The lists of a [`Network`] as older files spell them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Proxy {
+    /// What may be reached.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// What may not.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// What commands of a build may reach.
+    #[serde(default)]
+    pub install_allow: Vec<String>,
+}
+
+impl Network {
+    /// Reads what older files say in today's words.
+    fn today(self) -> Network {
+        let proxy = self.proxy.unwrap_or_default();
+        let machine = self.host_access.filter(|access| *access).map(|_| MACHINE.to_owned());
+        Network {
+            allow: union(union(self.allow, proxy.allow), machine.into_iter().collect()),
+            deny: union(self.deny, proxy.deny),
+            install_allow: union(self.install_allow, proxy.install_allow),
+            reset: self.reset,
+            proxy: None,
+            host_access: None,
+        }
+    }
 }
 
 /// When what nothing needs is collected without being asked for: at most once a day, after an install.
@@ -108,6 +153,11 @@ pub struct Override {
     /// What the tool may reach, besides what every tool may.
     #[serde(default)]
     pub network: Network,
+    /// Ports of this machine, on 127.0.0.1, that lead to ports inside; `[]` for none of those that are set less specifically.
+    pub ports: Option<Vec<Port>>,
+    /// Whether the tool may ask the user's ssh agent for signatures.
+    #[serde(default)]
+    pub pass_ssh_agent: bool,
     /// Directory that a run starts in; by default where the user is.
     pub workdir: Option<String>,
     /// Processors that a run may use at once.
@@ -131,6 +181,22 @@ impl Settings {
         self.tools.iter().chain(shaped).cloned().collect()
     }
 
+    /// Returns what the commands of a tool's build may reach unless they say otherwise.
+    pub fn install_allow(&self, tool: &str) -> Vec<String> {
+        let own = self.overrides.get(tool).map(|over| over.network.install_allow.clone()).unwrap_or_default();
+        union(self.network.install_allow.clone(), own)
+    }
+
+    /// Returns which ports of this machine lead to a tool.
+    pub fn ports(&self, tool: &str) -> &[Port] {
+        self.overrides.get(tool).and_then(|over| over.ports.as_deref()).unwrap_or_default()
+    }
+
+    /// Says whether a tool may ask the user's ssh agent.
+    pub fn passes_ssh_agent(&self, tool: &str) -> bool {
+        self.pass_ssh_agent || self.overrides.get(tool).is_some_and(|over| over.pass_ssh_agent)
+    }
+
     /// Returns what a tool may reach, of which its recipe grants some.
     pub fn network(&self, tool: &str, recipe: &[String]) -> Network {
         let under = merge_network(Network { allow: recipe.to_vec(), ..Network::default() }, self.network.clone());
@@ -140,7 +206,11 @@ impl Settings {
 
 /// Reads one `silo.toml`; one that is not there says nothing.
 pub fn read(path: &Path) -> Result<Settings, document::Error> {
-    let settings: Settings = document::read(path)?.unwrap_or_default();
+    let mut settings: Settings = document::read(path)?.unwrap_or_default();
+    settings.network = settings.network.today();
+    for over in settings.overrides.values_mut() {
+        over.network = std::mem::take(&mut over.network).today();
+    }
     let mirrors = &settings.mirrors;
     let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
     for base in bases {
@@ -189,6 +259,11 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
         if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
             return Err(wrong(format!("overrides.{tool}.workdir must be an absolute path")));
         }
+        let ports = over.ports.iter().flatten();
+        let mut hosts = BTreeSet::new();
+        if let Some(twice) = ports.clone().find(|port| !hosts.insert(port.host)) {
+            return Err(wrong(format!("overrides.{tool}.ports: port {} of this machine leads to two ports inside", twice.host)));
+        }
         if over.cpus == Some(0) || over.memory_mb == Some(0) {
             return Err(wrong(format!("overrides.{tool}: cpus and memoryMB must not be zero")));
         }
@@ -198,7 +273,8 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
 
 fn check_network(network: &Network) -> Result<(), file::Error> {
     check_grants("network.allow", &network.allow)?;
-    check_grants("network.deny", &network.deny)
+    check_grants("network.deny", &network.deny)?;
+    check_grants("network.installAllow", &network.install_allow)
 }
 
 /// Says whether a text can be a version or the beginning of one.
@@ -224,6 +300,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
     Settings {
         tools: union(under.tools, over.tools),
         pass_env: union(under.pass_env, over.pass_env),
+        pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
         mirrors: Mirrors {
             debian: first(over.mirrors.debian, under.mirrors.debian),
             debian_security: first(over.mirrors.debian_security, under.mirrors.debian_security),
@@ -253,6 +330,8 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         env: under.env,
         pass_env: union(under.pass_env, over.pass_env),
         network: merge_network(under.network, over.network),
+        ports: over.ports.or(under.ports),
+        pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
         workdir: over.workdir.or(under.workdir),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
@@ -264,7 +343,10 @@ fn merge_network(under: Network, over: Network) -> Network {
     Network {
         allow: if over.reset { over.allow } else { union(under.allow, over.allow) },
         deny: union(under.deny, over.deny),
+        install_allow: union(under.install_allow, over.install_allow),
         reset: under.reset || over.reset,
+        proxy: None,
+        host_access: None,
     }
 }
 
@@ -299,7 +381,7 @@ mod tests {
             parse("[network]\nallow = [\"c\"]\nreset = true\n[overrides.u.network]\nreset = true"),
         );
         assert_eq!(networks.network("t", &["r".to_owned()]).allow, ["c", "b"]);
-        assert_eq!(networks.network("u", &["r".to_owned()]), Network { allow: vec![], deny: vec!["x".to_owned()], reset: true });
+        assert_eq!(networks.network("u", &["r".to_owned()]), Network { deny: vec!["x".to_owned()], reset: true, ..Network::default() });
         let project = parse("passEnv = [\"B\", \"A\"]\n[mirrors]\ndebian = [\"/b\"]\n[overrides.python]\nenv = { Y = \"2\" }");
         let merged = merge(user, project);
         assert_eq!(merged.pass_env, ["A", "B"]);
@@ -307,5 +389,32 @@ mod tests {
         assert_eq!(merged.mirrors.snapshot.as_deref(), Some("/s"));
         let python = &merged.overrides["python"];
         assert_eq!((python.memory_mb, python.env["X"].as_str(), python.env["Y"].as_str()), (Some(1), "1", "2"));
+    }
+
+    #[test]
+    fn what_builds_may_reach_and_older_words_are_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("silo.toml");
+        let text = "[network]\ninstallAllow = [\"@npm\"]\n[overrides.t]\npostInstall = [\"a\", { run = \"b\", network = [\"c\"] }]\n\
+            [overrides.t.network]\nhostAccess = true\nproxy = { allow = [\"a.example\"], deny = [\"b.example\"], installAllow = [\"@pypi\"] }";
+        std::fs::write(&path, text).expect("written");
+        let settings = read(&path).expect("settings");
+        assert_eq!(settings.install_allow("t"), ["@npm", "@pypi"]);
+        assert_eq!(settings.install_allow("u"), ["@npm"]);
+        let network = settings.network("t", &[]);
+        assert_eq!((network.allow, network.deny), (vec!["a.example".to_owned(), MACHINE.to_owned()], vec!["b.example".to_owned()]));
+        let recipe = file::check("t", file::RecipeFile::default()).expect("a recipe");
+        let recipe = overlay::over(recipe, &settings.overrides["t"], &[], &settings.install_allow("t")).expect("an overlay");
+        let networks: Vec<&[String]> = recipe.steps.iter().map(|step| step.network.as_slice()).collect();
+        assert_eq!(networks, [&["@npm".to_owned(), "@pypi".to_owned()][..], &["c".to_owned()]]);
+        for (text, expect) in [
+            ("[overrides.t.network.proxy]\nallow = [\"a b\"]", "\"a b\" is not a name"),
+            ("[network.proxy]\nallows = []", "allows"),
+            ("overrides.t.ports = [{ host = 1, guest = 2 }, { host = 1, guest = 3 }]", "port 1 of this machine leads to two ports"),
+        ] {
+            std::fs::write(&path, text).expect("written");
+            let error = crate::causes::of(&read(&path).expect_err(text)).join(": ");
+            assert!(error.contains(expect), "{error} lacks {expect}");
+        }
     }
 }

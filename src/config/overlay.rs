@@ -6,8 +6,9 @@ use crate::recipe::{Recipe, Step};
 
 use super::Override;
 
-/// Lays what settings say of a tool over its recipe; `addons` are the ones that they name.
-pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon]) -> Result<Recipe, file::Error> {
+/// Lays what settings say of a tool over its recipe; `addons` are the ones that they name, and `network` what commands
+/// may reach that say nothing of it.
+pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[String]) -> Result<Recipe, file::Error> {
     let packages = addons.iter().flat_map(|addon| &addon.packages).chain(&over.packages);
     let own = recipe.debian.packages.clone();
     recipe.debian.added.extend(packages.filter(|package| !own.contains(package)).cloned());
@@ -18,6 +19,12 @@ pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon]) -> Result<Rec
         recipe.run.env.extend(addon.env.clone());
     }
     let steps: Vec<Step> = over.post_install.iter().map(|step| check_step("postInstall", step.clone())).collect::<Result<_, _>>()?;
-    recipe.steps.extend(steps);
+    recipe.steps.extend(steps.into_iter().map(|mut step| {
+        if step.network.is_empty() {
+            step.network = network.to_vec();
+            step.network.sort();
+        }
+        step
+    }));
     Ok(recipe)
 }

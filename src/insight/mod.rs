@@ -14,6 +14,7 @@ pub mod asked;
 pub mod diff;
 pub mod graph;
 pub mod log;
+pub mod network;
 pub mod owner;
 
 pub mod sbom;

@@ -21,6 +21,14 @@ pub enum Error {
     /// The spec's JSON could not be read or written.
     #[error("launch spec")]
     Json(#[from] serde_json::Error),
+    /// A port of this machine cannot be listened at.
+    #[error("port {port} of this machine: {source}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A system call outside the sandbox failed.
     #[error("{step}: {source}")]
     Host {
@@ -74,6 +82,7 @@ impl Error {
             Error::Threads { .. }
             | Error::Spec { .. }
             | Error::Json(_)
+            | Error::Port { .. }
             | Error::Host { .. }
             | Error::Setup { .. }
             | Error::Lost

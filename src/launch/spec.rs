@@ -6,14 +6,14 @@
 
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::broker::proxies::Proxies;
-use crate::grant::{Grant, Policy};
+use crate::grant::{Grant, Policy, Port};
 
 use super::error::Error;
 
@@ -209,6 +209,38 @@ pub struct Network {
     /// Where a grant would be written.
     #[serde(default)]
     pub asker: Asker,
+    /// Ports of this machine's own loopback that lead to ports inside.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// The user's ssh agent, which a program may ask for signatures at [`SSH_AGENT`].
+    #[serde(default)]
+    pub ssh_agent: Option<SshAgent>,
+    /// Where what was asked for and what came of it is noted.
+    #[serde(default)]
+    pub record: Option<Record>,
+}
+
+/// Where a program finds the user's ssh agent.
+pub const SSH_AGENT: &str = "/run/silo/ssh-agent.sock";
+
+/// The user's ssh agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SshAgent {
+    /// Its socket on the host.
+    #[serde(with = "text::one")]
+    pub socket: PathBuf,
+}
+
+/// Where what a program did with its network is noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// A host file; made when there is something to note.
+    #[serde(with = "text::one")]
+    pub into: PathBuf,
+    /// Its first line.
+    pub title: String,
 }
 
 /// On whose behalf a program asks; it says where a grant that it lacks would be written.
@@ -241,6 +273,14 @@ impl Network {
     pub fn file(&self) -> File {
         let text = format!("nameserver {}\n", silo_wire::RESOLVER);
         File { guest: "/etc/resolv.conf".into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }
+    }
+
+    fn check_ports(&self) -> Result<(), Error> {
+        let mut hosts = BTreeSet::new();
+        match self.ports.iter().find(|port| !hosts.insert(port.host)) {
+            Some(twice) => Err(Error::Spec { reason: format!("port {} of this machine leads to two ports inside", twice.host) }),
+            None => Ok(()),
+        }
     }
 
     fn grants(&self, list: &[String]) -> Result<Vec<Grant>, Error> {
@@ -298,6 +338,7 @@ impl Spec {
         }
         if let Some(network) = &self.network {
             network.policy()?;
+            network.check_ports()?;
         }
         Ok(())
     }

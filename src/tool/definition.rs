@@ -91,7 +91,8 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Definition, Error>
         let addon = addon::find(view.places, name)?;
         addons.push(addon.ok_or_else(|| unknown_addon(view, tool, name))?);
     }
-    let recipe = overlay::over(found.recipe, &over, &addons).map_err(|source| Error::Overlay { tool: tool.to_owned(), source })?;
+    let recipe = overlay::over(found.recipe, &over, &addons, &settings.install_allow(tool))
+        .map_err(|source| Error::Overlay { tool: tool.to_owned(), source })?;
     let project = (scope == Scope::Project).then(|| view.project.to_owned());
     let lock_file = match &project {
         Some(dir) => Some(dir.join(PROJECT_LOCK)),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Network, Settings};
 use crate::document;
+use crate::grant::Port;
 use crate::home::Home;
 use crate::recipe::catalog::{self, Places};
 
@@ -44,10 +45,26 @@ pub fn of_settings(project: &Settings) -> Exposures {
     for (tool, over) in &project.overrides {
         network(tool, &over.network);
     }
+    let mut passed = |place: &str, names: &[String], ssh_agent: bool| {
+        found.extend(names.iter().map(|name| format!("{place} sees the variable {name}")));
+        found.extend(ssh_agent.then(|| format!("{place} may ask your ssh agent for signatures")));
+    };
+    passed("every tool", &project.pass_env, project.pass_ssh_agent);
+    for (tool, over) in &project.overrides {
+        passed(tool, &over.pass_env, over.pass_ssh_agent);
+    }
+    for (tool, over) in &project.overrides {
+        found.extend(over.ports.iter().flatten().map(|port| listens(tool, *port)));
+    }
     for (name, grants) in &project.ecosystems {
         found.extend(grants.iter().map(|grant| format!("@{name} means {grant}")));
     }
     found
+}
+
+/// Says of a tool that a port of this machine leads to it.
+pub fn listens(tool: &str, port: Port) -> String {
+    format!("{tool} answers at port {} of this machine, from its port {}", port.host, port.guest)
 }
 
 /// Finds what a project's own recipes open to a tool beyond what the recipe without them does.
@@ -87,9 +104,16 @@ mod tests {
 
     #[test]
     fn what_is_opened_is_told_line_by_line_and_approved_once() {
-        let text = "[network]\nallow = [\"a.example\"]\ndeny = [\"b\"]\n[ecosystems]\npypi = [\"p.example\"]\n[overrides.t.network]\nallow = [\"*\"]";
+        let text = "[network]\nallow = [\"a.example\"]\ndeny = [\"b\"]\n[ecosystems]\npypi = [\"p.example\"]\n[overrides.t.network]\nallow = [\"*\"]\n[overrides.s]\npassSshAgent = true\npassEnv = [\"KEY\"]\nports = [{ host = 1, guest = 2 }]";
         let found = of_settings(&toml::from_str(text).expect("settings"));
-        let expect = ["@pypi means p.example", "every tool may reach a.example", "t may reach *"];
+        let expect = [
+            "@pypi means p.example",
+            "every tool may reach a.example",
+            "s answers at port 1 of this machine, from its port 2",
+            "s may ask your ssh agent for signatures",
+            "s sees the variable KEY",
+            "t may reach *",
+        ];
         assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expect);
         let dir = tempfile::tempdir().expect("a directory");
         let home = Home::new(dir.path().to_owned());

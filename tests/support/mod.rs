@@ -3,6 +3,7 @@
 pub mod http;
 pub mod mmdebstrap;
 pub mod sandbox;
+pub mod terminal;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -69,7 +69,7 @@ fn receive(socket: &UnixStream) -> io::Result<Received> {
 /// Takes what was passed for a connection, if it is one.
 fn connection(passed: OwnedFd) -> Option<TcpStream> {
     let is_stream = sockopt::socket_type(&passed).is_ok_and(|kind| kind == SocketType::STREAM);
-    let is_inet = sockopt::socket_domain(&passed).is_ok_and(|family| family == AddressFamily::INET);
+    let is_inet = sockopt::socket_domain(&passed).is_ok_and(|family| [AddressFamily::INET, AddressFamily::INET6].contains(&family));
     let stream = std::net::TcpStream::from(passed);
     let stream = (is_stream && is_inet && stream.set_nonblocking(true).is_ok()).then_some(stream)?;
     TcpStream::from_std(stream).ok()

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpair};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
     set_parent_process_death_signal, setsid, umask, wait,
@@ -30,7 +30,10 @@ use super::failure::{During, Failure};
 use super::plan::{Plan, Streams};
 use super::wire::{self, Report, Scope};
 use super::{calls, device, identity, limits, owner, program, root, sys};
-use crate::launch::spec::{Identity, Spec};
+use crate::launch::spec::{Identity, SSH_AGENT, Spec};
+
+/// Programs that wait to be heard by the ssh agent.
+const KEYS_BACKLOG: i32 = 64;
 
 /// Makes the sandbox around this new process and runs the program in it; never returns.
 pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
@@ -57,6 +60,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     let no_files = root::enter(spec)?;
     limits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
+    keys(spec, socket)?;
     let terminal = terminal(&plan.streams, socket)?;
     umask(Mode::from_raw_mode(0o022));
     limits::apply(&spec.limits, plan.cgroup.is_some())?;
@@ -147,6 +151,18 @@ fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<(Agent, OwnedFd
     let agent = Agent::prepare(literals).during(step)?;
     wire::report(socket, &Report::Channel(host)).during(step)?;
     Ok(Some((agent, ours)))
+}
+
+/// Listens where the program looks for the user's ssh agent, for the host to answer there.
+fn keys(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    if spec.network.as_ref().is_none_or(|network| network.ssh_agent.is_none()) {
+        return Ok(());
+    }
+    let step = "opening the way to the ssh agent";
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(step)?;
+    bind(&listener, &SocketAddrUnix::new(SSH_AGENT).during(step)?).during(step)?;
+    listen(&listener, KEYS_BACKLOG).during(step)?;
+    wire::report(socket, &Report::Keys(listener)).during(step)
 }
 
 /// Starts the agent of the network, which may do less than PID 1 and nothing that the program may not.

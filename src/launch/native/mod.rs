@@ -13,6 +13,7 @@ mod failure;
 mod identity;
 mod init;
 mod limits;
+mod notices;
 mod outlet;
 mod owner;
 mod plan;
@@ -35,6 +36,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use super::Exit;
 use super::error::Error;
 use super::spec::Spec;
+use outlet::Outlet;
 
 /// A new one of everything that has namespaces, but for time (a sandbox sees the host's clock).
 const NAMESPACES: u64 = (libc::CLONE_NEWUSER
@@ -52,7 +54,9 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
     // From here on no signal is lost: what arrives before there is a program is forwarded to it.
     let signals = supervise::Signals::take_over()?;
     let plan = plan::make(spec, signals.before())?;
-    let screen = terminal::Screen::take_over(&plan.streams)?;
+    let notices = notices::Notices::new(&plan.streams)?;
+    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+    let screen = terminal::Screen::take_over(&plan.streams, notices)?;
     let (ours, theirs) =
         plan::host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
     let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
@@ -60,10 +64,7 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
     let Some(child) = made else { init::main(spec, &plan, &theirs) };
     drop(theirs);
     let sandbox = supervise::Sandbox::new(child);
-    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, |channel| match &spec.network {
-        Some(network) => outlet::serve(network, channel, &plan.streams).map(Some),
-        None => Ok(None),
-    });
+    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet);
     // The socket's end tells PID 1 to stop, if it has not.
     drop(ours);
     outcome

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_send_signal, waitid};
 
 use super::failure::Stage;
+use super::outlet::Outlet;
 use super::plan::host;
 use super::sys::{self, Arrived, Child, SignalSet};
 use super::terminal::Screen;
@@ -91,16 +92,14 @@ impl Drop for Sandbox {
 
 /// Watches over a sandbox until it is gone and its last output was written.
 ///
-/// `outlet` serves the agent of the network on the channel that the sandbox hands out, from when it first asks: most
-/// programs never do. What it makes lives as long as the sandbox.
-pub fn watch<B>(
+/// `outlet` serves the network on what the sandbox hands out, as long as the sandbox lives.
+pub fn watch(
     sandbox: &Sandbox,
     socket: BorrowedFd<'_>,
     signals: &Signals,
     mut screen: Option<Screen>,
-    outlet: impl Fn(OwnedFd) -> Result<B, Error>,
+    mut outlet: Option<Outlet<'_>>,
 ) -> Result<Exit, Error> {
-    let (mut channel, mut _served): (Option<OwnedFd>, _) = (None, None);
     let end = loop {
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         let mut interest = Vec::new();
@@ -108,7 +107,8 @@ pub fn watch<B>(
             screen.interest(&mut interest);
         }
         fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-        fds.extend(channel.iter().map(|channel| PollFd::new(channel, PollFlags::IN)));
+        let asked = outlet.as_ref().and_then(Outlet::asked);
+        fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
         let patience = screen.as_ref().and_then(Screen::patience);
         let ready = match poll(&mut fds, patience.as_ref()) {
             Err(Errno::INTR) => continue,
@@ -129,8 +129,8 @@ pub fn watch<B>(
                 screen.look_again();
             }
         }
-        if let Some(asked) = channel.take_if(|_| events.get(2 + streams).is_some_and(|events| !events.is_empty())) {
-            _served = Some(outlet(asked)?);
+        if let Some(outlet) = outlet.as_mut().filter(|_| events.get(2 + streams).is_some_and(|events| !events.is_empty())) {
+            outlet.serve()?;
         }
         if !events[0].is_empty() {
             match host(wire::next_report(socket), "listening to the sandbox") {
@@ -139,7 +139,16 @@ pub fn watch<B>(
                         screen.connect(fd)?;
                     }
                 }
-                Ok(Some(Report::Channel(fd))) => channel = Some(fd),
+                Ok(Some(Report::Channel(fd))) => {
+                    if let Some(outlet) = &mut outlet {
+                        outlet.take_channel(fd)?;
+                    }
+                }
+                Ok(Some(Report::Keys(fd))) => {
+                    if let Some(outlet) = &mut outlet {
+                        outlet.take_keys(fd)?;
+                    }
+                }
                 Ok(report) => break report,
                 Err(error) => return Err(error),
             }
@@ -156,7 +165,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_) | Report::Channel(_)) | None => return Err(Error::Lost),
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_)) | None => return Err(Error::Lost),
         Some(Report::Failed(failure)) => failure,
     };
     let source = std::io::Error::from_raw_os_error(failure.errno);

@@ -12,6 +12,7 @@ use rustix::fs::Timespec;
 use rustix::io::{Errno, read, write};
 use rustix::termios::{OptionalActions, Termios, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use super::notices::Notices;
 use super::plan::{Streams, host};
 use crate::launch::error::Error;
 
@@ -33,11 +34,12 @@ pub struct Screen {
     printed: Vec<u8>,
     input_open: bool,
     deserted: bool,
+    notices: Notices,
 }
 
 impl Screen {
     /// Takes the caller's terminal over, if the program is to have one of its own.
-    pub fn take_over(streams: &Streams) -> Result<Option<Screen>, Error> {
+    pub fn take_over(streams: &Streams, notices: Notices) -> Result<Option<Screen>, Error> {
         let Streams::Terminal { settings, .. } = streams else { return Ok(None) };
         let screen = Screen {
             settings: (**settings).clone(),
@@ -46,6 +48,7 @@ impl Screen {
             printed: Vec::new(),
             input_open: true,
             deserted: false,
+            notices,
         };
         restore_at_panic(screen.settings.clone());
         screen.retake()?;
@@ -185,7 +188,10 @@ impl Screen {
             return;
         }
         match write(rustix::stdio::stdout(), &self.printed) {
-            Ok(length) => drop(self.printed.drain(..length)),
+            Ok(length) => {
+                self.notices.printed(&self.printed[..length]);
+                drop(self.printed.drain(..length));
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             // Nobody sees it any more.
             Err(_) => {
@@ -214,6 +220,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.release();
+        self.notices.finish();
         if let Ok(mut settings) = AT_PANIC.lock() {
             *settings = None;
         }

@@ -27,6 +27,8 @@ pub enum Report {
     Terminal(OwnedFd),
     /// The way to the agent of the network.
     Channel(OwnedFd),
+    /// What listens where the program looks for the user's ssh agent.
+    Keys(OwnedFd),
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
@@ -74,6 +76,10 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
             bytes.push(b'N');
             passed.push(fd.as_fd());
         }
+        Report::Keys(fd) => {
+            bytes.push(b'A');
+            passed.push(fd.as_fd());
+        }
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
@@ -109,6 +115,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'X' => Stage::Execute,
         b'T' => return fd.map(Report::Terminal),
         b'N' => return fd.map(Report::Channel),
+        b'A' => return fd.map(Report::Keys),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         _ => return None,

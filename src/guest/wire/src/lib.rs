@@ -7,7 +7,11 @@
 //! |---|---|---|---|
 //! | `L` name | may this name be asked for? | `P` pairs of ports | so it may, at these (from, to); none for no |
 //! | `C` port, name | is it there? | `O` outcome | what dialling it came to |
-//! | `A` | the connection is accepted: here it is | | |
+//! | `A` | the connection is accepted: here it is | `E` family, port | connect to this port inside |
+//! | `E` | the connection inside: here it is | | |
+//! | `N` | nobody takes connections there | | |
+//!
+//! The numbers of `E` and `N` are the broker's, all others the agent's.
 //!
 //! Both sides take whatever arrives for hostile: a message is read whole or not at all, and its size is bounded.
 #![forbid(unsafe_code)]
@@ -53,6 +57,16 @@ pub enum Ask {
         /// The matter.
         id: Id,
     },
+    /// The connection inside that the broker asked for; it comes with the message, or by its side, perhaps before it is made.
+    Entered {
+        /// The broker's matter.
+        id: Id,
+    },
+    /// Nobody takes connections there.
+    Nobody {
+        /// The broker's matter.
+        id: Id,
+    },
 }
 
 /// What the broker answers.
@@ -72,6 +86,24 @@ pub enum Answer {
         /// It.
         outcome: Outcome,
     },
+    /// To connect to a port of the sandbox's own loopback.
+    Enter {
+        /// The broker's matter.
+        id: Id,
+        /// By which protocol.
+        family: Family,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// The two protocols that a loopback has an address of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// What dialling came to.
@@ -105,6 +137,8 @@ impl Ask {
             Ask::Lookup { id, .. } => (b'L', id),
             Ask::Connect { id, .. } => (b'C', id),
             Ask::Accepted { id } => (b'A', id),
+            Ask::Entered { id } => (b'E', id),
+            Ask::Nobody { id } => (b'N', id),
         };
         bytes.push(letter);
         bytes.extend(id.to_le_bytes());
@@ -114,7 +148,7 @@ impl Ask {
                 bytes.extend(port.to_le_bytes());
                 bytes.extend(name.bytes());
             }
-            Ask::Accepted { .. } => {}
+            Ask::Accepted { .. } | Ask::Entered { .. } | Ask::Nobody { .. } => {}
         }
         bytes
     }
@@ -131,6 +165,8 @@ impl Ask {
                 (port > 0).then_some(Ask::Connect { id, name: name(rest)?, port })
             }
             b'A' => rest.is_empty().then_some(Ask::Accepted { id }),
+            b'E' => rest.is_empty().then_some(Ask::Entered { id }),
+            b'N' => rest.is_empty().then_some(Ask::Nobody { id }),
             _ => None,
         }
     }
@@ -154,6 +190,12 @@ impl Answer {
                 bytes.extend(id.to_le_bytes());
                 bytes.extend(OUTCOMES.iter().find(|(one, _)| one == outcome).map(|(_, letter)| *letter));
             }
+            Answer::Enter { id, family, port } => {
+                bytes.push(b'E');
+                bytes.extend(id.to_le_bytes());
+                bytes.push(if *family == Family::V4 { b'4' } else { b'6' });
+                bytes.extend(port.to_le_bytes());
+            }
         }
         bytes
     }
@@ -172,6 +214,11 @@ impl Answer {
             (b'O', [letter]) => {
                 let outcome = OUTCOMES.iter().find(|(_, one)| one == letter)?.0;
                 Some(Answer::Outcome { id, outcome })
+            }
+            (b'E', [family @ (b'4' | b'6'), low, high]) => {
+                let family = if *family == b'4' { Family::V4 } else { Family::V6 };
+                let port = u16::from_le_bytes([*low, *high]);
+                (port > 0).then_some(Answer::Enter { id, family, port })
             }
             _ => None,
         }
@@ -195,6 +242,8 @@ mod tests {
             (Ask::Lookup { id: 1, name: "a.example".to_owned() }, &b"L\x01\0\0\0a.example"[..]),
             (Ask::Connect { id: 0x0403_0201, name: "b".to_owned(), port: 443 }, b"C\x01\x02\x03\x04\xbb\x01b"),
             (Ask::Accepted { id: 7 }, b"A\x07\0\0\0"),
+            (Ask::Entered { id: 8 }, b"E\x08\0\0\0"),
+            (Ask::Nobody { id: 9 }, b"N\x09\0\0\0"),
         ];
         for (ask, bytes) in asks {
             assert_eq!(ask.to_bytes(), bytes);
@@ -204,6 +253,8 @@ mod tests {
             (Answer::Ports { id: 1, ranges: vec![(80, 80), (8000, 8100)] }, &b"P\x01\0\0\0\x50\0\x50\0\x40\x1f\xa4\x1f"[..]),
             (Answer::Ports { id: 2, ranges: vec![] }, b"P\x02\0\0\0"),
             (Answer::Outcome { id: 3, outcome: Outcome::Refused }, b"O\x03\0\0\0r"),
+            (Answer::Enter { id: 4, family: Family::V4, port: 3000 }, b"E\x04\0\0\x004\xb8\x0b"),
+            (Answer::Enter { id: 5, family: Family::V6, port: 1 }, b"E\x05\0\0\x006\x01\0"),
         ];
         for (answer, bytes) in answers {
             assert_eq!(answer.to_bytes(), bytes);
@@ -228,8 +279,17 @@ mod tests {
         ] {
             assert_eq!(Ask::from_bytes(bytes), None, "{bytes:?}");
         }
-        for bytes in [&b"P\0\0\0\0\x01"[..], b"P\0\0\0\0\x02\0\x01\0", b"P\0\0\0\0\0\0\x01\0", b"O\0\0\0\0", b"O\0\0\0\0x", b"O\0\0\0\0oo"]
-        {
+        for bytes in [
+            &b"P\0\0\0\0\x01"[..],
+            b"P\0\0\0\0\x02\0\x01\0",
+            b"P\0\0\0\0\0\0\x01\0",
+            b"O\0\0\0\0",
+            b"O\0\0\0\0x",
+            b"O\0\0\0\0oo",
+            b"E\0\0\0\x005\x01\0",
+            b"E\0\0\0\x004\0\0",
+            b"E\0\0\0\x004\x01",
+        ] {
             assert_eq!(Answer::from_bytes(bytes), None, "{bytes:?}");
         }
     }
@@ -240,7 +300,7 @@ mod tests {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut read = 0;
         for round in 0..200_000_usize {
-            let mut bytes = vec![b"LCAPO"[round % 5]];
+            let mut bytes = vec![b"LCAPOEN"[round % 7]];
             for _ in 0..4 + round % 31 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 // Often a byte that may stand in a name.

@@ -21,16 +21,16 @@ mod names;
 
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, bind, recv, recvfrom, send,
-    sendmsg, sendto, socket_with,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, bind, connect, recv, recvfrom,
+    send, sendmsg, sendto, socket_with,
 };
-use silo_wire::{Answer, Ask, Id, MAX_MESSAGE_BYTES, NAMES, Outcome, RESOLVER};
+use silo_wire::{Answer, Ask, Family, Id, MAX_MESSAGE_BYTES, NAMES, Outcome, RESOLVER};
 
 use dns::{Kind, Query, Record};
 use hold::{Held, Hold};
@@ -210,6 +210,7 @@ impl Agent {
         }
         // What cannot be done for one program is told by what it does not get.
         match Answer::from_bytes(&bytes[..length]) {
+            Some(Answer::Enter { id, family, port }) => drop(enter(channel, id, family, port)),
             Some(Answer::Ports { id, ranges }) => drop(self.told(id, &ranges)),
             Some(Answer::Outcome { id, outcome }) => drop(self.came_to(id, outcome)),
             None => {}
@@ -246,12 +247,39 @@ impl Agent {
     fn accept(&mut self, channel: &OwnedFd, listener: u64) -> io::Result<()> {
         let Some((connection, ends)) = self.names.accept(listener)? else { return Ok(()) };
         let Some(id) = self.hold.take(ends) else { return Ok(()) };
-        let passed = [connection.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&passed));
-        let message = Ask::Accepted { id }.to_bytes();
-        sendmsg(channel, &[io::IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        pass(channel, &Ask::Accepted { id }, &connection)
+    }
+}
+
+/// Sends a message with a connection.
+fn pass(channel: &OwnedFd, message: &Ask, connection: &OwnedFd) -> io::Result<()> {
+    let passed = [connection.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&passed));
+    sendmsg(channel, &[io::IoSlice::new(&message.to_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Connects to a port inside, for the broker, which waits for the outcome itself.
+fn enter(channel: &OwnedFd, id: Id, family: Family, port: u16) -> io::Result<()> {
+    match begin(family, port) {
+        Ok(connection) => pass(channel, &Ask::Entered { id }, &connection),
+        Err(_) => {
+            send(channel, &Ask::Nobody { id }.to_bytes(), SendFlags::NOSIGNAL)?;
+            Ok(())
+        }
+    }
+}
+
+fn begin(family: Family, port: u16) -> io::Result<OwnedFd> {
+    let (family, to) = match family {
+        Family::V4 => (AddressFamily::INET, SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Family::V6 => (AddressFamily::INET6, SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    match connect(&socket, &to) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
     }
 }

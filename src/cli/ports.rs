@@ -1,0 +1,91 @@
+//! `silo config ports`.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::grant::Port;
+use crate::home::PROJECT_CONFIG;
+use crate::recipe::file::check_name;
+use crate::tool::settings_file;
+use crate::tool::trust;
+
+use super::context::Setting;
+use super::error::Failure;
+use super::reach;
+use super::ui;
+
+/// What is done with ports.
+#[derive(Subcommand)]
+pub enum Ports {
+    /// Lead ports of this machine, on 127.0.0.1, to ports of a tool
+    Add(Change),
+    /// Lead them there no more
+    Remove(Change),
+    /// Show which ports lead where
+    Show,
+}
+
+#[derive(clap::Args)]
+pub struct Change {
+    /// The tool
+    tool: String,
+    /// PORT:INSIDE, or one number for both
+    #[arg(required = true, value_name = "PORT:INSIDE", value_parser = reach::port)]
+    ports: Vec<Port>,
+    /// Say it for everywhere, in ~/.silo/silo.toml
+    #[arg(long)]
+    global: bool,
+}
+
+pub fn run(setting: &Setting, what: &Ports) -> Result<ExitCode, Failure> {
+    match what {
+        Ports::Add(change) => add(setting, change),
+        Ports::Remove(change) => remove(setting, change),
+        Ports::Show => show(setting),
+    }
+}
+
+fn path(setting: &Setting, change: &Change) -> Result<std::path::PathBuf, Failure> {
+    check_name(&change.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
+    Ok(if change.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) })
+}
+
+fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
+    let path = path(setting, change)?;
+    let tool = &change.tool;
+    let (_, written) =
+        settings_file::change(&path, |document| change.ports.iter().try_for_each(|port| document.add_port(tool, *port).map(drop)))?;
+    if !change.global {
+        // Whoever types it approves it; what else the file opens is asked about as before.
+        let lines = change.ports.iter().map(|port| trust::listens(tool, *port)).collect();
+        trust::approve(&setting.home, &setting.project, &lines)?;
+    }
+    ui::data(&match written.is_new() {
+        true => change.ports.iter().map(|port| format!("{}: {}\n", path.display(), trust::listens(tool, *port))).collect(),
+        false => format!("{} says so already\n", path.display()),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
+    let path = path(setting, change)?;
+    for port in &change.ports {
+        let (was, _) = settings_file::change(&path, |document| document.remove_port(&change.tool, *port))?;
+        if !was {
+            let hint = "`silo config ports show` shows which lead where; --global says which file";
+            return Err(Failure::found(format!("{} does not lead {port} to {}", path.display(), change.tool), hint));
+        }
+        ui::data(&format!("{}: {port} leads to {} no more\n", path.display(), change.tool))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(setting: &Setting) -> Result<ExitCode, Failure> {
+    let mut text = String::new();
+    for tool in setting.settings.overrides.keys() {
+        text.extend(setting.settings.ports(tool).iter().map(|port| format!("{}\n", trust::listens(tool, *port))));
+    }
+    ui::data(if text.is_empty() { "no port of this machine leads to a tool\n" } else { &text })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,157 @@
+//! Lines that silo tells while a program runs, kept out of programs that use the whole screen.
+//!
+//! A program that switches to the terminal's other screen (an editor, a pager) would have its picture torn by a line
+//! in between. Such lines wait until it switches back or has ended.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::io::write;
+
+use super::plan::{Streams, host};
+use crate::launch::error::Error;
+
+/// The most lines that wait; more of them say nothing new.
+const MAX_HELD: usize = 100;
+/// Modes of a terminal (ECMA-48 private modes, as xterm numbers them) that switch to its other screen.
+const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
+
+/// Where lines go; shared by who tells them and who sees what the program prints.
+#[derive(Clone)]
+pub struct Notices(Arc<Mutex<Board>>);
+
+struct Board {
+    errors: OwnedFd,
+    end: &'static str,
+    switches: Switches,
+    held: Vec<String>,
+}
+
+impl Notices {
+    /// Writes lines where the program's errors go.
+    pub fn new(streams: &Streams) -> Result<Notices, Error> {
+        let (errors, end): (BorrowedFd<'_>, _) = match streams {
+            Streams::Log { log, .. } => (log.as_fd(), "\n"),
+            Streams::Inherited => (rustix::stdio::stderr(), "\n"),
+            // The caller's terminal is raw meanwhile.
+            Streams::Terminal { .. } => (rustix::stdio::stderr(), "\r\n"),
+        };
+        let errors = host(rustix::io::fcntl_dupfd_cloexec(errors, 3), "copying the log's descriptor")?;
+        Ok(Notices(Arc::new(Mutex::new(Board { errors, end, switches: Switches::default(), held: Vec::new() }))))
+    }
+
+    /// Tells a line, now or when it disturbs nobody.
+    pub fn tell(&self, line: &str) {
+        let mut board = self.board();
+        if !board.switches.is_other {
+            board.write(line);
+        } else if board.held.len() < MAX_HELD {
+            board.held.push(line.to_owned());
+        }
+    }
+
+    /// Looks at what the program has printed.
+    pub fn printed(&self, bytes: &[u8]) {
+        let mut board = self.board();
+        board.switches.read(bytes);
+        if !board.switches.is_other {
+            board.let_go();
+        }
+    }
+
+    /// Tells what still waits: there is no program any more.
+    pub fn finish(&self) {
+        self.board().let_go();
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Board {
+    fn let_go(&mut self) {
+        for line in std::mem::take(&mut self.held) {
+            self.write(&line);
+        }
+    }
+
+    fn write(&self, line: &str) {
+        // A line that nobody can be told is lost; the guest was answered all the same.
+        let _ = write(&self.errors, format!("silo: {line}{}", self.end).as_bytes());
+    }
+}
+
+/// Follows which screen a program's output is on: `ESC [ ? modes h` switches, `l` instead of `h` switches back.
+#[derive(Default)]
+struct Switches {
+    is_other: bool,
+    state: State,
+    found: bool,
+    number: u16,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Text,
+    Escape,
+    Bracket,
+    Modes,
+}
+
+impl Switches {
+    fn read(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.state = match (self.state, byte) {
+                (_, 0x1b) => State::Escape,
+                (State::Escape, b'[') => State::Bracket,
+                (State::Bracket, b'?') => {
+                    (self.found, self.number) = (false, 0);
+                    State::Modes
+                }
+                (State::Modes, b'0'..=b'9') => {
+                    self.number = self.number.saturating_mul(10).saturating_add(u16::from(byte - b'0'));
+                    State::Modes
+                }
+                (State::Modes, b';') => {
+                    self.found |= OTHER_SCREEN.contains(&self.number);
+                    self.number = 0;
+                    State::Modes
+                }
+                (State::Modes, b'h' | b'l') => {
+                    if self.found || OTHER_SCREEN.contains(&self.number) {
+                        self.is_other = *byte == b'h';
+                    }
+                    State::Text
+                }
+                _ => State::Text,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_is_followed_through_whatever_is_printed() {
+        let mut switches = Switches::default();
+        for (bytes, expect) in [
+            (&b"text \x1b[1;31mred\x1b[0m"[..], false),
+            (b"\x1b[?25l", false),
+            (b"\x1b[?10", false),
+            (b"49h", true),
+            (b"\x1b[?1047", true),
+            (b"x\x1b[?1;47;2", true),
+            (b"l", false),
+            (b"\x1b[?99999999999999999999h\x1b[?47h", true),
+            (b"\x1b\x1b[?1049l", false),
+            (b"[?1049h", false),
+        ] {
+            switches.read(bytes);
+            assert_eq!(switches.is_other, expect, "after {bytes:?}");
+        }
+    }
+}

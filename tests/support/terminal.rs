@@ -1,0 +1,113 @@
+//! A terminal with silo on it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio as Pipe};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+use silo::launch::spec::Spec;
+
+use super::sandbox::{Bench, until};
+
+/// A terminal of the test's own with silo on it.
+pub struct Session {
+    master: OwnedFd,
+    /// The end that silo has.
+    pub slave: OwnedFd,
+    silo: Child,
+    output: mpsc::Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Session {
+    /// Starts a spec there.
+    pub fn start(bench: &Bench, spec: &Spec) -> Session {
+        let (master, slave) = open();
+        tcsetwinsize(&master, size(30, 100)).expect("set");
+        let end = || Pipe::from(slave.try_clone().expect("copied"));
+        let silo = bench.command(spec).stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
+        let (sender, output) = mpsc::channel();
+        let mut from = fs::File::from(master.try_clone().expect("copied"));
+        std::thread::spawn(move || {
+            let mut piece = [0; 65536];
+            while let Ok(length) = from.read(&mut piece) {
+                if sender.send(piece[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Session { master, slave, silo, output, seen: String::new() }
+    }
+
+    /// Types keys.
+    pub fn type_in(&mut self, keys: &str) {
+        let mut to = fs::File::from(self.master.try_clone().expect("copied"));
+        to.write_all(keys.as_bytes()).expect("written");
+    }
+
+    /// Waits for these words; returns what was printed before them.
+    pub fn expect(&mut self, words: &str) -> String {
+        while !self.seen.contains(words) {
+            match self.output.recv_timeout(Duration::from_secs(60)) {
+                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
+                Err(_) => panic!("never printed {words:?}: {:?}", self.seen),
+            }
+        }
+        let at = self.seen.find(words).unwrap_or_default();
+        let before = self.seen[..at].to_owned();
+        self.seen.drain(..at + words.len());
+        before
+    }
+
+    /// Changes its size.
+    pub fn resize(&self, to: Winsize) {
+        tcsetwinsize(&self.master, to).expect("set");
+        // The test has no controlling terminal to do this.
+        self.signal("WINCH");
+    }
+
+    /// Sends silo a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = self.silo.id().to_string();
+        Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill starts");
+    }
+
+    /// Waits for the end: the exit code, how much was printed at last, and whether the terminal is as it was.
+    pub fn end(mut self) -> (Option<i32>, usize, bool) {
+        until(&format!("it ends, after it printed {:?} and", self.seen), || self.silo.try_wait().expect("our own child").is_some());
+        let status = self.silo.wait().expect("it ended");
+        let cooked = cooked(&self.slave);
+        // With no end open, reading ends after the last byte.
+        drop(self.slave);
+        let mut left = self.seen.len();
+        while let Ok(piece) = self.output.recv_timeout(Duration::from_secs(60)) {
+            left += piece.len();
+        }
+        (status.code(), left, cooked)
+    }
+}
+
+/// Whether a terminal edits lines, as it does for a shell's user.
+pub fn cooked(terminal: &OwnedFd) -> bool {
+    let settings = tcgetattr(terminal.as_fd()).expect("a terminal");
+    settings.local_modes.contains(rustix::termios::LocalModes::ICANON)
+}
+
+/// A terminal's size.
+pub fn size(rows: u16, columns: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// Opens a terminal: the end that types and sees, and the one for a program.
+pub fn open() -> (OwnedFd, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).expect("a terminal");
+    grantpt(&master).expect("ours");
+    unlockpt(&master).expect("ours");
+    let slave = ioctl_tiocgptpeer(&master, flags).expect("the other end");
+    (master, slave)
+}
