@@ -45,6 +45,8 @@ fn cold(warm: &Silo, rounds: usize) -> bool {
         let silo = Silo::new();
         silo.seed_downloads();
         silo.seed_locks();
+        // Asking pip once whom it asks, over the network, is no part of building.
+        silo.write(".silo/silo.toml", "[ecosystems]\npypi = [\"registry.example.com\"]\n");
         table.add(ours, timed(&mut silo.command(["install", "--quiet", "python"])));
         made.push(silo);
         if let (Some(row), Some(mirror)) = (neighbour, &mirror) {

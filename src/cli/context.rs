@@ -65,6 +65,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
     let home = Home::of_user(&env::home()?);
     let project = config::project_root(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
+    silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
     let user_settings = config::read(&home.config())?;
     let project_settings = config::read(&project.join(PROJECT_CONFIG))?;
     let places =
