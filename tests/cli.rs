@@ -12,6 +12,8 @@ fn help_is_golden() {
         "run",
         "shell",
         "list",
+        "search",
+        "show",
         "lock",
         "doctor",
         "verify",

@@ -62,8 +62,16 @@ fn versions_are_matched_by_their_beginning() {
     let _ = silo.ok(["install", "python@3"]);
     let done = silo.fails(["install", "python@3.1"]);
     assert!(done.err.contains("python 3.1 is not available: its lock has 3.13"), "{done:?}");
+    let done = silo.fails(["install", "node@23"]);
+    let list = done.err.split("there are ").nth(1).unwrap_or_default();
+    assert!(["20.", "22.", "24."].iter().all(|version| list.contains(version)), "{done:?}");
     let done = silo.fails(["install", "python@"]);
     assert_eq!(done.code, 2, "{done:?}");
+    let _ = silo.ok(["install", "python", "--version", "3.13"]);
+    let _ = silo.ok(["install", "python@3.13", "--version", "3.13"]);
+    let done = silo.fails(["install", "python@3.13", "--version", "3.12"]);
+    assert!(done.code == 2 && done.err.contains("conflicting versions: \"python@3.13\" and --version 3.12"), "{done:?}");
+    assert_eq!(silo.fails(["install", "python", "sh", "--version", "3.13"]).code, 2);
 }
 
 #[test]

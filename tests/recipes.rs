@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use silo::lock::{self, Asked};
+use silo::recipe::Recipe;
 use silo::recipe::catalog::{self, Places};
 use silo::system::Arch;
 
-use crate::support::golden;
+use crate::support::{Silo, golden};
 
 fn recipes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
@@ -39,10 +40,83 @@ fn each_is_locked_for_what_it_asks() {
     }
 }
 
+/// A change of what a tool is must be seen: everybody builds everything again.
+#[test]
+fn each_is_resolved_as_it_was() {
+    let silo = Silo::new();
+    for recipe in catalog::BUILT_IN {
+        let mut shown: serde_json::Value = serde_json::from_str(&silo.ok(["show", recipe.name, "--json"])).expect("JSON");
+        // How much that is differs from machine to machine.
+        shown.as_object_mut().expect("an object").remove("locked");
+        golden(&format!("recipes/{}.json", recipe.name), &format!("{}\n", serde_json::to_string_pretty(&shown).expect("JSON")));
+    }
+}
+
+/// What a step fetches is pinned where it was built and tried; on another architecture the first build pins it.
+#[test]
+fn each_step_with_a_network_is_pinned() {
+    for built_in in catalog::BUILT_IN {
+        let own = catalog::find(&Places::default(), built_in.name).expect("a built-in recipe is right").recipe;
+        let networked = |recipe: &Recipe| recipe.steps.iter().filter(|step| !step.network.is_empty()).count();
+        let of = |version: &String| catalog::find_version(&Places::default(), built_in.name, Some(version)).expect("it is right").recipe;
+        let expect = networked(&own) + own.versions.keys().map(|version| networked(&of(version))).sum::<usize>();
+        let locks = lock::parse(built_in.lock, Path::new("x.lock")).expect("a built-in lock is right");
+        let pins = locks[built_in.name].steps.get(&Arch::Amd64).map_or(0, |steps| steps.len());
+        assert_eq!(pins, expect, "{}", built_in.name);
+    }
+}
+
+#[test]
+fn what_a_tool_requires_lies_beneath_it() {
+    let silo = Silo::new();
+    silo.write(
+        ".silo/recipes/base.toml",
+        "env = { A = \"1\", B = \"1\" }\nsteps = [\"first\"]\n[debian]\npackages = [\"jq\"]\n[network]\nallow = [\"a.example.com\"]\n",
+    );
+    silo.write(
+        ".silo/recipes/top.toml",
+        "requires = [\"base\"]\nenv = { B = \"2\" }\nsteps = [\"second\"]\n[debian]\npackages = [\"file\"]\n",
+    );
+    let shown: serde_json::Value = serde_json::from_str(&silo.ok(["show", "top", "--json"])).expect("JSON");
+    assert_eq!(shown["debian"]["packages"], serde_json::json!(["file", "jq"]));
+    assert_eq!((&shown["steps"][0]["run"][2], &shown["steps"][1]["run"][2]), (&"first".into(), &"second".into()));
+    assert_eq!(shown["env"], serde_json::json!({ "A": "1", "B": "2" }));
+    assert_eq!(shown["network"]["allow"], serde_json::json!(["a.example.com"]));
+    silo.write(".silo/recipes/base.toml", "requires = [\"top\"]\n");
+    assert!(silo.fails(["show", "top"]).err.contains("these recipes require each other: top -> base -> top"));
+    silo.write(".silo/recipes/base.toml", "requires = [\"nothing\"]\n");
+    assert!(silo.fails(["show", "top"]).err.contains("base requires \"nothing\", and there is no recipe for it"));
+    silo.write(".silo/recipes/base.toml", "[debian]\nsuite = \"sid\"\n");
+    assert!(
+        silo.fails(["show", "top"]).err.contains("top is made of packages of trixie, and requires base, which is made of packages of sid")
+    );
+}
+
+#[test]
+fn what_can_be_had_is_listed_and_found() {
+    let silo = Silo::new();
+    let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--available", "--json"])).expect("JSON");
+    let node = list.as_array().into_iter().flatten().find(|row| row["tool"] == "node").expect("node is there");
+    assert!(node["fetchedBytes"].as_u64().is_some_and(|bytes| bytes > 10 << 20) && node["installed"].is_null(), "{node}");
+    assert!(node["versions"].as_object().is_some_and(|versions| versions.len() > 1), "{node}");
+    let list = silo.ok(["list", "--available"]);
+    assert!(list.lines().any(|line| line.starts_with("deno ") && line.contains("Debian trixie + @pypi")), "{list}");
+    for (words, expect) in
+        [(&["NPX"][..], "node "), (&["notebook", "python"], "jupyter "), (&["bundler"], "ruby "), (&["openjdk", "kotlin"], "kotlin ")]
+    {
+        let found = silo.ok(["search"].iter().chain(words));
+        assert!(found.lines().any(|line| line.starts_with(expect)), "{words:?}: {found}");
+    }
+    let done = silo.fails(["search", "pyton"]);
+    assert!(done.err.contains("nothing here has to do with \"pyton\"; did you mean \"python\"?"), "{done:?}");
+    let shown = silo.ok(["show", "playwright"]);
+    assert!(shown.contains("requires      node\n") && shown.contains("# reaches @npm"), "{shown}");
+}
+
 #[test]
 fn the_schemas_are_those_of_the_types() {
     for (of, file) in [("addon", "addon.json"), ("recipe", "recipe.json"), ("silo", "silo.json")] {
-        let text = crate::support::Silo::new().ok(["schema", of]);
+        let text = Silo::new().ok(["schema", of]);
         golden(&format!("../../docs/schema/{file}"), &text);
     }
 }

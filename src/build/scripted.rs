@@ -129,13 +129,16 @@ fn triggering(packages: &[Arc<Unpacked>]) -> Vec<usize> {
 }
 
 /// Finds candidates (those from `first` on) that contend for a path: another package holds it too, a script has made it,
-/// or it was diverted.
+/// it was diverted, or the package's own preinst clears it away before the files come.
 ///
 /// Whose file it is then is for dpkg to say (Replaces, diversions), so it unpacks the later of the two.
 fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &Below<'_>) -> BTreeSet<usize> {
     let mut owner: BTreeMap<&[u8], usize> = BTreeMap::new();
     let mut later = BTreeSet::new();
     for (index, package) in packages.iter().enumerate() {
+        if package.record.swept.iter().any(|path| fires(package, path)) {
+            later.insert(index);
+        }
         for entry in package.index.entries().iter().filter(|entry| entry.node.kind() != Kind::Dir) {
             let path = entry.path.as_bytes();
             if index >= first {

@@ -19,6 +19,9 @@ pub struct Args {
     /// The tools, each with a version if you like: python, python@3.13
     #[arg(required = true, value_name = "TOOL[@VERSION]")]
     tools: Vec<String>,
+    /// The version, or its beginning, of the one tool that is named
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
     /// Do not make a lock where the recipe has none for what it asks for
     #[arg(long)]
     frozen: bool,
@@ -29,7 +32,10 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let resolving = if args.frozen { Resolving::Frozen } else { Resolving::Allowed };
-    let wishes: Vec<Wish> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
+    let mut wishes: Vec<Wish> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
+    if let Some(version) = &args.version {
+        give_version(&mut wishes, version, &args.tools)?;
+    }
     let setting = setting(globals)?;
     let outcomes = setting.with(|context| {
         let outcomes = wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>()?;
@@ -44,6 +50,19 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::data(&outcomes.iter().map(line).collect::<String>())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lays `--version` over the one tool that is named.
+fn give_version(wishes: &mut [Wish], version: &str, specs: &[String]) -> Result<(), Failure> {
+    let [wish] = wishes else {
+        return Err(Failure::usage("--version is for one tool", "type the version behind each tool: python@3.13"));
+    };
+    if wish.version.as_deref().is_some_and(|other| other != version) {
+        let message = format!("conflicting versions: \"{}\" and --version {version}", specs.join(" "));
+        return Err(Failure::usage(message, format!("type {}@{version}", wish.name)));
+    }
+    wish.version = Some(version.to_owned());
+    Ok(())
 }
 
 /// Parses `tool` or `tool@version`.

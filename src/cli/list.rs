@@ -1,19 +1,21 @@
-//! `silo list`.
+//! `silo list` and `silo search`.
 
 use std::process::ExitCode;
 
-use crate::recipe::catalog;
-use crate::tool::definition::{self, Scope};
-use crate::tool::{locking, record};
+use crate::amount;
+use crate::document;
+use crate::recipe::addon;
+use crate::tool::offer::{self, Offer};
+use crate::tool::record;
 
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
 /// List the installed tools, or all that there are recipes for
 #[derive(clap::Args)]
 pub struct Args {
-    /// List what can be installed
+    /// List what can be installed: versions, what is fetched for it, where it comes from
     #[arg(long)]
     available: bool,
     /// Print the list as JSON
@@ -21,50 +23,106 @@ pub struct Args {
     json: bool,
 }
 
+/// Search the tools and add-ons that there are by words of their names, descriptions, commands and packages
+#[derive(clap::Args)]
+pub struct SearchArgs {
+    /// What all must stand in it
+    #[arg(required = true, value_name = "WORD")]
+    words: Vec<String>,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let rows = if args.available { available(&setting)? } else { installed(&setting)? };
-    if args.json {
-        ui::json(&rows.into_iter().map(|row| row.json).collect())?;
-    } else {
-        let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
-        let second = rows.iter().map(|row| row.version.len()).max().unwrap_or(0);
-        let lines = rows.iter().map(|row| format!("{:width$}  {:second$}  {}\n", row.name, row.version, row.rest));
-        ui::data(&lines.collect::<String>())?;
+    let rows = match args.available {
+        true => offer::all(setting.view())?.iter().map(available).collect(),
+        false => installed(&setting)?,
+    };
+    print(rows, args.json)
+}
+
+pub fn search(globals: &Globals, args: &SearchArgs) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let words: Vec<String> = args.words.iter().map(|word| word.to_lowercase()).collect();
+    let offers = offer::all(setting.view())?;
+    let mut rows: Vec<Row> = offers.iter().filter(|offer| offer.speaks_of(&words)).map(available).collect();
+    for name in addon::names(&setting.places)? {
+        let Some(addon) = addon::find(&setting.places, &name)? else { continue };
+        let told = [&name, &addon.description].into_iter().chain(&addon.packages).map(|text| text.to_lowercase());
+        let told = told.collect::<Vec<_>>().join("\n");
+        if words.iter().all(|word| told.contains(word.as_str())) {
+            let json = serde_json::json!({ "addon": name, "description": addon.description, "packages": addon.packages });
+            rows.push(Row {
+                cells: vec![name.clone(), "add-on".to_owned()],
+                rest: format!("{}; silo add {name}", addon.description),
+                json,
+            });
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    if rows.is_empty() && !args.json {
+        let known: Vec<&str> = offers.iter().map(|offer| offer.definition.tool()).collect();
+        let near = document::nearest(&args.words[0], &known).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+        return Err(Failure::found(
+            format!("nothing here has to do with \"{}\"{near}", args.words.join(" ")),
+            "`silo list --available` shows all tools; docs/recipe.md tells how to write a recipe of your own",
+        ));
+    }
+    print(rows, args.json)
 }
 
 struct Row {
-    name: String,
-    version: String,
+    cells: Vec<String>,
     rest: String,
     json: serde_json::Value,
 }
 
-fn installed(setting: &super::context::Setting) -> Result<Vec<Row>, Failure> {
+fn print(rows: Vec<Row>, as_json: bool) -> Result<ExitCode, Failure> {
+    if as_json {
+        ui::json(&rows.into_iter().map(|row| row.json).collect())?;
+    } else {
+        let cell = |row: &Row, at: usize| row.cells.get(at).cloned().unwrap_or_default();
+        let columns = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at).chars().count()).max().unwrap_or(0)).collect();
+        let line = |row: &Row| {
+            let cells = widths.iter().enumerate().map(|(at, width)| format!("{:width$}  ", cell(row, at)));
+            format!("{}{}\n", cells.collect::<String>(), row.rest)
+        };
+        ui::data(&rows.iter().map(line).collect::<String>())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn installed(setting: &Setting) -> Result<Vec<Row>, Failure> {
     let tools = record::list(&setting.home)?;
     let row = |tool: record::Installed| Row {
         rest: format!("image {:.12}", tool.image.to_string()),
         json: serde_json::json!({ "tool": tool.name, "version": tool.version, "image": tool.image.to_string() }),
-        name: tool.name,
-        version: tool.version,
+        cells: vec![tool.name, tool.version],
     };
     Ok(tools.into_iter().map(row).collect())
 }
 
-fn available(setting: &super::context::Setting) -> Result<Vec<Row>, Failure> {
-    setting.with(|context| {
-        let mut rows = Vec::new();
-        for name in catalog::names(context.places)? {
-            let definition = definition::of(context.view(), &name, Scope::Global)?;
-            let found = &definition.found;
-            let lock = locking::existing(context.view(), &definition)?;
-            let version = lock.map_or_else(|| "not locked".to_owned(), |lock| locking::version(found, &lock));
-            let description = found.recipe.description.clone();
-            let json = serde_json::json!({ "tool": name, "version": version, "description": description, "origin": found.origin });
-            rows.push(Row { name, version, rest: description, json });
-        }
-        Ok(rows)
-    })
+fn available(offer: &Offer) -> Row {
+    let recipe = offer.recipe();
+    let version = offer.version.clone().unwrap_or_else(|| "not locked".to_owned());
+    let weight = offer.weight();
+    let size = if offer.lock.is_some() { amount::size(weight.fetched + weight.made) } else { String::new() };
+    let others: Vec<&str> = recipe.versions.keys().map(String::as_str).filter(|other| *other != version).collect();
+    let also = if others.is_empty() { String::new() } else { format!(" (also {})", others.join(", ")) };
+    let json = serde_json::json!({
+        "tool": recipe.name,
+        "version": version,
+        "versions": recipe.versions,
+        "description": recipe.description,
+        "origin": offer.definition.found.origin,
+        "source": offer.source(),
+        "packages": weight.packages,
+        "fetchedBytes": weight.fetched,
+        "madeBytes": weight.made,
+        "installed": offer.installed.as_ref().map(|tool| &tool.version),
+    });
+    let cells = vec![recipe.name.clone(), version, size, offer.source()];
+    Row { cells, rest: format!("{}{also}", recipe.description), json }
 }

@@ -33,6 +33,7 @@ mod run;
 mod sbom;
 mod schema;
 mod shell;
+mod show;
 mod step;
 mod sync;
 mod trust;
@@ -73,6 +74,8 @@ enum Command {
     Run(run::Args),
     Shell(shell::Args),
     List(list::Args),
+    Search(list::SearchArgs),
+    Show(show::Args),
     Use(pins::UseArgs),
     Unuse(pins::UnuseArgs),
     Add(add::Args),
@@ -148,6 +151,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(globals, args),
         Command::Shell(args) => shell::run(globals, args),
         Command::List(args) => list::run(globals, &args),
+        Command::Search(args) => list::search(globals, &args),
+        Command::Show(args) => show::run(globals, &args),
         Command::Use(args) => pins::run_use(globals, &args),
         Command::Unuse(args) => pins::run_unuse(globals, &args),
         Command::Add(args) => add::run(globals, &args),

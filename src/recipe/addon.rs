@@ -19,7 +19,9 @@ const DIR: &str = "addons";
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("java", include_str!("../../recipes/addons/java.toml")),
     ("kotlin", include_str!("../../recipes/addons/kotlin.toml")),
+    ("poetry", include_str!("../../recipes/addons/poetry.toml")),
     ("ruby", include_str!("../../recipes/addons/ruby.toml")),
+    ("uv", include_str!("../../recipes/addons/uv.toml")),
 ];
 
 /// An add-on file.

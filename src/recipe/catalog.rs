@@ -7,6 +7,7 @@ use crate::document;
 
 use super::Recipe;
 use super::file::{self, RecipeFile};
+use super::{requires, versions};
 
 /// A recipe that comes with the program, and its lock.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,24 @@ pub struct BuiltIn {
 
 /// Every built-in recipe, by name. `tests/recipes.rs` holds that none in `recipes/` is forgotten.
 pub const BUILT_IN: &[BuiltIn] = &[
+    BuiltIn { name: "aws-cli", recipe: include_str!("../../recipes/aws-cli.toml"), lock: include_str!("../../recipes/aws-cli.lock") },
+    BuiltIn {
+        name: "claude-code",
+        recipe: include_str!("../../recipes/claude-code.toml"),
+        lock: include_str!("../../recipes/claude-code.lock"),
+    },
+    BuiltIn { name: "deno", recipe: include_str!("../../recipes/deno.toml"), lock: include_str!("../../recipes/deno.lock") },
+    BuiltIn { name: "go", recipe: include_str!("../../recipes/go.toml"), lock: include_str!("../../recipes/go.lock") },
+    BuiltIn { name: "jupyter", recipe: include_str!("../../recipes/jupyter.toml"), lock: include_str!("../../recipes/jupyter.lock") },
+    BuiltIn { name: "node", recipe: include_str!("../../recipes/node.toml"), lock: include_str!("../../recipes/node.lock") },
+    BuiltIn {
+        name: "playwright",
+        recipe: include_str!("../../recipes/playwright.toml"),
+        lock: include_str!("../../recipes/playwright.lock"),
+    },
+    BuiltIn { name: "psql", recipe: include_str!("../../recipes/psql.toml"), lock: include_str!("../../recipes/psql.lock") },
     BuiltIn { name: "python", recipe: include_str!("../../recipes/python.toml"), lock: include_str!("../../recipes/python.lock") },
+    BuiltIn { name: "rust", recipe: include_str!("../../recipes/rust.toml"), lock: include_str!("../../recipes/rust.lock") },
     BuiltIn { name: "sh", recipe: include_str!("../../recipes/sh.toml"), lock: include_str!("../../recipes/sh.lock") },
 ];
 
@@ -68,6 +86,29 @@ pub enum Error {
         /// What is wrong with it.
         source: file::Error,
     },
+    /// A recipe that requires a tool which there is not.
+    #[error("{tool} requires \"{required}\", and there is no recipe for it")]
+    Requires {
+        /// The tool.
+        tool: String,
+        /// What it requires.
+        required: String,
+    },
+    /// Recipes that require each other.
+    #[error("these recipes require each other: {}", .0.join(" -> "))]
+    Circle(Vec<String>),
+    /// A recipe that requires one of another release.
+    #[error("{tool} is made of packages of {suite}, and requires {required}, which is made of packages of {other}")]
+    Suites {
+        /// The tool.
+        tool: String,
+        /// Its suite.
+        suite: String,
+        /// What it requires.
+        required: String,
+        /// Whose suite is this.
+        other: String,
+    },
     /// A directory of recipes that cannot be listed.
     #[error("cannot list {path}", path = .path.display())]
     List {
@@ -87,8 +128,48 @@ pub struct Places {
     pub project: Option<PathBuf>,
 }
 
-/// Finds the recipe of `name`.
+/// Finds the recipe of `name`, in its own version.
 pub fn find(places: &Places, name: &str) -> Result<Found, Error> {
+    find_version(places, name, None)
+}
+
+/// Finds the recipe of `name` in the version that is wanted, if it can be had in that, with what it requires beneath it.
+pub fn find_version(places: &Places, name: &str, wanted: Option<&str>) -> Result<Found, Error> {
+    within(places, name, wanted, &mut Vec::new())
+}
+
+/// The same, for a tool that the `chain` of others requires.
+fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<String>) -> Result<Found, Error> {
+    chain.push(name.to_owned());
+    if chain.iter().filter(|tool| *tool == name).count() > 1 {
+        return Err(Error::Circle(chain.clone()));
+    }
+    let Some((file, origin, path)) = merged(places, name)? else {
+        return Err(match chain.len().checked_sub(2) {
+            Some(at) => Error::Requires { tool: chain[at].clone(), required: name.to_owned() },
+            None => unknown(places, name),
+        });
+    };
+    let file = match wanted {
+        Some(wanted) => versions::choose(file, wanted),
+        None => file,
+    };
+    let mut recipe = file::check(name, file).map_err(|source| Error::Recipe { path, source })?;
+    for required in recipe.requires.clone().into_iter().rev() {
+        let base = within(places, &required, None, chain)?.recipe;
+        recipe = requires::lay(recipe, base).map_err(|(suite, other)| Error::Suites {
+            tool: name.to_owned(),
+            suite,
+            required: required.clone(),
+            other,
+        })?;
+    }
+    chain.pop();
+    Ok(Found { recipe, origin })
+}
+
+/// Lays what the places say of a tool over one another.
+fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, PathBuf)>, Error> {
     let builtin_path = PathBuf::from(format!("recipes/{name}.toml"));
     let mut merged: Option<(RecipeFile, Origin, PathBuf)> = None;
     if let Some(builtin) = built_in(name) {
@@ -102,9 +183,7 @@ pub fn find(places: &Places, name: &str) -> Result<Found, Error> {
             merged = Some((file::merge(under, over), origin, path));
         }
     }
-    let Some((file, origin, path)) = merged else { return Err(unknown(places, name)) };
-    let recipe = file::check(name, file).map_err(|source| Error::Recipe { path, source })?;
-    Ok(Found { recipe, origin })
+    Ok(merged)
 }
 
 /// Returns the built-in recipe of `name`.

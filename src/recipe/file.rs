@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::grant::Grant;
 
+use super::versions::{self, VersionTable};
 use super::{Debian, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
@@ -15,6 +16,13 @@ use super::{Debian, Probe, Recipe, Run, SHELL, Step};
 pub struct RecipeFile {
     /// One line for `silo list --available`.
     pub description: Option<String>,
+    /// The tool's version, where none of its packages has it; its steps find it in `$SILO_VERSION`.
+    pub version: Option<String>,
+    /// Other versions that it can be had in, and in what they differ.
+    #[serde(default)]
+    pub versions: BTreeMap<String, VersionTable>,
+    /// Tools that this one is built on: their packages, steps, variables and grants come first.
+    pub requires: Option<Vec<String>>,
     /// The Debian packages of the tool's root.
     pub debian: Option<DebianTable>,
     /// Commands run in the root when it is built, in order; each one's changes become a layer.
@@ -155,6 +163,14 @@ pub enum Error {
         /// The grant.
         value: String,
     },
+    /// A version that could not be typed after an `@`.
+    #[error("{key}: \"{value}\" is not a version")]
+    Version {
+        /// The key.
+        key: &'static str,
+        /// The version.
+        value: String,
+    },
     /// Something that must not be empty or zero.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
@@ -176,8 +192,13 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
     };
     let mut ecosystems = under.ecosystems;
     ecosystems.extend(over.ecosystems);
+    let mut versions = under.versions;
+    versions.extend(over.versions);
     RecipeFile {
         description: over.description.or(under.description),
+        version: over.version.or(under.version),
+        versions,
+        requires: over.requires.or(under.requires),
         debian,
         steps: over.steps.or(under.steps),
         network: NetworkTable {
@@ -237,7 +258,16 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     let pass_env = file.pass_env.unwrap_or_default();
     check_variables("env", file.env.keys())?;
     check_variables("passEnv", pass_env.iter())?;
-    let steps = file.steps.unwrap_or_default().into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
+    let mut steps: Vec<Step> =
+        file.steps.unwrap_or_default().into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
+    if let Some(version) = &file.version {
+        for step in &mut steps {
+            step.env.entry(versions::VARIABLE.to_owned()).or_insert_with(|| version.clone());
+        }
+    }
+    check_versions(&file.version, &file.versions)?;
+    let requires = file.requires.unwrap_or_default();
+    requires.iter().try_for_each(|tool| check_name(tool))?;
     let allow = file.network.allow.unwrap_or_default();
     check_grants("network.allow", &allow)?;
     let install_allow = file.network.install_allow.unwrap_or_default();
@@ -250,12 +280,32 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     Ok(Recipe {
         name: name.to_owned(),
         description: file.description.unwrap_or_default(),
+        version: file.version,
+        versions: file.versions.into_iter().map(|(version, table)| (version, table.label.unwrap_or_default())).collect(),
+        requires,
         debian,
         steps,
         install_allow: sorted(install_allow),
         ecosystems,
         run: Run { command, shims, env: file.env, pass_env, network: sorted(allow), cpus: file.cpus, memory_mb: file.memory_mb },
     })
+}
+
+/// Checks that versions can be typed, and what stands in those that can be chosen.
+fn check_versions(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+~-".contains(c);
+    let wrong = |version: &&String| !version.starts_with(|c: char| c.is_ascii_alphanumeric()) || !version.chars().all(plain);
+    if let Some(value) = own.iter().find(wrong) {
+        return Err(Error::Version { key: "version", value: value.clone() });
+    }
+    if let Some(value) = others.keys().find(wrong) {
+        return Err(Error::Version { key: "versions", value: value.clone() });
+    }
+    for table in others.values() {
+        check_variables("versions.env", table.env.keys())?;
+        table.steps.iter().flatten().try_for_each(|step| check_step("versions.steps", step.clone()).map(drop))?;
+    }
+    Ok(())
 }
 
 /// Checks a step that stands under `key`.
@@ -390,6 +440,10 @@ mod tests {
                 "steps: \"http://x\" is not a name; write name, name:port, *.name or @ecosystem",
             ),
             ("x", "passEnv = [\"A=B\"]", "passEnv: \"A=B\" is not a variable name"),
+            ("x", "version = \"a b\"", "version: \"a b\" is not a version"),
+            ("x", "[versions.\"../1\"]\n", "versions: \"../1\" is not a version"),
+            ("x", "[versions.1]\nsteps = [\"\"]", "versions.steps must not be empty or zero"),
+            ("x", "requires = [\"A\"]", "\"A\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
         ] {
             let error = check(name, parsed(text)).expect_err(text);
             assert_eq!(error.to_string(), expect);

@@ -3,7 +3,11 @@
 //! A recipe is a TOML file ([`file`]); the same tool may have several (built in, the user's, the
 //! project's), which [`catalog`] lays over one another. A [`Recipe`] is the checked result.
 
+pub mod versions;
+
 pub mod file;
+
+pub mod requires;
 
 pub mod catalog;
 
@@ -18,6 +22,12 @@ pub struct Recipe {
     pub name: String,
     /// One line for lists.
     pub description: String,
+    /// Its version, where that is not a package's.
+    pub version: Option<String>,
+    /// Other versions that it can be had in, each with a label or an empty text.
+    pub versions: BTreeMap<String, String>,
+    /// The tools that it is built on; what they are made of is in the other fields already.
+    pub requires: Vec<String>,
     /// The packages of its root.
     pub debian: Debian,
     /// Commands run in the root when it is built, in order; each one's changes become a layer.

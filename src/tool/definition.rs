@@ -83,9 +83,16 @@ pub enum Error {
 
 /// Returns what a tool is in a scope.
 pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Definition, Error> {
+    of_version(view, tool, scope, None)
+}
+
+/// The same in the version that is wanted; else in that of the settings, else in the one that is installed.
+pub fn of_version(view: View<'_>, tool: &str, scope: Scope, wanted: Option<&str>) -> Result<Definition, Error> {
     let settings = settings(view, scope);
-    let found = catalog::find(view.places, tool)?;
     let over = settings.overrides.get(tool).cloned().unwrap_or_default();
+    let wanted = wanted.map(str::to_owned).or_else(|| over.version.clone());
+    let installed = || Some(record::get(view.home, tool).ok()??.version).filter(|_| scope == Scope::Global);
+    let found = catalog::find_version(view.places, tool, wanted.clone().or_else(installed).as_deref())?;
     let mut addons = Vec::new();
     for name in &over.addons {
         let addon = addon::find(view.places, name)?;
@@ -98,7 +105,7 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Definition, Error>
         Some(dir) => Some(dir.join(PROJECT_LOCK)),
         None => over.shapes_image().then(|| view.home.root().join(PROJECT_LOCK)),
     };
-    Ok(Definition { found: Found { recipe, origin: found.origin }, version: over.version, lock_file, project })
+    Ok(Definition { found: Found { recipe, origin: found.origin }, version: wanted, lock_file, project })
 }
 
 fn settings(view: View<'_>, scope: Scope) -> &Settings {

@@ -12,6 +12,7 @@ use crate::fetch::mirrors::Mirrors;
 use crate::image;
 use crate::lock::Lock;
 use crate::recipe::catalog::Origin;
+use crate::recipe::versions::is_version;
 use crate::system::Arch;
 
 use super::Context;
@@ -42,14 +43,16 @@ pub enum Error {
     #[error("the layer store refused")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The lock holds another version than was asked for.
-    #[error("{tool} {wanted} is not available: its lock has {available}")]
+    #[error("{tool} {wanted} is not available: {}", told(.available, .others))]
     Version {
         /// The tool.
         tool: String,
         /// The version asked for.
         wanted: String,
-        /// The version that there is.
+        /// The version that its lock has.
         available: String,
+        /// The other versions that its recipe has.
+        others: Vec<String>,
     },
     /// A locked file is on no mirror any more.
     #[error("{tool}: a locked package is on no mirror any more, and the snapshot archive does not have it either or is not known")]
@@ -60,6 +63,14 @@ pub enum Error {
         #[source]
         source: Box<build::Error>,
     },
+}
+
+/// Says which versions there are.
+fn told(available: &str, others: &[String]) -> String {
+    match others {
+        [] => format!("its lock has {available}"),
+        others => format!("there are {available}, {}", others.join(", ")),
+    }
 }
 
 /// What is to be installed.
@@ -88,8 +99,7 @@ pub struct Outcome {
 
 /// Installs a tool, or finds that it is installed already.
 pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
-    let mut definition = definition::of(context.view(), &wish.name, Scope::Global)?;
-    definition.version = wish.version.clone().or(definition.version);
+    let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let mut lock = locking::obtain(context, &definition, wish.resolving)?;
     let mut version = check_version(&definition, &lock)?;
@@ -108,7 +118,12 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
         other => other?,
     };
     if let Some(outputs) = built.outputs.filter(|outputs| !outputs.is_empty() || definition.lock_file.is_some()) {
-        lock.steps.insert(Arch::host(), outputs);
+        let pins = lock.steps.entry(Arch::host()).or_default();
+        if definition.found.recipe.versions.is_empty() {
+            pins.clear();
+        }
+        // Other versions have their own.
+        pins.extend(outputs);
         locking::keep(context.view(), &definition, &lock)?;
     }
     let tool = Installed { name: wish.name.clone(), version, image: built.image };
@@ -169,7 +184,8 @@ pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<Stri
     let available = locking::version(&definition.found, lock);
     match &definition.version {
         Some(wanted) if !is_version(&available, wanted) => {
-            Err(Error::Version { tool: definition.tool().to_owned(), wanted: wanted.clone(), available })
+            let others = definition.found.recipe.versions.keys().cloned().collect();
+            Err(Error::Version { tool: definition.tool().to_owned(), wanted: wanted.clone(), available, others })
         }
         _ => Ok(available),
     }
@@ -194,27 +210,4 @@ fn keep(context: &Context<'_>, shared: &SharedLock, tool: &Installed) -> Result<
     let root = Root { images: [tool.image.digest()].into(), layers: image.map(|image| image.layer_set()).unwrap_or_default() };
     let name = root_name(&tool.name).map_err(Error::Store)?;
     roots::put(context.store, shared, &name, &root).map_err(|error| Error::Store(Box::new(error)))
-}
-
-/// Says whether `version` is `wanted` or begins with it, part by part.
-fn is_version(version: &str, wanted: &str) -> bool {
-    version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_matched_part_by_part() {
-        for (version, wanted, expect) in [
-            ("3.13.5", "3.13", true),
-            ("3.13.5", "3", true),
-            ("3.13.5", "3.1", false),
-            ("3.13.5", "3.13.5", true),
-            ("3.13.5", "3.13.5.1", false),
-        ] {
-            assert_eq!(is_version(version, wanted), expect, "{version} {wanted}");
-        }
-    }
 }

@@ -111,6 +111,10 @@ pub fn make(context: &Context<'_>, definition: &Definition) -> Result<Lock, Erro
 
 /// Writes a tool's lock where it belongs, beside the others in the same file; says whether anything changed.
 pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
+    // What ships needs no copy, which would come before the lock of a later silo.
+    if definition.lock_file.is_none() && of_recipe(view, &definition.found).ok().flatten().as_ref() == Some(lock) {
+        return Ok(false);
+    }
     let path = definition.lock_file.clone().unwrap_or_else(|| path(view, &definition.found));
     let mut locks = match read(&path) {
         Ok(locks) => locks,
@@ -166,8 +170,11 @@ pub fn write(path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
     document::write(path, &lock::write(locks)).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
-/// Returns the version that a lock gives a tool: the upstream part of its main package's.
+/// Returns a tool's version: its recipe's, or the upstream part of that of its main package in a lock.
 pub fn version(found: &Found, lock: &Lock) -> String {
+    if let Some(version) = &found.recipe.version {
+        return version.clone();
+    }
     let packages = lock.packages.get(&Arch::host());
     let package: Option<&Package> = packages.and_then(|packages| packages.get(&found.recipe.debian.version_of));
     package.map_or_else(|| "unknown".to_owned(), |package| upstream(&package.version))

@@ -14,6 +14,7 @@ pub mod locking;
 pub mod collect;
 pub mod ecosystems;
 pub mod install;
+pub mod offer;
 pub mod verify;
 
 pub mod clean;

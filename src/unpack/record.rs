@@ -98,6 +98,8 @@ pub struct Record {
     pub interests: Vec<Interest>,
     /// Its configuration files with their MD5s.
     pub conffiles: Vec<(String, String)>,
+    /// Directories that its preinst removes whole, as they are left of an older version.
+    pub swept: Vec<String>,
 }
 
 /// A trigger that a package waits for.
@@ -153,7 +155,8 @@ pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error>
         let bytes = read(&tree.join(path.trim_start_matches('/')))?;
         conffiles.push((path, md5_hex(&bytes)));
     }
-    Ok(Record { layer, interests: interests(&text("triggers")?), members: members.into_keys().collect(), stanza, conffiles })
+    let (interests, swept) = (interests(&text("triggers")?), swept(&text("preinst")?));
+    Ok(Record { layer, interests, members: members.into_keys().collect(), stanza, conffiles, swept })
 }
 
 /// Lists the configuration files that a `conffiles` member names (deb-conffiles(5)).
@@ -173,6 +176,20 @@ fn interests(text: &str) -> Vec<Interest> {
         .filter(|(directive, _)| directive.starts_with("interest"))
         .map(|(directive, trigger)| Interest { trigger: trigger.to_owned(), noawait: directive == "interest-noawait" })
         .collect()
+}
+
+/// Lists the absolute paths that a script removes with `rm -r`, as far as they are spelled out.
+fn swept(script: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for line in script.lines() {
+        let mut words = line.split([' ', '\t', ';']).skip_while(|word| *word != "rm").skip(1);
+        let recursive = |word: &str| word.starts_with('-') && word.contains(['r', 'R']);
+        if words.next().is_some_and(recursive) {
+            let named = words.map(|word| word.trim_matches(['"', '\'']).trim_end_matches('/'));
+            paths.extend(named.filter(|word| word.starts_with('/') && !word.contains(['$', '*', '?', '['])).map(str::to_owned));
+        }
+    }
+    paths
 }
 
 fn md5_hex(bytes: &[u8]) -> String {
@@ -198,6 +215,13 @@ mod tests {
         {
             parse_stanza(wrong.as_bytes()).expect_err(wrong);
         }
+    }
+
+    #[test]
+    fn what_a_preinst_removes_is_read() {
+        let got = swept("if true; then\n\trm -rf /usr/lib/a/ '/usr/lib/b'; rm -f /c\nfi\n# rm -rf\n[ -L /d ] || rm -r /d $x/e /f*\n");
+        assert_eq!(got, ["/usr/lib/a", "/usr/lib/b", "/d"]);
+        assert!(swept("rm -f /x\nrm /y\nfarm -r /z\n").is_empty());
     }
 
     #[test]

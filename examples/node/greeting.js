@@ -1,0 +1,1 @@
+export const greeting = (what) => `${what} on node ${process.version}`;

@@ -1,0 +1,128 @@
+//! `silo show`.
+
+use std::process::ExitCode;
+
+use crate::amount;
+use crate::recipe::catalog::Origin;
+use crate::tool::definition::{self, Scope};
+use crate::tool::offer::{self, Offer};
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Show what a tool is here: its recipe with all that lies over it, its versions, and what its lock says
+#[derive(clap::Args)]
+pub struct Args {
+    /// The tool
+    tool: String,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let scope = if definition::claimed(setting.view())?.contains(&args.tool) { Scope::Project } else { Scope::Global };
+    let offer = offer::of(setting.view(), &args.tool, scope)?;
+    match args.json {
+        true => ui::json(&json(&offer))?,
+        false => ui::data(&text(&setting, &offer, scope))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
+    let recipe = offer.recipe();
+    let mut text = format!("{} {}: {}\n", recipe.name, version(offer), recipe.description);
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            text.push_str(&format!("  {name:12}  {value}\n"));
+        }
+    };
+    let origin = match offer.definition.found.origin {
+        Origin::BuiltIn => "built in".to_owned(),
+        Origin::User => setting.home.recipes().join(format!("{}.toml", recipe.name)).display().to_string(),
+        Origin::Project => format!("recipes/{}.toml of the project", recipe.name),
+    };
+    let over = if scope == Scope::Project { ", with the project's silo.toml over it" } else { "" };
+    line("recipe", format!("{origin}{over}"));
+    if let Some(tool) = &offer.installed {
+        line("installed", format!("{} (image {:.12})", tool.version, tool.image.to_string()));
+    }
+    let labelled = |(version, label): (&String, &String)| if label.is_empty() { version.clone() } else { format!("{version} ({label})") };
+    line("versions", recipe.versions.iter().map(labelled).collect::<Vec<_>>().join(", "));
+    line("requires", recipe.requires.join(" "));
+    line("source", offer.source());
+    line("packages", recipe.debian.packages.join(" "));
+    line("added", recipe.debian.added.join(" "));
+    let weight = offer.weight();
+    let made = if weight.made > 0 { format!(", {} made by steps", amount::size(weight.made)) } else { String::new() };
+    line(
+        "locked",
+        match offer.lock {
+            Some(_) => format!("{} packages, {} to fetch{made}", weight.packages, amount::size(weight.fetched)),
+            None => "not for this yet".to_owned(),
+        },
+    );
+    for step in &recipe.steps {
+        let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
+        line("step", format!("{}{reach}", step.shown().trim().replace('\n', "\n                ")));
+    }
+    line("command", recipe.run.command.join(" "));
+    let shim = |(name, command): (&String, &Vec<String>)| match command.as_slice() {
+        [program] if program == name => name.clone(),
+        words => format!("{name} ({})", words.join(" ")),
+    };
+    line("shims", recipe.run.shims.iter().map(shim).collect::<Vec<_>>().join(", "));
+    line("env", recipe.run.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
+    line("passEnv", recipe.run.pass_env.join(" "));
+    line("reaches", recipe.run.network.join(" "));
+    line("builds reach", recipe.install_allow.join(" "));
+    line("ecosystems", recipe.ecosystems.keys().map(|name| format!("@{name}")).collect::<Vec<_>>().join(" "));
+    line("cpus", recipe.run.cpus.map_or_else(String::new, |cpus| cpus.to_string()));
+    line("memory", recipe.run.memory_mb.map_or_else(String::new, |mib| format!("{mib} MiB")));
+    text
+}
+
+fn version(offer: &Offer) -> &str {
+    offer.version.as_deref().unwrap_or("(not locked)")
+}
+
+fn json(offer: &Offer) -> serde_json::Value {
+    let recipe = offer.recipe();
+    let step = |step: &crate::recipe::Step| serde_json::json!({ "run": step.run, "network": step.network, "env": step.env, "project": step.project });
+    serde_json::json!({
+        "tool": recipe.name,
+        "description": recipe.description,
+        "version": offer.version,
+        "versions": recipe.versions,
+        "requires": recipe.requires,
+        "origin": offer.definition.found.origin,
+        "source": offer.source(),
+        "installed": offer.installed.as_ref().map(|tool| serde_json::json!({ "version": tool.version, "image": tool.image.to_string() })),
+        "debian": {
+            "suite": recipe.debian.suite,
+            "components": recipe.debian.components,
+            "packages": recipe.debian.packages,
+            "added": recipe.debian.added,
+            "recommends": recipe.debian.recommends,
+            "versionOf": recipe.debian.version_of,
+        },
+        "locked": offer.lock.as_ref().map(|lock| serde_json::json!({
+            "epoch": lock.epoch,
+            "packages": offer.weight().packages,
+            "fetchedBytes": offer.weight().fetched,
+            "madeBytes": offer.weight().made,
+        })),
+        "steps": recipe.steps.iter().map(step).collect::<Vec<_>>(),
+        "command": recipe.run.command,
+        "shims": recipe.run.shims,
+        "env": recipe.run.env,
+        "passEnv": recipe.run.pass_env,
+        "network": { "allow": recipe.run.network, "installAllow": recipe.install_allow },
+        "ecosystems": recipe.ecosystems.iter().map(|(name, probe)| (name.clone(), probe.run.clone())).collect::<std::collections::BTreeMap<_, _>>(),
+        "cpus": recipe.run.cpus,
+        "memoryMB": recipe.run.memory_mb,
+    })
+}

@@ -1,0 +1,32 @@
+//! Tools that are built on others: what a recipe `requires` is laid beneath it.
+//!
+//! Packages become layers of their own, so tools that are built on the same one share them.
+
+use super::Recipe;
+
+/// Lays `base` beneath `recipe`: its packages, steps, variables and grants come first, and `recipe` has the last word.
+/// Its shims stay its own. Returns the two suites where they differ: packages of two releases do not go together.
+pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)> {
+    if recipe.debian.suite != base.debian.suite {
+        return Err((recipe.debian.suite, base.debian.suite));
+    }
+    recipe.debian.packages = joined(recipe.debian.packages, base.debian.packages);
+    recipe.debian.components = joined(recipe.debian.components, base.debian.components);
+    recipe.debian.recommends |= base.debian.recommends;
+    recipe.steps = base.steps.into_iter().chain(recipe.steps).collect();
+    recipe.install_allow = joined(recipe.install_allow, base.install_allow);
+    recipe.ecosystems = base.ecosystems.into_iter().chain(recipe.ecosystems).collect();
+    recipe.run.env = base.run.env.into_iter().chain(recipe.run.env).collect();
+    recipe.run.pass_env = joined(recipe.run.pass_env, base.run.pass_env);
+    recipe.run.network = joined(recipe.run.network, base.run.network);
+    recipe.run.cpus = recipe.run.cpus.or(base.run.cpus);
+    recipe.run.memory_mb = recipe.run.memory_mb.or(base.run.memory_mb);
+    Ok(recipe)
+}
+
+fn joined(mut list: Vec<String>, more: Vec<String>) -> Vec<String> {
+    list.extend(more);
+    list.sort();
+    list.dedup();
+    list
+}

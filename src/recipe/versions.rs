@@ -1,0 +1,84 @@
+//! The versions that one recipe has: its own, and others that differ in steps and variables.
+//!
+//! All of them have the same Debian packages, and so one lock, in which each version's steps have pins of their own.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::file::{RecipeFile, StepEntry};
+
+/// The variable in which a step finds the version that is being built.
+pub const VARIABLE: &str = "SILO_VERSION";
+
+/// What is different in another version of a tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VersionTable {
+    /// A word or two for lists, such as `long-term support`.
+    pub label: Option<String>,
+    /// The steps of this version; by default the recipe's.
+    pub steps: Option<Vec<StepEntry>>,
+    /// Variables over the recipe's.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// Makes of a recipe the version that is wanted, or the newest that begins with it; where the recipe's own does, or none
+/// does, the recipe stays as it is.
+pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
+    if file.version.as_deref().is_some_and(|own| is_version(own, wanted)) {
+        return file;
+    }
+    let matching = file.versions.iter().filter(|(version, _)| is_version(version, wanted));
+    let Some((version, table)) = matching.max_by_key(|(version, _)| order(version)) else { return file };
+    let (version, table) = (version.clone(), table.clone());
+    file.version = Some(version);
+    file.steps = table.steps.or(file.steps);
+    file.env.extend(table.env);
+    file
+}
+
+/// Says whether `version` is `wanted` or begins with it, part by part.
+pub fn is_version(version: &str, wanted: &str) -> bool {
+    version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// A key that sorts versions by their numbers; what is no number counts as none.
+fn order(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_matched_part_by_part() {
+        for (version, wanted, expect) in [
+            ("3.13.5", "3.13", true),
+            ("3.13.5", "3.13.5", true),
+            ("3.13.5", "3", true),
+            ("3.13.5", "3.1", false),
+            ("3.13.5", "3.13.5.1", false),
+            ("3.13.5", "", false),
+        ] {
+            assert_eq!(is_version(version, wanted), expect, "{version} {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_newest_version_that_begins_so_is_taken() {
+        let text = "version = \"3.1.0\"\nsteps = [\"a\"]\nenv = { A = \"1\" }\n[versions.\"2.10.0\"]\nenv = { A = \"2\" }\n[versions.\"2.9.1\"]\nsteps = [\"b\"]\n";
+        let file: RecipeFile = toml::from_str(text).expect("a recipe");
+        let step = |text: &str| Some(vec![StepEntry::Shell(text.to_owned())]);
+        for (wanted, version, steps, variable) in
+            [("2", "2.10.0", "a", "2"), ("2.9", "2.9.1", "b", "1"), ("3", "3.1.0", "a", "1"), ("4", "3.1.0", "a", "1")]
+        {
+            let chosen = choose(file.clone(), wanted);
+            assert_eq!(chosen.version.as_deref(), Some(version), "{wanted}");
+            assert_eq!((chosen.steps, chosen.env["A"].as_str()), (step(steps), variable), "{wanted}");
+        }
+    }
+}
