@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use silo_wire::{Answer, Family, Id};
-use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::{Sender, channel};
 use tokio::time::timeout;
 
+use super::carry;
 use super::record::{Entry, Verdict};
 use super::{Carrier, Hall, MAX_CONNECTIONS};
 
@@ -83,7 +83,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
                 // Small messages of a conversation must not wait for one another.
                 let _ = stream.set_nodelay(true);
             }
-            match copy_bidirectional(&mut inside, &mut outside).await {
+            match carry::both(&mut inside, &mut outside).await {
                 Ok((sent, received)) => (entry.sent, entry.received) = (sent, received),
                 Err(_) => entry.verdict = Verdict::Broken,
             }

@@ -11,6 +11,7 @@
 //! connection, for any of them.
 
 mod address;
+mod carry;
 pub mod hello;
 pub mod proxies;
 pub mod record;

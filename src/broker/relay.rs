@@ -1,23 +1,19 @@
-//! Carrying bytes between two connections until both directions have ended.
-//!
-//! A direction that ends is passed on as its end alone (half-close); the other one goes on. How long nothing may move
-//! is not bounded: a shell or a database's client may wait for a day. What a guest holds ends with its sandbox.
+//! A conversation between a guest and the world: what must be judged of its beginning, then bytes to their ends.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::grant::Host;
 
+use super::carry;
 use super::dial::Dialled;
 use super::hello::{self, Hello, MAX_HELLO_BYTES};
 use super::request::{self, MAX_HEAD_BYTES};
 
-/// Bytes carried at once.
-const PIECE_BYTES: usize = 256 << 10;
 /// How long a guest may take to say what it wants, where that is judged.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,7 +69,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> 
     }
     match left {
         None => {
-            let (sent, received) = copy_bidirectional_with_sizes(&mut guest, &mut world, PIECE_BYTES, PIECE_BYTES).await?;
+            let (sent, received) = carry::both(&mut guest, &mut world).await?;
             Ok((first + sent, received))
         }
         Some(bytes) => {

@@ -75,6 +75,8 @@ impl Agent {
     /// Makes a network namespace lead to names: needs the powers of its root, and the loopback up.
     pub fn prepare(literals: &[Literal]) -> io::Result<Agent> {
         let routes = Routes::open()?;
+        // An older kernel carries small segments, and that takes longer.
+        let _ = routes.carry_large_segments();
         routes.add_address(SOURCE)?;
         routes.add_local(NAMES.0, NAMES.1, SOURCE)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

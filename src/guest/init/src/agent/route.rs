@@ -6,11 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
-// linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h.
+// linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h, linux/if_link.h.
+const SET_LINK: u16 = 16;
+const LINK_SEGMENT_BYTES: u16 = 63;
+const LINK_RECEIVED_BYTES: u16 = 64;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 const REQUEST_AND_ANSWER: u16 = 0x1 | 0x4;
-const CREATE: u16 = 0x400;
+const MAKE: u16 = REQUEST_AND_ANSWER | 0x400;
 const ERROR: u16 = 2;
 const ADDRESS_LOCAL: u16 = 2;
 const ROUTE_DESTINATION: u16 = 1;
@@ -23,6 +26,9 @@ const TYPE_LOCAL: u8 = 2;
 const INET: u8 = 2;
 /// The loopback interface is the first of every network namespace.
 const LOOPBACK: u32 = 1;
+
+/// The most that the kernel lets a segment of the loopback hold.
+const SEGMENT_BYTES: u32 = 8 * 65_535;
 
 /// A way to the kernel's tables of addresses and routes.
 pub struct Routes(OwnedFd);
@@ -39,7 +45,7 @@ impl Routes {
         let mut body = vec![INET, 32, 0, SCOPE_HOST];
         body.extend(LOOPBACK.to_ne_bytes());
         attribute(&mut body, ADDRESS_LOCAL, &address.octets());
-        self.ask(NEW_ADDRESS, &body)
+        self.ask(NEW_ADDRESS, MAKE, &body)
     }
 
     /// Has everything below a prefix lead here; who connects there comes from `source`.
@@ -49,16 +55,27 @@ impl Routes {
         attribute(&mut body, ROUTE_DESTINATION, &prefix.octets());
         attribute(&mut body, ROUTE_OUT, &LOOPBACK.to_ne_bytes());
         attribute(&mut body, ROUTE_SOURCE, &source.octets());
-        self.ask(NEW_ROUTE, &body)
+        self.ask(NEW_ROUTE, MAKE, &body)
+    }
+
+    /// Has the loopback carry segments of up to half a megabyte (Linux 6.3), so that much data makes few wake-ups.
+    pub fn carry_large_segments(&self) -> io::Result<()> {
+        let mut body = vec![0; 4];
+        body.extend(LOOPBACK.to_ne_bytes());
+        body.extend([0; 8]);
+        for kind in [LINK_SEGMENT_BYTES, LINK_RECEIVED_BYTES] {
+            attribute(&mut body, kind, &SEGMENT_BYTES.to_ne_bytes());
+        }
+        self.ask(SET_LINK, REQUEST_AND_ANSWER, &body)
     }
 
     /// Sends a request and waits for the kernel's verdict.
-    fn ask(&self, kind: u16, body: &[u8]) -> io::Result<()> {
+    fn ask(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         let mut message = Vec::with_capacity(16 + body.len());
         let length = u32::try_from(16 + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         message.extend(length.to_ne_bytes());
         message.extend(kind.to_ne_bytes());
-        message.extend((REQUEST_AND_ANSWER | CREATE).to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
         message.extend([0; 8]);
         message.extend(body);
         send(&self.0, &message, SendFlags::empty())?;
