@@ -41,6 +41,7 @@ pub mod commit;
 mod prune;
 
 pub mod compose;
+pub mod erofs;
 pub mod forms;
 pub mod gc;
 

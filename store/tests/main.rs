@@ -5,6 +5,7 @@
 mod capture;
 mod commit;
 mod compose;
+mod erofs;
 mod faults;
 mod gc;
 mod support;

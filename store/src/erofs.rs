@@ -1,0 +1,410 @@
+//! One tree as one read-only file system: EROFS, uncompressed, the same bytes for the same entries.
+//!
+//! A virtual machine mounts it from a disk, so nothing is copied when it starts. The kernel's documentation
+//! (Documentation/filesystems/erofs.rst) and its `erofs_fs.h` describe the format; docs/store.md says what of it is
+//! used. In short: one block with the superblock, then all inodes in path order, each with its attributes and the last,
+//! broken block of its data right behind it where that fits into its block; then the whole blocks of all data, in the
+//! same order. Everything is known before the first byte is written, so the image is written in one go.
+//!
+//! Ownership, permissions and attributes are those of `tree/`: a machine sees what a sandbox of namespaces would see.
+
+use crate::digest::Digest;
+use crate::entry::{Entry, Kind, Meta, Node};
+use crate::index::Index;
+use crate::normal;
+use crate::path::LayerPath;
+use crate::path_error::{PathError, at};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A block: the size of a page on the machines that mount it.
+const BLOCK_BYTES: u64 = 4096;
+const SUPERBLOCK_AT: u64 = 1024;
+const SUPERBLOCK_BYTES: u64 = 128;
+const MAGIC: u32 = 0xe0f5_e1e2;
+/// The time in an inode is that of its contents.
+const COMPATIBLE: u32 = 0x2;
+/// Inodes are numbered by the place where they begin, in units of this.
+const SLOT_BYTES: u64 = 32;
+const INODE_BYTES: u64 = 64;
+/// The format of a long inode; the layout of its data comes on top, shifted by one.
+const LONG_INODE: u16 = 1;
+const WHOLE_BLOCKS: u16 = 0;
+const BROKEN_BLOCK_BEHIND_INODE: u16 = 2;
+const DIRENT_BYTES: usize = 12;
+const XATTR_HEADER_BYTES: usize = 12;
+/// Attribute names are written without these, which are numbers.
+const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
+const NO_BLOCK: u32 = u32::MAX;
+
+/// Why a file system cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ErofsError {
+    /// A file of the tree could not be read.
+    #[error(transparent)]
+    File(#[from] PathError),
+    /// A file of the tree is not as long as the index says.
+    #[error("{} is not as long as its index says", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+    },
+    /// More than the format can number.
+    #[error("{what} are more than the file system can hold")]
+    TooMuch {
+        /// What there is too much of.
+        what: &'static str,
+    },
+    /// The image could not be written.
+    #[error("the image cannot be written")]
+    Write(#[source] io::Error),
+}
+
+/// An inode that is to be written.
+struct Inode<'a> {
+    meta: Meta,
+    /// The file type and permissions.
+    mode: u16,
+    links: u32,
+    data: Data<'a>,
+    size: u64,
+    xattrs: Vec<u8>,
+    /// Where it begins.
+    at: u64,
+    /// The first of its whole blocks.
+    block: u32,
+    /// Whether the rest of its data stands behind it.
+    is_inline: bool,
+}
+
+/// What an inode holds.
+enum Data<'a> {
+    /// What the tree holds at this path.
+    File(&'a LayerPath),
+    /// Names, and the numbers of what they name among the inodes; the parent's number.
+    Dir(BTreeMap<&'a [u8], usize>, usize),
+    /// The target of a symbolic link.
+    Link(&'a [u8]),
+    /// Nothing: a whiteout.
+    None,
+}
+
+/// Writes the tree that `index` describes and `tree` holds; returns how many bytes that were.
+pub fn write(index: &Index, tree: &Path, out: &mut dyn Write) -> Result<u64, ErofsError> {
+    let mut inodes = inodes(index)?;
+    let blocks = lay_out(&mut inodes)?;
+    let mut to = Counted { out, written: 0 };
+    to.put(&first_block_start(&inodes, blocks, index))?;
+    for inode in &inodes {
+        to.pad_to(inode.at)?;
+        to.put(&inode_bytes(inode))?;
+        to.put(&inode.xattrs)?;
+        if inode.is_inline {
+            let rest = inode.size % BLOCK_BYTES;
+            copy(inode, &inodes, tree, inode.size - rest, rest, &mut to)?;
+        }
+    }
+    for inode in inodes.iter().filter(|inode| inode.block != NO_BLOCK) {
+        to.pad_to(u64::from(inode.block) * BLOCK_BYTES)?;
+        let rest = if inode.is_inline { inode.size % BLOCK_BYTES } else { 0 };
+        copy(inode, &inodes, tree, 0, inode.size - rest, &mut to)?;
+    }
+    to.pad_to(u64::from(blocks) * BLOCK_BYTES)?;
+    Ok(to.written)
+}
+
+/// Lists the inodes, the root first and the others in the order of their first paths.
+fn inodes(index: &Index) -> Result<Vec<Inode<'_>>, ErofsError> {
+    let mut inodes = vec![dir(normal::implied_dir(), false, 0)];
+    let mut by_path: BTreeMap<&[u8], usize> = BTreeMap::from([(&b""[..], 0)]);
+    for entry in index.entries() {
+        let path = entry.path.as_bytes();
+        let parent = parent_of(&mut inodes, &mut by_path, path);
+        let number = match &entry.node {
+            Node::Hardlink { to } => {
+                let number = by_path.get(to.as_bytes()).copied().unwrap_or_default();
+                inodes[number].links += 1;
+                number
+            }
+            _ => {
+                inodes.push(inode(entry, parent));
+                inodes.len() - 1
+            }
+        };
+        by_path.insert(path, number);
+        enter(&mut inodes, parent, entry.path.name(), number);
+    }
+    for inode in &mut inodes {
+        inode.size = match &inode.data {
+            Data::Dir(names, _) => dir_size(names),
+            Data::Link(target) => target.len() as u64,
+            Data::File(_) | Data::None => inode.size,
+        };
+        inode.xattrs = xattr_bytes(&inode.meta.xattrs)?;
+    }
+    Ok(inodes)
+}
+
+/// Finds the directory of a path, making those that no entry describes.
+fn parent_of<'a>(inodes: &mut Vec<Inode<'a>>, by_path: &mut BTreeMap<&'a [u8], usize>, path: &'a [u8]) -> usize {
+    let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return 0 };
+    if let Some(known) = by_path.get(&path[..slash]) {
+        return *known;
+    }
+    let above = parent_of(inodes, by_path, &path[..slash]);
+    let number = inodes.len();
+    inodes.push(dir(normal::implied_dir(), false, above));
+    by_path.insert(&path[..slash], number);
+    let name = path[..slash].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    enter(inodes, above, name, number);
+    number
+}
+
+fn enter<'a>(inodes: &mut [Inode<'a>], parent: usize, name: &'a [u8], number: usize) {
+    let is_dir = matches!(inodes[number].data, Data::Dir(..));
+    if let Data::Dir(names, _) = &mut inodes[parent].data {
+        names.insert(name, number);
+    }
+    inodes[parent].links += u32::from(is_dir);
+}
+
+fn dir<'a>(meta: Meta, is_opaque: bool, parent: usize) -> Inode<'a> {
+    let mut inode = bare(Kind::Dir, meta, 0o040_000, Data::Dir(BTreeMap::from([(&b"."[..], 0), (&b".."[..], 0)]), parent));
+    inode.links = 2;
+    if is_opaque {
+        inode.meta.xattrs.insert(b"user.overlay.opaque".to_vec(), b"y".to_vec());
+    }
+    inode
+}
+
+fn inode(entry: &Entry, parent: usize) -> Inode<'_> {
+    let meta = entry.meta.clone();
+    match &entry.node {
+        Node::Dir { opaque } => dir(meta, *opaque, parent),
+        Node::File { size, .. } => Inode { size: *size, ..bare(Kind::File, meta, 0o100_000, Data::File(&entry.path)) },
+        Node::Symlink { target } => bare(Kind::Symlink, meta, 0o120_000, Data::Link(target)),
+        // A character device 0:0 is what overlayfs takes for one.
+        Node::Whiteout | Node::Hardlink { .. } => bare(Kind::Whiteout, meta, 0o020_000, Data::None),
+    }
+}
+
+/// An inode with the metadata that `tree/` shows.
+fn bare<'a>(kind: Kind, mut meta: Meta, file_type: u16, data: Data<'a>) -> Inode<'a> {
+    let owner = normal::owner_text(&meta).filter(|_| matches!(kind, Kind::Dir | Kind::File));
+    meta.xattrs.retain(|name, _| name.starts_with(b"user."));
+    meta.xattrs.extend(owner.map(|text| (normal::OWNER_XATTR.as_bytes().to_vec(), text.into_bytes())));
+    let mode = match kind {
+        Kind::Dir | Kind::File => normal::disk_mode(kind, meta.mode),
+        Kind::Symlink | Kind::Hardlink | Kind::Whiteout => meta.mode,
+    };
+    let mode = file_type | (mode & 0o7777) as u16;
+    Inode { meta, mode, links: 1, data, size: 0, xattrs: Vec::new(), at: 0, block: NO_BLOCK, is_inline: false }
+}
+
+/// Gives every inode and its data their places; returns how many blocks that makes.
+fn lay_out(inodes: &mut [Inode<'_>]) -> Result<u32, ErofsError> {
+    let mut at = SUPERBLOCK_AT + SUPERBLOCK_BYTES;
+    for inode in inodes.iter_mut() {
+        let fixed = INODE_BYTES + inode.xattrs.len() as u64;
+        let rest = inode.size % BLOCK_BYTES;
+        inode.is_inline = rest > 0 && fixed + rest <= BLOCK_BYTES;
+        let together = if inode.is_inline { fixed + rest } else { INODE_BYTES };
+        at = at.next_multiple_of(SLOT_BYTES);
+        // What stands behind an inode must not cross the end of a block.
+        if at % BLOCK_BYTES + together > BLOCK_BYTES {
+            at = at.next_multiple_of(BLOCK_BYTES);
+        }
+        inode.at = at;
+        at += fixed + if inode.is_inline { rest } else { 0 };
+    }
+    let mut block = at.div_ceil(BLOCK_BYTES);
+    for inode in inodes.iter_mut() {
+        let blocks = if inode.is_inline { inode.size / BLOCK_BYTES } else { inode.size.div_ceil(BLOCK_BYTES) };
+        if blocks > 0 {
+            inode.block = u32::try_from(block).map_err(|_| ErofsError::TooMuch { what: "blocks" })?;
+            block += blocks;
+        }
+    }
+    u32::try_from(block).ok().filter(|blocks| *blocks < NO_BLOCK).ok_or(ErofsError::TooMuch { what: "blocks" })
+}
+
+/// The first block up to the first inode.
+fn first_block_start(inodes: &[Inode<'_>], blocks: u32, index: &Index) -> Vec<u8> {
+    let name = Digest::of(&index.to_text());
+    let mut block = vec![0; SUPERBLOCK_AT as usize];
+    let mut put = |bytes: &[u8]| block.extend_from_slice(bytes);
+    put(&MAGIC.to_le_bytes());
+    put(&0u32.to_le_bytes());
+    put(&COMPATIBLE.to_le_bytes());
+    put(&[BLOCK_BYTES.trailing_zeros() as u8, 0]);
+    put(&number_of(&inodes[0]).to_le_bytes()[..2]);
+    put(&(inodes.len() as u64).to_le_bytes());
+    put(&[0; 12]);
+    put(&blocks.to_le_bytes());
+    // Inodes and shared attributes are counted from the first block.
+    put(&[0; 8]);
+    put(&name.as_bytes()[..16]);
+    put(&[0; 16]);
+    // No feature that an older kernel would have to know.
+    put(&[0; 48]);
+    block
+}
+
+fn number_of(inode: &Inode<'_>) -> u64 {
+    inode.at / SLOT_BYTES
+}
+
+fn inode_bytes(inode: &Inode<'_>) -> Vec<u8> {
+    let layout = if inode.is_inline { BROKEN_BLOCK_BEHIND_INODE } else { WHOLE_BLOCKS };
+    let attributes = match inode.xattrs.len() {
+        0 => 0,
+        length => (length - XATTR_HEADER_BYTES) / 4 + 1,
+    };
+    // A device's number stands where others have their first block.
+    let place = if matches!(inode.data, Data::None) { 0 } else { inode.block };
+    let mut bytes = Vec::with_capacity(INODE_BYTES as usize);
+    bytes.extend((LONG_INODE | layout << 1).to_le_bytes());
+    bytes.extend((attributes as u16).to_le_bytes());
+    bytes.extend(inode.mode.to_le_bytes());
+    bytes.extend(0u16.to_le_bytes());
+    bytes.extend(inode.size.to_le_bytes());
+    bytes.extend(place.to_le_bytes());
+    // For programs with small inode numbers; any that is unique will do.
+    bytes.extend((number_of(inode) as u32).to_le_bytes());
+    // Files belong to whoever runs Silo, as those of `tree/` do; a machine has one user.
+    bytes.extend([0; 8]);
+    bytes.extend(inode.meta.mtime.to_le_bytes());
+    bytes.extend(0u32.to_le_bytes());
+    bytes.extend(inode.links.to_le_bytes());
+    bytes.extend([0; 16]);
+    bytes
+}
+
+fn xattr_bytes(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<u8>, ErofsError> {
+    let known = xattrs.iter().filter_map(|(name, value)| {
+        let (prefix, number) = PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix))?;
+        Some((*number, &name[prefix.len()..], value))
+    });
+    let mut bytes = vec![0; XATTR_HEADER_BYTES];
+    for (prefix, name, value) in known {
+        let too_much = ErofsError::TooMuch { what: "an entry's attributes" };
+        let (Ok(name_len), Ok(value_len)) = (u8::try_from(name.len()), u16::try_from(value.len())) else { return Err(too_much) };
+        bytes.extend([name_len, prefix]);
+        bytes.extend(value_len.to_le_bytes());
+        bytes.extend(name);
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    match bytes.len() {
+        XATTR_HEADER_BYTES => Ok(Vec::new()),
+        length if length / 4 < usize::from(u16::MAX) => Ok(bytes),
+        _ => Err(ErofsError::TooMuch { what: "an entry's attributes" }),
+    }
+}
+
+/// Parts sorted names into the blocks of a directory.
+fn dir_blocks<'n>(names: &'n BTreeMap<&[u8], usize>) -> Vec<Vec<(&'n [u8], usize)>> {
+    let mut blocks: Vec<Vec<(&[u8], usize)>> = vec![Vec::new()];
+    let mut used = 0;
+    for (name, number) in names {
+        let needed = DIRENT_BYTES + name.len();
+        if used + needed > BLOCK_BYTES as usize {
+            blocks.push(Vec::new());
+            used = 0;
+        }
+        used += needed;
+        if let Some(last) = blocks.last_mut() {
+            last.push((name, *number));
+        }
+    }
+    blocks
+}
+
+/// All blocks are whole but the last, which ends with its last name.
+fn dir_size(names: &BTreeMap<&[u8], usize>) -> u64 {
+    let blocks = dir_blocks(names);
+    let last: usize = blocks.last().into_iter().flatten().map(|(name, _)| DIRENT_BYTES + name.len()).sum();
+    (blocks.len() as u64 - 1) * BLOCK_BYTES + last as u64
+}
+
+fn dir_bytes(inodes: &[Inode<'_>], own: &Inode<'_>, names: &BTreeMap<&[u8], usize>, parent: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for block in dir_blocks(names) {
+        bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES as usize), 0);
+        let mut name_at = block.len() * DIRENT_BYTES;
+        for (name, number) in &block {
+            let named = match *name {
+                b"." => own,
+                b".." => &inodes[parent],
+                _ => &inodes[*number],
+            };
+            bytes.extend(number_of(named).to_le_bytes());
+            bytes.extend((name_at as u16).to_le_bytes());
+            bytes.extend([file_type(named), 0]);
+            name_at += name.len();
+        }
+        block.iter().for_each(|(name, _)| bytes.extend_from_slice(name));
+    }
+    bytes
+}
+
+fn file_type(inode: &Inode<'_>) -> u8 {
+    match inode.data {
+        Data::File(_) => 1,
+        Data::Dir(..) => 2,
+        Data::None => 3,
+        Data::Link(_) => 7,
+    }
+}
+
+/// Writes a part of an inode's data.
+fn copy(inode: &Inode<'_>, inodes: &[Inode<'_>], tree: &Path, from: u64, length: u64, to: &mut Counted<'_>) -> Result<(), ErofsError> {
+    let part = |bytes: &[u8], to: &mut Counted<'_>| to.put(&bytes[from as usize..(from + length) as usize]);
+    match &inode.data {
+        Data::Dir(names, parent) => part(&dir_bytes(inodes, inode, names, *parent), to),
+        Data::Link(target) => part(target, to),
+        Data::File(path) => copy_file(&tree.join(path.as_path()), inode.size, from, length, to),
+        Data::None => Ok(()),
+    }
+}
+
+fn copy_file(path: &Path, size: u64, from: u64, length: u64, to: &mut Counted<'_>) -> Result<(), ErofsError> {
+    // A symbolic link in a file's place is not followed.
+    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(no_follow).open(path).map_err(at("open", path))?;
+    let found = file.metadata().map_err(at("inspect", path))?;
+    if !found.is_file() || found.len() != size {
+        return Err(ErofsError::Length { path: path.to_owned() });
+    }
+    let mut piece = vec![0; usize::try_from(length.min(1 << 20)).unwrap_or(1 << 20)];
+    let mut done = 0;
+    while done < length {
+        let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(piece.len());
+        file.read_exact_at(&mut piece[..wanted], from + done).map_err(at("read", path))?;
+        to.put(&piece[..wanted])?;
+        done += wanted as u64;
+    }
+    Ok(())
+}
+
+/// Counts what is written.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    written: u64,
+}
+
+impl Counted<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), ErofsError> {
+        self.out.write_all(bytes).map_err(ErofsError::Write)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn pad_to(&mut self, to: u64) -> Result<(), ErofsError> {
+        io::copy(&mut io::repeat(0).take(to.saturating_sub(self.written)), self.out).map_err(ErofsError::Write)?;
+        self.written = self.written.max(to);
+        Ok(())
+    }
+}
