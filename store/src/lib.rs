@@ -9,6 +9,7 @@ pub mod digest;
 pub mod path;
 pub mod path_error;
 
+mod durable;
 pub mod entry;
 
 pub mod normal;
@@ -21,7 +22,6 @@ pub mod difference;
 
 mod beneath;
 mod draft;
-mod durable;
 mod inode;
 pub mod layout;
 
