@@ -106,6 +106,31 @@ impl Home {
         self.root.join("trust")
     }
 
+    /// The directory of the shims, for the user's PATH.
+    pub fn bin(&self) -> PathBuf {
+        self.root.join("bin")
+    }
+
+    /// The shim of one name.
+    pub fn shim(&self, name: &str) -> PathBuf {
+        self.root.join("bin").join(name)
+    }
+
+    /// Which shims there are, and whose they are.
+    pub fn shims(&self) -> PathBuf {
+        self.root.join("shims")
+    }
+
+    /// A link to the program, which all shims lead through: when the program moves, one link changes.
+    pub fn program(&self) -> PathBuf {
+        self.root.join("program")
+    }
+
+    /// What terminals looked like before a program got them, by the terminal's number.
+    pub fn terminals(&self) -> PathBuf {
+        self.root.join("terminals")
+    }
+
     /// Unfinished work outside the store's own stages: upper directories of running steps.
     pub fn work(&self) -> PathBuf {
         self.root.join("work")
@@ -122,6 +147,8 @@ impl Home {
     }
 }
 
+/// The name of the program itself; called by another one, it is a shim.
+pub const PROGRAM: &str = "silo";
 /// The directory of recipes in a home or a project.
 pub const RECIPES: &str = "recipes";
 /// The file that makes a directory a project.

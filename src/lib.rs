@@ -37,6 +37,7 @@ pub mod unpack;
 // Building and running.
 pub mod build;
 pub mod run;
+pub mod shim;
 
 // What the verbs do.
 pub mod tool;

@@ -205,6 +205,12 @@ struct Versioned {
     version: u32,
 }
 
+/// Names the tools of a lock file by its headings alone, for whoever must not take the time to read it.
+pub fn names(text: &str) -> impl Iterator<Item = &str> {
+    let headings = text.lines().filter_map(|line| line.strip_prefix("[tool.")?.strip_suffix(']'));
+    headings.filter(|name| !name.contains('.'))
+}
+
 /// Parses the text of the lock file `path`: one lock a tool.
 pub fn parse(text: &str, path: &Path) -> Result<BTreeMap<String, Lock>, document::Error> {
     check_version(text, path)?;

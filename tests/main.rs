@@ -21,5 +21,6 @@ mod project;
 mod recipes;
 mod reproducible;
 mod run;
+mod shims;
 mod solver;
 mod traces;

@@ -161,3 +161,49 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
     let learned = silo.run(["run", "--learn", "python", "-c", "import socket; socket.getaddrinfo('host.silo.internal', 1)"]);
     assert!(learned.code == 1 && learned.err.contains("silo: it reached nothing that needs a grant\n"), "{learned:?}");
 }
+
+#[test]
+fn a_virtual_environment_is_active_wherever_a_run_starts() {
+    let silo = Silo::shared(As::Me);
+    let project = fs::canonicalize(silo.project()).expect("our own project");
+    let _ = silo.ok(["python", "-m", "venv", "--without-pip", ".venv"]);
+    fs::create_dir_all(project.join("a/b")).expect("our own project");
+    let asked = "import os, sys; print(sys.prefix, os.environ['VIRTUAL_ENV'], os.environ['PATH'].split(':')[0])";
+    let venv = project.join(".venv").display().to_string();
+    let active = format!("{venv} {venv} {venv}/bin\n");
+    for (program, args, dir) in [
+        (None, &["python", "-c", asked][..], ""),
+        (None, &["python", "-c", asked], "a/b"),
+        (Some("python"), &["-c", asked], "a"),
+        (None, &["run", "--shim", "python3", "python", "-c", asked], "a"),
+    ] {
+        let mut command = silo.command(args);
+        if let Some(shim) = program {
+            command = std::process::Command::new(silo.path("bin").join(shim));
+            command.args(args).env_clear().env("HOME", silo.home());
+        }
+        // The markers of a project around the subdirectories.
+        fs::write(project.join("silo.toml"), "").expect("our own project");
+        let done = crate::support::done(command.current_dir(project.join(dir)));
+        assert_eq!(done.out, active, "{args:?} in {dir:?}: {done:?}");
+    }
+    // One that was made outside leads to a python that is not here: it is not activated, and that is told.
+    fs::remove_file(project.join(".venv/bin/python")).expect("a link");
+    std::os::unix::fs::symlink("/opt/python/bin/python3.99", project.join(".venv/bin/python")).expect("our own project");
+    let lost = silo.run(["python", "-c", "import os, sys; print(sys.prefix, os.environ.get('VIRTUAL_ENV'))"]);
+    assert_eq!(lost.out, "/usr None\n", "{lost:?}");
+    assert!(lost.err.contains(&format!("{venv} is not activated")), "{lost:?}");
+    // Without the project there is nothing to activate.
+    assert!(silo.ok(["run", "--no-project", "python", "-c", "import sys; print(sys.prefix)"]).starts_with("/usr"));
+}
+
+#[test]
+fn arguments_of_a_run_are_any_bytes() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let silo = Silo::shared(As::Me);
+    let odd = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let program = "import os, sys; print([os.fsencode(a) for a in sys.argv[1:]])";
+    let words = ["python", "-c", program].map(OsString::from).into_iter().chain([odd(b""), odd(b"\xff="), odd(b" a\n'&")]);
+    assert_eq!(silo.ok(words), "[b'', b'\\xff=', b\" a\\n'&\"]\n");
+}

@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
     /// A command for the shell, instead of words
-    #[arg(long, value_name = "COMMAND", conflicts_with = "command")]
+    #[arg(long, alias = "setup", value_name = "COMMAND", conflicts_with = "command")]
     script: Option<String>,
     /// What the command may reach: name, name:port, *.name or @ecosystem; by default what the tool's recipe says
     #[arg(long, value_name = "NAME")]
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     global: bool,
     /// Remove the recorded command of this number, or all of them
-    #[arg(long, value_name = "NUMBER", num_args = 0..=1, conflicts_with_all = ["script", "command"])]
+    #[arg(long, alias = "reset", value_name = "NUMBER", num_args = 0..=1, require_equals = true, conflicts_with_all = ["script", "command"])]
     remove: Option<Option<usize>>,
     /// Run the recorded commands again and pin what they come to now
     #[arg(long)]

@@ -132,6 +132,7 @@ impl Setting {
             transport: &self.transport,
             outside: env::outside()?,
             program: env::program()?,
+            found_as: env::found_as(&self.home)?,
             now: env::now(),
             jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             sink: &sink,

@@ -2,13 +2,17 @@
 
 use std::process::ExitCode;
 
+use crate::amount::size;
 use crate::home::Home;
 use crate::launch::{self, Check, State};
-use crate::lock::Archive;
+use crate::lock::{self, Archive};
+use crate::recipe::catalog;
+use crate::shim::{links, table};
+use crate::tool::shims;
 
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, ui};
+use super::{env, screen, ui};
 
 /// Try what sandboxes and builds need on this machine, and say what to do about what is missing
 ///
@@ -18,7 +22,13 @@ pub struct Args {
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
+    /// Mend what silo can mend by itself: links of shims, and what killed commands left
+    #[arg(long)]
+    fix: bool,
 }
+
+/// Less room than this on the home's disk is too little for most images.
+const LITTLE_ROOM_BYTES: u64 = 2 << 30;
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     // Before anything else: the launcher's trials need a process with one thread.
@@ -26,7 +36,14 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let written = home_check(&home);
     let mut checks = launch::probe(home.root());
     checks.push(written);
-    checks.push(mirrors(globals)?);
+    let setting = setting(globals)?;
+    if args.fix {
+        fix(&setting)?;
+    }
+    checks.push(room(&home));
+    checks.push(clock());
+    checks.push(mirrors(&setting)?);
+    checks.extend(shim_checks(&setting));
     if args.json {
         ui::json(&serde_json::json!(checks))?;
     } else {
@@ -34,6 +51,104 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     let missing = checks.iter().any(|check| check.state == State::Missing);
     Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Mends what can be mended, and says what was.
+fn fix(setting: &Setting) -> Result<(), Failure> {
+    let (foreign, stages) = setting.with(|context| {
+        let foreign = shims::mend(context)?;
+        Ok((foreign, silo_store::scratch::sweep_stages(&setting.store).map_err(Failure::other)?))
+    })?;
+    let notes = screen::sweep(&setting.home);
+    for name in foreign {
+        ui::note(&format!("{} is a file of your own; it is left", setting.home.shim(&name).display()));
+    }
+    if stages.len() + notes > 0 {
+        ui::note(&format!("{} leftovers of commands that are gone were removed", stages.len() + notes));
+    }
+    Ok(())
+}
+
+/// What is right and wrong about the shims.
+fn shim_checks(setting: &Setting) -> Vec<Check> {
+    let check = |name, state, detail: String, cure: String| Check { name, state, detail, cure };
+    let fix = || "silo doctor --fix".to_owned();
+    let table = match table::read(&setting.home.shims()) {
+        Ok(table) => table,
+        Err(error) => return vec![check("shims", State::Degraded, Failure::from(error).message(), fix())],
+    };
+    let names: Vec<&str> = table.names().into_iter().collect();
+    if names.is_empty() {
+        return vec![check("shims", State::Ok, "there are none".to_owned(), String::new())];
+    }
+    let faults = env::found_as(&setting.home)
+        .map_err(|failure| failure.message())
+        .and_then(|program| links::faults(&setting.home, &table, &program).map_err(|error| Failure::from(error).message()));
+    let links = match faults {
+        Ok(faults) if faults.is_empty() => check("shims", State::Ok, format!("{} lead to silo", names.len()), String::new()),
+        Ok(faults) => {
+            let told = |what: &str, names: &std::collections::BTreeSet<String>| {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
+            };
+            let moved = faults.program.then(|| "all lead to another silo, or to none".to_owned());
+            let told = [moved, told("missing", &faults.missing), told("left over", &faults.stale), told("not silo's:", &faults.foreign)];
+            check("shims", State::Degraded, told.into_iter().flatten().collect::<Vec<_>>().join("; "), fix())
+        }
+        Err(message) => check("shims", State::Degraded, message, fix()),
+    };
+    let path = if !super::shims::on_path(setting) {
+        let cure = format!("{} in your shell's start-up file", super::shims::advice());
+        check("PATH", State::Degraded, format!("{} is not on it", setting.home.bin().display()), cure)
+    } else {
+        let before = super::shims::shadowed(setting, &names);
+        let told: Vec<String> = before.iter().map(|(name, file)| format!("{name} is {}", file.display())).collect();
+        match before.is_empty() {
+            true => check("PATH", State::Ok, "the shims come first".to_owned(), String::new()),
+            false => {
+                let cure = format!("{} as the last line of your shell's start-up file", super::shims::advice());
+                check("PATH", State::Degraded, format!("before the shims: {}", told.join(", ")), cure)
+            }
+        }
+    };
+    vec![links, path]
+}
+
+fn room(home: &Home) -> Check {
+    let name = "disk";
+    let free = rustix::fs::statvfs(home.root()).map(|of| of.f_bavail.saturating_mul(of.f_frsize));
+    match free {
+        Ok(free) if free >= LITTLE_ROOM_BYTES => {
+            Check { name, state: State::Ok, detail: format!("{} free", size(free)), cure: String::new() }
+        }
+        Ok(free) => Check {
+            name,
+            state: State::Degraded,
+            detail: format!("only {} free at {}", size(free), home.root().display()),
+            cure: "`silo gc --all` removes what no tool needs".to_owned(),
+        },
+        Err(error) => Check {
+            name,
+            state: State::Degraded,
+            detail: format!("cannot look at {}: {error}", home.root().display()),
+            cure: "make the directory readable".to_owned(),
+        },
+    }
+}
+
+/// Certificates and signed indexes are judged by the clock.
+fn clock() -> Check {
+    let name = "clock";
+    let newest = catalog::BUILT_IN.iter().filter_map(|builtin| {
+        let locks = lock::parse(builtin.lock, std::path::Path::new(builtin.name)).ok()?;
+        locks.values().map(|lock| lock.epoch).max()
+    });
+    let newest = newest.max().unwrap_or(0);
+    if env::now() >= newest {
+        return Check { name, state: State::Ok, detail: "later than this silo was made".to_owned(), cure: String::new() };
+    }
+    let detail = "earlier than this silo was made, so signatures and certificates will not be believed".to_owned();
+    Check { name, state: State::Degraded, detail, cure: "set the machine's clock".to_owned() }
 }
 
 fn line(check: &Check) -> String {
@@ -59,9 +174,9 @@ fn home_check(home: &Home) -> Check {
     }
 }
 
-fn mirrors(globals: &Globals) -> Result<Check, Failure> {
+fn mirrors(setting: &Setting) -> Result<Check, Failure> {
     let name = "Debian mirrors";
-    let mirrors = setting(globals)?.with(|context| Ok(context.mirrors()))?;
+    let mirrors = setting.look(|context| Ok(context.mirrors()))?;
     let count = |archive| mirrors.candidates(archive, "x", None).len();
     let (main, security) = (count(Archive::Main), count(Archive::Security));
     Ok(if main > 0 && security > 0 {

@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::broker::proxies::Proxies;
 use crate::build::network::Outside;
 use crate::ecosystem::registries;
+use crate::home::Home;
 use crate::run::{User, account_name};
+use crate::shim::search::{self, identity};
 
 use super::error::Failure;
 
@@ -55,6 +57,31 @@ pub fn cwd() -> Result<PathBuf, Failure> {
 pub fn program() -> Result<PathBuf, Failure> {
     std::env::current_exe()
         .map_err(|error| Failure::usage(format!("cannot find silo's own program: {error}"), "start silo by its full path"))
+}
+
+/// Returns where the program is found again: as it was called, and not what links on the way there lead to, which may be
+/// a directory of one version.
+pub fn found_as(home: &Home) -> Result<PathBuf, Failure> {
+    let this = program()?;
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let called = match called.parent() {
+        Some(dir) if dir.as_os_str().is_empty() => {
+            let path = var("PATH").unwrap_or_default();
+            search::all(called.as_os_str(), &path).next()
+        }
+        _ => Some(called),
+    };
+    // Called as a shim, it is where shims lead already.
+    let called = called.and_then(|path| std::path::absolute(path).ok()).filter(|path| !path.starts_with(home.root()));
+    let known = std::fs::read_link(home.program()).ok();
+    let same = |path: &PathBuf| identity(path).is_some() && identity(path) == identity(&this);
+    Ok(called.into_iter().chain(known).find(same).unwrap_or(this))
+}
+
+/// Returns the variables that are handed on to another program: all but silo's own.
+pub fn handed_on() -> Vec<(OsString, OsString)> {
+    let own = |name: &OsString| name.as_encoded_bytes().starts_with(crate::shim::INTERNAL.as_bytes());
+    std::env::vars_os().filter(|(name, _)| !own(name)).collect()
 }
 
 /// Returns the seconds since 1970.

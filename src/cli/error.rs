@@ -97,7 +97,27 @@ told_as_they_are!(
     tool::trust::Error,
     crate::ecosystem::Error,
     tool::projects::Error,
+    crate::shim::links::Error,
 );
+
+impl From<tool::shims::Error> for Failure {
+    fn from(error: tool::shims::Error) -> Failure {
+        let hint = shims_hint(&error);
+        Failure::hinted(&error, hint)
+    }
+}
+
+/// What to do about shims that cannot be changed so.
+fn shims_hint(error: &tool::shims::Error) -> Option<String> {
+    use tool::shims::Error as E;
+    match error {
+        E::NotHere(tool) => Some(format!("silo install {tool}")),
+        E::Spec(_) => Some("write npm, or ipython:python -m IPython in quotes".to_owned()),
+        E::Taken { name, owner } => Some(format!("silo shim remove {owner} {name}, then the same command again")),
+        E::NoSuch { tool, .. } => Some(format!("`silo shim list {tool}` shows its shims")),
+        E::Itself(_) | E::Document(_) | E::Links(_) | E::Recipe(_) | E::Project(_) | E::Record(_) | E::File { .. } => None,
+    }
+}
 
 impl From<insight::error::Error> for Failure {
     fn from(error: insight::error::Error) -> Failure {
@@ -216,12 +236,13 @@ impl Failure {
             }
             E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks it anew; or set mirrors.snapshot in silo.toml")),
             E::Definition(error) => definition_hint(error),
+            E::Shims(error) => shims_hint(error),
             E::Record(_) | E::Project(_) | E::Store(_) => None,
         };
         let stopped = match error {
             E::Build(error) => matches!(error, build::Error::Stopped | build::Error::Fetch(fetch::error::Error::Cancelled)),
             E::Lock(error) => is_stopped_locking(error),
-            E::Definition(_) | E::Record(_) | E::Project(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
+            E::Definition(_) | E::Record(_) | E::Project(_) | E::Shims(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
         };
         let failure = Failure::hinted(error, hint);
         if stopped { failure.with_code(STOPPED) } else { failure }

@@ -9,7 +9,7 @@ use crate::tool::locking::Resolving;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{reserved, ui};
+use super::{reserved, shims, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -48,6 +48,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::json(&outcomes.iter().map(json).collect())?;
     } else {
         ui::data(&outcomes.iter().map(line).collect::<String>())?;
+    }
+    for outcome in outcomes.iter().filter(|outcome| outcome.fresh) {
+        shims::tell(&setting, &outcome.tool.name)?;
     }
     Ok(ExitCode::SUCCESS)
 }

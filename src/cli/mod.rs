@@ -2,19 +2,25 @@
 
 mod env;
 mod error;
+mod screen;
 mod ui;
 
 mod context;
 
+mod activation;
 mod overlay;
+mod target;
+mod timing;
 
 mod gc;
 
 mod add;
 mod build;
 mod cache;
+mod called;
 mod completions;
 mod config;
+mod current;
 mod debug;
 mod diff;
 mod doctor;
@@ -24,6 +30,7 @@ mod list;
 mod lock;
 mod log;
 mod man;
+mod older;
 mod pins;
 mod ports;
 mod projects;
@@ -33,6 +40,8 @@ mod run;
 mod sbom;
 mod schema;
 mod shell;
+mod shellenv;
+mod shims;
 mod show;
 mod step;
 mod sync;
@@ -40,12 +49,15 @@ mod trust;
 mod uninstall;
 mod update;
 mod verify;
+mod which;
 mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::home::Home;
 
 use context::Globals;
 use error::Failure;
@@ -82,6 +94,12 @@ enum Command {
     Build(build::Args),
     Debug(debug::Args),
     Sync(sync::Args),
+    Current(current::Args),
+    Pin(shims::PinArgs),
+    Unpin(shims::UnpinArgs),
+    Shim(shims::Args),
+    Which(which::Args),
+    Shellenv(shellenv::Args),
     Lock(lock::Args),
     Outdated(update::OutdatedArgs),
     Upgrade(update::UpgradeArgs),
@@ -112,7 +130,13 @@ enum Command {
 
 /// Runs the command line `args`, the program's own name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let matches = match command().try_get_matches_from(args) {
+    if let Some(code) = called::by_another_name(&args) {
+        return code;
+    }
+    if let Ok(home) = env::home() {
+        screen::give_back(&Home::of_user(&home));
+    }
+    let matches = match command().try_get_matches_from(older::translated(args)) {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are no errors; where the reader has gone there is nobody to tell.
@@ -140,7 +164,10 @@ pub fn command() -> clap::Command {
 
 /// The first words that can name no tool, because they are commands.
 fn reserved() -> Vec<String> {
-    command().get_subcommands().map(|command| command.get_name().to_owned()).chain(["help".to_owned(), "version".to_owned()]).collect()
+    let definition = command();
+    let names = definition.get_subcommands().flat_map(|command| command.get_name_and_visible_aliases());
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    names.into_iter().chain(older::words().chain(["help", "version"]).map(str::to_owned)).collect()
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -159,6 +186,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Build(args) => build::run(globals, &args),
         Command::Debug(args) => debug::run(globals, &args),
         Command::Sync(args) => sync::run(globals, &args),
+        Command::Current(args) => current::run(globals, &args),
+        Command::Pin(args) => shims::pin(globals, &args),
+        Command::Unpin(args) => shims::unpin(globals, &args),
+        Command::Shim(args) => shims::run(globals, &args),
+        Command::Which(args) => which::run(globals, &args),
+        Command::Shellenv(args) => shellenv::run(&args),
         Command::Outdated(args) => update::run_outdated(globals, &args),
         Command::Upgrade(args) => update::run_upgrade(globals, &args),
         Command::Lock(args) => lock::run(globals, &args),
@@ -182,5 +215,100 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Schema(args) => schema::run(&args),
         Command::Step(args) => step::run(&args),
         Command::Tool(words) => run::run(globals, run::Args::shorthand(words)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::ArgMatches;
+
+    use super::*;
+    use crate::run::grammar::{self, Commands, Known, Typed};
+
+    fn known() -> Known {
+        let commands = |command: &str, shims: &[&str]| Commands {
+            command: vec![command.to_owned()],
+            shims: shims.iter().map(|name| ((*name).to_owned(), vec![(*name).to_owned()])).collect::<BTreeMap<_, _>>(),
+        };
+        Known::from([
+            ("python".to_owned(), commands("python3", &["python", "python3", "pip", "pip3"])),
+            ("node".to_owned(), commands("node", &["node", "npm", "npx"])),
+            ("claude-code".to_owned(), commands("claude", &["claude"])),
+        ])
+    }
+
+    fn many(matches: &ArgMatches, name: &str) -> Vec<OsString> {
+        matches.get_raw(name).into_iter().flatten().map(OsString::from).collect()
+    }
+
+    fn list(words: &[OsString]) -> String {
+        serde_json::json!(words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>()).to_string()
+    }
+
+    /// The options that were given, as they are typed.
+    fn options(name: &str, matches: &ArgMatches) -> String {
+        let definition = command();
+        let options = definition.find_subcommand(name).expect("a command").get_opts();
+        let given = |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(clap::parser::ValueSource::CommandLine);
+        options.filter(given).filter(|arg| arg.get_id() != "shim").map(|arg| format!("--{} ", arg.get_long().expect("long"))).collect()
+    }
+
+    fn run_told(options: String, word: &str, program: Option<OsString>, rest: &[OsString]) -> String {
+        let (older, rest) = grammar::older_options(rest).unwrap_or_else(|| (grammar::Older::default(), rest));
+        let options = if older.timing { format!("{options}--timing ") } else { options };
+        match grammar::meaning(Typed { word, program: program.or(older.program), rest: rest.to_vec() }, &known()) {
+            Ok(meant) => {
+                let other = meant.other.map_or_else(String::new, |other| format!(" (a command of {other})"));
+                format!("run {options}{} {}{other}", meant.tool, list(&meant.argv))
+            }
+            Err(unclear) => format!("{unclear:?}"),
+        }
+    }
+
+    fn told(words: &[String]) -> String {
+        let args = ["silo".to_owned()].iter().chain(words).map(OsString::from).collect();
+        let matches = match command().try_get_matches_from(older::translated(args)) {
+            Ok(matches) => matches,
+            Err(error) => return error.kind().to_string(),
+        };
+        let (name, sub) = matches.subcommand().expect("a command");
+        match name {
+            "run" => {
+                let words = many(sub, "words");
+                let word = words[0].to_string_lossy().into_owned();
+                run_told(options("run", sub), &word, many(sub, "shim").pop(), &words[1..])
+            }
+            "build" => {
+                let tool = many(sub, "tool").pop().map_or_else(String::new, |tool| format!("{} ", tool.to_string_lossy()));
+                format!("build {}{tool}{}", options("build", sub), list(&many(sub, "command")))
+            }
+            "shim" => {
+                let (action, sub) = sub.subcommand().expect("an action");
+                let tool = many(sub, "tool").pop().expect("a tool");
+                format!("shim {action} {} {}", tool.to_string_lossy(), list(&many(sub, "shims")))
+            }
+            tool => run_told(String::new(), tool, None, &many(sub, "")),
+        }
+    }
+
+    #[test]
+    fn vectors_are_golden() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/grammar/vectors.txt");
+        let text = std::fs::read_to_string(path).expect("a file of ours");
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (words, expect) = line.split_once(" -> ").expect("words and what they mean");
+            let words: Vec<String> = serde_json::from_str(words).expect("words");
+            assert_eq!(told(&words), expect, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn commands_are_reserved() {
+        let reserved = reserved();
+        for word in ["run", "add", "pin", "unpin", "clean", "projects", "shellenv", "shim", "which", "setup", "pull", "help", "version"] {
+            assert!(reserved.iter().any(|reserved| reserved == word), "{word}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::amount;
 use crate::moment;
 use crate::tool::clean;
 use crate::tool::projects::{self, Project};
+use crate::tool::shims;
 use crate::tool::usage;
 
 use super::context::{Globals, Setting, setting};
@@ -139,7 +140,11 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         ui::data("nothing was removed\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let collected = setting.with(|context| Ok(clean::clean(context, &chosen, &own)?))?;
+    let collected = setting.with(|context| {
+        let collected = clean::clean(context, &chosen, &own)?;
+        shims::settle(context.home, &context.found_as)?;
+        Ok(collected)
+    })?;
     gc::tell(&collected, false, false)?;
     Ok(ExitCode::SUCCESS)
 }

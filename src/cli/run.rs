@@ -1,6 +1,6 @@
 //! `silo run`, and `silo <tool>` for short.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,22 +11,24 @@ use crate::event::Event;
 use crate::grant::Port;
 use crate::home::RECIPES;
 use crate::image::{self, cold};
-use crate::launch;
+use crate::launch::{self, Phase};
 use crate::recipe::Recipe;
-use crate::recipe::catalog;
-use crate::recipe::file::check_name;
+use crate::run::grammar;
 use crate::run::{self, Accounts, Wish};
-use crate::tool::definition;
 use crate::tool::projects;
-use crate::tool::record::{self, Installed};
+use crate::tool::record::Installed;
 
+use super::activation;
 use super::cache::RESTORE;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
 use super::reach::{self, Asked, Lesson};
+use super::screen;
+use super::target::{self, Target, Wanted};
+use super::timing::Timing;
 use super::trust;
-use super::ui::Ui;
+use super::ui::{self, Ui};
 
 /// What of the host a run may see.
 #[derive(clap::Args, Default)]
@@ -49,6 +51,12 @@ pub struct Visible {
     /// Let the tool ask your ssh agent for signatures
     #[arg(long)]
     ssh_agent: bool,
+    /// Say on standard error how long each phase took
+    #[arg(long)]
+    timing: bool,
+    /// Write how long each phase took to this file, as JSON for trace viewers
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
@@ -66,17 +74,20 @@ pub struct Args {
     /// The tool and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL [ARGUMENTS]...")]
     words: Vec<OsString>,
+    /// Whether the words after the tool are looked at for options, as older scripts have them.
+    #[arg(skip = true)]
+    older: bool,
 }
 
 impl Args {
     /// What `silo <tool> …` means.
     pub fn shorthand(words: Vec<OsString>) -> Args {
-        Args { visible: Visible::default(), shim: None, words }
+        Args { visible: Visible::default(), shim: None, words, older: false }
     }
 
     /// The same sandbox for another program of the image.
     pub fn program(visible: Visible, program: &str, tool: OsString) -> Args {
-        Args { visible, shim: Some(program.into()), words: vec![tool] }
+        Args { visible, shim: Some(program.into()), words: vec![tool], older: false }
     }
 }
 
@@ -86,35 +97,59 @@ const SILO_FAILED: u8 = 125;
 /// Variables of the terminal, which say nothing of the machine and without which programs look wrong.
 const TERMINAL: [&str; 3] = ["TERM", "COLORTERM", "NO_COLOR"];
 
-pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
-    launched(globals, args).map_err(|failure| failure.or_code(SILO_FAILED))
+pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
+    if args.older {
+        take_older_options(&mut args);
+    }
+    launched(globals, args.visible, |setting, visible| {
+        let mut words = args.words.into_iter();
+        let word = words.next().unwrap_or_default();
+        let wanted =
+            Wanted { word: &word, program: args.shim, rest: words.collect(), no_project: visible.no_project, quiet: globals.quiet };
+        target::find(setting, wanted)
+    })
+    .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
-fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
-    let mut words = args.words.into_iter();
-    let word = words.next().unwrap_or_default();
-    let mut rest: Vec<OsString> = words.collect();
-    // Older habits put a `--` after the tool; it was never meant for the program.
-    if rest.first().is_some_and(|first| first == "--") {
-        rest.remove(0);
-    }
+/// What a shim of a tool does.
+pub fn shim(globals: &Globals, tool: &str, name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
+    launched(globals, Visible::default(), |setting, _| target::of_shim(setting, tool, name, args))
+        .map_err(|failure| failure.or_code(SILO_FAILED))
+}
+
+/// Takes silo's options from where older scripts have them.
+fn take_older_options(args: &mut Args) {
+    let Some((tool, rest)) = args.words.split_first() else { return };
+    let Some((older, left)) = grammar::older_options(rest) else { return };
+    args.visible.timing |= older.timing;
+    args.visible.ssh_agent |= older.ssh_agent;
+    args.shim = args.shim.take().or(older.program);
+    args.words = [tool.clone(), "--".into()].into_iter().chain(left.iter().cloned()).collect();
+    ui::note("options of silo stand before the tool now; between the tool and a `--` they will be the tool's one day");
+}
+
+fn launched(
+    globals: &Globals,
+    mut visible: Visible,
+    find: impl FnOnce(&Setting, &Visible) -> Result<Target, Failure>,
+) -> Result<ExitCode, Failure> {
+    let mut timing = Timing::begin(visible.timing, visible.trace.take().as_deref())?;
     let setting = setting(globals)?;
-    let (tool, mut argv) = find(&setting, &word, args.visible.no_project)?;
-    if let Some(program) = args.shim {
-        argv = vec![program];
-    }
-    argv.extend(rest);
-    if !args.visible.no_project {
+    timing.done("settings read");
+    let Target { tool, recipe, argv } = find(&setting, &visible)?;
+    if !visible.no_project {
         trust::require(&setting, &tool.name)?;
     }
+    timing.done("tool found");
     let _in_use = in_use(globals, &setting, &tool)?;
-    let learning = args.visible.learn.then(Lesson::begin).transpose()?;
-    let own = !args.visible.no_project;
-    let asked = Asked { ports: args.visible.port.clone(), ssh_agent: args.visible.ssh_agent };
-    let project = project(&setting, args.visible)?;
-    // A tool whose recipe is gone still runs as its image says.
-    let recipe = catalog::find(&setting.places, &tool.name).ok().map(|found| found.recipe);
+    let learning = visible.learn.then(Lesson::begin).transpose()?;
+    let own = !visible.no_project;
+    let asked = Asked { ports: visible.port.clone(), ssh_agent: visible.ssh_agent };
+    let project = project(&setting, visible)?;
     let mut spec = spec(&setting, &tool, recipe.as_ref(), project.as_deref(), argv)?;
+    if let (Some(recipe), Some(project)) = (&recipe, &project) {
+        activation::activate(&recipe.run, project, &image::root(&setting.home, tool.image), globals.quiet, &mut spec);
+    }
     reach::furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
     let settings = if own { &setting.settings } else { &setting.user_settings };
     reach::open_doors(settings, &tool.name, asked, &mut spec);
@@ -123,11 +158,21 @@ fn launched(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     if let Some(project) = &project {
         projects::touch(&setting.home, project);
     }
-    let done = launch::launch(&spec);
+    timing.done("sandbox described");
+    let kept = screen::keep(&setting.home);
+    let done = launch::launch_noting(&spec, &mut |phase| {
+        timing.done(match phase {
+            Phase::Started => "sandbox made",
+            Phase::Ended => "program ended",
+        });
+    });
+    drop(kept);
+    timing.done("sandbox gone");
     reach::noted(&setting, record.as_deref());
     if let Some(lesson) = learning {
         lesson.tell()?;
     }
+    timing.tell()?;
     match done {
         Ok(exit) => Ok(ExitCode::from(exit.code())),
         Err(error) => {
@@ -164,63 +209,6 @@ fn restore(globals: &Globals, tool: &Installed) -> Result<(), Failure> {
     };
     let status = command.status().map_err(|error| Failure::found(format!("cannot start silo itself: {error}"), hint()))?;
     if status.success() { Ok(()) } else { Err(Failure::found(format!("the image of {} could not be made ready", tool.name), hint())) }
-}
-
-/// Finds the installed tool that `word` names, itself or by one of its shims, and the command to run.
-fn find(setting: &Setting, word: &OsStr, no_project: bool) -> Result<(Installed, Vec<OsString>), Failure> {
-    let shown = word.to_string_lossy();
-    if shown.starts_with('-') {
-        return Err(Failure::usage(
-            format!("unknown option {shown}"),
-            "options of silo stand before the tool; `silo run --help` lists them",
-        ));
-    }
-    let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
-    let name = name.ok_or_else(|| Failure::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
-    if let Some((tool, version)) = name.split_once('@') {
-        let hint = format!("silo install {tool}@{version}, then silo run {tool}");
-        return Err(Failure::usage("a version is chosen when a tool is installed, not when it is run", hint));
-    }
-    let owned = |command: &[String]| command.iter().map(OsString::from).collect();
-    if check_name(name).is_ok()
-        && let Some(tool) = usable(setting, name, no_project)?
-    {
-        let command = catalog::find(&setting.places, name).map(|found| found.recipe.run.command);
-        // A tool whose recipe is gone still runs as its image says.
-        let command = command.map_or_else(|_| Vec::new(), |command| owned(&command));
-        return Ok((tool, command));
-    }
-    let owners = catalog::shim_owners(&setting.places, name)?;
-    let mut installed = Vec::new();
-    for (owner, command) in &owners {
-        if let Some(tool) = usable(setting, owner, no_project)? {
-            installed.push((tool, owned(command)));
-        }
-    }
-    match installed.len() {
-        1 => Ok(installed.remove(0)),
-        0 => Err(missing(setting, name, owners.keys().next())),
-        _ => {
-            let names: Vec<&str> = installed.iter().map(|(tool, _)| tool.name.as_str()).collect();
-            Err(Failure::usage(
-                format!("{name} is a command of several tools: {}", names.join(", ")),
-                format!("`silo run {} …` says which", names[0]),
-            ))
-        }
-    }
-}
-
-/// Finds the image of a tool: the project's where the project claims the tool, else the installed one.
-fn usable(setting: &Setting, tool: &str, no_project: bool) -> Result<Option<Installed>, Failure> {
-    if no_project { Ok(record::get(&setting.home, tool)?) } else { Ok(definition::current(setting.view(), tool)?) }
-}
-
-fn missing(setting: &Setting, name: &str, owner: Option<&String>) -> Failure {
-    let tool = owner.map_or(name, String::as_str);
-    match catalog::find(&setting.places, tool) {
-        Ok(_) => Failure::found(format!("{tool} is not installed"), format!("silo install {tool}")),
-        Err(error) => Failure::other(error).with_hint("`silo list --available` shows the tools, `silo --help` the commands".to_owned()),
-    }
 }
 
 /// The project to show, unless it is one that must not be shown by chance.

@@ -69,9 +69,23 @@ pub enum State {
 /// Runs the spec's program in a new sandbox and waits until nothing of the sandbox is left.
 ///
 /// See the module's documentation: the calling process must have one thread.
-#[cfg(target_os = "linux")]
 pub fn launch(spec: &Spec) -> Result<Exit, Error> {
-    native::launch(spec)
+    launch_noting(spec, &mut |_| {})
+}
+
+/// A moment of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The sandbox is there, and the program starts in it.
+    Started,
+    /// The program has ended.
+    Ended,
+}
+
+/// The same as [`launch`], telling `noted` what is reached.
+#[cfg(target_os = "linux")]
+pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+    native::launch(spec, noted)
 }
 
 /// Tries everything that the native tier is made of; `silo doctor` shows the result.
@@ -85,7 +99,7 @@ pub fn probe(store: &Path) -> Vec<Check> {
 
 /// Says that this system has no native tier.
 #[cfg(not(target_os = "linux"))]
-pub fn launch(_spec: &Spec) -> Result<Exit, Error> {
+pub fn launch_noting(_spec: &Spec, _noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     Err(Error::NoTier)
 }
 

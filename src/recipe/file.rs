@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::grant::Grant;
 
 use super::versions::{self, VersionTable};
-use super::{Debian, Probe, Recipe, Run, SHELL, Step};
+use super::{Activation, Debian, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -37,6 +37,8 @@ pub struct RecipeFile {
     pub command: Option<Vec<String>>,
     /// Other commands of the tool: `name`, or `name:program and arguments`.
     pub shims: Option<Vec<String>>,
+    /// Directories of a project that change how the tool is run where they are there, such as `.venv`.
+    pub activate: Option<Vec<ActivateTable>>,
     /// Environment variables set inside.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -47,6 +49,20 @@ pub struct RecipeFile {
     /// Memory that a run may use, in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
+}
+
+/// A directory that changes how the tool is run. It is looked for from where a run starts up to the project.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ActivateTable {
+    /// The directory, such as `.venv`.
+    pub dir: String,
+    /// What must be in it, such as `bin/python`.
+    pub has: Option<String>,
+    /// A variable that is set to the directory's path.
+    pub variable: Option<String>,
+    /// A directory in it whose programs come first.
+    pub path: Option<String>,
 }
 
 /// A root made of Debian packages.
@@ -171,6 +187,14 @@ pub enum Error {
         /// The version.
         value: String,
     },
+    /// A path that is not one below a directory.
+    #[error("{key}: \"{value}\" is not a path below a directory; write it without a leading / and without ..")]
+    Below {
+        /// The key.
+        key: &'static str,
+        /// The path.
+        value: String,
+    },
     /// Something that must not be empty or zero.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
@@ -208,6 +232,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         ecosystems,
         command: over.command.or(under.command),
         shims: over.shims.or(under.shims),
+        activate: over.activate.or(under.activate),
         env,
         pass_env: over.pass_env.or(under.pass_env),
         cpus: over.cpus.or(under.cpus),
@@ -241,11 +266,14 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         return Err(Error::Empty("debian.components"));
     }
     let mut shims = BTreeMap::new();
+    let mut first_shim = None;
     for shim in file.shims.unwrap_or_default() {
         let (host, command) = check_shim(&shim)?;
+        first_shim.get_or_insert_with(|| host.clone());
         shims.insert(host, command);
     }
-    let command = file.command.unwrap_or_else(|| vec![name.to_owned()]);
+    let command = file.command.unwrap_or_else(|| own_command(name, first_shim, &shims));
+    let activate = file.activate.unwrap_or_default().into_iter().map(check_activate).collect::<Result<_, _>>()?;
     if command.first().is_none_or(String::is_empty) {
         return Err(Error::Empty("command"));
     }
@@ -287,7 +315,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         steps,
         install_allow: sorted(install_allow),
         ecosystems,
-        run: Run { command, shims, env: file.env, pass_env, network: sorted(allow), cpus: file.cpus, memory_mb: file.memory_mb },
+        run: Run { command, shims, activate, env: file.env, pass_env, network: sorted(allow), cpus: file.cpus, memory_mb: file.memory_mb },
     })
 }
 
@@ -306,6 +334,29 @@ fn check_versions(own: &Option<String>, others: &BTreeMap<String, VersionTable>)
         table.steps.iter().flatten().try_for_each(|step| check_step("versions.steps", step.clone()).map(drop))?;
     }
     Ok(())
+}
+
+/// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
+fn own_command(name: &str, first_shim: Option<String>, shims: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let own = shims.get(name).or_else(|| shims.get(&first_shim?));
+    own.cloned().unwrap_or_else(|| vec![name.to_owned()])
+}
+
+fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
+    check_variables("activate.variable", table.variable.iter())?;
+    Ok(Activation {
+        dir: below("activate.dir", table.dir)?,
+        has: table.has.map(|has| below("activate.has", has)).transpose()?,
+        variable: table.variable,
+        path: table.path.map(|path| below("activate.path", path)).transpose()?,
+    })
+}
+
+/// Checks that a path stays below the directory that it is joined to.
+fn below(key: &'static str, value: String) -> Result<String, Error> {
+    let plain = std::path::Path::new(&value).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    // A colon would end the part of a PATH.
+    if plain && !value.is_empty() && !value.contains(['\0', ':']) { Ok(value) } else { Err(Error::Below { key, value }) }
 }
 
 /// Checks a step that stands under `key`.
@@ -439,6 +490,11 @@ mod tests {
                 "[[steps]]\nrun = \"true\"\nnetwork = [\"http://x\"]",
                 "steps: \"http://x\" is not a name; write name, name:port, *.name or @ecosystem",
             ),
+            (
+                "x",
+                "[[activate]]\ndir = \"../x\"",
+                "activate.dir: \"../x\" is not a path below a directory; write it without a leading / and without ..",
+            ),
             ("x", "passEnv = [\"A=B\"]", "passEnv: \"A=B\" is not a variable name"),
             ("x", "version = \"a b\"", "version: \"a b\" is not a version"),
             ("x", "[versions.\"../1\"]\n", "versions: \"../1\" is not a version"),
@@ -447,6 +503,15 @@ mod tests {
         ] {
             let error = check(name, parsed(text)).expect_err(text);
             assert_eq!(error.to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn a_tool_without_a_command_runs_its_own_or_first_shim() {
+        for (text, expect) in
+            [("", "x"), ("shims = [\"b\", \"a\"]", "b"), ("shims = [\"b\", \"x:y\"]", "y"), ("shims = [\"b\"]\ncommand = [\"c\"]", "c")]
+        {
+            assert_eq!(check("x", parsed(text)).expect(text).run.command, [expect], "{text}");
         }
     }
 

@@ -103,6 +103,8 @@ pub struct Run {
     pub command: Vec<String>,
     /// Other commands of the tool, by the name a user types.
     pub shims: BTreeMap<String, Vec<String>>,
+    /// Directories of a project that change how it is run.
+    pub activate: Vec<Activation>,
     /// Environment variables set inside.
     pub env: BTreeMap<String, String>,
     /// Environment variables of the caller that are handed in where set.
@@ -113,4 +115,17 @@ pub struct Run {
     pub cpus: Option<u32>,
     /// Memory that a run may use in MiB, where limited.
     pub memory_mb: Option<u64>,
+}
+
+/// A directory of a project that changes how a tool is run, such as `.venv`. It is no part of the tool's image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The directory, relative to a directory of the project.
+    pub dir: String,
+    /// What must be in it.
+    pub has: Option<String>,
+    /// A variable that is set to the directory's path.
+    pub variable: Option<String>,
+    /// A directory in it whose programs come first.
+    pub path: Option<String>,
 }

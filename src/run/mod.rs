@@ -4,6 +4,9 @@
 //! `/workspace`), and the variables that are named. Nothing else of the host is there to be seen, and
 //! there is no network. The function is pure: it asks neither the file system nor the environment.
 
+pub mod activate;
+pub mod grammar;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

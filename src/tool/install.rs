@@ -20,6 +20,7 @@ use super::definition::{self, Definition, Scope};
 use super::locking::{self, Resolving};
 use super::projects;
 use super::record::{self, Installed};
+use super::shims;
 
 /// Why a tool could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum Error {
         /// The other versions that its recipe has.
         others: Vec<String>,
     },
+    /// Its shims could not be made.
+    #[error(transparent)]
+    Shims(#[from] shims::Error),
     /// A locked file is on no mirror any more.
     #[error("{tool}: a locked package is on no mirror any more, and the snapshot archive does not have it either or is not known")]
     Gone {
@@ -127,13 +131,15 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
         locking::keep(context.view(), &definition, &lock)?;
     }
     let tool = Installed { name: wish.name.clone(), version, image: built.image };
-    let fresh = record::get(context.home, &wish.name).ok().flatten().as_ref() != Some(&tool);
+    let before = record::get(context.home, &wish.name).ok().flatten();
+    let fresh = before.as_ref() != Some(&tool);
     if fresh {
         // First what keeps the layers from being collected, then what makes the tool installed.
         keep(context, &shared, &tool)?;
         record::put(context.home, &tool)?;
         learn(context, &definition, &tool);
     }
+    shims::installed(context, &tool.name, before.is_none())?;
     Ok(Outcome { tool, fresh, made: built.made })
 }
 
@@ -196,6 +202,9 @@ pub fn uninstall(context: &Context<'_>, name: &str) -> Result<bool, Error> {
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
     let was = record::remove(context.home, name)?;
+    if was {
+        shims::settle(context.home, &context.found_as)?;
+    }
     let root = root_name(name).map_err(store)?;
     roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
     Ok(was)

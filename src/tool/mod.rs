@@ -11,6 +11,8 @@ pub mod trust;
 pub mod definition;
 pub mod locking;
 
+pub mod shims;
+
 pub mod collect;
 pub mod ecosystems;
 pub mod install;
@@ -69,6 +71,8 @@ pub struct Context<'a> {
     pub outside: Outside,
     /// The program itself.
     pub program: PathBuf,
+    /// Where the program is found again, as the user has it: the name that stays when a new version is put there.
+    pub found_as: PathBuf,
     /// Seconds since 1970 now.
     pub now: i64,
     /// Processors to use.

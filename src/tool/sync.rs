@@ -18,6 +18,7 @@ use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
 use super::locking::{self, Resolving};
 use super::projects::{self, Pinned, Project};
+use super::shims;
 
 /// Between two looks at whether another process has finished with the same project.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -107,6 +108,8 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
     }
     if !wish.dry_run && !wish.lock_only {
         keep_images(context, &shared, &all)?;
+        let made: Vec<&str> = all.iter().filter(|one| one.outcome.is_ok()).map(|one| one.tool.as_str()).collect();
+        shims::synced(context, &made)?;
     }
     Ok(all)
 }

@@ -113,6 +113,13 @@ impl Silo {
         Silo { dir, home, who, program }
     }
 
+    /// A silo with this home and a project of its own.
+    pub fn at(home: &Path) -> Silo {
+        let mut silo = Silo::new();
+        silo.home = home.to_owned();
+        silo
+    }
+
     /// A silo whose home is shared by all tests that only run tools; the tools are installed in it, anew by
     /// each run of the tests. Projects are not shared.
     pub fn shared(who: As) -> Silo {

@@ -26,10 +26,26 @@ pub struct Session {
 impl Session {
     /// Starts a spec there.
     pub fn start(bench: &Bench, spec: &Spec) -> Session {
+        Session::of(&mut bench.command(spec))
+    }
+
+    /// Starts a command there that has the terminal as its controlling one, as a user's shell has.
+    pub fn controlled(command: &Command) -> Session {
+        let mut leader = Command::new("setsid");
+        leader.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args()).env_clear();
+        leader.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(dir) = command.get_current_dir() {
+            leader.current_dir(dir);
+        }
+        Session::of(&mut leader)
+    }
+
+    /// Starts a command there.
+    pub fn of(command: &mut Command) -> Session {
         let (master, slave) = open();
         tcsetwinsize(&master, size(30, 100)).expect("set");
         let end = || Pipe::from(slave.try_clone().expect("copied"));
-        let silo = bench.command(spec).stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
+        let silo = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
         let (sender, output) = mpsc::channel();
         let mut from = fs::File::from(master.try_clone().expect("copied"));
         std::thread::spawn(move || {
@@ -47,6 +63,12 @@ impl Session {
     pub fn type_in(&mut self, keys: &str) {
         let mut to = fs::File::from(self.master.try_clone().expect("copied"));
         to.write_all(keys.as_bytes()).expect("written");
+    }
+
+    /// Types keys and waits for these words; returns all that was printed, they included.
+    pub fn expect_all(&mut self, keys: &str, words: &str) -> String {
+        self.type_in(keys);
+        self.expect(words) + words
     }
 
     /// Waits for these words; returns what was printed before them.
@@ -68,6 +90,11 @@ impl Session {
         tcsetwinsize(&self.master, to).expect("set");
         // The test has no controlling terminal to do this.
         self.signal("WINCH");
+    }
+
+    /// Changes the size of a terminal that controls who has it, who is told by the kernel then.
+    pub fn resize_controlled(&self, to: Winsize) {
+        tcsetwinsize(&self.master, to).expect("set");
     }
 
     /// Sends silo a signal.

@@ -17,11 +17,11 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
-    set_parent_process_death_signal, setsid, umask, wait,
+    DumpableBehavior, Pid, Signal, WaitOptions, getpid, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
+    set_parent_process_death_signal, setpgid, setsid, umask, wait,
 };
 use rustix::system::{setdomainname, sethostname};
-use rustix::termios::{OptionalActions, tcsetattr, tcsetwinsize};
+use rustix::termios::{OptionalActions, tcsetattr, tcsetpgrp, tcsetwinsize};
 use rustix::thread::{set_name, set_no_new_privs};
 
 use silo_init::agent::Agent;
@@ -70,6 +70,9 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     if let Some((agent, channel)) = network {
         start_agent(agent, &channel)?;
     }
+    if let Some(terminal) = &terminal {
+        begin_session(terminal)?;
+    }
     match spec.identity {
         Identity::Caller => start_caller(spec, plan, socket, terminal),
         Identity::Root => start_root(spec, plan, socket, terminal),
@@ -84,6 +87,8 @@ fn start_caller(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Opti
         None => become_program(spec, plan, terminal),
         Some(pid) => {
             drop(terminal);
+            // If silo is gone, the loop sees that.
+            let _ = wire::report(socket, &Report::Started);
             watch(pid, socket, None)
         }
     }
@@ -194,13 +199,27 @@ fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>
     Ok(Some(program))
 }
 
-fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
-    // Always a session of its own. In the caller's, the guest could signal the caller's process
-    // group (`kill(0, ...)` does not look at pid namespaces) and read its terminal.
+/// Makes PID 1 the leader of the terminal's session, as a shell is, so that the program is a job in it that can be
+/// stopped and continued: the kernel does not stop what has no parent in its session.
+fn begin_session(terminal: &OwnedFd) -> Result<(), Failure> {
     setsid().during("starting a session")?;
+    // The terminal's end is told to the leader, which passes it on.
+    sys::block_signals(&[libc::SIGHUP]).during("blocking signals")?;
+    ioctl_tiocsctty(terminal).during("taking the terminal")
+}
+
+fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+    // Always a session other than the caller's. In that one, the guest could signal the caller's process
+    // group (`kill(0, ...)` does not look at pid namespaces) and read its terminal.
+    if terminal.is_none() {
+        setsid().during("starting a session")?;
+    }
     if let Some(terminal) = terminal {
         let step = "taking the terminal";
-        ioctl_tiocsctty(&terminal).during(step)?;
+        setpgid(None, None).during(step)?;
+        // Who is in the background may take the foreground only while it does not mind this signal.
+        sys::block_signals(&[libc::SIGTTOU]).during(step)?;
+        tcsetpgrp(&terminal, getpid()).during(step)?;
         rustix::stdio::dup2_stdin(&terminal).during(step)?;
         rustix::stdio::dup2_stdout(&terminal).during(step)?;
         if matches!(plan.streams, Streams::Terminal { errors_too: true, .. }) {
@@ -218,7 +237,7 @@ fn watch(program: i32, socket: BorrowedFd<'_>, recorder: Option<&owner::Recorder
     let step = "watching the program";
     // A stream that the program closes is closed: PID 1 must not hold it open.
     sys::close_range(0, 2).during(step)?;
-    let (children, _) = sys::block_signals(&[libc::SIGCHLD]).during(step)?;
+    let (children, _) = sys::block_signals(&[libc::SIGCHLD, libc::SIGHUP]).during(step)?;
     let children = sys::signalfd(&children).during(step)?;
     let program = Pid::from_raw(program).ok_or(Errno::SRCH).during(step)?;
     loop {
@@ -234,7 +253,11 @@ fn watch(program: i32, socket: BorrowedFd<'_>, recorder: Option<&owner::Recorder
             obey(program, socket)?;
         }
         if ready(1) {
-            while sys::next_signal(children.as_fd()).during(step)?.is_some() {}
+            while let Some(arrived) = sys::next_signal(children.as_fd()).during(step)? {
+                if arrived.signal == libc::SIGHUP {
+                    hang_up(program);
+                }
+            }
         }
         if let (true, Some(recorder)) = (ready(2), recorder) {
             recorder.answer_one();
@@ -245,7 +268,7 @@ fn watch(program: i32, socket: BorrowedFd<'_>, recorder: Option<&owner::Recorder
 /// Reaps every dead process; when the program is among them, says how it ended and ends.
 fn reap(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
     loop {
-        let (pid, status) = match wait(WaitOptions::NOHANG) {
+        let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
             Ok(Some(dead)) => dead,
             Ok(None) | Err(Errno::CHILD) => return Ok(()),
             Err(Errno::INTR) => continue,
@@ -258,12 +281,24 @@ fn reap(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
         let report = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Report::Exited(low(code)),
             (None, Some(signal)) => Report::Killed(low(signal)),
+            (None, None) if status.stopped() => {
+                // If silo is gone, the loop sees that.
+                let _ = wire::report(socket, &Report::Stopped);
+                continue;
+            }
             (None, None) => continue,
         };
         // If silo is gone nobody wants to know; the end is the same.
         let _ = wire::report(socket, &report);
         sys::exit(0);
     }
+}
+
+/// The terminal is gone: whoever is in its foreground is the program's business, but the program hears of it.
+fn hang_up(program: Pid) {
+    // A program that is gone needs to hear nothing; one that is stopped must be continued to hear.
+    let _ = kill_process_group(program, Signal::HUP);
+    let _ = kill_process_group(program, Signal::CONT);
 }
 
 /// Passes a signal on; ends when the host side is gone.

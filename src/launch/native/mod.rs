@@ -12,6 +12,7 @@ mod device;
 mod failure;
 mod identity;
 mod init;
+mod insistence;
 mod limits;
 mod notices;
 mod outlet;
@@ -33,9 +34,9 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::Exit;
 use super::error::Error;
 use super::spec::Spec;
+use super::{Exit, Phase};
 use outlet::Outlet;
 
 /// A new one of everything that has namespaces, but for time (a sandbox sees the host's clock).
@@ -48,7 +49,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWCGROUP) as u64;
 
 /// See [`crate::launch::launch`].
-pub fn launch(spec: &Spec) -> Result<Exit, Error> {
+pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     spec.check()?;
     require_one_thread()?;
     // From here on no signal is lost: what arrives before there is a program is forwarded to it.
@@ -64,7 +65,7 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
     let Some(child) = made else { init::main(spec, &plan, &theirs) };
     drop(theirs);
     let sandbox = supervise::Sandbox::new(child);
-    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet);
+    let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet, noted);
     // The socket's end tells PID 1 to stop, if it has not.
     drop(ours);
     outcome

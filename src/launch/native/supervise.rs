@@ -5,21 +5,26 @@
 //! exactly once, to the program's process group, as the terminal would have. What a process sends
 //! to silo (`kill`) goes to the program alone. The price: a sandbox in the background that reads
 //! the caller's terminal as its input is not stopped for it.
+//!
+//! A program in a terminal of the sandbox's own that is stopped there (Ctrl-Z) stops silo with it, so that the caller's
+//! shell has its prompt back; `fg` continues both. What comes again and again is in `insistence`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_current_process_group, kill_process, pidfd_send_signal, waitid};
 
 use super::failure::Stage;
+use super::insistence::{Answer, Insistence};
 use super::outlet::Outlet;
 use super::plan::host;
 use super::sys::{self, Arrived, Child, SignalSet};
 use super::terminal::Screen;
 use super::wire::{self, Order, Report, Scope};
-use crate::launch::Exit;
 use crate::launch::error::Error;
+use crate::launch::{Exit, Phase};
 
 /// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
 const FORWARDED: [i32; 9] =
@@ -69,6 +74,12 @@ impl Sandbox {
         Sandbox { child }
     }
 
+    /// Kills everything inside.
+    fn kill(&self) {
+        // Gone already is what we want.
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+    }
+
     /// Waits until the kernel has killed and reaped everything inside.
     fn wait(&self) {
         loop {
@@ -84,22 +95,23 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // Gone already is what we want.
-        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        self.kill();
         self.wait();
     }
 }
 
 /// Watches over a sandbox until it is gone and its last output was written.
 ///
-/// `outlet` serves the network on what the sandbox hands out, as long as the sandbox lives.
+/// `outlet` serves the network on what the sandbox hands out, as long as the sandbox lives; `noted` is told of each phase.
 pub fn watch(
     sandbox: &Sandbox,
     socket: BorrowedFd<'_>,
     signals: &Signals,
     mut screen: Option<Screen>,
     mut outlet: Option<Outlet<'_>>,
+    noted: &mut dyn FnMut(Phase),
 ) -> Result<Exit, Error> {
+    let mut insistence = Insistence::default();
     let end = loop {
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         let mut interest = Vec::new();
@@ -120,7 +132,15 @@ pub fn watch(
         drop(interest);
         if !events[1].is_empty() {
             while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
-                pass_on(signal, socket, screen.as_mut())?;
+                match insistence.hear(signal, Instant::now()) {
+                    Answer::Pass => pass_on(signal, socket, screen.as_mut())?,
+                    Answer::Terminate => {
+                        pass_on(signal, socket, screen.as_mut())?;
+                        send(libc::SIGTERM, Scope::Group, socket)?;
+                    }
+                    // Its end is read below, unless it has another last word.
+                    Answer::Kill => sandbox.kill(),
+                }
             }
         }
         if let Some(screen) = &mut screen {
@@ -139,6 +159,21 @@ pub fn watch(
                         screen.connect(fd)?;
                     }
                 }
+                Ok(Some(Report::Started)) => noted(Phase::Started),
+                Ok(Some(Report::Stopped)) => {
+                    if let Some(screen) = &mut screen {
+                        screen.release();
+                        stop_with_group(signals)?;
+                        screen.retake()?;
+                    }
+                    // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
+                    while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+                        if signal.signal != libc::SIGCONT {
+                            pass_on(signal, socket, screen.as_mut())?;
+                        }
+                    }
+                    send(libc::SIGCONT, Scope::Group, socket)?;
+                }
                 Ok(Some(Report::Channel(fd))) => {
                     if let Some(outlet) = &mut outlet {
                         outlet.take_channel(fd)?;
@@ -154,18 +189,24 @@ pub fn watch(
             }
         }
     };
+    noted(Phase::Ended);
     sandbox.wait();
     if let Some(screen) = screen {
         screen.drain();
     }
-    conclude(end)
+    match (&end, insistence.has_killed()) {
+        (None, true) => Ok(Exit::Signal(libc::SIGKILL)),
+        _ => conclude(end),
+    }
 }
 
 fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_)) | None => return Err(Error::Lost),
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped) | None => {
+            return Err(Error::Lost);
+        }
         Some(Report::Failed(failure)) => failure,
     };
     let source = std::io::Error::from_raw_os_error(failure.errno);
@@ -179,14 +220,6 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
 /// Does with a signal what it is for.
 fn pass_on(arrived: Arrived, socket: BorrowedFd<'_>, screen: Option<&mut Screen>) -> Result<(), Error> {
     let scope = if arrived.from_kernel { Scope::Group } else { Scope::Program };
-    let send = |signal: i32, scope: Scope| {
-        let signal = u8::try_from(signal).unwrap_or(0);
-        match wire::order(socket, Order { signal, scope }) {
-            // It is ending; its last word is on the way.
-            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
-            sent => host(sent, "signalling the sandbox"),
-        }
-    };
     match (arrived.signal, screen) {
         (libc::SIGWINCH, Some(screen)) => screen.resize(),
         // Stop for the caller's shell; what runs in the terminal inside runs on, as under ssh.
@@ -197,12 +230,32 @@ fn pass_on(arrived: Arrived, socket: BorrowedFd<'_>, screen: Option<&mut Screen>
         }
         // A program in another session than its terminal ignores SIGTSTP, so it is stopped for it.
         (libc::SIGTSTP, None) => {
-            send(libc::SIGSTOP, scope)?;
+            send(libc::SIGSTOP, scope, socket)?;
             stop()?;
-            send(libc::SIGCONT, scope)
+            send(libc::SIGCONT, scope, socket)
         }
-        (signal, _) => send(signal, scope),
+        (signal, _) => send(signal, scope, socket),
     }
+}
+
+fn send(signal: i32, scope: Scope, socket: BorrowedFd<'_>) -> Result<(), Error> {
+    let signal = u8::try_from(signal).unwrap_or(0);
+    match wire::order(socket, Order { signal, scope }) {
+        // It is ending; its last word is on the way.
+        Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
+        sent => host(sent, "signalling the sandbox"),
+    }
+}
+
+/// Stops this process and its group as Ctrl-Z does, until it is continued. Where nobody could continue it (no shell with
+/// job control is above), the kernel does not stop it, and it goes on at once.
+fn stop_with_group(signals: &Signals) -> Result<(), Error> {
+    let step = "stopping";
+    let (_, taken) = host(sys::block_signals(&[]), step)?;
+    host(sys::set_blocked_signals(&signals.before()), step)?;
+    let stopped = kill_current_process_group(Signal::TSTP);
+    host(sys::set_blocked_signals(&taken), step)?;
+    host(stopped, step)
 }
 
 fn stop() -> Result<(), Error> {

@@ -29,6 +29,10 @@ pub enum Report {
     Channel(OwnedFd),
     /// What listens where the program looks for the user's ssh agent.
     Keys(OwnedFd),
+    /// The sandbox is made, and the program starts.
+    Started,
+    /// The program was stopped, as by Ctrl-Z.
+    Stopped,
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
@@ -80,6 +84,8 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
             bytes.push(b'A');
             passed.push(fd.as_fd());
         }
+        Report::Started => bytes.push(b'B'),
+        Report::Stopped => bytes.push(b'Z'),
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
@@ -116,6 +122,8 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'T' => return fd.map(Report::Terminal),
         b'N' => return fd.map(Report::Channel),
         b'A' => return fd.map(Report::Keys),
+        b'B' => return Some(Report::Started),
+        b'Z' => return Some(Report::Stopped),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         _ => return None,

@@ -1,0 +1,51 @@
+//! What a project's own directories, such as `.venv`, change about a run.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::launch::spec::Spec;
+use crate::recipe::Run;
+use crate::run::activate::{self, Active};
+
+use super::ui;
+
+/// More links than this lead nowhere, as for the kernel.
+const MAX_LINKS: usize = 40;
+
+/// Activates what the tool's rules find in the project, and says what of it cannot be. `root` is the image's.
+pub fn activate(run: &Run, project: &Path, root: &Path, quiet: bool, spec: &mut Spec) {
+    let found = activate::find(&run.activate, project, &spec.cwd, |path| path.symlink_metadata().is_ok());
+    let (usable, lost): (Vec<Active<'_>>, Vec<Active<'_>>) = found.into_iter().partition(|active| is_inside(&active.mark(), project, root));
+    for active in lost.iter().filter(|_| !quiet) {
+        let (dir, mark) = (active.dir.display(), active.mark());
+        ui::note(&format!("{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo", mark.display()));
+    }
+    activate::apply(&usable, &mut spec.env);
+}
+
+/// Whether a path of the project leads, over links, to something that is there inside: of the project, or of the image.
+/// A virtual environment that was made outside leads to the machine's own python.
+fn is_inside(path: &Path, project: &Path, root: &Path) -> bool {
+    let mut at = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let real = if at.starts_with(project) { at.clone() } else { root.join(at.strip_prefix("/").unwrap_or(&at)) };
+        match fs::read_link(&real) {
+            Ok(to) => at = plain(&at.parent().unwrap_or(&at).join(to)),
+            Err(_) => return real.symlink_metadata().is_ok(),
+        }
+    }
+    false
+}
+
+/// Takes `.` and `..` out of a path.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            Component::RootDir | Component::Normal(_) | Component::Prefix(_) => plain.push(part),
+        }
+    }
+    plain
+}

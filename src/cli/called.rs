@@ -1,0 +1,111 @@
+//! Being called by another name: as a shim.
+//!
+//! This comes before everything else, the definition of the command line too, because most calls that are handed on to
+//! the next program on PATH should cost nothing that can be felt. `crate::shim` says who gets a call.
+
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use crate::home::{Home, PROGRAM};
+use crate::shim::choice::{self, Choice};
+use crate::shim::table::{self, Entry};
+use crate::shim::{HANDED_ON, MOST_HANDED_ON, claims, search};
+
+use super::context::Globals;
+use super::error::Failure;
+use super::{env, run};
+
+/// The exit codes of a program that is not there, and of one that cannot be executed, as a shell's.
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+
+/// Does what a shim does, where the program was called by a shim's name.
+pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
+    let called = args.first()?;
+    let name = Path::new(called).file_name().filter(|name| *name != PROGRAM)?;
+    let home = Home::of_user(&env::home().ok()?);
+    // A name that was never a shim's is a name that the user gave the program.
+    let done = shim(&home, name, args)?;
+    Some(done.unwrap_or_else(|failure| failure.report()))
+}
+
+fn shim(home: &Home, name: &OsStr, args: &[OsString]) -> Option<Result<ExitCode, Failure>> {
+    let table = match table::read(&home.shims()) {
+        Ok(table) => table,
+        Err(error) => return is_link(home, name).then(|| Err(error.into())),
+    };
+    let text = name.to_str()?;
+    if table.owners(text).next().is_none() && !is_link(home, name) {
+        return None;
+    }
+    Some(answer(home, &table, text, args))
+}
+
+/// Whether a name stands in the directory of the shims, whoever it was made for.
+fn is_link(home: &Home, name: &OsStr) -> bool {
+    home.bin().join(name).symlink_metadata().is_ok()
+}
+
+fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> Result<ExitCode, Failure> {
+    let choice = choice::choose(table, name, || -> Result<_, Failure> { Ok(claims::read(home, &env::cwd()?)?) })?;
+    match choice {
+        Choice::Tool(entry, _) => run::shim(&Globals { quiet: false }, &entry.tool, name, args.iter().skip(1).cloned().collect()),
+        Choice::Next(owners) => match hand_on(home, name, args, &owners)? {},
+        // The shim of a tool that is gone: it is as if it were gone, too.
+        Choice::Nobody => match hand_on(home, name, args, &[])? {},
+        Choice::Several(owners) => Err(several(name, &owners)),
+    }
+}
+
+/// Says that a name is several tools'.
+pub fn several(name: &str, owners: &[&Entry]) -> Failure {
+    let names: Vec<&str> = owners.iter().map(|entry| entry.tool.as_str()).collect();
+    Failure::usage(
+        format!("{name} is a command of several tools: {}", names.join(", ")),
+        format!("`silo run --shim {name} {} …` says which, `silo shim remove {} {name}` settles it", names[0], names[names.len() - 1]),
+    )
+}
+
+/// Becomes the next program of this name on PATH, with the same arguments and without anything of silo's.
+fn hand_on(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Result<Infallible, Failure> {
+    let count = env::var(HANDED_ON).and_then(|count| count.to_str()?.parse::<u32>().ok()).unwrap_or(0);
+    if count >= MOST_HANDED_ON {
+        let hint = format!("`silo which -a {name}` shows what is on PATH; something there leads back to {}", home.bin().display());
+        return Err(Failure::found(format!("{name} was handed on {count} times and came back each time"), hint).with_code(NOT_EXECUTABLE));
+    }
+    let path = search::without(&env::var("PATH").unwrap_or_default(), &home.bin());
+    let this = search::identity(&env::program()?);
+    let Some(program) = search::next(OsStr::new(name), &path, this) else { return Err(not_found(name, owners)) };
+    let called = args.first().cloned().unwrap_or_default();
+    // A path that leads to the shim would have a program look for its own files beside the shim.
+    let as_path = called.as_encoded_bytes().contains(&b'/');
+    let mut command = Command::new(&program);
+    command.arg0(if as_path { program.as_os_str() } else { &called }).args(args.iter().skip(1));
+    command.env_clear().envs(env::handed_on()).env(HANDED_ON, (count + 1).to_string());
+    match path.is_empty() {
+        true => command.env_remove("PATH"),
+        false => command.env("PATH", &path),
+    };
+    let error = command.exec();
+    Err(Failure::found(
+        format!("{} cannot be executed: {error}", program.display()),
+        format!("`silo which -a {name}` shows what else there is"),
+    )
+    .with_code(NOT_EXECUTABLE))
+}
+
+fn not_found(name: &str, owners: &[&Entry]) -> Failure {
+    let Some(owner) = owners.first() else {
+        let hint = "`silo doctor --fix` removes what is left of it";
+        return Failure::found(format!("{name} is the shim of a tool that is gone, and nothing else on PATH"), hint).with_code(NOT_FOUND);
+    };
+    let tool = &owner.tool;
+    Failure::found(
+        format!("{name}: this project does not use {tool}, {tool} is not pinned, and nothing else on PATH is called so"),
+        format!("`silo use {tool} && silo sync` for this project; `silo install {tool}` for everywhere"),
+    )
+    .with_code(NOT_FOUND)
+}

@@ -1,0 +1,142 @@
+//! Words that older versions had: each is still understood, and says what it is called now.
+
+use std::ffi::OsString;
+
+use super::ui;
+
+/// A command that has another name now.
+struct Older {
+    /// The words as they were.
+    was: &'static [&'static str],
+    /// The words as they are.
+    is: &'static [&'static str],
+}
+
+/// All of them. What stands after them on a command line stays as it is.
+const OLDER: &[Older] = &[
+    Older { was: &["setup"], is: &["build"] },
+    Older { was: &["rebuild"], is: &["build", "--rerun"] },
+    Older { was: &["pull"], is: &["sync"] },
+    Older { was: &["apply"], is: &["sync"] },
+    Older { was: &["status"], is: &["doctor"] },
+    Older { was: &["config", "add-port"], is: &["config", "ports", "add"] },
+    Older { was: &["config", "remove-port"], is: &["config", "ports", "remove"] },
+];
+
+/// Returns the first words of older commands, which can name no tool either.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    OLDER.iter().map(|older| older.was[0])
+}
+
+/// Puts today's words into a command line, and says so once.
+pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
+    let at = first_word(&args);
+    let Some(older) =
+        OLDER.iter().find(|older| args[at..].iter().zip(older.was).filter(|(arg, was)| arg == was).count() == older.was.len())
+    else {
+        return build_order(shim_order(args, at), at);
+    };
+    ui::note(&format!("`silo {}` is now `silo {}`", older.was.join(" "), older.is.join(" ")));
+    let is = older.is.iter().map(OsString::from);
+    let args = args[..at].iter().cloned().chain(is).chain(args[at + older.was.len()..].iter().cloned()).collect();
+    build_order(args, at)
+}
+
+/// Puts options of `build` that stand between the tool and the command before the tool: no program begins with a dash, so
+/// they can only be silo's. And `--remove 2` is `--remove=2`, or the number of a command would be told from a tool by chance.
+fn build_order(args: Vec<OsString>, at: usize) -> Vec<OsString> {
+    if args.get(at).is_none_or(|word| word != "build") {
+        return args;
+    }
+    let mut words = args[at + 1..].iter().cloned().peekable();
+    let mut options = Vec::new();
+    let mut tool = None;
+    while let Some(word) = words.peek() {
+        let text = word.to_string_lossy().into_owned();
+        match option(&text) {
+            Some(takes) => {
+                let mut option = words.next().unwrap_or_default();
+                let number = words.peek().is_some_and(|next| !next.is_empty() && next.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+                if text == "--remove" && number {
+                    option.push("=");
+                    option.push(words.next().unwrap_or_default());
+                }
+                options.push(option);
+                options.extend(takes.then(|| words.next()).flatten());
+            }
+            None if tool.is_none() && !text.starts_with('-') => tool = words.next(),
+            None => break,
+        }
+    }
+    args[..=at].iter().cloned().chain(options).chain(tool).chain(words).collect()
+}
+
+/// Whether a word is an option of `build`, and if so, whether the next word is its value.
+fn option(word: &str) -> Option<bool> {
+    let definition = super::command();
+    let build = definition.find_subcommand("build")?;
+    let name = word.strip_prefix("--")?;
+    let (name, has_value) = name.split_once('=').map_or((name, false), |(name, _)| (name, true));
+    let names = |arg: &clap::Arg| {
+        arg.get_long_and_visible_aliases().is_some_and(|names| names.contains(&name))
+            || arg.get_all_aliases().is_some_and(|names| names.contains(&name))
+    };
+    let arg = build.get_opts().chain(definition.get_opts()).find(|arg| names(arg))?;
+    Some(arg.get_action().takes_values() && !arg.is_require_equals_set() && !has_value)
+}
+
+/// Turns `shim <tool> add …` into `shim add <tool> …`: both are understood.
+fn shim_order(mut args: Vec<OsString>, at: usize) -> Vec<OsString> {
+    const ACTIONS: [&str; 3] = ["add", "remove", "list"];
+    let is_action = |at: usize| args.get(at).is_some_and(|word| ACTIONS.iter().any(|action| word == action));
+    if args.get(at).is_some_and(|word| word == "shim") && !is_action(at + 1) && is_action(at + 2) {
+        args.swap(at + 1, at + 2);
+    }
+    args
+}
+
+/// The place of the first word that is no option; silo's own options before it take no values.
+fn first_word(args: &[OsString]) -> usize {
+    let is_option = |arg: &&OsString| arg.as_encoded_bytes().starts_with(b"-");
+    let options = args.iter().skip(1).take_while(is_option).count();
+    (1 + options).min(args.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_words_become_todays() {
+        for (args, expect) in [
+            ("silo setup node npm install", "silo build node npm install"),
+            ("silo rebuild node", "silo build --rerun node"),
+            ("silo --quiet pull --dry-run", "silo --quiet sync --dry-run"),
+            ("silo apply", "silo sync"),
+            ("silo config add-port web 1:2", "silo config ports add web 1:2"),
+            ("silo config show", "silo config show"),
+            ("silo build node npm i --global typescript", "silo build node npm i --global typescript"),
+            ("silo build node --global npm i", "silo build --global node npm i"),
+            ("silo build node --network a.example npm i", "silo build --network a.example node npm i"),
+            ("silo build --network=a.example node npm", "silo build --network=a.example node npm"),
+            ("silo build node --remove", "silo build --remove node"),
+            ("silo build --remove 2 node", "silo build --remove=2 node"),
+            ("silo build --remove node", "silo build --remove node"),
+            ("silo build --all --rerun", "silo build --all --rerun"),
+            ("silo build node -- npm i", "silo build node -- npm i"),
+            ("silo build sh -c x", "silo build sh -c x"),
+            ("silo run setup x", "silo run setup x"),
+            ("silo shim python add x", "silo shim add python x"),
+            ("silo shim add python x", "silo shim add python x"),
+            ("silo shim python list", "silo shim list python"),
+            ("silo shim list", "silo shim list"),
+            ("silo --quiet", "silo --quiet"),
+            ("silo", "silo"),
+        ] {
+            let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+            let expect: Vec<OsString> = expect.split(' ').map(OsString::from).collect();
+            assert_eq!(translated(args), expect);
+        }
+        assert!(translated(Vec::new()).is_empty());
+    }
+}

@@ -1,0 +1,162 @@
+//! The terminal of a run that ended without giving it back.
+//!
+//! While a program has a terminal of its own inside, the caller's is raw. Silo gives it its settings back however it ends,
+//! but for SIGKILL or a crash of the machine's. So the settings are written down for as long as a run lasts, by the
+//! terminal's number; the next silo there finds the note of a process that is gone, and gives them back then.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::fstat;
+use rustix::process::{Pid, getpid, test_kill_process};
+use rustix::termios::{
+    ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, isatty, tcgetattr, tcsetattr,
+};
+
+use crate::document;
+use crate::home::Home;
+
+/// The first line of a note.
+const HEAD: &str = "silo terminal 1";
+
+/// A note of how the terminal is; gone when dropped.
+pub struct Kept(Option<PathBuf>);
+
+/// Writes down how the terminal is, where a run is about to take it over.
+pub fn keep(home: &Home) -> Kept {
+    let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
+    if !isatty(input) || !isatty(output) {
+        return Kept(None);
+    }
+    let Some((path, settings)) = note_path(home).zip(tcgetattr(input).ok()) else { return Kept(None) };
+    let pid = getpid().as_raw_nonzero().get();
+    // Without the note, only a crash leaves the terminal raw.
+    let written = document::write(&path, &text(pid, started(pid), &settings));
+    Kept(written.is_ok().then_some(path))
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // A note that stays is of a process that is gone, and of settings that are right.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Gives the terminal its settings back, where a run that is gone did not.
+pub fn give_back(home: &Home) {
+    if !isatty(rustix::stdio::stdin()) {
+        return;
+    }
+    let Some(path) = note_path(home) else { return };
+    let Ok(Some(text)) = document::text_of(&path) else { return };
+    let note = parse(&text);
+    if note.as_ref().is_some_and(|note| is_running(note.pid, note.started)) {
+        return;
+    }
+    if let (Some(note), Ok(mut now)) = (note, tcgetattr(rustix::stdio::stdin()))
+        && !now.local_modes.contains(LocalModes::ICANON)
+    {
+        note.lay_over(&mut now);
+        // A terminal that refuses is as it was.
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &now);
+    }
+    let _ = fs::remove_file(&path);
+}
+
+/// Removes the notes of runs that are gone; returns how many there were.
+pub fn sweep(home: &Home) -> usize {
+    let notes = fs::read_dir(home.terminals()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let gone = |path: &Path| {
+        let note = document::text_of(path).ok().flatten().and_then(|text| parse(&text));
+        note.is_none_or(|note| !is_running(note.pid, note.started))
+    };
+    notes.filter(|path| gone(path) && fs::remove_file(path).is_ok()).count()
+}
+
+/// How a terminal was, and who wrote that down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Note {
+    pid: i32,
+    /// When the process started, as the kernel counts; another process may have its number by now.
+    started: u64,
+    modes: [u32; 4],
+    codes: [u8; 2],
+}
+
+impl Note {
+    /// Puts back what a raw terminal has otherwise.
+    fn lay_over(&self, now: &mut Termios) {
+        let [input, output, control, local] = self.modes;
+        now.input_modes = InputModes::from_bits_retain(input as _);
+        now.output_modes = OutputModes::from_bits_retain(output as _);
+        now.control_modes = ControlModes::from_bits_retain(control as _);
+        now.local_modes = LocalModes::from_bits_retain(local as _);
+        now.special_codes[SpecialCodeIndex::VMIN] = self.codes[0];
+        now.special_codes[SpecialCodeIndex::VTIME] = self.codes[1];
+    }
+}
+
+fn text(pid: i32, started: u64, settings: &Termios) -> String {
+    let codes = &settings.special_codes;
+    format!(
+        "{HEAD}\n{pid} {started} {} {} {} {} {} {}\n",
+        settings.input_modes.bits(),
+        settings.output_modes.bits(),
+        settings.control_modes.bits(),
+        settings.local_modes.bits(),
+        codes[SpecialCodeIndex::VMIN],
+        codes[SpecialCodeIndex::VTIME],
+    )
+}
+
+fn parse(text: &str) -> Option<Note> {
+    let line = text.strip_prefix(HEAD)?.strip_prefix('\n')?;
+    let mut words = line.split_whitespace();
+    let mut next = || words.next();
+    let pid = next()?.parse().ok()?;
+    let started = next()?.parse().ok()?;
+    let mut modes = [0; 4];
+    for mode in &mut modes {
+        *mode = next()?.parse().ok()?;
+    }
+    let codes = [next()?.parse().ok()?, next()?.parse().ok()?];
+    Some(Note { pid, started, modes, codes })
+}
+
+/// Where the note of the caller's terminal is.
+fn note_path(home: &Home) -> Option<PathBuf> {
+    let terminal = fstat(rustix::stdio::stdin()).ok()?;
+    Some(home.terminals().join(format!("{:x}", terminal.st_rdev)))
+}
+
+fn is_running(pid: i32, since: u64) -> bool {
+    let alive = Pid::from_raw(pid).is_some_and(|pid| !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)));
+    alive && started(pid) == since
+}
+
+/// When a process started; 0 where the system does not say.
+fn started(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is the program's name, which may hold anything; fields are counted after it.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    after.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_back_and_their_writers_known() {
+        let note = parse("silo terminal 1\n12 34 1 2 3 4 5 6\n").expect("a note");
+        assert_eq!(note, Note { pid: 12, started: 34, modes: [1, 2, 3, 4], codes: [5, 6] });
+        for wrong in ["", "silo terminal 1\n", "silo terminal 2\n12 34 1 2 3 4 5 6\n", "silo terminal 1\n12 34 1 2 3 4 5 666\n"] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
+        let own = getpid().as_raw_nonzero().get();
+        assert!(is_running(own, started(own)) && !is_running(own, 1) && started(own) > 0);
+        assert!(!is_running(i32::MAX, 0));
+    }
+}

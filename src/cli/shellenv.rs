@@ -1,0 +1,76 @@
+//! `silo shellenv`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::error::Failure;
+use super::{env, ui};
+
+/// Print what puts silo's commands first on a shell's PATH, for the shell's start-up file
+///
+/// bash, zsh, sh: eval "$(silo shellenv)" · fish: silo shellenv fish | source · nushell: silo shellenv nushell | save -f silo.nu,
+/// then source silo.nu. Evaluated twice it does what it does once.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The shell; by default the one that SHELL names
+    shell: Option<String>,
+}
+
+/// A shell's way to put a directory first on PATH, where it is not there already.
+struct Shell {
+    names: &'static [&'static str],
+    /// What is printed.
+    text: &'static str,
+    /// What a user puts into a start-up file, or types.
+    advice: &'static str,
+}
+
+/// The shells. `$HOME` is left to the shell, so that the text is the same on all machines.
+const SHELLS: &[Shell] = &[
+    Shell {
+        names: &["sh", "bash", "zsh", "dash", "ksh", "mksh", "ash"],
+        text: "case \":${PATH}:\" in\n  *:\"$HOME/.silo/bin\":*) ;;\n  *) export PATH=\"$HOME/.silo/bin${PATH:+:$PATH}\" ;;\nesac\n",
+        advice: "eval \"$(silo shellenv)\"",
+    },
+    Shell { names: &["fish"], text: "fish_add_path --global --prepend \"$HOME/.silo/bin\"\n", advice: "silo shellenv fish | source" },
+    Shell { names: &["csh", "tcsh"], text: "set -f path = ( $HOME/.silo/bin $path:q )\n", advice: "eval `silo shellenv tcsh`" },
+    Shell {
+        names: &["pwsh", "powershell"],
+        text: "if (($env:PATH -split [IO.Path]::PathSeparator) -notcontains \"$HOME/.silo/bin\") { $env:PATH = \"$HOME/.silo/bin\" + [IO.Path]::PathSeparator + $env:PATH }\n",
+        advice: "silo shellenv pwsh | Out-String | Invoke-Expression",
+    },
+    Shell {
+        names: &["nu", "nushell"],
+        text: "$env.PATH = ($env.PATH | split row (char esep) | prepend ($env.HOME | path join '.silo' 'bin') | uniq)\n",
+        advice: "silo shellenv nushell | save -f silo.nu, then source silo.nu",
+    },
+    Shell {
+        names: &["elvish"],
+        text: "if (not (has-value $paths $E:HOME'/.silo/bin')) { set paths = [$E:HOME'/.silo/bin' $@paths] }\n",
+        advice: "eval (silo shellenv elvish | slurp)",
+    },
+];
+
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let shell = match &args.shell {
+        Some(shell) => {
+            let names: Vec<&str> = SHELLS.iter().flat_map(|shell| shell.names).copied().collect();
+            let unknown =
+                || Failure::usage(format!("\"{shell}\" is not a shell that silo knows"), format!("name one of {}", names.join(", ")));
+            known(shell).ok_or_else(unknown)?
+        }
+        // Whatever it is called, it most likely understands what all the others do.
+        None => env::var("SHELL").and_then(|shell| known(Path::new(&shell).file_name()?.to_str()?)).unwrap_or(&SHELLS[0]),
+    };
+    ui::data(shell.text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns what a user of a shell types.
+pub fn advice(shell: &str) -> &'static str {
+    known(shell).unwrap_or(&SHELLS[0]).advice
+}
+
+fn known(name: &str) -> Option<&'static Shell> {
+    SHELLS.iter().find(|shell| shell.names.contains(&name))
+}

@@ -1,0 +1,204 @@
+//! `silo shim`, `silo pin` and `silo unpin`, and what is told about shims after a tool is made.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::recipe::catalog;
+use crate::recipe::file::check_name;
+use crate::shim::search;
+use crate::shim::table::{self, Entry, Shim};
+use crate::tool::shims;
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::{env, ui};
+
+/// Change under which names a tool's commands stand on PATH
+///
+/// `silo shim python add …` means the same as `silo shim add python …`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Give a tool another command, such as npm, or "ipython:python -m IPython"
+    Add {
+        /// The tool
+        tool: String,
+        /// NAME, or NAME:PROGRAM with arguments
+        #[arg(required = true, value_name = "NAME[:PROGRAM...]")]
+        shims: Vec<String>,
+    },
+    /// Take commands of a tool away from PATH
+    Remove {
+        /// The tool
+        tool: String,
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// List the commands of tools, and what each runs
+    List {
+        /// The tool; by default all
+        tool: Option<String>,
+        /// Print the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Have a tool's commands lead to it everywhere, not only in projects that use it
+#[derive(clap::Args)]
+pub struct PinArgs {
+    /// The tool
+    tool: String,
+}
+
+/// Have a tool's commands lead to it only in projects that use it; elsewhere the next on PATH is run
+#[derive(clap::Args)]
+pub struct UnpinArgs {
+    /// The tool
+    tool: String,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let program = env::found_as(&setting.home)?;
+    match &args.what {
+        What::Add { tool, shims: specs } => {
+            check(tool)?;
+            let changed = shims::add(setting.view(), &program, tool, specs)?;
+            for name in &changed.foreign {
+                ui::note(&format!("{} is a file of your own; it is left, and {name} has no shim", setting.home.shim(name).display()));
+            }
+            let names: Vec<&str> = specs.iter().map(|spec| spec.split(':').next().unwrap_or_default()).collect();
+            for name in &names {
+                let state = if changed.done.iter().any(|new| new == name) { "is a command" } else { "is a command already" };
+                ui::data(&format!("{name} {state} of {tool}\n"))?;
+            }
+            tell(&setting, tool)?;
+        }
+        What::Remove { tool, names } => {
+            check(tool)?;
+            shims::remove(&setting.home, &program, tool, names)?;
+            ui::data(&format!("{} removed from {tool}\n", names.join(", ")))?;
+        }
+        What::List { tool, json } => list(&setting, tool.as_deref(), *json)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(tool: &str) -> Result<(), Failure> {
+    check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows what is installed"))
+}
+
+fn list(setting: &Setting, tool: Option<&str>, json: bool) -> Result<(), Failure> {
+    let table = table::read(&setting.home.shims())?;
+    if let Some(tool) = tool.filter(|tool| table.get(tool).is_none()) {
+        return Err(shims::Error::NotHere(tool.to_owned()).into());
+    }
+    let mut rows = Vec::new();
+    for entry in table.tools.iter().filter(|entry| tool.is_none_or(|tool| tool == entry.tool)) {
+        let words = words(setting, entry);
+        rows.extend(words.into_iter().map(|(name, command)| (name, command, entry)));
+    }
+    rows.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    if json {
+        let row = |(name, command, entry): &(String, Vec<String>, &Entry)| serde_json::json!({ "name": name, "tool": entry.tool, "command": command, "pinned": entry.pinned });
+        return ui::json(&rows.iter().map(row).collect());
+    }
+    let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    let line = |(name, command, entry): &(String, Vec<String>, &Entry)| {
+        let pinned = if entry.pinned { "pinned" } else { "not pinned" };
+        format!("{name:width$}  {} ({}, {pinned})\n", command.join(" "), entry.tool)
+    };
+    ui::data(&rows.iter().map(line).collect::<String>())
+}
+
+/// The names of a tool's shims, and what each runs.
+fn words(setting: &Setting, entry: &Entry) -> Vec<(String, Vec<String>)> {
+    let recipe = catalog::find(&setting.places, &entry.tool).ok().map(|found| found.recipe.run);
+    let of_recipe = |name: &str| {
+        let run = recipe.as_ref()?;
+        run.shims.get(name).cloned().or_else(|| (name == entry.tool).then(|| run.command.clone()))
+    };
+    let named = entry.shims.iter().filter(|(_, shim)| **shim != Shim::Hidden);
+    named
+        .map(|(name, _)| {
+            let command = entry.alias(name).map(<[String]>::to_vec).or_else(|| of_recipe(name));
+            (name.clone(), command.unwrap_or_else(|| vec![name.clone()]))
+        })
+        .collect()
+}
+
+pub fn pin(globals: &Globals, args: &PinArgs) -> Result<ExitCode, Failure> {
+    change_pin(globals, &args.tool, true)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn unpin(globals: &Globals, args: &UnpinArgs) -> Result<ExitCode, Failure> {
+    change_pin(globals, &args.tool, false)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn change_pin(globals: &Globals, tool: &str, pinned: bool) -> Result<(), Failure> {
+    check(tool)?;
+    let setting = setting(globals)?;
+    let changed = shims::pin(&setting.home, &env::found_as(&setting.home)?, tool, pinned)?;
+    let text = match (pinned, changed) {
+        (true, true) => format!("{tool} is pinned: its commands lead to it everywhere\n"),
+        (true, false) => format!("{tool} is pinned already\n"),
+        (false, true) => format!("{tool} is not pinned any more: outside projects that use it, the next on PATH is run\n"),
+        (false, false) => format!("{tool} is not pinned\n"),
+    };
+    ui::data(&text)?;
+    if pinned {
+        tell(&setting, tool)?;
+    }
+    Ok(())
+}
+
+/// Says which commands of a tool are not what is found on PATH, and why.
+pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
+    let table = table::read(&setting.home.shims())?;
+    let Some(entry) = table.get(tool) else { return Ok(()) };
+    let names: Vec<&str> = entry.shims.keys().map(String::as_str).filter(|name| entry.answers(name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    if !on_path(setting) {
+        let names = names.join(", ");
+        let bin = setting.home.bin();
+        ui::note(&format!("{} is not on PATH, so {names} are found elsewhere or not at all\n  try: {}", bin.display(), advice()));
+        return Ok(());
+    }
+    for (name, file) in shadowed(setting, &names) {
+        let bin = setting.home.bin();
+        ui::note(&format!("{name} is {} on PATH, before {}\n  try: {}", file.display(), bin.display(), advice()));
+    }
+    Ok(())
+}
+
+/// Whether the directory of the shims is on PATH.
+pub fn on_path(setting: &Setting) -> bool {
+    search::contains(&env::var("PATH").unwrap_or_default(), &setting.home.bin())
+}
+
+/// The names for which something else comes first on PATH, and what.
+pub fn shadowed(setting: &Setting, names: &[&str]) -> Vec<(String, std::path::PathBuf)> {
+    let path = env::var("PATH").unwrap_or_default();
+    let shims = search::identity(&setting.home.program());
+    let first = |name: &&str| search::all(std::ffi::OsStr::new(name), &path).next();
+    let named = names.iter().filter_map(|name| Some(((*name).to_owned(), first(name)?)));
+    named.filter(|(_, file)| search::identity(file) != shims).collect()
+}
+
+/// What puts the directory of the shims first on PATH, for the user's shell.
+pub fn advice() -> &'static str {
+    let shell = env::var("SHELL").and_then(|shell| std::path::Path::new(&shell).file_name()?.to_str().map(str::to_owned));
+    super::shellenv::advice(shell.as_deref().unwrap_or_default())
+}

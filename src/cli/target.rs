@@ -1,0 +1,166 @@
+//! Which tool a command line means, and what is run of it.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::recipe::Recipe;
+use crate::recipe::catalog;
+use crate::recipe::file::check_name;
+use crate::run::grammar::{self, Commands, Known, Meant, Typed, Unclear};
+use crate::shim::table::{self, Table};
+use crate::tool::definition;
+use crate::tool::record::{self, Installed};
+
+use super::context::Setting;
+use super::error::Failure;
+use super::ui;
+
+/// What is to be run.
+pub struct Target {
+    /// The tool.
+    pub tool: Installed,
+    /// Its recipe; a tool whose recipe is gone still runs as its image says.
+    pub recipe: Option<Recipe>,
+    /// The program and its arguments.
+    pub argv: Vec<OsString>,
+}
+
+/// What the command line says of it.
+pub struct Wanted<'a> {
+    /// The tool, or a command of one.
+    pub word: &'a OsStr,
+    /// The program that is asked for by an option.
+    pub program: Option<OsString>,
+    /// Everything after the word.
+    pub rest: Vec<OsString>,
+    /// Whether the project is left out of it.
+    pub no_project: bool,
+    /// Whether nothing but errors is told.
+    pub quiet: bool,
+}
+
+/// Finds the installed tool that is meant, and the program with its arguments.
+pub fn find(setting: &Setting, wanted: Wanted<'_>) -> Result<Target, Failure> {
+    let name = plain(wanted.word)?.to_owned();
+    let table = table::read(&setting.home.shims())?;
+    let mut known = Known::new();
+    let mut usable = Vec::new();
+    for tool in candidates(setting, &table, &name, wanted.no_project)? {
+        let (recipe, commands) = commands(setting, &table, &tool.name);
+        known.insert(tool.name.clone(), commands);
+        usable.push((tool, recipe));
+    }
+    if usable.iter().any(|(tool, _)| tool.name == name) {
+        know_others(&table, wanted.rest.first(), &mut known);
+    }
+    let typed = Typed { word: &name, program: wanted.program, rest: wanted.rest };
+    let first = typed.rest.first().cloned();
+    let Meant { tool, argv, other } = grammar::meaning(typed, &known).map_err(|unclear| match unclear {
+        Unclear::Unknown => missing(setting, &table, &name),
+        Unclear::Several(owners) => several(&name, &owners),
+    })?;
+    if let (Some(other), Some(first), false) = (other, first, wanted.quiet) {
+        hint(&first, &other, &tool);
+    }
+    let (tool, recipe) = usable.into_iter().find(|(usable, _)| usable.name == tool).ok_or_else(|| missing(setting, &table, &name))?;
+    Ok(Target { tool, recipe, argv })
+}
+
+/// Finds what the shim `name` of a tool runs; nothing of the arguments is looked at.
+pub fn of_shim(setting: &Setting, tool: &str, name: &str, args: Vec<OsString>) -> Result<Target, Failure> {
+    let table = table::read(&setting.home.shims())?;
+    let installed = usable(setting, tool, false)?.ok_or_else(|| missing(setting, &table, tool))?;
+    let (recipe, commands) = commands(setting, &table, tool);
+    let argv = grammar::named(tool, &commands, OsStr::new(name));
+    Ok(Target { tool: installed, recipe, argv: argv.into_iter().chain(args).collect() })
+}
+
+fn plain(word: &OsStr) -> Result<&str, Failure> {
+    let shown = word.to_string_lossy();
+    if shown.starts_with('-') {
+        return Err(Failure::usage(
+            format!("unknown option {shown}"),
+            "options of silo stand before the tool; `silo run --help` lists them",
+        ));
+    }
+    let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
+    let name = name.ok_or_else(|| Failure::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
+    if let Some((tool, version)) = name.split_once('@') {
+        let hint = format!("silo install {tool}@{version}, then silo run {tool}");
+        return Err(Failure::usage("a version is chosen when a tool is installed, not when it is run", hint));
+    }
+    Ok(name)
+}
+
+/// The tools that `name` may mean: the one that is called so, else those that have such a command; those that the project
+/// claims before others.
+fn candidates(setting: &Setting, table: &Table, name: &str, no_project: bool) -> Result<Vec<Installed>, Failure> {
+    if check_name(name).is_ok()
+        && let Some(tool) = usable(setting, name, no_project)?
+    {
+        return Ok(vec![tool]);
+    }
+    let mut owners = catalog::shim_owners(&setting.places, name)?.into_keys().collect::<std::collections::BTreeSet<_>>();
+    owners.extend(table.owners(name).map(|entry| entry.tool.clone()));
+    let mut tools = Vec::new();
+    for owner in owners {
+        tools.extend(usable(setting, &owner, no_project)?);
+    }
+    if tools.len() > 1 && !no_project {
+        let claimed = definition::claimed(setting.view())?;
+        if tools.iter().any(|tool| claimed.contains(&tool.name)) {
+            tools.retain(|tool| claimed.contains(&tool.name));
+        }
+    }
+    Ok(tools)
+}
+
+/// Finds the image of a tool: the project's where the project claims the tool, else the installed one.
+fn usable(setting: &Setting, tool: &str, no_project: bool) -> Result<Option<Installed>, Failure> {
+    if no_project { Ok(record::get(&setting.home, tool)?) } else { Ok(definition::current(setting.view(), tool)?) }
+}
+
+/// The commands of a tool: its recipe's, with the user's own names for them.
+fn commands(setting: &Setting, table: &Table, tool: &str) -> (Option<Recipe>, Commands) {
+    let recipe = catalog::find(&setting.places, tool).ok().map(|found| found.recipe);
+    let mut commands = recipe
+        .as_ref()
+        .map_or_else(Commands::default, |recipe| Commands { command: recipe.run.command.clone(), shims: recipe.run.shims.clone() });
+    if let Some(entry) = table.get(tool) {
+        let aliases = entry.shims.keys().filter_map(|name| Some((name.clone(), entry.alias(name)?.to_vec())));
+        commands.shims.extend(aliases);
+    }
+    (recipe, commands)
+}
+
+/// Adds the tools whose command the first argument is, so that it can be told that it is theirs.
+fn know_others(table: &Table, first: Option<&OsString>, known: &mut Known) {
+    let Some(first) = first.and_then(|first| first.to_str()) else { return };
+    for entry in table.owners(first) {
+        let shims = [(first.to_owned(), vec![first.to_owned()])].into();
+        known.entry(entry.tool.clone()).or_insert_with(|| Commands { command: Vec::new(), shims });
+    }
+}
+
+fn hint(first: &OsStr, other: &str, tool: &str) {
+    let first = first.to_string_lossy();
+    if !std::path::Path::new(first.as_ref()).exists() {
+        ui::note(&format!("hint: \"{first}\" is a command of {other}, not of {tool}; did you mean `silo {first} …`?"));
+    }
+}
+
+fn several(name: &str, owners: &[String]) -> Failure {
+    Failure::usage(
+        format!("{name} is a command of several tools: {}", owners.join(", ")),
+        format!("`silo run --shim {name} {} …` says which", owners[0]),
+    )
+}
+
+fn missing(setting: &Setting, table: &Table, name: &str) -> Failure {
+    let owners = catalog::shim_owners(&setting.places, name).unwrap_or_default();
+    let owner = owners.keys().next().cloned().or_else(|| table.owners(name).next().map(|entry| entry.tool.clone()));
+    let tool = owner.as_deref().unwrap_or(name);
+    match catalog::find(&setting.places, tool) {
+        Ok(_) => Failure::found(format!("{tool} is not installed"), format!("silo install {tool}")),
+        Err(error) => Failure::other(error).with_hint("`silo list --available` shows the tools, `silo --help` the commands".to_owned()),
+    }
+}

@@ -1,0 +1,72 @@
+//! How long the phases of a run take, for `--timing` and `--trace`.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::error::Failure;
+
+/// The phases of a run so far.
+pub struct Timing {
+    began: Instant,
+    phases: Vec<Phase>,
+    told: bool,
+    trace: Option<(PathBuf, File)>,
+}
+
+struct Phase {
+    name: &'static str,
+    ended: Duration,
+}
+
+impl Timing {
+    /// Begins the first phase. A file for the trace is made now, so that one that cannot be is told before anything runs.
+    pub fn begin(told: bool, trace: Option<&Path>) -> Result<Timing, Failure> {
+        let open = |path: &Path| match File::create(path) {
+            Ok(file) => Ok((path.to_owned(), file)),
+            Err(error) => Err(Failure::usage(format!("cannot write {}: {error}", path.display()), "name a file that can be written")),
+        };
+        Ok(Timing { began: Instant::now(), phases: Vec::new(), told, trace: trace.map(open).transpose()? })
+    }
+
+    /// Says that what has gone on since the last phase is done.
+    pub fn done(&mut self, name: &'static str) {
+        self.phases.push(Phase { name, ended: self.began.elapsed() });
+    }
+
+    /// Tells it all, on standard error and in the file.
+    #[allow(clippy::print_stderr)]
+    pub fn tell(mut self) -> Result<(), Failure> {
+        if self.told {
+            let mut began = Duration::ZERO;
+            for phase in &self.phases {
+                eprintln!("[silo] {}: {:.2} ms", phase.name, millis(phase.ended - began));
+                began = phase.ended;
+            }
+            eprintln!("[silo] total: {:.2} ms", millis(began));
+        }
+        let text = self.trace_text();
+        let Some((path, file)) = &mut self.trace else { return Ok(()) };
+        file.write_all(text.as_bytes())
+            .map_err(|error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the disk full?"))
+    }
+
+    /// The spans as trace viewers read them: the "trace event format", times in microseconds.
+    fn trace_text(&self) -> String {
+        let mut began = Duration::ZERO;
+        let mut spans = Vec::new();
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        for phase in &self.phases {
+            spans.push(serde_json::json!({
+                "name": phase.name, "cat": "silo", "ph": "X", "pid": 1, "tid": 1, "ts": micros(began), "dur": micros(phase.ended - began),
+            }));
+            began = phase.ended;
+        }
+        format!("{:#}\n", serde_json::json!({ "traceEvents": spans, "displayTimeUnit": "ms" }))
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

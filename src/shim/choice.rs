@@ -1,0 +1,114 @@
+//! Who gets a call by a shim's name: a tool, and which, or the next program on PATH. Pure.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::table::{Entry, Table};
+
+/// Which tools are claimed where the call is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// The project around the working directory.
+    pub root: PathBuf,
+    /// The tools that it claims.
+    pub project: BTreeSet<String>,
+    /// The tools that the user's settings claim.
+    pub user: BTreeSet<String>,
+}
+
+/// Who gets the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// This tool, in a sandbox.
+    Tool(&'a Entry, Why),
+    /// The next program of that name on PATH, since none of these tools is pinned or claimed.
+    Next(Vec<&'a Entry>),
+    /// Nobody: several tools are claimed alike.
+    Several(Vec<&'a Entry>),
+    /// No tool has such a shim.
+    Nobody,
+}
+
+/// Why a tool gets a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The project claims it.
+    Project,
+    /// The user's settings claim it.
+    User,
+    /// It is pinned.
+    Pinned,
+}
+
+/// Chooses who gets a call by `name`. `claims` are asked for only where they can matter.
+pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Result<Claims, E>) -> Result<Choice<'a>, E> {
+    let owners: Vec<&Entry> = table.owners(name).collect();
+    match owners.as_slice() {
+        [] => return Ok(Choice::Nobody),
+        [only] if only.pinned => return Ok(Choice::Tool(only, Why::Pinned)),
+        _ => {}
+    }
+    let claims = claims()?;
+    for (claimed, why) in [(&claims.project, Why::Project), (&claims.user, Why::User)] {
+        let claimed: Vec<&Entry> = owners.iter().copied().filter(|entry| claimed.contains(&entry.tool)).collect();
+        match claimed.as_slice() {
+            [] => {}
+            [only] => return Ok(Choice::Tool(only, why)),
+            _ => return Ok(Choice::Several(claimed)),
+        }
+    }
+    // The oldest that is pinned keeps the name: a tool that is installed later does not take it away.
+    Ok(match owners.iter().copied().find(|entry| entry.pinned) {
+        Some(pinned) => Choice::Tool(pinned, Why::Pinned),
+        None => Choice::Next(owners),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::shim::table::parse;
+
+    #[test]
+    fn claims_come_before_pins_and_pins_before_the_next_on_path() {
+        let table = parse(
+            "silo shims 1\ntool python pinned\nshim py\nshim pip\ntool python2 pinned\nshim py\ntool node free\nshim npm\ntool deno free\nshim npm\n",
+        )
+        .expect("a table");
+        let told = |name: &str, project: &[&str], user: &[&str]| {
+            let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let claims = Claims { root: "/p".into(), project: set(project), user: set(user) };
+            match choose::<Infallible>(&table, name, || Ok(claims)) {
+                Ok(Choice::Tool(entry, why)) => format!("{} {why:?}", entry.tool),
+                Ok(Choice::Next(of)) => format!("next {}", of.len()),
+                Ok(Choice::Several(of)) => format!("several {}", of.len()),
+                Ok(Choice::Nobody) => "nobody".to_owned(),
+                Err(never) => match never {},
+            }
+        };
+        for (name, project, user, expect) in [
+            ("pip", &[][..], &[][..], "python Pinned"),
+            ("py", &[], &[], "python Pinned"),
+            ("py", &["python2"], &[], "python2 Project"),
+            ("py", &["python2", "python"], &[], "several 2"),
+            ("py", &[], &["python2"], "python2 User"),
+            ("py", &["python"], &["python2"], "python Project"),
+            ("npm", &[], &[], "next 2"),
+            ("npm", &["python"], &[], "next 2"),
+            ("npm", &["node"], &[], "node Project"),
+            ("npm", &[], &["deno"], "deno User"),
+            ("cargo", &["cargo"], &[], "nobody"),
+        ] {
+            assert_eq!(told(name, project, user), expect, "{name} {project:?} {user:?}");
+        }
+    }
+
+    #[test]
+    fn a_pinned_tool_needs_no_look_at_the_project() {
+        let table = parse("silo shims 1\ntool python pinned\nshim py\n").expect("a table");
+        let choice = choose(&table, "py", || Err("not to be asked"));
+        assert!(matches!(choice, Ok(Choice::Tool(_, Why::Pinned))), "{choice:?}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Looking for a program along PATH, past the shims.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+/// A file, whatever its names are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// Returns what a path leads to.
+pub fn identity(path: &Path) -> Option<Identity> {
+    let found = fs::metadata(path).ok()?;
+    Some(Identity { device: found.dev(), inode: found.ino() })
+}
+
+/// Returns PATH without the directory of the shims, by whatever name it stands there; the rest stays byte for byte.
+pub fn without(path: &OsStr, bin: &Path) -> OsString {
+    let shims = identity(bin);
+    let is_bin = |part: &[u8]| {
+        let dir = Path::new(OsStr::from_bytes(part));
+        dir == bin || (shims.is_some() && !part.is_empty() && identity(dir) == shims)
+    };
+    let kept: Vec<&[u8]> = path.as_bytes().split(|byte| *byte == b':').filter(|part| !is_bin(part)).collect();
+    OsString::from_vec(kept.join(&b':'))
+}
+
+/// Says whether a directory stands in PATH, by whatever name.
+pub fn contains(path: &OsStr, dir: &Path) -> bool {
+    without(path, dir).len() != path.len()
+}
+
+/// Finds every program called `name` along PATH, in order, as a shell would.
+pub fn all<'a>(name: &'a OsStr, path: &'a OsStr) -> impl Iterator<Item = PathBuf> + 'a {
+    // An empty part is the working directory, as everywhere on a system.
+    let dirs = path.as_bytes().split(|byte| *byte == b':').map(|part| if part.is_empty() { &b"."[..] } else { part });
+    dirs.map(move |dir| Path::new(OsStr::from_bytes(dir)).join(name)).filter(|file| is_program(file))
+}
+
+/// Finds the first program called `name` along PATH that is not `this` one.
+pub fn next(name: &OsStr, path: &OsStr, this: Option<Identity>) -> Option<PathBuf> {
+    all(name, path).find(|file| identity(file) != this)
+}
+
+fn is_program(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|found| found.is_file()) && access(file, Access::EXEC_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn the_next_program_is_neither_a_shim_nor_this_one() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = |name: &str| place.path().join(name);
+        for name in ["bin", "a", "b", "c"] {
+            fs::create_dir(dir(name)).expect("made");
+        }
+        let program = |path: &Path, mode: u32| {
+            fs::write(path, "#!/bin/sh\n").expect("written");
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        };
+        let this = dir("silo");
+        program(&this, 0o755);
+        symlink(&this, dir("bin/tool")).expect("made");
+        symlink(dir("bin"), dir("other-name")).expect("made");
+        // A link to this program elsewhere, a file that is no program, and at last one that is.
+        symlink(&this, dir("a/tool")).expect("made");
+        program(&dir("b/tool"), 0o644);
+        program(&dir("c/tool"), 0o755);
+        let join = |names: &[&str]| names.iter().map(|name| dir(name).display().to_string()).collect::<Vec<_>>().join(":");
+        let path = OsString::from(join(&["bin", "a", "other-name", "b", "c"]));
+        let clean = without(&path, &dir("bin"));
+        assert_eq!(clean, OsString::from(join(&["a", "b", "c"])));
+        assert!(contains(&path, &dir("bin")) && !contains(&clean, &dir("bin")));
+        assert_eq!(next(OsStr::new("tool"), &clean, identity(&this)), Some(dir("c/tool")));
+        assert_eq!(next(OsStr::new("none"), &clean, identity(&this)), None);
+        assert_eq!(without(OsStr::new(":/x::"), &dir("bin")), ":/x::", "what is not ours stays as it is");
+    }
+}

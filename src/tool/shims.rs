@@ -1,0 +1,299 @@
+//! Which shims a tool has: made with it, changed by the user, gone with it.
+//!
+//! The table and its links are changed under one lock, the directory of the links itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::document;
+use crate::event::Event;
+use crate::home::Home;
+use crate::recipe::catalog::{self, Places};
+use crate::shim::table::{self, Shim, Table, is_shim_name};
+use crate::shim::{is_systems_own, links};
+
+use super::projects;
+use super::record;
+use super::{Context, View};
+
+/// Why shims could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The table cannot be read.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// The links cannot be made.
+    #[error(transparent)]
+    Links(#[from] links::Error),
+    /// A recipe cannot be read.
+    #[error(transparent)]
+    Recipe(#[from] catalog::Error),
+    /// The records of projects cannot be read.
+    #[error(transparent)]
+    Project(#[from] projects::Error),
+    /// The records of tools cannot be read.
+    #[error(transparent)]
+    Record(#[from] record::Error),
+    /// The system refused.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A tool that is neither installed nor synced has no shims.
+    #[error("{0} is neither installed nor used by a project that was synced")]
+    NotHere(String),
+    /// A text that is no shim.
+    #[error("\"{0}\" is not a shim; write name, or name:program and arguments")]
+    Spec(String),
+    /// The name of the program itself.
+    #[error("\"{0}\" is silo itself and cannot be a shim")]
+    Itself(String),
+    /// Another tool has the name.
+    #[error("{name} is a shim of {owner} already")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The tool has no such shim.
+    #[error("{tool} has no shim {name}")]
+    NoSuch {
+        /// The tool.
+        tool: String,
+        /// The name.
+        name: String,
+    },
+}
+
+/// A change of the table that was made.
+#[derive(Debug)]
+pub struct Changed<T> {
+    /// What the change returned.
+    pub done: T,
+    /// Names whose place in the directory of the shims is taken by a file of the user's.
+    pub foreign: BTreeSet<String>,
+}
+
+/// Changes the table, and makes the links what it says. Shims lead to `program`.
+pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<Changed<T>, Error> {
+    let bin = home.bin();
+    let failed = |doing, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { doing, path, source }
+    };
+    fs::create_dir_all(&bin).map_err(failed("create", &bin))?;
+    let alone = File::open(&bin).map_err(failed("open", &bin))?;
+    flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed("lock", &bin)(error.into()))?;
+    let path = home.shims();
+    let before = table::read(&path)?;
+    let mut after = before.clone();
+    let done = change(&mut after)?;
+    if after != before {
+        document::write(&path, &table::write(&after)).map_err(failed("write", &path))?;
+    }
+    let foreign = links::make(home, &after, program)?;
+    Ok(Changed { done, foreign })
+}
+
+/// Gives an installed tool its shims; one that was not installed before is pinned.
+pub fn installed(context: &Context<'_>, tool: &str, newly: bool) -> Result<(), Error> {
+    refresh(context, &[tool], |entry_is_new| newly || entry_is_new)
+}
+
+/// Gives tools that a project uses their shims; they are not pinned by that.
+pub fn synced(context: &Context<'_>, tools: &[&str]) -> Result<(), Error> {
+    if tools.is_empty() {
+        return Ok(());
+    }
+    refresh(context, tools, |_| false)
+}
+
+fn refresh(context: &Context<'_>, tools: &[&str], pins: impl Fn(bool) -> bool) -> Result<(), Error> {
+    let commands: Vec<BTreeSet<String>> = tools.iter().map(|tool| of_recipe(context.view(), tool)).collect::<Result<_, _>>()?;
+    let changed = change(context.home, &context.found_as, |table| {
+        let mut taken = Vec::new();
+        for (tool, names) in tools.iter().zip(&commands) {
+            let new = table.get(tool).is_none();
+            let entry = table.entry(tool);
+            entry.pinned |= pins(new);
+            let fresh = lay(&mut entry.shims, names);
+            if entry.pinned {
+                taken.extend(fresh.into_iter().filter_map(|name| Some((keeper(table, &name, tool)?, name, (*tool).to_owned()))));
+            }
+        }
+        Ok(taken)
+    })?;
+    let warn = |text: String| (context.sink)(Event::Warning { text });
+    for (owner, name, tool) in changed.done {
+        warn(format!("{name} stays a command of {owner}; `silo shim remove {owner} {name}` leaves it to {tool}"));
+    }
+    for name in changed.foreign {
+        warn(format!("{} is a file of your own; it is left, and {name} has no shim", context.home.shim(&name).display()));
+    }
+    Ok(())
+}
+
+/// The other tool that a name leads to, whoever else has it.
+fn keeper(table: &Table, name: &str, tool: &str) -> Option<String> {
+    table.owners(name).find(|entry| entry.pinned).filter(|entry| entry.tool != tool).map(|entry| entry.tool.clone())
+}
+
+/// Lays the names of a recipe into a tool's shims, and returns those that are new. What the user changed stays.
+fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>) -> Vec<String> {
+    shims.retain(|name, shim| names.contains(name) || matches!(shim, Shim::Alias(_)));
+    let fresh: Vec<String> = names.iter().filter(|name| !shims.contains_key(*name)).cloned().collect();
+    shims.extend(fresh.iter().map(|name| (name.clone(), Shim::Recipe)));
+    fresh
+}
+
+/// Returns the names that a tool gets shims for by itself: its recipe's commands and its own name.
+///
+/// A project's recipe adds none: it came with the project, and what stands on the user's PATH is the user's to say.
+fn of_recipe(view: View<'_>, tool: &str) -> Result<BTreeSet<String>, Error> {
+    let places = Places { project: None, ..view.places.clone() };
+    match catalog::find(&places, tool) {
+        Ok(found) => Ok(found.recipe.run.shims.into_keys().chain([tool.to_owned()]).filter(|name| !is_systems_own(name)).collect()),
+        Err(catalog::Error::Unknown { .. }) => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes the shims of tools away that are neither installed nor used by a project; what is used by projects alone is not
+/// pinned any more.
+pub fn settle(home: &Home, program: &Path) -> Result<(), Error> {
+    let installed: BTreeSet<String> = record::list(home)?.into_iter().map(|tool| tool.name).collect();
+    let projects = projects::list(home)?.into_iter().filter(|project| !project.is_orphaned());
+    let used: BTreeSet<String> = projects.flat_map(|project| project.tools.into_keys()).collect();
+    change(home, program, |table| {
+        table.tools.retain(|entry| installed.contains(&entry.tool) || used.contains(&entry.tool));
+        for entry in &mut table.tools {
+            entry.pinned &= installed.contains(&entry.tool);
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// Pins a tool, or lets it be claimed by projects alone; returns whether that is new.
+pub fn pin(home: &Home, program: &Path, tool: &str, pinned: bool) -> Result<bool, Error> {
+    let changed = change(home, program, |table| {
+        table.get(tool).ok_or_else(|| Error::NotHere(tool.to_owned()))?;
+        let entry = table.entry(tool);
+        Ok(std::mem::replace(&mut entry.pinned, pinned) != pinned)
+    })?;
+    Ok(changed.done)
+}
+
+/// Gives a tool shims of the user's own; returns those that are new.
+pub fn add(view: View<'_>, program: &Path, tool: &str, specs: &[String]) -> Result<Changed<Vec<String>>, Error> {
+    let specs: Vec<(String, Vec<String>)> = specs.iter().map(|spec| parse(spec)).collect::<Result<_, _>>()?;
+    let of_recipe: BTreeSet<String> = match catalog::find(view.places, tool) {
+        Ok(found) => found.recipe.run.shims.into_keys().collect(),
+        // A tool whose recipe is gone has its aliases all the same.
+        Err(_) => BTreeSet::new(),
+    };
+    change(view.home, program, |table| {
+        table.get(tool).ok_or_else(|| Error::NotHere(tool.to_owned()))?;
+        let mut new = Vec::new();
+        for (name, words) in &specs {
+            if let Some(owner) = table.owners(name).find(|entry| entry.tool != tool) {
+                return Err(Error::Taken { name: name.clone(), owner: owner.tool.clone() });
+            }
+            let plain = words.as_slice() == [name.clone()] && of_recipe.contains(name);
+            let shim = if plain { Shim::Recipe } else { Shim::Alias(words.clone()) };
+            let before = table.entry(tool).shims.insert(name.clone(), shim.clone());
+            new.extend((before.as_ref() != Some(&shim)).then(|| name.clone()));
+        }
+        Ok(new)
+    })
+}
+
+/// Takes shims away from a tool.
+pub fn remove(home: &Home, program: &Path, tool: &str, names: &[String]) -> Result<(), Error> {
+    change(home, program, |table| {
+        table.get(tool).ok_or_else(|| Error::NotHere(tool.to_owned()))?;
+        for name in names {
+            let shims = &mut table.entry(tool).shims;
+            match shims.get(name) {
+                // It is remembered, or the next install would make it again.
+                Some(Shim::Recipe) => drop(shims.insert(name.clone(), Shim::Hidden)),
+                Some(Shim::Alias(_)) => drop(shims.remove(name)),
+                Some(Shim::Hidden) | None => return Err(Error::NoSuch { tool: tool.to_owned(), name: name.clone() }),
+            }
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// Parses `name`, or `name:program and arguments`.
+fn parse(spec: &str) -> Result<(String, Vec<String>), Error> {
+    let (name, words) = spec.split_once(':').unwrap_or((spec, spec));
+    let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() || !is_shim_name(name) {
+        return Err(Error::Spec(spec.to_owned()));
+    }
+    if name == crate::home::PROGRAM {
+        return Err(Error::Itself(name.to_owned()));
+    }
+    Ok((name.to_owned(), words))
+}
+
+/// Makes the table anew where it cannot be read, from what is installed, and the links what it says.
+pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
+    if table::read(&context.home.shims()).is_err() {
+        let broken = context.home.shims();
+        let aside = broken.with_extension("broken");
+        fs::rename(&broken, &aside).map_err(|source| Error::File { doing: "put aside", path: broken, source })?;
+        (context.sink)(Event::Note { text: format!("the table of shims was not one; it is {} now", aside.display()) });
+    }
+    for tool in record::list(context.home)? {
+        installed(context, &tool.name, false)?;
+    }
+    settle(context.home, &context.found_as)?;
+    Ok(change(context.home, &context.found_as, |_| Ok(()))?.foreign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shims_are_parsed_and_refused() {
+        assert_eq!(parse("ipython:python -m IPython").expect("right").1, ["python", "-m", "IPython"]);
+        assert_eq!(parse("npm").expect("right"), ("npm".to_owned(), vec!["npm".to_owned()]));
+        for (spec, expect) in [
+            ("", "is not a shim"),
+            (":x", "is not a shim"),
+            ("x:", "is not a shim"),
+            ("a/b", "is not a shim"),
+            ("-x", "is not a shim"),
+            ("silo", "is silo itself"),
+        ] {
+            let error = parse(spec).expect_err(spec).to_string();
+            assert!(error.contains(expect), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_user_changed_outlives_a_new_recipe() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let mut shims = BTreeMap::new();
+        assert_eq!(lay(&mut shims, &names(&["pip", "python"])), ["pip", "python"]);
+        shims.insert("pip".to_owned(), Shim::Hidden);
+        shims.insert("ipython".to_owned(), Shim::Alias(vec!["x".to_owned()]));
+        assert_eq!(lay(&mut shims, &names(&["pip", "pip3"])), ["pip3"]);
+        let left: Vec<(&str, bool)> = shims.iter().map(|(name, shim)| (name.as_str(), *shim == Shim::Hidden)).collect();
+        assert_eq!(left, [("ipython", false), ("pip", true), ("pip3", false)]);
+    }
+}

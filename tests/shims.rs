@@ -1,0 +1,327 @@
+//! Shims: whom a call by a tool's command reaches, as a user and as other programs make it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{Done, Silo, done};
+
+/// Tools that only say what they were called with: `python` of the commands of the real one, and so on.
+const TOOLS: [(&str, &str, &[&str]); 3] = [
+    ("python", "python3", &["python", "python3", "pip", "pip3"]),
+    ("node", "node", &["node", "npm", "npx", "node-of-nobody"]),
+    ("claude-code", "claude", &["claude"]),
+];
+
+/// A silo with these tools' recipes and locks; nothing is installed.
+fn silo() -> Silo {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    // A newer lock than the built-in where the mirrors have dropped packages.
+    let lock = fs::read_to_string(silo.path("recipe-locks/sh.lock")).unwrap_or_else(|_| include_str!("../recipes/sh.lock").to_owned());
+    for (tool, command, shims) in TOOLS {
+        let programs = shims.iter().chain(["other"].iter()).map(|name| format!("/usr/local/bin/{name}")).collect::<Vec<_>>().join(" ");
+        let shims = shims.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+        let script = r#"#!/bin/sh\nprintf \"[%s]\" \"${0##*/}\" \"$@\"; echo\n"#;
+        let step = format!("for program in {programs}; do printf '%b' '{script}' > $program; chmod +x $program; done");
+        let recipe = format!(
+            "command = [\"{command}\"]\nshims = [{shims}]\nsteps = ['''{step}''']\n[debian]\npackages = [\"dash\"]\nversionOf = \"base-files\"\n"
+        )
+        .replace("\\\"", "\"");
+        silo.write(&format!(".silo/recipes/{tool}.toml"), &recipe);
+        silo.write(&format!(".silo/recipes/{tool}.lock"), &lock.replace("[tool.sh", &format!("[tool.{tool}")));
+    }
+    silo
+}
+
+/// A directory of the machine's own programs, each of which says what it was called with and what it inherits.
+fn machine(silo: &Silo, programs: &[&str]) -> PathBuf {
+    let dir = silo.home().join("machine");
+    fs::create_dir_all(&dir).expect("our own directory");
+    for name in programs {
+        let text = "#!/bin/sh\nprintf 'machine[%s]' \"${0##*/}\" \"$@\"; echo \" PATH=$PATH TOKEN=$TOKEN\"; env | grep -c '^_SILO_PASS' >&2; exit 5\n";
+        program(&dir.join(name), text);
+    }
+    dir
+}
+
+fn program(path: &Path, text: &str) {
+    fs::write(path, text).expect("our own file");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
+}
+
+/// Calls a shim as a shell does that found it on a PATH of the shims and this directory.
+fn call(silo: &Silo, name: &str, args: &[&str], then: &Path) -> Done {
+    let path = format!("{}:{}:/usr/bin:/bin", silo.path("bin").display(), then.display());
+    let mut command = Command::new(silo.path("bin").join(name));
+    command.args(args).current_dir(silo.project()).env_clear().env("HOME", silo.home()).env("PATH", path).stdin(Stdio::null());
+    done(command.env("TOKEN", "kept").env("_SILO_PASSTHROUGH", "x"))
+}
+
+#[test]
+fn a_shim_leads_to_its_tool_or_to_the_next_on_path() {
+    let silo = silo();
+    let machine = machine(&silo, &["npm"]);
+    let install = silo.run(["install", "--quiet", "node"]);
+    assert!(install.code == 0 && install.err.contains("bin is not on PATH"), "{install:?}");
+    // An install pins: its commands lead to it everywhere, and every word after them is theirs.
+    assert_eq!(call(&silo, "npm", &["run", "--", "--help", ""], &machine).out, "[npm][run][--][--help][]\n");
+    assert_eq!(call(&silo, "node", &["npm"], &machine).out, "[node][npm]\n", "a shim's own words are no command of silo");
+    let _ = silo.ok(["unpin", "node"]);
+    let next = call(&silo, "npm", &["run", "a b", ""], &machine);
+    let path = format!("{}:/usr/bin:/bin", machine.display());
+    assert_eq!(next.out, format!("machine[npm]machine[run]machine[a b]machine[] PATH={path} TOKEN=kept\n"));
+    assert_eq!((next.code, next.err.as_str()), (5, "0\n"), "the code is the program's own, and nothing of silo's is inherited");
+    let which = |args: &[&str]| {
+        let path = format!("{}:{}", silo.path("bin").display(), machine.display());
+        done(silo.command(["which"].iter().chain(args)).env("PATH", path))
+    };
+    let said = which(&["npm"]);
+    assert_eq!(
+        said.out,
+        format!("{}  the machine's own: node is neither pinned nor used by a project here\n", machine.join("npm").display())
+    );
+    let nothing = call(&silo, "node-of-nobody", &[], &machine);
+    assert_eq!(nothing.code, 127, "{nothing:?}");
+    assert!(nothing.err.contains("node is not pinned") && nothing.err.contains("silo use node && silo sync"), "{nothing:?}");
+
+    // A project that claims the tool gets it, from its subdirectories too, and its own state counts.
+    fs::write(silo.project().join("silo.toml"), "tools = [\"node\"]\n").expect("our own project");
+    let unbuilt = call(&silo, "npm", &[], &machine);
+    assert!(unbuilt.code == 125 && unbuilt.err.contains("this project's node is not built"), "{unbuilt:?}");
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(call(&silo, "npm", &["ci"], &machine).out, "[npm][ci]\n");
+    fs::create_dir(silo.project().join("sub")).expect("our own project");
+    let mut below = Command::new(silo.path("bin").join("npm"));
+    below.current_dir(silo.project().join("sub")).env_clear().env("HOME", silo.home());
+    assert_eq!(done(&mut below).out, "[npm]\n");
+    let said = which(&["-a", "npm"]);
+    let project = fs::canonicalize(silo.project()).expect("our own project");
+    let lines = [
+        format!("{}  node in a sandbox: used by the project {}\n", silo.path("bin").join("npm").display(), project.display()),
+        format!("{}  the machine's own\n", machine.join("npm").display()),
+    ];
+    assert_eq!(said.out, lines.concat());
+    let current: serde_json::Value = serde_json::from_str(&silo.ok(["current", "--json"])).expect("JSON");
+    assert_eq!((&current[0]["tool"], &current[0]["state"]), (&"node".into(), &"project".into()), "{current}");
+
+    // What cannot be read might claim the tool, so nothing is handed on.
+    fs::write(silo.project().join("silo.toml"), "tool = [\"node\"]\n").expect("our own project");
+    let broken = call(&silo, "npm", &[], &machine);
+    assert!(broken.code == 1 && broken.err.contains("did you mean \"tools\"?"), "{broken:?}");
+
+    // With the tool go its shims; while a project uses it, they stay, pinned no more.
+    fs::write(silo.project().join("silo.toml"), "tools = [\"node\"]\n").expect("our own project");
+    let _ = silo.ok(["uninstall", "node"]);
+    assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
+    let _ = silo.ok(["install", "--quiet", "node"]);
+    let _ = silo.ok(["clean", "--force"]);
+    let _ = silo.ok(["uninstall", "node"]);
+    assert_eq!(fs::read_dir(silo.path("bin")).expect("the directory stays").count(), 0);
+}
+
+#[test]
+fn a_circle_of_shims_ends() {
+    let silo = silo();
+    let _ = silo.run(["install", "--quiet", "node"]);
+    let _ = silo.ok(["unpin", "node"]);
+    let machine = silo.home().join("machine");
+    fs::create_dir(&machine).expect("our own directory");
+    // A link to silo elsewhere on PATH is no program of the machine; a copy under another name is told from it, too.
+    symlink(silo.path("program"), machine.join("node-of-nobody")).expect("our own directory");
+    let nothing = call(&silo, "node-of-nobody", &[], &machine);
+    assert_eq!(nothing.code, 127, "{nothing:?}");
+    // Scripts that lead back, one by exec and one by a child.
+    for line in ["exec \"$HOME/.silo/bin/npm\"", "\"$HOME/.silo/bin/npm\" \"$@\"; exit $?"] {
+        program(&machine.join("npm"), &format!("#!/bin/sh\n{line}\n"));
+        let ended = call(&silo, "npm", &[], &machine);
+        assert_eq!(ended.code, 126, "{ended:?}");
+        assert!(ended.err.contains("npm was handed on 8 times and came back each time"), "{ended:?}");
+    }
+}
+
+#[test]
+fn names_are_the_users_to_change() {
+    let silo = silo();
+    let machine = machine(&silo, &[]);
+    let _ = silo.run(["install", "--quiet", "node", "python"]);
+    // Both orders of words; an alias works in every way that there is to call it.
+    assert_eq!(silo.run(["shim", "python", "add", "py:other -m x", "other"]).code, 0);
+    assert_eq!(call(&silo, "py", &["a"], &machine).out, "[other][-m][x][a]\n");
+    assert_eq!(silo.ok(["py", "a"]), "[other][-m][x][a]\n");
+    assert_eq!(silo.ok(["run", "--shim", "py", "python", "a"]), "[other][-m][x][a]\n");
+    assert_eq!(silo.ok(["run", "python", "py", "a"]), "[other][-m][x][a]\n");
+    let taken = silo.fails(["shim", "add", "node", "pip"]);
+    assert!(taken.err.contains("pip is a shim of python already") && taken.err.contains("silo shim remove python pip"), "{taken:?}");
+    for (words, expect) in [
+        (["shim", "add", "node", "silo"], "is silo itself"),
+        (["shim", "add", "node", "a/b"], "is not a shim"),
+        (["shim", "add", "ruby", "rb"], "neither installed nor used"),
+        (["shim", "remove", "node", "pip"], "node has no shim pip"),
+    ] {
+        let refused = silo.fails(words);
+        assert!(refused.err.contains(expect), "{words:?}: {refused:?}");
+    }
+    // What is removed stays so over the next install, and another tool may have the name then.
+    let _ = silo.ok(["shim", "remove", "python", "pip"]);
+    let _ = silo.run(["install", "--quiet", "python"]);
+    assert!(!silo.path("bin/pip").exists());
+    assert_eq!(silo.run(["shim", "add", "node", "pip:npx pip"]).code, 0);
+    assert_eq!(call(&silo, "pip", &[], &machine).out, "[npx][pip]\n");
+    let list: serde_json::Value = serde_json::from_str(&silo.ok(["shim", "list", "--json"])).expect("JSON");
+    let pip = list.as_array().into_iter().flatten().find(|row| row["name"] == "pip").expect("it is there");
+    assert_eq!((&pip["tool"], &pip["command"]), (&"node".into(), &serde_json::json!(["npx", "pip"])));
+
+    // A tool that comes later does not take a name away, and that is told; two owners of a word that is typed are an error.
+    let recipe = fs::read_to_string(silo.path("recipes/node.toml")).expect("our own recipe");
+    silo.write(".silo/recipes/nodejs.toml", &recipe);
+    let lock = fs::read_to_string(silo.path("recipes/node.lock")).expect("our own lock");
+    silo.write(".silo/recipes/nodejs.lock", &lock.replace("[tool.node", "[tool.nodejs"));
+    let install = silo.run(["install", "--quiet", "nodejs"]);
+    assert!(install.err.contains("npm stays a command of node; `silo shim remove node npm` leaves it to nodejs"), "{install:?}");
+    let several = silo.fails(["npm"]);
+    assert!(several.code == 2 && several.err.contains("npm is a command of several tools: node, nodejs"), "{several:?}");
+    assert!(silo.fails(["shell", "npm"]).err.contains("npm is a command of several tools"));
+    assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
+
+    // A file of the user's own is left alone; a shim that comes later on PATH than something else is told.
+    fs::remove_file(silo.path("bin/npx")).expect("a link of silo's");
+    fs::write(silo.path("bin/npx"), "mine").expect("our own file");
+    let kept = silo.run(["install", "--quiet", "node"]);
+    assert!(kept.err.contains("npx is a file of your own"), "{kept:?}");
+    assert_eq!(fs::read_to_string(silo.path("bin/npx")).expect("it stays"), "mine");
+    program(&machine.join("npm"), "#!/bin/sh\n");
+    let path = format!("{}:{}:/usr/bin:/bin", machine.display(), silo.path("bin").display());
+    let told = done(silo.command(["pin", "node"]).env("PATH", path).env("SHELL", "/usr/bin/fish"));
+    assert!(told.err.contains(&format!("npm is {} on PATH, before", machine.join("npm").display())), "{told:?}");
+    assert!(told.err.contains("try: silo shellenv fish | source"), "{told:?}");
+}
+
+#[test]
+fn every_word_of_a_command_line_is_somebodys() {
+    let silo = silo();
+    let installed = silo.run(["install", "--quiet", "python", "node", "claude-code"]);
+    assert_eq!(installed.code, 0, "{installed:?}");
+    for (words, expect) in [
+        (&["run", "python"][..], "[python3]"),
+        (&["run", "python", "-c", "print(1)"], "[python3][-c][print(1)]"),
+        (&["run", "--shim", "pip", "python", "install", "foo"], "[pip][install][foo]"),
+        (&["run", "--shim=pip", "python", "install", "foo"], "[pip][install][foo]"),
+        (&["run", "python", "--", "-c", "x", "--", "y"], "[python3][-c][x][--][y]"),
+        (&["run", "python", "--timing", "--", "--version"], "[python3][--version]"),
+        (&["python", "-c", "print(1)"], "[python3][-c][print(1)]"),
+        (&["npm", "test"], "[npm][test]"),
+        (&["npm", "--version"], "[npm][--version]"),
+        (&["npm", "run", "dev", "--", "--port", "3000"], "[npm][run][dev][--][--port][3000]"),
+        (&["run", "node", "npm", "run", "dev", "--", "--port", "3000"], "[npm][run][dev][--][--port][3000]"),
+        (&["python", "--help"], "[python3][--help]"),
+        (&["run", "python", "-h"], "[python3][-h]"),
+        (&["run", "python", "script.py", "--timing"], "[python3][script.py][--timing]"),
+        (&["run", "python", "tool", "--shim", "x"], "[python3][tool][--shim][x]"),
+        (&["python", ""], "[python3][]"),
+        (&["run", "claude", "-p", "hi"], "[claude][-p][hi]"),
+        (&["claude-code"], "[claude]"),
+    ] {
+        assert_eq!(silo.ok(words), format!("{expect}\n"), "{words:?}");
+    }
+    let hinted = silo.run(["run", "node", "pip", "x"]);
+    assert_eq!(hinted.out, "[node][pip][x]\n");
+    assert!(hinted.err.contains("hint: \"pip\" is a command of python, not of node; did you mean `silo pip …`?"), "{hinted:?}");
+    assert_eq!(silo.run(["--quiet", "run", "node", "pip", "x"]).err, "");
+    let timed = silo.run(["run", "--timing", "--trace", "trace.json", "python", "-V"]);
+    assert_eq!(timed.out, "[python3][-V]\n");
+    let phases: Vec<&str> = timed.err.lines().filter_map(|line| line.strip_prefix("[silo] ")?.split(':').next()).collect();
+    assert_eq!(phases, ["settings read", "tool found", "sandbox described", "sandbox made", "program ended", "sandbox gone", "total"]);
+    let trace = fs::read_to_string(silo.project().join("trace.json")).expect("it was written");
+    let trace: serde_json::Value = serde_json::from_str(&trace).expect("JSON");
+    assert_eq!(trace["traceEvents"].as_array().map(Vec::len), Some(6), "{trace}");
+}
+
+/// Every shell that is here takes what `silo shellenv` prints for it, twice, and finds the shims first and once.
+#[test]
+fn shellenv_is_understood_and_twice_is_as_once() {
+    let silo = Silo::new();
+    let bin = silo.path("bin");
+    for (shell, args) in [
+        ("sh", &["-c"][..]),
+        ("dash", &["-c"]),
+        ("bash", &["-c"]),
+        ("zsh", &["-fc"]),
+        ("ksh", &["-c"]),
+        ("fish", &["--no-config", "-c"]),
+        ("tcsh", &["-fc"]),
+        ("pwsh", &["-NoProfile", "-Command"]),
+        ("elvish", &["-norc", "-c"]),
+    ] {
+        let text = silo.ok(["shellenv", shell]);
+        let print = match shell {
+            "fish" => "string join : $PATH",
+            "pwsh" => "$env:PATH",
+            "elvish" => "echo $E:PATH",
+            _ => "echo \"$PATH\"",
+        };
+        let mut command = Command::new(shell);
+        command.args(args).arg(format!("{text}\n{text}\n{print}")).env("HOME", silo.home()).env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        let Ok(output) = command.output() else { continue };
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(said, format!("{}:/usr/local/bin:/usr/bin:/bin\n", bin.display()), "{shell}: {output:?}");
+    }
+    assert!(silo.ok(["shellenv", "nushell"]).contains("uniq"));
+    assert_eq!(silo.fails(["shellenv", "cmd"]).code, 2);
+    let by_name = done(silo.command(["shellenv"]).env("SHELL", "/bin/fish"));
+    assert!(by_name.out.starts_with("fish_add_path"), "{by_name:?}");
+}
+
+#[test]
+fn doctor_finds_and_mends_what_is_wrong_with_shims() {
+    let silo = silo();
+    let machine = machine(&silo, &["npm"]);
+    let _ = silo.run(["install", "--quiet", "node"]);
+    let examined = |args: &[&str], path: String| {
+        let done = done(silo.command(["doctor", "--json"].iter().chain(args)).env("PATH", path));
+        let checks: serde_json::Value = serde_json::from_str(&done.out).unwrap_or_else(|_| panic!("{done:?}"));
+        let of = |name: &str| {
+            let check = checks.as_array().into_iter().flatten().find(|check| check["name"] == name).expect("it is checked").clone();
+            format!("{} {}", check["state"].as_str().expect("a state"), check["detail"].as_str().expect("a detail"))
+        };
+        (of("shims"), of("PATH"), of("disk"), of("clock"))
+    };
+    let (bin, system) = (silo.path("bin").display().to_string(), "/usr/bin:/bin".to_owned());
+    let (shims, path, disk, clock) = examined(&[], format!("{bin}:{system}"));
+    assert_eq!((shims.as_str(), path.as_str()), ("ok 4 lead to silo", "ok the shims come first"));
+    assert!(disk.contains(" free") && clock == "ok later than this silo was made", "{disk} {clock}");
+    assert_eq!(examined(&[], system.clone()).1, format!("degraded {bin} is not on it"));
+    let shadowed = examined(&[], format!("{}:{bin}:{system}", machine.display())).1;
+    assert_eq!(shadowed, format!("degraded before the shims: npm is {}", machine.join("npm").display()));
+
+    fs::remove_file(silo.path("bin/npm")).expect("a link of silo's");
+    symlink("../program", silo.path("bin/gone")).expect("our own directory");
+    fs::remove_file(silo.path("program")).expect("a link of silo's");
+    let broken = examined(&[], format!("{bin}:{system}")).0;
+    assert_eq!(broken, "degraded all lead to another silo, or to none; missing npm; left over gone");
+    assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 lead to silo");
+    assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
+    // A table that is none is put aside and made anew; until then no call is handed on.
+    fs::write(silo.path("shims"), "silo shims 9\n").expect("our own file");
+    let refused = call(&silo, "npm", &[], &machine);
+    assert!(refused.code == 1 && refused.err.contains("`silo doctor --fix` makes it anew"), "{refused:?}");
+    assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 lead to silo");
+    assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
+    assert!(silo.path("shims.broken").exists());
+}
+
+#[test]
+fn older_words_are_told_once() {
+    let silo = Silo::new();
+    for (words, is) in
+        [(&["pull"][..], "sync"), (&["apply", "--dry-run"], "sync"), (&["config", "add-port", "sh", "1:2"], "config ports add")]
+    {
+        let done = silo.run(words);
+        assert_eq!(done.code, 0, "{done:?}");
+        assert_eq!(done.err.matches(&format!("is now `silo {is}`")).count(), 1, "{done:?}");
+    }
+    let reserved = silo.fails(["install", "pull"]);
+    assert!(reserved.err.contains("\"pull\" is a command of silo"), "{reserved:?}");
+}
