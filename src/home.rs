@@ -131,6 +131,31 @@ impl Home {
         self.root.join("terminals")
     }
 
+    /// Directories that outlive runs: of projects, and of tools in all projects.
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+
+    /// All that is kept for projects.
+    pub fn kept_projects(&self) -> PathBuf {
+        self.kept().join("projects")
+    }
+
+    /// What is kept for one project.
+    pub fn kept_project(&self, id: &str) -> PathBuf {
+        self.kept_projects().join(id)
+    }
+
+    /// What is kept for a tool in all projects.
+    pub fn kept_tool(&self, tool: &str) -> PathBuf {
+        self.kept().join("tools").join(tool)
+    }
+
+    /// The user's settings as they were written before `silo.toml`.
+    pub fn legacy_config(&self) -> PathBuf {
+        self.root.join(LEGACY_USER_CONFIG)
+    }
+
     /// Unfinished work outside the store's own stages: upper directories of running steps.
     pub fn work(&self) -> PathBuf {
         self.root.join("work")
@@ -153,5 +178,9 @@ pub const PROGRAM: &str = "silo";
 pub const RECIPES: &str = "recipes";
 /// The file that makes a directory a project.
 pub const PROJECT_CONFIG: &str = "silo.toml";
+/// The settings of a project as they were written before [`PROJECT_CONFIG`].
+pub const LEGACY_CONFIG: &str = ".siloconf";
+/// The settings of a user as they were written before [`PROJECT_CONFIG`].
+pub const LEGACY_USER_CONFIG: &str = "siloconf";
 /// A project's lock file.
 pub const PROJECT_LOCK: &str = "silo.lock";

@@ -236,7 +236,7 @@ fn projects_keep_their_images_until_they_are_gone() {
     let other = path.join("other");
     fs::create_dir(&other).expect("our own project");
     let pinned = Pinned { version: "0.5.12".to_owned(), image: ImageId::parse(&image(&silo)).expect("an id") };
-    assert_eq!(silo.ok(["projects", "ls"]), "no project has images of its own\n");
+    assert_eq!(silo.ok(["projects", "ls"]), "nothing is kept for any project\n");
     for path in [&path, &other] {
         let project = Project { path: path.clone(), tools: BTreeMap::from([("sh".to_owned(), pinned.clone())]), last_used: 1_000_000_000 };
         projects::put(&home, &store, &lock::share(&store).expect("nobody collects"), &project).expect("recorded");

@@ -190,7 +190,7 @@ fn a_path_is_explained_down_to_the_line_of_the_recipe() {
     for part in [
         "/usr/bin/python3 is a symbolic link to python3.13\n",
         "(package python3-minimal 3.13.",
-        "wanted by   recipes/python.toml:8: \"python3\"\n",
+        "wanted by   recipes/python.toml:9: \"python3\"\n",
         "python3 -> python3-minimal  (Pre-Depends: python3-minimal (= 3.13.",
         "\n/usr/bin/python3.13 is a file of ",
     ] {

@@ -18,6 +18,9 @@ fn write(silo: &Silo, file: &str, text: &str) {
     let path = silo.project().join(file);
     fs::create_dir_all(path.parent().expect("a file of the project")).expect("our own project");
     fs::write(path, text).expect("our own project");
+    if file == "silo.toml" {
+        let _ = silo.ok(["trust", "--yes"]);
+    }
 }
 
 fn read(silo: &Silo, file: &str) -> String {

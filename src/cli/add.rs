@@ -12,7 +12,7 @@ use crate::tool::settings_file;
 use super::context::{Globals, setting};
 use super::error::Failure;
 use super::overlay::{self, Target};
-use super::ui;
+use super::{trust, ui};
 
 /// Add Debian packages, languages or commands to a tool, for this project
 ///
@@ -87,6 +87,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     };
     ui::data(&said)?;
     if args.no_sync {
+        trust::changed(&setting, &changed)?;
         return Ok(ExitCode::SUCCESS);
     }
     overlay::apply(globals, &mut setting, &Target { tool, scope, anew: false, frozen: false }, Some(changed))

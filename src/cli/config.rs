@@ -11,12 +11,11 @@ use crate::recipe::file::{check_grants, check_name};
 use crate::tool::ecosystems;
 use crate::tool::record;
 use crate::tool::settings_file;
-use crate::tool::trust;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ports::{self, Ports};
-use super::ui;
+use super::{migrate, settings, trust, ui};
 
 /// Look at settings, and change them in silo.toml
 #[derive(clap::Args)]
@@ -33,6 +32,8 @@ enum What {
     /// Ports of this machine that lead to a tool
     #[command(subcommand)]
     Ports(Ports),
+    Show(settings::Args),
+    Migrate(migrate::Args),
 }
 
 #[derive(Subcommand)]
@@ -72,8 +73,13 @@ struct Change {
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    if let What::Migrate(args) = &args.what {
+        return migrate::run(args);
+    }
     let setting = setting(globals)?;
     let what = match &args.what {
+        What::Show(args) => return settings::run(&setting, args),
+        What::Migrate(args) => return migrate::run(args),
         What::Ports(what) => return ports::run(&setting, what),
         What::Network(what) => what,
     };
@@ -104,12 +110,8 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
     let tool = change.tool.as_deref();
     let (_, written) =
         settings_file::change(&path, |document| change.names.iter().try_for_each(|name| document.add_grant(tool, key, name).map(drop)))?;
-    if !change.global && key == "allow" {
-        // Whoever types it approves it; what else the file opens is asked about as before.
-        let place = tool.unwrap_or("every tool");
-        let lines = change.names.iter().map(|name| format!("{place} may reach {name}")).collect();
-        trust::approve(&setting.home, &setting.project, &lines)?;
-    }
+    // Whoever types it approves it; what else the file opens is asked about as before.
+    trust::changed(setting, &written)?;
     let names = change.names.join(", ");
     let by = tool.map_or_else(String::new, |tool| format!(" by {tool}"));
     ui::data(&match written.is_new() {

@@ -1,24 +1,27 @@
 //! What a command needs of the machine before it can do anything: home, store, settings, progress.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once};
 
 use silo_store::layout::Store;
 
 use crate::build::Notes;
 use crate::build::check::Check;
-use crate::config::{self, Settings};
+use crate::config::legacy::Whose;
+use crate::config::merge::merge;
+use crate::config::read::{self, Older};
+use crate::config::{self, Cache, Settings};
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
-use crate::home::{Home, PROJECT_CONFIG, RECIPES};
+use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, RECIPES};
 use crate::insight::inside::Look;
 use crate::recipe::catalog::Places;
 use crate::tool::{Context, View};
 
 use super::env;
 use super::error::Failure;
-use super::ui::Ui;
+use super::ui::{self, Ui};
 
 /// The options of every command.
 #[derive(clap::Args)]
@@ -58,6 +61,14 @@ pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
     setting_at(globals, &env::cwd()?)
 }
 
+/// Older settings are told of once.
+static TOLD_OF_OLDER: Once = Once::new();
+
+fn tell_of_older(older: &Older) {
+    let left: String = older.left.iter().map(|left| format!("\n  not taken: {}", left.escape_debug())).collect();
+    ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", older.path.display()));
+}
+
 /// Reads the surroundings of a command as if it were given in another directory.
 pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
     let dir = std::fs::canonicalize(dir)
@@ -66,8 +77,15 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
     let project = config::project_root(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
-    let user_settings = config::read(&home.config())?;
-    let project_settings = config::read(&project.join(PROJECT_CONFIG))?;
+    let (user_settings, older) = read::read_any(&home.config(), &home.legacy_config(), Whose::User)?;
+    let project_config = project.join(PROJECT_CONFIG);
+    let (project_settings, projects) = read::read_any(&project_config, &project.join(LEGACY_CONFIG), Whose::Project)?;
+    TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(tell_of_older));
+    let mine = [(project_settings.trust.is_some(), "trust"), (project_settings.cache != Cache::default(), "cache")];
+    if let Some((_, key)) = mine.into_iter().find(|(said, _)| *said) {
+        let what = format!("{}: {key} is yours to set, and no project's", project_config.display());
+        return Err(Failure::usage(what, "set it in ~/.silo/silo.toml"));
+    }
     let places =
         Places { user: Some(home.recipes()), project: Some(project.join(RECIPES)).filter(|_| project.join(PROJECT_CONFIG).exists()) };
     Ok(Setting {
@@ -75,7 +93,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
         store,
         project,
         places,
-        settings: config::merge(user_settings.clone(), project_settings.clone()),
+        settings: merge(user_settings.clone(), project_settings.clone()),
         user_settings,
         project_settings,
         keep_failed: false,

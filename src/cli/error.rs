@@ -95,6 +95,7 @@ told_as_they_are!(
     recipe::catalog::Error,
     tool::record::Error,
     tool::trust::Error,
+    tool::kept::Error,
     crate::ecosystem::Error,
     tool::projects::Error,
     crate::shim::links::Error,
@@ -174,7 +175,7 @@ impl From<tool::clean::Error> for Failure {
         let hint = match &error {
             E::Keep(error) | E::Collect(tool::collect::Error::Keep(error)) => keep_hint(error),
             E::Running { .. } => Some("`silo cache list` shows them; end them, then try again".to_owned()),
-            E::Project(_) | E::Collect(_) | E::File { .. } => None,
+            E::Project(_) | E::Kept(_) | E::Collect(_) | E::File { .. } => None,
         };
         Failure::hinted(&error, hint)
     }
@@ -186,7 +187,7 @@ fn keep_hint(error: &tool::keep::Error) -> Option<String> {
     match error {
         E::Busy { .. } => Some("try again when it has ended".to_owned()),
         E::Root(_) => Some("`silo install` of that tool writes it anew".to_owned()),
-        E::Project(_) | E::Image(_) | E::Lock(_) => None,
+        E::Project(_) | E::Kept(_) | E::Image(_) | E::Lock(_) => None,
     }
 }
 
@@ -206,7 +207,8 @@ impl From<tool::install::Error> for Failure {
 
 impl From<tool::settings_file::Error> for Failure {
     fn from(error: tool::settings_file::Error) -> Failure {
-        Failure::hinted(&error, None)
+        let legacy = matches!(error, tool::settings_file::Error::Legacy { .. });
+        Failure::hinted(&error, legacy.then(|| "`silo config migrate` writes it anew as silo.toml".to_owned()))
     }
 }
 

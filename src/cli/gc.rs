@@ -7,7 +7,7 @@ use silo_store::gc::Thing;
 
 use crate::amount;
 use crate::tool::collect::{self, Collected, Wish};
-use crate::tool::usage;
+use crate::tool::{evict, usage};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -94,8 +94,16 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
 /// Collects, or says what would be collected.
 pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let collect = if dry_run { collect::foresee } else { collect::collect };
-    let collected = setting.with(|context| Ok(collect(context, wish)?))?;
+    let (collected, cached) = setting.with(|context| {
+        let collected = collect(context, wish)?;
+        let choice = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), collect::now(context))?;
+        Ok((collected, if dry_run { (choice.len(), choice.bytes) } else { evict::remove(&choice) }))
+    })?;
     tell(&collected, dry_run, json)?;
+    if let (false, (1.., bytes)) = (json, cached) {
+        let verb = if dry_run { "would be removed" } else { "removed" };
+        ui::data(&format!("{} files of package caches {verb}, the least lately used ({})\n", cached.0, amount::size(bytes)))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,7 +10,7 @@ use crate::tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{sync as sync_command, ui};
+use super::{sync as sync_command, trust, ui};
 
 /// Pin the exact packages of tools, for every architecture
 ///
@@ -37,6 +37,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             recipe(&setting, args, tool)
         }
         tool => {
+            trust::require(&setting, tool.as_deref())?;
             let wish = Wish {
                 only: tool.as_ref().map(|tool| BTreeSet::from([tool.clone()])),
                 update: args.update,

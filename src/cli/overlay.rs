@@ -12,7 +12,7 @@ use crate::tool::sync::{self, Wish};
 use super::context::{Globals, Setting, setting_at};
 use super::error::Failure;
 use super::lock::resolving;
-use super::{install as install_command, sync as sync_command, ui};
+use super::{install as install_command, sync as sync_command, trust, ui};
 
 /// A tool to build.
 pub struct Target {
@@ -51,7 +51,11 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
     let mut fresh = setting_at(globals, &setting.project)?;
     fresh.keep_failed = setting.keep_failed;
     fresh.check = setting.check.take();
-    let done = build(&fresh, target);
+    let done = match &changed {
+        Some(changed) => trust::changed(&fresh, changed),
+        None => Ok(()),
+    };
+    let done = done.and_then(|()| build(&fresh, target));
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()
@@ -71,6 +75,7 @@ fn build(setting: &Setting, target: &Target) -> Result<ExitCode, Failure> {
         ui::data(&install_command::line(&outcome))?;
         return Ok(ExitCode::SUCCESS);
     }
+    trust::require(setting, Some(&target.tool))?;
     let only = Some(BTreeSet::from([target.tool.clone()]));
     let wish = Wish { only, anew: target.anew, resolving: resolving(target.frozen), ..Wish::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;

@@ -10,7 +10,7 @@ use crate::tool::settings_file;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::ui;
+use super::{trust, ui};
 
 /// Say in silo.toml that the project uses a tool, and which version
 ///
@@ -56,6 +56,7 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
             None => Ok(()),
         }
     })?;
+    trust::changed(&setting, &changed)?;
     let next = if args.global { format!("silo install {tool}") } else { "silo sync".to_owned() };
     ui::data(&match changed.is_new() {
         true => format!("{}: uses {}; `{next}` makes it so\n", path.display(), args.tool),

@@ -13,7 +13,7 @@ use crate::tool::trust;
 use super::context::Setting;
 use super::error::Failure;
 use super::reach;
-use super::ui;
+use super::{trust as trust_command, ui};
 
 /// What is done with ports.
 #[derive(Subcommand)]
@@ -56,11 +56,8 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     let tool = &change.tool;
     let (_, written) =
         settings_file::change(&path, |document| change.ports.iter().try_for_each(|port| document.add_port(tool, *port).map(drop)))?;
-    if !change.global {
-        // Whoever types it approves it; what else the file opens is asked about as before.
-        let lines = change.ports.iter().map(|port| trust::listens(tool, *port)).collect();
-        trust::approve(&setting.home, &setting.project, &lines)?;
-    }
+    // Whoever types it approves it; what else the file opens is asked about as before.
+    trust_command::changed(setting, &written)?;
     ui::data(&match written.is_new() {
         true => change.ports.iter().map(|port| format!("{}: {}\n", path.display(), trust::listens(tool, *port))).collect(),
         false => format!("{} says so already\n", path.display()),

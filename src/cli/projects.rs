@@ -15,7 +15,7 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, gc, ui};
 
-/// Say which projects have images of their own
+/// Say which projects have images, caches or state of their own
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -64,7 +64,7 @@ pub struct CleanArgs {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let Verb::Ls(args) = &args.verb;
     let setting = setting(globals)?;
-    let listed = projects::list(&setting.home)?.into_iter().filter(|project| !args.orphaned || project.is_orphaned());
+    let listed = clean::known(&setting.home)?.into_iter().filter(|project| !args.orphaned || project.is_orphaned());
     let rows = setting.look(|context| {
         let row = |project: Project| usage::of_project(context, &project).map(|bytes| (project, bytes));
         Ok(listed.map(row).collect::<Result<Vec<_>, _>>()?)
@@ -72,7 +72,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.json {
         ui::json(&rows.iter().map(|(project, bytes)| json(project, *bytes)).collect())?;
     } else if rows.is_empty() {
-        ui::data(if args.orphaned { "no project's directory is gone\n" } else { "no project has images of its own\n" })?;
+        ui::data(if args.orphaned { "no project's directory is gone\n" } else { "nothing is kept for any project\n" })?;
     } else {
         ui::data(&table(&rows))?;
     }
@@ -129,6 +129,10 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         text += &format!("{} {verb}\n", project.path.display());
     }
     text += &format!("{} images and {} layers of its own ({})\n", found.images, found.layers, amount::size(found.bytes));
+    let kept = clean::kept_bytes(&setting.home, &chosen)?;
+    if kept > 0 {
+        text += &format!("its package caches, private state (logins) and excluded directories ({})\n", amount::size(kept));
+    }
     if own.shared > 0 {
         text += &format!("{} images stay, because something else needs them\n", own.shared);
     }
@@ -151,12 +155,12 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
 
 fn chosen(setting: &Setting, args: &CleanArgs) -> Result<Vec<Project>, Failure> {
     if args.orphaned {
-        return Ok(projects::list(&setting.home)?.into_iter().filter(Project::is_orphaned).collect());
+        return Ok(clean::known(&setting.home)?.into_iter().filter(Project::is_orphaned).collect());
     }
     let path = args.path.clone().unwrap_or_else(|| setting.project.clone());
     let path = absolute(&path)?;
     let found = clean::project_of(&setting.home, &path)?;
-    let none = || Failure::found(format!("{} has no images of its own", path.display()), "`silo projects ls` shows the projects that have");
+    let none = || Failure::found(format!("nothing is kept for {}", path.display()), "`silo projects ls` shows the projects that have");
     Ok(vec![found.ok_or_else(none)?])
 }
 

@@ -2,19 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use silo_store::lock::{self, Pin};
 
 use crate::event::Event;
 use crate::grant::Port;
-use crate::home::RECIPES;
 use crate::image::{self, cold};
 use crate::launch::{self, Phase};
 use crate::recipe::Recipe;
 use crate::run::grammar;
-use crate::run::{self, Accounts, Wish};
+use crate::run::{self, Accounts, User, Wish};
 use crate::tool::projects;
 use crate::tool::record::Installed;
 
@@ -25,6 +24,7 @@ use super::env;
 use super::error::{self, Failure};
 use super::reach::{self, Asked, Lesson};
 use super::screen;
+use super::sight::{self, Sight};
 use super::target::{self, Target, Wanted};
 use super::timing::Timing;
 use super::trust;
@@ -138,7 +138,7 @@ fn launched(
     timing.done("settings read");
     let Target { tool, recipe, argv } = find(&setting, &visible)?;
     if !visible.no_project {
-        trust::require(&setting, &tool.name)?;
+        trust::require(&setting, Some(&tool.name))?;
     }
     timing.done("tool found");
     let _in_use = in_use(globals, &setting, &tool)?;
@@ -146,8 +146,11 @@ fn launched(
     let own = !visible.no_project;
     let asked = Asked { ports: visible.port.clone(), ssh_agent: visible.ssh_agent };
     let project = project(&setting, visible)?;
-    let mut spec = spec(&setting, &tool, recipe.as_ref(), project.as_deref(), argv)?;
-    if let (Some(recipe), Some(project)) = (&recipe, &project) {
+    let user = env::user()?;
+    let sight = sight::look(&setting, &tool.name, recipe.as_ref().map(|recipe| &recipe.run), project, &user)?;
+    let mut spec = spec(&setting, &tool, recipe.as_ref(), &sight, &user, argv)?;
+    let project = &sight.project;
+    if let (Some(recipe), Some(project)) = (&recipe, project) {
         activation::activate(&recipe.run, project, &image::root(&setting.home, tool.image), globals.quiet, &mut spec);
     }
     reach::furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
@@ -155,7 +158,7 @@ fn launched(
     reach::open_doors(settings, &tool.name, asked, &mut spec);
     let record = reach::record(&setting, &tool.name, project.as_deref(), &mut spec);
     image::touch(&setting.home, tool.image);
-    if let Some(project) = &project {
+    if let Some(project) = project {
         projects::touch(&setting.home, project);
     }
     timing.done("sandbox described");
@@ -169,6 +172,7 @@ fn launched(
     drop(kept);
     timing.done("sandbox gone");
     reach::noted(&setting, record.as_deref());
+    sight.tell(&setting)?;
     if let Some(lesson) = learning {
         lesson.tell()?;
     }
@@ -222,22 +226,18 @@ fn project(setting: &Setting, visible: Visible) -> Result<Option<PathBuf>, Failu
     if !dir.is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", dir.display()), "name a directory"));
     }
-    let home = env::home()?;
-    let home = fs::canonicalize(&home).unwrap_or(home);
-    match run::exposes(&dir, &home) {
-        Some(why) if !visible.expose => Err(Failure::usage(
-            format!("{} is not shown to a tool: {why}", dir.display()),
-            "work in a project's own directory; or --no-project shows nothing, and --expose shows it all the same",
-        )),
-        _ => Ok(Some(dir)),
+    if !visible.expose {
+        trust::showable(setting, &dir)?;
     }
+    Ok(Some(dir))
 }
 
 fn spec(
     setting: &Setting,
     tool: &Installed,
     recipe: Option<&Recipe>,
-    project: Option<&Path>,
+    sight: &Sight,
+    user: &User,
     mut argv: Vec<OsString>,
 ) -> Result<launch::spec::Spec, Failure> {
     let mend = || format!("silo install {}", tool.name);
@@ -247,9 +247,12 @@ fn spec(
         argv.extend(image.command.iter().map(OsString::from));
     }
     let recipe = recipe.map(|recipe| &recipe.run);
-    let over = setting.settings.overrides.get(&tool.name).cloned().unwrap_or_default();
-    let mut vars = std::collections::BTreeMap::new();
-    let passed = recipe.iter().flat_map(|run| &run.pass_env).chain(&setting.settings.pass_env).chain(&over.pass_env);
+    let project = sight.project.as_deref();
+    let settings = if project.is_some() { &setting.settings } else { &setting.user_settings };
+    let over = settings.overrides.get(&tool.name).cloned().unwrap_or_default();
+    let own = sight.env.iter().map(|(name, path)| (OsString::from(name), path.clone().into_os_string()));
+    let mut vars: std::collections::BTreeMap<_, _> = own.collect();
+    let passed = recipe.iter().flat_map(|run| &run.pass_env).chain(&settings.pass_env).chain(&over.pass_env);
     for name in passed.map(String::as_str).chain(TERMINAL) {
         if let Some(value) = env::var(name) {
             vars.insert(OsString::from(name), value);
@@ -258,7 +261,6 @@ fn spec(
     vars.extend(over.env.iter().map(|(name, value)| (name.into(), value.into())));
     let root = image::root(&setting.home, tool.image);
     let account = |name: &str| fs::read(root.join(name)).unwrap_or_default();
-    let user = env::user()?;
     let cwd = match (over.workdir, project) {
         (Some(workdir), _) => workdir.into(),
         (None, Some(project)) => {
@@ -273,13 +275,15 @@ fn spec(
         image_env: &image.env,
         argv,
         env: vars,
-        project,
-        recipes: setting.places.project.as_ref().map(|_| RECIPES),
+        project: sight.shown(),
+        mounts: sight.mounts.clone(),
+        read_only: sight.read_only.clone(),
         cwd,
-        user: &user,
+        user,
         accounts,
         cpus: over.cpus.or_else(|| recipe.and_then(|run| run.cpus)),
         memory_mb: over.memory_mb.or_else(|| recipe.and_then(|run| run.memory_mb)),
+        scratch_mb: over.rootfs_size_mb,
         root,
     }))
 }

@@ -9,7 +9,7 @@ use crate::tool::sync::{self, Done, Synced, Wish};
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
 use super::lock::resolving;
-use super::ui;
+use super::{trust, ui};
 
 /// Make the project's tools what its silo.toml and silo.lock say
 ///
@@ -42,6 +42,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         None => setting(globals)?,
     };
     setting.keep_failed = args.keep_failed;
+    trust::require(&setting, None)?;
     let wish = Wish { resolving: resolving(args.frozen), anew: args.force, dry_run: args.dry_run, ..Wish::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
     if args.json {

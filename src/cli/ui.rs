@@ -174,6 +174,11 @@ pub fn note(text: &str) {
     drop(writeln!(io::stderr(), "silo: {text}"));
 }
 
+/// Whether somebody is there to be asked.
+pub fn is_asking() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
 /// Asks on the terminal, and says whether the answer is `yes` in whatever case; without a terminal it is an error with this hint.
 pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {

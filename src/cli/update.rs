@@ -10,7 +10,7 @@ use crate::tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{install as install_command, sync as sync_command, ui};
+use super::{install as install_command, sync as sync_command, trust, ui};
 
 /// Show which locked packages have newer versions today
 #[derive(clap::Args)]
@@ -69,6 +69,7 @@ pub fn run_upgrade(globals: &Globals, args: &UpgradeArgs) -> Result<ExitCode, Fa
     let setting = setting(globals)?;
     let (scope, tools) = meant(&setting, &args.tools)?;
     if scope == Scope::Project {
+        trust::require(&setting, None)?;
         let wish = Wish { only: Some(tools), update: true, ..Wish::default() };
         let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
         return sync_command::report(&all, &setting, false);

@@ -48,26 +48,43 @@ impl Document {
     /// Adds a tool to `tools`; says whether it was not there.
     pub fn claim(&mut self, tool: &str) -> Result<bool, Error> {
         let tools = self.toml.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
-        push(list(tools, "tools")?, tool)
+        let tools = list(tools, "tools")?;
+        if tools.iter().any(|value| value.as_str().is_some_and(|entry| names(entry, tool))) {
+            return Ok(false);
+        }
+        push(tools, tool)
     }
 
     /// Takes a tool out of `tools`; says whether it was there.
     pub fn disclaim(&mut self, tool: &str) -> Result<bool, Error> {
         let Some(tools) = self.toml.as_table_mut().get_mut("tools") else { return Ok(false) };
-        Ok(remove(list(tools, "tools")?, |value| value.as_str() == Some(tool)) > 0)
+        Ok(remove(list(tools, "tools")?, |value| value.as_str().is_some_and(|entry| names(entry, tool))) > 0)
     }
 
     /// Sets the version that is wanted of a tool.
     pub fn set_version(&mut self, tool: &str, version: &str) -> Result<(), Error> {
+        self.forget_version_in_tools(tool)?;
         self.over(tool)?.insert("version", toml_edit::value(version));
         Ok(())
     }
 
     /// Forgets which version is wanted of a tool; says whether one was.
     pub fn unset_version(&mut self, tool: &str) -> Result<bool, Error> {
+        let listed = self.forget_version_in_tools(tool)?;
         let removed = self.over(tool)?.remove("version").is_some();
         self.prune(tool);
-        Ok(removed)
+        Ok(removed || listed)
+    }
+
+    /// Makes `python` of `python@3.13` in `tools`; says whether it was there.
+    fn forget_version_in_tools(&mut self, tool: &str) -> Result<bool, Error> {
+        let Some(tools) = self.toml.as_table_mut().get_mut("tools") else { return Ok(false) };
+        let versioned = |value: &&mut Value| value.as_str().is_some_and(|entry| entry != tool && names(entry, tool));
+        let Some(entry) = list(tools, "tools")?.iter_mut().find(versioned) else { return Ok(false) };
+        let decor = entry.decor().clone();
+        *entry = Value::from(tool);
+        *entry.decor_mut() = decor;
+        Ok(true)
     }
 
     /// Adds a text to a list of a tool's; says whether it was not there.
@@ -285,6 +302,11 @@ impl NewStep {
     }
 }
 
+/// Whether an entry of `tools` is this tool, with a version or without.
+fn names(entry: &str, tool: &str) -> bool {
+    entry.split('@').next() == Some(tool)
+}
+
 fn list<'a>(item: &'a mut Item, key: &str) -> Result<&'a mut Array, Error> {
     item.as_array_mut().ok_or_else(|| Error::Kind { key: key.to_owned(), kind: "a list" })
 }
@@ -387,6 +409,18 @@ mod tests {
         assert_eq!(document.remove_grant(None, "x"), Ok(false));
         assert_eq!(document.remove_grant(None, "b.example"), Ok(true));
         assert_eq!(document.text(), "# mine\ntools = [\"a\"]\n");
+    }
+
+    #[test]
+    fn a_version_beside_the_name_is_one_version() {
+        let mut document = Document::parse("tools = [\n  \"python@3.12\", # why\n]\n").expect("TOML");
+        assert_eq!(document.claim("python"), Ok(false));
+        document.set_version("python", "3.13").expect("a table");
+        assert_eq!(document.text(), "tools = [\n  \"python\", # why\n]\n\n[overrides.python]\nversion = \"3.13\"\n");
+        let mut document = Document::parse("tools = [\"python@3.12\", \"node@22\"]\n").expect("TOML");
+        assert_eq!(document.unset_version("node"), Ok(true));
+        assert_eq!(document.disclaim("python"), Ok(true));
+        assert_eq!(document.text(), "tools = [\"node\"]\n");
     }
 
     #[test]

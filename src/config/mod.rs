@@ -1,7 +1,14 @@
 //! Settings: `silo.toml` of the user and of the project, as written and as they act together.
 
+pub mod sight;
+
 pub mod edit;
+pub mod legacy;
+pub mod origin;
 pub mod overlay;
+
+pub mod merge;
+pub mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,25 +16,37 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::amount;
-use crate::document;
 use crate::grant::{MACHINE, Port};
-use crate::home::PROJECT_CONFIG;
-use crate::recipe::file::{self, StepEntry, check_grants, check_name, check_packages, check_step, check_variables};
+use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::recipe::Run;
+use crate::recipe::file::StepEntry;
+use crate::recipe::kept::{self, Kept, KeptEntry};
+
+use merge::{merge_network, union};
+use sight::{Mount, PassFile};
 
 /// A `silo.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Settings {
-    /// The tools that are used here.
+    /// The tools that are used here: `python`, or `python@3.13` for a version or its beginning.
     #[serde(default)]
     pub tools: Vec<String>,
     /// Environment variables handed into every tool where set.
     #[serde(default)]
     pub pass_env: Vec<String>,
+    /// Files of yours that every tool may read.
+    #[serde(default)]
+    pub pass_files: Vec<PassFile>,
     /// Whether every tool may ask the user's ssh agent for signatures.
     #[serde(default)]
     pub pass_ssh_agent: bool,
+    /// How the project is shown.
+    #[serde(default)]
+    pub mount: Mount,
+    /// A name that what is kept for the project is found by, wherever its directory is; by default by its directory.
+    #[serde(alias = "project_id")]
+    pub project_id: Option<String>,
     /// Where Debian packages come from instead of the machine's own apt configuration.
     #[serde(default)]
     pub mirrors: Mirrors,
@@ -43,6 +62,58 @@ pub struct Settings {
     /// Collecting what nothing needs, by itself.
     #[serde(default)]
     pub gc: Gc,
+    /// How much package caches may take.
+    #[serde(default)]
+    pub cache: Cache,
+    /// Whether what a project's files open is asked about; only in the user's own settings.
+    pub trust: Option<Trust>,
+}
+
+/// Whether what a project's files open is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// It counts once it is approved.
+    Ask,
+    /// It counts at once, whoever wrote it.
+    Always,
+}
+
+/// How much is kept of what can be fetched again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Cache {
+    /// What `gc.maxSize` and `gc.maxAge` say, as older files have it.
+    #[serde(default)]
+    pub rootfs: Limits,
+    /// Package caches of tools.
+    #[serde(default)]
+    pub tools: ToolCaches,
+}
+
+/// How much something may take, and for how long; 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Limits {
+    /// At most so many MiB; 0 for no limit.
+    #[serde(rename = "maxSizeMB")]
+    pub max_size_mb: Option<u64>,
+    /// At most so many days unused; 0 for no limit.
+    pub max_age_days: Option<u64>,
+}
+
+/// How much package caches may take: the files that were used least lately go first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ToolCaches {
+    /// All of them together at most so many MiB, 4096 unless this says otherwise; 0 for no limit.
+    #[serde(rename = "maxSizeMB")]
+    pub max_size_mb: Option<u64>,
+    /// Files at most so many days unused, 30 unless this says otherwise; 0 for no limit.
+    pub max_age_days: Option<u64>,
+    /// One cache at most so many MiB, by `tool/name` (`python/pip`), or each of a tool's, by `tool`.
+    #[serde(default)]
+    pub per_mount: BTreeMap<String, u64>,
 }
 
 /// What may be reached: names as [`Grant`](crate::grant::Grant) has them, or ecosystems such as `@pypi`.
@@ -150,6 +221,15 @@ pub struct Override {
     /// Environment variables handed in where set.
     #[serde(default)]
     pub pass_env: Vec<String>,
+    /// Files of yours that the tool may read.
+    #[serde(default)]
+    pub pass_files: Vec<PassFile>,
+    /// Package caches besides the recipe's: directories that outlive a run and may be emptied.
+    #[serde(default)]
+    pub cache: Vec<KeptEntry>,
+    /// Private state besides the recipe's, such as logins: directories that outlive a run.
+    #[serde(default)]
+    pub state: Vec<KeptEntry>,
     /// What the tool may reach, besides what every tool may.
     #[serde(default)]
     pub network: Network,
@@ -165,6 +245,14 @@ pub struct Override {
     /// Memory that a run may use, in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
+    /// What a run may write outside the project and what is kept, in MiB; it is held in memory. 4096 by default.
+    #[serde(rename = "rootfsSizeMB")]
+    pub rootfs_size_mb: Option<u64>,
+    /// An image of a registry; not there yet, and an error.
+    pub image: Option<String>,
+    /// A language server; not there yet, and an error.
+    #[schemars(skip)]
+    pub lsp: Option<serde_json::Value>,
 }
 
 impl Override {
@@ -202,79 +290,27 @@ impl Settings {
         let under = merge_network(Network { allow: recipe.to_vec(), ..Network::default() }, self.network.clone());
         merge_network(under, self.overrides.get(tool).map(|over| over.network.clone()).unwrap_or_default())
     }
-}
 
-/// Reads one `silo.toml`; one that is not there says nothing.
-pub fn read(path: &Path) -> Result<Settings, document::Error> {
-    let mut settings: Settings = document::read(path)?.unwrap_or_default();
-    settings.network = settings.network.today();
-    for over in settings.overrides.values_mut() {
-        over.network = std::mem::take(&mut over.network).today();
+    /// Returns the package caches of a tool, its recipe's among them.
+    pub fn caches(&self, tool: &str, recipe: Option<&Run>) -> Vec<Kept> {
+        self.kept("cache", tool, recipe.map(|run| run.cache.clone()), |over| over.cache.clone())
     }
-    let mirrors = &settings.mirrors;
-    let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
-    for base in bases {
-        if !["http://", "https://", "file://", "/"].iter().any(|start| base.starts_with(start)) {
-            let message = format!("mirrors: \"{base}\" is neither an http, https or file URL nor an absolute path");
-            return Err(document::Error::Meaning { path: path.to_owned(), message });
-        }
-    }
-    let wrong = |message: String| document::Error::Meaning { path: path.to_owned(), message };
-    check_variables("passEnv", settings.pass_env.iter()).map_err(|error| wrong(error.to_string()))?;
-    for tool in &settings.tools {
-        check_name(tool).map_err(|error| wrong(format!("tools: {error}")))?;
-    }
-    if let Some(size) = &settings.gc.max_size {
-        amount::parse_size(size).map_err(|error| wrong(format!("gc.maxSize: {error}")))?;
-    }
-    if let Some(age) = &settings.gc.max_age {
-        amount::parse_age(age).map_err(|error| wrong(format!("gc.maxAge: {error}")))?;
-    }
-    check_network(&settings.network).map_err(|error| wrong(error.to_string()))?;
-    for (name, grants) in &settings.ecosystems {
-        let of = |error: file::Error| wrong(format!("ecosystems.{name}: {error}"));
-        check_name(name).map_err(of)?;
-        check_grants("names", grants).map_err(of)?;
-        if let Some(nested) = grants.iter().find(|grant| grant.starts_with('@')) {
-            return Err(wrong(format!("ecosystems.{name}: {nested} cannot stand here; list its names")));
-        }
-    }
-    for (tool, over) in &settings.overrides {
-        let of = |error: file::Error| wrong(format!("overrides.{tool}: {error}"));
-        check_name(tool).map_err(of)?;
-        check_packages("packages", &over.packages).map_err(of)?;
-        for addon in &over.addons {
-            check_name(addon).map_err(of)?;
-        }
-        for step in &over.post_install {
-            check_step("postInstall", step.clone()).map_err(of)?;
-        }
-        if over.version.as_ref().is_some_and(|version| !is_version(version)) {
-            let version = over.version.as_deref().unwrap_or_default();
-            return Err(wrong(format!("overrides.{tool}.version: \"{version}\" is not a version")));
-        }
-        check_network(&over.network).map_err(of)?;
-        check_variables("env", over.env.keys()).map_err(of)?;
-        check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
-        if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
-            return Err(wrong(format!("overrides.{tool}.workdir must be an absolute path")));
-        }
-        let ports = over.ports.iter().flatten();
-        let mut hosts = BTreeSet::new();
-        if let Some(twice) = ports.clone().find(|port| !hosts.insert(port.host)) {
-            return Err(wrong(format!("overrides.{tool}.ports: port {} of this machine leads to two ports inside", twice.host)));
-        }
-        if over.cpus == Some(0) || over.memory_mb == Some(0) {
-            return Err(wrong(format!("overrides.{tool}: cpus and memoryMB must not be zero")));
-        }
-    }
-    Ok(settings)
-}
 
-fn check_network(network: &Network) -> Result<(), file::Error> {
-    check_grants("network.allow", &network.allow)?;
-    check_grants("network.deny", &network.deny)?;
-    check_grants("network.installAllow", &network.install_allow)
+    /// Returns the private state of a tool, its recipe's among it.
+    pub fn states(&self, tool: &str, recipe: Option<&Run>) -> Vec<Kept> {
+        self.kept("state", tool, recipe.map(|run| run.state.clone()), |over| over.state.clone())
+    }
+
+    fn kept(&self, key: &'static str, tool: &str, under: Option<Vec<Kept>>, of: impl Fn(&Override) -> Vec<KeptEntry>) -> Vec<Kept> {
+        // What is wrong was told when the settings were read.
+        let own = self.overrides.get(tool).and_then(|over| kept::check(key, of(over)).ok()).unwrap_or_default();
+        kept::over(under.unwrap_or_default(), own)
+    }
+
+    /// Returns the files of the user's that a tool may read.
+    pub fn files(&self, tool: &str) -> impl Iterator<Item = &PassFile> {
+        self.pass_files.iter().chain(self.overrides.get(tool).into_iter().flat_map(|over| &over.pass_files))
+    }
 }
 
 /// Says whether a text can be a version or the beginning of one.
@@ -283,92 +319,19 @@ pub fn is_version(text: &str) -> bool {
     text.len() <= 100 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
 }
 
-/// Lays `over` over `under`: lists are joined, tables merged by key, single values replaced.
-pub fn merge(under: Settings, over: Settings) -> Settings {
-    let mut overrides = under.overrides;
-    for (tool, over) in over.overrides {
-        let merged = merge_override(overrides.remove(&tool).unwrap_or_default(), over);
-        overrides.insert(tool, merged);
-    }
-    let mut ecosystems = under.ecosystems;
-    for (name, grants) in over.ecosystems {
-        let merged = union(ecosystems.remove(&name).unwrap_or_default(), grants);
-        ecosystems.insert(name, merged);
-    }
-    let network = merge_network(under.network, over.network);
-    let first = |over: Vec<String>, under: Vec<String>| if over.is_empty() { under } else { over };
-    Settings {
-        tools: union(under.tools, over.tools),
-        pass_env: union(under.pass_env, over.pass_env),
-        pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
-        mirrors: Mirrors {
-            debian: first(over.mirrors.debian, under.mirrors.debian),
-            debian_security: first(over.mirrors.debian_security, under.mirrors.debian_security),
-            snapshot: over.mirrors.snapshot.or(under.mirrors.snapshot),
-            snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
-        },
-        network,
-        ecosystems,
-        overrides,
-        gc: Gc {
-            auto: over.gc.auto.or(under.gc.auto),
-            max_size: over.gc.max_size.or(under.gc.max_size),
-            max_age: over.gc.max_age.or(under.gc.max_age),
-        },
-    }
-}
-
-fn merge_override(mut under: Override, over: Override) -> Override {
-    under.env.extend(over.env);
-    let mut post_install = under.post_install;
-    post_install.extend(over.post_install);
-    Override {
-        version: over.version.or(under.version),
-        packages: union(under.packages, over.packages),
-        addons: union(under.addons, over.addons),
-        post_install,
-        env: under.env,
-        pass_env: union(under.pass_env, over.pass_env),
-        network: merge_network(under.network, over.network),
-        ports: over.ports.or(under.ports),
-        pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
-        workdir: over.workdir.or(under.workdir),
-        cpus: over.cpus.or(under.cpus),
-        memory_mb: over.memory_mb.or(under.memory_mb),
-    }
-}
-
-/// What is denied stays denied, whoever lays what over it.
-fn merge_network(under: Network, over: Network) -> Network {
-    Network {
-        allow: if over.reset { over.allow } else { union(under.allow, over.allow) },
-        deny: union(under.deny, over.deny),
-        install_allow: union(under.install_allow, over.install_allow),
-        reset: under.reset || over.reset,
-        proxy: None,
-        host_access: None,
-    }
-}
-
-fn union(mut under: Vec<String>, over: Vec<String>) -> Vec<String> {
-    for item in over {
-        if !under.contains(&item) {
-            under.push(item);
-        }
-    }
-    under
-}
-
-/// Finds the project that `from` lies in: the nearest directory upwards with a `silo.toml`, else the
-/// nearest with a `.git`, else `from` itself.
+/// Finds the project that `from` lies in: the nearest directory upwards with a `silo.toml` (or what came before it),
+/// else the nearest with a `.git`, else `from` itself.
 pub fn project_root(from: &Path) -> PathBuf {
-    let with = |mark: &str| from.ancestors().find(|dir| dir.join(mark).exists()).map(Path::to_owned);
-    with(PROJECT_CONFIG).or_else(|| with(".git")).unwrap_or_else(|| from.to_owned())
+    let with = |marks: &[&str]| from.ancestors().find(|dir| marks.iter().any(|mark| dir.join(mark).exists())).map(Path::to_owned);
+    with(&[PROJECT_CONFIG, LEGACY_CONFIG]).or_else(|| with(&[".git"])).unwrap_or_else(|| from.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::merge::merge;
+    use super::read::read;
     use super::*;
+    use crate::recipe::file;
 
     #[test]
     fn the_projects_settings_lie_over_the_users() {

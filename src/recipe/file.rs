@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::grant::Grant;
 
+use super::kept::{self, KeptEntry};
 use super::versions::{self, VersionTable};
 use super::{Activation, Debian, Probe, Recipe, Run, SHELL, Step};
 
@@ -44,6 +45,10 @@ pub struct RecipeFile {
     pub env: BTreeMap<String, String>,
     /// Environment variables of the caller that are handed in where set.
     pub pass_env: Option<Vec<String>>,
+    /// Package caches: directories that outlive a run and may be emptied.
+    pub cache: Option<Vec<KeptEntry>>,
+    /// Private state, such as logins: directories that outlive a run and are never emptied by Silo.
+    pub state: Option<Vec<KeptEntry>>,
     /// Processors that a run may use at once.
     pub cpus: Option<u32>,
     /// Memory that a run may use, in MiB.
@@ -195,6 +200,9 @@ pub enum Error {
         /// The path.
         value: String,
     },
+    /// A directory that cannot outlive a run.
+    #[error(transparent)]
+    Kept(#[from] kept::Error),
     /// Something that must not be empty or zero.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
@@ -235,6 +243,8 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         activate: over.activate.or(under.activate),
         env,
         pass_env: over.pass_env.or(under.pass_env),
+        cache: over.cache.or(under.cache),
+        state: over.state.or(under.state),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
     }
@@ -305,6 +315,9 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         check_name(&name)?;
         ecosystems.insert(name, Probe { run: check_command("ecosystems.probe", table.probe)? });
     }
+    let cache = kept::check("cache", file.cache.unwrap_or_default())?;
+    let state = kept::check("state", file.state.unwrap_or_default())?;
+    let (cpus, memory_mb) = (file.cpus, file.memory_mb);
     Ok(Recipe {
         name: name.to_owned(),
         description: file.description.unwrap_or_default(),
@@ -315,7 +328,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         steps,
         install_allow: sorted(install_allow),
         ecosystems,
-        run: Run { command, shims, activate, env: file.env, pass_env, network: sorted(allow), cpus: file.cpus, memory_mb: file.memory_mb },
+        run: Run { command, shims, activate, env: file.env, pass_env, cache, state, network: sorted(allow), cpus, memory_mb },
     })
 }
 

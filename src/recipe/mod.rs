@@ -3,6 +3,7 @@
 //! A recipe is a TOML file ([`file`]); the same tool may have several (built in, the user's, the
 //! project's), which [`catalog`] lays over one another. A [`Recipe`] is the checked result.
 
+pub mod kept;
 pub mod versions;
 
 pub mod file;
@@ -14,6 +15,8 @@ pub mod catalog;
 pub mod addon;
 
 use std::collections::BTreeMap;
+
+use kept::Kept;
 
 /// What one tool is made of, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +112,10 @@ pub struct Run {
     pub env: BTreeMap<String, String>,
     /// Environment variables of the caller that are handed in where set.
     pub pass_env: Vec<String>,
+    /// Package caches that outlive a run.
+    pub cache: Vec<Kept>,
+    /// Private state that outlives a run.
+    pub state: Vec<Kept>,
     /// What it may reach: names, or ecosystems such as `@pypi`; sorted.
     pub network: Vec<String>,
     /// Processors that a run may use at once, where limited.

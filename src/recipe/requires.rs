@@ -2,7 +2,7 @@
 //!
 //! Packages become layers of their own, so tools that are built on the same one share them.
 
-use super::Recipe;
+use super::{Recipe, kept};
 
 /// Lays `base` beneath `recipe`: its packages, steps, variables and grants come first, and `recipe` has the last word.
 /// Its shims stay its own. Returns the two suites where they differ: packages of two releases do not go together.
@@ -19,6 +19,8 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
     recipe.run.env = base.run.env.into_iter().chain(recipe.run.env).collect();
     recipe.run.pass_env = joined(recipe.run.pass_env, base.run.pass_env);
     recipe.run.network = joined(recipe.run.network, base.run.network);
+    recipe.run.cache = kept::over(base.run.cache, recipe.run.cache);
+    recipe.run.state = kept::over(base.run.state, recipe.run.state);
     recipe.run.cpus = recipe.run.cpus.or(base.run.cpus);
     recipe.run.memory_mb = recipe.run.memory_mb.or(base.run.memory_mb);
     Ok(recipe)

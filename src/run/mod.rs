@@ -1,8 +1,11 @@
 //! From an image and a wish to a launch spec: what a process of a tool sees.
 //!
 //! It sees the image's root below a layer that is gone afterwards, one project at its own path (and at
-//! `/workspace`), and the variables that are named. Nothing else of the host is there to be seen, and
-//! there is no network. The function is pure: it asks neither the file system nor the environment.
+//! `/workspace`), the directories that outlive its runs, and the files and variables that are named. Nothing else of the
+//! host is there to be seen, and there is no network. [`spec`] is pure: it asks neither the file system nor the environment.
+
+pub mod obeyed;
+pub mod worktree;
 
 pub mod activate;
 pub mod grammar;
@@ -21,21 +24,6 @@ const SCRATCH_BYTES: u64 = 4 << 30;
 /// Processes and threads that a run may have: far above any build's needs, far below what hurts a host.
 const TASKS: u64 = 8192;
 
-/// Files of a project that the host's programs execute or obey by themselves; a guest may read them only.
-const HOST_OBEYS: [&str; 11] = [
-    ".git/hooks",
-    ".git/config",
-    ".git/info/attributes",
-    ".gitmodules",
-    ".gitattributes",
-    "silo.toml",
-    "silo.lock",
-    ".vscode",
-    ".idea",
-    ".envrc",
-    ".husky",
-];
-
 /// What is to be run, and for whom.
 #[derive(Clone, Debug)]
 pub struct Wish<'a> {
@@ -48,9 +36,11 @@ pub struct Wish<'a> {
     /// Variables set besides the image's.
     pub env: BTreeMap<OsString, OsString>,
     /// The project that is visible, if any.
-    pub project: Option<&'a Path>,
-    /// The project's directory of recipes, where it has one that silo reads.
-    pub recipes: Option<&'a str>,
+    pub project: Option<Shown<'a>>,
+    /// What else of the host is visible.
+    pub mounts: Vec<Mount>,
+    /// What of that and of the project is read-only all the same, besides what the host obeys.
+    pub read_only: Vec<PathBuf>,
     /// The directory to start in.
     pub cwd: PathBuf,
     /// The caller.
@@ -61,6 +51,21 @@ pub struct Wish<'a> {
     pub cpus: Option<u32>,
     /// Memory to use at most, in MiB.
     pub memory_mb: Option<u64>,
+    /// What may be written outside of what is mounted, in MiB, where that is not as usual.
+    pub scratch_mb: Option<u64>,
+}
+
+/// A project as a program sees it.
+#[derive(Clone, Debug)]
+pub struct Shown<'a> {
+    /// Its directory, canonical.
+    pub path: &'a Path,
+    /// Whether it can be written.
+    pub access: Access,
+    /// Paths in it that the host obeys.
+    pub obeyed: Vec<&'a Path>,
+    /// Directories in it that the sandbox has of its own, each with the one of the host that it is.
+    pub excluded: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Who calls.
@@ -95,16 +100,21 @@ pub fn spec(wish: Wish<'_>) -> Spec {
     env.insert("LOGNAME".into(), user.name.clone().into());
     env.entry("LANG".into()).or_insert_with(|| "C.UTF-8".into());
     env.extend(wish.env);
-    let mut mounts = Vec::new();
-    let mut read_only = Vec::new();
-    if let Some(project) = wish.project {
-        for guest in [project, Path::new(WORKSPACE)] {
-            mounts.push(Mount { host: project.to_owned(), guest: guest.to_owned(), access: Access::ReadWrite });
-            read_only.extend(HOST_OBEYS.iter().copied().chain(wish.recipes).map(|path| guest.join(path)));
+    let (mut mounts, mut read_only) = (wish.mounts, wish.read_only);
+    if let Some(shown) = &wish.project {
+        for guest in [shown.path, Path::new(WORKSPACE)] {
+            mounts.push(Mount { host: shown.path.to_owned(), guest: guest.to_owned(), access: shown.access });
+            for (inner, host) in &shown.excluded {
+                mounts.push(Mount { host: host.clone(), guest: guest.join(inner), access: Access::ReadWrite });
+            }
+            read_only.extend(shown.obeyed.iter().map(|path| guest.join(path)));
         }
     }
+    // An outer one before an inner one: what is mounted later hides what is below it.
+    mounts.sort_by_key(|mount| mount.guest.components().count());
+    let scratch = wish.scratch_mb.map_or(SCRATCH_BYTES, |mib| mib.saturating_mul(1 << 20));
     Spec {
-        root: Root { lower: vec![wish.root], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
+        root: Root { lower: vec![wish.root], upper: Upper::Ephemeral { size_bytes: scratch } },
         mounts,
         dirs: vec![Dir { guest: user.home.clone(), mode: 0o700 }],
         files: files(user, wish.accounts),

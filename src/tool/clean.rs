@@ -1,8 +1,9 @@
 //! Giving up what one project has, and everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use silo_store::digest::Digest;
@@ -10,12 +11,14 @@ use silo_store::gc::{Candidate, Thing};
 use silo_store::layout::Store;
 use silo_store::lock;
 use silo_store::scratch::remove_tree;
+use silo_store::usage::Ledger;
 
 use crate::home::Home;
 
 use super::Context;
 use super::collect::{self, Choice, Collected};
 use super::keep;
+use super::kept;
 use super::projects::{self, Project};
 
 /// Why nothing was given up.
@@ -24,6 +27,9 @@ pub enum Error {
     /// A project's record could not be read or removed.
     #[error(transparent)]
     Project(#[from] projects::Error),
+    /// It is not known what is kept for a project.
+    #[error(transparent)]
+    Kept(#[from] kept::Error),
     /// What it had could not be collected.
     #[error(transparent)]
     Collect(#[from] collect::Error),
@@ -100,7 +106,14 @@ fn image_of(candidate: &Candidate) -> Option<Digest> {
 /// Forgets projects and removes what [`own`] found.
 pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<Collected, Error> {
     let shared = lock::share(context.store)?;
+    let owners = kept::owners(context.home)?;
     for project in projects {
+        for owner in owners.iter().filter(|owner| owner.path == project.path) {
+            let room = context.home.kept_project(&owner.id);
+            // What runs in it may be about to write there.
+            let _ours = kept::take(&room).ok_or(Error::Running { count: 1 })?;
+            remove_tree(&room)?;
+        }
         projects::remove(context.home, context.store, &shared, &project.path)?;
     }
     drop(shared);
@@ -150,12 +163,33 @@ fn empty(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finds the recorded project that a path means: the path itself or the nearest directory above it.
-pub fn project_of(home: &Home, path: &Path) -> Result<Option<Project>, projects::Error> {
-    for dir in path.ancestors() {
-        if let Some(project) = projects::get(home, dir)? {
-            return Ok(Some(project));
+/// Lists the projects that something is recorded or kept for, by path.
+pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
+    let mut all = projects::list(home)?;
+    for owner in kept::owners(home)? {
+        if all.iter().all(|project| project.path != owner.path) {
+            let last_used = fs::metadata(home.kept_project(&owner.id)).map_or(0, |found| found.mtime());
+            all.push(Project { path: owner.path, tools: BTreeMap::new(), last_used });
         }
     }
-    Ok(None)
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(all)
+}
+
+/// Counts what is kept for projects besides images: caches, private state, excluded directories.
+pub fn kept_bytes(home: &Home, projects: &[Project]) -> Result<u64, Error> {
+    let mut ledger = Ledger::default();
+    let mut bytes = 0;
+    for owner in kept::owners(home)?.into_iter().filter(|owner| projects.iter().any(|project| project.path == owner.path)) {
+        bytes += ledger.add(&home.kept_project(&owner.id))?.fresh;
+    }
+    Ok(bytes)
+}
+
+/// Finds the known project that a path means: the path itself or the nearest directory above it.
+pub fn project_of(home: &Home, path: &Path) -> Result<Option<Project>, Error> {
+    let mut known = known(home)?;
+    // The deepest directory stands last.
+    known.sort_by_key(|project| project.path.components().count());
+    Ok(known.into_iter().rfind(|project| path.starts_with(&project.path)))
 }

@@ -20,6 +20,7 @@ use crate::event::Event;
 use crate::image::{self, ImageId};
 
 use super::Context;
+use super::evict;
 use super::keep;
 
 /// Why nothing was collected.
@@ -161,6 +162,7 @@ pub fn by_itself(context: &Context<'_>) {
         downloads: false,
         limit: Some(AUTOMATIC_LIMIT),
     };
+    shrink_caches(context);
     match collect_within(context, &wish, Duration::ZERO) {
         Ok(collected) if collected.bytes > 0 => {
             let text = format!("{} were freed of what nothing needed for a while (`silo gc --help`)", amount::size(collected.bytes));
@@ -169,6 +171,17 @@ pub fn by_itself(context: &Context<'_>) {
         Ok(_) | Err(Error::Keep(keep::Error::Busy { .. })) => {}
         Err(error) => (context.sink)(Event::Warning { text: format!("collecting what nothing needs: {error}; `silo gc` says more") }),
     }
+}
+
+/// Removes what is too old or too much in package caches, and says so.
+fn shrink_caches(context: &Context<'_>) {
+    let chosen = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), now(context));
+    let text = match chosen.map(|choice| evict::remove(&choice)) {
+        Ok((0, _)) => return,
+        Ok((files, bytes)) => format!("{files} files of package caches were removed, the least lately used ({})", amount::size(bytes)),
+        Err(error) => return (context.sink)(Event::Warning { text: format!("making package caches smaller: {error}") }),
+    };
+    (context.sink)(Event::Note { text });
 }
 
 /// Whole seconds, rounded up: what was made in this very second is not younger than now.

@@ -29,6 +29,9 @@ pub enum Error {
     /// A project's record cannot be read.
     #[error(transparent)]
     Project(#[from] projects::Error),
+    /// It is not known what is kept for projects.
+    #[error(transparent)]
+    Kept(#[from] super::kept::Error),
     /// The images could not be listed.
     #[error(transparent)]
     Image(#[from] image::Error),

@@ -4,6 +4,9 @@ pub mod projects;
 pub mod record;
 pub mod settings_file;
 
+pub mod kept;
+
+pub mod evict;
 pub mod keep;
 pub mod relock;
 pub mod trust;

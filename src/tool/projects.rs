@@ -179,6 +179,13 @@ pub fn touch(home: &Home, path: &Path) {
     image::stamp(&home.project(&id(path)));
 }
 
+/// Makes the record of a project that was moved its own again; where there is none nothing happens.
+pub fn moved(home: &Home, store: &Store, shared: &SharedLock, from: &Path, to: &Path) -> Result<(), Error> {
+    let Some(project) = get(home, from)? else { return Ok(()) };
+    put(home, store, shared, &Project { path: to.to_owned(), ..project })?;
+    remove(home, store, shared, from).map(drop)
+}
+
 /// Forgets a project and gives up what it keeps; returns whether there was a record.
 pub fn remove(home: &Home, store: &Store, shared: &SharedLock, path: &Path) -> Result<bool, Error> {
     let id = id(path);
@@ -211,11 +218,13 @@ pub fn list(home: &Home) -> Result<Vec<Project>, Error> {
     Ok(projects)
 }
 
-fn hex(path: &Path) -> String {
+/// Spells a path in hexadecimal digits.
+pub fn hex(path: &Path) -> String {
     path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<PathBuf> {
+/// Reads what [`hex`] spelled.
+pub fn unhex(text: &str) -> Option<PathBuf> {
     let bytes = text.as_bytes();
     if !bytes.len().is_multiple_of(2) || !bytes.iter().all(u8::is_ascii_hexdigit) {
         return None;

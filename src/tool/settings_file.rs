@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::edit::{self, Document};
 use crate::document;
+use crate::home::{LEGACY_CONFIG, LEGACY_USER_CONFIG};
 
 /// Why a file of settings could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,12 @@ pub enum Error {
         /// Why not.
         #[source]
         source: edit::Error,
+    },
+    /// It is written in the older form, which is read and not changed.
+    #[error("{path} is in the older form", path = .path.display())]
+    Legacy {
+        /// The file.
+        path: PathBuf,
     },
     /// It cannot be written.
     #[error("cannot write {path}", path = .path.display())]
@@ -43,6 +50,10 @@ pub struct Changed {
 /// Changes the settings at `path`, which may not be there yet; nothing is written where nothing changes.
 pub fn change<T>(path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
     let before = document::text_of(path)?;
+    let old = [LEGACY_CONFIG, LEGACY_USER_CONFIG].map(|name| path.with_file_name(name)).into_iter().find(|old| old.is_file());
+    if let (None, Some(path)) = (&before, old) {
+        return Err(Error::Legacy { path });
+    }
     let failed = |source| Error::Edit { path: path.to_owned(), source };
     let mut document = Document::parse(before.as_deref().unwrap_or_default()).map_err(failed)?;
     let done = change(&mut document).map_err(failed)?;
@@ -57,6 +68,11 @@ impl Changed {
     /// Says whether anything changed.
     pub fn is_new(&self) -> bool {
         self.before.as_deref().unwrap_or_default() != self.after
+    }
+
+    /// The text before and after.
+    pub fn texts(&self) -> (&str, &str) {
+        (self.before.as_deref().unwrap_or_default(), &self.after)
     }
 
     /// The file.

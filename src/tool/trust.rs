@@ -1,18 +1,26 @@
 //! What a project's own files open, and what of it the user has approved.
 //!
-//! A project comes from anywhere, and its `silo.toml` with it. What that file lets a tool reach counts only once the
-//! user has said so: each such thing is a line of text, and the lines that were approved stand, by project, in
+//! A project comes from anywhere, and its `silo.toml` with it. What that file lets a tool reach, read, keep or be made of
+//! counts only once the user has said so: each such thing is a line of text, and the lines that were approved stand, by project, in
 //! `~/.silo/trust/<project>`. A line that is new since then is asked about again; one that has gone is no matter.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Network, Settings};
+use silo_store::digest::Digest;
+
+use crate::config::read;
+use crate::config::sight::Mode;
+use crate::config::{Network, Override, Settings};
 use crate::document;
 use crate::grant::Port;
-use crate::home::Home;
+use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 use crate::recipe::catalog::{self, Places};
+use crate::recipe::file::check_step;
+use crate::recipe::kept::{self, Kept, KeptEntry, Scope};
+use crate::recipe::{Recipe, Step};
 
 use super::projects;
 
@@ -35,31 +43,64 @@ pub enum Error {
 /// What a project opens, one line each.
 pub type Exposures = BTreeSet<String>;
 
-/// Finds what a project's `silo.toml` opens to its tools.
-pub fn of_settings(project: &Settings) -> Exposures {
+/// Finds what a project's `silo.toml` opens to its tools beyond what the user's own settings say.
+pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     let mut found = Exposures::new();
-    let mut network = |place: &str, network: &Network| {
-        found.extend(network.allow.iter().map(|grant| format!("{place} may reach {grant}")));
-    };
-    network("every tool", &project.network);
+    of_place("every tool", &project.network, &project.pass_env, project.pass_ssh_agent, &mut found);
+    found.extend(project.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads("every tool", file.host())));
     for (tool, over) in &project.overrides {
-        network(tool, &over.network);
-    }
-    let mut passed = |place: &str, names: &[String], ssh_agent: bool| {
-        found.extend(names.iter().map(|name| format!("{place} sees the variable {name}")));
-        found.extend(ssh_agent.then(|| format!("{place} may ask your ssh agent for signatures")));
-    };
-    passed("every tool", &project.pass_env, project.pass_ssh_agent);
-    for (tool, over) in &project.overrides {
-        passed(tool, &over.pass_env, over.pass_ssh_agent);
-    }
-    for (tool, over) in &project.overrides {
-        found.extend(over.ports.iter().flatten().map(|port| listens(tool, *port)));
+        of_override(tool, over, &mut found);
     }
     for (name, grants) in &project.ecosystems {
         found.extend(grants.iter().map(|grant| format!("@{name} means {grant}")));
     }
+    let mirrors = &project.mirrors;
+    let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
+    found.extend(bases.map(|base| format!("packages come from {base}")));
+    found.extend(project.project_id.iter().map(|id| format!("it has what is kept for the project named {id}")));
+    if project.mount.mode == Some(Mode::Rw) && user.mount.mode == Some(Mode::Ro) {
+        found.insert("every tool may write the project".to_owned());
+    }
     found
+}
+
+fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
+    of_place(tool, &over.network, &over.pass_env, over.pass_ssh_agent, found);
+    found.extend(over.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads(tool, file.host())));
+    found.extend(over.ports.iter().flatten().map(|port| listens(tool, *port)));
+    found.extend(over.version.iter().map(|version| format!("{tool} is of version {version}")));
+    found.extend(over.packages.iter().map(|package| made_with(tool, package)));
+    found.extend(over.addons.iter().map(|addon| format!("{tool} is made with the add-on {addon}")));
+    let steps = over.post_install.iter().filter_map(|step| check_step("postInstall", step.clone()).ok());
+    found.extend(steps.map(|step| runs(tool, &step)));
+    let checked = |key, entries: &Vec<KeptEntry>| kept::check(key, entries.clone()).unwrap_or_default();
+    of_kept(tool, &checked("cache", &over.cache), &checked("state", &over.state), found);
+}
+
+fn of_place(place: &str, network: &Network, names: &[String], ssh_agent: bool, found: &mut Exposures) {
+    found.extend(network.allow.iter().map(|grant| format!("{place} may reach {grant}")));
+    found.extend(network.install_allow.iter().map(|grant| format!("{place} may reach {grant} when it is built")));
+    found.extend(names.iter().map(|name| format!("{place} sees the variable {name}")));
+    found.extend(ssh_agent.then(|| format!("{place} may ask your ssh agent for signatures")));
+}
+
+fn of_kept(tool: &str, caches: &[Kept], states: &[Kept], found: &mut Exposures) {
+    let shared = |kept: &&Kept| kept.scope == Scope::Tool;
+    found.extend(caches.iter().chain(states).filter(shared).map(|kept| format!("{tool} has the same {} in all projects", kept.guest)));
+}
+
+fn reads(place: &str, file: &str) -> String {
+    format!("{place} reads the file {file}")
+}
+
+fn made_with(tool: &str, package: &str) -> String {
+    format!("{tool} is made with the package {package}")
+}
+
+fn runs(tool: &str, step: &Step) -> String {
+    let network = if step.network.is_empty() { String::new() } else { format!(", reaching {}", step.network.join(", ")) };
+    let project = if step.project { ", seeing the project" } else { "" };
+    format!("{tool} runs `{}` when it is built{network}{project}", step.shown())
 }
 
 /// Says of a tool that a port of this machine leads to it.
@@ -72,9 +113,75 @@ pub fn of_recipe(places: &Places, tool: &str) -> Exposures {
     if places.project.is_none() {
         return Exposures::new();
     }
-    let grants = |places: &Places| catalog::find(places, tool).map(|found| found.recipe.run.network).unwrap_or_default();
-    let without = grants(&Places { user: places.user.clone(), project: None });
-    grants(places).into_iter().filter(|grant| !without.contains(grant)).map(|grant| format!("{tool} may reach {grant}")).collect()
+    let of = |places: &Places| catalog::find(places, tool).map(|found| of_tool(&found.recipe)).unwrap_or_default();
+    let without = of(&Places { user: places.user.clone(), project: None });
+    of(places).difference(&without).cloned().collect()
+}
+
+fn of_tool(recipe: &Recipe) -> Exposures {
+    let (tool, run) = (recipe.name.as_str(), &recipe.run);
+    let mut found = Exposures::new();
+    found.extend(run.network.iter().map(|grant| format!("{tool} may reach {grant}")));
+    found.extend(recipe.install_allow.iter().map(|grant| format!("{tool} may reach {grant} when it is built")));
+    found.extend(run.pass_env.iter().map(|name| format!("{tool} sees the variable {name}")));
+    found.extend(recipe.debian.packages.iter().map(|package| made_with(tool, package)));
+    found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
+    of_kept(tool, &run.cache, &run.state, &mut found);
+    found
+}
+
+/// Finds what silo obeys of a project that came while a sandbox ran, and may be the work of what ran in it.
+pub fn of_inside(home: &Home, project: &Path) -> Result<Exposures, Error> {
+    let text = document::text_of(&inside(home, project))?.unwrap_or_default();
+    let named = text.lines().filter(|line| SILOS.contains(line)).map(|line| (line, project.join(line)));
+    let told = |(line, path): (&str, PathBuf)| {
+        let found = fs::metadata(&path).ok()?;
+        let digest =
+            fs::read(&path).map_or_else(|_| "a directory".to_owned(), |bytes| format!("sha256 {:.12}", Digest::of(&bytes).to_string()));
+        Some(format!("{line} counts, though it came while a sandbox ran ({})", if found.is_dir() { "a directory" } else { &digest }))
+    };
+    Ok(named.filter_map(told).collect())
+}
+
+/// What silo itself obeys of a project.
+const SILOS: [&str; 4] = [PROJECT_CONFIG, LEGACY_CONFIG, PROJECT_LOCK, RECIPES];
+
+/// Notes what of a project came while a sandbox ran; what silo does not obey is passed over.
+pub fn came_inside(home: &Home, project: &Path, paths: &[PathBuf]) -> Result<(), Error> {
+    let path = inside(home, project);
+    let mut names: BTreeSet<String> = document::text_of(&path)?.unwrap_or_default().lines().map(str::to_owned).collect();
+    let before = names.len();
+    names.extend(SILOS.into_iter().filter(|name| paths.iter().any(|path| path == Path::new(name))).map(str::to_owned));
+    if names.len() == before {
+        return Ok(());
+    }
+    let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+    document::write(&path, &text).map_err(|source| Error::Write { path, source })
+}
+
+fn inside(home: &Home, project: &Path) -> PathBuf {
+    home.trust().join(format!("{}.inside", projects::id(project)))
+}
+
+/// Approves what a change of a project's `silo.toml` opens: whoever typed the command has said so.
+pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<(), Error> {
+    let path = project.join(PROJECT_CONFIG);
+    // What could not be read opened nothing.
+    let opened = |text: &str| read::parse(text, &path).map(|settings| of_settings(&settings, user)).unwrap_or_default();
+    let more: Exposures = opened(after).difference(&opened(before)).cloned().collect();
+    if more.is_empty() { Ok(()) } else { approve(home, project, &more) }
+}
+
+/// Makes what was approved of a moved project its own again.
+pub fn moved(home: &Home, from: &Path, to: &Path) -> Result<(), Error> {
+    let old = approved(home, from)?;
+    if old.is_empty() {
+        return Ok(());
+    }
+    approve(home, to, &old)?;
+    // What comes to the old place is another project.
+    let path = file(home, from);
+    fs::remove_file(&path).map_err(|source| Error::Write { path, source })
 }
 
 /// Returns what was approved of the project at a canonical path.
@@ -103,9 +210,51 @@ mod tests {
     use super::*;
 
     #[test]
+    fn everything_that_opens_more_is_a_line() {
+        let text = "passFiles = [\"~/.netrc\", \"in/project\"]\nproject_id = \"x\"\nmount.mode = \"rw\"\nmirrors.debian = [\"/m\"]\n\
+            network.installAllow = [\"@npm\"]\n[overrides.t]\nversion = \"1\"\npackages = [\"jq\"]\naddons = [\"java\"]\n\
+            postInstall = [{ run = [\"a\", \"b c\"], network = [\"n.example\"], project = true }]\n\
+            state = [{ guest = \"~/.t\", scope = \"tool\" }, \"~/.own\"]\ncache = [\"~/.cache/t\"]\npassFiles = [{ host = \"/h\", guest = \"/g\" }]\n";
+        let project: Settings = toml::from_str(text).expect("settings");
+        let user: Settings = toml::from_str("mount.mode = \"ro\"").expect("settings");
+        let expect = [
+            "every tool may reach @npm when it is built",
+            "every tool may write the project",
+            "every tool reads the file ~/.netrc",
+            "it has what is kept for the project named x",
+            "packages come from /m",
+            "t has the same ~/.t in all projects",
+            "t is made with the add-on java",
+            "t is made with the package jq",
+            "t is of version 1",
+            "t reads the file /h",
+            "t runs `a 'b c'` when it is built, reaching n.example, seeing the project",
+        ];
+        assert_eq!(of_settings(&project, &user).iter().map(String::as_str).collect::<Vec<_>>(), expect);
+        assert!(!of_settings(&project, &Settings::default()).contains("every tool may write the project"));
+    }
+
+    #[test]
+    fn what_came_while_a_sandbox_ran_is_asked_about_until_it_is_gone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (home, project) = (Home::new(place.path().join("home")), place.path());
+        let told = || of_inside(&home, project).expect("read").into_iter().collect::<Vec<_>>();
+        came_inside(&home, project, &[".envrc".into()]).expect("nothing of silo's");
+        assert!(told().is_empty() && !home.trust().exists());
+        fs::write(project.join("silo.toml"), "a").expect("written");
+        came_inside(&home, project, &["silo.toml".into(), ".envrc".into()]).expect("noted");
+        let first = told();
+        assert!(first.len() == 1 && first[0].starts_with("silo.toml counts, though it came while a sandbox ran (sha256 "), "{first:?}");
+        fs::write(project.join("silo.toml"), "b").expect("written");
+        assert_ne!(told(), first);
+        fs::remove_file(project.join("silo.toml")).expect("there");
+        assert!(told().is_empty());
+    }
+
+    #[test]
     fn what_is_opened_is_told_line_by_line_and_approved_once() {
         let text = "[network]\nallow = [\"a.example\"]\ndeny = [\"b\"]\n[ecosystems]\npypi = [\"p.example\"]\n[overrides.t.network]\nallow = [\"*\"]\n[overrides.s]\npassSshAgent = true\npassEnv = [\"KEY\"]\nports = [{ host = 1, guest = 2 }]";
-        let found = of_settings(&toml::from_str(text).expect("settings"));
+        let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
         let expect = [
             "@pypi means p.example",
             "every tool may reach a.example",

@@ -11,6 +11,7 @@ use crate::image::{self, ImageId, cold};
 
 use super::Context;
 use super::keep;
+use super::kept;
 use super::projects::Project;
 
 /// One room of the directory.
@@ -25,10 +26,11 @@ pub struct Room {
 }
 
 /// What is known of the rooms, in the order in which shared files are counted.
-const ROOMS: [(&str, &str); 12] = [
+const ROOMS: [(&str, &str); 13] = [
     ("baked", "layers"),
     ("images", "images, without what they share with layers"),
     ("downloads", "fetched files"),
+    ("kept", "package caches, private state and excluded directories"),
     ("work", "unfinished steps"),
     ("stage", "unfinished layers"),
     ("logs", "logs of steps"),
@@ -99,6 +101,9 @@ pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, keep::Error> {
 pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, keep::Error> {
     let mut ledger = Ledger::default();
     let mut bytes = ledger.add(&context.home.project(&project.id()))?.fresh;
+    for owner in kept::owners(context.home)?.into_iter().filter(|owner| owner.path == project.path) {
+        bytes += ledger.add(&context.home.kept_project(&owner.id))?.fresh;
+    }
     for id in project.images() {
         bytes += ledger.add(&context.store.image(&id.digest()))?.fresh;
         for layer in image::get(context.home, id).ok().flatten().map(|image| image.layer_set()).unwrap_or_default() {

@@ -1,0 +1,93 @@
+//! `silo config show`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::config::legacy::{self, Whose};
+use crate::config::origin::{self, Said, Source};
+use crate::document;
+use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::recipe::catalog;
+
+use super::context::Setting;
+use super::error::Failure;
+use super::{env, ui};
+
+/// Show the settings that count, and which file and line each comes from
+///
+/// What is printed is a silo.toml itself. With a tool, what its recipe says stands below it.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The tool whose recipe is shown, too
+    tool: Option<String>,
+    /// Print the settings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Keys of a recipe that settings have, too.
+const RECIPE_KEYS: [&str; 7] = ["env", "passEnv", "cache", "state", "network", "cpus", "memoryMB"];
+
+pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
+    let mut sources = Vec::new();
+    if let Some(tool) = &args.tool {
+        sources.extend(of_recipe(setting, tool)?);
+    }
+    sources.extend(of_file(&setting.home.config(), &setting.home.legacy_config(), Whose::User)?);
+    sources.extend(of_file(&setting.project.join(PROJECT_CONFIG), &setting.project.join(LEGACY_CONFIG), Whose::Project)?);
+    let settings = origin::settings(&sources)?;
+    if args.json {
+        let said = |said: &Said| serde_json::json!({ "value": value(&said.value), "file": said.path, "line": said.line });
+        let all = settings.iter().map(|(key, setting)| match setting {
+            origin::Setting::One(one) => (key.clone(), said(one)),
+            origin::Setting::List(list) => (key.clone(), list.iter().map(said).collect()),
+        });
+        ui::json(&serde_json::Value::Object(all.collect()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if settings.is_empty() {
+        ui::data(&format!(
+            "# nothing is set in {} or {}\n",
+            setting.project.join(PROJECT_CONFIG).display(),
+            setting.home.config().display()
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let home = env::home()?;
+    let shown = |path: &Path| match (path.strip_prefix(&setting.project), path.strip_prefix(&home)) {
+        (Ok(inner), _) => inner.display().to_string(),
+        (_, Ok(inner)) => format!("~/{}", inner.display()),
+        _ => path.display().to_string(),
+    };
+    ui::data(&origin::text(&settings, shown))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A value as JSON: it is a value of TOML by itself.
+fn value(toml: &str) -> serde_json::Value {
+    let read = toml::from_str::<serde_json::Value>(&format!("value = {toml}")).ok();
+    read.and_then(|mut table| table.get_mut("value").map(serde_json::Value::take)).unwrap_or_default()
+}
+
+fn of_file(path: &Path, older: &Path, whose: Whose) -> Result<Option<Source>, Failure> {
+    let source = |path: &Path, text| Source { path: path.to_owned(), text, below: None, keys: &[] };
+    if let Some(text) = document::text_of(path)? {
+        return Ok(Some(source(path, text)));
+    }
+    let Some(yaml) = document::text_of(older)? else { return Ok(None) };
+    Ok(Some(source(older, legacy::to_toml(&yaml, older, whose)?.text)))
+}
+
+/// The texts of a recipe, the built-in one first.
+fn of_recipe(setting: &Setting, tool: &str) -> Result<Vec<Source>, Failure> {
+    let tool = catalog::find(&setting.places, tool)?.recipe.name;
+    let name = format!("{tool}.toml");
+    let mut texts = Vec::new();
+    texts.extend(catalog::built_in(&tool).map(|builtin| (PathBuf::from("built-in recipes").join(&name), builtin.recipe.to_owned())));
+    for dir in [&setting.places.user, &setting.places.project].into_iter().flatten() {
+        let path = dir.join(&name);
+        texts.extend(document::text_of(&path)?.map(|text| (path, text)));
+    }
+    let below = format!("overrides.{tool}");
+    Ok(texts.into_iter().map(|(path, text)| Source { path, text, below: Some(below.clone()), keys: &RECIPE_KEYS }).collect())
+}

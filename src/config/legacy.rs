@@ -1,0 +1,198 @@
+//! Settings as they were written before `silo.toml`: YAML with the same keys, read by writing them anew as TOML.
+//!
+//! What the older form could say and this silo does not take is left out, and told: where caches lie on the host (they
+//! were shared by all projects), images of registries, and language servers.
+
+use std::path::Path;
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+use toml::{Table, Value};
+
+use crate::document::Error;
+
+/// Most levels of lists and tables in one another.
+const MAX_DEPTH: usize = 16;
+
+/// Whose settings they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A project's.
+    Project,
+    /// The user's.
+    User,
+}
+
+/// Older settings in today's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The text of a `silo.toml`.
+    pub text: String,
+    /// What was left out, and why.
+    pub left: Vec<String>,
+}
+
+/// Writes the older text that came from `path` anew.
+pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
+    let wrong = |message: String| Error::Meaning { path: path.to_owned(), message };
+    let read = Reader { events: Parser::new_from_str(yaml) }.document().map_err(wrong)?;
+    let Some(read) = read else { return Ok(Taken { text: String::new(), left: Vec::new() }) };
+    let Value::Table(mut settings) = read else { return Err(wrong("it is not a table of keys".to_owned())) };
+    let mut left = Vec::new();
+    if whose == Whose::Project && settings.remove("cache").is_some() {
+        left.push("cache: how much caches may take is yours to set, in ~/.silo/silo.toml".to_owned());
+    }
+    for (tool, over) in settings.get_mut("overrides").and_then(Value::as_table_mut).into_iter().flatten() {
+        if let Value::Table(over) = over {
+            of_override(tool, over, &mut left);
+        }
+    }
+    let text = toml::to_string(&settings).map_err(|error| wrong(error.to_string()))?;
+    Ok(Taken { text, left })
+}
+
+fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
+    for (key, why) in [("image", "images of registries are not supported yet"), ("lsp", "language servers are not supported yet")] {
+        if over.remove(key).is_some() {
+            left.push(format!("overrides.{tool}.{key}: {why}"));
+        }
+    }
+    let Some(Value::Array(entries)) = over.remove("cache") else { return };
+    for entry in entries {
+        let table = entry.as_table();
+        let guest = table.and_then(|table| table.get("guest")).unwrap_or(&entry).clone();
+        let is_state = table.and_then(|table| table.get("noGC")).and_then(Value::as_bool) == Some(true);
+        // Programs were root then; they are the user now.
+        let guest = match guest.as_str().and_then(|path| path.strip_prefix("/root/")) {
+            Some(rest) => Value::String(format!("~/{rest}")),
+            None => guest,
+        };
+        if table.is_some_and(|table| table.contains_key("host")) {
+            left.push(format!("overrides.{tool}.cache: where {guest} is on the host; each project has its own, below ~/.silo"));
+        }
+        let list = over.entry(if is_state { "state" } else { "cache" }).or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(list) = list {
+            list.push(guest);
+        }
+    }
+}
+
+/// Reads YAML as the values that TOML has; what refers to other places of the text is refused, since it can grow without end.
+struct Reader<'a> {
+    events: Parser<'a, saphyr_parser::StrInput<'a>>,
+}
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<Event<'a>, String> {
+        match self.events.next() {
+            Some(Ok((Event::Alias(_), span))) => Err(format!("line {}: aliases are not taken; write it out", span.start.line())),
+            Some(Ok((event, _))) => Ok(event),
+            Some(Err(error)) => Err(format!("line {}: {}", error.marker().line(), error.info())),
+            None => Ok(Event::StreamEnd),
+        }
+    }
+
+    fn document(mut self) -> Result<Option<Value>, String> {
+        loop {
+            match self.next()? {
+                Event::StreamEnd => return Ok(None),
+                Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
+                event => return self.value(event, 0),
+            }
+        }
+    }
+
+    /// Reads the value that begins with an event; nothing where it says nothing.
+    fn value(&mut self, event: Event<'a>, depth: usize) -> Result<Option<Value>, String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("more than {MAX_DEPTH} levels of lists and tables"));
+        }
+        Ok(match event {
+            Event::Scalar(text, ScalarStyle::Plain, ..) => plain(&text),
+            Event::Scalar(text, ..) => Some(Value::String(text.into_owned())),
+            Event::SequenceStart(..) => {
+                let mut list = Vec::new();
+                loop {
+                    match self.next()? {
+                        Event::SequenceEnd => break Some(Value::Array(list)),
+                        event => list.extend(self.value(event, depth + 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(..) => {
+                let mut table = Table::new();
+                loop {
+                    let key = match self.next()? {
+                        Event::MappingEnd => break Some(Value::Table(table)),
+                        Event::Scalar(text, ..) => text.into_owned(),
+                        _ => return Err("a key is not a word".to_owned()),
+                    };
+                    let event = self.next()?;
+                    if let Some(value) = self.value(event, depth + 1)?
+                        && table.insert(key.clone(), value).is_some()
+                    {
+                        return Err(format!("{key} is said twice"));
+                    }
+                }
+            }
+            _ => return Err("the text ends in the middle".to_owned()),
+        })
+    }
+}
+
+/// Reads an unquoted word.
+fn plain(text: &str) -> Option<Value> {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => None,
+        "true" | "True" | "TRUE" => Some(Value::Boolean(true)),
+        "false" | "False" | "FALSE" => Some(Value::Boolean(false)),
+        text => Some(text.parse::<i64>().map_or_else(|_| Value::String(text.to_owned()), Value::Integer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::read::parse;
+
+    fn taken(yaml: &str) -> Result<Taken, Error> {
+        to_toml(yaml, Path::new(".siloconf"), Whose::Project)
+    }
+
+    #[test]
+    fn older_settings_say_the_same_in_todays_form() {
+        let yaml = "# ours\ntools: [python, \"node\"]\npassEnv:\n  - TOKEN\npassSshAgent: true\nmount:\n  mode: ro\n  exclude: [node_modules]\n\
+            project_id: abc\ncache:\n  rootfs: {maxSizeMB: 1}\noverrides:\n  python:\n    image: docker.io/library/python:3.12-slim\n    \
+            env: {A: \"1\", B: b}\n    memoryMB: 512\n    network:\n      hostAccess: true\n      proxy:\n        allow: [\"*.example.com\"]\n    \
+            ports:\n      - {host: 8080, guest: 80}\n    postInstall:\n      - |\n        apt-get update && true\n    \
+            cache:\n      - {guest: /root/.cache/pip, host: \"~/.silo/cache/x\", sizeHint: 1G}\n      - {guest: /root/.login, noGC: true}\n    \
+            lsp: {command: [a]}\n  node:\n";
+        let taken = taken(yaml).expect("it is read");
+        let settings = parse(&taken.text, Path::new("silo.toml")).expect("it is a silo.toml");
+        let expect = "tools = [\"python\", \"node\"]\npassEnv = [\"TOKEN\"]\npassSshAgent = true\nprojectId = \"abc\"\n\
+            mount = { mode = \"ro\", exclude = [\"node_modules\"] }\n[overrides.python]\nenv = { A = \"1\", B = \"b\" }\nmemoryMB = 512\n\
+            network = { hostAccess = true, proxy = { allow = [\"*.example.com\"] } }\nports = [{ host = 8080, guest = 80 }]\n\
+            postInstall = [\"apt-get update && true\\n\"]\ncache = [\"~/.cache/pip\"]\nstate = [\"~/.login\"]\n";
+        assert_eq!(settings, parse(expect, Path::new("silo.toml")).expect("it is a silo.toml"), "{}", taken.text);
+        assert_eq!(
+            taken.left.iter().map(|left| left.split(':').next().unwrap_or_default()).collect::<Vec<_>>(),
+            ["cache", "overrides.python.image", "overrides.python.lsp", "overrides.python.cache"]
+        );
+        assert_eq!(super::to_toml("", Path::new("x"), Whose::User).expect("nothing").text, "");
+    }
+
+    #[test]
+    fn what_is_no_settings_is_told() {
+        let deep = format!("a: {}{}", "[".repeat(40), "]".repeat(40));
+        for (yaml, expect) in [
+            ("a: &x [1]\nb: *x\n", "line 2: aliases are not taken"),
+            ("- a\n", "not a table"),
+            ("a: [1\n", "line "),
+            ("a: 1\na: 2\n", "a is said twice"),
+            ("? [a]\n: 1\n", "a key is not a word"),
+            (deep.as_str(), "more than 16 levels"),
+        ] {
+            let error = taken(yaml).expect_err(yaml).to_string();
+            assert!(error.starts_with(".siloconf: ") && error.contains(expect), "{error}");
+        }
+    }
+}

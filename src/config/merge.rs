@@ -1,0 +1,111 @@
+//! How settings lie over one another: lists are joined, tables merged by key, single values replaced.
+
+use super::sight::Mount;
+use super::{Cache, Gc, Limits, Mirrors, Network, Override, Settings, ToolCaches};
+
+/// Lays `over` over `under`: lists are joined, tables merged by key, single values replaced.
+pub fn merge(under: Settings, over: Settings) -> Settings {
+    let mut overrides = under.overrides;
+    for (tool, over) in over.overrides {
+        let merged = merge_override(overrides.remove(&tool).unwrap_or_default(), over);
+        overrides.insert(tool, merged);
+    }
+    let mut ecosystems = under.ecosystems;
+    for (name, grants) in over.ecosystems {
+        let merged = union(ecosystems.remove(&name).unwrap_or_default(), grants);
+        ecosystems.insert(name, merged);
+    }
+    let network = merge_network(under.network, over.network);
+    let first = |over: Vec<String>, under: Vec<String>| if over.is_empty() { under } else { over };
+    Settings {
+        tools: union(under.tools, over.tools),
+        pass_env: union(under.pass_env, over.pass_env),
+        pass_files: union(under.pass_files, over.pass_files),
+        pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
+        mount: Mount { mode: over.mount.mode.or(under.mount.mode), exclude: union(under.mount.exclude, over.mount.exclude) },
+        project_id: over.project_id.or(under.project_id),
+        mirrors: Mirrors {
+            debian: first(over.mirrors.debian, under.mirrors.debian),
+            debian_security: first(over.mirrors.debian_security, under.mirrors.debian_security),
+            snapshot: over.mirrors.snapshot.or(under.mirrors.snapshot),
+            snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
+        },
+        network,
+        ecosystems,
+        overrides,
+        gc: Gc {
+            auto: over.gc.auto.or(under.gc.auto),
+            max_size: over.gc.max_size.or(under.gc.max_size),
+            max_age: over.gc.max_age.or(under.gc.max_age),
+        },
+        cache: Cache {
+            rootfs: merge_limits(under.cache.rootfs, over.cache.rootfs),
+            tools: merge_caches(under.cache.tools, over.cache.tools),
+        },
+        trust: over.trust.or(under.trust),
+    }
+}
+
+fn merge_override(mut under: Override, over: Override) -> Override {
+    under.env.extend(over.env);
+    Override {
+        version: over.version.or(under.version),
+        packages: union(under.packages, over.packages),
+        addons: union(under.addons, over.addons),
+        post_install: chain(under.post_install, over.post_install),
+        env: under.env,
+        pass_env: union(under.pass_env, over.pass_env),
+        pass_files: union(under.pass_files, over.pass_files),
+        cache: chain(under.cache, over.cache),
+        state: chain(under.state, over.state),
+        network: merge_network(under.network, over.network),
+        ports: over.ports.or(under.ports),
+        pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
+        workdir: over.workdir.or(under.workdir),
+        cpus: over.cpus.or(under.cpus),
+        memory_mb: over.memory_mb.or(under.memory_mb),
+        rootfs_size_mb: over.rootfs_size_mb.or(under.rootfs_size_mb),
+        image: over.image.or(under.image),
+        lsp: over.lsp.or(under.lsp),
+    }
+}
+
+/// What is denied stays denied, whoever lays what over it.
+pub(super) fn merge_network(under: Network, over: Network) -> Network {
+    Network {
+        allow: if over.reset { over.allow } else { union(under.allow, over.allow) },
+        deny: union(under.deny, over.deny),
+        install_allow: union(under.install_allow, over.install_allow),
+        reset: under.reset || over.reset,
+        proxy: None,
+        host_access: None,
+    }
+}
+
+fn merge_limits(under: Limits, over: Limits) -> Limits {
+    Limits { max_size_mb: over.max_size_mb.or(under.max_size_mb), max_age_days: over.max_age_days.or(under.max_age_days) }
+}
+
+fn merge_caches(mut under: ToolCaches, over: ToolCaches) -> ToolCaches {
+    under.per_mount.extend(over.per_mount);
+    ToolCaches {
+        max_size_mb: over.max_size_mb.or(under.max_size_mb),
+        max_age_days: over.max_age_days.or(under.max_age_days),
+        per_mount: under.per_mount,
+    }
+}
+
+fn chain<T>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {
+    under.extend(over);
+    under
+}
+
+/// Joins two lists; what is in both counts once.
+pub(super) fn union<T: PartialEq>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {
+    for item in over {
+        if !under.contains(&item) {
+            under.push(item);
+        }
+    }
+    under
+}

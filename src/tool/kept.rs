@@ -1,0 +1,342 @@
+//! Directories that outlive runs: `~/.silo/kept/`. Excluded directories and package caches and private state of a
+//! project, and what a tool keeps in all projects.
+//!
+//! ```text
+//! projects/<id>/owner.toml              whose it is
+//! projects/<id>/lock                    held by whoever uses it
+//! projects/<id>/exclude/<directory>     what a sandbox has instead of the project's own
+//! projects/<id>/cache/<tool>/<path>     may be emptied
+//! projects/<id>/state/<tool>/<path>     may not
+//! tools/<tool>/{lock,cache,state}       the same for all projects
+//! ```
+//!
+//! A project is known by its path. One that was moved is found again by its directory: device, inode and time of birth,
+//! which nothing that a guest writes can imitate.
+
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::document;
+use crate::home::Home;
+use crate::recipe::kept::{Kept, Scope};
+
+use super::projects;
+
+/// The version of the format of `owner.toml`.
+const VERSION: u32 = 1;
+
+/// How the rooms of projects begin that have a name of their own; those made of a path have none of these letters.
+const NAMED: &str = "named-";
+
+/// Why something cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A record is not as it was written.
+    #[error(transparent)]
+    Document(#[from] document::Error),
+    /// The system refused.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Packages that can be fetched again.
+    Cache,
+    /// What cannot be made again, such as logins.
+    State,
+}
+
+impl Class {
+    /// Its name on disk and for users.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Cache => "cache",
+            Class::State => "state",
+        }
+    }
+}
+
+/// What is kept for a project, or for a tool without one.
+#[derive(Clone, Debug)]
+pub struct Keeper<'a> {
+    home: &'a Home,
+    project: Option<(String, &'a Path)>,
+}
+
+/// A directory in use: it is not emptied as long as this lives.
+#[derive(Debug)]
+pub struct InUse {
+    /// Nothing is read from it; it holds the locks.
+    _locks: Vec<File>,
+}
+
+impl<'a> Keeper<'a> {
+    /// The keeper of the project at a canonical path, which may have a name of its own.
+    pub fn new(home: &'a Home, project: Option<&'a Path>, named: Option<&str>) -> Keeper<'a> {
+        Keeper { home, project: project.map(|path| (id(path, named), path)) }
+    }
+
+    /// Names the directory that is shown instead of one of the project's; without a project there is none.
+    pub fn excluded(&self, inner: &str) -> Option<PathBuf> {
+        self.project.as_ref().map(|(id, _)| self.home.kept_project(id).join("exclude").join(file_name(inner)))
+    }
+
+    /// Names the directory that a tool keeps; without a project only what is for all of them is kept.
+    pub fn kept(&self, tool: &str, class: Class, kept: &Kept) -> Option<PathBuf> {
+        let name = file_name(&kept.guest);
+        match (kept.scope, &self.project) {
+            (Scope::Tool, _) => Some(self.home.kept_tool(tool).join(class.name()).join(name)),
+            (Scope::Project, Some((id, _))) => Some(self.home.kept_project(id).join(class.name()).join(tool).join(name)),
+            (Scope::Project, None) => None,
+        }
+    }
+
+    /// Makes directories that this keeper named, unless they are there, and holds them.
+    pub fn open(&self, dirs: &[PathBuf]) -> Result<InUse, Error> {
+        let mut rooms: Vec<PathBuf> = dirs.iter().filter_map(|dir| room(self.home, dir)).collect();
+        rooms.sort();
+        rooms.dedup();
+        let own = self.project.as_ref().map(|(id, _)| self.home.kept_project(id));
+        for dir in dirs {
+            make(dir)?;
+        }
+        if let Some((id, path)) = self.project.as_ref().filter(|_| own.is_some_and(|own| rooms.contains(&own))) {
+            own_by(self.home, id, path)?;
+        }
+        let locks = rooms.iter().map(|room| hold(room)).collect::<Result<_, _>>()?;
+        Ok(InUse { _locks: locks })
+    }
+
+    /// Whether anything is kept for the project.
+    pub fn is_known(&self) -> bool {
+        self.project.as_ref().is_none_or(|(id, _)| owner_file(self.home, id).exists())
+    }
+}
+
+/// The name under which something is kept for a project: its own name, or one made of its path.
+pub fn id(project: &Path, named: Option<&str>) -> String {
+    named.map_or_else(|| projects::id(project), |name| format!("{NAMED}{name}"))
+}
+
+/// The directory of a project or tool that a kept directory is in.
+fn room(home: &Home, dir: &Path) -> Option<PathBuf> {
+    let mut names = dir.strip_prefix(home.kept()).ok()?.components();
+    Some(home.kept().join(names.next()?).join(names.next()?))
+}
+
+/// A path as one file name: what is not plain is written as `%` and two digits.
+fn file_name(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let name: String = path.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect();
+    // The two names that lead elsewhere.
+    if name.chars().all(|c| c == '.') { name.replace('.', "%2E") } else { name }
+}
+
+fn make(dir: &Path) -> Result<(), Error> {
+    if fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    // What a login leaves is nobody else's to read.
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| Error::File {
+        doing: "create",
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+fn hold(room: &Path) -> Result<File, Error> {
+    let path = room.join("lock");
+    let failed = |source| Error::File { doing: "lock", path: path.clone(), source };
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
+    Ok(file)
+}
+
+/// Takes a room for emptying it, unless somebody uses it.
+pub fn take(room: &Path) -> Option<File> {
+    let file = File::options().create(true).append(true).open(room.join("lock")).ok()?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
+}
+
+/// Whose a room is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The name of the room.
+    pub id: String,
+    /// The directory of the project when it was last used.
+    pub path: PathBuf,
+    /// Which directory that is, whatever its path.
+    identity: Option<String>,
+}
+
+impl Owner {
+    /// Whether its directory is gone; one that cannot be looked at may be there.
+    pub fn is_orphaned(&self) -> bool {
+        matches!(self.path.try_exists(), Ok(false))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    format: u32,
+    /// The path in hexadecimal digits, since a path may be any bytes; the comment above it is for people.
+    path: String,
+    directory: Option<String>,
+}
+
+fn owner_file(home: &Home, id: &str) -> PathBuf {
+    home.kept_project(id).join("owner.toml")
+}
+
+/// Notes whose a room is, unless that is noted. One with a name of its own is whose last used it.
+pub fn own_by(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
+    let path = owner_file(home, id);
+    let is_named = id.starts_with(NAMED);
+    if path.exists() && (!is_named || owner(home, id)?.is_some_and(|owner| owner.path == project)) {
+        return Ok(());
+    }
+    make(&home.kept_project(id))?;
+    let written = Written { format: VERSION, path: projects::hex(project), directory: identity(project) };
+    // A path may hold line breaks, which a comment must not.
+    let text = format!("# {project:?}\n{}", toml::to_string(&written).expect("strings and numbers are TOML"));
+    document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
+}
+
+/// Reads whose a room is.
+pub fn owner(home: &Home, id: &str) -> Result<Option<Owner>, Error> {
+    let path = owner_file(home, id);
+    let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
+    let project = projects::unhex(&written.path).filter(|_| written.format == VERSION);
+    let wrong = || document::Error::Meaning { path: path.clone(), message: "it is not as this silo writes it".to_owned() };
+    Ok(Some(Owner { id: id.to_owned(), path: project.ok_or_else(wrong)?, identity: written.directory }))
+}
+
+/// Lists the rooms of projects by name.
+pub fn owners(home: &Home) -> Result<Vec<Owner>, Error> {
+    let mut all = Vec::new();
+    for name in names(&home.kept_projects())? {
+        all.extend(owner(home, &name)?);
+    }
+    Ok(all)
+}
+
+/// Lists the names in a directory, sorted; one that is not there has none.
+pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| Error::File { doing: "list", path: dir.to_owned(), source };
+    let listing = match fs::read_dir(dir) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in listing {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Which directory is at a path, where the file system can tell.
+fn identity(path: &Path) -> Option<String> {
+    let found: Metadata = fs::metadata(path).ok()?;
+    let born = found.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("{}:{}:{}", found.dev(), found.ino(), born.as_nanos()))
+}
+
+/// Finds what is kept for the directory at a canonical path under the path that it had before it was moved.
+pub fn moved_from(home: &Home, project: &Path) -> Result<Option<Owner>, Error> {
+    let Some(own) = identity(project) else { return Ok(None) };
+    // Another directory may have come to its old place.
+    let has_left = |owner: &Owner| owner.path != project && identity(&owner.path).as_ref() != Some(&own);
+    let is_it = |owner: &Owner| owner.identity.as_ref() == Some(&own) && !owner.id.starts_with(NAMED) && has_left(owner);
+    let mut found = owners(home)?.into_iter().filter(is_it);
+    Ok(found.next())
+}
+
+/// Makes what is kept for a moved project its own again.
+pub fn adopt(home: &Home, old: &Owner, project: &Path) -> Result<(), Error> {
+    let id = projects::id(project);
+    let (from, to) = (home.kept_project(&old.id), home.kept_project(&id));
+    fs::rename(&from, &to).map_err(|source| Error::File { doing: "rename", path: from, source })?;
+    let stale = owner_file(home, &id);
+    fs::remove_file(&stale).map_err(|source| Error::File { doing: "remove", path: stale, source })?;
+    own_by(home, &id, project)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_project_and_tool_has_its_own() {
+        let place = tempfile::tempdir().expect("a directory");
+        let home = Home::new(place.path().join("home"));
+        let kept = |scope| Kept { guest: "~/.cache/pip".to_owned(), scope, env: None };
+        let one = Keeper::new(&home, Some(Path::new("/a")), None);
+        let two = Keeper::new(&home, Some(Path::new("/b")), None);
+        let of = |keeper: &Keeper<'_>, tool: &str, scope| keeper.kept(tool, Class::Cache, &kept(scope));
+        assert_ne!(of(&one, "python", Scope::Project), of(&two, "python", Scope::Project));
+        assert_ne!(of(&one, "python", Scope::Project), of(&one, "other", Scope::Project));
+        assert_eq!(of(&one, "python", Scope::Tool), of(&two, "python", Scope::Tool));
+        assert_ne!(one.excluded("a/b"), one.excluded("a%2Fb"));
+        assert_eq!(file_name(".."), "%2E%2E");
+        let none = Keeper::new(&home, None, None);
+        assert_eq!((of(&none, "python", Scope::Project), none.excluded("x")), (None, None));
+        let named = [Some("x"), Some("x")].map(|name| Keeper::new(&home, Some(Path::new("/a")), name).excluded("n"));
+        assert!(named[0] == named[1] && named[0] != one.excluded("n"));
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_taken() {
+        let place = tempfile::tempdir().expect("a directory");
+        let home = Home::new(place.path().join("home"));
+        let keeper = Keeper::new(&home, Some(place.path()), None);
+        let dir = keeper.excluded("node_modules").expect("a project");
+        let held = keeper.open(std::slice::from_ref(&dir)).expect("made");
+        assert!(dir.is_dir() && keeper.is_known());
+        let room = home.kept_project(&id(place.path(), None));
+        assert!(take(&room).is_none());
+        drop(held);
+        assert!(take(&room).is_some());
+    }
+
+    #[test]
+    fn a_moved_directory_is_found_and_another_one_is_not() {
+        let place = tempfile::tempdir().expect("a directory");
+        let home = Home::new(place.path().join("home"));
+        let (before, after, other) = (place.path().join("before"), place.path().join("after"), place.path().join("other"));
+        fs::create_dir(&before).expect("made");
+        let keeper = Keeper::new(&home, Some(&before), None);
+        let dir = keeper.excluded("n").expect("a project");
+        drop(keeper.open(std::slice::from_ref(&dir)).expect("made"));
+        fs::write(dir.join("file"), "kept").expect("written");
+        if identity(&before).is_none() {
+            return; // A file system without times of birth: nothing is found again, and nothing is taken for another.
+        }
+        fs::create_dir(&other).expect("made");
+        assert_eq!(moved_from(&home, &before).expect("read"), None, "it is where it was");
+        fs::rename(&before, &after).expect("moved");
+        assert_eq!(moved_from(&home, &other).expect("read"), None);
+        let old = moved_from(&home, &after).expect("read").expect("it was moved");
+        adopt(&home, &old, &after).expect("adopted");
+        let dir = Keeper::new(&home, Some(&after), None).excluded("n").expect("a project");
+        assert_eq!(fs::read_to_string(dir.join("file")).expect("there"), "kept");
+        assert_eq!(moved_from(&home, &after).expect("read"), None);
+    }
+}

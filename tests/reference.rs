@@ -1,0 +1,151 @@
+//! docs/silo-toml.md is made from the schema of `silo.toml`, and so from its types: it cannot be out of date.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::{Silo, golden};
+
+const BEFORE: &str = "# silo.toml
+
+This page is made from the types that read the file (`the_reference_is_that_of_the_types` in `tests/reference.rs`). A key that is not here is an error that names file, line, column and the nearest known key.
+
+| file | whose |
+|---|---|
+| `~/.silo/silo.toml` | yours, for everything |
+| `<project>/silo.toml` | the project's; the nearest one upwards from where you are. Its directory is what tools see |
+
+The recipe of a tool lies lowest, your file over it, the project's over both. `silo config show [TOOL]` shows what counts and the file and line that each value comes from; `--json` for scripts. `silo config network` and `silo config ports` edit the file and keep its comments;
+so do `silo use`, `add` and `build`. What a project's file opens counts once you approve it ([security.md](security.md#what-a-project-opens-counts-once-you-approve-it)).
+
+```toml
+#:schema https://example.com/docs/schema/silo.json
+tools = [\"python@3.13\"]
+passEnv = [\"EDITOR\"]
+
+[mount]
+exclude = [\".venv\"]
+
+[overrides.python]
+env = { MODE = \"test\" }
+memoryMB = 2048
+```
+
+The JSON schema is [schema/silo.json](schema/silo.json) (`silo schema silo`); a first line `#:schema <path or address>` tells editors that understand it where it is.
+
+## Keys
+
+*Joined* lists have what every file says; a *replaced* value is that of the file that lies uppermost; tables are merged key by key.
+
+| key | type | together | meaning |
+|---|---|---|---|
+";
+
+const AFTER: &str = "
+## Not yet
+
+`overrides.<tool>.image` (images of registries) and `overrides.<tool>.lsp` (language servers) are errors that say so.
+
+## The older form
+
+A project's `.siloconf` and your `~/.silo/siloconf`, which are YAML with the same keys, are read where there is no `silo.toml`, with one warning. `silo config migrate` writes them as `silo.toml` and keeps them as `.siloconf.bak`; what is not taken over is told and
+stands as a comment. `project_id` is read as `projectId`, `network.hostAccess` and `network.proxy.*` as today's lists, `cache.rootfs` as `gc`.
+";
+
+#[test]
+fn the_reference_is_that_of_the_types() {
+    let schema: Value = serde_json::from_str(&Silo::new().ok(["schema", "silo"])).expect("a schema");
+    let mut rows = BTreeMap::new();
+    walk(&schema, &schema, "", 0, &mut rows);
+    for key in ["tools", "mount.exclude", "overrides.<tool>.cache", "cache.tools.perMount.<name>", "ecosystems.<name>"] {
+        assert!(rows.contains_key(key), "{key}: {:?}", rows.keys());
+    }
+    let rows: String = rows.iter().map(|(key, (kind, merge, meaning))| format!("| `{key}` | {kind} | {merge} | {meaning} |\n")).collect();
+    golden("../../docs/silo-toml.md", &format!("{BEFORE}{rows}{AFTER}"));
+}
+
+/// Adds the keys of an object, each with its type, how files lie over one another, and its meaning.
+fn walk(root: &Value, schema: &Value, above: &str, depth: usize, rows: &mut BTreeMap<String, (String, &'static str, String)>) {
+    assert!(depth < 8, "{above} is too deep");
+    let object = resolved(root, schema);
+    for (key, property) in object["properties"].as_object().into_iter().flatten() {
+        let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        one(root, property, &path, depth, rows);
+    }
+}
+
+fn one(root: &Value, property: &Value, path: &str, depth: usize, rows: &mut BTreeMap<String, (String, &'static str, String)>) {
+    let found = resolved(root, property);
+    if found["properties"].is_object() {
+        return walk(root, found, path, depth + 1, rows);
+    }
+    let meaning =
+        [property, found].into_iter().find_map(|schema| schema["description"].as_str()).expect(path).replace('\n', " ").replace('|', "\\|");
+    let more = &found["additionalProperties"];
+    if more.is_object() {
+        let name = if path == "overrides" { "<tool>" } else { "<name>" };
+        let path = format!("{path}.{name}");
+        if resolved(root, more)["properties"].is_object() {
+            return walk(root, more, &path, depth + 1, rows);
+        }
+        let kind = kind(root, more);
+        rows.insert(path.clone(), (kind.clone(), merge(&path, &kind), meaning));
+        return;
+    }
+    let kind = kind(root, found);
+    rows.insert(path.to_owned(), (kind.clone(), merge(path, &kind), meaning));
+}
+
+/// Follows references, and passes over what says that a key may be missing.
+fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    if let Some(name) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
+        return resolved(root, &root["$defs"][name]);
+    }
+    let is_null = |schema: &&Value| schema["type"] != "null";
+    match schema["anyOf"].as_array() {
+        Some(all) if all.iter().filter(is_null).count() == 1 => all.iter().find(is_null).map_or(schema, |one| resolved(root, one)),
+        _ => schema,
+    }
+}
+
+fn kind(root: &Value, schema: &Value) -> String {
+    let schema = resolved(root, schema);
+    let several = |key: &str| schema[key].as_array().map(|all| all.iter().map(|one| kind(root, one)).collect::<Vec<_>>().join(" or "));
+    if let Some(word) = schema["const"].as_str() {
+        return format!("`\"{word}\"`");
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        return words.iter().filter_map(Value::as_str).map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(" or ");
+    }
+    if let Some(all) = several("oneOf").or_else(|| several("anyOf")) {
+        return all;
+    }
+    let name = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).find(|name| *name != "null").unwrap_or_default(),
+        name => name.as_str().unwrap_or_default(),
+    };
+    match name {
+        "array" => match kind(root, &schema["items"]).as_str() {
+            "string" => "list of strings".to_owned(),
+            items if items.contains(" or ") => format!("list of ({items})"),
+            items => format!("list of {items}"),
+        },
+        "object" => {
+            let keys: Vec<String> = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| format!("`{key}`")).collect();
+            format!("table of {}", keys.join(", "))
+        }
+        name => name.to_owned(),
+    }
+}
+
+/// As `src/config/merge.rs` does it.
+fn merge(path: &str, kind: &str) -> &'static str {
+    match path {
+        "mirrors.debian" | "mirrors.debianSecurity" | "overrides.<tool>.ports" => "replaced",
+        "trust" => "yours alone",
+        _ if path.starts_with("cache.") => "yours alone",
+        _ if kind.starts_with("list") => "joined",
+        _ if path.ends_with("passSshAgent") || path.ends_with("reset") => "true if any says so",
+        _ => "replaced",
+    }
+}

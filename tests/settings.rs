@@ -1,0 +1,98 @@
+//! silo.toml and what came before it: found upwards, shown with the origin of each value, migrated.
+
+use std::fs;
+
+use crate::support::{Silo, done};
+
+fn write(silo: &Silo, file: &str, text: &str) {
+    let path = silo.project().join(file);
+    fs::create_dir_all(path.parent().expect("a file of the project")).expect("our own project");
+    fs::write(path, text).expect("our own project");
+}
+
+#[test]
+fn settings_are_found_upwards_and_say_where_they_come_from() {
+    let silo = Silo::new();
+    write(&silo, "silo.toml", "# ours\npassEnv = [\"A\", \"B\"]\n\n[overrides.python]\nenv = { MODE = \"test\" }\n");
+    write(&silo, "deep/er/file", "");
+    silo.write(".silo/silo.toml", "passEnv = [\"A\"]\nmount.mode = \"ro\"\n");
+    let deep = done(silo.command(["config", "show"]).current_dir(silo.project().join("deep/er")));
+    let expect = "mount.mode = \"ro\"  # ~/.silo/silo.toml:2\noverrides.python.env.MODE = \"test\"  # silo.toml:5\n\
+        passEnv = [\n    \"A\",  # ~/.silo/silo.toml:1\n    \"B\",  # silo.toml:2\n]\n";
+    assert_eq!(deep.out, expect, "{deep:?}");
+    let json: serde_json::Value = serde_json::from_str(&silo.ok(["config", "show", "--json"])).expect("JSON");
+    assert_eq!((&json["passEnv"][1]["value"], &json["passEnv"][1]["line"]), (&"B".into(), &2.into()), "{json}");
+    assert!(json["mount.mode"]["file"].as_str().is_some_and(|file| file.ends_with("/.silo/silo.toml")), "{json}");
+    let with_recipe = silo.ok(["config", "show", "python"]);
+    assert!(with_recipe.contains("overrides.python.cache = [\n    \"~/.cache/pip\",  # built-in recipes/python.toml:"), "{with_recipe}");
+    let empty = Silo::new();
+    assert!(empty.ok(["config", "show"]).starts_with("# nothing is set in "));
+}
+
+#[test]
+fn the_older_form_is_read_with_one_warning_and_migrated() {
+    let silo = Silo::new();
+    write(
+        &silo,
+        ".siloconf",
+        "tools: [python]\npassEnv: [TOKEN]\noverrides:\n  python:\n    image: docker.io/library/python:3.12\n    env: {A: b}\n",
+    );
+    silo.write(".silo/siloconf", "passEnv: [MINE]\ncache:\n  tools: {maxSizeMB: 100}\n");
+    let shown = silo.run(["config", "show"]);
+    assert_eq!(shown.err.matches("in the older form (YAML)").count(), 2, "{shown:?}");
+    assert!(shown.err.contains("not taken: overrides.python.image: images of registries are not supported yet"), "{shown:?}");
+    assert!(
+        shown.out.contains("\"MINE\",") && shown.out.contains("\"TOKEN\",") && shown.out.contains("cache.tools.maxSizeMB = 100"),
+        "{shown:?}"
+    );
+    // What it opens is asked about like that of a silo.toml, and no command changes it.
+    let asked = silo.fails(["sync", "--dry-run"]);
+    assert!(asked.err.contains("every tool sees the variable TOKEN"), "{asked:?}");
+    let refused = silo.fails(["config", "network", "allow", "a.example"]);
+    assert!(refused.err.contains("is in the older form") && refused.err.contains("silo config migrate"), "{refused:?}");
+    assert!(!silo.project().join("silo.toml").exists());
+
+    let said = silo.ok(["config", "migrate"]);
+    assert!(said.contains(".siloconf is written as ") && said.contains(".siloconf.bak"), "{said}");
+    let text = fs::read_to_string(silo.project().join("silo.toml")).expect("written");
+    assert!(text.starts_with("# Not taken from the older form: overrides.python.image") && text.contains("tools = [\"python\"]"), "{text}");
+    assert!(silo.project().join(".siloconf.bak").exists() && !silo.project().join(".siloconf").exists());
+    assert!(silo.path("silo.toml").exists() && silo.path("siloconf.bak").exists());
+    let shown = silo.run(["config", "show"]);
+    assert!(shown.err.is_empty() && shown.out.contains("overrides.python.env.A = \"b\""), "{shown:?}");
+    assert!(silo.ok(["config", "migrate"]).contains("no settings of the older form"));
+    write(&silo, ".siloconf", "tools: []\n");
+    assert!(silo.ok(["config", "migrate"]).contains("is there already"));
+    fs::remove_file(silo.project().join("silo.toml")).expect("ours");
+    write(&silo, ".siloconf", "toolz: []\n");
+    let wrong = silo.fails(["config", "migrate"]);
+    assert!(wrong.err.contains(".siloconf: unknown field `toolz`") && wrong.err.contains("did you mean \"tools\"?"), "{wrong:?}");
+}
+
+#[test]
+fn what_there_is_not_yet_says_so() {
+    let silo = Silo::new();
+    for (text, expect) in [
+        ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image: images of registries are not supported yet"),
+        ("[overrides.python.lsp]\ncommand = [\"x\"]\n", "overrides.python.lsp: language servers are not supported yet"),
+        (
+            "tools = [\"python@3.13\"]\n[overrides.python]\nversion = \"3.12\"\n",
+            "tools asks for python@3.13, and overrides.python.version for 3.12",
+        ),
+        ("tools = [\"python@\"]\n", "\"\" of \"python@\" is not a version"),
+        ("[mount]\nexclude = [\"../x\"]\n", "mount.exclude: \"../x\" is not a directory of the project"),
+        ("[mount]\nmode = \"read\"\n", "unknown variant `read`"),
+        ("[overrides.sh]\ncache = [{ guest = \"~/x\", host = \"~\" }]\n", "expected a path such as"),
+        ("[overrides.sh]\nstate = [\"/proc/x\"]\n", "overrides.sh.state: \"/proc/x\" is not a directory that can be kept"),
+        ("projectId = \"../x\"\n", "projectId: \"../x\" is not a name"),
+    ] {
+        write(&silo, "silo.toml", text);
+        let told = silo.fails(["list"]);
+        assert!(told.err.contains(expect), "{text}: {told:?}");
+    }
+    write(&silo, "silo.toml", "tools = [\"python@3.13\"]\n");
+    assert!(silo.fails(["sync", "--dry-run"]).err.contains("python is of version 3.13"));
+    let _ = silo.ok(["use", "python@3.14"]);
+    let text = fs::read_to_string(silo.project().join("silo.toml")).expect("there");
+    assert_eq!(text, "tools = [\"python\"]\n\n[overrides.python]\nversion = \"3.14\"\n");
+}

@@ -1,0 +1,274 @@
+//! What of the host a run sees besides the project: directories that outlive it, files that are named, a worktree's
+//! repository; and what it may not leave behind unseen.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{As, NOBODY, Silo, done, has, is_root, skip};
+
+/// A silo that has sh, in a project with this `silo.toml`, which is approved.
+fn project(settings: &str) -> Silo {
+    let silo = Silo::shared(As::Me);
+    settled(&silo, settings);
+    silo
+}
+
+fn settled(silo: &Silo, settings: &str) {
+    fs::write(silo.project().join("silo.toml"), settings).expect("our own project");
+    let _ = silo.ok(["trust", "--yes"]);
+}
+
+fn sh(silo: &Silo, script: &str) -> String {
+    silo.ok(["sh", "-c", script])
+}
+
+fn canonical(path: PathBuf) -> PathBuf {
+    fs::canonicalize(path).expect("it is there")
+}
+
+#[test]
+fn excluded_directories_are_the_sandboxs_own_and_stay() {
+    let silo = project("[mount]\nexclude = [\"node_modules\", \"web/.venv\"]\n");
+    fs::create_dir(silo.project().join("node_modules")).expect("our own project");
+    fs::write(silo.project().join("node_modules/hosts"), "").expect("our own project");
+    let said = sh(&silo, "ls -A node_modules web/.venv; echo inside > node_modules/made; echo too > web/.venv/made");
+    assert_eq!(said, "node_modules:\n\nweb/.venv:\n");
+    assert_eq!(sh(&silo, "cat node_modules/made /workspace/web/.venv/made; cd /workspace/node_modules && ls"), "inside\ntoo\nmade\n");
+    let names = |dir: &str| fs::read_dir(silo.project().join(dir)).expect("there").flatten().map(|e| e.file_name()).collect::<Vec<_>>();
+    assert_eq!(names("node_modules"), ["hosts"], "the host's own is not touched");
+    assert!(names("web/.venv").is_empty());
+    // Another project has another one.
+    let other = project("[mount]\nexclude = [\"node_modules\"]\n");
+    assert_eq!(sh(&other, "ls -A node_modules"), "");
+}
+
+#[test]
+fn a_project_can_be_read_only() {
+    let silo = project("[mount]\nmode = \"ro\"\nexclude = [\"out\"]\n");
+    fs::write(silo.project().join("file"), "mine").expect("our own project");
+    let refused = silo.run(["sh", "-c", "true"]);
+    assert!(refused.code == 2 && refused.err.contains("out is not there") && refused.err.contains("mkdir -p"), "{refused:?}");
+    fs::create_dir(silo.project().join("out")).expect("our own project");
+    let tried = silo.run(["sh", "-c", "echo x > file || echo x > /workspace/new || mkdir d || rm file || echo $? kept; echo y > out/y"]);
+    assert!(tried.code == 0 && tried.out.ends_with("1 kept\n"), "{tried:?}");
+    assert_eq!(fs::read_to_string(silo.project().join("file")).expect("there"), "mine");
+    assert!(!silo.project().join("out/y").exists());
+}
+
+#[test]
+fn files_that_are_named_are_read_and_not_written() {
+    let silo = project("");
+    let (name, absolute) = (format!(".secret-{}", std::process::id()), silo.project().join("../absolute"));
+    fs::write(silo.home().join(&name), "of home\n").expect("our own home");
+    fs::write(&absolute, "absolute\n").expect("our own directory");
+    fs::write(silo.project().join("inner"), "inner\n").expect("our own project");
+    let absolute = canonical(absolute);
+    let settings = format!(
+        "passFiles = [\"~/{name}\", {{ host = \"{}\", guest = \"/run/secrets/key\" }}]\n[overrides.sh]\npassFiles = [\"inner\"]\n",
+        absolute.display()
+    );
+    fs::write(silo.project().join("silo.toml"), &settings).expect("our own project");
+    let asked = silo.run(["sh", "-c", "true"]);
+    assert!(asked.code == 125 && asked.err.contains(&format!("every tool reads the file ~/{name}")), "{asked:?}");
+    assert!(!asked.err.contains("inner"), "{asked:?}");
+    settled(&silo, &settings);
+    let script = format!(
+        "cat ~/{name} /run/secrets/key inner; for f in ~/{name} /run/secrets/key inner /workspace/inner; do echo x > $f || rm -f $f; done"
+    );
+    let tried = silo.run(["sh", "-c", &script]);
+    assert_eq!(tried.out, "of home\nabsolute\ninner\n", "{tried:?}");
+    assert_eq!(fs::read_to_string(silo.home().join(&name)).expect("there"), "of home\n");
+    assert_eq!(fs::read_to_string(silo.project().join("inner")).expect("there"), "inner\n");
+    // Nothing is left out silently, and nothing of the project leads out of it.
+    symlink(&absolute, silo.project().join("link")).expect("our own project");
+    for (file, expect) in [("~/no-such", "No such file"), ("link", "leads out of the project"), ("~/.silo", "not a file")] {
+        settled(&silo, &format!("passFiles = [\"{file}\"]\n"));
+        let refused = silo.run(["sh", "-c", "true"]);
+        assert!(refused.code == 2 && refused.err.contains(expect), "{file}: {refused:?}");
+    }
+    fs::write(silo.project().join("silo.toml"), "passFiles = [\"../x\"]\n").expect("our own project");
+    assert!(silo.fails(["sh", "-c", "true"]).err.contains("passFiles: \"../x\" is not the path of a file"));
+    fs::remove_file(silo.home().join(name)).expect("our own home");
+}
+
+#[test]
+fn caches_and_state_are_a_projects_own_unless_it_says_otherwise() {
+    let settings = "[overrides.sh]\ncache = [\"~/.cache/x\", { guest = \"/opt/all\", scope = \"tool\" }]\nstate = [\"~/.login\"]\n";
+    let silo = project(settings);
+    let _ = sh(&silo, "echo one | tee ~/.cache/x/file ~/.login/file /opt/all/file; echo gone > ~/file");
+    assert_eq!(sh(&silo, "cat ~/.cache/x/file ~/.login/file /opt/all/file; ls ~"), "one\none\none\n");
+    // Another project cannot poison them, and neither can another tool of this one; what is for all is for all.
+    let other = project(settings);
+    assert_eq!(
+        sh(&other, "ls -A ~/.cache/x ~/.login; cat /opt/all/file"),
+        format!("{0}/.cache/x:\n\n{0}/.login:\none\n", other.home().display())
+    );
+    assert_eq!(
+        silo.ok(["run", "--shim", "sh", "python", "-c", "ls -A ~ ~/.cache"]).replace(&silo.home().display().to_string(), ""),
+        ":\n.cache\n\n/.cache:\npip\n"
+    );
+    // What is for all projects is asked about.
+    let asked = Silo::shared(As::Me);
+    fs::write(asked.project().join("silo.toml"), settings).expect("our own project");
+    let refused = asked.run(["sh", "-c", "true"]);
+    assert!(refused.code == 125 && refused.err.contains("\n  sh has the same /opt/all in all projects\n"), "{refused:?}");
+    // Nobody else of the machine can look.
+    let kept = silo.path("kept/projects");
+    assert_eq!(fs::metadata(kept).expect("there").mode() & 0o777, 0o700);
+}
+
+#[test]
+fn what_pip_fetched_is_kept_for_the_project() {
+    let silo = Silo::shared(As::Me);
+    let dir = silo.ok(["pip", "cache", "dir"]);
+    assert_eq!(dir, format!("{}/.cache/pip\n", silo.home().display()));
+    let _ = silo.ok(["run", "--shim", "sh", "python", "-c", "echo kept > ~/.cache/pip/file"]);
+    assert_eq!(silo.ok(["run", "--shim", "sh", "python", "-c", "cat ~/.cache/pip/file"]), "kept\n");
+    assert!(silo.ok(["run", "--no-project", "--shim", "sh", "python", "-c", "ls ~/.cache/pip || echo none"]).ends_with("none\n"));
+}
+
+#[test]
+fn a_moved_project_keeps_what_is_its_own_and_what_was_approved() {
+    let settings = "passEnv = [\"X\"]\n[mount]\nexclude = [\"n\"]\n[overrides.sh]\nstate = [\"~/.login\"]\n";
+    let silo = project(settings);
+    let _ = sh(&silo, "echo me > ~/.login/who; echo dep > n/dep");
+    let moved = silo.project().with_file_name("moved");
+    fs::rename(silo.project(), &moved).expect("our own directory");
+    fs::create_dir(silo.project()).expect("another one at its place");
+    let at = |dir: &Path, script: &str| done(silo.command(["sh", "-c", script]).current_dir(dir));
+    let told = at(&moved, "cat ~/.login/who n/dep");
+    if told.err.contains("is not approved") && fs::metadata(&moved).is_ok_and(|found| found.created().is_err()) {
+        return skip("the file system does not know when directories were made");
+    }
+    assert_eq!(told.out, "me\ndep\n", "{told:?}");
+    assert!(told.err.contains("was moved to"), "{told:?}");
+    assert_eq!(at(&moved, "cat n/dep").err, "");
+    settled(&silo, settings);
+    assert_eq!(sh(&silo, "ls -A ~/.login n"), format!("{}/.login:\n\nn:\n", silo.home().display()));
+    // By a name of its own, wherever it is; that it may have what is kept under a name is asked about.
+    let name = format!("projectId = \"named-{}\"\n{settings}", std::process::id());
+    settled(&silo, &name);
+    let _ = sh(&silo, "echo named > n/dep");
+    fs::write(moved.join("silo.toml"), &name).expect("our own project");
+    let asked = at(&moved, "cat n/dep");
+    assert!(asked.code == 125 && asked.err.contains("it has what is kept for the project named named-"), "{asked:?}");
+    assert_eq!(done(silo.command(["trust", "--yes"]).current_dir(&moved)).code, 0);
+    assert_eq!(at(&moved, "cat n/dep").out, "named\n");
+}
+
+#[test]
+fn what_the_host_obeys_is_told_when_it_is_new_and_guarded_when_it_is_there() {
+    let silo = Silo::shared(As::Me);
+    fs::create_dir(silo.project().join(".git")).expect("our own project");
+    let quiet = silo.run(["sh", "-c", "echo x > ordinary; echo x > .git/hooks/pre-commit"]);
+    assert!(quiet.err.contains("Read-only file system") && !quiet.err.contains("new in the project"), "{quiet:?}");
+    let told = silo.run(["sh", "-c", "echo x > .envrc; mkdir .vscode; echo x > .git/commondir; echo 'passEnv = []' > silo.toml"]);
+    assert!(
+        told.err.contains("new in the project") && told.err.ends_with("\n  .envrc\n  .git/commondir\n  .vscode\n  silo.toml\n"),
+        "{told:?}"
+    );
+    // From now on they cannot be changed, and a silo.toml that a guest made is not obeyed by itself.
+    let refused = silo.run(["sh", "-c", "true"]);
+    assert!(refused.code == 125 && refused.err.contains("silo.toml counts, though it came while a sandbox ran"), "{refused:?}");
+    let _ = silo.ok(["trust", "--yes"]);
+    let again = silo.run(["sh", "-c", "echo y > .envrc; echo y > .vscode/tasks.json; rm -f silo.toml; mv .vscode x"]);
+    assert!(again.code != 0 && !again.err.contains("new in the project"), "{again:?}");
+    assert_eq!(fs::read_to_string(silo.project().join(".envrc")).expect("there"), "x\n");
+    assert!(silo.project().join("silo.toml").exists() && silo.project().join(".vscode").exists());
+}
+
+#[test]
+fn a_worktree_sees_its_repository_and_cannot_change_what_git_obeys() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    let silo = Silo::shared(As::Me);
+    let main = silo.project().with_file_name("main");
+    let git = |dir: &Path, words: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main"]).args(words);
+        let done = done(command.current_dir(dir).env("HOME", silo.home()));
+        assert_eq!(done.code, 0, "{words:?}: {done:?}");
+        done.out
+    };
+    fs::create_dir(&main).expect("our own directory");
+    git(&main, &["init", "--quiet"]);
+    git(&main, &["commit", "--quiet", "--allow-empty", "-m", "first"]);
+    let tree = silo.project().with_file_name("tree");
+    git(&main, &["worktree", "add", "--quiet", "-b", "work", tree.to_str().expect("our own path")]);
+    let common = canonical(main.join(".git"));
+    let script = format!(
+        "cd {0}; head -c 4 HEAD; for f in config hooks/pre-commit worktrees/tree/commondir packed-refs; do echo evil > $f; done; \
+         cp refs/heads/work refs/heads/new && echo x > objects/probe && echo x > worktrees/tree/index.lock && rm worktrees/tree/index.lock && echo written; \
+         ls {1} 2>&1; echo y > {2}/.git; mv {2}/.git {2}/x",
+        common.display(),
+        main.join("file").display(),
+        canonical(tree.clone()).display(),
+    );
+    fs::write(main.join("file"), "not of the worktree").expect("our own directory");
+    let inside = done(silo.command(["sh", "-c", &script]).current_dir(&tree));
+    assert!(inside.out.starts_with("ref:written\n") && inside.out.contains("No such file"), "{inside:?}");
+    assert_eq!(inside.err.matches("Read-only file system").count(), 5, "{inside:?}");
+    assert_eq!(git(&tree, &["branch", "--list", "new"]).trim(), "new");
+    assert_eq!(git(&main, &["status", "--short"]), "?? file\n");
+    // A `.git` that claims to be a worktree's shows nothing.
+    fs::write(silo.project().join(".git"), fs::read(tree.join(".git")).expect("there")).expect("our own project");
+    let other = silo.run(["sh", "-c", &format!("ls {}", common.display())]);
+    assert!(other.code != 0 && other.err.contains("No such file"), "{other:?}");
+}
+
+#[test]
+fn a_home_is_shown_once_that_is_confirmed() {
+    // A home of its own: what is confirmed is kept.
+    let silo = Silo::new();
+    fs::create_dir_all(silo.home().join(".ssh/x")).expect("our own home");
+    let keys = silo.home().join(".ssh");
+    let run = |words: &[&str]| done(silo.command(words).current_dir(&keys));
+    let told = run(&["trust", "--expose"]);
+    assert!(told.code != 0 && told.out.contains("it is shown to tools although it holds keys or logins"), "{told:?}");
+    assert_eq!(run(&["trust", "--expose", "--yes"]).code, 0);
+    assert!(run(&["trust", "--expose"]).out.contains("nothing that is not approved"));
+    let other = done(silo.command(["trust", "--expose"]).current_dir(silo.home()));
+    assert!(other.code != 0 && other.out.contains("it holds your home directory"), "{other:?}");
+}
+
+#[test]
+fn a_user_may_trust_every_project_and_no_project_may_ask_for_that() {
+    let silo = Silo::new();
+    fs::write(silo.project().join("silo.toml"), "passEnv = [\"A\"]\n").expect("our own project");
+    assert!(silo.fails(["sync"]).err.contains("every tool sees the variable A"));
+    silo.write(".silo/silo.toml", "trust = \"always\"\n");
+    assert!(silo.ok(["sync"]).contains("uses no tools"));
+    fs::write(silo.project().join("silo.toml"), "trust = \"always\"\n").expect("our own project");
+    assert!(silo.fails(["sync"]).err.contains("trust is yours to set, and no project's"));
+    fs::write(silo.project().join("silo.toml"), "[cache.tools]\nmaxSizeMB = 1\n").expect("our own project");
+    assert!(silo.fails(["sync"]).err.contains("cache is yours to set, and no project's"));
+}
+
+#[test]
+fn state_is_never_collected_and_goes_with_its_project() {
+    let silo = project("[overrides.sh]\nstate = [\"~/.login\"]\ncache = [\"~/.cache/x\"]\n");
+    let _ = sh(&silo, "echo me > ~/.login/who; echo a > ~/.cache/x/old; touch -d '2001-01-01' ~/.login/who ~/.cache/x/old");
+    let would = silo.ok(["gc", "--dry-run"]);
+    assert!(would.contains("files of package caches would be removed"), "{would}");
+    let listed = silo.ok(["projects", "ls"]);
+    assert!(listed.contains(&canonical(silo.project()).display().to_string()), "{listed}");
+    assert!(silo.ok(["cache", "report"]).contains("\nkept "));
+    let told = silo.ok(["clean", "--force"]);
+    assert!(told.contains("its package caches, private state (logins)"), "{told}");
+    assert_eq!(sh(&silo, "ls ~/.login ~/.cache/x"), format!("{0}/.cache/x:\n\n{0}/.login:\n", silo.home().display()));
+}
+
+#[test]
+fn what_is_kept_belongs_to_the_user_too() {
+    if !is_root() {
+        return skip("only root can be two users");
+    }
+    let silo = Silo::shared(As::Nobody);
+    fs::write(silo.project().join("silo.toml"), "[mount]\nexclude = [\"n\"]\n").expect("our own project");
+    assert_eq!(sh(&silo, "echo x > n/x; cat n/x"), "x\n");
+    let made = fs::metadata(silo.project().join("n")).expect("the place of it");
+    assert_eq!(made.uid(), NOBODY);
+}
