@@ -16,6 +16,7 @@ mod support;
 mod build;
 mod graph;
 mod network;
+mod shims;
 mod start;
 mod table;
 
@@ -30,5 +31,6 @@ fn main() -> ExitCode {
     let build = !wanted("build") || build::run(rounds.unwrap_or(3));
     let graph = !wanted("graph") || graph::run(rounds.unwrap_or(5));
     let network = !wanted("network") || network::run(rounds.unwrap_or(5));
-    if start && build && graph && network { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let shims = !wanted("shims") || shims::run(rounds.unwrap_or(100));
+    if start && build && graph && network && shims { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -26,4 +26,5 @@ mod settings;
 mod shims;
 mod sight;
 mod solver;
+mod terminal;
 mod traces;

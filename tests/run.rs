@@ -93,6 +93,11 @@ fn a_home_is_no_project() {
     let mut command = silo.command(["run", "--no-project", "sh", "-c", "pwd; ls -A"]);
     let done = crate::support::done(command.current_dir(silo.home()));
     assert_eq!(done.out, format!("{}\n", silo.home().display()), "{done:?}");
+    // Who typed no silo has a REPL or a version to see, not an option to type.
+    let mut shim = std::process::Command::new(silo.path("bin/python"));
+    let done = crate::support::done(shim.args(["-c", "print(1)"]).current_dir(silo.home()).env_clear().env("HOME", silo.home()));
+    assert_eq!((done.code, done.out.as_str()), (0, "1\n"), "{done:?}");
+    assert!(done.err.contains("it holds your home directory"), "{done:?}");
 }
 
 #[test]

@@ -325,3 +325,35 @@ fn older_words_are_told_once() {
     let reserved = silo.fails(["install", "pull"]);
     assert!(reserved.err.contains("\"pull\" is a command of silo"), "{reserved:?}");
 }
+
+/// What an add-on brings is a command in the projects that have it, and elsewhere the machine's own.
+#[test]
+fn commands_of_an_addon_are_those_of_its_projects() {
+    let silo = silo();
+    let machine = machine(&silo, &["extra"]);
+    let _ = silo.run(["install", "--quiet", "node"]);
+    silo.write(".silo/recipes/addons/more.toml", "shims = [\"extra:other --extra\"]\nenv = { MORE = \"1\" }\n");
+    fs::write(silo.project().join("silo.toml"), "tools = [\"node\"]\n[overrides.node]\naddons = [\"more\"]\n").expect("our own project");
+    let _ = silo.ok(["trust", "--yes"]);
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(call(&silo, "extra", &["x"], &machine).out, "[other][--extra][x]\n");
+    assert_eq!(silo.ok(["extra", "x"]), "[other][--extra][x]\n");
+    // The tool is pinned, but it has no such command elsewhere.
+    fs::remove_file(silo.project().join("silo.toml")).expect("our own project");
+    fs::remove_file(silo.project().join("silo.lock")).expect("our own project");
+    assert!(call(&silo, "extra", &["x"], &machine).out.starts_with("machine[extra]machine[x]"));
+    assert_eq!(call(&silo, "npm", &["x"], &machine).out, "[npm][x]\n");
+    let _ = silo.run(["install", "--quiet", "node"]);
+    assert!(silo.path("bin/extra").symlink_metadata().is_ok(), "an install elsewhere takes nothing from a project");
+    let _ = silo.ok(["clean", "--force"]);
+    assert!(silo.path("bin/extra").symlink_metadata().is_err());
+
+    // What comes with a project puts nothing on PATH.
+    let own = silo.project().join("recipes");
+    fs::create_dir(&own).expect("our own project");
+    fs::write(own.join("node.toml"), "shims = [\"node\", \"git-of-the-project\"]\n").expect("our own project");
+    fs::write(silo.project().join("silo.toml"), "tools = [\"node\"]\n").expect("our own project");
+    let _ = silo.run(["trust", "--yes"]);
+    let _ = silo.run(["sync", "--quiet"]);
+    assert!(silo.path("bin/git-of-the-project").symlink_metadata().is_err());
+}

@@ -76,7 +76,7 @@ fn hand_on(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Res
         let hint = format!("`silo which -a {name}` shows what is on PATH; something there leads back to {}", home.bin().display());
         return Err(Failure::found(format!("{name} was handed on {count} times and came back each time"), hint).with_code(NOT_EXECUTABLE));
     }
-    let path = search::without(&env::var("PATH").unwrap_or_default(), &home.bin());
+    let path = search::without(&env::path(), &home.bin());
     let this = search::identity(&env::program()?);
     let Some(program) = search::next(OsStr::new(name), &path, this) else { return Err(not_found(name, owners)) };
     let called = args.first().cloned().unwrap_or_default();

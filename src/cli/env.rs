@@ -19,6 +19,11 @@ pub fn var(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// Returns where programs are looked for: `PATH`, or what systems take where it is not set.
+pub fn path() -> OsString {
+    var("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())
+}
+
 /// Returns the user's home directory.
 pub fn home() -> Result<PathBuf, Failure> {
     let home = var("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
@@ -66,7 +71,7 @@ pub fn found_as(home: &Home) -> Result<PathBuf, Failure> {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let called = match called.parent() {
         Some(dir) if dir.as_os_str().is_empty() => {
-            let path = var("PATH").unwrap_or_default();
+            let path = path();
             search::all(called.as_os_str(), &path).next()
         }
         _ => Some(called),

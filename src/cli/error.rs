@@ -116,7 +116,7 @@ fn shims_hint(error: &tool::shims::Error) -> Option<String> {
         E::Spec(_) => Some("write npm, or ipython:python -m IPython in quotes".to_owned()),
         E::Taken { name, owner } => Some(format!("silo shim remove {owner} {name}, then the same command again")),
         E::NoSuch { tool, .. } => Some(format!("`silo shim list {tool}` shows its shims")),
-        E::Itself(_) | E::Document(_) | E::Links(_) | E::Recipe(_) | E::Project(_) | E::Record(_) | E::File { .. } => None,
+        E::Itself(_) | E::Document(_) | E::Links(_) | E::Definition(_) | E::Project(_) | E::Record(_) | E::File { .. } => None,
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Visible {
     /// Write how long each phase took to this file, as JSON for trace viewers
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Whether nobody typed silo, so that a directory which must not be shown is left out instead of being an error.
+    #[arg(skip)]
+    by_shim: bool,
 }
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
@@ -113,7 +116,7 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
 
 /// What a shim of a tool does.
 pub fn shim(globals: &Globals, tool: &str, name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
-    launched(globals, Visible::default(), |setting, _| target::of_shim(setting, tool, name, args))
+    launched(globals, Visible { by_shim: true, ..Visible::default() }, |setting, _| target::of_shim(setting, tool, name, args))
         .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
@@ -225,6 +228,11 @@ fn project(setting: &Setting, visible: Visible) -> Result<Option<PathBuf>, Failu
         fs::canonicalize(&dir).map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     if !dir.is_dir() {
         return Err(Failure::usage(format!("{} is not a directory", dir.display()), "name a directory"));
+    }
+    if visible.by_shim {
+        let Some(why) = trust::hidden(setting, &dir)? else { return Ok(Some(dir)) };
+        ui::note(&format!("nothing of {} is shown to the tool: {why}", dir.display()));
+        return Ok(None);
     }
     if !visible.expose {
         trust::showable(setting, &dir)?;

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::shim::search;
 use crate::shim::table::{self, Entry, Shim};
+use crate::tool::definition::{self, Scope};
 use crate::tool::shims;
 
 use super::context::{Globals, Setting, setting};
@@ -121,7 +121,7 @@ fn list(setting: &Setting, tool: Option<&str>, json: bool) -> Result<(), Failure
 
 /// The names of a tool's shims, and what each runs.
 fn words(setting: &Setting, entry: &Entry) -> Vec<(String, Vec<String>)> {
-    let recipe = catalog::find(&setting.places, &entry.tool).ok().map(|found| found.recipe.run);
+    let recipe = definition::of(setting.view(), &entry.tool, Scope::Project).ok().map(|definition| definition.found.recipe.run);
     let of_recipe = |name: &str| {
         let run = recipe.as_ref()?;
         run.shims.get(name).cloned().or_else(|| (name == entry.tool).then(|| run.command.clone()))
@@ -185,12 +185,12 @@ pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
 
 /// Whether the directory of the shims is on PATH.
 pub fn on_path(setting: &Setting) -> bool {
-    search::contains(&env::var("PATH").unwrap_or_default(), &setting.home.bin())
+    search::contains(&env::path(), &setting.home.bin())
 }
 
 /// The names for which something else comes first on PATH, and what.
 pub fn shadowed(setting: &Setting, names: &[&str]) -> Vec<(String, std::path::PathBuf)> {
-    let path = env::var("PATH").unwrap_or_default();
+    let path = env::path();
     let shims = search::identity(&setting.home.program());
     let first = |name: &&str| search::all(std::ffi::OsStr::new(name), &path).next();
     let named = names.iter().filter_map(|name| Some(((*name).to_owned(), first(name)?)));

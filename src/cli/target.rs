@@ -7,7 +7,7 @@ use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::run::grammar::{self, Commands, Known, Meant, Typed, Unclear};
 use crate::shim::table::{self, Table};
-use crate::tool::definition;
+use crate::tool::definition::{self, Scope};
 use crate::tool::record::{self, Installed};
 
 use super::context::Setting;
@@ -45,7 +45,7 @@ pub fn find(setting: &Setting, wanted: Wanted<'_>) -> Result<Target, Failure> {
     let mut known = Known::new();
     let mut usable = Vec::new();
     for tool in candidates(setting, &table, &name, wanted.no_project)? {
-        let (recipe, commands) = commands(setting, &table, &tool.name);
+        let (recipe, commands) = commands(setting, &table, &tool.name, wanted.no_project);
         known.insert(tool.name.clone(), commands);
         usable.push((tool, recipe));
     }
@@ -69,7 +69,7 @@ pub fn find(setting: &Setting, wanted: Wanted<'_>) -> Result<Target, Failure> {
 pub fn of_shim(setting: &Setting, tool: &str, name: &str, args: Vec<OsString>) -> Result<Target, Failure> {
     let table = table::read(&setting.home.shims())?;
     let installed = usable(setting, tool, false)?.ok_or_else(|| missing(setting, &table, tool))?;
-    let (recipe, commands) = commands(setting, &table, tool);
+    let (recipe, commands) = commands(setting, &table, tool, false);
     let argv = grammar::named(tool, &commands, OsStr::new(name));
     Ok(Target { tool: installed, recipe, argv: argv.into_iter().chain(args).collect() })
 }
@@ -119,9 +119,10 @@ fn usable(setting: &Setting, tool: &str, no_project: bool) -> Result<Option<Inst
     if no_project { Ok(record::get(&setting.home, tool)?) } else { Ok(definition::current(setting.view(), tool)?) }
 }
 
-/// The commands of a tool: its recipe's, with the user's own names for them.
-fn commands(setting: &Setting, table: &Table, tool: &str) -> (Option<Recipe>, Commands) {
-    let recipe = catalog::find(&setting.places, tool).ok().map(|found| found.recipe);
+/// The commands of a tool: its recipe's with those of add-ons, and the user's own names for them.
+fn commands(setting: &Setting, table: &Table, tool: &str, no_project: bool) -> (Option<Recipe>, Commands) {
+    let scope = if no_project { Scope::Global } else { Scope::Project };
+    let recipe = definition::of(setting.view(), tool, scope).ok().map(|definition| definition.found.recipe);
     let mut commands = recipe
         .as_ref()
         .map_or_else(Commands::default, |recipe| Commands { command: recipe.run.command.clone(), shims: recipe.run.shims.clone() });

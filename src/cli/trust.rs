@@ -68,10 +68,7 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
 
 /// Fails where a directory holds what no tool is meant to see, unless that was confirmed; on a terminal it asks first.
 pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
-    let Some(why) = why_hidden(dir)? else { return Ok(()) };
-    if trust::approved(&setting.home, dir)?.contains(&shown(why)) {
-        return Ok(());
-    }
+    let Some(why) = hidden(setting, dir)? else { return Ok(()) };
     let what = format!("{} is not shown to a tool: {why}", dir.display());
     if ui::is_asking() {
         ui::note(&what);
@@ -81,6 +78,12 @@ pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
     }
     let instead = "--no-project shows nothing, --expose shows it for once, `silo trust --expose` from now on";
     Err(Failure::usage(what, format!("work in a project's own directory; or {instead}")))
+}
+
+/// Says why a directory is not shown to a tool, unless it is one that is, or that was approved.
+pub fn hidden(setting: &Setting, dir: &Path) -> Result<Option<&'static str>, Failure> {
+    let Some(why) = why_hidden(dir)? else { return Ok(None) };
+    Ok((!trust::approved(&setting.home, dir)?.contains(&shown(why))).then_some(why))
 }
 
 /// Approves what a change of the project's silo.toml opens; one of the user's own needs no approval.

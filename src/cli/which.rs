@@ -71,7 +71,7 @@ fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result
     let ours = search::identity(&setting.home.program());
     let mut rows = Vec::new();
     let of_tool = |file, (tool, why): (String, String)| Row { file, why: format!("{tool} in a sandbox: {why}"), tool: Some(tool) };
-    for file in search::all(OsStr::new(name), &env::var("PATH").unwrap_or_default()) {
+    for file in search::all(OsStr::new(name), &env::path()) {
         if ours.is_some() && search::identity(&file) == ours {
             rows.extend(tool.take().map(|tool| of_tool(Some(file), tool)));
         } else {

@@ -17,6 +17,7 @@ pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[St
     for addon in addons {
         recipe.steps.extend(addon.steps.iter().cloned());
         recipe.run.env.extend(addon.env.clone());
+        recipe.run.shims.extend(addon.shims.clone());
     }
     let steps: Vec<Step> = over.post_install.iter().map(|step| check_step("postInstall", step.clone())).collect::<Result<_, _>>()?;
     recipe.steps.extend(steps.into_iter().map(|mut step| {

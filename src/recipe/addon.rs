@@ -17,11 +17,15 @@ const DIR: &str = "addons";
 
 /// The add-ons that come with the program: name and text. `tests/recipes.rs` holds that none is forgotten.
 pub const BUILT_IN: &[(&str, &str)] = &[
+    ("corepack", include_str!("../../recipes/addons/corepack.toml")),
     ("java", include_str!("../../recipes/addons/java.toml")),
     ("kotlin", include_str!("../../recipes/addons/kotlin.toml")),
+    ("pipx", include_str!("../../recipes/addons/pipx.toml")),
+    ("pnpm", include_str!("../../recipes/addons/pnpm.toml")),
     ("poetry", include_str!("../../recipes/addons/poetry.toml")),
     ("ruby", include_str!("../../recipes/addons/ruby.toml")),
     ("uv", include_str!("../../recipes/addons/uv.toml")),
+    ("yarn", include_str!("../../recipes/addons/yarn.toml")),
 ];
 
 /// An add-on file.
@@ -37,6 +41,9 @@ pub struct AddonFile {
     /// Commands run after the tool's own.
     #[serde(default)]
     pub steps: Vec<StepEntry>,
+    /// Commands that the tool has with it: `name`, or `name:program and arguments`.
+    #[serde(default)]
+    pub shims: Vec<String>,
     /// Environment variables set inside.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -49,8 +56,10 @@ pub struct Addon {
     pub description: String,
     /// Debian packages.
     pub packages: Vec<String>,
-    /// Commands.
+    /// Commands that are run when the tool is built.
     pub steps: Vec<Step>,
+    /// Commands that the tool has with it, by the name that is typed.
+    pub shims: BTreeMap<String, Vec<String>>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
 }
@@ -85,5 +94,6 @@ fn checked(file: AddonFile, path: &Path) -> Result<Addon, Error> {
     file::check_packages("packages", &file.packages).map_err(wrong)?;
     file::check_variables("env", file.env.keys()).map_err(wrong)?;
     let steps = file.steps.into_iter().map(|step| file::check_step("steps", step)).collect::<Result<_, _>>().map_err(wrong)?;
-    Ok(Addon { description: file.description, packages: file.packages, steps, env: file.env })
+    let shims = file.shims.iter().map(|shim| file::check_shim(shim)).collect::<Result<_, _>>().map_err(wrong)?;
+    Ok(Addon { description: file.description, packages: file.packages, steps, shims, env: file.env })
 }

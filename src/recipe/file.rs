@@ -462,7 +462,8 @@ fn word(key: &'static str, value: String) -> Result<String, Error> {
     }
 }
 
-fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
+/// Checks `name`, or `name:program and arguments`.
+pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
     let (host, command) = text.split_once(':').unwrap_or((text, text));
     let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);

@@ -21,6 +21,7 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
     recipe.run.network = joined(recipe.run.network, base.run.network);
     recipe.run.cache = kept::over(base.run.cache, recipe.run.cache);
     recipe.run.state = kept::over(base.run.state, recipe.run.state);
+    recipe.run.activate.extend(base.run.activate);
     recipe.run.cpus = recipe.run.cpus.or(base.run.cpus);
     recipe.run.memory_mb = recipe.run.memory_mb.or(base.run.memory_mb);
     Ok(recipe)

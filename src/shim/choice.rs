@@ -45,12 +45,13 @@ pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Resu
     let owners: Vec<&Entry> = table.owners(name).collect();
     match owners.as_slice() {
         [] => return Ok(Choice::Nobody),
-        [only] if only.pinned => return Ok(Choice::Tool(only, Why::Pinned)),
+        [only] if only.pinned && only.answers_everywhere(name) => return Ok(Choice::Tool(only, Why::Pinned)),
         _ => {}
     }
     let claims = claims()?;
     for (claimed, why) in [(&claims.project, Why::Project), (&claims.user, Why::User)] {
-        let claimed: Vec<&Entry> = owners.iter().copied().filter(|entry| claimed.contains(&entry.tool)).collect();
+        let here = |entry: &&Entry| claimed.contains(&entry.tool) && (why == Why::Project || entry.answers_everywhere(name));
+        let claimed: Vec<&Entry> = owners.iter().copied().filter(here).collect();
         match claimed.as_slice() {
             [] => {}
             [only] => return Ok(Choice::Tool(only, why)),
@@ -58,7 +59,7 @@ pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Resu
         }
     }
     // The oldest that is pinned keeps the name: a tool that is installed later does not take it away.
-    Ok(match owners.iter().copied().find(|entry| entry.pinned) {
+    Ok(match owners.iter().copied().find(|entry| entry.pinned && entry.answers_everywhere(name)) {
         Some(pinned) => Choice::Tool(pinned, Why::Pinned),
         None => Choice::Next(owners),
     })
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn claims_come_before_pins_and_pins_before_the_next_on_path() {
         let table = parse(
-            "silo shims 1\ntool python pinned\nshim py\nshim pip\ntool python2 pinned\nshim py\ntool node free\nshim npm\ntool deno free\nshim npm\n",
+            "silo shims 1\ntool python pinned\nshim py\nshim pip\nlocal poetry\ntool python2 pinned\nshim py\ntool node free\nshim npm\ntool deno free\nshim npm\n",
         )
         .expect("a table");
         let told = |name: &str, project: &[&str], user: &[&str]| {
@@ -99,6 +100,8 @@ mod tests {
             ("npm", &["python"], &[], "next 2"),
             ("npm", &["node"], &[], "node Project"),
             ("npm", &[], &["deno"], "deno User"),
+            ("poetry", &[], &["python"], "next 1"),
+            ("poetry", &["python"], &[], "python Project"),
             ("cargo", &["cargo"], &[], "nobody"),
         ] {
             assert_eq!(told(name, project, user), expect, "{name} {project:?} {user:?}");

@@ -39,8 +39,9 @@ pub fn contains(path: &OsStr, dir: &Path) -> bool {
 
 /// Finds every program called `name` along PATH, in order, as a shell would.
 pub fn all<'a>(name: &'a OsStr, path: &'a OsStr) -> impl Iterator<Item = PathBuf> + 'a {
-    // An empty part is the working directory, as everywhere on a system.
-    let dirs = path.as_bytes().split(|byte| *byte == b':').map(|part| if part.is_empty() { &b"."[..] } else { part });
+    // An empty part is the working directory, as everywhere on a system; a PATH of which nothing is left has no parts.
+    let path = Some(path).filter(|path| !path.is_empty()).into_iter();
+    let dirs = path.flat_map(|path| path.as_bytes().split(|byte| *byte == b':')).map(|part| if part.is_empty() { &b"."[..] } else { part });
     dirs.map(move |dir| Path::new(OsStr::from_bytes(dir)).join(name)).filter(|file| is_program(file))
 }
 
@@ -84,6 +85,7 @@ mod tests {
         assert_eq!(clean, OsString::from(join(&["a", "b", "c"])));
         assert!(contains(&path, &dir("bin")) && !contains(&clean, &dir("bin")));
         assert_eq!(next(OsStr::new("tool"), &clean, identity(&this)), Some(dir("c/tool")));
+        assert_eq!(without(dir("bin").as_os_str(), &dir("bin")), "");
         assert_eq!(next(OsStr::new("none"), &clean, identity(&this)), None);
         assert_eq!(without(OsStr::new(":/x::"), &dir("bin")), ":/x::", "what is not ours stays as it is");
     }

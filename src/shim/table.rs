@@ -9,11 +9,13 @@
 //! shim python
 //! alias ipython python -m IPython
 //! hidden pip3
+//! local poetry
 //! tool node free
 //! ```
 //!
 //! The oldest tool comes first. `shim` is a command that the tool's recipe names, `alias` one that the user added, with
-//! its words; `hidden` is one of the recipe's that the user removed.
+//! its words; `hidden` is one of the recipe's that the user removed, and `local` one that the tool has in some project
+//! only, from an add-on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -52,6 +54,8 @@ pub enum Shim {
     Alias(Vec<String>),
     /// The recipe has it, and the user removed it.
     Hidden,
+    /// An add-on of some project; elsewhere the tool has no such command.
+    Local,
 }
 
 impl Table {
@@ -89,11 +93,16 @@ impl Entry {
         self.shims.get(name).is_some_and(|shim| *shim != Shim::Hidden)
     }
 
+    /// Says whether the tool answers to a name everywhere, not only in some project.
+    pub fn answers_everywhere(&self, name: &str) -> bool {
+        matches!(self.shims.get(name), Some(Shim::Recipe | Shim::Alias(_)))
+    }
+
     /// Returns the words that the user gave a name.
     pub fn alias(&self, name: &str) -> Option<&[String]> {
         match self.shims.get(name) {
             Some(Shim::Alias(words)) => Some(words),
-            Some(Shim::Recipe | Shim::Hidden) | None => None,
+            Some(Shim::Recipe | Shim::Hidden | Shim::Local) | None => None,
         }
     }
 }
@@ -146,6 +155,7 @@ fn parse_line(line: &str, table: &mut Table) -> Option<()> {
         }
         ("shim", []) => Shim::Recipe,
         ("hidden", []) => Shim::Hidden,
+        ("local", []) => Shim::Local,
         ("alias", [first, ..]) if !first.is_empty() => Shim::Alias(rest),
         _ => return None,
     };
@@ -163,6 +173,7 @@ pub fn write(table: &Table) -> String {
             let line = match shim {
                 Shim::Recipe => writeln!(text, "shim {name}"),
                 Shim::Hidden => writeln!(text, "hidden {name}"),
+                Shim::Local => writeln!(text, "local {name}"),
                 Shim::Alias(words) => writeln!(text, "alias {name} {}", words.join(" ")),
             };
             line.expect("writing to a string cannot fail");
@@ -175,8 +186,7 @@ pub fn write(table: &Table) -> String {
 mod tests {
     use super::*;
 
-    const TEXT: &str =
-        "silo shims 1\ntool python pinned\nalias ipython python -m IPython\nshim pip\nhidden pip3\ntool node free\nshim npm\n";
+    const TEXT: &str = "silo shims 1\ntool python pinned\nalias ipython python -m IPython\nshim pip\nhidden pip3\nlocal poetry\ntool node free\nshim npm\n";
 
     #[test]
     fn tables_are_stable_under_reading_and_writing() {
@@ -185,7 +195,7 @@ mod tests {
         let owners = |name: &str| table.owners(name).map(|entry| entry.tool.clone()).collect::<Vec<_>>();
         assert_eq!((owners("pip"), owners("pip3"), owners("npm")), (vec!["python".to_owned()], vec![], vec!["node".to_owned()]));
         assert_eq!(table.get("python").and_then(|entry| entry.alias("ipython")).map(<[String]>::len), Some(3));
-        assert_eq!(table.names().into_iter().collect::<Vec<_>>(), ["ipython", "npm", "pip"]);
+        assert_eq!(table.names().into_iter().collect::<Vec<_>>(), ["ipython", "npm", "pip", "poetry"]);
     }
 
     #[test]

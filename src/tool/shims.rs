@@ -16,6 +16,7 @@ use crate::recipe::catalog::{self, Places};
 use crate::shim::table::{self, Shim, Table, is_shim_name};
 use crate::shim::{is_systems_own, links};
 
+use super::definition::{self, Scope};
 use super::projects;
 use super::record;
 use super::{Context, View};
@@ -29,9 +30,9 @@ pub enum Error {
     /// The links cannot be made.
     #[error(transparent)]
     Links(#[from] links::Error),
-    /// A recipe cannot be read.
+    /// What a tool is cannot be told.
     #[error(transparent)]
-    Recipe(#[from] catalog::Error),
+    Definition(#[from] definition::Error),
     /// The records of projects cannot be read.
     #[error(transparent)]
     Project(#[from] projects::Error),
@@ -107,7 +108,7 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
 
 /// Gives an installed tool its shims; one that was not installed before is pinned.
 pub fn installed(context: &Context<'_>, tool: &str, newly: bool) -> Result<(), Error> {
-    refresh(context, &[tool], |entry_is_new| newly || entry_is_new)
+    refresh(context, &[tool], Scope::Global, |entry_is_new| newly || entry_is_new)
 }
 
 /// Gives tools that a project uses their shims; they are not pinned by that.
@@ -115,18 +116,23 @@ pub fn synced(context: &Context<'_>, tools: &[&str]) -> Result<(), Error> {
     if tools.is_empty() {
         return Ok(());
     }
-    refresh(context, tools, |_| false)
+    refresh(context, tools, Scope::Project, |_| false)
 }
 
-fn refresh(context: &Context<'_>, tools: &[&str], pins: impl Fn(bool) -> bool) -> Result<(), Error> {
-    let commands: Vec<BTreeSet<String>> = tools.iter().map(|tool| of_recipe(context.view(), tool)).collect::<Result<_, _>>()?;
+fn refresh(context: &Context<'_>, tools: &[&str], scope: Scope, pins: impl Fn(bool) -> bool) -> Result<(), Error> {
+    let names = |tool: &&str| -> Result<(BTreeSet<String>, BTreeSet<String>), Error> {
+        let everywhere = names_of(context.view(), tool, Scope::Global)?;
+        let here = if scope == Scope::Project { names_of(context.view(), tool, scope)? } else { BTreeSet::new() };
+        Ok((here.difference(&everywhere).cloned().collect(), everywhere))
+    };
+    let commands: Vec<(BTreeSet<String>, BTreeSet<String>)> = tools.iter().map(names).collect::<Result<_, _>>()?;
     let changed = change(context.home, &context.found_as, |table| {
         let mut taken = Vec::new();
-        for (tool, names) in tools.iter().zip(&commands) {
+        for (tool, (local, names)) in tools.iter().zip(&commands) {
             let new = table.get(tool).is_none();
             let entry = table.entry(tool);
             entry.pinned |= pins(new);
-            let fresh = lay(&mut entry.shims, names);
+            let fresh = lay(&mut entry.shims, names, local);
             if entry.pinned {
                 taken.extend(fresh.into_iter().filter_map(|name| Some((keeper(table, &name, tool)?, name, (*tool).to_owned()))));
             }
@@ -148,22 +154,31 @@ fn keeper(table: &Table, name: &str, tool: &str) -> Option<String> {
     table.owners(name).find(|entry| entry.pinned).filter(|entry| entry.tool != tool).map(|entry| entry.tool.clone())
 }
 
-/// Lays the names of a recipe into a tool's shims, and returns those that are new. What the user changed stays.
-fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>) -> Vec<String> {
-    shims.retain(|name, shim| names.contains(name) || matches!(shim, Shim::Alias(_)));
-    let fresh: Vec<String> = names.iter().filter(|name| !shims.contains_key(*name)).cloned().collect();
+/// Lays a tool's commands into its shims, those that it has everywhere and those that it has in a project only, and returns
+/// those of the former that are new. What the user changed stays, and so do those of other projects.
+fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>, local: &BTreeSet<String>) -> Vec<String> {
+    shims.retain(|name, shim| names.contains(name) || local.contains(name) || matches!(shim, Shim::Alias(_) | Shim::Local));
+    let is_new = |name: &&String| matches!(shims.get(*name), None | Some(Shim::Local));
+    let fresh: Vec<String> = names.iter().filter(is_new).cloned().collect();
     shims.extend(fresh.iter().map(|name| (name.clone(), Shim::Recipe)));
+    for name in local {
+        shims.entry(name.clone()).or_insert(Shim::Local);
+    }
     fresh
 }
 
-/// Returns the names that a tool gets shims for by itself: its recipe's commands and its own name.
+/// Returns the names that a tool gets shims for by itself: the commands of its recipe and of add-ons, and its own name.
 ///
-/// A project's recipe adds none: it came with the project, and what stands on the user's PATH is the user's to say.
-fn of_recipe(view: View<'_>, tool: &str) -> Result<BTreeSet<String>, Error> {
+/// A project's own recipes and add-ons add none: they came with the project, and what stands on the user's PATH is the
+/// user's to say.
+fn names_of(view: View<'_>, tool: &str, scope: Scope) -> Result<BTreeSet<String>, Error> {
     let places = Places { project: None, ..view.places.clone() };
-    match catalog::find(&places, tool) {
-        Ok(found) => Ok(found.recipe.run.shims.into_keys().chain([tool.to_owned()]).filter(|name| !is_systems_own(name)).collect()),
-        Err(catalog::Error::Unknown { .. }) => Ok(BTreeSet::new()),
+    match definition::of(View { places: &places, ..view }, tool, scope) {
+        Ok(definition) => {
+            let names = definition.found.recipe.run.shims.into_keys().chain([tool.to_owned()]);
+            Ok(names.filter(|name| !is_systems_own(name)).collect())
+        }
+        Err(definition::Error::Recipe(catalog::Error::Unknown { .. }) | definition::Error::Addon { .. }) => Ok(BTreeSet::new()),
         Err(error) => Err(error.into()),
     }
 }
@@ -178,6 +193,7 @@ pub fn settle(home: &Home, program: &Path) -> Result<(), Error> {
         table.tools.retain(|entry| installed.contains(&entry.tool) || used.contains(&entry.tool));
         for entry in &mut table.tools {
             entry.pinned &= installed.contains(&entry.tool);
+            entry.shims.retain(|_, shim| *shim != Shim::Local || used.contains(&entry.tool));
         }
         Ok(())
     })
@@ -197,8 +213,8 @@ pub fn pin(home: &Home, program: &Path, tool: &str, pinned: bool) -> Result<bool
 /// Gives a tool shims of the user's own; returns those that are new.
 pub fn add(view: View<'_>, program: &Path, tool: &str, specs: &[String]) -> Result<Changed<Vec<String>>, Error> {
     let specs: Vec<(String, Vec<String>)> = specs.iter().map(|spec| parse(spec)).collect::<Result<_, _>>()?;
-    let of_recipe: BTreeSet<String> = match catalog::find(view.places, tool) {
-        Ok(found) => found.recipe.run.shims.into_keys().collect(),
+    let of_recipe: BTreeSet<String> = match definition::of(view, tool, Scope::Project) {
+        Ok(definition) => definition.found.recipe.run.shims.into_keys().collect(),
         // A tool whose recipe is gone has its aliases all the same.
         Err(_) => BTreeSet::new(),
     };
@@ -226,7 +242,7 @@ pub fn remove(home: &Home, program: &Path, tool: &str, names: &[String]) -> Resu
             let shims = &mut table.entry(tool).shims;
             match shims.get(name) {
                 // It is remembered, or the next install would make it again.
-                Some(Shim::Recipe) => drop(shims.insert(name.clone(), Shim::Hidden)),
+                Some(Shim::Recipe | Shim::Local) => drop(shims.insert(name.clone(), Shim::Hidden)),
                 Some(Shim::Alias(_)) => drop(shims.remove(name)),
                 Some(Shim::Hidden) | None => return Err(Error::NoSuch { tool: tool.to_owned(), name: name.clone() }),
             }
@@ -289,11 +305,12 @@ mod tests {
     fn what_the_user_changed_outlives_a_new_recipe() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let mut shims = BTreeMap::new();
-        assert_eq!(lay(&mut shims, &names(&["pip", "python"])), ["pip", "python"]);
+        assert_eq!(lay(&mut shims, &names(&["pip", "python"]), &names(&["uv"])), ["pip", "python"]);
         shims.insert("pip".to_owned(), Shim::Hidden);
         shims.insert("ipython".to_owned(), Shim::Alias(vec!["x".to_owned()]));
-        assert_eq!(lay(&mut shims, &names(&["pip", "pip3"])), ["pip3"]);
+        assert_eq!(lay(&mut shims, &names(&["pip", "pip3"]), &names(&["pip"])), ["pip3"]);
         let left: Vec<(&str, bool)> = shims.iter().map(|(name, shim)| (name.as_str(), *shim == Shim::Hidden)).collect();
-        assert_eq!(left, [("ipython", false), ("pip", true), ("pip3", false)]);
+        assert_eq!(left, [("ipython", false), ("pip", true), ("pip3", false), ("uv", false)]);
+        assert_eq!(shims["uv"], Shim::Local);
     }
 }

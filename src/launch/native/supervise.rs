@@ -160,20 +160,7 @@ pub fn watch(
                     }
                 }
                 Ok(Some(Report::Started)) => noted(Phase::Started),
-                Ok(Some(Report::Stopped)) => {
-                    if let Some(screen) = &mut screen {
-                        screen.release();
-                        stop_with_group(signals)?;
-                        screen.retake()?;
-                    }
-                    // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
-                    while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
-                        if signal.signal != libc::SIGCONT {
-                            pass_on(signal, socket, screen.as_mut())?;
-                        }
-                    }
-                    send(libc::SIGCONT, Scope::Group, socket)?;
-                }
+                Ok(Some(Report::Stopped)) => stopped(socket, signals, screen.as_mut())?,
                 Ok(Some(Report::Channel(fd))) => {
                     if let Some(outlet) = &mut outlet {
                         outlet.take_channel(fd)?;
@@ -247,12 +234,29 @@ fn send(signal: i32, scope: Scope, socket: BorrowedFd<'_>) -> Result<(), Error> 
     }
 }
 
+/// The program was stopped in its terminal: silo stops with it, and both are continued together.
+fn stopped(socket: BorrowedFd<'_>, signals: &Signals, mut screen: Option<&mut Screen>) -> Result<(), Error> {
+    if let Some(screen) = &mut screen {
+        screen.release();
+        stop_with_group()?;
+        screen.retake()?;
+    }
+    // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
+    while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+        if signal.signal != libc::SIGCONT {
+            pass_on(signal, socket, screen.as_deref_mut())?;
+        }
+    }
+    send(libc::SIGCONT, Scope::Group, socket)
+}
+
 /// Stops this process and its group as Ctrl-Z does, until it is continued. Where nobody could continue it (no shell with
 /// job control is above), the kernel does not stop it, and it goes on at once.
-fn stop_with_group(signals: &Signals) -> Result<(), Error> {
+fn stop_with_group() -> Result<(), Error> {
     let step = "stopping";
+    // All other signals wait: a key that is pressed before the terminal is taken back is the program's.
     let (_, taken) = host(sys::block_signals(&[]), step)?;
-    host(sys::set_blocked_signals(&signals.before()), step)?;
+    host(sys::set_blocked_signals(&taken.without(libc::SIGTSTP)), step)?;
     let stopped = kill_current_process_group(Signal::TSTP);
     host(sys::set_blocked_signals(&taken), step)?;
     host(stopped, step)

@@ -133,6 +133,15 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
 #[derive(Clone, Copy)]
 pub struct SignalSet(libc::sigset_t);
 
+impl SignalSet {
+    /// The set without one of its signals.
+    pub fn without(mut self, signal: i32) -> SignalSet {
+        // SAFETY: the set is initialised by construction; a number that is no signal's changes nothing.
+        unsafe { libc::sigdelset(&mut self.0, signal) };
+        self
+    }
+}
+
 /// Blocks these signals on top of what is blocked; returns what was blocked before.
 pub fn block_signals(signals: &[i32]) -> io::Result<(SignalSet, SignalSet)> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
