@@ -181,8 +181,8 @@ fn interests(text: &str) -> Vec<Interest> {
 /// Lists the absolute paths that a script removes with `rm -r`, as far as they are spelled out.
 fn swept(script: &str) -> Vec<String> {
     let mut paths = Vec::new();
-    for line in script.lines() {
-        let mut words = line.split([' ', '\t', ';']).skip_while(|word| *word != "rm").skip(1);
+    for command in script.lines().flat_map(|line| line.split([';', '&', '|'])) {
+        let mut words = command.split_whitespace().skip_while(|word| *word != "rm").skip(1);
         let recursive = |word: &str| word.starts_with('-') && word.contains(['r', 'R']);
         if words.next().is_some_and(recursive) {
             let named = words.map(|word| word.trim_matches(['"', '\'']).trim_end_matches('/'));
