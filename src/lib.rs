@@ -14,6 +14,7 @@ pub mod system;
 // Formats: text and bytes in, data out.
 pub mod document;
 pub mod grant;
+pub mod oci;
 
 pub mod derivation;
 pub mod recipe;
@@ -33,6 +34,8 @@ pub mod fetch;
 pub mod image;
 pub mod launch;
 pub mod unpack;
+
+pub mod registry;
 
 // Building and running.
 pub mod build;

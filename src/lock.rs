@@ -7,6 +7,8 @@
 //! line a package and sorted, so that two people's changes merge and making it again changes nothing
 //! that did not change. It names pool paths and digests, never hosts. `docs/lock.md` is the format's page.
 
+pub mod base;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -16,8 +18,10 @@ use silo_store::digest::Digest;
 
 use crate::document;
 use crate::moment;
-use crate::recipe::Debian;
+use crate::recipe::Recipe;
 use crate::system::Arch;
+
+use base::Base;
 
 /// The version of the format that this program reads and writes.
 pub const VERSION: u32 = 2;
@@ -33,6 +37,8 @@ pub struct Lock {
     pub indexes: Vec<UsedIndex>,
     /// The packages by architecture and name.
     pub packages: BTreeMap<Arch, BTreeMap<String, Package>>,
+    /// The image that the tool is made of instead, by architecture.
+    pub images: BTreeMap<Arch, Base>,
     /// What steps with a network came to, by architecture and derivation.
     pub steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
 }
@@ -71,12 +77,17 @@ pub struct Asked {
     pub added: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,
+    /// The image that is wanted instead of packages.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 impl Asked {
-    /// Takes what decides the packages out of a recipe.
-    pub fn by(debian: &Debian) -> Asked {
+    /// Takes what decides the packages, or the image, out of a recipe.
+    pub fn by(recipe: &Recipe) -> Asked {
+        let debian = &recipe.debian;
         Asked {
+            image: recipe.image.clone(),
             suite: debian.suite.clone(),
             components: debian.components.clone(),
             packages: debian.packages.clone(),
@@ -197,6 +208,8 @@ struct Body {
     #[serde(default)]
     arm64: BTreeMap<String, Package>,
     #[serde(default)]
+    image: BTreeMap<Arch, Base>,
+    #[serde(default)]
     steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
 }
 
@@ -237,7 +250,7 @@ fn checked(body: Body, path: &Path) -> Result<Lock, document::Error> {
             return Err(wrong(format!("package {name}: \"{}\" is not a path below an archive", package.path)));
         }
     }
-    Ok(Lock { asked: body.asked, epoch: body.epoch, indexes: body.index, packages, steps: body.steps })
+    Ok(Lock { asked: body.asked, epoch: body.epoch, indexes: body.index, packages, images: body.image, steps: body.steps })
 }
 
 /// A path that can be put behind a mirror's URL without leaving it.
@@ -266,6 +279,9 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
         push(text, format_args!("added = {}\n", list(&asked.added)));
     }
     push(text, format_args!("recommends = {}\n", asked.recommends));
+    if let Some(image) = &asked.image {
+        push(text, format_args!("image = {}\n", quoted(image)));
+    }
     for UsedIndex { suite, date, inrelease, key } in &lock.indexes {
         push(text, format_args!("\n[[{prefix}index]]\nsuite = {}\ndate = {date}\n", quoted(suite)));
         push(text, format_args!("inrelease = \"{}\"\nkey = {}\n", inrelease.0, quoted(key)));
@@ -278,6 +294,10 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
             push(text, format_args!("{} = {{ version = {version}, tier = \"{tier}\", archive = \"{archive}\", ", quoted(name)));
             push(text, format_args!("path = {path}, size = {}, sha256 = \"{}\" }}\n", package.size, package.sha256.0));
         }
+    }
+    for (arch, image) in &lock.images {
+        push(text, format_args!("\n[{prefix}image.{arch}]\n"));
+        base::write(text, image);
     }
     for (arch, steps) in lock.steps.iter().filter(|(_, steps)| !steps.is_empty()) {
         push(text, format_args!("\n[{prefix}steps.{arch}]\n"));
@@ -330,9 +350,19 @@ mod tests {
                 packages: vec!["hello".into()],
                 added: vec!["jq".into()],
                 recommends: false,
+                image: Some("registry.example.com/x:1".into()),
             },
             epoch: 1_763_716_544,
             indexes: vec![UsedIndex { suite: "trixie".into(), date: 1_763_716_544, inrelease: package.sha256, key: "ABCD".into() }],
+            images: BTreeMap::from([(
+                Arch::Arm64,
+                Base {
+                    manifest: package.sha256,
+                    env: vec!["A=\"1\"".into()],
+                    command: vec!["x".into()],
+                    layers: vec![base::BaseLayer { sha256: package.sha256, size: 3, diff: package.sha256 }],
+                },
+            )]),
             steps: BTreeMap::from([(Arch::Amd64, BTreeMap::from([(package.sha256, output)]))]),
             packages: BTreeMap::from([(Arch::Amd64, BTreeMap::from([("hello".into(), package)])), (Arch::Arm64, BTreeMap::new())]),
         }

@@ -22,6 +22,7 @@ fn help_is_golden() {
         "diff",
         "log",
         "sbom",
+        "export",
         "use",
         "unuse",
         "add",

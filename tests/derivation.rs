@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use silo::derivation::{Configure, Database, Derivation, Image, Package, Step};
+use silo::derivation::{Blob, Configure, Database, Derivation, Image, Package, Step};
 use silo::system::Arch;
 use silo_store::digest::{Digest, LayerId};
 
@@ -33,6 +33,7 @@ fn shown(bytes: &[u8]) -> String {
 fn encodings_are_golden() {
     let cases = [
         ("package", Derivation::Package(Package { deb: digest(1) })),
+        ("blob", Derivation::Blob(Blob { blob: digest(1), diff: digest(2) })),
         (
             "configure",
             Derivation::Configure(Configure {

@@ -29,7 +29,7 @@ fn each_is_locked_for_what_it_asks() {
         let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
         assert_eq!(locks.keys().collect::<Vec<_>>(), [recipe.name]);
         let lock = &locks[recipe.name];
-        assert_eq!(lock.asked, Asked::by(&found.recipe.debian), "{}: run `silo lock {0} --update --output recipes/{0}.lock`", recipe.name);
+        assert_eq!(lock.asked, Asked::by(&found.recipe), "{}: run `silo lock {0} --update --output recipes/{0}.lock`", recipe.name);
         for arch in Arch::ALL {
             let packages = &lock.packages[&arch];
             for wanted in found.recipe.debian.packages.iter().chain([&found.recipe.debian.version_of]) {

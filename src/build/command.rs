@@ -58,7 +58,7 @@ pub(super) struct Task<'a> {
 pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>) -> derivation::Step {
     let mut env: Vec<(String, String)> = FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     env.push(("SOURCE_DATE_EPOCH".to_owned(), target.lock.epoch.to_string()));
-    let own = super::environment(target.recipe);
+    let own = super::environment_of(target);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());
     // The last word on a variable counts.

@@ -23,6 +23,12 @@ pub enum Error {
     /// A package could not be unpacked.
     #[error(transparent)]
     Unpack(#[from] crate::unpack::deb::Error),
+    /// An image's registry cannot be asked.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::Error),
+    /// A layer of an image could not be unpacked.
+    #[error(transparent)]
+    Layer(#[from] crate::unpack::layer::Error),
     /// A layer is not what it should be.
     #[error(transparent)]
     Record(#[from] crate::unpack::record::Error),

@@ -31,6 +31,7 @@ mod configure;
 
 pub mod network;
 
+mod base;
 mod command;
 mod database;
 
@@ -174,7 +175,7 @@ pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
 /// Finds the image that the same inputs made before, or why there can be none.
 fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error>> {
     let arch = Arch::host();
-    if target.lock.packages_of(arch).is_none() {
+    if target.lock.packages_of(arch).is_none() && !target.lock.images.contains_key(&arch) {
         return Some(Err(Error::NoPackages { recipe: target.recipe.name.clone(), arch }));
     }
     let image = if target.anew || shop.check.is_some() { None } else { known(shop.home, target) };
@@ -185,14 +186,15 @@ fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error
 fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>) -> DrvId {
     let arch = Arch::host();
     let packages = || target.lock.packages_of(arch).into_iter().flat_map(BTreeMap::values);
+    let layers = || target.lock.images.get(&arch).into_iter().flat_map(|base| &base.layers);
     let outputs = outputs.or_else(|| target.lock.steps.get(&arch));
     Derivation::Image(derivation::Image {
         arch,
         epoch: target.lock.epoch,
-        debs: packages().map(|package| package.sha256.0).collect(),
+        debs: packages().map(|package| package.sha256.0).chain(layers().map(|layer| layer.sha256.0)).collect(),
         command: target.recipe.run.command.clone(),
-        env: environment(target.recipe),
-        tiers: packages().map(|package| package.tier.name().to_owned()).collect(),
+        env: environment_of(target),
+        tiers: packages().map(|package| package.tier.name().to_owned()).chain(layers().map(|_| derivation::Blob::tier())).collect(),
         steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
         outputs: outputs.into_iter().flatten().map(|(drv, output)| format!("{}={}", drv.0, output.layer.0)).collect(),
     })
@@ -230,7 +232,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
             Order { class: Class::Work, rank: rank(package), awaited: realised(shop, &drv).is_none() }
         }
         Step::Configure { .. } | Step::Command { .. } => Order { class: Class::Step, rank: 0, awaited: false },
-        Step::Database { .. } | Step::Image { .. } => Order { class: Class::Work, rank: 0, awaited: false },
+        Step::Database { .. } | Step::Base { .. } | Step::Image { .. } => Order { class: Class::Work, rank: 0, awaited: false },
     };
     let unpacking = Unpacking::new(shop, missing.len());
     let names: Vec<&str> = targets.iter().map(|target| target.recipe.name.as_str()).collect();
@@ -285,6 +287,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
                 Given::State(Arc::new(configure::realise(shop, task)?))
             }
             Step::Database { epoch, below } => Given::State(Arc::new(database::realise(shop, *epoch, &*state(*below)?)?)),
+            Step::Base { target } => Given::State(Arc::new(base::realise(shop, &targets[*target])?)),
             Step::Command { step, target, below } => {
                 let task = command::Task { step, target: &targets[*target], below: &*state(*below)? };
                 Given::State(Arc::new(command::realise(shop, &task)?))
@@ -357,7 +360,7 @@ fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, unpacked: u
         epoch: target.lock.epoch,
         layers: below.layers(),
         command: target.recipe.run.command.clone(),
-        env: environment(target.recipe),
+        env: environment_of(target),
     };
     let drv = image_drv(target, Some(&below.outputs));
     let ground = below.take_ground();
@@ -400,6 +403,16 @@ impl<'a> Unpacking<'a> {
     fn count(&self) -> usize {
         self.done.load(Ordering::Relaxed)
     }
+}
+
+/// The environment of a tool's image: that of the image it is made of, where it is, and the recipe's over it.
+fn environment_of(target: &Target<'_>) -> Vec<String> {
+    let mut recipe = target.recipe.clone();
+    let base = target.lock.images.get(&Arch::host());
+    let own = std::mem::take(&mut recipe.run.env);
+    let pairs = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
+    recipe.run.env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(own).collect();
+    environment(&recipe)
 }
 
 /// The environment of an image: a search path, then the recipe's own.

@@ -127,6 +127,29 @@ impl From<insight::error::Error> for Failure {
     }
 }
 
+impl From<tool::adopt::Error> for Failure {
+    fn from(error: tool::adopt::Error) -> Failure {
+        match error {
+            tool::adopt::Error::Install(error) => (*error).into(),
+            tool::adopt::Error::Taken { tool, .. } => Failure::found(
+                format!("there is a recipe for {tool} already"),
+                "choose another name, or remove that recipe from ~/.silo/recipes",
+            ),
+            error => Failure::hinted(&error, None),
+        }
+    }
+}
+
+impl From<crate::image::export::Error> for Failure {
+    fn from(error: crate::image::export::Error) -> Failure {
+        let hint = match &error {
+            crate::image::export::Error::Taken { .. } => Some("name a path where nothing is yet, or remove what is there".to_owned()),
+            _ => None,
+        };
+        Failure::hinted(&error, hint)
+    }
+}
+
 impl From<tool::ecosystems::Error> for Failure {
     fn from(error: tool::ecosystems::Error) -> Failure {
         let hint = match &error {
@@ -288,6 +311,8 @@ fn build_hint(error: &build::Error) -> Option<String> {
     match error {
         build::Error::Fetch(error) => error.hint(),
         build::Error::Launch(error) => launch_hint(error),
+        build::Error::Registry(error) => error.hint(),
+        build::Error::Layer(_) => Some("the image cannot be used; tell whoever made it, or name another one".to_owned()),
         build::Error::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in what it left")),
         build::Error::Step { kept: None, .. } => Some("the same command with --keep-failed keeps what it left for `silo debug`".to_owned()),
         build::Error::NotPinned { .. } => Some("run `silo sync` without --frozen, and check silo.lock in".to_owned()),

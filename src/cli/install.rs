@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
+use crate::amount;
+use crate::recipe::file::check_grants;
 use crate::recipe::file::check_name;
+use crate::tool::adopt;
 use crate::tool::collect;
 use crate::tool::install::{self, Outcome, Wish};
 use crate::tool::locking::Resolving;
@@ -22,6 +25,24 @@ pub struct Args {
     /// The version, or its beginning, of the one tool that is named
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
+    /// Make the tool of an image: registry.example.com/name:tag, or oci:/layout:name
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["version", "frozen"])]
+    image: Option<String>,
+    /// With --image: commands of the tool, as name or name:program; without it, those found in the image
+    #[arg(long, value_name = "SHIM", value_delimiter = ',', requires = "image")]
+    shim: Vec<String>,
+    /// With --image: a command for the shell, run in it once
+    #[arg(long, value_name = "COMMAND", requires = "image")]
+    setup: Vec<String>,
+    /// With --image: what the tool may reach
+    #[arg(long, value_name = "NAME", requires = "image")]
+    network: Vec<String>,
+    /// With --image: processors that a run may use
+    #[arg(long, value_name = "N", requires = "image")]
+    cpus: Option<u32>,
+    /// With --image: memory that a run may use, such as 2G
+    #[arg(long, value_name = "SIZE", requires = "image")]
+    memory: Option<String>,
     /// Do not make a lock where the recipe has none for what it asks for
     #[arg(long)]
     frozen: bool,
@@ -31,6 +52,9 @@ pub struct Args {
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    if let Some(image) = &args.image {
+        return of_image(globals, args, image);
+    }
     let resolving = if args.frozen { Resolving::Frozen } else { Resolving::Allowed };
     let mut wishes: Vec<Wish> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
     if let Some(version) = &args.version {
@@ -51,6 +75,35 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     for outcome in outcomes.iter().filter(|outcome| outcome.fresh) {
         shims::tell(&setting, &outcome.tool.name)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a tool of an image.
+fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Failure> {
+    let [spec] = args.tools.as_slice() else {
+        return Err(Failure::usage("--image makes one tool", "name one"));
+    };
+    let parsed = parse(spec, Resolving::Allowed)?;
+    if parsed.version.is_some() {
+        return Err(Failure::usage(format!("\"{spec}\" has a version, and an image has its own"), "put the version into the image's tag"));
+    }
+    check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
+    let memory = args.memory.as_deref().map(amount::parse_size).transpose();
+    let memory = memory.map_err(|error| Failure::usage(error.to_string(), "as in --memory 2G"))?;
+    let wish = adopt::Wish {
+        name: parsed.name,
+        image: image.to_owned(),
+        shims: args.shim.clone(),
+        steps: args.setup.clone(),
+        network: args.network.clone(),
+        cpus: args.cpus,
+        memory_mb: memory.map(|bytes| bytes >> 20),
+    };
+    let (outcome, shims) = setting(globals)?.with(|context| Ok(adopt::adopt(context, &wish)?))?;
+    match args.json {
+        true => ui::json(&serde_json::json!([json(&outcome)]))?,
+        false => ui::data(&format!("{}  commands: {}\n", line(&outcome), shims.join(" ")))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -24,6 +24,7 @@ mod current;
 mod debug;
 mod diff;
 mod doctor;
+mod export;
 mod graph;
 mod install;
 mod list;
@@ -115,6 +116,7 @@ enum Command {
     Diff(diff::Args),
     Log(log::Args),
     Sbom(sbom::Args),
+    Export(export::Args),
     Gc(gc::Args),
     Cache(cache::Args),
     Prune(gc::PruneArgs),
@@ -207,6 +209,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Diff(args) => diff::run(globals, &args),
         Command::Log(args) => log::run(globals, &args),
         Command::Sbom(args) => sbom::run(globals, &args),
+        Command::Export(args) => export::run(globals, &args),
         Command::Gc(args) => gc::run(globals, &args),
         Command::Cache(args) => cache::run(globals, &args),
         Command::Prune(args) => gc::prune(globals, &args),

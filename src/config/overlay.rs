@@ -12,6 +12,9 @@ pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[St
     let packages = addons.iter().flat_map(|addon| &addon.packages).chain(&over.packages);
     let own = recipe.debian.packages.clone();
     recipe.debian.added.extend(packages.filter(|package| !own.contains(package)).cloned());
+    if recipe.image.is_some() && !recipe.debian.added.is_empty() {
+        return Err(file::Error::Both("packages that are added; use postInstall with the image's own package manager"));
+    }
     recipe.debian.added.sort();
     recipe.debian.added.dedup();
     for addon in addons {

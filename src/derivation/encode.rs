@@ -5,7 +5,7 @@
 //! the order below, which is alphabetical. A kind's `rules` number rises whenever the same inputs would
 //! be built into other bytes by a newer Silo.
 
-use super::{Configure, Database, Derivation, Image, Package, Step};
+use super::{Blob, Configure, Database, Derivation, Image, Package, Step};
 
 /// How .debs are unpacked (`unpack`).
 const PACKAGE_RULES: u64 = 1;
@@ -13,6 +13,8 @@ const PACKAGE_RULES: u64 = 1;
 const CONFIGURE_RULES: u64 = 3;
 /// How the database is merged (`build::database`).
 const DATABASE_RULES: u64 = 1;
+/// How layers of images are unpacked (`unpack::layer`).
+pub(super) const BLOB_RULES: u64 = 1;
 /// How a command is run and its changes captured (`build::command`).
 const STEP_RULES: u64 = 1;
 /// How an image is put together (`image`).
@@ -40,6 +42,12 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.field("epoch", epoch.to_string().as_bytes());
             out.list("layers", layers);
             out.number("rules", DATABASE_RULES);
+        }
+        Derivation::Blob(Blob { blob, diff }) => {
+            out.text("blob");
+            out.field("blob", blob.to_string().as_bytes());
+            out.field("diff", diff.to_string().as_bytes());
+            out.number("rules", BLOB_RULES);
         }
         Derivation::Step(Step { arch, argv, env, epoch, layers, network, project }) => {
             out.text("step");

@@ -39,6 +39,8 @@ pub enum Derivation {
     Configure(Configure),
     /// Writes the dpkg database of packages that have no scripts, running nothing.
     Database(Database),
+    /// Unpacks one layer of somebody else's image, running nothing.
+    Blob(Blob),
     /// Runs a command and keeps what it changes.
     Step(Step),
     /// Puts layers and a run configuration together.
@@ -50,6 +52,15 @@ pub enum Derivation {
 pub struct Package {
     /// The .deb's digest.
     pub deb: Digest,
+}
+
+/// Unpacks one layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// The layer's digest as it is fetched.
+    pub blob: Digest,
+    /// Its digest when decompressed.
+    pub diff: Digest,
 }
 
 /// Runs maintainer scripts.
@@ -121,6 +132,13 @@ pub struct Image {
     pub steps: Vec<DrvId>,
     /// What the lock says that steps came to, as `derivation=layer`, sorted.
     pub outputs: Vec<String>,
+}
+
+impl Blob {
+    /// Returns the word for a layer that lies in an image's base, among the tiers of others.
+    pub fn tier() -> String {
+        format!("image {}", encode::BLOB_RULES)
+    }
 }
 
 impl Derivation {

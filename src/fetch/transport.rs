@@ -14,17 +14,18 @@ use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::runtime::Runtime;
 
 use super::address::{local_path, shown};
-use super::error::Error;
-use super::patience::{Patience, Stop};
+use super::error::{Error, Size};
+use super::patience::{Attempts, Patience, Stop};
 
 /// Who silo says it is.
 const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));
@@ -43,6 +44,19 @@ const FILE_CHUNK_BYTES: usize = 256 << 10;
 pub struct Transport {
     patience: Patience,
     net: OnceLock<Result<Net, String>>,
+    /// What is shown to servers that ask who one is, by the beginning of addresses.
+    passes: Mutex<Vec<(String, String)>>,
+}
+
+/// What a server answered, whatever it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// What it wants to be shown first, where it says so.
+    pub challenge: Option<String>,
+    /// What it sent.
+    pub bytes: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -71,7 +85,7 @@ enum Source<'a> {
 impl Transport {
     /// Returns a transport that has not touched anything yet.
     pub fn new(patience: Patience) -> Transport {
-        Transport { patience, net: OnceLock::new() }
+        Transport { patience, net: OnceLock::new(), passes: Mutex::default() }
     }
 
     /// Returns how long this transport waits.
@@ -87,14 +101,70 @@ impl Transport {
         }
     }
 
-    fn open_net(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
-        let net = match self.net.get_or_init(|| start(self.patience)) {
-            Ok(net) => net,
-            Err(cause) => {
-                return Err(Error::Client { cause: cause.clone() });
+    /// Shows `pass` to servers from now on, at addresses that begin with `prefix`. Redirects to other hosts do not see it.
+    pub fn show(&self, prefix: &str, pass: String) {
+        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        passes.retain(|(other, _)| other != prefix);
+        passes.push((prefix.to_owned(), pass));
+    }
+
+    fn pass(&self, url: &str) -> Option<String> {
+        let passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        passes.iter().find(|(prefix, _)| url.starts_with(prefix)).map(|(_, pass)| pass.clone())
+    }
+
+    /// Asks for something small, and takes any answer but those that are better asked for again.
+    pub fn ask(&self, url: &str, accept: &str, pass: Option<&str>, max_bytes: u64, cancel: &AtomicBool) -> Result<Answer, Error> {
+        let stop = Stop::new(cancel);
+        let mut attempts = Attempts::new(self.patience, 0);
+        loop {
+            match self.ask_once(url, accept, pass, max_bytes, &stop) {
+                Ok(answer) => return Ok(answer),
+                Err(err) => attempts.again(err, 0, &stop)?,
             }
+        }
+    }
+
+    fn ask_once(&self, url: &str, accept: &str, pass: Option<&str>, max_bytes: u64, stop: &Stop) -> Result<Answer, Error> {
+        let net = self.net()?;
+        let mut request = net.client.get(url).header(ACCEPT, accept);
+        if let Some(pass) = pass.map(str::to_owned).or_else(|| self.pass(url)) {
+            request = request.header(AUTHORIZATION, pass);
+        }
+        let mut response = net.wait(stop, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (status, challenge) = (response.status().as_u16(), header(WWW_AUTHENTICATE));
+        let again = Error::Status {
+            url: shown(url),
+            status,
+            wait: header(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs),
         };
+        if again.is_transient() {
+            return Err(again);
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = net.wait(stop, response.chunk())?.map_err(|err| net.explain(err, url, self.patience))? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > max_bytes {
+                return Err(Error::WrongSize { url: shown(url), expected: Size::AtMost(max_bytes), got: bytes.len() as u64 });
+            }
+        }
+        Ok(Answer { status, challenge, bytes })
+    }
+
+    fn net(&self) -> Result<&Net, Error> {
+        match self.net.get_or_init(|| start(self.patience)) {
+            Ok(net) => Ok(net),
+            Err(cause) => Err(Error::Client { cause: cause.clone() }),
+        }
+    }
+
+    fn open_net(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
+        let net = self.net()?;
         let mut request = net.client.get(url);
+        if let Some(pass) = self.pass(url) {
+            request = request.header(AUTHORIZATION, pass);
+        }
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }

@@ -6,6 +6,7 @@
 
 pub mod cold;
 mod config;
+pub mod export;
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

@@ -51,6 +51,11 @@ pub enum Step {
         /// The last tier.
         below: NodeIndex,
     },
+    /// Fetch and unpack the layers of the image that a tool is made of.
+    Base {
+        /// The tool, by its place among those asked for.
+        target: usize,
+    },
     /// Run a command of the recipe or the project.
     Command {
         /// The command.
@@ -96,6 +101,18 @@ struct Making {
 
 impl Making {
     fn tool(&mut self, target: usize, tool: &Tool<'_>) -> NodeIndex {
+        let mut below = match tool.lock.asked.image {
+            Some(_) => self.graph.add_node(Step::Base { target }),
+            None => self.packaged(tool),
+        };
+        for step in tool.steps {
+            below = self.above(below, |below| Step::Command { step: step.clone(), target, below });
+        }
+        self.above(below, |below| Step::Image { target, below })
+    }
+
+    /// The nodes of a tool's packages; returns the last.
+    fn packaged(&mut self, tool: &Tool<'_>) -> NodeIndex {
         let epoch = tool.lock.epoch;
         let mut below = None;
         for tier in Tier::ALL {
@@ -107,12 +124,7 @@ impl Making {
             below = Some(self.tier(tier, epoch, packages, below));
         }
         // There is at least the base's node.
-        let mut below = below.unwrap_or_default();
-        below = self.above(below, |below| Step::Database { epoch, below });
-        for step in tool.steps {
-            below = self.above(below, |below| Step::Command { step: step.clone(), target, below });
-        }
-        self.above(below, |below| Step::Image { target, below })
+        self.above(below.unwrap_or_default(), |below| Step::Database { epoch, below })
     }
 
     fn above(&mut self, below: NodeIndex, step: impl FnOnce(NodeIndex) -> Step) -> NodeIndex {

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::grant::Grant;
+use crate::oci::reference;
 
 use super::kept::{self, KeptEntry};
 use super::versions::{self, VersionTable};
@@ -24,6 +25,8 @@ pub struct RecipeFile {
     pub versions: BTreeMap<String, VersionTable>,
     /// Tools that this one is built on: their packages, steps, variables and grants come first.
     pub requires: Option<Vec<String>>,
+    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, or `oci:/layout:name`.
+    pub image: Option<String>,
     /// The Debian packages of the tool's root.
     pub debian: Option<DebianTable>,
     /// Commands run in the root when it is built, in order; each one's changes become a layer.
@@ -203,6 +206,17 @@ pub enum Error {
     /// A directory that cannot outlive a run.
     #[error(transparent)]
     Kept(#[from] kept::Error),
+    /// An image whose name cannot be read.
+    #[error("image: \"{image}\": {what}")]
+    Image {
+        /// The name.
+        image: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A root that is to be two things.
+    #[error("a tool is made of an image or of packages; this one has {0} too")]
+    Both(&'static str),
     /// Something that must not be empty or zero.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
@@ -231,6 +245,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         version: over.version.or(under.version),
         versions,
         requires: over.requires.or(under.requires),
+        image: over.image.or(under.image),
         debian,
         steps: over.steps.or(under.steps),
         network: NetworkTable {
@@ -253,6 +268,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
 /// Checks `file` and fills in what it leaves out.
 pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_name(name)?;
+    let tag = check_image(&file)?;
     let table = file.debian.unwrap_or_default();
     let packages = table.packages.unwrap_or_default();
     check_packages("debian.packages", &packages)?;
@@ -303,7 +319,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
             step.env.entry(versions::VARIABLE.to_owned()).or_insert_with(|| version.clone());
         }
     }
-    check_versions(&file.version, &file.versions)?;
+    versions::check(&file.version, &file.versions)?;
     let requires = file.requires.unwrap_or_default();
     requires.iter().try_for_each(|tool| check_name(tool))?;
     let allow = file.network.allow.unwrap_or_default();
@@ -321,7 +337,8 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     Ok(Recipe {
         name: name.to_owned(),
         description: file.description.unwrap_or_default(),
-        version: file.version,
+        version: file.version.or(tag),
+        image: file.image,
         versions: file.versions.into_iter().map(|(version, table)| (version, table.label.unwrap_or_default())).collect(),
         requires,
         debian,
@@ -332,27 +349,17 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     })
 }
 
-/// Checks that versions can be typed, and what stands in those that can be chosen.
-fn check_versions(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".+~-".contains(c);
-    let wrong = |version: &&String| !version.starts_with(|c: char| c.is_ascii_alphanumeric()) || !version.chars().all(plain);
-    if let Some(value) = own.iter().find(wrong) {
-        return Err(Error::Version { key: "version", value: value.clone() });
+/// Checks the image that a tool is made of, if it is; returns its tag, which is a version of a kind.
+fn check_image(file: &RecipeFile) -> Result<Option<String>, Error> {
+    let Some(image) = &file.image else { return Ok(None) };
+    let parsed = reference::parse(image).map_err(|what| Error::Image { image: image.clone(), what })?;
+    if file.debian.is_some() {
+        return Err(Error::Both("[debian]"));
     }
-    if let Some(value) = others.keys().find(wrong) {
-        return Err(Error::Version { key: "versions", value: value.clone() });
+    if file.requires.as_ref().is_some_and(|tools| !tools.is_empty()) {
+        return Err(Error::Both("requires"));
     }
-    for table in others.values() {
-        check_variables("versions.env", table.env.keys())?;
-        table.steps.iter().flatten().try_for_each(|step| check_step("versions.steps", step.clone()).map(drop))?;
-    }
-    Ok(())
-}
-
-/// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
-fn own_command(name: &str, first_shim: Option<String>, shims: &BTreeMap<String, Vec<String>>) -> Vec<String> {
-    let own = shims.get(name).or_else(|| shims.get(&first_shim?));
-    own.cloned().unwrap_or_else(|| vec![name.to_owned()])
+    Ok(Some(parsed.tag.unwrap_or_else(|| parsed.digest.map_or_else(|| "latest".to_owned(), |digest| format!("{digest:.12}")))))
 }
 
 fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
@@ -363,6 +370,12 @@ fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
         variable: table.variable,
         path: table.path.map(|path| below("activate.path", path)).transpose()?,
     })
+}
+
+/// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
+fn own_command(name: &str, first_shim: Option<String>, shims: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let own = shims.get(name).or_else(|| shims.get(&first_shim?));
+    own.cloned().unwrap_or_else(|| vec![name.to_owned()])
 }
 
 /// Checks that a path stays below the directory that it is joined to.

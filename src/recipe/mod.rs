@@ -31,6 +31,8 @@ pub struct Recipe {
     pub versions: BTreeMap<String, String>,
     /// The tools that it is built on; what they are made of is in the other fields already.
     pub requires: Vec<String>,
+    /// The image of somebody else's that it is made of, instead of packages.
+    pub image: Option<String>,
     /// The packages of its root.
     pub debian: Debian,
     /// Commands run in the root when it is built, in order; each one's changes become a layer.

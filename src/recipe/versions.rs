@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::file::{RecipeFile, StepEntry};
+use super::file::{Error, RecipeFile, StepEntry, check_step, check_variables};
 
 /// The variable in which a step finds the version that is being built.
 pub const VARIABLE: &str = "SILO_VERSION";
@@ -43,6 +43,23 @@ pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
 /// Says whether `version` is `wanted` or begins with it, part by part.
 pub fn is_version(version: &str, wanted: &str) -> bool {
     version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Checks that versions can be typed, and what stands in those that can be chosen.
+pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+~-".contains(c);
+    let wrong = |version: &&String| !version.starts_with(|c: char| c.is_ascii_alphanumeric()) || !version.chars().all(plain);
+    if let Some(value) = own.iter().find(wrong) {
+        return Err(Error::Version { key: "version", value: value.clone() });
+    }
+    if let Some(value) = others.keys().find(wrong) {
+        return Err(Error::Version { key: "versions", value: value.clone() });
+    }
+    for table in others.values() {
+        check_variables("versions.env", table.env.keys())?;
+        table.steps.iter().flatten().try_for_each(|step| check_step("versions.steps", step.clone()).map(drop))?;
+    }
+    Ok(())
 }
 
 /// A key that sorts versions by their numbers; what is no number counts as none.

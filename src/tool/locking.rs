@@ -86,13 +86,13 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
 /// Returns the lock that a tool has, if it is for what the tool is made of.
 pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
     let Some(path) = &definition.lock_file else { return of_recipe(view, &definition.found) };
-    let asked = Asked::by(&definition.found.recipe.debian);
+    let asked = Asked::by(&definition.found.recipe);
     Ok(read(path)?.remove(definition.tool()).filter(|lock| lock.asked == asked))
 }
 
 /// Returns the lock that a recipe has, if it is for what the recipe asks for.
 fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
-    let asked = Asked::by(&found.recipe.debian);
+    let asked = Asked::by(&found.recipe);
     let tool = &found.recipe.name;
     if let Some(lock) = read(&path(view, found))?.remove(tool).filter(|lock| lock.asked == asked) {
         return Ok(Some(lock));

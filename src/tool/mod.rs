@@ -22,6 +22,7 @@ pub mod install;
 pub mod offer;
 pub mod verify;
 
+pub mod adopt;
 pub mod clean;
 pub mod compress;
 pub mod usage;

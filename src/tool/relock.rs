@@ -15,9 +15,12 @@ use crate::fetch::download::{self, Context as Fetching};
 use crate::fetch::error::{Error as FetchError, Size};
 use crate::fetch::mirrors::Mirrors;
 use crate::fetch::text;
+use crate::lock::base::{Base, BaseLayer};
 use crate::lock::{Archive, Asked, Lock, Package, Sha256, UsedIndex};
 use crate::moment;
+use crate::oci::reference;
 use crate::recipe::{Debian, Recipe};
+use crate::registry;
 use crate::resolve::keyring::{self, Keyring};
 use crate::resolve::packages::{self, Index};
 use crate::resolve::relation::Relation;
@@ -69,6 +72,17 @@ pub enum Error {
         suite: String,
         /// What is wrong with it.
         source: release::Error,
+    },
+    /// An image could not be had.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// An image whose name cannot be read.
+    #[error("image: \"{image}\": {what}")]
+    Image {
+        /// The name.
+        image: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// A mirror answered with another suite's index.
     #[error("the mirror answered for {got} when asked for {suite}")]
@@ -122,6 +136,7 @@ impl Error {
                 Some("no mirror has an index of this suite: look at debian.suite in the recipe, or set another mirror in mirrors.debian of ~/.silo/silo.toml".to_owned())
             }
             Error::Fetch(error) => error.hint(),
+            Error::Registry(error) => error.hint(),
             Error::Signature { .. } => {
                 Some("the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml".to_owned())
             }
@@ -155,6 +170,9 @@ pub fn relock(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
 }
 
 fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
+    if let Some(image) = &recipe.image {
+        return of_image(context, recipe, image);
+    }
     let mirrors = context.mirrors();
     let keyring = Keyring::parse(DEBIAN_KEYS)?;
     let mut suites = Vec::new();
@@ -167,12 +185,34 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         chosen.insert(arch, solved(&recipe.debian, &suites, &files, arch)?);
     }
     Ok(Lock {
-        asked: Asked::by(&recipe.debian),
+        asked: Asked::by(recipe),
         epoch: suites.iter().map(|suite| suite.used.date).max().unwrap_or(0),
         indexes: suites.into_iter().map(|suite| suite.used).collect(),
         packages: chosen,
+        images: BTreeMap::new(),
         steps: BTreeMap::new(),
     })
+}
+
+/// Pins what an image's name stands for now.
+fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock, Error> {
+    let reference = reference::parse(image).map_err(|what| Error::Image { image: image.to_owned(), what })?;
+    let asking = registry::Context { transport: context.transport, user_home: &context.outside.user_home, cancel: context.stop };
+    let found = registry::find(asking, &reference)?;
+    let epoch = found.values().map(|image| image.configuration.created).max().unwrap_or(0);
+    let base = |image: registry::Found| {
+        let diffs = image.configuration.diff_ids.iter();
+        let layers = image.layers.iter().zip(diffs);
+        Base {
+            manifest: Sha256(image.manifest),
+            layers: layers.map(|(layer, diff)| BaseLayer { sha256: Sha256(layer.digest), size: layer.size, diff: Sha256(*diff) }).collect(),
+            env: image.configuration.env,
+            command: image.configuration.command,
+        }
+    };
+    let images = found.into_iter().map(|(arch, image)| (arch, base(image))).collect();
+    let asked = Asked::by(recipe);
+    Ok(Lock { asked, epoch, indexes: Vec::new(), packages: BTreeMap::new(), images, steps: BTreeMap::new() })
 }
 
 fn sources(debian: &Debian) -> Vec<Source> {

@@ -1,6 +1,8 @@
-//! Packages of a distribution into layers, without running anything of theirs.
+//! Packages of a distribution, and layers of other people's images, into layers of ours, without running anything of theirs.
 
 pub mod deb;
+
+pub mod layer;
 
 pub mod package;
 

@@ -67,6 +67,12 @@ pub enum TreeError {
         /// What its entry says.
         expected: u64,
     },
+    /// A file holds something else than its entry says.
+    #[error("{path} was changed")]
+    Changed {
+        /// The file.
+        path: LayerPath,
+    },
     /// The archive could not be written.
     #[error("cannot write the archive")]
     Write(#[from] io::Error),

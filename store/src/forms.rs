@@ -8,6 +8,8 @@ use crate::beneath::Beneath;
 use crate::commit::{CommitError, TreeError, rename, write_tree};
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::durable;
+use crate::entry::Node;
+use crate::index::Index;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
 use crate::lock::{self, BuildLock, ExclusiveLock, SharedLock};
@@ -116,6 +118,23 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     let packed = store.packed(id);
     keeping_time(&packed, || fs::rename(&temp, &packed))?;
     Ok(durable::sync_dir(&store.layer(id))?)
+}
+
+/// Writes the canonical tar of a tree that is just what `index` says, such as a composed root; returns its name as a layer.
+pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Result<LayerId, TreeError> {
+    let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
+    let mut hasher = Hasher::new();
+    let mut changed = None;
+    let mut both = Both(&mut hasher, out);
+    write_tree(&mut beneath, index.entries(), &mut both, &mut |at, found| {
+        if !matches!(&index.entries()[at].node, Node::File { digest, .. } if *digest == found) {
+            changed = changed.take().or(Some(at));
+        }
+    })?;
+    match changed {
+        Some(at) => Err(TreeError::Changed { path: index.entries()[at].path.clone() }),
+        None => Ok(LayerId::new(hasher.finish())),
+    }
 }
 
 /// Makes `layer.tar.zst` unless one that is whole stands there; returns whether it was made.

@@ -107,6 +107,11 @@ impl Store {
         self.stage_with(Parents::Recorded)
     }
 
+    /// Starts a layer that is a difference to others: parent directories that nobody adds are theirs.
+    pub fn stage_difference(&self) -> Result<Stage, PathError> {
+        self.stage_with(Parents::OnDiskOnly)
+    }
+
     pub(crate) fn stage_with(&self, parents: Parents) -> Result<Stage, PathError> {
         let scratch = Scratch::new(self)?;
         let tree = scratch.dir().join(TREE);

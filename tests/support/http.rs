@@ -41,6 +41,8 @@ pub enum Fault {
     IgnoreRange,
     /// Answer a request for a part with another part.
     OtherRange,
+    /// Answer 401 and ask for what this says.
+    Challenge(String),
     /// Send the client to another address.
     Redirect(String),
 }
@@ -54,6 +56,8 @@ pub struct Seen {
     pub range: Option<String>,
     /// The User-Agent header.
     pub agent: Option<String>,
+    /// The Authorization header.
+    pub pass: Option<String>,
 }
 
 #[derive(Default)]
@@ -195,7 +199,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Seen>> {
         return Ok(None);
     }
     let target = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    let mut seen = Seen { target, range: None, agent: None };
+    let mut seen = Seen { target, range: None, agent: None, pass: None };
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -206,6 +210,7 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Seen>> {
             match name.to_ascii_lowercase().as_str() {
                 "range" => seen.range = value,
                 "user-agent" => seen.agent = value,
+                "authorization" => seen.pass = value,
                 _ => {}
             }
         }
@@ -235,6 +240,7 @@ fn answer(stream: &TcpStream, bytes: &[u8], from: Option<usize>, fault: Option<F
         Some(Fault::Wait(code, secs)) => {
             return status(stream, code, &format!("Retry-After: {secs}\r\n"));
         }
+        Some(Fault::Challenge(what)) => return status(stream, 401, &format!("WWW-Authenticate: {what}\r\n")),
         Some(Fault::Redirect(to)) => return status(stream, 302, &format!("Location: {to}\r\n")),
         Some(Fault::Drop(len)) => {
             out.write_all((head + &announced).as_bytes())?;

@@ -1,0 +1,13 @@
+//! What others say of an image: names, indexes, manifests and configurations, read or refused.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use silo::oci::{image, reference};
+
+fuzz_target!(|bytes: &[u8]| {
+    drop(image::document(bytes));
+    drop(image::configuration(bytes));
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        drop(reference::parse(text));
+    }
+});

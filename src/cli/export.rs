@@ -1,0 +1,67 @@
+//! `silo export`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use silo_store::lock;
+
+use crate::image::export::{self, Form};
+use crate::image::{self, cold};
+use crate::tool::definition;
+
+use super::context::{Globals, setting};
+use super::error::Failure;
+use super::ui;
+
+/// Write a tool's image as other programs read it
+///
+/// All layers become one, and every export of an image is the same, byte for byte.
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("form").required(true).args(["oci", "docker", "rootfs"])))]
+pub struct Args {
+    /// The tool
+    tool: String,
+    /// Make a directory that is an OCI image layout, for skopeo, umoci, podman and buildah
+    #[arg(long, value_name = "DIR")]
+    oci: Option<PathBuf>,
+    /// Make an archive that docker load and podman load take
+    #[arg(long, value_name = "FILE")]
+    docker: Option<PathBuf>,
+    /// Make a tar of the root file system
+    #[arg(long, value_name = "FILE")]
+    rootfs: Option<PathBuf>,
+    /// The name in it; by default silo/TOOL:VERSION, and VERSION in an OCI layout
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let tool = definition::current(setting.view(), &args.tool)?
+        .ok_or_else(|| Failure::found(format!("{} is not installed", args.tool), format!("silo install {}", args.tool)))?;
+    let named = |usual: String| args.name.clone().unwrap_or(usual);
+    let (form, place, name) = match (&args.oci, &args.docker, &args.rootfs) {
+        (Some(place), ..) => (Form::Oci, place, named(tool.version.clone())),
+        (_, Some(place), _) => (Form::Docker, place, named(format!("silo/{}:{}", tool.name, tool.version))),
+        (_, _, Some(place)) => (Form::Rootfs, place, String::new()),
+        (None, None, None) => return Err(Failure::usage("in which form?", "--oci DIR, --docker FILE or --rootfs FILE")),
+    };
+    let digest = setting.with(|context| {
+        let shared = lock::share(context.store).map_err(Failure::other)?;
+        let image = image::get(context.home, tool.image)
+            .map_err(Failure::other)?
+            .ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
+        cold::warm(context.home, context.store, &shared, tool.image, &image, &|_| {}).map_err(Failure::other)?;
+        export::export(context.home, tool.image, &image, form, &name, place).map_err(Failure::from)
+    })?;
+    match args.json {
+        true => ui::json(
+            &serde_json::json!({ "tool": tool.name, "version": tool.version, "path": place, "digest": format!("sha256:{digest}") }),
+        )?,
+        false => ui::data(&format!("{} {} written to {}: sha256:{digest}\n", tool.name, tool.version, place.display()))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

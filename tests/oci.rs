@@ -1,0 +1,349 @@
+//! Tools made of other people's images: out of layouts and registries, whole, damaged and hostile.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use silo_store::digest::Digest;
+use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
+
+use crate::support::http::{Fault, Http};
+use crate::support::{As, Silo, done, has, skip};
+
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A layer: what is fetched, and the digest of what that holds.
+struct Layer {
+    bytes: Vec<u8>,
+    diff: Digest,
+}
+
+impl Layer {
+    fn plain(tar: Vec<u8>) -> Layer {
+        Layer { diff: Digest::of(&tar), bytes: tar }
+    }
+
+    fn gzip(tar: &[u8]) -> Layer {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(tar).expect("memory");
+        Layer { diff: Digest::of(tar), bytes: gzip.finish().expect("memory") }
+    }
+
+    fn zstd(tar: &[u8]) -> Layer {
+        Layer { diff: Digest::of(tar), bytes: zstd::encode_all(tar, 1).expect("memory") }
+    }
+}
+
+/// The documents of an image.
+struct Documents {
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+}
+
+fn documents(layers: &[Layer]) -> Documents {
+    let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff)).collect();
+    let config = json!({
+        "architecture": silo::system::Arch::host().name(),
+        "os": "linux",
+        "created": "2026-01-02T03:04:05.6Z",
+        "config": { "Env": ["GREETING=hello", "PATH=/opt/bin:/usr/bin:/bin"], "Cmd": ["sh"], "WorkingDir": "/opt", "User": "nobody" },
+        "rootfs": { "type": "layers", "diff_ids": diffs },
+    });
+    let config = config.to_string().into_bytes();
+    let pointer =
+        |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": format!("sha256:{}", Digest::of(bytes)), "size": bytes.len() });
+    let layers: Vec<_> = layers.iter().map(|layer| pointer(TAR, &layer.bytes)).collect();
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": pointer(CONFIG, &config), "layers": layers });
+    Documents { config, manifest: manifest.to_string().into_bytes() }
+}
+
+/// Writes an image as a layout.
+fn layout(dir: &Path, layers: &[Layer]) {
+    let documents = documents(layers);
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory of ours");
+    let all = layers.iter().map(|layer| &layer.bytes).chain([&documents.config, &documents.manifest]);
+    for bytes in all {
+        fs::write(blobs.join(Digest::of(bytes).to_string()), bytes).expect("a file of ours");
+    }
+    let entry = json!({
+        "mediaType": MANIFEST,
+        "digest": format!("sha256:{}", Digest::of(&documents.manifest)),
+        "size": documents.manifest.len(),
+        "annotations": { "org.opencontainers.image.ref.name": "v1" },
+    });
+    fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string()).expect("a file of ours");
+    fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").expect("a file of ours");
+}
+
+/// A tar of entries: kind, path, mode, and the contents or the target.
+fn tar(entries: &[(tar::EntryType, &str, u32, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, path, mode, text) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(*kind);
+        header.set_mode(*mode);
+        header.set_mtime(1_700_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(if *kind == tar::EntryType::Regular { text.len() as u64 } else { 0 });
+        // Written past the library's own checks, since what they refuse is what is tried.
+        let name = &mut header.as_mut_bytes()[..100];
+        name[..path.len()].copy_from_slice(path.as_bytes());
+        if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
+            header.as_mut_bytes()[157..157 + text.len()].copy_from_slice(text.as_bytes());
+        }
+        header.set_cksum();
+        builder.append(&header, if *kind == tar::EntryType::Regular { text.as_bytes() } else { &[] }).expect("memory");
+    }
+    builder.into_inner().expect("memory")
+}
+
+/// What lies over the root of `sh`: programs, whiteouts, an opaque directory, a directory with its own mode.
+fn upper() -> Vec<u8> {
+    tar(&[
+        (Directory, "opt/bin/", 0o755, ""),
+        (Regular, "opt/bin/greet", 0o755, "#!/bin/sh\necho \"$GREETING from an image\"\n"),
+        (Link, "opt/bin/salute", 0o755, "opt/bin/greet"),
+        (Symlink, "opt/bin/hail", 0o777, "greet"),
+        (Regular, "etc/.wh.debian_version", 0o644, ""),
+        (Directory, "usr/share/doc/", 0o755, ""),
+        (Regular, "usr/share/doc/.wh..wh..opq", 0o644, ""),
+        (Regular, "usr/share/doc/only", 0o644, "this\n"),
+        (Regular, "usr/local/bin/x-tool", 0o755, "#!/bin/sh\necho x\n"),
+    ])
+}
+
+/// The root of `sh`, as one tar.
+fn base() -> Vec<u8> {
+    let silo = Silo::shared(As::Me);
+    let _ = silo.ok(["export", "sh", "--rootfs", "root.tar"]);
+    fs::read(silo.project().join("root.tar")).expect("an export")
+}
+
+#[test]
+fn an_image_of_a_layout_becomes_a_tool() {
+    let silo = Silo::new();
+    let place = silo.project().join("layout");
+    layout(&place, &[Layer::gzip(&base()), Layer::zstd(&upper())]);
+    let reference = format!("oci:{}:v1", place.display());
+    let said = silo.ok(["install", "--quiet", "greeter", "--image", &reference]);
+    assert!(said.contains("greeter v1 installed") && said.contains("commands: greet hail salute x-tool\n"), "{said}");
+    assert_eq!(silo.ok(["greet"]), "hello from an image\n");
+    assert_eq!(silo.ok(["salute"]), silo.ok(["hail"]));
+    let seen = silo.ok(["greeter", "-c", "ls /usr/share/doc; test -e /etc/debian_version || echo gone; stat -c %a /tmp"]);
+    assert_eq!(seen, "only\ngone\n1777\n");
+    // What is locked is what is built, without the layout.
+    let lock = fs::read_to_string(silo.path("recipes/greeter.lock")).expect("a lock");
+    assert!(lock.contains("[tool.greeter.image.") && lock.contains("command = [\"sh\"]"), "{lock}");
+    let image = silo.ok(["list"]);
+    let _ = silo.ok(["uninstall", "greeter"]);
+    let _ = silo.ok(["gc", "--all"]);
+    let _ = silo.ok(["install", "--quiet", "--frozen", "greeter"]);
+    assert_eq!(silo.ok(["list"]), image);
+    let done = silo.fails(["install", "greeter", "--image", &reference]);
+    assert!(done.err.contains("there is a recipe for greeter already"), "{done:?}");
+    let done = silo.fails(["install", "other", "--image", &format!("oci:{}:v2", place.display())]);
+    assert!(done.err.contains("it has no \"v2\"; there are: v1"), "{done:?}");
+    assert!(!silo.path("recipes/other.toml").exists());
+}
+
+#[test]
+fn an_image_takes_steps_and_shims_that_are_named() {
+    let silo = Silo::new();
+    let place = silo.project().join("layout");
+    layout(&place, &[Layer::plain(base()), Layer::plain(upper())]);
+    let reference = format!("oci:{}", place.display());
+    let wish = ["--shim", "greet,hey:greet", "--setup", "echo made > /opt/made", "--cpus", "2", "--memory", "256M"];
+    let said = silo.ok(["install", "--quiet", "greeter", "--image", &reference].iter().chain(&wish));
+    assert!(said.contains("commands: greet hey:greet\n"), "{said}");
+    assert_eq!(silo.ok(["hey"]), "hello from an image\n");
+    assert_eq!(silo.ok(["run", "greeter"]), "hello from an image\n");
+    let shown: serde_json::Value = serde_json::from_str(&silo.ok(["show", "greeter", "--json"])).expect("JSON");
+    assert_eq!((&shown["cpus"], &shown["memoryMB"]), (&2.into(), &256.into()));
+    assert_eq!(silo.fed(["shell", "greeter"], b"cat /opt/made\n").out, "made\n");
+}
+
+#[test]
+fn hostile_images_are_refused_and_nothing_is_written_outside() {
+    let silo = Silo::new();
+    let outside = silo.project().join("outside");
+    fs::create_dir(&outside).expect("our own");
+    let up = format!("{}/x", outside.display());
+    let deep = "../".repeat(12) + up.trim_start_matches('/');
+    let zeros = tar(&[(Regular, "zeros", 0o644, &"\0".repeat(100 << 20))]);
+    let many: Vec<(tar::EntryType, &str, u32, &str)> = vec![(Directory, "d", 0o755, ""); 300_000];
+    let mut pax = tar::Builder::new(Vec::new());
+    let long = "x".repeat(2 << 20);
+    pax.append_pax_extensions([("path", long.as_bytes())]).expect("memory");
+    let cases: Vec<(&str, Layer, &str)> = vec![
+        ("dots", Layer::plain(tar(&[(Regular, &deep, 0o644, "x")])), "layer"),
+        ("absolute", Layer::plain(tar(&[(Regular, "/etc/x", 0o644, "x")])), "/etc/x"),
+        (
+            "a parent that is a link",
+            Layer::plain(tar(&[(Symlink, "out", 0o777, outside.to_str().expect("plain")), (Regular, "out/x", 0o644, "x")])),
+            "out/x",
+        ),
+        ("a hard link to outside", Layer::plain(tar(&[(Link, "x", 0o644, "../../etc/passwd")])), "x"),
+        ("a hard link to nothing", Layer::plain(tar(&[(Link, "x", 0o644, "etc/passwd")])), "is not a file added before"),
+        ("a device", Layer::plain(tar(&[(Char, "dev/null", 0o666, "")])), "a device node"),
+        ("a disk", Layer::plain(tar(&[(Block, "dev/sda", 0o666, "")])), "a device node"),
+        ("a pipe", Layer::plain(tar(&[(Fifo, "run/p", 0o666, "")])), "are not unpacked"),
+        ("twice", Layer::plain(tar(&[(Regular, "a", 0o644, "1"), (Regular, "a", 0o644, "2")])), "is there twice"),
+        ("a bomb", Layer::zstd(&zeros), "out of all proportion"),
+        ("many entries", Layer::zstd(&tar(&many)), "out of all proportion"),
+        ("a long header", Layer::gzip(&pax.into_inner().expect("memory")), "a header of more than"),
+        ("no tar", Layer::plain(vec![b'x'; 2048]), "cannot read layer"),
+        ("other contents", Layer { diff: Digest::of(b"other"), ..Layer::plain(tar(&[(Regular, "a", 0o644, "1")])) }, "but the image says"),
+    ];
+    for (name, layer, expect) in cases {
+        let place = silo.project().join("layout");
+        layout(&place, &[layer]);
+        let done = silo.run(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.display())]);
+        assert!(done.code == 1 && done.err.contains(expect) && done.err.contains("hint:"), "{name}: {done:?}");
+        silo_store::scratch::remove_tree(&place).expect("our own");
+        assert!(!silo.path("recipes/x.toml").exists() && !silo.path("recipes/x.lock").exists(), "{name}");
+    }
+    assert_eq!(fs::read_dir(&outside).expect("our own").count(), 0);
+    assert_eq!(silo.ok(["list"]), "");
+}
+
+/// Puts an image into a server that answers as a registry does.
+fn served(server: &Http, layers: &[Layer], faults: &[Fault]) -> String {
+    let documents = documents(layers);
+    let digest = Digest::of(&documents.manifest);
+    server.put("/v2/x/manifests/v1", &documents.manifest, []);
+    server.put(&format!("/v2/x/manifests/sha256:{digest}"), &documents.manifest, []);
+    server.put(&format!("/v2/x/blobs/sha256:{}", Digest::of(&documents.config)), &documents.config, []);
+    for layer in layers {
+        server.put(&format!("/v2/x/blobs/sha256:{}", Digest::of(&layer.bytes)), &layer.bytes, faults.to_vec());
+    }
+    format!("{}/x:v1", server.url("").trim_start_matches("http://"))
+}
+
+#[test]
+fn a_registry_that_misbehaves_is_borne_or_told() {
+    let silo = Silo::new();
+    let server = Http::start();
+    let small = || tar(&[(Regular, "usr/bin/x-tool", 0o755, &"#!/bin/sh\n".repeat(4000))]);
+    let install = |reference: &str| silo.run(["install", "--quiet", "x", "--image", reference]);
+    let reference = served(&server, &[Layer::plain(small())], &[Fault::Drop(9_000), Fault::Status(503)]);
+    let done = install(&reference);
+    assert!(done.code == 0 && done.out.contains("commands: x-tool"), "{done:?}");
+    assert!(server.ranges().iter().any(|range| range == "bytes=9000-"), "{:?}", server.ranges());
+    let _ = silo.ok(["uninstall", "x"]);
+    for file in ["x.toml", "x.lock"] {
+        fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
+    }
+    let broken = served(&server, &[Layer::gzip(&small())], &[Fault::WrongBytes]);
+    let done = install(&broken);
+    assert!(done.code == 1 && done.err.contains("expected sha256"), "{done:?}");
+    for (status, expect) in [(404, "is the name right"), (403, "podman login"), (429, "limits how often"), (500, "in trouble")] {
+        server.put("/v2/x/manifests/v1", b"", std::iter::repeat_n(Fault::Wait(status, 0), 9));
+        let done = install(&broken);
+        assert!(done.code == 1 && done.err.contains(&status.to_string()) && done.err.contains(expect), "{status}: {done:?}");
+    }
+    server.put("/v2/x/manifests/v1", b"<html>", []);
+    assert_eq!(install(&broken).code, 1);
+    let done = install("python:3.14");
+    assert!(done.err.contains("name the registry too"), "{done:?}");
+}
+
+#[test]
+fn a_registry_that_asks_who_one_is_gets_a_token() {
+    let silo = Silo::new();
+    let server = Http::start();
+    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
+    let reference = served(&server, &layers, &[]);
+    let challenge = format!("Bearer realm=\"{}\",service=\"the service\"", server.url("/token"));
+    server.put("/v2/x/manifests/v1", &documents(&layers).manifest, [Fault::Challenge(challenge)]);
+    server.put("/token?service=the%20service&scope=repository:x:pull", b"{\"token\":\"the-token\"}", []);
+    let host = reference.split('/').next().expect("a host");
+    silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
+    let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let seen = server.seen();
+    let pass = |part: &str| seen.iter().rev().find(|seen| seen.target.contains(part)).and_then(|seen| seen.pass.clone());
+    assert_eq!(pass("/token").as_deref(), Some("Basic bWU6c2VjcmV0"));
+    assert_eq!(pass("/blobs/").as_deref(), Some("Bearer the-token"));
+}
+
+/// Debian's own registry, on the loopback interface.
+struct Registry {
+    child: Child,
+    host: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Registry {
+    fn start() -> Registry {
+        let dir = tempfile::tempdir().expect("a directory");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let host = format!("127.0.0.1:{port}");
+        let config = dir.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+            dir.path().join("data").display()
+        );
+        fs::write(&config, text).expect("our own file");
+        let log = File::create(dir.path().join("log")).expect("our own file");
+        let child = Command::new("docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(&host).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Registry { child, host, _dir: dir }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It ends with the test; what it says then is of no interest.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
+    if !has("docker-registry") || !has("skopeo") {
+        return skip("there is no docker-registry or no skopeo");
+    }
+    let silo = Silo::new();
+    let registry = Registry::start();
+    let push = |layers: &[Layer], form: &str| {
+        let place: PathBuf = silo.project().join("layout");
+        layout(&place, layers);
+        let (from, to) = (format!("oci:{}:v1", place.display()), format!("docker://{}/team/greeter:v1", registry.host));
+        let copied =
+            done(Command::new("skopeo").args(["copy", "--insecure-policy", "--dest-tls-verify=false", "--format", form, &from, &to]));
+        assert_eq!(copied.code, 0, "{copied:?}");
+        silo_store::scratch::remove_tree(&place).expect("our own");
+    };
+    // As Docker writes images, compressed by skopeo.
+    push(&[Layer::plain(base()), Layer::plain(upper())], "v2s2");
+    let reference = format!("{}/team/greeter:v1", registry.host);
+    let _ = silo.ok(["install", "--quiet", "greeter", "--image", &reference]);
+    assert_eq!(silo.ok(["greet"]), "hello from an image\n");
+    let image = silo.ok(["list"]);
+    // The tag moves on, and what is locked stays what it is.
+    push(&[Layer::plain(base()), Layer::plain(tar(&[(Regular, "opt/greet2", 0o755, "#!/bin/sh\n")]))], "oci");
+    let _ = silo.ok(["uninstall", "greeter"]);
+    let _ = silo.ok(["gc", "--all"]);
+    drop(fs::remove_dir_all(silo.path("downloads")));
+    let _ = silo.ok(["install", "--quiet", "--frozen", "greeter"]);
+    assert_eq!(silo.ok(["list"]), image);
+    let _ = silo.ok(["lock", "greeter", "--update"]);
+    let _ = silo.ok(["install", "--quiet", "greeter"]);
+    assert_ne!(silo.ok(["list"]), image);
+    let done = silo.fails(["install", "none", "--image", &format!("{}/team/none:v1", registry.host)]);
+    assert!(done.err.contains("404") && done.err.contains("is the name right"), "{done:?}");
+}
