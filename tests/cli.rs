@@ -7,6 +7,7 @@ fn help_is_golden() {
     let silo = Silo::new();
     golden("cli/silo.help", &silo.ok(["--help"]));
     for command in [
+        "init",
         "install",
         "uninstall",
         "run",

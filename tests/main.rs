@@ -12,6 +12,7 @@ mod escape;
 mod export;
 mod faults;
 mod fetch;
+mod init;
 mod insight;
 mod install;
 mod launch;

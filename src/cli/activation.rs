@@ -12,10 +12,14 @@ use super::ui;
 /// More links than this lead nowhere, as for the kernel.
 const MAX_LINKS: usize = 40;
 
-/// Activates what the tool's rules find in the project, and says what of it cannot be. `root` is the image's.
-pub fn activate(run: &Run, project: &Path, root: &Path, quiet: bool, spec: &mut Spec) {
-    let found = activate::find(&run.activate, project, &spec.cwd, |path| path.symlink_metadata().is_ok());
-    let (usable, lost): (Vec<Active<'_>>, Vec<Active<'_>>) = found.into_iter().partition(|active| is_inside(&active.mark(), project, root));
+/// The image's root, and where on the host a path of the project is that a sandbox sees.
+type Seen<'a> = (&'a Path, &'a dyn Fn(&Path) -> Option<PathBuf>);
+
+/// Activates what the tool's rules find in the project, and says what of it cannot be.
+pub fn activate(run: &Run, project: &Path, seen: Seen<'_>, quiet: bool, spec: &mut Spec) {
+    let is_there = |path: &Path| seen.1(path).is_some_and(|real| real.symlink_metadata().is_ok());
+    let found = activate::find(&run.activate, project, &spec.cwd, is_there);
+    let (usable, lost): (Vec<Active<'_>>, Vec<Active<'_>>) = found.into_iter().partition(|active| is_inside(&active.mark(), seen));
     for active in lost.iter().filter(|_| !quiet) {
         let (dir, mark) = (active.dir.display(), active.mark());
         ui::note(&format!("{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo", mark.display()));
@@ -25,10 +29,10 @@ pub fn activate(run: &Run, project: &Path, root: &Path, quiet: bool, spec: &mut 
 
 /// Whether a path of the project leads, over links, to something that is there inside: of the project, or of the image.
 /// A virtual environment that was made outside leads to the machine's own python.
-fn is_inside(path: &Path, project: &Path, root: &Path) -> bool {
+fn is_inside(path: &Path, (root, on_host): Seen<'_>) -> bool {
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
-        let real = if at.starts_with(project) { at.clone() } else { root.join(at.strip_prefix("/").unwrap_or(&at)) };
+        let real = on_host(&at).unwrap_or_else(|| root.join(at.strip_prefix("/").unwrap_or(&at)));
         match fs::read_link(&real) {
             Ok(to) => at = plain(&at.parent().unwrap_or(&at).join(to)),
             Err(_) => return real.symlink_metadata().is_ok(),

@@ -26,6 +26,7 @@ mod diff;
 mod doctor;
 mod export;
 mod graph;
+mod init;
 mod install;
 mod list;
 mod lock;
@@ -85,6 +86,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Args),
     Install(install::Args),
     Uninstall(uninstall::Args),
     Run(run::Args),
@@ -178,6 +180,7 @@ fn reserved() -> Vec<String> {
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let globals = &cli.globals;
     match cli.command {
+        Command::Init(args) => init::run(globals, &args),
         Command::Install(args) => install::run(globals, &args),
         Command::Uninstall(args) => uninstall::run(globals, &args),
         Command::Run(args) => run::run(globals, args),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use silo_store::lock::{self, Pin};
@@ -154,7 +154,8 @@ fn launched(
     let mut spec = spec(&setting, &tool, recipe.as_ref(), &sight, &user, argv)?;
     let project = &sight.project;
     if let (Some(recipe), Some(project)) = (&recipe, project) {
-        activation::activate(&recipe.run, project, &image::root(&setting.home, tool.image), globals.quiet, &mut spec);
+        let real = |path: &Path| sight.on_host(path);
+        activation::activate(&recipe.run, project, (&image::root(&setting.home, tool.image), &real), globals.quiet, &mut spec);
     }
     reach::furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
     let settings = if own { &setting.settings } else { &setting.user_settings };
@@ -175,7 +176,10 @@ fn launched(
     drop(kept);
     timing.done("sandbox gone");
     reach::noted(&setting, record.as_deref());
-    sight.tell(&setting)?;
+    // The program's own end counts more than what cannot be told.
+    if let Err(failure) = sight.tell(&setting) {
+        failure.report();
+    }
     if let Some(lesson) = learning {
         lesson.tell()?;
     }

@@ -163,10 +163,21 @@ impl Sight {
         Some(Shown { path, access, obeyed: self.obeyed.paths().collect(), excluded: self.excluded.clone() })
     }
 
+    /// Where on the host a path of the project is: in an excluded directory, that is elsewhere.
+    pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
+        let inner = path.strip_prefix(self.project.as_ref()?).ok()?;
+        // The deepest directory that is excluded has the last word.
+        let of = |(dir, host): &(PathBuf, PathBuf)| Some((dir.components().count(), host.join(inner.strip_prefix(dir).ok()?)));
+        let elsewhere = self.excluded.iter().filter_map(of).max_by_key(|(depth, _)| *depth);
+        Some(elsewhere.map_or_else(|| path.to_owned(), |(_, host)| host))
+    }
+
     /// Tells, after the run, what has come that the host obeys by itself.
     pub fn tell(&self, setting: &Setting) -> Result<(), Failure> {
         let (Some(project), Some(Access::ReadWrite)) = (&self.project, self.access) else { return Ok(()) };
-        let new = obeyed::look(project, self.recipes).new_since(&self.obeyed);
+        let mut new = obeyed::look(project, self.recipes).new_since(&self.obeyed);
+        // The place of an excluded directory is made by silo itself, and nothing inside can put anything there.
+        new.retain(|path| !self.excluded.iter().any(|(dir, _)| path.starts_with(dir)));
         if new.is_empty() {
             return Ok(());
         }

@@ -45,6 +45,18 @@ impl Document {
         format!("{}{between}{text}", self.lead)
     }
 
+    /// Sets a list of texts, by the keys that lead to it, each table made where there is none.
+    pub fn list_of<'a>(&mut self, path: &[&str], texts: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        let mut table = self.toml.as_table_mut();
+        let (last, above) = path.split_last().expect("a path has a name");
+        for name in above {
+            let item = table.entry(name).or_insert_with(|| Item::Table(Table::new()));
+            table = item.as_table_mut().ok_or_else(|| Error::Kind { key: (*name).to_owned(), kind: "a table" })?;
+        }
+        table.insert(last, toml_edit::value(texts.collect::<Array>()));
+        Ok(())
+    }
+
     /// Adds a tool to `tools`; says whether it was not there.
     pub fn claim(&mut self, tool: &str) -> Result<bool, Error> {
         let tools = self.toml.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
@@ -63,28 +75,28 @@ impl Document {
 
     /// Sets the version that is wanted of a tool.
     pub fn set_version(&mut self, tool: &str, version: &str) -> Result<(), Error> {
-        self.forget_version_in_tools(tool)?;
+        self.forget_version_in_tools(tool);
         self.over(tool)?.insert("version", toml_edit::value(version));
         Ok(())
     }
 
     /// Forgets which version is wanted of a tool; says whether one was.
     pub fn unset_version(&mut self, tool: &str) -> Result<bool, Error> {
-        let listed = self.forget_version_in_tools(tool)?;
+        let listed = self.forget_version_in_tools(tool);
         let removed = self.over(tool)?.remove("version").is_some();
         self.prune(tool);
         Ok(removed || listed)
     }
 
     /// Makes `python` of `python@3.13` in `tools`; says whether it was there.
-    fn forget_version_in_tools(&mut self, tool: &str) -> Result<bool, Error> {
-        let Some(tools) = self.toml.as_table_mut().get_mut("tools") else { return Ok(false) };
+    fn forget_version_in_tools(&mut self, tool: &str) -> bool {
+        let tools = self.toml.as_table_mut().get_mut("tools").and_then(Item::as_array_mut);
         let versioned = |value: &&mut Value| value.as_str().is_some_and(|entry| entry != tool && names(entry, tool));
-        let Some(entry) = list(tools, "tools")?.iter_mut().find(versioned) else { return Ok(false) };
+        let Some(entry) = tools.and_then(|tools| tools.iter_mut().find(versioned)) else { return false };
         let decor = entry.decor().clone();
         *entry = Value::from(tool);
         *entry.decor_mut() = decor;
-        Ok(true)
+        true
     }
 
     /// Adds a text to a list of a tool's; says whether it was not there.
@@ -322,6 +334,10 @@ fn push(list: &mut Array, text: &str) -> Result<bool, Error> {
 fn remove(list: &mut Array, mut which: impl FnMut(&Value) -> bool) -> usize {
     let before = list.len();
     list.retain(|value| !which(value));
+    // What was second on a line has a space before it.
+    if let Some(first) = list.get_mut(0).filter(|first| first.decor().prefix().and_then(|prefix| prefix.as_str()) == Some(" ")) {
+        first.decor_mut().set_prefix("");
+    }
     before - list.len()
 }
 

@@ -1,5 +1,6 @@
 //! Settings: `silo.toml` of the user and of the project, as written and as they act together.
 
+pub mod detect;
 pub mod sight;
 
 pub mod edit;
@@ -11,6 +12,7 @@ pub mod merge;
 pub mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -321,8 +323,12 @@ pub fn is_version(text: &str) -> bool {
 
 /// Finds the project that `from` lies in: the nearest directory upwards with a `silo.toml` (or what came before it),
 /// else the nearest with a `.git`, else `from` itself.
+///
+/// What another user put there makes no project of a directory: anybody can write `/tmp/silo.toml`.
 pub fn project_root(from: &Path) -> PathBuf {
-    let with = |marks: &[&str]| from.ancestors().find(|dir| marks.iter().any(|mark| dir.join(mark).exists())).map(Path::to_owned);
+    let me = rustix::process::getuid().as_raw();
+    let is_trusted = |path: PathBuf| path.metadata().is_ok_and(|found| me == 0 || [0, me].contains(&found.uid()));
+    let with = |marks: &[&str]| from.ancestors().find(|dir| marks.iter().any(|mark| is_trusted(dir.join(mark)))).map(Path::to_owned);
     with(&[PROJECT_CONFIG, LEGACY_CONFIG]).or_else(|| with(&[".git"])).unwrap_or_else(|| from.to_owned())
 }
 

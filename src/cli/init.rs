@@ -1,0 +1,204 @@
+//! `silo init`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::detect::{self, Detected, Found};
+use crate::config::edit::Document;
+use crate::config::is_version;
+use crate::document;
+use crate::grant::Port;
+use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::recipe::addon;
+use crate::recipe::catalog;
+use crate::recipe::file::check_variables;
+use crate::tool::{record, trust};
+
+use super::context::{Globals, Setting, setting_at};
+use super::error::Failure;
+use super::{env, reach, trust as trust_command, ui};
+
+/// Make this directory a project: write its silo.toml
+///
+/// Finds tools and languages by files such as requirements.txt, package.json or pom.xml, and asks about each on a terminal.
+/// Directories that are better made inside (.venv, node_modules, target) are excluded: a sandbox has its own, and .gitignore
+/// names them.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Use these tools, with a version if you like, instead of looking for some
+    #[arg(long = "tool", value_name = "TOOL[@VERSION]", value_delimiter = ',')]
+    tools: Vec<String>,
+    /// Lay these add-ons over the tool
+    #[arg(long = "addon", value_name = "ADDON", value_delimiter = ',')]
+    addons: Vec<String>,
+    /// The tool that languages are laid over; by default claude-code where it is installed, else sh
+    #[arg(long = "for", value_name = "TOOL")]
+    base: Option<String>,
+    /// Lead this port of this machine to the tool
+    #[arg(long, value_name = "PORT:INSIDE", value_parser = reach::port)]
+    port: Vec<Port>,
+    /// Hand this variable of yours into every tool
+    #[arg(long = "pass-env", value_name = "NAME", value_delimiter = ',')]
+    pass_env: Vec<String>,
+    /// Exclude no directories
+    #[arg(long)]
+    no_exclude: bool,
+    /// Take what is found without asking
+    #[arg(long)]
+    no_interactive: bool,
+}
+
+/// What is written.
+#[derive(Default)]
+struct Plan {
+    /// As they are written: `python`, `python@3.13`.
+    tools: Vec<String>,
+    /// Each with the tool that it is laid over.
+    addons: Vec<(String, String)>,
+    exclude: Vec<&'static str>,
+}
+
+pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
+    let dir = env::cwd()?;
+    let path = dir.join(PROJECT_CONFIG);
+    if let Some(there) = [&path, &dir.join(LEGACY_CONFIG)].into_iter().find(|path| path.exists()) {
+        return Err(Failure::usage(format!("{} is there already", there.display()), "`silo use`, `add` and `config` change it"));
+    }
+    let mut setting = setting_at(globals, &dir)?;
+    // The directory itself is to be the project, whatever lies above it.
+    setting.project.clone_from(&fs::canonicalize(&dir).map_err(|error| Failure::usage(error.to_string(), "change to a directory"))?);
+    trust_command::showable(&setting, &setting.project)?;
+    check_variables("--pass-env", args.pass_env.iter()).map_err(|error| Failure::usage(error.to_string(), "write a variable's name"))?;
+    let plan = plan(&setting, args, &dir)?;
+    let text = text(args, &plan)?;
+    document::write(&path, &text)
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the directory yours?"))?;
+    trust::approve_change(&setting.home, &setting.project, &setting.user_settings, "", &text)?;
+    let ignored = ignore(&dir, &plan.exclude)?;
+    ui::data(&told(&path, &plan, &ignored))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
+    let mut plan = Plan::default();
+    let names: BTreeSet<String> =
+        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let detected = if args.tools.is_empty() { detect::detect(&names) } else { Detected::default() };
+    for found in &detected.tools {
+        if catalog::find(&setting.places, found.name).is_ok() && wanted(args, found)? {
+            plan.tools.push(found.name.to_owned());
+        }
+    }
+    for entry in &args.tools {
+        let (tool, version) = entry.split_once('@').map_or((entry.as_str(), None), |(tool, version)| (tool, Some(version)));
+        if version.is_some_and(|version| !is_version(version)) {
+            return Err(Failure::usage(format!("\"{entry}\" is not a tool with a version"), format!("write {tool}@1.2, or {tool}")));
+        }
+        catalog::find(&setting.places, tool)?;
+        plan.tools.push(entry.clone());
+    }
+    let base = match &args.base {
+        Some(base) => catalog::find(&setting.places, base)?.recipe.name,
+        None if record::get(&setting.home, "claude-code")?.is_some() => "claude-code".to_owned(),
+        None => "sh".to_owned(),
+    };
+    let of_python = detected.of_python.iter().filter(|_| plan.tools.iter().any(|tool| tool == "python")).map(|found| (found, "python"));
+    for (found, tool) in of_python.chain(detected.languages.iter().map(|found| (found, base.as_str()))) {
+        if wanted(args, found)? {
+            plan.addons.push((found.name.to_owned(), tool.to_owned()));
+        }
+    }
+    for name in &args.addons {
+        if addon::find(&setting.places, name)?.is_none() {
+            return Err(Failure::usage(
+                format!("there is no add-on \"{name}\""),
+                "java, kotlin, ruby, poetry, uv, or recipes/addons/<name>.toml",
+            ));
+        }
+        plan.addons.push((name.clone(), args.base.clone().unwrap_or_else(|| base_of(&plan, &base))));
+    }
+    if !args.no_exclude {
+        plan.exclude = detect::excludes(plan.tools.iter().filter_map(|entry| entry.split('@').next()));
+    }
+    Ok(plan)
+}
+
+/// An add-on that is named goes over the only tool, if there is one.
+fn base_of(plan: &Plan, otherwise: &str) -> String {
+    match plan.tools.as_slice() {
+        [only] => only.split('@').next().unwrap_or(only).to_owned(),
+        _ => otherwise.to_owned(),
+    }
+}
+
+/// Asks on a terminal; without one, what is found is wanted.
+fn wanted(args: &Args, found: &Found) -> Result<bool, Failure> {
+    if args.no_interactive || !ui::is_asking() {
+        return Ok(true);
+    }
+    // Only a plain no is one.
+    Ok(!ui::ask(&format!("Use {} ({})? [Y/n] ", found.name, found.file), "n", "--no-interactive takes what is found")?)
+}
+
+const HEAD: &str = "# What this project uses and what its tools may see and reach; https://example.com/silo has every key.
+# `silo sync` builds it, `silo config show` shows what counts, `silo config network allow NAME` lets tools reach more.
+";
+
+fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
+    let wrong = |error: crate::config::edit::Error| Failure::found(error.to_string(), "this is a fault of silo's");
+    let mut document = Document::parse("").map_err(wrong)?;
+    document.list_of(&["tools"], plan.tools.iter().map(String::as_str)).map_err(wrong)?;
+    if !args.pass_env.is_empty() {
+        document.list_of(&["passEnv"], args.pass_env.iter().map(String::as_str)).map_err(wrong)?;
+    }
+    if !plan.exclude.is_empty() {
+        document.list_of(&["mount", "exclude"], plan.exclude.iter().copied()).map_err(wrong)?;
+    }
+    for (addon, tool) in &plan.addons {
+        document.add(tool, "addons", addon).map_err(wrong)?;
+    }
+    for port in &args.port {
+        let [tool] = plan.tools.as_slice() else {
+            return Err(Failure::usage(
+                "--port needs one tool that it leads to",
+                "name it with --tool, or `silo config ports add TOOL PORT` later",
+            ));
+        };
+        document.add_port(tool.split('@').next().unwrap_or(tool), *port).map_err(wrong)?;
+    }
+    Ok(format!("{HEAD}\n{}", document.text()))
+}
+
+/// Names directories in .gitignore that it does not name yet; returns those.
+fn ignore(dir: &Path, exclude: &[&'static str]) -> Result<Vec<&'static str>, Failure> {
+    let path = dir.join(".gitignore");
+    let before = document::text_of(&path)?.unwrap_or_default();
+    let named = |name: &str| before.lines().any(|line| line.trim().trim_matches('/') == name);
+    let new: Vec<&'static str> = exclude.iter().copied().filter(|name| !named(name)).collect();
+    if new.is_empty() {
+        return Ok(new);
+    }
+    let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    let lines: String = new.iter().map(|name| format!("/{name}/\n")).collect();
+    document::write(&path, &format!("{before}{gap}{lines}"))
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the file yours?"))?;
+    Ok(new)
+}
+
+fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
+    let listed = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let mut text = format!("{} is written\n  tools     {}\n", path.display(), listed(&plan.tools));
+    for (addon, tool) in &plan.addons {
+        text += &format!("  add-on    {addon}, over {tool}\n");
+    }
+    if !plan.exclude.is_empty() {
+        text += &format!("  excluded  {}\n", plan.exclude.join(", "));
+    }
+    if !ignored.is_empty() {
+        text += &format!("  .gitignore names {}\n", ignored.join(", "));
+    }
+    let next = if plan.tools.is_empty() && plan.addons.is_empty() { "`silo use TOOL` adds a tool" } else { "`silo sync` builds it" };
+    text + next + "\n"
+}

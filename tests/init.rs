@@ -1,0 +1,76 @@
+//! `silo init`: what it finds, what it writes, and that the project works afterwards.
+
+use std::fs;
+
+use crate::support::terminal::Session;
+use crate::support::{As, Silo};
+
+fn write(silo: &Silo, file: &str, text: &str) {
+    fs::write(silo.project().join(file), text).expect("our own project");
+}
+
+fn read(silo: &Silo, file: &str) -> String {
+    fs::read_to_string(silo.project().join(file)).unwrap_or_default()
+}
+
+#[test]
+fn a_directory_becomes_a_project_that_works() {
+    let silo = Silo::shared(As::Me);
+    write(&silo, "requirements.txt", "");
+    write(&silo, ".gitignore", "*.pyc");
+    let said = silo.ok(["init", "--pass-env", "TOKEN", "--port", "18080:80"]);
+    assert!(
+        said.contains("tools     python\n") && said.contains("excluded  .venv\n") && said.ends_with("`silo sync` builds it\n"),
+        "{said}"
+    );
+    let text = read(&silo, "silo.toml");
+    let expect = "tools = [\"python\"]\npassEnv = [\"TOKEN\"]\n\n[mount]\nexclude = [\".venv\"]\n\n[overrides.python]\nports = [{ host = 18080, guest = 80 }]\n";
+    assert!(text.starts_with("# ") && text.ends_with(expect), "{text}");
+    assert_eq!(read(&silo, ".gitignore"), "*.pyc\n/.venv/\n");
+    // It is approved, since whoever typed it wanted it; and what is excluded is made inside, used, and activated.
+    let _ = silo.ok(["config", "ports", "remove", "python", "18080:80"]);
+    let _ = silo.ok(["sync", "--quiet"]);
+    let _ = silo.ok(["python", "-m", "venv", "--without-pip", ".venv"]);
+    let project = fs::canonicalize(silo.project()).expect("our own project");
+    assert_eq!(silo.ok(["python", "-c", "import sys; print(sys.prefix)"]), format!("{}/.venv\n", project.display()));
+    assert_eq!(fs::read_dir(silo.project().join(".venv")).expect("the place of it").count(), 0);
+    let again = silo.fails(["init"]);
+    assert!(again.code == 2 && again.err.contains("silo.toml is there already"), "{again:?}");
+}
+
+#[test]
+fn what_is_found_is_asked_about_and_what_is_named_is_taken() {
+    let silo = Silo::new();
+    for file in ["package.json", "pyproject.toml", "uv.lock", "pom.xml"] {
+        write(&silo, file, "");
+    }
+    let mut session = Session::of(&mut silo.command(["init"]));
+    session.expect("Use python (pyproject.toml)? [Y/n] ");
+    session.type_in("\n");
+    session.expect("Use node (package.json)? [Y/n] ");
+    session.type_in("n\n");
+    session.expect("Use uv (uv.lock)? [Y/n] ");
+    session.type_in("y\n");
+    session.expect("Use java (pom.xml)? [Y/n] ");
+    session.type_in("\n");
+    session.expect("builds it");
+    assert_eq!(session.end().0, Some(0));
+    let expect = "tools = [\"python\"]\n\n[mount]\nexclude = [\".venv\"]\n\n[overrides.python]\naddons = [\"uv\"]\n\n[overrides.sh]\naddons = [\"java\"]\n";
+    assert!(read(&silo, "silo.toml").ends_with(expect), "{}", read(&silo, "silo.toml"));
+
+    fs::remove_file(silo.project().join("silo.toml")).expect("ours");
+    let said = silo.ok(["init", "--tool", "python@3.13,sh", "--addon", "ruby", "--for", "sh", "--no-exclude", "--no-interactive"]);
+    assert!(said.contains("tools     python@3.13, sh\n") && said.contains("add-on    ruby, over sh\n"), "{said}");
+    assert!(read(&silo, "silo.toml").ends_with("tools = [\"python@3.13\", \"sh\"]\n\n[overrides.sh]\naddons = [\"ruby\"]\n"));
+    fs::remove_file(silo.project().join("silo.toml")).expect("ours");
+    for (args, expect) in [
+        (["--tool", "pyton"], "did you mean \"python\"?"),
+        (["--tool", "python@!"], "is not a tool with a version"),
+        (["--addon", "cobol"], "there is no add-on \"cobol\""),
+        (["--port", "80"], "--port needs one tool"),
+        (["--pass-env", "A=B"], "is not a variable name"),
+    ] {
+        let done = silo.fails(["init", "--no-interactive"].iter().chain(&args));
+        assert!(done.err.contains(expect) && !silo.project().join("silo.toml").exists(), "{args:?}: {done:?}");
+    }
+}
