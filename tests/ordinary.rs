@@ -19,6 +19,10 @@ fn sandboxes_hold_for_an_ordinary_user_too() {
     fs::copy(program(), &silos).expect("it can be copied");
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
+    // The home's shims lead to the program that installed it, which was a copy for that alone.
+    let link = silo.path("program");
+    fs::remove_file(&link).expect("an install makes it");
+    std::os::unix::fs::symlink(&silos, &link).expect("our own directory");
     let mut command = Command::new("setpriv");
     command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]).arg(&tests);
     command
