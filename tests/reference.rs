@@ -42,9 +42,9 @@ The JSON schema is [schema/silo.json](schema/silo.json) (`silo schema silo`); a 
 ";
 
 const AFTER: &str = "
-## Not yet
+## Not here
 
-`overrides.<tool>.image` (images of registries) and `overrides.<tool>.lsp` (language servers) are errors that say so.
+`overrides.<tool>.image` is an error: an image stands in a recipe ([oci.md](oci.md)). `overrides.<tool>.lsp` (language servers) is one, too: they are not there yet.
 
 ## The older form
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Silo, done};
+use crate::support::{As, NOBODY, Silo, done, is_root, skip};
 
 fn write(silo: &Silo, file: &str, text: &str) {
     let path = silo.project().join(file);
@@ -30,6 +30,28 @@ fn settings_are_found_upwards_and_say_where_they_come_from() {
 }
 
 #[test]
+fn what_another_user_put_above_is_no_project() {
+    if !is_root() {
+        return skip("only root can be two users");
+    }
+    let silo = Silo::of(As::Nobody);
+    write(&silo, "silo.toml", "passEnv = [\"TOKEN\"]\n");
+    write(&silo, ".git/config", "");
+    let (deep, file) = (silo.project().join("deep"), silo.project().join("silo.toml"));
+    fs::create_dir(&deep).expect("our own project");
+    let shown = || done(silo.command(["config", "show"]).current_dir(&deep)).out;
+    for owner in [0, NOBODY] {
+        std::os::unix::fs::chown(&file, Some(owner), Some(owner)).expect("root may give a file away");
+        assert!(shown().contains("\"TOKEN\",  # silo.toml:1"), "it is {owner}'s");
+    }
+    for path in [file, silo.project().join(".git")] {
+        std::os::unix::fs::chown(path, Some(NOBODY + 1), Some(NOBODY + 1)).expect("root may give a file away");
+    }
+    let deep = fs::canonicalize(&deep).expect("it is there");
+    assert!(shown().starts_with(&format!("# nothing is set in {}/silo.toml", deep.display())), "{}", shown());
+}
+
+#[test]
 fn the_older_form_is_read_with_one_warning_and_migrated() {
     let silo = Silo::new();
     write(
@@ -40,7 +62,7 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
     silo.write(".silo/siloconf", "passEnv: [MINE]\ncache:\n  tools: {maxSizeMB: 100}\n");
     let shown = silo.run(["config", "show"]);
     assert_eq!(shown.err.matches("in the older form (YAML)").count(), 2, "{shown:?}");
-    assert!(shown.err.contains("not taken: overrides.python.image: images of registries are not supported yet"), "{shown:?}");
+    assert!(shown.err.contains("not taken: overrides.python.image: an image stands in a recipe"), "{shown:?}");
     assert!(
         shown.out.contains("\"MINE\",") && shown.out.contains("\"TOKEN\",") && shown.out.contains("cache.tools.maxSizeMB = 100"),
         "{shown:?}"
@@ -73,7 +95,7 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
 fn what_there_is_not_yet_says_so() {
     let silo = Silo::new();
     for (text, expect) in [
-        ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image: images of registries are not supported yet"),
+        ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image is not taken here: an image stands in a recipe"),
         ("[overrides.python.lsp]\ncommand = [\"x\"]\n", "overrides.python.lsp: language servers are not supported yet"),
         (
             "tools = [\"python@3.13\"]\n[overrides.python]\nversion = \"3.12\"\n",

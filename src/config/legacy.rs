@@ -1,7 +1,7 @@
 //! Settings as they were written before `silo.toml`: YAML with the same keys, read by writing them anew as TOML.
 //!
 //! What the older form could say and this silo does not take is left out, and told: where caches lie on the host (they
-//! were shared by all projects), images of registries, and language servers.
+//! were shared by all projects), images, which stand in recipes now, and language servers.
 
 use std::path::Path;
 
@@ -51,7 +51,10 @@ pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
 }
 
 fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
-    for (key, why) in [("image", "images of registries are not supported yet"), ("lsp", "language servers are not supported yet")] {
+    for (key, why) in [
+        ("image", "an image stands in a recipe, as `silo install NAME --image` writes it"),
+        ("lsp", "language servers are not supported yet"),
+    ] {
         if over.remove(key).is_some() {
             left.push(format!("overrides.{tool}.{key}: {why}"));
         }

@@ -250,7 +250,7 @@ pub struct Override {
     /// What a run may write outside the project and what is kept, in MiB; it is held in memory. 4096 by default.
     #[serde(rename = "rootfsSizeMB")]
     pub rootfs_size_mb: Option<u64>,
-    /// An image of a registry; not there yet, and an error.
+    /// An image of a registry; an error, since it stands in a recipe.
     pub image: Option<String>,
     /// A language server; not there yet, and an error.
     #[schemars(skip)]

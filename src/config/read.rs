@@ -169,8 +169,9 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
         return Err(format!("overrides.{tool}: cpus, memoryMB and rootfsSizeMB must not be zero"));
     }
     if over.image.is_some() {
-        let instead = "version, packages, addons and postInstall say what a tool is made of";
-        return Err(format!("overrides.{tool}.image: images of registries are not supported yet; {instead}"));
+        return Err(format!(
+            "overrides.{tool}.image is not taken here: an image stands in a recipe, as `silo install NAME --image` writes it"
+        ));
     }
     if over.lsp.is_some() {
         return Err(format!("overrides.{tool}.lsp: language servers are not supported yet"));

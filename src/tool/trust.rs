@@ -124,6 +124,7 @@ fn of_tool(recipe: &Recipe) -> Exposures {
     found.extend(run.network.iter().map(|grant| format!("{tool} may reach {grant}")));
     found.extend(recipe.install_allow.iter().map(|grant| format!("{tool} may reach {grant} when it is built")));
     found.extend(run.pass_env.iter().map(|name| format!("{tool} sees the variable {name}")));
+    found.extend(recipe.image.iter().map(|image| format!("{tool} is made of the image {image}")));
     found.extend(recipe.debian.packages.iter().map(|package| made_with(tool, package)));
     found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
     of_kept(tool, &run.cache, &run.state, &mut found);
@@ -232,6 +233,20 @@ mod tests {
         ];
         assert_eq!(of_settings(&project, &user).iter().map(String::as_str).collect::<Vec<_>>(), expect);
         assert!(!of_settings(&project, &Settings::default()).contains("every tool may write the project"));
+    }
+
+    #[test]
+    fn what_a_projects_recipe_adds_is_a_line() {
+        let place = tempfile::tempdir().expect("a directory");
+        let places = Places { user: None, project: Some(place.path().to_owned()) };
+        let write = |name: &str, text: &str| fs::write(place.path().join(name), text).expect("written");
+        write("sh.toml", "passEnv = [\"KEY\"]\nstate = [{ guest = \"~/.x\", scope = \"tool\" }]\n");
+        write("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n");
+        let lines = |tool| of_recipe(&places, tool).into_iter().collect::<Vec<_>>();
+        assert_eq!(lines("sh"), ["sh has the same ~/.x in all projects", "sh sees the variable KEY"]);
+        let own = ["own is made of the image registry.example.com/a:1", "own runs `true` when it is built, reaching n.example"];
+        assert_eq!(lines("own"), own);
+        assert!(lines("python").is_empty());
     }
 
     #[test]
