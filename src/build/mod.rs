@@ -407,18 +407,14 @@ impl<'a> Unpacking<'a> {
 
 /// The environment of a tool's image: that of the image it is made of, where it is, and the recipe's over it.
 fn environment_of(target: &Target<'_>) -> Vec<String> {
-    let mut recipe = target.recipe.clone();
     let base = target.lock.images.get(&Arch::host());
-    let own = std::mem::take(&mut recipe.run.env);
-    let pairs = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
-    recipe.run.env = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(own).collect();
-    environment(&recipe)
+    let base = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
+    environment(base.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(target.recipe.run.env.clone()))
 }
 
-/// The environment of an image: a search path, then the recipe's own.
-fn environment(recipe: &Recipe) -> Vec<String> {
-    let mut env = recipe.run.env.clone();
-    env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+/// The environment of an image: a search path, and over it what is said, the last word about each name.
+fn environment(said: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let env: BTreeMap<String, String> = [("PATH".to_owned(), PATH.to_owned())].into_iter().chain(said).collect();
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 

@@ -305,7 +305,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
 }
 
 fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
-    let own = super::environment(learning.recipe);
+    let own = super::environment(learning.recipe.run.env.clone());
     let mut env: BTreeMap<String, String> = BTreeMap::from([("LC_ALL".to_owned(), "C.UTF-8".to_owned())]);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.insert("HOME".to_owned(), "/tmp".to_owned());

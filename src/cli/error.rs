@@ -98,7 +98,7 @@ told_as_they_are!(
     tool::kept::Error,
     crate::ecosystem::Error,
     tool::projects::Error,
-    crate::shim::links::Error,
+    silo_store::path_error::PathError,
 );
 
 impl From<tool::shims::Error> for Failure {
@@ -116,7 +116,7 @@ fn shims_hint(error: &tool::shims::Error) -> Option<String> {
         E::Spec(_) => Some("write npm, or ipython:python -m IPython in quotes".to_owned()),
         E::Taken { name, owner } => Some(format!("silo shim remove {owner} {name}, then the same command again")),
         E::NoSuch { tool, .. } => Some(format!("`silo shim list {tool}` shows its shims")),
-        E::Itself(_) | E::Document(_) | E::Links(_) | E::Definition(_) | E::Project(_) | E::Record(_) | E::File { .. } => None,
+        E::Itself(_) | E::Document(_) | E::Definition(_) | E::Project(_) | E::Record(_) | E::File(_) => None,
     }
 }
 

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use crate::config::detect::{self, Detected, Found};
 use crate::config::edit::Document;
-use crate::config::is_version;
 use crate::document;
 use crate::grant::Port;
 use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::recipe::addon;
 use crate::recipe::catalog;
 use crate::recipe::file::check_variables;
+use crate::recipe::versions::is_version;
 use crate::tool::{record, trust};
 
 use super::context::{Globals, Setting, setting_at};

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use crate::config::is_version;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
+use crate::recipe::versions::is_version;
 use crate::tool::settings_file;
 
 use super::context::{Globals, setting};

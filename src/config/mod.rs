@@ -315,12 +315,6 @@ impl Settings {
     }
 }
 
-/// Says whether a text can be a version or the beginning of one.
-pub fn is_version(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".+-~_".contains(c);
-    text.len() <= 100 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
-}
-
 /// Finds the project that `from` lies in: the nearest directory upwards with a `silo.toml` (or what came before it),
 /// else the nearest with a `.git`, else `from` itself.
 ///

@@ -7,10 +7,11 @@ use crate::amount;
 use crate::document;
 use crate::recipe::file::{self, check_grants, check_name, check_packages, check_step, check_variables};
 use crate::recipe::kept;
+use crate::recipe::versions::is_version;
 
 use super::legacy::{self, Whose};
 use super::sight::is_exclude;
-use super::{Network, Override, Settings, is_version};
+use super::{Network, Override, Settings};
 
 /// Most directories that a project excludes: each is two mounts of every run.
 const MAX_EXCLUDES: usize = 64;

@@ -12,6 +12,7 @@ use silo_store::commit::TreeError;
 use silo_store::digest::{Digest, Hasher, LayerId};
 use silo_store::forms;
 use silo_store::index::Index;
+use silo_store::path_error::PathError;
 
 use crate::home::Home;
 use crate::oci::{self, Blob};
@@ -57,15 +58,8 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The export could not be written.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
 }
 
 /// Writes the image `id` to `place`, where nothing may be yet; returns the digest by which others know the result.
@@ -82,7 +76,10 @@ pub fn export(home: &Home, id: ImageId, image: &Image, form: Form, name: &str, p
         Form::Docker => source.docker(&staged, name),
         Form::Rootfs => source.rootfs(&staged),
     };
-    let done = written.and_then(|digest| fs::rename(&staged, place).map_err(failed("rename to", place)).map(|()| digest));
+    let done = written.and_then(|digest| {
+        fs::rename(&staged, place).map_err(failed("rename to", place))?;
+        Ok(digest)
+    });
     if done.is_err() {
         // What is half written is of no use; the error that matters is told.
         drop(silo_store::scratch::remove_tree(&staged));
@@ -171,7 +168,7 @@ impl Source<'_> {
     /// Writes the root as one layer.
     fn archive(&self, out: &mut impl Write) -> Result<LayerId, Error> {
         forms::write_archive(&self.root, &self.index, out).map_err(|source| match source {
-            TreeError::Write(source) => Error::File { doing: "write", path: PathBuf::from("the export"), source },
+            TreeError::Write(source) => PathError { doing: "write", path: PathBuf::from("the export"), source }.into(),
             other => Error::Root { id: self.id, source: Box::new(other) },
         })
     }
@@ -189,12 +186,12 @@ fn layer_beside(place: &Path) -> PathBuf {
     path.into()
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), PathError> {
     fs::write(path, bytes).map_err(failed("write", path))
 }
 
-fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
-    move |source| Error::File { doing, path: path.to_owned(), source }
+fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> PathError + 'a {
+    move |source| PathError { doing, path: path.to_owned(), source }
 }
 
 /// A file that is being written, its bytes counted and hashed.

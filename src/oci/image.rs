@@ -106,7 +106,8 @@ fn pointer(entry: &Descriptor, max: u64) -> Result<Pointer, String> {
     }
 }
 
-fn digest(text: &str) -> Result<Digest, String> {
+/// Parses a digest as documents have it: `sha256:` and 64 hexadecimal digits.
+pub fn digest(text: &str) -> Result<Digest, String> {
     let hex = text.strip_prefix("sha256:").ok_or_else(|| format!("\"{text}\" is no sha256 digest"))?;
     Digest::parse(hex).map_err(|_| format!("\"{text}\" is no sha256 digest"))
 }

@@ -269,28 +269,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
 pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_name(name)?;
     let tag = check_image(&file)?;
-    let table = file.debian.unwrap_or_default();
-    let packages = table.packages.unwrap_or_default();
-    check_packages("debian.packages", &packages)?;
-    let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
-    let debian = Debian {
-        suite: word("debian.suite", table.suite.unwrap_or_else(|| "trixie".to_owned()))?,
-        components: sorted(
-            table
-                .components
-                .unwrap_or_else(|| vec!["main".to_owned()])
-                .into_iter()
-                .map(|component| word("debian.components", component))
-                .collect::<Result<_, _>>()?,
-        ),
-        packages: sorted(packages),
-        added: Vec::new(),
-        recommends: table.recommends.unwrap_or(false),
-        version_of: version_of.split('=').next().unwrap_or_default().to_owned(),
-    };
-    if debian.components.is_empty() {
-        return Err(Error::Empty("debian.components"));
-    }
+    let debian = check_debian(file.debian.unwrap_or_default())?;
     let mut shims = BTreeMap::new();
     let mut first_shim = None;
     for shim in file.shims.unwrap_or_default() {
@@ -312,13 +291,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     let pass_env = file.pass_env.unwrap_or_default();
     check_variables("env", file.env.keys())?;
     check_variables("passEnv", pass_env.iter())?;
-    let mut steps: Vec<Step> =
-        file.steps.unwrap_or_default().into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
-    if let Some(version) = &file.version {
-        for step in &mut steps {
-            step.env.entry(versions::VARIABLE.to_owned()).or_insert_with(|| version.clone());
-        }
-    }
+    let steps = versions::check_steps(file.steps.unwrap_or_default(), file.version.as_deref())?;
     versions::check(&file.version, &file.versions)?;
     let requires = file.requires.unwrap_or_default();
     requires.iter().try_for_each(|tool| check_name(tool))?;
@@ -370,6 +343,31 @@ fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
         variable: table.variable,
         path: table.path.map(|path| below("activate.path", path)).transpose()?,
     })
+}
+
+fn check_debian(table: DebianTable) -> Result<Debian, Error> {
+    let packages = table.packages.unwrap_or_default();
+    check_packages("debian.packages", &packages)?;
+    let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
+    let debian = Debian {
+        suite: word("debian.suite", table.suite.unwrap_or_else(|| "trixie".to_owned()))?,
+        components: sorted(
+            table
+                .components
+                .unwrap_or_else(|| vec!["main".to_owned()])
+                .into_iter()
+                .map(|component| word("debian.components", component))
+                .collect::<Result<_, _>>()?,
+        ),
+        packages: sorted(packages),
+        added: Vec::new(),
+        recommends: table.recommends.unwrap_or(false),
+        version_of: version_of.split('=').next().unwrap_or_default().to_owned(),
+    };
+    if debian.components.is_empty() {
+        return Err(Error::Empty("debian.components"));
+    }
+    Ok(debian)
 }
 
 /// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.

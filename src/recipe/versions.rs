@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Step;
 use super::file::{Error, RecipeFile, StepEntry, check_step, check_variables};
 
 /// The variable in which a step finds the version that is being built.
@@ -28,10 +29,10 @@ pub struct VersionTable {
 /// Makes of a recipe the version that is wanted, or the newest that begins with it; where the recipe's own does, or none
 /// does, the recipe stays as it is.
 pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
-    if file.version.as_deref().is_some_and(|own| is_version(own, wanted)) {
+    if file.version.as_deref().is_some_and(|own| is_of(own, wanted)) {
         return file;
     }
-    let matching = file.versions.iter().filter(|(version, _)| is_version(version, wanted));
+    let matching = file.versions.iter().filter(|(version, _)| is_of(version, wanted));
     let Some((version, table)) = matching.max_by_key(|(version, _)| order(version)) else { return file };
     let (version, table) = (version.clone(), table.clone());
     file.version = Some(version);
@@ -40,15 +41,20 @@ pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
     file
 }
 
+/// Says whether a text can be a version or the beginning of one.
+pub fn is_version(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+-~_".contains(c);
+    text.len() <= 100 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
+}
+
 /// Says whether `version` is `wanted` or begins with it, part by part.
-pub fn is_version(version: &str, wanted: &str) -> bool {
+pub fn is_of(version: &str, wanted: &str) -> bool {
     version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Checks that versions can be typed, and what stands in those that can be chosen.
 pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".+~-".contains(c);
-    let wrong = |version: &&String| !version.starts_with(|c: char| c.is_ascii_alphanumeric()) || !version.chars().all(plain);
+    let wrong = |version: &&String| !is_version(version);
     if let Some(value) = own.iter().find(wrong) {
         return Err(Error::Version { key: "version", value: value.clone() });
     }
@@ -60,6 +66,17 @@ pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> R
         table.steps.iter().flatten().try_for_each(|step| check_step("versions.steps", step.clone()).map(drop))?;
     }
     Ok(())
+}
+
+/// Checks a recipe's steps, which find the version that is being built in a variable.
+pub fn check_steps(steps: Vec<StepEntry>, version: Option<&str>) -> Result<Vec<Step>, Error> {
+    let mut steps: Vec<Step> = steps.into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
+    if let Some(version) = version {
+        for step in &mut steps {
+            step.env.entry(VARIABLE.to_owned()).or_insert_with(|| version.to_owned());
+        }
+    }
+    Ok(steps)
 }
 
 /// A key that sorts versions by their numbers; what is no number counts as none.
@@ -81,7 +98,7 @@ mod tests {
             ("3.13.5", "3.13.5.1", false),
             ("3.13.5", "", false),
         ] {
-            assert_eq!(is_version(version, wanted), expect, "{version} {wanted}");
+            assert_eq!(is_of(version, wanted), expect, "{version} {wanted}");
         }
     }
 

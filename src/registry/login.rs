@@ -19,7 +19,8 @@ pub fn pass(context: Context<'_>, reference: &Reference, url: &str, challenge: &
         return Err(Error::Challenge { url: url.to_owned(), challenge: challenge.to_owned() });
     };
     let basic = known(context.user_home, host).map(|login| format!("Basic {login}"));
-    let prefix = base(&reference.place);
+    // With the slash, so that it is not shown where only the name begins alike.
+    let prefix = format!("{}/", base(&reference.place));
     let (scheme, words) = parse(challenge);
     let refused = || Error::Challenge { url: url.to_owned(), challenge: challenge.to_owned() };
     match scheme.to_ascii_lowercase().as_str() {

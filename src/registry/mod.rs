@@ -280,11 +280,7 @@ fn named(dir: &Path, reference: &Reference) -> Result<(String, Vec<u8>), Error> 
         let names: Vec<String> = entries.iter().filter_map(name).collect();
         wrong(format!("it has no \"{wanted}\"; there are: {}", names.join(", ")))
     })?;
-    let hex = entry.digest().to_string();
-    let digest = hex
-        .strip_prefix("sha256:")
-        .and_then(|hex| Digest::parse(hex).ok())
-        .ok_or_else(|| wrong(format!("\"{hex}\" is no sha256 digest")))?;
+    let digest = image::digest(entry.digest().as_ref()).map_err(wrong)?;
     let blob = blob_url(&reference.place, digest);
     let bytes = read(Path::new(&blob))?;
     match Digest::of(&bytes) {

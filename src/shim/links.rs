@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use silo_store::path_error::PathError;
 
 use crate::home::Home;
 
@@ -13,15 +15,6 @@ use super::table::{Table, is_shim_name};
 
 /// Where each shim leads, relative to the directory of the shims.
 const TARGET: &str = "../program";
-
-/// Why the links could not be made.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {doing} {path}", path = .path.display())]
-pub struct Error {
-    doing: &'static str,
-    path: PathBuf,
-    source: io::Error,
-}
 
 /// What is not as it should be with the links.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +37,7 @@ impl Faults {
 }
 
 /// Compares the links with a table; shims should lead to `program`.
-pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, Error> {
+pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, PathError> {
     let names = table.names();
     let there = listed(home)?;
     let mut faults = Faults::default();
@@ -66,14 +59,14 @@ pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, Erro
 }
 
 /// Makes the links what the table says. A file of the user's own is left, and returned.
-pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<String>, Error> {
+pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<String>, PathError> {
     let faults = faults(home, table, program)?;
     if faults.is_empty() {
         return Ok(BTreeSet::new());
     }
     let failed = |doing, path: &Path| {
         let path = path.to_owned();
-        move |source| Error { doing, path, source }
+        move |source| PathError { doing, path, source }
     };
     let bin = home.bin();
     fs::create_dir_all(&bin).map_err(failed("create", &bin))?;
@@ -98,16 +91,16 @@ pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<Strin
 }
 
 /// Lists what is in the directory of the shims, and whether it is a link of ours.
-fn listed(home: &Home) -> Result<Vec<(String, bool)>, Error> {
+fn listed(home: &Home) -> Result<Vec<(String, bool)>, PathError> {
     let bin = home.bin();
     let listing = match fs::read_dir(&bin) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(Error { doing: "list", path: bin, source }),
+        Err(source) => return Err(PathError { doing: "list", path: bin, source }),
     };
     let mut there = Vec::new();
     for entry in listing {
-        let entry = entry.map_err(|source| Error { doing: "list", path: bin.clone(), source })?;
+        let entry = entry.map_err(|source| PathError { doing: "list", path: bin.clone(), source })?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         if is_shim_name(&name) {
             there.push((name, fs::read_link(entry.path()).is_ok_and(|to| to == Path::new(TARGET))));

@@ -1,10 +1,12 @@
 //! Making a tool of somebody else's image: its recipe, with the image pinned and the programs in it as shims.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use silo_store::entry::{Entry, Kind};
 use silo_store::index::Index;
+use silo_store::path_error::PathError;
 
 use crate::document;
 use crate::image;
@@ -37,15 +39,8 @@ pub enum Error {
         path: Option<PathBuf>,
     },
     /// The recipe could not be written.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// The tool could not be installed.
     #[error(transparent)]
     Install(Box<install::Error>),
@@ -92,7 +87,7 @@ pub fn adopt(context: &Context<'_>, wish: &Wish) -> Result<(Outcome, Vec<String>
 
 fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
     let put = |command: &[String], shims: &[String]| {
-        document::write(path, &recipe(wish, command, shims)).map_err(|source| Error::File { doing: "write", path: path.to_owned(), source })
+        document::write(path, &recipe(wish, command, shims)).map_err(|source| PathError { doing: "write", path: path.to_owned(), source })
     };
     put(&[], &wish.shims)?;
     let definition = definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()))?;
@@ -111,11 +106,10 @@ fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec
         return Ok((outcome, wish.shims.clone()));
     }
     let place = image::index_path(context.home, outcome.tool.image);
-    let text = fs::read(&place).map_err(|source| Error::File { doing: "read", path: place.clone(), source })?;
-    let wrong =
-        |error: silo_store::index::IndexError| Error::File { doing: "read", path: place.clone(), source: std::io::Error::other(error) };
+    let wrong = |source| PathError { doing: "read", path: place.clone(), source };
+    let index = fs::read(&place).and_then(|text| Index::parse(&text).map_err(io::Error::other)).map_err(wrong)?;
     let path = lock.images.get(&Arch::host()).and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")));
-    let shims = programs(&Index::parse(&text).map_err(wrong)?, path.unwrap_or_default());
+    let shims = programs(&index, path.unwrap_or_default());
     put(&command, &shims)?;
     Ok((outcome, shims))
 }

@@ -12,7 +12,7 @@ use crate::fetch::mirrors::Mirrors;
 use crate::image;
 use crate::lock::Lock;
 use crate::recipe::catalog::Origin;
-use crate::recipe::versions::is_version;
+use crate::recipe::versions::is_of;
 use crate::system::Arch;
 
 use super::Context;
@@ -189,7 +189,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
 pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<String, Error> {
     let available = locking::version(&definition.found, lock);
     match &definition.version {
-        Some(wanted) if !is_version(&available, wanted) => {
+        Some(wanted) if !is_of(&available, wanted) => {
             let others = definition.found.recipe.versions.keys().cloned().collect();
             Err(Error::Version { tool: definition.tool().to_owned(), wanted: wanted.clone(), available, others })
         }

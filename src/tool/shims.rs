@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use silo_store::path_error::PathError;
 
 use crate::document;
 use crate::event::Event;
@@ -27,9 +28,6 @@ pub enum Error {
     /// The table cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// The links cannot be made.
-    #[error(transparent)]
-    Links(#[from] links::Error),
     /// What a tool is cannot be told.
     #[error(transparent)]
     Definition(#[from] definition::Error),
@@ -40,15 +38,8 @@ pub enum Error {
     #[error(transparent)]
     Record(#[from] record::Error),
     /// The system refused.
-    #[error("cannot {doing} {path}", path = .path.display())]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// A tool that is neither installed nor synced has no shims.
     #[error("{0} is neither installed nor used by a project that was synced")]
     NotHere(String),
@@ -90,11 +81,11 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
     let bin = home.bin();
     let failed = |doing, path: &Path| {
         let path = path.to_owned();
-        move |source| Error::File { doing, path, source }
+        move |source| PathError { doing, path, source }
     };
     fs::create_dir_all(&bin).map_err(failed("create", &bin))?;
     let alone = File::open(&bin).map_err(failed("open", &bin))?;
-    flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed("lock", &bin)(error.into()))?;
+    flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed("lock", &bin)(io::Error::from(error)))?;
     let path = home.shims();
     let before = table::read(&path)?;
     let mut after = before.clone();
@@ -270,7 +261,7 @@ pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
     if table::read(&context.home.shims()).is_err() {
         let broken = context.home.shims();
         let aside = broken.with_extension("broken");
-        fs::rename(&broken, &aside).map_err(|source| Error::File { doing: "put aside", path: broken, source })?;
+        fs::rename(&broken, &aside).map_err(|source| PathError { doing: "put aside", path: broken, source })?;
         (context.sink)(Event::Note { text: format!("the table of shims was not one; it is {} now", aside.display()) });
     }
     for tool in record::list(context.home)? {

@@ -4,7 +4,6 @@
 //! pipes, names that leave the root, and anything that is there twice are refused. What was read must have the digest that the
 //! image's configuration states, so nothing that was changed on the way becomes a layer.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -15,10 +14,10 @@ use silo_store::path::LayerPath;
 use silo_store::stage::Stage;
 use tar::EntryType;
 
+use super::entries::{self, trimmed};
+
 /// Most that one layer may unpack to: this is arbitrary, and far above any that is used.
 const MAX_LAYER_BYTES: u64 = 64 << 30;
-/// Most that may stand before one entry: its header and the extended headers, which are held in memory.
-const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// How much larger than its file a layer may become; zeros compress to a thousandth, nothing useful to less.
 const MAX_RATIO: u64 = 2_000;
 /// What any layer may unpack to, however small its file is.
@@ -133,18 +132,7 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     fn walk(&mut self, bytes: &mut dyn Read) -> Result<(), Error> {
         let layer = self.layer;
-        let failed = |source| Error::Read { layer, source };
-        let left = Cell::new(MAX_HEADER_BYTES);
-        let mut tar = tar::Archive::new(Allowed { inner: bytes, left: &left });
-        let mut entries = tar.entries().map_err(failed)?;
-        loop {
-            left.set(MAX_HEADER_BYTES);
-            let Some(entry) = entries.next() else { return Ok(()) };
-            let mut entry = entry.map_err(failed)?;
-            // What is in an entry is bounded with the whole.
-            left.set(u64::MAX);
-            self.entry(&mut entry)?;
-        }
+        entries::each(bytes, |source| Error::Read { layer, source }, |entry| self.entry(entry))
     }
 
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
@@ -254,18 +242,6 @@ fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).escape_debug().to_string()
 }
 
-/// Returns a path without `./` before and `/` behind, or `None` for the root itself.
-fn trimmed(spelled: &[u8]) -> Option<&[u8]> {
-    let mut path = spelled;
-    while let Some(rest) = path.strip_prefix(b"./") {
-        path = rest;
-    }
-    while let Some(rest) = path.strip_suffix(b"/") {
-        path = rest;
-    }
-    (!path.is_empty() && path != b".").then_some(path)
-}
-
 /// The decompressed bytes, hashed and bounded on their way.
 struct Hashed<R> {
     inner: R,
@@ -284,25 +260,6 @@ impl<R: Read> Read for Hashed<R> {
         let count = self.inner.read(&mut buffer[..most])?;
         self.hash.update(&buffer[..count]);
         self.left -= count as u64;
-        Ok(count)
-    }
-}
-
-/// A reader that ends with an error once its allowance is used up.
-struct Allowed<'a> {
-    inner: &'a mut dyn Read,
-    left: &'a Cell<u64>,
-}
-
-impl Read for Allowed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.get();
-        if left == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a header of more than {MAX_HEADER_BYTES} bytes")));
-        }
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let count = self.inner.read(&mut buffer[..most])?;
-        self.left.set(left - count as u64);
         Ok(count)
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod deb;
 
+mod entries;
+
 pub mod layer;
 
 pub mod package;

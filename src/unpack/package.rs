@@ -3,8 +3,7 @@
 //! Besides dpkg's own members the layer keeps the package's control stanza (`info/<package>.control`),
 //! so that the database of any set of packages can be made from their layers alone.
 
-use std::cell::Cell;
-use std::io::{self, Read};
+use std::io::Read;
 
 use silo_store::digest::Digest;
 use silo_store::entry::Meta;
@@ -13,13 +12,11 @@ use silo_store::stage::Stage;
 use tar::EntryType;
 
 use super::deb::{self, Error, read_error};
+use super::entries::{self, Allowed, trimmed};
 use super::record;
 
 /// Most that one package may unpack to: Debian's largest are some gigabytes.
 const MAX_PACKAGE_BYTES: u64 = 16 << 30;
-/// Most that may stand before one entry: its header, and the extended headers that the reader of archives
-/// holds in memory. Paths are at most 4 KiB.
-const MAX_HEADER_BYTES: u64 = 1 << 20;
 /// Longest list of files kept for a package, against archives of nothing but names.
 const MAX_LIST_BYTES: usize = 256 << 20;
 
@@ -59,20 +56,11 @@ impl Unpacking<'_> {
         archive: &str,
         act: impl Fn(&mut Self, &mut tar::Entry<'_, Allowed<'_>>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let failed = |source| read_error(self.deb, archive, source);
-        let left = Cell::new(MAX_HEADER_BYTES);
-        let mut tar = tar::Archive::new(Allowed { inner: tar, left: &left });
-        let mut entries = tar.entries().map_err(failed)?;
-        loop {
-            left.set(MAX_HEADER_BYTES);
-            let Some(entry) = entries.next() else { break };
-            let mut entry = entry.map_err(|source| read_error(self.deb, archive, source))?;
-            // What is in an entry is bounded by whoever reads it.
-            left.set(u64::MAX);
-            act(self, &mut entry)?;
-        }
+        let deb = self.deb;
+        let failed = |source| read_error(deb, archive, source);
+        entries::each(tar, failed, |entry| act(self, entry))?;
         // Only padding is left; reading it to its end makes the decompressor look at its own checksums.
-        io::copy(&mut tar.into_inner(), &mut io::sink()).map(drop).map_err(|source| read_error(self.deb, archive, source))
+        entries::padding(tar).map_err(failed)
     }
 
     /// Takes a member of the control archive.
@@ -153,16 +141,7 @@ impl Unpacking<'_> {
 
     /// Returns the path without `./` before and `/` behind, or `None` for the root itself.
     fn path(&self, spelled: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let mut path = spelled;
-        while let Some(rest) = path.strip_prefix(b"./") {
-            path = rest;
-        }
-        while let Some(rest) = path.strip_suffix(b"/") {
-            path = rest;
-        }
-        if path.is_empty() || path == b"." {
-            return Ok(None);
-        }
+        let Some(path) = trimmed(spelled) else { return Ok(None) };
         if path.contains(&b'\n') {
             return Err(self.wrong(spelled, "a line break in a name, which dpkg's lists cannot hold"));
         }
@@ -205,25 +184,6 @@ impl Unpacking<'_> {
 
     fn staged(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Stage { deb: self.deb.to_owned(), source: Box::new(source) }
-    }
-}
-
-/// A reader that ends with an error once its allowance is used up.
-struct Allowed<'a> {
-    inner: &'a mut dyn Read,
-    left: &'a Cell<u64>,
-}
-
-impl Read for Allowed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.get();
-        if left == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a header of more than {MAX_HEADER_BYTES} bytes")));
-        }
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let count = self.inner.read(&mut buffer[..most])?;
-        self.left.set(left - count as u64);
-        Ok(count)
     }
 }
 

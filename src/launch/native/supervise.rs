@@ -132,15 +132,7 @@ pub fn watch(
         drop(interest);
         if !events[1].is_empty() {
             while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
-                match insistence.hear(signal, Instant::now()) {
-                    Answer::Pass => pass_on(signal, socket, screen.as_mut())?,
-                    Answer::Terminate => {
-                        pass_on(signal, socket, screen.as_mut())?;
-                        send(libc::SIGTERM, Scope::Group, socket)?;
-                    }
-                    // Its end is read below, unless it has another last word.
-                    Answer::Kill => sandbox.kill(),
-                }
+                answer(insistence.hear(signal, Instant::now()), signal, sandbox, socket, screen.as_mut())?;
             }
         }
         if let Some(screen) = &mut screen {
@@ -202,6 +194,22 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
         Stage::Find => Error::NotFound { program: failure.step.into() },
         Stage::Execute => Error::NotExecutable { program: failure.step.into(), source },
     })
+}
+
+/// Passes a signal on, or does what it means that it came again and again.
+fn answer(answer: Answer, signal: Arrived, sandbox: &Sandbox, socket: BorrowedFd<'_>, screen: Option<&mut Screen>) -> Result<(), Error> {
+    match answer {
+        Answer::Pass => pass_on(signal, socket, screen),
+        Answer::Terminate => {
+            pass_on(signal, socket, screen)?;
+            send(libc::SIGTERM, Scope::Group, socket)
+        }
+        Answer::Kill => {
+            // Its end is read afterwards, unless it has another last word.
+            sandbox.kill();
+            Ok(())
+        }
+    }
 }
 
 /// Does with a signal what it is for.
