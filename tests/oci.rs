@@ -136,6 +136,8 @@ fn an_image_of_a_layout_becomes_a_tool() {
     let said = silo.ok(["install", "--quiet", "greeter", "--image", &reference]);
     assert!(said.contains("greeter v1 installed") && said.contains("commands: greet hail salute x-tool\n"), "{said}");
     assert_eq!(silo.ok(["greet"]), "hello from an image\n");
+    let mut shim = Command::new(silo.path("bin/greet"));
+    assert_eq!(done(shim.current_dir(silo.project()).env("HOME", silo.home())).out, "hello from an image\n");
     assert_eq!(silo.ok(["salute"]), silo.ok(["hail"]));
     let seen = silo.ok(["greeter", "-c", "ls /usr/share/doc; test -e /etc/debian_version || echo gone; stat -c %a /tmp"]);
     assert_eq!(seen, "only\ngone\n1777\n");

@@ -17,6 +17,7 @@ use super::Context;
 use super::definition::{self, Scope};
 use super::install::{self, Outcome};
 use super::locking::{self, Resolving};
+use super::shims;
 
 /// Where programs are looked for.
 const DIRS: [&[u8]; 6] = [b"usr/local/bin", b"usr/local/sbin", b"usr/bin", b"usr/sbin", b"bin", b"sbin"];
@@ -111,6 +112,8 @@ fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec
     let path = lock.images.get(&Arch::host()).and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")));
     let shims = programs(&index, path.unwrap_or_default());
     put(&command, &shims)?;
+    // The install knew nothing of these yet.
+    shims::installed(context, &wish.name, false).map_err(|error| failed(error.into()))?;
     Ok((outcome, shims))
 }
 
