@@ -36,7 +36,20 @@ pub fn has(program: &str) -> bool {
 
 /// The program under test.
 pub fn program() -> PathBuf {
+    heed_keys();
     std::env::var_os(PROGRAM).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_silo")), PathBuf::from)
+}
+
+/// Sees to it that what is started heeds Ctrl-C and Ctrl-\, however the tests were started: shells have what runs in their
+/// background ignore both, and that is inherited. A signal that is handled here is an ordinary one to whoever is started.
+fn heed_keys() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
+            let always = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, always).expect("both can be handled");
+        }
+    });
 }
 
 /// Names the program under test to a copy of this test program that runs as somebody else.
