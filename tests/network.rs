@@ -129,6 +129,24 @@ print(socket.getaddrinfo('host.silo.internal', {port}, socket.AF_INET) == socket
     assert!(told.lines().count() == 3 && lines.iter().all(|what| told.contains(&line(what))), "{told}");
 }
 
+/// The kernel refuses such a port by itself, so the program may be gone before anybody outside has heard of it.
+#[test]
+fn what_a_program_asks_for_last_is_told_too() {
+    let bench = bench();
+    // Others keep the processors from the agent meanwhile.
+    let program = "
+why('host.silo.internal:8')
+for _ in range(16):
+    if not os.fork():
+        while True: pass
+why('host.silo.internal:7'); os._exit(0)";
+    let spec = sandbox(&bench, allowing(&["host.silo.internal:9"]), program);
+    for _ in 0..10 {
+        let output = bench.run(&spec, b"");
+        assert!(errors(&output).contains("silo: host.silo.internal:7 is not granted; "), "{output:?}");
+    }
+}
+
 #[test]
 fn what_is_denied_is_not_there() {
     let bench = bench();

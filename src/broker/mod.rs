@@ -54,6 +54,8 @@ const MAX_DIALLING: usize = 1024;
 const MAX_ANSWERS: usize = 4096;
 /// How long the guest's side of a connection may take to come once there is one.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the channel is read on when the sandbox is gone: its end comes right behind what was asked last.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Lines told in all; a guest can ask for as many names as it likes.
 const MAX_LINES: usize = 200;
 
@@ -134,10 +136,14 @@ pub fn serve<C: Carrier>(open: impl FnOnce() -> io::Result<C> + Send + 'static, 
             Hall::new(open()?, terms).serve(doors, keys).await
         };
         set.block_on(&runtime, async {
+            let mut served = std::pin::pin!(served);
             tokio::select! {
-                _ = served => {}
-                () = stopped.notified() => {}
+                biased;
+                _ = &mut served => {}
+                () = stopped.notified() => drop(tokio::time::timeout(LAST_WORDS, served).await),
             }
+            // What came last is judged when its turn comes.
+            tokio::task::yield_now().await;
         });
         drop(set);
         // One that looks a name up cannot be woken, and is not waited for.

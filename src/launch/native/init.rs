@@ -4,7 +4,8 @@
 //! from: its copy of the host's arguments and environment is overwritten first, and it is
 //! undumpable, so that nothing of `/proc/1` but names and numbers can be read.
 //!
-//! Where there is a network, a second copy becomes its agent, before the program starts.
+//! Where there is a network, a second copy becomes its agent, before the program starts. The program's end is told to it
+//! first, and to the host afterwards: what the program asked for last is still asked for, or a refusal would not be told.
 //!
 //! When PID 1 ends, the kernel kills everything in its namespace. It ends when the program does,
 //! when the host side of its socket closes, and (by the parent-death signal) when silo is killed.
@@ -12,10 +13,10 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, listen, shutdown, socket_with, socketpair};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, getpid, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
     set_parent_process_death_signal, setpgid, setsid, umask, wait,
@@ -34,6 +35,9 @@ use crate::launch::spec::{Identity, SSH_AGENT, Spec};
 
 /// Programs that wait to be heard by the ssh agent.
 const KEYS_BACKLOG: i32 = 64;
+/// How long the agent may take to ask what is left when the program has ended: it takes a fraction of a millisecond, unless
+/// processes that are left behind flood it.
+const LAST_WORDS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Makes the sandbox around this new process and runs the program in it; never returns.
 pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
@@ -67,20 +71,26 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("shielding PID 1")?;
     set_no_new_privs(true).during("giving up new privileges")?;
     identity::confine()?;
-    if let Some((agent, channel)) = network {
-        start_agent(agent, &channel)?;
-    }
+    let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
     if let Some(terminal) = &terminal {
         begin_session(terminal)?;
     }
     match spec.identity {
-        Identity::Caller => start_caller(spec, plan, socket, terminal),
-        Identity::Root => start_root(spec, plan, socket, terminal),
+        Identity::Caller => start_caller(spec, plan, Outside { socket, agent }, terminal),
+        Identity::Root => start_root(spec, plan, Outside { socket, agent }, terminal),
     }
 }
 
+/// Whom PID 1 speaks with while the program runs.
+struct Outside<'a> {
+    /// The host.
+    socket: BorrowedFd<'a>,
+    /// The agent of the network, where there is one.
+    agent: Option<OwnedFd>,
+}
+
 /// PID 1 gets the same confinement as the program: it needs nothing more.
-fn start_caller(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+fn start_caller(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     identity::drop_capabilities(spec.identity)?;
     sys::filter(&calls::filter(spec.identity)).during("filtering system calls")?;
     match sys::fork().during("starting the program")? {
@@ -88,14 +98,14 @@ fn start_caller(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Opti
         Some(pid) => {
             drop(terminal);
             // If silo is gone, the loop sees that.
-            let _ = wire::report(socket, &Report::Started);
-            watch(pid, socket, None)
+            let _ = wire::report(outside.socket, &Report::Started);
+            watch(pid, &outside, None)
         }
     }
 }
 
 /// PID 1 keeps what it needs to record owners; the program gives more up.
-fn start_root(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     // PID 1 has the filter, too, but makes none of the calls that it would have to judge itself.
     let listener = sys::filter_with_listener(&calls::filter(spec.identity)).during("filtering system calls")?;
     let recorder = owner::Recorder::new(listener)?;
@@ -108,7 +118,7 @@ fn start_root(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>, terminal: Option
         Some(pid) => {
             drop(terminal);
             identity::drop_capabilities_of_recorder()?;
-            watch(pid, socket, Some(&recorder))
+            watch(pid, &outside, Some(&recorder))
         }
     }
 }
@@ -170,18 +180,21 @@ fn keys(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
     wire::report(socket, &Report::Keys(listener)).during(step)
 }
 
-/// Starts the agent of the network, which may do less than PID 1 and nothing that the program may not.
-fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<(), Failure> {
-    if sys::fork().during("starting the network's agent")?.is_some() {
-        return Ok(());
+/// Starts the agent of the network, which may do less than PID 1 and nothing that the program may not; returns how the
+/// program's end is told to it.
+fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let step = "starting the network's agent";
+    let (ours, end) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(step)?;
+    if sys::fork().during(step)?.is_some() {
+        return Ok(ours);
     }
+    drop(ours);
     let serve = || -> Result<(), Failure> {
-        let step = "starting the network's agent";
         set_name(c"silo-agent").during(step)?;
         sys::close_range(0, 2).during(step)?;
         identity::drop_capabilities_of_agent()?;
         sys::filter(&calls::filter(Identity::Caller)).during(step)?;
-        agent.serve(channel).during(step)
+        agent.serve(channel, end.as_fd()).during(step)
     };
     // A sandbox without its agent has no network, and its program finds out; there is nobody else to tell.
     let _ = serve();
@@ -233,15 +246,16 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
 }
 
 /// Reaps, forwards signals and answers the recorder's calls until the program ends.
-fn watch(program: i32, socket: BorrowedFd<'_>, recorder: Option<&owner::Recorder>) -> Result<Infallible, Failure> {
+fn watch(program: i32, outside: &Outside<'_>, recorder: Option<&owner::Recorder>) -> Result<Infallible, Failure> {
     let step = "watching the program";
+    let socket = outside.socket;
     // A stream that the program closes is closed: PID 1 must not hold it open.
     sys::close_range(0, 2).during(step)?;
     let (children, _) = sys::block_signals(&[libc::SIGCHLD, libc::SIGHUP]).during(step)?;
     let children = sys::signalfd(&children).during(step)?;
     let program = Pid::from_raw(program).ok_or(Errno::SRCH).during(step)?;
     loop {
-        reap(program, socket)?;
+        reap(program, outside)?;
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
         fds.extend(recorder.map(|recorder| PollFd::from_borrowed_fd(recorder.listener(), PollFlags::IN)));
         match poll(&mut fds, None) {
@@ -266,7 +280,8 @@ fn watch(program: i32, socket: BorrowedFd<'_>, recorder: Option<&owner::Recorder
 }
 
 /// Reaps every dead process; when the program is among them, says how it ended and ends.
-fn reap(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
+    let socket = outside.socket;
     loop {
         let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
             Ok(Some(dead)) => dead,
@@ -288,10 +303,21 @@ fn reap(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
             }
             (None, None) => continue,
         };
+        if let Some(agent) = &outside.agent {
+            dismiss(agent);
+        }
         // If silo is gone nobody wants to know; the end is the same.
         let _ = wire::report(socket, &report);
         sys::exit(0);
     }
+}
+
+/// Tells the agent that the program has ended, and waits until it has asked what is left to ask.
+fn dismiss(agent: &OwnedFd) {
+    // One that is gone has nothing to ask.
+    let _ = shutdown(agent, Shutdown::Write);
+    let mut fds = [PollFd::new(agent, PollFlags::IN)];
+    let _ = poll(&mut fds, Some(&LAST_WORDS));
 }
 
 /// The terminal is gone: whoever is in its foreground is the program's business, but the program hears of it.

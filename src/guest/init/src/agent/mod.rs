@@ -22,7 +22,7 @@ mod names;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -70,6 +70,7 @@ pub struct Agent {
 const CHANNEL: u64 = u64::MAX;
 const RESOLVE: u64 = u64::MAX - 1;
 const PACKETS: u64 = u64::MAX - 2;
+const END: u64 = u64::MAX - 3;
 
 impl Agent {
     /// Makes a network namespace lead to names: needs the powers of its root, and the loopback up.
@@ -97,9 +98,12 @@ impl Agent {
         Ok(Agent { resolver, raw, epoll, names, hold: Hold::default(), waiting: Vec::new(), last: 0 })
     }
 
-    /// Serves until the broker's end of the channel closes; needs no powers but to listen at low ports.
-    pub fn serve(mut self, channel: &OwnedFd) -> io::Result<()> {
-        epoll::add(&self.epoll, channel, EventData::new_u64(CHANNEL), EventFlags::IN)?;
+    /// Serves until the broker's end of the channel closes, or `end` can be read, which says that the program has ended;
+    /// needs no powers but to listen at low ports.
+    pub fn serve(mut self, channel: &OwnedFd, end: BorrowedFd<'_>) -> io::Result<()> {
+        for (fd, token) in [(channel.as_fd(), CHANNEL), (end, END)] {
+            epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
+        }
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
@@ -113,6 +117,10 @@ impl Agent {
                         true => Ok(()),
                         false => return Ok(()),
                     },
+                    END => {
+                        self.ask_all(channel);
+                        return Ok(());
+                    }
                     RESOLVE => self.resolve(channel),
                     PACKETS => self.take_packet(channel),
                     listener => self.accept(channel, listener),
@@ -124,6 +132,12 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Asks all that was asked for so far: nobody waits for what comes of it any more, but the user hears of refusals.
+    fn ask_all(&mut self, channel: &OwnedFd) {
+        while self.resolve(channel).is_ok() {}
+        while self.take_packet(channel).is_ok() {}
     }
 
     fn id(&mut self) -> Id {
