@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::terminal::Session;
-use crate::support::{As, Silo};
+use crate::support::{As, Silo, skip};
 
 fn write(silo: &Silo, file: &str, text: &str) {
     fs::write(silo.project().join(file), text).expect("our own project");
@@ -36,6 +36,32 @@ fn a_directory_becomes_a_project_that_works() {
     assert_eq!(fs::read_dir(silo.project().join(".venv")).expect("the place of it").count(), 0);
     let again = silo.fails(["init"]);
     assert!(again.code == 2 && again.err.contains("silo.toml is there already"), "{again:?}");
+}
+
+/// What `silo init` advises is all that there is to do: nothing was installed before.
+#[test]
+fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others() {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    drop(fs::remove_dir_all(silo.path("ecosystems")));
+    let learned = || silo.path("ecosystems/pypi.toml").exists();
+    // A project that has a hand in the client does not say for all others whom it asks.
+    write(&silo, "silo.toml", "[overrides.python]\npostInstall = [\"true\"]\n");
+    let _ = silo.ok(["trust", "--yes"]);
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert!(!learned());
+    write(&silo, "silo.toml", "");
+    write(&silo, "requirements.txt", "");
+    fs::remove_file(silo.project().join("silo.toml")).expect("ours");
+    let _ = silo.ok(["init"]);
+    let said = silo.run(["sync"]);
+    if said.err.contains("@pypi is not reached") {
+        return skip(&format!("the package index cannot be reached from here: {}", said.err.trim()));
+    }
+    assert!(said.code == 0 && said.err.contains("@pypi is ") && learned(), "{said:?}");
+    let fetched = silo.run(["pip", "download", "--no-deps", "--quiet", "--dest", "/tmp/x", "six"]);
+    assert!(fetched.code == 0 && !fetched.err.contains("not granted"), "{fetched:?}");
 }
 
 #[test]

@@ -9,8 +9,9 @@ use crate::build::network;
 use crate::build::{self, Built, Target, Workshop};
 use crate::event::Event;
 use crate::fetch::mirrors::Mirrors;
-use crate::image;
+use crate::image::{self, ImageId};
 use crate::lock::Lock;
+use crate::recipe::Recipe;
 use crate::recipe::catalog::Origin;
 use crate::recipe::versions::is_of;
 use crate::system::Arch;
@@ -137,16 +138,15 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
         // First what keeps the layers from being collected, then what makes the tool installed.
         keep(context, &shared, &tool)?;
         record::put(context.home, &tool)?;
-        learn(context, &definition, &tool);
+        learn(context, &definition.found.recipe, tool.image);
     }
     shims::installed(context, &tool.name, before.is_none())?;
     Ok(Outcome { tool, fresh, made: built.made })
 }
 
 /// Learns what the ecosystems are that the tool may reach when it is run; one that cannot be learned now is told.
-fn learn(context: &Context<'_>, definition: &Definition, tool: &Installed) {
-    let recipe = &definition.found.recipe;
-    let root = [image::root(context.home, tool.image)];
+pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
+    let root = [image::root(context.home, image)];
     network::learn_new(&context.learning(recipe, &root), &context.settings.ecosystems, &recipe.run.network, context.sink);
 }
 

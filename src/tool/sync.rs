@@ -11,6 +11,7 @@ use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
 use crate::build::{self, Built, Target};
 use crate::image::ImageId;
 use crate::lock::Lock;
+use crate::recipe::catalog::Origin;
 use crate::system::Arch;
 
 use super::Context;
@@ -180,7 +181,18 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built) -> Result<Don
         }
     }
     let locked = locking::keep(context.view(), &definition, &lock)?;
+    if fresh && is_as_it_ships(context, &definition) {
+        install::learn(context, &definition.found.recipe, built.image);
+    }
     Ok(Done { version, image: Some(built.image), locked, made: built.made, fresh })
+}
+
+/// Says whether a tool's client is the one that everybody has. What a client shows that a project had a hand in counts for
+/// no other project, so it is not kept.
+fn is_as_it_ships(context: &Context<'_>, definition: &Definition) -> bool {
+    let over = context.settings.overrides.get(definition.tool());
+    let is_changed = over.is_some_and(|over| !(over.packages.is_empty() && over.addons.is_empty() && over.post_install.is_empty()));
+    !is_changed && definition.found.origin != Origin::Project
 }
 
 /// Keeps the images of the project's tools from being collected, those of other tools than the ones just synced too.
