@@ -164,8 +164,11 @@ fn a_program_is_stopped_and_continued_as_outside() {
         session.type_in("echo $((20 + 1))\r");
         session.expect("21\r\n");
         session.expect("shell> ");
+        let shell = session.foreground();
         session.type_in("fg\r");
         session.expect("./start");
+        // It is told before it is done, and a key that came between would be the shell's.
+        until("the program has the terminal", || session.foreground() != shell);
         session.type_in("\x03");
         session.expect("KeyboardInterrupt");
         session.expect(">>> ");

@@ -146,9 +146,11 @@ impl Silo {
             // The other home is made under other circumstances: what comes of it must be the same.
             As::Nobody => NOBODYS.get_or_init(|| {
                 let _ = Silo::shared(As::Me);
+                // Where its owner can look; of this build directory alone, since others may run their tests beside.
+                let of = rustix::fs::stat(env!("CARGO_TARGET_TMPDIR")).expect("it is there");
                 installed(
                     As::Nobody,
-                    &std::env::temp_dir(),
+                    &std::env::temp_dir().join(format!("silo-test-{}", of.st_ino)),
                     &[("LC_ALL", "tr_TR.UTF-8"), ("TZ", "Asia/Kathmandu"), ("SOURCE_DATE_EPOCH", "1")],
                 )
             }),

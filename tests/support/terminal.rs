@@ -59,6 +59,11 @@ impl Session {
         Session { master, slave, silo, output, seen: String::new() }
     }
 
+    /// The process group that keys are for.
+    pub fn foreground(&self) -> Option<rustix::process::Pid> {
+        rustix::termios::tcgetpgrp(&self.master).ok()
+    }
+
     /// Types keys.
     pub fn type_in(&mut self, keys: &str) {
         let mut to = fs::File::from(self.master.try_clone().expect("copied"));
