@@ -62,6 +62,10 @@ fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others
     assert!(said.code == 0 && said.err.contains("@pypi is ") && learned(), "{said:?}");
     let fetched = silo.run(["pip", "download", "--no-deps", "--quiet", "--dest", "/tmp/x", "six"]);
     assert!(fetched.code == 0 && !fetched.err.contains("not granted"), "{fetched:?}");
+    // What could not be asked then is asked the next time, although there is nothing else to do.
+    fs::remove_dir_all(silo.path("ecosystems")).expect("ours");
+    let again = silo.ok(["sync"]);
+    assert!(again.contains("is there") && learned(), "{again}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Installing, and what is made anew when something changes.
 
+use std::fs;
+
 use crate::support::{As, Silo};
 
 const HELLO: &str = "description = \"a shell and a program without scripts\"\ncommand = [\"hello\"]\n[debian]\npackages = [\"dash\", \"hello\"]\nversionOf = \"hello\"\n";
@@ -106,4 +108,32 @@ fn what_is_uninstalled_is_collected() {
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(std::fs::read_dir(silo.path("images")).expect("the store is there").count(), 0);
     let _ = silo.fails(["uninstall", "sh"]);
+}
+
+#[test]
+fn what_is_newer_is_told_and_taken() {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.write(".silo/recipes/hello.toml", HELLO);
+    let _ = silo.ok(["install", "--quiet", "hello"]);
+    let lock = silo.path("recipes/hello.lock");
+    let today = fs::read_to_string(&lock).expect("the recipe's lock");
+    let version = silo.ok(["list"]).split_whitespace().nth(1).expect("its version").to_owned();
+    // As if it had been locked before this version came.
+    let old = today.replace(&format!("\"hello\" = {{ version = \"{version}"), "\"hello\" = { version = \"1.9");
+    assert_ne!(old, today, "{version}");
+    fs::write(&lock, &old).expect("our own file");
+    let told = silo.ok(["outdated", "hello"]);
+    assert!(told.lines().any(|line| ["hello", "1.9", &version].iter().all(|word| line.contains(word))), "{told}");
+    let json: serde_json::Value = serde_json::from_str(&silo.ok(["outdated", "--json"])).expect("outdated --json prints JSON");
+    assert!(json.to_string().contains("1.9"), "{json}");
+    assert_eq!(fs::read_to_string(&lock).expect("the lock"), old, "asking changes nothing");
+    let taken = silo.ok(["upgrade", "--quiet", "hello"]);
+    assert!(taken.contains(&version), "{taken}");
+    let mended = fs::read_to_string(&lock).expect("the lock");
+    let packages = |lock: &str| lock.lines().filter(|line| line.contains(" = { version = ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(packages(&mended), packages(&today));
+    let nothing = silo.ok(["outdated", "hello"]);
+    assert!(!nothing.contains("1.9"), "{nothing}");
+    assert_eq!(silo.ok(["hello"]), "Hello, world!\n");
 }

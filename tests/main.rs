@@ -9,6 +9,7 @@ mod derivation;
 mod disk;
 mod doors;
 mod escape;
+mod everyday;
 mod export;
 mod faults;
 mod fetch;

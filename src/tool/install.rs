@@ -138,8 +138,8 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
         // First what keeps the layers from being collected, then what makes the tool installed.
         keep(context, &shared, &tool)?;
         record::put(context.home, &tool)?;
-        learn(context, &definition.found.recipe, tool.image);
     }
+    learn(context, &definition.found.recipe, tool.image);
     shims::installed(context, &tool.name, before.is_none())?;
     Ok(Outcome { tool, fresh, made: built.made })
 }

@@ -181,7 +181,7 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built) -> Result<Don
         }
     }
     let locked = locking::keep(context.view(), &definition, &lock)?;
-    if fresh && is_as_it_ships(context, &definition) {
+    if is_as_it_ships(context, &definition) {
         install::learn(context, &definition.found.recipe, built.image);
     }
     Ok(Done { version, image: Some(built.image), locked, made: built.made, fresh })

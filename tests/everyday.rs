@@ -1,0 +1,181 @@
+//! What people do all day, as they do it: the projects of `examples/`, and the quickstart pages typed line by line.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::sandbox::until;
+use crate::support::{As, Done, Silo, done, skip};
+
+/// Copies a directory of the repository, such as an example, into the project.
+fn take(silo: &Silo, dir: &str) {
+    fn copy(from: &Path, to: &Path) {
+        for entry in fs::read_dir(from).expect("our own directory").flatten() {
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                fs::create_dir(&to).expect("our own project");
+                copy(&entry.path(), &to);
+            } else {
+                fs::copy(entry.path(), &to).expect("our own project");
+            }
+        }
+    }
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &silo.project());
+}
+
+/// A shell command in the project, with silo's shims first on its PATH.
+fn shell(silo: &Silo, script: &str) -> Command {
+    let mut command = Command::new("bash");
+    let silos = silo.command(["shellenv"]);
+    command.args(["--norc", "-c", &format!("eval \"$('{}' shellenv bash)\"; {script}", silos.get_program().display())]);
+    command.current_dir(silo.project()).env_clear().envs(silos.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Says whether something failed because a package index cannot be reached from this machine.
+fn is_cut_off(done: &Done) -> bool {
+    done.code != 0
+        && ["is not reached", "is not known here", "Could not find a version", "ETIMEDOUT"].iter().any(|why| done.err.contains(why))
+}
+
+#[test]
+fn a_python_project_works_from_init_to_its_server() {
+    let silo = Silo::shared(As::Me);
+    take(&silo, "examples/python");
+    assert!(silo.ok(["init"]).contains("tools     python\n"));
+    let synced = silo.run(["sync"]);
+    assert!(synced.code == 0 && fs::read_to_string(silo.project().join("silo.lock")).is_ok(), "{synced:?}");
+    let made = done(&mut shell(&silo, "python -m venv .venv && pip install --quiet -e '.[test]'"));
+    if is_cut_off(&made) {
+        return skip(&format!("the package index cannot be reached: {}", made.err.trim()));
+    }
+    assert_eq!(made.code, 0, "{made:?}");
+    // Which python that is, whence the project comes, and what of it is on the path.
+    let tested =
+        done(&mut shell(&silo, "python -m pytest --quiet && silo=1 python -c 'import app, flask; print(app.__file__, flask.__file__)'"));
+    let project = fs::canonicalize(silo.project()).expect("our own project");
+    let (app, flask) = (format!("{0}/app.py {0}/.venv/", project.display()), "/flask/__init__.py\n");
+    assert!(tested.out.contains("1 passed") && tested.out.contains(&app) && tested.out.ends_with(flask), "{tested:?}");
+    // What is edited counts at once.
+    fs::write(silo.project().join("app.py"), fs::read_to_string("examples/python/app.py").expect("ours").replace("hello", "good day"))
+        .expect("ours");
+    let failed = done(&mut shell(&silo, "python -m pytest --quiet"));
+    assert!(failed.code == 1 && failed.out.contains("1 failed"), "{failed:?}");
+    let port = free_port();
+    let mut server = silo.command(["run", "--port", &format!("{port}:8000"), "python", "app.py"]);
+    let mut server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
+    until("the server answers", || asked(port).ends_with("good day from flask"));
+    // Many at once, for as long as it runs.
+    std::thread::scope(|scope| (0..20).for_each(|_| drop(scope.spawn(|| assert!(asked(port).ends_with("good day from flask"))))));
+    let _ = Command::new("kill").arg(server.id().to_string()).status();
+    server.wait().expect("it ends");
+    assert_eq!(asked(port), "", "nobody listens any more");
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// Asks an HTTP server of this machine for its front page; empty where there is none.
+fn asked(port: u16) -> String {
+    let mut text = String::new();
+    if let Ok(mut to) = TcpStream::connect(("127.0.0.1", port)) {
+        drop(to.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| to.read_to_string(&mut text)));
+    }
+    text
+}
+
+/// Types what a page says and compares what it says comes of it.
+fn typed(silo: &Silo, page: &str, ports: &[(&str, u16)]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
+    let mut text = fs::read_to_string(&path).expect("a page");
+    for (said, port) in ports {
+        text = text.replace(said, &port.to_string());
+    }
+    let commands = commands(&text);
+    assert!(commands.len() > 3, "{page} has nothing to type");
+    let place = silo.home().join(".local/bin");
+    fs::create_dir_all(&place).expect("our own home");
+    std::os::unix::fs::symlink(silo.command(["x"]).get_program(), place.join("silo")).expect("our own directory");
+    // Each command's output is told apart by a line before it.
+    let script: String = commands.iter().enumerate().map(|(at, (command, _))| format!("echo '@@ {at}'\n{command}\n")).collect();
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", &format!("exec 2>&1\n{script}")]).current_dir(silo.project()).env_clear();
+    bash.envs(silo.command(["x"]).get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let done = done(bash.env("PATH", format!("{}:{path}", place.display())));
+    for (at, (command, expected)) in commands.iter().enumerate() {
+        let from = done.out.find(&format!("@@ {at}\n")).unwrap_or_else(|| panic!("{page}: never came to {command}\n{}", done.out));
+        let rest = &done.out[from..];
+        let came = &rest[..rest.find(&format!("@@ {}\n", at + 1)).unwrap_or(rest.len())];
+        let home = fs::canonicalize(silo.home()).expect("our own home");
+        let mut lines = came.lines().map(|line| plain(line, &home));
+        if came.contains("is not reached") {
+            return skip(&format!("a package index cannot be reached: {came}"));
+        }
+        for line in expected.iter().map(|line| plain(line, Path::new("/home/me"))) {
+            assert!(lines.any(|came| came == line), "{page}: `{command}` does not print {line:?} where the page says so, but\n{came}");
+        }
+    }
+}
+
+/// Reads the commands of a page with what is printed by each: lines after `$ `, continued by `> `, in blocks of `console`.
+fn commands(text: &str) -> Vec<(String, Vec<String>)> {
+    let mut commands: Vec<(String, Vec<String>)> = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match (inside, line) {
+            (_, "```console" | "```") => inside = line == "```console",
+            (false, _) => {}
+            (true, _) => match (line.strip_prefix("$ "), line.strip_prefix("> "), commands.last_mut()) {
+                (Some(command), _, _) => commands.push((command.to_owned(), Vec::new())),
+                (None, Some(more), Some((command, _))) => *command = format!("{command}\n{more}"),
+                (None, None, Some((_, printed))) if !line.is_empty() => printed.push(line.to_owned()),
+                _ => {}
+            },
+        }
+    }
+    commands
+}
+
+/// A line with what is another for everybody left out: the home, numbers and ids.
+fn plain(line: &str, home: &Path) -> String {
+    let line = line.replace(&home.display().to_string(), "~");
+    let mut plain = String::new();
+    for word in line.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric()) {
+        let bare = word.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+        let is_id = bare.len() >= 12 && bare.chars().all(|letter| letter.is_ascii_hexdigit());
+        let is_number = !bare.is_empty() && bare.starts_with(|letter: char| letter.is_ascii_digit());
+        match is_id || is_number {
+            true => plain.push_str(&format!("0{}", &word[bare.len()..])),
+            false => plain.push_str(word),
+        }
+    }
+    plain.trim_end().to_owned()
+}
+
+/// A silo that has nothing but what other tests have fetched.
+fn newcomer() -> Silo {
+    let silo = Silo::new();
+    silo.seed_downloads();
+    silo.seed_locks();
+    silo
+}
+
+#[test]
+fn what_the_pages_say_is_what_happens() {
+    let silo = newcomer();
+    typed(&silo, "quickstart.md", &[]);
+    silo.offer_downloads();
+}
+
+#[test]
+fn what_the_page_for_node_says_is_what_happens() {
+    let silo = newcomer();
+    typed(&silo, "quickstart-node.md", &[("3000", free_port())]);
+    silo.offer_downloads();
+}
