@@ -179,3 +179,26 @@ fn what_the_page_for_node_says_is_what_happens() {
     typed(&silo, "quickstart-node.md", &[("3000", free_port())]);
     silo.offer_downloads();
 }
+
+#[test]
+fn what_is_listed_says_what_is_pinned_and_whose() {
+    let silo = Silo::shared(As::Me);
+    let rows = |silo: &Silo| -> Vec<serde_json::Value> {
+        let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--json"])).expect("list --json prints JSON");
+        list.as_array().cloned().expect("a list")
+    };
+    fs::write(silo.project().join("silo.toml"), "tools = [\"sh\"]\n").expect("our own project");
+    let _ = silo.ok(["sync", "--quiet"]);
+    let python = rows(&silo).into_iter().find(|row| row["tool"] == "python").expect("it is installed");
+    assert_eq!(
+        (&python["pinned"], python["shims"].to_string().as_str()),
+        (&true.into(), r#"["pip","pip3","python","python3"]"#),
+        "{python}"
+    );
+    let here = fs::canonicalize(silo.project()).expect("our own project").display().to_string();
+    let ours = rows(&silo).into_iter().find(|row| row["project"] == here.as_str()).expect("the project's tool");
+    assert!(ours["tool"] == "sh" && ours["image"].as_str().is_some_and(|image| image.len() == 64), "{ours}");
+    let said = silo.ok(["list"]);
+    let line = |end: &str| said.lines().any(|line| line.ends_with(end));
+    assert!(line("  pinned   pip, pip3, python, python3") && line(&format!("  project  {here}")), "{said}");
+}

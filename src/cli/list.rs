@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use crate::amount;
 use crate::document;
 use crate::recipe::addon;
+use crate::shim::table::{self, Shim};
 use crate::tool::offer::{self, Offer};
-use crate::tool::record;
+use crate::tool::{projects, record};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
-/// List the installed tools, or all that there are recipes for
+/// List the installed tools and those of projects, or all that there are recipes for
 #[derive(clap::Args)]
 pub struct Args {
     /// List what can be installed: versions, what is fetched for it, where it comes from
@@ -87,7 +88,7 @@ fn print(rows: Vec<Row>, as_json: bool) -> Result<ExitCode, Failure> {
         let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at).chars().count()).max().unwrap_or(0)).collect();
         let line = |row: &Row| {
             let cells = widths.iter().enumerate().map(|(at, width)| format!("{:width$}  ", cell(row, at)));
-            format!("{}{}\n", cells.collect::<String>(), row.rest)
+            format!("{}\n", (cells.collect::<String>() + &row.rest).trim_end())
         };
         ui::data(&rows.iter().map(line).collect::<String>())?;
     }
@@ -95,13 +96,31 @@ fn print(rows: Vec<Row>, as_json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn installed(setting: &Setting) -> Result<Vec<Row>, Failure> {
-    let tools = record::list(&setting.home)?;
-    let row = |tool: record::Installed| Row {
-        rest: format!("image {:.12}", tool.image.to_string()),
-        json: serde_json::json!({ "tool": tool.name, "version": tool.version, "image": tool.image.to_string() }),
-        cells: vec![tool.name, tool.version],
-    };
-    Ok(tools.into_iter().map(row).collect())
+    let table = table::read(&setting.home.shims())?;
+    let mut rows = Vec::new();
+    for tool in record::list(&setting.home)? {
+        let entry = table.get(&tool.name);
+        let is_pinned = entry.is_some_and(|entry| entry.pinned);
+        let shown = entry.into_iter().flat_map(|entry| &entry.shims).filter(|(_, shim)| **shim != Shim::Hidden);
+        let shims: Vec<&str> = shown.map(|(name, _)| name.as_str()).collect();
+        let pinned = if is_pinned { "pinned" } else { "not pinned" };
+        rows.push(Row {
+            json: serde_json::json!({
+                "tool": tool.name, "version": tool.version, "image": tool.image.to_string(), "pinned": is_pinned, "shims": shims,
+            }),
+            cells: vec![tool.name.clone(), tool.version, format!("image {:.12}", tool.image.to_string()), pinned.to_owned()],
+            rest: shims.join(", "),
+        });
+    }
+    for project in projects::list(&setting.home)? {
+        let path = project.path.display();
+        rows.extend(project.tools.iter().map(|(name, pin)| Row {
+            json: serde_json::json!({ "tool": name, "version": pin.version, "image": pin.image.to_string(), "project": path.to_string() }),
+            cells: vec![name.clone(), pin.version.clone(), format!("image {:.12}", pin.image.to_string()), "project".to_owned()],
+            rest: path.to_string(),
+        }));
+    }
+    Ok(rows)
 }
 
 fn available(offer: &Offer) -> Row {
