@@ -2,7 +2,10 @@
 //!
 //! Pure text in, data out. A name is compared without regard to case and to a dot at its end. What the
 //! system's resolver would take for an address in one of its many spellings (`127.1`, `0x7f.1`,
-//! `2130706433`) counts as an address: only a grant that spells it the same way covers it.
+//! `2130706433`) counts as an address: only a grant that spells it the same way covers it. A name with other letters
+//! than ASCII's is the one that DNS has for it (IDNA).
+
+pub mod block;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,10 +14,14 @@ use std::num::NonZeroU16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use block::Block;
+
 /// The longest name that DNS can carry.
 const MAX_NAME_BYTES: usize = 253;
 /// The longest part between two dots.
 const MAX_LABEL_BYTES: usize = 63;
+/// The longest name that is read in other letters; they take more bytes than what DNS has for them.
+const MAX_TYPED_BYTES: usize = 4 * MAX_NAME_BYTES;
 /// What a grant without a port covers: https and http.
 const USUAL_PORTS: [u16; 2] = [443, 80];
 
@@ -29,6 +36,13 @@ impl Host {
             let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
             return Some(Host(format!("[{address}]")));
         }
+        let mapped;
+        let text = if text.is_ascii() {
+            text
+        } else {
+            mapped = idna::domain_to_ascii(text).ok().filter(|_| text.len() <= MAX_TYPED_BYTES)?;
+            &mapped
+        };
         let name = text.strip_suffix('.').unwrap_or(text);
         let plain = name.len() <= MAX_NAME_BYTES && name.split('.').all(is_label);
         plain.then(|| Host(name.to_ascii_lowercase()))
@@ -42,6 +56,19 @@ impl Host {
     /// Returns it as a resolver takes it: an IPv6 address without its brackets.
     pub fn for_resolver(&self) -> &str {
         self.0.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Returns an address as a guest would ask for it.
+    pub fn of(address: IpAddr) -> Host {
+        match address {
+            IpAddr::V4(address) => Host(address.to_string()),
+            IpAddr::V6(address) => Host(format!("[{address}]")),
+        }
+    }
+
+    /// Returns the address that it is, in its usual spelling.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.for_resolver().parse().ok()
     }
 
     /// Whether a resolver would take it for an address rather than for a name.
@@ -64,9 +91,6 @@ fn is_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-/// The most ports that one grant names: each is listened at inside.
-const MAX_PORTS: u16 = 4096;
-
 /// The name by which a sandbox asks for this machine's own services; only a grant of just this name covers it.
 pub const MACHINE: &str = "host.silo.internal";
 
@@ -84,6 +108,8 @@ pub struct Grant {
 enum Who {
     /// This host.
     Exactly(Host),
+    /// Every address of this network.
+    Within(Block),
     /// Every name below this one, which is not covered itself.
     Below(Host),
     /// Every name.
@@ -100,13 +126,14 @@ pub enum Cover {
 }
 
 impl Grant {
-    /// Reads `name`, `*.name` or `*`, each with `:port`, `:from-to` or nothing, and perhaps `/tcp` at the end.
+    /// Reads `name`, `*.name`, `*` or a network, each with `:port`, `:from-to`, `:*` or nothing, and perhaps `/tcp` at the end.
     pub fn parse(text: &str) -> Option<Grant> {
         let (text, raw) = text.strip_suffix("/tcp").map_or((text, false), |text| (text, true));
         let (host, ports) = split_range(text)?;
         let who = match (host, host.strip_prefix("*.")) {
             ("*", _) => Who::All,
             (_, Some(parent)) => Who::Below(Host::parse(parent).filter(|parent| !parent.is_address())?),
+            (host, None) if host.contains('/') => Who::Within(Block::parse(host)?),
             (host, None) => Who::Exactly(Host::parse(host)?),
         };
         Some(Grant { who, ports, raw })
@@ -114,8 +141,12 @@ impl Grant {
 
     /// Says whether and how the grant covers a host's port.
     pub fn covers(&self, host: &Host, port: u16) -> Option<Cover> {
-        let open = self.ports.map_or_else(|| USUAL_PORTS.contains(&port), |(from, to)| (from..=to).contains(&port));
-        self.rank(host).filter(|_| open).map(|rank| if rank == usize::MAX { Cover::Exact } else { Cover::Family })
+        self.rank(host).filter(|_| self.opens(port)).map(|_| match &self.who {
+            Who::Exactly(_) => Cover::Exact,
+            // Whoever names a part of a private network means it; whoever names half of the world does not.
+            Who::Within(block) if block.is_apart() => Cover::Exact,
+            Who::Within(_) | Who::Below(_) | Who::All => Cover::Family,
+        })
     }
 
     /// How closely the grant names a host: the longer the name, the closer; nothing where it does not.
@@ -126,6 +157,7 @@ impl Grant {
                 let below = host.0.strip_suffix(&parent.0).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
                 (below && !host.is_address()).then_some(parent.0.len())
             }
+            Who::Within(block) => host.address().filter(|address| block.contains(*address)).map(|_| usize::from(block.bits)),
             Who::All => (!host.is_address()).then_some(0),
         }
     }
@@ -134,8 +166,20 @@ impl Grant {
     pub fn host(&self) -> Option<&Host> {
         match &self.who {
             Who::Exactly(host) => Some(host),
-            Who::Below(_) | Who::All => None,
+            Who::Within(_) | Who::Below(_) | Who::All => None,
         }
+    }
+
+    /// The network, where the grant names one.
+    pub fn block(&self) -> Option<Block> {
+        match &self.who {
+            Who::Within(block) => Some(*block),
+            Who::Exactly(_) | Who::Below(_) | Who::All => None,
+        }
+    }
+
+    fn opens(&self, port: u16) -> bool {
+        self.ports.map_or_else(|| USUAL_PORTS.contains(&port), |(from, to)| (from..=to).contains(&port))
     }
 
     /// The ports that it covers, as ranges.
@@ -153,6 +197,17 @@ pub struct Policy {
     pub public: Vec<Grant>,
     /// What is not, unless something granted names the host more closely; without a port, at every port.
     pub deny: Vec<Grant>,
+}
+
+/// What is said of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It is granted as it is, or as one of a private network.
+    Granted,
+    /// It is denied.
+    Denied,
+    /// Nothing.
+    Nothing,
 }
 
 /// How something may be reached.
@@ -175,6 +230,24 @@ impl Policy {
             grants.iter().filter_map(fit).max().map(|(cover, raw)| Leave { cover, raw })
         };
         allowed(&self.allow, None).or_else(|| allowed(&self.public, Some(Cover::Family)))
+    }
+
+    /// Says what is said of an address that a granted name leads to, beside the name's own grant.
+    pub fn said_of(&self, address: IpAddr, port: u16) -> Said {
+        let host = Host::of(address);
+        let denied = |deny: &Grant| deny.rank(&host).is_some() && deny.ports.is_none_or(|_| deny.opens(port));
+        match self.judge(&host, port) {
+            Some(Leave { cover: Cover::Exact, .. }) => Said::Granted,
+            Some(_) => Said::Nothing,
+            None if self.deny.iter().any(denied) => Said::Denied,
+            None => Said::Nothing,
+        }
+    }
+
+    /// How many ports the grants open, all of them together.
+    pub fn count(&self) -> usize {
+        let ranges = self.allow.iter().chain(&self.public).flat_map(Grant::ranges);
+        ranges.map(|(from, to)| usize::from(to - from) + 1).sum()
     }
 
     /// Returns the ports at which a host may be reached, as far as whole grants tell; none when it may not.
@@ -204,12 +277,15 @@ impl Policy {
 
 /// Takes the port or the range of ports off a grant.
 fn split_range(text: &str) -> Option<(&str, Option<(u16, u16)>)> {
+    if let Some(host) = text.strip_suffix(":*") {
+        return Some((host, Some((1, u16::MAX))));
+    }
     let Some((place, to)) = text.rsplit_once('-').filter(|(place, to)| place.contains(':') && !to.contains([':', ']', '.'])) else {
         return split_port(text).map(|(host, port)| (host, port.map(|port| (port, port))));
     };
     let (host, from) = split_port(place)?;
     let (from, to) = (from?, split_port(&format!(":{to}"))?.1?);
-    (from <= to && to - from < MAX_PORTS).then_some((host, Some((from, to))))
+    (from <= to).then_some((host, Some((from, to))))
 }
 
 /// Spells the grant that would cover a host's port.
@@ -281,6 +357,21 @@ mod tests {
             ("10.0.0.1:80", "10.0.0.1", 80, Some(Cover::Exact)),
             ("127.0.0.1", "127.1", 80, None),
             ("[::1]:80", "[0:0::1]", 80, Some(Cover::Exact)),
+            ("a.example:*", "a.example", 65535, Some(Cover::Exact)),
+            ("a.example:1-65535", "a.example", 22, Some(Cover::Exact)),
+            ("*.example:*", "a.example", 1, Some(Cover::Family)),
+            ("10.0.0.0/8:5432", "10.1.2.3", 5432, Some(Cover::Exact)),
+            ("10.0.0.0/8:5432", "10.1.2.3", 5433, None),
+            ("10.0.0.0/8", "11.1.2.3", 443, None),
+            ("10.0.0.0/8", "a.example", 443, None),
+            ("0.0.0.0/0:*", "127.0.0.1", 22, Some(Cover::Family)),
+            ("[2001:db8::/32]:443/tcp", "[2001:db8::1]", 443, Some(Cover::Family)),
+            ("[fd00::/8]:22", "[fd00::1]", 22, Some(Cover::Exact)),
+            ("bücher.example", "xn--bcher-kva.example", 443, Some(Cover::Exact)),
+            ("BÜCHER.example.", "xn--bcher-kva.example", 443, Some(Cover::Exact)),
+            ("*.bücher.example", "a.xn--bcher-kva.example", 443, Some(Cover::Family)),
+            ("xn--bcher-kva.example", "bücher.example", 443, Some(Cover::Exact)),
+            ("b\u{fc}cher\u{3002}example", "xn--bcher-kva.example", 443, Some(Cover::Exact)),
         ] {
             let host = Host::parse(host).expect("a host");
             assert_eq!(Grant::parse(grant).expect("a grant").covers(&host, port), expect, "{grant} {}", host.as_str());
@@ -324,13 +415,19 @@ mod tests {
             "a b",
             "a/b",
             "a\n",
-            "ü",
+            "ü ",
+            "a\u{200b}b\u{2028}",
+            "xn--\u{fc}",
+            "10.0.0.1/8",
+            "10.0.0.0/8/tcp/tcp",
+            "a/8",
+            "a:**",
+            ":*",
             "*.*.a",
             "**",
             "*.",
             "a:2-1",
             "a:1-",
-            "a:1-65535",
             "/tcp",
             "a:0",
             "a:65536",

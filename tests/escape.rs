@@ -115,6 +115,50 @@ fn probe_everything(network: Option<Network>) {
     assert_eq!(facts(&layer_after), facts(&layer_before), "the layer was changed");
 }
 
+/// The probes of the network once more, as root inside: a build's step that was granted something.
+#[test]
+fn a_step_with_a_network_has_no_other_door() {
+    let only = [
+        "take_over_the_agent",
+        "ask_for_names_that_carry_words",
+        "connect_anywhere",
+        "send_pings",
+        "find_an_interface",
+        "open_raw_sockets",
+        "reach_abstract_sockets",
+        "open_odd_sockets",
+        "make_namespaces",
+    ];
+    let bench = bench();
+    let tcp = TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let port = tcp.local_addr().expect("it is bound").port();
+    let udp = UdpSocket::bind(("0.0.0.0", port)).expect("the same port");
+    let name = format!("silo-step-{}", std::process::id());
+    let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a short name")).expect("bound");
+    let bait = serde_json::json!({ "only": only, "port": port, "ips": own_addresses(), "abstract": name, "agents": 1 });
+    let mut spec = probing(&bench, &bait);
+    let network =
+        Network { allow: ["host.silo.internal:9", "*.example:*", "198.51.100.0/24:*"].map(str::to_owned).to_vec(), ..Network::default() };
+    spec.files.push(network.file());
+    spec.network = Some(network);
+    spec.identity = silo::launch::spec::Identity::Root;
+    let (upper, work) = (bench.path("upper"), bench.path("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir(dir).expect("made");
+    }
+    spec.root.upper = Upper::Kept { upper, work };
+    let report = text(&bench.run(&spec, b""));
+    let expect: String = only.iter().map(|name| format!("{name}: closed\n")).collect();
+    let mut lines: Vec<&str> = report.lines().filter(|line| !line.ends_with(" probes")).collect();
+    lines.sort_unstable();
+    let mut expected: Vec<&str> = expect.lines().collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected, "{report}");
+    tcp.set_nonblocking(true).expect("set");
+    udp.set_nonblocking(true).expect("set");
+    assert!(tcp.accept().is_err() && udp.recv(&mut [0; 1]).is_err(), "somebody was reached");
+}
+
 /// This machine's addresses, so that the probes can try them.
 fn own_addresses() -> Vec<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a free port");

@@ -15,7 +15,7 @@ use crate::support::sandbox::{Bench, bench, text};
 use crate::support::{Silo, skip};
 
 /// What programs inside ask with.
-const PRELUDE: &str = "
+pub const PRELUDE: &str = "
 import errno, hashlib, os, socket, sys, threading, time
 def to(place):
     name, port = place.rsplit(':', 1)
@@ -31,7 +31,7 @@ def why(place):
     except OSError as error: return errno.errorcode.get(error.errno, str(error))
 ";
 
-fn sandbox(bench: &Bench, mut network: Network, program: &str) -> Spec {
+pub fn sandbox(bench: &Bench, mut network: Network, program: &str) -> Spec {
     let mut spec = bench.python(&format!("{PRELUDE}{program}"));
     network.asker = Asker::Run;
     spec.files.push(network.file());
@@ -39,16 +39,16 @@ fn sandbox(bench: &Bench, mut network: Network, program: &str) -> Spec {
     spec
 }
 
-fn allowing(grants: &[&str]) -> Network {
+pub fn allowing(grants: &[&str]) -> Network {
     Network { allow: grants.iter().map(|grant| (*grant).to_owned()).collect(), ..Network::default() }
 }
 
-fn errors(output: &Output) -> String {
+pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Serves each connection in a thread of its own; returns the port.
-fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
+pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let serve = std::sync::Arc::new(serve);
@@ -62,7 +62,7 @@ fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
 }
 
 /// Sends everything back, and the end after it.
-fn echo() -> u16 {
+pub fn echo() -> u16 {
     server(|stream| {
         let (mut from, mut to) = (&stream, &stream);
         drop(std::io::copy(&mut from, &mut to));

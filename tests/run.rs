@@ -123,7 +123,7 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
     let ask = || silo.run(["python", "-c", &ask]);
     let before = ask();
     assert_eq!(before.out, "[Errno -2] Name or service not known\n", "{before:?}");
-    let told = "silo: host.silo.internal is not granted; `silo config network allow host.silo.internal` would grant it\n";
+    let told = "silo: host.silo.internal is not granted; `silo config network allow host.silo.internal:PORT` would grant it\n";
     assert!(before.err.ends_with(told), "{before:?}");
 
     // One port of it, and another is refused with the command that would grant it.

@@ -1,6 +1,14 @@
 //! Which addresses are the world's, and which belong to this machine or to the network that it stands in.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+/// By this address, which looks like anybody's, virtual machines of one cloud reach what runs them.
+const CLOUD_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
+/// Whether an address is this machine's own: only such an address can be listened at.
+pub fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
 
 /// Whether an address is anybody's to reach: not this machine's, its network's, or a cloud's metadata.
 ///
@@ -21,6 +29,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || a >= 224
         || shared
         || assigned_here
+        || address == CLOUD_HOST
         || address.is_loopback()
         || address.is_private()
         // Cloud metadata among them.
@@ -56,6 +65,8 @@ mod tests {
             "127.0.0.1",
             "127.255.255.254",
             "169.254.169.254",
+            "168.63.129.16",
+            "100.100.100.200",
             "172.16.0.1",
             "172.31.255.255",
             "192.168.0.1",
@@ -73,7 +84,13 @@ mod tests {
             "ff02::1",
             "::ffff:127.0.0.1",
             "::ffff:169.254.169.254",
+            "::ffff:10.0.0.1",
             "64:ff9b::10.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "::10.0.0.1",
+            "2002:a9fe:a9fe::1",
+            "fe80::a9fe:a9fe",
             "64:ff9b:1::1",
             "2002:7f00:1::1",
             "2001:0:1::1",
@@ -94,5 +111,11 @@ mod tests {
         ] {
             assert!(is_public(text.parse().expect(text)), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_this_machines_own() {
+        assert!(is_own(Ipv4Addr::LOCALHOST.into()));
+        assert!(!is_own(Ipv4Addr::new(203, 0, 113, 80).into()));
     }
 }

@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout};
 
 use silo_wire::Outcome;
 
-use crate::grant::{Cover, Host, MACHINE};
+use crate::grant::{Cover, Host, MACHINE, Policy, Said};
 
-use super::address::is_public;
+use super::address::{is_own, is_public};
 use super::proxies::{Proxies, Proxy, Unknown};
 use super::request::{MAX_HEAD_BYTES, end_of_head};
 
@@ -41,6 +41,12 @@ pub enum Error {
         /// The first such address.
         address: IpAddr,
     },
+    /// The name leads to what is denied.
+    #[error("it leads to {address}, which is denied")]
+    Denied {
+        /// The first such address.
+        address: IpAddr,
+    },
     /// The name leads nowhere.
     #[error("cannot be resolved: {0}")]
     Resolve(io::Error),
@@ -59,7 +65,7 @@ impl Error {
     /// Returns what a program sees of it.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Error::NotPublic { .. } => Outcome::Denied,
+            Error::NotPublic { .. } | Error::Denied { .. } => Outcome::Denied,
             Error::Connect(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Outcome::Refused,
                 io::ErrorKind::TimedOut => Outcome::TimedOut,
@@ -71,14 +77,14 @@ impl Error {
 }
 
 /// Reaches a host that a grant covers so.
-pub async fn dial(host: &Host, port: u16, cover: Cover, proxies: &Proxies) -> Result<Dialled, Error> {
+pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies: &Proxies) -> Result<Dialled, Error> {
     // What a proxy is asked for in another way than for a tunnel.
     let plain = port == 80;
     let proxy = proxies.towards(host, port, plain)?;
     let found = lookup(host, port).await;
     // Behind a proxy the machine itself often cannot resolve names; then it is the proxy's to judge.
     let addresses = match (found, &proxy) {
-        (Ok(addresses), _) => judged(addresses, cover)?,
+        (Ok(addresses), _) => judged(addresses, cover, policy)?,
         (Err(_), Some(_)) => Vec::new(),
         (Err(error), None) => return Err(Error::Resolve(error)),
     };
@@ -105,16 +111,27 @@ async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
 
-/// Keeps the addresses that may be dialled: all of a host that was granted by its own name, else the public ones.
-fn judged(addresses: Vec<SocketAddr>, cover: Cover) -> Result<Vec<SocketAddr>, Error> {
-    if cover == Cover::Exact {
-        return Ok(addresses);
+/// Keeps the addresses that may be dialled: of a host that was granted by its own name all, else the public ones and
+/// those that are granted themselves; none that is denied.
+fn judged(addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
+    let mut refusal = None;
+    let mut kept = Vec::new();
+    for place in addresses {
+        let address = place.ip();
+        let why = match policy.said_of(address, place.port()) {
+            Said::Granted => None,
+            Said::Denied => Some(Error::Denied { address }),
+            Said::Nothing if cover == Cover::Exact || (is_public(address) && !is_own(address)) => None,
+            Said::Nothing => Some(Error::NotPublic { address }),
+        };
+        match why {
+            None => kept.push(place),
+            Some(why) => refusal = refusal.or(Some(why)),
+        }
     }
-    let first = addresses.first().map(SocketAddr::ip);
-    let public: Vec<SocketAddr> = addresses.into_iter().filter(|address| is_public(address.ip())).collect();
-    match (public.is_empty(), first) {
-        (true, Some(address)) => Err(Error::NotPublic { address }),
-        _ => Ok(public),
+    match refusal {
+        Some(why) if kept.is_empty() => Err(why),
+        _ => Ok(kept),
     }
 }
 

@@ -259,7 +259,9 @@ impl<C: Carrier> Hall<C> {
         let Some(host) = Host::parse(name) else { return Vec::new() };
         let ranges = self.terms.ranges(&host);
         if ranges.is_empty() {
-            self.refuse(host.as_str(), host.as_str());
+            // Its services are seldom at the ports that a grant without one covers.
+            let grant = if host.as_str() == MACHINE { format!("{MACHINE}:PORT") } else { host.as_str().to_owned() };
+            self.refuse(host.as_str(), &grant);
             self.note(&Entry { name: host.as_str().to_owned(), port: None, verdict: Verdict::Denied, sent: 0, received: 0 });
         }
         ranges
@@ -281,7 +283,7 @@ impl<C: Carrier> Hall<C> {
             self.refuse(&place, &that_covers(&host, port));
             return Outcome::Denied;
         };
-        match dial::dial(&host, port, leave.cover, &self.terms.proxies).await {
+        match dial::dial(&host, port, leave.cover, &self.terms.policy, &self.terms.proxies).await {
             Ok(dialled) => {
                 if let Some(learned) = &self.terms.learned {
                     learned(&place);

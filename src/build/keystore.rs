@@ -17,9 +17,43 @@ const TRUSTED_CERTIFICATE: u32 = 2;
 const PASSWORD: &str = "changeit";
 const PHRASE: &[u8] = b"Mighty Aphrodite";
 const DIGEST_BYTES: usize = 20;
+const KIND: &[u8] = b"X.509";
+
+/// What a store holds of one certificate.
+struct Entry<'a> {
+    name: &'a [u8],
+    millis: u64,
+    kind: &'a [u8],
+    certificate: &'a [u8],
+}
 
 /// Rewrites a store with every entry dated `epoch`; `None` where it is not a store of certificates with the usual password.
 pub fn dated(store: &[u8], epoch: i64) -> Option<Vec<u8>> {
+    let millis = u64::try_from(epoch).ok()?.checked_mul(1000)?;
+    let mut entries = read(store)?;
+    entries.sort_by_key(|entry| (entry.name, entry.kind, entry.certificate));
+    for entry in &mut entries {
+        entry.millis = millis;
+    }
+    write(&entries)
+}
+
+/// Returns a store with more certificates; `None` where it is not one of certificates with the usual password.
+pub fn with(store: &[u8], certificates: &[&[u8]]) -> Option<Vec<u8>> {
+    let mut entries = read(store)?;
+    let names: Vec<String> = (0..certificates.len()).map(|number| format!("silo-{number}")).collect();
+    let added = names.iter().zip(certificates);
+    entries.extend(added.map(|(name, certificate)| Entry { name: name.as_bytes(), millis: 0, kind: KIND, certificate }));
+    write(&entries)
+}
+
+/// Returns a store without certificates.
+#[cfg(test)]
+pub fn empty() -> Vec<u8> {
+    write(&[]).unwrap_or_default()
+}
+
+fn read(store: &[u8]) -> Option<Vec<Entry<'_>>> {
     let (body, digest) = store.split_at_checked(store.len().checked_sub(DIGEST_BYTES)?)?;
     if digest != seal(body) {
         return None;
@@ -28,34 +62,32 @@ pub fn dated(store: &[u8], epoch: i64) -> Option<Vec<u8>> {
     if reader.number()? != MAGIC || reader.number()? != VERSION {
         return None;
     }
-    let count = reader.number()?;
-    let millis = u64::try_from(epoch).ok()?.checked_mul(1000)?;
     let mut entries = Vec::new();
-    for _ in 0..count {
+    for _ in 0..reader.number()? {
         if reader.number()? != TRUSTED_CERTIFICATE {
             return None;
         }
         let name = reader.text()?;
-        reader.take(8)?;
+        let millis = reader.take(8)?.try_into().ok().map(u64::from_be_bytes)?;
         let kind = reader.text()?;
         let length = usize::try_from(reader.number()?).ok()?;
-        entries.push((name, kind, reader.take(length)?));
+        entries.push(Entry { name, millis, kind, certificate: reader.take(length)? });
     }
-    if !reader.0.is_empty() {
-        return None;
-    }
-    entries.sort();
-    let mut out = Vec::with_capacity(store.len());
-    for number in [MAGIC, VERSION, count] {
+    reader.0.is_empty().then_some(entries)
+}
+
+fn write(entries: &[Entry<'_>]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for number in [MAGIC, VERSION, u32::try_from(entries.len()).ok()?] {
         out.extend(number.to_be_bytes());
     }
-    for (name, kind, certificate) in entries {
+    for entry in entries {
         out.extend(TRUSTED_CERTIFICATE.to_be_bytes());
-        push_text(&mut out, name)?;
-        out.extend(millis.to_be_bytes());
-        push_text(&mut out, kind)?;
-        out.extend(u32::try_from(certificate.len()).ok()?.to_be_bytes());
-        out.extend(certificate);
+        push_text(&mut out, entry.name)?;
+        out.extend(entry.millis.to_be_bytes());
+        push_text(&mut out, entry.kind)?;
+        out.extend(u32::try_from(entry.certificate.len()).ok()?.to_be_bytes());
+        out.extend(entry.certificate);
     }
     let digest = seal(&out);
     out.extend(digest);
@@ -101,22 +133,28 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn store(entries: &[(&str, u64, &[u8])]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for number in [MAGIC, VERSION, entries.len() as u32] {
-            out.extend(number.to_be_bytes());
-        }
-        for (name, millis, certificate) in entries {
-            out.extend(TRUSTED_CERTIFICATE.to_be_bytes());
-            push_text(&mut out, name.as_bytes()).expect("short");
-            out.extend(millis.to_be_bytes());
-            push_text(&mut out, b"X.509").expect("short");
-            out.extend((certificate.len() as u32).to_be_bytes());
-            out.extend(*certificate);
-        }
-        let digest = seal(&out);
-        out.extend(digest);
-        out
+    fn store(entries: &[(&'static str, u64, &'static [u8])]) -> Vec<u8> {
+        let entry = |(name, millis, certificate): &(&'static str, u64, &'static [u8])| Entry {
+            name: name.as_bytes(),
+            millis: *millis,
+            kind: KIND,
+            certificate,
+        };
+        let entries: Vec<Entry<'_>> = entries.iter().map(entry).collect();
+        write(&entries).expect("short")
+    }
+
+    /// The bytes, written down once by hand: what Java's keytool reads.
+    #[test]
+    fn a_store_has_javas_form() {
+        let body = b"\xfe\xed\xfe\xed\0\0\0\x02\0\0\0\x01\0\0\0\x02\0\x01a\0\0\0\0\0\0\0\x07\0\x05X.509\0\0\0\x02cc";
+        assert_eq!(store(&[("a", 7, b"cc")]), [&body[..], &seal(body)].concat());
+    }
+
+    #[test]
+    fn certificates_are_added_behind_the_others() {
+        let both = with(&store(&[("a", 1, b"A")]), &[b"B", b"C"]).expect("a store");
+        assert_eq!(both, store(&[("a", 1, b"A"), ("silo-0", 0, b"B"), ("silo-1", 0, b"C")]));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod check;
 
 mod bench;
 mod notes;
+mod roots;
 
 mod ground;
 

@@ -15,15 +15,18 @@ use crate::ecosystem::registries::{self, Registry};
 use crate::ecosystem::{self, Learned};
 use crate::event::{Event, Sink};
 use crate::home::Home;
-use crate::launch::spec::{Access, Asker, Dir, Identity, Learn, Limits, Mount, Network, Root, Spec, Stdio, Upper};
+use crate::launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Limits, Network, Root, Spec, Stdio, Upper};
 use crate::launch::{self, Exit};
 use crate::recipe::Recipe;
 
-use super::{Error, Workshop, bench};
+use super::{Error, Workshop, bench, keystore, roots};
 use crate::causes;
 
 /// Where a step finds the machine's own trusted roots; nothing below `/run` gets into a layer.
 const ROOTS: &str = "/run/silo/ca-certificates.crt";
+
+/// Where a step's Java finds them.
+const JAVA_ROOTS: &str = "/run/silo/cacerts";
 
 /// Where Debian's programs look for trusted roots.
 const IMAGE_ROOTS: &str = "etc/ssl/certs/ca-certificates.crt";
@@ -54,7 +57,7 @@ pub struct Outside {
 /// What a launch spec needs for a network.
 pub struct Reach {
     network: Network,
-    mounts: Vec<Mount>,
+    files: Vec<File>,
     env: Vec<(String, String)>,
 }
 
@@ -65,7 +68,7 @@ impl Reach {
         spec.files.retain(|file| file.guest != resolver.guest);
         spec.files.push(resolver);
         spec.network = Some(self.network);
-        spec.mounts.extend(self.mounts);
+        spec.files.extend(self.files);
         for (name, value) in self.env {
             spec.env.entry(name.into()).or_insert_with(|| value.into());
         }
@@ -217,22 +220,46 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
 
 /// Adds to a network what makes programs use it as the machine's own would.
 fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> Reach {
-    let mut env: Vec<(String, String)> = registries.iter().map(|registry| (registry.variable.to_owned(), registry.value.clone())).collect();
-    let mut mounts = Vec::new();
-    if let Some(host) = outside.roots.iter().find(|path| path.is_file())
-        && !are_same(host, root.iter().map(|tree| tree.join(IMAGE_ROOTS)).find(|path| path.is_file()))
-    {
-        mounts.push(Mount { host: host.clone(), guest: ROOTS.into(), access: Access::ReadOnly });
-        env.extend(ROOTS_VARIABLES.iter().map(|name| ((*name).to_owned(), ROOTS.to_owned())));
+    let mut reach = Reach { network, files: Vec::new(), env: Vec::new() };
+    for registry in registries {
+        match registry.file() {
+            Some((place, text)) => reach.files.push(File { guest: place.into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }),
+            None => reach.env.push((registry.variable.to_owned(), registry.value.clone())),
+        }
     }
-    Reach { network, mounts, env }
+    // Whoever reaches nobody need trust nobody.
+    let reaches = !reach.network.allow.is_empty() || !reach.network.public.is_empty() || reach.network.learn.is_some();
+    if let Some(machine) = outside.roots.iter().find(|path| reaches && path.is_file()) {
+        trust(machine, root, &mut reach);
+    }
+    reach
 }
 
-/// Whether two files hold the same; they are read only where their sizes are equal.
-fn are_same(one: &Path, other: Option<PathBuf>) -> bool {
-    let Some(other) = other else { return false };
-    let size = |path: &Path| fs::metadata(path).ok().map(|meta| meta.len());
-    size(one) == size(&other) && fs::read(one).ok() == fs::read(&other).ok()
+/// Has programs trust what this machine trusts, where the image does not.
+///
+/// A run finds it where its programs look anyway. A step must not: what it makes of such a file (a bundle anew, say)
+/// would get into the image. So it is told by variables of a place that is in no layer.
+fn trust(machine: &Path, root: &[PathBuf], reach: &mut Reach) {
+    let image = |path: &str| root.iter().map(|tree| tree.join(path)).find(|path| path.is_file());
+    // What cannot be read is not trusted; the program's own error about a certificate says the rest.
+    let read = |path: &Path| fs::read(path).unwrap_or_default();
+    let (theirs, own) = (image(IMAGE_ROOTS).map(|path| read(&path)).unwrap_or_default(), read(machine));
+    let Some(merged) = roots::merged(&theirs, &own) else { return };
+    let store = image(keystore::PATH).and_then(|path| roots::merged_store(&read(&path), &theirs, &own));
+    let is_step = reach.network.asker == Asker::Step;
+    let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (in_root(IMAGE_ROOTS), in_root(keystore::PATH)) };
+    if is_step && store.is_some() {
+        let value = format!("-Djavax.net.ssl.trustStore={JAVA_ROOTS}");
+        reach.env.push(("JAVA_TOOL_OPTIONS".to_owned(), value));
+    }
+    reach.env.extend(ROOTS_VARIABLES.iter().map(|name| ((*name).to_owned(), roots.to_string_lossy().into_owned())));
+    let file = |guest, bytes| File { guest, bytes: Bytes(bytes), mode: 0o644 };
+    reach.files.push(file(roots, merged));
+    reach.files.extend(store.map(|bytes| file(java, bytes)));
+}
+
+fn in_root(path: &str) -> PathBuf {
+    Path::new("/").join(path)
 }
 
 /// What an ecosystem is learned with.

@@ -11,11 +11,27 @@ use crate::document;
 use crate::grant::{Host, split_port};
 
 /// Variables that name registries, with the ecosystem of each.
-const VARIABLES: [(&str, &str); 4] =
-    [("PIP_INDEX_URL", "pypi"), ("PIP_EXTRA_INDEX_URL", "pypi"), ("npm_config_registry", "npm"), ("NPM_CONFIG_REGISTRY", "npm")];
+const VARIABLES: [(&str, &str); 6] = [
+    ("PIP_INDEX_URL", "pypi"),
+    ("PIP_EXTRA_INDEX_URL", "pypi"),
+    ("npm_config_registry", "npm"),
+    ("NPM_CONFIG_REGISTRY", "npm"),
+    ("GOPROXY", "go"),
+    (CARGO, "crates"),
+];
+
+/// What stands before the address of a registry that cargo asks without git.
+const SPARSE: &str = "sparse+";
+/// What cargo is told in a file: it has no variable for it.
+const CARGO: &str = "source.crates-io";
+/// Where cargo looks for settings of every project.
+const CARGO_FILE: &str = "/.cargo/config.toml";
+/// The most sources that are followed from one to the next.
+const MAX_SOURCES: usize = 8;
 
 /// The variables that [`read`] wants to know.
-pub const ASKED: [&str; 5] = ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "npm_config_registry", "NPM_CONFIG_REGISTRY"];
+pub const ASKED: [&str; 7] =
+    ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "npm_config_registry", "NPM_CONFIG_REGISTRY", "GOPROXY", "CARGO_HOME"];
 
 /// A setting of the user's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,15 +40,21 @@ pub struct Registry {
     pub ecosystem: &'static str,
     /// The variable that hands it in.
     pub variable: &'static str,
-    /// Its value: one address, or several with spaces between.
+    /// Its value: one address, or several with what its client wants between them.
     pub value: String,
 }
 
 impl Registry {
+    /// Returns the place and the text of the file that hands it in, where no variable does.
+    pub fn file(&self) -> Option<(&'static str, String)> {
+        let text = || format!("[source.crates-io]\nreplace-with = \"machine\"\n\n[source.machine]\nregistry = {:?}\n", self.value);
+        (self.variable == CARGO).then(|| (CARGO_FILE, text()))
+    }
+
     /// Returns the hosts that it names, as grants.
     pub fn grants(&self) -> impl Iterator<Item = String> {
-        self.value.split(' ').filter_map(|url| {
-            let (usual, rest) = match url.split_once("://")? {
+        self.value.split([' ', ',', '|']).filter_map(|url| {
+            let (usual, rest) = match url.trim_start_matches(SPARSE).split_once("://")? {
                 ("https", rest) => (443, rest),
                 (_, rest) => (80, rest),
             };
@@ -53,10 +75,15 @@ pub fn read(variables: &BTreeMap<String, String>, home: &Path) -> Vec<Registry> 
         values.extend(pip(&text));
     }
     values.extend(text_of(&home.join(".npmrc")).and_then(|text| npm(&text)).map(|url| ("npm_config_registry", url)));
+    values.extend(text_of(&home.join(".config/go/env")).and_then(|text| go(&text)).map(|list| ("GOPROXY", list)));
+    let cargo_home = variables.get("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    // The older name counts more, as it does for cargo.
+    let cargo = ["config", "config.toml"].into_iter().find_map(|name| text_of(&cargo_home.join(name)));
+    values.extend(cargo.and_then(|text| crates(&text)).map(|url| (CARGO, url)));
     let registry = |(variable, ecosystem): (&'static str, &'static str)| {
         let value = variables.get(variable).or_else(|| values.get(variable))?;
-        let urls: Vec<String> = value.split_whitespace().filter_map(without_secrets).collect();
-        (!urls.is_empty()).then(|| Registry { ecosystem, variable, value: urls.join(" ") })
+        let value = if variable == "GOPROXY" { proxies(value) } else { urls(value) };
+        (!value.is_empty()).then_some(Registry { ecosystem, variable, value })
     };
     VARIABLES.into_iter().filter_map(registry).collect()
 }
@@ -98,10 +125,49 @@ fn npm(text: &str) -> Option<String> {
     text.lines().filter_map(value).next_back()
 }
 
+/// Finds the proxies of go in a file of its own.
+fn go(text: &str) -> Option<String> {
+    text.lines().filter_map(|line| line.strip_prefix("GOPROXY=")).next_back().map(|value| value.trim().to_owned())
+}
+
+/// Finds what cargo uses in place of its usual registry, by a file of its own.
+fn crates(text: &str) -> Option<String> {
+    let settings: toml::Table = text.parse().ok()?;
+    let sources = settings.get("source")?.as_table()?;
+    let mut source = sources.get("crates-io")?.as_table()?;
+    for _ in 0..MAX_SOURCES {
+        match source.get("replace-with") {
+            Some(next) => source = sources.get(next.as_str()?)?.as_table()?,
+            // Other kinds are a directory, or a repository that only git can ask.
+            None => return source.get("registry")?.as_str().filter(|url| url.starts_with(SPARSE)).map(str::to_owned),
+        }
+    }
+    None
+}
+
+/// Keeps the addresses of a list with spaces.
+fn urls(value: &str) -> String {
+    value.split_whitespace().filter_map(without_secrets).collect::<Vec<_>>().join(" ")
+}
+
+/// Keeps the addresses and words of a list of go, and what stands between them.
+fn proxies(value: &str) -> String {
+    let mut kept = String::new();
+    for part in value.split_inclusive([',', '|']) {
+        let (word, end) = match part.strip_suffix([',', '|']) {
+            Some(word) => (word, &part[word.len()..]),
+            None => (part, ""),
+        };
+        let word = if ["direct", "off"].contains(&word) { Some(word.to_owned()) } else { without_secrets(word) };
+        kept.extend(word.map(|word| word + end));
+    }
+    kept.trim_end_matches([',', '|']).to_owned()
+}
+
 /// Returns an address of http without user name and password; others cannot be reached from a sandbox.
 fn without_secrets(url: &str) -> Option<String> {
     let url = url.trim_matches(['"', '\'']);
-    let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))?;
+    let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(&scheme.trim_start_matches(SPARSE)))?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
@@ -126,6 +192,11 @@ mod tests {
             "[global]\nindex_url: https://user:pw@pypi.example:8443/simple\n# x\nextra-index-url =\n  http://one.example/\n  file:///x\n  http://two.example/\ntimeout = 60\n",
         );
         write(".npmrc", "//npm.example/:_authToken=secret\n@a:registry=https://b.example\nregistry = \"https://npm.example/\"\n");
+        write(".config/go/env", "GOFLAGS=-mod=mod\nGOPROXY=https://u:p@go.example/x|file:///y,http://two.example:81,direct\n");
+        write(
+            ".cargo/config.toml",
+            "[source.crates-io]\nreplace-with = 'a'\n[source.a]\nreplace-with = 'b'\n[source.b]\nregistry = 'sparse+https://me:pw@crates.example:444/index/'\n",
+        );
         let values = |variables: &[(&str, &str)]| {
             let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             read(&variables, dir.path())
@@ -135,10 +206,27 @@ mod tests {
             "PIP_INDEX_URL=https://pypi.example:8443/simple",
             "PIP_EXTRA_INDEX_URL=http://one.example/ http://two.example/",
             "npm_config_registry=https://npm.example/",
+            "GOPROXY=https://go.example/x|http://two.example:81,direct",
+            "source.crates-io=sparse+https://crates.example:444/index/",
         ];
         assert_eq!(told, expect);
         let over = values(&[("PIP_INDEX_URL", "http://[::1]:81/simple")]);
         assert_eq!(over[0].grants().collect::<Vec<_>>(), ["[::1]:81"]);
         assert_eq!(over[1].grants().collect::<Vec<_>>(), ["one.example:80", "two.example:80"]);
+        assert_eq!(over[3].grants().collect::<Vec<_>>(), ["go.example:443", "two.example:81"]);
+        assert_eq!((over[4].grants().collect::<Vec<_>>(), over[3].file()), (vec!["crates.example:444".to_owned()], None));
+        let (place, text) = over[4].file().expect("cargo reads a file");
+        assert_eq!(place, "/.cargo/config.toml");
+        assert_eq!(crates(&text).as_deref(), Some("sparse+https://crates.example:444/index/"));
+        for text in [
+            "",
+            "x",
+            "[source.crates-io]\nregistry = 'https://git.example'",
+            "[source.crates-io]\nreplace-with = 'crates-io'",
+            "source = 1",
+        ] {
+            assert_eq!(crates(text), None, "{text}");
+        }
+        assert_eq!((proxies("off"), proxies("file:///x,|"), proxies("a b")), ("off".to_owned(), String::new(), String::new()));
     }
 }

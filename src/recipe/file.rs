@@ -180,7 +180,7 @@ pub enum Error {
         value: String,
     },
     /// A grant that is not a name, a name with a port, or an ecosystem.
-    #[error("{key}: \"{value}\" is not a name; write name, name:port, *.name or @ecosystem")]
+    #[error("{key}: \"{value}\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem")]
     Grant {
         /// The key.
         key: &'static str,
@@ -513,7 +513,7 @@ mod tests {
             (
                 "x",
                 "[[steps]]\nrun = \"true\"\nnetwork = [\"http://x\"]",
-                "steps: \"http://x\" is not a name; write name, name:port, *.name or @ecosystem",
+                "steps: \"http://x\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem",
             ),
             (
                 "x",

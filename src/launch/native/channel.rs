@@ -74,3 +74,143 @@ fn connection(passed: OwnedFd) -> Option<TcpStream> {
     let stream = (is_stream && is_inet && stream.set_nonblocking(true).is_ok()).then_some(stream)?;
     TcpStream::from_std(stream).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as Plain, UdpSocket};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::sync::{Arc, Mutex};
+
+    use rustix::io::read;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, sendmsg, socketpair};
+    use silo_wire::Outcome;
+
+    use super::*;
+    use crate::broker::{self, Broker, Say, Terms};
+    use crate::grant::{Grant, Policy};
+
+    /// Whoever took the agent's place.
+    struct Forger {
+        channel: OwnedFd,
+        told: Arc<Mutex<Vec<String>>>,
+        _broker: Broker,
+    }
+
+    impl Forger {
+        fn granted(grants: &[&str]) -> Forger {
+            let (host, channel) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a pair");
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let lines = Arc::clone(&told);
+            let tell: Say = Box::new(move |line| lines.lock().expect("not poisoned").push(line.to_owned()));
+            let allow = grants.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+            let terms = Terms {
+                policy: Policy { allow, ..Policy::default() },
+                learned: None,
+                proxies: Default::default(),
+                cure: |grant| grant.to_owned(),
+                tell,
+                record: None,
+                doors: Vec::new(),
+                keys: None,
+            };
+            let broker = broker::serve(|| Channel::new(host), terms).expect("a broker");
+            Forger { channel, told, _broker: broker }
+        }
+
+        fn send(&self, bytes: &[u8], passed: &[BorrowedFd<'_>]) {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(passed.is_empty() || control.push(SendAncillaryMessage::ScmRights(passed)));
+            sendmsg(&self.channel, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).expect("the broker listens");
+        }
+
+        fn ask(&self, ask: &Ask) {
+            self.send(&ask.to_bytes(), &[]);
+        }
+
+        fn answer(&self) -> Answer {
+            let mut bytes = [0; MAX_MESSAGE_BYTES];
+            let length = read(&self.channel, &mut bytes).expect("the broker answers");
+            Answer::from_bytes(&bytes[..length]).expect("an answer")
+        }
+
+        fn outcome(&self, name: &str, port: u16) -> Outcome {
+            self.ask(&Ask::Connect { id: 7, name: name.to_owned(), port });
+            match self.answer() {
+                Answer::Outcome { id: 7, outcome } => outcome,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn forged_messages_get_nothing() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = server.local_addr().expect("bound").port();
+        let forger = Forger::granted(&["a.example", "*.b.example:*", "10.0.0.0/8:*", "0.0.0.0/0:*"]);
+        // Whatever name the loopback has, a forger may not have it dialled; nor the metadata of a cloud.
+        for name in [
+            "host.silo.internal",
+            "HOST.silo.internal.",
+            "localhost",
+            "x.localhost",
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f.1",
+            "0.0.0.0",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::]",
+            "a.example",
+            "a.example.b",
+            "169.254.169.254",
+            "a.example@127.0.0.1",
+            "b.example",
+        ] {
+            assert_eq!(forger.outcome(name, port), Outcome::Denied, "{name}");
+        }
+        // Messages that are none, connections that nobody asked for, things that are no connections.
+        let (udp, file) = (UdpSocket::bind(("127.0.0.1", 0)).expect("a port"), std::fs::File::open("/dev/null").expect("there"));
+        let own = Plain::connect(("127.0.0.1", port)).expect("it listens");
+        let (mut ours, _) = server.accept().expect("it came");
+        for bytes in [&b""[..], b"A", b"Z\0\0\0\0", b"C\0\0\0\0\0\0a", &[0xff; 1029], b"P\0\0\0\0\x50\0\x50\0", b"O\0\0\0\0o"] {
+            // An empty message would be the end.
+            if !bytes.is_empty() {
+                forger.send(bytes, &[]);
+                forger.send(bytes, &[file.as_fd(), udp.as_fd(), own.as_fd()]);
+            }
+        }
+        for id in 0..50 {
+            for ask in [Ask::Accepted { id }, Ask::Entered { id }] {
+                forger.ask(&ask);
+                forger.send(&ask.to_bytes(), &[file.as_fd()]);
+                forger.send(&ask.to_bytes(), &[udp.as_fd()]);
+                forger.send(&ask.to_bytes(), &[own.as_fd(), own.as_fd(), own.as_fd(), own.as_fd()]);
+            }
+            forger.ask(&Ask::Nobody { id });
+        }
+        // The broker still answers, and nothing was said on the connection that it was handed.
+        forger.ask(&Ask::Lookup { id: 8, name: "a.example".to_owned() });
+        assert_eq!(forger.answer(), Answer::Ports { id: 8, ranges: vec![(80, 80), (443, 443)] });
+        forger.ask(&Ask::Lookup { id: 9, name: "b.example".to_owned() });
+        assert_eq!(forger.answer(), Answer::Ports { id: 9, ranges: vec![] });
+        drop(own);
+        let mut heard = Vec::new();
+        std::io::Read::read_to_end(&mut ours, &mut heard).expect("it was let go");
+        assert!(heard.is_empty());
+        let told = forger.told.lock().expect("not poisoned");
+        assert!(told.contains(&format!("host.silo.internal:{port} is not granted; host.silo.internal:{port}")), "{told:?}");
+    }
+
+    #[test]
+    fn a_flood_of_questions_ends_in_as_many_lines_as_are_told() {
+        let forger = Forger::granted(&["a.example"]);
+        for id in 0..5000 {
+            forger.ask(&Ask::Lookup { id, name: format!("n{id}.example") });
+            assert_eq!(forger.answer(), Answer::Ports { id, ranges: vec![] });
+        }
+        let told = forger.told.lock().expect("not poisoned");
+        assert_eq!((told.len(), told.last().map(String::as_str)), (201, Some("more names were refused than are told")));
+    }
+}

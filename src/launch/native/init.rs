@@ -160,10 +160,10 @@ fn isolate(spec: &Spec) -> Result<(), Failure> {
 
 /// Makes this network namespace lead to names, if there is a network, and hands out the way to its agent.
 fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<(Agent, OwnedFd)>, Failure> {
-    let Some(literals) = &plan.literals else { return Ok(None) };
+    let Some(layout) = &plan.layout else { return Ok(None) };
     let step = "opening the way to the network";
     let (host, ours) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
-    let agent = Agent::prepare(literals).during(step)?;
+    let agent = Agent::prepare(layout).during(step)?;
     wire::report(socket, &Report::Channel(host)).during(step)?;
     Ok(Some((agent, ours)))
 }

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::termios::{Termios, Winsize, isatty, tcgetattr, tcgetwinsize};
 
-use silo_init::agent::Literal;
+use silo_init::agent::Layout;
 
 use super::cgroup::Cgroup;
 use super::outlet;
@@ -31,7 +31,7 @@ pub struct Plan {
     /// Its cgroup, where one can be made.
     pub cgroup: Option<Cgroup>,
     /// What of the network is reached by address, if there is a network.
-    pub literals: Option<Vec<Literal>>,
+    pub layout: Option<Layout>,
     /// The signals that were blocked before the launch.
     pub signals_before: SignalSet,
 }
@@ -73,7 +73,7 @@ pub fn make(spec: &Spec, signals_before: SignalSet) -> Result<Plan, Error> {
         program: program::prepare(spec).ok_or_else(nul)?,
         streams: streams(&spec.stdio)?,
         cgroup: Cgroup::make(&spec.limits),
-        literals: spec.network.as_ref().map(outlet::literals).transpose()?,
+        layout: spec.network.as_ref().map(outlet::layout).transpose()?,
         signals_before,
     })
 }

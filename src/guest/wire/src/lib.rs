@@ -20,6 +20,8 @@ use std::net::Ipv4Addr;
 
 /// The range of the names' addresses inside, which is set aside for measurements of networks (RFC 2544), so nobody's.
 pub const NAMES: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
+/// The part of [`NAMES`] for names with more ports than are listened at beforehand.
+pub const WIDE: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
 /// Where the resolver is, inside.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
@@ -27,6 +29,9 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 pub const MAX_NAME_BYTES: usize = 253;
 /// The most ranges of ports that one answer names.
 pub const MAX_RANGES: usize = 256;
+/// The most ports of one name that are listened at before anybody comes; where more are granted, each is opened when
+/// somebody does.
+pub const MAX_LISTENED: usize = 256;
 /// The longest message.
 pub const MAX_MESSAGE_BYTES: usize = 5 + 4 * MAX_RANGES;
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, socket_with};
 use silo_wire::{Id, Outcome};
 
 use super::packet::{Ends, Syn};
@@ -16,7 +16,7 @@ const MAX_HELD: usize = 4096;
 /// After this the kernel inside has given up by itself.
 const FORGET: Duration = Duration::from_secs(180);
 /// The mark of what the agent sends.
-const OURS: u32 = 2;
+pub const OURS: u32 = 2;
 
 // linux/filter.h: load a word or a byte, mask, compare, return.
 const LOAD_WORD: u16 = 0x20;
@@ -26,6 +26,10 @@ const LOAD_HEADER_LENGTH: u16 = 0xb1;
 const AND: u16 = 0x54;
 const EQUALS: u16 = 0x15;
 const RETURN: u16 = 0x06;
+const TCP: u32 = 6;
+// linux/if_ether.h.
+const ETHER_IP: u16 = 0x0800;
+const ETHER_IP_V6: u16 = 0x86dd;
 const ALL: Instruction = Instruction(RETURN, 0, 0, u32::MAX);
 const NONE: Instruction = Instruction(RETURN, 0, 0, 0);
 /// Where TCP has its flags, and what of them tells a first packet: SYN without ACK.
@@ -51,6 +55,50 @@ pub fn raw_socket() -> io::Result<OwnedFd> {
     sys::write_headers(raw.as_fd())?;
     sys::set_mark(raw.as_fd(), OURS)?;
     Ok(raw)
+}
+
+/// Opens the socket that sends whole packets of version 6.
+pub fn raw_socket_v6() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // By this protocol's number the header is the sender's to write.
+    let raw = socket_with(AddressFamily::INET6, SocketType::RAW, flags, Some(ipproto::RAW))?;
+    sys::set_mark(raw.as_fd(), OURS)?;
+    Ok(raw)
+}
+
+/// Opens the socket that gets copies of first packets before the kernel looks where they go.
+pub fn tap(version: Version) -> io::Result<OwnedFd> {
+    let (number, protocol_at, load_flags) = match version {
+        Version::V4 => (ETHER_IP, 9, [Instruction(LOAD_HEADER_LENGTH, 0, 0, 0), Instruction(LOAD_BYTE_BEHIND, 0, 0, FLAGS.0)]),
+        Version::V6 => (ETHER_IP_V6, 6, [Instruction(LOAD_BYTE, 0, 0, 40 + FLAGS.0), Instruction(LOAD_BYTE, 0, 0, 40 + FLAGS.0)]),
+    };
+    let protocol = u32::from(number.to_be());
+    let protocol = std::num::NonZeroU32::new(protocol).map(Protocol::from_raw);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let tap = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, protocol)?;
+    let program = [
+        Instruction(LOAD_WORD, 0, 0, MARK),
+        Instruction(EQUALS, 0, 6, 0),
+        Instruction(LOAD_BYTE, 0, 0, protocol_at),
+        Instruction(EQUALS, 0, 4, TCP),
+        load_flags[0],
+        load_flags[1],
+        Instruction(AND, 0, 0, FLAGS.1),
+        Instruction(EQUALS, 1, 0, FLAGS.2),
+        NONE,
+        ALL,
+    ];
+    sys::attach_filter(tap.as_fd(), &program)?;
+    Ok(tap)
+}
+
+/// The two versions of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// Has a listener drop first packets that the agent did not send.
@@ -121,6 +169,11 @@ impl Hold {
             None => drop(self.by_ends.remove(&syn.ends)),
         }
         Some(syn)
+    }
+
+    /// Forgets a connection.
+    pub fn forget(&mut self, ends: Ends) {
+        self.by_ends.remove(&ends);
     }
 
     /// Lets a connection go that was accepted.

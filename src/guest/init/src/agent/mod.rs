@@ -17,11 +17,13 @@ mod packet;
 mod route;
 
 mod hold;
+
 mod names;
+mod wide;
 
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::buffer::spare_capacity;
@@ -36,7 +38,9 @@ use dns::{Kind, Query, Record};
 use hold::{Held, Hold};
 use names::Names;
 use packet::{NoWay, Syn};
+pub use route::Prefix;
 use route::Routes;
+use wide::Wide;
 
 /// Where connections to names come from.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -55,11 +59,23 @@ pub struct Literal {
     pub ranges: Vec<(u16, u16)>,
 }
 
+/// What of the network is reached by address, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Hosts that are listened for beforehand.
+    pub literals: Vec<Literal>,
+    /// Networks and hosts at which nothing is listened for before somebody connects there.
+    pub networks: Vec<Prefix>,
+    /// Whether there are names of that kind.
+    pub wide_names: bool,
+}
+
 /// What the agent listens with.
 pub struct Agent {
     resolver: OwnedFd,
     raw: OwnedFd,
     epoll: OwnedFd,
+    wide: Option<Wide>,
     names: Names,
     hold: Hold,
     waiting: Vec<(Id, Query, SocketAddrV4)>,
@@ -71,15 +87,17 @@ const CHANNEL: u64 = u64::MAX;
 const RESOLVE: u64 = u64::MAX - 1;
 const PACKETS: u64 = u64::MAX - 2;
 const END: u64 = u64::MAX - 3;
+const TAP: u64 = u64::MAX - 4;
+const TAP_V6: u64 = u64::MAX - 5;
 
 impl Agent {
     /// Makes a network namespace lead to names: needs the powers of its root, and the loopback up.
-    pub fn prepare(literals: &[Literal]) -> io::Result<Agent> {
+    pub fn prepare(layout: &Layout) -> io::Result<Agent> {
         let routes = Routes::open()?;
         // An older kernel carries small segments, and that takes longer.
         let _ = routes.carry_large_segments();
         routes.add_address(SOURCE)?;
-        routes.add_local(NAMES.0, NAMES.1, SOURCE)?;
+        routes.add_local((NAMES.0.into(), NAMES.1), SOURCE.into())?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let resolver = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
         bind(&resolver, &SocketAddrV4::new(RESOLVER, 53))?;
@@ -89,13 +107,23 @@ impl Agent {
             epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
         }
         let mut names = Names::default();
-        for literal in literals {
+        for literal in &layout.literals {
             if !literal.address.is_loopback() && names.is_new(literal.address) {
-                routes.add_local(literal.address, 32, SOURCE)?;
+                routes.add_local((literal.address.into(), 32), SOURCE.into())?;
             }
             names.add_literal(epoll.as_fd(), literal);
         }
-        Ok(Agent { resolver, raw, epoll, names, hold: Hold::default(), waiting: Vec::new(), last: 0 })
+        let mut wide = None;
+        if layout.wide_names || !layout.networks.is_empty() {
+            let made = Wide::prepare(routes, &layout.networks, layout.wide_names, SOURCE)?;
+            for (tap, token) in [(&made.tap, TAP), (&made.tap_v6, TAP_V6)] {
+                if let Some(tap) = tap {
+                    epoll::add(&epoll, tap, EventData::new_u64(token), EventFlags::IN)?;
+                }
+            }
+            wide = Some(made);
+        }
+        Ok(Agent { resolver, raw, epoll, wide, names, hold: Hold::default(), waiting: Vec::new(), last: 0 })
     }
 
     /// Serves until the broker's end of the channel closes, or `end` can be read, which says that the program has ended;
@@ -123,6 +151,7 @@ impl Agent {
                     }
                     RESOLVE => self.resolve(channel),
                     PACKETS => self.take_packet(channel),
+                    TAP | TAP_V6 => self.take_tapped(channel, event.data.u64() == TAP_V6),
                     listener => self.accept(channel, listener),
                 };
                 match done {
@@ -138,6 +167,9 @@ impl Agent {
     fn ask_all(&mut self, channel: &OwnedFd) {
         while self.resolve(channel).is_ok() {}
         while self.take_packet(channel).is_ok() {}
+        for of_v6 in [false, true] {
+            while self.take_tapped(channel, of_v6).is_ok() {}
+        }
     }
 
     fn id(&mut self) -> Id {
@@ -183,28 +215,60 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes one copy of a connection's first packet.
+    /// Takes one copy of a connection's first packet to an address that is listened at.
     fn take_packet(&mut self, channel: &OwnedFd) -> io::Result<()> {
-        let mut bytes = [MaybeUninit::uninit(); 2048];
-        let ((bytes, _), _) = recv(&self.raw, &mut bytes, RecvFlags::empty())?;
-        let Some(syn) = Syn::parse(bytes) else { return Ok(()) };
-        let Some(name) = self.names.name_at(syn.ends.to) else {
-            // The kernel has refused it already. At a name's address the broker is asked all the same: it tells the user.
-            let Some(name) = self.names.owner(*syn.ends.to.ip()) else { return Ok(()) };
-            let (name, port) = (name.to_owned(), syn.ends.to.port());
-            let id = self.id();
-            send(channel, &Ask::Connect { id, name, port }.to_bytes(), SendFlags::NOSIGNAL)?;
+        let Some(syn) = next_packet(self.raw.as_fd())? else { return Ok(()) };
+        let to = syn.ends.to;
+        if self.wide.as_ref().is_some_and(|wide| wide.holds(to.ip())) {
+            // The tap has it, too.
             return Ok(());
+        }
+        if let Some(name) = self.names.name_at(to) {
+            let name = name.to_owned();
+            return self.hold_back(channel, syn, name);
+        }
+        // The kernel has refused it already. At a name's address the broker is asked all the same: it tells the user.
+        let IpAddr::V4(address) = to.ip() else { return Ok(()) };
+        let Some(name) = self.names.owner(address).map(str::to_owned) else { return Ok(()) };
+        let id = self.id();
+        send(channel, &Ask::Connect { id, name, port: to.port() }.to_bytes(), SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Takes one copy of a connection's first packet to an address that nothing need listen at.
+    fn take_tapped(&mut self, channel: &OwnedFd, of_v6: bool) -> io::Result<()> {
+        let nothing = || io::Error::from(ErrorKind::WouldBlock);
+        let wide = self.wide.as_ref().ok_or_else(nothing)?;
+        let tap = (if of_v6 { &wide.tap_v6 } else { &wide.tap }).as_ref().ok_or_else(nothing)?;
+        let Some(syn) = next_packet(tap.as_fd())? else { return Ok(()) };
+        let address = syn.ends.to.ip();
+        if !wide.holds(address) {
+            return Ok(());
+        }
+        let owner = match address {
+            IpAddr::V4(address) => self.names.owner(address).map(str::to_owned),
+            IpAddr::V6(_) => None,
         };
+        let name = match (owner, address) {
+            (Some(name), _) => name,
+            (None, IpAddr::V4(address)) if wide.is_granted(address.into()) => address.to_string(),
+            (None, IpAddr::V6(address)) => format!("[{address}]"),
+            // One of the names' addresses that is no name's yet.
+            (None, IpAddr::V4(_)) => return self.inject(&syn.reset(), syn.ends.from.ip()),
+        };
+        self.hold_back(channel, syn, name)
+    }
+
+    /// Holds a connection until the broker knows what comes of it.
+    fn hold_back(&mut self, channel: &OwnedFd, syn: Syn, name: String) -> io::Result<()> {
         match self.hold.get(syn.ends) {
             // It was let through and came again: the copy was lost.
-            Some(Held::Open) => return self.inject(&syn.again(), *syn.ends.to.ip()),
+            Some(Held::Open) => return self.inject(&syn.again(), syn.ends.to.ip()),
             Some(Held::Waiting | Held::Silent) => return Ok(()),
             None => {}
         }
-        let (name, port) = (name.to_owned(), syn.ends.to.port());
         let id = self.id();
-        let (to, refusal) = (*syn.ends.from.ip(), syn.reset());
+        let (to, port, refusal) = (syn.ends.from.ip(), syn.ends.to.port(), syn.reset());
         if !self.hold.put(id, syn) {
             return self.inject(&refusal, to);
         }
@@ -212,9 +276,29 @@ impl Agent {
         Ok(())
     }
 
-    fn inject(&self, packet: &[u8], to: Ipv4Addr) -> io::Result<()> {
-        sendto(&self.raw, packet, SendFlags::empty(), &SocketAddrV4::new(to, 0))?;
+    fn inject(&self, packet: &[u8], to: IpAddr) -> io::Result<()> {
+        let raw = match to {
+            IpAddr::V4(_) => Some(&self.raw),
+            IpAddr::V6(_) => self.wide.as_ref().and_then(|wide| wide.raw_v6.as_ref()),
+        };
+        if let Some(raw) = raw {
+            sendto(raw, packet, SendFlags::empty(), &SocketAddr::new(to, 0))?;
+        }
         Ok(())
+    }
+
+    /// Lets a connection through that the broker has the other end of.
+    fn let_through(&mut self, syn: &Syn) -> io::Result<()> {
+        let to = syn.ends.to;
+        if let Some(wide) = self.wide.as_mut().filter(|wide| wide.holds(to.ip())) {
+            // The name is told by the connection's number; here it need not be known.
+            let listens = self.names.listen_at(self.epoll.as_fd(), to, "").is_ok() && wide.open(to);
+            if !listens {
+                self.hold.forget(syn.ends);
+                return self.inject(&syn.reset(), syn.ends.from.ip());
+            }
+        }
+        self.inject(&syn.again(), to.ip())
     }
 
     /// Takes one message of the broker; says whether there will be more.
@@ -248,9 +332,9 @@ impl Agent {
 
     fn came_to(&mut self, id: Id, outcome: Outcome) -> io::Result<()> {
         let Some(syn) = self.hold.settle(id, outcome) else { return Ok(()) };
-        let (from, to) = (*syn.ends.from.ip(), *syn.ends.to.ip());
+        let from = syn.ends.from.ip();
         match outcome {
-            Outcome::Open => self.inject(&syn.again(), to),
+            Outcome::Open => self.let_through(&syn),
             Outcome::Refused => self.inject(&syn.reset(), from),
             Outcome::Unreachable => self.inject(&syn.no_way(NoWay::Host), from),
             Outcome::Denied => self.inject(&syn.no_way(NoWay::Forbidden), from),
@@ -265,6 +349,13 @@ impl Agent {
         let Some(id) = self.hold.take(ends) else { return Ok(()) };
         pass(channel, &Ask::Accepted { id }, &connection)
     }
+}
+
+/// Reads one packet; `None` for what is no first one.
+fn next_packet(socket: BorrowedFd<'_>) -> io::Result<Option<Syn>> {
+    let mut bytes = [MaybeUninit::uninit(); 2048];
+    let ((bytes, _), _) = recv(socket, &mut bytes, RecvFlags::empty())?;
+    Ok(Syn::parse(bytes))
 }
 
 /// Sends a message with a connection.

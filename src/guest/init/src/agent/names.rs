@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, listen, socket_with, sockopt};
-use silo_wire::NAMES;
+use silo_wire::{MAX_LISTENED, NAMES, WIDE};
 
 use super::packet::Ends;
 use super::{Literal, hold};
@@ -17,7 +17,7 @@ use crate::sys;
 const FIRST: u32 = 0x100;
 /// The most names of one sandbox: a family of names could carry words out, a name at a time.
 const MAX_NAMES: usize = 4096;
-/// The most listeners of one name.
+/// The most listeners of one name or address beforehand, where it cannot be [`Wide`](super::wide::Wide).
 const MAX_PORTS: usize = 4096;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -27,8 +27,8 @@ const BACKLOG: i32 = 1024;
 pub struct Names {
     addresses: HashMap<String, Ipv4Addr>,
     owners: HashMap<Ipv4Addr, String>,
-    listening: HashMap<SocketAddrV4, String>,
-    listeners: Vec<(OwnedFd, SocketAddrV4)>,
+    listening: HashMap<SocketAddr, String>,
+    listeners: Vec<(OwnedFd, SocketAddr)>,
 }
 
 impl Names {
@@ -38,7 +38,7 @@ impl Names {
     }
 
     /// Returns the name that is listened for at an address.
-    pub fn name_at(&self, place: SocketAddrV4) -> Option<&str> {
+    pub fn name_at(&self, place: SocketAddr) -> Option<&str> {
         self.listening.get(&place).map(String::as_str)
     }
 
@@ -49,7 +49,7 @@ impl Names {
 
     /// Whether nobody listens at an address yet.
     pub fn is_new(&self, address: Ipv4Addr) -> bool {
-        !self.listening.keys().any(|place| *place.ip() == address)
+        !self.listening.keys().any(|place| place.ip() == IpAddr::V4(address))
     }
 
     /// Gives a name an address and listens there; `None` when there are too many.
@@ -60,11 +60,15 @@ impl Names {
         if self.addresses.len() >= MAX_NAMES {
             return None;
         }
+        let is_wide = count(ranges) > MAX_LISTENED;
         let number = FIRST + u32::try_from(self.addresses.len()).ok()?;
-        let address = Ipv4Addr::from_bits(NAMES.0.to_bits() + number);
+        let base = if is_wide { WIDE.0 } else { NAMES.0 };
+        let address = Ipv4Addr::from_bits(base.to_bits() + number);
         self.addresses.insert(name.to_owned(), address);
         self.owners.insert(address, name.to_owned());
-        self.listen(epoll, address, name, ranges);
+        if !is_wide {
+            self.listen(epoll, address, name, ranges);
+        }
         Some(address)
     }
 
@@ -75,32 +79,47 @@ impl Names {
 
     fn listen(&mut self, epoll: BorrowedFd<'_>, address: Ipv4Addr, name: &str, ranges: &[(u16, u16)]) {
         for port in ranges.iter().flat_map(|(from, to)| *from..=*to).take(MAX_PORTS) {
-            let place = SocketAddrV4::new(address, port);
             // A port that the program took first stays its own.
-            let Ok(listener) = listener(place) else { continue };
-            let token = EventData::new_u64(self.listeners.len() as u64);
-            if epoll::add(epoll, &listener, token, EventFlags::IN).is_ok() {
-                self.listeners.push((listener, place));
-                self.listening.insert(place, name.to_owned());
-            }
+            let _ = self.listen_at(epoll, SocketAddr::from((address, port)), name);
         }
+    }
+
+    /// Listens at one place, if nobody does yet.
+    pub fn listen_at(&mut self, epoll: BorrowedFd<'_>, place: SocketAddr, name: &str) -> io::Result<()> {
+        if self.listening.contains_key(&place) {
+            return Ok(());
+        }
+        let listener = listener(place)?;
+        epoll::add(epoll, &listener, EventData::new_u64(self.listeners.len() as u64), EventFlags::IN)?;
+        self.listeners.push((listener, place));
+        self.listening.insert(place, name.to_owned());
+        Ok(())
     }
 
     /// Accepts what waits at a listener.
     pub fn accept(&self, listener: u64) -> io::Result<Option<(OwnedFd, Ends)>> {
         let Some((listener, to)) = usize::try_from(listener).ok().and_then(|at| self.listeners.get(at)) else { return Ok(None) };
         let (connection, from) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        let from: SocketAddrV4 = from.and_then(|from| from.try_into().ok()).ok_or(ErrorKind::InvalidData)?;
+        let from: SocketAddr = from.and_then(|from| from.try_into().ok()).ok_or(ErrorKind::InvalidData)?;
         // It is open; the filter was for its first packet.
         sys::detach_filter(connection.as_fd())?;
         Ok(Some((connection, Ends { from, to: *to })))
     }
 }
 
-fn listener(place: SocketAddrV4) -> io::Result<OwnedFd> {
+fn count(ranges: &[(u16, u16)]) -> usize {
+    ranges.iter().map(|(from, to)| usize::from(to - from) + 1).sum()
+}
+
+fn listener(place: SocketAddr) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let listener = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    let family = if place.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let listener = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&listener, true)?;
+    if place.is_ipv6() {
+        // A route makes an address of version 4 one's own, and of version 6 only one to listen at all the same.
+        sockopt::set_ipv6_freebind(&listener, true)?;
+    }
     hold::shut(listener.as_fd())?;
     bind(&listener, &place)?;
     listen(&listener, BACKLOG)?;

@@ -1,22 +1,25 @@
-//! The first packet of a connection (RFC 9293), and the answers to it.
+//! The first packet of a connection (RFC 9293), and the answers to it, in both versions of IP.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const TCP: u8 = 6;
 const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
 const IP_BYTES: usize = 20;
+const IP_V6_BYTES: usize = 40;
 const TCP_BYTES: usize = 20;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
+const HOPS: u8 = 64;
 
 /// From whom to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
     /// Who connects.
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     /// Where to.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
 }
 
 /// A first packet.
@@ -40,13 +43,15 @@ pub enum NoWay {
 impl Syn {
     /// Reads a packet with its IP header; `None` for another than a first one.
     pub fn parse(bytes: &[u8]) -> Option<Syn> {
-        let header = usize::from(bytes.first()? & 15) * 4;
-        let tcp = bytes.get(header..).filter(|tcp| tcp.len() >= TCP_BYTES && header >= IP_BYTES)?;
-        let first = bytes[0] >> 4 == 4 && bytes[9] == TCP && tcp[13] & (SYN | ACK | RST) == SYN;
-        let address = |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
+        let (header, from, to) = match bytes.first()? >> 4 {
+            4 => addresses_v4(bytes)?,
+            6 => addresses_v6(bytes)?,
+            _ => return None,
+        };
+        let tcp = bytes.get(header..).filter(|tcp| tcp.len() >= TCP_BYTES)?;
         let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
-        let ends = Ends { from: SocketAddrV4::new(address(12), port(0)), to: SocketAddrV4::new(address(16), port(2)) };
-        first.then(|| Syn { ends, bytes: bytes.to_vec(), header })
+        let ends = Ends { from: SocketAddr::new(from, port(0)), to: SocketAddr::new(to, port(2)) };
+        (tcp[13] & (SYN | ACK | RST) == SYN).then(|| Syn { ends, bytes: bytes.to_vec(), header })
     }
 
     /// Returns the packet itself, complete: on the way here it had no checksum.
@@ -65,34 +70,76 @@ impl Syn {
         answer.extend([0; 4]);
         answer.extend(number.to_be_bytes());
         answer.extend([5 << 4, RST | ACK, 0, 0, 0, 0, 0, 0]);
-        self.back(TCP, &summed(Ends { from: self.ends.to, to: self.ends.from }, &answer))
+        self.back(TCP, &summed(self.ends.turned(), &answer))
     }
 
-    /// Returns the answer that says that there is no way (RFC 792).
+    /// Returns the answer that says that there is no way (RFC 792, RFC 4443).
     pub fn no_way(&self, why: NoWay) -> Vec<u8> {
-        let mut answer = vec![3, why as u8, 0, 0, 0, 0, 0, 0];
+        // Of version 6, "forbidden" would be told to programs as something of their own files.
+        let (kind, code, protocol) = if self.ends.to.is_ipv4() { (3, why as u8, ICMP) } else { (1, 3, ICMP_V6) };
+        let mut answer = vec![kind, code, 0, 0, 0, 0, 0, 0];
         answer.extend(&self.bytes[..self.header + 8]);
-        let sum = checksum(&[&answer]);
+        let sum = match protocol {
+            ICMP => checksum(&[&answer]),
+            _ => checksum(&[&pseudo(self.ends.turned(), ICMP_V6, answer.len()), &answer]),
+        };
         answer[2..4].copy_from_slice(&sum.to_be_bytes());
-        self.back(ICMP, &answer)
+        self.back(protocol, &answer)
     }
 
-    /// Lays an IP header before an answer; the kernel adds its length and its checksum.
+    /// Lays an IP header before an answer; the kernel adds the length and the checksum of one of version 4.
     fn back(&self, protocol: u8, answer: &[u8]) -> Vec<u8> {
-        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
-        packet.extend(self.ends.to.ip().octets());
-        packet.extend(self.ends.from.ip().octets());
+        let mut packet = match self.ends.to {
+            SocketAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 0, 0, 0, HOPS, protocol, 0, 0],
+            SocketAddr::V6(_) => {
+                let [high, low] = u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes();
+                vec![0x60, 0, 0, 0, high, low, protocol, HOPS]
+            }
+        };
+        packet.extend(octets(self.ends.to.ip()));
+        packet.extend(octets(self.ends.from.ip()));
         packet.extend(answer);
         packet
     }
+}
+
+impl Ends {
+    fn turned(self) -> Ends {
+        Ends { from: self.to, to: self.from }
+    }
+}
+
+fn addresses_v4(bytes: &[u8]) -> Option<(usize, IpAddr, IpAddr)> {
+    let header = usize::from(bytes.first()? & 15) * 4;
+    let address = |at: usize| Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?).into());
+    let plain = header >= IP_BYTES && *bytes.get(9)? == TCP;
+    plain.then_some((header, address(12)?, address(16)?))
+}
+
+fn addresses_v6(bytes: &[u8]) -> Option<(usize, IpAddr, IpAddr)> {
+    let address = |at: usize| Some(Ipv6Addr::from(*bytes.get(at..)?.first_chunk::<16>()?).into());
+    // The kernel puts nothing between this header and that of TCP.
+    (*bytes.get(6)? == TCP).then_some((IP_V6_BYTES, address(8)?, address(24)?))
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// What a checksum covers besides the segment.
+fn pseudo(ends: Ends, protocol: u8, length: usize) -> Vec<u8> {
+    let length = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+    [octets(ends.from.ip()), octets(ends.to.ip()), vec![0, protocol], length.to_vec()].concat()
 }
 
 /// Returns a TCP segment with its checksum.
 fn summed(ends: Ends, tcp: &[u8]) -> Vec<u8> {
     let mut tcp = tcp.to_vec();
     tcp[16..18].fill(0);
-    let length = u16::try_from(tcp.len()).unwrap_or(u16::MAX).to_be_bytes();
-    let sum = checksum(&[&ends.from.ip().octets(), &ends.to.ip().octets(), &[0, TCP, length[0], length[1]], &tcp]);
+    let sum = checksum(&[&pseudo(ends, TCP, tcp.len()), &tcp]);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
     tcp
 }
@@ -118,13 +165,35 @@ mod tests {
     #[test]
     fn answers_have_sound_checksums() {
         let syn = Syn::parse(&PACKET).expect("a first packet");
-        assert_eq!(syn.ends.to, SocketAddrV4::new(Ipv4Addr::new(198, 18, 1, 5), 443));
+        assert_eq!(syn.ends.to, SocketAddr::from((Ipv4Addr::new(198, 18, 1, 5), 443)));
         let pseudo = |packet: &[u8]| checksum(&[&packet[12..20], &[0, 6, 0, 20], &packet[20..]]);
         assert_eq!(pseudo(&syn.again()), 0);
         let reset = syn.reset();
         assert_eq!((pseudo(&reset), &reset[20..24], reset[33]), (0, &[1, 0xbb, 0xc0, 0][..], 0x14));
         let answer = syn.no_way(NoWay::Forbidden);
         assert_eq!((checksum(&[&answer[20..]]), answer[21], answer.len()), (0, 13, 20 + 8 + 28));
+    }
+
+    #[test]
+    fn answers_of_version_6_have_sound_checksums() {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 20, 6, 64];
+        packet.extend(Ipv6Addr::LOCALHOST.octets());
+        packet.extend("2001:db8::5".parse::<Ipv6Addr>().expect("an address").octets());
+        packet.extend(&PACKET[20..]);
+        for length in 0..packet.len() {
+            assert_eq!(Syn::parse(&packet[..length]), None, "{length}");
+        }
+        let syn = Syn::parse(&packet).expect("a first packet");
+        assert_eq!(syn.ends.to, "[2001:db8::5]:443".parse().expect("a place"));
+        let pseudo = |packet: &[u8], protocol: u8| {
+            let length = u8::try_from(packet.len() - 40).expect("short");
+            checksum(&[&packet[8..40], &[0, protocol, 0, length], &packet[40..]])
+        };
+        assert_eq!(pseudo(&syn.again(), 6), 0);
+        let reset = syn.reset();
+        assert_eq!((pseudo(&reset, 6), &reset[4..7], reset[53]), (0, &[0, 20, 6][..], 0x14));
+        let answer = syn.no_way(NoWay::Forbidden);
+        assert_eq!((pseudo(&answer, 58), answer[6], &answer[40..42], answer.len()), (0, 58, &[1, 3][..], 40 + 8 + 48));
     }
 
     #[test]

@@ -1,17 +1,19 @@
-//! Addresses that lead to this sandbox itself: what rtnetlink(7) is asked for.
+//! Addresses that lead to this sandbox itself, and rules about them: what rtnetlink(7) is asked for.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
-// linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h, linux/if_link.h.
+// linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h, linux/if_link.h, linux/fib_rules.h.
 const SET_LINK: u16 = 16;
 const LINK_SEGMENT_BYTES: u16 = 63;
 const LINK_RECEIVED_BYTES: u16 = 64;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
+const NEW_RULE: u16 = 32;
+const REMOVE_RULE: u16 = 33;
 const REQUEST_AND_ANSWER: u16 = 0x1 | 0x4;
 const MAKE: u16 = REQUEST_AND_ANSWER | 0x400;
 const ERROR: u16 = 2;
@@ -19,18 +21,48 @@ const ADDRESS_LOCAL: u16 = 2;
 const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_OUT: u16 = 4;
 const ROUTE_SOURCE: u16 = 7;
-const TABLE_LOCAL: u8 = 255;
+const RULE_SOURCE: u16 = 2;
+const RULE_PRIORITY: u16 = 6;
+const RULE_MARK: u16 = 10;
+const RULE_TABLE: u16 = 15;
+const RULE_PROTOCOL: u16 = 22;
+const RULE_SOURCE_PORTS: u16 = 23;
+const TO_TABLE: u8 = 1;
 const FROM_BOOT: u8 = 3;
+const SCOPE_WORLD: u8 = 0;
 const SCOPE_HOST: u8 = 254;
 const TYPE_LOCAL: u8 = 2;
+const TYPE_BLACKHOLE: u8 = 6;
 const INET: u8 = 2;
+const INET6: u8 = 10;
+const TCP: u8 = 6;
 /// The loopback interface is the first of every network namespace.
 const LOOPBACK: u32 = 1;
-
 /// The most that the kernel lets a segment of the loopback hold.
 const SEGMENT_BYTES: u32 = 8 * 65_535;
 
-/// A way to the kernel's tables of addresses and routes.
+/// The kernel's own table of what is local.
+pub const TABLE_LOCAL: u8 = 255;
+
+/// Addresses that begin alike: one of them, and how many bits count.
+pub type Prefix = (IpAddr, u8);
+
+/// Which packets are looked up in a table.
+#[derive(Clone, Copy)]
+pub struct Rule {
+    /// Lower ones are asked first.
+    pub priority: u32,
+    /// The table.
+    pub table: u8,
+    /// Those from here.
+    pub from: Option<Prefix>,
+    /// Those of TCP alone, from this port or from any.
+    pub tcp: Option<Option<u16>>,
+    /// Those with this mark.
+    pub mark: Option<u32>,
+}
+
+/// A way to the kernel's tables of addresses, routes and rules.
 pub struct Routes(OwnedFd);
 
 impl Routes {
@@ -49,13 +81,32 @@ impl Routes {
     }
 
     /// Has everything below a prefix lead here; who connects there comes from `source`.
-    pub fn add_local(&self, prefix: Ipv4Addr, bits: u8, source: Ipv4Addr) -> io::Result<()> {
-        let mut body = vec![INET, bits, 0, 0, TABLE_LOCAL, FROM_BOOT, SCOPE_HOST, TYPE_LOCAL];
+    pub fn add_local(&self, (prefix, bits): Prefix, source: IpAddr) -> io::Result<()> {
+        let mut body = vec![family(prefix), bits, 0, 0, TABLE_LOCAL, FROM_BOOT, SCOPE_HOST, TYPE_LOCAL];
         body.extend(0u32.to_ne_bytes());
-        attribute(&mut body, ROUTE_DESTINATION, &prefix.octets());
+        if bits > 0 {
+            attribute(&mut body, ROUTE_DESTINATION, &octets(prefix));
+        }
         attribute(&mut body, ROUTE_OUT, &LOOPBACK.to_ne_bytes());
-        attribute(&mut body, ROUTE_SOURCE, &source.octets());
+        attribute(&mut body, ROUTE_SOURCE, &octets(source));
         self.ask(NEW_ROUTE, MAKE, &body)
+    }
+
+    /// Has everything of the version that `like` is of, where it is looked up in a table, go nowhere without a word.
+    pub fn add_nowhere(&self, table: u8, like: IpAddr) -> io::Result<()> {
+        let mut body = vec![family(like), 0, 0, 0, table, FROM_BOOT, SCOPE_WORLD, TYPE_BLACKHOLE];
+        body.extend(0u32.to_ne_bytes());
+        self.ask(NEW_ROUTE, MAKE, &body)
+    }
+
+    /// Adds a rule for packets of the version that `like` is of.
+    pub fn add_rule(&self, like: IpAddr, rule: Rule) -> io::Result<()> {
+        self.ask(NEW_RULE, MAKE, &rule.body(like))
+    }
+
+    /// Removes one.
+    pub fn remove_rule(&self, like: IpAddr, rule: Rule) -> io::Result<()> {
+        self.ask(REMOVE_RULE, REQUEST_AND_ANSWER, &rule.body(like))
     }
 
     /// Has the loopback carry segments of up to half a megabyte (Linux 6.3), so that much data makes few wake-ups.
@@ -83,6 +134,38 @@ impl Routes {
     }
 }
 
+impl Rule {
+    fn body(self, like: IpAddr) -> Vec<u8> {
+        let mut body = vec![family(like), 0, self.from.map_or(0, |(_, bits)| bits), 0, self.table, 0, 0, TO_TABLE, 0, 0, 0, 0];
+        attribute(&mut body, RULE_PRIORITY, &self.priority.to_ne_bytes());
+        attribute(&mut body, RULE_TABLE, &u32::from(self.table).to_ne_bytes());
+        if let Some((address, _)) = self.from.filter(|(_, bits)| *bits > 0) {
+            attribute(&mut body, RULE_SOURCE, &octets(address));
+        }
+        if let Some(mark) = self.mark {
+            attribute(&mut body, RULE_MARK, &mark.to_ne_bytes());
+        }
+        if let Some(port) = self.tcp {
+            attribute(&mut body, RULE_PROTOCOL, &[TCP]);
+            if let Some(port) = port {
+                attribute(&mut body, RULE_SOURCE_PORTS, &[port.to_ne_bytes(), port.to_ne_bytes()].concat());
+            }
+        }
+        body
+    }
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { INET } else { INET6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
 fn verdict(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut answer = [0; 512];
     let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty())?;
@@ -95,8 +178,10 @@ fn verdict(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8; 4]) {
-    body.extend(8u16.to_ne_bytes());
+/// Adds an attribute; each begins at a multiple of four bytes.
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
 }

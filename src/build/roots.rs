@@ -1,0 +1,88 @@
+//! Trusted roots: this machine's, where an image lacks them, in the forms in which programs look for them.
+
+use std::collections::HashSet;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::keystore;
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+/// Returns an image's bundle with the machine's further roots behind it; `None` where it has them all.
+pub fn merged(image: &[u8], machine: &[u8]) -> Option<Vec<u8>> {
+    let added = lacking(image, machine);
+    if added.is_empty() {
+        return None;
+    }
+    let mut bundle = image.to_vec();
+    if !bundle.is_empty() && !bundle.ends_with(b"\n") {
+        bundle.push(b'\n');
+    }
+    bundle.extend(added.concat().into_bytes());
+    Some(bundle)
+}
+
+/// Returns an image's Java key store with the machine's roots that the image's bundle lacks; `None` where there is
+/// nothing to add, or the store is none that this can read.
+pub fn merged_store(store: &[u8], image: &[u8], machine: &[u8]) -> Option<Vec<u8>> {
+    let added = lacking(image, machine);
+    // What is no certificate to Java is left out, as Java's own importer does.
+    let certificates: Vec<CertificateDer<'_>> =
+        added.iter().filter_map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).ok()).collect();
+    let certificates: Vec<&[u8]> = certificates.iter().map(|certificate| certificate.as_ref()).collect();
+    if certificates.is_empty() { None } else { keystore::with(store, &certificates) }
+}
+
+/// Returns those certificates of one bundle that are not in another, each as it is written there.
+fn lacking(image: &[u8], machine: &[u8]) -> Vec<String> {
+    let (image, machine) = (String::from_utf8_lossy(image), String::from_utf8_lossy(machine));
+    let mut known: HashSet<String> = certificates(&image).map(body).collect();
+    certificates(&machine).filter(|text| known.insert(body(text))).map(|text| format!("{text}\n")).collect()
+}
+
+/// Finds the certificates of a bundle, from their first line to their last.
+fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
+    bundle.match_indices(BEGIN).filter_map(|(at, _)| {
+        let rest = &bundle[at..];
+        Some(&rest[..rest.find(END)? + END.len()])
+    })
+}
+
+/// Returns what a certificate is, however its lines are broken.
+fn body(certificate: &str) -> String {
+    certificate.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(body: &str) -> String {
+        format!("{BEGIN}\n{body}\n{END}\n")
+    }
+
+    #[test]
+    fn only_what_is_lacking_is_added() {
+        let (one, other) = (pem("AAAA\nBBBB"), pem("CCCC"));
+        let image = format!("# a comment\n{one}");
+        assert_eq!(merged(image.as_bytes(), one.replace("AAAA\nBBBB", "AAAABBBB").as_bytes()), None);
+        assert_eq!(merged(image.as_bytes(), b""), None);
+        let both = merged(image.as_bytes(), format!("{other}{one}{other}").as_bytes()).expect("one is lacking");
+        assert_eq!(String::from_utf8(both).expect("text"), format!("{image}{other}"));
+        assert_eq!(merged(b"", other.as_bytes()).as_deref(), Some(other.as_bytes()));
+        // A certificate without an end is none.
+        assert_eq!(merged(b"", b"-----BEGIN CERTIFICATE-----\nAAAA"), None);
+    }
+
+    #[test]
+    fn javas_store_gets_the_same() {
+        let store = keystore::empty();
+        let machine = pem("AAAA");
+        let merged = merged_store(&store, b"", machine.as_bytes()).expect("one is lacking");
+        assert!(merged.len() > store.len() && keystore::dated(&merged, 0).is_some());
+        assert_eq!(merged_store(&store, machine.as_bytes(), machine.as_bytes()), None);
+        assert_eq!(merged_store(b"no store", b"", machine.as_bytes()), None);
+    }
+}

@@ -1,0 +1,118 @@
+//! Networks of addresses, as grants name them (`192.0.2.0/24`, `[2001:db8::/32]`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Ranges in which every network has its own hosts: whoever names a part of one means exactly that.
+const APART: [Block; 7] = [
+    Block::v4([10, 0, 0, 0], 8),
+    Block::v4([100, 64, 0, 0], 10),
+    Block::v4([169, 254, 0, 0], 16),
+    Block::v4([172, 16, 0, 0], 12),
+    Block::v4([192, 168, 0, 0], 16),
+    Block::v6(0xfc00, 7),
+    Block::v6(0xfe80, 10),
+];
+
+/// Addresses that begin alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The first of them.
+    pub first: IpAddr,
+    /// How many bits count.
+    pub bits: u8,
+}
+
+impl Block {
+    const fn v4([a, b, c, d]: [u8; 4], bits: u8) -> Block {
+        Block { first: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), bits }
+    }
+
+    const fn v6(first: u16, bits: u8) -> Block {
+        Block { first: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), bits }
+    }
+
+    /// Reads `192.0.2.0/24`, or one of version 6 in brackets. Bits that do not count must be zero: else it is a slip.
+    pub fn parse(text: &str) -> Option<Block> {
+        let (inner, of_v6) = match text.strip_prefix('[') {
+            Some(inner) => (inner.strip_suffix(']')?, true),
+            None => (text, false),
+        };
+        let (first, bits) = inner.split_once('/')?;
+        let plain = !bits.is_empty() && bits.len() <= 3 && bits.bytes().all(|byte| byte.is_ascii_digit());
+        let block = Block { first: first.parse().ok()?, bits: bits.parse().ok().filter(|_| plain)? };
+        let sound = block.first.is_ipv6() == of_v6 && block.bits <= block.width() && block.beginning(block.first) == bits_of(block.first);
+        // The sandbox has a loopback of its own there; nothing of it could lead out.
+        (sound && !block.first.is_loopback()).then_some(block)
+    }
+
+    /// Whether an address is one of them.
+    pub fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.first.is_ipv4() && self.beginning(address) == self.beginning(self.first)
+    }
+
+    /// Whether all of them belong to networks of somebody's own, so that whoever names it means these.
+    pub fn is_apart(self) -> bool {
+        APART.iter().any(|apart| apart.bits <= self.bits && apart.contains(self.first))
+    }
+
+    fn width(self) -> u8 {
+        if self.first.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The bits of an address that count, the others as zeros.
+    fn beginning(self, address: IpAddr) -> u128 {
+        let rest = u32::from(self.width() - self.bits.min(self.width()));
+        bits_of(address).checked_shr(rest).and_then(|bits| bits.checked_shl(rest)).unwrap_or(0)
+    }
+}
+
+fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_read_and_hold_their_addresses() {
+        for (network, inside, outside, apart) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0", true),
+            ("10.2.0.0/16", "10.2.3.4", "10.3.0.0", true),
+            ("192.0.2.0/24", "192.0.2.255", "192.0.3.0", false),
+            ("192.0.2.7/32", "192.0.2.7", "192.0.2.6", false),
+            ("0.0.0.0/0", "1.2.3.4", "::1", false),
+            ("172.0.0.0/8", "172.16.0.1", "173.0.0.0", false),
+            ("[2001:db8::/32]", "2001:db8:1::1", "2001:db9::", false),
+            ("[fd00::/8]", "fd12::1", "fc00::1", true),
+            ("[::/0]", "2001::", "1.1.1.1", false),
+        ] {
+            let block = Block::parse(network).expect(network);
+            let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+            assert!(block.contains(address(inside)) && !block.contains(address(outside)), "{network}");
+            assert_eq!(block.is_apart(), apart, "{network}");
+        }
+        for text in [
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/0008",
+            "10.0.0.0",
+            "10/8",
+            "127.0.0.0/8",
+            "127.0.0.1/32",
+            "2001:db8::/32",
+            "[10.0.0.0/8]",
+            "[::1/128]",
+            "[::/129]",
+            "[::]/0",
+            "/8",
+        ] {
+            assert_eq!(Block::parse(text), None, "{text}");
+        }
+    }
+}

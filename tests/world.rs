@@ -1,0 +1,180 @@
+//! Sandboxes of a machine that is made for them: with its own name server, whose answers lead where they should not, and
+//! with addresses of networks that this machine is not in. Only root can make one.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use serde::Deserialize;
+use silo::launch::spec::Network;
+
+use crate::network::{PRELUDE, allowing, errors, sandbox};
+use crate::support::sandbox::{Bench, bench, text};
+use crate::support::{has, is_root, skip};
+
+/// What was seen outside.
+#[derive(Deserialize)]
+struct Report {
+    queries: Vec<String>,
+    packets: usize,
+}
+
+/// What there is.
+struct World {
+    bench: Bench,
+    facts: serde_json::Value,
+}
+
+/// Makes a machine, if this one can.
+fn world(names: &[(&str, &[&[&str]])], addresses: &[&str], servers: &[(&str, u16)]) -> Option<World> {
+    if !is_root() || !["ip", "python3", "unshare", "mount"].into_iter().all(has) {
+        skip("a machine of its own needs root, and ip, python3, unshare and mount");
+        return None;
+    }
+    let bench = bench();
+    let names: serde_json::Map<_, _> = names.iter().map(|(name, answers)| ((*name).to_owned(), serde_json::json!(answers))).collect();
+    let facts = serde_json::json!({
+        "names": names, "addresses": addresses, "servers": servers, "resolver": bench.path("resolv.conf"), "report": bench.path("report.json"),
+    });
+    fs::write(bench.path("world.py"), include_str!("world.py")).expect("written");
+    Some(World { bench, facts })
+}
+
+impl World {
+    fn run(&self, network: Network, program: &str) -> (Output, Report) {
+        let silo = self.bench.command(&sandbox(&self.bench, network, program));
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private", "python3"]).arg(self.bench.path("world.py"));
+        command.arg(self.facts.to_string()).arg(silo.get_program()).args(silo.get_args());
+        let output = command.output().expect("unshare starts");
+        let report = fs::read(self.bench.path("report.json")).unwrap_or_else(|error| panic!("{error}: {}", errors(&output)));
+        (output, serde_json::from_slice(&report).expect("a report"))
+    }
+}
+
+#[test]
+fn families_of_names_lead_nowhere_but_to_the_world() {
+    let own = "203.0.113.80";
+    let names: &[(&str, &[&[&str]])] = &[
+        ("loop.example", &[&["127.0.0.1"]]),
+        ("metadata.example", &[&["169.254.169.254"]]),
+        ("cloud.example", &[&["168.63.129.16"]]),
+        ("private.example", &[&["10.99.0.1"]]),
+        ("shared.example", &[&["100.64.0.1"]]),
+        ("own.example", &[&[own]]),
+        ("six.example", &[&["::1"]]),
+        ("mapped.example", &[&["::ffff:127.0.0.1"]]),
+        ("nat64.example", &[&["64:ff9b::a9fe:a9fe"]]),
+        ("unique.example", &[&["fd00:51::1"]]),
+        ("public.example", &[&["198.51.100.7"]]),
+        ("named.inner.test", &[&["10.99.0.1"]]),
+        ("granted.example", &[&["10.98.0.1"]]),
+        ("both.example", &[&["198.51.100.7", "10.99.0.1"]]),
+    ];
+    let addresses = [own, "10.99.0.1", "10.98.0.1", "fd00:51::1", "169.254.169.254", "168.63.129.16", "100.64.0.1"];
+    let Some(world) = world(names, &addresses, &[("0.0.0.0", 7000), ("::1", 7000), ("fd00:51::1", 7000)]) else { return };
+    let program = format!("for name in {:?}: print(name, why(name + ':7000'))", names.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let network = allowing(&["*:7000", "named.inner.test:7000", "10.98.0.0/24:7000"]);
+    let (output, _) = world.run(network.clone(), &program);
+    let told = errors(&output);
+    for line in text(&output).lines() {
+        let (name, came_to) = line.split_once(' ').expect("two words");
+        let expect = if ["named.inner.test", "granted.example"].contains(&name) { "reached" } else { "EHOSTUNREACH" };
+        assert_eq!(came_to, expect, "{name}: {told}");
+        // What leads to the world is dialled, and only that.
+        let why = if ["public.example", "both.example"].contains(&name) {
+            "did not answer"
+        } else {
+            "is not public, and no grant names it exactly"
+        };
+        let line = told.lines().find(|line| line.contains(&format!("silo: {name}:7000: ")));
+        assert!(expect == "reached" || line.is_some_and(|line| line.contains(why)), "{name}: {told}");
+    }
+    // A network that is denied is denied behind whatever name.
+    let denied = Network { deny: vec!["10.99.0.0/16".to_owned()], ..network };
+    let (output, _) = world.run(denied, "print(why('named.inner.test:7000'))");
+    assert_eq!(text(&output), "EHOSTUNREACH\n");
+    assert!(errors(&output).contains("named.inner.test:7000: it leads to 10.99.0.1, which is denied"), "{}", errors(&output));
+}
+
+#[test]
+fn a_name_that_leads_home_the_second_time_is_judged_again() {
+    let names: &[(&str, &[&[&str]])] = &[("rebind.example", &[&["198.51.100.7"], &["127.0.0.1"]])];
+    let Some(world) = world(names, &[], &[("127.0.0.1", 7000)]) else { return };
+    let program = "for _ in range(3): print(why('rebind.example:7000'))";
+    let (output, report) = world.run(allowing(&["*:7000"]), program);
+    assert_eq!(text(&output), "EHOSTUNREACH\nEHOSTUNREACH\nEHOSTUNREACH\n");
+    let told = errors(&output);
+    assert!(told.contains("rebind.example:7000: did not answer: "), "the first time it was dialled: {told}");
+    assert!(told.contains("rebind.example:7000: it leads to 127.0.0.1, which is not public"), "{told}");
+    assert!(report.queries.iter().all(|name| name == "rebind.example"), "{:?}", report.queries);
+}
+
+#[test]
+fn names_that_carry_words_send_no_packet() {
+    let Some(world) = world(&[("a.granted.example", &[&["198.51.100.7"]])], &[], &[]) else { return };
+    let program = "
+def lookup(name):
+    try: socket.getaddrinfo(name, 443); return True
+    except OSError: return False
+found = 0
+for n in range(50):
+    secret = os.urandom(20).hex()
+    found += lookup(secret + '.example') + lookup(secret + '.granted.invalid')
+    # A name of a granted family is known at once: nobody is asked before somebody connects.
+    assert lookup(secret + '.granted.example')
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for place in (('198.51.100.53', 53), ('127.0.0.1', 53), ('198.18.0.2', 53), ('198.18.1.0', 53)):
+    try: u.sendto(b'\\0\\1\\1\\0\\0\\1' + bytes(6) + b'\\6secret\\7example\\0\\0\\x10\\0\\1', place)
+    except OSError: pass
+for place in ('198.51.100.7:53', '127.0.0.1:53', '198.18.0.2:53', 'secret.example:53'): why(place)
+for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM):
+    try: socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP).sendto(bytes(8) + b'secret', ('198.51.100.7', 0))
+    except OSError: pass
+time.sleep(.3)
+print(found)";
+    let (output, report) = world.run(allowing(&["*.granted.example"]), program);
+    assert_eq!(text(&output), "0\n", "{}", errors(&output));
+    assert_eq!((report.queries, report.packets), (vec![], 0));
+    // The way of the packets that are counted: who connects has the name looked up.
+    let (output, report) = world.run(allowing(&["*.granted.example"]), "print(why('a.granted.example:443'))");
+    assert_eq!(text(&output), "EHOSTUNREACH\n", "{}", errors(&output));
+    assert!(report.packets > 0 && report.queries.contains(&"a.granted.example".to_owned()), "{:?}", report.queries);
+}
+
+#[test]
+fn networks_and_addresses_of_version_6_are_reached_by_grants_of_their_own() {
+    let addresses = ["10.99.0.1", "203.0.113.80", "2001:db8::80"];
+    let servers =
+        [("10.99.0.1", 7000), ("10.99.0.1", 7001), ("203.0.113.80", 7000), ("2001:db8::80", 7000), ("127.0.0.1", 7000), ("::1", 7000)];
+    let Some(world) = world(&[], &addresses, &servers) else { return };
+    let program = format!(
+        "{PRELUDE}
+def talk(place):
+    s = to(place); data = os.urandom(1 << 20)
+    threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR))).start()
+    return all(s) == data
+for place in ('10.99.0.1:7000', '10.99.0.1:7001', '10.99.0.1:7000', '203.0.113.80:7000', '[2001:db8::80]:7000', '[2001:db8::80]:7000'): print(talk(place), end=' ')
+print()
+for place in ('10.99.0.1:7002', '10.99.7.7:1', '[2001:db8::80]:7001', '[2001:db8:1::5]:80', '[2001:db8:1::5]:81', '10.98.0.1:7000', '[2001:db9::1]:80', '127.0.0.1:7000', '[::1]:7000'): print(why(place), end=' ')
+own = socket.create_server(('::1', 8000), family=socket.AF_INET6); to('[::1]:8000').close()
+own = socket.create_server(('127.0.0.1', 8000)); to('127.0.0.1:8000').close()
+"
+    );
+    let grants = ["10.99.0.0/16:*", "203.0.113.80:1-65535", "[2001:db8::80]:7000", "[2001:db8:1::/48]"];
+    let (output, _) = world.run(allowing(&grants), &program);
+    let reached = "True True True True True True \n";
+    let not = "ECONNREFUSED EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH ENETUNREACH ENETUNREACH ECONNREFUSED ECONNREFUSED ";
+    assert_eq!(text(&output), format!("{reached}{not}"), "{}", errors(&output));
+    for line in [
+        "[2001:db8::80]:7001 is not granted; `silo config network allow [2001:db8::80]:7001` would grant it",
+        "[2001:db8:1::5]:81 is not granted",
+    ] {
+        assert!(errors(&output).contains(line), "{}", errors(&output));
+    }
+    // Everything there is, and yet not this machine.
+    let (output, _) = world.run(
+        allowing(&["0.0.0.0/0:*", "[::/0]:*"]),
+        "print(*(why(p) for p in ('10.99.0.1:7000', '203.0.113.80:7000', '[2001:db8::80]:7000', '127.0.0.1:7000', '198.51.100.7:80')))",
+    );
+    assert_eq!(text(&output), "EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH ECONNREFUSED EHOSTUNREACH\n", "{}", errors(&output));
+}
