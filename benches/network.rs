@@ -1,4 +1,5 @@
-//! The network by name, beside no sandbox at all: bytes a second, the time to connect, and what it adds to a start.
+//! The network by name, beside no sandbox at all and beside what other sandboxes without root use: bytes a second, the
+//! time to connect and to be refused, and what it adds to a start.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use silo::launch::spec::Network;
 
 use crate::support::sandbox::bench;
-use crate::support::{As, Silo};
+use crate::support::{As, Silo, has, is_root};
 use crate::table::{Promise, Table, timed};
 
 /// Bytes of one transfer.
@@ -23,6 +24,37 @@ const LONGER: Duration = Duration::from_millis(1);
 /// Most that a network may add to the start of a run.
 const START: Duration = Duration::from_millis(3);
 
+/// Rounds in which neighbours take part: they need ten times as long.
+const PEERS: usize = 2;
+/// How long a neighbour may take, in the words of timeout(1); its children end with it.
+const PATIENCE: [&str; 2] = ["--kill-after=1", "60"];
+/// Most that a denied name may take.
+const DENIED: Duration = Duration::from_millis(10);
+
+/// Runs its arguments in a network namespace of their own, behind slirp4netns.
+const SLIRP: &str = r#"
+dir=$(mktemp -d); mkfifo "$dir/ready" "$dir/go"
+unshare --user --map-root-user --net sh -c 'read -r _ < "$0"; exec "$@"' "$dir/go" "$@" &
+program=$!
+until [ "$(readlink /proc/$program/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep .01; done
+slirp4netns --configure --mtu=65520 --disable-dns --ready-fd=3 $program tap0 3> "$dir/ready" > /dev/null 2>&1 &
+slirp=$!
+head -c 1 "$dir/ready" > /dev/null; echo > "$dir/go"
+wait $program; code=$?
+kill $slirp; rm -r "$dir"; exit $code
+"#;
+
+/// Asks for names that nobody granted: prints what the first took, in nanoseconds, or each of the others.
+const ASK: &str = "
+import socket, sys, time
+def ask(n):
+    began = time.perf_counter_ns()
+    try: socket.getaddrinfo(f'n{n}.denied.example', 443); sys.exit(1)
+    except socket.gaierror: return time.perf_counter_ns() - began
+times = [ask(n) for n in range(100)]
+print(times[0] if sys.argv[1] == 'first' else sorted(times[1:])[50])
+";
+
 /// What the sandbox and the host run alike: it prints how long it took, in nanoseconds.
 const PROGRAM: &str = "
 import socket, sys, time
@@ -35,7 +67,7 @@ if what == 'connect':
 else:
     s = socket.create_connection((host, port))
     if what == 'get':
-        s.sendall(b'get'); s.shutdown(socket.SHUT_WR)
+        s.sendall(b'get')
         piece = bytearray(1 << 20); left = count
         while left:
             got = s.recv_into(piece)
@@ -45,7 +77,7 @@ else:
     else:
         piece = b'x' * (1 << 20)
         for _ in range(count >> 20): s.sendall(piece)
-        s.shutdown(socket.SHUT_WR); assert s.recv(3) == b'all'
+        assert s.recv(3) == b'all'
 print(time.perf_counter_ns() - began)
 ";
 
@@ -70,9 +102,19 @@ pub fn run(rounds: usize) -> bool {
     for (title, what) in [("2 GiB from a server of the host", "get"), ("2 GiB to a server of the host", "put")] {
         let mut table = Table::new(title);
         let (there, here) = (table.row("python on the host"), table.row("python in a sandbox, by name"));
-        for _ in 0..rounds {
+        let peers = peers(&mut table, port);
+        for round in 0..rounds {
             table.add(there, direct(what, BYTES));
             table.add(here, inside(what, BYTES));
+            for (row, address, command) in peers.iter().filter(|_| round < PEERS) {
+                let words = ["python3", "-c", PROGRAM, address, &port.to_string(), what, &BYTES.to_string()].map(str::to_owned);
+                // A neighbour that loses bytes or hangs, as old ones do, is told and left out.
+                let done = crate::support::done(command().args(words));
+                match done.out.trim().parse() {
+                    Ok(took) if done.code == 0 => table.add(*row, Duration::from_nanos(took)),
+                    _ => eprintln!("  {address}: not done ({})", done.code),
+                }
+            }
         }
         kept &= table.print(there, &[Promise::AtMost { row: here, times: TIMES_DIRECT, of: there }]);
     }
@@ -85,7 +127,52 @@ pub fn run(rounds: usize) -> bool {
         table.add(here, one(inside("connect", CONNECTIONS as usize)));
     }
     kept &= table.print(there, &[Promise::Longer { row: here, by: LONGER, than: there }]);
+    kept &= refusals(&silo, rounds, measured);
     start(rounds * 6) && kept
+}
+
+/// A row, the address of the host's loopback there, and a command that takes the program to run there.
+type Peer = (usize, &'static str, Box<dyn Fn() -> Command>);
+
+/// What other sandboxes without root use, where it is installed.
+fn peers(table: &mut Table, port: u16) -> Vec<Peer> {
+    let mut peers: Vec<Peer> = Vec::new();
+    if has("slirp4netns") {
+        let command = || {
+            let mut command = Command::new("timeout");
+            command.args(PATIENCE).args(["bash", "-c", SLIRP, "bash"]);
+            command
+        };
+        peers.push((table.row("python behind slirp4netns"), "10.0.2.2", Box::new(command)));
+    } else {
+        table.absent("python behind slirp4netns", "slirp4netns is not installed");
+    }
+    if has("pasta") {
+        let command = move || {
+            let mut command = Command::new("timeout");
+            command.args(PATIENCE).arg("pasta");
+            // As root it would become a user who may do nothing of this.
+            let who: &[&str] = if is_root() { &["--runas", "0"] } else { &[] };
+            command.args(who).args(["--quiet", "--config-net", "-T", &port.to_string(), "--"]);
+            command
+        };
+        peers.push((table.row("python behind pasta, its spliced loopback"), "127.0.0.1", Box::new(command)));
+    } else {
+        table.absent("python behind pasta", "passt is not installed");
+    }
+    peers
+}
+
+/// How long a name takes that nobody granted.
+fn refusals(silo: &Silo, rounds: usize, measured: impl Fn(&mut Command) -> Duration) -> bool {
+    let mut table = Table::new("a name that is denied");
+    let (first, others) = (table.row("the first of a run, which starts the broker"), table.row("the median of 99 others"));
+    for _ in 0..rounds {
+        for (row, what) in [(first, "first"), (others, "others")] {
+            table.add(row, measured(&mut silo.command(["run", "python", "-c", ASK, what])));
+        }
+    }
+    table.print(first, &[Promise::Within { row: first, limit: DENIED }, Promise::Within { row: others, limit: DENIED }])
 }
 
 /// What a network adds to the start of a sandbox whose program asks for nothing.
@@ -128,7 +215,14 @@ fn serve(mut stream: TcpStream) {
             }
         }
         Ok(length) if length > 0 => {
-            while stream.read(&mut piece).is_ok_and(|length| length > 0) {}
+            // Counted, since not every neighbour passes the end of one direction on.
+            let mut left = BYTES.saturating_sub(length);
+            while left > 0 {
+                match stream.read(&mut piece) {
+                    Ok(length) if length > 0 => left = left.saturating_sub(length),
+                    _ => return,
+                }
+            }
             // A client that is gone is not told.
             drop(stream.write_all(b"all"));
         }
