@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Output;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use silo::broker::proxies::Proxies;
@@ -145,6 +146,59 @@ why('host.silo.internal:7'); os._exit(0)";
         let output = bench.run(&spec, b"");
         assert!(errors(&output).contains("silo: host.silo.internal:7 is not granted; "), "{output:?}");
     }
+}
+
+/// As outside: what a program wrote arrives, though the program has ended and its sandbox with it.
+#[test]
+fn what_a_program_wrote_last_arrives() {
+    let bench = bench();
+    let (sender, arrived) = channel();
+    let port = server(move |mut stream| {
+        // Slower than the program, so that most of it is on its way when that ends.
+        thread::sleep(Duration::from_millis(200));
+        let (mut all, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+        while let Ok(length @ 1..) = stream.read(&mut piece) {
+            all.extend_from_slice(&piece[..length]);
+        }
+        let _ = sender.send((all.len(), all.iter().all(|byte| *byte == b'x')));
+    });
+    let much = 3 << 20;
+    for grant in [format!("host.silo.internal:{port}"), "host.silo.internal:*".to_owned()] {
+        for (connections, bytes) in [(1, much), (8, 5)] {
+            let program = format!(
+                "
+streams = [to('host.silo.internal:{port}') for _ in range({connections})]
+for s in streams: s.sendall(b'x' * {bytes})
+os._exit(7)"
+            );
+            let output = bench.run(&sandbox(&bench, allowing(&[&grant]), &program), b"");
+            assert_eq!((output.status.code(), errors(&output)), (Some(7), String::new()), "{grant}");
+            for _ in 0..connections {
+                let (length, same) = arrived.recv_timeout(Duration::from_secs(60)).expect("each connection ends");
+                assert!(length == bytes && same, "{grant}: {length} of {bytes}");
+            }
+        }
+    }
+}
+
+/// A server that does not read keeps nobody, and what it does not take is bounded by what the kernel holds.
+#[test]
+fn a_server_that_takes_nothing_does_not_keep_a_run() {
+    let bench = bench();
+    let (sender, held) = channel();
+    let sender = std::sync::Mutex::new(sender);
+    let port = server(move |stream| drop(sender.lock().expect("not poisoned").send(stream)));
+    let program = format!(
+        "
+s = to('host.silo.internal:{port}'); s.setblocking(False)
+try:
+    while True: s.send(bytes(1 << 20))
+except BlockingIOError: os._exit(7)"
+    );
+    let output = bench.run(&sandbox(&bench, allowing(&[&format!("host.silo.internal:{port}")]), &program), b"");
+    assert_eq!((output.status.code(), errors(&output)), (Some(7), String::new()));
+    // Only now is the connection let go.
+    drop(held.recv().expect("it came"));
 }
 
 #[test]
@@ -318,7 +372,7 @@ fn an_end_in_one_direction_leaves_the_other_open() {
     let counting = server(|mut stream| {
         let mut all = Vec::new();
         drop(stream.read_to_end(&mut all));
-        thread::sleep(std::time::Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
         drop(stream.write_all(format!("{} bytes", all.len()).as_bytes()));
     });
     // The world ends first and goes on listening.

@@ -1,17 +1,21 @@
 //! Carrying bytes between two connections until both directions have ended.
 //!
 //! A direction that ends is passed on as its end alone (half-close); the other one goes on. How long nothing may move
-//! is not bounded: a shell or a database's client may wait for a day. What a guest holds ends with its sandbox.
+//! is not bounded: a shell or a database's client may wait for a day. When the sandbox has ended, what it wrote before is
+//! still carried out, and nothing is carried in any more ([`Conversations`]).
 //!
 //! Bytes are copied, in large pieces. Moving them by `splice` was measured and is slower: what it saves in copying it
 //! loses in wake-ups, because pages go on in pieces as small as they came, while what is written in one large piece
 //! reaches the guest as one segment ([`silo_init::agent`] lets its loopback carry such).
 
+use std::cell::Cell;
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::tcp::WriteHalf;
+
+use super::conversations::Conversations;
 
 /// Bytes carried at once at first; most conversations never need more.
 const FIRST_BYTES: usize = 16 << 10;
@@ -19,23 +23,43 @@ const FIRST_BYTES: usize = 16 << 10;
 const MOST_BYTES: usize = 512 << 10;
 
 /// Carries both directions to their ends; returns how many bytes went to the world, and how many came from it.
-pub async fn both(guest: &mut TcpStream, world: &mut TcpStream) -> io::Result<(u64, u64)> {
-    let (from_guest, to_guest) = guest.split();
-    let (from_world, to_world) = world.split();
-    tokio::try_join!(one_way(from_guest, to_world), one_way(from_world, to_guest))
+pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversations) -> io::Result<(u64, u64)> {
+    let (from_guest, mut to_guest) = guest.split();
+    let (from_world, mut to_world) = world.split();
+    let (sent, received) = (Cell::new(0), Cell::new(0));
+    let leading_out = async {
+        one_way(from_guest, &mut to_world, |bytes| {
+            sent.set(sent.get() + bytes);
+            among.note(bytes);
+        })
+        .await?;
+        to_world.shutdown().await
+    };
+    let leading_in = async {
+        one_way(from_world, &mut to_guest, |bytes| received.set(received.get() + bytes)).await?;
+        to_guest.shutdown().await
+    };
+    tokio::try_join!(leading_out, among.while_it_lives(leading_in))?;
+    Ok((sent.get(), received.get()))
 }
 
-async fn one_way(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<u64> {
+/// Carries one direction to its end, which is not passed on; tells how many bytes went at once.
+pub async fn one_way(mut from: impl AsyncRead + Unpin, to: &mut WriteHalf<'_>, note: impl Fn(u64)) -> io::Result<()> {
     let mut piece = vec![0; FIRST_BYTES];
-    let mut carried = 0;
     loop {
         let length = from.read(&mut piece).await?;
         if length == 0 {
-            to.shutdown().await?;
-            return Ok(carried);
+            return Ok(());
         }
-        to.write_all(&piece[..length]).await?;
-        carried += length as u64;
+        let mut rest = &piece[..length];
+        while !rest.is_empty() {
+            let written = to.write(rest).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            note(written as u64);
+            rest = &rest[written..];
+        }
         if length == piece.len() && length < MOST_BYTES {
             piece = vec![0; (length * 4).min(MOST_BYTES)];
         }

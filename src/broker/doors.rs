@@ -46,6 +46,11 @@ impl Waiting {
             let _ = sender.send(connection);
         }
     }
+
+    /// Nobody is brought any more.
+    pub fn end(&self) {
+        self.senders.borrow_mut().clear();
+    }
 }
 
 /// Serves a door as long as the sandbox lives.
@@ -57,14 +62,14 @@ pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> 
             tokio::time::sleep(EXHAUSTED).await;
             continue;
         };
-        if hall.connections.get() >= MAX_CONNECTIONS {
+        if hall.conversations.count() >= MAX_CONNECTIONS {
             continue;
         }
-        hall.connections.set(hall.connections.get() + 1);
+        hall.conversations.open();
         let hall = Rc::clone(&hall);
         tokio::task::spawn_local(async move {
             let_in(&hall, outside, door.inside).await;
-            hall.connections.set(hall.connections.get() - 1);
+            hall.conversations.close();
         });
     }
 }
@@ -83,7 +88,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
                 // Small messages of a conversation must not wait for one another.
                 let _ = stream.set_nodelay(true);
             }
-            match carry::both(&mut inside, &mut outside).await {
+            match carry::both(&mut inside, &mut outside, &hall.conversations).await {
                 Ok((sent, received)) => (entry.sent, entry.received) = (sent, received),
                 Err(_) => entry.verdict = Verdict::Broken,
             }

@@ -11,12 +11,13 @@
 //! connection, for any of them.
 
 mod address;
-mod carry;
+mod conversations;
 pub mod hello;
 pub mod proxies;
 pub mod record;
 pub mod request;
 
+mod carry;
 mod dial;
 
 mod relay;
@@ -39,6 +40,7 @@ use tokio::task::LocalSet;
 
 use crate::grant::{Cover, Host, Leave, MACHINE, Policy, that_covers};
 
+use conversations::Conversations;
 use dial::Dialled;
 pub use doors::Door;
 pub use keys::Keys;
@@ -129,22 +131,27 @@ pub fn serve<C: Carrier>(open: impl FnOnce() -> io::Result<C> + Send + 'static, 
     let stopped = Arc::clone(&stop);
     let thread = thread::Builder::new().name("broker".to_owned()).spawn(move || {
         let set = LocalSet::new();
-        // A channel that breaks is a sandbox that has ended.
         let served = async {
             let mut terms = terms;
             let (doors, keys) = (std::mem::take(&mut terms.doors), terms.keys.take());
-            Hall::new(open()?, terms).serve(doors, keys).await
-        };
-        set.block_on(&runtime, async {
-            let mut served = std::pin::pin!(served);
-            tokio::select! {
-                biased;
-                _ = &mut served => {}
-                () = stopped.notified() => drop(tokio::time::timeout(LAST_WORDS, served).await),
+            let hall = Hall::new(open()?, terms);
+            {
+                let mut served = std::pin::pin!(Rc::clone(&hall).serve(doors, keys));
+                tokio::select! {
+                    biased;
+                    // A channel that breaks is a sandbox that has ended.
+                    _ = &mut served => {}
+                    () = stopped.notified() => drop(tokio::time::timeout(LAST_WORDS, served).await),
+                }
             }
             // What came last is judged when its turn comes.
             tokio::task::yield_now().await;
-        });
+            hall.waiting.end();
+            hall.conversations.finish().await;
+            io::Result::Ok(())
+        };
+        // Without a channel there is nobody to serve.
+        drop(set.block_on(&runtime, served));
         drop(set);
         // One that looks a name up cannot be woken, and is not waited for.
         runtime.shutdown_background();
@@ -169,7 +176,7 @@ struct Hall<C> {
     ready: RefCell<HashMap<Id, Ready>>,
     dialling: Cell<usize>,
     answers: Cell<usize>,
-    connections: Cell<usize>,
+    conversations: Conversations,
     lines: RefCell<Vec<String>>,
     waiting: doors::Waiting,
 }
@@ -190,7 +197,7 @@ impl<C: Carrier> Hall<C> {
             ready: RefCell::default(),
             dialling: Cell::default(),
             answers: Cell::default(),
-            connections: Cell::default(),
+            conversations: Conversations::default(),
             lines: RefCell::default(),
             waiting: doors::Waiting::default(),
         })
@@ -208,7 +215,7 @@ impl<C: Carrier> Hall<C> {
             match (ask, connection) {
                 (Ask::Lookup { id, name }, _) => self.answer(Answer::Ports { id, ranges: self.lookup(&name) }),
                 (Ask::Connect { id, name, port }, _) => {
-                    if self.dialling.get() >= MAX_DIALLING || self.connections.get() >= MAX_CONNECTIONS {
+                    if self.dialling.get() >= MAX_DIALLING || self.conversations.count() >= MAX_CONNECTIONS {
                         self.tell("more connections were asked for at once than are made");
                         self.answer(Answer::Outcome { id, outcome: Outcome::Unreachable });
                         continue;
@@ -227,10 +234,10 @@ impl<C: Carrier> Hall<C> {
                 }
                 (Ask::Accepted { id }, Some(guest)) => {
                     let Some(ready) = self.ready.borrow_mut().remove(&id) else { continue };
-                    self.connections.set(self.connections.get() + 1);
+                    self.conversations.open();
                     tokio::task::spawn_local(async move {
                         hall.converse(guest, ready).await;
-                        hall.connections.set(hall.connections.get() - 1);
+                        hall.conversations.close();
                     });
                 }
                 (Ask::Accepted { .. }, None) => {}
@@ -301,7 +308,7 @@ impl<C: Carrier> Hall<C> {
     async fn converse(&self, guest: TcpStream, ready: Ready) {
         let Ready { dialled, host, port, leave } = ready;
         let place = Place { host: &host, port, raw: leave.raw };
-        let (verdict, sent, received) = match relay::relay(guest, dialled, place).await {
+        let (verdict, sent, received) = match relay::relay(guest, dialled, place, &self.conversations).await {
             Ok((sent, received)) => (Verdict::Reached, sent, received),
             // A conversation that breaks off is over; both sides have seen it.
             Err(relay::Error::Io(_)) => (Verdict::Broken, 0, 0),

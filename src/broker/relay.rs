@@ -1,5 +1,6 @@
 //! A conversation between a guest and the world: what must be judged of its beginning, then bytes to their ends.
 
+use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 use crate::grant::Host;
 
 use super::carry;
+use super::conversations::Conversations;
 use super::dial::Dialled;
 use super::hello::{self, Hello, MAX_HELLO_BYTES};
 use super::request::{self, MAX_HEAD_BYTES};
@@ -45,7 +47,7 @@ pub struct Place<'a> {
 }
 
 /// Carries both directions to their ends; returns how many bytes went to the world, and how many came from it.
-pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> Result<(u64, u64), Error> {
+pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, among: &Conversations) -> Result<(u64, u64), Error> {
     let Dialled { stream: mut world, proxy } = dialled;
     for stream in [&guest, &world] {
         // Small messages of a conversation must not wait for one another.
@@ -69,21 +71,25 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>) -> 
     }
     match left {
         None => {
-            let (sent, received) = carry::both(&mut guest, &mut world).await?;
+            let (sent, received) = carry::both(&mut guest, &mut world, among).await?;
             Ok((first + sent, received))
         }
         Some(bytes) => {
             // One exchange: nobody reads what comes after the body.
             let (from, mut to) = guest.split();
             let (mut answer, mut ask) = world.split();
-            let mut body = from.take(bytes);
-            let sent = async { tokio::io::copy(&mut body, &mut ask).await };
-            let received = async {
+            let sent = Cell::new(first);
+            let body = carry::one_way(from.take(bytes), &mut ask, |bytes| {
+                sent.set(sent.get() + bytes);
+                among.note(bytes);
+            });
+            let received = among.while_it_lives(async {
                 let received = tokio::io::copy(&mut answer, &mut to).await?;
                 to.shutdown().await.map(|()| received)
-            };
-            let (sent, received) = tokio::join!(sent, received);
-            Ok((first + sent?, received?))
+            });
+            let (body, received) = tokio::join!(body, received);
+            body?;
+            Ok((sent.get(), received?))
         }
     }
 }

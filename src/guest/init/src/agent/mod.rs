@@ -146,7 +146,7 @@ impl Agent {
                         false => return Ok(()),
                     },
                     END => {
-                        self.ask_all(channel);
+                        self.finish(channel);
                         return Ok(());
                     }
                     RESOLVE => self.resolve(channel),
@@ -164,11 +164,15 @@ impl Agent {
     }
 
     /// Asks all that was asked for so far: nobody waits for what comes of it any more, but the user hears of refusals.
-    fn ask_all(&mut self, channel: &OwnedFd) {
+    /// Connections that are open are handed on, with what was written there.
+    fn finish(&mut self, channel: &OwnedFd) {
         while self.resolve(channel).is_ok() {}
         while self.take_packet(channel).is_ok() {}
         for of_v6 in [false, true] {
             while self.take_tapped(channel, of_v6).is_ok() {}
+        }
+        for listener in 0..self.names.count() {
+            while self.accept(channel, listener).is_ok() {}
         }
     }
 

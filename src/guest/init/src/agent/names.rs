@@ -96,6 +96,11 @@ impl Names {
         Ok(())
     }
 
+    /// How many listeners there are.
+    pub fn count(&self) -> u64 {
+        self.listeners.len() as u64
+    }
+
     /// Accepts what waits at a listener.
     pub fn accept(&self, listener: u64) -> io::Result<Option<(OwnedFd, Ends)>> {
         let Some((listener, to)) = usize::try_from(listener).ok().and_then(|at| self.listeners.get(at)) else { return Ok(None) };
