@@ -175,6 +175,7 @@ fn databases_ssh_and_apt_work_without_a_proxy_once_they_are_granted() {
     let Some(silo) = clients() else { return };
     database(&silo, &account);
     clone(&silo, &account);
+    dead_end(&silo);
     packages(&silo);
 }
 
@@ -213,6 +214,14 @@ fn clone(silo: &Silo, account: &str) {
     let after = ask();
     let log = fs::read_to_string(server.dir.path().join("log")).unwrap_or_default();
     assert_eq!(after.out, "cloned\n", "{after:?} {log}");
+}
+
+/// What is granted and dead refuses as it does outside.
+fn dead_end(silo: &Silo) {
+    let dead = format!("host.silo.internal:{}", free());
+    let _ = silo.ok(["config", "network", "allow", &dead]);
+    let refused = sh(silo, &format!("curl -sv --max-time 20 http://{dead}/"));
+    assert!(refused.code == 7 && refused.err.contains("Connection refused"), "{refused:?}");
 }
 
 fn packages(silo: &Silo) {
