@@ -10,6 +10,7 @@ use crate::document;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::addon;
 use crate::recipe::catalog::{self, Places};
+use crate::recipe::wanted;
 use crate::resolve::relation;
 use crate::tool::View;
 use crate::unpack::record::Stanza;
@@ -128,7 +129,7 @@ fn wish(text: &str, path: &Path, entry: Spanned<String>) -> Wish {
 
 /// Takes the version off a wished package.
 fn name_of(package: &str) -> String {
-    package.split('=').next().unwrap_or_default().to_owned()
+    wanted::for_arch(package).0.split('=').next().unwrap_or_default().to_owned()
 }
 
 /// Finds how `package` came into an image that holds `stanzas`.

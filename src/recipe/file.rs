@@ -10,6 +10,7 @@ use crate::oci::reference;
 
 use super::kept::{self, KeptEntry};
 use super::versions::{self, VersionTable};
+use super::wanted;
 use super::{Activation, Debian, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
@@ -81,7 +82,7 @@ pub struct DebianTable {
     pub suite: Option<String>,
     /// The archive's areas; by default `main` alone.
     pub components: Option<Vec<String>>,
-    /// Packages wanted besides the essential ones.
+    /// Packages wanted besides the essential ones: `name`, `name=version`, or either with ` [architecture]`.
     pub packages: Option<Vec<String>>,
     /// Whether recommended packages come too; by default not.
     pub recommends: Option<bool>,
@@ -362,7 +363,7 @@ fn check_debian(table: DebianTable) -> Result<Debian, Error> {
         packages: sorted(packages),
         added: Vec::new(),
         recommends: table.recommends.unwrap_or(false),
-        version_of: version_of.split('=').next().unwrap_or_default().to_owned(),
+        version_of: wanted::for_arch(&version_of).0.split('=').next().unwrap_or_default().to_owned(),
     };
     if debian.components.is_empty() {
         return Err(Error::Empty("debian.components"));
@@ -447,21 +448,10 @@ pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a St
 
 /// Checks that every one of `packages` can be a Debian package, with or without a version.
 pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
-    match packages.iter().find(|package| !is_package(package)) {
+    match packages.iter().find(|package| !wanted::is_package(package)) {
         Some(wrong) => Err(Error::Package { key, value: wrong.clone() }),
         None => Ok(()),
     }
-}
-
-fn is_package(text: &str) -> bool {
-    let (name, version) = text.split_once('=').unwrap_or((text, "0"));
-    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-    let versions = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
-    name.len() >= 2
-        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.chars().all(rest)
-        && version.starts_with(|c: char| c.is_ascii_digit())
-        && version.chars().all(versions)
 }
 
 fn word(key: &'static str, value: String) -> Result<String, Error> {
@@ -504,6 +494,7 @@ mod tests {
             ("Python", "", "\"Python\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
             ("a/b", "", "\"a/b\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
             ("x", "[debian]\npackages = [\"a b\"]", "debian.packages: \"a b\" is not a package name; write name or name=version"),
+            ("x", "[debian]\npackages = [\"a [vax]\"]", "debian.packages: \"a [vax]\" is not a package name; write name or name=version"),
             ("x", "[debian]\npackages = [\"-o\"]", "debian.packages: \"-o\" is not a package name; write name or name=version"),
             ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),

@@ -5,6 +5,7 @@
 
 pub mod kept;
 pub mod versions;
+pub mod wanted;
 
 pub mod file;
 

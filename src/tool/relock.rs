@@ -19,7 +19,7 @@ use crate::lock::base::{Base, BaseLayer};
 use crate::lock::{Archive, Asked, Lock, Package, Sha256, UsedIndex};
 use crate::moment;
 use crate::oci::reference;
-use crate::recipe::{Debian, Recipe};
+use crate::recipe::{Debian, Recipe, wanted};
 use crate::registry;
 use crate::resolve::keyring::{self, Keyring};
 use crate::resolve::packages::{self, Index};
@@ -319,8 +319,8 @@ fn solved(
     let failed = |source| Error::Solve { arch, source };
     let request = solve::Request {
         architecture: arch.name(),
-        packages: wanted(&debian.packages).map_err(failed)?,
-        added: wanted(&debian.added).map_err(failed)?,
+        packages: asked(&debian.packages, arch).map_err(failed)?,
+        added: asked(&debian.added, arch).map_err(failed)?,
         recommends: debian.recommends,
         include_essential: true,
     };
@@ -342,8 +342,9 @@ fn solved(
     Ok(chosen)
 }
 
-fn wanted(names: &[String]) -> Result<Vec<Relation<'_>>, solve::Error> {
-    names.iter().map(|name| solve::wanted(name)).collect()
+fn asked(names: &[String], arch: Arch) -> Result<Vec<Relation<'_>>, solve::Error> {
+    let here = names.iter().map(|name| wanted::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
+    here.map(|(name, _)| solve::wanted(name)).collect()
 }
 
 fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {
