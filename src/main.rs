@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    silo::cli::main(std::env::args_os().collect())
+    let args: Vec<_> = std::env::args_os().collect();
+    if args.first().is_some_and(|name| silo::launch::is_guest(name)) {
+        silo::launch::guest();
+    }
+    silo::cli::main(args)
 }

@@ -9,7 +9,8 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
-use silo::launch::spec::{Access, Asker, File, Mount, Network, Spec, Upper};
+use crate::support::{PROGRAM, skip};
+use silo::launch::spec::{Access, Asker, File, Machine, Mount, Network, Spec, Upper};
 
 /// A file of the image that a probe tries to spoil.
 const LAYER_FILE: &str = "/usr/share/perl5/Debconf/Db.pm";
@@ -29,16 +30,24 @@ fn probing(bench: &Bench, bait: &serde_json::Value) -> Spec {
 
 #[test]
 fn every_probe_finds_its_door_closed() {
-    probe_everything(None);
+    probe_everything(None, None);
+}
+
+#[test]
+fn every_probe_finds_its_door_closed_in_a_machine_too() {
+    if std::env::var_os(PROGRAM).is_some() {
+        return skip("a machine's probes run once, as whoever runs the tests; tests/vm.rs starts one as an ordinary user");
+    }
+    probe_everything(None, Some(crate::vm::machine()));
 }
 
 #[test]
 fn a_network_opens_no_other_door() {
     let allow = ["host.silo.internal:9", "*.example", "192.0.2.9:80"].map(str::to_owned).to_vec();
-    probe_everything(Some(Network { allow, asker: Asker::Run, ..Network::default() }));
+    probe_everything(Some(Network { allow, asker: Asker::Run, ..Network::default() }), None);
 }
 
-fn probe_everything(network: Option<Network>) {
+fn probe_everything(network: Option<Network>, machine: Option<Machine>) {
     let bench = bench();
     let project = bench.project();
     // Bait: secrets, sockets, listeners, links that lead out of the project, files to poison.
@@ -64,7 +73,7 @@ fn probe_everything(network: Option<Network>) {
     let udp = UdpSocket::bind(("0.0.0.0", port)).expect("the same port");
     let path_socket = bench.path("socket");
     let _path = UnixListener::bind(&path_socket).expect("bound");
-    let name = format!("silo-escape-{}-{}", std::process::id(), network.is_some());
+    let name = format!("silo-escape-{}-{}", std::process::id(), u8::from(network.is_some()) + 2 * u8::from(machine.is_some()));
     let address = SocketAddr::from_abstract_name(&name).expect("a short name");
     let _abstract = UnixListener::bind_addr(&address).expect("bound");
     let layer_file = bench.root().join(LAYER_FILE.trim_start_matches('/'));
@@ -76,13 +85,14 @@ fn probe_everything(network: Option<Network>) {
         "mounts": [&project, &shared, "/workspace"], "read_only": [&shared],
         "pids": [std::process::id(), std::os::unix::process::parent_id()],
         "port": port, "ips": own_addresses(), "abstract": name, "sockets": [path_socket],
-        "variables": ["PATH", "HOME", "LC_ALL"], "agents": u8::from(network.is_some()), "stdin_is_a_file": true, "hostname": "silo",
+        "variables": ["PATH", "HOME", "LC_ALL"], "agents": u8::from(network.is_some()), "stdin_is_a_file": machine.is_none(), "hostname": "silo",
         "layer_file": LAYER_FILE, "tasks": TASKS, "memory": MEMORY_BYTES, "files": FILES, "size": SIZE_BYTES,
         "machine_id": fs::read_to_string("/etc/machine-id").unwrap_or_default(),
     });
     let mut spec = probing(&bench, &bait);
     spec.files.extend(network.iter().map(Network::file));
     spec.network = network;
+    spec.machine = machine;
     spec.mounts.push(Mount { host: shared.clone(), guest: shared.clone(), access: Access::ReadOnly });
     spec.mounts.push(Mount { host: project.clone(), guest: "/workspace".into(), access: Access::ReadWrite });
     for top in [project.as_path(), Path::new("/workspace")] {

@@ -34,4 +34,5 @@ mod sight;
 mod solver;
 mod terminal;
 mod traces;
+mod vm;
 mod world;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use silo::lock::{self, Asked};
 use silo::recipe::Recipe;
 use silo::recipe::catalog::{self, Places};
+use silo::recipe::wanted::for_arch;
 use silo::system::Arch;
 
 use crate::support::{Silo, golden};
@@ -32,7 +33,9 @@ fn each_is_locked_for_what_it_asks() {
         assert_eq!(lock.asked, Asked::by(&found.recipe), "{}: run `silo lock {0} --update --output recipes/{0}.lock`", recipe.name);
         for arch in Arch::ALL {
             let packages = &lock.packages[&arch];
-            for wanted in found.recipe.debian.packages.iter().chain([&found.recipe.debian.version_of]) {
+            let wanted = found.recipe.debian.packages.iter().map(|wanted| for_arch(wanted));
+            let here = wanted.filter(|(_, of)| of.is_none_or(|of| of == arch.name())).map(|(name, _)| name);
+            for wanted in here.chain([found.recipe.debian.version_of.as_str()]) {
                 assert!(packages.contains_key(wanted), "{}: {wanted} is not locked for {arch}", recipe.name);
             }
         }

@@ -143,6 +143,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
     match path {
         "mirrors.debian" | "mirrors.debianSecurity" | "overrides.<tool>.ports" => "replaced",
         "trust" => "yours alone",
+        "tier" => "the stricter one",
         _ if path.starts_with("cache.") => "yours alone",
         _ if kind.starts_with("list") => "joined",
         _ if path.ends_with("passSshAgent") || path.ends_with("reset") => "true if any says so",

@@ -195,6 +195,7 @@ fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: 
     }
     let env = fields.env.iter().filter_map(|pair| pair.split_once('='));
     Ok(Spec {
+        machine: None,
         root: bench.spec_root(shop, ground),
         mounts,
         dirs: Vec::new(),

@@ -230,6 +230,7 @@ impl Run<'_> {
             access: Access::ReadOnly,
         };
         Spec {
+            machine: None,
             root: bench.spec_root(shop, ground),
             mounts: debs.iter().map(mount).collect(),
             dirs: Vec::new(),

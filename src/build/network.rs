@@ -337,6 +337,7 @@ fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.insert("HOME".to_owned(), "/tmp".to_owned());
     Spec {
+        machine: None,
         root: Root { lower: learning.root.to_vec(), upper: Upper::Ephemeral { size_bytes: PROBE_BYTES } },
         mounts: Vec::new(),
         dirs: vec![Dir { guest: "/tmp/project".into(), mode: 0o777 }],

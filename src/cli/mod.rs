@@ -50,6 +50,7 @@ mod show;
 mod sight;
 mod step;
 mod sync;
+mod tier;
 mod trust;
 mod uninstall;
 mod update;

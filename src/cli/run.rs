@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use silo_store::lock::{self, Pin};
 
+use crate::config::Tier;
 use crate::event::Event;
 use crate::grant::Port;
 use crate::image::{self, cold};
@@ -26,6 +27,7 @@ use super::reach::{self, Asked, Lesson};
 use super::screen;
 use super::sight::{self, Sight};
 use super::target::{self, Target, Wanted};
+use super::tier;
 use super::timing::Timing;
 use super::trust;
 use super::ui::{self, Ui};
@@ -51,6 +53,9 @@ pub struct Visible {
     /// Let the tool ask your ssh agent for signatures
     #[arg(long)]
     ssh_agent: bool,
+    /// Where the tool runs; by default what `tier` in silo.toml says, else natively
+    #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
+    tier: Option<Tier>,
     /// Say on standard error how long each phase took
     #[arg(long)]
     timing: bool,
@@ -147,6 +152,7 @@ fn launched(
     let _in_use = in_use(globals, &setting, &tool)?;
     let learning = visible.learn.then(Lesson::begin).transpose()?;
     let own = !visible.no_project;
+    let tier = visible.tier;
     let asked = Asked { ports: visible.port.clone(), ssh_agent: visible.ssh_agent };
     let project = project(&setting, visible)?;
     let user = env::user()?;
@@ -165,6 +171,7 @@ fn launched(
     if let Some(project) = project {
         projects::touch(&setting.home, project);
     }
+    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), &tool, &mut spec)?;
     timing.done("sandbox described");
     let kept = screen::keep(&setting.home);
     let done = launch::launch_noting(&spec, &mut |phase| {

@@ -38,6 +38,8 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             max_size: over.gc.max_size.or(under.gc.max_size),
             max_age: over.gc.max_age.or(under.gc.max_age),
         },
+        // A project may ask for more than the user does, and not for less.
+        tier: under.tier.max(over.tier),
         cache: Cache {
             rootfs: merge_limits(under.cache.rootfs, over.cache.rootfs),
             tools: merge_caches(under.cache.tools, over.cache.tools),

@@ -69,6 +69,19 @@ pub struct Settings {
     pub cache: Cache,
     /// Whether what a project's files open is asked about; only in the user's own settings.
     pub trust: Option<Trust>,
+    /// Where tools run; by default natively.
+    pub tier: Option<Tier>,
+}
+
+/// Where a tool runs. The later one keeps the tool apart from more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// In a sandbox of namespaces, under the host's kernel.
+    #[default]
+    Native,
+    /// In a virtual machine with a kernel of its own.
+    Vm,
 }
 
 /// Whether what a project's files open is asked about.

@@ -4,6 +4,7 @@
 //! the OCI world. Beside it lies the *composed* root: one tree of hard links to the layers' files, made
 //! once, so that a run mounts one lower directory however many layers there are.
 
+pub mod boot;
 pub mod cold;
 mod config;
 pub mod export;

@@ -62,6 +62,18 @@ pub enum Error {
     /// The sandbox's first process died before it could say how the program ended.
     #[error("the sandbox ended without saying how (killed from outside, or out of memory)")]
     Lost,
+    /// A virtual machine ended, or never began, without saying how its program ended.
+    #[error("the virtual machine {what}")]
+    Machine {
+        /// What became of it.
+        what: String,
+    },
+    /// The user wanted to stop before there was a program to tell.
+    #[error("interrupted by signal {signal}")]
+    Interrupted {
+        /// The signal.
+        signal: i32,
+    },
     /// A launch that another process of ours did for this one failed there.
     #[error("{message}")]
     Elsewhere {
@@ -86,6 +98,8 @@ impl Error {
             | Error::Host { .. }
             | Error::Setup { .. }
             | Error::Lost
+            | Error::Machine { .. }
+            | Error::Interrupted { .. }
             | Error::Elsewhere { .. }
             | Error::NoTier => 125,
         }

@@ -15,6 +15,9 @@ pub mod spec;
 #[cfg(target_os = "linux")]
 mod native;
 
+#[cfg(target_os = "linux")]
+mod vm;
+
 pub mod again;
 
 use std::path::Path;
@@ -85,16 +88,47 @@ pub enum Phase {
 /// The same as [`launch`], telling `noted` what is reached.
 #[cfg(target_os = "linux")]
 pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    native::launch(spec, noted)
+    spec.check()?;
+    native::require_one_thread()?;
+    match &spec.machine {
+        None => native::launch(spec, noted),
+        Some(machine) => vm::launch(spec, machine, noted),
+    }
 }
 
-/// Tries everything that the native tier is made of; `silo doctor` shows the result.
+/// Whether this process is the first one of a virtual machine, which the kernel started by this name.
+#[cfg(target_os = "linux")]
+pub fn is_guest(argv0: &std::ffi::OsStr) -> bool {
+    vm::guest::is_first(argv0)
+}
+
+/// Does what the first process of a virtual machine does.
+#[cfg(target_os = "linux")]
+pub fn guest() -> ! {
+    vm::guest::main()
+}
+
+/// Tries everything that both tiers are made of; `silo doctor` shows the result.
 ///
 /// `store` is the (existing) directory that holds the images. Like [`launch`], to be called from a
 /// process with one thread.
 #[cfg(target_os = "linux")]
 pub fn probe(store: &Path) -> Vec<Check> {
-    native::probe::probe(store)
+    let mut checks = native::probe::probe(store);
+    checks.push(vm::probe());
+    checks
+}
+
+/// A program for another system is never the first process of a machine.
+#[cfg(not(target_os = "linux"))]
+pub fn is_guest(_argv0: &std::ffi::OsStr) -> bool {
+    false
+}
+
+/// A program for another system is never the first process of a machine.
+#[cfg(not(target_os = "linux"))]
+pub fn guest() -> ! {
+    std::process::abort()
 }
 
 /// Says that this system has no native tier.

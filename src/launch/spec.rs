@@ -57,6 +57,28 @@ pub struct Spec {
     /// What it may reach; by default nothing, and then there is nothing to ask either.
     #[serde(default)]
     pub network: Option<Network>,
+    /// The virtual machine that it runs in; by default it runs under the host's own kernel.
+    #[serde(default)]
+    pub machine: Option<Machine>,
+}
+
+/// A virtual machine with a kernel of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// The root of the image that has QEMU and the kernel's modules.
+    #[serde(with = "text::one")]
+    pub root: PathBuf,
+    /// The kernel, unpacked.
+    #[serde(with = "text::one")]
+    pub kernel: PathBuf,
+    /// The program's root as a file system; it holds what `root.lower` of the spec does.
+    #[serde(with = "text::one")]
+    pub disk: PathBuf,
+    /// Memory of the machine.
+    pub memory_bytes: u64,
+    /// Its processors.
+    pub cpus: u32,
 }
 
 /// The root file system: read-only directories below, a writable one above.
@@ -156,6 +178,9 @@ pub enum Identity {
     /// (`uid:gid`) of files and directories of the root file system; changes of the own identity
     /// succeed without effect. Needs [`Upper::Kept`] to be of any use.
     Root,
+    /// The caller under the name of root, with no more power than [`Identity::Caller`]: for the program that is a
+    /// virtual machine. So what belongs to the caller belongs to the machine's root, whoever the caller is.
+    Machine,
 }
 
 /// Where the standard streams lead.
@@ -354,6 +379,7 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
+            machine: None,
             root: Root {
                 lower: vec![PathBuf::from(OsString::from_vec(b"/lo:w,er\\\xff".to_vec()))],
                 upper: Upper::Ephemeral { size_bytes: 1 << 20 },

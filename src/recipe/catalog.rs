@@ -41,6 +41,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn { name: "python", recipe: include_str!("../../recipes/python.toml"), lock: include_str!("../../recipes/python.lock") },
     BuiltIn { name: "rust", recipe: include_str!("../../recipes/rust.toml"), lock: include_str!("../../recipes/rust.lock") },
     BuiltIn { name: "sh", recipe: include_str!("../../recipes/sh.toml"), lock: include_str!("../../recipes/sh.lock") },
+    BuiltIn { name: "vm", recipe: include_str!("../../recipes/vm.toml"), lock: include_str!("../../recipes/vm.lock") },
 ];
 
 /// Where a recipe comes from.

@@ -114,6 +114,7 @@ pub fn spec(wish: Wish<'_>) -> Spec {
     mounts.sort_by_key(|mount| mount.guest.components().count());
     let scratch = wish.scratch_mb.map_or(SCRATCH_BYTES, |mib| mib.saturating_mul(1 << 20));
     Spec {
+        machine: None,
         root: Root { lower: vec![wish.root], upper: Upper::Ephemeral { size_bytes: scratch } },
         mounts,
         dirs: vec![Dir { guest: user.home.clone(), mode: 0o700 }],

@@ -15,7 +15,7 @@ use silo_store::lock;
 use silo_store::usage::Ledger;
 
 use crate::event::{self, Activity, Event};
-use crate::image::{self, ImageId, cold};
+use crate::image::{self, ImageId, boot, cold};
 
 use super::Context;
 use super::collect::now;
@@ -73,7 +73,7 @@ pub fn foresee(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed, 
     let layers = theirs_alone(context, images)?;
     let mut foreseen = Compressed { images: images.len(), layers: layers.len(), ..Compressed::default() };
     let mut ledger = Ledger::default();
-    let places = images.iter().map(|id| image::root(context.home, *id)).chain(layers.iter().map(|id| context.store.tree(id)));
+    let places = images.iter().flat_map(|id| boot::made_of_layers(context.home, *id)).chain(layers.iter().map(|id| context.store.tree(id)));
     for place in places {
         foreseen.before += ledger.add(&place)?.freed;
     }
@@ -95,7 +95,7 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
     let going: Vec<ImageId> = seen.iter().filter(still).map(|(id, _)| *id).collect();
     // Counted anew: another image may have been made of the same layers.
     let layers: Vec<LayerId> = theirs_alone(context, &going)?.into_iter().filter(|id| context.store.packed(id).exists()).collect();
-    let roots: Vec<_> = going.iter().map(|id| image::root(context.home, *id)).collect();
+    let roots: Vec<_> = going.iter().flat_map(|id| boot::made_of_layers(context.home, *id)).collect();
     let before = forms::cool(context.store, exclusive, &roots, &layers)?;
     let mut ledger = Ledger::default();
     let mut after = 0;

@@ -10,7 +10,7 @@ use silo_store::merge;
 use silo_store::verify;
 
 use crate::event::{self, Activity, Event};
-use crate::image::{self, ImageId, cold};
+use crate::image::{self, ImageId, boot, cold};
 
 use super::Context;
 use super::definition;
@@ -139,7 +139,15 @@ fn check_root(context: &Context<'_>, image: ImageId, layers: &[LayerId], finding
         // Its layers are here and were verified; its root is made of them when it is run.
         return;
     }
-    findings.faults.extend(faults(&subject, verify::verify_root(&index, &image::root(context.home, image))));
+    let seen = faults(&subject, verify::verify_root(&index, &image::root(context.home, image)));
+    if seen.is_empty() {
+        // What machines start from is made of the root, so it can be judged only where that is right.
+        match boot::changed(context.home, image) {
+            Ok(changed) => findings.faults.extend(changed.iter().map(|path| format!("{} was changed; remove it", path.display()))),
+            Err(error) => findings.faults.push(format!("{subject}: {error}")),
+        }
+    }
+    findings.faults.extend(seen);
 }
 
 /// Returns what layers give when they are composed.

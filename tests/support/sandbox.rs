@@ -54,6 +54,7 @@ impl Bench {
     pub fn spec<A: AsRef<OsStr>>(&self, argv: &[A]) -> Spec {
         let project = self.project();
         Spec {
+            machine: None,
             root: Root { lower: vec![self.root.clone()], upper: Upper::Ephemeral { size_bytes: SIZE_BYTES } },
             mounts: vec![Mount { host: project.clone(), guest: project.clone(), access: Access::ReadWrite }],
             dirs: vec![],

@@ -210,7 +210,7 @@ static ARCHITECTURE_ALWAYS: &[Rule] = &[
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_ALWAYS: &[Rule] = &[];
 
-/// For [`Identity::Caller`]: no set-user-id files. They would belong to the caller, on the host; if
+/// For [`Identity::Caller`] and [`Identity::Machine`]: no set-user-id files. They would belong to the caller, on the host; if
 /// that is root, any host user who can reach the project would become root by running one.
 static CALLER: &[Rule] = &[
     rule(libc::SYS_fchmod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
@@ -259,7 +259,7 @@ static ARCHITECTURE_ROOT: &[Rule] = &[];
 /// Returns all rules for an identity.
 pub fn rules(identity: Identity) -> Vec<&'static Rule> {
     let own = match identity {
-        Identity::Caller => [CALLER, ARCHITECTURE_CALLER],
+        Identity::Caller | Identity::Machine => [CALLER, ARCHITECTURE_CALLER],
         Identity::Root => [ROOT, ARCHITECTURE_ROOT],
     };
     [ALWAYS, ARCHITECTURE_ALWAYS, own[0], own[1]].into_iter().flatten().collect()

@@ -28,11 +28,8 @@ const RECORDER: CapabilitySet = STEP.union(CapabilitySet::SYS_PTRACE);
 const CAPABILITIES: u32 = 64;
 
 /// Maps the caller's ids into the new user namespace; from the inside, so nobody has to wait.
-pub fn map(identity: Identity, uid: u32, gid: u32) -> Result<(), Failure> {
-    let (inner_uid, inner_gid) = match identity {
-        Identity::Caller => (uid, gid),
-        Identity::Root => (0, 0),
-    };
+pub fn map(inside: (u32, u32), uid: u32, gid: u32) -> Result<(), Failure> {
+    let (inner_uid, inner_gid) = inside;
     fs::write("/proc/self/setgroups", "deny").during("giving up supplementary groups")?;
     fs::write("/proc/self/uid_map", format!("{inner_uid} {uid} 1")).during("mapping the user")?;
     fs::write("/proc/self/gid_map", format!("{inner_gid} {gid} 1")).during("mapping the group")
@@ -41,7 +38,7 @@ pub fn map(identity: Identity, uid: u32, gid: u32) -> Result<(), Failure> {
 /// Gives up capabilities for good: of the caller's identity all of them.
 pub fn drop_capabilities(identity: Identity) -> Result<(), Failure> {
     match identity {
-        Identity::Caller => reduce_to(CapabilitySet::empty()),
+        Identity::Caller | Identity::Machine => reduce_to(CapabilitySet::empty()),
         Identity::Root => reduce_to(STEP),
     }
 }

@@ -57,7 +57,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     set_parent_process_death_signal(Some(Signal::KILL)).during("binding PID 1 to silo")?;
     streams(&plan.streams)?;
     close_all_but(socket)?;
-    identity::map(spec.identity, plan.uid, plan.gid)?;
+    identity::map(plan.inside, plan.uid, plan.gid)?;
     umask(Mode::empty());
     isolate(spec)?;
     let network = network(plan, socket)?;
@@ -76,7 +76,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
         begin_session(terminal)?;
     }
     match spec.identity {
-        Identity::Caller => start_caller(spec, plan, Outside { socket, agent }, terminal),
+        Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent }, terminal),
         Identity::Root => start_root(spec, plan, Outside { socket, agent }, terminal),
     }
 }
@@ -123,15 +123,17 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<O
     }
 }
 
-/// Puts the host's log file and `/dev/null` in place of the standard streams.
+/// Puts what was opened for it in place of the standard streams.
 fn streams(streams: &Streams) -> Result<(), Failure> {
-    if let Streams::Log { log, null } = streams {
-        let step = "redirecting output";
-        rustix::stdio::dup2_stdin(null).during(step)?;
-        rustix::stdio::dup2_stdout(log).during(step)?;
-        rustix::stdio::dup2_stderr(log).during(step)?;
-    }
-    Ok(())
+    let (input, output, errors) = match streams {
+        Streams::Inherited | Streams::Terminal { .. } => return Ok(()),
+        Streams::Log { log, null } => (null, log, log),
+        Streams::Given { input, output, errors } => (input, output, errors),
+    };
+    let step = "redirecting output";
+    rustix::stdio::dup2_stdin(input).during(step)?;
+    rustix::stdio::dup2_stdout(output).during(step)?;
+    rustix::stdio::dup2_stderr(errors).during(step)
 }
 
 /// Closes every descriptor but the standard streams and the socket.

@@ -9,27 +9,27 @@ mod calls;
 mod cgroup;
 mod channel;
 mod device;
-mod failure;
+pub(super) mod failure;
 mod identity;
 mod init;
-mod insistence;
+pub(super) mod insistence;
 mod limits;
-mod notices;
-mod outlet;
+pub(super) mod notices;
+pub(super) mod outlet;
 mod owner;
-mod plan;
+pub(super) mod plan;
 pub mod probe;
 mod proc;
 mod program;
 mod root;
 mod seccomp;
 mod skeleton;
-mod supervise;
-mod sys;
-mod terminal;
-mod wire;
+pub(super) mod supervise;
+pub(super) mod sys;
+pub(super) mod terminal;
+pub(super) mod wire;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -38,6 +38,7 @@ use super::error::Error;
 use super::spec::Spec;
 use super::{Exit, Phase};
 use outlet::Outlet;
+use plan::Plan;
 
 /// A new one of everything that has namespaces, but for time (a sandbox sees the host's clock).
 const NAMESPACES: u64 = (libc::CLONE_NEWUSER
@@ -50,28 +51,31 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
 
 /// See [`crate::launch::launch`].
 pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    spec.check()?;
-    require_one_thread()?;
     // From here on no signal is lost: what arrives before there is a program is forwarded to it.
     let signals = supervise::Signals::take_over()?;
-    let plan = plan::make(spec, signals.before())?;
+    let plan = plan::make(spec, signals.before(), plan::streams(&spec.stdio)?)?;
     let notices = notices::Notices::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
     let screen = terminal::Screen::take_over(&plan.streams, notices)?;
-    let (ours, theirs) =
-        plan::host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
-    let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
-    let made = plan::host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
-    let Some(child) = made else { init::main(spec, &plan, &theirs) };
-    drop(theirs);
-    let sandbox = supervise::Sandbox::new(child);
+    let (sandbox, ours) = start(spec, &plan)?;
     let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet, noted);
     // The socket's end tells PID 1 to stop, if it has not.
     drop(ours);
     outcome
 }
 
-fn require_one_thread() -> Result<(), Error> {
+/// Starts a sandbox; the socket is the way to its PID 1.
+pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), Error> {
+    let (ours, theirs) =
+        plan::host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
+    let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
+    let made = plan::host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
+    let Some(child) = made else { init::main(spec, plan, &theirs) };
+    Ok((supervise::Sandbox::new(child), ours))
+}
+
+/// Fails where this process has more than one thread, which must not be copied.
+pub fn require_one_thread() -> Result<(), Error> {
     // A directory's link count is 2 and one for each subdirectory: one for each thread.
     let wanted = StatxFlags::NLINK;
     let tasks = statx(CWD, "/proc/self/task", AtFlags::empty(), wanted);

@@ -32,7 +32,7 @@ impl Notices {
     pub fn new(streams: &Streams) -> Result<Notices, Error> {
         let (errors, end): (BorrowedFd<'_>, _) = match streams {
             Streams::Log { log, .. } => (log.as_fd(), "\n"),
-            Streams::Inherited => (rustix::stdio::stderr(), "\n"),
+            Streams::Inherited | Streams::Given { .. } => (rustix::stdio::stderr(), "\n"),
             // The caller's terminal is raw meanwhile.
             Streams::Terminal { .. } => (rustix::stdio::stderr(), "\r\n"),
         };

@@ -14,7 +14,7 @@ use super::outlet;
 use super::program::{self, Program};
 use super::sys::SignalSet;
 use crate::launch::error::Error;
-use crate::launch::spec::{Spec, Stdio};
+use crate::launch::spec::{Identity, Spec, Stdio};
 
 /// Everything that PID 1 inherits with its copy of memory.
 pub struct Plan {
@@ -22,6 +22,8 @@ pub struct Plan {
     pub uid: u32,
     /// The caller's group.
     pub gid: u32,
+    /// The user and group as which the caller appears inside.
+    pub inside: (u32, u32),
     /// Where the kernel keeps this process's arguments and environment.
     pub strings: Range<usize>,
     /// The program, ready for `execve`.
@@ -56,6 +58,15 @@ pub enum Streams {
         /// For input.
         null: OwnedFd,
     },
+    /// To descriptors of silo's own.
+    Given {
+        /// For input.
+        input: OwnedFd,
+        /// For output.
+        output: OwnedFd,
+        /// For errors.
+        errors: OwnedFd,
+    },
 }
 
 /// Fails with the step's name.
@@ -64,14 +75,19 @@ pub fn host<T, E: Into<std::io::Error>>(result: Result<T, E>, step: &str) -> Res
 }
 
 /// Looks at the host and prepares what can be prepared.
-pub fn make(spec: &Spec, signals_before: SignalSet) -> Result<Plan, Error> {
+pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<Plan, Error> {
     let nul = || Error::Spec { reason: "a string holds a NUL byte".to_owned() };
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     Ok(Plan {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
+        uid,
+        gid,
+        inside: match spec.identity {
+            Identity::Caller => (uid, gid),
+            Identity::Root | Identity::Machine => (0, 0),
+        },
         strings: strings(&host(fs::read_to_string("/proc/self/stat"), "reading /proc/self/stat")?),
         program: program::prepare(spec).ok_or_else(nul)?,
-        streams: streams(&spec.stdio)?,
+        streams,
         cgroup: Cgroup::make(&spec.limits),
         layout: spec.network.as_ref().map(outlet::layout).transpose()?,
         signals_before,
@@ -89,7 +105,8 @@ fn strings(stat: &str) -> Range<usize> {
     }
 }
 
-fn streams(stdio: &Stdio) -> Result<Streams, Error> {
+/// Finds out where a program's streams lead.
+pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
     match stdio {
         Stdio::Log { path } => {
             let step = format!("opening {}", path.display());

@@ -162,7 +162,7 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during("making a socket pair")?;
     let Some(child) = sys::clone(NAMESPACES, None).during("making namespaces")? else {
-        let tried = identity::map(Identity::Caller, uid, gid).and_then(|()| try_it());
+        let tried = identity::map((uid, gid), uid, gid).and_then(|()| try_it());
         let report = match tried {
             Ok(()) => Report::Exited(0),
             Err(failure) => Report::Failed(failure),
@@ -184,6 +184,7 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
 /// A spec whose root is some directory: the store itself.
 fn spec(store: &Path) -> Spec {
     Spec {
+        machine: None,
         root: Root { lower: vec![store.to_owned()], upper: Upper::Ephemeral { size_bytes: 1 << 20 } },
         mounts: Vec::new(),
         dirs: Vec::new(),

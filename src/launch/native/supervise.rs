@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_current_process_group, kill_process, pidfd_send_signal, waitid};
 
-use super::failure::Stage;
+use super::failure::{Failure, Stage};
 use super::insistence::{Answer, Insistence};
 use super::outlet::Outlet;
 use super::plan::host;
@@ -75,7 +75,7 @@ impl Sandbox {
     }
 
     /// Kills everything inside.
-    fn kill(&self) {
+    pub fn kill(&self) {
         // Gone already is what we want.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
     }
@@ -179,6 +179,7 @@ pub fn watch(
     }
 }
 
+/// Turns a sandbox's last word into an exit or an error.
 fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
@@ -188,12 +189,17 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
         }
         Some(Report::Failed(failure)) => failure,
     };
+    Err(failed(failure))
+}
+
+/// Says what failed inside, as an error.
+pub fn failed(failure: Failure) -> Error {
     let source = std::io::Error::from_raw_os_error(failure.errno);
-    Err(match failure.stage {
+    match failure.stage {
         Stage::Setup => Error::Setup { step: failure.step, source },
         Stage::Find => Error::NotFound { program: failure.step.into() },
         Stage::Execute => Error::NotExecutable { program: failure.step.into(), source },
-    })
+    }
 }
 
 /// Passes a signal on, or does what it means that it came again and again.
@@ -260,7 +266,7 @@ fn stopped(socket: BorrowedFd<'_>, signals: &Signals, mut screen: Option<&mut Sc
 
 /// Stops this process and its group as Ctrl-Z does, until it is continued. Where nobody could continue it (no shell with
 /// job control is above), the kernel does not stop it, and it goes on at once.
-fn stop_with_group() -> Result<(), Error> {
+pub fn stop_with_group() -> Result<(), Error> {
     let step = "stopping";
     // All other signals wait: a key that is pressed before the terminal is taken back is the program's.
     let (_, taken) = host(sys::block_signals(&[]), step)?;
@@ -270,6 +276,7 @@ fn stop_with_group() -> Result<(), Error> {
     host(stopped, step)
 }
 
-fn stop() -> Result<(), Error> {
+/// Stops this process, for the caller's shell.
+pub fn stop() -> Result<(), Error> {
     host(kill_process(getpid(), Signal::STOP), "stopping")
 }

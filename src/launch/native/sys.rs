@@ -117,6 +117,51 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
     .map(drop)
 }
 
+/// Loads a module into the running kernel, compressed as it is.
+pub fn load_module(file: BorrowedFd<'_>) -> io::Result<()> {
+    // MODULE_INIT_COMPRESSED_FILE; for one that is not compressed it must not be set.
+    const COMPRESSED: c_int = 4;
+    // SAFETY: the parameters are an empty C string, which outlives the call.
+    checked(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), COMPRESSED) }).map(drop)
+}
+
+/// The memory of a guest that is tried: a few pages, which stay where they are.
+#[derive(Default)]
+pub struct GuestMemory(Box<Pages>);
+
+#[repr(C, align(4096))]
+struct Pages([u8; 16 * 4096]);
+
+impl Default for Pages {
+    fn default() -> Pages {
+        Pages([0; 16 * 4096])
+    }
+}
+
+impl GuestMemory {
+    /// Writes to it, as far as it goes.
+    pub fn write(&mut self, at: u64, bytes: &[u8]) {
+        let place = usize::try_from(at).ok().and_then(|at| self.0.0.get_mut(at..at + bytes.len()));
+        if let Some(place) = place {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    /// Makes it the guest's. It is never freed: the process that tries a guest ends right after.
+    pub fn give(self, machine: &kvm_ioctls::VmFd) -> io::Result<()> {
+        let pages = Box::leak(self.0);
+        let region = kvm_bindings::kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: size_of_val(pages) as u64,
+            userspace_addr: ptr::from_mut(pages) as u64,
+        };
+        // SAFETY: the pages are whole ones of this process, live as long as it does, and no reference to them is used again.
+        unsafe { machine.set_user_memory_region(region) }.map_err(io::Error::from)
+    }
+}
+
 /// Brings the loopback interface of this network namespace up.
 pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: all-zero is a valid ifreq.

@@ -80,10 +80,12 @@ impl Screen {
     /// Gives the terminal inside the size of the caller's.
     pub fn resize(&self) -> Result<(), Error> {
         let Some(inside) = &self.inside else { return Ok(()) };
-        if let Ok(size) = tcgetwinsize(rustix::stdio::stdout()) {
-            host(tcsetwinsize(inside, size), "resizing the terminal")?;
+        let Ok(size) = tcgetwinsize(rustix::stdio::stdout()) else { return Ok(()) };
+        match tcsetwinsize(inside, size) {
+            // The way to a terminal in a machine, which is told otherwise.
+            Err(Errno::NOTTY | Errno::OPNOTSUPP) => Ok(()),
+            set => host(set, "resizing the terminal"),
         }
-        Ok(())
     }
 
     /// How long to poll: nothing says when somebody inside opens a deserted terminal again.

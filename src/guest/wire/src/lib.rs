@@ -14,7 +14,11 @@
 //! The numbers of `E` and `N` are the broker's, all others the agent's.
 //!
 //! Both sides take whatever arrives for hostile: a message is read whole or not at all, and its size is bounded.
+//!
+//! [`frame`] is what a virtual machine's port carries.
 #![forbid(unsafe_code)]
+
+pub mod frame;
 
 use std::net::Ipv4Addr;
 

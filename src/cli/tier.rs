@@ -1,0 +1,55 @@
+//! Which tier a run has, and what the vm tier needs for it.
+
+use silo_store::lock::{self, Pin};
+
+use crate::config::Tier;
+use crate::image::{self, boot};
+use crate::launch::spec::{Machine, Spec};
+use crate::tool::record::{self, Installed};
+
+use super::context::Setting;
+use super::error::Failure;
+
+/// The tool whose image is what virtual machines are made of.
+const VM: &str = "vm";
+/// Memory of a machine where nothing says otherwise; only what is used of it is taken from the host.
+const MEMORY_BYTES: u64 = 2 << 30;
+/// Processors of a machine where nothing says otherwise.
+const CPUS: u32 = 2;
+
+/// Reads a tier from the command line.
+pub fn parse(text: &str) -> Result<Tier, String> {
+    match text {
+        "native" => Ok(Tier::Native),
+        "vm" => Ok(Tier::Vm),
+        _ => Err("write native or vm".to_owned()),
+    }
+}
+
+/// Gives a run the tier that was asked for, the native one where none was.
+///
+/// The pin keeps the machine's own image meanwhile.
+pub fn choose(setting: &Setting, asked: Option<Tier>, tool: &Installed, spec: &mut Spec) -> Result<Option<Pin>, Failure> {
+    match asked.unwrap_or_default() {
+        Tier::Native => Ok(None),
+        Tier::Vm => machine(setting, tool, spec).map(Some),
+    }
+}
+
+fn machine(setting: &Setting, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {
+    let own = record::get(&setting.home, VM)?;
+    let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", format!("silo install {VM}")))?;
+    let pin = {
+        let shared = lock::share(&setting.store).map_err(Failure::other)?;
+        lock::pin(&setting.store, &shared, &own.image.digest()).map_err(Failure::other)?
+    };
+    let again = |name: &str| format!("silo uninstall {name}, then silo install {name}");
+    let kernel = boot::kernel(&setting.home, own.image).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
+    let disk = boot::disk(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(again(&tool.name)))?;
+    image::touch(&setting.home, own.image);
+    let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    let cpus = spec.limits.cpu_thousandths.map_or(CPUS, |thousandths| u32::try_from(thousandths.div_ceil(1000)).unwrap_or(u32::MAX));
+    let root = image::root(&setting.home, own.image);
+    spec.machine = Some(Machine { root, kernel, disk, memory_bytes: MEMORY_BYTES, cpus: cpus.clamp(1, here) });
+    Ok(pin)
+}

@@ -1,0 +1,337 @@
+//! What a virtual machine and Silo outside say to each other, over one port that carries nothing but bytes.
+//!
+//! A port has neither an end nor a half that can be closed, so both are said. A frame is a letter, the number of the
+//! stream it is about and the length of what follows, both in four bytes, little endian:
+//!
+//! | letter | from | stream | what follows |
+//! |---|---|---|---|
+//! | `H` | guest | 0 | the version, two bytes: the guest is there, and this is its first frame |
+//! | `D` | both | any | bytes of the stream |
+//! | `E` | both | any | nothing: no more bytes come this way |
+//! | `X` | both | any | nothing: nobody takes bytes of this stream any more |
+//! | `C` | both | any | four bytes: so many bytes of the stream were taken, and as many more may be sent |
+//! | `M` | both | 0 | a stream that comes with the message (four bytes, 0 for none), and a message of the network |
+//! | `S` | host | 0 | a signal and its scope, one byte each |
+//! | `W` | host | 0 | rows and columns of the terminal, two bytes each |
+//! | `B` | guest | 0 | nothing: the program begins |
+//! | `Z` | guest | 0 | nothing: the program was stopped in its terminal |
+//! | `R` | guest | 0 | how it ended: a letter, a number of four bytes, and a text; the last frame |
+//!
+//! Of each stream at most [`WINDOW_BYTES`] may be under way in each direction before they were taken. Streams below
+//! [`FIRST_FREE`] are there from the start; the others come with messages, numbered by the guest.
+//!
+//! Both sides take whatever arrives for hostile: a frame that is none ends the conversation.
+
+/// The version that a guest says in its first frame; a host talks with no other.
+pub const VERSION: u16 = 1;
+
+/// The longest that follows in one frame.
+pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
+/// What may be under way of one stream in one direction.
+pub const WINDOW_BYTES: usize = 256 << 10;
+/// The most streams at once.
+pub const MAX_STREAMS: usize = 1024;
+const HEAD_BYTES: usize = 9;
+
+/// To the guest: what it is to do, as JSON.
+pub const JOB: u32 = 0;
+/// To the guest: the program's input.
+pub const INPUT: u32 = 1;
+/// From the guest: the program's output.
+pub const OUTPUT: u32 = 2;
+/// From the guest: the program's errors.
+pub const ERRORS: u32 = 3;
+/// Both ways: the program's terminal.
+pub const TERMINAL: u32 = 4;
+/// From here on the guest gives numbers.
+pub const FIRST_FREE: u32 = 16;
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// The guest is there.
+    Hello {
+        /// The version that it speaks.
+        version: u16,
+    },
+    /// Bytes of a stream.
+    Data {
+        /// The stream.
+        stream: u32,
+        /// The bytes; at least one.
+        bytes: Vec<u8>,
+    },
+    /// No more bytes come this way.
+    End {
+        /// The stream.
+        stream: u32,
+    },
+    /// Nobody takes bytes of this stream any more.
+    Closed {
+        /// The stream.
+        stream: u32,
+    },
+    /// Bytes of a stream were taken.
+    Credit {
+        /// The stream.
+        stream: u32,
+        /// How many.
+        bytes: u32,
+    },
+    /// A message of the network.
+    Message {
+        /// The stream that comes with it.
+        stream: Option<u32>,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// A signal for the program.
+    Signal {
+        /// Its number.
+        signal: u8,
+        /// Whether the whole process group gets it.
+        to_group: bool,
+    },
+    /// The terminal has another size.
+    Window {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// The program begins.
+    Started,
+    /// The program was stopped in its terminal.
+    Stopped,
+    /// How it ended.
+    Report(Report),
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The program exited with this code.
+    Exited(u8),
+    /// This signal killed it.
+    Killed(u8),
+    /// Something failed, and the program did not run.
+    Failed {
+        /// What.
+        stage: Stage,
+        /// The kernel's number for why.
+        errno: i32,
+        /// During which step.
+        step: String,
+    },
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Making the sandbox inside.
+    Setup,
+    /// Finding the program.
+    Find,
+    /// Executing it.
+    Execute,
+}
+
+/// Why bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+impl Frame {
+    /// Appends the frame to `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Frame::Hello { version } => put(out, b'H', 0, &[&version.to_le_bytes()]),
+            Frame::Data { stream, bytes } => put(out, b'D', *stream, &[bytes]),
+            Frame::End { stream } => put(out, b'E', *stream, &[]),
+            Frame::Closed { stream } => put(out, b'X', *stream, &[]),
+            Frame::Credit { stream, bytes } => put(out, b'C', *stream, &[&bytes.to_le_bytes()]),
+            Frame::Message { stream, bytes } => put(out, b'M', 0, &[&stream.unwrap_or(0).to_le_bytes(), bytes]),
+            Frame::Signal { signal, to_group } => put(out, b'S', 0, &[&[*signal, if *to_group { b'G' } else { b'P' }]]),
+            Frame::Window { rows, columns } => put(out, b'W', 0, &[&rows.to_le_bytes(), &columns.to_le_bytes()]),
+            Frame::Started => put(out, b'B', 0, &[]),
+            Frame::Stopped => put(out, b'Z', 0, &[]),
+            Frame::Report(report) => report.write(out),
+        }
+    }
+
+    /// Takes the first frame off `bytes`; `None` where it is not whole yet.
+    pub fn read(bytes: &[u8]) -> Result<Option<(Frame, usize)>, Broken> {
+        let Some((letter, rest)) = bytes.split_first() else { return Ok(None) };
+        let Some((stream, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Broken)?;
+        if length > MAX_PAYLOAD_BYTES {
+            return Err(Broken);
+        }
+        let Some(payload) = rest.get(..length) else { return Ok(None) };
+        let frame = parse(*letter, u32::from_le_bytes(*stream), payload).ok_or(Broken)?;
+        Ok(Some((frame, HEAD_BYTES + length)))
+    }
+}
+
+impl Report {
+    fn write(&self, out: &mut Vec<u8>) {
+        let (letter, number, text) = match self {
+            Report::Exited(code) => (b'E', i32::from(*code), ""),
+            Report::Killed(signal) => (b'K', i32::from(*signal), ""),
+            Report::Failed { stage, errno, step } => (stage.letter(), *errno, step.as_str()),
+        };
+        let text = &text.as_bytes()[..text.floor_char_boundary(MAX_PAYLOAD_BYTES - 5)];
+        put(out, b'R', 0, &[&[letter], &number.to_le_bytes(), text]);
+    }
+
+    fn read(payload: &[u8]) -> Option<Report> {
+        let (letter, rest) = payload.split_first()?;
+        let (number, text) = rest.split_first_chunk::<4>()?;
+        let number = i32::from_le_bytes(*number);
+        let stage = match letter {
+            b'E' => return Some(Report::Exited(u8::try_from(number).ok()?)).filter(|_| text.is_empty()),
+            b'K' => return Some(Report::Killed(u8::try_from(number).ok()?)).filter(|_| text.is_empty()),
+            b'S' => Stage::Setup,
+            b'F' => Stage::Find,
+            b'X' => Stage::Execute,
+            _ => return None,
+        };
+        Some(Report::Failed { stage, errno: number, step: std::str::from_utf8(text).ok()?.to_owned() })
+    }
+}
+
+impl Stage {
+    fn letter(self) -> u8 {
+        match self {
+            Stage::Setup => b'S',
+            Stage::Find => b'F',
+            Stage::Execute => b'X',
+        }
+    }
+}
+
+/// Writes a head and what follows it; parts beyond the longest that may follow are the caller's mistake, and are cut.
+fn put(out: &mut Vec<u8>, letter: u8, stream: u32, parts: &[&[u8]]) {
+    let length = parts.iter().map(|part| part.len()).sum::<usize>().min(MAX_PAYLOAD_BYTES);
+    out.push(letter);
+    out.extend(stream.to_le_bytes());
+    out.extend((length as u32).to_le_bytes());
+    let end = out.len() + length;
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out.truncate(end);
+}
+
+fn parse(letter: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
+    let about_none = |frame: Frame| (stream == 0).then_some(frame);
+    match (letter, payload) {
+        (b'H', [low, high]) => about_none(Frame::Hello { version: u16::from_le_bytes([*low, *high]) }),
+        (b'D', bytes) if !bytes.is_empty() => Some(Frame::Data { stream, bytes: bytes.to_vec() }),
+        (b'E', []) => Some(Frame::End { stream }),
+        (b'X', []) => Some(Frame::Closed { stream }),
+        (b'C', [a, b, c, d]) => Some(Frame::Credit { stream, bytes: u32::from_le_bytes([*a, *b, *c, *d]) }),
+        (b'M', [a, b, c, d, bytes @ ..]) => {
+            let passed = u32::from_le_bytes([*a, *b, *c, *d]);
+            let passed = if passed == 0 { None } else { Some(Some(passed).filter(|passed| *passed >= FIRST_FREE)?) };
+            about_none(Frame::Message { stream: passed, bytes: bytes.to_vec() })
+        }
+        (b'S', [signal, scope @ (b'G' | b'P')]) => about_none(Frame::Signal { signal: *signal, to_group: *scope == b'G' }),
+        (b'W', [a, b, c, d]) => about_none(Frame::Window { rows: u16::from_le_bytes([*a, *b]), columns: u16::from_le_bytes([*c, *d]) }),
+        (b'B', []) => about_none(Frame::Started),
+        (b'Z', []) => about_none(Frame::Stopped),
+        (b'R', payload) => about_none(Frame::Report(Report::read(payload)?)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examples() -> Vec<(Frame, &'static [u8])> {
+        let failed = Report::Failed { stage: Stage::Execute, errno: 8, step: "x".to_owned() };
+        vec![
+            (Frame::Hello { version: 1 }, b"H\0\0\0\0\x02\0\0\0\x01\0"),
+            (Frame::Data { stream: 2, bytes: b"hi".to_vec() }, b"D\x02\0\0\0\x02\0\0\0hi"),
+            (Frame::End { stream: 1 }, b"E\x01\0\0\0\0\0\0\0"),
+            (Frame::Closed { stream: 0x1000 }, b"X\0\x10\0\0\0\0\0\0"),
+            (Frame::Credit { stream: 3, bytes: 4096 }, b"C\x03\0\0\0\x04\0\0\0\0\x10\0\0"),
+            (Frame::Message { stream: None, bytes: b"m".to_vec() }, b"M\0\0\0\0\x05\0\0\0\0\0\0\0m"),
+            (Frame::Message { stream: Some(16), bytes: vec![] }, b"M\0\0\0\0\x04\0\0\0\x10\0\0\0"),
+            (Frame::Signal { signal: 15, to_group: true }, b"S\0\0\0\0\x02\0\0\0\x0fG"),
+            (Frame::Window { rows: 24, columns: 80 }, b"W\0\0\0\0\x04\0\0\0\x18\0\x50\0"),
+            (Frame::Started, b"B\0\0\0\0\0\0\0\0"),
+            (Frame::Stopped, b"Z\0\0\0\0\0\0\0\0"),
+            (Frame::Report(Report::Exited(3)), b"R\0\0\0\0\x05\0\0\0E\x03\0\0\0"),
+            (Frame::Report(Report::Killed(9)), b"R\0\0\0\0\x05\0\0\0K\x09\0\0\0"),
+            (Frame::Report(failed), b"R\0\0\0\0\x06\0\0\0X\x08\0\0\0x"),
+        ]
+    }
+
+    /// What the frames look like; a host of another version reads them.
+    #[test]
+    fn frames_have_one_form() {
+        for (frame, bytes) in examples() {
+            let mut written = Vec::new();
+            frame.write(&mut written);
+            assert_eq!(written, bytes, "{frame:?}");
+            assert_eq!(Frame::read(bytes), Ok(Some((frame, bytes.len()))));
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_is_waited_for() {
+        for (_, bytes) in examples() {
+            for cut in 0..bytes.len() {
+                assert_eq!(Frame::read(&bytes[..cut]), Ok(None));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        for bytes in [
+            &b"D\0\0\0\0\x01\x80\0\0"[..],
+            b"D\0\0\0\0\xff\xff\xff\xff",
+            b"D\0\0\0\0\0\0\0\0",
+            b"Q\0\0\0\0\0\0\0\0",
+            b"Z\0\0\0\0\x01\0\0\0x",
+            b"H\x01\0\0\0\x02\0\0\0\x01\0",
+            b"E\0\0\0\0\x01\0\0\0x",
+            b"M\0\0\0\0\x04\0\0\0\x05\0\0\0",
+            b"M\0\0\0\0\x03\0\0\0\0\0\0",
+            b"S\0\0\0\0\x02\0\0\0\x0fx",
+            b"R\0\0\0\0\x05\0\0\0E\0\x01\0\0",
+            b"R\0\0\0\0\x06\0\0\0E\0\0\0\0x",
+            b"R\0\0\0\0\x05\0\0\0Z\0\0\0\0",
+        ] {
+            assert_eq!(Frame::read(bytes), Err(Broken), "{bytes:?}");
+        }
+    }
+
+    /// Bytes that look like nothing, the same in every run, behind the beginning of a frame.
+    #[test]
+    fn what_is_read_is_what_would_be_written() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut read = 0;
+        for round in 0..200_000_usize {
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 56) as u8
+            };
+            let length = usize::from(next() % 9);
+            let stream = if next() % 2 == 0 { 0 } else { next() };
+            let mut bytes = vec![b"HDEXCMSWRBZ"[round % 11], stream, 0, 0, 0, length as u8, 0, 0, 0];
+            for _ in 0..length {
+                let byte = next();
+                bytes.push(if byte % 2 == 0 { 0 } else { b"EKSFXGP"[usize::from(next() % 7)] });
+            }
+            if let Ok(Some((frame, taken))) = Frame::read(&bytes) {
+                let mut written = Vec::new();
+                frame.write(&mut written);
+                assert_eq!(written, bytes[..taken], "{frame:?}");
+                read += 1;
+            }
+        }
+        assert!(read > 1000, "{read} of the frames were read");
+    }
+}

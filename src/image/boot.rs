@@ -1,0 +1,191 @@
+//! What a virtual machine needs of images, beside their roots: a root as one file system, and a kernel that is unpacked.
+//!
+//! Both are made when they are first wanted and lie in the image's directory, so they go with it; both can be made again
+//! of its root at any time, byte for byte.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use silo_store::digest::{Digest, Hasher};
+use silo_store::erofs;
+use silo_store::index::Index;
+
+use super::{Error, ImageId, failed, index_path, root};
+use crate::home::Home;
+
+/// An image's root as one file system.
+pub const DISK: &str = "root.erofs";
+/// The kernel of an image that has one.
+pub const KERNEL: &str = "vmlinux";
+/// The largest kernel that is unpacked; Debian's has 58 MB.
+const MAX_KERNEL_BYTES: u64 = 256 << 20;
+/// Bytes written at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Returns the root of an image as one file system, which is made where it is not there.
+pub fn disk(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
+    made(home, id, DISK, |out| write_disk(home, id, out))
+}
+
+/// Everything of an image that can be made again of its layers, whether it is there or not.
+pub fn made_of_layers(home: &Home, id: ImageId) -> [PathBuf; 3] {
+    let dir = home.image(&id.to_string());
+    [root(home, id), dir.join(DISK), dir.join(KERNEL)]
+}
+
+/// Returns those of an image's two files that are there and are not what its root gives.
+pub fn changed(home: &Home, id: ImageId) -> Result<Vec<PathBuf>, Error> {
+    let [_, disk, kernel] = made_of_layers(home, id);
+    let mut changed = Vec::new();
+    if disk.exists() && digest_of(&disk)? != digest(|out| write_disk(home, id, out))? {
+        changed.push(disk);
+    }
+    if kernel.exists() && digest_of(&kernel)? != digest(|out| write_kernel(home, id, out))? {
+        changed.push(kernel);
+    }
+    Ok(changed)
+}
+
+fn digest(write: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<Digest, Error> {
+    let mut hasher = Hasher::new();
+    write(&mut hasher)?;
+    Ok(hasher.finish())
+}
+
+fn digest_of(path: &Path) -> Result<Digest, Error> {
+    let mut file = File::open(path).map_err(failed("open", path))?;
+    digest(|out| io::copy(&mut file, out).map(drop).map_err(failed("read", path)))
+}
+
+fn write_disk(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error> {
+    let written = erofs::write(&index(home, id)?, &root(home, id), out);
+    written.map(drop).map_err(|source| Error::Compose { id, source: Box::new(source) })
+}
+
+fn write_kernel(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error> {
+    let path = packed(&root(home, id).join("boot"))?;
+    let bytes = fs::read(&path).map_err(failed("read", &path))?;
+    let broken = || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is no kernel that Silo knows how to unpack"));
+    let kernel = unpacked(&bytes).ok_or_else(broken)?;
+    out.write_all(&kernel).map_err(failed("write", &path))
+}
+
+/// Returns the unpacked kernel of an image, which is made where it is not there.
+pub fn kernel(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
+    made(home, id, KERNEL, |out| write_kernel(home, id, out))
+}
+
+/// Finds the newest kernel of a directory, by name.
+fn packed(boot: &Path) -> Result<PathBuf, Error> {
+    let listing = fs::read_dir(boot).map_err(failed("list", boot))?;
+    let kernels = listing.flatten().map(|entry| entry.path());
+    let is_kernel = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    kernels.filter(is_kernel).max().ok_or_else(|| failed("find a kernel in", boot)(io::ErrorKind::NotFound.into()))
+}
+
+/// Unpacks a kernel by the boot protocol of x86; one for other processors is not packed.
+///
+/// At 0x1f1 stands how many sectors of real-mode code there are, at 0x248 where behind them the compressed kernel begins, and
+/// then how long it is. Its last four bytes are the length of what comes out.
+fn unpacked(image: &[u8]) -> Option<Vec<u8>> {
+    const ARM64_MAGIC: &[u8] = b"ARMd";
+    if image.get(0x38..0x3c) == Some(ARM64_MAGIC) {
+        return Some(image.to_vec());
+    }
+    if image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let number = |at: usize| Some(u32::from_le_bytes(*image.get(at..)?.first_chunk::<4>()?) as usize);
+    let sectors = usize::from(*image.get(0x1f1)?).max(1) + 1;
+    let from = (sectors * 512).checked_add(number(0x248)?)?;
+    let packed = image.get(from..from.checked_add(number(0x24c)?)?)?;
+    let (packed, length) = packed.split_at_checked(packed.len().checked_sub(4)?)?;
+    let length = u64::from(u32::from_le_bytes(*length.first_chunk::<4>()?));
+    let mut kernel = Vec::new();
+    zstd::Decoder::new(packed).ok()?.single_frame().take(MAX_KERNEL_BYTES).read_to_end(&mut kernel).ok()?;
+    (kernel.len() as u64 == length && kernel.starts_with(b"\x7fELF")).then_some(kernel)
+}
+
+fn index(home: &Home, id: ImageId) -> Result<Index, Error> {
+    let path = index_path(home, id);
+    let text = fs::read(&path).map_err(failed("read", &path))?;
+    Index::parse(&text).map_err(|error| Error::Config { id: id.to_string(), what: error.to_string() })
+}
+
+/// Makes a file of an image's directory, whole or not at all.
+fn made(home: &Home, id: ImageId, name: &str, make: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<PathBuf, Error> {
+    let path = home.image(&id.to_string()).join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    let work = home.work();
+    fs::create_dir_all(&work).map_err(failed("create", &work))?;
+    let staged = tempfile::NamedTempFile::new_in(&work).map_err(failed("create a file in", &work))?;
+    let mut out = BufWriter::with_capacity(PIECE_BYTES, staged.as_file());
+    make(&mut out)?;
+    out.flush().map_err(failed("write", &path))?;
+    drop(out);
+    // A name that outlives a power cut must not stand for bytes that do not.
+    staged.as_file().sync_all().map_err(failed("write", &path))?;
+    staged.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the boot protocol says, around these bytes.
+    fn image(packed: &[u8], length: u32) -> Vec<u8> {
+        let mut image = vec![0; 3 * 512 + 16];
+        image[0x1f1] = 2;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x248..0x24c].copy_from_slice(&16u32.to_le_bytes());
+        image[0x24c..0x250].copy_from_slice(&(packed.len() as u32 + 4).to_le_bytes());
+        [image, packed.to_vec(), length.to_le_bytes().to_vec(), b"trailer".to_vec()].concat()
+    }
+
+    #[test]
+    fn what_was_changed_is_found_and_what_is_there_is_kept() {
+        let place = tempfile::tempdir().expect("a directory");
+        let home = Home::new(place.path().join("home"));
+        let id = ImageId::parse(&"0".repeat(64)).expect("an id");
+        let packed = zstd::encode_all(&b"\x7fELF kernel"[..], 3).expect("compressed");
+        let root = root(&home, id);
+        fs::create_dir_all(root.join("boot")).expect("made");
+        let image = image(&packed, 11);
+        fs::write(root.join("boot/vmlinuz-6.1"), &image).expect("written");
+        let text = format!("silo-index 1\nd 0755 0 0 boot\nf 0644 0 0 1 {} {} boot/vmlinuz-6.1\n", image.len(), Digest::of(&image));
+        fs::write(index_path(&home, id), text).expect("written");
+        assert!(changed(&home, id).expect("looked").is_empty(), "what is not there was not changed");
+        let (disk, kernel) = (disk(&home, id).expect("made"), kernel(&home, id).expect("made"));
+        assert_eq!(fs::read(&kernel).expect("there"), b"\x7fELF kernel");
+        assert!(changed(&home, id).expect("looked").is_empty());
+        for path in [disk, kernel] {
+            let mut bytes = fs::read(&path).expect("there");
+            bytes[5] ^= 1;
+            fs::write(&path, &bytes).expect("written");
+            assert_eq!(changed(&home, id).expect("looked"), std::slice::from_ref(&path));
+            bytes[5] ^= 1;
+            fs::write(&path, &bytes).expect("written");
+        }
+        assert!(fs::read_dir(home.work()).expect("there").next().is_none(), "nothing is left over");
+    }
+
+    #[test]
+    fn kernels_are_unpacked_or_refused() {
+        let kernel = [&b"\x7fELF"[..], &[7; 5000]].concat();
+        let packed = zstd::encode_all(&kernel[..], 3).expect("compressed");
+        assert_eq!(unpacked(&image(&packed, kernel.len() as u32)), Some(kernel.clone()));
+        assert_eq!(unpacked(&image(&packed, 17)), None, "another length");
+        assert_eq!(unpacked(&image(&packed[..packed.len() - 9], kernel.len() as u32)), None, "cut");
+        assert_eq!(unpacked(&image(&zstd::encode_all(&b"MZ"[..], 3).expect("compressed"), 2)), None, "no kernel");
+        let whole = image(&packed, kernel.len() as u32);
+        for cut in [0, 1, 0x200, 0x204, 0x24a, 0x250, 1540] {
+            assert_eq!(unpacked(&whole[..cut]), None, "cut at {cut}");
+        }
+        let arm = [&[0; 0x38][..], b"ARMd", &[0; 100]].concat();
+        assert_eq!(unpacked(&arm), Some(arm.clone()));
+    }
+}

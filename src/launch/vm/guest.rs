@@ -1,0 +1,341 @@
+//! Silo as the first process of a machine: mounts what it was given, launches one program, and tells how it ended.
+//!
+//! The program runs in a sandbox of namespaces, as it would on the host and by the same code; the machine is one more wall
+//! around it, with a kernel of its own. This process carries its streams over the port and says its last word; then the
+//! host ends the machine.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, Timespec, open, sync};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::system::{RebootCommand, reboot};
+use rustix::termios::tcsetwinsize;
+use rustix::time::{ClockId, clock_settime};
+use silo_wire::frame::{self, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
+
+use super::initial::MODULES;
+use super::machine::{DISK, Errors, IMAGE, Job, PORT, SHARES, tag};
+use super::mux::{End, Mux, Side, Source, Ways};
+use super::tty;
+use crate::launch::native::failure::{During, Failure, Stage};
+use crate::launch::native::plan::{self, Plan, Streams};
+use crate::launch::native::supervise::Signals;
+use crate::launch::native::wire::{self, Order, Report, Scope};
+use crate::launch::native::{self, sys};
+
+/// How often a terminal that nobody has open is looked at, in nanoseconds.
+const DESERTED_NANOS: i64 = 50_000_000;
+/// Processes besides the program's: this one, the sandbox's first one, and the network's agent.
+const OWN_TASKS: u64 = 3;
+/// Bytes that the kernel and QEMU carry at once of a share.
+const SHARE_BYTES: u32 = 512 << 10;
+
+/// Whether this process is the first of a machine: the kernel starts it by this name and no other.
+pub fn is_first(argv0: &std::ffi::OsStr) -> bool {
+    rustix::process::getpid().is_init() && argv0 == "/init"
+}
+
+/// Does what a machine is for, and powers it off.
+pub fn main() -> ! {
+    // Whatever happens, this process must not end: the kernel would say that it has died of it.
+    std::panic::set_hook(Box::new(|panic| log(&panic.to_string())));
+    let done = std::panic::catch_unwind(|| {
+        let port = prepare()?;
+        serve(port)
+    });
+    if let Ok(Err(failure)) = done {
+        // Before there is a port there is nobody to tell; the host has a deadline.
+        log(&format!("{}: errno {}", failure.step, failure.errno));
+    }
+    let _ = reboot(RebootCommand::PowerOff);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Says something by the kernel's log, the one way out that there is before the port is open; at the one level that is shown.
+fn log(text: &str) {
+    let _ = fs::write("/dev/kmsg", format!("<0>silo: {text}\n"));
+}
+
+/// Mounts what a process expects, loads the modules, opens the port, and moves onto a root that can be changed.
+fn prepare() -> Result<OwnedFd, Failure> {
+    let none = MountFlags::empty();
+    mount("proc", "/proc", "proc", none, None).during("mounting /proc")?;
+    mount("sysfs", "/sys", "sysfs", none, None).during("mounting /sys")?;
+    mount("devtmpfs", "/dev", "devtmpfs", none, None).during("mounting /dev")?;
+    fs::create_dir("/dev/pts").during("making /dev/pts")?;
+    mount("devpts", "/dev/pts", "devpts", none, None).during("mounting /dev/pts")?;
+    load_modules()?;
+    let port = open_port()?;
+    mount("root", "/new", "tmpfs", none, Some(c"mode=0755")).during("mounting a root")?;
+    for dir in ["proc", "sys", "dev", "image", "share", "tmp"] {
+        let path = Path::new("/new").join(dir);
+        fs::create_dir(&path).during_this(|| format!("making {}", path.display()))?;
+        if matches!(dir, "proc" | "sys" | "dev") {
+            mount_move(Path::new("/").join(dir), &path).during_this(|| format!("moving {}", path.display()))?;
+        }
+    }
+    // What the kernel unpacked cannot be left, only covered.
+    rustix::process::chdir("/new").during("entering the root")?;
+    mount_move(".", "/").during("changing the root")?;
+    rustix::process::chroot(".").during("changing the root")?;
+    rustix::process::chdir("/").during("entering the root")?;
+    Ok(port)
+}
+
+fn load_modules() -> Result<(), Failure> {
+    let dir = Path::new("/").join(MODULES);
+    let listing = fs::read_dir(&dir).during("listing the modules")?;
+    let mut paths: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let step = || format!("loading {}", path.display());
+        let file = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during_this(step)?;
+        match sys::load_module(file.as_fd()) {
+            // It is part of the kernel, or there already.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            loaded => loaded.during_this(step)?,
+        }
+    }
+    Ok(())
+}
+
+/// Finds the port by its name.
+fn open_port() -> Result<OwnedFd, Failure> {
+    let step = "opening the port";
+    let listing = fs::read_dir("/sys/class/virtio-ports").during(step)?;
+    for entry in listing.flatten() {
+        let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+        if name.trim_end() == PORT {
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            return open(Path::new("/dev").join(entry.file_name()), flags, Mode::empty()).during(step);
+        }
+    }
+    Err(Errno::NOENT).during(step)
+}
+
+/// Hears what is to be done, does it, and tells how it ended.
+fn serve(port: OwnedFd) -> Result<(), Failure> {
+    let mut mux = Mux::new(port, Side::Guest);
+    mux.add(JOB, None, End::Kept, Ways::BACK);
+    mux.add(INPUT, None, End::Own, Ways::BACK);
+    mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
+    mux.send(&Frame::Hello { version: VERSION });
+    let report = match hear(&mut mux).and_then(|job| run(&mut mux, &job)) {
+        Ok(report) => report,
+        Err(failure) => told(failure),
+    };
+    // What was written to the shares must be there when the host goes on.
+    sync();
+    mux.send(&Frame::Report(report));
+    // From here on the host may end the machine at any moment.
+    loop {
+        turn(&mut mux, None, None)?;
+    }
+}
+
+fn told(failure: Failure) -> frame::Report {
+    let stage = match failure.stage {
+        Stage::Setup => frame::Stage::Setup,
+        Stage::Find => frame::Stage::Find,
+        Stage::Execute => frame::Stage::Execute,
+    };
+    frame::Report::Failed { stage, errno: failure.errno, step: failure.step }
+}
+
+fn hear(mux: &mut Mux) -> Result<Job, Failure> {
+    loop {
+        turn(mux, None, None)?;
+        if let Some(json) = mux.whole(JOB) {
+            return serde_json::from_slice(&json).map_err(io::Error::from).during("reading what is to be done");
+        }
+    }
+}
+
+/// Waits and carries once. Says whether the sandbox's socket can be read.
+fn turn(mux: &mut Mux, sandbox: Option<&OwnedFd>, patience: Option<&Timespec>) -> Result<bool, Failure> {
+    let interest = mux.interest();
+    let mut fds: Vec<PollFd<'_>> = interest.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+    fds.extend(sandbox.map(|socket| PollFd::new(socket, PollFlags::IN)));
+    match poll(&mut fds, patience) {
+        Err(Errno::INTR) => return Ok(false),
+        polled => polled.during("waiting")?,
+    };
+    let said = sandbox.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty());
+    let events: Vec<(Source, PollFlags)> = interest.iter().zip(&fds).map(|((source, ..), fd)| (*source, fd.revents())).collect();
+    mux.turn(&events).map_err(|error| io::Error::other(error.to_string())).during("talking to the host")?;
+    Ok(said)
+}
+
+fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
+    furnish(job)?;
+    let step = |error: crate::launch::error::Error| io::Error::other(error.to_string());
+    let signals = Signals::take_over().map_err(step).during("taking signals over")?;
+    let streams = streams(mux, job)?;
+    let plan = plan(job, &signals, streams)?;
+    let (sandbox, socket) = native::start(&job.spec, &plan).map_err(step).during("starting the sandbox")?;
+    // The program's ends of its pipes: as long as they are open here, too, none of them ends.
+    drop(plan);
+    null_errors()?;
+    let end = attend(mux, &socket)?;
+    drop(sandbox);
+    finish(mux)?;
+    Ok(match end {
+        Some(Report::Exited(code)) => frame::Report::Exited(code),
+        Some(Report::Killed(signal)) => frame::Report::Killed(signal),
+        Some(Report::Failed(failure)) => told(failure),
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped) | None => {
+            told(Failure { stage: Stage::Setup, step: "hearing how the program ended".to_owned(), errno: libc::EPIPE })
+        }
+    })
+}
+
+/// Mounts the program's root and the shares, and sets what belongs to the whole machine.
+fn furnish(job: &Job) -> Result<(), Failure> {
+    let (secs, nanos) = job.now;
+    let now = Timespec { tv_sec: secs, tv_nsec: nanos };
+    clock_settime(ClockId::Realtime, now).during("setting the clock")?;
+    mount(DISK, IMAGE, "erofs", MountFlags::RDONLY, None).during("mounting the image")?;
+    for number in 0..job.shares {
+        let at = Path::new(SHARES).join(number.to_string());
+        let step = || format!("mounting {}", at.display());
+        fs::create_dir(&at).during_this(step)?;
+        // Programs that map files to write to them need that one cache; nothing else is kept.
+        let options = format!("trans=virtio,version=9p2000.L,cache=mmap,msize={SHARE_BYTES},access=any");
+        let options = std::ffi::CString::new(options).during_this(step)?;
+        mount(tag(number), &at, "9p", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str())).during_this(step)?;
+    }
+    if let Some(tasks) = job.tasks {
+        limit_tasks(tasks).during("limiting the number of processes")?;
+    }
+    Ok(())
+}
+
+/// Limits how many processes there are at once, by a cgroup: whoever is root of the machine is exempt from limits of users.
+fn limit_tasks(tasks: u64) -> io::Result<()> {
+    let place = Path::new("/sys/fs/cgroup");
+    mount("cgroup", place, "cgroup2", MountFlags::empty(), None)?;
+    fs::write(place.join("cgroup.subtree_control"), "+pids")?;
+    let own = place.join("silo");
+    fs::create_dir(&own)?;
+    fs::write(own.join("pids.max"), tasks.saturating_add(OWN_TASKS).to_string())?;
+    // This process, and all that come of it.
+    fs::write(own.join("cgroup.procs"), "0")
+}
+
+/// Makes the program's streams and gives their other ends to the port.
+fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
+    let step = "making the program's streams";
+    if let Some(terminal) = &job.terminal {
+        mux.remove(INPUT);
+        if job.errors == Errors::Apart {
+            let (ours, theirs) = channel().during(step)?;
+            rustix::stdio::dup2_stderr(&theirs).during(step)?;
+            mux.add(frame::ERRORS, Some(ours), End::Own, Ways::OUT);
+        }
+        let errors_too = job.errors == Errors::WithOutput;
+        return Ok(Streams::Terminal { settings: Box::new(terminal.settings().during(step)?), size: tty::size(terminal.size), errors_too });
+    }
+    mux.remove(TERMINAL);
+    let (input, ours) = pipe_with(PipeFlags::CLOEXEC).during(step)?;
+    rustix::io::ioctl_fionbio(&ours, true).during(step)?;
+    mux.attach(INPUT, ours);
+    let (ours, output) = channel().during(step)?;
+    mux.add(OUTPUT, Some(ours), End::Own, Ways::OUT);
+    let errors = match job.errors {
+        Errors::WithOutput => rustix::io::fcntl_dupfd_cloexec(&output, 3).during(step)?,
+        Errors::Apart => {
+            let (ours, errors) = channel().during(step)?;
+            mux.add(frame::ERRORS, Some(ours), End::Own, Ways::OUT);
+            errors
+        }
+    };
+    Ok(Streams::Given { input, output, errors })
+}
+
+/// Lets go of the program's errors, which this process has had for its own.
+fn null_errors() -> Result<(), Failure> {
+    let step = "letting go of the program's streams";
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(step)?;
+    rustix::stdio::dup2_stderr(&null).during(step)
+}
+
+/// A pipe whose end to read from does not wait.
+fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+fn plan(job: &Job, signals: &Signals, streams: Streams) -> Result<Plan, Failure> {
+    let made = plan::make(&job.spec, signals.before(), streams).map_err(|error| io::Error::other(error.to_string()));
+    let mut plan = made.during("planning the sandbox")?;
+    // The machine's root is the host's caller, under the caller's own number.
+    plan.inside = job.user;
+    Ok(plan)
+}
+
+/// Carries until the sandbox's first process has said its last word.
+fn attend(mux: &mut Mux, socket: &OwnedFd) -> Result<Option<Report>, Failure> {
+    loop {
+        let while_deserted = Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS };
+        let patience = mux.is_deserted().then_some(&while_deserted);
+        let said = turn(mux, Some(socket), patience)?;
+        mux.look_again();
+        while let Some(frame) = mux.next_frame() {
+            obey(&frame, socket, mux.descriptor(TERMINAL));
+        }
+        if !said {
+            continue;
+        }
+        match wire::next_report(socket.as_fd()).during("listening to the sandbox")? {
+            Some(Report::Terminal(fd)) => {
+                rustix::io::ioctl_fionbio(&fd, true).during("connecting the terminal")?;
+                mux.attach(TERMINAL, fd);
+            }
+            Some(Report::Channel(fd)) => mux.take_messenger(fd),
+            Some(Report::Started) => mux.send(&Frame::Started),
+            Some(Report::Stopped) => mux.send(&Frame::Stopped),
+            // No host asks a machine for it.
+            Some(Report::Keys(_)) => {}
+            end => return Ok(end),
+        }
+    }
+}
+
+fn obey(frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
+    match frame {
+        Frame::Signal { signal, to_group } => {
+            let scope = if *to_group { Scope::Group } else { Scope::Program };
+            // A sandbox that is gone has said so, and is heard next.
+            let _ = wire::order(socket.as_fd(), Order { signal: *signal, scope });
+        }
+        Frame::Window { rows, columns } => {
+            if let Some(terminal) = terminal {
+                // The program sees the size before.
+                let _ = tcsetwinsize(terminal, tty::size((*rows, *columns)));
+            }
+        }
+        // An honest host says nothing else.
+        _ => {}
+    }
+}
+
+/// Carries what the program left in its streams.
+fn finish(mux: &mut Mux) -> Result<(), Failure> {
+    mux.remove(INPUT);
+    loop {
+        let open = [OUTPUT, frame::ERRORS].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
+        if !open && mux.is_flushed() {
+            return Ok(());
+        }
+        turn(mux, None, None)?;
+    }
+}

@@ -1,0 +1,355 @@
+//! What a virtual machine is made of, from a launch spec: pure, data in, data out.
+//!
+//! One spec becomes two. The *outer* one is the sandbox of namespaces in which QEMU runs: it sees the files that it needs and
+//! the project, and nothing else of the host, so whoever breaks out of the machine is in a sandbox like any other. The
+//! *inner* one is what the machine's first process is to launch, with paths as they are inside.
+//!
+//! The shares' rules hold outside, where the guest's kernel cannot change them: a read-only mount is one in the outer
+//! sandbox, and so are the paths that a program may only read.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::tty::Terminal;
+use crate::launch::spec::{Access, Bytes, File, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
+
+/// Where QEMU's sandbox has what Silo gives it.
+const GIVEN: &str = "/silo";
+/// Where the machine has its program's root.
+pub const IMAGE: &str = "/image";
+/// Where the machine has what it shares with the host.
+pub const SHARES: &str = "/share";
+/// The machine's disk with the program's root.
+pub const DISK: &str = "/dev/vda";
+/// The name of the port to the host.
+pub const PORT: &str = "silo.0";
+/// What QEMU may write besides shares: the initial file system lies there, too.
+const SCRATCH_BYTES: u64 = 1 << 30;
+/// Threads of QEMU: some for processors, some for files.
+const TASKS: u64 = 1024;
+/// Of the machine's memory, what a program's files may take, as a fraction.
+const UPPER_SHARE: (u64, u64) = (3, 4);
+/// What the machine's kernel and Silo need besides the program.
+const OWN_MEMORY_BYTES: u64 = 160 << 20;
+/// The smallest machine that boots with room for a program.
+const LEAST_MEMORY_BYTES: u64 = 384 << 20;
+/// What every guest kernel is told: to say nothing until it dies, and then to stop; not to judge timers and clocks by how
+/// they tick while the host is busy; to trust the processor's random numbers. What it does not know, the last word, it
+/// hands on to its first process.
+const COMMAND_LINE: &str =
+    "earlyprintk=ttyS0 console=hvc0 quiet loglevel=1 panic=-1 no_timer_check tsc=reliable random.trust_cpu=on LD_LIBRARY_PATH=/silo/lib";
+
+/// How the processors of a machine are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    /// By the host's own.
+    Kvm,
+    /// By translation.
+    Translated,
+}
+
+/// What the machine's first process is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// What to launch, with paths inside the machine.
+    pub spec: Spec,
+    /// As whom the machine's root appears to the program.
+    pub user: (u32, u32),
+    /// How many shares to mount.
+    pub shares: usize,
+    /// The program's terminal, if it has one.
+    pub terminal: Option<Terminal>,
+    /// Where its errors go, if not there.
+    pub errors: Errors,
+    /// Most processes at once.
+    pub tasks: Option<u64>,
+    /// The host's clock: seconds since 1970, and nanoseconds.
+    pub now: (i64, i64),
+}
+
+/// Where a program's errors go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Errors {
+    /// To a stream of their own.
+    Apart,
+    /// Where the output goes, in the order in which they are written.
+    WithOutput,
+}
+
+/// Both sides of one machine.
+#[derive(Debug)]
+pub struct Made {
+    /// QEMU's sandbox.
+    pub outer: Spec,
+    /// What runs inside.
+    pub inner: Spec,
+    /// How many shares there are.
+    pub shares: usize,
+}
+
+/// Makes both specs of one.
+pub fn make(spec: &Spec, machine: &Machine, processor: Processor, initial: Vec<u8>) -> Made {
+    let given = Path::new(GIVEN);
+    let read_only = |host: &Path, name: &str| Mount { host: host.to_owned(), guest: given.join(name), access: Access::ReadOnly };
+    let mut mounts = vec![read_only(&machine.disk, "disk"), read_only(&machine.kernel, "kernel")];
+    if processor == Processor::Kvm {
+        mounts.push(Mount { host: "/dev/kvm".into(), guest: "/dev/kvm".into(), access: Access::ReadWrite });
+    }
+    let shares = Shares::of(spec);
+    mounts.extend(shares.hosts.iter().enumerate().map(|(number, share)| Mount {
+        host: share.host.clone(),
+        guest: share.outside(number),
+        access: share.access,
+    }));
+    let memory = memory(spec, machine);
+    Made {
+        outer: Spec {
+            root: Root { lower: vec![machine.root.clone()], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
+            mounts,
+            dirs: Vec::new(),
+            files: vec![File { guest: given.join("initial"), bytes: Bytes(initial), mode: 0o600 }],
+            read_only: shares.protected(spec),
+            argv: qemu(machine, processor, memory, shares.hosts.len()),
+            env: BTreeMap::from([("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("TMPDIR".into(), "/tmp".into())]),
+            cwd: "/".into(),
+            hostname: "silo-vm".to_owned(),
+            identity: Identity::Machine,
+            stdio: Stdio::Auto,
+            limits: Limits { tasks: Some(TASKS), ..Limits::default() },
+            network: None,
+            machine: None,
+        },
+        inner: inner(spec, &shares, memory),
+        shares: shares.hosts.len(),
+    }
+}
+
+/// The machine's memory: what the program may have, and what the machine itself needs.
+fn memory(spec: &Spec, machine: &Machine) -> u64 {
+    let wanted = spec.limits.memory_bytes.map_or(machine.memory_bytes, |bytes| bytes.saturating_add(OWN_MEMORY_BYTES));
+    wanted.max(LEAST_MEMORY_BYTES).next_multiple_of(1 << 20)
+}
+
+fn inner(spec: &Spec, shares: &Shares, memory: u64) -> Spec {
+    let mut inner = spec.clone();
+    inner.machine = None;
+    inner.root.lower = vec![IMAGE.into()];
+    if let Upper::Ephemeral { size_bytes } = &mut inner.root.upper {
+        *size_bytes = (*size_bytes).min(memory / UPPER_SHARE.1 * UPPER_SHARE.0);
+    }
+    for mount in &mut inner.mounts {
+        mount.host = shares.inside(&mount.host);
+    }
+    // The machine has no more processors than the program may have.
+    inner.limits.cpu_thousandths = None;
+    inner
+}
+
+/// A host directory, or one file, that a machine sees.
+struct Share {
+    host: PathBuf,
+    access: Access,
+    /// Its name, if it is a file: only a directory can be shared, so it lies in one that is made for it.
+    file: Option<OsString>,
+}
+
+struct Shares {
+    hosts: Vec<Share>,
+}
+
+impl Shares {
+    /// Lists what is shared, each once.
+    fn of(spec: &Spec) -> Shares {
+        let mut hosts: Vec<Share> = Vec::new();
+        for mount in &spec.mounts {
+            match hosts.iter_mut().find(|share| share.host == mount.host) {
+                // Read-only where it is mounted so; the inner sandbox sees to that.
+                Some(share) if mount.access == Access::ReadWrite => share.access = Access::ReadWrite,
+                Some(_) => {}
+                None => {
+                    let file = mount.host.is_file().then(|| mount.host.file_name().map(ToOwned::to_owned)).flatten();
+                    hosts.push(Share { host: mount.host.clone(), access: mount.access, file });
+                }
+            }
+        }
+        Shares { hosts }
+    }
+
+    /// Where a host path of the spec is inside.
+    fn inside(&self, host: &Path) -> PathBuf {
+        let number = self.hosts.iter().position(|share| share.host == host).unwrap_or_default();
+        let dir = Path::new(SHARES).join(number.to_string());
+        match self.hosts.get(number).and_then(|share| share.file.as_ref()) {
+            Some(name) => dir.join(name),
+            None => dir,
+        }
+    }
+
+    /// The paths that only may be read, as QEMU sees them.
+    fn protected(&self, spec: &Spec) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for path in &spec.read_only {
+            let outer = spec.mounts.iter().filter(|mount| path.starts_with(&mount.guest));
+            let Some(mount) = outer.max_by_key(|mount| mount.guest.as_os_str().len()) else { continue };
+            let Some(number) = self.hosts.iter().position(|share| share.host == mount.host) else { continue };
+            let below = path.strip_prefix(&mount.guest).unwrap_or(path);
+            paths.push(self.hosts[number].outside(number).join(below));
+        }
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+}
+
+impl Share {
+    fn outside(&self, number: usize) -> PathBuf {
+        let dir = shared_dir(number);
+        match &self.file {
+            Some(name) => dir.join(name),
+            None => dir,
+        }
+    }
+}
+
+fn shared_dir(number: usize) -> PathBuf {
+    Path::new(GIVEN).join("share").join(number.to_string())
+}
+
+/// The tag by which the machine mounts a share.
+pub fn tag(number: usize) -> String {
+    format!("share{number}")
+}
+
+/// QEMU's command line. Each odd word has its reason beside it.
+fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize) -> Vec<OsString> {
+    let mut words: Vec<String> = Vec::new();
+    let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
+    put(PROGRAM);
+    // Nothing that is not named, and nothing that a host's files name.
+    put("-nodefaults -no-user-config -display none -no-reboot");
+    match processor {
+        Processor::Kvm => put("-accel kvm -cpu host"),
+        // Translated code must not see 16-byte exchanges: older versions break flags with them.
+        Processor::Translated => put("-accel tcg,thread=multi -cpu max,-cx16"),
+    }
+    put(MACHINE);
+    put(&format!("-m {}M -smp {}", memory >> 20, machine.cpus));
+    put("-kernel /silo/kernel -initrd /silo/initial");
+    words.extend(["-append".to_owned(), COMMAND_LINE.to_owned()]);
+    let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
+    put("-drive id=disk,file=/silo/disk,format=raw,if=none,readonly=on,file.locking=off -device virtio-blk-pci,drive=disk");
+    put("-device virtio-rng-pci");
+    // What the kernel says when it dies, and nothing before.
+    put("-chardev socket,id=log,fd=1,mux=on -serial chardev:log -device virtio-serial-pci -device virtconsole,chardev=log");
+    // The port's other end is this program's standard input: nothing on disk, and nobody else can connect.
+    put(&format!("-chardev socket,id=silo,fd=0 -device virtserialport,chardev=silo,name={PORT}"));
+    for number in 0..shares {
+        // Ownership is not kept but taken from who writes: that is the caller, always. Inodes of several file systems differ.
+        let dir = shared_dir(number);
+        put(&format!("-fsdev local,id=f{number},path={},security_model=none,multidevs=remap", dir.display()));
+        put(&format!("-device virtio-9p-pci,fsdev=f{number},mount_tag={}", tag(number)));
+    }
+    // Within the sandbox of namespaces another one: nothing is started, nothing of the old system calls is there.
+    put("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    words.into_iter().map(OsString::from).collect()
+}
+
+/// Robust under translation, where the smaller `microvm` needs the host's clock measured; five per cent slower.
+#[cfg(target_arch = "x86_64")]
+const MACHINE: &str = "-machine q35,graphics=off,vmport=off,smbus=off,sata=off,hpet=off,usb=off";
+#[cfg(target_arch = "x86_64")]
+const PROGRAM: &str = "qemu-system-x86_64";
+/// The one machine of this architecture that is made for machines that are none.
+#[cfg(target_arch = "aarch64")]
+const MACHINE: &str = "-machine virt,gic-version=max";
+#[cfg(target_arch = "aarch64")]
+const PROGRAM: &str = "qemu-system-aarch64";
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
+        Spec {
+            root: Root { lower: vec!["/h/images/a/root".into()], upper: Upper::Ephemeral { size_bytes: 4 << 30 } },
+            mounts: vec![
+                mount("/home/me/p", "/home/me/p", Access::ReadWrite),
+                mount("/home/me/p", "/workspace", Access::ReadWrite),
+                mount("/srv/shared", "/srv/shared", Access::ReadOnly),
+                mount("/etc/hostname", "/etc/name", Access::ReadOnly),
+            ],
+            dirs: vec![],
+            files: vec![],
+            read_only: vec!["/home/me/p/.git/hooks".into(), "/workspace/.git/hooks".into(), "/not/mounted".into()],
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            cwd: "/home/me/p".into(),
+            hostname: "silo".to_owned(),
+            identity: Identity::Caller,
+            stdio: Stdio::Auto,
+            limits: Limits { memory_bytes: Some(1 << 30), cpu_thousandths: Some(1500), ..Limits::default() },
+            network: None,
+            machine: None,
+        }
+    }
+
+    fn machine() -> Machine {
+        Machine { root: "/h/vm".into(), kernel: "/h/vmlinux".into(), disk: "/h/disk".into(), memory_bytes: 2 << 30, cpus: 2 }
+    }
+
+    #[test]
+    fn the_command_line_is_the_golden_one() {
+        for (processor, golden) in [
+            (Processor::Translated, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
+            (Processor::Kvm, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
+        ] {
+            let made = make(&spec(), &machine(), processor, Vec::new());
+            let words: String = made.outer.argv.iter().map(|word| format!("{}\n", word.display())).collect();
+            assert_eq!(words, golden, "{processor:?}\n{words}");
+        }
+    }
+
+    #[test]
+    fn the_outer_sandbox_sees_the_shares_by_their_rules() {
+        let made = make(&spec(), &machine(), Processor::Translated, b"archive".to_vec());
+        assert_eq!(made.shares, 3);
+        let seen: Vec<String> =
+            made.outer.mounts.iter().map(|m| format!("{} {} {:?}", m.host.display(), m.guest.display(), m.access)).collect();
+        let expect = [
+            "/h/disk /silo/disk ReadOnly",
+            "/h/vmlinux /silo/kernel ReadOnly",
+            "/home/me/p /silo/share/0 ReadWrite",
+            "/srv/shared /silo/share/1 ReadOnly",
+            "/etc/hostname /silo/share/2/hostname ReadOnly",
+        ];
+        assert_eq!(seen, expect);
+        assert_eq!(made.outer.read_only, [PathBuf::from("/silo/share/0/.git/hooks")]);
+        assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
+        assert_eq!(made.outer.files[0].bytes.0, b"archive");
+        assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
+    }
+
+    #[test]
+    fn the_inner_sandbox_is_the_one_that_was_asked_for() {
+        let (spec, machine) = (spec(), machine());
+        let inner = make(&spec, &machine, Processor::Translated, Vec::new()).inner;
+        let hosts: Vec<String> = inner.mounts.iter().map(|mount| mount.host.display().to_string()).collect();
+        assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hostname"]);
+        let undone = Spec {
+            root: spec.root.clone(),
+            mounts: spec.mounts.clone(),
+            limits: Limits { cpu_thousandths: Some(1500), ..inner.limits.clone() },
+            ..inner.clone()
+        };
+        assert_eq!(undone, spec, "everything else is as it was");
+        let memory = memory(&spec, &machine);
+        assert!(memory > 1 << 30);
+        assert_eq!(inner.root.upper, Upper::Ephemeral { size_bytes: memory / 4 * 3 }, "its files fit into its memory");
+    }
+}

@@ -1,0 +1,490 @@
+//! The vm tier: a machine of its own for each launch, with its own kernel, ended with its program.
+//!
+//! The machine is QEMU, from an image like any other, in a sandbox of the native tier ([`machine`] says what it sees). Its
+//! first process is silo again ([`guest`]), which launches the program in a sandbox of the native tier *inside*. Between
+//! the two is one port that carries frames ([`mux`]). So a program sees on both tiers the same, made by the same code, and
+//! between it and the host stand two walls more: the machine, and the sandbox around QEMU.
+//!
+//! What counts is what the machine says in its last frame. That QEMU ends, in whatever way, says nothing.
+
+pub mod guest;
+
+mod initial;
+mod kvm;
+mod machine;
+mod mux;
+mod tty;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, SeekFrom, Timespec, fstat, memfd_create, seek};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::termios::tcgetwinsize;
+use rustix::time::{ClockId, clock_gettime};
+use silo_wire::frame::{self, ERRORS, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
+
+use super::error::Error;
+use super::native;
+use super::native::failure::{Failure, Stage};
+use super::native::insistence::{Answer, Insistence};
+use super::native::notices::Notices;
+use super::native::outlet::Outlet;
+use super::native::plan::{self, Streams, host};
+use super::native::supervise::{Sandbox, Signals, failed, stop, stop_with_group};
+use super::native::sys::{self, Arrived};
+use super::native::terminal::Screen;
+use super::native::wire::{self, Report};
+use super::spec::{Machine, Spec, Upper};
+use super::{Check, Exit, Phase, State};
+use machine::{Errors, Job, Made, Processor};
+use mux::{End, Mux, Side, Source, Ways};
+use tty::Terminal;
+
+/// How long a machine may take until its first process is heard: twenty times what it takes by translation on a quiet
+/// machine. One that takes longer hangs.
+const BOOT: Duration = Duration::from_secs(60);
+/// The most of QEMU's messages that is told.
+const MAX_LOG_BYTES: usize = 4096;
+
+/// See [`crate::launch::launch`].
+pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+    refuse(spec)?;
+    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
+    let signals = Signals::take_over()?;
+    let streams = plan::streams(&spec.stdio)?;
+    let notices = Notices::new(&streams)?;
+    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+    let initial = initial::make(&machine.root)?;
+    let processor = if kvm::probe().is_ok() { Processor::Kvm } else { Processor::Translated };
+    let first = boot(machine::make(spec, machine, processor, initial.clone()), &signals);
+    let booted = match first {
+        // Nothing of the program has run, so a machine that did not start may be tried again, by the way that works everywhere.
+        Err(Error::Machine { .. }) => boot(machine::make(spec, machine, Processor::Translated, initial), &signals),
+        booted => booted,
+    };
+    let (mut watch, made) = match booted {
+        Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
+        booted => booted?,
+    };
+    watch.screen = Screen::take_over(&streams, notices)?;
+    watch.outlet = outlet;
+    watch.connect(spec, made, &streams)?;
+    let outcome = watch.run(&signals, Until::Ended, noted);
+    noted(Phase::Ended);
+    watch.close(outcome)
+}
+
+/// Starts a machine and waits until its first process is heard.
+fn boot<'a>(made: Made, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
+    let step = "opening the way to the machine";
+    let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
+    host(rustix::io::ioctl_fionbio(&ours, true), step)?;
+    // A socket pair also for what QEMU and the machine's kernel say: QEMU writes the latter to nothing else that is open.
+    let (log, output) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
+    host(rustix::io::ioctl_fionbio(&log, true), step)?;
+    let errors = host(rustix::io::fcntl_dupfd_cloexec(&output, 3), step)?;
+    let plan = plan::make(&made.outer, signals.before(), Streams::Given { input: theirs, output, errors })?;
+    let (sandbox, socket) = native::start(&made.outer, &plan)?;
+    drop(plan);
+    let mux = Mux::new(ours, Side::Host);
+    let mut watch = Watch {
+        sandbox,
+        socket,
+        log,
+        words: Vec::new(),
+        mux,
+        screen: None,
+        outlet: None,
+        end: None,
+        is_booted: false,
+        has_started: false,
+        has_stopped: false,
+    };
+    watch.run(signals, Until::Heard, &mut |_| {})?;
+    Ok((watch, made))
+}
+
+/// How long a machine is attended to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Its first process is heard.
+    Heard,
+    /// It has said its last word, and everything before it was written.
+    Ended,
+}
+
+/// Says what the vm tier runs on here.
+pub fn probe() -> Check {
+    let name = "hardware virtualisation";
+    match kvm::probe() {
+        Ok(()) => Check { name, state: State::Ok, detail: "works; `--tier vm` uses it".to_owned(), cure: String::new() },
+        Err(why) => {
+            let detail = format!("{why}; `--tier vm` works by translation, which is slow");
+            Check { name, state: State::Degraded, detail, cure: String::new() }
+        }
+    }
+}
+
+/// What a machine cannot do.
+fn refuse(spec: &Spec) -> Result<(), Error> {
+    let refuse = |reason: &str| Err(Error::Spec { reason: reason.to_owned() });
+    match (&spec.root.upper, &spec.network) {
+        (Upper::Kept { .. }, _) => refuse("what a step of a build writes is not kept by the vm tier; use the native tier"),
+        (_, Some(network)) if network.ssh_agent.is_some() => {
+            refuse("the ssh agent is not handed into a virtual machine; use the native tier")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A machine at work.
+struct Watch<'a> {
+    sandbox: Sandbox,
+    socket: OwnedFd,
+    log: OwnedFd,
+    /// What QEMU and the machine's kernel said last.
+    words: Vec<u8>,
+    mux: Mux,
+    screen: Option<Screen>,
+    outlet: Option<Outlet<'a>>,
+    /// What the machine said last.
+    end: Option<frame::Report>,
+    /// Whether its first process was heard.
+    is_booted: bool,
+    /// Whether its program has begun, which was not noted yet.
+    has_started: bool,
+    /// Whether its program was stopped, which was not answered yet.
+    has_stopped: bool,
+}
+
+impl Watch<'_> {
+    /// Connects the program's streams, and says what is to be done.
+    fn connect(&mut self, spec: &Spec, made: Made, streams: &Streams) -> Result<(), Error> {
+        let step = "connecting the machine's streams";
+        let own = |fd| host(rustix::io::fcntl_dupfd_cloexec(fd, 3), step);
+        let mut terminal = None;
+        let mut errors = Errors::Apart;
+        let [input, output, apart] = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+        match streams {
+            Streams::Terminal { settings, size, errors_too } => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let (inside, outside) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None), step)?;
+                self.mux.add(TERMINAL, Some(inside), End::Own, Ways::BOTH);
+                if let Some(screen) = &mut self.screen {
+                    screen.connect(outside)?;
+                }
+                terminal = Some(Terminal::of(settings, *size));
+                if *errors_too {
+                    errors = Errors::WithOutput;
+                }
+            }
+            Streams::Inherited => {
+                self.mux.add(INPUT, Some(own(input)?), End::Shared, Ways::OUT);
+                self.mux.add(OUTPUT, Some(own(output)?), End::Shared, Ways::BACK);
+                if is_one_file(output, apart) {
+                    errors = Errors::WithOutput;
+                }
+            }
+            Streams::Log { log, null } | Streams::Given { input: null, output: log, .. } => {
+                self.mux.add(INPUT, Some(own(null.as_fd())?), End::Shared, Ways::OUT);
+                self.mux.add(OUTPUT, Some(own(log.as_fd())?), End::Shared, Ways::BACK);
+                errors = Errors::WithOutput;
+            }
+        }
+        if errors == Errors::Apart {
+            self.mux.add(ERRORS, Some(own(apart)?), End::Shared, Ways::BACK);
+        }
+        if let Some(outlet) = &mut self.outlet {
+            let (agent, broker) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), step)?;
+            self.mux.take_messenger(agent);
+            outlet.take_channel(broker)?;
+        }
+        let now = clock_gettime(ClockId::Realtime);
+        let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let tasks = spec.limits.tasks;
+        let job = Job { spec: made.inner, user, shares: made.shares, terminal, errors, tasks, now: (now.tv_sec, now.tv_nsec) };
+        let job = host(in_memory(&serde_json::to_vec(&job)?), step)?;
+        self.mux.add(JOB, Some(job), End::Shared, Ways::OUT);
+        Ok(())
+    }
+
+    fn is_at(&self, until: Until) -> bool {
+        match until {
+            Until::Heard => self.is_booted,
+            Until::Ended => self.end.is_some() && !self.mux.has(OUTPUT) && !self.mux.has(ERRORS),
+        }
+    }
+
+    /// Carries until then.
+    fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
+        let began = Instant::now();
+        let mut insistence = Insistence::default();
+        while !self.is_at(until) {
+            let deadline = (until == Until::Heard).then(|| (began + BOOT).saturating_duration_since(Instant::now()));
+            if deadline.is_some_and(|left| left.is_zero()) {
+                return Err(self.lost("did not start within a minute"));
+            }
+            let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.log, PollFlags::IN)];
+            fds.push(PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN));
+            let streams = self.mux.interest();
+            fds.extend(streams.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+            let mut keys = Vec::new();
+            if let Some(screen) = &self.screen {
+                screen.interest(&mut keys);
+            }
+            fds.extend(keys.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
+            let asked = self.outlet.as_ref().and_then(Outlet::asked);
+            fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
+            let patience = self.screen.as_ref().and_then(Screen::patience).or_else(|| deadline.map(span));
+            let ready = match poll(&mut fds, patience.as_ref()) {
+                Err(Errno::INTR) => continue,
+                polled => host(polled, "waiting for the machine")?,
+            };
+            let mut events = fds.iter().map(PollFd::revents).collect::<Vec<_>>().into_iter();
+            let mut one = || events.next().is_some_and(|flags| !flags.is_empty());
+            let (said, logged, signalled) = (one(), one(), one());
+            let streams: Vec<(Source, PollFlags)> = streams.iter().map(|(source, ..)| *source).zip(events.by_ref()).collect();
+            let keys: Vec<PollFlags> = events.by_ref().take(keys.len()).collect();
+            let asked = events.next().is_some_and(|flags| !flags.is_empty());
+            drop(fds);
+            if logged {
+                self.note();
+            }
+            if signalled {
+                while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+                    match insistence.hear(signal, Instant::now()) {
+                        Answer::Pass => self.pass_on(signal)?,
+                        Answer::Terminate => {
+                            self.pass_on(signal)?;
+                            self.mux.send(&Frame::Signal { signal: libc::SIGTERM as u8, to_group: true });
+                        }
+                        Answer::Kill => return Err(Error::Interrupted { signal: libc::SIGKILL }),
+                    }
+                }
+            }
+            if let Some(screen) = &mut self.screen {
+                screen.carry(&keys);
+                if ready == 0 {
+                    screen.look_again();
+                }
+            }
+            if let Some(outlet) = self.outlet.as_mut().filter(|_| asked) {
+                outlet.serve()?;
+            }
+            self.listen(&streams)?;
+            if std::mem::take(&mut self.has_started) {
+                noted(Phase::Started);
+            }
+            if std::mem::take(&mut self.has_stopped) {
+                self.stop_together(signals)?;
+            }
+            if said && self.end.is_none() {
+                let report = host(wire::next_report(self.socket.as_fd()), "listening to the machine's sandbox")?;
+                if !matches!(report, Some(Report::Started | Report::Stopped)) {
+                    self.hear_out()?;
+                    if self.end.is_none() {
+                        return Err(self.gone(report));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears what the machine says.
+    fn listen(&mut self, streams: &[(Source, PollFlags)]) -> Result<(), Error> {
+        let turned = self.mux.turn(streams);
+        self.take_frames()?;
+        match turned {
+            Ok(()) => Ok(()),
+            Err(_) if self.end.is_some() => Ok(()),
+            Err(mux::Error::Gone) => {
+                let report = self.last_report();
+                Err(self.gone(report))
+            }
+            Err(mux::Error::Broken) => Err(self.lost("says what no machine says")),
+            Err(mux::Error::Io(source)) => Err(Error::Host { step: "talking to the machine".to_owned(), source }),
+        }
+    }
+
+    fn take_frames(&mut self) -> Result<(), Error> {
+        while let Some(frame) = self.mux.next_frame() {
+            match frame {
+                Frame::Hello { version: VERSION } if !self.is_booted => self.is_booted = true,
+                Frame::Started if self.is_booted => self.has_started = true,
+                Frame::Stopped if self.is_booted => self.has_stopped = true,
+                Frame::Report(report) if self.is_booted && self.end.is_none() => self.end = Some(report),
+                _ => return Err(self.lost("says what no machine of this version says")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears what of a machine that has ended is under way still.
+    fn hear_out(&mut self) -> Result<(), Error> {
+        while self.end.is_none() && self.mux.turn(&[(Source::Link, PollFlags::IN)]).is_ok() {
+            let mut link = [PollFd::from_borrowed_fd(self.mux.link(), PollFlags::IN)];
+            let waits = host(poll(&mut link, Some(&Timespec::default())), "waiting for the machine")?;
+            self.take_frames()?;
+            if waits == 0 {
+                break;
+            }
+        }
+        self.take_frames()
+    }
+
+    /// The program that is the machine has ended, and the machine has not said why.
+    fn gone(&mut self, report: Option<Report>) -> Error {
+        self.note();
+        match report {
+            Some(Report::Failed(failure)) => failed(failure),
+            Some(Report::Exited(code)) => self.lost(&format!("ended by itself (QEMU exited with {code})")),
+            Some(Report::Killed(signal)) => self.lost(&format!("was killed (signal {signal})")),
+            _ => self.lost("ended by itself"),
+        }
+    }
+
+    /// Waits for the last word of the machine's sandbox.
+    fn last_report(&self) -> Option<Report> {
+        loop {
+            match wire::next_report(self.socket.as_fd()) {
+                Ok(Some(Report::Started | Report::Stopped)) => {}
+                report => return report.ok().flatten(),
+            }
+        }
+    }
+
+    /// Reads what QEMU and the machine's kernel say, and keeps the last of it.
+    fn note(&mut self) {
+        let mut piece = [0; MAX_LOG_BYTES];
+        if let Ok(length) = rustix::io::read(&self.log, &mut piece) {
+            self.words.extend_from_slice(&piece[..length]);
+            let old = self.words.len().saturating_sub(MAX_LOG_BYTES);
+            self.words.drain(..old);
+        }
+    }
+
+    /// Says what became of the machine, with QEMU's own words.
+    fn lost(&self, what: &str) -> Error {
+        // A guest may say what it likes; none of it may move a terminal's cursor.
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let words: String =
+            String::from_utf8_lossy(&self.words).trim().replace("\r\n", "; ").replace('\n', "; ").chars().map(plain).collect();
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        Error::Machine { what: format!("{what}{words}") }
+    }
+
+    /// Does with a signal what it is for.
+    fn pass_on(&mut self, arrived: Arrived) -> Result<(), Error> {
+        let ends = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT].contains(&arrived.signal);
+        if ends && (!self.is_booted || self.end.is_some()) {
+            // There is no program yet that could hear it, or none any more.
+            return Err(Error::Interrupted { signal: arrived.signal });
+        }
+        let mut send = |signal: i32| {
+            let signal = u8::try_from(signal).unwrap_or(0);
+            self.mux.send(&Frame::Signal { signal, to_group: arrived.from_kernel });
+        };
+        match (arrived.signal, &mut self.screen) {
+            (libc::SIGWINCH, Some(_)) => {
+                self.resize();
+                Ok(())
+            }
+            // Stop for the caller's shell; what runs in the terminal inside runs on, as under ssh.
+            (libc::SIGTSTP, Some(screen)) => {
+                screen.release();
+                stop()?;
+                screen.retake()
+            }
+            (libc::SIGTSTP, None) => {
+                send(libc::SIGSTOP);
+                // It must be on its way before this process stops.
+                let _ = self.mux.turn(&[]);
+                stop()?;
+                self.mux.send(&Frame::Signal { signal: libc::SIGCONT as u8, to_group: arrived.from_kernel });
+                Ok(())
+            }
+            (signal, _) => {
+                send(signal);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the machine how large the terminal is.
+    fn resize(&mut self) {
+        if let Ok(size) = tcgetwinsize(rustix::stdio::stdout()) {
+            self.mux.send(&Frame::Window { rows: size.ws_row, columns: size.ws_col });
+        }
+    }
+
+    /// The program was stopped in its terminal: silo stops with it, and both are continued together.
+    fn stop_together(&mut self, signals: &Signals) -> Result<(), Error> {
+        if let Some(screen) = &mut self.screen {
+            screen.release();
+            stop_with_group()?;
+            screen.retake()?;
+            self.resize();
+        }
+        // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
+        while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+            if signal.signal != libc::SIGCONT {
+                self.pass_on(signal)?;
+            }
+        }
+        self.mux.send(&Frame::Signal { signal: libc::SIGCONT as u8, to_group: true });
+        Ok(())
+    }
+
+    /// Ends the machine, prints what is left, and says how the program ended.
+    fn close(self, outcome: Result<(), Error>) -> Result<Exit, Error> {
+        // Nothing of it is needed any more: its memory, its disk's mount and its sandbox go with it.
+        drop(self.sandbox);
+        drop(self.mux);
+        if let Some(screen) = self.screen {
+            screen.drain();
+        }
+        match outcome {
+            Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
+            outcome => outcome?,
+        }
+        match self.end {
+            Some(frame::Report::Exited(code)) => Ok(Exit::Code(code)),
+            Some(frame::Report::Killed(signal)) => Ok(Exit::Signal(i32::from(signal))),
+            Some(frame::Report::Failed { stage, errno, step }) => {
+                let stage = match stage {
+                    frame::Stage::Setup => Stage::Setup,
+                    frame::Stage::Find => Stage::Find,
+                    frame::Stage::Execute => Stage::Execute,
+                };
+                Err(failed(Failure { stage, step, errno }))
+            }
+            None => Err(Error::Lost),
+        }
+    }
+}
+
+fn span(left: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
+}
+
+/// Whether two descriptors are of one file: then what is written to both must keep its order.
+fn is_one_file(one: impl AsFd, other: impl AsFd) -> bool {
+    match (fstat(one), fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
+/// Puts bytes into a file that is nowhere.
+fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let file = memfd_create("silo-job", MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(bytes)?;
+    seek(&file, SeekFrom::Start(0))?;
+    Ok(file.into())
+}

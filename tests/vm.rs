@@ -1,0 +1,248 @@
+//! The vm tier: real machines, by translation where the processor cannot run a guest.
+//!
+//! A machine takes seconds to start here, so one of each kind has to do: what is inside a machine is made by the native
+//! tier's code, which has tests of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use silo::home::Home;
+use silo::image::{self, ImageId, boot};
+use silo::launch::spec::Machine;
+
+use crate::support::sandbox::{bench, runs, until};
+use crate::support::terminal::Session;
+use crate::support::{As, NOBODY, Silo, is_root, skip};
+
+/// A silo that has what machines are made of.
+fn silo(who: As) -> Silo {
+    static MINE: OnceLock<()> = OnceLock::new();
+    static NOBODYS: OnceLock<()> = OnceLock::new();
+    let silo = Silo::shared(who);
+    let once = if who == As::Me { &MINE } else { &NOBODYS };
+    once.get_or_init(|| {
+        drop(silo.ok(["install", "--quiet", "vm"]));
+        silo.offer_downloads();
+    });
+    silo
+}
+
+/// A machine for a launch spec of the test's own, with the root of the python image.
+pub fn machine() -> Machine {
+    let silo = silo(As::Me);
+    let home = Home::new(silo.path(""));
+    let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--json"])).expect("a list");
+    let id = |tool: &str| {
+        let row = list.as_array().into_iter().flatten().find(|row| row["tool"] == tool).expect("the tool is installed");
+        ImageId::parse(row["image"].as_str().expect("an image id")).expect("an image id")
+    };
+    Machine {
+        root: image::root(&home, id("vm")),
+        kernel: boot::kernel(&home, id("vm")).expect("it has a kernel"),
+        disk: boot::disk(&home, id("python")).expect("it is made"),
+        memory_bytes: 1 << 30,
+        cpus: 1,
+    }
+}
+
+const RUN: [&str; 3] = ["run", "--tier", "vm"];
+
+fn words<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    RUN.into_iter().chain(rest.iter().copied()).collect()
+}
+
+/// A machine that runs until it is told something, once its program runs.
+fn started(silo: &Silo, marker: &str, script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let script = format!("{script} # {marker}");
+    let mut command = silo.command(words(&["sh", "-c", &script]));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
+    let mut out = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("it says something");
+    assert_eq!(line, "ready\n");
+    (child, out)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, signal).expect("it is there");
+}
+
+#[test]
+fn a_program_runs_under_a_kernel_of_its_own() {
+    let silo = silo(As::Me);
+    let project = silo.project();
+    fs::create_dir_all(project.join(".git/hooks")).expect("made");
+    fs::write(project.join(".git/hooks/pre-commit"), "safe").expect("written");
+    fs::write(project.join("given"), "given").expect("written");
+    let program = r#"
+import os, platform, sys
+print(platform.release())
+print(sys.stdin.read(), open("given").read(), open("/workspace/given").read(), os.getcwd())
+sys.stderr.write("errors\n")
+open("made", "w").write("made"); os.chmod("made", 0o640)
+os.symlink("made", "link"); os.mkdir("dir"); os.rename("made", "dir/made")
+for at in [".git/hooks/pre-commit", "/workspace/.git/hooks/pre-commit"]:
+    try: open(at, "w"); print("open")
+    except OSError as error: print(error.errno)
+try: os.rename(".git", "git"); print("moved")
+except OSError as error: print(error.errno)
+sys.stdout.write("x" * 1000000); sys.stdout.flush()
+sys.exit(7)
+"#;
+    let done = silo.fed(words(&["python", "-c", program]), b"input");
+    assert_eq!(done.code, 7, "{done:?}");
+    let mut lines = done.out.lines();
+    let release = lines.next().expect("a release");
+    assert_ne!(release, fs::read_to_string("/proc/sys/kernel/osrelease").expect("this machine has one").trim());
+    let kernels = fs::read_dir(silo.image_root("vm").join("usr/lib/modules")).expect("the image has modules");
+    assert!(kernels.flatten().any(|kernel| kernel.file_name() == release), "{release}");
+    let here = fs::canonicalize(&project).expect("our own");
+    assert_eq!(lines.next(), Some(format!("input given given {}", here.display()).as_str()));
+    assert_eq!([lines.next(), lines.next(), lines.next()], [Some("30"), Some("30"), Some("16")], "read-only twice, and busy");
+    assert_eq!(lines.next().map(str::len), Some(1_000_000));
+    assert_eq!(done.err, "errors\n");
+    let made = project.join("dir/made");
+    assert_eq!(fs::read_to_string(&made).expect("it stays"), "made");
+    assert_eq!(fs::metadata(&made).expect("there").permissions().mode() & 0o7777, 0o640);
+    assert_eq!(fs::metadata(&made).expect("there").uid(), rustix::process::geteuid().as_raw());
+    assert_eq!(fs::read_link(project.join("link")).expect("a link").to_str(), Some("made"));
+    assert_eq!(fs::read_to_string(project.join(".git/hooks/pre-commit")).expect("there"), "safe");
+}
+
+#[test]
+fn an_ordinary_user_has_machines_too() {
+    if !is_root() {
+        return skip("only root can be two users");
+    }
+    let silo = silo(As::Nobody);
+    let done = silo.run(words(&["sh", "-c", "id -u; echo x > made; echo y > /usr/share/own && cat /usr/share/own; kill -9 $$"]));
+    assert_eq!((done.code, done.out.as_str()), (137, "54321\ny\n"), "{done:?}");
+    assert_eq!(fs::metadata(silo.project().join("made")).expect("it stays").uid(), NOBODY);
+}
+
+#[test]
+fn nothing_is_left_however_it_ends() {
+    let silo = silo(As::Me);
+    let marker = format!("silo-vm-{}", std::process::id());
+    // Silo is killed.
+    let (mut child, _out) = started(&silo, &marker, "echo ready; sleep 1000");
+    assert!(runs("virtserialport"));
+    child.kill().expect("it is ours");
+    child.wait().expect("it ends");
+    until("the machine of a silo that was killed is gone", || !runs(&marker) && !runs(&silo.project().display().to_string()));
+    // A signal goes to the program, which answers it.
+    let (mut child, mut out) = started(&silo, &marker, "trap 'echo heard; exit 5' TERM; echo ready; read line");
+    signal(&child, Signal::TERM);
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("it ends");
+    assert_eq!((rest.as_str(), child.wait().expect("it ends").code()), ("heard\n", Some(5)));
+    // Input ends, and so does the program.
+    let (mut child, mut out) = started(&silo, &marker, "echo ready; cat; echo end");
+    child.stdin.take().expect("it is piped").write_all(b"last").expect("taken");
+    rest.clear();
+    out.read_to_string(&mut rest).expect("it ends");
+    assert_eq!((rest.as_str(), child.wait().expect("it ends").code()), ("lastend\n", Some(0)));
+    // Before there is a program, silo itself obeys.
+    let child = silo.command(words(&["sh", "-c", "sleep 1000"])).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("silo starts");
+    until("there is a machine", || runs("virtserialport"));
+    signal(&child, Signal::INT);
+    assert_eq!(crate::support::outcome(child.wait_with_output().expect("it ends")).code, 130);
+    until("its work is gone", || fs::read_dir(silo.path("work")).map_or(0, Iterator::count) == 0);
+}
+
+#[test]
+fn a_program_has_a_terminal_there() {
+    let bench = bench();
+    let mut spec = bench
+        .sh("trap 'echo interrupted' INT; tty; stty size; stty -a | grep -o 'intr = ..'; echo ready; until test \"$a\" = one; do read a; done; echo end; exit 3");
+    spec.machine = Some(machine());
+    let mut session = Session::start(&bench, &spec);
+    let before = session.expect("ready");
+    assert!(before.contains("/dev/pts/0") && before.contains("30 100") && before.contains("intr = ^C"), "{before}");
+    session.type_in("\x03");
+    session.expect("interrupted");
+    session.type_in("one\r");
+    session.expect("end");
+    assert_eq!(session.end().0, Some(3));
+}
+
+#[test]
+fn names_are_reached_from_a_machine_and_nothing_else() {
+    let silo = silo(As::Me);
+    let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = server.local_addr().expect("bound").port();
+    let served = thread::spawn(move || {
+        let (mut client, _) = server.accept().expect("somebody connects");
+        let mut asked = vec![0; 300_000];
+        client.read_exact(&mut asked).expect("it asks");
+        client.write_all(&asked).expect("it is answered");
+        asked.len()
+    });
+    drop(silo.ok(["config", "network", "allow", "--global", &format!("host.silo.internal:{port}")]));
+    let program = format!(
+        r#"
+import socket
+with socket.create_connection(("host.silo.internal", {port})) as there:
+    there.sendall(b"x" * 300000); there.shutdown(socket.SHUT_WR)
+    got = b""
+    while piece := there.recv(65536): got += piece
+print(len(got), got == b"x" * 300000)
+for name, port in [("other.example", 80), ("host.silo.internal", 1), ("192.0.2.1", 80)]:
+    try: socket.create_connection((name, port), 5); print("open")
+    except OSError as error: print(type(error).__name__)
+"#
+    );
+    let done = silo.run(words(&["python", "-c", &program]));
+    assert_eq!(done.out, "300000 True\ngaierror\nConnectionRefusedError\nOSError\n", "{done:?}");
+    assert_eq!(served.join().expect("it serves"), 300_000);
+}
+
+#[test]
+fn several_machines_run_at_once() {
+    let silo = silo(As::Me);
+    let children: Vec<Child> = (0..4)
+        .map(|number| {
+            let script = format!("echo {number}; exit {number}");
+            silo.command(words(&["sh", "-c", &script])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts")
+        })
+        .collect();
+    for (number, child) in children.into_iter().enumerate() {
+        let done = crate::support::outcome(child.wait_with_output().expect("it ends"));
+        assert_eq!((done.code, done.out.trim()), (number as i32, number.to_string().as_str()), "{done:?}");
+    }
+}
+
+#[test]
+fn doctor_says_whether_the_processor_runs_guests() {
+    let silo = Silo::new();
+    let checks: serde_json::Value = serde_json::from_str(&silo.run(["doctor", "--json"]).out).expect("JSON");
+    let check = checks.as_array().into_iter().flatten().find(|check| check["name"] == "hardware virtualisation").expect("it is tried");
+    match check["state"].as_str() {
+        Some("ok") => assert!(fs::metadata("/dev/kvm").is_ok()),
+        state => {
+            assert_eq!(state, Some("degraded"));
+            assert!(check["detail"].as_str().is_some_and(|why| why.contains("/dev/kvm")), "{check}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_that_cannot_be_is_refused_in_words() {
+    let bench = bench();
+    let silo = Silo::shared(As::Me);
+    // What no machine can be made of.
+    let mut spec = bench.sh("true");
+    spec.machine = Some(Machine { kernel: bench.path("nothing"), ..machine() });
+    let output = bench.run(&spec, b"");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("nothing"), "{said}");
+    let wrong = silo.fails(["run", "--tier", "moon", "sh"]);
+    assert!(wrong.err.contains("native or vm"), "{wrong:?}");
+}
