@@ -188,7 +188,7 @@ fn names_are_reached_from_a_machine_and_nothing_else() {
     drop(silo.ok(["config", "network", "allow", "--global", &format!("host.silo.internal:{port}")]));
     let program = format!(
         r#"
-import socket
+import os, socket, sys
 with socket.create_connection(("host.silo.internal", {port})) as there:
     there.sendall(b"x" * 300000); there.shutdown(socket.SHUT_WR)
     got = b""
@@ -197,10 +197,14 @@ print(len(got), got == b"x" * 300000)
 for name, port in [("other.example", 80), ("host.silo.internal", 1), ("192.0.2.1", 80)]:
     try: socket.create_connection((name, port), 5); print("open")
     except OSError as error: print(type(error).__name__)
+sys.stdout.flush()
+try: socket.create_connection(("host.silo.internal", 7), 5)
+finally: os._exit(0)
 "#
     );
     let done = silo.run(words(&["python", "-c", &program]));
     assert_eq!(done.out, "300000 True\ngaierror\nConnectionRefusedError\nOSError\n", "{done:?}");
+    assert!(done.err.contains("silo: host.silo.internal:7 is not granted; "), "what it asks for last is told: {done:?}");
     assert_eq!(served.join().expect("it serves"), 300_000);
 }
 

@@ -328,12 +328,12 @@ fn obey(frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
     }
 }
 
-/// Carries what the program left in its streams.
+/// Carries what the program left in its streams, and what was asked of the network last.
 fn finish(mux: &mut Mux) -> Result<(), Failure> {
     mux.remove(INPUT);
     loop {
         let open = [OUTPUT, frame::ERRORS].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
-        if !open && mux.is_flushed() {
+        if !open && !mux.has_messenger() && mux.is_flushed() {
             return Ok(());
         }
         turn(mux, None, None)?;

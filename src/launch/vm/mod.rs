@@ -440,8 +440,18 @@ impl Watch<'_> {
         Ok(())
     }
 
+    /// Begins to serve a network that was not asked before its program ended: refusals are told.
+    fn serve_last(&mut self) -> Result<(), Error> {
+        let Some(outlet) = &mut self.outlet else { return Ok(()) };
+        let Some(channel) = outlet.asked() else { return Ok(()) };
+        let waits =
+            host(poll(&mut [PollFd::from_borrowed_fd(channel, PollFlags::IN)], Some(&Timespec::default())), "waiting for the network")?;
+        if waits > 0 { outlet.serve() } else { Ok(()) }
+    }
+
     /// Ends the machine, prints what is left, and says how the program ended.
-    fn close(self, outcome: Result<(), Error>) -> Result<Exit, Error> {
+    fn close(mut self, outcome: Result<(), Error>) -> Result<Exit, Error> {
+        self.serve_last()?;
         // Nothing of it is needed any more: its memory, its disk's mount and its sandbox go with it.
         drop(self.sandbox);
         drop(self.mux);

@@ -175,6 +175,11 @@ impl Mux {
         self.messenger = Some(messenger);
     }
 
+    /// Whether the messenger is there still.
+    pub fn has_messenger(&self) -> bool {
+        self.messenger.is_some()
+    }
+
     /// Sends a frame that is about no stream.
     pub fn send(&mut self, frame: &Frame) {
         send(&mut self.outbox, frame);
