@@ -251,12 +251,14 @@ fn a_user_may_trust_every_project_and_no_project_may_ask_for_that() {
 fn state_is_never_collected_and_goes_with_its_project() {
     let silo = project("[overrides.sh]\nstate = [\"~/.login\"]\ncache = [\"~/.cache/x\"]\n");
     let _ = sh(&silo, "echo me > ~/.login/who; echo a > ~/.cache/x/old; touch -d '2001-01-01' ~/.login/who ~/.cache/x/old");
+    let held = Silo::hold_store();
     let would = silo.ok(["gc", "--dry-run"]);
     assert!(would.contains("files of package caches would be removed"), "{would}");
     let listed = silo.ok(["projects", "ls"]);
     assert!(listed.contains(&canonical(silo.project()).display().to_string()), "{listed}");
     assert!(silo.ok(["cache", "report"]).contains("\nkept "));
     let told = silo.ok(["clean", "--force"]);
+    drop(held);
     assert!(told.contains("its package caches, private state (logins)"), "{told}");
     assert_eq!(sh(&silo, "ls ~/.login ~/.cache/x"), format!("{0}/.cache/x:\n\n{0}/.login:\n", silo.home().display()));
 }

@@ -6,17 +6,20 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Timespec;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use silo::home::Home;
 use silo::image::{self, ImageId, boot};
 use silo::launch::spec::Machine;
 
-use crate::support::sandbox::{bench, runs, until};
+use crate::support::sandbox::{bench, until};
 use crate::support::terminal::Session;
 use crate::support::{As, NOBODY, Silo, is_root, skip};
 
@@ -27,6 +30,7 @@ fn silo(who: As) -> Silo {
     let silo = Silo::shared(who);
     let once = if who == As::Me { &MINE } else { &NOBODYS };
     once.get_or_init(|| {
+        let _held = Silo::hold_store();
         drop(silo.ok(["install", "--quiet", "vm"]));
         silo.offer_downloads();
     });
@@ -67,6 +71,65 @@ fn started(silo: &Silo, marker: &str, script: &str) -> (Child, BufReader<std::pr
     out.read_line(&mut line).expect("it says something");
     assert_eq!(line, "ready\n");
     (child, out)
+}
+
+/// A process below another, held by a descriptor: numbers are used again.
+struct Descendant {
+    pid: Pid,
+    held: OwnedFd,
+}
+
+impl Descendant {
+    fn is_gone(&self) -> bool {
+        matches!(poll(&mut [PollFd::new(&self.held, PollFlags::IN)], Some(&Timespec::default())), Ok(1))
+    }
+
+    fn is_qemu(&self) -> bool {
+        fs::read(format!("/proc/{}/cmdline", self.pid.as_raw_nonzero())).is_ok_and(|line| line.starts_with(b"qemu-system-"))
+    }
+
+    /// The processor time that it has used, in hundredths of a second.
+    fn used(&self) -> u64 {
+        fields(self.pid.as_raw_nonzero().get()).map_or(0, |fields| fields[11] + fields[12])
+    }
+
+    fn kill(&self) {
+        rustix::process::pidfd_send_signal(&self.held, Signal::KILL).expect("it is there");
+    }
+}
+
+/// The numbers of a process from its state on, which is none: its parent's is the second.
+fn fields(pid: i32) -> Option<Vec<u64>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(|word| word.parse().unwrap_or(0)).collect())
+}
+
+/// Everything that a process has started, directly or not.
+fn descendants(child: &Child) -> Vec<Descendant> {
+    let pids = fs::read_dir("/proc").expect("it can be listed").flatten();
+    let pids: Vec<i32> = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let parents: Vec<(i32, u64)> = pids.into_iter().filter_map(|pid| Some((pid, fields(pid)?[1]))).collect();
+    let mut family = vec![u64::from(child.id())];
+    let mut at = 0;
+    while let Some(of) = family.get(at).copied() {
+        family.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| u64::try_from(*pid).expect("a process")));
+        at += 1;
+    }
+    let hold = |pid: &u64| {
+        let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw)?;
+        Some(Descendant { pid, held: pidfd_open(pid, PidfdFlags::empty()).ok()? })
+    };
+    family[1..].iter().filter_map(hold).collect()
+}
+
+/// Waits for the QEMU of a silo.
+fn qemu(child: &Child) -> Descendant {
+    let mut found = None;
+    until("there is a machine", || {
+        found = descendants(child).into_iter().find(Descendant::is_qemu);
+        found.is_some()
+    });
+    found.expect("it was found")
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -133,10 +196,11 @@ fn nothing_is_left_however_it_ends() {
     let marker = format!("silo-vm-{}", std::process::id());
     // Silo is killed.
     let (mut child, _out) = started(&silo, &marker, "echo ready; sleep 1000");
-    assert!(runs("virtserialport"));
+    let family = descendants(&child);
+    assert!(family.iter().any(Descendant::is_qemu));
     child.kill().expect("it is ours");
     child.wait().expect("it ends");
-    until("the machine of a silo that was killed is gone", || !runs(&marker) && !runs(&silo.project().display().to_string()));
+    until("the machine of a silo that was killed is gone", || family.iter().all(Descendant::is_gone));
     // A signal goes to the program, which answers it.
     let (mut child, mut out) = started(&silo, &marker, "trap 'echo heard; exit 5' TERM; echo ready; read line");
     signal(&child, Signal::TERM);
@@ -151,10 +215,61 @@ fn nothing_is_left_however_it_ends() {
     assert_eq!((rest.as_str(), child.wait().expect("it ends").code()), ("lastend\n", Some(0)));
     // Before there is a program, silo itself obeys.
     let child = silo.command(words(&["sh", "-c", "sleep 1000"])).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("silo starts");
-    until("there is a machine", || runs("virtserialport"));
+    let machine = qemu(&child);
     signal(&child, Signal::INT);
     assert_eq!(crate::support::outcome(child.wait_with_output().expect("it ends")).code, 130);
+    assert!(machine.is_gone());
     until("its work is gone", || fs::read_dir(silo.path("work")).map_or(0, Iterator::count) == 0);
+}
+
+#[test]
+fn silo_may_be_killed_at_any_point_of_a_start() {
+    let silo = silo(As::Me);
+    let start =
+        || silo.command(words(&["sh", "-c", "sleep 1000"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
+    for point in ["it begins", "there is a sandbox", "there is a machine", "a kernel starts"] {
+        let mut child = start();
+        let mut family = Vec::new();
+        until(point, || {
+            family = descendants(&child);
+            match point {
+                "it begins" => true,
+                "there is a sandbox" => !family.is_empty(),
+                "there is a machine" => family.iter().any(Descendant::is_qemu),
+                _ => family.iter().any(|one| one.is_qemu() && one.used() > 100),
+            }
+        });
+        child.kill().expect("it is ours");
+        child.wait().expect("it ends");
+        until(&format!("nothing is left of a silo that was killed when {point}"), || family.iter().all(Descendant::is_gone));
+    }
+    assert_eq!(fs::read_dir(silo.project()).expect("our own").count(), 0);
+    let sockets = fs::read_to_string("/proc/net/unix").expect("they are listed");
+    let home = silo.path("").display().to_string();
+    assert!(!sockets.lines().any(|line| line.contains(&home)), "{sockets}");
+}
+
+#[test]
+fn a_machine_that_is_killed_is_tried_again_and_then_told() {
+    let silo = silo(As::Me);
+    let mut child = silo
+        .command(words(&["sh", "-c", "echo ready; read line"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("silo starts");
+    let first = qemu(&child);
+    first.kill();
+    until("the first machine is gone", || first.is_gone());
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says something");
+    assert_eq!(line, "ready\n", "nothing of the program had run, so it is tried again");
+    let family = descendants(&child);
+    family.iter().find(|one| one.is_qemu()).expect("there is another").kill();
+    let done = crate::support::outcome(child.wait_with_output().expect("it ends"));
+    assert!(done.code == 125 && done.err.contains("was killed (signal 9)"), "{done:?}");
+    assert!(family.iter().all(Descendant::is_gone));
 }
 
 #[test]

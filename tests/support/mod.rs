@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use silo::home::Home;
 use silo::image::{self, Image, ImageId};
@@ -158,6 +158,13 @@ impl Silo {
         let mut silo = Silo::of(who);
         silo.home.clone_from(home);
         silo
+    }
+
+    /// Holds off whoever installs in a shared home, or collects in one: either would find the store in use.
+    pub fn hold_store() -> MutexGuard<'static, ()> {
+        static STORE: Mutex<()> = Mutex::new(());
+        // A test that failed meanwhile leaves a store that is whole.
+        STORE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The composed root of an installed tool's image.
