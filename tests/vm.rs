@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::thread;
@@ -321,6 +322,53 @@ finally: os._exit(0)
     assert_eq!(done.out, "300000 True\ngaierror\nConnectionRefusedError\nOSError\n", "{done:?}");
     assert!(done.err.contains("silo: host.silo.internal:7 is not granted; "), "what it asks for last is told: {done:?}");
     assert_eq!(served.join().expect("it serves"), 300_000);
+}
+
+#[test]
+fn doors_lead_into_a_machine_that_is_as_large_as_was_asked() {
+    let silo = silo(As::Me);
+    // An agent with a list of keys that is none; it is asked for that, and for nothing else.
+    let socket = silo.project().with_file_name("agent");
+    let agent = UnixListener::bind(&socket).expect("bound");
+    let asked = thread::spawn(move || {
+        let (mut guest, _) = agent.accept().expect("somebody asks");
+        let mut request = [0; 5];
+        guest.read_exact(&mut request).expect("a request");
+        guest.write_all(b"\0\0\0\x05\x0c\0\0\0\0").expect("it is answered");
+        let mut rest = Vec::new();
+        guest.read_to_end(&mut rest).expect("it ends");
+        (request, rest)
+    });
+    let settings = "[overrides.python]\nmemoryMB = 700\ncpus = 1\npassSshAgent = true\n";
+    fs::write(silo.project().join("silo.toml"), settings).expect("our own project");
+    drop(silo.ok(["trust", "--yes"]));
+    let program = r#"
+import os, socket, struct
+def ask(body):
+    s.sendall(struct.pack(">I", len(body)) + body)
+    return s.recv(struct.unpack(">I", s.recv(4, socket.MSG_WAITALL))[0], socket.MSG_WAITALL)
+s = socket.socket(socket.AF_UNIX); s.connect(os.environ["SSH_AUTH_SOCK"])
+print(ask(b"\x0b"), ask(b"\x13")); s.close()
+total = int(next(line for line in open("/proc/meminfo") if line.startswith("MemTotal")).split()[1])
+print(os.cpu_count(), 700 << 10 < total < 860 << 10)
+server = socket.create_server(("127.0.0.1", 8000)); print("ready", flush=True)
+with server.accept()[0] as guest: guest.sendall(guest.recv(5, socket.MSG_WAITALL)[::-1])
+"#;
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    let pair = format!("{port}:8000");
+    let mut command = silo.command(words(&["--port", &pair, "python", "-c", program]));
+    let mut child = command.env("SSH_AUTH_SOCK", &socket).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("silo starts");
+    let mut out = BufReader::new(child.stdout.take().expect("it is piped")).lines().map(|line| line.expect("text"));
+    assert_eq!(out.next().as_deref(), Some(r"b'\x0c\x00\x00\x00\x00' b'\x05'"));
+    assert_eq!(out.next().as_deref(), Some("1 True"));
+    assert_eq!(out.next().as_deref(), Some("ready"));
+    let mut door = TcpStream::connect(("127.0.0.1", port)).expect("the port is there");
+    door.write_all(b"hello").expect("taken");
+    let mut back = String::new();
+    door.read_to_string(&mut back).expect("it answers, and ends");
+    assert_eq!(back, "olleh");
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(asked.join().expect("it serves"), ([0, 0, 0, 1, 11], Vec::new()));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::record::{Entry, Verdict};
 use super::{Carrier, Hall};
@@ -31,22 +32,63 @@ const SESSION_BIND: &[u8] = b"\0\0\0\x18session-bind@openssh.com";
 
 /// The way to the user's ssh agent.
 pub struct Keys {
-    /// What listens inside.
-    pub listener: std::os::unix::net::UnixListener,
+    /// Where those come from who ask.
+    pub asking: Asking,
     /// The agent's socket on this machine.
     pub agent: PathBuf,
 }
 
+/// Where those come from who ask.
+pub enum Asking {
+    /// They connect to what listens inside.
+    Listener(std::os::unix::net::UnixListener),
+    /// They are handed over, each with a connection of its own.
+    Handed(UnboundedReceiver<std::os::unix::net::UnixStream>),
+}
+
+/// The same, once it is served.
+enum Served {
+    Listener(UnixListener),
+    Handed(UnboundedReceiver<std::os::unix::net::UnixStream>),
+}
+
+impl Served {
+    fn of(asking: Asking) -> io::Result<Served> {
+        match asking {
+            Asking::Listener(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Served::Listener(UnixListener::from_std(listener)?))
+            }
+            Asking::Handed(handed) => Ok(Served::Handed(handed)),
+        }
+    }
+
+    /// Waits for the next one; `None` where no more come.
+    async fn next(&mut self) -> io::Result<Option<UnixStream>> {
+        match self {
+            Served::Listener(listener) => Ok(Some(listener.accept().await?.0)),
+            Served::Handed(handed) => {
+                let Some(guest) = handed.recv().await else { return Ok(None) };
+                guest.set_nonblocking(true)?;
+                UnixStream::from_std(guest).map(Some)
+            }
+        }
+    }
+}
+
 /// Serves it as long as the sandbox lives.
 pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, keys: Keys) -> io::Result<()> {
-    keys.listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(keys.listener)?;
+    let mut asking = Served::of(keys.asking)?;
     let agent: Rc<Path> = keys.agent.into();
     let open = Rc::new(());
     loop {
-        let Ok((guest, _)) = listener.accept().await else {
-            tokio::time::sleep(EXHAUSTED).await;
-            continue;
+        let guest = match asking.next().await {
+            Ok(Some(guest)) => guest,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                tokio::time::sleep(EXHAUSTED).await;
+                continue;
+            }
         };
         if Rc::strong_count(&open) > MAX_CONVERSATIONS {
             continue;

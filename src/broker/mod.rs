@@ -43,7 +43,7 @@ use crate::grant::{Cover, Host, Leave, MACHINE, Policy, that_covers};
 use conversations::Conversations;
 use dial::Dialled;
 pub use doors::Door;
-pub use keys::Keys;
+pub use keys::{Asking, Keys};
 use proxies::Proxies;
 use record::{Entry, Record, Verdict};
 use relay::Place;

@@ -20,7 +20,7 @@ use super::channel::Channel;
 use super::notices::Notices;
 use super::plan::host;
 use crate::broker::record::Record;
-use crate::broker::{self, Broker, Door, Keys, Say, Terms};
+use crate::broker::{self, Asking, Broker, Door, Keys, Say, Terms};
 use crate::grant::{MACHINE, Port};
 use crate::launch::error::Error;
 use crate::launch::spec::{Asker, Network};
@@ -34,7 +34,7 @@ pub struct Outlet<'a> {
     notices: Notices,
     doors: Vec<Door>,
     channel: Option<OwnedFd>,
-    keys: Option<OwnedFd>,
+    keys: Option<Asking>,
     broker: Option<Broker>,
 }
 
@@ -58,8 +58,13 @@ impl<'a> Outlet<'a> {
         if at_once { self.serve() } else { Ok(()) }
     }
 
-    /// Takes what listens where the program looks for the user's ssh agent.
-    pub fn take_keys(&mut self, keys: OwnedFd) -> Result<(), Error> {
+    /// Whether the program may ask the user's ssh agent.
+    pub fn has_keys(&self) -> bool {
+        self.network.ssh_agent.is_some()
+    }
+
+    /// Takes the way by which those come who ask the user's ssh agent.
+    pub fn take_keys(&mut self, keys: Asking) -> Result<(), Error> {
         self.keys = Some(keys);
         self.serve()
     }
@@ -81,7 +86,7 @@ impl<'a> Outlet<'a> {
             tell: Box::new(move |line| notices.tell(line)),
             record: network.record.as_ref().map(|record| Record::new(journal(&record.into, &record.title))),
             doors: std::mem::take(&mut self.doors),
-            keys: keys.map(|(listener, agent)| Keys { listener: listener.into(), agent: agent.socket.clone() }),
+            keys: keys.map(|(asking, agent)| Keys { asking, agent: agent.socket.clone() }),
         };
         open_as_many_as_allowed();
         self.broker = Some(host(broker::serve(|| Channel::new(channel), terms), "serving the sandbox's network")?);

@@ -23,6 +23,7 @@ use super::plan::host;
 use super::sys::{self, Arrived, Child, SignalSet};
 use super::terminal::Screen;
 use super::wire::{self, Order, Report, Scope};
+use crate::broker::Asking;
 use crate::launch::error::Error;
 use crate::launch::{Exit, Phase};
 
@@ -160,7 +161,7 @@ pub fn watch(
                 }
                 Ok(Some(Report::Keys(fd))) => {
                     if let Some(outlet) = &mut outlet {
-                        outlet.take_keys(fd)?;
+                        outlet.take_keys(Asking::Listener(fd.into()))?;
                     }
                 }
                 Ok(report) => break report,

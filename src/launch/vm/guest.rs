@@ -21,7 +21,8 @@ use silo_wire::frame::{self, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
 
 use super::initial::MODULES;
 use super::machine::{DISK, Errors, IMAGE, Job, PORT, SHARES, tag};
-use super::mux::{End, Mux, Side, Source, Ways};
+use super::mux::{Keys, Mux, Side, Source};
+use super::stream::{End, Ways};
 use super::tty;
 use crate::launch::native::failure::{During, Failure, Stage};
 use crate::launch::native::plan::{self, Plan, Streams};
@@ -303,8 +304,10 @@ fn attend(mux: &mut Mux, socket: &OwnedFd) -> Result<Option<Report>, Failure> {
             Some(Report::Channel(fd)) => mux.take_messenger(fd),
             Some(Report::Started) => mux.send(&Frame::Started),
             Some(Report::Stopped) => mux.send(&Frame::Stopped),
-            // No host asks a machine for it.
-            Some(Report::Keys(_)) => {}
+            Some(Report::Keys(fd)) => {
+                rustix::io::ioctl_fionbio(&fd, true).during("listening for the ssh agent")?;
+                mux.take_keys(Keys::Listener(fd.into()));
+            }
             end => return Ok(end),
         }
     }

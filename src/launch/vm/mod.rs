@@ -9,23 +9,24 @@
 
 pub mod guest;
 
+mod connect;
 mod initial;
 mod kvm;
 mod machine;
 mod mux;
+mod stream;
 mod tty;
 
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, SeekFrom, Timespec, fstat, memfd_create, seek};
+use rustix::fs::Timespec;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::termios::tcgetwinsize;
 use rustix::time::{ClockId, clock_gettime};
-use silo_wire::frame::{self, ERRORS, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
+use silo_wire::frame::{self, ERRORS, Frame, OUTPUT, VERSION};
 
 use super::error::Error;
 use super::native;
@@ -40,13 +41,12 @@ use super::native::terminal::Screen;
 use super::native::wire::{self, Report};
 use super::spec::{Machine, Spec, Upper};
 use super::{Check, Exit, Phase, State};
-use machine::{Errors, Job, Made, Processor};
-use mux::{End, Mux, Side, Source, Ways};
-use tty::Terminal;
+use machine::{Job, Made, Processor};
+use mux::{Mux, Side, Source};
 
-/// How long a machine may take until its first process is heard: twenty times what it takes by translation on a quiet
-/// machine. One that takes longer hangs.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long a machine may take until its first process is heard: it takes three seconds by translation on a quiet machine,
+/// and ten at once on two processors that have other work take a minute. One that takes longer hangs.
+const BOOT: Duration = Duration::from_secs(180);
 /// The most of QEMU's messages that is told.
 const MAX_LOG_BYTES: usize = 4096;
 
@@ -72,7 +72,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     };
     watch.screen = Screen::take_over(&streams, notices)?;
     watch.outlet = outlet;
-    watch.connect(spec, made, &streams)?;
+    watch.begin(spec, made, &streams)?;
     let outcome = watch.run(&signals, Until::Ended, noted);
     noted(Phase::Ended);
     watch.close(outcome)
@@ -132,12 +132,9 @@ pub fn probe() -> Check {
 /// What a machine cannot do.
 fn refuse(spec: &Spec) -> Result<(), Error> {
     let refuse = |reason: &str| Err(Error::Spec { reason: reason.to_owned() });
-    match (&spec.root.upper, &spec.network) {
-        (Upper::Kept { .. }, _) => refuse("what a step of a build writes is not kept by the vm tier; use the native tier"),
-        (_, Some(network)) if network.ssh_agent.is_some() => {
-            refuse("the ssh agent is not handed into a virtual machine; use the native tier")
-        }
-        _ => Ok(()),
+    match &spec.root.upper {
+        Upper::Kept { .. } => refuse("what a step of a build writes is not kept by the vm tier; use the native tier"),
+        Upper::Ephemeral { .. } => Ok(()),
     }
 }
 
@@ -163,53 +160,16 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     /// Connects the program's streams, and says what is to be done.
-    fn connect(&mut self, spec: &Spec, made: Made, streams: &Streams) -> Result<(), Error> {
-        let step = "connecting the machine's streams";
-        let own = |fd| host(rustix::io::fcntl_dupfd_cloexec(fd, 3), step);
-        let mut terminal = None;
-        let mut errors = Errors::Apart;
-        let [input, output, apart] = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        match streams {
-            Streams::Terminal { settings, size, errors_too } => {
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                let (inside, outside) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None), step)?;
-                self.mux.add(TERMINAL, Some(inside), End::Own, Ways::BOTH);
-                if let Some(screen) = &mut self.screen {
-                    screen.connect(outside)?;
-                }
-                terminal = Some(Terminal::of(settings, *size));
-                if *errors_too {
-                    errors = Errors::WithOutput;
-                }
-            }
-            Streams::Inherited => {
-                self.mux.add(INPUT, Some(own(input)?), End::Shared, Ways::OUT);
-                self.mux.add(OUTPUT, Some(own(output)?), End::Shared, Ways::BACK);
-                if is_one_file(output, apart) {
-                    errors = Errors::WithOutput;
-                }
-            }
-            Streams::Log { log, null } | Streams::Given { input: null, output: log, .. } => {
-                self.mux.add(INPUT, Some(own(null.as_fd())?), End::Shared, Ways::OUT);
-                self.mux.add(OUTPUT, Some(own(log.as_fd())?), End::Shared, Ways::BACK);
-                errors = Errors::WithOutput;
-            }
-        }
-        if errors == Errors::Apart {
-            self.mux.add(ERRORS, Some(own(apart)?), End::Shared, Ways::BACK);
-        }
+    fn begin(&mut self, spec: &Spec, made: Made, streams: &Streams) -> Result<(), Error> {
+        let (terminal, errors) = connect::streams(&mut self.mux, self.screen.as_mut(), streams)?;
         if let Some(outlet) = &mut self.outlet {
-            let (agent, broker) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), step)?;
-            self.mux.take_messenger(agent);
-            outlet.take_channel(broker)?;
+            connect::network(&mut self.mux, outlet)?;
         }
         let now = clock_gettime(ClockId::Realtime);
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let tasks = spec.limits.tasks;
         let job = Job { spec: made.inner, user, shares: made.shares, terminal, errors, tasks, now: (now.tv_sec, now.tv_nsec) };
-        let job = host(in_memory(&serde_json::to_vec(&job)?), step)?;
-        self.mux.add(JOB, Some(job), End::Shared, Ways::OUT);
-        Ok(())
+        connect::job(&mut self.mux, &serde_json::to_vec(&job)?)
     }
 
     fn is_at(&self, until: Until) -> bool {
@@ -226,7 +186,7 @@ impl Watch<'_> {
         while !self.is_at(until) {
             let deadline = (until == Until::Heard).then(|| (began + BOOT).saturating_duration_since(Instant::now()));
             if deadline.is_some_and(|left| left.is_zero()) {
-                return Err(self.lost("did not start within a minute"));
+                return Err(self.lost("did not start within three minutes"));
             }
             let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.log, PollFlags::IN)];
             fds.push(PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN));
@@ -480,21 +440,4 @@ impl Watch<'_> {
 
 fn span(left: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
-}
-
-/// Whether two descriptors are of one file: then what is written to both must keep its order.
-fn is_one_file(one: impl AsFd, other: impl AsFd) -> bool {
-    match (fstat(one), fstat(other)) {
-        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
-        _ => false,
-    }
-}
-
-/// Puts bytes into a file that is nowhere.
-fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
-    let file = memfd_create("silo-job", MemfdFlags::CLOEXEC)?;
-    let mut file = std::fs::File::from(file);
-    file.write_all(bytes)?;
-    seek(&file, SeekFrom::Start(0))?;
-    Ok(file.into())
 }

@@ -4,13 +4,15 @@
 //! a program that does not read holds up its own input and nothing else, and neither side can fill the other's memory.
 //!
 //! A *messenger* is a socket that keeps messages apart: the guest's end of it is the agent of the network, the host's
-//! the broker. A connection that the agent hands over becomes a stream, and on the host a connection again.
+//! the broker. A connection that the agent hands over becomes a stream, and on the host a connection again. So does
+//! whoever asks the user's ssh agent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::event::PollFlags;
 use rustix::io::{Errno, read, write};
@@ -20,17 +22,16 @@ use rustix::net::{
 };
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::{FIRST_FREE, Frame, MAX_PAYLOAD_BYTES, MAX_STREAMS, WINDOW_BYTES};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::stream::{End, Stream, Ways, send};
 
 /// Frames that wait for the link; nothing more is read for it meanwhile.
 const OUTBOX_BYTES: usize = 256 << 10;
 /// Frames that wait for the link although nothing was read for it: then the other side is not heard, either.
 const CLOGGED_BYTES: usize = 1 << 20;
-/// Taken bytes that are worth telling.
-const CREDIT_BYTES: usize = WINDOW_BYTES / 4;
 /// The most of a stream that is kept: its first and only one is what a machine is to do.
 const MAX_KEPT_BYTES: usize = 64 << 20;
-/// What can be written to somebody else's pipe without waiting, once it has room at all (`PIPE_BUF`).
-const SHARED_PIECE_BYTES: usize = 4096;
 
 /// Which side of the link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,35 +42,12 @@ pub enum Side {
     Guest,
 }
 
-/// What is at the end of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// A pipe or file that others use, too, and that may not be told not to wait.
-    Shared,
-    /// A pipe or socket of our own.
-    Own,
-    /// The master of a terminal, which looks like its end while nobody has it open.
-    Terminal,
-    /// Nothing: what comes is kept until it is asked for.
-    Kept,
-}
-
-/// Which way bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ways {
-    /// From here to the other side.
-    pub out: bool,
-    /// From the other side to here.
-    pub back: bool,
-}
-
-impl Ways {
-    /// From here alone.
-    pub const OUT: Ways = Ways { out: true, back: false };
-    /// To here alone.
-    pub const BACK: Ways = Ways { out: false, back: true };
-    /// Both.
-    pub const BOTH: Ways = Ways { out: true, back: true };
+/// The way to the user's ssh agent.
+pub enum Keys {
+    /// Inside: what listens where programs look for it.
+    Listener(UnixListener),
+    /// Outside: who takes those that ask.
+    Broker(UnboundedSender<UnixStream>),
 }
 
 /// Why the conversation is over.
@@ -94,24 +72,9 @@ pub struct Mux {
     outbox: VecDeque<u8>,
     streams: BTreeMap<u32, Stream>,
     messenger: Option<OwnedFd>,
+    keys: Option<Keys>,
     next: u32,
     frames: VecDeque<Frame>,
-}
-
-struct Stream {
-    fd: Option<OwnedFd>,
-    end: End,
-    /// Whether what comes from the descriptor is sent.
-    out: bool,
-    /// Whether what comes over the link is written to the descriptor.
-    back: bool,
-    /// Whether nothing more comes over the link.
-    is_ending: bool,
-    /// Whether a terminal is open nowhere at the moment.
-    is_deserted: bool,
-    pending: VecDeque<u8>,
-    may_send: usize,
-    taken: usize,
 }
 
 /// What a descriptor that is polled is for.
@@ -121,6 +84,8 @@ pub enum Source {
     Link,
     /// The messenger.
     Messenger,
+    /// What listens for who asks the ssh agent.
+    Keys,
     /// A stream.
     Stream(u32),
 }
@@ -135,6 +100,7 @@ impl Mux {
             outbox: VecDeque::new(),
             streams: BTreeMap::new(),
             messenger: None,
+            keys: None,
             next: FIRST_FREE,
             frames: VecDeque::new(),
         }
@@ -142,18 +108,7 @@ impl Mux {
 
     /// Adds a stream; without a descriptor, what comes waits for one.
     pub fn add(&mut self, number: u32, fd: Option<OwnedFd>, end: End, ways: Ways) {
-        let stream = Stream {
-            fd,
-            end,
-            out: ways.out,
-            back: ways.back,
-            is_ending: false,
-            is_deserted: false,
-            pending: VecDeque::new(),
-            may_send: WINDOW_BYTES,
-            taken: 0,
-        };
-        self.streams.insert(number, stream);
+        self.streams.insert(number, Stream::new(fd, end, ways));
     }
 
     /// Gives a stream that waits for it its descriptor.
@@ -173,6 +128,11 @@ impl Mux {
     /// Takes the messenger.
     pub fn take_messenger(&mut self, messenger: OwnedFd) {
         self.messenger = Some(messenger);
+    }
+
+    /// Takes the way to the ssh agent.
+    pub fn take_keys(&mut self, keys: Keys) {
+        self.keys = Some(keys);
     }
 
     /// Whether the messenger is there still.
@@ -236,6 +196,9 @@ impl Mux {
         if let Some(messenger) = self.messenger.as_ref().filter(|_| has_room) {
             all.push((Source::Messenger, messenger.as_fd(), PollFlags::IN));
         }
+        if let Some(Keys::Listener(listener)) = self.keys.as_ref().filter(|_| has_room) {
+            all.push((Source::Keys, listener.as_fd(), PollFlags::IN));
+        }
         for (number, stream) in &self.streams {
             let Some(fd) = stream.fd.as_ref().filter(|_| !stream.is_deserted) else { continue };
             let mut flags = PollFlags::empty();
@@ -255,8 +218,9 @@ impl Mux {
             match source {
                 Source::Link if readable => self.hear()?,
                 Source::Messenger if readable => self.forward()?,
+                Source::Keys if readable => self.let_ask(),
                 Source::Stream(number) if !flags.is_empty() => self.carry(*number, *flags),
-                Source::Link | Source::Messenger | Source::Stream(_) => {}
+                Source::Link | Source::Messenger | Source::Keys | Source::Stream(_) => {}
             }
         }
         self.flush()
@@ -313,6 +277,7 @@ impl Mux {
                 }
             }
             Frame::Message { stream, bytes } => self.deliver(stream, &bytes)?,
+            Frame::Keys { stream } => self.hand_on(stream)?,
             frame @ (Frame::Hello { .. }
             | Frame::Signal { .. }
             | Frame::Window { .. }
@@ -373,16 +338,46 @@ impl Mux {
         let stream = passed.filter(|_| self.side == Side::Guest && self.streams.len() < MAX_STREAMS).map(|connection| {
             // One that cannot be told not to wait is no socket; it is carried all the same.
             let _ = rustix::io::ioctl_fionbio(&connection, true);
-            while self.streams.contains_key(&self.next) {
-                self.next = self.next.checked_add(1).unwrap_or(FIRST_FREE);
-            }
-            let number = self.next;
-            self.next = number.checked_add(1).unwrap_or(FIRST_FREE);
-            self.add(number, Some(connection), End::Own, Ways::BOTH);
-            number
+            self.add_next(connection)
         });
         self.send(&Frame::Message { stream, bytes: bytes[..got].to_vec() });
         Ok(())
+    }
+
+    /// Begins a stream for somebody inside who asks the ssh agent.
+    fn let_ask(&mut self) {
+        let Some(Keys::Listener(listener)) = &self.keys else { return };
+        // Who has gone again asks nothing; one too many is turned away.
+        let Ok((asking, _)) = listener.accept() else { return };
+        if self.streams.len() < MAX_STREAMS && asking.set_nonblocking(true).is_ok() {
+            let stream = self.add_next(asking.into());
+            self.send(&Frame::Keys { stream });
+        }
+    }
+
+    /// Hands somebody who asks the ssh agent on to who knows it.
+    fn hand_on(&mut self, number: u32) -> Result<(), Error> {
+        let Some(Keys::Broker(broker)) = &self.keys else { return Err(Error::Broken) };
+        if self.streams.contains_key(&number) || self.streams.len() >= MAX_STREAMS {
+            return Err(Error::Broken);
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        // Where nobody serves any more, both ends are closed, and whoever asks is told so.
+        let _ = broker.send(theirs);
+        self.add(number, Some(ours.into()), End::Own, Ways::BOTH);
+        Ok(())
+    }
+
+    /// Adds a stream under a number that is free.
+    fn add_next(&mut self, fd: OwnedFd) -> u32 {
+        while self.streams.contains_key(&self.next) {
+            self.next = self.next.checked_add(1).unwrap_or(FIRST_FREE);
+        }
+        let number = self.next;
+        self.next = number.checked_add(1).unwrap_or(FIRST_FREE);
+        self.add(number, Some(fd), End::Own, Ways::BOTH);
+        number
     }
 
     fn carry(&mut self, number: u32, flags: PollFlags) {
@@ -426,56 +421,6 @@ impl Mux {
         }
         Ok(())
     }
-}
-
-impl Stream {
-    /// Writes what came over the link.
-    fn write(&mut self, number: u32, outbox: &mut VecDeque<u8>) {
-        let Some(fd) = &self.fd else { return };
-        let (first, _) = self.pending.as_slices();
-        let most = if self.end == End::Shared { SHARED_PIECE_BYTES } else { first.len() };
-        match write(fd, &first[..first.len().min(most)]) {
-            Ok(length) => {
-                self.pending.drain(..length);
-                self.taken += length;
-                if self.taken >= CREDIT_BYTES {
-                    send(outbox, &Frame::Credit { stream: number, bytes: self.taken as u32 });
-                    self.taken = 0;
-                }
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => {
-                self.pending.clear();
-                self.back = false;
-                send(outbox, &Frame::Closed { stream: number });
-            }
-        }
-    }
-
-    /// Sends what can be read.
-    fn read(&mut self, number: u32, outbox: &mut VecDeque<u8>) {
-        let Some(fd) = &self.fd else { return };
-        let mut piece = vec![0; self.may_send.min(MAX_PAYLOAD_BYTES)];
-        match read(fd, &mut piece) {
-            Ok(length) if length > 0 => {
-                piece.truncate(length);
-                self.may_send -= length;
-                send(outbox, &Frame::Data { stream: number, bytes: piece });
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(Errno::IO) if self.end == End::Terminal => self.is_deserted = true,
-            Ok(_) | Err(_) => {
-                self.out = false;
-                send(outbox, &Frame::End { stream: number });
-            }
-        }
-    }
-}
-
-fn send(outbox: &mut VecDeque<u8>, frame: &Frame) {
-    let mut bytes = Vec::with_capacity(64);
-    frame.write(&mut bytes);
-    outbox.extend(bytes);
 }
 
 /// Makes two ends of a connection of this machine with itself, for who knows what to do with one.

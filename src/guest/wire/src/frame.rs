@@ -11,6 +11,7 @@
 //! | `X` | both | any | nothing: nobody takes bytes of this stream any more |
 //! | `C` | both | any | four bytes: so many bytes of the stream were taken, and as many more may be sent |
 //! | `M` | both | 0 | a stream that comes with the message (four bytes, 0 for none), and a message of the network |
+//! | `K` | guest | from 16 | nothing: somebody asks the user's ssh agent by this stream |
 //! | `S` | host | 0 | a signal and its scope, one byte each |
 //! | `W` | host | 0 | rows and columns of the terminal, two bytes each |
 //! | `B` | guest | 0 | nothing: the program begins |
@@ -18,7 +19,7 @@
 //! | `R` | guest | 0 | how it ended: a letter, a number of four bytes, and a text; the last frame |
 //!
 //! Of each stream at most [`WINDOW_BYTES`] may be under way in each direction before they were taken. Streams below
-//! [`FIRST_FREE`] are there from the start; the others come with messages, numbered by the guest.
+//! [`FIRST_FREE`] are there from the start; the others come with messages and questions, numbered by the guest.
 //!
 //! Both sides take whatever arrives for hostile: a frame that is none ends the conversation.
 
@@ -85,6 +86,11 @@ pub enum Frame {
         /// The message.
         bytes: Vec<u8>,
     },
+    /// Somebody asks the user's ssh agent.
+    Keys {
+        /// By this stream.
+        stream: u32,
+    },
     /// A signal for the program.
     Signal {
         /// Its number.
@@ -150,6 +156,7 @@ impl Frame {
             Frame::Closed { stream } => put(out, b'X', *stream, &[]),
             Frame::Credit { stream, bytes } => put(out, b'C', *stream, &[&bytes.to_le_bytes()]),
             Frame::Message { stream, bytes } => put(out, b'M', 0, &[&stream.unwrap_or(0).to_le_bytes(), bytes]),
+            Frame::Keys { stream } => put(out, b'K', *stream, &[]),
             Frame::Signal { signal, to_group } => put(out, b'S', 0, &[&[*signal, if *to_group { b'G' } else { b'P' }]]),
             Frame::Window { rows, columns } => put(out, b'W', 0, &[&rows.to_le_bytes(), &columns.to_le_bytes()]),
             Frame::Started => put(out, b'B', 0, &[]),
@@ -234,6 +241,7 @@ fn parse(letter: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
             let passed = if passed == 0 { None } else { Some(Some(passed).filter(|passed| *passed >= FIRST_FREE)?) };
             about_none(Frame::Message { stream: passed, bytes: bytes.to_vec() })
         }
+        (b'K', []) if stream >= FIRST_FREE => Some(Frame::Keys { stream }),
         (b'S', [signal, scope @ (b'G' | b'P')]) => about_none(Frame::Signal { signal: *signal, to_group: *scope == b'G' }),
         (b'W', [a, b, c, d]) => about_none(Frame::Window { rows: u16::from_le_bytes([*a, *b]), columns: u16::from_le_bytes([*c, *d]) }),
         (b'B', []) => about_none(Frame::Started),
@@ -257,6 +265,7 @@ mod tests {
             (Frame::Credit { stream: 3, bytes: 4096 }, b"C\x03\0\0\0\x04\0\0\0\0\x10\0\0"),
             (Frame::Message { stream: None, bytes: b"m".to_vec() }, b"M\0\0\0\0\x05\0\0\0\0\0\0\0m"),
             (Frame::Message { stream: Some(16), bytes: vec![] }, b"M\0\0\0\0\x04\0\0\0\x10\0\0\0"),
+            (Frame::Keys { stream: 17 }, b"K\x11\0\0\0\0\0\0\0"),
             (Frame::Signal { signal: 15, to_group: true }, b"S\0\0\0\0\x02\0\0\0\x0fG"),
             (Frame::Window { rows: 24, columns: 80 }, b"W\0\0\0\0\x04\0\0\0\x18\0\x50\0"),
             (Frame::Started, b"B\0\0\0\0\0\0\0\0"),
@@ -299,6 +308,7 @@ mod tests {
             b"E\0\0\0\0\x01\0\0\0x",
             b"M\0\0\0\0\x04\0\0\0\x05\0\0\0",
             b"M\0\0\0\0\x03\0\0\0\0\0\0",
+            b"K\x05\0\0\0\0\0\0\0",
             b"S\0\0\0\0\x02\0\0\0\x0fx",
             b"R\0\0\0\0\x05\0\0\0E\0\x01\0\0",
             b"R\0\0\0\0\x06\0\0\0E\0\0\0\0x",
@@ -320,7 +330,7 @@ mod tests {
             };
             let length = usize::from(next() % 9);
             let stream = if next() % 2 == 0 { 0 } else { next() };
-            let mut bytes = vec![b"HDEXCMSWRBZ"[round % 11], stream, 0, 0, 0, length as u8, 0, 0, 0];
+            let mut bytes = vec![b"HDEXCMKSWRBZ"[round % 12], stream, 0, 0, 0, length as u8, 0, 0, 0];
             for _ in 0..length {
                 let byte = next();
                 bytes.push(if byte % 2 == 0 { 0 } else { b"EKSFXGP"[usize::from(next() % 7)] });

@@ -1,0 +1,99 @@
+//! Connects the caller's own streams, and who serves its network, to the port of a machine.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SeekFrom, fstat, memfd_create, seek};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use silo_wire::frame::{ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::machine::Errors;
+use super::mux::{Keys, Mux};
+use super::stream::{End, Ways};
+use super::tty::Terminal;
+use crate::broker::Asking;
+use crate::launch::error::Error;
+use crate::launch::native::outlet::Outlet;
+use crate::launch::native::plan::{Streams, host};
+use crate::launch::native::terminal::Screen;
+
+const STEP: &str = "connecting the machine's streams";
+
+/// Connects the program's streams; returns what terminal it is to have, and where its errors go.
+pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Result<(Option<Terminal>, Errors), Error> {
+    let mut terminal = None;
+    let mut errors = Errors::Apart;
+    let [input, output, apart] = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    match streams {
+        Streams::Terminal { settings, size, errors_too } => {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (inside, outside) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None), STEP)?;
+            mux.add(TERMINAL, Some(inside), End::Own, Ways::BOTH);
+            if let Some(screen) = screen {
+                screen.connect(outside)?;
+            }
+            terminal = Some(Terminal::of(settings, *size));
+            if *errors_too {
+                errors = Errors::WithOutput;
+            }
+        }
+        Streams::Inherited => {
+            mux.add(INPUT, Some(own(input)?), End::Shared, Ways::OUT);
+            mux.add(OUTPUT, Some(own(output)?), End::Shared, Ways::BACK);
+            if is_one_file(output, apart) {
+                errors = Errors::WithOutput;
+            }
+        }
+        Streams::Log { log, null } | Streams::Given { input: null, output: log, .. } => {
+            mux.add(INPUT, Some(own(null)?), End::Shared, Ways::OUT);
+            mux.add(OUTPUT, Some(own(log)?), End::Shared, Ways::BACK);
+            errors = Errors::WithOutput;
+        }
+    }
+    if errors == Errors::Apart {
+        mux.add(ERRORS, Some(own(apart)?), End::Shared, Ways::BACK);
+    }
+    Ok((terminal, errors))
+}
+
+/// Connects the agent of the network inside with the broker, and whoever asks the user's ssh agent with that.
+pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
+    let (agent, broker) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), STEP)?;
+    mux.take_messenger(agent);
+    outlet.take_channel(broker)?;
+    if outlet.has_keys() {
+        let (inside, outside) = unbounded_channel();
+        mux.take_keys(Keys::Broker(inside));
+        outlet.take_keys(Asking::Handed(outside))?;
+    }
+    Ok(())
+}
+
+/// Sends what is to be done.
+pub fn job(mux: &mut Mux, job: &[u8]) -> Result<(), Error> {
+    let file = host(in_memory(job), STEP)?;
+    mux.add(JOB, Some(file), End::Shared, Ways::OUT);
+    Ok(())
+}
+
+fn own(fd: impl AsFd) -> Result<OwnedFd, Error> {
+    host(rustix::io::fcntl_dupfd_cloexec(fd, 3), STEP)
+}
+
+/// Whether two descriptors are of one file: then what is written to both must keep its order.
+fn is_one_file(one: impl AsFd, other: impl AsFd) -> bool {
+    match (fstat(one), fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
+/// Puts bytes into a file that is nowhere.
+fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("silo-job", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    seek(&file, SeekFrom::Start(0))?;
+    Ok(file.into())
+}
