@@ -9,9 +9,9 @@ use crate::support::sandbox::until;
 use crate::support::{As, Done, Silo, done, has, is_root, skip};
 
 /// A server of somebody's on this machine's loopback.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    port: u16,
+    pub(super) port: u16,
     dir: tempfile::TempDir,
 }
 
@@ -24,7 +24,7 @@ impl Drop for Server {
 }
 
 /// Whom servers run as: neither PostgreSQL nor a login of ours may be root's.
-fn account() -> Option<String> {
+pub(super) fn account() -> Option<String> {
     if !is_root() {
         let name = Command::new("id").arg("-un").output().ok()?;
         return Some(String::from_utf8_lossy(&name.stdout).trim().to_owned()).filter(|name| !name.is_empty());
@@ -67,7 +67,7 @@ fn start(command: &mut Command, port: u16, dir: tempfile::TempDir) -> Server {
     server
 }
 
-fn postgres(account: &str) -> Option<Server> {
+pub(super) fn postgres(account: &str) -> Option<Server> {
     let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin")).collect();
     found.sort();
     let bin = found.pop()?;

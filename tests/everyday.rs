@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::clients;
 use crate::support::sandbox::until;
 use crate::support::{As, Done, Silo, done, skip};
 
@@ -89,12 +90,12 @@ fn asked(port: u16) -> String {
     text
 }
 
-/// Types what a page says and compares what it says comes of it.
-fn typed(silo: &Silo, page: &str, ports: &[(&str, u16)]) {
+/// Types what a page says, but for what is another on this machine, and compares what it says comes of it.
+fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
     let mut text = fs::read_to_string(&path).expect("a page");
-    for (said, port) in ports {
-        text = text.replace(said, &port.to_string());
+    for (said, ours) in others {
+        text = text.replace(said, ours);
     }
     let commands = commands(&text);
     assert!(commands.len() > 3, "{page} has nothing to type");
@@ -176,7 +177,22 @@ fn what_the_pages_say_is_what_happens() {
 #[test]
 fn what_the_page_for_node_says_is_what_happens() {
     let silo = newcomer();
-    typed(&silo, "quickstart-node.md", &[("3000", free_port())]);
+    typed(&silo, "quickstart-node.md", &[("3000", free_port().to_string())]);
+    silo.offer_downloads();
+}
+
+#[test]
+fn what_the_page_for_the_web_says_is_what_happens() {
+    let Some(server) = clients::account().and_then(|account| clients::postgres(&account)) else {
+        return skip("there is no PostgreSQL here");
+    };
+    let silo = newcomer();
+    let others = [
+        ("5432", server.port.to_string()),
+        ("8000", free_port().to_string()),
+        ("PGUSER=postgres", "PGUSER=silo PGDATABASE=postgres".to_owned()),
+    ];
+    typed(&silo, "quickstart-web.md", &others);
     silo.offer_downloads();
 }
 

@@ -1,6 +1,8 @@
 //! docs/silo-toml.md is made from the schema of `silo.toml`, and so from its types: it cannot be out of date.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -149,4 +151,40 @@ fn merge(path: &str, kind: &str) -> &'static str {
         _ if path.ends_with("passSshAgent") || path.ends_with("reset") => "true if any says so",
         _ => "replaced",
     }
+}
+
+/// Tests and probes that pages name as what shows something.
+#[test]
+fn what_the_docs_name_is_there() {
+    fn texts(dir: &Path, kinds: &[&str], into: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(dir).expect("our own directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                texts(&path, kinds, into);
+            } else if path.extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known)) {
+                into.push((path.clone(), fs::read_to_string(&path).expect("our own file")));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut code, mut pages) = (Vec::new(), Vec::new());
+    for dir in ["src", "store", "tests", "benches"] {
+        texts(&root.join(dir), &["rs", "py"], &mut code);
+    }
+    texts(&root.join("docs"), &["md"], &mut pages);
+    let words = |text: &str| -> BTreeSet<String> {
+        text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').map(str::to_owned).collect()
+    };
+    let known: BTreeSet<String> = code.iter().flat_map(|(_, text)| words(text)).collect();
+    let mut named = 0;
+    for (path, text) in &pages {
+        for word in text.split('`').skip(1).step_by(2) {
+            let letters = |word: &str| word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+            if letters(word) && word.split('_').filter(|part| !part.is_empty()).count() > 2 {
+                named += 1;
+                assert!(known.contains(word), "{}: there is no {word}", path.display());
+            }
+        }
+    }
+    assert!(named > 200, "only {named} tests are named");
 }
