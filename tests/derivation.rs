@@ -43,7 +43,15 @@ fn encodings_are_golden() {
                 debs: vec![digest(3)],
             }),
         ),
-        ("database", Derivation::Database(Database { configured: layer(4), epoch: 1_700_000_000, layers: vec![layer(5)] })),
+        (
+            "database",
+            Derivation::Database(Database {
+                configured: vec![layer(4)],
+                epoch: 1_700_000_000,
+                layers: vec![layer(5)],
+                triggers: vec![layer(6)],
+            }),
+        ),
         (
             "image",
             Derivation::Image(Image {

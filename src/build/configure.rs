@@ -2,12 +2,14 @@
 //!
 //! A step sees the layers of the packages that take part so far, composed into one root, and the dpkg database
 //! in which those of its tier are unpacked but not configured. It runs without a network, as root of its own user
-//! namespace, with a fixed environment; its changes are caught as the overlay's upper directory.
+//! namespace, with a fixed environment; its changes are caught as the overlay's upper directory. A tier whose packages
+//! fall into two halves that do not need each other is configured by two steps at once (`halves`).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use silo_store::capture::{self, Capture, Verdict};
@@ -28,6 +30,7 @@ use crate::unpack::record::{self, Stanza};
 use super::bench::{Bench, ours};
 use super::check;
 use super::ground::Ground;
+use super::halves::{self, Parts};
 use super::scripted::{self, Below, Choice, Unpacked};
 use super::state::State;
 use super::{Error, Workshop, packages, read_index, realised, script, scrub, status};
@@ -50,7 +53,7 @@ pub(super) struct Task<'a> {
     pub below: Option<&'a State>,
 }
 
-/// Makes the layer of what the scripts of a tier's packages change, unless it is known or there is nothing to run.
+/// Makes the layers of what the scripts of a tier's packages change, unless they are known or there is nothing to run.
 pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Error> {
     let mut state = task.below.map(State::handed_on).unwrap_or_default();
     let mut candidates = state.plain.to_vec();
@@ -58,56 +61,91 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     let below = Below { present: &state.present, changes: &state.changes, diverted: &state.diverted };
     let choice = scripted::choose(&below, &candidates);
     state.plain = Arc::new(choice.plain.clone());
-    if choice.present.is_empty() && choice.by_dpkg.is_empty() {
-        return Ok(state);
-    }
-    let earlier = Arc::clone(&state.present);
-    let previous = state.configured.last().copied();
-    state.tiers.push(Arc::new(choice.present.clone()));
-    state.present = Arc::new(earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).cloned().collect());
-    let drv = Derivation::Configure(derivation::Configure {
-        arch: Arch::host(),
-        epoch: task.epoch,
-        layers: state.seen(),
-        debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
+    let step = |state, choice: &Choice, which: &str| Step { tier: task.tier, epoch: task.epoch, choice, which }.realise(shop, state);
+    // Essential packages rely on one another without saying so.
+    let parts = if task.tier == Tier::Base { None } else { halves::split(&state.present, &choice) };
+    let Some(Parts { first, halves: [one, other], last }) = parts else { return step(state, &choice, "") };
+    let state = step(state, &first, ", first")?;
+    let beside = state.beside();
+    let (with_one, with_other) = thread::scope(|scope| {
+        let beside = scope.spawn(|| step(beside, &other, ", other half"));
+        (step(state.handed_on(), &one, ", one half"), beside.join())
     });
-    let key = drv.id().digest();
-    let name = format!("configuring the packages ({})", task.tier.name());
-    let run = Run { task: &task, choice: &choice, earlier: &earlier, previous };
-    let make = |state: &mut State| -> Result<LayerId, Error> {
-        let ours = ours(shop, &key)?;
-        // Another process may have done it while we waited.
-        if let Some(layer) = realised(shop, &drv) {
-            return Ok(layer);
+    let (with_one, with_other) = (with_one?, with_other.map_err(|_| Error::Worker)??);
+    let changes = |state: &State| state.changes.last().cloned().unwrap_or_default();
+    let both = match halves::contended(&changes(&with_one), &changes(&with_other)) {
+        None => with_one.and(with_other, &state),
+        Some(path) => step(with_one, &other, &format!(", other half again because of /{path}"))?,
+    };
+    step(both, &last, ", last")
+}
+
+/// One run of dpkg over packages of a tier.
+struct Step<'a> {
+    tier: Tier,
+    epoch: i64,
+    choice: &'a Choice,
+    /// Which part of the tier it is.
+    which: &'a str,
+}
+
+impl Step<'_> {
+    /// Makes the layer of what it changes, unless it is known or there is nothing to run.
+    fn realise(&self, shop: &Workshop<'_>, mut state: State) -> Result<State, Error> {
+        let choice = self.choice;
+        if choice.present.is_empty() && choice.by_dpkg.is_empty() {
+            return Ok(state);
         }
-        shop.check_stop()?;
-        let mut bench = Bench::new(shop, drv.id())?;
-        let mut ground = Ground::new(shop, &state.seen(), state.take_ground())?;
-        let layer = shop.activity(Activity::Step, &name, None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;
-        shop.notes.add(key, layer, Some(ours));
-        ground.put_by(bench);
-        state.ground = Mutex::new(Some(ground));
-        state.made += 1;
-        Ok(layer)
-    };
-    let layer = match realised(shop, &drv) {
-        Some(layer) => layer,
-        None => make(&mut state)?,
-    };
-    if let Some(check) = shop.check {
-        check::wait_for_another_second();
-        let mut bench = Bench::other(shop, drv.id(), check)?;
-        let mut ground = Ground::new(shop, &state.seen(), None)?;
-        let second = shop.activity(Activity::Step, &format!("{name}, again"), None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;
-        check.compare(shop, &name, (layer, second), &state.present)?;
+        let earlier = Arc::clone(&state.present);
+        state.tiers.push(Arc::new(choice.present.clone()));
+        state.present = Arc::new(earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).cloned().collect());
+        let drv = Derivation::Configure(derivation::Configure {
+            arch: Arch::host(),
+            epoch: self.epoch,
+            layers: state.seen(),
+            debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
+        });
+        let name = format!("configuring the packages ({}{})", self.tier.name(), self.which);
+        let run = Run { step: self, earlier: &earlier, previous: std::mem::take(&mut state.heads) };
+        let layer = match realised(shop, &drv) {
+            Some(layer) => layer,
+            None => make(shop, &drv, &name, &run, &mut state)?,
+        };
+        if let Some(check) = shop.check {
+            check::wait_for_another_second();
+            let mut bench = Bench::other(shop, drv.id(), check)?;
+            let mut ground = Ground::new(shop, &state.seen(), None)?;
+            let doing = format!("{name}, again");
+            let second = shop.activity(Activity::Step, &doing, None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;
+            check.compare(shop, &name, (layer, second), &state.present)?;
+        }
+        state.configured.push(layer);
+        state.heads = vec![layer];
+        let index = read_index(shop, layer)?;
+        if let Some(text) = read_from(shop, layer, &index, DIVERSIONS)? {
+            state.diverted = Arc::new(diverted(&text));
+        }
+        state.changes.push(Arc::new(index));
+        Ok(state)
     }
-    state.configured.push(layer);
-    let index = read_index(shop, layer)?;
-    if let Some(text) = read_from(shop, layer, &index, DIVERSIONS)? {
-        state.diverted = Arc::new(diverted(&text));
+}
+
+/// Runs a step, unless another process has done it while we waited.
+fn make(shop: &Workshop<'_>, drv: &Derivation, name: &str, run: &Run<'_>, state: &mut State) -> Result<LayerId, Error> {
+    let key = drv.id().digest();
+    let ours = ours(shop, &key)?;
+    if let Some(layer) = realised(shop, drv) {
+        return Ok(layer);
     }
-    state.changes.push(Arc::new(index));
-    Ok(state)
+    shop.check_stop()?;
+    let mut bench = Bench::new(shop, drv.id())?;
+    let mut ground = Ground::new(shop, &state.seen(), state.take_ground())?;
+    let layer = shop.activity(Activity::Step, name, None, |_| run.run(shop, drv, &mut bench, &mut ground))?;
+    shop.notes.add(key, layer, Some(ours));
+    ground.put_by(bench);
+    state.put_ground(ground);
+    state.made += 1;
+    Ok(layer)
 }
 
 /// Reads a file of a layer, where it has it.
@@ -120,11 +158,17 @@ fn read_from(shop: &Workshop<'_>, layer: LayerId, index: &Index, path: &str) -> 
     fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
 }
 
-/// Reads the stanzas that a configure step left.
-pub(super) fn stanzas_of(shop: &Workshop<'_>, layer: LayerId) -> Result<Vec<Stanza>, Error> {
-    let path = shop.store.tree(&layer).join(STATUS);
-    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
-    record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer, what })
+/// Reads the stanzas that configure steps left, each package's once.
+pub(super) fn stanzas_of(shop: &Workshop<'_>, layers: &[LayerId]) -> Result<Vec<Stanza>, Error> {
+    let mut stanzas = BTreeMap::new();
+    for layer in layers {
+        let path = shop.store.tree(layer).join(STATUS);
+        let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+        for stanza in record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: *layer, what })? {
+            stanzas.insert((stanza.package().to_owned(), stanza.architecture().to_owned()), stanza);
+        }
+    }
+    Ok(stanzas.into_values().collect())
 }
 
 /// Reads dpkg's diversions: three lines each, the path, where it went, and the package.
@@ -136,12 +180,11 @@ fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
 
 /// One run of a configure step.
 struct Run<'a> {
-    task: &'a Task<'a>,
-    choice: &'a Choice,
+    step: &'a Step<'a>,
     /// The packages that are configured already.
     earlier: &'a [Arc<Unpacked>],
-    /// The layer with the database in which they are.
-    previous: Option<LayerId>,
+    /// The layers with the databases in which they are.
+    previous: Vec<LayerId>,
 }
 
 impl Run<'_> {
@@ -152,14 +195,14 @@ impl Run<'_> {
         let spec = self.spec(shop, bench, ground, &debs);
         bench.launch(shop, ground, "configuring the packages", &spec)?;
         refuse_secrets(&bench.upper())?;
-        bench.settle(self.task.epoch)?;
+        bench.settle(self.step.epoch)?;
         let captured = ground.lower(|lower| {
-            let what = Capture { upper: &bench.upper(), lower, epoch: self.task.epoch, filter: &filter };
+            let what = Capture { upper: &bench.upper(), lower, epoch: self.step.epoch, filter: &filter };
             capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
         })?;
         let manifest = Manifest {
             derivation: drv.id().to_string(),
-            name: format!("configure {}", self.task.tier.name()),
+            name: format!("configure {}{}", self.step.tier.name(), self.step.which),
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             created: shop.created(),
             inputs: ground.base().layers.iter().map(LayerId::to_string).collect(),
@@ -170,7 +213,7 @@ impl Run<'_> {
 
     /// Sees to it that the files of the packages that dpkg unpacks itself are here.
     fn fetch_debs(&self, shop: &Workshop<'_>) -> Result<Vec<(String, PathBuf)>, Error> {
-        let by_dpkg = &self.choice.by_dpkg;
+        let by_dpkg = &self.step.choice.by_dpkg;
         let requests: Vec<_> =
             by_dpkg.iter().map(|package| packages::request(shop, package.name(), &package.source, package.epoch)).collect();
         let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: 8, sink: shop.sink, cancel: shop.stop };
@@ -192,22 +235,22 @@ impl Run<'_> {
             fs::write(&path, text).map_err(|source| Error::File { doing: "write", path: path.clone(), source })?;
             set_mode(&path, mode)
         };
-        let mut stanzas = self.previous.map_or_else(|| Ok(Vec::new()), |layer| stanzas_of(shop, layer))?;
-        stanzas.extend(self.choice.present.iter().map(|package| {
+        let mut stanzas = stanzas_of(shop, &self.previous)?;
+        stanzas.extend(self.step.choice.present.iter().map(|package| {
             let scripted =
                 ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
             // What has nothing to run is configured by saying so.
             status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
         }));
         write(STATUS.to_owned(), &status::write(stanzas), 0o644)?;
-        let there = || self.earlier.iter().chain(&self.choice.present);
+        let there = || self.earlier.iter().chain(&self.step.choice.present);
         let records: Vec<_> = there().map(|package| &package.record).collect();
         for (name, text) in status::triggers(&records) {
             write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
         }
         // Packages that are configured already would not learn of the new files otherwise.
         let awaited = scripted::awaited_paths(self.earlier);
-        let fired = awaited.into_iter().filter(|path| self.choice.present.iter().any(|package| scripted::fires(package, path)));
+        let fired = awaited.into_iter().filter(|path| self.step.choice.present.iter().any(|package| scripted::fires(package, path)));
         let fired: std::collections::BTreeSet<String> = fired.map(|path| format!("{path} -\n")).collect();
         write(format!("{DPKG}/triggers/Unincorp"), &fired.into_iter().collect::<String>(), 0o644)?;
         // Debian's word for "start no service": there is nothing to start one for (invoke-rc.d(8)).
@@ -222,7 +265,7 @@ impl Run<'_> {
             ("TZ", "UTC".to_owned()),
             ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
             ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
-            ("SOURCE_DATE_EPOCH", self.task.epoch.to_string()),
+            ("SOURCE_DATE_EPOCH", self.step.epoch.to_string()),
         ];
         let mount = |(name, path): &(String, PathBuf)| Mount {
             host: path.clone(),
@@ -236,7 +279,7 @@ impl Run<'_> {
             dirs: Vec::new(),
             files: Vec::new(),
             read_only: Vec::new(),
-            argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.choice).into()],
+            argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: "/".into(),
             hostname: bench.hostname(),

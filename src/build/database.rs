@@ -1,10 +1,14 @@
-//! The dpkg database of the packages that the configure step did not see.
+//! The dpkg database of the packages that the configure step did not see, and of a tier's two halves.
 //!
-//! They have nothing to configure, so they are installed by saying so: the status that the step left and
-//! their own stanzas, merged. It is a layer of one file, made without running anything.
+//! The former have nothing to configure, so they are installed by saying so: the status that the steps left and
+//! their own stanzas, merged. Each of two halves knows only its own packages; then the triggers that all wait for are
+//! noted again too. It is a layer of few files, made without running anything.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
+use silo_store::digest::LayerId;
 use silo_store::entry::Meta;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
@@ -12,36 +16,50 @@ use silo_store::path::LayerPath;
 use crate::derivation::{self, Derivation};
 
 use super::configure::{STATUS, stanzas_of};
+use super::scripted::Unpacked;
 use super::state::State;
 use super::{Error, Workshop, realised, status};
+
+/// Where dpkg notes which package waits for what.
+const TRIGGERS: &str = "var/lib/dpkg/triggers";
 
 /// Adds the layer of the whole database, where there is anything to add.
 pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<State, Error> {
     let mut state = below.handed_on();
-    let Some(configured) = state.configured.last().copied().filter(|_| !state.plain.is_empty()) else { return Ok(state) };
-    let layers = state.plain.iter().map(|package| package.record.layer).collect();
-    let drv = Derivation::Database(derivation::Database { configured, epoch, layers });
+    let configured = state.heads.clone();
+    let halves = configured.len() > 1;
+    if configured.is_empty() || state.plain.is_empty() && !halves {
+        return Ok(state);
+    }
+    let layers_of = |packages: &[Arc<Unpacked>]| packages.iter().map(|package| package.record.layer).collect::<Vec<_>>();
+    let layers = layers_of(&state.plain);
+    let triggers = if halves { layers_of(&state.present) } else { Vec::new() };
+    let inputs = configured.iter().chain(&layers).chain(&triggers).map(LayerId::to_string).collect();
+    let drv = Derivation::Database(derivation::Database { configured: configured.clone(), epoch, layers, triggers });
     if let Some(layer) = realised(shop, &drv) {
         state.over.push(layer);
         return Ok(state);
     }
     let began = Instant::now();
-    let mut stanzas = stanzas_of(shop, configured)?;
+    let mut stanzas = stanzas_of(shop, &configured)?;
     stanzas.extend(state.plain.iter().map(|package| status::stanza(&package.record, "install ok installed")));
-    let text = status::write(stanzas);
+    let mut files = BTreeMap::from([(STATUS.to_owned(), status::write(stanzas))]);
+    if halves {
+        let records: Vec<_> = state.present.iter().map(|package| &package.record).collect();
+        files.extend(status::triggers(&records).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
+    }
     let mut stage = shop.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
-    let path = LayerPath::parse(STATUS.as_bytes()).expect("a constant path is plain");
     let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: epoch, xattrs: Default::default() };
-    stage.add_file(&path, &meta, &mut text.as_bytes(), u64::MAX).map_err(|source| Error::store("writing the dpkg database", source))?;
+    for (path, text) in &files {
+        let path = LayerPath::parse(path.as_bytes()).map_err(|_| Error::Worker)?;
+        stage.add_file(&path, &meta, &mut text.as_bytes(), u64::MAX).map_err(|source| Error::store("writing the dpkg database", source))?;
+    }
     let manifest = Manifest {
         derivation: drv.id().to_string(),
         name: "dpkg database".to_owned(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         created: shop.created(),
-        inputs: std::iter::once(configured)
-            .chain(state.plain.iter().map(|package| package.record.layer))
-            .map(|layer| layer.to_string())
-            .collect(),
+        inputs,
         packages: Vec::new(),
     };
     let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;

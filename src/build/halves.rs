@@ -1,93 +1,111 @@
 //! A tier in two halves that are configured side by side, because neither needs the other.
 //!
-//! Scripts run one after another on one processor, and of a tier's packages many have nothing to do with each other. What
-//! has no scripts and is needed by both comes first; then the largest set of packages that hang together is one half and
-//! all others are the other. What hangs together is said by the packages: who depends on whom, who waits for whose triggers
-//! or sets off the same, who asks through debconf. Should two halves change the same path all the same, the second is
-//! configured on top of the first instead.
+//! Scripts run one after another on one processor, and of a tier's packages many have nothing to do with each other. So a
+//! package is sought that, with all that only it needs, can be one half while the other packages are the other half; what
+//! both need comes first, and what needs that package comes last. Who needs whom is said by the packages: dependencies,
+//! triggers that one waits for and another sets off, or that both set off, questions asked through debconf, which has one
+//! database. Should two halves change the same path all the same, the second is configured on top of the first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use silo_store::entry::{Kind, Node};
+use silo_store::entry::{Entry, Kind, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
 use super::scripted::{Choice, Unpacked, dependencies, fires, providers};
 
-/// Fewest packages with scripts in the smaller half; for fewer a second sandbox is not worth its start.
-const MIN_SCRIPTED: usize = 4;
+/// Fewest files that the packages with scripts of the smaller half have; scripts mostly go through the files of their
+/// package, and for fewer another sandbox is not worth its start.
+const MIN_FILES: usize = 100;
 
 /// Where dpkg notes what is written anew when the halves are put together.
 const DATABASE: [&str; 2] = ["var/lib/dpkg/status", "var/lib/dpkg/triggers"];
 
 /// A tier, taken apart.
 #[derive(Debug)]
-pub(super) struct Halves {
-    /// What comes before both.
+pub(super) struct Parts {
+    /// What comes before both halves.
     pub first: Choice,
     /// The halves.
     pub halves: [Choice; 2],
+    /// What comes after both.
+    pub last: Choice,
 }
 
+/// Packages by their number.
+type Set = BTreeSet<usize>;
+
 /// Takes the packages of a step apart, if there are two halves worth it; `below` are those that are configured already.
-pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Halves> {
+pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Parts> {
     let packages = &choice.present;
-    if !choice.by_dpkg.is_empty() || packages.iter().filter(|package| has_scripts(package)).count() < 2 * MIN_SCRIPTED {
+    let work: Vec<usize> = packages.iter().map(work_of).collect();
+    if !choice.by_dpkg.is_empty() || work.iter().sum::<usize>() < 2 * MIN_FILES {
         return None;
     }
     let providers = providers(packages);
     let needs: Vec<Vec<usize>> = packages.iter().map(|package| dependencies(&package.record, &providers, true)).collect();
-    let first = first(packages, &needs);
-    let mut sets = Sets::new(packages.len());
-    for (package, needed) in needs.iter().enumerate().filter(|(package, _)| !first.contains(package)) {
-        needed.iter().filter(|needed| !first.contains(needed)).for_each(|needed| sets.join(package, *needed));
-    }
-    for together in bound(below, packages) {
-        let mut members = together.into_iter().filter(|package| !first.contains(package));
-        if let Some(one) = members.next() {
-            members.for_each(|other| sets.join(one, other));
+    let needed: Vec<Set> = (0..packages.len()).map(|package| reached(package, &needs)).collect();
+    let bound = bound(below, packages);
+    let sum = |set: &Set| set.iter().map(|package| work[*package]).sum::<usize>();
+    let mut best: Option<(usize, [Set; 4])> = None;
+    // One that needs what needs it has no before and after.
+    let alone = |package: &usize| needed[*package].iter().all(|other| other == package || !needed[*other].contains(package));
+    for package in (0..packages.len()).filter(|package| work[*package] > 0).filter(alone) {
+        let sets = around(package, &needed, &bound);
+        let gain = sum(&sets[1]).min(sum(&sets[2]));
+        if gain >= MIN_FILES && best.as_ref().is_none_or(|(most, _)| gain > *most) {
+            best = Some((gain, sets));
         }
     }
-    let mut parts: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for package in (0..packages.len()).filter(|package| !first.contains(package)) {
-        parts.entry(sets.find(package)).or_default().push(package);
+    let pick = |set: &Set| Choice { present: set.iter().map(|package| Arc::clone(&packages[*package])).collect(), ..Choice::default() };
+    best.map(|(_, [first, one, other, last])| Parts { first: pick(&first), halves: [pick(&other), pick(&one)], last: pick(&last) })
+}
+
+/// Says how much there is to do for a package's scripts.
+fn work_of(package: &Arc<Unpacked>) -> usize {
+    let has_scripts = ["preinst", "postinst", "config"].iter().any(|script| package.record.members.contains(*script));
+    if has_scripts { package.index.entries().iter().filter(|entry| entry.node.kind() == Kind::File).count() } else { 0 }
+}
+
+/// Returns a package with all that it needs.
+fn reached(package: usize, needs: &[Vec<usize>]) -> Set {
+    let mut reached = Set::from([package]);
+    let mut queue = vec![package];
+    while let Some(next) = queue.pop() {
+        queue.extend(needs[next].iter().filter(|needed| reached.insert(**needed)));
     }
-    let largest = parts.into_values().max_by_key(|part| (part.len(), std::cmp::Reverse(part[0])))?;
-    let pick = |which: &dyn Fn(usize) -> bool| Choice {
-        present: packages.iter().enumerate().filter(|(package, _)| which(*package)).map(|(_, package)| Arc::clone(package)).collect(),
-        ..Choice::default()
+    reached
+}
+
+/// Sorts packages by what they are to one: needed by others too, needed by it alone, nothing, or in need of it.
+fn around(package: usize, needed: &[Set], bound: &[Set]) -> [Set; 4] {
+    let all = 0..needed.len();
+    let last: Set = all.clone().filter(|other| *other != package && needed[*other].contains(&package)).collect();
+    let mut one = &needed[package] - &last;
+    let mut other: Set = all.filter(|other| !one.contains(other) && !last.contains(other)).collect();
+    let mut first = Set::new();
+    let mut move_first = |which: Vec<usize>, one: &mut Set, other: &mut Set| {
+        for moved in which.iter().flat_map(|which| &needed[*which]) {
+            if one.remove(moved) || other.remove(moved) {
+                first.insert(*moved);
+            }
+        }
     };
-    let halves = [
-        pick(&|package| largest.contains(&package)),
-        pick(&|package| !first.contains(&package) && !largest.contains(&package)),
-    ];
-    let worth = halves.iter().all(|half| half.present.iter().filter(|package| has_scripts(package)).count() >= MIN_SCRIPTED);
-    worth.then(|| Halves { first: pick(&|package| first.contains(&package)), halves })
-}
-
-/// Returns the packages that run nothing of their own and need only such ones.
-fn first(packages: &[Arc<Unpacked>], needs: &[Vec<usize>]) -> BTreeSet<usize> {
-    let mut first: BTreeSet<usize> = (0..packages.len()).filter(|package| !has_scripts(&packages[*package])).collect();
-    loop {
-        let out: Vec<usize> =
-            first.iter().copied().filter(|package| needs[*package].iter().any(|needed| !first.contains(needed))).collect();
-        if out.is_empty() {
-            return first;
+    let shared: Vec<usize> = one.iter().copied().filter(|one| other.iter().any(|other| needed[*other].contains(one))).collect();
+    move_first(shared, &mut one, &mut other);
+    for together in bound {
+        if !together.is_disjoint(&one) {
+            move_first(together.intersection(&other).copied().collect(), &mut one, &mut other);
         }
-        first.retain(|package| !out.contains(package));
     }
+    [first, one, other, last]
 }
 
-fn has_scripts(package: &Arc<Unpacked>) -> bool {
-    !package.record.interests.is_empty() || ["preinst", "postinst", "config"].iter().any(|script| package.record.members.contains(*script))
-}
-
-/// Lists sets of packages that belong together although none depends on another.
-fn bound(below: &[Arc<Unpacked>], packages: &[Arc<Unpacked>]) -> Vec<Vec<usize>> {
-    // debconf has one database.
+/// Lists sets of packages that must not be configured side by side, although none depends on another.
+fn bound(below: &[Arc<Unpacked>], packages: &[Arc<Unpacked>]) -> Vec<Set> {
     let asks = |package: &Arc<Unpacked>| ["config", "templates"].iter().any(|member| package.record.members.contains(*member));
-    let mut sets = vec![(0..packages.len()).filter(|package| asks(&packages[*package])).collect()];
+    let mut sets = vec![(0..packages.len()).filter(|package| asks(&packages[*package])).collect::<Set>()];
     let interests = below.iter().chain(packages).flat_map(|package| &package.record.interests);
     let triggers: BTreeSet<&str> = interests.map(|interest| interest.trigger.as_str()).collect();
     for trigger in triggers {
@@ -97,45 +115,66 @@ fn bound(below: &[Arc<Unpacked>], packages: &[Arc<Unpacked>]) -> Vec<Vec<usize>>
         };
         sets.push((0..packages.len()).filter(|package| concerns(&packages[*package])).collect());
     }
+    sets.retain(|set| set.len() > 1);
     sets
-}
-
-/// Disjoint sets of numbers.
-struct Sets(Vec<usize>);
-
-impl Sets {
-    fn new(count: usize) -> Sets {
-        Sets((0..count).collect())
-    }
-
-    fn find(&self, of: usize) -> usize {
-        let mut at = of;
-        while self.0[at] != at {
-            at = self.0[at];
-        }
-        at
-    }
-
-    fn join(&mut self, one: usize, other: usize) {
-        let (one, other) = (self.find(one), self.find(other));
-        // The smallest number leads, so that a set has one name.
-        self.0[one.max(other)] = one.min(other);
-    }
 }
 
 /// Returns a path that both halves changed, each its own way, or that one took from under the other.
 pub(super) fn contended(one: &Index, other: &Index) -> Option<LayerPath> {
-    let clash = |entry: &&silo_store::entry::Entry, other: &Index| {
-        let both = other.get(&entry.path).is_some_and(|same| same.meta != entry.meta || same.node != entry.node);
-        let hides = matches!(entry.node, Node::Whiteout | Node::Dir { opaque: true }) || entry.node.kind() != Kind::Dir;
-        !of_database(&entry.path) && (both || hides && !other.below(&entry.path).is_empty())
+    let clash = |entry: &Entry, other: &Index| {
+        let differs = other.get(&entry.path).is_some_and(|same| same.meta != entry.meta || same.node != entry.node);
+        let hides = !matches!(entry.node, Node::Dir { opaque: false });
+        !of_database(&entry.path) && (differs || hides && !other.below(&entry.path).is_empty())
     };
-    let mut found = one.entries().iter().filter(|entry| clash(entry, other)).chain(other.entries().iter().filter(|entry| clash(entry, one)));
-    found.next().map(|entry| entry.path.clone())
+    let clashes = |one: &Index, other: &Index| one.entries().iter().find(|entry| clash(entry, other)).map(|entry| entry.path.clone());
+    clashes(one, other).or_else(|| clashes(other, one))
 }
 
 /// Says whether a path is written anew when halves are put together.
 fn of_database(path: &LayerPath) -> bool {
     let path = path.as_bytes();
     DATABASE.iter().any(|of| path.strip_prefix(of.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(numbers: &[usize]) -> Set {
+        numbers.iter().copied().collect()
+    }
+
+    /// 0 is a library, 1 needs it, 2 needs 1; 3 needs it too, 4 asks as 3 does and 5 needs 4; 6 needs 2 and 3.
+    fn needs() -> Vec<Vec<usize>> {
+        vec![vec![], vec![0], vec![1], vec![0], vec![], vec![4], vec![2, 3]]
+    }
+
+    #[test]
+    fn what_both_need_comes_first_and_what_needs_both_last() {
+        let needs = needs();
+        let needed: Vec<Set> = (0..needs.len()).map(|package| reached(package, &needs)).collect();
+        assert_eq!(around(3, &needed, &[]), [set(&[0]), set(&[3]), set(&[1, 2, 4, 5]), set(&[6])]);
+        assert_eq!(around(3, &needed, &[set(&[3, 4])]), [set(&[0, 4]), set(&[3]), set(&[1, 2, 5]), set(&[6])]);
+        assert_eq!(around(2, &needed, &[]), [set(&[0]), set(&[1, 2]), set(&[3, 4, 5]), set(&[6])]);
+        // What belongs together is not torn apart, whatever remains.
+        assert_eq!(around(2, &needed, &[set(&[2, 3]), set(&[1, 5])]), [set(&[0, 3, 4, 5]), set(&[1, 2]), set(&[]), set(&[6])]);
+    }
+
+    #[test]
+    fn halves_may_meet_in_directories_and_dpkgs_notes_only() {
+        let index = |text: &str| Index::parse(format!("silo-index 1\n{text}").as_bytes()).expect("an index");
+        let dir = "d 0755 0 0 ";
+        let clash = |one: &str, other: &str| contended(&index(one), &index(other)).map(|path| path.to_string());
+        let etc = format!("{dir}etc\n");
+        let var = format!("{dir}var\n{dir}var/lib\n{dir}var/lib/dpkg\n");
+        let link = |path: &str, to: &str| format!("l 0 0 {path} {to}\n");
+        assert_eq!(clash(&format!("{etc}{}", link("etc/a", "x")), &format!("{etc}{}", link("etc/b", "x"))), None);
+        assert_eq!(clash(&format!("{etc}{}", link("etc/a", "x")), &format!("{etc}{}", link("etc/a", "x"))), None);
+        assert_eq!(clash(&format!("{etc}{}", link("etc/a", "x")), &format!("{etc}{}", link("etc/a", "y"))).as_deref(), Some("etc/a"));
+        assert_eq!(clash(&etc, "d 0700 0 0 etc\n").as_deref(), Some("etc"));
+        assert_eq!(clash(&etc, "w etc\n").as_deref(), Some("etc"));
+        assert_eq!(clash(&format!("{etc}w etc/a\n"), &format!("{etc}{dir}etc/a\n{dir}etc/a/b\n")).as_deref(), Some("etc/a"));
+        let status = |to: &str| format!("{var}{}", link("var/lib/dpkg/status", to));
+        assert_eq!(clash(&status("x"), &status("y")), None);
+    }
 }

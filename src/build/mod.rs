@@ -24,6 +24,8 @@ mod roots;
 
 mod ground;
 
+mod halves;
+
 mod state;
 
 mod packages;

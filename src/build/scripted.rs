@@ -159,7 +159,7 @@ fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &Below<'_>) -> B
     later
 }
 
-fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>> {
+pub(super) fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>> {
     let mut providers: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, package) in packages.iter().enumerate() {
         let stanza = &package.record.stanza;
@@ -171,7 +171,7 @@ fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>> {
 }
 
 /// Lists the packages that one depends on; of alternatives, every one that is there.
-fn dependencies(record: &Record, providers: &BTreeMap<&str, Vec<usize>>, depends: bool) -> Vec<usize> {
+pub(super) fn dependencies(record: &Record, providers: &BTreeMap<&str, Vec<usize>>, depends: bool) -> Vec<usize> {
     let fields = ["Pre-Depends", "Depends"];
     let fields = &fields[..if depends { 2 } else { 1 }];
     let names = fields.iter().flat_map(|field| relation_names(record.stanza.get(field)));

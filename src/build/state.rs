@@ -22,7 +22,9 @@ pub(super) struct State {
     pub plain: Arc<Vec<Arc<Unpacked>>>,
     /// What the packages' scripts changed, by tier.
     pub configured: Vec<LayerId>,
-    /// The entries of those layers.
+    /// Those of them whose dpkg databases together name all of `present`: the last, or the two halves of the last tier.
+    pub heads: Vec<LayerId>,
+    /// The entries of the configured layers.
     pub changes: Vec<Arc<Index>>,
     /// The paths that a package diverted, with that package.
     pub diverted: Arc<BTreeMap<Vec<u8>, String>>,
@@ -62,6 +64,34 @@ impl State {
         self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
     }
 
+    /// Leaves a root for the next one to be made of.
+    pub fn put_ground(&self, ground: Ground) {
+        *self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ground);
+    }
+
+    /// Returns the same state for a half of a tier that is configured beside another one, which keeps the ground.
+    pub fn beside(&self) -> State {
+        let kept = self.take_ground();
+        let beside = State { made: 0, ..self.handed_on() };
+        kept.into_iter().for_each(|ground| self.put_ground(ground));
+        beside
+    }
+
+    /// Puts a state together with that of the other half of its tier; both came of `below`.
+    pub fn and(mut self, mut other: State, below: &State) -> State {
+        self.tiers.extend(other.tiers.drain(below.tiers.len()..));
+        self.present = Arc::new(self.present.iter().chain(&other.present[below.present.len()..]).cloned().collect());
+        self.configured.extend(other.configured.drain(below.configured.len()..));
+        self.changes.extend(other.changes.drain(below.changes.len()..));
+        self.heads.append(&mut other.heads);
+        // Only one half can have changed dpkg's list.
+        if other.diverted != below.diverted {
+            self.diverted = other.diverted;
+        }
+        self.made += other.made;
+        self
+    }
+
     /// Returns the same state for a node above, which takes the ground over.
     pub fn handed_on(&self) -> State {
         State {
@@ -69,6 +99,7 @@ impl State {
             present: self.present.clone(),
             plain: self.plain.clone(),
             configured: self.configured.clone(),
+            heads: self.heads.clone(),
             changes: self.changes.clone(),
             diverted: self.diverted.clone(),
             over: self.over.clone(),

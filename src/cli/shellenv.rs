@@ -32,7 +32,11 @@ const SHELLS: &[Shell] = &[
         text: "case \":${PATH}:\" in\n  *:\"$HOME/.silo/bin\":*) ;;\n  *) export PATH=\"$HOME/.silo/bin${PATH:+:$PATH}\" ;;\nesac\n",
         advice: "eval \"$(silo shellenv)\"",
     },
-    Shell { names: &["fish"], text: "fish_add_path --global --prepend \"$HOME/.silo/bin\"\n", advice: "silo shellenv fish | source" },
+    Shell {
+        names: &["fish"],
+        text: "contains -- \"$HOME/.silo/bin\" $PATH; or set --global --export --prepend PATH \"$HOME/.silo/bin\"\n",
+        advice: "silo shellenv fish | source",
+    },
     Shell { names: &["csh", "tcsh"], text: "set -f path = ( $HOME/.silo/bin $path:q )\n", advice: "eval `silo shellenv tcsh`" },
     Shell {
         names: &["pwsh", "powershell"],

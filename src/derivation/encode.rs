@@ -10,9 +10,9 @@ use super::{Blob, Configure, Database, Derivation, Image, Package, Step};
 /// How .debs are unpacked (`unpack`).
 const PACKAGE_RULES: u64 = 1;
 /// How maintainer scripts are run and their changes captured (`build::configure`).
-const CONFIGURE_RULES: u64 = 3;
+const CONFIGURE_RULES: u64 = 4;
 /// How the database is merged (`build::database`).
-const DATABASE_RULES: u64 = 1;
+const DATABASE_RULES: u64 = 2;
 /// How layers of images are unpacked (`unpack::layer`).
 pub(super) const BLOB_RULES: u64 = 1;
 /// How a command is run and its changes captured (`build::command`).
@@ -36,12 +36,13 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("layers", layers);
             out.number("rules", CONFIGURE_RULES);
         }
-        Derivation::Database(Database { configured, epoch, layers }) => {
+        Derivation::Database(Database { configured, epoch, layers, triggers }) => {
             out.text("database");
-            out.field("configured", configured.to_string().as_bytes());
+            out.list("configured", configured);
             out.field("epoch", epoch.to_string().as_bytes());
             out.list("layers", layers);
             out.number("rules", DATABASE_RULES);
+            out.list("triggers", triggers);
         }
         Derivation::Blob(Blob { blob, diff }) => {
             out.text("blob");

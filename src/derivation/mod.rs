@@ -79,12 +79,14 @@ pub struct Configure {
 /// Writes a dpkg database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
-    /// The layer that holds the database to add to.
-    pub configured: LayerId,
-    /// The build's SOURCE_DATE_EPOCH, which dates the file.
+    /// The layers that hold the databases to add to: one, or two where a tier was configured in halves.
+    pub configured: Vec<LayerId>,
+    /// The build's SOURCE_DATE_EPOCH, which dates the files.
     pub epoch: i64,
     /// The layers of the packages to add, in the order of their names.
     pub layers: Vec<LayerId>,
+    /// Where there are two databases, the layers of the packages whose triggers are noted anew.
+    pub triggers: Vec<LayerId>,
 }
 
 /// Runs a command.

@@ -96,6 +96,8 @@ pub struct Record {
     pub members: BTreeSet<String>,
     /// The triggers it waits for.
     pub interests: Vec<Interest>,
+    /// The triggers that it sets off by its files being there.
+    pub activates: Vec<String>,
     /// Its configuration files with their MD5s.
     pub conffiles: Vec<(String, String)>,
     /// Directories that its preinst removes whole, as they are left of an older version.
@@ -155,8 +157,9 @@ pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error>
         let bytes = read(&tree.join(path.trim_start_matches('/')))?;
         conffiles.push((path, md5_hex(&bytes)));
     }
-    let (interests, swept) = (interests(&text("triggers")?), swept(&text("preinst")?));
-    Ok(Record { layer, interests, members: members.into_keys().collect(), stanza, conffiles, swept })
+    let (triggers, swept) = (text("triggers")?, swept(&text("preinst")?));
+    let (interests, activates) = (interests(&triggers), activates(&triggers));
+    Ok(Record { layer, interests, activates, members: members.into_keys().collect(), stanza, conffiles, swept })
 }
 
 /// Lists the configuration files that a `conffiles` member names (deb-conffiles(5)).
@@ -165,14 +168,23 @@ fn conffile_paths(text: &str) -> Vec<String> {
     lines.filter(|path| !path.split('/').any(|part| part == "..")).map(str::to_owned).collect()
 }
 
-/// Lists what a `triggers` member is interested in (deb-triggers(5)).
-fn interests(text: &str) -> Vec<Interest> {
+/// Reads the directives of a `triggers` member (deb-triggers(5)).
+fn directives(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    let words = lines.filter_map(|line| {
+    lines.filter_map(|line| {
         let mut words = line.split_whitespace();
         Some((words.next()?, words.next()?))
-    });
-    words
+    })
+}
+
+/// Lists what a `triggers` member sets off.
+fn activates(text: &str) -> Vec<String> {
+    directives(text).filter(|(directive, _)| directive.starts_with("activate")).map(|(_, trigger)| trigger.to_owned()).collect()
+}
+
+/// Lists what a `triggers` member is interested in.
+fn interests(text: &str) -> Vec<Interest> {
+    directives(text)
         .filter(|(directive, _)| directive.starts_with("interest"))
         .map(|(directive, trigger)| Interest { trigger: trigger.to_owned(), noawait: directive == "interest-noawait" })
         .collect()
@@ -226,6 +238,7 @@ mod tests {
 
     #[test]
     fn triggers_are_read() {
+        assert_eq!(activates("activate-noawait ldconfig\nactivate y # z\ninterest x\n"), ["ldconfig", "y"]);
         let got = interests("# c\ninterest /usr/share/man\ninterest-noawait ldconfig # x\nactivate y\ninterest\n");
         let interest = |trigger: &str, noawait| Interest { trigger: trigger.into(), noawait };
         assert_eq!(got, [interest("/usr/share/man", false), interest("ldconfig", true)]);

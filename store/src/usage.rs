@@ -6,6 +6,7 @@
 use crate::path_error::{PathError, at, if_present};
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -54,7 +55,12 @@ impl Ledger {
         if !found.is_dir() {
             return Ok(());
         }
-        let Some(listing) = if_present(fs::read_dir(path).map_err(at("list", path)))? else { return Ok(()) };
+        let listing = match fs::read_dir(path) {
+            // overlayfs makes a directory that nobody may enter beside each step that is at work, and a step may make others.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            listing => if_present(listing.map_err(at("list", path)))?,
+        };
+        let Some(listing) = listing else { return Ok(()) };
         for item in listing {
             self.walk(&item.map_err(at("list", path))?.path(), added)?;
         }
@@ -65,6 +71,16 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_directory_is_counted_and_not_entered() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let closed = dir.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        assert_eq!(Ledger::default().add(dir.path()).unwrap().files, 2);
+    }
 
     #[test]
     fn a_file_counts_once_and_is_freed_with_its_last_name() {

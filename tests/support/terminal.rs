@@ -90,6 +90,15 @@ impl Session {
         before
     }
 
+    /// Waits a while for these words; returns what was printed before them, if they came.
+    pub fn expect_soon(&mut self, words: &str) -> Option<String> {
+        while !self.seen.contains(words) {
+            let piece = self.output.recv_timeout(Duration::from_secs(3)).ok()?;
+            self.seen.push_str(&String::from_utf8_lossy(&piece));
+        }
+        Some(self.expect(words))
+    }
+
     /// Changes its size.
     pub fn resize(&self, to: Winsize) {
         tcsetwinsize(&self.master, to).expect("set");
