@@ -218,3 +218,26 @@ fn what_is_listed_says_what_is_pinned_and_whose() {
     let line = |end: &str| said.lines().any(|line| line.ends_with(end));
     assert!(line("  pinned   pip, pip3, python, python3") && line(&format!("  project  {here}")), "{said}");
 }
+
+/// What a recipe says of runs is read when a tool is run, so a newer Silo's recipes count for what an older one installed.
+#[test]
+fn a_newer_recipe_counts_for_what_is_installed() {
+    let silo = newcomer();
+    let recipe = "command = [\"sh\"]\n[debian]\npackages = [\"dash\"]\nversionOf = \"dash\"\n";
+    silo.write(".silo/recipes/mine.toml", recipe);
+    let _ = silo.ok(["install", "--quiet", "mine"]);
+    let before = silo.ok(["list"]);
+    let seen = |silo: &Silo| {
+        let mut command = silo.command(["mine", "-c", "echo ${GREETING-none}; ls -d ~/.cache/mine 2>/dev/null || echo none"]);
+        done(command.env("GREETING", "hello")).out
+    };
+    assert_eq!(seen(&silo), "none\nnone\n");
+    silo.write(
+        ".silo/recipes/mine.toml",
+        &format!("passEnv = [\"GREETING\"]\ncache = [\"~/.cache/mine\"]\n{recipe}[network]\nallow = [\"example.com\"]\n"),
+    );
+    assert_eq!(seen(&silo), format!("hello\n{}/.cache/mine\n", silo.home().display()));
+    let reach = silo.ok(["config", "network", "show", "mine"]);
+    assert!(reach.contains("mine may reach example.com"), "{reach}");
+    assert_eq!(silo.ok(["list"]), before, "nothing was installed anew");
+}

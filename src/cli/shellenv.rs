@@ -37,7 +37,11 @@ const SHELLS: &[Shell] = &[
         text: "contains -- \"$HOME/.silo/bin\" $PATH; or set --global --export --prepend PATH \"$HOME/.silo/bin\"\n",
         advice: "silo shellenv fish | source",
     },
-    Shell { names: &["csh", "tcsh"], text: "set -f path = ( $HOME/.silo/bin $path:q )\n", advice: "eval `silo shellenv tcsh`" },
+    Shell {
+        names: &["csh", "tcsh"],
+        text: "if ( \":${PATH}:\" !~ \"*:$HOME/.silo/bin:*\" ) setenv PATH \"$HOME/.silo/bin:${PATH}\"\n",
+        advice: "eval `silo shellenv tcsh`",
+    },
     Shell {
         names: &["pwsh", "powershell"],
         text: "if (($env:PATH -split [IO.Path]::PathSeparator) -notcontains \"$HOME/.silo/bin\") { $env:PATH = \"$HOME/.silo/bin\" + [IO.Path]::PathSeparator + $env:PATH }\n",
