@@ -6,6 +6,7 @@ mod support;
 mod architecture;
 mod cli;
 mod clients;
+mod corpus;
 mod derivation;
 mod disk;
 mod doors;

@@ -1,8 +1,8 @@
 //! What a TLS client says first.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "one of them a target")]
+mod checks;
 
-fuzz_target!(|data: &[u8]| {
-    let _ = silo::broker::hello::read(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::hello(data));
