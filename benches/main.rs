@@ -19,6 +19,7 @@ mod network;
 mod shims;
 mod start;
 mod table;
+mod vm;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -32,5 +33,6 @@ fn main() -> ExitCode {
     let graph = !wanted("graph") || graph::run(rounds.unwrap_or(5));
     let network = !wanted("network") || network::run(rounds.unwrap_or(5));
     let shims = !wanted("shims") || shims::run(rounds.unwrap_or(100));
-    if start && build && graph && network && shims { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let vm = !wanted("vm") || vm::run(rounds.unwrap_or(5));
+    if start && build && graph && network && shims && vm { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
