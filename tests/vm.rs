@@ -50,7 +50,7 @@ pub fn machine() -> Machine {
     Machine {
         root: image::root(&home, id("vm")),
         kernel: boot::kernel(&home, id("vm")).expect("it has a kernel"),
-        disk: boot::disk(&home, id("python")).expect("it is made"),
+        disk: Some(boot::disk(&home, id("python")).expect("it is made")),
         memory_bytes: 1 << 30,
         cpus: 1,
     }
@@ -369,6 +369,30 @@ with server.accept()[0] as guest: guest.sendall(guest.recv(5, socket.MSG_WAITALL
     assert_eq!(back, "olleh");
     assert!(child.wait().expect("it ends").success());
     assert_eq!(asked.join().expect("it serves"), ([0, 0, 0, 1, 11], Vec::new()));
+}
+
+#[test]
+fn a_step_built_in_a_machine_and_natively_comes_to_the_same_layer() {
+    let silo = silo(As::Me);
+    fs::write(silo.project().join("given"), "given").expect("our own project");
+    // What a layer can hold, and what it can take away.
+    let script = "set -e; uname -r; cd /etc; cat /workspace/given > made; chmod 640 made; chown 33:44 made; touch -d 2001-02-03 old; \
+        ln made /usr/share/again; ln -s ../etc/made /usr/share/link; mkdir -p /opt/dir/closed; chown 7:8 /opt/dir; \
+        echo x > /opt/dir/closed/x; chmod 500 /opt/dir/closed; chmod 755 /opt/dir/closed/x; chown 9:9 passwd; \
+        rm issue; rm -r /usr/share/base-files; mkdir /usr/share/base-files; echo new > /usr/share/base-files/new; \
+        for number in $(seq 200); do echo $number > /opt/$number; done; head -c 3000000 /dev/zero > /opt/zero";
+    drop(silo.ok(["build", "sh", "--script", script]));
+    let lock = || fs::read_to_string(silo.project().join("silo.lock")).expect("there is a lock");
+    let natively = lock();
+    let layers = |lock: &str| lock.lines().filter(|line| line.contains("layer")).map(str::to_owned).collect::<Vec<_>>();
+    drop(silo.ok(["build", "--rerun", "--tier", "vm", "sh"]));
+    assert!(!layers(&natively).is_empty());
+    assert_eq!(layers(&lock()), layers(&natively));
+    let logs = fs::read_dir(silo.path("logs")).expect("steps have logs").flatten();
+    assert!(logs.filter_map(|log| fs::read_to_string(log.path()).ok()).any(|log| log.contains("+deb13-")), "it ran in a machine");
+    // So does one that fails, and what it said is told.
+    let failed = silo.fails(["build", "--tier", "vm", "sh", "--script", "uname -r; echo why; exit 3"]);
+    assert!(failed.err.contains("\n  why\n") && failed.err.contains("+deb"), "{failed:?}");
 }
 
 #[test]

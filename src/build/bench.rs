@@ -114,7 +114,8 @@ impl Bench {
 
     /// Runs a step here; `name` is what an error calls it.
     pub fn launch(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, spec: &Spec) -> Result<(), Error> {
-        let exit = launch::again::run(shop.program, spec, self.circumstances, shop.stop);
+        let launched = Spec { machine: shop.machine.cloned(), ..spec.clone() };
+        let exit = launch::again::run(shop.program, &launched, self.circumstances, shop.stop);
         shop.check_stop()?;
         self.check(shop, ground, name, exit?, spec)
     }

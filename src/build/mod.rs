@@ -59,6 +59,7 @@ use crate::fetch::mirrors::Mirrors;
 use crate::fetch::transport::Transport;
 use crate::home::Home;
 use crate::image::{self, ImageId};
+use crate::launch::spec::Machine;
 use crate::lock::{self, Lock, Sha256, StepOutput};
 use crate::plan::{self, Plan, Step};
 use crate::recipe::Recipe;
@@ -108,6 +109,8 @@ pub struct Workshop<'a> {
     pub keep_failed: bool,
     /// Where every step is run twice, what is found out by that.
     pub check: Option<&'a Check>,
+    /// The virtual machine that steps run in; by default they run natively. What they come to is the same.
+    pub machine: Option<&'a Machine>,
     /// What has been made and is to be recorded.
     pub notes: &'a Notes,
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::build::check::{Check, Finding};
+use crate::config::Tier;
 use crate::config::edit::NewStep;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::catalog;
@@ -14,6 +15,7 @@ use crate::tool::{record, settings_file};
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::overlay::{self, Target};
+use super::tier;
 use super::ui;
 
 /// Run a command once and bake what it changes into a tool, for every run to come
@@ -56,6 +58,9 @@ pub struct Args {
     /// Run every step of the tool twice, in different circumstances, and say what came out otherwise
     #[arg(long, conflicts_with_all = ["script", "command", "remove", "rerun"])]
     check: bool,
+    /// Where the steps run; by default natively
+    #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
+    tier: Option<Tier>,
     /// Keep what a failed step left, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -68,6 +73,14 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         // A file system in memory lists directories in another order.
         setting.check = Some(Check::new(Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir())));
     }
+    let _machine_in_use = match args.tier.unwrap_or_default() {
+        Tier::Native => None,
+        Tier::Vm => {
+            let (machine, pin) = tier::of_steps(&setting)?;
+            setting.machine = Some(machine);
+            Some(pin)
+        }
+    };
     let scope = if args.global { Scope::Global } else { Scope::Project };
     if args.all {
         let done = all(globals, &mut setting, args, scope);

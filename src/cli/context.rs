@@ -16,6 +16,7 @@ use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, RECIPES};
 use crate::insight::inside::Look;
+use crate::launch::spec::Machine;
 use crate::recipe::catalog::Places;
 use crate::tool::{Context, View};
 
@@ -51,6 +52,8 @@ pub struct Setting {
     pub keep_failed: bool,
     /// Where every step is run twice, what is found out by that.
     pub check: Option<Check>,
+    /// The virtual machine that steps run in; by default they run natively.
+    pub machine: Option<Machine>,
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
@@ -98,6 +101,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
         project_settings,
         keep_failed: false,
         check: None,
+        machine: None,
         transport: Transport::new(Patience::default()),
         ui: Ui::new(globals.quiet),
         stop: Arc::default(),
@@ -145,6 +149,7 @@ impl Setting {
             project: &self.project,
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
+            machine: self.machine.as_ref(),
             notes: Notes::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,

@@ -50,6 +50,7 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
     // The settings have changed since they were read.
     let mut fresh = setting_at(globals, &setting.project)?;
     fresh.keep_failed = setting.keep_failed;
+    fresh.machine.clone_from(&setting.machine);
     fresh.check = setting.check.take();
     let done = match &changed {
         Some(changed) => trust::changed(&fresh, changed),

@@ -1,5 +1,7 @@
 //! Which tier a run has, and what the vm tier needs for it.
 
+use std::path::PathBuf;
+
 use silo_store::lock::{self, Pin};
 
 use crate::config::Tier;
@@ -36,20 +38,39 @@ pub fn choose(setting: &Setting, asked: Option<Tier>, tool: &Installed, spec: &m
     }
 }
 
+/// What steps of a build run in: a machine without a disk, because each step has another root.
+pub fn of_steps(setting: &Setting) -> Result<(Machine, Pin), Failure> {
+    let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    let (own, pin) = own(setting)?;
+    Ok((made(setting, own, None, CPUS.min(here))?, pin))
+}
+
 fn machine(setting: &Setting, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {
+    let (own, pin) = own(setting)?;
+    let disk = boot::disk(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(again(&tool.name)))?;
+    let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    let cpus = spec.limits.cpu_thousandths.map_or(CPUS, |thousandths| u32::try_from(thousandths.div_ceil(1000)).unwrap_or(u32::MAX));
+    spec.machine = Some(made(setting, own, Some(disk), cpus.clamp(1, here))?);
+    Ok(pin)
+}
+
+/// Finds the image that machines are made of, and keeps it meanwhile.
+fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
     let own = record::get(&setting.home, VM)?;
     let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", format!("silo install {VM}")))?;
     let pin = {
         let shared = lock::share(&setting.store).map_err(Failure::other)?;
         lock::pin(&setting.store, &shared, &own.image.digest()).map_err(Failure::other)?
     };
-    let again = |name: &str| format!("silo uninstall {name}, then silo install {name}");
+    Ok((own, pin))
+}
+
+fn made(setting: &Setting, own: Installed, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Failure> {
     let kernel = boot::kernel(&setting.home, own.image).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
-    let disk = boot::disk(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(again(&tool.name)))?;
     image::touch(&setting.home, own.image);
-    let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
-    let cpus = spec.limits.cpu_thousandths.map_or(CPUS, |thousandths| u32::try_from(thousandths.div_ceil(1000)).unwrap_or(u32::MAX));
-    let root = image::root(&setting.home, own.image);
-    spec.machine = Some(Machine { root, kernel, disk, memory_bytes: MEMORY_BYTES, cpus: cpus.clamp(1, here) });
-    Ok(pin)
+    Ok(Machine { root: image::root(&setting.home, own.image), kernel, disk, memory_bytes: MEMORY_BYTES, cpus })
+}
+
+fn again(name: &str) -> String {
+    format!("silo uninstall {name}, then silo install {name}")
 }

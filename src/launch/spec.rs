@@ -72,9 +72,10 @@ pub struct Machine {
     /// The kernel, unpacked.
     #[serde(with = "text::one")]
     pub kernel: PathBuf,
-    /// The program's root as a file system; it holds what `root.lower` of the spec does.
-    #[serde(with = "text::one")]
-    pub disk: PathBuf,
+    /// The program's root as a file system, which holds what `root.lower` of the spec does; without one the directories
+    /// themselves are shared, which is slower to read.
+    #[serde(with = "text::perhaps", default)]
+    pub disk: Option<PathBuf>,
     /// Memory of the machine.
     pub memory_bytes: u64,
     /// Its processors.

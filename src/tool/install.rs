@@ -181,6 +181,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         stop: context.stop,
         keep_failed: context.keep_failed,
         check: context.check,
+        machine: context.machine,
         notes: &context.notes,
     }
 }

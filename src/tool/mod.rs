@@ -65,6 +65,8 @@ pub struct Context<'a> {
     pub keep_failed: bool,
     /// Where every step is run twice, what is found out by that.
     pub check: Option<&'a crate::build::check::Check>,
+    /// The virtual machine that steps run in; by default they run natively.
+    pub machine: Option<&'a crate::launch::spec::Machine>,
     /// What has been made and is to be recorded.
     pub notes: crate::build::Notes,
     /// The machine's apt configuration.

@@ -61,6 +61,23 @@ pub mod one {
     }
 }
 
+/// For `#[serde(with)]`: a path that may be missing.
+pub mod perhaps {
+    use serde::{Deserializer, Serializer};
+
+    use super::{Deserialize, OsStr, OsString, Serialize, Text};
+
+    /// Writes it.
+    pub fn serialize<T: AsRef<OsStr>, S: Serializer>(text: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        text.as_ref().map(|text| Text::of(text.as_ref())).serialize(to)
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, T: From<OsString>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+        Ok(Option::<Text>::deserialize(from)?.map(|text| text.into_os().into()))
+    }
+}
+
 /// For `#[serde(with)]`: a list of paths or arguments.
 pub mod list {
     use serde::{Deserializer, Serializer};

@@ -1,14 +1,16 @@
 //! Connects the caller's own streams, and who serves its network, to the port of a machine.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufReader, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SeekFrom, fstat, memfd_create, seek};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use silo_wire::frame::{ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
+use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::changes;
 use super::machine::Errors;
 use super::mux::{Keys, Mux};
 use super::stream::{End, Ways};
@@ -69,6 +71,27 @@ pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
         outlet.take_keys(Asking::Handed(outside))?;
     }
     Ok(())
+}
+
+/// Sends what a directory that catches changes begins with; returns the file into which it comes back.
+pub fn changes(mux: &mut Mux, upper: &Path) -> Result<File, Error> {
+    let step = || format!("packing {}", upper.display());
+    let mut before = Vec::new();
+    host(changes::pack(upper, &mut before), &step())?;
+    mux.add(BEFORE, Some(host(in_memory(&before), STEP)?), End::Shared, Ways::OUT);
+    let after = host(changes::beside(upper), &step())?;
+    mux.add(AFTER, Some(own(&after)?), End::Own, Ways::BACK);
+    Ok(after.into())
+}
+
+/// Puts what came back into the directory.
+pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
+    let mut put = || {
+        after.rewind()?;
+        changes::clear(upper)?;
+        changes::unpack(&mut BufReader::new(&after), upper)
+    };
+    host(put(), &format!("unpacking what the step changed into {}", upper.display()))
 }
 
 /// Sends what is to be done.

@@ -17,10 +17,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcsetwinsize;
 use rustix::time::{ClockId, clock_settime};
-use silo_wire::frame::{self, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
+use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
 
+use super::changes;
 use super::initial::MODULES;
-use super::machine::{DISK, Errors, IMAGE, Job, PORT, SHARES, tag};
+use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, tag};
 use super::mux::{Keys, Mux, Side, Source};
 use super::stream::{End, Ways};
 use super::tty;
@@ -29,11 +30,14 @@ use crate::launch::native::plan::{self, Plan, Streams};
 use crate::launch::native::supervise::Signals;
 use crate::launch::native::wire::{self, Order, Report, Scope};
 use crate::launch::native::{self, sys};
+use crate::launch::spec::{Identity, Upper};
 
 /// How often a terminal that nobody has open is looked at, in nanoseconds.
 const DESERTED_NANOS: i64 = 50_000_000;
 /// Processes besides the program's: this one, the sandbox's first one, and the network's agent.
 const OWN_TASKS: u64 = 3;
+/// Of the machine's memory, what changes that are kept may take.
+const UPPER_PER_CENT: u32 = 75;
 /// Bytes that the kernel and QEMU carry at once of a share.
 const SHARE_BYTES: u32 = 512 << 10;
 
@@ -128,6 +132,7 @@ fn serve(port: OwnedFd) -> Result<(), Failure> {
     mux.add(JOB, None, End::Kept, Ways::BACK);
     mux.add(INPUT, None, End::Own, Ways::BACK);
     mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
+    mux.add(BEFORE, None, End::Kept, Ways::BACK);
     mux.send(&Frame::Hello { version: VERSION });
     let report = match hear(&mut mux).and_then(|job| run(&mut mux, &job)) {
         Ok(report) => report,
@@ -177,6 +182,9 @@ fn turn(mux: &mut Mux, sandbox: Option<&OwnedFd>, patience: Option<&Timespec>) -
 
 fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     furnish(job)?;
+    if let Upper::Kept { upper, work } = &job.spec.root.upper {
+        begin_changes(mux, upper, work)?;
+    }
     let step = |error: crate::launch::error::Error| io::Error::other(error.to_string());
     let signals = Signals::take_over().map_err(step).during("taking signals over")?;
     let streams = streams(mux, job)?;
@@ -187,7 +195,10 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     null_errors()?;
     let end = attend(mux, &socket)?;
     drop(sandbox);
-    finish(mux)?;
+    match &job.spec.root.upper {
+        Upper::Kept { upper, .. } => finish_with_changes(mux, upper)?,
+        Upper::Ephemeral { .. } => finish(mux)?,
+    }
     Ok(match end {
         Some(Report::Exited(code)) => frame::Report::Exited(code),
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
@@ -203,20 +214,59 @@ fn furnish(job: &Job) -> Result<(), Failure> {
     let (secs, nanos) = job.now;
     let now = Timespec { tv_sec: secs, tv_nsec: nanos };
     clock_settime(ClockId::Realtime, now).during("setting the clock")?;
-    mount(DISK, IMAGE, "erofs", MountFlags::RDONLY, None).during("mounting the image")?;
+    if job.has_disk {
+        mount(DISK, IMAGE, "erofs", MountFlags::RDONLY, None).during("mounting the image")?;
+    } else {
+        // Nobody changes them, so whatever was read is true for ever.
+        share(LOWER_TAG, Path::new(LOWER), "loose", MountFlags::RDONLY | MountFlags::NODEV)?;
+    }
     for number in 0..job.shares {
-        let at = Path::new(SHARES).join(number.to_string());
-        let step = || format!("mounting {}", at.display());
-        fs::create_dir(&at).during_this(step)?;
         // Programs that map files to write to them need that one cache; nothing else is kept.
-        let options = format!("trans=virtio,version=9p2000.L,cache=mmap,msize={SHARE_BYTES},access=any");
-        let options = std::ffi::CString::new(options).during_this(step)?;
-        mount(tag(number), &at, "9p", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str())).during_this(step)?;
+        share(&tag(number), &Path::new(SHARES).join(number.to_string()), "mmap", MountFlags::NOSUID | MountFlags::NODEV)?;
     }
     if let Some(tasks) = job.tasks {
         limit_tasks(tasks).during("limiting the number of processes")?;
     }
     Ok(())
+}
+
+/// Mounts what the host shares.
+fn share(tag: &str, at: &Path, cache: &str, flags: MountFlags) -> Result<(), Failure> {
+    let step = || format!("mounting {}", at.display());
+    fs::create_dir(at).during_this(step)?;
+    let options = format!("trans=virtio,version=9p2000.L,cache={cache},msize={SHARE_BYTES},access=any");
+    let options = std::ffi::CString::new(options).during_this(step)?;
+    mount(tag, at, "9p", flags, Some(options.as_c_str())).during_this(step)
+}
+
+/// Makes the directory that catches changes, with what it begins with.
+fn begin_changes(mux: &mut Mux, upper: &Path, work: &Path) -> Result<(), Failure> {
+    let step = "unpacking what the step begins with";
+    let before = loop {
+        match mux.whole(BEFORE) {
+            Some(before) => break before,
+            None => turn(mux, None, None)?,
+        };
+    };
+    fs::create_dir(CHANGES).during(step)?;
+    let size = format!("mode=0755,size={UPPER_PER_CENT}%");
+    let size = std::ffi::CString::new(size).during(step)?;
+    mount("changes", CHANGES, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(size.as_c_str())).during(step)?;
+    for dir in [upper, work] {
+        fs::create_dir(dir).during(step)?;
+    }
+    changes::unpack(&mut &before[..], upper).during(step)
+}
+
+/// Sends what the step has changed, beside the rest of what it said.
+fn finish_with_changes(mux: &mut Mux, upper: &Path) -> Result<(), Failure> {
+    let step = "packing what the step changed";
+    let (ours, theirs) = channel().during(step)?;
+    mux.add(AFTER, Some(ours), End::Own, Ways::OUT);
+    let upper = upper.to_owned();
+    let packing = std::thread::spawn(move || changes::pack(&upper, io::BufWriter::with_capacity(1 << 16, fs::File::from(theirs))));
+    finish(mux)?;
+    packing.join().unwrap_or_else(|_| Err(io::Error::other("it broke off"))).during(step)
 }
 
 /// Limits how many processes there are at once, by a cgroup: whoever is root of the machine is exempt from limits of users.
@@ -278,8 +328,10 @@ fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
 fn plan(job: &Job, signals: &Signals, streams: Streams) -> Result<Plan, Failure> {
     let made = plan::make(&job.spec, signals.before(), streams).map_err(|error| io::Error::other(error.to_string()));
     let mut plan = made.during("planning the sandbox")?;
-    // The machine's root is the host's caller, under the caller's own number.
-    plan.inside = job.user;
+    if job.spec.identity == Identity::Caller {
+        // The machine's root is the host's caller, under the caller's own number.
+        plan.inside = job.user;
+    }
     Ok(plan)
 }
 
@@ -335,7 +387,7 @@ fn obey(frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
 fn finish(mux: &mut Mux) -> Result<(), Failure> {
     mux.remove(INPUT);
     loop {
-        let open = [OUTPUT, frame::ERRORS].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
+        let open = [OUTPUT, frame::ERRORS, AFTER].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
         if !open && !mux.has_messenger() && mux.is_flushed() {
             return Ok(());
         }

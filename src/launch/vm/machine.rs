@@ -20,6 +20,12 @@ use crate::launch::spec::{Access, Bytes, File, Identity, Limits, Machine, Mount,
 const GIVEN: &str = "/silo";
 /// Where the machine has its program's root.
 pub const IMAGE: &str = "/image";
+/// Where the machine has the directories that its program's root is made of, where there is no disk.
+pub const LOWER: &str = "/lower";
+/// The share with them.
+pub const LOWER_TAG: &str = "lower";
+/// Where the machine catches changes that are kept.
+pub const CHANGES: &str = "/changes";
 /// Where the machine has what it shares with the host.
 pub const SHARES: &str = "/share";
 /// The machine's disk with the program's root.
@@ -59,6 +65,8 @@ pub struct Job {
     pub spec: Spec,
     /// As whom the machine's root appears to the program.
     pub user: (u32, u32),
+    /// Whether there is a disk with the program's root.
+    pub has_disk: bool,
     /// How many shares to mount.
     pub shares: usize,
     /// The program's terminal, if it has one.
@@ -96,7 +104,11 @@ pub struct Made {
 pub fn make(spec: &Spec, machine: &Machine, processor: Processor, initial: Vec<u8>) -> Made {
     let given = Path::new(GIVEN);
     let read_only = |host: &Path, name: &str| Mount { host: host.to_owned(), guest: given.join(name), access: Access::ReadOnly };
-    let mut mounts = vec![read_only(&machine.disk, "disk"), read_only(&machine.kernel, "kernel")];
+    let mut mounts = vec![read_only(&machine.kernel, "kernel")];
+    match &machine.disk {
+        Some(disk) => mounts.push(read_only(disk, "disk")),
+        None => mounts.extend(spec.root.lower.iter().enumerate().map(|(number, dir)| read_only(dir, &format!("lower/{number}")))),
+    }
     if processor == Processor::Kvm {
         mounts.push(Mount { host: "/dev/kvm".into(), guest: "/dev/kvm".into(), access: Access::ReadWrite });
     }
@@ -124,7 +136,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, initial: Vec<u
             network: None,
             machine: None,
         },
-        inner: inner(spec, &shares, memory),
+        inner: inner(spec, machine, &shares, memory),
         shares: shares.hosts.len(),
     }
 }
@@ -135,12 +147,19 @@ fn memory(spec: &Spec, machine: &Machine) -> u64 {
     wanted.max(LEAST_MEMORY_BYTES).next_multiple_of(1 << 20)
 }
 
-fn inner(spec: &Spec, shares: &Shares, memory: u64) -> Spec {
+fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
     let mut inner = spec.clone();
     inner.machine = None;
-    inner.root.lower = vec![IMAGE.into()];
-    if let Upper::Ephemeral { size_bytes } = &mut inner.root.upper {
-        *size_bytes = (*size_bytes).min(memory / UPPER_SHARE.1 * UPPER_SHARE.0);
+    inner.root.lower = match machine.disk {
+        Some(_) => vec![IMAGE.into()],
+        None => (0..spec.root.lower.len()).map(|number| Path::new(LOWER).join(number.to_string())).collect(),
+    };
+    match &mut inner.root.upper {
+        Upper::Ephemeral { size_bytes } => *size_bytes = (*size_bytes).min(memory / UPPER_SHARE.1 * UPPER_SHARE.0),
+        Upper::Kept { upper, work } => {
+            *upper = Path::new(CHANGES).join("upper");
+            *work = Path::new(CHANGES).join("work");
+        }
     }
     for mount in &mut inner.mounts {
         mount.host = shares.inside(&mount.host);
@@ -242,7 +261,16 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize) -> 
     put("-kernel /silo/kernel -initrd /silo/initial");
     words.extend(["-append".to_owned(), COMMAND_LINE.to_owned()]);
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
-    put("-drive id=disk,file=/silo/disk,format=raw,if=none,readonly=on,file.locking=off -device virtio-blk-pci,drive=disk");
+    match machine.disk {
+        Some(_) => {
+            put("-drive id=disk,file=/silo/disk,format=raw,if=none,readonly=on,file.locking=off -device virtio-blk-pci,drive=disk");
+        }
+        // One share for all: there are only so many places for devices.
+        None => {
+            put(&format!("-fsdev local,id=lower,path={GIVEN}/lower,security_model=none,readonly=on,multidevs=remap"));
+            put(&format!("-device virtio-9p-pci,fsdev=lower,mount_tag={LOWER_TAG}"));
+        }
+    }
     put("-device virtio-rng-pci");
     // What the kernel says when it dies, and nothing before.
     put("-chardev socket,id=log,fd=1,mux=on -serial chardev:log -device virtio-serial-pci -device virtconsole,chardev=log");
@@ -300,7 +328,7 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        Machine { root: "/h/vm".into(), kernel: "/h/vmlinux".into(), disk: "/h/disk".into(), memory_bytes: 2 << 30, cpus: 2 }
+        Machine { root: "/h/vm".into(), kernel: "/h/vmlinux".into(), disk: Some("/h/disk".into()), memory_bytes: 2 << 30, cpus: 2 }
     }
 
     #[test]
@@ -322,8 +350,8 @@ mod tests {
         let seen: Vec<String> =
             made.outer.mounts.iter().map(|m| format!("{} {} {:?}", m.host.display(), m.guest.display(), m.access)).collect();
         let expect = [
-            "/h/disk /silo/disk ReadOnly",
             "/h/vmlinux /silo/kernel ReadOnly",
+            "/h/disk /silo/disk ReadOnly",
             "/home/me/p /silo/share/0 ReadWrite",
             "/srv/shared /silo/share/1 ReadOnly",
             "/etc/hostname /silo/share/2/hostname ReadOnly",
@@ -333,6 +361,20 @@ mod tests {
         assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
         assert_eq!(made.outer.files[0].bytes.0, b"archive");
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
+    }
+
+    #[test]
+    fn a_step_has_its_layers_shared_and_its_changes_in_the_machine() {
+        let mut spec = spec();
+        spec.root.lower.push("/h/images/b/root".into());
+        spec.root.upper = Upper::Kept { upper: "/h/work/upper".into(), work: "/h/work/work".into() };
+        let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, Vec::new());
+        let lower: Vec<_> = made.outer.mounts.iter().filter(|mount| mount.guest.starts_with("/silo/lower")).collect();
+        assert!(lower.len() == 2 && lower.iter().all(|mount| mount.access == Access::ReadOnly), "{lower:?}");
+        assert!(made.outer.mounts.iter().all(|mount| !mount.host.starts_with("/h/work")), "nothing of the host is written to");
+        assert_eq!(made.inner.root.lower, [PathBuf::from("/lower/0"), PathBuf::from("/lower/1")]);
+        assert_eq!(made.inner.root.upper, Upper::Kept { upper: "/changes/upper".into(), work: "/changes/work".into() });
+        assert!(made.outer.argv.iter().all(|word| word != "virtio-blk-pci,drive=disk"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod guest;
 
+mod changes;
 mod connect;
 mod initial;
 mod kvm;
@@ -17,6 +18,7 @@ mod mux;
 mod stream;
 mod tty;
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::termios::tcgetwinsize;
 use rustix::time::{ClockId, clock_gettime};
-use silo_wire::frame::{self, ERRORS, Frame, OUTPUT, VERSION};
+use silo_wire::frame::{self, AFTER, ERRORS, Frame, OUTPUT, VERSION};
 
 use super::error::Error;
 use super::native;
@@ -52,7 +54,6 @@ const MAX_LOG_BYTES: usize = 4096;
 
 /// See [`crate::launch::launch`].
 pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    refuse(spec)?;
     // From here on no signal is lost: what arrives before there is a program is forwarded to it.
     let signals = Signals::take_over()?;
     let streams = plan::streams(&spec.stdio)?;
@@ -72,10 +73,14 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     };
     watch.screen = Screen::take_over(&streams, notices)?;
     watch.outlet = outlet;
-    watch.begin(spec, made, &streams)?;
+    let after = watch.begin(spec, made, &streams)?;
     let outcome = watch.run(&signals, Until::Ended, noted);
     noted(Phase::Ended);
-    watch.close(outcome)
+    let exit = watch.close(outcome)?;
+    if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
+        connect::changed(after, upper)?;
+    }
+    Ok(exit)
 }
 
 /// Starts a machine and waits until its first process is heard.
@@ -129,15 +134,6 @@ pub fn probe() -> Check {
     }
 }
 
-/// What a machine cannot do.
-fn refuse(spec: &Spec) -> Result<(), Error> {
-    let refuse = |reason: &str| Err(Error::Spec { reason: reason.to_owned() });
-    match &spec.root.upper {
-        Upper::Kept { .. } => refuse("what a step of a build writes is not kept by the vm tier; use the native tier"),
-        Upper::Ephemeral { .. } => Ok(()),
-    }
-}
-
 /// A machine at work.
 struct Watch<'a> {
     sandbox: Sandbox,
@@ -159,23 +155,30 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Connects the program's streams, and says what is to be done.
-    fn begin(&mut self, spec: &Spec, made: Made, streams: &Streams) -> Result<(), Error> {
+    /// Connects the program's streams, and says what is to be done. What the program changes comes into the file.
+    fn begin(&mut self, spec: &Spec, made: Made, streams: &Streams) -> Result<Option<File>, Error> {
         let (terminal, errors) = connect::streams(&mut self.mux, self.screen.as_mut(), streams)?;
         if let Some(outlet) = &mut self.outlet {
             connect::network(&mut self.mux, outlet)?;
         }
+        let after = match &spec.root.upper {
+            Upper::Kept { upper, .. } => Some(connect::changes(&mut self.mux, upper)?),
+            Upper::Ephemeral { .. } => None,
+        };
         let now = clock_gettime(ClockId::Realtime);
         let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let tasks = spec.limits.tasks;
-        let job = Job { spec: made.inner, user, shares: made.shares, terminal, errors, tasks, now: (now.tv_sec, now.tv_nsec) };
-        connect::job(&mut self.mux, &serde_json::to_vec(&job)?)
+        let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
+        let now = (now.tv_sec, now.tv_nsec);
+        let job = Job { spec: made.inner, user, has_disk, shares: made.shares, terminal, errors, tasks, now };
+        connect::job(&mut self.mux, &serde_json::to_vec(&job)?)?;
+        Ok(after)
     }
 
     fn is_at(&self, until: Until) -> bool {
         match until {
             Until::Heard => self.is_booted,
-            Until::Ended => self.end.is_some() && !self.mux.has(OUTPUT) && !self.mux.has(ERRORS),
+            Until::Ended => self.end.is_some() && ![OUTPUT, ERRORS, AFTER].into_iter().any(|stream| self.mux.has(stream)),
         }
     }
 

@@ -44,6 +44,10 @@ pub const OUTPUT: u32 = 2;
 pub const ERRORS: u32 = 3;
 /// Both ways: the program's terminal.
 pub const TERMINAL: u32 = 4;
+/// To the guest: what is in the directory that catches changes, as a tar.
+pub const BEFORE: u32 = 5;
+/// From the guest: the same, once the program has ended.
+pub const AFTER: u32 = 6;
 /// From here on the guest gives numbers.
 pub const FIRST_FREE: u32 = 16;
 
