@@ -16,6 +16,7 @@ mod support;
 mod build;
 mod graph;
 mod network;
+mod pull;
 mod shims;
 mod start;
 mod table;
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
     let build = !wanted("build") || build::run(rounds.unwrap_or(3));
     let graph = !wanted("graph") || graph::run(rounds.unwrap_or(5));
     let network = !wanted("network") || network::run(rounds.unwrap_or(5));
+    let pull = !wanted("pull") || pull::run(rounds.unwrap_or(3));
     let shims = !wanted("shims") || shims::run(rounds.unwrap_or(100));
     let vm = !wanted("vm") || vm::run(rounds.unwrap_or(5));
-    if start && build && graph && network && shims && vm { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if start && build && graph && network && pull && shims && vm { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -74,7 +74,7 @@ pub(super) fn postgres(account: &str) -> Option<Server> {
     let (dir, port) = (directory(account), free());
     let data = dir.path().join("data");
     let mut make = as_account(account, &bin.join("initdb"));
-    make.args(["-A", "trust", "-U", "silo", "--no-sync", "-D"]).arg(&data).current_dir("/").env("LC_ALL", "C");
+    make.args(["-A", "trust", "-U", "silo", "-E", "UTF8", "--no-sync", "-D"]).arg(&data).current_dir("/").env("LC_ALL", "C");
     let made = done(&mut make);
     assert_eq!(made.code, 0, "{made:?}");
     let mut command = as_account(account, &bin.join("postgres"));

@@ -462,6 +462,19 @@ def change_the_kernel():
 
 
 @probe
+def change_devices_of_the_host():
+    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+        path = f"/dev/{name}"
+        refused(f"chmod {path}", lambda: os.chmod(path, 0o644), errno.EROFS)
+        refused(f"touch {path}", lambda: os.utime(path), errno.EROFS)
+    open("/dev/null", "w").write("still takes what is written")
+    null = os.stat("/dev/null").st_rdev
+    for stream in range(3):
+        if os.fstat(stream).st_rdev == null:
+            refused(f"fchmod of stream {stream}", lambda: os.fchmod(stream, 0o644), errno.EROFS)
+
+
+@probe
 def gain_privileges():
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):

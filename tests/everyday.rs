@@ -187,11 +187,7 @@ fn what_the_page_for_the_web_says_is_what_happens() {
         return skip("there is no PostgreSQL here");
     };
     let silo = newcomer();
-    let others = [
-        ("5432", server.port.to_string()),
-        ("8000", free_port().to_string()),
-        ("PGUSER=postgres", "PGUSER=silo PGDATABASE=postgres".to_owned()),
-    ];
+    let others = [("5432", server.port.to_string()), ("8000", free_port().to_string()), ("PGUSER=postgres", "PGUSER=silo".to_owned())];
     typed(&silo, "quickstart-web.md", &others);
     silo.offer_downloads();
 }

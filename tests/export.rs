@@ -22,7 +22,7 @@ fn other(program: &str, args: &[&str], dir: &Path) -> Done {
 #[test]
 fn an_image_is_exported_alike_each_time_and_nothing_is_overwritten() {
     let silo = Silo::shared(As::Me);
-    for form in ["--oci", "--docker", "--rootfs"] {
+    for form in ["--oci", "--docker", "--rootfs", "--erofs"] {
         assert_eq!(digest(&silo, &[form, "one"]), digest(&silo, &[form, "two"]), "{form}");
         let done = silo.fails(["export", "sh", form, "one"]);
         assert!(done.err.contains("one is there already"), "{done:?}");
@@ -54,6 +54,21 @@ fn the_digest_of_a_root_is_that_of_its_tar() {
     let listed = other("tar", &["tf", "root.tar"], &silo.project());
     let names: BTreeSet<&str> = listed.out.lines().collect();
     assert!(names.contains("usr/bin/dash") && names.contains("etc/passwd"), "{}", names.len());
+}
+
+#[test]
+fn a_file_system_holds_the_same_root() {
+    if !has("fsck.erofs") {
+        return skip("there is no fsck.erofs");
+    }
+    let silo = Silo::shared(As::Me);
+    let said = digest(&silo, &["--erofs", "root.erofs"]);
+    assert_eq!(said, sha256(&std::fs::read(silo.project().join("root.erofs")).expect("it was written")));
+    let checked = other("fsck.erofs", &["--extract=root", "root.erofs"], &silo.project());
+    assert_eq!(checked.code, 0, "{checked:?}");
+    let root = silo.image_root("sh");
+    let compared = other("diff", &["-r", "--no-dereference", "root", root.to_str().expect("a plain path")], &silo.project());
+    assert_eq!((compared.code, compared.out.as_str()), (0, ""), "{compared:?}");
 }
 
 #[test]

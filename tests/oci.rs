@@ -1,17 +1,17 @@
 //! Tools made of other people's images: out of layouts and registries, whole, damaged and hostile.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 use silo_store::digest::Digest;
 use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
 
 use crate::support::http::{Fault, Http};
+use crate::support::registry::Registry;
 use crate::support::{As, Silo, done, has, skip};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -276,42 +276,33 @@ fn a_registry_that_asks_who_one_is_gets_a_token() {
     assert_eq!(pass("/blobs/").as_deref(), Some("Bearer the-token"));
 }
 
-/// Debian's own registry, on the loopback interface.
-struct Registry {
-    child: Child,
-    host: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start() -> Registry {
-        let dir = tempfile::tempdir().expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
-        let host = format!("127.0.0.1:{port}");
-        let config = dir.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
-            dir.path().join("data").display()
-        );
-        fs::write(&config, text).expect("our own file");
-        let log = File::create(dir.path().join("log")).expect("our own file");
-        let child = Command::new("docker-registry").arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(&host).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Registry { child, host, _dir: dir }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        // It ends with the test; what it says then is of no interest.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+#[test]
+fn a_login_is_asked_of_the_helper_that_the_user_names() {
+    let silo = Silo::new();
+    let server = Http::start();
+    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
+    let reference = served(&server, &layers, &[]);
+    server.put("/v2/x/manifests/v1", &documents(&layers).manifest, [Fault::Challenge("Basic realm=\"x\"".to_owned())]);
+    let host = reference.split('/').next().expect("a host");
+    silo.write(".docker/config.json", &format!("{{\"credHelpers\":{{\"{host}\":\"of-the-test\"}}}}"));
+    // It is told whom the login is for, and prints that back as the name.
+    silo.write(
+        "bin/docker-credential-of-the-test",
+        "#!/bin/sh\n[ \"$1\" = get ] && printf '{\"Username\":\"%s\",\"Secret\":\"s\"}' \"$(cat)\"\n",
+    );
+    let helper = silo.home().join("bin/docker-credential-of-the-test");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let mut install = silo.command(["install", "--quiet", "x", "--image", &reference]);
+    let path = format!("{}:{}", silo.home().join("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let done = crate::support::done(install.env("PATH", path));
+    assert_eq!(done.code, 0, "{done:?}");
+    let seen = server.seen();
+    let pass = seen.iter().rev().find(|seen| seen.target.contains("/blobs/")).and_then(|seen| seen.pass.clone());
+    let login = pass.as_deref().and_then(|pass| pass.strip_prefix("Basic ")).unwrap_or_default();
+    let mut plain = Command::new("base64").arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("base64 starts");
+    plain.stdin.take().expect("it is piped").write_all(login.as_bytes()).expect("it reads");
+    let plain = plain.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&plain.stdout), format!("{host}:s"));
 }
 
 #[test]

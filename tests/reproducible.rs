@@ -3,7 +3,9 @@
 use crate::support::{As, NOBODY, Silo, done, is_root, skip};
 
 fn images(silo: &Silo) -> String {
-    silo.ok(["list"])
+    let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--json"])).expect("list --json prints JSON");
+    let both = list.as_array().into_iter().flatten().filter(|row| row["tool"] == "python" || row["tool"] == "sh");
+    both.filter(|row| row["project"].is_null()).map(|row| format!("{} {} {}\n", row["tool"], row["version"], row["image"])).collect()
 }
 
 #[test]

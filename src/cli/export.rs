@@ -17,7 +17,7 @@ use super::ui;
 ///
 /// All layers become one, and every export of an image is the same, byte for byte.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("form").required(true).args(["oci", "docker", "rootfs"])))]
+#[command(group(clap::ArgGroup::new("form").required(true).args(["oci", "docker", "rootfs", "erofs"])))]
 pub struct Args {
     /// The tool
     tool: String,
@@ -30,6 +30,9 @@ pub struct Args {
     /// Make a tar of the root file system
     #[arg(long, value_name = "FILE")]
     rootfs: Option<PathBuf>,
+    /// Make an EROFS file system of the root, which the kernel mounts
+    #[arg(long, value_name = "FILE")]
+    erofs: Option<PathBuf>,
     /// The name in it; by default silo/TOOL:VERSION, and VERSION in an OCI layout
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -43,11 +46,14 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let tool = definition::current(setting.view(), &args.tool)?
         .ok_or_else(|| Failure::found(format!("{} is not installed", args.tool), format!("silo install {}", args.tool)))?;
     let named = |usual: String| args.name.clone().unwrap_or(usual);
-    let (form, place, name) = match (&args.oci, &args.docker, &args.rootfs) {
+    let (form, place, name) = match (&args.oci, &args.docker, &args.rootfs, &args.erofs) {
         (Some(place), ..) => (Form::Oci, place, named(tool.version.clone())),
-        (_, Some(place), _) => (Form::Docker, place, named(format!("silo/{}:{}", tool.name, tool.version))),
-        (_, _, Some(place)) => (Form::Rootfs, place, String::new()),
-        (None, None, None) => return Err(Failure::usage("in which form?", "--oci DIR, --docker FILE or --rootfs FILE")),
+        (_, Some(place), ..) => (Form::Docker, place, named(format!("silo/{}:{}", tool.name, tool.version))),
+        (_, _, Some(place), _) => (Form::Rootfs, place, String::new()),
+        (_, _, _, Some(place)) => (Form::Erofs, place, String::new()),
+        (None, None, None, None) => {
+            return Err(Failure::usage("in which form?", "--oci DIR, --docker FILE, --rootfs FILE or --erofs FILE"));
+        }
     };
     let digest = setting.with(|context| {
         let shared = lock::share(context.store).map_err(Failure::other)?;

@@ -1,4 +1,4 @@
-//! Images as others read them: an OCI layout, an archive as of `docker save`, and a plain tar of the root.
+//! Images as others read them: an OCI layout, an archive as of `docker save`, and a tar or an EROFS file system of the root.
 //!
 //! The many layers of an image become one, the canonical tar of its composed root, because other programs stack a hundred
 //! layers at most. All is dated by the image itself, so that every export of an image is the same, byte for byte.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, GzBuilder};
 use silo_store::commit::TreeError;
 use silo_store::digest::{Digest, Hasher, LayerId};
+use silo_store::erofs;
 use silo_store::forms;
 use silo_store::index::Index;
 use silo_store::path_error::PathError;
@@ -34,6 +35,8 @@ pub enum Form {
     Docker,
     /// A tar of the root.
     Rootfs,
+    /// An EROFS file system of the root, to be mounted.
+    Erofs,
 }
 
 /// Why an image could not be exported.
@@ -75,6 +78,7 @@ pub fn export(home: &Home, id: ImageId, image: &Image, form: Form, name: &str, p
         Form::Oci => source.layout(&staged, name),
         Form::Docker => source.docker(&staged, name),
         Form::Rootfs => source.rootfs(&staged),
+        Form::Erofs => source.erofs(&staged),
     };
     let done = written.and_then(|digest| {
         fs::rename(&staged, place).map_err(failed("rename to", place))?;
@@ -108,6 +112,12 @@ impl Source<'_> {
         let layer = self.archive(&mut out)?;
         out.close()?;
         Ok(layer.digest())
+    }
+
+    fn erofs(&self, place: &Path) -> Result<Digest, Error> {
+        let mut out = Counted::create(place)?;
+        erofs::write(&self.index, &self.root, &mut out).map_err(|source| Error::Root { id: self.id, source: Box::new(source) })?;
+        Ok(out.close()?.0)
     }
 
     fn layout(&self, place: &Path, name: &str) -> Result<Digest, Error> {

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
 use crate::document;
 use crate::oci::reference::{Place, Reference};
 
-use super::{Context, Error, accepted, base};
+use super::{Context, Error, accepted, base, credentials};
 
 /// Most bytes of an answer with a token.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
@@ -18,7 +19,7 @@ pub fn pass(context: Context<'_>, reference: &Reference, url: &str, challenge: &
     let Place::Registry { host, repository } = &reference.place else {
         return Err(Error::Challenge { url: url.to_owned(), challenge: challenge.to_owned() });
     };
-    let basic = known(context.user_home, host).map(|login| format!("Basic {login}"));
+    let basic = known(context.user_home, host, context.cancel).map(|login| format!("Basic {login}"));
     // With the slash, so that it is not shown where only the name begins alike.
     let prefix = format!("{}/", base(&reference.place));
     let (scheme, words) = parse(challenge);
@@ -75,8 +76,9 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Finds the login that podman or docker keeps for a registry: a name and password, encoded as it is shown.
-fn known(user_home: &Path, host: &str) -> Option<String> {
+/// Finds the login that podman or docker keeps for a registry, or that a helper of theirs knows: a name and password, encoded
+/// as it is shown.
+fn known(user_home: &Path, host: &str, cancel: &AtomicBool) -> Option<String> {
     for file in [".config/containers/auth.json", ".docker/config.json"] {
         // A file that cannot be read has no login.
         let Some(text) = document::text_of(&user_home.join(file)).ok().flatten() else { continue };
@@ -91,6 +93,9 @@ fn known(user_home: &Path, host: &str) -> Option<String> {
             login.filter(|login| !login.is_empty() && login.chars().all(|c| c.is_ascii_alphanumeric() || "+/=".contains(c)))
         {
             return Some(login.to_owned());
+        }
+        if let Some(login) = credentials::helper(&value, host).and_then(|name| credentials::ask(name, host, cancel)) {
+            return Some(login);
         }
     }
     None
@@ -119,8 +124,8 @@ mod tests {
         let text =
             "{\"auths\":{\"https://registry.example.com/v1/\":{\"auth\":\"bWU6c2VjcmV0\"},\"other.example.com\":{\"auth\":\"x\\ny\"}}}";
         std::fs::write(dir.path().join(".docker/config.json"), text).expect("written");
-        assert_eq!(known(dir.path(), "registry.example.com").as_deref(), Some("bWU6c2VjcmV0"));
-        assert_eq!(known(dir.path(), "other.example.com"), None);
-        assert_eq!(known(dir.path(), "example.com"), None);
+        assert_eq!(known(dir.path(), "registry.example.com", &AtomicBool::new(false)).as_deref(), Some("bWU6c2VjcmV0"));
+        assert_eq!(known(dir.path(), "other.example.com", &AtomicBool::new(false)), None);
+        assert_eq!(known(dir.path(), "example.com", &AtomicBool::new(false)), None);
     }
 }

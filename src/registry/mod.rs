@@ -4,6 +4,7 @@
 //! everybody else gets what is handed out to anybody. Every document is known by its digest before it is believed, but for
 //! the one that a tag names.
 
+mod credentials;
 mod login;
 
 use std::collections::BTreeMap;

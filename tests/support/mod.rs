@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod mmdebstrap;
+pub mod registry;
 pub mod sandbox;
 pub mod terminal;
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat, symlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, mkdirat, open, openat, stat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
@@ -11,6 +11,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
 use super::failure::{During, Failure};
 use super::root::{attach, clone_tree, open_in};
+use super::sys;
 
 /// Those that every program may count on, and that give nothing of the host away.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -22,6 +23,10 @@ const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd/2", "stderr"),
     ("pts/ptmx", "ptmx"),
 ];
+
+/// What their mounts forbid.
+const LOCKED: u64 =
+    MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID).union(MountAttrFlags::MOUNT_ATTR_NOEXEC).bits() as u64;
 
 /// The host's devices, as detached mounts.
 pub struct Sources(Vec<OwnedFd>);
@@ -51,6 +56,9 @@ pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result
     // From here on `tree` is the attached mount: what is put on its entries shows in the guest.
     let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     for (name, device) in DEVICES.iter().zip(&sources.0) {
+        // Devices are written through a read-only mount all the same, but whose they are and who may is the host's to say:
+        // for a program of the host's root, they would be its own.
+        sys::mount_setattr(device.as_fd(), LOCKED).during_this(|| format!("closing /dev/{name}"))?;
         move_mount(device, "", &tree, *name, from_here).during_this(|| format!("mounting /dev/{name}"))?;
     }
     let shm = clone_tree(scratch.as_fd(), "shm").during("mounting /dev/shm")?;
@@ -69,6 +77,36 @@ fn terminals() -> Result<OwnedFd, Failure> {
     fsconfig_create(&context).during(step)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).during(step)
+}
+
+/// Opens standard streams that are devices of the host anew, in the sandbox's own `/dev`: what was handed down is not
+/// behind its mounts.
+///
+/// To be called inside the new root.
+pub fn own_streams() -> Result<(), Failure> {
+    let step = "opening standard streams";
+    for (number, stream) in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().enumerate() {
+        let found = match fstat(stream) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice => found,
+            _ => continue,
+        };
+        // A terminal is the sandbox's own already, or handed down as it is.
+        for name in DEVICES.iter().filter(|name| **name != "tty") {
+            let path = Path::new("/dev").join(name);
+            if stat(&path).during(step)?.st_rdev != found.st_rdev {
+                continue;
+            }
+            let access = fcntl_getfl(stream).during(step)? & (OFlags::RWMODE | OFlags::APPEND | OFlags::NONBLOCK);
+            let own = open(&path, access | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).during(step)?;
+            match number {
+                0 => rustix::stdio::dup2_stdin(&own),
+                1 => rustix::stdio::dup2_stdout(&own),
+                _ => rustix::stdio::dup2_stderr(&own),
+            }
+            .during(step)?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a new terminal of the sandbox: the host's end and the program's end.

@@ -241,6 +241,7 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
             rustix::stdio::dup2_stderr(&terminal).during(step)?;
         }
     }
+    device::own_streams()?;
     rustix::process::chdir(&spec.cwd).during_this(|| format!("entering {}", spec.cwd.display()))?;
     sys::default_sigpipe();
     sys::set_blocked_signals(&plan.signals_before).during("unblocking signals")?;
