@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use silo::image::boot;
 
@@ -51,7 +51,53 @@ pub fn run(rounds: usize) -> bool {
     }
     let kept = table.print(bare, &[Promise::AtMost { row: ours, times: TIMES_BARE, of: bare }]);
     together(&silo, words);
+    bytes(&silo, rounds.min(3));
     kept
+}
+
+/// What a program inside runs: it says on its errors how long each took, in nanoseconds.
+const PROGRAM: &str = "
+import os, sys, time
+piece = b'x' * (1 << 20)
+def timed(work):
+    began = time.perf_counter_ns(); work(); print(time.perf_counter_ns() - began, file=sys.stderr)
+def put(path):
+    with open(path, 'wb', 0) as file:
+        for _ in range(64): file.write(piece)
+def get(path, left=64 << 20):
+    with open(path, 'rb', 0) as file:
+        while left > 0 and (got := file.read(1 << 20)): left -= len(got)
+def disk():
+    left = 64 << 20
+    for at, _, names in os.walk('/usr/lib'):
+        for name in names:
+            path = os.path.join(at, name)
+            if left > 0 and os.path.isfile(path) and not os.path.islink(path): get(path); left -= os.path.getsize(path)
+def many():
+    for number in range(200): open(f'many{number}', 'w').close(); os.unlink(f'many{number}')
+def take():
+    while os.read(0, 1 << 20): pass
+def give():
+    left = 64 << 20
+    while left: left -= os.write(1, piece[:left])
+timed(take); timed(give)
+timed(lambda: put('large')); timed(lambda: get('large')); timed(disk); timed(many)
+";
+
+/// 64 MiB through the port, to and from the project, and from the disk; and small files of the project.
+fn bytes(silo: &Silo, rounds: usize) {
+    let mut table = Table::new("64 MiB inside a machine");
+    let names = ["from standard input", "to standard output", "to a file of the project", "from it", "from the image's files"];
+    let rows = names.into_iter().chain(["200 files of the project made and removed"]).map(|name| table.row(name)).collect::<Vec<_>>();
+    let input = vec![b'x'; 64 << 20];
+    for _ in 0..rounds {
+        let done = silo.fed(["run", "--tier", "vm", "python", "-c", PROGRAM], &input);
+        assert!(done.code == 0 && done.out.len() == 64 << 20, "{}", done.err);
+        let times: Vec<u64> = done.err.lines().filter_map(|line| line.parse().ok()).collect();
+        assert_eq!(times.len(), rows.len(), "{}", done.err);
+        rows.iter().zip(times).for_each(|(row, time)| table.add(*row, Duration::from_nanos(time)));
+    }
+    table.print(rows[0], &[]);
 }
 
 /// Ten at once: each must end as its program does.

@@ -398,7 +398,7 @@ fn a_step_built_in_a_machine_and_natively_comes_to_the_same_layer() {
 #[test]
 fn several_machines_run_at_once() {
     let silo = silo(As::Me);
-    let children: Vec<Child> = (0..4)
+    let children: Vec<Child> = (0..3)
         .map(|number| {
             let script = format!("echo {number}; exit {number}");
             silo.command(words(&["sh", "-c", &script])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts")
