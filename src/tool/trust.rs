@@ -61,7 +61,22 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     if project.mount.mode == Some(Mode::Rw) && user.mount.mode == Some(Mode::Ro) {
         found.insert("every tool may write the project".to_owned());
     }
-    found
+    found.iter().map(|line| plain(line)).collect()
+}
+
+/// Spells out what would not show as it is, such as line breaks and what turns text around: what is approved is what was
+/// read, each on a line of its own, and no two things are spelled alike.
+fn plain(line: &str) -> String {
+    let turns = |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut plain = String::with_capacity(line.len());
+    for letter in line.chars() {
+        match letter {
+            '\\' => plain.push_str("\\\\"),
+            letter if letter.is_control() || turns(letter) => plain.extend(letter.escape_default()),
+            letter => plain.push(letter),
+        }
+    }
+    plain
 }
 
 fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
@@ -128,7 +143,7 @@ fn of_tool(recipe: &Recipe) -> Exposures {
     found.extend(recipe.debian.packages.iter().map(|package| made_with(tool, package)));
     found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
     of_kept(tool, &run.cache, &run.state, &mut found);
-    found
+    found.iter().map(|line| plain(line)).collect()
 }
 
 /// Finds what silo obeys of a project that came while a sandbox ran, and may be the work of what ran in it.
@@ -264,6 +279,20 @@ mod tests {
         assert_ne!(told(), first);
         fs::remove_file(project.join("silo.toml")).expect("there");
         assert!(told().is_empty());
+    }
+
+    #[test]
+    fn what_is_approved_hides_nothing_between_lines() {
+        let text = "[overrides.t]\npostInstall = [\"true\\nt may reach *\\n\", 'true\\nt may reach *\\n', \"\\u001b[2K\\u202e\"]\n";
+        let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
+        // A line break, and the letters that spell one.
+        assert_eq!(found.len(), 3, "{found:?}");
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::new(dir.path().to_owned());
+        approve(&home, Path::new("/a"), &found).expect("written");
+        let read = approved(&home, Path::new("/a")).expect("read");
+        assert_eq!(read, found);
+        assert!(!read.contains("t may reach *") && read.iter().all(|line| !line.contains(char::is_control)), "{read:?}");
     }
 
     #[test]
