@@ -237,3 +237,34 @@ fn a_newer_recipe_counts_for_what_is_installed() {
     assert!(reach.contains("mine may reach example.com"), "{reach}");
     assert_eq!(silo.ok(["list"]), before, "nothing was installed anew");
 }
+
+#[test]
+fn two_projects_run_two_versions_at_once() {
+    let silo = newcomer();
+    let recipe = "command = [\"sh\"]\nversion = \"1\"\n[debian]\npackages = [\"dash\"]\n[versions.\"2\"]\nsteps = [\"echo $SILO_VERSION > /etc/mine\"]\n[versions.\"3\"]\nsteps = [\"echo $SILO_VERSION > /etc/mine\"]\n";
+    silo.write(".silo/recipes/mine.toml", recipe);
+    let started: Vec<(Silo, &str)> = ["2", "3"]
+        .map(|version| {
+            let project = Silo::at(silo.home());
+            fs::write(project.project().join("silo.toml"), format!("tools = [\"mine@{version}\"]\n")).expect("our own project");
+            let _ = project.ok(["trust", "--yes"]);
+            let _ = project.ok(["sync", "--quiet"]);
+            (project, version)
+        })
+        .into();
+    // Each is begun before any ends.
+    let mut children: Vec<_> = started
+        .iter()
+        .map(|(project, version)| {
+            let mut command = project.command(["mine", "-c", "cat; cat /etc/mine"]);
+            (command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("silo starts"), version)
+        })
+        .collect();
+    for (child, _) in &mut children {
+        child.stdin.as_mut().expect("it is piped").write_all(b"version ").expect("it reads");
+    }
+    for (child, version) in children {
+        let said = child.wait_with_output().expect("it ends");
+        assert_eq!(String::from_utf8_lossy(&said.stdout), format!("version {version}\n"));
+    }
+}
