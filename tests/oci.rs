@@ -305,6 +305,22 @@ fn a_login_is_asked_of_the_helper_that_the_user_names() {
     assert_eq!(String::from_utf8_lossy(&plain.stdout), format!("{host}:s"));
 }
 
+/// umoci leaves out the zeros at the end of a layer's archive.
+#[test]
+fn an_image_that_umoci_makes_is_taken() {
+    if !has("umoci") {
+        return skip("there is no umoci");
+    }
+    let silo = Silo::new();
+    silo.write("place/x-tool", "#!/bin/sh\n");
+    let place = silo.home().join("place");
+    let script = "umoci init --layout made && umoci new --image made:v1 && chmod 755 x-tool && umoci insert --rootless --image made:v1 x-tool /usr/bin/x-tool";
+    let made = done(Command::new("sh").args(["-c", script]).current_dir(&place));
+    assert_eq!(made.code, 0, "{made:?}");
+    let said = silo.ok(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.join("made").display())]);
+    assert!(said.contains("commands: x-tool"), "{said}");
+}
+
 #[test]
 fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
     if !has("docker-registry") || !has("skopeo") {
