@@ -42,9 +42,7 @@ fn cold(warm: &Silo, rounds: usize) -> bool {
     // All that is made stays until the end: for each new inode ext4 searches past those that were freed a moment ago.
     let mut made = Vec::new();
     for round in 0..rounds {
-        let silo = Silo::new();
-        silo.seed_downloads();
-        silo.seed_locks();
+        let silo = Silo::seeded();
         // Asking pip once whom it asks, over the network, is no part of building.
         silo.write(".silo/silo.toml", "[ecosystems]\npypi = [\"registry.example.com\"]\n");
         table.add(ours, timed(&mut silo.command(["install", "--quiet", "python"])));
@@ -62,9 +60,7 @@ fn cold(warm: &Silo, rounds: usize) -> bool {
 fn one_more(warm: &Silo, rounds: usize) -> bool {
     let mut table = Table::new("a recipe with one package more, without maintainer scripts");
     let row = table.row("silo install, one layer and the image made anew");
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     let lock = lock_of_python(warm);
     let less: Vec<&str> = lock.lines().filter(|line| !line.starts_with(&format!("\"{LEFT_OUT}\" = "))).collect();
     assert!(less.len() < lock.lines().count(), "the lock of python has no {LEFT_OUT} any more");

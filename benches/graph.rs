@@ -28,9 +28,7 @@ fn recipe(name: &str, steps: usize) -> String {
 
 /// A home with the base of all graphs built, so that only their steps are measured.
 fn ground() -> Silo {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     silo.write(".silo/recipes/base.toml", &recipe("base", 0));
     timed(&mut silo.command(["install", "--quiet", "base"]));
     silo

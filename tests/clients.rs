@@ -1,12 +1,11 @@
 //! Real clients inside, and real servers outside: databases, ssh, TLS with a root of one's own, and package registries.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::sandbox::until;
-use crate::support::{As, Done, Silo, done, has, is_root, skip};
+use crate::support::{As, Done, Silo, done, free_port, has, is_root, skip};
 
 /// A server of somebody's on this machine's loopback.
 pub(super) struct Server {
@@ -51,10 +50,6 @@ fn directory(account: &str) -> tempfile::TempDir {
     dir
 }
 
-fn free() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
 fn start(command: &mut Command, port: u16, dir: tempfile::TempDir) -> Server {
     let log = fs::File::create(dir.path().join("log")).expect("made");
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
@@ -71,7 +66,7 @@ pub(super) fn postgres(account: &str) -> Option<Server> {
     let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin")).collect();
     found.sort();
     let bin = found.pop()?;
-    let (dir, port) = (directory(account), free());
+    let (dir, port) = (directory(account), free_port());
     let data = dir.path().join("data");
     let mut make = as_account(account, &bin.join("initdb"));
     make.args(["-A", "trust", "-U", "silo", "-E", "UTF8", "--no-sync", "-D"]).arg(&data).current_dir("/").env("LC_ALL", "C");
@@ -96,7 +91,7 @@ fn sshd(account: &str, key: &Path) -> Option<Server> {
     if !program.exists() || !["ssh-keygen", "git"].into_iter().all(has) {
         return None;
     }
-    let (dir, port) = (directory(account), free());
+    let (dir, port) = (directory(account), free_port());
     let at = |name: &str| dir.path().join(name);
     for path in [key, &at("host_key")] {
         let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status().expect("it starts");
@@ -141,9 +136,7 @@ fn apt_sources() -> String {
 
 /// A tool of such clients, with this machine's own apt sources.
 fn clients() -> Option<Silo> {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     let sources = apt_sources();
     let step = format!(
         "steps = ['''\nmkdir -p /etc/apt/sources.list.d\ncat > /etc/apt/sources.list.d/machine.sources <<'END'\n{sources}\nEND\n''']\n"
@@ -218,7 +211,7 @@ fn clone(silo: &Silo, account: &str) {
 
 /// What is granted and dead refuses as it does outside.
 fn dead_end(silo: &Silo) {
-    let dead = format!("host.silo.internal:{}", free());
+    let dead = format!("host.silo.internal:{}", free_port());
     let _ = silo.ok(["config", "network", "allow", &dead]);
     let refused = sh(silo, &format!("curl -sv --max-time 20 http://{dead}/"));
     assert!(refused.code == 7 && refused.err.contains("Connection refused"), "{refused:?}");
@@ -253,9 +246,7 @@ fn pip_reaches_its_registry_and_nothing_else() {
 
 #[test]
 fn npm_and_cargo_reach_their_registries_and_nothing_else() {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     let made = silo.run(["install", "node", "rust"]);
     if made.code != 0 && ["cannot be resolved", "did not answer", "no index"].iter().any(|why| made.err.contains(why)) {
         return skip(&format!("Debian's archive cannot be reached from here: {}", made.err.trim()));
@@ -298,7 +289,7 @@ printf 'subjectAltName=DNS:localhost,DNS:host.silo.internal' > names
 openssl x509 -req -in request.pem -CA root.pem -CAkey root.key -CAcreateserial -days 30 -extfile names -out cert.pem";
     let made = done(Command::new("sh").args(["-e", "-c", script]).current_dir(dir.path()));
     assert_eq!(made.code, 0, "{made:?}");
-    let (port, root) = (free(), at("root.pem"));
+    let (port, root) = (free_port(), at("root.pem"));
     let mut command = Command::new("openssl");
     command.args(["s_server", "-quiet", "-www", "-port", &port.to_string(), "-cert"]).arg(at("cert.pem")).arg("-key").arg(at("key.pem"));
     Some((start(&mut command, port, dir), root))

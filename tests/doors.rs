@@ -14,12 +14,7 @@ use silo::launch::spec::{Asker, Dir, Network, SSH_AGENT, Spec, SshAgent};
 
 use crate::support::sandbox::{Bench, bench, text, until};
 use crate::support::terminal::Session;
-use crate::support::{As, Silo, has, skip};
-
-/// A port that nothing listens at.
-fn free() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
-}
+use crate::support::{As, Silo, free_port, has, skip};
 
 fn with(bench: &Bench, network: Network, program: &str) -> Spec {
     let mut spec = bench.python(program);
@@ -72,7 +67,7 @@ async def main():
     await asyncio.gather(*(server.serve_forever() for server in servers))
 asyncio.run(main())
 ";
-    let hosts = [free(), free(), free(), free()];
+    let hosts = [free_port(), free_port(), free_port(), free_port()];
     let ports = hosts.iter().zip(8000..).map(|(host, guest)| Port::parse(&format!("{host}:{guest}")).expect("ports")).collect();
     let spec = with(&bench, Network { ports, ..Network::default() }, program);
     let _running = Running(bench.start(&spec));
@@ -119,7 +114,7 @@ for place in (('host.silo.internal', {port}), ('127.0.0.1', {port}), ('example.c
     try: socket.create_connection(place, 5); print('open')
     except OSError: print('closed')"
     );
-    let ports = vec![Port::parse(&free().to_string()).expect("a port")];
+    let ports = vec![Port::parse(&free_port().to_string()).expect("a port")];
     let spec = with(&bench, Network { ports, ..Network::default() }, &program);
     assert_eq!(text(&bench.run(&spec, b"")), "closed\n".repeat(4));
 
@@ -134,7 +129,7 @@ for place in (('host.silo.internal', {port}), ('127.0.0.1', {port}), ('example.c
 #[test]
 fn ports_in_silo_toml_are_kept_shown_and_approved() {
     let silo = Silo::shared(As::Me);
-    let port = free();
+    let port = free_port();
     let pair = format!("{port}:8000");
     silo.ok(["config", "ports", "add", "python", &pair]);
     let line = format!("python answers at port {port} of this machine, from its port 8000\n");
@@ -277,7 +272,7 @@ fn what_a_run_asked_for_is_noted() {
         (&stream).write_all(b"0123456789").expect("taken");
     });
     silo.ok(["config", "network", "allow", &format!("host.silo.internal:{port}")]);
-    let dead = free();
+    let dead = free_port();
     silo.ok(["config", "network", "allow", &format!("host.silo.internal:{dead}")]);
     let program = format!(
         "

@@ -41,9 +41,7 @@ fn a_directory_becomes_a_project_that_works() {
 /// What `silo init` advises is all that there is to do: nothing was installed before.
 #[test]
 fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others() {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     drop(fs::remove_dir_all(silo.path("ecosystems")));
     let learned = || silo.path("ecosystems/pypi.toml").exists();
     // A project that has a hand in the client does not say for all others whom it asks.

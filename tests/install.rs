@@ -41,9 +41,7 @@ fn a_package_without_scripts_makes_one_layer_and_its_place_in_the_database() {
 /// zutils ships `zcat` too, and its preinst diverts the one of the essential package gzip.
 #[test]
 fn files_that_packages_contend_for_are_placed_by_dpkg() {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     silo.write(".silo/recipes/zutils.toml", "command = [\"sh\"]\n[debian]\npackages = [\"dash\", \"zutils\"]\nversionOf = \"zutils\"\n");
     let _ = silo.ok(["install", "--quiet", "zutils"]);
     let said =
@@ -93,9 +91,7 @@ fn what_cannot_be_installed_says_what_can() {
 
 #[test]
 fn what_is_uninstalled_is_collected() {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     let _ = silo.ok(["install", "--quiet", "sh"]);
     let _ = silo.ok(["uninstall", "sh"]);
     assert_eq!(silo.ok(["list"]), "");

@@ -488,17 +488,9 @@ print(why('refused.invalid:443'), why('other.invalid:443'))";
     );
 }
 
-/// A silo with what others have fetched.
-fn seeded() -> Silo {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
-    silo
-}
-
 #[test]
 fn a_step_reaches_what_it_is_granted() {
-    let silo = seeded();
+    let silo = Silo::seeded();
     let (port, heads) = web();
     let fetch = format!(
         "python3 -c 'import urllib.request, sys; sys.stdout.buffer.write(urllib.request.urlopen(\"http://localhost:{port}/\" + sys.argv[1]).read())'"
@@ -552,7 +544,7 @@ fn a_step_reaches_what_it_is_granted() {
 fn pip_installs_the_same_layer_in_every_home() {
     let mut layers = Vec::new();
     for _ in 0..2 {
-        let silo = seeded();
+        let silo = Silo::seeded();
         silo.write(".silo/recipes/python.toml", "steps = [{ run = [\"pip\", \"install\", \"six==1.17.0\"], network = [\"@pypi\"] }]\n");
         let done = silo.run(["install", "python"]);
         if done.code != 0 && ["cannot be resolved", "did not answer"].iter().any(|why| done.err.contains(why)) {

@@ -229,6 +229,14 @@ fn served(server: &Http, layers: &[Layer], faults: &[Fault]) -> String {
     format!("{}/x:v1", server.url("").trim_start_matches("http://"))
 }
 
+/// Serves an image with one program to those who answer a challenge.
+fn guarded(server: &Http, challenge: String) -> String {
+    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
+    let reference = served(server, &layers, &[]);
+    server.put("/v2/x/manifests/v1", &documents(&layers).manifest, [Fault::Challenge(challenge)]);
+    reference
+}
+
 #[test]
 fn a_registry_that_misbehaves_is_borne_or_told() {
     let silo = Silo::new();
@@ -261,10 +269,7 @@ fn a_registry_that_misbehaves_is_borne_or_told() {
 fn a_registry_that_asks_who_one_is_gets_a_token() {
     let silo = Silo::new();
     let server = Http::start();
-    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
-    let reference = served(&server, &layers, &[]);
-    let challenge = format!("Bearer realm=\"{}\",service=\"the service\"", server.url("/token"));
-    server.put("/v2/x/manifests/v1", &documents(&layers).manifest, [Fault::Challenge(challenge)]);
+    let reference = guarded(&server, format!("Bearer realm=\"{}\",service=\"the service\"", server.url("/token")));
     server.put("/token?service=the%20service&scope=repository:x:pull", b"{\"token\":\"the-token\"}", []);
     let host = reference.split('/').next().expect("a host");
     silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
@@ -280,9 +285,7 @@ fn a_registry_that_asks_who_one_is_gets_a_token() {
 fn a_login_is_asked_of_the_helper_that_the_user_names() {
     let silo = Silo::new();
     let server = Http::start();
-    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
-    let reference = served(&server, &layers, &[]);
-    server.put("/v2/x/manifests/v1", &documents(&layers).manifest, [Fault::Challenge("Basic realm=\"x\"".to_owned())]);
+    let reference = guarded(&server, "Basic realm=\"x\"".to_owned());
     let host = reference.split('/').next().expect("a host");
     silo.write(".docker/config.json", &format!("{{\"credHelpers\":{{\"{host}\":\"of-the-test\"}}}}"));
     // It is told whom the login is for, and prints that back as the name.

@@ -355,9 +355,7 @@ fn two_syncs_at_once_build_once() {
 
 #[test]
 fn collecting_beside_runs_and_builds_takes_nothing_that_is_used() {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     let settings = |round: u32| format!("[overrides.sh]\npostInstall = [\"echo {round} > /opt/round\"]\n");
     write(&silo, "silo.toml", &settings(0));
     let _ = silo.ok(["sync", "--quiet"]);
@@ -389,9 +387,7 @@ const ROUNDS: u32 = 8;
 #[test]
 fn a_sync_killed_at_any_moment_loses_nothing() {
     let rounds = std::env::var("SILO_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS);
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     let settings = |round: u32| format!("[overrides.sh]\npostInstall = [\"echo {round} > /opt/round\", \"echo more > /opt/more\"]\n");
     for round in 0..rounds {
         write(&silo, "silo.toml", &settings(round));

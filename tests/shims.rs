@@ -16,9 +16,7 @@ const TOOLS: [(&str, &str, &[&str]); 3] = [
 
 /// A silo with these tools' recipes and locks; nothing is installed.
 fn silo() -> Silo {
-    let silo = Silo::new();
-    silo.seed_downloads();
-    silo.seed_locks();
+    let silo = Silo::seeded();
     // A newer lock than the built-in where the mirrors have dropped packages.
     let lock = fs::read_to_string(silo.path("recipe-locks/sh.lock")).unwrap_or_else(|_| include_str!("../recipes/sh.lock").to_owned());
     for (tool, command, shims) in TOOLS {

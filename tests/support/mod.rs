@@ -9,6 +9,7 @@ pub mod terminal;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -28,6 +29,11 @@ pub fn skip(why: &str) {
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// A port of this machine that nothing listens at now.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 /// Whether a program is installed.
@@ -125,6 +131,14 @@ impl Silo {
             }
         }
         Silo { dir, home, who, program }
+    }
+
+    /// A silo that has nothing but what other tests have fetched, locked and learned.
+    pub fn seeded() -> Silo {
+        let silo = Silo::new();
+        silo.seed_downloads();
+        silo.seed_locks();
+        silo
     }
 
     /// A silo with this home and a project of its own.

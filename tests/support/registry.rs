@@ -1,7 +1,6 @@
 //! A real registry.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -17,8 +16,7 @@ impl Registry {
     /// Starts one that is empty.
     pub fn start() -> Registry {
         let dir = tempfile::tempdir().expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
-        let host = format!("127.0.0.1:{port}");
+        let host = format!("127.0.0.1:{}", super::free_port());
         let config = dir.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",

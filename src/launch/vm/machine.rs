@@ -367,11 +367,11 @@ mod tests {
     fn a_step_has_its_layers_shared_and_its_changes_in_the_machine() {
         let mut spec = spec();
         spec.root.lower.push("/h/images/b/root".into());
-        spec.root.upper = Upper::Kept { upper: "/h/work/upper".into(), work: "/h/work/work".into() };
+        spec.root.upper = Upper::Kept { upper: "/h/step/upper".into(), work: "/h/step/again".into() };
         let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, Vec::new());
         let lower: Vec<_> = made.outer.mounts.iter().filter(|mount| mount.guest.starts_with("/silo/lower")).collect();
         assert!(lower.len() == 2 && lower.iter().all(|mount| mount.access == Access::ReadOnly), "{lower:?}");
-        assert!(made.outer.mounts.iter().all(|mount| !mount.host.starts_with("/h/work")), "nothing of the host is written to");
+        assert!(made.outer.mounts.iter().all(|mount| !mount.host.starts_with("/h/step")), "nothing of the host is written to");
         assert_eq!(made.inner.root.lower, [PathBuf::from("/lower/0"), PathBuf::from("/lower/1")]);
         assert_eq!(made.inner.root.upper, Upper::Kept { upper: "/changes/upper".into(), work: "/changes/work".into() });
         assert!(made.outer.argv.iter().all(|word| word != "virtio-blk-pci,drive=disk"));
