@@ -53,6 +53,8 @@ pub fn machine() -> Machine {
         disk: Some(boot::disk(&home, id("python")).expect("it is made")),
         memory_bytes: 1 << 30,
         cpus: 1,
+        snapshots: None,
+        warm_up: Vec::new(),
     }
 }
 

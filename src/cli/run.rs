@@ -26,6 +26,7 @@ use super::error::{self, Failure};
 use super::reach::{self, Asked, Lesson};
 use super::screen;
 use super::sight::{self, Sight};
+use super::step;
 use super::target::{self, Target, Wanted};
 use super::tier;
 use super::timing::Timing;
@@ -56,6 +57,9 @@ pub struct Visible {
     /// Where the tool runs; by default what `tier` in silo.toml says, else natively
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
+    /// Boot a virtual machine anew, without a snapshot, and take none
+    #[arg(long)]
+    cold: bool,
     /// Say on standard error how long each phase took
     #[arg(long)]
     timing: bool,
@@ -153,6 +157,7 @@ fn launched(
     let learning = visible.learn.then(Lesson::begin).transpose()?;
     let own = !visible.no_project;
     let tier = visible.tier;
+    let cold = visible.cold;
     let asked = Asked { ports: visible.port.clone(), ssh_agent: visible.ssh_agent };
     let project = project(&setting, visible)?;
     let user = env::user()?;
@@ -163,6 +168,7 @@ fn launched(
         let real = |path: &Path| sight.on_host(path);
         activation::activate(&recipe.run, project, (&image::root(&setting.home, tool.image), &real), globals.quiet, &mut spec);
     }
+    let warm_up = recipe.as_ref().map(|recipe| recipe.run.warm_up.clone()).unwrap_or_default();
     reach::furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
     let settings = if own { &setting.settings } else { &setting.user_settings };
     reach::open_doors(settings, &tool.name, asked, &mut spec);
@@ -171,7 +177,7 @@ fn launched(
     if let Some(project) = project {
         projects::touch(&setting.home, project);
     }
-    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), &tool, &mut spec)?;
+    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), (!cold).then_some(warm_up), &tool, &mut spec)?;
     timing.done("sandbox described");
     let kept = screen::keep(&setting.home);
     let done = launch::launch_noting(&spec, &mut |phase| {
@@ -192,7 +198,10 @@ fn launched(
     }
     timing.tell()?;
     match done {
-        Ok(exit) => Ok(ExitCode::from(exit.code())),
+        Ok(exit) => {
+            step::take_snapshot(&spec);
+            Ok(ExitCode::from(exit.code()))
+        }
         Err(error) => {
             let code = error.code();
             let hint = error::launch_hint(&error);

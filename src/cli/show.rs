@@ -82,6 +82,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     line("ecosystems", recipe.ecosystems.keys().map(|name| format!("@{name}")).collect::<Vec<_>>().join(" "));
     line("cpus", recipe.run.cpus.map_or_else(String::new, |cpus| cpus.to_string()));
     line("memory", recipe.run.memory_mb.map_or_else(String::new, |mib| format!("{mib} MiB")));
+    line("warms up", recipe.run.warm_up.join(" "));
     text
 }
 
@@ -124,5 +125,6 @@ fn json(offer: &Offer) -> serde_json::Value {
         "ecosystems": recipe.ecosystems.iter().map(|(name, probe)| (name.clone(), probe.run.clone())).collect::<std::collections::BTreeMap<_, _>>(),
         "cpus": recipe.run.cpus,
         "memoryMB": recipe.run.memory_mb,
+        "warmUp": recipe.run.warm_up,
     })
 }

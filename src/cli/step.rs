@@ -1,9 +1,10 @@
 //! The hidden command by which a build starts silo anew for one step (see `launch`).
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
-use crate::launch::{again, error, launch, spec::Spec};
+use crate::launch::{self, again, error, launch, spec::Spec};
 
 use super::error::Failure;
 
@@ -15,10 +16,17 @@ pub const WORD: &str = again::WORD;
 pub struct Args {
     /// A launch spec as JSON; its program gets silo's own streams and gives the exit code
     spec: Option<PathBuf>,
+    /// Take the snapshot that launches like this one can use, in the background
+    #[arg(long, requires = "spec")]
+    snapshot: bool,
 }
+
+/// Between all that has to be done at once, what can wait.
+const NICE: i32 = 10;
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match &args.spec {
+        Some(file) if args.snapshot => snapshot(file).map(|()| ExitCode::SUCCESS),
         None => again::serve().map(|()| ExitCode::SUCCESS).map_err(Failure::other),
         Some(file) => by_hand(file).map(ExitCode::from),
     }
@@ -32,4 +40,30 @@ fn by_hand(file: &std::path::Path) -> Result<u8, Failure> {
     let json = std::fs::read(file).map_err(|source| failed(error::Error::Host { step: format!("reading {}", file.display()), source }))?;
     let exit = Spec::from_json(&json).and_then(|spec| launch(&spec)).map_err(failed)?;
     Ok(exit.code())
+}
+
+/// Starts a process that takes the snapshot which this launch could have used, if there is none, and does not wait for it.
+pub fn take_snapshot(spec: &Spec) {
+    if !launch::wants_snapshot(spec) {
+        return;
+    }
+    // It is the next launch that is slower without; this one has said all that it has to say.
+    let Ok((program, json)) = super::env::program().and_then(|program| Ok((program, spec.to_json().map_err(Failure::other)?))) else {
+        return;
+    };
+    let mut command = Command::new(program);
+    command.args([WORD, "--snapshot", "/dev/stdin"]).env_clear().current_dir("/");
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    if let Some(mut input) = started.ok().and_then(|mut child| child.stdin.take()) {
+        let _ = input.write_all(&json);
+    }
+}
+
+fn snapshot(file: &std::path::Path) -> Result<(), Failure> {
+    // Whoever is done with the terminal is not asked about what goes on.
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::nice(NICE);
+    let json =
+        std::fs::read(file).map_err(|source| Failure::other(error::Error::Host { step: format!("reading {}", file.display()), source }))?;
+    Spec::from_json(&json).and_then(|spec| launch::take_snapshot(&spec)).map_err(Failure::other)
 }

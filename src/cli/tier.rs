@@ -30,11 +30,17 @@ pub fn parse(text: &str) -> Result<Tier, String> {
 
 /// Gives a run the tier that was asked for, the native one where none was.
 ///
-/// The pin keeps the machine's own image meanwhile.
-pub fn choose(setting: &Setting, asked: Option<Tier>, tool: &Installed, spec: &mut Spec) -> Result<Option<Pin>, Failure> {
+/// The pin keeps the machine's own image meanwhile. Without something to warm it up with, a machine starts cold.
+pub fn choose(
+    setting: &Setting,
+    asked: Option<Tier>,
+    warm_up: Option<Vec<String>>,
+    tool: &Installed,
+    spec: &mut Spec,
+) -> Result<Option<Pin>, Failure> {
     match asked.unwrap_or_default() {
         Tier::Native => Ok(None),
-        Tier::Vm => machine(setting, tool, spec).map(Some),
+        Tier::Vm => machine(setting, warm_up, tool, spec).map(Some),
     }
 }
 
@@ -45,12 +51,14 @@ pub fn of_steps(setting: &Setting) -> Result<(Machine, Pin), Failure> {
     Ok((made(setting, own, None, CPUS.min(here))?, pin))
 }
 
-fn machine(setting: &Setting, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {
+fn machine(setting: &Setting, warm_up: Option<Vec<String>>, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {
     let (own, pin) = own(setting)?;
     let disk = boot::disk(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(again(&tool.name)))?;
     let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let cpus = spec.limits.cpu_thousandths.map_or(CPUS, |thousandths| u32::try_from(thousandths.div_ceil(1000)).unwrap_or(u32::MAX));
-    spec.machine = Some(made(setting, own, Some(disk), cpus.clamp(1, here))?);
+    let snapshots = warm_up.is_some().then(|| boot::snapshots(&setting.home, tool.image));
+    let warm_up = warm_up.into_iter().flatten().map(Into::into).collect();
+    spec.machine = Some(Machine { snapshots, warm_up, ..made(setting, own, Some(disk), cpus.clamp(1, here))? });
     Ok(pin)
 }
 
@@ -68,7 +76,15 @@ fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
 fn made(setting: &Setting, own: Installed, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Failure> {
     let kernel = boot::kernel(&setting.home, own.image).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
     image::touch(&setting.home, own.image);
-    Ok(Machine { root: image::root(&setting.home, own.image), kernel, disk, memory_bytes: MEMORY_BYTES, cpus })
+    Ok(Machine {
+        root: image::root(&setting.home, own.image),
+        kernel,
+        disk,
+        memory_bytes: MEMORY_BYTES,
+        cpus,
+        snapshots: None,
+        warm_up: Vec::new(),
+    })
 }
 
 fn again(name: &str) -> String {

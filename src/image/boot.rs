@@ -18,6 +18,8 @@ use crate::home::Home;
 pub const DISK: &str = "root.erofs";
 /// The kernel of an image that has one.
 pub const KERNEL: &str = "vmlinux";
+/// The directory with the snapshots of machines that have booted with an image.
+const SNAPSHOTS: &str = "snapshots";
 /// The largest kernel that is unpacked; Debian's has 58 MB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
 /// Bytes written at a time.
@@ -29,14 +31,19 @@ pub fn disk(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
 }
 
 /// Everything of an image that can be made again of its layers, whether it is there or not.
-pub fn made_of_layers(home: &Home, id: ImageId) -> [PathBuf; 3] {
+pub fn made_of_layers(home: &Home, id: ImageId) -> [PathBuf; 4] {
     let dir = home.image(&id.to_string());
-    [root(home, id), dir.join(DISK), dir.join(KERNEL)]
+    [root(home, id), dir.join(DISK), dir.join(KERNEL), snapshots(home, id)]
+}
+
+/// Where an image's snapshots are, if there are any.
+pub fn snapshots(home: &Home, id: ImageId) -> PathBuf {
+    home.image(&id.to_string()).join(SNAPSHOTS)
 }
 
 /// Returns those of an image's two files that are there and are not what its root gives.
 pub fn changed(home: &Home, id: ImageId) -> Result<Vec<PathBuf>, Error> {
-    let [_, disk, kernel] = made_of_layers(home, id);
+    let [_, disk, kernel, _] = made_of_layers(home, id);
     let mut changed = Vec::new();
     if disk.exists() && digest_of(&disk)? != digest(|out| write_disk(home, id, out))? {
         changed.push(disk);

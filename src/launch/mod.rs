@@ -96,6 +96,20 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
     }
 }
 
+/// Whether a launch in a machine had to boot one, because there is no snapshot that it could have used.
+#[cfg(target_os = "linux")]
+pub fn wants_snapshot(spec: &Spec) -> bool {
+    spec.machine.as_ref().is_some_and(|machine| vm::snapshot::is_wanted(spec, machine))
+}
+
+/// Takes the snapshot that launches like this one can use. Like [`launch`], to be called from a process with one thread.
+#[cfg(target_os = "linux")]
+pub fn take_snapshot(spec: &Spec) -> Result<(), Error> {
+    spec.check()?;
+    native::require_one_thread()?;
+    spec.machine.as_ref().map_or(Ok(()), |machine| vm::snapshot::take(spec, machine))
+}
+
 /// Whether this process is the first one of a virtual machine, which the kernel started by this name.
 #[cfg(target_os = "linux")]
 pub fn is_guest(argv0: &std::ffi::OsStr) -> bool {
@@ -117,6 +131,18 @@ pub fn probe(store: &Path) -> Vec<Check> {
     let mut checks = native::probe::probe(store);
     checks.push(vm::probe());
     checks
+}
+
+/// Says that this system keeps no snapshots.
+#[cfg(not(target_os = "linux"))]
+pub fn wants_snapshot(_spec: &Spec) -> bool {
+    false
+}
+
+/// Says that this system keeps no snapshots.
+#[cfg(not(target_os = "linux"))]
+pub fn take_snapshot(_spec: &Spec) -> Result<(), Error> {
+    Err(Error::NoTier)
 }
 
 /// A program for another system is never the first process of a machine.

@@ -80,6 +80,12 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Its processors.
     pub cpus: u32,
+    /// Where snapshots of such machines lie; without it each one boots.
+    #[serde(with = "text::perhaps", default)]
+    pub snapshots: Option<PathBuf>,
+    /// What runs once in a machine before its snapshot is taken, so that its files are in memory.
+    #[serde(with = "text::list", default)]
+    pub warm_up: Vec<OsString>,
 }
 
 /// The root file system: read-only directories below, a writable one above.

@@ -58,6 +58,8 @@ pub struct RecipeFile {
     /// Memory that a run may use, in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
+    /// What runs once in a virtual machine before its snapshot is taken, so that the tool's files are in memory then.
+    pub warm_up: Option<Vec<String>>,
 }
 
 /// A directory that changes how the tool is run. It is looked for from where a run starts up to the project.
@@ -263,6 +265,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         state: over.state.or(under.state),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
+        warm_up: over.warm_up.or(under.warm_up),
     }
 }
 
@@ -289,6 +292,9 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     if file.memory_mb == Some(0) {
         return Err(Error::Empty("memoryMB"));
     }
+    if file.warm_up.as_ref().is_some_and(|words| words.first().is_none_or(String::is_empty)) {
+        return Err(Error::Empty("warmUp"));
+    }
     let pass_env = file.pass_env.unwrap_or_default();
     check_variables("env", file.env.keys())?;
     check_variables("passEnv", pass_env.iter())?;
@@ -307,7 +313,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     }
     let cache = kept::check("cache", file.cache.unwrap_or_default())?;
     let state = kept::check("state", file.state.unwrap_or_default())?;
-    let (cpus, memory_mb) = (file.cpus, file.memory_mb);
+    let (cpus, memory_mb, warm_up) = (file.cpus, file.memory_mb, file.warm_up.unwrap_or_default());
     Ok(Recipe {
         name: name.to_owned(),
         description: file.description.unwrap_or_default(),
@@ -319,7 +325,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         steps,
         install_allow: sorted(install_allow),
         ecosystems,
-        run: Run { command, shims, activate, env: file.env, pass_env, cache, state, network: sorted(allow), cpus, memory_mb },
+        run: Run { command, shims, activate, env: file.env, pass_env, cache, state, network: sorted(allow), cpus, memory_mb, warm_up },
     })
 }
 

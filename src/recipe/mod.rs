@@ -125,6 +125,8 @@ pub struct Run {
     pub cpus: Option<u32>,
     /// Memory that a run may use in MiB, where limited.
     pub memory_mb: Option<u64>,
+    /// What runs once in a virtual machine before its snapshot is taken; nothing of the tool's where it is empty.
+    pub warm_up: Vec<String>,
 }
 
 /// A directory of a project that changes how a tool is run, such as `.venv`. It is no part of the tool's image.

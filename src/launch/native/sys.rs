@@ -125,6 +125,25 @@ pub fn load_module(file: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), COMPRESSED) }).map(drop)
 }
 
+/// Mixes bytes into the kernel's random numbers, counts them as random, and makes every later number depend on them.
+pub fn reseed(seed: &[u8; 32]) -> io::Result<()> {
+    /// What `RNDADDENTROPY` reads: how many bits are random, how many bytes follow, the bytes.
+    #[repr(C)]
+    struct Entropy {
+        bits: c_int,
+        bytes: c_int,
+        seed: [u8; 32],
+    }
+    const ADD: libc::Ioctl = 0x4008_5203_u32 as libc::Ioctl;
+    const RESEED: libc::Ioctl = 0x5207;
+    let pool = std::fs::File::open("/dev/urandom")?;
+    let entropy = Entropy { bits: 256, bytes: 32, seed: *seed };
+    // SAFETY: Entropy is laid out as rand_pool_info with 32 bytes, which the kernel reads.
+    checked(c_long::from(unsafe { libc::ioctl(pool.as_raw_fd(), ADD, ptr::from_ref(&entropy)) }))?;
+    // SAFETY: this request has no parameter.
+    checked(c_long::from(unsafe { libc::ioctl(pool.as_raw_fd(), RESEED) })).map(drop)
+}
+
 /// The memory of a guest that is tried: a few pages, which stay where they are.
 #[derive(Default)]
 pub struct GuestMemory(Box<Pages>);

@@ -92,6 +92,9 @@ fn prepare() -> Result<OwnedFd, Failure> {
     mount_move(".", "/").during("changing the root")?;
     rustix::process::chroot(".").during("changing the root")?;
     rustix::process::chdir("/").during("entering the root")?;
+    if Path::new(DISK).exists() {
+        mount(DISK, IMAGE, "erofs", MountFlags::RDONLY, None).during("mounting the image")?;
+    }
     Ok(port)
 }
 
@@ -126,24 +129,23 @@ fn open_port() -> Result<OwnedFd, Failure> {
     Err(Errno::NOENT).during(step)
 }
 
-/// Hears what is to be done, does it, and tells how it ended.
+/// Hears what is to be done, does it, and tells how it ended; then the host ends the machine, or takes a snapshot of it,
+/// and whoever is restored of that is told what to do.
 fn serve(port: OwnedFd) -> Result<(), Failure> {
     let mut mux = Mux::new(port, Side::Guest);
-    mux.add(JOB, None, End::Kept, Ways::BACK);
-    mux.add(INPUT, None, End::Own, Ways::BACK);
-    mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
-    mux.add(BEFORE, None, End::Kept, Ways::BACK);
     mux.send(&Frame::Hello { version: VERSION });
-    let report = match hear(&mut mux).and_then(|job| run(&mut mux, &job)) {
-        Ok(report) => report,
-        Err(failure) => told(failure),
-    };
-    // What was written to the shares must be there when the host goes on.
-    sync();
-    mux.send(&Frame::Report(report));
-    // From here on the host may end the machine at any moment.
     loop {
-        turn(&mut mux, None, None)?;
+        mux.add(JOB, None, End::Kept, Ways::BACK);
+        mux.add(INPUT, None, End::Own, Ways::BACK);
+        mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
+        mux.add(BEFORE, None, End::Kept, Ways::BACK);
+        let report = match hear(&mut mux).and_then(|job| run(&mut mux, &job)) {
+            Ok(report) => report,
+            Err(failure) => told(failure),
+        };
+        // What was written to the shares must be there when the host goes on.
+        sync();
+        mux.send(&Frame::Report(report));
     }
 }
 
@@ -159,6 +161,13 @@ fn told(failure: Failure) -> frame::Report {
 fn hear(mux: &mut Mux) -> Result<Job, Failure> {
     loop {
         turn(mux, None, None)?;
+        while let Some(frame) = mux.next_frame() {
+            if let Frame::Awake { seed, secs, nanos } = frame {
+                sys::reseed(&seed).during("mixing random numbers")?;
+                set_clock(secs, i64::from(nanos))?;
+                mux.send(&Frame::Hello { version: VERSION });
+            }
+        }
         if let Some(json) = mux.whole(JOB) {
             return serde_json::from_slice(&json).map_err(io::Error::from).during("reading what is to be done");
         }
@@ -209,14 +218,15 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     })
 }
 
-/// Mounts the program's root and the shares, and sets what belongs to the whole machine.
+fn set_clock(secs: i64, nanos: i64) -> Result<(), Failure> {
+    clock_settime(ClockId::Realtime, Timespec { tv_sec: secs, tv_nsec: nanos }).during("setting the clock")
+}
+
+/// Mounts the shares, and the program's root where it is one of them, and sets what belongs to the whole machine.
 fn furnish(job: &Job) -> Result<(), Failure> {
     let (secs, nanos) = job.now;
-    let now = Timespec { tv_sec: secs, tv_nsec: nanos };
-    clock_settime(ClockId::Realtime, now).during("setting the clock")?;
-    if job.has_disk {
-        mount(DISK, IMAGE, "erofs", MountFlags::RDONLY, None).during("mounting the image")?;
-    } else {
+    set_clock(secs, nanos)?;
+    if !job.has_disk {
         // Nobody changes them, so whatever was read is true for ever.
         share(LOWER_TAG, Path::new(LOWER), "loose", MountFlags::RDONLY | MountFlags::NODEV)?;
     }

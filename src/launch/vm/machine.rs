@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::tty::Terminal;
-use crate::launch::spec::{Access, Bytes, File, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
+use crate::launch::spec::{Access, Bytes, Dir, File, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
 
 /// Where QEMU's sandbox has what Silo gives it.
 const GIVEN: &str = "/silo";
@@ -56,6 +56,44 @@ pub enum Processor {
     /// By translation.
     Translated,
 }
+
+/// Where a machine begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At its kernel, with this initial file system.
+    Boot {
+        /// The archive.
+        initial: Vec<u8>,
+    },
+    /// The same, and its memory is a file of a directory of the host, where a snapshot can be taken.
+    Observed {
+        /// The archive.
+        initial: Vec<u8>,
+        /// The directory.
+        dir: PathBuf,
+        /// How many shares it has places for.
+        shares: usize,
+    },
+    /// Where a snapshot was taken, which lies in a directory of the host.
+    Restored {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+impl Start {
+    /// Whether QEMU is told what to do with the machine as a whole.
+    pub fn is_controlled(&self) -> bool {
+        !matches!(self, Start::Boot { .. })
+    }
+}
+
+/// The memory of a snapshot, in its directory.
+pub const MEMORY: &str = "memory";
+/// The rest of its state.
+pub const STATE: &str = "state";
+/// Where QEMU's sandbox has the directory.
+pub const SNAPSHOT: &str = "/silo/snapshot";
 
 /// What the machine's first process is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +139,7 @@ pub struct Made {
 }
 
 /// Makes both specs of one.
-pub fn make(spec: &Spec, machine: &Machine, processor: Processor, initial: Vec<u8>) -> Made {
+pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) -> Made {
     let given = Path::new(GIVEN);
     let read_only = |host: &Path, name: &str| Mount { host: host.to_owned(), guest: given.join(name), access: Access::ReadOnly };
     let mut mounts = vec![read_only(&machine.kernel, "kernel")];
@@ -119,14 +157,32 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, initial: Vec<u
         access: share.access,
     }));
     let memory = memory(spec, machine);
+    let mut dirs = Vec::new();
+    let mut count = shares.hosts.len();
+    match &start {
+        Start::Boot { .. } => {}
+        Start::Observed { dir, shares, .. } => {
+            mounts.push(Mount { host: dir.clone(), guest: SNAPSHOT.into(), access: Access::ReadWrite });
+            count = *shares;
+            let places = (0..count).map(shared_dir).chain(machine.disk.is_none().then(|| given.join("lower")));
+            dirs.extend(places.map(|guest| Dir { guest, mode: 0o755 }));
+        }
+        Start::Restored { dir } => mounts.push(read_only(dir, "snapshot")),
+    }
+    let argv = qemu(machine, processor, memory, count, &start);
+    let file = |bytes| File { guest: given.join("initial"), bytes: Bytes(bytes), mode: 0o600 };
+    let files = match start {
+        Start::Boot { initial } | Start::Observed { initial, .. } => vec![file(initial)],
+        Start::Restored { .. } => Vec::new(),
+    };
     Made {
         outer: Spec {
             root: Root { lower: vec![machine.root.clone()], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
             mounts,
-            dirs: Vec::new(),
-            files: vec![File { guest: given.join("initial"), bytes: Bytes(initial), mode: 0o600 }],
+            dirs,
+            files,
             read_only: shares.protected(spec),
-            argv: qemu(machine, processor, memory, shares.hosts.len()),
+            argv,
             env: BTreeMap::from([("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("TMPDIR".into(), "/tmp".into())]),
             cwd: "/".into(),
             hostname: "silo-vm".to_owned(),
@@ -245,7 +301,7 @@ pub fn tag(number: usize) -> String {
 }
 
 /// QEMU's command line. Each odd word has its reason beside it.
-fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize) -> Vec<OsString> {
+fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, start: &Start) -> Vec<OsString> {
     let mut words: Vec<String> = Vec::new();
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
     put(PROGRAM);
@@ -256,11 +312,29 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize) -> 
         // Translated code must not see 16-byte exchanges: older versions break flags with them.
         Processor::Translated => put("-accel tcg,thread=multi -cpu max,-cx16"),
     }
-    put(MACHINE);
+    let backed = |how: &str| {
+        format!(",memory-backend=memory -object memory-backend-file,id=memory,size={memory},mem-path={SNAPSHOT}/{MEMORY},{how}")
+    };
+    put(&match start {
+        Start::Boot { .. } => MACHINE.to_owned(),
+        Start::Observed { .. } => MACHINE.to_owned() + &backed("share=on"),
+        // Each machine has a copy of its own of what it changes.
+        Start::Restored { .. } => MACHINE.to_owned() + &backed("share=off,readonly=on,rom=off"),
+    });
     put(&format!("-m {}M -smp {}", memory >> 20, machine.cpus));
-    put("-kernel /silo/kernel -initrd /silo/initial");
-    words.extend(["-append".to_owned(), COMMAND_LINE.to_owned()]);
+    // A machine that is restored has the same firmware, which is one for this kind of kernel.
+    put("-kernel /silo/kernel");
+    if !matches!(start, Start::Restored { .. }) {
+        put("-initrd /silo/initial");
+        words.extend(["-append".to_owned(), COMMAND_LINE.to_owned()]);
+    }
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
+    if start.is_controlled() {
+        put("-chardev socket,id=control,fd=2 -mon chardev=control,mode=control");
+    }
+    if let Start::Restored { .. } = start {
+        put("-incoming defer");
+    }
     match machine.disk {
         Some(_) => {
             put("-drive id=disk,file=/silo/disk,format=raw,if=none,readonly=on,file.locking=off -device virtio-blk-pci,drive=disk");
@@ -328,7 +402,19 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        Machine { root: "/h/vm".into(), kernel: "/h/vmlinux".into(), disk: Some("/h/disk".into()), memory_bytes: 2 << 30, cpus: 2 }
+        Machine {
+            root: "/h/vm".into(),
+            kernel: "/h/vmlinux".into(),
+            disk: Some("/h/disk".into()),
+            memory_bytes: 2 << 30,
+            cpus: 2,
+            snapshots: None,
+            warm_up: Vec::new(),
+        }
+    }
+
+    fn boot() -> Start {
+        Start::Boot { initial: Vec::new() }
     }
 
     #[test]
@@ -337,7 +423,7 @@ mod tests {
             (Processor::Translated, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
             (Processor::Kvm, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
         ] {
-            let made = make(&spec(), &machine(), processor, Vec::new());
+            let made = make(&spec(), &machine(), processor, boot());
             let words: String = made.outer.argv.iter().map(|word| format!("{}\n", word.display())).collect();
             assert_eq!(words, golden, "{processor:?}\n{words}");
         }
@@ -345,7 +431,7 @@ mod tests {
 
     #[test]
     fn the_outer_sandbox_sees_the_shares_by_their_rules() {
-        let made = make(&spec(), &machine(), Processor::Translated, b"archive".to_vec());
+        let made = make(&spec(), &machine(), Processor::Translated, Start::Boot { initial: b"archive".to_vec() });
         assert_eq!(made.shares, 3);
         let seen: Vec<String> =
             made.outer.mounts.iter().map(|m| format!("{} {} {:?}", m.host.display(), m.guest.display(), m.access)).collect();
@@ -368,7 +454,7 @@ mod tests {
         let mut spec = spec();
         spec.root.lower.push("/h/images/b/root".into());
         spec.root.upper = Upper::Kept { upper: "/h/step/upper".into(), work: "/h/step/again".into() };
-        let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, Vec::new());
+        let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, boot());
         let lower: Vec<_> = made.outer.mounts.iter().filter(|mount| mount.guest.starts_with("/silo/lower")).collect();
         assert!(lower.len() == 2 && lower.iter().all(|mount| mount.access == Access::ReadOnly), "{lower:?}");
         assert!(made.outer.mounts.iter().all(|mount| !mount.host.starts_with("/h/step")), "nothing of the host is written to");
@@ -380,7 +466,7 @@ mod tests {
     #[test]
     fn the_inner_sandbox_is_the_one_that_was_asked_for() {
         let (spec, machine) = (spec(), machine());
-        let inner = make(&spec, &machine, Processor::Translated, Vec::new()).inner;
+        let inner = make(&spec, &machine, Processor::Translated, boot()).inner;
         let hosts: Vec<String> = inner.mounts.iter().map(|mount| mount.host.display().to_string()).collect();
         assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hostname"]);
         let undone = Spec {

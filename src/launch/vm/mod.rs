@@ -11,10 +11,12 @@ pub mod guest;
 
 mod changes;
 mod connect;
+mod control;
 mod initial;
 mod kvm;
 mod machine;
 mod mux;
+pub mod snapshot;
 mod stream;
 mod tty;
 
@@ -26,9 +28,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::termios::tcgetwinsize;
 use rustix::time::{ClockId, clock_gettime};
-use silo_wire::frame::{self, AFTER, ERRORS, Frame, OUTPUT, VERSION};
+use silo_wire::frame::{self, AFTER, ERRORS, Frame, OUTPUT, SEED_BYTES, VERSION};
 
 use super::error::Error;
 use super::native;
@@ -43,7 +46,8 @@ use super::native::terminal::Screen;
 use super::native::wire::{self, Report};
 use super::spec::{Machine, Spec, Upper};
 use super::{Check, Exit, Phase, State};
-use machine::{Job, Made, Processor};
+use control::Control;
+use machine::{Job, Made, Processor, Start};
 use mux::{Mux, Side, Source};
 
 /// How long a machine may take until its first process is heard: it takes three seconds by translation on a quiet machine,
@@ -59,17 +63,9 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     let streams = plan::streams(&spec.stdio)?;
     let notices = Notices::new(&streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
-    let initial = initial::make(&machine.root)?;
-    let processor = if kvm::probe().is_ok() { Processor::Kvm } else { Processor::Translated };
-    let first = boot(machine::make(spec, machine, processor, initial.clone()), &signals);
-    let booted = match first {
-        // Nothing of the program has run, so a machine that did not start may be tried again, by the way that works everywhere.
-        Err(Error::Machine { .. }) => boot(machine::make(spec, machine, Processor::Translated, initial), &signals),
-        booted => booted,
-    };
-    let (mut watch, made) = match booted {
+    let (mut watch, made) = match begin(spec, machine, &signals) {
         Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
-        booted => booted?,
+        begun => begun?,
     };
     watch.screen = Screen::take_over(&streams, notices)?;
     watch.outlet = outlet;
@@ -83,24 +79,66 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     Ok(exit)
 }
 
+/// Restores a machine, or boots one where there is no snapshot of such machines. Nothing of the program runs before it is
+/// heard, so a machine that is not may be tried again, and at last by the way that works everywhere.
+fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
+    let processor = snapshot::processor();
+    if let Some(place) = snapshot::Place::of(spec, machine, processor)
+        && let Some(dir) = place.find()
+    {
+        match boot(machine::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
+            Err(Error::Machine { .. } | Error::Setup { .. } | Error::Host { .. }) => place.remove(),
+            restored => return restored,
+        }
+    }
+    let initial = initial::make(&machine.root)?;
+    match boot(machine::make(spec, machine, processor, Start::Boot { initial: initial.clone() }), signals, Way::Booted) {
+        Err(Error::Machine { .. }) => {
+            boot(machine::make(spec, machine, Processor::Translated, Start::Boot { initial }), signals, Way::Booted)
+        }
+        booted => booted,
+    }
+}
+
+/// What makes one of several machines that were the same another one.
+fn awake() -> Result<Frame, Error> {
+    let mut seed = [0; SEED_BYTES];
+    let got = host(getrandom(&mut seed, GetRandomFlags::empty()), "asking for random numbers")?;
+    if got != seed.len() {
+        return Err(Error::Host { step: "asking for random numbers".to_owned(), source: std::io::ErrorKind::UnexpectedEof.into() });
+    }
+    let now = clock_gettime(ClockId::Realtime);
+    Ok(Frame::Awake { seed, secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) })
+}
+
 /// Starts a machine and waits until its first process is heard.
-fn boot<'a>(made: Made, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
+fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made), Error> {
     let step = "opening the way to the machine";
     let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
     host(rustix::io::ioctl_fionbio(&ours, true), step)?;
     // A socket pair also for what QEMU and the machine's kernel say: QEMU writes the latter to nothing else that is open.
     let (log, output) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
     host(rustix::io::ioctl_fionbio(&log, true), step)?;
-    let errors = host(rustix::io::fcntl_dupfd_cloexec(&output, 3), step)?;
+    let (mut control, errors) = match &way {
+        Way::Booted => (None, host(rustix::io::fcntl_dupfd_cloexec(&output, 3), step)?),
+        Way::Observed | Way::Restored(_) => {
+            let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
+            (Some(host(Control::new(ours), step)?), theirs)
+        }
+    };
     let plan = plan::make(&made.outer, signals.before(), Streams::Given { input: theirs, output, errors })?;
     let (sandbox, socket) = native::start(&made.outer, &plan)?;
     drop(plan);
-    let mux = Mux::new(ours, Side::Host);
+    let mut mux = Mux::new(ours, Side::Host);
+    if let Way::Restored(awake) = &way {
+        mux.send(awake);
+    }
     let mut watch = Watch {
         sandbox,
         socket,
         log,
         words: Vec::new(),
+        control: control.take(),
         mux,
         screen: None,
         outlet: None,
@@ -109,8 +147,28 @@ fn boot<'a>(made: Made, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
         has_started: false,
         has_stopped: false,
     };
+    if let Some(control) = &mut watch.control {
+        let begun = control.begin().and_then(|()| match way {
+            Way::Restored(_) => control.restore(&format!("{}/{}", machine::SNAPSHOT, machine::STATE)),
+            Way::Booted | Way::Observed => Ok(()),
+        });
+        if let Err(source) = begun {
+            let words = String::from_utf8_lossy(control.words()).trim().to_owned();
+            return Err(watch.lost(&format!("could not be told what to do ({source}) {words}")));
+        }
+    }
     watch.run(signals, Until::Heard, &mut |_| {})?;
     Ok((watch, made))
+}
+
+/// How a machine starts.
+enum Way {
+    /// By its kernel.
+    Booted,
+    /// By its kernel, and a snapshot of it is taken.
+    Observed,
+    /// From a snapshot, with this as the first thing that it hears.
+    Restored(Frame),
 }
 
 /// How long a machine is attended to.
@@ -141,6 +199,8 @@ struct Watch<'a> {
     log: OwnedFd,
     /// What QEMU and the machine's kernel said last.
     words: Vec<u8>,
+    /// The way to QEMU itself, if there is one.
+    control: Option<Control>,
     mux: Mux,
     screen: Option<Screen>,
     outlet: Option<Outlet<'a>>,

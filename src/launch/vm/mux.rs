@@ -281,6 +281,7 @@ impl Mux {
             frame @ (Frame::Hello { .. }
             | Frame::Signal { .. }
             | Frame::Window { .. }
+            | Frame::Awake { .. }
             | Frame::Started
             | Frame::Stopped
             | Frame::Report(_)) => self.frames.push_back(frame),

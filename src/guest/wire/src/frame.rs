@@ -12,6 +12,7 @@
 //! | `C` | both | any | four bytes: so many bytes of the stream were taken, and as many more may be sent |
 //! | `M` | both | 0 | a stream that comes with the message (four bytes, 0 for none), and a message of the network |
 //! | `K` | guest | from 16 | nothing: somebody asks the user's ssh agent by this stream |
+//! | `A` | host | 0 | 32 random bytes, seconds since 1970 (eight bytes) and nanoseconds (four): the guest is one of many that were the same; it says `H` again |
 //! | `S` | host | 0 | a signal and its scope, one byte each |
 //! | `W` | host | 0 | rows and columns of the terminal, two bytes each |
 //! | `B` | guest | 0 | nothing: the program begins |
@@ -24,7 +25,7 @@
 //! Both sides take whatever arrives for hostile: a frame that is none ends the conversation.
 
 /// The version that a guest says in its first frame; a host talks with no other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The longest that follows in one frame.
 pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
@@ -32,6 +33,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
 pub const WINDOW_BYTES: usize = 256 << 10;
 /// The most streams at once.
 pub const MAX_STREAMS: usize = 1024;
+/// Random bytes for a guest that wakes up.
+pub const SEED_BYTES: usize = 32;
 const HEAD_BYTES: usize = 9;
 
 /// To the guest: what it is to do, as JSON.
@@ -94,6 +97,15 @@ pub enum Frame {
     Keys {
         /// By this stream.
         stream: u32,
+    },
+    /// The guest was restored from a snapshot: it is to be another one than whoever else was.
+    Awake {
+        /// Random bytes of the host.
+        seed: [u8; SEED_BYTES],
+        /// The host's clock: seconds since 1970.
+        secs: i64,
+        /// And nanoseconds.
+        nanos: u32,
     },
     /// A signal for the program.
     Signal {
@@ -161,6 +173,7 @@ impl Frame {
             Frame::Credit { stream, bytes } => put(out, b'C', *stream, &[&bytes.to_le_bytes()]),
             Frame::Message { stream, bytes } => put(out, b'M', 0, &[&stream.unwrap_or(0).to_le_bytes(), bytes]),
             Frame::Keys { stream } => put(out, b'K', *stream, &[]),
+            Frame::Awake { seed, secs, nanos } => put(out, b'A', 0, &[seed, &secs.to_le_bytes(), &nanos.to_le_bytes()]),
             Frame::Signal { signal, to_group } => put(out, b'S', 0, &[&[*signal, if *to_group { b'G' } else { b'P' }]]),
             Frame::Window { rows, columns } => put(out, b'W', 0, &[&rows.to_le_bytes(), &columns.to_le_bytes()]),
             Frame::Started => put(out, b'B', 0, &[]),
@@ -246,6 +259,12 @@ fn parse(letter: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
             about_none(Frame::Message { stream: passed, bytes: bytes.to_vec() })
         }
         (b'K', []) if stream >= FIRST_FREE => Some(Frame::Keys { stream }),
+        (b'A', payload) => {
+            let (seed, rest) = payload.split_first_chunk::<SEED_BYTES>()?;
+            let (secs, rest) = rest.split_first_chunk::<8>()?;
+            let nanos = u32::from_le_bytes(*rest.first_chunk::<4>().filter(|_| rest.len() == 4)?);
+            about_none(Frame::Awake { seed: *seed, secs: i64::from_le_bytes(*secs), nanos })
+        }
         (b'S', [signal, scope @ (b'G' | b'P')]) => about_none(Frame::Signal { signal: *signal, to_group: *scope == b'G' }),
         (b'W', [a, b, c, d]) => about_none(Frame::Window { rows: u16::from_le_bytes([*a, *b]), columns: u16::from_le_bytes([*c, *d]) }),
         (b'B', []) => about_none(Frame::Started),
@@ -259,6 +278,8 @@ fn parse(letter: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
 mod tests {
     use super::*;
 
+    const AWAKE: &[u8] = b"A\0\0\0\0\x2c\0\0\0rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr\x01\0\0\0\0\0\0\0\x02\0\0\0";
+
     fn examples() -> Vec<(Frame, &'static [u8])> {
         let failed = Report::Failed { stage: Stage::Execute, errno: 8, step: "x".to_owned() };
         vec![
@@ -270,6 +291,7 @@ mod tests {
             (Frame::Message { stream: None, bytes: b"m".to_vec() }, b"M\0\0\0\0\x05\0\0\0\0\0\0\0m"),
             (Frame::Message { stream: Some(16), bytes: vec![] }, b"M\0\0\0\0\x04\0\0\0\x10\0\0\0"),
             (Frame::Keys { stream: 17 }, b"K\x11\0\0\0\0\0\0\0"),
+            (Frame::Awake { seed: [b'r'; SEED_BYTES], secs: 1, nanos: 2 }, AWAKE),
             (Frame::Signal { signal: 15, to_group: true }, b"S\0\0\0\0\x02\0\0\0\x0fG"),
             (Frame::Window { rows: 24, columns: 80 }, b"W\0\0\0\0\x04\0\0\0\x18\0\x50\0"),
             (Frame::Started, b"B\0\0\0\0\0\0\0\0"),
@@ -313,6 +335,7 @@ mod tests {
             b"M\0\0\0\0\x04\0\0\0\x05\0\0\0",
             b"M\0\0\0\0\x03\0\0\0\0\0\0",
             b"K\x05\0\0\0\0\0\0\0",
+            b"A\0\0\0\0\x01\0\0\0r",
             b"S\0\0\0\0\x02\0\0\0\x0fx",
             b"R\0\0\0\0\x05\0\0\0E\0\x01\0\0",
             b"R\0\0\0\0\x06\0\0\0E\0\0\0\0x",
@@ -334,7 +357,7 @@ mod tests {
             };
             let length = usize::from(next() % 9);
             let stream = if next() % 2 == 0 { 0 } else { next() };
-            let mut bytes = vec![b"HDEXCMKSWRBZ"[round % 12], stream, 0, 0, 0, length as u8, 0, 0, 0];
+            let mut bytes = vec![b"HDEXCMKASWRBZ"[round % 13], stream, 0, 0, 0, length as u8, 0, 0, 0];
             for _ in 0..length {
                 let byte = next();
                 bytes.push(if byte % 2 == 0 { 0 } else { b"EKSFXGP"[usize::from(next() % 7)] });
