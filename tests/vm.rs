@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::thread;
@@ -47,9 +48,17 @@ pub fn machine() -> Machine {
         let row = list.as_array().into_iter().flatten().find(|row| row["tool"] == tool).expect("the tool is installed");
         ImageId::parse(row["image"].as_str().expect("an image id")).expect("an image id")
     };
+    let root = image::root(&home, id("vm"));
+    let program = Path::new(env!("CARGO_BIN_EXE_silo"));
+    let name = silo::launch::initial_name(program).expect("it is there");
+    let initial = boot::initial(&home, id("vm"), &name).unwrap_or_else(|| {
+        let bytes = silo::launch::initial(program, &root).expect("it is made");
+        boot::keep_initial(&home, id("vm"), &name, &bytes).expect("it is kept")
+    });
     Machine {
-        root: image::root(&home, id("vm")),
+        root,
         kernel: boot::kernel(&home, id("vm")).expect("it has a kernel"),
+        initial,
         disk: Some(boot::disk(&home, id("python")).expect("it is made")),
         memory_bytes: 1 << 30,
         cpus: 1,

@@ -1,11 +1,12 @@
 //! Which tier a run has, and what the vm tier needs for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use silo_store::lock::{self, Pin};
 
 use crate::config::Tier;
 use crate::image::{self, boot};
+use crate::launch;
 use crate::launch::spec::{Machine, Spec};
 use crate::tool::record::{self, Installed};
 
@@ -75,16 +76,19 @@ fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
 
 fn made(setting: &Setting, own: Installed, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Failure> {
     let kernel = boot::kernel(&setting.home, own.image).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
+    // The very file that runs, whatever has its name meanwhile.
+    let program = Path::new("/proc/self/exe");
+    let name = launch::initial_name(program).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
+    let root = image::root(&setting.home, own.image);
+    let initial = match boot::initial(&setting.home, own.image, &name) {
+        Some(initial) => initial,
+        None => {
+            let bytes = launch::initial(program, &root).map_err(Failure::other)?;
+            boot::keep_initial(&setting.home, own.image, &name, &bytes).map_err(Failure::other)?
+        }
+    };
     image::touch(&setting.home, own.image);
-    Ok(Machine {
-        root: image::root(&setting.home, own.image),
-        kernel,
-        disk,
-        memory_bytes: MEMORY_BYTES,
-        cpus,
-        snapshots: None,
-        warm_up: Vec::new(),
-    })
+    Ok(Machine { root, kernel, initial, disk, memory_bytes: MEMORY_BYTES, cpus, snapshots: None, warm_up: Vec::new() })
 }
 
 fn again(name: &str) -> String {

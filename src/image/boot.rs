@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use silo_store::digest::{Digest, Hasher};
 use silo_store::erofs;
@@ -20,6 +21,10 @@ pub const DISK: &str = "root.erofs";
 pub const KERNEL: &str = "vmlinux";
 /// The directory with the snapshots of machines that have booted with an image.
 const SNAPSHOTS: &str = "snapshots";
+/// How the names of initial file systems begin.
+const INITIAL: &str = "initial-";
+/// How long what was made may be in use although something newer is there.
+const LATELY: Duration = Duration::from_secs(3600);
 /// The largest kernel that is unpacked; Debian's has 58 MB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
 /// Bytes written at a time.
@@ -118,6 +123,24 @@ fn index(home: &Home, id: ImageId) -> Result<Index, Error> {
     let path = index_path(home, id);
     let text = fs::read(&path).map_err(failed("read", &path))?;
     Index::parse(&text).map_err(|error| Error::Config { id: id.to_string(), what: error.to_string() })
+}
+
+/// Returns an image's initial file system of this name, if it is there.
+pub fn initial(home: &Home, id: ImageId, name: &str) -> Option<PathBuf> {
+    Some(home.image(&id.to_string()).join(format!("{INITIAL}{name}"))).filter(|path| path.exists())
+}
+
+/// Keeps an initial file system. Those of other names were another program's; what was made lately may be in use still.
+pub fn keep_initial(home: &Home, id: ImageId, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
+    let dir = home.image(&id.to_string());
+    for other in fs::read_dir(&dir).map_err(failed("list", &dir))?.flatten() {
+        let age = other.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
+        if other.file_name().as_encoded_bytes().starts_with(INITIAL.as_bytes()) && age.is_some_and(|age| age > LATELY) {
+            // What cannot be removed goes with the image.
+            let _ = fs::remove_file(other.path());
+        }
+    }
+    made(home, id, &format!("{INITIAL}{name}"), |out| out.write_all(bytes).map_err(failed("write", &dir)))
 }
 
 /// Makes a file of an image's directory, whole or not at all.

@@ -96,6 +96,18 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
     }
 }
 
+/// Names the initial file system that virtual machines of this program of silo need.
+#[cfg(target_os = "linux")]
+pub fn initial_name(program: &Path) -> std::io::Result<String> {
+    vm::initial::name(program)
+}
+
+/// Makes it; `root` is that of the image with the kernel's modules.
+#[cfg(target_os = "linux")]
+pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
+    vm::initial::make(program, root)
+}
+
 /// Whether a launch in a machine had to boot one, because there is no snapshot that it could have used.
 #[cfg(target_os = "linux")]
 pub fn wants_snapshot(spec: &Spec) -> bool {
@@ -131,6 +143,18 @@ pub fn probe(store: &Path) -> Vec<Check> {
     let mut checks = native::probe::probe(store);
     checks.push(vm::probe());
     checks
+}
+
+/// Says that this system has no virtual machines.
+#[cfg(not(target_os = "linux"))]
+pub fn initial_name(_program: &Path) -> std::io::Result<String> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Says that this system has no virtual machines.
+#[cfg(not(target_os = "linux"))]
+pub fn initial(_program: &Path, _root: &Path) -> Result<Vec<u8>, Error> {
+    Err(Error::NoTier)
 }
 
 /// Says that this system keeps no snapshots.

@@ -72,6 +72,9 @@ pub struct Machine {
     /// The kernel, unpacked.
     #[serde(with = "text::one")]
     pub kernel: PathBuf,
+    /// The initial file system.
+    #[serde(with = "text::one")]
+    pub initial: PathBuf,
     /// The program's root as a file system, which holds what `root.lower` of the spec does; without one the directories
     /// themselves are shared, which is slower to read.
     #[serde(with = "text::perhaps", default)]

@@ -117,12 +117,11 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
     .map(drop)
 }
 
-/// Loads a module into the running kernel, compressed as it is.
+/// Loads a module into the running kernel.
 pub fn load_module(file: BorrowedFd<'_>) -> io::Result<()> {
-    // MODULE_INIT_COMPRESSED_FILE; for one that is not compressed it must not be set.
-    const COMPRESSED: c_int = 4;
+    const NO_FLAGS: c_int = 0;
     // SAFETY: the parameters are an empty C string, which outlives the call.
-    checked(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), COMPRESSED) }).map(drop)
+    checked(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), NO_FLAGS) }).map(drop)
 }
 
 /// Mixes bytes into the kernel's random numbers, counts them as random, and makes every later number depend on them.

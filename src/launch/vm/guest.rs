@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, Timespec, open, sync};
@@ -20,7 +20,7 @@ use rustix::time::{ClockId, clock_settime};
 use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
 
 use super::changes;
-use super::initial::MODULES;
+use super::initial::{FIRST_MODULES, OTHER_MODULES};
 use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, tag};
 use super::mux::{Keys, Mux, Side, Source};
 use super::stream::{End, Ways};
@@ -51,8 +51,8 @@ pub fn main() -> ! {
     // Whatever happens, this process must not end: the kernel would say that it has died of it.
     std::panic::set_hook(Box::new(|panic| log(&panic.to_string())));
     let done = std::panic::catch_unwind(|| {
-        let port = prepare()?;
-        serve(port)
+        let (port, others) = prepare()?;
+        serve(port, others)
     });
     if let Ok(Err(failure)) = done {
         // Before there is a port there is nobody to tell; the host has a deadline.
@@ -70,14 +70,17 @@ fn log(text: &str) {
 }
 
 /// Mounts what a process expects, loads the modules, opens the port, and moves onto a root that can be changed.
-fn prepare() -> Result<OwnedFd, Failure> {
+fn prepare() -> Result<(OwnedFd, Loading), Failure> {
     let none = MountFlags::empty();
     mount("proc", "/proc", "proc", none, None).during("mounting /proc")?;
     mount("sysfs", "/sys", "sysfs", none, None).during("mounting /sys")?;
     mount("devtmpfs", "/dev", "devtmpfs", none, None).during("mounting /dev")?;
     fs::create_dir("/dev/pts").during("making /dev/pts")?;
     mount("devpts", "/dev/pts", "devpts", none, None).during("mounting /dev/pts")?;
-    load_modules()?;
+    load(&modules(FIRST_MODULES)?)?;
+    let others = modules(OTHER_MODULES)?;
+    // While the host hears and says what it has to; nothing else of this process runs meanwhile that would have to know.
+    let others = std::thread::spawn(move || load(&others));
     let port = open_port()?;
     mount("root", "/new", "tmpfs", none, Some(c"mode=0755")).during("mounting a root")?;
     for dir in ["proc", "sys", "dev", "image", "share", "tmp"] {
@@ -95,21 +98,30 @@ fn prepare() -> Result<OwnedFd, Failure> {
     if Path::new(DISK).exists() {
         mount(DISK, IMAGE, "erofs", MountFlags::RDONLY, None).during("mounting the image")?;
     }
-    Ok(port)
+    Ok((port, others))
 }
 
-fn load_modules() -> Result<(), Failure> {
-    let dir = Path::new("/").join(MODULES);
-    let listing = fs::read_dir(&dir).during("listing the modules")?;
+/// Modules that are being loaded.
+type Loading = std::thread::JoinHandle<Result<(), Failure>>;
+
+/// Opens the modules of a directory, in the order of their names.
+fn modules(dir: &str) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
+    let listing = fs::read_dir(Path::new("/").join(dir)).during("listing the modules")?;
     let mut paths: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    for path in paths {
-        let step = || format!("loading {}", path.display());
-        let file = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during_this(step)?;
+    let open = |path: PathBuf| {
+        let file = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during_this(|| format!("opening {}", path.display()))?;
+        Ok((path, file))
+    };
+    paths.into_iter().map(open).collect()
+}
+
+fn load(modules: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
+    for (path, file) in modules {
         match sys::load_module(file.as_fd()) {
             // It is part of the kernel, or there already.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            loaded => loaded.during_this(step)?,
+            loaded => loaded.during_this(|| format!("loading {}", path.display()))?,
         }
     }
     Ok(())
@@ -131,7 +143,8 @@ fn open_port() -> Result<OwnedFd, Failure> {
 
 /// Hears what is to be done, does it, and tells how it ended; then the host ends the machine, or takes a snapshot of it,
 /// and whoever is restored of that is told what to do.
-fn serve(port: OwnedFd) -> Result<(), Failure> {
+fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
+    let mut others = Some(others);
     let mut mux = Mux::new(port, Side::Guest);
     mux.send(&Frame::Hello { version: VERSION });
     loop {
@@ -139,7 +152,11 @@ fn serve(port: OwnedFd) -> Result<(), Failure> {
         mux.add(INPUT, None, End::Own, Ways::BACK);
         mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
         mux.add(BEFORE, None, End::Kept, Ways::BACK);
-        let report = match hear(&mut mux).and_then(|job| run(&mut mux, &job)) {
+        let report = match hear(&mut mux).and_then(|job| {
+            // The sandbox's first process is a copy of this one, which must have one thread then.
+            others.take().map_or(Ok(()), await_modules)?;
+            run(&mut mux, &job)
+        }) {
             Ok(report) => report,
             Err(failure) => told(failure),
         };
@@ -147,6 +164,10 @@ fn serve(port: OwnedFd) -> Result<(), Failure> {
         sync();
         mux.send(&Frame::Report(report));
     }
+}
+
+fn await_modules(others: Loading) -> Result<(), Failure> {
+    others.join().unwrap_or_else(|_| Err(io::Error::other("it broke off")).during("loading modules"))
 }
 
 fn told(failure: Failure) -> frame::Report {

@@ -5,14 +5,20 @@
 //! is taken as far as it is loaded (without what is there for debuggers), with the libraries that it has loaded here;
 //! where it runs, they are. What it needs to know, it is told over the port.
 //!
+//! Modules are put in as the kernel uses them: unpacking one takes a translated machine a hundred times as long as this
+//! one, which does it once. Who made them was checked when their package was fetched, so signatures stay behind.
+//!
 //! The archive is the kernel's `newc` form of cpio, the same bytes for the same files.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use object::elf::{DT_SONAME, DT_STRTAB, FileHeader64, PT_LOAD};
+use silo_store::digest::Hasher;
+
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 
@@ -22,25 +28,40 @@ use crate::launch::error::Error;
 const PAGE_BYTES: usize = 4096;
 /// Where the machine's first process finds its libraries; the kernel's command line says so, too.
 const LIBRARIES: &str = "silo/lib";
-/// Where it finds the modules, in the order in which they are to be loaded.
-pub const MODULES: &str = "modules";
+/// Where it finds the modules that it needs to be heard and to see its disk, in the order in which they are to be loaded.
+pub const FIRST_MODULES: &str = "modules/first";
+/// Where it finds those that it needs to run a program.
+pub const OTHER_MODULES: &str = "modules/other";
 /// What a machine needs, in this order; what is part of the kernel has no file, and what others need comes before them.
-const WANTED: [&str; 8] =
-    ["crc32c_generic", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "erofs", "overlay", "9pnet_virtio"];
-/// The last of them.
-const SHARED_FILES: &str = "9p";
+const WANTED_FIRST: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_console", "virtio_blk", "erofs"];
+const WANTED_THEN: [&str; 4] = ["9pnet_virtio", "9p", "overlay", "virtio_rng"];
+/// The largest module that is unpacked; the largest of these has 0.7 MB.
+const MAX_MODULE_BYTES: u64 = 16 << 20;
+/// What stands at the end of a signed module, and how much of its signature stands before that, at its end in four bytes.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+const SIGNATURE_BYTES: usize = 12;
 
-/// Makes the archive; `root` is that of the image with the kernel's modules.
-pub fn make(root: &Path) -> Result<Vec<u8>, Error> {
+/// Names the archive that a machine needs whose first process is this program of silo.
+pub fn name(program: &Path) -> io::Result<String> {
+    let own = fs::metadata(program)?;
+    let mut hasher = Hasher::new();
+    [own.dev(), own.ino(), own.size()].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
+    [own.mtime(), own.mtime_nsec(), own.ctime(), own.ctime_nsec()].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
+    Ok(hasher.finish().to_string())
+}
+
+/// Makes the archive; `root` is that of the image with the kernel's modules. The program has the libraries that this
+/// process has.
+pub fn make(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
     let mut archive = Archive::default();
-    for dir in ["dev", "proc", "sys", "new", MODULES, "silo", LIBRARIES] {
+    for dir in ["dev", "proc", "sys", "new", "modules", FIRST_MODULES, OTHER_MODULES, "silo", LIBRARIES] {
         archive.dir(dir);
     }
     // The kernel opens the first for its first process, and the runtime library wants the second if the first is not there.
     archive.device("dev/console", (5, 1));
     archive.device("dev/null", (1, 3));
-    let program = read(Path::new("/proc/self/exe"))?;
-    let loaded = Loaded::of(&program).ok_or_else(|| broken(Path::new("/proc/self/exe")))?;
+    let bytes = read(program)?;
+    let loaded = Loaded::of(&bytes).ok_or_else(|| broken(program))?;
     archive.file("init", 0o755, &loaded.bytes);
     for library in libraries()? {
         let bytes = read(&library)?;
@@ -52,10 +73,31 @@ pub fn make(root: &Path) -> Result<Vec<u8>, Error> {
             archive.with_parents(loader, &found.bytes);
         }
     }
-    for (number, module) in modules(root)?.iter().enumerate() {
-        archive.file(&format!("{MODULES}/{number:02}"), 0o644, &read(module)?);
+    let [first, then] = modules(root)?;
+    for (dir, modules) in [(FIRST_MODULES, first), (OTHER_MODULES, then)] {
+        for (number, path) in modules.iter().enumerate() {
+            let module = module(&read(path)?).map_err(|source| failed("unpacking", path, source))?;
+            archive.file(&format!("{dir}/{number:02}"), 0o644, &module);
+        }
     }
     Ok(archive.finish())
+}
+
+/// Unpacks a module, and takes its signature off.
+fn module(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut module = Vec::new();
+    if bytes.starts_with(b"\xfd7zXZ\0") {
+        liblzma::read::XzDecoder::new(bytes).take(MAX_MODULE_BYTES).read_to_end(&mut module)?;
+    } else {
+        module.extend_from_slice(bytes);
+    }
+    if let Some(signed) = module.strip_suffix(SIGNED)
+        && let Some((before, length)) = signed.split_last_chunk::<4>()
+    {
+        let signature = u32::from_be_bytes(*length) as usize + SIGNATURE_BYTES - length.len();
+        module.truncate(before.len().saturating_sub(signature));
+    }
+    if module.starts_with(b"\x7fELF") { Ok(module) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "it is no module")) }
 }
 
 /// A program or library, as far as it is loaded.
@@ -110,14 +152,19 @@ fn libraries() -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Lists the modules that a machine needs, each after those that it needs itself.
-fn modules(root: &Path) -> Result<Vec<PathBuf>, Error> {
+fn modules(root: &Path) -> Result<[Vec<PathBuf>; 2], Error> {
     let dir = modules_dir(root)?;
     let path = dir.join("modules.dep");
     let text = String::from_utf8_lossy(&read(&path)?).into_owned();
     let built_in = String::from_utf8_lossy(&read(&dir.join("modules.builtin"))?).into_owned();
-    let order = in_order(&text, &built_in, WANTED.into_iter().chain([SHARED_FILES]));
-    let order = order.map_err(|missing| failed("finding module", Path::new(missing), io::ErrorKind::NotFound.into()))?;
-    Ok(order.into_iter().map(|module| dir.join(module)).collect())
+    let in_order = |wanted: &[&'static str]| {
+        let order = in_order(&text, &built_in, wanted.iter().copied());
+        order.map_err(|missing| failed("finding module", Path::new(missing), io::ErrorKind::NotFound.into()))
+    };
+    let first = in_order(&WANTED_FIRST)?;
+    let mut then = in_order(&WANTED_THEN)?;
+    then.retain(|module| !first.contains(module));
+    Ok([first, then].map(|order| order.into_iter().map(|module| dir.join(module)).collect()))
 }
 
 /// The directory of the one kernel's modules.
@@ -244,6 +291,20 @@ mod tests {
         assert_eq!(order, Ok(expect.to_vec()));
         assert_eq!(in_order(dependencies, "", ["overlay"].into_iter()), Err("overlay"));
         assert_eq!(in_order(dependencies, "", ["crc32c_generic"].into_iter()), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_module_is_unpacked_and_its_signature_left_behind() {
+        let elf = b"\x7fELF module".to_vec();
+        let signed = [&elf[..], b"signature", &[0; 8], &9u32.to_be_bytes(), SIGNED].concat();
+        assert_eq!(module(&signed).expect("a module"), elf);
+        assert_eq!(module(&elf).expect("a module"), elf);
+        let mut packed = Vec::new();
+        liblzma::read::XzEncoder::new(&signed[..], 6).read_to_end(&mut packed).expect("packed");
+        assert_eq!(module(&packed).expect("a module"), elf);
+        for broken in [&packed[..20], b"MZ", b"", SIGNED, &[b"\xff\xff\xff\xff", SIGNED].concat()] {
+            assert!(module(broken).is_err(), "{broken:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::tty::Terminal;
-use crate::launch::spec::{Access, Bytes, Dir, File, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
+use crate::launch::spec::{Access, Dir, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
 
 /// Where QEMU's sandbox has what Silo gives it.
 const GIVEN: &str = "/silo";
@@ -60,15 +60,10 @@ pub enum Processor {
 /// Where a machine begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At its kernel, with this initial file system.
-    Boot {
-        /// The archive.
-        initial: Vec<u8>,
-    },
+    /// At its kernel.
+    Boot,
     /// The same, and its memory is a file of a directory of the host, where a snapshot can be taken.
     Observed {
-        /// The archive.
-        initial: Vec<u8>,
         /// The directory.
         dir: PathBuf,
         /// How many shares it has places for.
@@ -84,7 +79,7 @@ pub enum Start {
 impl Start {
     /// Whether QEMU is told what to do with the machine as a whole.
     pub fn is_controlled(&self) -> bool {
-        !matches!(self, Start::Boot { .. })
+        *self != Start::Boot
     }
 }
 
@@ -142,7 +137,7 @@ pub struct Made {
 pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) -> Made {
     let given = Path::new(GIVEN);
     let read_only = |host: &Path, name: &str| Mount { host: host.to_owned(), guest: given.join(name), access: Access::ReadOnly };
-    let mut mounts = vec![read_only(&machine.kernel, "kernel")];
+    let mut mounts = vec![read_only(&machine.kernel, "kernel"), read_only(&machine.initial, "initial")];
     match &machine.disk {
         Some(disk) => mounts.push(read_only(disk, "disk")),
         None => mounts.extend(spec.root.lower.iter().enumerate().map(|(number, dir)| read_only(dir, &format!("lower/{number}")))),
@@ -160,7 +155,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
     let mut dirs = Vec::new();
     let mut count = shares.hosts.len();
     match &start {
-        Start::Boot { .. } => {}
+        Start::Boot => {}
         Start::Observed { dir, shares, .. } => {
             mounts.push(Mount { host: dir.clone(), guest: SNAPSHOT.into(), access: Access::ReadWrite });
             count = *shares;
@@ -170,17 +165,12 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
         Start::Restored { dir } => mounts.push(read_only(dir, "snapshot")),
     }
     let argv = qemu(machine, processor, memory, count, &start);
-    let file = |bytes| File { guest: given.join("initial"), bytes: Bytes(bytes), mode: 0o600 };
-    let files = match start {
-        Start::Boot { initial } | Start::Observed { initial, .. } => vec![file(initial)],
-        Start::Restored { .. } => Vec::new(),
-    };
     Made {
         outer: Spec {
             root: Root { lower: vec![machine.root.clone()], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
             mounts,
             dirs,
-            files,
+            files: Vec::new(),
             read_only: shares.protected(spec),
             argv,
             env: BTreeMap::from([("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("TMPDIR".into(), "/tmp".into())]),
@@ -316,7 +306,7 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, sta
         format!(",memory-backend=memory -object memory-backend-file,id=memory,size={memory},mem-path={SNAPSHOT}/{MEMORY},{how}")
     };
     put(&match start {
-        Start::Boot { .. } => MACHINE.to_owned(),
+        Start::Boot => MACHINE.to_owned(),
         Start::Observed { .. } => MACHINE.to_owned() + &backed("share=on"),
         // Each machine has a copy of its own of what it changes.
         Start::Restored { .. } => MACHINE.to_owned() + &backed("share=off,readonly=on,rom=off"),
@@ -405,6 +395,7 @@ mod tests {
         Machine {
             root: "/h/vm".into(),
             kernel: "/h/vmlinux".into(),
+            initial: "/h/initial".into(),
             disk: Some("/h/disk".into()),
             memory_bytes: 2 << 30,
             cpus: 2,
@@ -413,17 +404,13 @@ mod tests {
         }
     }
 
-    fn boot() -> Start {
-        Start::Boot { initial: Vec::new() }
-    }
-
     #[test]
     fn the_command_line_is_the_golden_one() {
         for (processor, golden) in [
             (Processor::Translated, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
             (Processor::Kvm, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
         ] {
-            let made = make(&spec(), &machine(), processor, boot());
+            let made = make(&spec(), &machine(), processor, Start::Boot);
             let words: String = made.outer.argv.iter().map(|word| format!("{}\n", word.display())).collect();
             assert_eq!(words, golden, "{processor:?}\n{words}");
         }
@@ -431,12 +418,13 @@ mod tests {
 
     #[test]
     fn the_outer_sandbox_sees_the_shares_by_their_rules() {
-        let made = make(&spec(), &machine(), Processor::Translated, Start::Boot { initial: b"archive".to_vec() });
+        let made = make(&spec(), &machine(), Processor::Translated, Start::Boot);
         assert_eq!(made.shares, 3);
         let seen: Vec<String> =
             made.outer.mounts.iter().map(|m| format!("{} {} {:?}", m.host.display(), m.guest.display(), m.access)).collect();
         let expect = [
             "/h/vmlinux /silo/kernel ReadOnly",
+            "/h/initial /silo/initial ReadOnly",
             "/h/disk /silo/disk ReadOnly",
             "/home/me/p /silo/share/0 ReadWrite",
             "/srv/shared /silo/share/1 ReadOnly",
@@ -445,7 +433,6 @@ mod tests {
         assert_eq!(seen, expect);
         assert_eq!(made.outer.read_only, [PathBuf::from("/silo/share/0/.git/hooks")]);
         assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
-        assert_eq!(made.outer.files[0].bytes.0, b"archive");
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
     }
 
@@ -454,7 +441,7 @@ mod tests {
         let mut spec = spec();
         spec.root.lower.push("/h/images/b/root".into());
         spec.root.upper = Upper::Kept { upper: "/h/step/upper".into(), work: "/h/step/again".into() };
-        let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, boot());
+        let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, Start::Boot);
         let lower: Vec<_> = made.outer.mounts.iter().filter(|mount| mount.guest.starts_with("/silo/lower")).collect();
         assert!(lower.len() == 2 && lower.iter().all(|mount| mount.access == Access::ReadOnly), "{lower:?}");
         assert!(made.outer.mounts.iter().all(|mount| !mount.host.starts_with("/h/step")), "nothing of the host is written to");
@@ -466,7 +453,7 @@ mod tests {
     #[test]
     fn the_inner_sandbox_is_the_one_that_was_asked_for() {
         let (spec, machine) = (spec(), machine());
-        let inner = make(&spec, &machine, Processor::Translated, boot()).inner;
+        let inner = make(&spec, &machine, Processor::Translated, Start::Boot).inner;
         let hosts: Vec<String> = inner.mounts.iter().map(|mount| mount.host.display().to_string()).collect();
         assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hostname"]);
         let undone = Spec {

@@ -12,7 +12,7 @@ pub mod guest;
 mod changes;
 mod connect;
 mod control;
-mod initial;
+pub mod initial;
 mod kvm;
 mod machine;
 mod mux;
@@ -91,11 +91,8 @@ fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch
             restored => return restored,
         }
     }
-    let initial = initial::make(&machine.root)?;
-    match boot(machine::make(spec, machine, processor, Start::Boot { initial: initial.clone() }), signals, Way::Booted) {
-        Err(Error::Machine { .. }) => {
-            boot(machine::make(spec, machine, Processor::Translated, Start::Boot { initial }), signals, Way::Booted)
-        }
+    match boot(machine::make(spec, machine, processor, Start::Boot), signals, Way::Booted) {
+        Err(Error::Machine { .. }) => boot(machine::make(spec, machine, Processor::Translated, Start::Boot), signals, Way::Booted),
         booted => booted,
     }
 }

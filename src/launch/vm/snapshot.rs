@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ use silo_store::digest::Hasher;
 use silo_wire::frame;
 
 use super::machine::{self, MEMORY, Processor, STATE, Start};
-use super::{Until, Way, boot, initial, kvm};
+use super::{Until, Way, boot, kvm};
 use crate::launch::error::Error;
 use crate::launch::native::plan::{self, host};
 use crate::launch::native::supervise::Signals;
@@ -50,13 +50,9 @@ impl Place {
             hasher.update(bytes);
         };
         made.outer.argv.iter().chain(&machine.warm_up).for_each(|word| put(word.as_bytes()));
-        for path in [Some(&machine.root), Some(&machine.kernel), machine.disk.as_ref()].into_iter().flatten() {
+        for path in [Some(&machine.root), Some(&machine.kernel), Some(&machine.initial), machine.disk.as_ref()].into_iter().flatten() {
             put(path.as_os_str().as_bytes());
         }
-        // The machine's first process is this program.
-        let own = fs::metadata("/proc/self/exe").ok()?;
-        [own.dev(), own.ino(), own.size()].iter().for_each(|number| put(&number.to_le_bytes()));
-        [own.mtime(), own.mtime_nsec(), own.ctime(), own.ctime_nsec()].iter().for_each(|number| put(&number.to_le_bytes()));
         if processor == Processor::Kvm {
             // Its instructions are the host's.
             let text = fs::read_to_string("/proc/cpuinfo").ok()?;
@@ -128,7 +124,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     let signals = Signals::take_over()?;
     let shares = machine::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() }).shares;
     let plain = plain(spec, machine);
-    let start = Start::Observed { initial: initial::make(&machine.root)?, dir: dir.to_owned(), shares };
+    let start = Start::Observed { dir: dir.to_owned(), shares };
     let (mut watch, made) = boot(machine::make(&plain, machine, processor, start), &signals, Way::Observed)?;
     if machine.disk.is_some() {
         watch.begin(&plain, made, &plan::streams(&plain.stdio)?)?;
