@@ -28,7 +28,7 @@ const COMMAND_LINE: &str = "quiet loglevel=1 panic=-1 no_timer_check tsc=reliabl
 pub fn run(rounds: usize) -> bool {
     let silo = Silo::shared(As::Me);
     silo.ok(["install", "--quiet", "vm"]);
-    let words = ["run", "--no-project", "--tier", "vm", "sh", "-c", "true"];
+    let words = ["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "true"];
     // The first one makes the disk.
     let _ = timed(&mut silo.command(words));
     let mut table = Table::new("cold start of `sh -c true` in a virtual machine");
@@ -91,7 +91,7 @@ fn bytes(silo: &Silo, rounds: usize) {
     let rows = names.into_iter().chain(["200 files of the project made and removed"]).map(|name| table.row(name)).collect::<Vec<_>>();
     let input = vec![b'x'; 64 << 20];
     for _ in 0..rounds {
-        let done = silo.fed(["run", "--tier", "vm", "python", "-c", PROGRAM], &input);
+        let done = silo.fed(["run", "--cold", "--tier", "vm", "python", "-c", PROGRAM], &input);
         assert!(done.code == 0 && done.out.len() == 64 << 20, "{}", done.err);
         let times: Vec<u64> = done.err.lines().filter_map(|line| line.parse().ok()).collect();
         assert_eq!(times.len(), rows.len(), "{}", done.err);
@@ -101,13 +101,13 @@ fn bytes(silo: &Silo, rounds: usize) {
 }
 
 /// Ten at once: each must end as its program does.
-fn together(silo: &Silo, words: [&str; 7]) {
+fn together(silo: &Silo, words: [&str; 8]) {
     let mut table = Table::new("ten machines at once");
     let (one, ten) = (table.row("one"), table.row("ten, until the last has ended"));
     table.add(one, timed(&mut silo.command(words)));
     let began = Instant::now();
     let start = |number: u32| {
-        let mut command = silo.command(["run", "--no-project", "--tier", "vm", "sh", "-c", &format!("exit {number}")]);
+        let mut command = silo.command(["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", &format!("exit {number}")]);
         (number, command.stdin(Stdio::null()).spawn().expect("silo starts"))
     };
     let machines: Vec<_> = (0..AT_ONCE).map(start).collect();

@@ -30,6 +30,8 @@ use super::stream::{End, Stream, Ways, send};
 const OUTBOX_BYTES: usize = 256 << 10;
 /// Frames that wait for the link although nothing was read for it: then the other side is not heard, either.
 const CLOGGED_BYTES: usize = 1 << 20;
+/// The most reads of the link before what came is looked at.
+const READS_AT_ONCE: usize = 16;
 /// The most of a stream that is kept: its first and only one is what a machine is to do.
 const MAX_KEPT_BYTES: usize = 64 << 20;
 
@@ -69,6 +71,7 @@ pub struct Mux {
     link: OwnedFd,
     side: Side,
     arrived: Vec<u8>,
+    piece: Vec<u8>,
     outbox: VecDeque<u8>,
     streams: BTreeMap<u32, Stream>,
     messenger: Option<OwnedFd>,
@@ -97,6 +100,7 @@ impl Mux {
             link,
             side,
             arrived: Vec::new(),
+            piece: vec![0; 2 * MAX_PAYLOAD_BYTES],
             outbox: VecDeque::new(),
             streams: BTreeMap::new(),
             messenger: None,
@@ -227,13 +231,18 @@ impl Mux {
     }
 
     fn hear(&mut self) -> Result<(), Error> {
-        let mut piece = vec![0; 2 * MAX_PAYLOAD_BYTES];
-        match read(&self.link, &mut piece) {
-            Ok(0) => return Err(Error::Gone),
-            Ok(length) => self.arrived.extend_from_slice(&piece[..length]),
-            Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
-            Err(Errno::CONNRESET | Errno::PIPE) => return Err(Error::Gone),
-            Err(error) => return Err(Error::Io(error.into())),
+        // A port gives a page at a time, however much waits.
+        for _ in 0..READS_AT_ONCE {
+            match read(&self.link, &mut self.piece) {
+                Ok(0) => return Err(Error::Gone),
+                Ok(length) => self.arrived.extend_from_slice(&self.piece[..length]),
+                Err(Errno::INTR | Errno::AGAIN) => break,
+                Err(Errno::CONNRESET | Errno::PIPE) => return Err(Error::Gone),
+                Err(error) => return Err(Error::Io(error.into())),
+            }
+            if self.arrived.len() >= self.piece.len() {
+                break;
+            }
         }
         let mut done = 0;
         while let Some((frame, length)) = Frame::read(&self.arrived[done..]).map_err(|_| Error::Broken)? {
