@@ -12,10 +12,15 @@
 pub mod error;
 pub mod spec;
 
+// Of use where the numbers differ; its tests hold them where they are the same.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+mod foreign;
+
+mod host;
+
 #[cfg(target_os = "linux")]
 mod native;
 
-#[cfg(target_os = "linux")]
 mod vm;
 
 pub mod again;
@@ -85,6 +90,9 @@ pub enum Phase {
     Ended,
 }
 
+/// Whether programs can be run without a machine here: under this system's own kernel.
+pub const HAS_NATIVE: bool = cfg!(target_os = "linux");
+
 /// The same as [`launch`], telling `noted` what is reached.
 #[cfg(target_os = "linux")]
 pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
@@ -94,6 +102,13 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
         None => native::launch(spec, noted),
         Some(machine) => vm::launch(spec, machine, noted),
     }
+}
+
+/// The same as [`launch`], telling `noted` what is reached. There are only machines here, and nothing is copied for them.
+#[cfg(target_os = "macos")]
+pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+    spec.check()?;
+    vm::launch(spec, spec.machine.as_ref().ok_or(Error::NoTier)?, noted)
 }
 
 /// Whether this process is the first one of a virtual machine, which the kernel started by this name.
@@ -108,7 +123,7 @@ pub fn guest() -> ! {
     vm::guest::main()
 }
 
-/// Tries everything that both tiers are made of; `silo doctor` shows the result.
+/// Tries everything that the tiers of this system are made of; `silo doctor` shows the result.
 ///
 /// `store` is the (existing) directory that holds the images. Like [`launch`], to be called from a
 /// process with one thread.
@@ -120,25 +135,21 @@ pub fn probe(store: &Path) -> Vec<Check> {
 }
 
 /// A program for another system is never the first process of a machine.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn is_guest(_argv0: &std::ffi::OsStr) -> bool {
     false
 }
 
 /// A program for another system is never the first process of a machine.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn guest() -> ! {
     std::process::abort()
 }
 
-/// Says that this system has no native tier.
-#[cfg(not(target_os = "linux"))]
-pub fn launch_noting(_spec: &Spec, _noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    Err(Error::NoTier)
-}
-
-/// Says that this system has no native tier.
-#[cfg(not(target_os = "linux"))]
-pub fn probe(_store: &Path) -> Vec<Check> {
-    vec![Check { name: "native tier", state: State::Missing, detail: "the native tier needs Linux".to_owned(), cure: String::new() }]
+/// Tries everything that the tiers of this system are made of; `silo doctor` shows the result.
+///
+/// `store` is the (existing) directory that holds the images.
+#[cfg(target_os = "macos")]
+pub fn probe(store: &Path) -> Vec<Check> {
+    vec![vm::probe(), host::system::probe_names(store)]
 }

@@ -1,9 +1,8 @@
 //! The initial file system of a machine: this very program as its first process, and the modules that the kernel needs.
 //!
-//! **The first process of a machine is silo itself**, as it is on the host: so both sides of the port are always of one
-//! version, nothing has to be built, found or shipped besides, and a machine without a compiler needs none. The program
-//! is taken as far as it is loaded (without what is there for debuggers), with the libraries that it has loaded here;
-//! where it runs, they are. What it needs to know, it is told over the port.
+//! **The first process of a machine is silo itself**, as it is on the host, so both sides of the port are of one version;
+//! [`super::program`] says where it is taken from. It is taken as far as it is loaded (without what is there for debuggers).
+//! What it needs to know, it is told over the port.
 //!
 //! The archive is the kernel's `newc` form of cpio, the same bytes for the same files.
 
@@ -16,6 +15,7 @@ use object::elf::{DT_SONAME, DT_STRTAB, FileHeader64, PT_LOAD};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 
+use super::program::Program;
 use crate::launch::error::Error;
 
 /// The size is padded to pages: firmware keeps tables of its own at the end of memory, where the archive is put as well.
@@ -25,13 +25,10 @@ const LIBRARIES: &str = "silo/lib";
 /// Where it finds the modules, in the order in which they are to be loaded.
 pub const MODULES: &str = "modules";
 /// What a machine needs, in this order; what is part of the kernel has no file, and what others need comes before them.
-const WANTED: [&str; 8] =
-    ["crc32c_generic", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "erofs", "overlay", "9pnet_virtio"];
-/// The last of them.
-const SHARED_FILES: &str = "9p";
+const WANTED: [&str; 7] = ["crc32c_generic", "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "erofs", "overlay"];
 
 /// Makes the archive; `root` is that of the image with the kernel's modules.
-pub fn make(root: &Path) -> Result<Vec<u8>, Error> {
+pub fn make(root: &Path, program: &Program) -> Result<Vec<u8>, Error> {
     let mut archive = Archive::default();
     for dir in ["dev", "proc", "sys", "new", MODULES, "silo", LIBRARIES] {
         archive.dir(dir);
@@ -39,12 +36,11 @@ pub fn make(root: &Path) -> Result<Vec<u8>, Error> {
     // The kernel opens the first for its first process, and the runtime library wants the second if the first is not there.
     archive.device("dev/console", (5, 1));
     archive.device("dev/null", (1, 3));
-    let program = read(Path::new("/proc/self/exe"))?;
-    let loaded = Loaded::of(&program).ok_or_else(|| broken(Path::new("/proc/self/exe")))?;
+    let loaded = Loaded::of(&read(&program.path)?).ok_or_else(|| broken(&program.path))?;
     archive.file("init", 0o755, &loaded.bytes);
-    for library in libraries()? {
-        let bytes = read(&library)?;
-        let found = Loaded::of(&bytes).ok_or_else(|| broken(&library))?;
+    for library in &program.libraries {
+        let bytes = read(library)?;
+        let found = Loaded::of(&bytes).ok_or_else(|| broken(library))?;
         let name = found.name.or_else(|| library.file_name().map(|name| name.as_bytes().to_vec())).unwrap_or_default();
         archive.file(&format!("{LIBRARIES}/{}", String::from_utf8_lossy(&name)), 0o755, &found.bytes);
         // The loader itself is found by the path that the program has for it.
@@ -52,7 +48,7 @@ pub fn make(root: &Path) -> Result<Vec<u8>, Error> {
             archive.with_parents(loader, &found.bytes);
         }
     }
-    for (number, module) in modules(root)?.iter().enumerate() {
+    for (number, module) in modules(root, program.shared_files)?.iter().enumerate() {
         archive.file(&format!("{MODULES}/{number:02}"), 0o644, &read(module)?);
     }
     Ok(archive.finish())
@@ -97,25 +93,13 @@ impl Loaded {
     }
 }
 
-/// Lists the libraries that this process has loaded.
-fn libraries() -> Result<Vec<PathBuf>, Error> {
-    let path = Path::new("/proc/self/maps");
-    let text = String::from_utf8_lossy(&read(path)?).into_owned();
-    let own = fs::read_link("/proc/self/exe").map_err(|source| failed("reading", Path::new("/proc/self/exe"), source))?;
-    let mut paths: Vec<PathBuf> = text.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..]))).collect();
-    paths.retain(|path| *path != own && path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
-    paths.sort();
-    paths.dedup();
-    Ok(paths)
-}
-
 /// Lists the modules that a machine needs, each after those that it needs itself.
-fn modules(root: &Path) -> Result<Vec<PathBuf>, Error> {
+fn modules(root: &Path, shared_files: &[&'static str]) -> Result<Vec<PathBuf>, Error> {
     let dir = modules_dir(root)?;
     let path = dir.join("modules.dep");
     let text = String::from_utf8_lossy(&read(&path)?).into_owned();
     let built_in = String::from_utf8_lossy(&read(&dir.join("modules.builtin"))?).into_owned();
-    let order = in_order(&text, &built_in, WANTED.into_iter().chain([SHARED_FILES]));
+    let order = in_order(&text, &built_in, WANTED.into_iter().chain(shared_files.iter().copied()));
     let order = order.map_err(|missing| failed("finding module", Path::new(missing), io::ErrorKind::NotFound.into()))?;
     Ok(order.into_iter().map(|module| dir.join(module)).collect())
 }
@@ -154,11 +138,11 @@ fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Ite
     Ok(order)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| failed("reading", path, source))
 }
 
-fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
+pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
     Error::Host { step: format!("{doing} {}", path.display()), source }
 }
 
@@ -223,6 +207,7 @@ impl Archive {
 
 #[cfg(test)]
 mod tests {
+    use super::super::program;
     use super::*;
 
     #[test]
@@ -273,7 +258,7 @@ mod tests {
         assert!(loaded.bytes.len() < bytes.len());
         assert!(Loaded::of(&bytes[..100]).is_none());
         assert!(Loaded::of(b"#!/bin/sh\n").is_none());
-        for library in libraries().expect("they can be listed") {
+        for library in program::own().expect("they can be listed").libraries {
             assert!(Loaded::of(&fs::read(&library).expect("it is loaded")).expect("a library").name.is_some(), "{}", library.display());
         }
     }
