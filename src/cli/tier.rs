@@ -6,6 +6,7 @@ use silo_store::lock::{self, Pin};
 
 use crate::config::Tier;
 use crate::image::{self, boot};
+use crate::launch;
 use crate::launch::spec::{Machine, Spec};
 use crate::tool::record::{self, Installed};
 
@@ -28,13 +29,28 @@ pub fn parse(text: &str) -> Result<Tier, String> {
     }
 }
 
-/// Gives a run the tier that was asked for, the native one where none was.
+/// Returns the tier where none was asked for: the native one, where there is one.
+fn usual() -> Tier {
+    if launch::HAS_NATIVE { Tier::Native } else { Tier::Vm }
+}
+
+/// Gives a run the tier that was asked for, or else the usual one.
 ///
 /// The pin keeps the machine's own image meanwhile.
 pub fn choose(setting: &Setting, asked: Option<Tier>, tool: &Installed, spec: &mut Spec) -> Result<Option<Pin>, Failure> {
-    match asked.unwrap_or_default() {
+    match asked.unwrap_or_else(usual) {
         Tier::Native => Ok(None),
         Tier::Vm => machine(setting, tool, spec).map(Some),
+    }
+}
+
+/// What steps of a build run in where nothing is said: nothing besides this system, or, where it has no native tier, a
+/// machine, once there is what machines are made of.
+pub fn usual_of_steps(setting: &Setting) -> Result<Option<(Machine, Pin)>, Failure> {
+    match usual() {
+        Tier::Native => Ok(None),
+        Tier::Vm if record::get(&setting.home, VM)?.is_none() => Ok(None),
+        Tier::Vm => of_steps(setting).map(Some),
     }
 }
 
@@ -57,12 +73,17 @@ fn machine(setting: &Setting, tool: &Installed, spec: &mut Spec) -> Result<Pin, 
 /// Finds the image that machines are made of, and keeps it meanwhile.
 fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
     let own = record::get(&setting.home, VM)?;
-    let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", format!("silo install {VM}")))?;
+    let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", how_to_have_it()))?;
     let pin = {
         let shared = lock::share(&setting.store).map_err(Failure::other)?;
         lock::pin(&setting.store, &shared, &own.image.digest()).map_err(Failure::other)?
     };
     Ok((own, pin))
+}
+
+/// Where no step can run before there are machines, theirs must come as an image.
+fn how_to_have_it() -> String {
+    if launch::HAS_NATIVE { format!("silo install {VM}") } else { format!("silo install {VM} --image IMAGE; docs/macos.md says which") }
 }
 
 fn made(setting: &Setting, own: Installed, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Failure> {

@@ -10,8 +10,12 @@ pub mod system;
 #[path = "macos.rs"]
 pub mod system;
 
+// What of these sandboxes of namespaces use is not used elsewhere.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod failure;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod insistence;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod streams;
 
 mod channel;

@@ -82,3 +82,67 @@ pub fn make(spec: &Spec, machine: &Machine) -> (Configuration, Inside) {
     let inner = machine::inner(spec, machine, &shares, memory_bytes);
     (configuration, Inside { spec: inner, shares: shares.hosts.len(), sharing: Sharing::Virtiofs })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::launch::spec::{Identity, Limits, Mount, Root, Stdio, Upper};
+
+    fn spec() -> Spec {
+        let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
+        Spec {
+            root: Root {
+                lower: vec!["/h/images/a/root".into(), "/h/images/b/root".into()],
+                upper: Upper::Ephemeral { size_bytes: 4 << 30 },
+            },
+            mounts: vec![
+                mount("/Users/me/p", "/Users/me/p", Access::ReadWrite),
+                mount("/Users/me/p", "/workspace", Access::ReadWrite),
+                mount("/Volumes/shared", "/srv/shared", Access::ReadOnly),
+                mount("/etc/hosts", "/etc/name", Access::ReadOnly),
+            ],
+            dirs: vec![],
+            files: vec![],
+            read_only: vec!["/Users/me/p/.git/hooks".into()],
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            cwd: "/Users/me/p".into(),
+            hostname: "silo".to_owned(),
+            identity: Identity::Caller,
+            stdio: Stdio::Auto,
+            limits: Limits { memory_bytes: Some(1 << 30), ..Limits::default() },
+            network: None,
+            machine: None,
+        }
+    }
+
+    fn machine(disk: Option<&str>) -> Machine {
+        Machine { root: "/h/vm".into(), kernel: "/h/vmlinux".into(), disk: disk.map(Into::into), memory_bytes: 2 << 30, cpus: 2 }
+    }
+
+    #[test]
+    fn the_machine_is_the_golden_one() {
+        for (disk, golden) in [
+            (Some("/h/disk"), include_str!("../../../tests/golden/vz/disk.txt")),
+            (None, include_str!("../../../tests/golden/vz/layers.txt")),
+        ] {
+            let (configuration, _) = make(&spec(), &machine(disk));
+            let text = format!("{configuration:#?}\n");
+            assert_eq!(text, golden, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_runs_inside_finds_its_shares_and_keeps_its_rules() {
+        let (configuration, inside) = make(&spec(), &machine(Some("/h/disk")));
+        assert_eq!((inside.shares, inside.sharing), (3, Sharing::Virtiofs));
+        let hosts: Vec<String> = inside.spec.mounts.iter().map(|mount| mount.host.display().to_string()).collect();
+        assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hosts"]);
+        assert_eq!(inside.spec.read_only, spec().read_only, "nothing outside keeps them");
+        // The framework's own bounds.
+        assert!(configuration.memory_bytes.is_multiple_of(1 << 20));
+        assert!(configuration.shares.iter().all(|share| share.tag.len() < 36));
+    }
+}

@@ -316,9 +316,9 @@ fn shared<'a>(
 ) -> Result<Retained<VZDirectorySharingDeviceConfiguration>, Refusal> {
     let tag = NSString::from_str(&share.tag);
     let is_read_only = share.access == Access::ReadOnly;
-    // SAFETY: as in `configure`; the directories are there.
     let one = |path: &Path| -> Result<_, Refusal> {
         let url = directory(path)?;
+        // SAFETY: as in `configure`; the directory is there.
         Ok(unsafe { VZSharedDirectory::initWithURL_readOnly(VZSharedDirectory::alloc(), &url, is_read_only) })
     };
     let single = |path: &Path| -> Result<Retained<VZDirectoryShare>, Refusal> {

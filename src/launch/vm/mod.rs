@@ -6,25 +6,29 @@
 //! between it and the host stand two walls more: the machine, and the sandbox around QEMU.
 //!
 //! What counts is what the machine says in its last frame. That QEMU ends, in whatever way, says nothing.
+//!
+//! That is Linux. On macOS the machine is one of Apple's framework ([`apple`] says what it sees, `vz` starts it), without a
+//! sandbox around it; the guest, the port and who attends to it here ([`Watch`]) are the same.
 
 #[cfg(target_os = "linux")]
 pub mod guest;
 
 mod changes;
 mod connect;
+mod initial;
 #[cfg(target_os = "linux")]
 mod kvm;
+mod program;
 #[cfg(target_os = "linux")]
 mod qemu;
+mod stream;
 
-// What of these two QEMU and the guest use is not used elsewhere.
-mod initial;
+// What of these QEMU and the guest use is not used elsewhere.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod machine;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod mux;
-mod program;
-mod stream;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod tty;
 
 // Data that is tested where Apple's framework is not.
@@ -159,6 +163,7 @@ pub fn probe() -> Check {
 /// What became of a machine that has not said its last word.
 enum Gone {
     /// It was never made.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Failed(Failure),
     /// It has ended, in this way.
     Ended(String),
