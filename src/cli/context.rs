@@ -22,6 +22,7 @@ use crate::tool::{Context, View};
 
 use super::env;
 use super::error::Failure;
+use super::tier;
 use super::ui::{self, Ui};
 
 /// The options of every command.
@@ -139,6 +140,7 @@ impl Setting {
     /// Runs `work` that changes nothing, so that Ctrl-C may end the program at once, now and at a question afterwards.
     pub fn look<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
+        let usual = if self.machine.is_none() { tier::usual_of_steps(self)? } else { None };
         let context = Context {
             home: &self.home,
             store: &self.store,
@@ -149,7 +151,7 @@ impl Setting {
             project: &self.project,
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
-            machine: self.machine.as_ref(),
+            machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),
             notes: Notes::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,

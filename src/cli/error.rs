@@ -341,6 +341,7 @@ pub fn launch_hint(error: &launch::error::Error) -> Option<String> {
         launch::error::Error::Port { port, .. } => {
             Some(format!("stop what listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"))
         }
+        launch::error::Error::NoTier => Some("docs/macos.md says how to have machines".to_owned()),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Which tier a run has, and what the vm tier needs for it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use silo_store::lock::{self, Pin};
 
@@ -29,7 +29,12 @@ pub fn parse(text: &str) -> Result<Tier, String> {
     }
 }
 
-/// Gives a run the tier that was asked for, the native one where none was.
+/// Returns the tier where none was asked for: the native one, where there is one.
+fn usual() -> Tier {
+    if launch::HAS_NATIVE { Tier::Native } else { Tier::Vm }
+}
+
+/// Gives a run the tier that was asked for, or else the usual one.
 ///
 /// The pin keeps the machine's own image meanwhile. Without something to warm it up with, a machine starts cold.
 pub fn choose(
@@ -39,9 +44,19 @@ pub fn choose(
     tool: &Installed,
     spec: &mut Spec,
 ) -> Result<Option<Pin>, Failure> {
-    match asked.unwrap_or_default() {
+    match asked.unwrap_or_else(usual) {
         Tier::Native => Ok(None),
         Tier::Vm => machine(setting, warm_up, tool, spec).map(Some),
+    }
+}
+
+/// What steps of a build run in where nothing is said: nothing besides this system, or, where it has no native tier, a
+/// machine, once there is what machines are made of.
+pub fn usual_of_steps(setting: &Setting) -> Result<Option<(Machine, Pin)>, Failure> {
+    match usual() {
+        Tier::Native => Ok(None),
+        Tier::Vm if record::get(&setting.home, VM)?.is_none() => Ok(None),
+        Tier::Vm => of_steps(setting).map(Some),
     }
 }
 
@@ -66,7 +81,7 @@ fn machine(setting: &Setting, warm_up: Option<Vec<String>>, tool: &Installed, sp
 /// Finds the image that machines are made of, and keeps it meanwhile.
 fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
     let own = record::get(&setting.home, VM)?;
-    let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", format!("silo install {VM}")))?;
+    let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", how_to_have_it()))?;
     let pin = {
         let shared = lock::share(&setting.store).map_err(Failure::other)?;
         lock::pin(&setting.store, &shared, &own.image.digest()).map_err(Failure::other)?
@@ -74,16 +89,20 @@ fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
     Ok((own, pin))
 }
 
+/// Where no step can run before there are machines, theirs must come as an image.
+fn how_to_have_it() -> String {
+    if launch::HAS_NATIVE { format!("silo install {VM}") } else { format!("silo install {VM} --image IMAGE; docs/macos.md says which") }
+}
+
 fn made(setting: &Setting, own: Installed, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Failure> {
     let kernel = boot::kernel(&setting.home, own.image).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
-    // The very file that runs, whatever has its name meanwhile.
-    let program = Path::new("/proc/self/exe");
-    let name = launch::initial_name(program).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
+    let program = launch::this_program().map_err(Failure::other)?;
+    let name = launch::initial_name(&program).map_err(|error| Failure::other(error).with_hint(again(VM)))?;
     let root = image::root(&setting.home, own.image);
     let initial = match boot::initial(&setting.home, own.image, &name) {
         Some(initial) => initial,
         None => {
-            let bytes = launch::initial(program, &root).map_err(Failure::other)?;
+            let bytes = launch::initial(&program, &root).map_err(Failure::other)?;
             boot::keep_initial(&setting.home, own.image, &name, &bytes).map_err(Failure::other)?
         }
     };

@@ -214,8 +214,19 @@ fn die_with_parent() {
     }
 }
 
+/// Nothing tells of a parent's death here, so it is looked for.
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent() {}
+fn die_with_parent() {
+    use rustix::process::{getpid, getppid, kill_process};
+    let parent = getppid();
+    thread::spawn(move || {
+        while getppid() == parent {
+            thread::sleep(LOOK);
+        }
+        // A machine ends with the process that it belongs to.
+        let _ = kill_process(getpid(), Signal::KILL);
+    });
+}
 
 fn told(error: &Error) -> String {
     let mut text = error.to_string();

@@ -80,8 +80,8 @@ pub enum Error {
         /// What it said.
         message: String,
     },
-    /// This system has no native tier.
-    #[error("the native tier needs Linux")]
+    /// This system has no native tier, and no machine was named.
+    #[error("the native tier needs Linux, and there is nothing yet to make a machine of")]
     NoTier,
 }
 

@@ -12,15 +12,20 @@
 pub mod error;
 pub mod spec;
 
+// Of use where the numbers differ; its tests hold them where they are the same.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+mod foreign;
+
+mod host;
+
 #[cfg(target_os = "linux")]
 mod native;
 
-#[cfg(target_os = "linux")]
 mod vm;
 
 pub mod again;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use error::Error;
 use spec::Spec;
@@ -85,6 +90,9 @@ pub enum Phase {
     Ended,
 }
 
+/// Whether programs can be run without a machine here: under this system's own kernel.
+pub const HAS_NATIVE: bool = cfg!(target_os = "linux");
+
 /// The same as [`launch`], telling `noted` what is reached.
 #[cfg(target_os = "linux")]
 pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
@@ -96,16 +104,28 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
     }
 }
 
+/// The same as [`launch`], telling `noted` what is reached. There are only machines here, and nothing is copied for them.
+#[cfg(target_os = "macos")]
+pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+    spec.check()?;
+    vm::launch(spec, spec.machine.as_ref().ok_or(Error::NoTier)?, noted)
+}
+
+/// Returns the program that runs, whatever has its name meanwhile.
+pub fn this_program() -> Result<PathBuf, Error> {
+    let failed = |source| Error::Host { step: "finding this program's own file".to_owned(), source };
+    // Behind whatever links lead to it.
+    if HAS_NATIVE { Ok("/proc/self/exe".into()) } else { std::env::current_exe().and_then(std::fs::canonicalize).map_err(failed) }
+}
+
 /// Names the initial file system that virtual machines of this program of silo need.
-#[cfg(target_os = "linux")]
-pub fn initial_name(program: &Path) -> std::io::Result<String> {
-    vm::initial::name(program)
+pub fn initial_name(program: &Path) -> Result<String, Error> {
+    vm::program::of(program).and_then(|program| vm::initial::name(&program))
 }
 
 /// Makes it; `root` is that of the image with the kernel's modules.
-#[cfg(target_os = "linux")]
 pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
-    vm::initial::make(program, root)
+    vm::initial::make(root, &vm::program::of(program)?)
 }
 
 /// Whether a launch in a machine had to boot one, because there is no snapshot that it could have used.
@@ -134,7 +154,7 @@ pub fn guest() -> ! {
     vm::guest::main()
 }
 
-/// Tries everything that both tiers are made of; `silo doctor` shows the result.
+/// Tries everything that the tiers of this system are made of; `silo doctor` shows the result.
 ///
 /// `store` is the (existing) directory that holds the images. Like [`launch`], to be called from a
 /// process with one thread.
@@ -145,50 +165,34 @@ pub fn probe(store: &Path) -> Vec<Check> {
     checks
 }
 
-/// Says that this system has no virtual machines.
-#[cfg(not(target_os = "linux"))]
-pub fn initial_name(_program: &Path) -> std::io::Result<String> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
-
-/// Says that this system has no virtual machines.
-#[cfg(not(target_os = "linux"))]
-pub fn initial(_program: &Path, _root: &Path) -> Result<Vec<u8>, Error> {
-    Err(Error::NoTier)
-}
-
 /// Says that this system keeps no snapshots.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn wants_snapshot(_spec: &Spec) -> bool {
     false
 }
 
 /// Says that this system keeps no snapshots.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn take_snapshot(_spec: &Spec) -> Result<(), Error> {
     Err(Error::NoTier)
 }
 
 /// A program for another system is never the first process of a machine.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn is_guest(_argv0: &std::ffi::OsStr) -> bool {
     false
 }
 
 /// A program for another system is never the first process of a machine.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn guest() -> ! {
     std::process::abort()
 }
 
-/// Says that this system has no native tier.
-#[cfg(not(target_os = "linux"))]
-pub fn launch_noting(_spec: &Spec, _noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    Err(Error::NoTier)
-}
-
-/// Says that this system has no native tier.
-#[cfg(not(target_os = "linux"))]
-pub fn probe(_store: &Path) -> Vec<Check> {
-    vec![Check { name: "native tier", state: State::Missing, detail: "the native tier needs Linux".to_owned(), cure: String::new() }]
+/// Tries everything that the tiers of this system are made of; `silo doctor` shows the result.
+///
+/// `store` is the (existing) directory that holds the images.
+#[cfg(target_os = "macos")]
+pub fn probe(store: &Path) -> Vec<Check> {
+    vec![vm::probe(), host::system::probe_names(store)]
 }

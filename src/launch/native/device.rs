@@ -9,9 +9,9 @@ use rustix::mount::{
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
-use super::failure::{During, Failure};
 use super::root::{attach, clone_tree, open_in};
 use super::sys;
+use crate::launch::host::failure::{During, Failure};
 
 /// Those that every program may count on, and that give nothing of the host away.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

@@ -10,8 +10,8 @@ use rustix::thread::{
     set_capabilities, set_capabilities_secure_bits,
 };
 
-use super::failure::{During, Failure};
 use super::sys;
+use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::Identity;
 
 /// What root keeps in a build step, within its own user namespace: the power over the image's files

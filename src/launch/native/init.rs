@@ -27,10 +27,11 @@ use rustix::thread::{set_name, set_no_new_privs};
 
 use silo_init::agent::Agent;
 
-use super::failure::{During, Failure};
-use super::plan::{Plan, Streams};
+use super::plan::Plan;
 use super::wire::{self, Report, Scope};
 use super::{calls, device, identity, limits, owner, program, root, sys};
+use crate::launch::host::failure::{During, Failure};
+use crate::launch::host::streams::Streams;
 use crate::launch::spec::{Identity, SSH_AGENT, Spec};
 
 /// Programs that wait to be heard by the ssh agent.

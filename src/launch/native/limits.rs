@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::failure::{During, Failure};
+use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::Limits;
 
 /// From this kernel on `pid_max` belongs to the pid namespace. Before, it was the host's, and a

@@ -7,15 +7,11 @@
 
 mod calls;
 mod cgroup;
-mod channel;
 mod device;
-pub(super) mod failure;
 mod identity;
 mod init;
-pub(super) mod insistence;
+mod layout;
 mod limits;
-pub(super) mod notices;
-pub(super) mod outlet;
 mod owner;
 pub(super) mod plan;
 pub mod probe;
@@ -26,7 +22,6 @@ mod seccomp;
 mod skeleton;
 pub(super) mod supervise;
 pub(super) mod sys;
-pub(super) mod terminal;
 pub(super) mod wire;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,9 +30,13 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::error::Error;
+use super::host::notices::Notices;
+use super::host::outlet::Outlet;
+use super::host::streams::{self, host};
+use super::host::system::Signals;
+use super::host::terminal::Screen;
 use super::spec::Spec;
 use super::{Exit, Phase};
-use outlet::Outlet;
 use plan::Plan;
 
 /// A new one of everything that has namespaces, but for time (a sandbox sees the host's clock).
@@ -52,11 +51,11 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
 /// See [`crate::launch::launch`].
 pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: what arrives before there is a program is forwarded to it.
-    let signals = supervise::Signals::take_over()?;
-    let plan = plan::make(spec, signals.before(), plan::streams(&spec.stdio)?)?;
-    let notices = notices::Notices::new(&plan.streams)?;
+    let signals = Signals::take_over()?;
+    let plan = plan::make(spec, signals.before(), streams::streams(&spec.stdio)?)?;
+    let notices = Notices::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
-    let screen = terminal::Screen::take_over(&plan.streams, notices)?;
+    let screen = Screen::take_over(&plan.streams, notices)?;
     let (sandbox, ours) = start(spec, &plan)?;
     let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet, noted);
     // The socket's end tells PID 1 to stop, if it has not.
@@ -66,10 +65,9 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
 
 /// Starts a sandbox; the socket is the way to its PID 1.
 pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), Error> {
-    let (ours, theirs) =
-        plan::host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
+    let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
     let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
-    let made = plan::host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
+    let made = host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
     let Some(child) = made else { init::main(spec, plan, &theirs) };
     Ok((supervise::Sandbox::new(child), ours))
 }
@@ -79,7 +77,7 @@ pub fn require_one_thread() -> Result<(), Error> {
     // A directory's link count is 2 and one for each subdirectory: one for each thread.
     let wanted = StatxFlags::NLINK;
     let tasks = statx(CWD, "/proc/self/task", AtFlags::empty(), wanted);
-    match u64::from(plan::host(tasks, "counting threads")?.stx_nlink).saturating_sub(2) {
+    match u64::from(host(tasks, "counting threads")?.stx_nlink).saturating_sub(2) {
         1 => Ok(()),
         count => Err(Error::Threads { count }),
     }

@@ -20,8 +20,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::failure::{During, Failure};
 use super::sys::{self, Notice};
+use crate::launch::host::failure::{During, Failure};
 
 /// Where an owner is recorded, as `uid:gid` in decimal; absent means 0:0.
 const OWNER: &str = "user.silo.owner";

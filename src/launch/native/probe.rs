@@ -14,9 +14,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::set_no_new_privs;
 
-use super::failure::{During, Failure, Stage};
 use super::wire::{self, Report};
 use super::{NAMESPACES, calls, cgroup, identity, limits, root, sys};
+use crate::launch::host::failure::{During, Failure, Stage};
 use crate::launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
 use crate::launch::{Check, State};
 

@@ -10,9 +10,9 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsmount, fsopen, mount_bind, move_mount};
 
-use super::failure::{During, Failure};
 use super::root::{attach, clone_tree};
 use super::sys;
+use crate::launch::host::failure::{During, Failure};
 
 /// Hidden behind `/dev/null`: what everybody may open.
 const HIDDEN_FILES: [&str; 8] = [

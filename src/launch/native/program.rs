@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use super::failure::{Failure, Stage};
 use super::sys::{self, Strings};
+use crate::launch::host::failure::{Failure, Stage};
 use crate::launch::spec::Spec;
 
 /// Where programs are looked for when the environment has no `PATH`; glibc's own choice.

@@ -23,9 +23,9 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use super::failure::{During, Failure};
 use super::skeleton::Skeleton;
 use super::{device, proc, sys};
+use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::{Access, Spec, Upper};
 
 /// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as

@@ -21,7 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, write};
 
-use super::failure::{During, Failure};
+use crate::launch::host::failure::{During, Failure};
 
 /// As many symlinks as the kernel itself follows in one path.
 const SYMLINKS: usize = 40;

@@ -9,60 +9,24 @@
 //! A program in a terminal of the sandbox's own that is stopped there (Ctrl-Z) stops silo with it, so that the caller's
 //! shell has its prompt back; `fg` continues both. What comes again and again is in `insistence`.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, kill_current_process_group, kill_process, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::failure::{Failure, Stage};
-use super::insistence::{Answer, Insistence};
-use super::outlet::Outlet;
-use super::plan::host;
-use super::sys::{self, Arrived, Child, SignalSet};
-use super::terminal::Screen;
+use super::sys::Child;
 use super::wire::{self, Order, Report, Scope};
 use crate::broker::Asking;
 use crate::launch::error::Error;
+use crate::launch::host::failure::failed;
+use crate::launch::host::insistence::{Answer, Arrived, Insistence};
+use crate::launch::host::outlet::Outlet;
+use crate::launch::host::streams::host;
+use crate::launch::host::system::{Signals, stop, stop_with_group};
+use crate::launch::host::terminal::Screen;
 use crate::launch::{Exit, Phase};
-
-/// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
-const FORWARDED: [i32; 9] =
-    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT, libc::SIGTSTP, libc::SIGWINCH];
-
-/// The caller's signals, read instead of acted on; as before when dropped.
-pub struct Signals {
-    before: SignalSet,
-    arriving: OwnedFd,
-}
-
-impl Signals {
-    /// Takes the signals over.
-    pub fn take_over() -> Result<Signals, Error> {
-        let step = "blocking signals";
-        let (taken, before) = host(sys::block_signals(&FORWARDED), step)?;
-        let arriving = host(sys::signalfd(&taken), step)?;
-        Ok(Signals { before, arriving })
-    }
-
-    /// What was blocked before.
-    pub fn before(&self) -> SignalSet {
-        self.before
-    }
-
-    /// The descriptor that is readable while a signal waits.
-    pub fn arriving(&self) -> BorrowedFd<'_> {
-        self.arriving.as_fd()
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        // It was the mask before; the kernel takes any mask.
-        let _ = sys::set_blocked_signals(&self.before);
-    }
-}
 
 /// A running sandbox; killed when dropped before its end.
 pub struct Sandbox {
@@ -132,7 +96,7 @@ pub fn watch(
         drop(fds);
         drop(interest);
         if !events[1].is_empty() {
-            while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+            while let Some(signal) = signals.next()? {
                 answer(insistence.hear(signal, Instant::now()), signal, sandbox, socket, screen.as_mut())?;
             }
         }
@@ -193,16 +157,6 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     Err(failed(failure))
 }
 
-/// Says what failed inside, as an error.
-pub fn failed(failure: Failure) -> Error {
-    let source = std::io::Error::from_raw_os_error(failure.errno);
-    match failure.stage {
-        Stage::Setup => Error::Setup { step: failure.step, source },
-        Stage::Find => Error::NotFound { program: failure.step.into() },
-        Stage::Execute => Error::NotExecutable { program: failure.step.into(), source },
-    }
-}
-
 /// Passes a signal on, or does what it means that it came again and again.
 fn answer(answer: Answer, signal: Arrived, sandbox: &Sandbox, socket: BorrowedFd<'_>, screen: Option<&mut Screen>) -> Result<(), Error> {
     match answer {
@@ -257,27 +211,10 @@ fn stopped(socket: BorrowedFd<'_>, signals: &Signals, mut screen: Option<&mut Sc
         screen.retake()?;
     }
     // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
-    while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+    while let Some(signal) = signals.next()? {
         if signal.signal != libc::SIGCONT {
             pass_on(signal, socket, screen.as_deref_mut())?;
         }
     }
     send(libc::SIGCONT, Scope::Group, socket)
-}
-
-/// Stops this process and its group as Ctrl-Z does, until it is continued. Where nobody could continue it (no shell with
-/// job control is above), the kernel does not stop it, and it goes on at once.
-pub fn stop_with_group() -> Result<(), Error> {
-    let step = "stopping";
-    // All other signals wait: a key that is pressed before the terminal is taken back is the program's.
-    let (_, taken) = host(sys::block_signals(&[]), step)?;
-    host(sys::set_blocked_signals(&taken.without(libc::SIGTSTP)), step)?;
-    let stopped = kill_current_process_group(Signal::TSTP);
-    host(sys::set_blocked_signals(&taken), step)?;
-    host(stopped, step)
-}
-
-/// Stops this process, for the caller's shell.
-pub fn stop() -> Result<(), Error> {
-    host(kill_process(getpid(), Signal::STOP), "stopping")
 }

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use crate::launch::host::insistence::Arrived;
+
 /// A result of a bare system call, as io results are made.
 fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -236,15 +238,6 @@ pub fn signalfd(signals: &SignalSet) -> io::Result<OwnedFd> {
     checked(c_long::from(fd))?;
     // SAFETY: a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A signal that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrived {
-    /// Its number.
-    pub signal: i32,
-    /// Whether the kernel made it (a key on the terminal, a hang-up) rather than a process.
-    pub from_kernel: bool,
 }
 
 /// Takes the next signal, if one is there.

@@ -13,7 +13,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::failure::{Failure, Stage};
+use crate::launch::host::failure::{Failure, Stage};
 
 /// The longest message: an error that names a path.
 const MESSAGE_BYTES: usize = 8192;

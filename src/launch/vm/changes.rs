@@ -16,11 +16,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr, lgetxattr, linkat, mkdirat,
-    mknodat, open, openat2, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr, lgetxattr, linkat, mkdirat, open, symlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 use tar::{Archive, Builder, EntryType, Header};
+
+use crate::launch::host::system::{self, PLACE};
 
 /// The extended attributes that count: the owner that was recorded, and that a directory hides what is below it.
 const ATTRIBUTES: [&str; 2] = ["user.silo.owner", "user.overlay.opaque"];
@@ -64,7 +66,7 @@ impl<W: Write> Packing<'_, W> {
         header.set_mode(data.mode() & 0o7777);
         header.set_mtime(u64::try_from(data.mtime()).unwrap_or(0));
         header.set_size(0);
-        let kind = FileType::from_raw_mode(data.mode());
+        let kind = if system::is_whiteout(&full, &data) { FileType::CharacterDevice } else { system::file_type(data.mode()) };
         if kind == FileType::RegularFile && data.nlink() > 1 {
             let known = self.linked.entry((data.dev(), data.ino())).or_insert_with(|| path.to_owned());
             if known != path {
@@ -76,7 +78,7 @@ impl<W: Write> Packing<'_, W> {
             FileType::Directory => EntryType::Directory,
             FileType::RegularFile => EntryType::Regular,
             FileType::Symlink => EntryType::Symlink,
-            FileType::CharacterDevice if data.rdev() == 0 => EntryType::Char,
+            FileType::CharacterDevice if system::is_whiteout(&full, &data) => EntryType::Char,
             FileType::Fifo => EntryType::Fifo,
             // A socket is of no use without who listens, and nobody does any more.
             FileType::Socket => return Ok(()),
@@ -117,7 +119,7 @@ fn attributes(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
 
 /// Unpacks into a directory, which is empty.
 pub fn unpack(from: &mut dyn Read, dir: &Path) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = PLACE | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut unpacking = Unpacking { root: open(dir, flags, Mode::empty())?, dirs: Vec::new(), files: BTreeSet::new() };
     let left = std::cell::Cell::new(MAX_HEAD_BYTES);
     let mut tar = Archive::new(Bounded { inner: from, left: &left });
@@ -175,7 +177,7 @@ impl Unpacking {
             self.dirs.push((path, mode, mtime));
             return Ok(());
         };
-        let parent = beneath(self.root.as_fd(), parent, OFlags::DIRECTORY | OFlags::PATH)?;
+        let parent = beneath(self.root.as_fd(), parent, OFlags::DIRECTORY | PLACE)?;
         let times = times(mtime);
         match kind {
             EntryType::Directory => {
@@ -190,7 +192,7 @@ impl Unpacking {
                 io::copy(entry, &mut &made)?;
                 let made = OwnedFd::from(made);
                 set(&made, &attributes)?;
-                fchmod(&made, Mode::from_raw_mode(mode))?;
+                fchmod(&made, system::mode(mode))?;
                 rustix::fs::futimens(&made, &times)?;
                 self.files.insert(path);
             }
@@ -204,16 +206,14 @@ impl Unpacking {
                 let (Some(dir), Some(file), true) = (old.parent(), old.file_name(), self.files.contains(&old)) else {
                     return Err(refused("a name of a file that is not there"));
                 };
-                let dir = beneath(self.root.as_fd(), dir, OFlags::DIRECTORY | OFlags::PATH)?;
+                let dir = beneath(self.root.as_fd(), dir, OFlags::DIRECTORY | PLACE)?;
                 linkat(&dir, file, &parent, name, AtFlags::empty())?;
                 self.files.insert(path);
             }
             EntryType::Char if entry.header().device_major()? == Some(0) && entry.header().device_minor()? == Some(0) => {
-                mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+                system::make_whiteout(&parent, Path::new(name))?;
             }
-            EntryType::Fifo => {
-                mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(mode & 0o777), 0)?;
-            }
+            EntryType::Fifo => system::make_fifo(&parent, Path::new(name), system::mode(mode & 0o777))?,
             _ => return Err(refused("what no step writes")),
         }
         Ok(())
@@ -223,7 +223,7 @@ impl Unpacking {
     fn finish(&self) -> io::Result<()> {
         for (path, mode, mtime) in self.dirs.iter().rev() {
             let dir = beneath(self.root.as_fd(), path, OFlags::DIRECTORY)?;
-            fchmod(&dir, Mode::from_raw_mode(*mode))?;
+            fchmod(&dir, system::mode(*mode))?;
             rustix::fs::futimens(&dir, &times(*mtime))?;
         }
         Ok(())
@@ -268,8 +268,7 @@ fn plain(bytes: &[u8]) -> io::Result<PathBuf> {
 /// Opens what is beneath a directory and behind no link.
 fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(dir, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    system::beneath(dir, path, flags)
 }
 
 fn refused(what: &str) -> io::Error {
@@ -285,12 +284,6 @@ pub fn clear(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file without a name beside a directory, for what is too large for memory.
-pub fn beside(dir: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(CWD, dir, flags, Mode::RUSR | Mode::WUSR)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,7 +294,7 @@ mod tests {
         let mut waiting = vec![dir.to_owned()];
         while let Some(path) = waiting.pop() {
             let data = fs::symlink_metadata(&path).expect("there");
-            let what = match FileType::from_raw_mode(data.mode()) {
+            let what = match system::file_type(data.mode()) {
                 FileType::Directory => {
                     waiting.extend(fs::read_dir(&path).expect("listed").flatten().map(|entry| entry.path()));
                     "directory".to_owned()
@@ -331,9 +324,9 @@ mod tests {
         fs::hard_link(from.join("plain"), from.join("zz")).expect("linked");
         symlink("../nowhere", from.join("link")).expect("linked");
         fs::set_permissions(from.join("plain"), fs::Permissions::from_mode(0o4755)).expect("set");
-        let there = open(&from, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("opened");
-        mknodat(&there, "gone", FileType::CharacterDevice, Mode::empty(), 0).expect("anybody makes whiteouts");
-        mknodat(&there, "pipe", FileType::Fifo, Mode::RUSR, 0).expect("made");
+        let there = open(&from, PLACE | OFlags::DIRECTORY, Mode::empty()).expect("opened");
+        system::make_whiteout(&there, Path::new("gone")).expect("anybody makes whiteouts");
+        system::make_fifo(&there, Path::new("pipe"), Mode::RUSR).expect("made");
         let owned = File::open(from.join("plain")).expect("opened");
         fsetxattr(&owned, "user.silo.owner", b"33:44", XattrFlags::empty()).expect("set");
         let hiding = File::open(from.join("deep")).expect("opened");

@@ -5,8 +5,8 @@ use std::io::{BufReader, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{MemfdFlags, SeekFrom, fstat, memfd_create, seek};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::net::SocketType;
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -17,9 +17,10 @@ use super::stream::{End, Ways};
 use super::tty::Terminal;
 use crate::broker::Asking;
 use crate::launch::error::Error;
-use crate::launch::native::outlet::Outlet;
-use crate::launch::native::plan::{Streams, host};
-use crate::launch::native::terminal::Screen;
+use crate::launch::host::outlet::Outlet;
+use crate::launch::host::streams::{Streams, host};
+use crate::launch::host::system;
+use crate::launch::host::terminal::Screen;
 
 const STEP: &str = "connecting the machine's streams";
 
@@ -30,8 +31,8 @@ pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) ->
     let [input, output, apart] = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     match streams {
         Streams::Terminal { settings, size, errors_too } => {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let (inside, outside) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None), STEP)?;
+            let (inside, outside) = host(system::pair(SocketType::STREAM), STEP)?;
+            host(rustix::io::ioctl_fionbio(&inside, true), STEP)?;
             mux.add(TERMINAL, Some(inside), End::Own, Ways::BOTH);
             if let Some(screen) = screen {
                 screen.connect(outside)?;
@@ -62,7 +63,7 @@ pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) ->
 
 /// Connects the agent of the network inside with the broker, and whoever asks the user's ssh agent with that.
 pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
-    let (agent, broker) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), STEP)?;
+    let (agent, broker) = host(system::pair(system::MESSAGES), STEP)?;
     mux.take_messenger(agent);
     outlet.take_channel(broker)?;
     if outlet.has_keys() {
@@ -79,7 +80,7 @@ pub fn changes(mux: &mut Mux, upper: &Path) -> Result<File, Error> {
     let mut before = Vec::new();
     host(changes::pack(upper, &mut before), &step())?;
     mux.add(BEFORE, Some(host(in_memory(&before), STEP)?), End::Shared, Ways::OUT);
-    let after = host(changes::beside(upper), &step())?;
+    let after = host(system::nameless(upper), &step())?;
     mux.add(AFTER, Some(own(&after)?), End::Own, Ways::BACK);
     Ok(after.into())
 }
@@ -115,7 +116,7 @@ fn is_one_file(one: impl AsFd, other: impl AsFd) -> bool {
 
 /// Puts bytes into a file that is nowhere.
 fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("silo-job", MemfdFlags::CLOEXEC)?);
+    let mut file = system::in_memory()?;
     file.write_all(bytes)?;
     seek(&file, SeekFrom::Start(0))?;
     Ok(file.into())

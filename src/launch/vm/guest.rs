@@ -21,13 +21,14 @@ use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL,
 
 use super::changes;
 use super::initial::{FIRST_MODULES, OTHER_MODULES};
-use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, tag};
+use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, Sharing, tag};
 use super::mux::{Keys, Mux, Side, Source};
 use super::stream::{End, Ways};
 use super::tty;
-use crate::launch::native::failure::{During, Failure, Stage};
-use crate::launch::native::plan::{self, Plan, Streams};
-use crate::launch::native::supervise::Signals;
+use crate::launch::host::failure::{During, Failure, Stage};
+use crate::launch::host::streams::Streams;
+use crate::launch::host::system::{self, Signals};
+use crate::launch::native::plan::{self, Plan};
 use crate::launch::native::wire::{self, Order, Report, Scope};
 use crate::launch::native::{self, sys};
 use crate::launch::spec::{Identity, Upper};
@@ -249,11 +250,12 @@ fn furnish(job: &Job) -> Result<(), Failure> {
     set_clock(secs, nanos)?;
     if !job.has_disk {
         // Nobody changes them, so whatever was read is true for ever.
-        share(LOWER_TAG, Path::new(LOWER), "loose", MountFlags::RDONLY | MountFlags::NODEV)?;
+        share(job.sharing, LOWER_TAG, Path::new(LOWER), "loose", MountFlags::RDONLY | MountFlags::NODEV)?;
     }
     for number in 0..job.shares {
         // Programs that map files to write to them need that one cache; nothing else is kept.
-        share(&tag(number), &Path::new(SHARES).join(number.to_string()), "mmap", MountFlags::NOSUID | MountFlags::NODEV)?;
+        let at = Path::new(SHARES).join(number.to_string());
+        share(job.sharing, &tag(number), &at, "mmap", MountFlags::NOSUID | MountFlags::NODEV)?;
     }
     if let Some(tasks) = job.tasks {
         limit_tasks(tasks).during("limiting the number of processes")?;
@@ -262,9 +264,12 @@ fn furnish(job: &Job) -> Result<(), Failure> {
 }
 
 /// Mounts what the host shares.
-fn share(tag: &str, at: &Path, cache: &str, flags: MountFlags) -> Result<(), Failure> {
+fn share(sharing: Sharing, tag: &str, at: &Path, cache: &str, flags: MountFlags) -> Result<(), Failure> {
     let step = || format!("mounting {}", at.display());
     fs::create_dir(at).during_this(step)?;
+    if sharing == Sharing::Virtiofs {
+        return mount(tag, at, "virtiofs", flags, None).during_this(step);
+    }
     let options = format!("trans=virtio,version=9p2000.L,cache={cache},msize={SHARE_BYTES},access=any");
     let options = std::ffi::CString::new(options).during_this(step)?;
     mount(tag, at, "9p", flags, Some(options.as_c_str())).during_this(step)
@@ -323,7 +328,11 @@ fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
             mux.add(frame::ERRORS, Some(ours), End::Own, Ways::OUT);
         }
         let errors_too = job.errors == Errors::WithOutput;
-        return Ok(Streams::Terminal { settings: Box::new(terminal.settings().during(step)?), size: tty::size(terminal.size), errors_too });
+        return Ok(Streams::Terminal {
+            settings: Box::new(system::new_terminal(terminal.modes, &terminal.codes).during(step)?),
+            size: tty::size(terminal.size),
+            errors_too,
+        });
     }
     mux.remove(TERMINAL);
     let (input, ours) = pipe_with(PipeFlags::CLOEXEC).during(step)?;

@@ -1,9 +1,8 @@
 //! The initial file system of a machine: this very program as its first process, and the modules that the kernel needs.
 //!
-//! **The first process of a machine is silo itself**, as it is on the host: so both sides of the port are always of one
-//! version, nothing has to be built, found or shipped besides, and a machine without a compiler needs none. The program
-//! is taken as far as it is loaded (without what is there for debuggers), with the libraries that it has loaded here;
-//! where it runs, they are. What it needs to know, it is told over the port.
+//! **The first process of a machine is silo itself**, as it is on the host, so both sides of the port are of one version;
+//! [`super::program`] says where it is taken from. It is taken as far as it is loaded (without what is there for debuggers).
+//! What it needs to know, it is told over the port.
 //!
 //! Modules are put in as the kernel uses them: unpacking one takes a translated machine a hundred times as long as this
 //! one, which does it once. Who made them was checked when their package was fetched, so signatures stay behind.
@@ -22,6 +21,7 @@ use silo_store::digest::Hasher;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 
+use super::program::Program;
 use crate::launch::error::Error;
 
 /// The size is padded to pages: firmware keeps tables of its own at the end of memory, where the archive is put as well.
@@ -34,25 +34,24 @@ pub const FIRST_MODULES: &str = "modules/first";
 pub const OTHER_MODULES: &str = "modules/other";
 /// What a machine needs, in this order; what is part of the kernel has no file, and what others need comes before them.
 const WANTED_FIRST: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_console", "virtio_blk", "erofs"];
-const WANTED_THEN: [&str; 4] = ["9pnet_virtio", "9p", "overlay", "virtio_rng"];
+const WANTED_THEN: [&str; 2] = ["overlay", "virtio_rng"];
 /// The largest module that is unpacked; the largest of these has 0.7 MB.
 const MAX_MODULE_BYTES: u64 = 16 << 20;
 /// What stands at the end of a signed module, and how much of its signature stands before that, at its end in four bytes.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
 const SIGNATURE_BYTES: usize = 12;
 
-/// Names the archive that a machine needs whose first process is this program of silo.
-pub fn name(program: &Path) -> io::Result<String> {
-    let own = fs::metadata(program)?;
+/// Names the archive that a machine needs whose first process is this program.
+pub fn name(program: &Program) -> Result<String, Error> {
+    let own = fs::metadata(&program.path).map_err(|source| failed("looking at", &program.path, source))?;
     let mut hasher = Hasher::new();
     [own.dev(), own.ino(), own.size()].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
     [own.mtime(), own.mtime_nsec(), own.ctime(), own.ctime_nsec()].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
     Ok(hasher.finish().to_string())
 }
 
-/// Makes the archive; `root` is that of the image with the kernel's modules. The program has the libraries that this
-/// process has.
-pub fn make(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
+/// Makes the archive; `root` is that of the image with the kernel's modules.
+pub fn make(root: &Path, program: &Program) -> Result<Vec<u8>, Error> {
     let mut archive = Archive::default();
     for dir in ["dev", "proc", "sys", "new", "modules", FIRST_MODULES, OTHER_MODULES, "silo", LIBRARIES] {
         archive.dir(dir);
@@ -60,12 +59,11 @@ pub fn make(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
     // The kernel opens the first for its first process, and the runtime library wants the second if the first is not there.
     archive.device("dev/console", (5, 1));
     archive.device("dev/null", (1, 3));
-    let bytes = read(program)?;
-    let loaded = Loaded::of(&bytes).ok_or_else(|| broken(program))?;
+    let loaded = Loaded::of(&read(&program.path)?).ok_or_else(|| broken(&program.path))?;
     archive.file("init", 0o755, &loaded.bytes);
-    for library in libraries()? {
-        let bytes = read(&library)?;
-        let found = Loaded::of(&bytes).ok_or_else(|| broken(&library))?;
+    for library in &program.libraries {
+        let bytes = read(library)?;
+        let found = Loaded::of(&bytes).ok_or_else(|| broken(library))?;
         let name = found.name.or_else(|| library.file_name().map(|name| name.as_bytes().to_vec())).unwrap_or_default();
         archive.file(&format!("{LIBRARIES}/{}", String::from_utf8_lossy(&name)), 0o755, &found.bytes);
         // The loader itself is found by the path that the program has for it.
@@ -73,7 +71,7 @@ pub fn make(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
             archive.with_parents(loader, &found.bytes);
         }
     }
-    let [first, then] = modules(root)?;
+    let [first, then] = modules(root, program.shared_files)?;
     for (dir, modules) in [(FIRST_MODULES, first), (OTHER_MODULES, then)] {
         for (number, path) in modules.iter().enumerate() {
             let module = module(&read(path)?).map_err(|source| failed("unpacking", path, source))?;
@@ -139,20 +137,8 @@ impl Loaded {
     }
 }
 
-/// Lists the libraries that this process has loaded.
-fn libraries() -> Result<Vec<PathBuf>, Error> {
-    let path = Path::new("/proc/self/maps");
-    let text = String::from_utf8_lossy(&read(path)?).into_owned();
-    let own = fs::read_link("/proc/self/exe").map_err(|source| failed("reading", Path::new("/proc/self/exe"), source))?;
-    let mut paths: Vec<PathBuf> = text.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..]))).collect();
-    paths.retain(|path| *path != own && path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
-    paths.sort();
-    paths.dedup();
-    Ok(paths)
-}
-
 /// Lists the modules that a machine needs, each after those that it needs itself.
-fn modules(root: &Path) -> Result<[Vec<PathBuf>; 2], Error> {
+fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 2], Error> {
     let dir = modules_dir(root)?;
     let path = dir.join("modules.dep");
     let text = String::from_utf8_lossy(&read(&path)?).into_owned();
@@ -162,7 +148,7 @@ fn modules(root: &Path) -> Result<[Vec<PathBuf>; 2], Error> {
         order.map_err(|missing| failed("finding module", Path::new(missing), io::ErrorKind::NotFound.into()))
     };
     let first = in_order(&WANTED_FIRST)?;
-    let mut then = in_order(&WANTED_THEN)?;
+    let mut then = in_order(&[shared_files, &WANTED_THEN].concat())?;
     then.retain(|module| !first.contains(module));
     Ok([first, then].map(|order| order.into_iter().map(|module| dir.join(module)).collect()))
 }
@@ -201,11 +187,11 @@ fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Ite
     Ok(order)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| failed("reading", path, source))
 }
 
-fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
+pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
     Error::Host { step: format!("{doing} {}", path.display()), source }
 }
 
@@ -270,6 +256,7 @@ impl Archive {
 
 #[cfg(test)]
 mod tests {
+    use super::super::program;
     use super::*;
 
     #[test]
@@ -334,7 +321,7 @@ mod tests {
         assert!(loaded.bytes.len() < bytes.len());
         assert!(Loaded::of(&bytes[..100]).is_none());
         assert!(Loaded::of(b"#!/bin/sh\n").is_none());
-        for library in libraries().expect("they can be listed") {
+        for library in program::of(Path::new("/proc/self/exe")).expect("they can be listed").libraries {
             assert!(Loaded::of(&fs::read(&library).expect("it is loaded")).expect("a library").name.is_some(), "{}", library.display());
         }
     }

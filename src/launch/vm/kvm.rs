@@ -4,7 +4,8 @@
 //! and no kernel boots in a minute. So a guest of two instructions is run for a while and its time is taken. That costs
 //! some milliseconds, which is why nothing is remembered of it: what is remembered can be wrong.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,6 +23,9 @@ const MOST: Duration = Duration::from_millis(2);
 /// How long a guest that does not come back is waited for.
 const DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// What is read of the kernel's account of processors: the first has about 1,500 bytes.
+const MAX_CPUINFO_BYTES: u64 = 4096;
+
 const FAST: u8 = 0;
 const SLOW: u8 = 1;
 const FAILED: u8 = 2;
@@ -33,6 +37,11 @@ pub fn probe() -> Result<(), String> {
     }
     if access(DEVICE, Access::READ_OK | Access::WRITE_OK).is_err() {
         return Err(format!("{DEVICE} may not be used by this user"));
+    }
+    if cfg!(target_arch = "x86_64") && !has_extensions(&cpuinfo()) {
+        return Err(format!(
+            "{DEVICE} opens, but the processor has no instructions for guests (neither vmx nor svm), so they are translated"
+        ));
     }
     let failed = |what: &str, error: io::Error| format!("{DEVICE} cannot be tried: {what}: {error}");
     // A guest may never come back, and then only its process can be ended.
@@ -55,6 +64,20 @@ pub fn probe() -> Result<(), String> {
         Some(_) => Err(format!("{DEVICE} opens, but a guest cannot be run")),
         None => Err(format!("{DEVICE} opens, but a guest of two instructions did not come back within a second")),
     }
+}
+
+/// Reads what the kernel says of the first processor; there may be hundreds.
+fn cpuinfo() -> String {
+    let mut text = Vec::new();
+    // Without it, the attempt says what is true.
+    let _ = File::open("/proc/cpuinfo").and_then(|file| file.take(MAX_CPUINFO_BYTES).read_to_end(&mut text));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Whether a processor of x86 can run guests by itself, unless nothing is known of it.
+fn has_extensions(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    flags.is_none_or(|(_, flags)| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
 
 fn attempt() -> u8 {
@@ -121,6 +144,13 @@ fn run() -> io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_processor_without_instructions_for_guests_is_known_by_its_flags() {
+        let of = |flags: &str| super::has_extensions(&format!("processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: vmx\n"));
+        assert!(of("fpu vmx sse") && of("svm") && super::has_extensions(""), "and what is not known is tried");
+        assert!(!of("fpu sse hypervisor") && !of("vmxnet"));
+    }
+
     /// Whatever this machine is, there is an answer, and one that says why.
     #[test]
     fn there_is_an_answer() {

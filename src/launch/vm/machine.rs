@@ -106,6 +106,8 @@ pub struct Job {
     pub has_disk: bool,
     /// How many shares to mount.
     pub shares: usize,
+    /// What they are mounted by.
+    pub sharing: Sharing,
     /// The program's terminal, if it has one.
     pub terminal: Option<Terminal>,
     /// Where its errors go, if not there.
@@ -114,6 +116,16 @@ pub struct Job {
     pub tasks: Option<u64>,
     /// The host's clock: seconds since 1970, and nanoseconds.
     pub now: (i64, i64),
+}
+
+/// By which protocol a machine mounts what the host shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// QEMU's own, which needs no program besides.
+    NineP,
+    /// The only one of Apple's framework.
+    Virtiofs,
 }
 
 /// Where a program's errors go.
@@ -135,6 +147,24 @@ pub struct Made {
     pub inner: Spec,
     /// How many shares there are.
     pub shares: usize,
+}
+
+/// What the machine's first process is to be told, whatever the machine is made of.
+#[derive(Debug)]
+pub struct Inside {
+    /// What to launch.
+    pub spec: Spec,
+    /// How many shares there are.
+    pub shares: usize,
+    /// What they are mounted by.
+    pub sharing: Sharing,
+}
+
+impl Made {
+    /// Returns what is told inside.
+    pub fn inside(self) -> Inside {
+        Inside { spec: self.inner, shares: self.shares, sharing: Sharing::NineP }
+    }
 }
 
 /// Makes both specs of one.
@@ -192,12 +222,12 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
 }
 
 /// The machine's memory: what the program may have, and what the machine itself needs.
-fn memory(spec: &Spec, machine: &Machine) -> u64 {
+pub(super) fn memory(spec: &Spec, machine: &Machine) -> u64 {
     let wanted = spec.limits.memory_bytes.map_or(machine.memory_bytes, |bytes| bytes.saturating_add(OWN_MEMORY_BYTES));
     wanted.max(LEAST_MEMORY_BYTES).next_multiple_of(1 << 20)
 }
 
-fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
+pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
     let mut inner = spec.clone();
     inner.machine = None;
     inner.root.lower = match machine.disk {
@@ -220,20 +250,24 @@ fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
 }
 
 /// A host directory, or one file, that a machine sees.
-struct Share {
-    host: PathBuf,
-    access: Access,
+pub(super) struct Share {
+    /// Where it is on the host.
+    pub host: PathBuf,
+    /// Whether it can be written.
+    pub access: Access,
     /// Its name, if it is a file: only a directory can be shared, so it lies in one that is made for it.
-    file: Option<OsString>,
+    pub file: Option<OsString>,
 }
 
-struct Shares {
-    hosts: Vec<Share>,
+/// What of the host a machine sees.
+pub(super) struct Shares {
+    /// Each once.
+    pub hosts: Vec<Share>,
 }
 
 impl Shares {
     /// Lists what is shared, each once.
-    fn of(spec: &Spec) -> Shares {
+    pub fn of(spec: &Spec) -> Shares {
         let mut hosts: Vec<Share> = Vec::new();
         for mount in &spec.mounts {
             match hosts.iter_mut().find(|share| share.host == mount.host) {

@@ -6,49 +6,87 @@
 //! between it and the host stand two walls more: the machine, and the sandbox around QEMU.
 //!
 //! What counts is what the machine says in its last frame. That QEMU ends, in whatever way, says nothing.
+//!
+//! That is Linux. On macOS the machine is one of Apple's framework ([`apple`] says what it sees, `vz` starts it), without a
+//! sandbox around it; the guest, the port and who attends to it here ([`Watch`]) are the same.
 
+#[cfg(target_os = "linux")]
 pub mod guest;
 
 mod changes;
 mod connect;
+#[cfg(target_os = "linux")]
 mod control;
 pub mod initial;
+#[cfg(target_os = "linux")]
 mod kvm;
-mod machine;
-mod mux;
+pub mod program;
+#[cfg(target_os = "linux")]
+mod qemu;
+#[cfg(target_os = "linux")]
 pub mod snapshot;
 mod stream;
+
+// What of these QEMU and the guest use is not used elsewhere.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod machine;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod mux;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod tty;
 
+// Data that is tested where Apple's framework is not.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+mod apple;
+#[cfg(target_os = "macos")]
+mod framework;
+#[cfg(target_os = "macos")]
+mod vz;
+
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::termios::tcgetwinsize;
 use rustix::time::{ClockId, clock_gettime};
-use silo_wire::frame::{self, AFTER, ERRORS, Frame, OUTPUT, SEED_BYTES, VERSION};
+use silo_wire::frame::{self, AFTER, ERRORS, Frame, OUTPUT, VERSION};
 
 use super::error::Error;
-use super::native;
-use super::native::failure::{Failure, Stage};
-use super::native::insistence::{Answer, Insistence};
-use super::native::notices::Notices;
-use super::native::outlet::Outlet;
-use super::native::plan::{self, Streams, host};
-use super::native::supervise::{Sandbox, Signals, failed, stop, stop_with_group};
-use super::native::sys::{self, Arrived};
-use super::native::terminal::Screen;
-use super::native::wire::{self, Report};
-use super::spec::{Machine, Spec, Upper};
-use super::{Check, Exit, Phase, State};
-use control::Control;
-use machine::{Job, Made, Processor, Start};
-use mux::{Mux, Side, Source};
+use super::foreign;
+use super::host::failure::{Failure, Stage, failed};
+use super::host::insistence::{Answer, Arrived, Insistence};
+use super::host::outlet::Outlet;
+use super::host::streams::{Streams, host};
+use super::host::system::{Signals, stop, stop_with_group};
+use super::host::terminal::Screen;
+use super::spec::{Spec, Upper};
+use super::{Exit, Phase};
+use machine::{Inside, Job};
+use mux::{Mux, Source};
+
+#[cfg(target_os = "linux")]
+use {
+    super::host::notices::Notices,
+    super::host::{streams, system},
+    super::native::{self, plan},
+    super::spec::Machine,
+    super::{Check, State},
+    control::Control,
+    machine::{Made, Processor, Start},
+    mux::Side,
+    qemu::Running,
+    rustix::net::SocketType,
+    rustix::rand::{GetRandomFlags, getrandom},
+    silo_wire::frame::SEED_BYTES,
+};
+
+#[cfg(target_os = "macos")]
+use vz::Running;
+#[cfg(target_os = "macos")]
+pub use vz::{launch, probe};
 
 /// How long a machine may take until its first process is heard: it takes three seconds by translation on a quiet machine,
 /// and ten at once on two processors that have other work take a minute. One that takes longer hangs.
@@ -57,10 +95,11 @@ const BOOT: Duration = Duration::from_secs(180);
 const MAX_LOG_BYTES: usize = 4096;
 
 /// See [`crate::launch::launch`].
+#[cfg(target_os = "linux")]
 pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: what arrives before there is a program is forwarded to it.
     let signals = Signals::take_over()?;
-    let streams = plan::streams(&spec.stdio)?;
+    let streams = streams::streams(&spec.stdio)?;
     let notices = Notices::new(&streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
     let (mut watch, made) = match begin(spec, machine, &signals) {
@@ -69,7 +108,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     };
     watch.screen = Screen::take_over(&streams, notices)?;
     watch.outlet = outlet;
-    let after = watch.begin(spec, made, &streams)?;
+    let after = watch.begin(spec, made.inside(), &streams)?;
     let outcome = watch.run(&signals, Until::Ended, noted);
     noted(Phase::Ended);
     let exit = watch.close(outcome)?;
@@ -81,6 +120,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
 
 /// Restores a machine, or boots one where there is no snapshot of such machines. Nothing of the program runs before it is
 /// heard, so a machine that is not may be tried again, and at last by the way that works everywhere.
+#[cfg(target_os = "linux")]
 fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
     let processor = snapshot::processor();
     if let Some(place) = snapshot::Place::of(spec, machine, processor)
@@ -98,6 +138,7 @@ fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch
 }
 
 /// What makes one of several machines that were the same another one.
+#[cfg(target_os = "linux")]
 fn awake() -> Result<Frame, Error> {
     let mut seed = [0; SEED_BYTES];
     let got = host(getrandom(&mut seed, GetRandomFlags::empty()), "asking for random numbers")?;
@@ -109,17 +150,18 @@ fn awake() -> Result<Frame, Error> {
 }
 
 /// Starts a machine and waits until its first process is heard.
+#[cfg(target_os = "linux")]
 fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made), Error> {
     let step = "opening the way to the machine";
-    let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
+    let (ours, theirs) = host(system::pair(SocketType::STREAM), step)?;
     host(rustix::io::ioctl_fionbio(&ours, true), step)?;
     // A socket pair also for what QEMU and the machine's kernel say: QEMU writes the latter to nothing else that is open.
-    let (log, output) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
+    let (log, output) = host(system::pair(SocketType::STREAM), step)?;
     host(rustix::io::ioctl_fionbio(&log, true), step)?;
     let (mut control, errors) = match &way {
         Way::Booted => (None, host(rustix::io::fcntl_dupfd_cloexec(&output, 3), step)?),
         Way::Observed | Way::Restored(_) => {
-            let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None), step)?;
+            let (ours, theirs) = host(system::pair(SocketType::STREAM), step)?;
             (Some(host(Control::new(ours), step)?), theirs)
         }
     };
@@ -130,21 +172,8 @@ fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made)
     if let Way::Restored(awake) = &way {
         mux.send(awake);
     }
-    let mut watch = Watch {
-        sandbox,
-        socket,
-        log,
-        words: Vec::new(),
-        control: control.take(),
-        mux,
-        screen: None,
-        outlet: None,
-        end: None,
-        is_booted: false,
-        has_started: false,
-        has_stopped: false,
-    };
-    if let Some(control) = &mut watch.control {
+    let mut watch = Watch::new(Running::new(sandbox, socket, control.take()), log, mux);
+    if let Some(control) = watch.running.control() {
         let begun = control.begin().and_then(|()| match way {
             Way::Restored(_) => control.restore(&format!("{}/{}", machine::SNAPSHOT, machine::STATE)),
             Way::Booted | Way::Observed => Ok(()),
@@ -159,6 +188,7 @@ fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made)
 }
 
 /// How a machine starts.
+#[cfg(target_os = "linux")]
 enum Way {
     /// By its kernel.
     Booted,
@@ -178,6 +208,7 @@ enum Until {
 }
 
 /// Says what the vm tier runs on here.
+#[cfg(target_os = "linux")]
 pub fn probe() -> Check {
     let name = "hardware virtualisation";
     match kvm::probe() {
@@ -189,15 +220,21 @@ pub fn probe() -> Check {
     }
 }
 
+/// What became of a machine that has not said its last word.
+enum Gone {
+    /// It was never made.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    Failed(Failure),
+    /// It has ended, in this way.
+    Ended(String),
+}
+
 /// A machine at work.
 struct Watch<'a> {
-    sandbox: Sandbox,
-    socket: OwnedFd,
+    running: Running,
     log: OwnedFd,
     /// What QEMU and the machine's kernel said last.
     words: Vec<u8>,
-    /// The way to QEMU itself, if there is one.
-    control: Option<Control>,
     mux: Mux,
     screen: Option<Screen>,
     outlet: Option<Outlet<'a>>,
@@ -212,8 +249,24 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Begins with a machine that has not been heard.
+    fn new(running: Running, log: OwnedFd, mux: Mux) -> Self {
+        Watch {
+            running,
+            log,
+            words: Vec::new(),
+            mux,
+            screen: None,
+            outlet: None,
+            end: None,
+            is_booted: false,
+            has_started: false,
+            has_stopped: false,
+        }
+    }
+
     /// Connects the program's streams, and says what is to be done. What the program changes comes into the file.
-    fn begin(&mut self, spec: &Spec, made: Made, streams: &Streams) -> Result<Option<File>, Error> {
+    fn begin(&mut self, spec: &Spec, inside: Inside, streams: &Streams) -> Result<Option<File>, Error> {
         let (terminal, errors) = connect::streams(&mut self.mux, self.screen.as_mut(), streams)?;
         if let Some(outlet) = &mut self.outlet {
             connect::network(&mut self.mux, outlet)?;
@@ -227,7 +280,8 @@ impl Watch<'_> {
         let tasks = spec.limits.tasks;
         let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
         let now = (now.tv_sec, now.tv_nsec);
-        let job = Job { spec: made.inner, user, has_disk, shares: made.shares, terminal, errors, tasks, now };
+        let Inside { spec, shares, sharing } = inside;
+        let job = Job { spec, user, has_disk, shares, sharing, terminal, errors, tasks, now };
         connect::job(&mut self.mux, &serde_json::to_vec(&job)?)?;
         Ok(after)
     }
@@ -248,7 +302,7 @@ impl Watch<'_> {
             if deadline.is_some_and(|left| left.is_zero()) {
                 return Err(self.lost("did not start within three minutes"));
             }
-            let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.log, PollFlags::IN)];
+            let mut fds = vec![PollFd::from_borrowed_fd(self.running.saying(), PollFlags::IN), PollFd::new(&self.log, PollFlags::IN)];
             fds.push(PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN));
             let streams = self.mux.interest();
             fds.extend(streams.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
@@ -275,12 +329,12 @@ impl Watch<'_> {
                 self.note();
             }
             if signalled {
-                while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+                while let Some(signal) = signals.next()? {
                     match insistence.hear(signal, Instant::now()) {
                         Answer::Pass => self.pass_on(signal)?,
                         Answer::Terminate => {
                             self.pass_on(signal)?;
-                            self.mux.send(&Frame::Signal { signal: libc::SIGTERM as u8, to_group: true });
+                            self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGTERM), to_group: true });
                         }
                         Answer::Kill => return Err(Error::Interrupted { signal: libc::SIGKILL }),
                     }
@@ -302,13 +356,13 @@ impl Watch<'_> {
             if std::mem::take(&mut self.has_stopped) {
                 self.stop_together(signals)?;
             }
-            if said && self.end.is_none() {
-                let report = host(wire::next_report(self.socket.as_fd()), "listening to the machine's sandbox")?;
-                if !matches!(report, Some(Report::Started | Report::Stopped)) {
-                    self.hear_out()?;
-                    if self.end.is_none() {
-                        return Err(self.gone(report));
-                    }
+            if said
+                && self.end.is_none()
+                && let Some(gone) = self.running.look()?
+            {
+                self.hear_out()?;
+                if self.end.is_none() {
+                    return Err(self.gone(gone));
                 }
             }
         }
@@ -323,8 +377,8 @@ impl Watch<'_> {
             Ok(()) => Ok(()),
             Err(_) if self.end.is_some() => Ok(()),
             Err(mux::Error::Gone) => {
-                let report = self.last_report();
-                Err(self.gone(report))
+                let gone = self.running.last_word();
+                Err(self.gone(gone))
             }
             Err(mux::Error::Broken) => Err(self.lost("says what no machine says")),
             Err(mux::Error::Io(source)) => Err(Error::Host { step: "talking to the machine".to_owned(), source }),
@@ -358,23 +412,11 @@ impl Watch<'_> {
     }
 
     /// The program that is the machine has ended, and the machine has not said why.
-    fn gone(&mut self, report: Option<Report>) -> Error {
+    fn gone(&mut self, gone: Gone) -> Error {
         self.note();
-        match report {
-            Some(Report::Failed(failure)) => failed(failure),
-            Some(Report::Exited(code)) => self.lost(&format!("ended by itself (QEMU exited with {code})")),
-            Some(Report::Killed(signal)) => self.lost(&format!("was killed (signal {signal})")),
-            _ => self.lost("ended by itself"),
-        }
-    }
-
-    /// Waits for the last word of the machine's sandbox.
-    fn last_report(&self) -> Option<Report> {
-        loop {
-            match wire::next_report(self.socket.as_fd()) {
-                Ok(Some(Report::Started | Report::Stopped)) => {}
-                report => return report.ok().flatten(),
-            }
+        match gone {
+            Gone::Failed(failure) => failed(failure),
+            Gone::Ended(how) => self.lost(&how),
         }
     }
 
@@ -406,7 +448,7 @@ impl Watch<'_> {
             return Err(Error::Interrupted { signal: arrived.signal });
         }
         let mut send = |signal: i32| {
-            let signal = u8::try_from(signal).unwrap_or(0);
+            let signal = foreign::signal(signal);
             self.mux.send(&Frame::Signal { signal, to_group: arrived.from_kernel });
         };
         match (arrived.signal, &mut self.screen) {
@@ -425,7 +467,7 @@ impl Watch<'_> {
                 // It must be on its way before this process stops.
                 let _ = self.mux.turn(&[]);
                 stop()?;
-                self.mux.send(&Frame::Signal { signal: libc::SIGCONT as u8, to_group: arrived.from_kernel });
+                self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGCONT), to_group: arrived.from_kernel });
                 Ok(())
             }
             (signal, _) => {
@@ -451,12 +493,12 @@ impl Watch<'_> {
             self.resize();
         }
         // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
-        while let Some(signal) = host(sys::next_signal(signals.arriving()), "reading signals")? {
+        while let Some(signal) = signals.next()? {
             if signal.signal != libc::SIGCONT {
                 self.pass_on(signal)?;
             }
         }
-        self.mux.send(&Frame::Signal { signal: libc::SIGCONT as u8, to_group: true });
+        self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGCONT), to_group: true });
         Ok(())
     }
 
@@ -473,7 +515,7 @@ impl Watch<'_> {
     fn close(mut self, outcome: Result<(), Error>) -> Result<Exit, Error> {
         self.serve_last()?;
         // Nothing of it is needed any more: its memory, its disk's mount and its sandbox go with it.
-        drop(self.sandbox);
+        drop(self.running);
         drop(self.mux);
         if let Some(screen) = self.screen {
             screen.drain();

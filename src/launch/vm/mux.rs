@@ -17,14 +17,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use rustix::event::PollFlags;
 use rustix::io::{Errno, read, write};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg,
-    shutdown,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, Shutdown, recvmsg, sendmsg, shutdown,
 };
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::{FIRST_FREE, Frame, MAX_PAYLOAD_BYTES, MAX_STREAMS, WINDOW_BYTES};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::stream::{End, Stream, Ways, send};
+use crate::launch::host::system::{RECEIVING, SENDING};
 
 /// Frames that wait for the link; nothing more is read for it meanwhile.
 const OUTBOX_BYTES: usize = 256 << 10;
@@ -319,7 +319,7 @@ impl Mux {
         if !passed.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(&passed));
         }
-        if sendmsg(&messenger, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).is_err() {
+        if sendmsg(&messenger, &[IoSlice::new(bytes)], &mut control, SENDING).is_err() {
             // Nobody serves the network any more.
             self.messenger = None;
         }
@@ -332,8 +332,7 @@ impl Mux {
         let mut bytes = [0; MAX_MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = match recvmsg(messenger, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
-        {
+        let got = match recvmsg(messenger, &mut [IoSliceMut::new(&mut bytes)], &mut control, RECEIVING | RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
             Ok(got) if got.bytes > 0 => got.bytes,
             Ok(_) | Err(_) => {
@@ -451,14 +450,16 @@ fn connection() -> io::Result<(TcpStream, TcpStream)> {
 mod tests {
     use rustix::event::{PollFd, poll};
     use rustix::fs::Timespec;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::net::SocketType;
     use rustix::pipe::pipe;
 
     use super::*;
+    use crate::launch::host::system::{MESSAGES, pair};
 
     fn linked() -> (Mux, Mux) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket pair needs nothing");
+        let (one, other) = pair(SocketType::STREAM).expect("a socket pair needs nothing");
+        rustix::io::ioctl_fionbio(&one, true).expect("set");
+        rustix::io::ioctl_fionbio(&other, true).expect("set");
         (Mux::new(one, Side::Host), Mux::new(other, Side::Guest))
     }
 
@@ -562,7 +563,7 @@ mod tests {
     #[test]
     fn a_connection_is_one_on_the_other_side() {
         let (mut host, mut guest) = linked();
-        let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair");
+        let pair = || pair(MESSAGES).expect("a socket pair");
         let ((agent, inner), (broker, outer)) = (pair(), pair());
         host.take_messenger(outer);
         guest.take_messenger(inner);
@@ -572,7 +573,7 @@ mod tests {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&agent, &[IoSlice::new(b"A\x01\0\0\0")], &mut control, SendFlags::NOSIGNAL).expect("sent");
+        sendmsg(&agent, &[IoSlice::new(b"A\x01\0\0\0")], &mut control, SENDING).expect("sent");
         drop(passed);
         run([&mut host, &mut guest]).expect("both are honest");
         let mut bytes = [0; 64];

@@ -21,8 +21,8 @@ use silo_wire::frame;
 use super::machine::{self, MEMORY, Processor, STATE, Start};
 use super::{Until, Way, boot, kvm};
 use crate::launch::error::Error;
-use crate::launch::native::plan::{self, host};
-use crate::launch::native::supervise::Signals;
+use crate::launch::host::streams::{self, host};
+use crate::launch::host::system::Signals;
 use crate::launch::spec::{Machine, Spec, Stdio, Upper};
 
 /// Snapshots of one image that are kept: one for each number of shares and size of machine that is in use.
@@ -127,7 +127,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     let start = Start::Observed { dir: dir.to_owned(), shares };
     let (mut watch, made) = boot(machine::make(&plain, machine, processor, start), &signals, Way::Observed)?;
     if machine.disk.is_some() {
-        watch.begin(&plain, made, &plan::streams(&plain.stdio)?)?;
+        watch.begin(&plain, made.inside(), &streams::streams(&plain.stdio)?)?;
         watch.run(&signals, Until::Ended, &mut |_| {})?;
         // A program that is not there, or fails, has warmed what it could; a machine that fails is no good.
         if let Some(frame::Report::Failed { stage: frame::Stage::Setup, step, .. }) = &watch.end {
@@ -135,7 +135,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
         }
     }
     let step = "saving the machine";
-    let Some(control) = &mut watch.control else { return Err(Error::Lost) };
+    let Some(control) = watch.running.control() else { return Err(Error::Lost) };
     host(control.save(&format!("{}/{STATE}", machine::SNAPSHOT)), step)
 }
 

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use crate::launch::error::Error;
+use crate::launch::foreign;
+
 /// A step that failed while the sandbox was made or the program started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -9,7 +12,7 @@ pub struct Failure {
     pub stage: Stage,
     /// What was being done, naming the object.
     pub step: String,
-    /// The kernel's error number.
+    /// The error number of Linux's kernel.
     pub errno: i32,
 }
 
@@ -22,6 +25,16 @@ pub enum Stage {
     Find,
     /// Executing the program that was found.
     Execute,
+}
+
+/// Says what failed inside, as an error.
+pub fn failed(failure: Failure) -> Error {
+    let source = foreign::error(failure.errno);
+    match failure.stage {
+        Stage::Setup => Error::Setup { step: failure.step, source },
+        Stage::Find => Error::NotFound { program: failure.step.into() },
+        Stage::Execute => Error::NotExecutable { program: failure.step.into(), source },
+    }
 }
 
 /// Names the step during which a call failed.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::write;
 
-use super::plan::{Streams, host};
+use super::streams::{Streams, host};
 use crate::launch::error::Error;
 
 /// The most lines that wait; more of them say nothing new.

@@ -1,14 +1,15 @@
-//! The native tier's way to a sandbox's agent: messages that are kept apart, some with a connection.
+//! The way to a sandbox's agent: messages that are kept apart, some with a connection.
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send, sockopt};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, SocketType, getsockname, recvmsg, send, sockopt};
 use silo_wire::{Answer, Ask, MAX_MESSAGE_BYTES};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::system::{RECEIVING, SENDING};
 use crate::broker::Carrier;
 
 /// The broker's end.
@@ -44,7 +45,7 @@ impl Carrier for Channel {
         let bytes = answer.to_bytes();
         loop {
             self.0.writable().await?;
-            match self.0.try_io(Interest::WRITABLE, || Ok(send(&self.0, &bytes, SendFlags::NOSIGNAL)?)) {
+            match self.0.try_io(Interest::WRITABLE, || Ok(send(&self.0, &bytes, SENDING)?)) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 sent => return sent.map(drop),
             }
@@ -58,7 +59,7 @@ fn receive(socket: &UnixStream) -> io::Result<Received> {
     let mut bytes = [0; MAX_MESSAGE_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RECEIVING)?;
     let passed = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
         _ => None,
@@ -69,7 +70,7 @@ fn receive(socket: &UnixStream) -> io::Result<Received> {
 /// Takes what was passed for a connection, if it is one.
 fn connection(passed: OwnedFd) -> Option<TcpStream> {
     let is_stream = sockopt::socket_type(&passed).is_ok_and(|kind| kind == SocketType::STREAM);
-    let is_inet = sockopt::socket_domain(&passed).is_ok_and(|family| [AddressFamily::INET, AddressFamily::INET6].contains(&family));
+    let is_inet = getsockname(&passed).is_ok_and(|own| [AddressFamily::INET, AddressFamily::INET6].contains(&own.address_family()));
     let stream = std::net::TcpStream::from(passed);
     let stream = (is_stream && is_inet && stream.set_nonblocking(true).is_ok()).then_some(stream)?;
     TcpStream::from_std(stream).ok()
@@ -82,9 +83,10 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use rustix::io::read;
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, sendmsg, socketpair};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
     use silo_wire::Outcome;
 
+    use super::super::system::{MESSAGES, pair};
     use super::*;
     use crate::broker::{self, Broker, Say, Terms};
     use crate::grant::{Grant, Policy};
@@ -98,7 +100,7 @@ mod tests {
 
     impl Forger {
         fn granted(grants: &[&str]) -> Forger {
-            let (host, channel) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a pair");
+            let (host, channel) = pair(MESSAGES).expect("a pair");
             let told = Arc::new(Mutex::new(Vec::new()));
             let lines = Arc::clone(&told);
             let tell: Say = Box::new(move |line| lines.lock().expect("not poisoned").push(line.to_owned()));
@@ -121,7 +123,7 @@ mod tests {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             assert!(passed.is_empty() || control.push(SendAncillaryMessage::ScmRights(passed)));
-            sendmsg(&self.channel, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).expect("the broker listens");
+            sendmsg(&self.channel, &[io::IoSlice::new(bytes)], &mut control, SENDING).expect("the broker listens");
         }
 
         fn ask(&self, ask: &Ask) {

@@ -7,10 +7,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::sys::Arrived;
-
 /// Two signals further apart than this are two wishes. Long enough to press a key twice, short enough to forget.
 const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// A signal that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Its number.
+    pub signal: i32,
+    /// Whether the kernel made it (a key on the terminal, a hang-up) rather than a process.
+    pub from_kernel: bool,
+}
 
 /// What is done with a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

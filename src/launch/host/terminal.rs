@@ -13,7 +13,7 @@ use rustix::io::{Errno, read, write};
 use rustix::termios::{OptionalActions, Termios, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use super::notices::Notices;
-use super::plan::{Streams, host};
+use super::streams::{Streams, host};
 use crate::launch::error::Error;
 
 /// Bytes carried at a time. Writing to the caller's terminal may block; a small piece lets a key

@@ -1,0 +1,166 @@
+//! What Linux numbers in one way and another host in its own: errors, signals, and a terminal's settings.
+//!
+//! Whoever is inside a machine is Linux, so Linux's numbers are what travels. On Linux each table is the identity, which the
+//! tests here hold, and so they hold the numbers.
+
+use std::io;
+
+use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios};
+
+/// Signals that are passed on, with Linux's number.
+const SIGNALS: [(i32, u8); 11] = [
+    (libc::SIGHUP, 1),
+    (libc::SIGINT, 2),
+    (libc::SIGQUIT, 3),
+    (libc::SIGKILL, 9),
+    (libc::SIGUSR1, 10),
+    (libc::SIGUSR2, 12),
+    (libc::SIGTERM, 15),
+    (libc::SIGCONT, 18),
+    (libc::SIGSTOP, 19),
+    (libc::SIGTSTP, 20),
+    (libc::SIGWINCH, 28),
+];
+
+/// Error numbers up to this one mean the same everywhere, but for [`DIFFERENT_ERROR`].
+const LAST_SAME_ERROR: i32 = 34;
+/// To try again, on Linux, and a deadlock elsewhere.
+const DIFFERENT_ERROR: i32 = 11;
+
+const INPUT: [(InputModes, u32); 13] = [
+    (InputModes::IGNBRK, 0o1),
+    (InputModes::BRKINT, 0o2),
+    (InputModes::IGNPAR, 0o4),
+    (InputModes::PARMRK, 0o10),
+    (InputModes::INPCK, 0o20),
+    (InputModes::ISTRIP, 0o40),
+    (InputModes::INLCR, 0o100),
+    (InputModes::IGNCR, 0o200),
+    (InputModes::ICRNL, 0o400),
+    (InputModes::IXON, 0o2000),
+    (InputModes::IXANY, 0o4000),
+    (InputModes::IXOFF, 0o10000),
+    (InputModes::IUTF8, 0o40000),
+];
+
+const OUTPUT: [(OutputModes, u32); 5] = [
+    (OutputModes::OPOST, 0o1),
+    (OutputModes::ONLCR, 0o4),
+    (OutputModes::OCRNL, 0o10),
+    (OutputModes::ONOCR, 0o20),
+    (OutputModes::ONLRET, 0o40),
+];
+
+const LOCAL: [(LocalModes, u32); 10] = [
+    (LocalModes::ISIG, 0o1),
+    (LocalModes::ICANON, 0o2),
+    (LocalModes::ECHO, 0o10),
+    (LocalModes::ECHOE, 0o20),
+    (LocalModes::ECHOK, 0o40),
+    (LocalModes::ECHONL, 0o100),
+    (LocalModes::NOFLSH, 0o200),
+    (LocalModes::TOSTOP, 0o400),
+    (LocalModes::ECHOCTL, 0o1000),
+    (LocalModes::IEXTEN, 0o100_000),
+];
+
+const CONTROL: [(ControlModes, u32); 4] =
+    [(ControlModes::CSTOPB, 0o100), (ControlModes::CREAD, 0o200), (ControlModes::PARENB, 0o400), (ControlModes::HUPCL, 0o2000)];
+/// Eight bits a character, and a speed that means nothing.
+const USUAL_CONTROL: u32 = 0o60 | 0o17;
+
+/// The special characters that travel, in this order; one is Linux's alone.
+const CODES: [Option<SpecialCodeIndex>; 17] = [
+    Some(SpecialCodeIndex::VINTR),
+    Some(SpecialCodeIndex::VQUIT),
+    Some(SpecialCodeIndex::VERASE),
+    Some(SpecialCodeIndex::VKILL),
+    Some(SpecialCodeIndex::VEOF),
+    Some(SpecialCodeIndex::VTIME),
+    Some(SpecialCodeIndex::VMIN),
+    None,
+    Some(SpecialCodeIndex::VSTART),
+    Some(SpecialCodeIndex::VSTOP),
+    Some(SpecialCodeIndex::VSUSP),
+    Some(SpecialCodeIndex::VEOL),
+    Some(SpecialCodeIndex::VREPRINT),
+    Some(SpecialCodeIndex::VDISCARD),
+    Some(SpecialCodeIndex::VWERASE),
+    Some(SpecialCodeIndex::VLNEXT),
+    Some(SpecialCodeIndex::VEOL2),
+];
+/// How other systems spell that there is no such character; Linux says 0.
+const NO_CHARACTER: u8 = 0xff;
+
+/// Whether this system's numbers are Linux's.
+const IS_LINUX: bool = matches!(std::env::consts::OS.as_bytes(), b"linux");
+
+/// Returns Linux's number of one of this system's signals; 0, which is none, of one that is not passed on.
+pub fn signal(own: i32) -> u8 {
+    SIGNALS.iter().find(|(signal, _)| *signal == own).map_or(0, |(_, number)| *number)
+}
+
+/// Returns an error by Linux's number.
+pub fn error(number: i32) -> io::Error {
+    if IS_LINUX || number <= LAST_SAME_ERROR && number != DIFFERENT_ERROR {
+        return io::Error::from_raw_os_error(number);
+    }
+    io::Error::other(format!("error {number} of Linux"))
+}
+
+/// Returns a terminal's modes (input, output, local, control) and special characters by Linux's numbers, as far as both know
+/// them.
+pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
+    let input = INPUT.iter().filter(|(mode, _)| settings.input_modes.contains(*mode)).map(|(_, bit)| bit);
+    let output = OUTPUT.iter().filter(|(mode, _)| settings.output_modes.contains(*mode)).map(|(_, bit)| bit);
+    let local = LOCAL.iter().filter(|(mode, _)| settings.local_modes.contains(*mode)).map(|(_, bit)| bit);
+    let control = CONTROL.iter().filter(|(mode, _)| settings.control_modes.contains(*mode)).map(|(_, bit)| bit);
+    let modes = [input.sum(), output.sum(), local.sum(), control.sum::<u32>() | USUAL_CONTROL];
+    let character = |code| match settings.special_codes[code] {
+        NO_CHARACTER => 0,
+        character => character,
+    };
+    (modes, CODES.into_iter().map(|code| code.map_or(0, character)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers are what is compared, whatever type a system has for them.
+    fn same<T: Into<i128>>(own: T, linux: u32) {
+        assert_eq!(own.into(), i128::from(linux));
+    }
+
+    #[test]
+    fn on_linux_every_table_is_the_identity() {
+        if !IS_LINUX {
+            return;
+        }
+        SIGNALS.into_iter().for_each(|(own, linux)| same(own, u32::from(linux)));
+        INPUT.into_iter().for_each(|(own, linux)| same(own.bits(), linux));
+        OUTPUT.into_iter().for_each(|(own, linux)| same(own.bits(), linux));
+        LOCAL.into_iter().for_each(|(own, linux)| same(own.bits(), linux));
+        CONTROL.into_iter().for_each(|(own, linux)| same(own.bits(), linux));
+        same(ControlModes::CS8.bits(), USUAL_CONTROL & 0o60);
+    }
+
+    #[test]
+    fn what_cannot_be_passed_on_is_no_signal() {
+        assert_eq!((signal(libc::SIGTERM), signal(libc::SIGSEGV), signal(-1)), (15, 0, 0));
+        assert_eq!(error(2).kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_terminal_travels_as_linux_has_it() {
+        use rustix::pty::{OpenptFlags, openpt};
+        let new = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        let settings = rustix::termios::tcgetattr(&new).expect("its settings");
+        let (modes, codes) = terminal(&settings);
+        same(
+            settings.local_modes.bits() & LOCAL.into_iter().map(|(own, _)| own).fold(LocalModes::empty(), |all, one| all | one).bits(),
+            modes[2],
+        );
+        assert_eq!((codes[0], codes[7]), (3, 0), "Ctrl-C, and what only Linux has");
+    }
+}

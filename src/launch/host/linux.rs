@@ -1,0 +1,179 @@
+//! What a host's side does in Linux's own way.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, getpid, kill_current_process_group, kill_process};
+use rustix::pty::{OpenptFlags, openpt};
+use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr};
+
+use super::insistence::Arrived;
+use super::streams::host;
+use crate::launch::error::Error;
+use crate::launch::native::sys::{self, SignalSet};
+
+/// The kind of socket that keeps messages apart and has an end.
+pub const MESSAGES: SocketType = SocketType::SEQPACKET;
+/// How a message is sent: a reader that is gone is an error and no signal.
+pub const SENDING: SendFlags = SendFlags::NOSIGNAL;
+/// How a message is received: what comes with it is no program's.
+pub const RECEIVING: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+/// How a directory is opened that is only a place.
+pub const PLACE: OFlags = OFlags::PATH;
+
+/// Permission bits as the system takes them.
+pub fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits)
+}
+
+/// The kind of file that a mode tells.
+pub fn file_type(mode: u32) -> FileType {
+    FileType::from_raw_mode(mode)
+}
+
+/// Makes two sockets that are connected.
+pub fn pair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+}
+
+/// Makes a file that is nowhere.
+pub fn in_memory() -> io::Result<File> {
+    Ok(File::from(memfd_create("silo-job", MemfdFlags::CLOEXEC)?))
+}
+
+/// Makes a file without a name beside a directory.
+pub fn nameless(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(openat(CWD, dir, flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// Whether a descriptor is but a place in the file system, which may be opened anew for more.
+pub fn is_path_only(fd: BorrowedFd<'_>) -> bool {
+    fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH))
+}
+
+/// Opens what is beneath a directory and behind no link.
+pub fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(dir, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+/// Makes what hides a name of the layers below, as the kernel's overlays have it.
+pub fn make_whiteout(dir: &OwnedFd, name: &Path) -> io::Result<()> {
+    Ok(mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+/// Whether that is one.
+pub fn is_whiteout(_: &Path, data: &Metadata) -> bool {
+    file_type(data.mode()) == FileType::CharacterDevice && data.rdev() == 0
+}
+
+/// Makes a named pipe.
+pub fn make_fifo(dir: &OwnedFd, name: &Path, mode: Mode) -> io::Result<()> {
+    Ok(mknodat(dir, name, FileType::Fifo, mode, 0)?)
+}
+
+/// The special characters that travel, in this order.
+const CODES: [SpecialCodeIndex; 17] = [
+    SpecialCodeIndex::VINTR,
+    SpecialCodeIndex::VQUIT,
+    SpecialCodeIndex::VERASE,
+    SpecialCodeIndex::VKILL,
+    SpecialCodeIndex::VEOF,
+    SpecialCodeIndex::VTIME,
+    SpecialCodeIndex::VMIN,
+    SpecialCodeIndex::VSWTC,
+    SpecialCodeIndex::VSTART,
+    SpecialCodeIndex::VSTOP,
+    SpecialCodeIndex::VSUSP,
+    SpecialCodeIndex::VEOL,
+    SpecialCodeIndex::VREPRINT,
+    SpecialCodeIndex::VDISCARD,
+    SpecialCodeIndex::VWERASE,
+    SpecialCodeIndex::VLNEXT,
+    SpecialCodeIndex::VEOL2,
+];
+
+/// Returns a terminal's modes (input, output, local, control) and special characters.
+pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
+    let modes = [settings.input_modes.bits(), settings.output_modes.bits(), settings.local_modes.bits(), settings.control_modes.bits()];
+    (modes, CODES.into_iter().map(|code| settings.special_codes[code]).collect())
+}
+
+/// Lays modes and special characters over those of a terminal that is new.
+pub fn new_terminal([input, output, local, control]: [u32; 4], codes: &[u8]) -> io::Result<Termios> {
+    let new = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let mut settings = tcgetattr(&new)?;
+    settings.input_modes = InputModes::from_bits_retain(input);
+    settings.output_modes = OutputModes::from_bits_retain(output);
+    settings.local_modes = LocalModes::from_bits_retain(local);
+    settings.control_modes = ControlModes::from_bits_retain(control);
+    for (code, value) in CODES.into_iter().zip(codes) {
+        settings.special_codes[code] = *value;
+    }
+    Ok(settings)
+}
+
+/// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
+const FORWARDED: [i32; 9] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT, libc::SIGTSTP, libc::SIGWINCH];
+
+/// The caller's signals, read instead of acted on; as before when dropped.
+pub struct Signals {
+    before: SignalSet,
+    arriving: OwnedFd,
+}
+
+impl Signals {
+    /// Takes the signals over.
+    pub fn take_over() -> Result<Signals, Error> {
+        let step = "blocking signals";
+        let (taken, before) = host(sys::block_signals(&FORWARDED), step)?;
+        let arriving = host(sys::signalfd(&taken), step)?;
+        Ok(Signals { before, arriving })
+    }
+
+    /// What was blocked before.
+    pub fn before(&self) -> SignalSet {
+        self.before
+    }
+
+    /// The descriptor that is readable while a signal waits.
+    pub fn arriving(&self) -> BorrowedFd<'_> {
+        self.arriving.as_fd()
+    }
+
+    /// Takes the next signal, if one is there.
+    pub fn next(&self) -> Result<Option<Arrived>, Error> {
+        host(sys::next_signal(self.arriving()), "reading signals")
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // It was the mask before; the kernel takes any mask.
+        let _ = sys::set_blocked_signals(&self.before);
+    }
+}
+
+/// Stops this process and its group as Ctrl-Z does, until it is continued. Where nobody could continue it (no shell with
+/// job control is above), the kernel does not stop it, and it goes on at once.
+pub fn stop_with_group() -> Result<(), Error> {
+    let step = "stopping";
+    // All other signals wait: a key that is pressed before the terminal is taken back is the program's.
+    let (_, taken) = host(sys::block_signals(&[]), step)?;
+    host(sys::set_blocked_signals(&taken.without(libc::SIGTSTP)), step)?;
+    let stopped = kill_current_process_group(Signal::TSTP);
+    host(sys::set_blocked_signals(&taken), step)?;
+    host(stopped, step)
+}
+
+/// Stops this process, for the caller's shell.
+pub fn stop() -> Result<(), Error> {
+    host(kill_process(getpid(), Signal::STOP), "stopping")
+}

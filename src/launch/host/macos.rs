@@ -1,0 +1,187 @@
+//! What a host's side does in macOS's own way. Nothing of it was ever run on a Mac.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::{File, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Component, Path};
+
+use rustix::fs::{FileType, Mode, OFlags, RawMode, XattrFlags, fsetxattr, lgetxattr, openat};
+use rustix::io::fcntl_setfd;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, getpgid, getpgrp, getpid, getppid, getsid, kill_current_process_group, kill_process};
+use rustix::termios::{Termios, isatty};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use super::insistence::Arrived;
+use super::streams::host;
+use crate::launch::error::Error;
+use crate::launch::{Check, State, foreign};
+
+/// The kind of socket that keeps messages apart; that the other end is gone is told by an error instead of an end.
+pub const MESSAGES: SocketType = SocketType::DGRAM;
+/// How a message is sent: SIGPIPE is ignored by every program of Rust.
+pub const SENDING: SendFlags = SendFlags::empty();
+/// How a message is received.
+pub const RECEIVING: RecvFlags = RecvFlags::empty();
+/// How a directory is opened that is only a place; it must be readable.
+pub const PLACE: OFlags = OFlags::empty();
+
+/// The attribute by which an empty file hides a name.
+const WHITEOUT: &str = "user.overlay.whiteout";
+
+/// Permission bits as the system takes them.
+pub fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode((bits & 0o7777) as RawMode)
+}
+
+/// The kind of file that a mode tells.
+pub fn file_type(mode: u32) -> FileType {
+    FileType::from_raw_mode(mode as RawMode)
+}
+
+/// Makes two sockets that are connected. Nothing is started between the calls, so nobody inherits them.
+pub fn pair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = socketpair(AddressFamily::UNIX, kind, SocketFlags::empty(), None)?;
+    fcntl_setfd(&one, rustix::io::FdFlags::CLOEXEC)?;
+    fcntl_setfd(&other, rustix::io::FdFlags::CLOEXEC)?;
+    Ok((one, other))
+}
+
+/// Makes a file that has no name.
+pub fn in_memory() -> io::Result<File> {
+    tempfile::tempfile()
+}
+
+/// Makes a file without a name beside a directory.
+pub fn nameless(dir: &Path) -> io::Result<OwnedFd> {
+    Ok(tempfile::tempfile_in(dir.parent().unwrap_or(dir))?.into())
+}
+
+/// There is no such descriptor here.
+pub fn is_path_only(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
+/// Opens what is beneath a directory and behind no link, one step after another.
+pub fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let step = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = openat(dir, ".", step, Mode::empty())?;
+    let mut names = path.components().filter(|part| *part != Component::CurDir).peekable();
+    while let Some(name) = names.next() {
+        let Component::Normal(name) = name else { return Err(ErrorKind::InvalidInput.into()) };
+        let flags = if names.peek().is_some() { step } else { flags | OFlags::NOFOLLOW | OFlags::CLOEXEC };
+        at = openat(&at, name, flags, Mode::empty())?;
+    }
+    Ok(at)
+}
+
+/// Makes what hides a name of the layers below: devices are root's to make, so it is an empty file that says so, which Linux
+/// knows and a capture reads as well.
+pub fn make_whiteout(dir: &OwnedFd, name: &Path) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(fsetxattr(&made, WHITEOUT, b"y", XattrFlags::empty())?)
+}
+
+/// Whether that is one.
+pub fn is_whiteout(path: &Path, data: &Metadata) -> bool {
+    data.is_file() && data.len() == 0 && lgetxattr(path, WHITEOUT, &mut [0; 8]).is_ok()
+}
+
+/// A named pipe is of no use in a layer.
+pub fn make_fifo(_: &OwnedFd, name: &Path, _: Mode) -> io::Result<()> {
+    Err(io::Error::new(ErrorKind::Unsupported, format!("{} is a named pipe", name.display())))
+}
+
+/// Returns a terminal's modes (input, output, local, control) and special characters, as Linux numbers them.
+pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
+    foreign::terminal(settings)
+}
+
+/// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
+const FORWARDED: [i32; 9] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT, libc::SIGTSTP, libc::SIGWINCH];
+
+/// The caller's signals, noted instead of acted on.
+pub struct Signals {
+    arriving: UnixStream,
+    delivery: RefCell<SignalDelivery<UnixStream, SignalOnly>>,
+    waiting: RefCell<VecDeque<i32>>,
+}
+
+impl Signals {
+    /// Takes the signals over.
+    pub fn take_over() -> Result<Signals, Error> {
+        let step = "taking signals over";
+        let (arriving, noting) = host(UnixStream::pair(), step)?;
+        let read = host(arriving.try_clone(), step)?;
+        let delivery = host(SignalDelivery::with_pipe(read, noting, SignalOnly, FORWARDED), step)?;
+        Ok(Signals { arriving, delivery: RefCell::new(delivery), waiting: RefCell::default() })
+    }
+
+    /// The descriptor that is readable while a signal waits.
+    pub fn arriving(&self) -> BorrowedFd<'_> {
+        self.arriving.as_fd()
+    }
+
+    /// Takes the next signal, if one is there.
+    pub fn next(&self) -> Result<Option<Arrived>, Error> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            waiting.extend(self.delivery.borrow_mut().pending());
+        }
+        Ok(waiting.pop_front().map(|signal| Arrived { signal, from_kernel: is_key(signal) }))
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.delivery.borrow().handle().close();
+    }
+}
+
+/// Whether a signal is taken for a key of the terminal: who sent it is not told here.
+fn is_key(signal: i32) -> bool {
+    let is_of_terminal = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGHUP, libc::SIGWINCH].contains(&signal);
+    is_of_terminal && (isatty(rustix::stdio::stdin()) || isatty(rustix::stdio::stdout()) || isatty(rustix::stdio::stderr()))
+}
+
+/// Stops this process and its group as Ctrl-Z does, until it is continued; goes on at once where nobody could continue it.
+pub fn stop_with_group() -> Result<(), Error> {
+    if has_shell() { host(kill_current_process_group(Signal::STOP), "stopping") } else { Ok(()) }
+}
+
+/// Whether a process of this session but of another group is above: a shell with job control.
+fn has_shell() -> bool {
+    let above = getppid();
+    let is_of_session = above.is_some() && getsid(above).ok() == getsid(None).ok();
+    is_of_session && getpgid(above).is_ok_and(|group| group != getpgrp())
+}
+
+/// Stops this process, for the caller's shell.
+pub fn stop() -> Result<(), Error> {
+    host(kill_process(getpid(), Signal::STOP), "stopping")
+}
+
+/// Tries whether the file system of a directory tells names apart that differ in letters' case alone: packages have such.
+pub fn probe_names(dir: &Path) -> Check {
+    let name = "file names";
+    let tried = tempfile::Builder::new().prefix("case-").tempfile_in(dir).map(|file| {
+        let upper = file.path().file_name().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
+        dir.join(upper).exists()
+    });
+    let check = |state, detail: String, cure: &str| Check { name, state, detail, cure: cure.to_owned() };
+    match tried {
+        Ok(false) => check(State::Ok, format!("{} tells upper from lower case", dir.display()), ""),
+        Ok(true) => check(
+            State::Missing,
+            format!("{} takes names for one that differ in case, and packages have such", dir.display()),
+            "put ~/.silo on a volume of the format APFS (Case-sensitive); docs/macos.md says how",
+        ),
+        Err(error) => check(State::Missing, format!("{}: {error}", dir.display()), ""),
+    }
+}

@@ -1,0 +1,91 @@
+//! The program that is a machine's first process: silo for Linux, and what has to be there for it.
+//!
+//! On Linux it is this very program with the libraries that it has loaded: where it runs, they are, and nothing has to be
+//! built, found or shipped besides. Elsewhere it is a program without libraries that lies beside this one.
+
+use std::path::{Path, PathBuf};
+
+use super::initial::failed;
+use crate::launch::error::Error;
+
+/// A machine's first process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The libraries that it needs.
+    pub libraries: Vec<PathBuf>,
+    /// The modules by which it mounts what is shared, the last on the others.
+    pub shared_files: &'static [&'static str],
+}
+
+/// Takes a program of silo; it has the libraries that this process has.
+#[cfg(target_os = "linux")]
+pub fn of(program: &Path) -> Result<Program, Error> {
+    let (own, maps) = (Path::new("/proc/self/exe"), Path::new("/proc/self/maps"));
+    let target = std::fs::read_link(own).map_err(|source| failed("reading", own, source))?;
+    let text = String::from_utf8_lossy(&super::initial::read(maps)?).into_owned();
+    Ok(Program { path: program.to_owned(), libraries: loaded(&text, &target), shared_files: &["9pnet_virtio", "9p"] })
+}
+
+/// Finds what belongs to a program of silo.
+#[cfg(not(target_os = "linux"))]
+pub fn of(program: &Path) -> Result<Program, Error> {
+    beside(program)
+}
+
+/// Lists the libraries that a process has loaded besides its program.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..]))).collect();
+    paths.retain(|path| path != program && path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// Where the program for a machine lies from the directory of this one: as a package has it, and side by side.
+const PLACES: [&str; 2] = ["../libexec/silo", "."];
+
+/// Finds the program for Linux that lies beside this one.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+pub fn beside(this: &Path) -> Result<Program, Error> {
+    let name = format!("silo-linux-{}", std::env::consts::ARCH);
+    let dir = this.parent().unwrap_or_else(|| Path::new("/"));
+    let candidates = PLACES.map(|place| dir.join(place).join(&name));
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(Program { path: path.clone(), libraries: Vec::new(), shared_files: &["virtiofs"] }),
+        None => {
+            let [usual, _] = candidates;
+            let what = format!("needs silo's program for Linux, which is not at {}; a release has it", usual.display());
+            Err(Error::Machine { what })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_for_linux_is_found_as_packages_have_it_or_named() {
+        let place = tempfile::tempdir().expect("a directory");
+        let this = place.path().join("bin/silo");
+        let error = beside(&this).expect_err("nothing is there").to_string();
+        assert!(error.contains("libexec/silo/silo-linux-"), "{error}");
+        let dir = place.path().join("libexec/silo");
+        std::fs::create_dir_all(&dir).expect("made");
+        std::fs::create_dir_all(place.path().join("bin")).expect("made");
+        std::fs::write(dir.join(format!("silo-linux-{}", std::env::consts::ARCH)), "program").expect("written");
+        let found = beside(&this).expect("it is there");
+        assert_eq!(std::fs::read(&found.path).expect("read"), b"program");
+        assert_eq!((found.libraries.len(), found.shared_files), (0, &["virtiofs"][..]));
+    }
+
+    #[test]
+    fn libraries_are_what_is_mapped_besides_the_program() {
+        let maps = "55-56 r-xp 0 08:01 1 /usr/bin/silo\n7f-80 r-xp 0 08:01 2 /lib/libc.so.6\n80-81 rw-p 0 08:01 2 /lib/libc.so.6\n\
+                    90-91 rw-p 0 00:00 0 [heap]\n91-92 r--p 0 08:01 3 /usr/lib/locale/C.utf8/LC_CTYPE\n";
+        assert_eq!(loaded(maps, Path::new("/usr/bin/silo")), [PathBuf::from("/lib/libc.so.6")]);
+    }
+}

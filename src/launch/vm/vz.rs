@@ -1,0 +1,150 @@
+//! A machine on macOS: Apple's Virtualization framework instead of QEMU, the same guest, the same frames.
+//!
+//! Nothing of this file and of [`super::framework`] was ever run on a Mac. The configuration ([`super::apple`]), the guest,
+//! and all that is said over the port are tested on Linux.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::net::SocketType;
+use tempfile::TempDir;
+
+use super::apple::{self, Configuration, Holds};
+use super::framework::{self, Ends, Virtual};
+use super::mux::{Mux, Side};
+use super::{Gone, Until, Watch, connect, program};
+use crate::launch::error::Error;
+use crate::launch::host::notices::Notices;
+use crate::launch::host::outlet::Outlet;
+use crate::launch::host::streams::{self, host};
+use crate::launch::host::system::{self, Signals};
+use crate::launch::host::terminal::Screen;
+use crate::launch::spec::{Access, Machine, Spec, Upper};
+use crate::launch::{Check, Exit, Phase, State};
+
+/// The longest message about how a machine ended.
+const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// See [`crate::launch::launch`].
+pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
+    let signals = Signals::take_over()?;
+    let streams = streams::streams(&spec.stdio)?;
+    let notices = Notices::new(&streams)?;
+    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+    let (configuration, inside) = apple::make(spec, machine);
+    let mut watch = match boot(&configuration, &machine.initial, &signals) {
+        Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
+        booted => booted?,
+    };
+    watch.screen = Screen::take_over(&streams, notices)?;
+    watch.outlet = outlet;
+    let after = watch.begin(spec, inside, &streams)?;
+    let outcome = watch.run(&signals, Until::Ended, noted);
+    noted(Phase::Ended);
+    let exit = watch.close(outcome)?;
+    if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
+        connect::changed(after, upper)?;
+    }
+    Ok(exit)
+}
+
+/// Starts a machine and waits until its first process is heard.
+fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) -> Result<Watch<'a>, Error> {
+    let step = "opening the way to the machine";
+    let stage = Stage::make(configuration)?;
+    let (ours, port) = host(system::pair(SocketType::STREAM), step)?;
+    host(rustix::io::ioctl_fionbio(&ours, true), step)?;
+    let (log, console) = host(system::pair(SocketType::STREAM), step)?;
+    host(rustix::io::ioctl_fionbio(&log, true), step)?;
+    let (saying, told) = host(UnixStream::pair(), step)?;
+    let started = Virtual::start(configuration, initial, &stage.files, Ends { port, console, told });
+    let machine = started.map_err(|refusal| Error::Machine { what: format!("did not start: {refusal}") })?;
+    let running = Running { _machine: machine, saying, _stage: stage };
+    let mut watch = Watch::new(running, log, Mux::new(ours, Side::Host));
+    watch.run(signals, Until::Heard, &mut |_| {})?;
+    Ok(watch)
+}
+
+/// A machine that the framework runs; ended when dropped.
+pub struct Running {
+    _machine: Virtual,
+    saying: UnixStream,
+    // Behind the machine: what it shares outlives it.
+    _stage: Stage,
+}
+
+impl Running {
+    /// What is readable when the machine has ended by itself.
+    pub fn saying(&self) -> BorrowedFd<'_> {
+        self.saying.as_fd()
+    }
+
+    /// Hears what became of it.
+    pub fn look(&self) -> Result<Option<Gone>, Error> {
+        Ok(Some(self.last_word()))
+    }
+
+    /// Waits for its last word.
+    pub fn last_word(&self) -> Gone {
+        let mut text = [0; MAX_MESSAGE_BYTES];
+        let length = loop {
+            match (&self.saying).read(&mut text) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Whoever would say it is gone.
+                read => break read.unwrap_or(0),
+            }
+        };
+        let how = if length == 0 { "ended by itself".to_owned() } else { String::from_utf8_lossy(&text[..length]).into_owned() };
+        Gone::Ended(how)
+    }
+}
+
+/// A directory with what the framework takes by name alone, gone with the machine.
+struct Stage {
+    dir: TempDir,
+    /// For each file that is shared, the directory in which it lies, in the order of the shares.
+    files: Vec<PathBuf>,
+}
+
+impl Stage {
+    fn make(configuration: &Configuration) -> Result<Stage, Error> {
+        let dir = host(tempfile::tempdir(), "making a directory for the machine")?;
+        let mut stage = Stage { dir, files: Vec::new() };
+        for share in &configuration.shares {
+            if let Holds::File(path) = &share.holds {
+                let own = stage.dir.path().join(stage.files.len().to_string());
+                host(share_file(path, &own, share.access), &format!("sharing {}", path.display()))?;
+                stage.files.push(own);
+            }
+        }
+        Ok(stage)
+    }
+}
+
+/// Puts a file into a directory of its own: under another name, or, where it is only read, as a copy.
+fn share_file(file: &Path, dir: &Path, access: Access) -> std::io::Result<()> {
+    fs::create_dir(dir)?;
+    let name = dir.join(file.file_name().ok_or(ErrorKind::InvalidInput)?);
+    match (fs::hard_link(file, &name), access) {
+        // It may be on another volume.
+        (Err(_), Access::ReadOnly) => fs::copy(file, &name).map(drop),
+        (linked, _) => linked,
+    }
+}
+
+/// Says what the vm tier runs on here.
+pub fn probe() -> Check {
+    let name = "virtual machines";
+    let check = |state, detail: &str, cure: String| Check { name, state, detail: detail.to_owned(), cure };
+    if !framework::is_supported() {
+        return check(State::Missing, "the Virtualization framework does not run machines here", String::new());
+    }
+    match crate::launch::this_program().and_then(|this| program::beside(&this)) {
+        Ok(_) => check(State::Degraded, "the Virtualization framework is there; Silo was never run with it", String::new()),
+        Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
+    }
+}
