@@ -32,6 +32,7 @@ mod run;
 mod settings;
 mod shims;
 mod sight;
+mod snapshots;
 mod solver;
 mod terminal;
 mod traces;

@@ -26,7 +26,7 @@ use crate::support::terminal::Session;
 use crate::support::{As, NOBODY, Silo, is_root, skip};
 
 /// A silo that has what machines are made of.
-fn silo(who: As) -> Silo {
+pub fn silo(who: As) -> Silo {
     static MINE: OnceLock<()> = OnceLock::new();
     static NOBODYS: OnceLock<()> = OnceLock::new();
     let silo = Silo::shared(who);
@@ -67,7 +67,7 @@ pub fn machine() -> Machine {
     }
 }
 
-const RUN: [&str; 3] = ["run", "--tier", "vm"];
+const RUN: [&str; 4] = ["run", "--cold", "--tier", "vm"];
 
 fn words<'a>(rest: &[&'a str]) -> Vec<&'a str> {
     RUN.into_iter().chain(rest.iter().copied()).collect()
