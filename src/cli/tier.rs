@@ -64,7 +64,8 @@ pub fn usual_of_steps(setting: &Setting) -> Result<Option<(Machine, Pin)>, Failu
 pub fn of_steps(setting: &Setting) -> Result<(Machine, Pin), Failure> {
     let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let (own, pin) = own(setting)?;
-    Ok((made(setting, own, None, CPUS.min(here))?, pin))
+    let snapshots = Some(boot::snapshots(&setting.home, own.image));
+    Ok((Machine { snapshots, ..made(setting, own, None, CPUS.min(here))? }, pin))
 }
 
 fn machine(setting: &Setting, warm_up: Option<Vec<String>>, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {

@@ -149,13 +149,21 @@ pub fn serve() -> Result<(), Error> {
     loop {
         let spec = read_frame(&mut io::stdin(), MAX_SPEC_BYTES).map_err(|source| failed("reading the launch spec", source))?;
         let Some(json) = spec else { return Ok(()) };
-        let answer = match Spec::from_json(&json).and_then(|spec| launch(&spec)) {
-            Ok(Exit::Code(code)) => Answer::Code(code),
-            Ok(Exit::Signal(signal)) => Answer::Signal(signal),
-            Err(error) => Answer::Failed(told(&error)),
+        let spec = Spec::from_json(&json);
+        let answer = match spec.as_ref().map(launch) {
+            Ok(Ok(Exit::Code(code))) => Answer::Code(code),
+            Ok(Ok(Exit::Signal(signal))) => Answer::Signal(signal),
+            Ok(Err(error)) => Answer::Failed(told(&error)),
+            Err(error) => Answer::Failed(told(error)),
         };
         let text = serde_json::to_vec(&answer)?;
         write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
+        if let Ok(spec) = spec
+            && super::wants_snapshot(&spec)
+        {
+            // Without one, the next machines boot, too.
+            let _ = super::take_snapshot(&spec);
+        }
     }
 }
 

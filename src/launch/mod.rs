@@ -128,6 +128,11 @@ pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
     vm::initial::make(root, &vm::program::of(program)?)
 }
 
+/// Unpacks into a directory what a machine says that a step has changed, whoever wrote it.
+pub fn unpack_changes(from: &mut dyn std::io::Read, dir: &Path) -> std::io::Result<()> {
+    vm::unpack_changes(from, dir)
+}
+
 /// Whether a launch in a machine had to boot one, because there is no snapshot that it could have used.
 #[cfg(target_os = "linux")]
 pub fn wants_snapshot(spec: &Spec) -> bool {

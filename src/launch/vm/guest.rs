@@ -153,11 +153,7 @@ fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
         mux.add(INPUT, None, End::Own, Ways::BACK);
         mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
         mux.add(BEFORE, None, End::Kept, Ways::BACK);
-        let report = match hear(&mut mux).and_then(|job| {
-            // The sandbox's first process is a copy of this one, which must have one thread then.
-            others.take().map_or(Ok(()), await_modules)?;
-            run(&mut mux, &job)
-        }) {
+        let report = match hear(&mut mux, &mut others).and_then(|job| run(&mut mux, &job)) {
             Ok(report) => report,
             Err(failure) => told(failure),
         };
@@ -180,17 +176,21 @@ fn told(failure: Failure) -> frame::Report {
     frame::Report::Failed { stage, errno: failure.errno, step: failure.step }
 }
 
-fn hear(mux: &mut Mux) -> Result<Job, Failure> {
+/// Waits for what is to be done, and for the modules that it needs: the sandbox's first process is a copy of this one, which
+/// must have one thread then.
+fn hear(mux: &mut Mux, others: &mut Option<Loading>) -> Result<Job, Failure> {
     loop {
         turn(mux, None, None)?;
         while let Some(frame) = mux.next_frame() {
             if let Frame::Awake { seed, secs, nanos } = frame {
+                others.take().map_or(Ok(()), await_modules)?;
                 sys::reseed(&seed).during("mixing random numbers")?;
                 set_clock(secs, i64::from(nanos))?;
                 mux.send(&Frame::Hello { version: VERSION });
             }
         }
         if let Some(json) = mux.whole(JOB) {
+            others.take().map_or(Ok(()), await_modules)?;
             return serde_json::from_slice(&json).map_err(io::Error::from).during("reading what is to be done");
         }
     }

@@ -25,6 +25,8 @@ pub mod program;
 mod qemu;
 #[cfg(target_os = "linux")]
 pub mod snapshot;
+#[cfg(target_os = "linux")]
+mod start;
 mod stream;
 
 // What of these QEMU and the guest use is not used elsewhere.
@@ -67,21 +69,13 @@ use super::{Exit, Phase};
 use machine::{Inside, Job};
 use mux::{Mux, Source};
 
+/// See [`crate::launch::unpack_changes`].
+pub use changes::unpack as unpack_changes;
+
 #[cfg(target_os = "linux")]
-use {
-    super::host::notices::Notices,
-    super::host::{streams, system},
-    super::native::{self, plan},
-    super::spec::Machine,
-    super::{Check, State},
-    control::Control,
-    machine::{Made, Processor, Start},
-    mux::Side,
-    qemu::Running,
-    rustix::net::SocketType,
-    rustix::rand::{GetRandomFlags, getrandom},
-    silo_wire::frame::SEED_BYTES,
-};
+use qemu::Running;
+#[cfg(target_os = "linux")]
+pub use start::{launch, probe};
 
 #[cfg(target_os = "macos")]
 use vz::Running;
@@ -94,110 +88,6 @@ const BOOT: Duration = Duration::from_secs(180);
 /// The most of QEMU's messages that is told.
 const MAX_LOG_BYTES: usize = 4096;
 
-/// See [`crate::launch::launch`].
-#[cfg(target_os = "linux")]
-pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
-    let signals = Signals::take_over()?;
-    let streams = streams::streams(&spec.stdio)?;
-    let notices = Notices::new(&streams)?;
-    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
-    let (mut watch, made) = match begin(spec, machine, &signals) {
-        Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
-        begun => begun?,
-    };
-    watch.screen = Screen::take_over(&streams, notices)?;
-    watch.outlet = outlet;
-    let after = watch.begin(spec, made.inside(), &streams)?;
-    let outcome = watch.run(&signals, Until::Ended, noted);
-    noted(Phase::Ended);
-    let exit = watch.close(outcome)?;
-    if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
-        connect::changed(after, upper)?;
-    }
-    Ok(exit)
-}
-
-/// Restores a machine, or boots one where there is no snapshot of such machines. Nothing of the program runs before it is
-/// heard, so a machine that is not may be tried again, and at last by the way that works everywhere.
-#[cfg(target_os = "linux")]
-fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
-    let processor = snapshot::processor();
-    if let Some(place) = snapshot::Place::of(spec, machine, processor)
-        && let Some(dir) = place.find()
-    {
-        match boot(machine::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
-            Err(Error::Machine { .. } | Error::Setup { .. } | Error::Host { .. }) => place.remove(),
-            restored => return restored,
-        }
-    }
-    match boot(machine::make(spec, machine, processor, Start::Boot), signals, Way::Booted) {
-        Err(Error::Machine { .. }) => boot(machine::make(spec, machine, Processor::Translated, Start::Boot), signals, Way::Booted),
-        booted => booted,
-    }
-}
-
-/// What makes one of several machines that were the same another one.
-#[cfg(target_os = "linux")]
-fn awake() -> Result<Frame, Error> {
-    let mut seed = [0; SEED_BYTES];
-    let got = host(getrandom(&mut seed, GetRandomFlags::empty()), "asking for random numbers")?;
-    if got != seed.len() {
-        return Err(Error::Host { step: "asking for random numbers".to_owned(), source: std::io::ErrorKind::UnexpectedEof.into() });
-    }
-    let now = clock_gettime(ClockId::Realtime);
-    Ok(Frame::Awake { seed, secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) })
-}
-
-/// Starts a machine and waits until its first process is heard.
-#[cfg(target_os = "linux")]
-fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made), Error> {
-    let step = "opening the way to the machine";
-    let (ours, theirs) = host(system::pair(SocketType::STREAM), step)?;
-    host(rustix::io::ioctl_fionbio(&ours, true), step)?;
-    // A socket pair also for what QEMU and the machine's kernel say: QEMU writes the latter to nothing else that is open.
-    let (log, output) = host(system::pair(SocketType::STREAM), step)?;
-    host(rustix::io::ioctl_fionbio(&log, true), step)?;
-    let (mut control, errors) = match &way {
-        Way::Booted => (None, host(rustix::io::fcntl_dupfd_cloexec(&output, 3), step)?),
-        Way::Observed | Way::Restored(_) => {
-            let (ours, theirs) = host(system::pair(SocketType::STREAM), step)?;
-            (Some(host(Control::new(ours), step)?), theirs)
-        }
-    };
-    let plan = plan::make(&made.outer, signals.before(), Streams::Given { input: theirs, output, errors })?;
-    let (sandbox, socket) = native::start(&made.outer, &plan)?;
-    drop(plan);
-    let mut mux = Mux::new(ours, Side::Host);
-    if let Way::Restored(awake) = &way {
-        mux.send(awake);
-    }
-    let mut watch = Watch::new(Running::new(sandbox, socket, control.take()), log, mux);
-    if let Some(control) = watch.running.control() {
-        let begun = control.begin().and_then(|()| match way {
-            Way::Restored(_) => control.restore(&format!("{}/{}", machine::SNAPSHOT, machine::STATE)),
-            Way::Booted | Way::Observed => Ok(()),
-        });
-        if let Err(source) = begun {
-            let words = String::from_utf8_lossy(control.words()).trim().to_owned();
-            return Err(watch.lost(&format!("could not be told what to do ({source}) {words}")));
-        }
-    }
-    watch.run(signals, Until::Heard, &mut |_| {})?;
-    Ok((watch, made))
-}
-
-/// How a machine starts.
-#[cfg(target_os = "linux")]
-enum Way {
-    /// By its kernel.
-    Booted,
-    /// By its kernel, and a snapshot of it is taken.
-    Observed,
-    /// From a snapshot, with this as the first thing that it hears.
-    Restored(Frame),
-}
-
 /// How long a machine is attended to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
@@ -205,19 +95,6 @@ enum Until {
     Heard,
     /// It has said its last word, and everything before it was written.
     Ended,
-}
-
-/// Says what the vm tier runs on here.
-#[cfg(target_os = "linux")]
-pub fn probe() -> Check {
-    let name = "hardware virtualisation";
-    match kvm::probe() {
-        Ok(()) => Check { name, state: State::Ok, detail: "works; `--tier vm` uses it".to_owned(), cure: String::new() },
-        Err(why) => {
-            let detail = format!("{why}; `--tier vm` works by translation, which is slow");
-            Check { name, state: State::Degraded, detail, cure: String::new() }
-        }
-    }
 }
 
 /// What became of a machine that has not said its last word.

@@ -19,7 +19,8 @@ use silo_store::digest::Hasher;
 use silo_wire::frame;
 
 use super::machine::{self, MEMORY, Processor, STATE, Start};
-use super::{Until, Way, boot, kvm};
+use super::start::{Way, awake, boot};
+use super::{Until, kvm};
 use crate::launch::error::Error;
 use crate::launch::host::streams::{self, host};
 use crate::launch::host::system::Signals;
@@ -133,6 +134,11 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
         if let Some(frame::Report::Failed { stage: frame::Stage::Setup, step, .. }) = &watch.end {
             return Err(Error::Machine { what: format!("could not run anything ({step})") });
         }
+    } else {
+        // It has everything in memory that any program needs once it says so again.
+        watch.is_booted = false;
+        watch.mux.send(&awake()?);
+        watch.run(&signals, Until::Heard, &mut |_| {})?;
     }
     let step = "saving the machine";
     let Some(control) = watch.running.control() else { return Err(Error::Lost) };
