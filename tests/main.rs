@@ -4,6 +4,7 @@
 mod support;
 
 mod architecture;
+mod archives;
 mod cli;
 mod clients;
 mod corpus;

@@ -26,7 +26,8 @@ pub struct RecipeFile {
     pub versions: BTreeMap<String, VersionTable>,
     /// Tools that this one is built on: their packages, steps, variables and grants come first.
     pub requires: Option<Vec<String>>,
-    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, or `oci:/layout:name`.
+    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, `oci:/layout:name`,
+    /// `oci-archive:/file.tar:name` or `docker-archive:/file.tar:name`.
     pub image: Option<String>,
     /// The Debian packages of the tool's root.
     pub debian: Option<DebianTable>,
@@ -333,7 +334,7 @@ fn check_image(file: &RecipeFile) -> Result<Option<String>, Error> {
     if file.requires.as_ref().is_some_and(|tools| !tools.is_empty()) {
         return Err(Error::Both("requires"));
     }
-    Ok(Some(parsed.tag.unwrap_or_else(|| parsed.digest.map_or_else(|| "latest".to_owned(), |digest| format!("{digest:.12}")))))
+    Ok(Some(parsed.version()))
 }
 
 fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
