@@ -21,6 +21,7 @@ mod init;
 mod insight;
 mod install;
 mod launch;
+mod lsp;
 mod network;
 mod oci;
 mod oracle;

@@ -46,7 +46,7 @@ The JSON schema is [schema/silo.json](schema/silo.json) (`silo schema silo`); a 
 const AFTER: &str = "
 ## Not here
 
-`overrides.<tool>.image` is an error: an image stands in a recipe ([oci.md](oci.md)). `overrides.<tool>.lsp` (language servers) is one, too: they are not there yet.
+`overrides.<tool>.image` is an error: an image stands in a recipe ([oci.md](oci.md)).
 
 ## The older form
 
