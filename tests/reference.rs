@@ -144,6 +144,7 @@ fn kind(root: &Value, schema: &Value) -> String {
 fn merge(path: &str, kind: &str) -> &'static str {
     match path {
         "mirrors.debian" | "mirrors.debianSecurity" | "overrides.<tool>.ports" => "replaced",
+        _ if path.contains(".lsp.") && !path.ends_with(".cache") => "replaced",
         "trust" => "yours alone",
         "tier" => "the stricter one",
         _ if path.starts_with("cache.") => "yours alone",

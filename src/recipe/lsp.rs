@@ -54,7 +54,7 @@ pub fn merge(under: Option<LspTable>, over: Option<LspTable>) -> Option<LspTable
         (Some(under), Some(over)) => (under, over),
         (under, over) => return over.or(under),
     };
-    let (mut env, steps) = (under.env, over.steps.or(over.install.map(|step| vec![step])));
+    let (mut env, steps) = (under.env, over.steps.or_else(|| over.install.map(|step| vec![step])));
     env.extend(over.env);
     let ecosystems = under.ecosystems.into_iter().chain(over.ecosystems).collect();
     let cache = match (under.cache, over.cache) {
@@ -74,7 +74,7 @@ pub fn merge(under: Option<LspTable>, over: Option<LspTable>) -> Option<LspTable
 
 /// Checks what a recipe, or settings without what lies beneath them, say.
 pub fn check(table: LspTable) -> Result<Lsp, Error> {
-    let steps = table.steps.or(table.install.map(|step| vec![step])).unwrap_or_default();
+    let steps = table.steps.or_else(|| table.install.map(|step| vec![step])).unwrap_or_default();
     let steps = steps.into_iter().map(|step| check_step("lsp.steps", step)).collect::<Result<_, _>>()?;
     let packages = table.packages.unwrap_or_default();
     check_packages("lsp.packages", &packages)?;
