@@ -1,7 +1,7 @@
 //! Locks: the exact inputs of a tool, for every architecture, with digests and sizes.
 //!
 //! A lock file holds one lock a tool: a recipe's (`recipes/<tool>.lock`) that of its tool, a project's (`silo.lock`) those of
-//! its tools.
+//! its tools. A tool's language server has a lock of its own beside the tool's, under [`server`]'s name.
 //!
 //! A lock is data only; `resolve` makes it and `fetch` obeys it. It is written by our own code, one
 //! line a package and sorted, so that two people's changes merge and making it again changes nothing
@@ -218,6 +218,11 @@ struct Versioned {
     version: u32,
 }
 
+/// The name under which the lock of a tool's language server stands; no tool can have such a name.
+pub fn server(tool: &str) -> String {
+    format!("{tool}.lsp")
+}
+
 /// Names the tools of a lock file by its headings alone, for whoever must not take the time to read it.
 pub fn names(text: &str) -> impl Iterator<Item = &str> {
     let headings = text.lines().filter_map(|line| line.strip_prefix("[tool.")?.strip_suffix(']'));
@@ -263,8 +268,9 @@ fn is_pool_path(path: &str) -> bool {
 pub fn write(locks: &BTreeMap<String, Lock>) -> String {
     let mut text = format!("# Made by `silo lock`: the exact inputs of each tool. Check it in; do not edit it.\nversion = {VERSION}\n");
     for (tool, lock) in locks {
-        push(&mut text, format_args!("\n[tool.{tool}]\n"));
-        write_body(&mut text, &format!("tool.{tool}."), lock);
+        let key = if tool.contains('.') { quoted(tool) } else { tool.clone() };
+        push(&mut text, format_args!("\n[tool.{key}]\n"));
+        write_body(&mut text, &format!("tool.{key}."), lock);
     }
     text
 }

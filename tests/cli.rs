@@ -12,6 +12,7 @@ fn help_is_golden() {
         "uninstall",
         "run",
         "shell",
+        "lsp",
         "list",
         "search",
         "show",

@@ -4,6 +4,7 @@
 mod support;
 
 mod architecture;
+mod archives;
 mod cli;
 mod clients;
 mod corpus;
@@ -20,6 +21,7 @@ mod init;
 mod insight;
 mod install;
 mod launch;
+mod lsp;
 mod network;
 mod oci;
 mod oracle;

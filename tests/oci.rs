@@ -3,129 +3,17 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
 use silo_store::digest::Digest;
 use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
 
+use crate::support::between::{Between, Spoil};
 use crate::support::http::{Fault, Http};
+use crate::support::images::{Layer, base, documents, layout, tar, upper};
 use crate::support::registry::Registry;
-use crate::support::{As, Silo, done, has, skip};
-
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
-
-/// A layer: what is fetched, and the digest of what that holds.
-struct Layer {
-    bytes: Vec<u8>,
-    diff: Digest,
-}
-
-impl Layer {
-    fn plain(tar: Vec<u8>) -> Layer {
-        Layer { diff: Digest::of(&tar), bytes: tar }
-    }
-
-    fn gzip(tar: &[u8]) -> Layer {
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(tar).expect("memory");
-        Layer { diff: Digest::of(tar), bytes: gzip.finish().expect("memory") }
-    }
-
-    fn zstd(tar: &[u8]) -> Layer {
-        Layer { diff: Digest::of(tar), bytes: zstd::encode_all(tar, 1).expect("memory") }
-    }
-}
-
-/// The documents of an image.
-struct Documents {
-    config: Vec<u8>,
-    manifest: Vec<u8>,
-}
-
-fn documents(layers: &[Layer]) -> Documents {
-    let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff)).collect();
-    let config = json!({
-        "architecture": silo::system::Arch::host().name(),
-        "os": "linux",
-        "created": "2026-01-02T03:04:05.6Z",
-        "config": { "Env": ["GREETING=hello", "PATH=/opt/bin:/usr/bin:/bin"], "Cmd": ["sh"], "WorkingDir": "/opt", "User": "nobody" },
-        "rootfs": { "type": "layers", "diff_ids": diffs },
-    });
-    let config = config.to_string().into_bytes();
-    let pointer =
-        |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": format!("sha256:{}", Digest::of(bytes)), "size": bytes.len() });
-    let layers: Vec<_> = layers.iter().map(|layer| pointer(TAR, &layer.bytes)).collect();
-    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": pointer(CONFIG, &config), "layers": layers });
-    Documents { config, manifest: manifest.to_string().into_bytes() }
-}
-
-/// Writes an image as a layout.
-fn layout(dir: &Path, layers: &[Layer]) {
-    let documents = documents(layers);
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs).expect("a directory of ours");
-    let all = layers.iter().map(|layer| &layer.bytes).chain([&documents.config, &documents.manifest]);
-    for bytes in all {
-        fs::write(blobs.join(Digest::of(bytes).to_string()), bytes).expect("a file of ours");
-    }
-    let entry = json!({
-        "mediaType": MANIFEST,
-        "digest": format!("sha256:{}", Digest::of(&documents.manifest)),
-        "size": documents.manifest.len(),
-        "annotations": { "org.opencontainers.image.ref.name": "v1" },
-    });
-    fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string()).expect("a file of ours");
-    fs::write(dir.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").expect("a file of ours");
-}
-
-/// A tar of entries: kind, path, mode, and the contents or the target.
-fn tar(entries: &[(tar::EntryType, &str, u32, &str)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (kind, path, mode, text) in entries {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(*kind);
-        header.set_mode(*mode);
-        header.set_mtime(1_700_000_000);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(if *kind == tar::EntryType::Regular { text.len() as u64 } else { 0 });
-        // Written past the library's own checks, since what they refuse is what is tried.
-        let name = &mut header.as_mut_bytes()[..100];
-        name[..path.len()].copy_from_slice(path.as_bytes());
-        if matches!(kind, tar::EntryType::Symlink | tar::EntryType::Link) {
-            header.as_mut_bytes()[157..157 + text.len()].copy_from_slice(text.as_bytes());
-        }
-        header.set_cksum();
-        builder.append(&header, if *kind == tar::EntryType::Regular { text.as_bytes() } else { &[] }).expect("memory");
-    }
-    builder.into_inner().expect("memory")
-}
-
-/// What lies over the root of `sh`: programs, whiteouts, an opaque directory, a directory with its own mode.
-fn upper() -> Vec<u8> {
-    tar(&[
-        (Directory, "opt/bin/", 0o755, ""),
-        (Regular, "opt/bin/greet", 0o755, "#!/bin/sh\necho \"$GREETING from an image\"\n"),
-        (Link, "opt/bin/salute", 0o755, "opt/bin/greet"),
-        (Symlink, "opt/bin/hail", 0o777, "greet"),
-        (Regular, "etc/.wh.debian_version", 0o644, ""),
-        (Directory, "usr/share/doc/", 0o755, ""),
-        (Regular, "usr/share/doc/.wh..wh..opq", 0o644, ""),
-        (Regular, "usr/share/doc/only", 0o644, "this\n"),
-        (Regular, "usr/local/bin/x-tool", 0o755, "#!/bin/sh\necho x\n"),
-    ])
-}
-
-/// The root of `sh`, as one tar.
-fn base() -> Vec<u8> {
-    let silo = Silo::shared(As::Me);
-    let _ = silo.ok(["export", "sh", "--rootfs", "root.tar"]);
-    fs::read(silo.project().join("root.tar")).expect("an export")
-}
+use crate::support::{Silo, done, has, skip};
 
 #[test]
 fn an_image_of_a_layout_becomes_a_tool() {
@@ -180,8 +68,8 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
     let up = format!("{}/x", outside.display());
     let deep = "../".repeat(12) + up.trim_start_matches('/');
     let zeros = tar(&[(Regular, "zeros", 0o644, &"\0".repeat(100 << 20))]);
-    let many: Vec<(tar::EntryType, &str, u32, &str)> = vec![(Directory, "d", 0o755, ""); 300_000];
-    let mut pax = tar::Builder::new(Vec::new());
+    let many: Vec<(::tar::EntryType, &str, u32, &str)> = vec![(Directory, "d", 0o755, ""); 300_000];
+    let mut pax = ::tar::Builder::new(Vec::new());
     let long = "x".repeat(2 << 20);
     pax.append_pax_extensions([("path", long.as_bytes())]).expect("memory");
     let cases: Vec<(&str, Layer, &str)> = vec![
@@ -214,6 +102,23 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
     }
     assert_eq!(fs::read_dir(&outside).expect("our own").count(), 0);
     assert_eq!(silo.ok(["list"]), "");
+}
+
+/// Ten million entries, each a header alone. They are compressed as one piece that is repeated, so that making them takes no time.
+#[test]
+fn a_layer_of_ten_million_entries_is_refused() {
+    const PIECES: usize = 1_000;
+    let silo = Silo::new();
+    let place = silo.project().join("layout");
+    // Deletions of one name: nothing of them is written until the end, so nothing but their number stops them.
+    let entries: Vec<(::tar::EntryType, &str, u32, &str)> = vec![(Regular, "d/.wh.x", 0o644, ""); 10_000];
+    let mut piece = tar(&entries);
+    piece.truncate(10_000 * 512);
+    let piece = Layer::gzip(&piece).bytes;
+    layout(&place, &[Layer { bytes: piece.repeat(PIECES), diff: Digest::of(b"not looked at") }]);
+    let done = silo.run(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.display())]);
+    assert!(done.code == 1 && done.err.contains("the layer has more than 1000000 entries"), "{done:?}");
+    assert!(!silo.path("recipes/x.toml").exists());
 }
 
 /// Puts an image into a server that answers as a registry does.
@@ -360,4 +265,66 @@ fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
     assert_ne!(silo.ok(["list"]), image);
     let done = silo.fails(["install", "none", "--image", &format!("{}/team/none:v1", registry.host)]);
     assert!(done.err.contains("404") && done.err.contains("is the name right"), "{done:?}");
+}
+
+/// What a real registry would answer is spoiled on its way: what passes is borne, what stays is told in the registry's own words.
+#[test]
+fn what_spoils_the_way_to_a_real_registry_is_borne_or_told() {
+    if !has("docker-registry") || !has("skopeo") {
+        return skip("there is no docker-registry or no skopeo");
+    }
+    let silo = Silo::new();
+    let registry = Registry::start();
+    // What cannot be compressed to less than is let through.
+    let mut state = 1_u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        char::from(b'a' + u8::try_from(state % 26).expect("it is small"))
+    };
+    let noise: String = (0..40_000).map(|_| next()).collect();
+    let place = silo.project().join("layout");
+    layout(&place, &[Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, &noise)]))]);
+    let (from, to) = (format!("oci:{}:v1", place.display()), format!("docker://{}/x:v1", registry.host));
+    let mut copy = Command::new("skopeo");
+    copy.args(["copy", "--insecure-policy", "--dest-tls-verify=false", &from, &to]);
+    let copied = done(copy.env("REGISTRY_AUTH_FILE", silo.home().join("logins.json")));
+    assert_eq!(copied.code, 0, "{copied:?}");
+    let between = Between::start(&registry.host);
+    let reference = format!("{}/x:v1", between.host);
+    let install = || silo.run(["install", "--quiet", "x", "--image", &reference]);
+    let denied = "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"not for you\"}]}";
+    let unknown = "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\",\"message\":\"manifest unknown\"}]}";
+    let basic = "WWW-Authenticate: Basic realm=\"x\"\r\n";
+    for (spoil, expect) in [
+        (Spoil::Answer(401, basic, ""), &["wants", "podman login"][..]),
+        (Spoil::Answer(401, "", denied), &["401: not for you", "podman login"]),
+        (Spoil::Answer(403, "", denied), &["403: not for you", "podman login"]),
+        (Spoil::Answer(404, "", unknown), &["404: manifest unknown", "is the name right"]),
+        (Spoil::Answer(429, "Retry-After: 0\r\n", ""), &["429", "limits how often"]),
+        (Spoil::Answer(500, "", ""), &["500"]),
+        (Spoil::Answer(503, "Retry-After: 0\r\n", ""), &["503"]),
+        (Spoil::Refuse, &["x/manifests/v1"]),
+        (Spoil::Answer(200, "", "<html>hello</html>"), &["x/manifests/v1"]),
+    ] {
+        between.spoil("/manifests/v1", vec![spoil.clone(); 9]);
+        let done = install();
+        let told = expect.iter().all(|text| done.err.contains(text));
+        assert!(done.code == 1 && told && !silo.path("recipes/x.toml").exists(), "{spoil:?}: {done:?}");
+    }
+    // The layer itself: cut for good, it is told, and what came stays for the next time.
+    between.spoil("/blobs/", vec![Spoil::Refuse; 90]);
+    let lost = install();
+    assert!(lost.code == 1 && lost.err.contains("/blobs/"), "{lost:?}");
+    between.spoil("GET", [Spoil::Answer(503, "Retry-After: 0\r\n", ""), Spoil::Refuse]);
+    let locked = install();
+    assert_eq!(locked.code, 0, "{locked:?}");
+    let _ = silo.ok(["uninstall", "x"]);
+    let _ = silo.ok(["gc", "--all"]);
+    drop(fs::remove_dir_all(silo.path("downloads")));
+    between.spoil("/blobs/", [Spoil::Cut(12_000), Spoil::Answer(429, "Retry-After: 0\r\n", "")]);
+    let _ = silo.ok(["install", "--quiet", "--frozen", "x"]);
+    let resumed = between.seen().iter().any(|line| line.contains("/blobs/") && line.to_ascii_lowercase().contains("range: bytes="));
+    assert!(resumed, "{:?}", between.seen());
 }

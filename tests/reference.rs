@@ -46,7 +46,7 @@ The JSON schema is [schema/silo.json](schema/silo.json) (`silo schema silo`); a 
 const AFTER: &str = "
 ## Not here
 
-`overrides.<tool>.image` is an error: an image stands in a recipe ([oci.md](oci.md)). `overrides.<tool>.lsp` (language servers) is one, too: they are not there yet.
+`overrides.<tool>.image` is an error: an image stands in a recipe ([oci.md](oci.md)).
 
 ## The older form
 
@@ -144,6 +144,7 @@ fn kind(root: &Value, schema: &Value) -> String {
 fn merge(path: &str, kind: &str) -> &'static str {
     match path {
         "mirrors.debian" | "mirrors.debianSecurity" | "overrides.<tool>.ports" => "replaced",
+        _ if path.contains(".lsp.") && !path.ends_with(".cache") => "replaced",
         "trust" => "yours alone",
         "tier" => "the stricter one",
         _ if path.starts_with("cache.") => "yours alone",

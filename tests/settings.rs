@@ -96,7 +96,8 @@ fn what_there_is_not_yet_says_so() {
     let silo = Silo::new();
     for (text, expect) in [
         ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image is not taken here: an image stands in a recipe"),
-        ("[overrides.python.lsp]\ncommand = [\"x\"]\n", "overrides.python.lsp: language servers are not supported yet"),
+        ("[overrides.python.lsp]\ncommand = []\n", "overrides.python: lsp.command must not be empty or zero"),
+        ("[overrides.python.lsp]\ninstal = \"x\"\n", "did you mean \"install\"?"),
         (
             "tools = [\"python@3.13\"]\n[overrides.python]\nversion = \"3.12\"\n",
             "tools asks for python@3.13, and overrides.python.version for 3.12",

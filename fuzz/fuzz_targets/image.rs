@@ -2,11 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use silo::oci::{image, reference};
+use silo::oci::{docker, image, reference};
 
 fuzz_target!(|bytes: &[u8]| {
     drop(image::document(bytes));
     drop(image::configuration(bytes));
+    if let Ok(images) = docker::list(bytes) {
+        drop(docker::choose(&images, None));
+    }
     if let Ok(text) = std::str::from_utf8(bytes) {
         drop(reference::parse(text));
     }

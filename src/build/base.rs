@@ -13,7 +13,7 @@ use crate::event::Activity;
 use crate::fetch::download::{self, Context, Request};
 use crate::fetch::error::Size;
 use crate::lock::base::BaseLayer;
-use crate::oci::reference;
+use crate::oci::reference::{self, Place};
 use crate::registry;
 use crate::system::Arch;
 use crate::unpack::layer::{self, Source};
@@ -72,10 +72,16 @@ fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Res
         missing.iter().map(request).collect()
     };
     let nowhere = requests(&|_| Vec::new());
+    let absent: Vec<Request> = nowhere.iter().filter(|request| !download::is_present(&dir, request)).cloned().collect();
     // What is here needs nobody to be asked.
-    let requests = match nowhere.iter().all(|request| download::is_present(&dir, request)) {
-        true => nowhere,
-        false => {
+    let requests = match (absent.is_empty(), &reference.place) {
+        (true, _) => nowhere,
+        (false, Place::Archive { path, .. }) => {
+            let name = path.display().to_string();
+            shop.activity(Activity::Unpack, &name, None, |_| registry::take(asking, &reference, &dir, &absent))?;
+            nowhere
+        }
+        (false, Place::Registry { .. } | Place::Layout(_)) => {
             let address = registry::blobs(asking, &reference, base.manifest.0)?;
             requests(&|layer| vec![address(layer.sha256.0)])
         }

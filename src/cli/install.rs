@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::amount;
+use crate::oci::reference;
 use crate::recipe::file::check_grants;
 use crate::recipe::file::check_name;
 use crate::tool::adopt;
@@ -12,7 +13,7 @@ use crate::tool::locking::Resolving;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{reserved, shims, ui};
+use super::{env, reserved, shims, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -25,7 +26,8 @@ pub struct Args {
     /// The version, or its beginning, of the one tool that is named
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Make the tool of an image: registry.example.com/name:tag, or oci:/layout:name
+    /// Make the tool of an image: registry.example.com/name:tag, oci:layout:name, oci-archive:file.tar:name or
+    /// docker-archive:file.tar:name
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["version", "frozen"])]
     image: Option<String>,
     /// With --image: commands of the tool, as name or name:program; without it, those found in the image
@@ -93,7 +95,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
     let memory = memory.map_err(|error| Failure::usage(error.to_string(), "as in --memory 2G"))?;
     let wish = adopt::Wish {
         name: parsed.name,
-        image: image.to_owned(),
+        image: reference::from(&env::cwd()?, image),
         shims: args.shim.clone(),
         steps: args.setup.clone(),
         network: args.network.clone(),

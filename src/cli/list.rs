@@ -16,7 +16,7 @@ use super::ui;
 /// List the installed tools and those of projects, or all that there are recipes for
 #[derive(clap::Args)]
 pub struct Args {
-    /// List what can be installed: versions, what is fetched for it, where it comes from
+    /// List what can be installed: versions, what is fetched for it, where it comes from, when it was tested
     #[arg(long)]
     available: bool,
     /// Print the list as JSON
@@ -140,8 +140,10 @@ fn available(offer: &Offer) -> Row {
         "packages": weight.packages,
         "fetchedBytes": weight.fetched,
         "madeBytes": weight.made,
+        "tested": recipe.tested,
         "installed": offer.installed.as_ref().map(|tool| &tool.version),
     });
-    let cells = vec![recipe.name.clone(), version, size, offer.source()];
+    let tested = recipe.tested.as_ref().map_or_else(|| "not tested".to_owned(), |tested| format!("tested {tested}"));
+    let cells = vec![recipe.name.clone(), version, size, offer.source(), tested];
     Row { cells, rest: format!("{}{also}", recipe.description), json }
 }

@@ -31,6 +31,7 @@ mod install;
 mod list;
 mod lock;
 mod log;
+mod lsp;
 mod man;
 mod migrate;
 mod older;
@@ -92,6 +93,7 @@ enum Command {
     Uninstall(uninstall::Args),
     Run(run::Args),
     Shell(shell::Args),
+    Lsp(lsp::Args),
     List(list::Args),
     Search(list::SearchArgs),
     Show(show::Args),
@@ -186,6 +188,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Uninstall(args) => uninstall::run(globals, &args),
         Command::Run(args) => run::run(globals, args),
         Command::Shell(args) => shell::run(globals, args),
+        Command::Lsp(args) => lsp::run(globals, args),
         Command::List(args) => list::run(globals, &args),
         Command::Search(args) => list::search(globals, &args),
         Command::Show(args) => show::run(globals, &args),

@@ -12,7 +12,6 @@ use crate::event::Event;
 use crate::grant::Port;
 use crate::image::{self, cold};
 use crate::launch::{self, Phase};
-use crate::recipe::Recipe;
 use crate::run::grammar;
 use crate::run::{self, Accounts, User, Wish};
 use crate::tool::projects;
@@ -71,6 +70,13 @@ pub struct Visible {
     by_shim: bool,
 }
 
+impl Visible {
+    /// Says whether the project is left out.
+    pub fn is_without_project(&self) -> bool {
+        self.no_project
+    }
+}
+
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
 ///
 /// Options of silo stand before the tool; everything after it is the tool's, byte for byte. The exit code
@@ -104,7 +110,7 @@ impl Args {
 }
 
 /// The exit code that says that silo failed, and not the program.
-const SILO_FAILED: u8 = 125;
+pub(super) const SILO_FAILED: u8 = 125;
 
 /// Variables of the terminal, which say nothing of the machine and without which programs look wrong.
 const TERMINAL: [&str; 3] = ["TERM", "COLORTERM", "NO_COLOR"];
@@ -140,7 +146,8 @@ fn take_older_options(args: &mut Args) {
     ui::note("options of silo stand before the tool now; between the tool and a `--` they will be the tool's one day");
 }
 
-fn launched(
+/// Runs what `find` finds in the sandbox of its tool.
+pub(super) fn launched(
     globals: &Globals,
     mut visible: Visible,
     find: impl FnOnce(&Setting, &Visible) -> Result<Target, Failure>,
@@ -148,12 +155,13 @@ fn launched(
     let mut timing = Timing::begin(visible.timing, visible.trace.take().as_deref())?;
     let setting = setting(globals)?;
     timing.done("settings read");
-    let Target { tool, recipe, argv } = find(&setting, &visible)?;
+    let target = find(&setting, &visible)?;
+    let (tool, recipe) = (&target.tool, &target.recipe);
     if !visible.no_project {
         trust::require(&setting, Some(&tool.name))?;
     }
     timing.done("tool found");
-    let _in_use = in_use(globals, &setting, &tool)?;
+    let _in_use = in_use(globals, &setting, tool)?;
     let learning = visible.learn.then(Lesson::begin).transpose()?;
     let own = !visible.no_project;
     let tier = visible.tier;
@@ -162,14 +170,14 @@ fn launched(
     let project = project(&setting, visible)?;
     let user = env::user()?;
     let sight = sight::look(&setting, &tool.name, recipe.as_ref().map(|recipe| &recipe.run), project, &user)?;
-    let mut spec = spec(&setting, &tool, recipe.as_ref(), &sight, &user, argv)?;
+    let mut spec = spec(&setting, &target, &sight, &user)?;
     let project = &sight.project;
-    if let (Some(recipe), Some(project)) = (&recipe, project) {
+    if let (Some(recipe), Some(project)) = (recipe, project) {
         let real = |path: &Path| sight.on_host(path);
         activation::activate(&recipe.run, project, (&image::root(&setting.home, tool.image), &real), globals.quiet, &mut spec);
     }
     let warm_up = recipe.as_ref().map(|recipe| recipe.run.warm_up.clone()).unwrap_or_default();
-    reach::furnish(&setting, &tool, recipe, own, learning.as_ref(), &mut spec)?;
+    reach::furnish(&setting, tool, recipe.clone(), own, learning.as_ref(), &mut spec)?;
     let settings = if own { &setting.settings } else { &setting.user_settings };
     reach::open_doors(settings, &tool.name, asked, &mut spec);
     let record = reach::record(&setting, &tool.name, project.as_deref(), &mut spec);
@@ -177,7 +185,7 @@ fn launched(
     if let Some(project) = project {
         projects::touch(&setting.home, project);
     }
-    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), (!cold).then_some(warm_up), &tool, &mut spec)?;
+    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), (!cold).then_some(warm_up), tool, &mut spec)?;
     timing.done("sandbox described");
     let kept = screen::keep(&setting.home);
     let done = launch::launch_noting(&spec, &mut |phase| {
@@ -260,21 +268,15 @@ fn project(setting: &Setting, visible: Visible) -> Result<Option<PathBuf>, Failu
     Ok(Some(dir))
 }
 
-fn spec(
-    setting: &Setting,
-    tool: &Installed,
-    recipe: Option<&Recipe>,
-    sight: &Sight,
-    user: &User,
-    mut argv: Vec<OsString>,
-) -> Result<launch::spec::Spec, Failure> {
+fn spec(setting: &Setting, target: &Target, sight: &Sight, user: &User) -> Result<launch::spec::Spec, Failure> {
+    let (tool, mut argv) = (&target.tool, target.argv.clone());
     let mend = || format!("silo install {}", tool.name);
     let image = image::get(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(mend()))?;
     let image = image.ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), mend()))?;
     if argv.is_empty() {
         argv.extend(image.command.iter().map(OsString::from));
     }
-    let recipe = recipe.map(|recipe| &recipe.run);
+    let recipe = target.recipe.as_ref().map(|recipe| &recipe.run);
     let project = sight.project.as_deref();
     let settings = if project.is_some() { &setting.settings } else { &setting.user_settings };
     let over = settings.overrides.get(&tool.name).cloned().unwrap_or_default();
@@ -286,7 +288,9 @@ fn spec(
             vars.insert(OsString::from(name), value);
         }
     }
-    vars.extend(over.env.iter().map(|(name, value)| (name.into(), value.into())));
+    vars.extend(
+        over.env.iter().chain(target.env.iter().map(|(name, value)| (name, value))).map(|(name, value)| (name.into(), value.into())),
+    );
     let root = image::root(&setting.home, tool.image);
     let account = |name: &str| fs::read(root.join(name)).unwrap_or_default();
     let cwd = match (over.workdir, project) {
@@ -310,7 +314,7 @@ fn spec(
         user,
         accounts,
         cpus: over.cpus.or_else(|| recipe.and_then(|run| run.cpus)),
-        memory_mb: over.memory_mb.or_else(|| recipe.and_then(|run| run.memory_mb)),
+        memory_mb: over.memory_mb.or_else(|| recipe.and_then(|run| run.memory_mb)).map(|mib| mib.max(target.least_memory_mb)),
         scratch_mb: over.rootfs_size_mb,
         root,
     }))

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::amount;
+use crate::recipe::Step;
 use crate::recipe::catalog::Origin;
 use crate::tool::definition::{self, Scope};
 use crate::tool::offer::{self, Offer};
@@ -54,6 +55,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     line("versions", recipe.versions.iter().map(labelled).collect::<Vec<_>>().join(", "));
     line("requires", recipe.requires.join(" "));
     line("source", offer.source());
+    line("tested", recipe.tested.clone().unwrap_or_default());
     line("packages", recipe.debian.packages.join(" "));
     line("added", recipe.debian.added.join(" "));
     let weight = offer.weight();
@@ -66,8 +68,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
         },
     );
     for step in &recipe.steps {
-        let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
-        line("step", format!("{}{reach}", step.shown().trim().replace('\n', "\n                ")));
+        line("step", shown(step));
     }
     line("command", recipe.run.command.join(" "));
     let shim = |(name, command): (&String, &Vec<String>)| match command.as_slice() {
@@ -75,6 +76,13 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
         words => format!("{name} ({})", words.join(" ")),
     };
     line("shims", recipe.run.shims.iter().map(shim).collect::<Vec<_>>().join(", "));
+    if let Some(lsp) = &recipe.lsp {
+        line("server", lsp.command.join(" "));
+        line("server has", lsp.packages.join(" "));
+        for step in &lsp.steps {
+            line("server step", shown(step));
+        }
+    }
     line("env", recipe.run.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
     line("passEnv", recipe.run.pass_env.join(" "));
     line("reaches", recipe.run.network.join(" "));
@@ -86,13 +94,19 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     text
 }
 
+/// A step as it is typed, with what it reaches.
+fn shown(step: &Step) -> String {
+    let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
+    format!("{}{reach}", step.shown().trim().replace('\n', "\n                "))
+}
+
 fn version(offer: &Offer) -> &str {
     offer.version.as_deref().unwrap_or("(not locked)")
 }
 
 fn json(offer: &Offer) -> serde_json::Value {
     let recipe = offer.recipe();
-    let step = |step: &crate::recipe::Step| serde_json::json!({ "run": step.run, "network": step.network, "env": step.env, "project": step.project });
+    let step = |step: &Step| serde_json::json!({ "run": step.run, "network": step.network, "env": step.env, "project": step.project });
     serde_json::json!({
         "tool": recipe.name,
         "description": recipe.description,
@@ -101,6 +115,7 @@ fn json(offer: &Offer) -> serde_json::Value {
         "requires": recipe.requires,
         "origin": offer.definition.found.origin,
         "source": offer.source(),
+        "tested": recipe.tested,
         "installed": offer.installed.as_ref().map(|tool| serde_json::json!({ "version": tool.version, "image": tool.image.to_string() })),
         "debian": {
             "suite": recipe.debian.suite,
@@ -123,6 +138,12 @@ fn json(offer: &Offer) -> serde_json::Value {
         "passEnv": recipe.run.pass_env,
         "network": { "allow": recipe.run.network, "installAllow": recipe.install_allow },
         "ecosystems": recipe.ecosystems.iter().map(|(name, probe)| (name.clone(), probe.run.clone())).collect::<std::collections::BTreeMap<_, _>>(),
+        "lsp": recipe.lsp.as_ref().map(|lsp| serde_json::json!({
+            "command": lsp.command,
+            "packages": lsp.packages,
+            "steps": lsp.steps.iter().map(step).collect::<Vec<_>>(),
+            "env": lsp.env,
+        })),
         "cpus": recipe.run.cpus,
         "memoryMB": recipe.run.memory_mb,
         "warmUp": recipe.run.warm_up,

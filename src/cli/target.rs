@@ -22,6 +22,17 @@ pub struct Target {
     pub recipe: Option<Recipe>,
     /// The program and its arguments.
     pub argv: Vec<OsString>,
+    /// Variables that are set for it, over all others.
+    pub env: Vec<(String, String)>,
+    /// Memory that it needs at least, in MiB, where it is limited.
+    pub least_memory_mb: u64,
+}
+
+impl Target {
+    /// A tool's program as anybody runs it.
+    fn plain(tool: Installed, recipe: Option<Recipe>, argv: Vec<OsString>) -> Target {
+        Target { tool, recipe, argv, env: Vec::new(), least_memory_mb: 0 }
+    }
 }
 
 /// What the command line says of it.
@@ -62,7 +73,7 @@ pub fn find(setting: &Setting, wanted: Wanted<'_>) -> Result<Target, Failure> {
         hint(&first, &other, &tool);
     }
     let (tool, recipe) = usable.into_iter().find(|(usable, _)| usable.name == tool).ok_or_else(|| missing(setting, &table, &name))?;
-    Ok(Target { tool, recipe, argv })
+    Ok(Target::plain(tool, recipe, argv))
 }
 
 /// Finds what the shim `name` of a tool runs; nothing of the arguments is looked at.
@@ -71,7 +82,7 @@ pub fn of_shim(setting: &Setting, tool: &str, name: &str, args: Vec<OsString>) -
     let installed = usable(setting, tool, false)?.ok_or_else(|| missing(setting, &table, tool))?;
     let (recipe, commands) = commands(setting, &table, tool, false);
     let argv = grammar::named(tool, &commands, OsStr::new(name));
-    Ok(Target { tool: installed, recipe, argv: argv.into_iter().chain(args).collect() })
+    Ok(Target::plain(installed, recipe, argv.into_iter().chain(args).collect()))
 }
 
 fn plain(word: &OsStr) -> Result<&str, Failure> {

@@ -1,7 +1,7 @@
 //! Settings as they were written before `silo.toml`: YAML with the same keys, read by writing them anew as TOML.
 //!
 //! What the older form could say and this silo does not take is left out, and told: where caches lie on the host (they
-//! were shared by all projects), images, which stand in recipes now, and language servers.
+//! were shared by all projects), and images, which stand in recipes now.
 
 use std::path::Path;
 
@@ -51,15 +51,26 @@ pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
 }
 
 fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
-    for (key, why) in [
-        ("image", "an image stands in a recipe, as `silo install NAME --image` writes it"),
-        ("lsp", "language servers are not supported yet"),
-    ] {
-        if over.remove(key).is_some() {
-            left.push(format!("overrides.{tool}.{key}: {why}"));
+    if over.remove("image").is_some() {
+        left.push(format!("overrides.{tool}.image: an image stands in a recipe, as `silo install NAME --image` writes it"));
+    }
+    let entries = over.remove("cache");
+    of_caches(&format!("overrides.{tool}"), entries, over, left);
+    if let Some(Value::Table(lsp)) = over.get_mut("lsp") {
+        let entries = lsp.remove("cache");
+        let mut kept = Table::new();
+        of_caches(&format!("overrides.{tool}.lsp"), entries, &mut kept, left);
+        // Whether a server's cache may be emptied makes no difference here: it can be filled again.
+        let all: Vec<Value> = ["cache", "state"].into_iter().filter_map(|key| kept.remove(key)?.as_array().cloned()).flatten().collect();
+        if !all.is_empty() {
+            lsp.insert("cache".to_owned(), Value::Array(all));
         }
     }
-    let Some(Value::Array(entries)) = over.remove("cache") else { return };
+}
+
+/// Takes over which directories are kept, into the keys of a table.
+fn of_caches(key: &str, entries: Option<Value>, over: &mut Table, left: &mut Vec<String>) {
+    let Some(Value::Array(entries)) = entries else { return };
     for entry in entries {
         let table = entry.as_table();
         let guest = table.and_then(|table| table.get("guest")).unwrap_or(&entry).clone();
@@ -70,7 +81,7 @@ fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
             None => guest,
         };
         if table.is_some_and(|table| table.contains_key("host")) {
-            left.push(format!("overrides.{tool}.cache: where {guest} is on the host; each project has its own, below ~/.silo"));
+            left.push(format!("{key}.cache: where {guest} is on the host; each project has its own, below ~/.silo"));
         }
         let list = over.entry(if is_state { "state" } else { "cache" }).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
@@ -168,17 +179,18 @@ mod tests {
             env: {A: \"1\", B: b}\n    memoryMB: 512\n    network:\n      hostAccess: true\n      proxy:\n        allow: [\"*.example.com\"]\n    \
             ports:\n      - {host: 8080, guest: 80}\n    postInstall:\n      - |\n        apt-get update && true\n    \
             cache:\n      - {guest: /root/.cache/pip, host: \"~/.silo/cache/x\", sizeHint: 1G}\n      - {guest: /root/.login, noGC: true}\n    \
-            lsp: {command: [a]}\n  node:\n";
+            lsp: {command: [a], install: b, cache: [{guest: /root/.cache/c, host: \"~/x\"}]}\n  node:\n";
         let taken = taken(yaml).expect("it is read");
         let settings = parse(&taken.text, Path::new("silo.toml")).expect("it is a silo.toml");
         let expect = "tools = [\"python\", \"node\"]\npassEnv = [\"TOKEN\"]\npassSshAgent = true\nprojectId = \"abc\"\n\
             mount = { mode = \"ro\", exclude = [\"node_modules\"] }\n[overrides.python]\nenv = { A = \"1\", B = \"b\" }\nmemoryMB = 512\n\
             network = { hostAccess = true, proxy = { allow = [\"*.example.com\"] } }\nports = [{ host = 8080, guest = 80 }]\n\
-            postInstall = [\"apt-get update && true\\n\"]\ncache = [\"~/.cache/pip\"]\nstate = [\"~/.login\"]\n";
+            postInstall = [\"apt-get update && true\\n\"]\ncache = [\"~/.cache/pip\"]\nstate = [\"~/.login\"]\n\
+            lsp = { command = [\"a\"], install = \"b\", cache = [\"~/.cache/c\"] }\n";
         assert_eq!(settings, parse(expect, Path::new("silo.toml")).expect("it is a silo.toml"), "{}", taken.text);
         assert_eq!(
             taken.left.iter().map(|left| left.split(':').next().unwrap_or_default()).collect::<Vec<_>>(),
-            ["cache", "overrides.python.image", "overrides.python.lsp", "overrides.python.cache"]
+            ["cache", "overrides.python.image", "overrides.python.cache", "overrides.python.lsp.cache"]
         );
         assert_eq!(super::to_toml("", Path::new("x"), Whose::User).expect("nothing").text, "");
     }

@@ -1,5 +1,7 @@
 //! How settings lie over one another: lists are joined, tables merged by key, single values replaced.
 
+use crate::recipe::lsp;
+
 use super::sight::Mount;
 use super::{Cache, Gc, Limits, Mirrors, Network, Override, Settings, ToolCaches};
 
@@ -68,7 +70,7 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         memory_mb: over.memory_mb.or(under.memory_mb),
         rootfs_size_mb: over.rootfs_size_mb.or(under.rootfs_size_mb),
         image: over.image.or(under.image),
-        lsp: over.lsp.or(under.lsp),
+        lsp: lsp::merge(under.lsp, over.lsp),
     }
 }
 

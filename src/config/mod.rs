@@ -23,6 +23,7 @@ use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::recipe::Run;
 use crate::recipe::file::StepEntry;
 use crate::recipe::kept::{self, Kept, KeptEntry};
+use crate::recipe::lsp::LspTable;
 
 use merge::{merge_network, union};
 use sight::{Mount, PassFile};
@@ -265,9 +266,8 @@ pub struct Override {
     pub rootfs_size_mb: Option<u64>,
     /// An image of a registry; an error, since it stands in a recipe.
     pub image: Option<String>,
-    /// A language server; not there yet, and an error.
-    #[schemars(skip)]
-    pub lsp: Option<serde_json::Value>,
+    /// The tool's language server, over that of its recipe.
+    pub lsp: Option<LspTable>,
 }
 
 impl Override {

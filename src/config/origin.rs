@@ -10,7 +10,7 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::document;
 
 /// Lists that are replaced and not joined.
-const REPLACED: [&str; 3] = ["mirrors.debian", "mirrors.debianSecurity", ".ports"];
+const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];
 
 /// A text that says something of the settings.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::amount;
 use crate::document;
 use crate::recipe::file::{self, check_grants, check_name, check_packages, check_step, check_variables};
-use crate::recipe::kept;
 use crate::recipe::versions::is_version;
+use crate::recipe::{kept, lsp};
 
 use super::legacy::{self, Whose};
 use super::sight::is_exclude;
@@ -174,9 +174,7 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
             "overrides.{tool}.image is not taken here: an image stands in a recipe, as `silo install NAME --image` writes it"
         ));
     }
-    if over.lsp.is_some() {
-        return Err(format!("overrides.{tool}.lsp: language servers are not supported yet"));
-    }
+    over.lsp.clone().map(lsp::check).transpose().map_err(of)?;
     Ok(())
 }
 

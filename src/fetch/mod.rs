@@ -18,3 +18,5 @@ mod partial;
 
 pub mod download;
 pub mod text;
+
+pub mod deposit;

@@ -11,7 +11,7 @@ use crate::system::Arch;
 /// Most bytes of an index, a manifest or a configuration; registries take no larger ones.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Most layers of an image; builders stop at 127.
-const MAX_LAYERS: usize = 512;
+pub const MAX_LAYERS: usize = 512;
 /// Most bytes of one layer as it is fetched: this is arbitrary, and far above any that is used.
 const MAX_LAYER_BYTES: u64 = 32 << 30;
 

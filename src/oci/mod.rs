@@ -2,6 +2,7 @@
 //!
 //! Equal images give equal bytes: keys are sorted, and nothing says when or where.
 
+pub mod docker;
 pub mod image;
 pub mod reference;
 

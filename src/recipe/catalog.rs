@@ -28,6 +28,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
         recipe: include_str!("../../recipes/claude-code.toml"),
         lock: include_str!("../../recipes/claude-code.lock"),
     },
+    BuiltIn { name: "cypress", recipe: include_str!("../../recipes/cypress.toml"), lock: include_str!("../../recipes/cypress.lock") },
     BuiltIn { name: "deno", recipe: include_str!("../../recipes/deno.toml"), lock: include_str!("../../recipes/deno.lock") },
     BuiltIn { name: "go", recipe: include_str!("../../recipes/go.toml"), lock: include_str!("../../recipes/go.lock") },
     BuiltIn { name: "jupyter", recipe: include_str!("../../recipes/jupyter.toml"), lock: include_str!("../../recipes/jupyter.lock") },

@@ -9,6 +9,7 @@ use crate::grant::Grant;
 use crate::oci::reference;
 
 use super::kept::{self, KeptEntry};
+use super::lsp::{self, LspTable};
 use super::versions::{self, VersionTable};
 use super::wanted;
 use super::{Activation, Debian, Probe, Recipe, Run, SHELL, Step};
@@ -19,6 +20,8 @@ use super::{Activation, Debian, Probe, Recipe, Run, SHELL, Step};
 pub struct RecipeFile {
     /// One line for `silo list --available`.
     pub description: Option<String>,
+    /// When and where a real program of the tool's kind was last run in it: `2026-11-28 on x86_64`.
+    pub tested: Option<String>,
     /// The tool's version, where none of its packages has it; its steps find it in `$SILO_VERSION`.
     pub version: Option<String>,
     /// Other versions that it can be had in, and in what they differ.
@@ -26,7 +29,8 @@ pub struct RecipeFile {
     pub versions: BTreeMap<String, VersionTable>,
     /// Tools that this one is built on: their packages, steps, variables and grants come first.
     pub requires: Option<Vec<String>>,
-    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, or `oci:/layout:name`.
+    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, `oci:/layout:name`,
+    /// `oci-archive:/file.tar:name` or `docker-archive:/file.tar:name`.
     pub image: Option<String>,
     /// The Debian packages of the tool's root.
     pub debian: Option<DebianTable>,
@@ -60,6 +64,8 @@ pub struct RecipeFile {
     pub memory_mb: Option<u64>,
     /// What runs once in a virtual machine before its snapshot is taken, so that the tool's files are in memory then.
     pub warm_up: Option<Vec<String>>,
+    /// The tool's language server, for `silo lsp`; no part of the tool's own image.
+    pub lsp: Option<LspTable>,
 }
 
 /// A directory that changes how the tool is run. It is looked for from where a run starts up to the project.
@@ -245,6 +251,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
     versions.extend(over.versions);
     RecipeFile {
         description: over.description.or(under.description),
+        tested: over.tested.or(under.tested),
         version: over.version.or(under.version),
         versions,
         requires: over.requires.or(under.requires),
@@ -266,6 +273,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
         warm_up: over.warm_up.or(under.warm_up),
+        lsp: lsp::merge(under.lsp, over.lsp),
     }
 }
 
@@ -306,17 +314,15 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_grants("network.allow", &allow)?;
     let install_allow = file.network.install_allow.unwrap_or_default();
     check_grants("network.installAllow", &install_allow)?;
-    let mut ecosystems = BTreeMap::new();
-    for (name, table) in file.ecosystems {
-        check_name(&name)?;
-        ecosystems.insert(name, Probe { run: check_command("ecosystems.probe", table.probe)? });
-    }
+    let ecosystems = check_ecosystems(file.ecosystems)?;
     let cache = kept::check("cache", file.cache.unwrap_or_default())?;
     let state = kept::check("state", file.state.unwrap_or_default())?;
     let (cpus, memory_mb, warm_up) = (file.cpus, file.memory_mb, file.warm_up.unwrap_or_default());
+    let lsp = file.lsp.map(lsp::check).transpose()?.filter(|lsp| !lsp.command.is_empty());
     Ok(Recipe {
         name: name.to_owned(),
         description: file.description.unwrap_or_default(),
+        tested: file.tested,
         version: file.version.or(tag),
         image: file.image,
         versions: file.versions.into_iter().map(|(version, table)| (version, table.label.unwrap_or_default())).collect(),
@@ -326,6 +332,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         install_allow: sorted(install_allow),
         ecosystems,
         run: Run { command, shims, activate, env: file.env, pass_env, cache, state, network: sorted(allow), cpus, memory_mb, warm_up },
+        lsp,
     })
 }
 
@@ -339,7 +346,7 @@ fn check_image(file: &RecipeFile) -> Result<Option<String>, Error> {
     if file.requires.as_ref().is_some_and(|tools| !tools.is_empty()) {
         return Err(Error::Both("requires"));
     }
-    Ok(Some(parsed.tag.unwrap_or_else(|| parsed.digest.map_or_else(|| "latest".to_owned(), |digest| format!("{digest:.12}")))))
+    Ok(Some(parsed.version()))
 }
 
 fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
@@ -403,6 +410,15 @@ pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
         return Err(Error::Empty("env"));
     }
     Ok(Step { run: check_command(key, table.run)?, network: sorted(table.network), env: table.env, project: table.project })
+}
+
+/// Checks how ecosystems are learned.
+pub fn check_ecosystems(tables: BTreeMap<String, EcosystemTable>) -> Result<BTreeMap<String, Probe>, Error> {
+    let one = |(name, table): (String, EcosystemTable)| {
+        check_name(&name)?;
+        Ok((name, Probe { run: check_command("ecosystems.probe", table.probe)? }))
+    };
+    tables.into_iter().map(one).collect()
 }
 
 fn check_command(key: &'static str, command: Command) -> Result<Vec<String>, Error> {

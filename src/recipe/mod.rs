@@ -4,6 +4,7 @@
 //! project's), which [`catalog`] lays over one another. A [`Recipe`] is the checked result.
 
 pub mod kept;
+pub mod lsp;
 pub mod versions;
 pub mod wanted;
 
@@ -18,6 +19,7 @@ pub mod addon;
 use std::collections::BTreeMap;
 
 use kept::Kept;
+use lsp::Lsp;
 
 /// What one tool is made of, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Recipe {
     pub name: String,
     /// One line for lists.
     pub description: String,
+    /// When and where it was last tried whole, if it was.
+    pub tested: Option<String>,
     /// Its version, where that is not a package's.
     pub version: Option<String>,
     /// Other versions that it can be had in, each with a label or an empty text.
@@ -44,6 +48,8 @@ pub struct Recipe {
     pub ecosystems: BTreeMap<String, Probe>,
     /// How it is run.
     pub run: Run,
+    /// Its language server, where it has one; no part of its image.
+    pub lsp: Option<Lsp>,
 }
 
 /// A command run in a tool's root when it is built.

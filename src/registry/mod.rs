@@ -1,4 +1,4 @@
-//! Images of others: what a registry, or a layout on this machine, says of one, and where its parts are.
+//! Images of others: what a registry, or a layout or an archive on this machine, says of one, and where its parts are.
 //!
 //! A registry says in a challenge what it wants to be shown; who has a login of podman or docker on this machine shows that,
 //! everybody else gets what is handed out to anybody. Every document is known by its digest before it is believed, but for
@@ -7,19 +7,25 @@
 mod credentials;
 mod login;
 
+mod archive;
+
+mod layout;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use silo_store::digest::Digest;
 
+use crate::fetch::download::Request;
 use crate::fetch::error::Error as FetchError;
 use crate::fetch::transport::{Answer, Transport};
 use crate::oci::image::{self, ACCEPT, Configuration, Document, MAX_DOCUMENT_BYTES, Pointer};
-use crate::oci::reference::{Place, Reference};
+use crate::oci::reference::{Form, Place, Reference};
 use crate::system::Arch;
+
+use layout::Layout;
 
 /// Why an image could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +97,10 @@ impl Error {
             Error::Status { status: 404, .. } => "is the name right, and the tag?",
             Error::Status { .. } => "the registry may be in trouble; try again later",
             Error::Digest { .. } => "something between here and the registry changes what passes, or the registry is broken",
-            Error::Document { .. } | Error::Read { .. } => return None,
+            Error::Read { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                "is the path right? it must be a file or directory of this machine that you may read"
+            }
+            Error::Read { .. } | Error::Document { .. } => return None,
         };
         Some(text.to_owned())
     }
@@ -119,15 +128,35 @@ pub struct Found {
     pub layers: Vec<Pointer>,
 }
 
+/// Where the parts of an image are read from.
+enum Source<'a> {
+    Registry(Context<'a>, &'a Reference),
+    Layout(Layout<'a>),
+}
+
 /// Finds what a name stands for now, for every architecture that it has.
 pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch, Found>, Error> {
-    let (url, bytes) = match &reference.place {
-        Place::Registry { .. } => {
+    let source = match &reference.place {
+        Place::Registry { .. } => Source::Registry(context, reference),
+        Place::Layout(dir) => Source::Layout(Layout::Dir(dir)),
+        Place::Archive { path, form } => {
+            let contents = archive::read(path, context.cancel)?;
+            match form {
+                Form::Oci => Source::Layout(Layout::Archive(contents)),
+                Form::Docker => {
+                    let found = layout::saved(&contents, reference)?;
+                    return Ok(BTreeMap::from([(found.configuration.arch, found)]));
+                }
+            }
+        }
+    };
+    let (url, bytes) = match &source {
+        Source::Registry(..) => {
             let url = manifest_url(reference, &reference.wanted());
             let bytes = ask(context, reference, &url)?;
             (url, bytes)
         }
-        Place::Layout(dir) => named(dir, reference)?,
+        Source::Layout(layout) => layout.named(reference)?,
     };
     let digest = Digest::of(&bytes);
     if let Some(expected) = reference.digest.filter(|expected| *expected != digest) {
@@ -136,15 +165,15 @@ pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch
     let mut images = BTreeMap::new();
     match document(&url, &bytes)? {
         Document::Manifest { config, layers } => {
-            let found = image_of(context, reference, digest, config, layers)?;
+            let found = image_of(&source, digest, config, layers)?;
             images.insert(found.configuration.arch, found);
         }
         Document::Index(entries) => {
             for (_, entry) in entries {
-                let (url, bytes) = part(context, reference, &entry, Part::Manifest)?;
+                let (url, bytes) = part(&source, &entry, Part::Manifest)?;
                 // What goes with an image, such as a statement of who built it, is listed like one.
                 let Document::Manifest { config, layers } = document(&url, &bytes)? else { continue };
-                let found = image_of(context, reference, entry.digest, config, layers)?;
+                let found = image_of(&source, entry.digest, config, layers)?;
                 images.entry(found.configuration.arch).or_insert(found);
             }
         }
@@ -164,12 +193,28 @@ pub fn blobs(context: Context<'_>, reference: &Reference, manifest: Digest) -> R
     Ok(move |digest| blob_url(&place, digest))
 }
 
-fn image_of(context: Context<'_>, reference: &Reference, manifest: Digest, config: Pointer, layers: Vec<Pointer>) -> Result<Found, Error> {
-    let (url, bytes) = part(context, reference, &config, Part::Blob)?;
+/// Puts pinned layers of an archive among the fetched files; the layers of other images are fetched one by one.
+pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[Request]) -> Result<(), Error> {
+    let Place::Archive { path, .. } = &reference.place else { return Ok(()) };
+    let missing = archive::deposit(path, dir, wanted, context.cancel)?;
+    match missing.first() {
+        None => Ok(()),
+        Some(request) => {
+            let what = format!("it does not have {} any more, as it was locked", request.name);
+            Err(Error::Document { url: path.display().to_string(), what })
+        }
+    }
+}
+
+fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>) -> Result<Found, Error> {
+    let (url, bytes) = part(source, &config, Part::Blob)?;
     let configuration = image::configuration(&bytes).map_err(|what| Error::Document { url: url.clone(), what })?;
     if configuration.diff_ids.len() != layers.len() {
         let what = format!("it names {} layers, and its manifest {}", configuration.diff_ids.len(), layers.len());
         return Err(Error::Document { url, what });
+    }
+    if let Source::Layout(layout) = source {
+        layers.iter().try_for_each(|layer| layout.has(layer))?;
     }
     Ok(Found { manifest, configuration, layers })
 }
@@ -186,23 +231,17 @@ enum Part {
 }
 
 /// Gets a small part of an image, which must have its digest and size.
-fn part(context: Context<'_>, reference: &Reference, pointer: &Pointer, kind: Part) -> Result<(String, Vec<u8>), Error> {
-    let (url, bytes) = match (&reference.place, kind) {
-        (Place::Registry { .. }, Part::Manifest) => {
-            let url = manifest_url(reference, &format!("sha256:{}", pointer.digest));
-            let bytes = ask(context, reference, &url)?;
+fn part(source: &Source<'_>, pointer: &Pointer, kind: Part) -> Result<(String, Vec<u8>), Error> {
+    let (url, bytes) = match source {
+        Source::Registry(context, reference) => {
+            let url = match kind {
+                Part::Manifest => manifest_url(reference, &format!("sha256:{}", pointer.digest)),
+                Part::Blob => blob_url(&reference.place, pointer.digest),
+            };
+            let bytes = ask(*context, reference, &url)?;
             (url, bytes)
         }
-        (place @ Place::Registry { .. }, Part::Blob) => {
-            let url = blob_url(place, pointer.digest);
-            let bytes = ask(context, reference, &url)?;
-            (url, bytes)
-        }
-        (place @ Place::Layout(_), _) => {
-            let path = blob_url(place, pointer.digest);
-            let bytes = read(Path::new(&path))?;
-            (path, bytes)
-        }
+        Source::Layout(layout) => layout.document(&layout::blob(pointer.digest))?,
     };
     let got = Digest::of(&bytes);
     match got == pointer.digest && bytes.len() as u64 == pointer.size {
@@ -246,7 +285,7 @@ fn base(place: &Place) -> String {
             let local = name == "localhost" || name.starts_with("127.") || name == "[::1]";
             format!("{}://{host}/v2/{repository}", if local { "http" } else { "https" })
         }
-        Place::Layout(dir) => dir.display().to_string(),
+        Place::Layout(path) | Place::Archive { path, .. } => path.display().to_string(),
     }
 }
 
@@ -257,42 +296,6 @@ fn manifest_url(reference: &Reference, wanted: &str) -> String {
 fn blob_url(place: &Place, digest: Digest) -> String {
     match place {
         Place::Registry { .. } => format!("{}/blobs/sha256:{digest}", base(place)),
-        Place::Layout(_) => format!("{}/blobs/sha256/{digest}", base(place)),
+        Place::Layout(_) | Place::Archive { .. } => format!("{}/{}", base(place), layout::blob(digest)),
     }
-}
-
-/// Finds the manifest or index that a layout has under a name.
-fn named(dir: &Path, reference: &Reference) -> Result<(String, Vec<u8>), Error> {
-    let path = dir.join("index.json");
-    let bytes = read(&path)?;
-    let wrong = |what: String| Error::Document { url: path.display().to_string(), what };
-    let index: oci_spec::image::ImageIndex = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let name = |entry: &oci_spec::image::Descriptor| {
-        entry.annotations().as_ref().and_then(|all| all.get("org.opencontainers.image.ref.name").cloned())
-    };
-    let entries = index.manifests();
-    let wanted = reference.wanted();
-    let fits = |entry: &&oci_spec::image::Descriptor| match (&reference.digest, &reference.tag) {
-        (Some(_), _) => entry.digest().to_string() == wanted,
-        (None, Some(tag)) => name(entry).as_ref() == Some(tag),
-        (None, None) => entries.len() == 1 || name(entry).as_deref() == Some("latest"),
-    };
-    let entry = entries.iter().find(fits).ok_or_else(|| {
-        let names: Vec<String> = entries.iter().filter_map(name).collect();
-        wrong(format!("it has no \"{wanted}\"; there are: {}", names.join(", ")))
-    })?;
-    let digest = image::digest(entry.digest().as_ref()).map_err(wrong)?;
-    let blob = blob_url(&reference.place, digest);
-    let bytes = read(Path::new(&blob))?;
-    match Digest::of(&bytes) {
-        got if got == digest => Ok((blob, bytes)),
-        got => Err(Error::Digest { url: blob, expected: digest, got }),
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes)).map_err(failed)?;
-    Ok(bytes)
 }

@@ -96,7 +96,7 @@ fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec
     let lock = locking::obtain(context, &definition, Resolving::Allowed).map_err(|error| failed(error.into()))?;
     let said = lock.images.get(&Arch::host()).map(|base| base.command.clone()).unwrap_or_default();
     let command = match wish.shims.first() {
-        Some(shim) => vec![shim.split_once(':').map_or(shim.as_str(), |(_, program)| program).to_owned()],
+        Some(shim) => shim.split_once(':').map_or(shim.as_str(), |(_, program)| program).split_whitespace().map(str::to_owned).collect(),
         None => said,
     };
     put(&command, &wish.shims)?;

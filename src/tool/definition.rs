@@ -9,7 +9,7 @@ use crate::document;
 use crate::home::PROJECT_LOCK;
 use crate::recipe::addon;
 use crate::recipe::catalog::{self, Found};
-use crate::recipe::file;
+use crate::recipe::file::{self, check_name};
 
 use super::View;
 use super::locking;
@@ -125,7 +125,8 @@ fn unknown_addon(view: View<'_>, tool: &str, name: &str) -> Error {
 /// Returns the tools that the project claims: those of its settings, and those of its lock.
 pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
     let mut tools = view.project_settings.claims();
-    tools.extend(locking::read(&view.project.join(PROJECT_LOCK))?.into_keys());
+    // Language servers are locked there, too.
+    tools.extend(locking::read(&view.project.join(PROJECT_LOCK))?.into_keys().filter(|name| check_name(name).is_ok()));
     Ok(tools)
 }
 
@@ -150,6 +151,11 @@ pub fn current(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
         Some(own) => Ok(Some(own)),
         None => Ok(record::get(view.home, tool)?),
     }
+}
+
+/// Returns where a tool is defined: in the project that claims it, else for everywhere.
+pub fn scope(view: View<'_>, tool: &str) -> Result<Scope, Error> {
+    Ok(if is_claimed(view.project_settings, view.project, tool)? { Scope::Project } else { Scope::Global })
 }
 
 fn is_claimed(settings: &Settings, project: &Path, tool: &str) -> Result<bool, Error> {

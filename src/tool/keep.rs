@@ -17,6 +17,8 @@ use super::projects;
 
 /// The kind of an installed tool's root.
 const TOOL: &str = "tool";
+/// The kind of a language server's root.
+pub const SERVER: &str = "server";
 /// How long those who use the store for a moment are waited for; a sandbox that starts needs milliseconds.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -85,6 +87,14 @@ pub fn made_of(home: &Home) -> Result<MadeOf, Error> {
 fn why(home: &Home, name: &RootName) -> Result<Option<String>, Error> {
     Ok(match name.kind() {
         TOOL => home.tool(name.name()).exists().then(|| format!("tool {}", name.name())),
+        // A server is needed as long as its tool is: named by the tool, and the project that it is for.
+        SERVER => match name.name().split_once('.') {
+            None => home.tool(name.name()).exists().then(|| format!("the language server of {}", name.name())),
+            Some((tool, id)) => {
+                let project = projects::by_id(home, id)?.filter(|project| !project.is_orphaned());
+                project.map(|project| format!("the language server of {tool} in {}", project.path.display()))
+            }
+        },
         projects::KIND => {
             let project = projects::by_id(home, name.name())?.filter(|project| !project.is_orphaned());
             project.map(|project| format!("project {}", project.path.display()))

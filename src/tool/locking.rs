@@ -149,6 +149,7 @@ pub fn path(view: View<'_>, found: &Found) -> PathBuf {
 pub fn forget(path: &Path, tool: &str) -> Result<bool, Error> {
     let mut locks = read(path)?;
     let was = locks.remove(tool).is_some();
+    locks.remove(&lock::server(tool));
     match (was, locks.is_empty()) {
         (false, _) => {}
         (true, false) => write(path, &locks)?,

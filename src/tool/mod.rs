@@ -22,6 +22,8 @@ pub mod install;
 pub mod offer;
 pub mod verify;
 
+pub mod server;
+
 pub mod adopt;
 pub mod clean;
 pub mod compress;

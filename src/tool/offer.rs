@@ -57,7 +57,8 @@ impl Offer {
     /// Where it comes from: whose recipe, and the release or the ecosystems that its parts are of.
     pub fn source(&self) -> String {
         let recipe = self.recipe();
-        let mut parts = vec![format!("Debian {}", recipe.debian.suite)];
+        let base = recipe.image.as_ref().map_or_else(|| format!("Debian {}", recipe.debian.suite), |image| format!("the image {image}"));
+        let mut parts = vec![base];
         let mut more: Vec<&str> = recipe.steps.iter().flat_map(|step| &step.network).map(String::as_str).collect();
         more.sort_unstable();
         more.dedup();

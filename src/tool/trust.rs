@@ -20,6 +20,7 @@ use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 use crate::recipe::catalog::{self, Places};
 use crate::recipe::file::check_step;
 use crate::recipe::kept::{self, Kept, KeptEntry, Scope};
+use crate::recipe::lsp::{self, Lsp};
 use crate::recipe::{Recipe, Step};
 
 use super::projects;
@@ -88,8 +89,18 @@ fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
     found.extend(over.addons.iter().map(|addon| format!("{tool} is made with the add-on {addon}")));
     let steps = over.post_install.iter().filter_map(|step| check_step("postInstall", step.clone()).ok());
     found.extend(steps.map(|step| runs(tool, &step)));
+    if let Some(lsp) = over.lsp.clone().and_then(|table| lsp::check(table).ok()) {
+        of_server(tool, &lsp, found);
+    }
     let checked = |key, entries: &Vec<KeptEntry>| kept::check(key, entries.clone()).unwrap_or_default();
     of_kept(tool, &checked("cache", &over.cache), &checked("state", &over.state), found);
+}
+
+fn of_server(tool: &str, lsp: &Lsp, found: &mut Exposures) {
+    let name = format!("the language server of {tool}");
+    found.extend(lsp.packages.iter().map(|package| made_with(&name, package)));
+    found.extend(lsp.steps.iter().map(|step| runs(&name, step)));
+    of_kept(tool, &lsp.cache, &[], found);
 }
 
 fn of_place(place: &str, network: &Network, names: &[String], ssh_agent: bool, found: &mut Exposures) {
@@ -143,6 +154,9 @@ fn of_tool(recipe: &Recipe) -> Exposures {
     found.extend(recipe.debian.packages.iter().map(|package| made_with(tool, package)));
     found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
     of_kept(tool, &run.cache, &run.state, &mut found);
+    if let Some(lsp) = &recipe.lsp {
+        of_server(tool, lsp, &mut found);
+    }
     found.iter().map(|line| plain(line)).collect()
 }
 

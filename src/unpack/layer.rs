@@ -1,29 +1,22 @@
 //! One layer of somebody else's image into one of ours.
 //!
-//! The tar may be plain, or compressed by gzip or zstd, as its first bytes say. Whiteouts become ours; device nodes and
+//! The tar may be plain or compressed, as its first bytes say. Whiteouts become ours; device nodes and
 //! pipes, names that leave the root, and anything that is there twice are refused. What was read must have the digest that the
 //! image's configuration states, so nothing that was changed on the way becomes a layer.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 
 use sha2::{Digest as _, Sha256};
 use silo_store::digest::Digest;
-use silo_store::entry::Meta;
+use silo_store::entry::{MAX_ENTRIES, Meta};
 use silo_store::path::LayerPath;
 use silo_store::stage::Stage;
 use tar::EntryType;
 
+use super::compressed::{self, Bounded, MAX_BYTES};
 use super::entries::{self, trimmed};
 
-/// Most that one layer may unpack to: this is arbitrary, and far above any that is used.
-const MAX_LAYER_BYTES: u64 = 64 << 30;
-/// How much larger than its file a layer may become; zeros compress to a thousandth, nothing useful to less.
-const MAX_RATIO: u64 = 2_000;
-/// What any layer may unpack to, however small its file is.
-const FREE_BYTES: u64 = 64 << 20;
-/// The window that zstd may ask for, as a power of two.
-const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 /// The name that a whiteout's begins with.
 const WHITEOUT: &[u8] = b".wh.";
 /// The whiteout of all that lower layers have in a directory.
@@ -89,13 +82,16 @@ pub struct Source {
 /// Unpacks a layer into `stage`.
 pub fn unpack(source: Source, from: impl Read, stage: &mut Stage) -> Result<(), Error> {
     let failed = |error| Error::Read { layer: source.layer, source: error };
-    let limit = source.size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES).min(MAX_LAYER_BYTES);
-    let mut bytes = Hashed { inner: decompressed(from).map_err(failed)?, hash: Sha256::new(), left: limit, limit };
-    let mut unpacking = Unpacking { layer: source.layer, stage, whiteouts: BTreeSet::new(), opaque: BTreeSet::new() };
+    let mut bytes = Hashed { inner: compressed::decompressed(from, source.size).map_err(failed)?, hash: Sha256::new() };
+    let mut unpacking = Unpacking { layer: source.layer, stage, count: 0, whiteouts: BTreeSet::new(), opaque: BTreeSet::new() };
     let walked = unpacking.walk(&mut bytes);
+    if unpacking.count > MAX_ENTRIES {
+        // Nobody waits for the rest of it.
+        return walked;
+    }
     // A wrong digest explains any other fault, so it is the one that is told; a bomb is told as what it is.
     let rest = io::copy(&mut bytes, &mut io::sink());
-    if bytes.left > 0 && rest.is_ok() {
+    if !bytes.inner.is_over() && rest.is_ok() {
         let got = Digest::from_bytes(bytes.hash.finalize().into());
         if got != source.diff_id {
             return Err(Error::Digest { layer: source.layer, expected: source.diff_id, got });
@@ -106,23 +102,11 @@ pub fn unpack(source: Source, from: impl Read, stage: &mut Stage) -> Result<(), 
     unpacking.whiten()
 }
 
-fn decompressed<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut from = BufReader::with_capacity(1 << 17, from);
-    let start = from.fill_buf()?;
-    if start.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(from)));
-    }
-    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let mut decoder = zstd::stream::read::Decoder::with_buffer(from)?;
-        decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
-        return Ok(Box::new(decoder));
-    }
-    Ok(Box::new(from))
-}
-
 struct Unpacking<'a> {
     layer: Digest,
     stage: &'a mut Stage,
+    /// Entries so far, those of which nothing is kept among them.
+    count: usize,
     /// What lower layers have and this one takes away.
     whiteouts: BTreeSet<Vec<u8>>,
     /// Directories of which lower layers' contents are taken away.
@@ -137,6 +121,10 @@ impl Unpacking<'_> {
 
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
         let spelled = entry.path_bytes().into_owned();
+        self.count += 1;
+        if self.count > MAX_ENTRIES {
+            return Err(self.wrong(&spelled, &format!("the layer has more than {MAX_ENTRIES} entries")));
+        }
         let Some(plain) = trimmed(&spelled) else { return Ok(()) };
         let (dir, name) = match plain.iter().rposition(|byte| *byte == b'/') {
             Some(at) => (&plain[..at], &plain[at + 1..]),
@@ -155,9 +143,9 @@ impl Unpacking<'_> {
         let staged = match entry.header().entry_type() {
             EntryType::Directory => self.stage.add_dir(&path, &meta),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let left = MAX_LAYER_BYTES.saturating_sub(self.stage.bytes());
+                let left = MAX_BYTES.saturating_sub(self.stage.bytes());
                 if entry.size() > left {
-                    return Err(self.wrong(&spelled, &format!("the layer unpacks to more than {MAX_LAYER_BYTES} bytes")));
+                    return Err(self.wrong(&spelled, &format!("the layer unpacks to more than {MAX_BYTES} bytes")));
                 }
                 self.stage.add_file(&path, &meta, entry, left)
             }
@@ -242,24 +230,16 @@ fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).escape_debug().to_string()
 }
 
-/// The decompressed bytes, hashed and bounded on their way.
-struct Hashed<R> {
-    inner: R,
+/// The decompressed bytes, hashed on their way.
+struct Hashed<'a> {
+    inner: Bounded<'a>,
     hash: Sha256,
-    left: u64,
-    limit: u64,
 }
 
-impl<R: Read> Read for Hashed<R> {
+impl Read for Hashed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 {
-            let what = format!("it unpacks to more than {} bytes, out of all proportion to its file", self.limit);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = self.inner.read(&mut buffer[..most])?;
+        let count = self.inner.read(buffer)?;
         self.hash.update(&buffer[..count]);
-        self.left -= count as u64;
         Ok(count)
     }
 }

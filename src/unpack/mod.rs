@@ -1,8 +1,9 @@
 //! Packages of a distribution, and layers of other people's images, into layers of ours, without running anything of theirs.
 
+pub mod compressed;
 pub mod deb;
 
-mod entries;
+pub mod entries;
 
 pub mod layer;
 

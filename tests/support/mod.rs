@@ -1,6 +1,8 @@
 //! What tests are written with: a `Silo` with a home of its own, and a way to skip aloud.
 
+pub mod between;
 pub mod http;
+pub mod images;
 pub mod mmdebstrap;
 pub mod registry;
 pub mod sandbox;

@@ -1,0 +1,22 @@
+//! A file with images in it: found in or refused, whatever its bytes are, and as either form.
+#![no_main]
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use libfuzzer_sys::fuzz_target;
+use silo::fetch::patience::Patience;
+use silo::fetch::transport::Transport;
+use silo::oci::reference::{Form, Place, Reference};
+use silo::registry::{self, Context};
+
+fuzz_target!(|bytes: &[u8]| {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), bytes).expect("our own file");
+    let (transport, cancel) = (Transport::new(Patience::default()), AtomicBool::new(false));
+    let context = Context { transport: &transport, user_home: Path::new("/nowhere"), cancel: &cancel };
+    for form in [Form::Oci, Form::Docker] {
+        let place = Place::Archive { path: file.path().to_owned(), form };
+        drop(registry::find(context, &Reference { place, tag: None, digest: None }));
+    }
+});

@@ -1,0 +1,120 @@
+//! `silo lsp`.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::recipe::kept;
+use crate::tool::locking::Resolving;
+use crate::tool::server::{self, Server};
+
+use super::context::{Globals, Setting, setting};
+use super::error::Failure;
+use super::run::{self, SILO_FAILED};
+use super::target::{self, Target, Wanted};
+use super::{env, trust, ui};
+
+/// Run a tool's language server in the sandbox that `silo run` gives the tool
+///
+/// An editor starts it and speaks with it on standard input and output. The project lies at its own path inside, so
+/// nothing of what they say needs to be rewritten. The server is built when it is first wanted, over the tool's own image,
+/// and goes with the tool's version.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    visible: run::Visible,
+    /// Build the server, and do not run it
+    #[arg(long)]
+    build: bool,
+    /// With --build: do not make a lock where there is none
+    #[arg(long, requires = "build")]
+    frozen: bool,
+    /// The tool, and arguments for the server besides its own
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL [ARGUMENTS]...")]
+    words: Vec<OsString>,
+}
+
+/// Memory that a server needs at least: one for TypeScript or Python holds a whole project.
+const LEAST_MEMORY_MB: u64 = 2048;
+
+pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
+    let (build, frozen) = (args.build, args.frozen);
+    if build {
+        return built(globals, &args, if frozen { Resolving::Frozen } else { Resolving::Allowed });
+    }
+    let words = args.words;
+    run::launched(globals, args.visible, |setting, visible| {
+        let no_project = visible.is_without_project();
+        let (target, server) = found(globals, setting, &words, no_project)?;
+        wanted(globals, setting, target, server, (&words, no_project))
+    })
+    .map_err(|failure| failure.or_code(SILO_FAILED))
+}
+
+/// Finds the tool that is meant, and its language server.
+fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: bool) -> Result<(Target, Server), Failure> {
+    let word = words.first().map(OsString::as_os_str).unwrap_or_default();
+    let target = target::find(setting, Wanted { word, program: None, rest: Vec::new(), no_project, quiet: globals.quiet })?;
+    let tool = &target.tool.name;
+    let server = server::of(setting.view(), tool, no_project)?;
+    let server = server.ok_or_else(|| {
+        let hint = format!("[lsp] of a recipe, or [overrides.{tool}.lsp] of silo.toml, says what it is and how to install it");
+        Failure::found(format!("{tool} has no language server"), hint)
+    })?;
+    Ok((target, server))
+}
+
+/// Makes of a tool what is run of its server, which is built first where it is not there.
+fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Server, typed: (&[OsString], bool)) -> Result<Target, Failure> {
+    let (words, no_project) = typed;
+    if !no_project {
+        trust::require(setting, Some(&server.tool))?;
+    }
+    if !server.is_in_tool() {
+        target.tool.image = match server.known(setting.view())? {
+            Some(image) => image,
+            None => {
+                build_apart(globals, &words[0], no_project)?;
+                let mend = format!("silo lsp --build {}", server.tool);
+                let again = server::of(setting.view(), &server.tool, no_project)?;
+                let image = again.map(|server| server.known(setting.view())).transpose()?.flatten();
+                image.ok_or_else(|| Failure::found(format!("the language server of {} is not there", server.tool), mend))?
+            }
+        };
+    }
+    if let Some(recipe) = &mut target.recipe {
+        recipe.run.cache = kept::over(std::mem::take(&mut recipe.run.cache), server.lsp.cache);
+    }
+    // What it writes is read by a program.
+    target.env.push(("TERM".to_owned(), "dumb".to_owned()));
+    target.env.extend(server.lsp.env);
+    target.least_memory_mb = LEAST_MEMORY_MB;
+    target.argv = server.lsp.command.into_iter().map(OsString::from).chain(words[1..].iter().cloned()).collect();
+    Ok(target)
+}
+
+/// Builds it in a process of its own: this one must have no other thread when it launches, and nothing but the server's words
+/// on standard output.
+fn build_apart(globals: &Globals, word: &OsString, no_project: bool) -> Result<(), Failure> {
+    let mut command = Command::new(env::program()?);
+    command.args(["lsp", "--build"]).args(no_project.then_some("--no-project")).args(globals.quiet.then_some("--quiet")).arg(word);
+    let again = format!("silo lsp --build {}", word.to_string_lossy());
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.map_err(|error| Failure::found(format!("cannot start silo itself: {error}"), again.clone()))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(Failure::found("the language server could not be built", again)),
+    }
+}
+
+fn built(globals: &Globals, args: &Args, resolving: Resolving) -> Result<ExitCode, Failure> {
+    let setting = setting(globals)?;
+    let no_project = args.visible.is_without_project();
+    let (target, server) = found(globals, &setting, &args.words, no_project)?;
+    if !no_project {
+        trust::require(&setting, Some(&server.tool))?;
+    }
+    let image =
+        if server.is_in_tool() { target.tool.image } else { setting.with(|context| Ok(server::build(context, &server, resolving)?))? };
+    ui::data(&format!("the language server of {} is built (image {:.12})\n", server.tool, image.to_string()))?;
+    Ok(ExitCode::SUCCESS)
+}

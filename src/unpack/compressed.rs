@@ -1,0 +1,99 @@
+//! Bytes that may be compressed, as their beginning says, and how many may come of them.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+/// Most that anything may unpack to: this is arbitrary, and far above any that is used.
+pub const MAX_BYTES: u64 = 64 << 30;
+/// How much larger than its file something may become; zeros compress to a thousandth, nothing useful to less.
+const MAX_RATIO: u64 = 2_000;
+/// What anything may unpack to, however small its file is.
+const FREE_BYTES: u64 = 64 << 20;
+/// The window that zstd may ask for, as a power of two.
+const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+/// Memory that decompressing xz may take; its strongest setting needs 65 MiB.
+const MAX_XZ_BYTES: u64 = 128 << 20;
+
+/// What is decompressed, until it is out of all proportion to its file.
+pub struct Bounded<'a> {
+    inner: Box<dyn Read + 'a>,
+    left: u64,
+    limit: u64,
+}
+
+/// Reads what may be compressed by gzip, zstd or xz, from a file of `size` bytes.
+pub fn decompressed<'a>(from: impl Read + 'a, size: u64) -> io::Result<Bounded<'a>> {
+    let limit = size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES).min(MAX_BYTES);
+    Ok(Bounded { inner: opened(from)?, left: limit, limit })
+}
+
+fn opened<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut from = BufReader::with_capacity(1 << 17, from);
+    let start = from.fill_buf()?;
+    if start.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(from)));
+    }
+    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(from)?;
+        decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
+        return Ok(Box::new(decoder));
+    }
+    if start.starts_with(b"\xfd7zXZ\0") {
+        let stream = liblzma::stream::Stream::new_stream_decoder(MAX_XZ_BYTES, liblzma::stream::CONCATENATED).map_err(io::Error::other)?;
+        return Ok(Box::new(liblzma::bufread::XzDecoder::new_stream(from, stream)));
+    }
+    Ok(Box::new(from))
+}
+
+impl Bounded<'_> {
+    /// Says whether more came than may.
+    pub fn is_over(&self) -> bool {
+        self.left == 0
+    }
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            let what = format!("it unpacks to more than {} bytes, out of all proportion to its file", self.limit);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_is_compressed_is_known_by_its_beginning() {
+        let text = b"the same in every form".repeat(100);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text).expect("memory");
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&text).expect("memory");
+        let forms = [
+            text.clone(),
+            gzip.finish().expect("memory"),
+            zstd::encode_all(text.as_slice(), 1).expect("memory"),
+            xz.finish().expect("memory"),
+        ];
+        for form in forms {
+            let mut read = Vec::new();
+            decompressed(form.as_slice(), form.len() as u64).and_then(|mut from| from.read_to_end(&mut read)).expect("it is read");
+            assert_eq!(read, text);
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_bounded() {
+        let bomb = zstd::encode_all(io::repeat(0).take(100 << 20), 1).expect("memory");
+        let mut from = decompressed(bomb.as_slice(), bomb.len() as u64).expect("it begins well");
+        let error = io::copy(&mut from, &mut io::sink()).expect_err("it is too much");
+        assert!(from.is_over() && error.to_string().contains("out of all proportion"), "{error}");
+    }
+}
