@@ -18,6 +18,8 @@ mod connect;
 mod initial;
 #[cfg(target_os = "linux")]
 mod kvm;
+// Each system has one of its two.
+#[allow(dead_code)]
 mod program;
 #[cfg(target_os = "linux")]
 mod qemu;

@@ -20,7 +20,6 @@ pub struct Program {
 }
 
 /// Takes this very program.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub fn own() -> Result<Program, Error> {
     let (own, maps) = (Path::new("/proc/self/exe"), Path::new("/proc/self/maps"));
     let target = std::fs::read_link(own).map_err(|source| failed("reading", own, source))?;
@@ -41,7 +40,6 @@ fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
 const PLACES: [&str; 2] = ["../libexec/silo", "."];
 
 /// Finds the program for Linux that lies beside this one.
-#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 pub fn beside(this: &Path) -> Result<Program, Error> {
     let name = format!("silo-linux-{}", std::env::consts::ARCH);
     let dir = this.parent().unwrap_or_else(|| Path::new("/"));
