@@ -15,6 +15,8 @@ use super::error::Failure;
 
 /// The tool whose image is what virtual machines are made of.
 const VM: &str = "vm";
+/// A tool that was made of such an image, where nothing can be built before there are machines.
+const FROM_IMAGE: &str = "machine";
 /// Memory of a machine where nothing says otherwise; only what is used of it is taken from the host.
 const MEMORY_BYTES: u64 = 2 << 30;
 /// Processors of a machine where nothing says otherwise.
@@ -55,7 +57,7 @@ pub fn choose(
 pub fn usual_of_steps(setting: &Setting) -> Result<Option<(Machine, Pin)>, Failure> {
     match usual() {
         Tier::Native => Ok(None),
-        Tier::Vm if record::get(&setting.home, VM)?.is_none() => Ok(None),
+        Tier::Vm if found(setting)?.is_none() => Ok(None),
         Tier::Vm => of_steps(setting).map(Some),
     }
 }
@@ -79,9 +81,17 @@ fn machine(setting: &Setting, warm_up: Option<Vec<String>>, tool: &Installed, sp
     Ok(pin)
 }
 
+/// Finds what machines are made of.
+fn found(setting: &Setting) -> Result<Option<Installed>, Failure> {
+    match record::get(&setting.home, VM)? {
+        Some(own) => Ok(Some(own)),
+        None => Ok(record::get(&setting.home, FROM_IMAGE)?),
+    }
+}
+
 /// Finds the image that machines are made of, and keeps it meanwhile.
 fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
-    let own = record::get(&setting.home, VM)?;
+    let own = found(setting)?;
     let own = own.ok_or_else(|| Failure::found("the vm tier needs what its machines are made of", how_to_have_it()))?;
     let pin = {
         let shared = lock::share(&setting.store).map_err(Failure::other)?;
@@ -92,7 +102,11 @@ fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
 
 /// Where no step can run before there are machines, theirs must come as an image.
 fn how_to_have_it() -> String {
-    if launch::HAS_NATIVE { format!("silo install {VM}") } else { format!("silo install {VM} --image IMAGE; docs/macos.md says which") }
+    if launch::HAS_NATIVE {
+        format!("silo install {VM}")
+    } else {
+        format!("silo install {FROM_IMAGE} --image IMAGE --shim {FROM_IMAGE}:true; docs/macos.md says which image")
+    }
 }
 
 fn made(setting: &Setting, own: Installed, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Failure> {

@@ -103,6 +103,8 @@ const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, u32::MAX];
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
 const TIOCSETD: u32 = 0x5423;
+// libc does not have it for every C library.
+const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 const SET_ID_BITS: u32 = 0o6000;
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 const FILE_TYPE: u32 = libc::S_IFMT;
@@ -176,7 +178,7 @@ static ALWAYS: &[Rule] = &[
     rule(libc::SYS_mknodat, &[DEVICE_AT], Fail(EPERM), "devices and whiteouts"),
     // The machine. All need capabilities that a guest lacks; refused before the kernel's code is reached.
     rule(libc::SYS_kexec_load, &[], Fail(EPERM), "replaces the kernel"),
-    rule(libc::SYS_kexec_file_load, &[], Fail(EPERM), "replaces the kernel"),
+    rule(KEXEC_FILE_LOAD, &[], Fail(EPERM), "replaces the kernel"),
     rule(libc::SYS_init_module, &[], Fail(EPERM), "loads kernel code"),
     rule(libc::SYS_finit_module, &[], Fail(EPERM), "loads kernel code"),
     rule(libc::SYS_delete_module, &[], Fail(EPERM), "unloads kernel code"),

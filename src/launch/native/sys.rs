@@ -190,7 +190,7 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     request.ifr_name[1] = b'o' as c_char;
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) };
     checked(c_long::from(result)).map(drop)
 }
 

@@ -20,6 +20,8 @@ mod control;
 pub mod initial;
 #[cfg(target_os = "linux")]
 mod kvm;
+// Each system has one of its two.
+#[allow(dead_code)]
 pub mod program;
 #[cfg(target_os = "linux")]
 mod qemu;

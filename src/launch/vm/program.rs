@@ -48,7 +48,6 @@ fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
 const PLACES: [&str; 2] = ["../libexec/silo", "."];
 
 /// Finds the program for Linux that lies beside this one.
-#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 pub fn beside(this: &Path) -> Result<Program, Error> {
     let name = format!("silo-linux-{}", std::env::consts::ARCH);
     let dir = this.parent().unwrap_or_else(|| Path::new("/"));
