@@ -49,6 +49,8 @@ const RULES: &[Rule] = &[
     dropped("var/lib/systemd/random-seed"),
     dropped("var/lib/systemd/credential.secret"),
     dropped("etc/ssh/ssh_host_*"),
+    // What a kernel's package makes to boot by: inode numbers and times. A machine's own is made by Silo.
+    dropped("boot/initrd.img-*"),
     // The launcher's own, or the builder's.
     dropped("etc/hostname"),
     dropped("etc/resolv.conf"),
@@ -107,6 +109,8 @@ mod tests {
         for (path, expect) in [
             ("var/log/dpkg.log", Verdict::Drop),
             ("var/log/apt", Verdict::Keep),
+            ("boot/initrd.img-6.12.1+deb13-amd64", Verdict::Drop),
+            ("boot/vmlinuz-6.12.1+deb13-amd64", Verdict::Keep),
             ("var/log/apt/history.log", Verdict::Drop),
             ("var/lib/dpkg/status-old", Verdict::Drop),
             ("var/lib/dpkg/info/x-old", Verdict::Keep),
