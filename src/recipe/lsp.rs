@@ -121,13 +121,13 @@ mod tests {
 
     #[test]
     fn the_later_word_counts_key_by_key() {
-        let under = table("command = [\"a\"]\npackages = [\"p\"]\nsteps = [\"s\"]\ncache = [\"~/a\"]\nenv = { A = \"1\", B = \"1\" }");
+        let under = table("command = [\"a\"]\npackages = [\"jq\"]\nsteps = [\"s\"]\ncache = [\"~/a\"]\nenv = { A = \"1\", B = \"1\" }");
         let over = table("install = \"other\"\ncache = [\"~/b\"]\nenv = { B = \"2\" }");
         let merged = check(merge(Some(under.clone()), Some(over.clone())).expect("both")).expect("it is right");
         let laid = super::over(Some(check(under).expect("it is right")), Some(&over), &["@x".to_owned()]).expect("it is right");
         let laid = laid.expect("there is one");
         for lsp in [&merged, &laid] {
-            assert_eq!((lsp.command.as_slice(), lsp.packages.as_slice()), (&["a".to_owned()][..], &["p".to_owned()][..]));
+            assert_eq!((lsp.command.as_slice(), lsp.packages.as_slice()), (&["a".to_owned()][..], &["jq".to_owned()][..]));
             assert_eq!(lsp.steps.iter().map(Step::shown).collect::<Vec<_>>(), ["other"]);
             assert_eq!(lsp.cache.iter().map(|kept| kept.guest.as_str()).collect::<Vec<_>>(), ["~/a", "~/b"]);
             assert_eq!(lsp.env.values().map(String::as_str).collect::<Vec<_>>(), ["1", "2"]);
