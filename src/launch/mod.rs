@@ -120,12 +120,12 @@ pub fn this_program() -> Result<PathBuf, Error> {
 
 /// Names the initial file system that virtual machines of this program of silo need.
 pub fn initial_name(program: &Path) -> Result<String, Error> {
-    vm::program::of(program).and_then(|program| vm::initial::name(&program))
+    vm::first_process(program).and_then(|program| vm::initial::name(&program))
 }
 
 /// Makes it; `root` is that of the image with the kernel's modules.
 pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
-    vm::initial::make(root, &vm::program::of(program)?)
+    vm::initial::make(root, &vm::first_process(program)?)
 }
 
 /// Unpacks into a directory what a machine says that a step has changed, whoever wrote it.

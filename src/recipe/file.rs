@@ -291,17 +291,12 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     }
     let command = file.command.unwrap_or_else(|| own_command(name, first_shim, &shims));
     let activate = file.activate.unwrap_or_default().into_iter().map(check_activate).collect::<Result<_, _>>()?;
-    if command.first().is_none_or(String::is_empty) {
-        return Err(Error::Empty("command"));
-    }
-    if file.cpus == Some(0) {
-        return Err(Error::Empty("cpus"));
-    }
-    if file.memory_mb == Some(0) {
-        return Err(Error::Empty("memoryMB"));
-    }
-    if file.warm_up.as_ref().is_some_and(|words| words.first().is_none_or(String::is_empty)) {
-        return Err(Error::Empty("warmUp"));
+    let is_empty = |words: &Vec<String>| words.first().is_none_or(String::is_empty);
+    let warm_up = file.warm_up.as_ref().is_some_and(is_empty);
+    let empty =
+        [("command", is_empty(&command)), ("cpus", file.cpus == Some(0)), ("memoryMB", file.memory_mb == Some(0)), ("warmUp", warm_up)];
+    if let Some((key, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
+        return Err(Error::Empty(key));
     }
     let pass_env = file.pass_env.unwrap_or_default();
     check_variables("env", file.env.keys())?;

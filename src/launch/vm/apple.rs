@@ -6,7 +6,8 @@
 
 use std::path::PathBuf;
 
-use super::machine::{self, Inside, LOWER_TAG, PORT, Shares, Sharing, tag};
+use super::machine::{self, Inside, LOWER_TAG, PORT, Sharing};
+use super::shares::{Shares, tag};
 use crate::launch::spec::{Access, Machine, Spec};
 
 /// What the guest's kernel is told: to say nothing until it dies, and then to start anew, which is noticed; to trust the

@@ -21,8 +21,9 @@ use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL,
 
 use super::changes;
 use super::initial::{FIRST_MODULES, OTHER_MODULES};
-use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, Sharing, tag};
+use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, Sharing};
 use super::mux::{Keys, Mux, Side, Source};
+use super::shares::tag;
 use super::stream::{End, Ways};
 use super::tty;
 use crate::launch::host::failure::{During, Failure, Stage};

@@ -22,7 +22,7 @@ pub mod initial;
 mod kvm;
 // Each system has one of its two.
 #[allow(dead_code)]
-pub mod program;
+mod program;
 #[cfg(target_os = "linux")]
 mod qemu;
 #[cfg(target_os = "linux")]
@@ -36,6 +36,8 @@ mod stream;
 mod machine;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod mux;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod shares;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod tty;
 
@@ -73,6 +75,12 @@ use mux::{Mux, Source};
 
 /// See [`crate::launch::unpack_changes`].
 pub use changes::unpack as unpack_changes;
+
+/// What belongs to a program of silo as a machine's first process.
+#[cfg(target_os = "macos")]
+pub use program::beside as first_process;
+#[cfg(target_os = "linux")]
+pub use program::of as first_process;
 
 #[cfg(target_os = "linux")]
 use qemu::Running;

@@ -20,7 +20,6 @@ pub struct Program {
 }
 
 /// Takes a program of silo; it has the libraries that this process has.
-#[cfg(target_os = "linux")]
 pub fn of(program: &Path) -> Result<Program, Error> {
     let (own, maps) = (Path::new("/proc/self/exe"), Path::new("/proc/self/maps"));
     let target = std::fs::read_link(own).map_err(|source| failed("reading", own, source))?;
@@ -28,14 +27,7 @@ pub fn of(program: &Path) -> Result<Program, Error> {
     Ok(Program { path: program.to_owned(), libraries: loaded(&text, &target), shared_files: &["9pnet_virtio", "9p"] })
 }
 
-/// Finds what belongs to a program of silo.
-#[cfg(not(target_os = "linux"))]
-pub fn of(program: &Path) -> Result<Program, Error> {
-    beside(program)
-}
-
 /// Lists the libraries that a process has loaded besides its program.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..]))).collect();
     paths.retain(|path| path != program && path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
