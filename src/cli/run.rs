@@ -190,6 +190,7 @@ pub(super) fn launched(
     let kept = screen::keep(&setting.home);
     let done = launch::launch_noting(&spec, &mut |phase| {
         timing.done(match phase {
+            Phase::Ready => "machine ready",
             Phase::Started => "sandbox made",
             Phase::Ended => "program ended",
         });

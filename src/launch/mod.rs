@@ -84,6 +84,8 @@ pub fn launch(spec: &Spec) -> Result<Exit, Error> {
 /// A moment of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// There is a machine that waits for what it is to do, where the program gets one.
+    Ready,
     /// The sandbox is there, and the program starts in it.
     Started,
     /// The program has ended.

@@ -367,11 +367,15 @@ mod tests {
 
     #[test]
     fn the_command_line_is_the_golden_one() {
-        for (processor, golden) in [
-            (Processor::Translated, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
-            (Processor::Kvm, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
+        let observed = Start::Observed { dir: "/h/snapshot".into(), shares: 2 };
+        let restored = Start::Restored { dir: "/h/snapshot".into() };
+        for (processor, start, golden) in [
+            (Processor::Translated, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-translated.argv")),
+            (Processor::Kvm, Start::Boot, include_str!("../../../tests/golden/qemu/x86_64-kvm.argv")),
+            (Processor::Translated, observed, include_str!("../../../tests/golden/qemu/x86_64-observed.argv")),
+            (Processor::Translated, restored, include_str!("../../../tests/golden/qemu/x86_64-restored.argv")),
         ] {
-            let made = make(&spec(), &machine(), processor, Start::Boot);
+            let made = make(&spec(), &machine(), processor, start);
             let words: String = made.outer.argv.iter().map(|word| format!("{}\n", word.display())).collect();
             assert_eq!(words, golden, "{processor:?}\n{words}");
         }

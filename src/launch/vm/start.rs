@@ -31,6 +31,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
         Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
         begun => begun?,
     };
+    noted(Phase::Ready);
     watch.screen = Screen::take_over(&streams, notices)?;
     watch.outlet = outlet;
     let after = watch.begin(spec, made.inside(), &streams)?;
