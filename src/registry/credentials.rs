@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,27 +47,28 @@ fn run(command: &mut Command, input: &str, cancel: &AtomicBool) -> io::Result<Op
         // One that does not read what it is asked for fails by itself.
         drop(to.write_all(input.as_bytes()));
     }
-    let mut answer = Vec::new();
+    let (told, heard) = mpsc::channel();
     let from = child.stdout.take();
-    let status = thread::scope(|scope| {
-        if let Some(from) = from {
-            let answer = &mut answer;
-            scope.spawn(move || drop(from.take(MAX_ANSWER_BYTES).read_to_end(answer)));
+    // Not waited for: a helper that is ended may have started others, which have its output still.
+    thread::spawn(move || {
+        let mut answer = Vec::new();
+        let read = from.map(|from| from.take(MAX_ANSWER_BYTES).read_to_end(&mut answer));
+        // Nobody may be listening any more.
+        let _ = told.send(read.and_then(Result::ok).map(|_| answer));
+    });
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let left = until.saturating_duration_since(Instant::now());
+            return Ok(heard.recv_timeout(left).ok().flatten().filter(|_| status.success()));
         }
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok::<_, io::Error>(Some(status));
-            }
-            if cancel.load(Ordering::Relaxed) || Instant::now() > until {
-                child.kill()?;
-                child.wait()?;
-                return Ok(None);
-            }
-            thread::sleep(LOOK);
+        if cancel.load(Ordering::Relaxed) || Instant::now() > until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
         }
-    })?;
-    Ok(status.filter(std::process::ExitStatus::success).map(|_| answer))
+        thread::sleep(LOOK);
+    }
 }
 
 #[cfg(test)]
