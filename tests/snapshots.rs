@@ -166,3 +166,21 @@ fn makers() -> Vec<Pid> {
     };
     pids.filter(takes).filter_map(Pid::from_raw).collect()
 }
+
+#[test]
+fn what_machines_are_made_of_is_made_ready_where_it_was_compressed() {
+    let silo = Silo::seeded();
+    drop(silo.ok(["install", "--quiet", "sh", "vm"]));
+    let machine = ["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "exit 7"];
+    assert_eq!(silo.run(machine).code, 7);
+    drop(silo.ok(["cache", "compress", "--all", "--quiet"]));
+    let left = |tool: &str| {
+        let dir = silo.installed(tool).root.parent().expect("an image's").to_owned();
+        fs::read_dir(dir).expect("it is there").flatten().map(|entry| entry.file_name()).collect::<BTreeSet<_>>()
+    };
+    for tool in ["sh", "vm"] {
+        assert_eq!(left(tool), BTreeSet::from(["config.json".into(), "index".into()]), "{tool}");
+    }
+    let again = silo.run(machine);
+    assert_eq!(again.code, 7, "{}", again.err);
+}

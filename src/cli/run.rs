@@ -230,14 +230,14 @@ fn in_use(globals: &Globals, setting: &Setting, tool: &Installed) -> Result<Pin,
         lock::pin(&setting.store, &shared, &tool.image.digest()).map_err(Failure::other)?
     };
     if image::is_there(&setting.home, tool.image) && cold::is_cold(&setting.home, tool.image) {
-        restore(globals, tool)?;
+        restore(globals.quiet, tool)?;
     }
     Ok(pin)
 }
 
 /// Makes a compressed image runnable, in a process of its own: this one must have no other thread when it launches.
-fn restore(globals: &Globals, tool: &Installed) -> Result<(), Failure> {
-    Ui::new(globals.quiet).show(Event::Note { text: format!("{} is compressed; making it ready", tool.name) });
+pub(super) fn restore(quiet: bool, tool: &Installed) -> Result<(), Failure> {
+    Ui::new(quiet).show(Event::Note { text: format!("{} is compressed; making it ready", tool.name) });
     let mut command = Command::new(env::program()?);
     command.args(RESTORE).arg(tool.image.to_string()).arg("--quiet").stdin(Stdio::null()).stdout(Stdio::null());
     let hint = || {

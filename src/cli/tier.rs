@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use silo_store::lock::{self, Pin};
 
 use crate::config::Tier;
-use crate::image::{self, boot};
+use crate::image::{self, boot, cold};
 use crate::launch;
 use crate::launch::spec::{Machine, Spec};
 use crate::tool::record::{self, Installed};
 
 use super::context::Setting;
 use super::error::Failure;
+use super::run;
 
 /// The tool whose image is what virtual machines are made of.
 const VM: &str = "vm";
@@ -97,6 +98,9 @@ fn own(setting: &Setting) -> Result<(Installed, Pin), Failure> {
         let shared = lock::share(&setting.store).map_err(Failure::other)?;
         lock::pin(&setting.store, &shared, &own.image.digest()).map_err(Failure::other)?
     };
+    if image::is_there(&setting.home, own.image) && cold::is_cold(&setting.home, own.image) {
+        run::restore(false, &own)?;
+    }
     Ok((own, pin))
 }
 

@@ -21,8 +21,8 @@ pub const DISK: &str = "root.erofs";
 pub const KERNEL: &str = "vmlinux";
 /// The directory with the snapshots of machines that have booted with an image.
 const SNAPSHOTS: &str = "snapshots";
-/// How the names of initial file systems begin.
-const INITIAL: &str = "initial-";
+/// The directory with the initial file systems of machines.
+const INITIAL: &str = "initial";
 /// How long what was made may be in use although something newer is there.
 const LATELY: Duration = Duration::from_secs(3600);
 /// The largest kernel that is unpacked; Debian's has 58 MB.
@@ -36,9 +36,9 @@ pub fn disk(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
 }
 
 /// Everything of an image that can be made again of its layers, whether it is there or not.
-pub fn made_of_layers(home: &Home, id: ImageId) -> [PathBuf; 4] {
+pub fn made_of_layers(home: &Home, id: ImageId) -> [PathBuf; 5] {
     let dir = home.image(&id.to_string());
-    [root(home, id), dir.join(DISK), dir.join(KERNEL), snapshots(home, id)]
+    [root(home, id), dir.join(DISK), dir.join(KERNEL), dir.join(INITIAL), snapshots(home, id)]
 }
 
 /// Where an image's snapshots are, if there are any.
@@ -48,7 +48,7 @@ pub fn snapshots(home: &Home, id: ImageId) -> PathBuf {
 
 /// Returns those of an image's two files that are there and are not what its root gives.
 pub fn changed(home: &Home, id: ImageId) -> Result<Vec<PathBuf>, Error> {
-    let [_, disk, kernel, _] = made_of_layers(home, id);
+    let [_, disk, kernel, ..] = made_of_layers(home, id);
     let mut changed = Vec::new();
     if disk.exists() && digest_of(&disk)? != digest(|out| write_disk(home, id, out))? {
         changed.push(disk);
@@ -127,20 +127,21 @@ fn index(home: &Home, id: ImageId) -> Result<Index, Error> {
 
 /// Returns an image's initial file system of this name, if it is there.
 pub fn initial(home: &Home, id: ImageId, name: &str) -> Option<PathBuf> {
-    Some(home.image(&id.to_string()).join(format!("{INITIAL}{name}"))).filter(|path| path.exists())
+    Some(home.image(&id.to_string()).join(INITIAL).join(name)).filter(|path| path.exists())
 }
 
 /// Keeps an initial file system. Those of other names were another program's; what was made lately may be in use still.
 pub fn keep_initial(home: &Home, id: ImageId, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
-    let dir = home.image(&id.to_string());
+    let dir = home.image(&id.to_string()).join(INITIAL);
+    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
     for other in fs::read_dir(&dir).map_err(failed("list", &dir))?.flatten() {
         let age = other.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
-        if other.file_name().as_encoded_bytes().starts_with(INITIAL.as_bytes()) && age.is_some_and(|age| age > LATELY) {
+        if age.is_some_and(|age| age > LATELY) {
             // What cannot be removed goes with the image.
             let _ = fs::remove_file(other.path());
         }
     }
-    made(home, id, &format!("{INITIAL}{name}"), |out| out.write_all(bytes).map_err(failed("write", &dir)))
+    made(home, id, &format!("{INITIAL}/{name}"), |out| out.write_all(bytes).map_err(failed("write", &dir)))
 }
 
 /// Makes a file of an image's directory, whole or not at all.
