@@ -112,6 +112,8 @@ fn a_dropped_package_of_a_users_recipe_says_what_to_run() {
 fn a_dropped_package_of_a_built_in_recipe_is_locked_anew() {
     let http = mirror();
     let silo = silo_of(&http);
+    // What other tests have locked meanwhile came along.
+    let _ = fs::remove_dir_all(silo.path("recipe-locks"));
     silo.write(".silo/recipe-locks/sh.lock", &dropped("sh"));
     let done = silo.run(["install", "sh"]);
     assert_eq!(done.code, 0, "{done:?}");
