@@ -8,7 +8,7 @@ use std::process::Command;
 use silo_store::digest::Digest;
 use tar::EntryType::{Block, Link, Regular, Symlink};
 
-use crate::support::images::{Layer, base, documents, layout, tar, upper};
+use crate::support::images::{Layer, base, documents, layout, podman_words, tar, upper};
 use crate::support::{As, Done, Silo, done, has, skip};
 
 /// A layer with one program.
@@ -158,21 +158,7 @@ fn archives_of_skopeo_and_podman_are_taken() {
     if !has("podman") {
         return skip("there is no podman");
     }
-    let podman = |args: &[&str]| {
-        let storage = [
-            "--root",
-            "storage",
-            "--runroot",
-            "run",
-            "--storage-driver",
-            "vfs",
-            "--cgroup-manager",
-            "cgroupfs",
-            "--events-backend",
-            "none",
-        ];
-        other("podman", &[&storage[..], args].concat(), &dir)
-    };
+    let podman = |args: &[&str]| other("podman", &podman_words(args), &dir);
     let loaded = podman(&["load", "--quiet", "--input", "docker.tar"]);
     assert_eq!(loaded.code, 0, "{loaded:?}");
     for form in ["oci-archive", "docker-archive"] {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::images::podman_words;
 use crate::support::{As, Done, Silo, done, has, skip};
 
 fn digest(silo: &Silo, args: &[&str]) -> String {
@@ -116,22 +117,7 @@ fn podman_loads_and_runs_what_is_exported() {
     }
     let silo = Silo::shared(As::Me);
     let _ = digest(&silo, &["--docker", "image.tar", "--name", "silo/sh:test"]);
-    // A storage of its own, and no daemon, network or cgroup: what a container of CI can do.
-    let podman = |args: &[&str]| {
-        let storage = [
-            "--root",
-            "storage",
-            "--runroot",
-            "run",
-            "--storage-driver",
-            "vfs",
-            "--cgroup-manager",
-            "cgroupfs",
-            "--events-backend",
-            "none",
-        ];
-        other("podman", &[&storage[..], args].concat(), &silo.project())
-    };
+    let podman = |args: &[&str]| other("podman", &podman_words(args), &silo.project());
     let loaded = podman(&["load", "--quiet", "--input", "image.tar"]);
     assert!(loaded.code == 0 && loaded.out.contains("silo/sh:test"), "{loaded:?}");
     let run = podman(&[

@@ -24,6 +24,15 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// A silo whose `sh` has no snapshots, for one test, and where they will be.
+fn without_any() -> (MutexGuard<'static, ()>, Silo, PathBuf) {
+    let alone = alone();
+    let silo = vm::silo(As::Me);
+    let place = place(&silo, "sh");
+    let _ = fs::remove_dir_all(&place);
+    (alone, silo, place)
+}
+
 /// Where the snapshots of a tool's image are.
 fn place(silo: &Silo, tool: &str) -> PathBuf {
     silo.installed(tool).root.with_file_name("snapshots")
@@ -70,10 +79,7 @@ fn seconds() -> u64 {
 
 #[test]
 fn machines_that_go_on_from_one_snapshot_are_different_ones() {
-    let _alone = alone();
-    let silo = vm::silo(As::Me);
-    let place = place(&silo, "sh");
-    let _ = fs::remove_dir_all(&place);
+    let (_alone, silo, place) = without_any();
     let snapshot = taken(&silo, &place);
     let used = |path: &Path| fs::metadata(path.join("state")).and_then(|data| data.modified()).expect("it is there");
     let mut seen = BTreeSet::new();
@@ -109,10 +115,7 @@ fn machines_that_go_on_from_one_snapshot_are_different_ones() {
 
 #[test]
 fn a_snapshot_holds_nothing_of_whom_it_was_taken_after() {
-    let _alone = alone();
-    let silo = vm::silo(As::Me);
-    let place = place(&silo, "sh");
-    let _ = fs::remove_dir_all(&place);
+    let (_alone, silo, place) = without_any();
     let project = silo.project();
     fs::write(project.join("silo-marks-a-file"), "silo-marks-bytes").expect("written");
     let mut command = silo.command(["run", "--tier", "vm", "sh", "-c", "cat silo-marks-*; echo $TERM silo-marks-words"]);
@@ -129,10 +132,7 @@ fn a_snapshot_holds_nothing_of_whom_it_was_taken_after() {
 
 #[test]
 fn what_is_of_no_use_is_not_used() {
-    let _alone = alone();
-    let silo = vm::silo(As::Me);
-    let place = place(&silo, "sh");
-    let _ = fs::remove_dir_all(&place);
+    let (_alone, silo, place) = without_any();
     let cold = silo.run(["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "exit 4"]);
     assert!(cold.code == 4 && !place.exists(), "{}", cold.err);
     // Whoever takes one is killed in the midst of it.

@@ -11,7 +11,7 @@ use crate::config::Tier;
 use crate::event::Event;
 use crate::grant::Port;
 use crate::image::{self, cold};
-use crate::launch::{self, Phase};
+use crate::launch::{self, Phase, again};
 use crate::run::grammar;
 use crate::run::{self, Accounts, User, Wish};
 use crate::tool::projects;
@@ -25,7 +25,6 @@ use super::error::{self, Failure};
 use super::reach::{self, Asked, Lesson};
 use super::screen;
 use super::sight::{self, Sight};
-use super::step;
 use super::target::{self, Target, Wanted};
 use super::tier;
 use super::timing::Timing;
@@ -208,7 +207,7 @@ pub(super) fn launched(
     timing.tell()?;
     match done {
         Ok(exit) => {
-            step::take_snapshot(&spec);
+            again::take_snapshot_apart(&spec);
             Ok(ExitCode::from(exit.code()))
         }
         Err(error) => {

@@ -1,8 +1,7 @@
 //! The hidden command by which a build starts silo anew for one step (see `launch`).
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use crate::launch::{self, again, error, launch, spec::Spec};
 
@@ -40,23 +39,6 @@ fn by_hand(file: &std::path::Path) -> Result<u8, Failure> {
     let json = std::fs::read(file).map_err(|source| failed(error::Error::Host { step: format!("reading {}", file.display()), source }))?;
     let exit = Spec::from_json(&json).and_then(|spec| launch(&spec)).map_err(failed)?;
     Ok(exit.code())
-}
-
-/// Starts a process that takes the snapshot which this launch could have used, if there is none, and does not wait for it.
-pub fn take_snapshot(spec: &Spec) {
-    if !launch::wants_snapshot(spec) {
-        return;
-    }
-    // It is the next launch that is slower without; this one has said all that it has to say.
-    let Ok((program, json)) = super::env::program().and_then(|program| Ok((program, spec.to_json().map_err(Failure::other)?))) else {
-        return;
-    };
-    let mut command = Command::new(program);
-    command.args([WORD, "--snapshot", "/dev/stdin"]).env_clear().current_dir("/");
-    let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    if let Some(mut input) = started.ok().and_then(|mut child| child.stdin.take()) {
-        let _ = input.write_all(&json);
-    }
 }
 
 fn snapshot(file: &std::path::Path) -> Result<(), Failure> {

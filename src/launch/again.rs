@@ -21,6 +21,9 @@ use super::{Exit, launch};
 /// The word on the command line that makes the program serve one launch.
 pub const WORD: &str = "__launch";
 
+/// The option by which it takes a snapshot instead.
+const SNAPSHOT: &str = "--snapshot";
+
 /// Between two looks at the caller's wish to stop; a person does not feel a twentieth of a second.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -142,6 +145,21 @@ impl Drop for Server {
     }
 }
 
+/// Starts a process that takes the snapshot which this launch could have used, if there is none, and does not
+/// wait for it. Without a snapshot the next machines boot, too, so nobody is told where it cannot be started.
+pub fn take_snapshot_apart(spec: &Spec) {
+    if !super::wants_snapshot(spec) {
+        return;
+    }
+    let (Ok(program), Ok(json)) = (super::this_program(), spec.to_json()) else { return };
+    let mut command = Command::new(program);
+    command.args([WORD, SNAPSHOT, "/dev/stdin"]).env_clear().current_dir("/");
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    if let Some(mut input) = started.ok().and_then(|mut child| child.stdin.take()) {
+        let _ = input.write_all(&json);
+    }
+}
+
 /// Serves launches until there are no more: the other side of [`run`].
 pub fn serve() -> Result<(), Error> {
     die_with_parent();
@@ -158,11 +176,8 @@ pub fn serve() -> Result<(), Error> {
         };
         let text = serde_json::to_vec(&answer)?;
         write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
-        if let Ok(spec) = spec
-            && super::wants_snapshot(&spec)
-        {
-            // Without one, the next machines boot, too.
-            let _ = super::take_snapshot(&spec);
+        if let Ok(spec) = spec {
+            take_snapshot_apart(&spec);
         }
     }
 }

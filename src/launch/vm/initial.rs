@@ -16,10 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use object::elf::{DT_SONAME, DT_STRTAB, FileHeader64, PT_LOAD};
-use silo_store::digest::Hasher;
-
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
+use silo_store::digest::Hasher;
 
 use super::program::Program;
 use crate::launch::error::Error;

@@ -64,11 +64,12 @@ use super::error::Error;
 use super::foreign;
 use super::host::failure::{Failure, Stage, failed};
 use super::host::insistence::{Answer, Arrived, Insistence};
+use super::host::notices::Notices;
 use super::host::outlet::Outlet;
-use super::host::streams::{Streams, host};
+use super::host::streams::{self, Streams, host};
 use super::host::system::{Signals, stop, stop_with_group};
 use super::host::terminal::Screen;
-use super::spec::{Spec, Upper};
+use super::spec::{Machine, Spec, Upper};
 use super::{Exit, Phase};
 use machine::{Inside, Job};
 use mux::{Mux, Source};
@@ -85,18 +86,46 @@ pub use program::of as first_process;
 #[cfg(target_os = "linux")]
 use qemu::Running;
 #[cfg(target_os = "linux")]
-pub use start::{launch, probe};
+use start::begin;
+#[cfg(target_os = "linux")]
+pub use start::probe;
 
 #[cfg(target_os = "macos")]
 use vz::Running;
 #[cfg(target_os = "macos")]
-pub use vz::{launch, probe};
+use vz::begin;
+#[cfg(target_os = "macos")]
+pub use vz::probe;
 
 /// How long a machine may take until its first process is heard: it takes three seconds by translation on a quiet machine,
 /// and ten at once on two processors that have other work take a minute. One that takes longer hangs.
 const BOOT: Duration = Duration::from_secs(180);
 /// The most of QEMU's messages that is told.
 const MAX_LOG_BYTES: usize = 4096;
+
+/// See [`crate::launch::launch`].
+pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
+    let signals = Signals::take_over()?;
+    let streams = streams::streams(&spec.stdio)?;
+    let notices = Notices::new(&streams)?;
+    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+    let (mut watch, inside) = match begin(spec, machine, &signals) {
+        Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
+        begun => begun?,
+    };
+    noted(Phase::Ready);
+    watch.screen = Screen::take_over(&streams, notices)?;
+    watch.outlet = outlet;
+    let after = watch.begin(spec, inside, &streams)?;
+    let outcome = watch.run(&signals, Until::Ended, noted);
+    noted(Phase::Ended);
+    let exit = watch.close(outcome)?;
+    if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
+        connect::changed(after, upper)?;
+    }
+    Ok(exit)
+}
 
 /// How long a machine is attended to.
 #[derive(Clone, Copy, PartialEq, Eq)]

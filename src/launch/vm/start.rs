@@ -6,47 +6,24 @@ use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{Frame, SEED_BYTES};
 
 use super::control::Control;
-use super::machine::{self, Made, Processor, Start};
+use super::machine::{self, Inside, Made, Processor, Start};
 use super::mux::{Mux, Side};
 use super::qemu::Running;
-use super::{Until, Watch, connect, kvm, snapshot};
+use super::{Until, Watch, kvm, snapshot};
 use crate::launch::error::Error;
-use crate::launch::host::notices::Notices;
-use crate::launch::host::outlet::Outlet;
-use crate::launch::host::streams::{self, Streams, host};
+use crate::launch::host::streams::{Streams, host};
 use crate::launch::host::system::{self, Signals};
-use crate::launch::host::terminal::Screen;
 use crate::launch::native::{self, plan};
-use crate::launch::spec::{Machine, Spec, Upper};
-use crate::launch::{Check, Exit, Phase, State};
-
-/// See [`crate::launch::launch`].
-pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
-    let signals = Signals::take_over()?;
-    let streams = streams::streams(&spec.stdio)?;
-    let notices = Notices::new(&streams)?;
-    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
-    let (mut watch, made) = match begin(spec, machine, &signals) {
-        Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
-        begun => begun?,
-    };
-    noted(Phase::Ready);
-    watch.screen = Screen::take_over(&streams, notices)?;
-    watch.outlet = outlet;
-    let after = watch.begin(spec, made.inside(), &streams)?;
-    let outcome = watch.run(&signals, Until::Ended, noted);
-    noted(Phase::Ended);
-    let exit = watch.close(outcome)?;
-    if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
-        connect::changed(after, upper)?;
-    }
-    Ok(exit)
-}
+use crate::launch::spec::{Machine, Spec};
+use crate::launch::{Check, State};
 
 /// Restores a machine, or boots one where there is no snapshot of such machines. Nothing of the program runs before it is
 /// heard, so a machine that is not may be tried again, and at last by the way that works everywhere.
-fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
+pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
+    start(spec, machine, signals).map(|(watch, made)| (watch, made.inside()))
+}
+
+fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
     let processor = snapshot::processor();
     if let Some(place) = snapshot::Place::of(spec, machine, processor)
         && let Some(dir) = place.find()

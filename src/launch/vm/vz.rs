@@ -14,43 +14,22 @@ use tempfile::TempDir;
 
 use super::apple::{self, Configuration, Holds};
 use super::framework::{self, Ends, Virtual};
+use super::machine::Inside;
 use super::mux::{Mux, Side};
-use super::{Gone, Until, Watch, connect, program};
+use super::{Gone, Until, Watch, program};
 use crate::launch::error::Error;
-use crate::launch::host::notices::Notices;
-use crate::launch::host::outlet::Outlet;
-use crate::launch::host::streams::{self, host};
+use crate::launch::host::streams::host;
 use crate::launch::host::system::{self, Signals};
-use crate::launch::host::terminal::Screen;
-use crate::launch::spec::{Access, Machine, Spec, Upper};
-use crate::launch::{Check, Exit, Phase, State};
+use crate::launch::spec::{Access, Machine, Spec};
+use crate::launch::{Check, State};
 
 /// The longest message about how a machine ended.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// See [`crate::launch::launch`].
-pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
-    let signals = Signals::take_over()?;
-    let streams = streams::streams(&spec.stdio)?;
-    let notices = Notices::new(&streams)?;
-    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+/// Starts a machine of the framework.
+pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
     let (configuration, inside) = apple::make(spec, machine);
-    let mut watch = match boot(&configuration, &machine.initial, &signals) {
-        Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
-        booted => booted?,
-    };
-    noted(Phase::Ready);
-    watch.screen = Screen::take_over(&streams, notices)?;
-    watch.outlet = outlet;
-    let after = watch.begin(spec, inside, &streams)?;
-    let outcome = watch.run(&signals, Until::Ended, noted);
-    noted(Phase::Ended);
-    let exit = watch.close(outcome)?;
-    if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
-        connect::changed(after, upper)?;
-    }
-    Ok(exit)
+    boot(&configuration, &machine.initial, signals).map(|watch| (watch, inside))
 }
 
 /// Starts a machine and waits until its first process is heard.
