@@ -29,14 +29,18 @@ pub fn port(text: &str) -> Result<Port, String> {
 pub fn furnish(
     setting: &Setting,
     tool: &Installed,
-    recipe: Option<Recipe>,
+    recipe: Option<&Recipe>,
     own: bool,
     lesson: Option<&Lesson>,
     spec: &mut launch::spec::Spec,
 ) -> Result<(), Failure> {
+    let users;
     let recipe = match own || setting.places.project.is_none() {
         true => recipe,
-        false => catalog::find(&Places { project: None, ..setting.places.clone() }, &tool.name).ok().map(|found| found.recipe),
+        false => {
+            users = catalog::find(&Places { project: None, ..setting.places.clone() }, &tool.name).ok();
+            users.as_ref().map(|found| &found.recipe)
+        }
     };
     let Some(recipe) = recipe else { return Ok(()) };
     let settings = if own { &setting.settings } else { &setting.user_settings };

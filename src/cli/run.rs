@@ -175,8 +175,7 @@ pub(super) fn launched(
         let real = |path: &Path| sight.on_host(path);
         activation::activate(&recipe.run, project, (&image::root(&setting.home, tool.image), &real), globals.quiet, &mut spec);
     }
-    let warm_up = recipe.as_ref().map(|recipe| recipe.run.warm_up.clone()).unwrap_or_default();
-    reach::furnish(&setting, tool, recipe.clone(), own, learning.as_ref(), &mut spec)?;
+    reach::furnish(&setting, tool, recipe.as_ref(), own, learning.as_ref(), &mut spec)?;
     let settings = if own { &setting.settings } else { &setting.user_settings };
     reach::open_doors(settings, &tool.name, asked, &mut spec);
     let record = reach::record(&setting, &tool.name, project.as_deref(), &mut spec);
@@ -184,7 +183,8 @@ pub(super) fn launched(
     if let Some(project) = project {
         projects::touch(&setting.home, project);
     }
-    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), (!cold).then_some(warm_up), tool, &mut spec)?;
+    let warm_up = (!cold).then(|| recipe.as_ref().map_or(&[][..], |recipe| &recipe.run.warm_up));
+    let _machine_in_use = tier::choose(&setting, tier.or(settings.tier), warm_up, tool, &mut spec)?;
     timing.done("sandbox described");
     let kept = screen::keep(&setting.home);
     let done = launch::launch_noting(&spec, &mut |phase| {

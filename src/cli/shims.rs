@@ -171,9 +171,10 @@ pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
         return Ok(());
     }
     if !on_path(setting) {
+        let verb = if names.len() == 1 { "is" } else { "are" };
         let names = names.join(", ");
         let bin = setting.home.bin();
-        ui::note(&format!("{} is not on PATH, so {names} are found elsewhere or not at all\n  try: {}", bin.display(), advice()));
+        ui::note(&format!("{} is not on PATH, so {names} {verb} found elsewhere or not at all\n  try: {}", bin.display(), advice()));
         return Ok(());
     }
     for (name, file) in shadowed(setting, &names) {

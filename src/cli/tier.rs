@@ -43,7 +43,7 @@ fn usual() -> Tier {
 pub fn choose(
     setting: &Setting,
     asked: Option<Tier>,
-    warm_up: Option<Vec<String>>,
+    warm_up: Option<&[String]>,
     tool: &Installed,
     spec: &mut Spec,
 ) -> Result<Option<Pin>, Failure> {
@@ -71,7 +71,7 @@ pub fn of_steps(setting: &Setting) -> Result<(Machine, Pin), Failure> {
     Ok((Machine { snapshots, ..made(setting, own, None, CPUS.min(here))? }, pin))
 }
 
-fn machine(setting: &Setting, warm_up: Option<Vec<String>>, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {
+fn machine(setting: &Setting, warm_up: Option<&[String]>, tool: &Installed, spec: &mut Spec) -> Result<Pin, Failure> {
     let (own, pin) = own(setting)?;
     let disk = boot::disk(&setting.home, tool.image).map_err(|error| Failure::other(error).with_hint(again(&tool.name)))?;
     let here = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
