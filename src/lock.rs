@@ -75,6 +75,9 @@ pub struct Asked {
     /// The packages wanted over the recipe's own, such as a project's.
     #[serde(default)]
     pub added: Vec<String>,
+    /// The packages wanted while steps run.
+    #[serde(default)]
+    pub build: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,
     /// The image that is wanted instead of packages.
@@ -92,6 +95,7 @@ impl Asked {
             components: debian.components.clone(),
             packages: debian.packages.clone(),
             added: debian.added.clone(),
+            build: debian.build.clone(),
             recommends: debian.recommends,
         }
     }
@@ -108,11 +112,13 @@ pub enum Tier {
     Recipe,
     /// It came over the recipe's own.
     Added,
+    /// It is there while steps run, and not in the image.
+    Build,
 }
 
 impl Tier {
     /// Every tier, in the order in which they are configured.
-    pub const ALL: [Tier; 3] = [Tier::Base, Tier::Recipe, Tier::Added];
+    pub const ALL: [Tier; 4] = [Tier::Base, Tier::Recipe, Tier::Added, Tier::Build];
 
     /// Returns the word for it in locks and messages.
     pub fn name(self) -> &'static str {
@@ -120,6 +126,7 @@ impl Tier {
             Tier::Base => "base",
             Tier::Recipe => "recipe",
             Tier::Added => "added",
+            Tier::Build => "build",
         }
     }
 }
@@ -284,6 +291,9 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
     if !asked.added.is_empty() {
         push(text, format_args!("added = {}\n", list(&asked.added)));
     }
+    if !asked.build.is_empty() {
+        push(text, format_args!("build = {}\n", list(&asked.build)));
+    }
     push(text, format_args!("recommends = {}\n", asked.recommends));
     if let Some(image) = &asked.image {
         push(text, format_args!("image = {}\n", quoted(image)));
@@ -355,6 +365,7 @@ mod tests {
                 components: vec!["main".into()],
                 packages: vec!["hello".into()],
                 added: vec!["jq".into()],
+                build: vec!["gcc".into()],
                 recommends: false,
                 image: Some("registry.example.com/x:1".into()),
             },

@@ -55,6 +55,32 @@ fn files_that_packages_contend_for_are_placed_by_dpkg() {
     }
 }
 
+/// What only the steps have: they may run it, change it and take it away, and the image is as if it had never been there.
+#[test]
+fn packages_for_steps_alone_are_not_in_the_image() {
+    let silo = Silo::seeded();
+    let steps = "steps = [\"hello --traditional > /etc/greeting && rm /usr/bin/hello\", \"! hello && cat /etc/greeting > /etc/again\"]\n";
+    let debian = "[debian]\npackages = [\"dash\"]\nbuildPackages = [\"hello\", \"dash\"]\nversionOf = \"dash\"\n";
+    silo.write(".silo/recipes/greeting.toml", &format!("command = [\"sh\"]\n{steps}{debian}"));
+    let _ = silo.ok(["install", "--quiet", "greeting"]);
+    let seen = "cat /etc/greeting /etc/again; ls /usr/bin/hello /usr/share/doc/hello; dpkg -s hello | grep Status; dpkg --audit";
+    let done = silo.run(["greeting", "-c", seen]);
+    assert_eq!(done.out, "hello, world\nhello, world\n", "{done:?}");
+    assert!(!silo.ok(["sbom", "greeting"]).contains("hello@"), "what was there for a while is no part of the bill");
+    let lock = fs::read_to_string(silo.path("recipes/greeting.lock")).expect("it is locked");
+    assert!(lock.contains("build = [\"hello\"]\n"), "what the image has anyway is there: {lock}");
+    let hello = lock.lines().find(|line| line.starts_with("\"hello\" = {")).expect("it is locked, too");
+    assert!(hello.contains("tier = \"build\""), "{hello}");
+    let checked = silo.ok(["build", "--check", "greeting"]);
+    assert_eq!(checked.matches("same      ").count(), 3, "{checked}");
+    // With another compiler the tool is another one.
+    let image = |silo: &Silo| silo.ok(["list", "--json"]);
+    let before = image(&silo);
+    silo.write(".silo/recipes/greeting.toml", &format!("command = [\"sh\"]\n{steps}{}", debian.replace("\"hello\"", "\"hello\", \"jq\"")));
+    let _ = silo.ok(["install", "--quiet", "greeting"]);
+    assert_ne!(image(&silo), before);
+}
+
 #[test]
 fn versions_are_matched_by_their_beginning() {
     let silo = Silo::shared(As::Me);

@@ -101,6 +101,7 @@ fn compare(apt: &Apt, architecture: &str) {
                         architecture,
                         packages: set.iter().map(|name| wanted(name).expect("a name")).collect(),
                         added: Vec::new(),
+                        build: Vec::new(),
                         recommends: false,
                         include_essential: true,
                     };

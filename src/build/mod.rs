@@ -298,7 +298,10 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
                 let task = command::Task { step, target: &targets[*target], below: &*state(*below)? };
                 Given::State(Arc::new(command::realise(shop, &task)?))
             }
-            Step::Image { target, below } => Given::Image(image_of(shop, &targets[*target], &*state(*below)?, unpacking.count())?),
+            Step::Image { target, below, without } => {
+                let without = without.map(state).transpose()?;
+                Given::Image(image_of(shop, &targets[*target], &*state(*below)?, without.as_deref(), unpacking.count())?)
+            }
         };
         let done = parts.fetch_add(1, Ordering::Relaxed) + 1;
         (shop.sink)(Event::Progress { id: whole, done: done as u64 });
@@ -359,17 +362,20 @@ fn results(shop: &Workshop<'_>, plan: &Plan, outcome: walk::Outcome<Given, Error
     results
 }
 
-/// Puts an image together.
-fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, unpacked: usize) -> Result<Built, Error> {
+/// Puts an image together; `without` is what it has besides the steps' layers, where they ran on more.
+fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, without: Option<&State>, unpacked: usize) -> Result<Built, Error> {
     let image = image::Image {
         arch: Arch::host(),
         epoch: target.lock.epoch,
-        layers: below.layers(),
+        layers: match without {
+            Some(without) => without.layers().into_iter().chain(below.of_steps().iter().copied()).collect(),
+            None => below.layers(),
+        },
         command: target.recipe.run.command.clone(),
         env: environment_of(target),
     };
     let drv = image_drv(target, Some(&below.outputs));
-    let ground = below.take_ground();
+    let ground = below.take_ground().filter(|_| without.is_none());
     let id = shop.activity(Activity::Compose, &target.recipe.name, None, |id| {
         let progress = |done| (shop.sink)(Event::Progress { id, done });
         image::put(shop.home, shop.store, &image, drv, |root| match &ground {

@@ -59,6 +59,11 @@ impl State {
         layers
     }
 
+    /// Returns the layers of the steps, lowest first.
+    pub fn of_steps(&self) -> &[LayerId] {
+        &self.over[self.over.len().saturating_sub(self.steps)..]
+    }
+
     /// Takes the root that the last step saw.
     pub fn take_ground(&self) -> Option<Ground> {
         self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()

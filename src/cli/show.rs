@@ -58,6 +58,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     line("tested", recipe.tested.clone().unwrap_or_default());
     line("packages", recipe.debian.packages.join(" "));
     line("added", recipe.debian.added.join(" "));
+    line("built with", recipe.debian.build.join(" "));
     let weight = offer.weight();
     let made = if weight.made > 0 { format!(", {} made by steps", amount::size(weight.made)) } else { String::new() };
     line(
@@ -122,6 +123,7 @@ fn json(offer: &Offer) -> serde_json::Value {
             "components": recipe.debian.components,
             "packages": recipe.debian.packages,
             "added": recipe.debian.added,
+            "buildPackages": recipe.debian.build,
             "recommends": recipe.debian.recommends,
             "versionOf": recipe.debian.version_of,
         },

@@ -71,6 +71,8 @@ pub enum Step {
         target: usize,
         /// What it is made of.
         below: NodeIndex,
+        /// What it has of that besides the steps' layers, where they ran on more than it has.
+        without: Option<NodeIndex>,
     },
 }
 
@@ -101,21 +103,29 @@ struct Making {
 
 impl Making {
     fn tool(&mut self, target: usize, tool: &Tool<'_>) -> NodeIndex {
-        let mut below = match tool.lock.asked.image {
-            Some(_) => self.graph.add_node(Step::Base { target }),
+        let (mut below, without) = match tool.lock.asked.image {
+            Some(_) => (self.graph.add_node(Step::Base { target }), None),
             None => self.packaged(tool),
         };
         for step in tool.steps {
             below = self.above(below, |below| Step::Command { step: step.clone(), target, below });
         }
-        self.above(below, |below| Step::Image { target, below })
+        let image = self.above(below, |below| Step::Image { target, below, without });
+        if let Some(without) = without {
+            self.graph.add_edge(without, image, ());
+        }
+        image
     }
 
-    /// The nodes of a tool's packages; returns the last.
-    fn packaged(&mut self, tool: &Tool<'_>) -> NodeIndex {
+    /// The nodes of a tool's packages; returns the last that steps see, and where that is not the image's own, this one.
+    fn packaged(&mut self, tool: &Tool<'_>) -> (NodeIndex, Option<NodeIndex>) {
         let epoch = tool.lock.epoch;
         let mut below = None;
+        let mut own = None;
         for tier in Tier::ALL {
+            if tier == Tier::Build {
+                own = below;
+            }
             let of_tier = tool.packages.iter().filter(|(_, package)| package.tier == tier);
             let packages: Vec<NodeIndex> = of_tier.map(|(name, package)| self.package(name, package, epoch)).collect();
             if packages.is_empty() && below.is_some() {
@@ -124,7 +134,9 @@ impl Making {
             below = Some(self.tier(tier, epoch, packages, below));
         }
         // There is at least the base's node.
-        self.above(below.unwrap_or_default(), |below| Step::Database { epoch, below })
+        let last = self.above(below.unwrap_or_default(), |below| Step::Database { epoch, below });
+        let own = own.filter(|own| Some(*own) != below);
+        (last, own.map(|own| self.above(own, |below| Step::Database { epoch, below })))
     }
 
     fn above(&mut self, below: NodeIndex, step: impl FnOnce(NodeIndex) -> Step) -> NodeIndex {

@@ -8,11 +8,12 @@ use serde::Deserialize;
 use crate::grant::Grant;
 use crate::oci::reference;
 
+use super::debian::{self, DebianTable};
 use super::kept::{self, KeptEntry};
 use super::lsp::{self, LspTable};
 use super::versions::{self, VersionTable};
 use super::wanted;
-use super::{Activation, Debian, Probe, Recipe, Run, SHELL, Step};
+use super::{Activation, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -80,22 +81,6 @@ pub struct ActivateTable {
     pub variable: Option<String>,
     /// A directory in it whose programs come first.
     pub path: Option<String>,
-}
-
-/// A root made of Debian packages.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct DebianTable {
-    /// The release's codename; by default `trixie`.
-    pub suite: Option<String>,
-    /// The archive's areas; by default `main` alone.
-    pub components: Option<Vec<String>>,
-    /// Packages wanted besides the essential ones: `name`, `name=version`, or either with ` [architecture]`.
-    pub packages: Option<Vec<String>>,
-    /// Whether recommended packages come too; by default not.
-    pub recommends: Option<bool>,
-    /// The package whose version is the tool's; by default the first of `packages`.
-    pub version_of: Option<String>,
 }
 
 /// A step: a shell command, or a table that says more.
@@ -226,6 +211,9 @@ pub enum Error {
     /// A root that is to be two things.
     #[error("a tool is made of an image or of packages; this one has {0} too")]
     Both(&'static str),
+    /// Packages for steps that there are not.
+    #[error("debian.buildPackages are there while steps run, and there are none; write steps, or name them in debian.packages")]
+    NoSteps,
     /// Something that must not be empty or zero.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
@@ -235,16 +223,7 @@ pub enum Error {
 pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
     let mut env = under.env;
     env.extend(over.env);
-    let debian = match (under.debian, over.debian) {
-        (Some(under), Some(over)) => Some(DebianTable {
-            suite: over.suite.or(under.suite),
-            components: over.components.or(under.components),
-            packages: over.packages.or(under.packages),
-            recommends: over.recommends.or(under.recommends),
-            version_of: over.version_of.or(under.version_of),
-        }),
-        (under, over) => over.or(under),
-    };
+    let debian = debian::merge(under.debian, over.debian);
     let mut ecosystems = under.ecosystems;
     ecosystems.extend(over.ecosystems);
     let mut versions = under.versions;
@@ -281,7 +260,8 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
 pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_name(name)?;
     let tag = check_image(&file)?;
-    let debian = check_debian(file.debian.unwrap_or_default())?;
+    let has_steps = file.versions.values().map(|version| &version.steps).chain([&file.steps]).flatten().any(|steps| !steps.is_empty());
+    let debian = debian::check(file.debian.unwrap_or_default(), has_steps)?;
     let mut shims = BTreeMap::new();
     let mut first_shim = None;
     for shim in file.shims.unwrap_or_default() {
@@ -352,31 +332,6 @@ fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
         variable: table.variable,
         path: table.path.map(|path| below("activate.path", path)).transpose()?,
     })
-}
-
-fn check_debian(table: DebianTable) -> Result<Debian, Error> {
-    let packages = table.packages.unwrap_or_default();
-    check_packages("debian.packages", &packages)?;
-    let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
-    let debian = Debian {
-        suite: word("debian.suite", table.suite.unwrap_or_else(|| "trixie".to_owned()))?,
-        components: sorted(
-            table
-                .components
-                .unwrap_or_else(|| vec!["main".to_owned()])
-                .into_iter()
-                .map(|component| word("debian.components", component))
-                .collect::<Result<_, _>>()?,
-        ),
-        packages: sorted(packages),
-        added: Vec::new(),
-        recommends: table.recommends.unwrap_or(false),
-        version_of: wanted::for_arch(&version_of).0.split('=').next().unwrap_or_default().to_owned(),
-    };
-    if debian.components.is_empty() {
-        return Err(Error::Empty("debian.components"));
-    }
-    Ok(debian)
 }
 
 /// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
@@ -471,15 +426,6 @@ pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Erro
     }
 }
 
-fn word(key: &'static str, value: String) -> Result<String, Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if value.starts_with(|c: char| c.is_ascii_alphanumeric()) && value.chars().all(plain) && !value.contains("..") {
-        Ok(value)
-    } else {
-        Err(Error::Word { key, value })
-    }
-}
-
 /// Checks `name`, or `name:program and arguments`.
 pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
     let (host, command) = text.split_once(':').unwrap_or((text, text));
@@ -491,7 +437,8 @@ pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
     Ok((host.to_owned(), command))
 }
 
-fn sorted(mut list: Vec<String>) -> Vec<String> {
+/// Sorts a list whose order says nothing, and leaves out what stands twice.
+pub fn sorted(mut list: Vec<String>) -> Vec<String> {
     list.sort();
     list.dedup();
     list
@@ -514,6 +461,16 @@ mod tests {
             ("x", "[debian]\npackages = [\"a [vax]\"]", "debian.packages: \"a [vax]\" is not a package name; write name or name=version"),
             ("x", "[debian]\npackages = [\"-o\"]", "debian.packages: \"-o\" is not a package name; write name or name=version"),
             ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
+            (
+                "x",
+                "[debian]\nbuildPackages = [\"gcc\"]",
+                "debian.buildPackages are there while steps run, and there are none; write steps, or name them in debian.packages",
+            ),
+            (
+                "x",
+                "steps = [\"a\"]\n[debian]\nbuildPackages = [\"a b\"]",
+                "debian.buildPackages: \"a b\" is not a package name; write name or name=version",
+            ),
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
             ("x", "command = []", "command must not be empty or zero"),
             ("x", "memoryMB = 0", "memoryMB must not be empty or zero"),

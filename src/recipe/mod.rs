@@ -8,6 +8,7 @@ pub mod lsp;
 pub mod versions;
 pub mod wanted;
 
+pub mod debian;
 pub mod file;
 
 pub mod requires;
@@ -102,6 +103,8 @@ pub struct Debian {
     pub packages: Vec<String>,
     /// The packages wanted over the recipe's own, sorted.
     pub added: Vec<String>,
+    /// The packages that are there while the steps run, and not in the image, sorted.
+    pub build: Vec<String>,
     /// Whether recommended packages come too.
     pub recommends: bool,
     /// The package whose upstream version is the tool's.

@@ -11,6 +11,7 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
         return Err((recipe.debian.suite, base.debian.suite));
     }
     recipe.debian.packages = joined(recipe.debian.packages, base.debian.packages);
+    recipe.debian.build = joined(recipe.debian.build, base.debian.build);
     recipe.debian.components = joined(recipe.debian.components, base.debian.components);
     recipe.debian.recommends |= base.debian.recommends;
     recipe.steps = base.steps.into_iter().chain(recipe.steps).collect();

@@ -23,6 +23,8 @@ pub struct Request<'a> {
     pub packages: Vec<Relation<'a>>,
     /// Packages wanted over those.
     pub added: Vec<Relation<'a>>,
+    /// Packages wanted over all those, while steps run.
+    pub build: Vec<Relation<'a>>,
     /// Whether recommended packages are installed where they can be.
     pub recommends: bool,
     /// Whether all `Essential: yes` packages are wanted, before the others, as every Debian root has them.
@@ -84,7 +86,7 @@ pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
 /// Finds the packages that apt would install for a request, from indexes in the order of the sources (base, updates,
 /// security).
 pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<Solution<'a>, Error> {
-    let pins: Vec<Relation<'_>> = request.packages.iter().chain(&request.added).copied().collect();
+    let pins: Vec<Relation<'_>> = request.packages.iter().chain(&request.added).chain(&request.build).copied().collect();
     let universe = Universe::new(indexes, request.architecture, &pins)?;
     let recommends = if request.recommends { Recommends::Install } else { Recommends::Ignore };
     let roots = all_wanted(&universe, request)?;
@@ -100,14 +102,14 @@ pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<S
 }
 
 /// Lists the numbers of what is wanted, each once and by tier: the essential packages by name, then the request's in its order.
-fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>; 3], Error> {
+fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>; 4], Error> {
     let mut essential: Vec<Id> = Vec::new();
     if request.include_essential {
         essential.extend(universe.ids().filter(|id| universe.package(*id).essential));
         essential.sort_by_key(|id| universe.package(*id).name);
     }
-    let mut roots = [essential, Vec::new(), Vec::new()];
-    for (tier, relations) in [(1, &request.packages), (2, &request.added)] {
+    let mut roots = [essential, Vec::new(), Vec::new(), Vec::new()];
+    for (tier, relations) in [(1, &request.packages), (2, &request.added), (3, &request.build)] {
         for relation in relations {
             let id = one_wanted(universe, request, relation)?;
             if !roots.iter().any(|ids| ids.contains(&id)) {
@@ -119,7 +121,7 @@ fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>
 }
 
 /// Says of every chosen package in which tier it is: the first one whose wanted packages lead to it.
-fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 3], recommends: bool) -> Result<BTreeMap<Id, Tier>, Error> {
+fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommends: bool) -> Result<BTreeMap<Id, Tier>, Error> {
     let chosen: BTreeSet<Id> = chosen.iter().copied().collect();
     let mut tiers = BTreeMap::new();
     for (tier, roots) in Tier::ALL.into_iter().zip(roots) {
@@ -136,7 +138,8 @@ fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 3], recommend
         }
     }
     // What nothing leads to was chosen for a reason that only the solver knows; it belongs to the last tier.
-    let last = if roots[2].is_empty() { Tier::Recipe } else { Tier::Added };
+    let wanted = Tier::ALL.into_iter().zip(roots).filter(|(_, roots)| !roots.is_empty());
+    let last = wanted.map(|(tier, _)| tier).max().unwrap_or(Tier::Recipe).max(Tier::Recipe);
     for id in chosen {
         tiers.entry(id).or_insert(last);
     }
@@ -194,7 +197,8 @@ mod tests {
             Ok(packages) => packages,
             Err(error) => return error.to_string(),
         };
-        let request = Request { architecture: "amd64", packages, added: Vec::new(), recommends, include_essential: true };
+        let request =
+            Request { architecture: "amd64", packages, added: Vec::new(), build: Vec::new(), recommends, include_essential: true };
         match solve(&indexes, &request) {
             Ok(solution) => solution.packages.iter().map(|(p, _)| format!("{}={}", p.name, p.version)).collect::<Vec<_>>().join(" "),
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
@@ -261,13 +265,22 @@ mod tests {
 
     #[test]
     fn tiers_are_the_first_that_lead_there() {
-        let text = text("base 1; Essential: yes; Depends: lib\nlib 1\na 1; Depends: lib, x\nx 1\nb 1; Depends: x, y\ny 1; Provides: v");
+        let text = text(
+            "base 1; Essential: yes; Depends: lib\nlib 1\na 1; Depends: lib, x\nx 1\nb 1; Depends: x, y\ny 1; Provides: v\nc 1; Depends: y, z\nz 1",
+        );
         let indexes = [parse(text.as_bytes()).expect("well formed")];
         let wish = |text| vec![wanted(text).expect("well formed")];
-        let request = Request { architecture: "amd64", packages: wish("a"), added: wish("b"), recommends: false, include_essential: true };
+        let request = Request {
+            architecture: "amd64",
+            packages: wish("a"),
+            added: wish("b"),
+            build: wish("c"),
+            recommends: false,
+            include_essential: true,
+        };
         let solution = solve(&indexes, &request).expect("all is there");
         let told: Vec<String> = solution.packages.iter().map(|(package, tier)| format!("{} {}", package.name, tier.name())).collect();
-        assert_eq!(told, ["a recipe", "b added", "base base", "lib base", "x recipe", "y added"]);
+        assert_eq!(told, ["a recipe", "b added", "base base", "c build", "lib base", "x recipe", "y added", "z build"]);
     }
 
     #[test]
@@ -282,9 +295,19 @@ mod tests {
         let indexes = [parse(text.as_bytes()).expect("well formed")];
         let why = |packages: &[&'static str]| {
             let packages = packages.iter().map(|text| wanted(text).expect("well formed")).collect();
-            solve(&indexes, &Request { architecture: "amd64", packages, added: Vec::new(), recommends: false, include_essential: true })
-                .expect_err("no way")
-                .to_string()
+            solve(
+                &indexes,
+                &Request {
+                    architecture: "amd64",
+                    packages,
+                    added: Vec::new(),
+                    build: Vec::new(),
+                    recommends: false,
+                    include_essential: true,
+                },
+            )
+            .expect_err("no way")
+            .to_string()
         };
         let conflict = why(&["a", "d"]);
         assert!(["a=1", "b=2", "c=1", "d (<< 3)"].iter().all(|part| conflict.contains(part)), "{conflict}");

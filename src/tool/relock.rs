@@ -321,6 +321,7 @@ fn solved(
         architecture: arch.name(),
         packages: asked(&debian.packages, arch).map_err(failed)?,
         added: asked(&debian.added, arch).map_err(failed)?,
+        build: asked(&debian.build, arch).map_err(failed)?,
         recommends: debian.recommends,
         include_essential: true,
     };

@@ -174,7 +174,9 @@ fn over(base: Lock, today: Lock, asked: Asked) -> Lock {
     for (arch, all) in today.packages {
         let own = packages.entry(arch).or_default();
         for (name, package) in all {
-            own.entry(name).or_insert(Package { tier: Tier::Added, ..package });
+            let tier = package.tier.max(Tier::Added);
+            // What only the tool's steps have, the server may have for good.
+            own.entry(name).and_modify(|own| own.tier = own.tier.min(tier)).or_insert(Package { tier, ..package });
         }
     }
     // The moment of the tool's lock stays too: it is in every layer that both have.
@@ -185,7 +187,12 @@ fn over(base: Lock, today: Lock, asked: Asked) -> Lock {
 fn stands_on(lock: &Lock, base: &Lock) -> bool {
     let of_base = |(arch, packages): (&Arch, &BTreeMap<String, Package>)| {
         let own = lock.packages.get(arch);
-        packages.iter().all(|(name, package)| own.and_then(|own| own.get(name)) == Some(package))
+        packages.iter().all(|(name, package)| {
+            let own = own.and_then(|own| own.get(name));
+            own.is_some_and(|own| {
+                own == package || (package.tier == Tier::Build && Package { tier: Tier::Build, ..own.clone() } == *package)
+            })
+        })
     };
     lock.epoch == base.epoch && lock.images == base.images && base.packages.iter().all(of_base)
 }
