@@ -149,6 +149,18 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).expect("it is there");
 }
 
+/// Nobody is asked: where the processor runs guests, tools run in machines, and else under the host's kernel.
+#[test]
+fn a_run_that_names_no_tier_has_the_one_that_is_quick_here() {
+    let silo = silo(As::Me);
+    let checks: serde_json::Value = serde_json::from_str(&silo.run(["doctor", "--json"]).out).expect("a list");
+    let check = checks.as_array().into_iter().flatten().find(|check| check["name"] == "hardware virtualisation").expect("it was tried");
+    let host = rustix::system::uname().release().to_string_lossy().into_owned();
+    let inside = silo.ok(["run", "--no-project", "sh", "-c", "uname -r"]);
+    assert_eq!(inside.trim_end() == host, check["state"] != "ok", "{host} {inside} {check}");
+    assert_eq!(silo.ok(["run", "--no-project", "--tier", "native", "sh", "-c", "uname -r"]).trim_end(), host);
+}
+
 #[test]
 fn a_program_runs_under_a_kernel_of_its_own() {
     let silo = silo(As::Me);

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::build::check::{Check, Finding};
-use crate::config::Tier;
 use crate::config::edit::NewStep;
 use crate::home::PROJECT_CONFIG;
 use crate::recipe::catalog;
@@ -58,9 +57,8 @@ pub struct Args {
     /// Run every step of the tool twice, in different circumstances, and say what came out otherwise
     #[arg(long, conflicts_with_all = ["script", "command", "remove", "rerun"])]
     check: bool,
-    /// Where the steps run; by default natively
-    #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
-    tier: Option<Tier>,
+    #[command(flatten)]
+    tier: tier::OfSteps,
     /// Keep what a failed step left, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -73,14 +71,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         // A file system in memory lists directories in another order.
         setting.check = Some(Check::new(Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir())));
     }
-    let _machine_in_use = match args.tier.unwrap_or_default() {
-        Tier::Native => None,
-        Tier::Vm => {
-            let (machine, pin) = tier::of_steps(&setting)?;
-            setting.machine = Some(machine);
-            Some(pin)
-        }
-    };
+    let _machine_in_use = args.tier.prepare(&mut setting)?;
     let scope = if args.global { Scope::Global } else { Scope::Project };
     if args.all {
         let done = all(globals, &mut setting, args, scope);

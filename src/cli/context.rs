@@ -12,6 +12,7 @@ use crate::config::legacy::Whose;
 use crate::config::merge::merge;
 use crate::config::read::{self, Older};
 use crate::config::{self, Cache, Settings};
+use crate::event::Event;
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, RECIPES};
@@ -125,6 +126,11 @@ impl Setting {
             project_settings: &self.project_settings,
             project: &self.project,
         }
+    }
+
+    /// Tells something that is no result, unless that is not wanted.
+    pub fn note(&self, text: String) {
+        self.ui.show(Event::Note { text });
     }
 
     /// Runs `work` with progress shown and Ctrl-C turned into a request to stop.

@@ -13,7 +13,7 @@ use crate::tool::locking::Resolving;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{env, reserved, shims, ui};
+use super::{env, reserved, shims, tier, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -48,6 +48,8 @@ pub struct Args {
     /// Do not make a lock where the recipe has none for what it asks for
     #[arg(long)]
     frozen: bool,
+    #[command(flatten)]
+    tier: tier::OfSteps,
     /// Print what was installed as JSON
     #[arg(long)]
     json: bool,
@@ -62,7 +64,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if let Some(version) = &args.version {
         give_version(&mut wishes, version, &args.tools)?;
     }
-    let setting = setting(globals)?;
+    let mut setting = setting(globals)?;
+    let _machine_in_use = args.tier.prepare(&mut setting)?;
     let outcomes = setting.with(|context| {
         let outcomes = wishes.iter().map(|wish| Ok(install::install(context, wish)?)).collect::<Result<Vec<Outcome>, Failure>>()?;
         if outcomes.iter().any(|outcome| outcome.fresh) {
@@ -77,6 +80,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     for outcome in outcomes.iter().filter(|outcome| outcome.fresh) {
         shims::tell(&setting, &outcome.tool.name)?;
+        tier::tell(&setting, &outcome.tool.name);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,7 +106,9 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
         cpus: args.cpus,
         memory_mb: memory.map(|bytes| bytes >> 20),
     };
-    let (outcome, shims) = setting(globals)?.with(|context| Ok(adopt::adopt(context, &wish)?))?;
+    let mut setting = setting(globals)?;
+    let _machine_in_use = args.tier.prepare(&mut setting)?;
+    let (outcome, shims) = setting.with(|context| Ok(adopt::adopt(context, &wish)?))?;
     match args.json {
         true => ui::json(&serde_json::json!([json(&outcome)]))?,
         false => ui::data(&format!("{}  commands: {}\n", line(&outcome), shims.join(" ")))?,

@@ -52,7 +52,7 @@ pub struct Visible {
     /// Let the tool ask your ssh agent for signatures
     #[arg(long)]
     ssh_agent: bool,
-    /// Where the tool runs; by default what `tier` in silo.toml says, else natively
+    /// Where the tool runs; by default what `tier` in silo.toml says, else in a machine where that is quick, else natively
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
     /// Boot a virtual machine anew, without a snapshot, and take none

@@ -9,7 +9,7 @@ use crate::tool::sync::{self, Done, Synced, Wish};
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
 use super::lock::resolving;
-use super::{trust, ui};
+use super::{tier, trust, ui};
 
 /// Make the project's tools what its silo.toml and silo.lock say
 ///
@@ -28,6 +28,8 @@ pub struct Args {
     /// Take silo.lock as it is: what it does not pin is an error
     #[arg(long)]
     frozen: bool,
+    #[command(flatten)]
+    tier: tier::OfSteps,
     /// Keep what a failed step left, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -43,6 +45,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     };
     setting.keep_failed = args.keep_failed;
     trust::require(&setting, None)?;
+    let _machine_in_use = args.tier.prepare(&mut setting)?;
     let wish = Wish { resolving: resolving(args.frozen), anew: args.force, dry_run: args.dry_run, ..Wish::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
     if args.json {

@@ -32,9 +32,45 @@ pub fn parse(text: &str) -> Result<Tier, String> {
     }
 }
 
-/// Returns the tier where none was asked for: the native one, where there is one.
-fn usual() -> Tier {
-    if launch::HAS_NATIVE { Tier::Native } else { Tier::Vm }
+/// Where the steps of a build run.
+#[derive(clap::Args)]
+pub struct OfSteps {
+    /// Where the steps of a build run; by default natively
+    #[arg(long, value_name = "native|vm", value_parser = parse)]
+    tier: Option<Tier>,
+}
+
+impl OfSteps {
+    /// Has the steps run there. The pin keeps the machine's own image meanwhile.
+    pub fn prepare(&self, setting: &mut Setting) -> Result<Option<Pin>, Failure> {
+        if self.tier != Some(Tier::Vm) {
+            return Ok(None);
+        }
+        let (machine, pin) = of_steps(setting)?;
+        setting.machine = Some(machine);
+        Ok(Some(pin))
+    }
+}
+
+/// Returns the tier of a run where none was asked for: a machine, where the processor runs guests and there is what machines
+/// are made of, or where there is no other tier.
+fn usual(setting: &Setting) -> Result<Tier, Failure> {
+    let has_machines = !launch::HAS_NATIVE || (found(setting)?.is_some() && launch::runs_guests().is_ok());
+    Ok(if has_machines { Tier::Vm } else { Tier::Native })
+}
+
+/// Says, once there is what machines are made of, which tier runs have from now on.
+pub fn tell(setting: &Setting, tool: &str) {
+    if tool != VM || !launch::HAS_NATIVE {
+        return;
+    }
+    let text = match launch::runs_guests() {
+        Ok(()) => "tools run in machines from now on, unless --tier native is typed or silo.toml says `tier = \"native\"`".to_owned(),
+        Err(why) => format!(
+            "tools still run natively, under this machine's own kernel, unless --tier vm is typed or silo.toml says `tier = \"vm\"`: {why}"
+        ),
+    };
+    setting.note(text);
 }
 
 /// Gives a run the tier that was asked for, or else the usual one.
@@ -47,7 +83,7 @@ pub fn choose(
     tool: &Installed,
     spec: &mut Spec,
 ) -> Result<Option<Pin>, Failure> {
-    match asked.unwrap_or_else(usual) {
+    match asked.map_or_else(|| usual(setting), Ok)? {
         Tier::Native => Ok(None),
         Tier::Vm => machine(setting, warm_up, tool, spec).map(Some),
     }
@@ -56,11 +92,7 @@ pub fn choose(
 /// What steps of a build run in where nothing is said: nothing besides this system, or, where it has no native tier, a
 /// machine, once there is what machines are made of.
 pub fn usual_of_steps(setting: &Setting) -> Result<Option<(Machine, Pin)>, Failure> {
-    match usual() {
-        Tier::Native => Ok(None),
-        Tier::Vm if found(setting)?.is_none() => Ok(None),
-        Tier::Vm => of_steps(setting).map(Some),
-    }
+    if launch::HAS_NATIVE || found(setting)?.is_none() { Ok(None) } else { of_steps(setting).map(Some) }
 }
 
 /// What steps of a build run in: a machine without a disk, because each step has another root.

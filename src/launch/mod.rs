@@ -95,6 +95,18 @@ pub enum Phase {
 /// Whether programs can be run without a machine here: under this system's own kernel.
 pub const HAS_NATIVE: bool = cfg!(target_os = "linux");
 
+/// Says why the processor runs no guests by itself, if it does not. Like [`launch`], to be called from a process with one thread.
+#[cfg(target_os = "linux")]
+pub fn runs_guests() -> Result<(), &'static str> {
+    vm::runs_guests()
+}
+
+/// Apple's framework has no other way.
+#[cfg(target_os = "macos")]
+pub fn runs_guests() -> Result<(), &'static str> {
+    Ok(())
+}
+
 /// The same as [`launch`], telling `noted` what is reached.
 #[cfg(target_os = "linux")]
 pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {

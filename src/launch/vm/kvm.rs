@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,8 +31,13 @@ const FAST: u8 = 0;
 const SLOW: u8 = 1;
 const FAILED: u8 = 2;
 
-/// Says why no guest can be run, if none can. To be called from a process with one thread.
-pub fn probe() -> Result<(), String> {
+/// Says why no guest can be run, if none can; found out once in a process. To be called from one with one thread.
+pub fn works() -> Result<(), &'static str> {
+    static HERE: OnceLock<Result<(), String>> = OnceLock::new();
+    HERE.get_or_init(probe).as_ref().map(|()| ()).map_err(String::as_str)
+}
+
+fn probe() -> Result<(), String> {
     if access(DEVICE, Access::EXISTS).is_err() {
         return Err(format!("there is no {DEVICE}"));
     }

@@ -84,6 +84,8 @@ pub use program::beside as first_process;
 pub use program::of as first_process;
 
 #[cfg(target_os = "linux")]
+pub use kvm::works as runs_guests;
+#[cfg(target_os = "linux")]
 use qemu::Running;
 #[cfg(target_os = "linux")]
 use start::begin;

@@ -11,7 +11,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
@@ -95,8 +94,7 @@ pub fn is_wanted(spec: &Spec, machine: &Machine) -> bool {
 
 /// The processor that a machine has here, which takes some milliseconds to find out.
 pub fn processor() -> Processor {
-    static HERE: OnceLock<Processor> = OnceLock::new();
-    *HERE.get_or_init(|| if kvm::probe().is_ok() { Processor::Kvm } else { Processor::Translated })
+    if kvm::works().is_ok() { Processor::Kvm } else { Processor::Translated }
 }
 
 /// Takes the snapshot for launches like this one, unless it is there or somebody else takes one.

@@ -100,10 +100,12 @@ pub enum Way {
 /// Says what the vm tier runs on here.
 pub fn probe() -> Check {
     let name = "hardware virtualisation";
-    match kvm::probe() {
-        Ok(()) => Check { name, state: State::Ok, detail: "works; `--tier vm` uses it".to_owned(), cure: String::new() },
+    match kvm::works() {
+        Ok(()) => {
+            Check { name, state: State::Ok, detail: "works; where vm is installed, tools run in machines".to_owned(), cure: String::new() }
+        }
         Err(why) => {
-            let detail = format!("{why}; `--tier vm` works by translation, which is slow");
+            let detail = format!("{why}; tools run natively, and `--tier vm` works by translation, which is slow");
             Check { name, state: State::Degraded, detail, cure: String::new() }
         }
     }
