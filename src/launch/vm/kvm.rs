@@ -34,7 +34,10 @@ const FAILED: u8 = 2;
 /// Says why no guest can be run, if none can; found out once in a process. To be called from one with one thread.
 pub fn works() -> Result<(), &'static str> {
     static HERE: OnceLock<Result<(), String>> = OnceLock::new();
-    HERE.get_or_init(probe).as_ref().map(|()| ()).map_err(String::as_str)
+    match HERE.get_or_init(probe) {
+        Ok(()) => Ok(()),
+        Err(why) => Err(why),
+    }
 }
 
 fn probe() -> Result<(), String> {
