@@ -12,7 +12,7 @@ use crate::tool::shims;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, screen, ui};
+use super::{env, screen, tier, ui};
 
 /// Try what sandboxes and builds need on this machine, and say what to do about what is missing
 ///
@@ -43,6 +43,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     checks.push(room(&home));
     checks.push(clock());
     checks.push(mirrors(&setting)?);
+    checks.extend(tier::check(&setting)?);
     checks.extend(shim_checks(&setting));
     if args.json {
         ui::json(&serde_json::json!(checks))?;

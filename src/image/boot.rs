@@ -1,5 +1,8 @@
 //! What a virtual machine needs of images, beside their roots: a root as one file system, and a kernel that is unpacked.
 //!
+//! A kernel is `boot/vmlinuz-*`, as Debian packs it, or `boot/vmlinux-*`, which needs no unpacking. What comes of both is
+//! what a machine is started with: an ELF file on x86, and on ARM an image with ARM's own magic number.
+//!
 //! Both are made when they are first wanted and lie in the image's directory, so they go with it; both can be made again
 //! of its root at any time, byte for byte.
 
@@ -27,12 +30,21 @@ const INITIAL: &str = "initial";
 const LATELY: Duration = Duration::from_secs(3600);
 /// The largest kernel that is unpacked; Debian's has 58 MB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
+/// How the names of kernels begin: those that are packed, and those that are not.
+const KERNELS: [&str; 2] = ["vmlinuz-", "vmlinux-"];
+const ELF_MAGIC: &[u8] = b"\x7fELF";
+const ARM64_MAGIC: &[u8] = b"ARMd";
 /// Bytes written at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Returns the root of an image as one file system, which is made where it is not there.
 pub fn disk(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
     made(home, id, DISK, |out| write_disk(home, id, out))
+}
+
+/// Whether an image has this file already.
+pub fn has(home: &Home, id: ImageId, name: &str) -> bool {
+    home.image(&id.to_string()).join(name).exists()
 }
 
 /// Everything of an image that can be made again of its layers, whether it is there or not.
@@ -76,10 +88,11 @@ fn write_disk(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error
 }
 
 fn write_kernel(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error> {
-    let path = packed(&root(home, id).join("boot"))?;
+    let (_, path) = newest(&root(home, id).join("boot"))?;
     let bytes = fs::read(&path).map_err(failed("read", &path))?;
-    let broken = || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is no kernel that Silo knows how to unpack"));
-    let kernel = unpacked(&bytes).ok_or_else(broken)?;
+    let broken =
+        || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is no kernel that machines can be started with"));
+    let kernel = unpacked(bytes).ok_or_else(broken)?;
     out.write_all(&kernel).map_err(failed("write", &path))
 }
 
@@ -88,22 +101,30 @@ pub fn kernel(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
     made(home, id, KERNEL, |out| write_kernel(home, id, out))
 }
 
-/// Finds the newest kernel of a directory, by name.
-fn packed(boot: &Path) -> Result<PathBuf, Error> {
-    let listing = fs::read_dir(boot).map_err(failed("list", boot))?;
-    let kernels = listing.flatten().map(|entry| entry.path());
-    let is_kernel = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
-    kernels.filter(is_kernel).max().ok_or_else(|| failed("find a kernel in", boot)(io::ErrorKind::NotFound.into()))
+/// Returns the release of an image's kernel, where there is one and its root is there.
+pub fn release(home: &Home, id: ImageId) -> Option<String> {
+    newest(&root(home, id).join("boot")).ok().map(|(release, _)| release)
 }
 
-/// Unpacks a kernel by the boot protocol of x86; one for other processors is not packed.
+/// Finds the newest kernel of a directory, by name: its release, and where it is.
+fn newest(boot: &Path) -> Result<(String, PathBuf), Error> {
+    let listing = fs::read_dir(boot).map_err(failed("list", boot))?;
+    let release = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        KERNELS.iter().find_map(|prefix| name.strip_prefix(prefix)).map(str::to_owned)
+    };
+    let kernels = listing.flatten().map(|entry| entry.path()).filter_map(|path| Some((release(&path)?, path)));
+    kernels.max().ok_or_else(|| failed("find a kernel in", boot)(io::ErrorKind::NotFound.into()))
+}
+
+/// Returns a kernel as machines are started with it. One that is not packed is one already; others are unpacked by the boot
+/// protocol of x86.
 ///
 /// At 0x1f1 stands how many sectors of real-mode code there are, at 0x248 where behind them the compressed kernel begins, and
 /// then how long it is. Its last four bytes are the length of what comes out.
-fn unpacked(image: &[u8]) -> Option<Vec<u8>> {
-    const ARM64_MAGIC: &[u8] = b"ARMd";
-    if image.get(0x38..0x3c) == Some(ARM64_MAGIC) {
-        return Some(image.to_vec());
+fn unpacked(image: Vec<u8>) -> Option<Vec<u8>> {
+    if image.starts_with(ELF_MAGIC) || image.get(0x38..0x3c) == Some(ARM64_MAGIC) {
+        return Some(image);
     }
     if image.get(0x202..0x206)? != b"HdrS" {
         return None;
@@ -116,7 +137,7 @@ fn unpacked(image: &[u8]) -> Option<Vec<u8>> {
     let length = u64::from(u32::from_le_bytes(*length.first_chunk::<4>()?));
     let mut kernel = Vec::new();
     zstd::Decoder::new(packed).ok()?.single_frame().take(MAX_KERNEL_BYTES).read_to_end(&mut kernel).ok()?;
-    (kernel.len() as u64 == length && kernel.starts_with(b"\x7fELF")).then_some(kernel)
+    (kernel.len() as u64 == length && kernel.starts_with(ELF_MAGIC)).then_some(kernel)
 }
 
 fn index(home: &Home, id: ImageId) -> Result<Index, Error> {
@@ -208,15 +229,38 @@ mod tests {
     fn kernels_are_unpacked_or_refused() {
         let kernel = [&b"\x7fELF"[..], &[7; 5000]].concat();
         let packed = zstd::encode_all(&kernel[..], 3).expect("compressed");
-        assert_eq!(unpacked(&image(&packed, kernel.len() as u32)), Some(kernel.clone()));
-        assert_eq!(unpacked(&image(&packed, 17)), None, "another length");
-        assert_eq!(unpacked(&image(&packed[..packed.len() - 9], kernel.len() as u32)), None, "cut");
-        assert_eq!(unpacked(&image(&zstd::encode_all(&b"MZ"[..], 3).expect("compressed"), 2)), None, "no kernel");
+        assert_eq!(unpacked(image(&packed, kernel.len() as u32)), Some(kernel.clone()));
+        assert_eq!(unpacked(image(&packed, 17)), None, "another length");
+        assert_eq!(unpacked(image(&packed[..packed.len() - 9], kernel.len() as u32)), None, "cut");
+        assert_eq!(unpacked(image(&zstd::encode_all(&b"MZ"[..], 3).expect("compressed"), 2)), None, "no kernel");
         let whole = image(&packed, kernel.len() as u32);
         for cut in [0, 1, 0x200, 0x204, 0x24a, 0x250, 1540] {
-            assert_eq!(unpacked(&whole[..cut]), None, "cut at {cut}");
+            assert_eq!(unpacked(whole[..cut].to_vec()), None, "cut at {cut}");
         }
         let arm = [&[0; 0x38][..], b"ARMd", &[0; 100]].concat();
-        assert_eq!(unpacked(&arm), Some(arm.clone()));
+        for ready in [kernel, arm] {
+            assert_eq!(unpacked(ready.clone()), Some(ready));
+        }
+        for other in [&b""[..], b"\x7fEL", b"#!/bin/sh\n", &packed, &[0; 2048]] {
+            assert_eq!(unpacked(other.to_vec()), None, "{:?}", &other[..other.len().min(8)]);
+        }
+    }
+
+    #[test]
+    fn the_newest_kernel_is_taken_whether_it_is_packed_or_not() {
+        let place = tempfile::tempdir().expect("a directory");
+        let boot = place.path();
+        assert!(newest(boot).is_err(), "there is none");
+        for (name, expect) in [
+            ("config-9", None),
+            ("vmlinuz", None),
+            ("vmlinux-6.12.1-silo", Some("vmlinux-6.12.1-silo")),
+            ("vmlinuz-6.12.2", Some("vmlinuz-6.12.2")),
+            ("vmlinux-6.12.3", Some("vmlinux-6.12.3")),
+            ("System.map-9", Some("vmlinux-6.12.3")),
+        ] {
+            fs::write(boot.join(name), "").expect("written");
+            assert_eq!(newest(boot).ok().map(|(_, path)| path), expect.map(|name| boot.join(name)), "{name}");
+        }
     }
 }
