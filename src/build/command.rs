@@ -83,7 +83,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     let key = Sha256(drv.id().digest());
     let pinned = task.target.lock.steps.get(&Arch::host()).and_then(|steps| steps.get(&key)).map(|output| LayerId::new(output.layer.0));
     let pinned = pinned.filter(|_| fixed && !task.target.anew);
-    let command = task.step.shown();
+    let command = task.step.title();
     if fixed && pinned.is_none() && task.target.frozen {
         return Err(Error::NotPinned { command });
     }
@@ -124,7 +124,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     }
     if fixed {
         let size = read_index(shop, layer)?.bytes();
-        state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command });
+        state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command: task.step.shown() });
     }
     state.over.push(layer);
     state.steps += 1;
@@ -162,7 +162,7 @@ fn run(
     if let Some(reach) = network::reach(shop, task.target.recipe, &fields.network, &spec.root.lower)? {
         reach.furnish(&mut spec);
     }
-    bench.launch(shop, ground, &task.step.shown(), &spec)?;
+    bench.launch(shop, ground, &task.step.title(), &spec)?;
     refuse_secrets(&bench.upper())?;
     bench.settle(fields.epoch)?;
     let captured = ground.lower(|lower| {
@@ -189,7 +189,7 @@ fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: 
     let mut mounts = Vec::new();
     let mut cwd = PathBuf::from("/root");
     if fields.project {
-        let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.shown() })?;
+        let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.title() })?;
         mounts.push(Mount { host: project.to_owned(), guest: PROJECT.into(), access: Access::ReadOnly });
         cwd = PROJECT.into();
     }

@@ -32,10 +32,22 @@ pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
-/// Returns a text on one line, without what could steer a terminal: names of layers may be whole commands.
+/// The most letters of a name.
+const NAME_CHARS: usize = 300;
+
+/// Returns a text on one line, without what could steer a terminal.
 pub fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns a name on one line; names of layers may be whole commands, of which the beginning has to do.
+pub fn name(text: &str) -> String {
+    let line = one_line(text);
+    match line.char_indices().nth(NAME_CHARS) {
+        Some((cut, _)) => format!("{} …", &line[..cut]),
+        None => line,
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +70,8 @@ mod tests {
         ] {
             assert_eq!(bytes(value), text);
         }
-        assert_eq!(one_line(" npm i \\\n\t-g x\u{1b}[31m "), "npm i \\ -g x [31m");
+        assert_eq!(name(&"é ".repeat(200)), format!("{} …", "é ".repeat(150)));
+        assert_eq!(name(" npm i \\\n\t-g x\u{1b}[31m "), "npm i \\ -g x [31m");
         for (value, text) in [(0, "0 ms"), (999, "999 ms"), (4_199, "4.1 s"), (59_999, "59.9 s"), (185_000, "3 min 5 s")] {
             assert_eq!(duration(value), text);
         }

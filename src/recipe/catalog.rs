@@ -32,6 +32,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn { name: "deno", recipe: include_str!("../../recipes/deno.toml"), lock: include_str!("../../recipes/deno.lock") },
     BuiltIn { name: "go", recipe: include_str!("../../recipes/go.toml"), lock: include_str!("../../recipes/go.lock") },
     BuiltIn { name: "jupyter", recipe: include_str!("../../recipes/jupyter.toml"), lock: include_str!("../../recipes/jupyter.lock") },
+    BuiltIn { name: "kernel", recipe: include_str!("../../recipes/kernel.toml"), lock: include_str!("../../recipes/kernel.lock") },
     BuiltIn { name: "node", recipe: include_str!("../../recipes/node.toml"), lock: include_str!("../../recipes/node.lock") },
     BuiltIn {
         name: "playwright",

@@ -76,6 +76,23 @@ impl Step {
     }
 }
 
+/// The most letters of a step's title.
+const TITLE_CHARS: usize = 100;
+
+impl Step {
+    /// Returns one line that tells which step it is: the command, or of one with several lines the first, which may be a comment.
+    pub fn title(&self) -> String {
+        let shown = self.shown();
+        let mut lines = shown.lines().map(str::trim).filter(|line| !line.is_empty());
+        let first = lines.next().unwrap_or_default();
+        let mut title: String = first.trim_start_matches(['#', ' ']).chars().take(TITLE_CHARS).collect();
+        if lines.next().is_some() || first.chars().count() > TITLE_CHARS {
+            title.push_str(" …");
+        }
+        title
+    }
+}
+
 /// The shell that runs commands which are given as one string.
 pub const SHELL: &str = "/bin/sh";
 
@@ -149,4 +166,22 @@ pub struct Activation {
     pub variable: Option<String>,
     /// A directory in it whose programs come first.
     pub path: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_is_one_line() {
+        for (script, title) in [
+            ("make", "make"),
+            ("\n  # the whole\nmake\n", "the whole …"),
+            ("a\n\n", "a"),
+            (&"é".repeat(101), &format!("{} …", "é".repeat(100))),
+        ] {
+            let run = vec![SHELL.to_owned(), "-c".to_owned(), script.to_owned()];
+            assert_eq!(Step { run, network: Vec::new(), env: BTreeMap::new(), project: false }.title(), title);
+        }
+    }
 }

@@ -88,7 +88,7 @@ pub fn side(look: &Look<'_>, subject: &Subject) -> Result<Side, Error> {
     match subject {
         Subject::Image(inside) => image_side(inside),
         Subject::Layer(layer) => Ok(Side {
-            title: format!("layer {:.12} ({})", layer.layer.to_string(), figures::one_line(&layer.record.name)),
+            title: format!("layer {:.12} ({})", layer.layer.to_string(), figures::name(&layer.record.name)),
             settings: BTreeMap::new(),
             packages: layer.record.packages.iter().map(|package| name_and_version(package)).collect(),
             index: read_index(look.store, &layer.layer)?,

@@ -164,7 +164,7 @@ fn packages(layers: &[&Manifest]) -> Part {
     let ms = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.record.duration_ms));
     let title = match (packages.len(), layers) {
         // What came without packages is called as its layer is.
-        (0, [layer]) => figures::one_line(&layer.record.name),
+        (0, [layer]) => figures::name(&layer.record.name),
         (0, _) => figures::count(layers.len(), "layer", "layers"),
         (count, _) => figures::count(count, "package", "packages"),
     };
@@ -186,7 +186,7 @@ fn step(layer: &Manifest) -> Part {
     if !record.packages.is_empty() {
         lines.insert(0, figures::one_line(&record.packages.join(", ")));
     }
-    Part { kind: Kind::Step, title: figures::one_line(&record.name), lines, packages: Vec::new() }
+    Part { kind: Kind::Step, title: figures::name(&record.name), lines, packages: Vec::new() }
 }
 
 fn entries(count: u64) -> String {

@@ -121,7 +121,7 @@ fn layer_line(layer: &Layer) -> String {
     let id = layer.manifest.layer.to_string();
     match &layer.package {
         Some(package) => format!("{id:.12} (package {} {})", package.name, package.version),
-        None => format!("{id:.12} ({})", figures::one_line(&layer.manifest.record.name)),
+        None => format!("{id:.12} ({})", figures::name(&layer.manifest.record.name)),
     }
 }
 
@@ -163,7 +163,7 @@ fn push_chain(out: &mut String, chain: &[Step]) {
 fn push_whole_layer(out: &mut String, layer: &Layer, place: &str) {
     let record = &layer.manifest.record;
     let _ = writeln!(out, "{} is a layer of {place}", layer.manifest.layer);
-    push(out, "name", &figures::one_line(&record.name));
+    push(out, "name", &figures::name(&record.name));
     push(out, "derivation", &record.derivation);
     push(out, "size", &format!("{} in {} entries", figures::bytes(layer.manifest.bytes), layer.manifest.entries));
     let made = i64::try_from(record.created).unwrap_or(i64::MAX);
