@@ -149,6 +149,28 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).expect("it is there");
 }
 
+/// Memory that a program in a machine gives back is the host's again while the program goes on.
+#[test]
+fn memory_that_is_given_back_is_the_hosts_again() {
+    const BYTES: u64 = 400 << 20;
+    let silo = silo(As::Me);
+    let script = format!("head -c {BYTES} /dev/zero > /tmp/big; echo ready; read next; rm /tmp/big; read next");
+    let (mut child, _out) = started(&silo, "memory", &script);
+    let machine = descendants(&child).into_iter().find(Descendant::is_qemu).expect("there is a machine");
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", machine.pid.as_raw_nonzero())).expect("it is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is told");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    };
+    let full = resident();
+    assert!(full > BYTES, "{full}");
+    let mut input = child.stdin.take().expect("it is piped");
+    input.write_all(b"next\n").expect("taken");
+    until("the host has it", || resident() < full - BYTES / 4 * 3);
+    drop(input);
+    assert!(child.wait().expect("it ends").code().is_some());
+}
+
 /// Nobody is asked: where the processor runs guests, tools run in machines, and else under the host's kernel.
 #[test]
 fn a_run_that_names_no_tier_has_the_one_that_is_quick_here() {

@@ -33,7 +33,7 @@ pub const FIRST_MODULES: &str = "modules/first";
 pub const OTHER_MODULES: &str = "modules/other";
 /// What a machine needs, in this order; what is part of the kernel has no file, and what others need comes before them.
 const WANTED_FIRST: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_console", "virtio_blk", "erofs"];
-const WANTED_THEN: [&str; 2] = ["overlay", "virtio_rng"];
+const WANTED_THEN: [&str; 3] = ["overlay", "virtio_rng", "virtio_balloon"];
 /// The largest module that is unpacked; the largest of these has 0.7 MB.
 const MAX_MODULE_BYTES: u64 = 16 << 20;
 /// What stands at the end of a signed module, and how much of its signature stands before that, at its end in four bytes.

@@ -297,6 +297,10 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, sta
         }
     }
     put("-device virtio-rng-pci");
+    if *start == Start::Boot {
+        // Memory that the guest has no use for any more is the host's again. Of a snapshot's file nothing can be given back.
+        put("-device virtio-balloon-pci,free-page-reporting=on");
+    }
     // What the kernel says when it dies, and nothing before.
     put("-chardev socket,id=log,fd=1,mux=on -serial chardev:log -device virtio-serial-pci -device virtconsole,chardev=log");
     // The port's other end is this program's standard input: nothing on disk, and nobody else can connect.
