@@ -171,6 +171,35 @@ fn memory_that_is_given_back_is_the_hosts_again() {
     assert!(child.wait().expect("it ends").code().is_some());
 }
 
+/// Debian's own again, as somebody else's kernel: the small one takes minutes to build (docs/vm.md).
+#[test]
+fn machines_boot_the_kernel_that_is_installed() {
+    let silo = Silo::seeded();
+    silo.write(
+        ".silo/recipes/kernel.toml",
+        "steps = []\n[debian]\npackages = [\"linux-image-amd64 [amd64]\", \"linux-image-arm64 [arm64]\", \"tiny-initramfs\"]\n\
+         buildPackages = []\nversionOf = \"base-files\"\n",
+    );
+    let _ = silo.ok(["install", "--quiet", "vm", "sh"]);
+    let told = || {
+        let checks: serde_json::Value = serde_json::from_str(&silo.run(["doctor", "--json"]).out).expect("a list");
+        let check = checks.as_array().into_iter().flatten().find(|check| check["name"] == "kernel of machines").expect("it is told");
+        check["detail"].as_str().expect("a text").to_owned()
+    };
+    assert!(told().ends_with(", of `vm`"), "{}", told());
+    let _ = silo.ok(["install", "--quiet", "kernel"]);
+    let release = silo.ok(["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "uname -r"]);
+    assert_eq!(told(), format!("{}, of `kernel`", release.trim_end()));
+    // What was booted was made ready beside the image that it is of, and nothing of the other.
+    let ready = |tool: &str| {
+        let dir = silo.installed(tool).root.parent().expect("it lies in its image").to_owned();
+        (dir.join(boot::KERNEL).exists(), dir.join("initial").exists())
+    };
+    assert_eq!((ready("kernel"), ready("vm")), ((true, true), (false, false)));
+    let _ = silo.ok(["uninstall", "kernel"]);
+    assert!(told().ends_with(", of `vm`"), "{}", told());
+}
+
 /// Nobody is asked: where the processor runs guests, tools run in machines, and else under the host's kernel.
 #[test]
 fn a_run_that_names_no_tier_has_the_one_that_is_quick_here() {
