@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::sandbox::until;
+use crate::support::sandbox::{in_machines, until};
 use crate::support::terminal::{Session, cooked, size};
 use crate::support::{Silo, done, has, is_root, skip};
 
@@ -38,9 +38,14 @@ fn place() -> Place {
         silo.seed_downloads();
         silo.seed_locks();
         silo.write(".silo/recipes/screen.toml", RECIPE);
-        let installed = silo.run(["install", "--quiet", "screen"]);
+        let tools = if in_machines() { &["screen", "vm"][..] } else { &["screen"] };
+        let installed = silo.run(["install", "--quiet"].iter().chain(tools));
         assert_eq!(installed.code, 0, "{installed:?}");
         silo.offer_downloads();
+        if in_machines() {
+            // What is made once is told once, and no screen is to have it.
+            let _ = silo.ok(["run", "--tier", "vm", "--cold", "screen", "-c", "true"]);
+        }
         home
     });
     let silo = Silo::at(home);
@@ -54,7 +59,8 @@ const VARIABLES: [(&str, &str); 4] =
 
 impl Place {
     fn inside(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.silo.command(["run", "--shim", program, "screen"].iter().chain(args));
+        let tier = if in_machines() { "vm" } else { "native" };
+        let mut command = self.silo.command(["run", "--tier", tier, "--shim", program, "screen"].iter().chain(args));
         command.envs(VARIABLES);
         command
     }

@@ -20,6 +20,11 @@ pub const TASKS: u64 = 400;
 /// Open files of each process.
 pub const FILES: u64 = 512;
 
+/// Whether what tests launch is launched in virtual machines: `SILO_TEST_TIER=vm cargo test --test main network:: terminal::`.
+pub fn in_machines() -> bool {
+    std::env::var_os("SILO_TEST_TIER").is_some_and(|tier| tier == "vm")
+}
+
 /// A place for one test.
 pub struct Bench {
     place: tempfile::TempDir,
@@ -89,6 +94,10 @@ impl Bench {
     pub fn command(&self, spec: &Spec) -> Command {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let file = self.path(&format!("spec-{number}.json"));
+        let mut spec = spec.clone();
+        if in_machines() {
+            spec.machine.get_or_insert_with(crate::vm::machine);
+        }
         fs::write(&file, spec.to_json().expect("a spec is JSON")).expect("written");
         let mut command = Command::new(super::program());
         command.arg("__launch").arg(file).env("SECRET_OF_THE_HOST", "canary");

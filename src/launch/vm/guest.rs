@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, Timespec, open, sync};
@@ -21,6 +22,7 @@ use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL,
 
 use super::changes;
 use super::initial::{FIRST_MODULES, OTHER_MODULES};
+use super::linger::{LOOK, Linger};
 use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, Sharing};
 use super::mux::{Keys, Mux, Side, Source};
 use super::shares::tag;
@@ -424,14 +426,16 @@ fn obey(frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
     }
 }
 
-/// Carries what the program left in its streams, and what was asked of the network last.
+/// Carries what the program left in its streams, and what it asked of the network, and wrote to it, last.
 fn finish(mux: &mut Mux) -> Result<(), Failure> {
     mux.remove(INPUT);
+    let mut linger = Linger::default();
     loop {
         let open = [OUTPUT, frame::ERRORS, AFTER].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
-        if !open && !mux.has_messenger() && mux.is_flushed() {
+        let is_done = !open && !mux.has_messenger() && mux.is_flushed();
+        if is_done && (!mux.owes() || linger.is_over(mux.moved(), Instant::now())) {
             return Ok(());
         }
-        turn(mux, None, None)?;
+        turn(mux, None, is_done.then_some(&LOOK))?;
     }
 }

@@ -20,6 +20,7 @@ mod control;
 pub mod initial;
 #[cfg(target_os = "linux")]
 mod kvm;
+mod linger;
 // Each system has one of its two.
 #[allow(dead_code)]
 mod program;
@@ -71,6 +72,7 @@ use super::host::system::{Signals, stop, stop_with_group};
 use super::host::terminal::Screen;
 use super::spec::{Machine, Spec, Upper};
 use super::{Exit, Phase};
+use linger::{LOOK, Linger};
 use machine::{Inside, Job};
 use mux::{Mux, Source};
 
@@ -164,6 +166,8 @@ struct Watch<'a> {
     has_started: bool,
     /// Whether its program was stopped, which was not answered yet.
     has_stopped: bool,
+    /// How long it was waited for what the program wrote to the network last.
+    linger: Linger,
 }
 
 impl Watch<'_> {
@@ -180,6 +184,7 @@ impl Watch<'_> {
             is_booted: false,
             has_started: false,
             has_stopped: false,
+            linger: Linger::default(),
         }
     }
 
@@ -204,10 +209,14 @@ impl Watch<'_> {
         Ok(after)
     }
 
-    fn is_at(&self, until: Until) -> bool {
+    fn is_at(&mut self, until: Until) -> bool {
         match until {
             Until::Heard => self.is_booted,
-            Until::Ended => self.end.is_some() && ![OUTPUT, ERRORS, AFTER].into_iter().any(|stream| self.mux.has(stream)),
+            Until::Ended => {
+                self.end.is_some()
+                    && ![OUTPUT, ERRORS, AFTER].into_iter().any(|stream| self.mux.has(stream))
+                    && (!self.mux.owes() || self.linger.is_over(self.mux.moved(), Instant::now()))
+            }
         }
     }
 
@@ -231,7 +240,8 @@ impl Watch<'_> {
             fds.extend(keys.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
             let asked = self.outlet.as_ref().and_then(Outlet::asked);
             fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
-            let patience = self.screen.as_ref().and_then(Screen::patience).or_else(|| deadline.map(span));
+            let lingers = (self.end.is_some() && self.mux.owes()).then_some(LOOK);
+            let patience = self.screen.as_ref().and_then(Screen::patience).or(lingers).or_else(|| deadline.map(span));
             let ready = match poll(&mut fds, patience.as_ref()) {
                 Err(Errno::INTR) => continue,
                 polled => host(polled, "waiting for the machine")?,

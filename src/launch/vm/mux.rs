@@ -78,6 +78,7 @@ pub struct Mux {
     keys: Option<Keys>,
     next: u32,
     frames: VecDeque<Frame>,
+    moved: u64,
 }
 
 /// What a descriptor that is polled is for.
@@ -107,6 +108,7 @@ impl Mux {
             keys: None,
             next: FIRST_FREE,
             frames: VecDeque::new(),
+            moved: 0,
         }
     }
 
@@ -168,6 +170,19 @@ impl Mux {
     /// Whether everything that was to be sent is sent.
     pub fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
+    }
+
+    /// Whether something of connections is still to be carried on towards the host: what their programs wrote last.
+    pub fn owes(&self) -> bool {
+        self.streams.range(FIRST_FREE..).any(|(_, stream)| match self.side {
+            Side::Guest => stream.out,
+            Side::Host => stream.back && !stream.pending.is_empty(),
+        })
+    }
+
+    /// Says how often something of connections was carried.
+    pub fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// Whether a stream is there still.
@@ -391,12 +406,14 @@ impl Mux {
 
     fn carry(&mut self, number: u32, flags: PollFlags) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
+        let before = (stream.pending.len(), stream.may_send, stream.out);
         if stream.back && !stream.pending.is_empty() && flags.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR) {
             stream.write(number, &mut self.outbox);
         }
         if stream.out && stream.may_send > 0 && flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             stream.read(number, &mut self.outbox);
         }
+        self.moved += u64::from(number >= FIRST_FREE && before != (stream.pending.len(), stream.may_send, stream.out));
         self.settle(number);
     }
 
