@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use silo::broker::proxies::Proxies;
-use silo::launch::spec::{Asker, Learn, Network, Spec};
+use silo::launch::spec::{Asker, Learn, Machine, Network, Spec};
 
 use crate::support::sandbox::{Bench, bench, text};
 use crate::support::{Silo, skip};
@@ -151,6 +151,11 @@ why('host.silo.internal:7'); os._exit(0)";
 /// As outside: what a program wrote arrives, though the program has ended and its sandbox with it.
 #[test]
 fn what_a_program_wrote_last_arrives() {
+    what_was_written_last_arrives(None, &[(1, 3 << 20), (8, 5)]);
+}
+
+/// Writes so many bytes to so many connections at once, and is gone.
+pub fn what_was_written_last_arrives(machine: Option<Machine>, writes: &[(usize, usize)]) {
     let bench = bench();
     let (sender, arrived) = channel();
     let port = server(move |mut stream| {
@@ -162,16 +167,16 @@ fn what_a_program_wrote_last_arrives() {
         }
         let _ = sender.send((all.len(), all.iter().all(|byte| *byte == b'x')));
     });
-    let much = 3 << 20;
     for grant in [format!("host.silo.internal:{port}"), "host.silo.internal:*".to_owned()] {
-        for (connections, bytes) in [(1, much), (8, 5)] {
+        for (connections, bytes) in writes.iter().copied() {
             let program = format!(
                 "
 streams = [to('host.silo.internal:{port}') for _ in range({connections})]
 for s in streams: s.sendall(b'x' * {bytes})
 os._exit(7)"
             );
-            let output = bench.run(&sandbox(&bench, allowing(&[&grant]), &program), b"");
+            let spec = Spec { machine: machine.clone(), ..sandbox(&bench, allowing(&[&grant]), &program) };
+            let output = bench.run(&spec, b"");
             assert_eq!((output.status.code(), errors(&output)), (Some(7), String::new()), "{grant}");
             for _ in 0..connections {
                 let (length, same) = arrived.recv_timeout(Duration::from_secs(60)).expect("each connection ends");

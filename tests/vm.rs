@@ -398,6 +398,12 @@ finally: os._exit(0)
     assert_eq!(served.join().expect("it serves"), 300_000);
 }
 
+/// It is in the machine's kernel, in the port and in this program when the program ends.
+#[test]
+fn what_a_program_in_a_machine_wrote_last_arrives() {
+    crate::network::what_was_written_last_arrives(Some(machine()), &[(2, 3 << 20)]);
+}
+
 #[test]
 fn doors_lead_into_a_machine_that_is_as_large_as_was_asked() {
     let silo = silo(As::Me);
