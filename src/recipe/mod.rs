@@ -77,7 +77,7 @@ impl Step {
 }
 
 /// The most letters of a step's title.
-const TITLE_CHARS: usize = 100;
+const TITLE_CHARS: usize = 400;
 
 impl Step {
     /// Returns one line that tells which step it is: the command, or of one with several lines the first, which may be a comment.
@@ -178,7 +178,7 @@ mod tests {
             ("make", "make"),
             ("\n  # the whole\nmake\n", "the whole …"),
             ("a\n\n", "a"),
-            (&"é".repeat(101), &format!("{} …", "é".repeat(100))),
+            (&"é".repeat(401), &format!("{} …", "é".repeat(400))),
         ] {
             let run = vec![SHELL.to_owned(), "-c".to_owned(), script.to_owned()];
             assert_eq!(Step { run, network: Vec::new(), env: BTreeMap::new(), project: false }.title(), title);
