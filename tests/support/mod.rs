@@ -3,6 +3,7 @@
 pub mod between;
 pub mod http;
 pub mod images;
+pub mod machine;
 pub mod mmdebstrap;
 pub mod registry;
 pub mod sandbox;

@@ -96,7 +96,7 @@ impl Bench {
         let file = self.path(&format!("spec-{number}.json"));
         let mut spec = spec.clone();
         if in_machines() {
-            spec.machine.get_or_insert_with(crate::vm::machine);
+            spec.machine.get_or_insert_with(super::machine::machine);
         }
         fs::write(&file, spec.to_json().expect("a spec is JSON")).expect("written");
         let mut command = Command::new(super::program());
