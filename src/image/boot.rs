@@ -31,7 +31,7 @@ const LATELY: Duration = Duration::from_secs(3600);
 /// The largest kernel that is unpacked; Debian's has 58 MB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
 /// How the names of kernels begin: those that are packed, and those that are not.
-pub const KERNELS: [&str; 2] = ["vmlinuz-", "vmlinux-"];
+const KERNELS: [&str; 2] = ["vmlinuz-", "vmlinux-"];
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 const ARM64_MAGIC: &[u8] = b"ARMd";
 /// Bytes written at a time.
