@@ -2,11 +2,12 @@
 //! small files of text, written whole or not at all.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use silo_store::bounded;
 
 /// Why a document could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum Error {
 }
 
 /// Largest document read: far above any honest one, small enough to hold and quote.
-const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
+pub const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads the document at `path`, or `None` where there is no such file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
@@ -59,15 +60,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 /// Reads the text at `path`, or `None` where there is no such file.
 pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.len() > MAX_DOCUMENT_BYTES => {
-            return Err(Error::Meaning { path: path.to_owned(), message: format!("larger than {MAX_DOCUMENT_BYTES} bytes") });
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
+    match bounded::read(path, MAX_BYTES) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, error.utf8_error()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
     }
-    std::fs::read_to_string(path).map(Some).map_err(failed)
 }
 
 /// Writes a text to `path` by one rename, and makes it outlive a power cut; directories above it are made.

@@ -13,7 +13,7 @@ use crate::support::between::{Between, Spoil};
 use crate::support::http::{Fault, Http};
 use crate::support::images::{Layer, base, documents, layout, tar, upper};
 use crate::support::registry::Registry;
-use crate::support::{Silo, done, has, skip};
+use crate::support::{As, Silo, done, has, is_root, skip};
 
 #[test]
 fn an_image_of_a_layout_becomes_a_tool() {
@@ -102,6 +102,30 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
     }
     assert_eq!(fs::read_dir(&outside).expect("our own").count(), 0);
     assert_eq!(silo.ok(["list"]), "");
+}
+
+/// What silo itself reads of an image it finds as a program inside would. An image chooses where its links lead, and what is read
+/// gets into the sandbox.
+#[test]
+fn links_of_an_image_lead_to_nothing_of_the_machine() {
+    // Only an ordinary user is added to the image's accounts.
+    let silo = Silo::of(if is_root() { As::Nobody } else { As::Me });
+    silo.write("secret", "a secret of this machine\n");
+    let secret = silo.home().join("secret");
+    let place = silo.project().join("layout");
+    let links = tar(&[
+        (Symlink, "etc/passwd", 0o777, secret.to_str().expect("plain")),
+        (Symlink, "etc/group", 0o777, "/dev/zero"),
+        (Directory, "etc/ssl/certs", 0o755, ""),
+        (Symlink, "etc/ssl/certs/ca-certificates.crt", 0o777, secret.to_str().expect("plain")),
+    ]);
+    layout(&place, &[Layer::plain(base()), Layer::plain(links)]);
+    let reference = format!("oci:{}:v1", place.display());
+    drop(silo.ok(["install", "--quiet", "curious", "--image", &reference, "--shim", "curious:sh"]));
+    // With a network, programs are told of the roots that this machine trusts besides the image's.
+    drop(silo.ok(["config", "network", "allow", "--global", "host.silo.internal:9"]));
+    let done = silo.run(["run", "curious", "-c", "cat /etc/passwd /etc/group /etc/ssl/certs/ca-certificates.crt"]);
+    assert!(done.out.contains(":/bin/sh\n") && !done.out.contains("secret"), "{done:?}");
 }
 
 /// Ten million entries, each a header alone. They are compressed as one piece that is repeated, so that making them takes no time.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use silo_store::in_root;
+
 use crate::broker::proxies::Proxies;
 use crate::ecosystem::registries::{self, Registry};
 use crate::ecosystem::{self, Learned};
@@ -30,6 +32,9 @@ const JAVA_ROOTS: &str = "/run/silo/cacerts";
 
 /// Where Debian's programs look for trusted roots.
 const IMAGE_ROOTS: &str = "etc/ssl/certs/ca-certificates.crt";
+
+/// The most of an image's trusted roots that is read; Debian's have 0.2 MB.
+const MAX_ROOTS_BYTES: u64 = 16 << 20;
 
 /// The variables by which programs are told of other roots, where they do not ask Debian's place anyway.
 const ROOTS_VARIABLES: [&str; 7] =
@@ -240,12 +245,11 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
 /// A run finds it where its programs look anyway. A step must not: what it makes of such a file (a bundle anew, say)
 /// would get into the image. So it is told by variables of a place that is in no layer.
 fn trust(machine: &Path, root: &[PathBuf], reach: &mut Reach) {
-    let image = |path: &str| root.iter().map(|tree| tree.join(path)).find(|path| path.is_file());
     // What cannot be read is not trusted; the program's own error about a certificate says the rest.
-    let read = |path: &Path| fs::read(path).unwrap_or_default();
-    let (theirs, own) = (image(IMAGE_ROOTS).map(|path| read(&path)).unwrap_or_default(), read(machine));
+    let image = |path: &str| root.iter().find_map(|tree| in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
+    let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
     let Some(merged) = roots::merged(&theirs, &own) else { return };
-    let store = image(keystore::PATH).and_then(|path| roots::merged_store(&read(&path), &theirs, &own));
+    let store = image(keystore::PATH).and_then(|image| roots::merged_store(&image, &theirs, &own));
     let is_step = reach.network.asker == Asker::Step;
     let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (in_root(IMAGE_ROOTS), in_root(keystore::PATH)) };
     if is_step && store.is_some() {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use silo_store::in_root;
 use silo_store::lock::{self, Pin};
 
 use crate::config::Tier;
@@ -30,6 +31,9 @@ use super::tier;
 use super::timing::Timing;
 use super::trust;
 use super::ui::{self, Ui};
+
+/// The most of an image's `/etc/passwd` or `/etc/group` that is read; Debian's have a thousand bytes.
+const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
 
 /// What of the host a run may see.
 #[derive(clap::Args, Default)]
@@ -292,7 +296,7 @@ fn spec(setting: &Setting, target: &Target, sight: &Sight, user: &User) -> Resul
         over.env.iter().chain(target.env.iter().map(|(name, value)| (name, value))).map(|(name, value)| (name.into(), value.into())),
     );
     let root = image::root(&setting.home, tool.image);
-    let account = |name: &str| fs::read(root.join(name)).unwrap_or_default();
+    let account = |name: &str| in_root::read(&root, Path::new(name), MAX_ACCOUNTS_BYTES).unwrap_or_default();
     let cwd = match (over.workdir, project) {
         (Some(workdir), _) => workdir.into(),
         (None, Some(project)) => {

@@ -6,6 +6,7 @@
 //! Both are made when they are first wanted and lie in the image's directory, so they go with it; both can be made again
 //! of its root at any time, byte for byte.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use silo_store::digest::{Digest, Hasher};
 use silo_store::erofs;
+use silo_store::in_root;
 use silo_store::index::Index;
 
 use super::{Error, ImageId, failed, index_path, root};
@@ -30,6 +32,8 @@ const INITIAL: &str = "initial";
 const LATELY: Duration = Duration::from_secs(3600);
 /// The largest kernel that is unpacked; Debian's has 58 MB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
+/// Where kernels are in a root.
+const BOOT: &str = "boot";
 /// How the names of kernels begin: those that are packed, and those that are not.
 const KERNELS: [&str; 2] = ["vmlinuz-", "vmlinux-"];
 const ELF_MAGIC: &[u8] = b"\x7fELF";
@@ -88,8 +92,10 @@ fn write_disk(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error
 }
 
 fn write_kernel(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error> {
-    let (_, path) = newest(&root(home, id).join("boot"))?;
-    let bytes = fs::read(&path).map_err(failed("read", &path))?;
+    let root = root(home, id);
+    let (_, name) = newest(&root)?;
+    let path = root.join(&name);
+    let bytes = in_root::read(&root, &name, MAX_KERNEL_BYTES).map_err(failed("read", &path))?;
     let broken =
         || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is no kernel that machines can be started with"));
     let kernel = unpacked(bytes).ok_or_else(broken)?;
@@ -103,18 +109,16 @@ pub fn kernel(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
 
 /// Returns the release of an image's kernel, where there is one and its root is there.
 pub fn release(home: &Home, id: ImageId) -> Option<String> {
-    newest(&root(home, id).join("boot")).ok().map(|(release, _)| release)
+    newest(&root(home, id)).ok().map(|(release, _)| release)
 }
 
-/// Finds the newest kernel of a directory, by name: its release, and where it is.
-fn newest(boot: &Path) -> Result<(String, PathBuf), Error> {
-    let listing = fs::read_dir(boot).map_err(failed("list", boot))?;
-    let release = |path: &Path| {
-        let name = path.file_name()?.to_str()?;
-        KERNELS.iter().find_map(|prefix| name.strip_prefix(prefix)).map(str::to_owned)
-    };
-    let kernels = listing.flatten().map(|entry| entry.path()).filter_map(|path| Some((release(&path)?, path)));
-    kernels.max().ok_or_else(|| failed("find a kernel in", boot)(io::ErrorKind::NotFound.into()))
+/// Finds the newest kernel of a root, by name: its release, and where it is.
+fn newest(root: &Path) -> Result<(String, PathBuf), Error> {
+    let boot = root.join(BOOT);
+    let listing = in_root::list(root, Path::new(BOOT)).map_err(failed("list", &boot))?;
+    let release = |name: &OsStr| KERNELS.iter().find_map(|prefix| name.to_str()?.strip_prefix(prefix)).map(str::to_owned);
+    let kernels = listing.iter().filter_map(|name| Some((release(name)?, Path::new(BOOT).join(name))));
+    kernels.max().ok_or_else(|| failed("find a kernel in", &boot)(io::ErrorKind::NotFound.into()))
 }
 
 /// Returns a kernel as machines are started with it. One that is not packed is one already; others are unpacked by the boot
@@ -249,8 +253,9 @@ mod tests {
     #[test]
     fn the_newest_kernel_is_taken_whether_it_is_packed_or_not() {
         let place = tempfile::tempdir().expect("a directory");
-        let boot = place.path();
-        assert!(newest(boot).is_err(), "there is none");
+        let (root, boot) = (place.path(), place.path().join(BOOT));
+        fs::create_dir(&boot).expect("made");
+        assert!(newest(root).is_err(), "there is none");
         for (name, expect) in [
             ("config-9", None),
             ("vmlinuz", None),
@@ -260,7 +265,7 @@ mod tests {
             ("System.map-9", Some("vmlinux-6.12.3")),
         ] {
             fs::write(boot.join(name), "").expect("written");
-            assert_eq!(newest(boot).ok().map(|(_, path)| path), expect.map(|name| boot.join(name)), "{name}");
+            assert_eq!(newest(root).ok().map(|(_, path)| path), expect.map(|name| Path::new(BOOT).join(name)), "{name}");
         }
     }
 }

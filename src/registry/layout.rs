@@ -1,10 +1,10 @@
 //! Images in OCI layouts: in a directory, or in an archive of one; and in what `docker save` writes.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use oci_spec::image::{Descriptor, ImageIndex};
+use silo_store::bounded;
 use silo_store::digest::Digest;
 
 use crate::oci::docker;
@@ -117,8 +117,5 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes)).map_err(failed)?;
-    Ok(bytes)
+    bounded::read(path, MAX_DOCUMENT_BYTES).map_err(|source| Error::Read { path: path.to_owned(), source })
 }

@@ -5,8 +5,9 @@
 //! The repository is read-only but for what commits write: objects, refs and the worktree's own index and heads.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use silo_store::bounded;
 
 use crate::launch::spec::{Access, Mount};
 
@@ -56,8 +57,7 @@ fn is_plain_directory(path: &Path) -> bool {
 
 /// Reads the one line of a small file.
 fn line(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    fs::File::open(path).ok()?.take(MAX_LINK_BYTES).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(bounded::read(path, MAX_LINK_BYTES).ok()?).ok()?;
     Some(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use silo_store::bounded;
 use silo_store::digest::Digest;
 
 use crate::config::read;
@@ -165,10 +166,13 @@ pub fn of_inside(home: &Home, project: &Path) -> Result<Exposures, Error> {
     let text = document::text_of(&inside(home, project))?.unwrap_or_default();
     let named = text.lines().filter(|line| SILOS.contains(line)).map(|line| (line, project.join(line)));
     let told = |(line, path): (&str, PathBuf)| {
-        let found = fs::metadata(&path).ok()?;
-        let digest =
-            fs::read(&path).map_or_else(|_| "a directory".to_owned(), |bytes| format!("sha256 {:.12}", Digest::of(&bytes).to_string()));
-        Some(format!("{line} counts, though it came while a sandbox ran ({})", if found.is_dir() { "a directory" } else { &digest }))
+        let what = match bounded::read(&path, document::MAX_BYTES) {
+            Ok(bytes) => format!("sha256 {:.12}", Digest::of(&bytes).to_string()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == ErrorKind::IsADirectory => "a directory".to_owned(),
+            Err(_) => "nothing that can be read".to_owned(),
+        };
+        Some(format!("{line} counts, though it came while a sandbox ran ({what})"))
     };
     Ok(named.filter_map(told).collect())
 }

@@ -20,6 +20,10 @@ pub mod manifest;
 
 pub mod difference;
 
+pub mod bounded;
+
+pub mod in_root;
+
 mod beneath;
 mod draft;
 mod inode;

@@ -19,6 +19,7 @@ use object::elf::{DT_SONAME, DT_STRTAB, FileHeader64, PT_LOAD};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 use silo_store::digest::Hasher;
+use silo_store::in_root;
 
 use super::program::Program;
 use crate::launch::error::Error;
@@ -34,7 +35,9 @@ pub const OTHER_MODULES: &str = "modules/other";
 /// What a machine needs, in this order; what is part of the kernel has no file, and what others need comes before them.
 const WANTED_FIRST: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_console", "virtio_blk", "erofs"];
 const WANTED_THEN: [&str; 3] = ["overlay", "virtio_rng", "virtio_balloon"];
-/// The largest module that is unpacked; the largest of these has 0.7 MB.
+/// Where an image has them, in a directory for each kernel.
+const MODULES: &str = "usr/lib/modules";
+/// The largest file of a kernel's modules that is read or unpacked; the largest of these has 0.7 MB.
 const MAX_MODULE_BYTES: u64 = 16 << 20;
 /// What stands at the end of a signed module, and how much of its signature stands before that, at its end in four bytes.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
@@ -73,7 +76,7 @@ pub fn make(root: &Path, program: &Program) -> Result<Vec<u8>, Error> {
     let [first, then] = modules(root, program.shared_files)?;
     for (dir, modules) in [(FIRST_MODULES, first), (OTHER_MODULES, then)] {
         for (number, path) in modules.iter().enumerate() {
-            let module = module(&read(path)?).map_err(|source| failed("unpacking", path, source))?;
+            let module = module(&read_of(root, path)?).map_err(|source| failed("unpacking", path, source))?;
             archive.file(&format!("{dir}/{number:02}"), 0o644, &module);
         }
     }
@@ -140,8 +143,8 @@ impl Loaded {
 fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 2], Error> {
     let dir = modules_dir(root)?;
     let path = dir.join("modules.dep");
-    let text = String::from_utf8_lossy(&read(&path)?).into_owned();
-    let built_in = String::from_utf8_lossy(&read(&dir.join("modules.builtin"))?).into_owned();
+    let text = String::from_utf8_lossy(&read_of(root, &path)?).into_owned();
+    let built_in = String::from_utf8_lossy(&read_of(root, &dir.join("modules.builtin"))?).into_owned();
     let in_order = |wanted: &[&'static str]| {
         let order = in_order(&text, &built_in, wanted.iter().copied());
         order.map_err(|missing| failed("finding module", Path::new(missing), io::ErrorKind::NotFound.into()))
@@ -152,13 +155,14 @@ fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 
     Ok([first, then].map(|order| order.into_iter().map(|module| dir.join(module)).collect()))
 }
 
-/// The directory of the one kernel's modules.
+/// The directory of the one kernel's modules, below the root.
 fn modules_dir(root: &Path) -> Result<PathBuf, Error> {
-    let parent = root.join("usr/lib/modules");
-    let listing = fs::read_dir(&parent).map_err(|source| failed("listing", &parent, source))?;
-    let mut dirs: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
-    dirs.sort();
-    dirs.pop().ok_or_else(|| failed("finding a kernel's modules in", &parent, io::ErrorKind::NotFound.into()))
+    let parent = Path::new(MODULES);
+    let names = in_root::list(root, parent).map_err(|source| failed("listing", parent, source))?;
+    names
+        .last()
+        .map(|name| parent.join(name))
+        .ok_or_else(|| failed("finding a kernel's modules in", parent, io::ErrorKind::NotFound.into()))
 }
 
 /// Puts modules into the order of loading, by what depmod wrote: a module, a colon, and what it needs, the last first.
@@ -188,6 +192,11 @@ fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Ite
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| failed("reading", path, source))
+}
+
+/// Reads a file of the image.
+fn read_of(root: &Path, path: &Path) -> Result<Vec<u8>, Error> {
+    in_root::read(root, path, MAX_MODULE_BYTES).map_err(|source| failed("reading", path, source))
 }
 
 pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> Error {

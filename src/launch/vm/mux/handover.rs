@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{End, Error, Mux, Side, Ways};
 use crate::launch::host::system::{RECEIVING, SENDING};
+
 /// The way to the user's ssh agent.
 pub enum Keys {
     /// Inside: what listens where programs look for it.

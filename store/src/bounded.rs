@@ -1,0 +1,56 @@
+//! Reading files that somebody else put in their place: no more than so many bytes, and no device or pipe, which would never
+//! end or never begin.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Reads the regular file that a path leads to, of at most so many bytes; anything else is an error.
+pub fn read(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
+    // Without NONBLOCK a pipe would be waited for.
+    whole(OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?, most_bytes)
+}
+
+/// The same of a file that is open, and was opened without waiting.
+pub(crate) fn whole(file: File, most_bytes: u64) -> io::Result<Vec<u8>> {
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file, nor a link to one"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most_bytes {
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("it has more than {most_bytes} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let (file, link, fifo) = (place.path().join("file"), place.path().join("link"), place.path().join("fifo"));
+        std::fs::write(&file, "12345").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(read(&link, 5).unwrap(), b"12345");
+        for (path, most, kind) in [
+            (file.as_path(), 4, ErrorKind::FileTooLarge),
+            (place.path(), 5, ErrorKind::IsADirectory),
+            (&fifo, 5, ErrorKind::InvalidInput),
+            (Path::new("/dev/zero"), 5, ErrorKind::InvalidInput),
+            (&place.path().join("nothing"), 5, ErrorKind::NotFound),
+        ] {
+            assert_eq!(read(path, most).unwrap_err().kind(), kind, "{}", path.display());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Files of a root as a program inside finds them: links lead to what else is in the root, and never out of it.
+//!
+//! Who made an image chooses where its links lead. To follow one as the host does could hand any file of the host to the
+//! sandbox that the image is for, or read for ever from a device.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path};
+
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use crate::bounded;
+
+/// More links than this lead nowhere, as for the kernel.
+const MAX_LINKS: usize = 40;
+const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+// Without NONBLOCK a fifo would block for ever.
+const LAST_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Reads a regular file of at most so many bytes; anything else is an error.
+pub fn read(root: &Path, path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
+    bounded::whole(File::from(open(root, path)?), most_bytes)
+}
+
+/// Lists the names in a directory, sorted.
+pub fn list(root: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::new(open(root, path)?)? {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let root = openat(CWD, root, DIR_FLAGS, Mode::empty())?;
+    // Below the root, each inside the one before.
+    let mut way: Vec<OwnedFd> = Vec::new();
+    let mut ahead: VecDeque<OsString> = names(path).collect();
+    let mut links = 0;
+    while let Some(name) = ahead.pop_front() {
+        if name == ".." {
+            way.pop();
+            continue;
+        }
+        let here = way.last().unwrap_or(&root);
+        match readlinkat(here, &name, Vec::new()) {
+            Ok(to) => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP.into());
+                }
+                let to = OsString::from_vec(to.into_bytes());
+                if Path::new(&to).is_absolute() {
+                    way.clear();
+                }
+                for name in names(Path::new(&to)).rev() {
+                    ahead.push_front(name);
+                }
+            }
+            Err(Errno::INVAL) => {
+                let flags = if ahead.is_empty() { LAST_FLAGS } else { DIR_FLAGS };
+                let next = openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+                way.push(next);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(way.pop().unwrap_or(root))
+}
+
+/// The parts of a path that move.
+fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_lead_to_what_is_in_the_root() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("root");
+        fs::write(place.path().join("secret"), "secret").unwrap();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/file"), "12345").unwrap();
+        fs::write(root.join("secret"), "inside").unwrap();
+        let outside = place.path().join("secret");
+        for (to, link) in [
+            ("/a/b/file", "absolute"),
+            ("b", "a/dir"),
+            ("../../../../secret", "a/up"),
+            (outside.to_str().unwrap(), "out"),
+            ("..", "a/b/above"),
+            ("loop", "loop"),
+            ("/dev/zero", "device"),
+            ("/", "top"),
+        ] {
+            symlink(to, root.join(link)).unwrap();
+        }
+        for (path, expect) in [
+            ("a/b/file", Some("12345")),
+            ("/a/b/file", Some("12345")),
+            ("absolute", Some("12345")),
+            ("a/dir/file", Some("12345")),
+            ("top/top/a/dir/above/up", Some("inside")),
+            ("../secret", Some("inside")),
+            ("a/up", Some("inside")),
+            ("out", None),
+            ("loop", None),
+            ("device", None),
+            ("a/b/file/..", None),
+            ("a/b/file/x", None),
+            ("a", None),
+            ("nothing", None),
+        ] {
+            let read = read(&root, Path::new(path), 6).ok();
+            assert_eq!(read.as_deref(), expect.map(str::as_bytes), "{path}");
+        }
+        assert_eq!(read(&root, Path::new("a/b/file"), 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(list(&root, Path::new("a/dir/above")).unwrap(), ["b", "dir", "up"]);
+        assert_eq!(list(&root, Path::new("top/..")).unwrap().len(), 7);
+        assert!(list(&root, Path::new("secret")).is_err());
+    }
+}
