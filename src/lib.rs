@@ -9,6 +9,7 @@ pub mod causes;
 pub mod event;
 pub mod home;
 pub mod moment;
+pub mod plain;
 pub mod system;
 
 // Formats: text and bytes in, data out.

@@ -127,9 +127,10 @@ fn a_baked_command_is_words_and_survives() {
     let (settings, lock) = (read(&silo, "silo.toml"), read(&silo, "silo.lock"));
     assert!(settings.contains("\"a>=2\", \"b c\", \"\"]") && settings.contains("project = true"), "{settings}");
     assert!(lock.contains("[tool.sh.steps."), "{lock}");
-    // One that fails leaves nothing, and says how it ended.
-    let done = silo.fails(["build", "sh", "sh", "-c", "echo half > /opt/half; echo because >&2; exit 7"]);
-    assert!(done.err.contains("exit code 7") && done.err.contains("because"), "{done:?}");
+    // One that fails leaves nothing, and says how it ended; what it said steers no terminal.
+    let script = "echo half > /opt/half; printf 'be\\033[31mcause\\033]0;title\\007\\n' >&2; exit 7";
+    let done = silo.fails(["build", "sh", "sh", "-c", script]);
+    assert!(done.err.contains("exit code 7") && done.err.contains("because\n") && !done.err.contains('\x1b'), "{done:?}");
     assert_eq!((read(&silo, "silo.toml"), read(&silo, "silo.lock")), (settings, lock));
     assert_eq!(silo.run(["sh", "-c", "cat /opt/half"]).code, 1);
     // A shell's command, and taking one away again.

@@ -1,6 +1,7 @@
 //! The place where a step works: the root that it sees, the directory that catches its changes, and its log.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::derivation::DrvId;
 use crate::launch::again::Circumstances;
 use crate::launch::spec::{Root, Spec, Upper};
 use crate::launch::{self, Exit};
+use crate::plain;
 
 use super::check::{self, Check};
 use super::ground::Ground;
@@ -28,6 +30,9 @@ const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
 
 /// The lines of a failed step's log that are shown.
 const TAIL_LINES: usize = 20;
+
+/// The most of such a log, from its end, that they are looked for in.
+const MAX_TAIL_BYTES: u64 = 16 << 20;
 
 /// The lines of silo's own in such a log that are shown before those.
 const OWN_LINES: usize = 5;
@@ -178,10 +183,20 @@ pub(super) fn told(exit: Exit) -> String {
 }
 
 pub(super) fn tail(log: &Path) -> String {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = end_of(log).map(|bytes| plain::lines(&bytes)).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(TAIL_LINES);
     // What silo itself wrote there (whom it did not let the step reach) says more than the end of a long trace.
     let own = lines[..from].iter().filter(|line| line.starts_with("silo: ")).take(OWN_LINES);
     own.chain(&lines[from..]).map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads what is looked into of a log: a step may write without end.
+fn end_of(log: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

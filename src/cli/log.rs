@@ -1,11 +1,13 @@
 //! `silo log`.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use crate::insight::figures;
 use crate::insight::log::{self, Log};
 use crate::insight::network;
 use crate::moment;
+use crate::plain;
 
 use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;
@@ -49,7 +51,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
                 let gap = if number > 0 { "\n" } else { "" };
                 ui::data(&format!("{gap}==> {} ({:.12})\n", step(found), found.derivation.to_string()))?;
             }
-            ui::bytes(&log::read(found)?)?;
+            let said = log::read(found)?;
+            // Whoever reads it on a terminal is told nothing but words.
+            if io::stdout().is_terminal() { ui::data(&plain::lines(&said))? } else { ui::bytes(&said)? }
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,9 @@
 //! Files that a person wrote wrongly: the error names file, line, column and what was probably meant.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
 use crate::support::Silo;
 
 /// Asserts that `args` fails and says all of `expect`.
@@ -59,5 +63,20 @@ fn a_wrong_recipe_or_lock_is_told_with_its_place() {
         assert_ne!(text, good);
         silo.write(".silo/recipes/mine.lock", &text);
         check(&silo, &["install", "mine"], &[expect]);
+    }
+}
+
+/// A repository may hold links, and what unpacks an archive makes pipes.
+#[test]
+fn a_project_file_that_never_ends_or_never_begins_is_refused() {
+    let silo = Silo::new();
+    for name in ["silo.toml", "silo.lock", ".siloconf"] {
+        let path = silo.project().join(name);
+        symlink("/dev/zero", &path).expect("our own");
+        check(&silo, &["run", "sh"], &["cannot read", name, "it is not a regular file, nor a link to one"]);
+        fs::remove_file(&path).expect("our own");
+        assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()));
+        check(&silo, &["run", "sh"], &["cannot read", name, "it is not a regular file, nor a link to one"]);
+        fs::remove_file(&path).expect("our own");
     }
 }
