@@ -14,7 +14,7 @@ use silo::launch::spec::{Asker, Dir, Network, SSH_AGENT, Spec, SshAgent};
 
 use crate::support::sandbox::{Bench, bench, text, until};
 use crate::support::terminal::Session;
-use crate::support::{As, Silo, free_port, has, skip};
+use crate::support::{As, Silo, done, free_port, has, skip};
 
 fn with(bench: &Bench, network: Network, program: &str) -> Spec {
     let mut spec = bench.python(program);
@@ -225,7 +225,7 @@ fn the_ssh_agent_signs_and_does_nothing_else() {
     let silo = Silo::shared(As::Me);
     let run = |args: &[&str], socket: &Path| {
         let mut command = silo.command(args);
-        crate::support::done(command.env("SSH_AUTH_SOCK", socket))
+        done(command.env("SSH_AUTH_SOCK", socket))
     };
     let done = run(&["run", "--ssh-agent", "python", "-c", CLIENT], &keys.socket());
     assert_eq!(done.out, "12 1 True\n14 True\n[5, 5, 5, 5, 5, 5]\nTrue\nb''\n", "{done:?}");
@@ -307,8 +307,11 @@ to('host.silo.internal', {dead}); to('secret.example', 443); to('secret.example'
         assert!(log.contains(&line), "{log} lacks {line}");
     }
     assert_eq!(network_of_this_project(&silo)["entries"][0]["verdict"], "reached");
-    // A run that asks for nothing leaves nothing.
+    // A run that asks for nothing leaves nothing, and one of another project is not meant here.
     silo.ok(["python", "-c", "1"]);
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let asks = "import socket\ntry: socket.create_connection(('other.example', 80))\nexcept OSError: pass";
+    assert_eq!(done(silo.command(["python", "-c", asks]).current_dir(elsewhere.path())).code, 0);
     assert_eq!(silo.ok(["log", "--network", "python"]), log);
 }
 

@@ -18,7 +18,7 @@ use super::ui;
 pub struct Args {
     /// An installed tool, or the beginning of a derivation; without it, all logs are listed
     step: Option<String>,
-    /// Show what the last run (of the tool, if one is named) asked its network for, and what came of it
+    /// Show what this project's last run (of the tool, if one is named) asked its network for, and what came of it
     #[arg(long)]
     network: bool,
     /// Print the paths of the log files
@@ -87,7 +87,10 @@ fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
         ui::json(&runs.iter().map(|run| serde_json::json!({ "run": run.title, "entries": run.entries })).collect())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(run) = runs.first() else {
+    // Of several projects that are worked on at once, this one's is meant, if it has any.
+    let here = setting.project.to_string_lossy();
+    let own = runs.iter().find(|run| run.title.project.as_deref() == Some(&*here));
+    let Some(run) = own.or_else(|| runs.first()) else {
         let of = args.step.as_ref().map_or_else(String::new, |tool| format!(" of {tool}"));
         return Err(Failure::found(format!("no run{of} is known to have asked its network for anything"), "a run that asks is noted"));
     };
