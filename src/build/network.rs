@@ -251,7 +251,7 @@ fn trust(machine: &Path, root: &[PathBuf], reach: &mut Reach) {
     let Some(merged) = roots::merged(&theirs, &own) else { return };
     let store = image(keystore::PATH).and_then(|image| roots::merged_store(&image, &theirs, &own));
     let is_step = reach.network.asker == Asker::Step;
-    let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (in_root(IMAGE_ROOTS), in_root(keystore::PATH)) };
+    let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(keystore::PATH)) };
     if is_step && store.is_some() {
         let value = format!("-Djavax.net.ssl.trustStore={JAVA_ROOTS}");
         reach.env.push(("JAVA_TOOL_OPTIONS".to_owned(), value));
@@ -262,7 +262,7 @@ fn trust(machine: &Path, root: &[PathBuf], reach: &mut Reach) {
     reach.files.extend(store.map(|bytes| file(java, bytes)));
 }
 
-fn in_root(path: &str) -> PathBuf {
+fn absolute(path: &str) -> PathBuf {
     Path::new("/").join(path)
 }
 

@@ -44,7 +44,7 @@ fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let root = openat(CWD, root, DIR_FLAGS, Mode::empty())?;
     // Below the root, each inside the one before.
     let mut way: Vec<OwnedFd> = Vec::new();
-    let mut ahead: VecDeque<OsString> = names(path).collect();
+    let mut ahead: VecDeque<OsString> = names(path).map(OsStr::to_owned).collect();
     let mut links = 0;
     while let Some(name) = ahead.pop_front() {
         if name == ".." {
@@ -63,7 +63,7 @@ fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
                     way.clear();
                 }
                 for name in names(Path::new(&to)).rev() {
-                    ahead.push_front(name);
+                    ahead.push_front(name.to_owned());
                 }
             }
             Err(Errno::INVAL) => {
@@ -77,11 +77,11 @@ fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     Ok(way.pop().unwrap_or(root))
 }
 
-/// The parts of a path that move.
-fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+/// Returns the parts of a path that move: names and `..`.
+pub fn names(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
     path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new("..")),
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use silo::home::Home;
-use silo::image::{self, ImageId, boot};
+use silo::image::{self, boot};
 use silo::launch::spec::Machine;
 
 use super::{As, Silo};
@@ -18,6 +18,10 @@ pub fn silo(who: As) -> Silo {
     once.get_or_init(|| {
         let _held = Silo::hold_store();
         drop(silo.ok(["install", "--quiet", "vm"]));
+        // What is made once for machines is told once, and no test is to have it among its program's words.
+        for tool in ["python", "sh"] {
+            drop(silo.ok(["run", "--quiet", "--tier", "vm", "--cold", tool, "-c", ""]));
+        }
         silo.offer_downloads();
     });
     silo
@@ -27,23 +31,19 @@ pub fn silo(who: As) -> Silo {
 pub fn machine() -> Machine {
     let silo = silo(As::Me);
     let home = Home::new(silo.path(""));
-    let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--json"])).expect("a list");
-    let id = |tool: &str| {
-        let row = list.as_array().into_iter().flatten().find(|row| row["tool"] == tool).expect("the tool is installed");
-        ImageId::parse(row["image"].as_str().expect("an image id")).expect("an image id")
-    };
-    let root = image::root(&home, id("vm"));
+    let (own, python) = (silo.image_id("vm"), silo.image_id("python"));
+    let root = image::root(&home, own);
     let program = Path::new(env!("CARGO_BIN_EXE_silo"));
     let name = silo::launch::initial_name(program).expect("it is there");
-    let initial = boot::initial(&home, id("vm"), &name).unwrap_or_else(|| {
+    let initial = boot::initial(&home, own, &name).unwrap_or_else(|| {
         let bytes = silo::launch::initial(program, &root).expect("it is made");
-        boot::keep_initial(&home, id("vm"), &name, &bytes).expect("it is kept")
+        boot::keep_initial(&home, own, &name, &bytes).expect("it is kept")
     });
     Machine {
         root,
-        kernel: boot::kernel(&home, id("vm")).expect("it has a kernel"),
+        kernel: boot::kernel(&home, own).expect("it has a kernel"),
         initial,
-        disk: Some(boot::disk(&home, id("python")).expect("it is made")),
+        disk: Some(boot::disk(&home, python).expect("it is made")),
         memory_bytes: 1 << 30,
         cpus: 1,
         snapshots: None,

@@ -187,10 +187,15 @@ impl Silo {
 
     /// The composed root of an installed tool's image.
     pub fn image_root(&self, tool: &str) -> PathBuf {
+        image::root(&Home::new(self.path("")), self.image_id(tool))
+    }
+
+    /// The id of an installed tool's image.
+    pub fn image_id(&self, tool: &str) -> ImageId {
         let list: serde_json::Value = serde_json::from_str(&self.ok(["list", "--json"])).expect("list --json prints JSON");
         let tools = list.as_array().expect("a list");
         let found = tools.iter().find(|entry| entry["tool"] == tool).unwrap_or_else(|| panic!("{tool} is not installed: {list}"));
-        self.path("images").join(found["image"].as_str().expect("an image")).join("root")
+        ImageId::parse(found["image"].as_str().expect("an image")).expect("an image id")
     }
 
     /// The home directory.
@@ -269,9 +274,7 @@ impl Silo {
 
     /// The image of a tool that is installed.
     pub fn installed(&self, tool: &str) -> Installed {
-        let list: serde_json::Value = serde_json::from_str(&self.ok(["list", "--json"])).expect("a list");
-        let row = list.as_array().into_iter().flatten().find(|row| row["tool"] == tool).expect("the tool is installed");
-        let id = ImageId::parse(row["image"].as_str().expect("an image id")).expect("an image id");
+        let id = self.image_id(tool);
         let home = Home::new(self.path(""));
         let image = image::get(&home, id).expect("a configuration").expect("an image");
         let index = Index::parse(&fs::read(image::index_path(&home, id)).expect("an index")).expect("an index");

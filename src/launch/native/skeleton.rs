@@ -12,14 +12,15 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags, chmodat, fchmod, fstat, getxattr, mkdirat, openat, openat2, readlinkat,
     setxattr,
 };
 use rustix::io::{Errno, write};
+use silo_store::in_root::names;
 
 use crate::launch::host::failure::{During, Failure};
 
@@ -145,7 +146,7 @@ impl<'a> Skeleton<'a> {
             } else {
                 done.pop();
             }
-            for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
+            for name in names(&target).rev() {
                 left.push_front(name.to_owned());
             }
         }
@@ -179,15 +180,6 @@ fn look(tree: BorrowedFd<'_>, path: &Path) -> Result<Option<(OwnedFd, FileType, 
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(error) => Err(error).during_this(|| format!("looking at /{}", path.display())),
     }
-}
-
-/// The parts of a path that move: names and `..`.
-fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
-    path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name),
-        Component::ParentDir => Some(OsStr::from_bytes(b"..")),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    })
 }
 
 #[cfg(test)]

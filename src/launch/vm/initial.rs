@@ -159,10 +159,8 @@ fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 
 fn modules_dir(root: &Path) -> Result<PathBuf, Error> {
     let parent = Path::new(MODULES);
     let names = in_root::list(root, parent).map_err(|source| failed("listing", parent, source))?;
-    names
-        .last()
-        .map(|name| parent.join(name))
-        .ok_or_else(|| failed("finding a kernel's modules in", parent, io::ErrorKind::NotFound.into()))
+    let last = names.last().ok_or_else(|| failed("finding a kernel's modules in", parent, io::ErrorKind::NotFound.into()))?;
+    Ok(parent.join(last))
 }
 
 /// Puts modules into the order of loading, by what depmod wrote: a module, a colon, and what it needs, the last first.
