@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use crate::thread::NoThread;
+
 /// Returns the messages of an error and its causes, outermost first; one that ends what wraps it is told once.
 pub fn of(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut messages: Vec<String> = Vec::new();
@@ -13,6 +15,12 @@ pub fn of(error: &(dyn Error + 'static)) -> Vec<String> {
         }
     }
     messages
+}
+
+/// Says whether some cause is a limit of processes and threads.
+pub fn is_out_of_processes(error: &(dyn Error + 'static)) -> bool {
+    let refused = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::AGAIN.raw_os_error());
+    chain(error).any(|error| error.is::<NoThread>() || error.downcast_ref::<io::Error>().is_some_and(refused))
 }
 
 /// Says whether some cause is a full disk.

@@ -5,12 +5,14 @@
 
 // Words.
 pub mod amount;
-pub mod causes;
 pub mod event;
 pub mod home;
 pub mod moment;
 pub mod plain;
 pub mod system;
+pub mod thread;
+
+pub mod causes;
 
 // Formats: text and bytes in, data out.
 pub mod document;

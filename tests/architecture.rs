@@ -150,6 +150,27 @@ fn special_things_stand_in_one_place() {
     only_in("anyhow", &["src/cli/"]);
 }
 
+/// All text is escaped on its way out, so there is one way out. The words of a program in a sandbox are passed on as they are
+/// through descriptors of `rustix::stdio`, in the launcher alone; `notices.rs` escapes its own lines.
+#[test]
+fn text_leaves_through_the_sink_alone() {
+    for way in ["print!(", "println!(", "eprint!(", "eprintln!(", " io::stderr()", "(io::stderr()", "std::io::stderr()", ".print()"] {
+        only_in(way, &["src/cli/ui.rs"]);
+    }
+    // The other process of a step answers its parent through a pipe.
+    only_in("mut io::stdout()", &["src/cli/ui.rs", "src/launch/again.rs"]);
+    only_in("stdio::std", &["src/launch/", "src/cli/screen.rs"]);
+    only_in("/dev/tty", &["src/launch/"]);
+}
+
+/// The system may refuse a thread, and these would panic.
+#[test]
+fn threads_are_started_where_it_can_fail() {
+    for way in ["thread::spawn(", "scope.spawn(", "enable_steady_tick", "rayon"] {
+        only_in(way, &[]);
+    }
+}
+
 #[test]
 fn no_registry_is_spelled_out() {
     let hosts = [

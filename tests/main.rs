@@ -34,6 +34,7 @@ mod run;
 mod settings;
 mod shims;
 mod sight;
+mod sink;
 mod snapshots;
 mod solver;
 mod terminal;

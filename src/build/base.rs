@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use silo_store::digest::LayerId;
 use silo_store::manifest::Record as Manifest;
+use silo_store::parallel;
 
 use crate::derivation::{self, Derivation};
 use crate::event::Activity;
@@ -47,7 +47,7 @@ pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State,
         let name = target.recipe.image.clone().unwrap_or_default();
         let work: Vec<(&Item<'_>, &Path)> = missing.iter().copied().zip(files.iter().map(AsRef::as_ref)).collect();
         let unpacked: Vec<(usize, LayerId)> = shop.activity(Activity::Unpack, "layers", None, |_| {
-            work.par_iter().map(|(item, file)| Ok((item.at, unpack(shop, item, &name, file)?))).collect::<Result<_, Error>>()
+            parallel::try_map(&work, |(item, file)| Ok::<_, Error>((item.at, unpack(shop, item, &name, file)?)))
         })?;
         for (at, layer) in unpacked {
             layers[at] = Some(layer);

@@ -188,7 +188,7 @@ pub(super) fn tail(log: &Path) -> String {
     let from = lines.len().saturating_sub(TAIL_LINES);
     // What silo itself wrote there (whom it did not let the step reach) says more than the end of a long trace.
     let own = lines[..from].iter().filter(|line| line.starts_with("silo: ")).take(OWN_LINES);
-    own.chain(&lines[from..]).map(|line| format!("  {}", plain::line(line))).collect::<Vec<_>>().join("\n")
+    own.chain(&lines[from..]).map(|line| format!("  {}", plain::said(line))).collect::<Vec<_>>().join("\n")
 }
 
 /// Reads what is looked into of a log: a step may write without end.

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use silo_store::capture::{self, Capture, Verdict};
@@ -25,6 +24,7 @@ use crate::fetch::download::{self, Context};
 use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
 use crate::lock::Tier;
 use crate::system::Arch;
+use crate::thread;
 use crate::unpack::record::{self, Stanza};
 
 use super::bench::{Bench, ours};
@@ -67,11 +67,16 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     let Some(Parts { first, halves: [one, other], last }) = parts else { return step(state, &choice, "") };
     let state = step(state, &first, ", first")?;
     let beside = state.beside();
-    let (with_one, with_other) = thread::scope(|scope| {
-        let beside = scope.spawn(|| step(beside, &other, ", other half"));
-        (step(state.handed_on(), &one, ", one half"), beside.join())
+    let (with_one, with_other) = std::thread::scope(|scope| {
+        let beside = thread::beside(scope, || step(beside, &other, ", other half"));
+        (step(state.handed_on(), &one, ", one half"), beside.map(std::thread::ScopedJoinHandle::join))
     });
-    let (with_one, with_other) = (with_one?, with_other.map_err(|_| Error::Worker)??);
+    let with_one = with_one?;
+    let with_other = match with_other {
+        Ok(joined) => joined.map_err(|_| Error::Worker)??,
+        // One after the other where there is no thread.
+        Err(_) => step(state.beside(), &other, ", other half")?,
+    };
     let changes = |state: &State| state.changes.last().cloned().unwrap_or_default();
     let both = match halves::contended(&changes(&with_one), &changes(&with_other)) {
         None => with_one.and(with_other, &state),

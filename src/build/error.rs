@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use silo_store::digest::{Digest, LayerId};
 
+use crate::thread::NoThread;
 use crate::{causes, ecosystem};
 
 /// Why a build failed.
@@ -149,6 +150,9 @@ pub enum Error {
     /// The image could not be put together.
     #[error(transparent)]
     Image(#[from] crate::image::Error),
+    /// The system refuses the threads that the build needs.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     /// A worker panicked; its message is on standard error.
     #[error("a worker ended before its work was done")]
     Worker,

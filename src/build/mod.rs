@@ -42,7 +42,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use petgraph::graph::NodeIndex;
 use petgraph::visit::IntoNodeReferences;
@@ -64,6 +63,7 @@ use crate::lock::{self, Lock, Sha256, StepOutput};
 use crate::plan::{self, Plan, Step};
 use crate::recipe::Recipe;
 use crate::system::Arch;
+use crate::thread;
 
 use check::Check;
 use packages::{Arrived, Item};
@@ -307,11 +307,14 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         (shop.sink)(Event::Progress { id: whole, done: done as u64 });
         Ok(given)
     };
-    let outcome = thread::scope(|scope| {
-        let recording = scope.spawn(|| shop.notes.record_now_and_then(shop.store, shop.lock, &over));
+    let outcome = std::thread::scope(|scope| {
+        // Where there is no thread for it, everything is recorded at the end.
+        let recording = thread::beside(scope, || shop.notes.record_now_and_then(shop.store, shop.lock, &over));
         let outcome = walk.run(workers, feed, work);
         over.store(true, Ordering::Relaxed);
-        recording.thread().unpark();
+        if let Ok(recording) = recording {
+            recording.thread().unpark();
+        }
         outcome
     });
     (shop.sink)(Event::Finished { id: whole });
@@ -322,7 +325,12 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         let text = format!("what was built is there, but could not be noted, so it will be built again: {source}");
         (shop.sink)(Event::Warning { text });
     }
-    results(shop, &plan, outcome)
+    match outcome {
+        Ok(outcome) => results(shop, &plan, outcome),
+        Err(refused) => {
+            std::iter::once(Err(refused.into())).chain(std::iter::repeat_with(|| Err(Error::Shared))).take(targets.len()).collect()
+        }
+    }
 }
 
 /// Small packages of early tiers come first, but for the largest ones, which would keep one processor busy at the end.

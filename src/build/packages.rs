@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use petgraph::graph::NodeIndex;
@@ -16,6 +15,7 @@ use crate::derivation::{self, Derivation};
 use crate::fetch::download::{self, Context, Request};
 use crate::fetch::error::Size;
 use crate::lock;
+use crate::thread;
 use crate::unpack::{package, record};
 
 use super::scripted::Unpacked;
@@ -63,15 +63,15 @@ pub(super) fn fetch(
     let requests: Vec<Request> = missing.iter().map(|item| request(shop, item.name, item.package, item.epoch)).collect();
     let cancel = AtomicBool::new(false);
     let ended = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watch = scope.spawn(|| {
+    std::thread::scope(|scope| {
+        let watch = thread::beside(scope, || {
             while !ended.load(Ordering::Relaxed) {
                 if shop.stop.load(Ordering::Relaxed) || over() {
                     cancel.store(true, Ordering::Relaxed);
                 }
-                thread::park_timeout(LOOK);
+                std::thread::park_timeout(LOOK);
             }
-        });
+        })?;
         let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: FETCHES, sink: shop.sink, cancel: &cancel };
         let fetched = download::fetch_all(&context, &requests, &|at, path: &Path| arrived(missing[at].node, path.to_owned()));
         ended.store(true, Ordering::Relaxed);

@@ -8,11 +8,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::thread::{self, NoThread};
 
 /// How often a sleeping worker looks whether the user wants to stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -62,6 +63,8 @@ struct State<E> {
     left: usize,
     given_up: Vec<bool>,
     failed: Vec<(NodeIndex, E)>,
+    /// Whether the workers are to end before all is done.
+    quit: bool,
 }
 
 /// A walk that is under way.
@@ -85,7 +88,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
             ready[order.class as usize].push(Reverse((order.rank, at)));
         }
         let count = graph.node_count();
-        let state = State { waits, ready, left: count, given_up: vec![false; count], failed: Vec::new() };
+        let state = State { waits, ready, left: count, given_up: vec![false; count], failed: Vec::new(), quit: false };
         let given = (0..count).map(|_| OnceLock::new()).collect();
         Walk { graph, orders, state: Mutex::new(state), changed: Condvar::new(), given, stop }
     }
@@ -119,31 +122,43 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
 
     /// Says whether nothing is left to do.
     pub fn is_over(&self) -> bool {
-        self.state().left == 0
+        let state = self.state();
+        state.left == 0 || state.quit
     }
 
-    /// Works on all nodes; `feed` runs beside and releases the awaited ones.
+    /// Works on all nodes; `feed` runs beside and releases the awaited ones. One worker of each class is enough, and where not
+    /// even those can be started nothing is done.
     pub fn run(
         self,
         workers: Workers,
         feed: impl FnOnce(&Self) + Send,
         work: impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync,
-    ) -> Outcome<T, E> {
-        thread::scope(|scope| {
+    ) -> Result<Outcome<T, E>, NoThread> {
+        std::thread::scope(|scope| {
             let (walk, work) = (&self, &work);
             for (class, count) in [(Class::Work, workers.work), (Class::Step, workers.steps)] {
-                for _ in 0..count.max(1) {
-                    scope.spawn(move || walk.serve(class, work));
+                for number in 0..count.max(1) {
+                    match thread::beside(scope, move || walk.serve(class, work)) {
+                        Ok(_) => {}
+                        Err(_) if number > 0 => break,
+                        Err(refused) => {
+                            walk.quit();
+                            return Err(refused);
+                        }
+                    }
                 }
             }
             feed(walk);
-        });
+            Ok(())
+        })?;
         let mut failed = self.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).failed;
         failed.sort_by_key(|(node, _)| node.index());
-        Outcome { given: self.given.into_iter().map(OnceLock::into_inner).collect(), failed }
+        Ok(Outcome { given: self.given.into_iter().map(OnceLock::into_inner).collect(), failed })
     }
 
     fn serve(&self, class: Class, work: &(impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync)) {
+        // A worker that panics would leave its node undone, and the others waiting for it.
+        let _end = End(self);
         while let Some(node) = self.next(class) {
             match work(self, node) {
                 Ok(given) => self.done(node, given),
@@ -156,7 +171,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     fn next(&self, class: Class) -> Option<NodeIndex> {
         let mut state = self.state();
         loop {
-            if state.left == 0 || self.stop.load(Ordering::Relaxed) {
+            if state.left == 0 || state.quit || self.stop.load(Ordering::Relaxed) {
                 return None;
             }
             while let Some(Reverse((_, at))) = state.ready[class as usize].pop() {
@@ -166,6 +181,12 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
             }
             state = self.changed.wait_timeout(state, LOOK).map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
         }
+    }
+
+    /// Ends all workers when they are done with the node that they work on.
+    fn quit(&self) {
+        self.state().quit = true;
+        self.changed.notify_all();
     }
 
     fn done(&self, node: NodeIndex, given: T) {
@@ -204,6 +225,17 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     }
 }
 
+/// Ends a walk if its worker panics.
+struct End<'w, 'a, N: Sync, T: Send + Sync, E: Send>(&'w Walk<'a, N, T, E>);
+
+impl<N: Sync, T: Send + Sync, E: Send> Drop for End<'_, '_, N, T, E> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.quit();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +269,7 @@ mod tests {
                 Ok(1 + inputs.map(|input| *walk.given(input).expect("an input that is done")).sum::<u64>())
             },
         );
+        let outcome = outcome.expect("threads");
         assert_eq!(outcome.given, [1, 1, 3, 4, 4, 9].map(Some));
     }
 
@@ -253,6 +286,7 @@ mod tests {
                 at => Ok(at as u64),
             },
         );
+        let outcome = outcome.expect("threads");
         assert_eq!(outcome.given, [None, None, None, Some(3), Some(4), None, None]);
         let failed: Vec<_> = outcome.failed.into_iter().map(|(node, error)| (node.index(), error)).collect();
         assert_eq!(failed, [(0, "0 failed".to_owned()), (5, "5 failed".to_owned())]);
@@ -265,11 +299,12 @@ mod tests {
         let released = AtomicUsize::new(0);
         let walk: Walk<'_, _, usize, ()> = Walk::new(&graph, &stop, |rank| Order { awaited: *rank == 1, ..plain(rank) });
         let feed = |walk: &Walk<'_, _, usize, ()>| {
-            thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
             released.store(1, Ordering::SeqCst);
             walk.release(NodeIndex::new(1));
         };
         let outcome = walk.run(WORKERS, feed, |_, node| Ok(if node.index() == 0 { 7 } else { released.load(Ordering::SeqCst) }));
+        let outcome = outcome.expect("threads");
         assert_eq!(outcome.given, [Some(7), Some(1), Some(1)]);
     }
 
@@ -286,7 +321,19 @@ mod tests {
                 Ok(node.index() as u64)
             },
         );
+        let outcome = outcome.expect("threads");
         assert_eq!(outcome.given, [Some(0), None, None]);
         assert!(outcome.failed.is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_panics_ends_the_walk() {
+        let graph = graph(3, &[(0, 2), (1, 2)]);
+        let stop = AtomicBool::new(false);
+        let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let walk: Walk<'_, _, u64, ()> = Walk::new(&graph, &stop, |rank| Order { awaited: *rank == 1, ..plain(rank) });
+            drop(walk.run(WORKERS, |_| {}, |_, _| panic!("a fault of the test's own")));
+        }));
+        assert!(walked.is_err());
     }
 }

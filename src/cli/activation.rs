@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::launch::spec::Spec;
+use crate::plain;
 use crate::recipe::Run;
 use crate::run::activate::{self, Active};
 
@@ -21,8 +22,11 @@ pub fn activate(run: &Run, project: &Path, seen: Seen<'_>, quiet: bool, spec: &m
     let found = activate::find(&run.activate, project, &spec.cwd, is_there);
     let (usable, lost): (Vec<Active<'_>>, Vec<Active<'_>>) = found.into_iter().partition(|active| is_inside(&active.mark(), seen));
     for active in lost.iter().filter(|_| !quiet) {
-        let (dir, mark) = (active.dir.display(), active.mark());
-        ui::note(&format!("{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo", mark.display()));
+        let (dir, mark) = (plain::path(&active.dir), active.mark());
+        ui::note(&format!(
+            "{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo",
+            plain::path(&mark)
+        ));
     }
     activate::apply(&usable, &mut spec.env);
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::config::edit::NewStep;
 use crate::home::PROJECT_CONFIG;
+use crate::plain;
 use crate::recipe::addon;
 use crate::recipe::file::{check_grants, check_packages};
 use crate::tool::definition::Scope;
@@ -82,8 +83,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Ok(added)
     })?;
     let said = match changed.is_new() {
-        true => format!("{} (tool {tool})\n{}", path.display(), added.concat()),
-        false => format!("{} has all of it already (tool {tool})\n", path.display()),
+        true => format!("{} (tool {tool})\n{}", plain::path(&path), added.concat()),
+        false => format!("{} has all of it already (tool {tool})\n", plain::path(&path)),
     };
     ui::data(&said)?;
     if args.no_sync {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::build::check::{Check, Finding};
 use crate::config::edit::NewStep;
 use crate::home::PROJECT_CONFIG;
+use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::check_grants;
 use crate::tool::definition::{self, Scope};
@@ -88,7 +89,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         if removed == 0 {
             return Err(Failure::found(format!("{} records no such command for {tool}", path.display()), "look at its postInstall"));
         }
-        ui::data(&format!("{}: {removed} commands removed\n", path.display()))?;
+        ui::data(&format!("{}: {removed} commands removed\n", plain::path(&path)))?;
         return overlay::apply(globals, &mut setting, &target, Some(changed));
     }
     let Some(step) = step(&setting, args, &tool)? else {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::amount;
 use crate::image::ImageId;
+use crate::plain;
 use crate::tool::compress;
 use crate::tool::{collect, usage};
 
@@ -124,7 +125,7 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
     for room in rooms.iter().filter(|room| room.takes.files > 0) {
         text += &line(&room.name, room.takes.fresh, room.takes.apparent, room.what);
     }
-    text += &line("total", total, apparent, &root.display().to_string());
+    text += &line("total", total, apparent, &plain::path(root));
     ui::data(&text)?;
     Ok(ExitCode::SUCCESS)
 }

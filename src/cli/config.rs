@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use crate::ecosystem;
 use crate::home::PROJECT_CONFIG;
+use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::{check_grants, check_name};
 use crate::tool::ecosystems;
@@ -115,8 +116,8 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
     let names = change.names.join(", ");
     let by = tool.map_or_else(String::new, |tool| format!(" by {tool}"));
     ui::data(&match written.is_new() {
-        true => format!("{}: {names} {what}{by}\n", path.display()),
-        false => format!("{} says so already\n", path.display()),
+        true => format!("{}: {names} {what}{by}\n", plain::path(&path)),
+        false => format!("{} says so already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -130,7 +131,7 @@ fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
             let hint = "`silo config network show` shows what is said where; --tool and --global say which file and table";
             return Err(Failure::found(format!("{} says nothing of {name}", path.display()), hint));
         }
-        ui::data(&format!("{}: nothing is said of {name} any more\n", path.display()))?;
+        ui::data(&format!("{}: nothing is said of {name} any more\n", plain::path(&path)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,6 +18,7 @@ use crate::fetch::transport::Transport;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, RECIPES};
 use crate::insight::inside::Look;
 use crate::launch::spec::Machine;
+use crate::plain;
 use crate::recipe::catalog::Places;
 use crate::tool::{Context, View};
 
@@ -71,7 +72,7 @@ static TOLD_OF_OLDER: Once = Once::new();
 
 fn tell_of_older(older: &Older) {
     let left: String = older.left.iter().map(|left| format!("\n  not taken: {}", left.escape_debug())).collect();
-    ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", older.path.display()));
+    ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", plain::path(&older.path)));
 }
 
 /// Reads the surroundings of a command as if it were given in another directory.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::plain;
 use crate::recipe::file::check_name;
 use crate::shim::choice::Claims;
 use crate::shim::claims;
@@ -65,8 +66,8 @@ impl State {
 
     fn told(&self) -> String {
         match self {
-            State::Project(root) => format!("used by {}", root.display()),
-            State::User(file) => format!("used by {}", file.display()),
+            State::Project(root) => format!("used by {}", plain::path(root)),
+            State::User(file) => format!("used by {}", plain::path(file)),
             State::Pinned => "pinned".to_owned(),
             State::Next => "neither pinned nor used here: its commands lead to the next on PATH".to_owned(),
         }
@@ -103,7 +104,7 @@ fn image(image: &Result<Option<Installed>, definition::Error>) -> String {
     match image {
         Ok(Some(tool)) => format!("{}, image {:.12}", tool.version, tool.image.to_string()),
         Ok(None) => "not installed".to_owned(),
-        Err(error) => error.to_string(),
+        Err(error) => plain::line(&error.to_string()),
     }
 }
 

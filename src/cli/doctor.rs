@@ -6,6 +6,7 @@ use crate::amount::size;
 use crate::home::Home;
 use crate::launch::{self, Check, State};
 use crate::lock::{self, Archive};
+use crate::plain;
 use crate::recipe::catalog;
 use crate::shim::{links, table};
 use crate::tool::shims;
@@ -62,7 +63,7 @@ fn fix(setting: &Setting) -> Result<(), Failure> {
     })?;
     let notes = screen::sweep(&setting.home);
     for name in foreign {
-        ui::note(&format!("{} is a file of your own; it is left", setting.home.shim(&name).display()));
+        ui::note(&format!("{} is a file of your own; it is left", plain::path(&setting.home.shim(&name))));
     }
     if stages.len() + notes > 0 {
         ui::note(&format!("{} leftovers of commands that are gone were removed", stages.len() + notes));
@@ -100,10 +101,10 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
     };
     let path = if !super::shims::on_path(setting) {
         let cure = format!("{} in your shell's start-up file", super::shims::advice());
-        check("PATH", State::Degraded, format!("{} is not on it", setting.home.bin().display()), cure)
+        check("PATH", State::Degraded, format!("{} is not on it", plain::path(&setting.home.bin())), cure)
     } else {
         let before = super::shims::shadowed(setting, &names);
-        let told: Vec<String> = before.iter().map(|(name, file)| format!("{name} is {}", file.display())).collect();
+        let told: Vec<String> = before.iter().map(|(name, file)| format!("{name} is {}", plain::path(file))).collect();
         match before.is_empty() {
             true => check("PATH", State::Ok, "the shims come first".to_owned(), String::new()),
             false => {
@@ -125,13 +126,13 @@ fn room(home: &Home) -> Check {
         Ok(free) => Check {
             name,
             state: State::Degraded,
-            detail: format!("only {} free at {}", size(free), home.root().display()),
+            detail: format!("only {} free at {}", size(free), plain::path(home.root())),
             cure: "`silo gc --all` removes what no tool needs".to_owned(),
         },
         Err(error) => Check {
             name,
             state: State::Degraded,
-            detail: format!("cannot look at {}: {error}", home.root().display()),
+            detail: format!("cannot look at {}: {error}", plain::path(home.root())),
             cure: "make the directory readable".to_owned(),
         },
     }
@@ -158,14 +159,14 @@ fn line(check: &Check) -> String {
         State::Degraded => "weak",
         State::Missing => "missing",
     };
-    let cure = if check.cure.is_empty() { String::new() } else { format!("\n           cure: {}", check.cure) };
-    format!("{state:8} {}: {}{cure}\n", check.name, check.detail)
+    let cure = if check.cure.is_empty() { String::new() } else { format!("\n           cure: {}", plain::line(&check.cure)) };
+    format!("{state:8} {}: {}{cure}\n", check.name, plain::line(&check.detail))
 }
 
 fn home_check(home: &Home) -> Check {
     let name = "silo's home";
     match silo_store::layout::Store::open(home.root()) {
-        Ok(_) => Check { name, state: State::Ok, detail: format!("{} can be written", home.root().display()), cure: String::new() },
+        Ok(_) => Check { name, state: State::Ok, detail: format!("{} can be written", plain::path(home.root())), cure: String::new() },
         Err(error) => Check {
             name,
             state: State::Missing,

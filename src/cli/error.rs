@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use crate::{build, causes, document, fetch, insight, launch, recipe, tool};
+use crate::{build, causes, document, fetch, insight, launch, plain, recipe, tool};
+
+use super::ui;
 
 /// A command that failed.
 #[derive(Debug)]
@@ -12,6 +14,8 @@ pub struct Failure {
     messages: Vec<String>,
     hint: Option<String>,
     code: u8,
+    /// The failures of several tools, each with the tool's name.
+    parts: Vec<(String, Failure)>,
 }
 
 /// The exit code of a command that failed.
@@ -24,17 +28,17 @@ const STOPPED: u8 = 130;
 impl Failure {
     /// A command line or an environment that cannot be worked with.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
-        Failure { messages: vec![message.into()], hint: Some(hint.into()), code: USAGE }
+        Failure { messages: vec![message.into()], hint: Some(hint.into()), code: USAGE, parts: Vec::new() }
     }
 
     /// An error without anything to add.
     pub fn other(error: impl Error + 'static) -> Failure {
-        Failure { messages: causes::of(&error), hint: None, code: FAILED }
+        Failure { messages: causes::of(&error), hint: None, code: FAILED, parts: Vec::new() }
     }
 
     /// Something found wrong, told as it is.
     pub fn found(message: impl Into<String>, hint: impl Into<String>) -> Failure {
-        Failure { messages: vec![message.into()], hint: Some(hint.into()), code: FAILED }
+        Failure { messages: vec![message.into()], hint: Some(hint.into()), code: FAILED, parts: Vec::new() }
     }
 
     /// Takes another exit code, for `silo run`, whose codes are the program's own below 125.
@@ -60,23 +64,32 @@ impl Failure {
     }
 
     /// Tells the user and returns the exit code.
-    #[allow(clippy::print_stderr)]
     pub fn report(&self) -> ExitCode {
-        eprintln!("silo: {}", self.message());
+        ui::line(&format!("silo: {}", ui::message(&self.message())));
+        for (tool, failure) in &self.parts {
+            ui::line(&format!("  {}: {}", plain::line(tool), ui::message(&failure.message())));
+            if let Some(hint) = &failure.hint {
+                ui::line(&format!("    hint: {}", ui::message(hint)));
+            }
+        }
         if let Some(hint) = &self.hint {
-            eprintln!("  hint: {hint}");
+            ui::line(&format!("  hint: {}", ui::message(hint)));
         }
         ExitCode::from(self.code)
     }
 
     fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
-        Failure { messages: causes::of(error), hint: hint.or_else(|| space_hint(error)), code: FAILED }
+        Failure { messages: causes::of(error), hint: hint.or_else(|| space_hint(error)), code: FAILED, parts: Vec::new() }
     }
 }
 
-/// What to do where some cause is a full disk.
+/// What to do where some cause is a full disk or a limit of processes.
 fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    causes::is_full_disk(error).then(|| "free some space, then run the same command again".to_owned())
+    if causes::is_full_disk(error) {
+        return Some("free some space, then run the same command again".to_owned());
+    }
+    let limits = "end other programs, or raise the limit of processes (`ulimit -u`, or pids.max of the control group)";
+    causes::is_out_of_processes(error).then(|| limits.to_owned())
 }
 
 /// Errors that say by themselves what to do, or to which nothing can be added.
@@ -243,12 +256,9 @@ impl Failure {
             return failures.pop().map(|(_, failure)| failure);
         }
         let code = failures.iter().map(|(_, failure)| failure.code).max().unwrap_or(FAILED);
-        let told = failures.iter().map(|(tool, failure)| {
-            let hint = failure.hint.as_ref().map_or_else(String::new, |hint| format!("\n    hint: {hint}"));
-            format!("\n  {tool}: {}{hint}", failure.message())
-        });
-        let message = format!("{} tools failed{}", failures.len(), told.collect::<String>());
-        Some(Failure { messages: vec![message], hint: None, code })
+        let message = format!("{} tools failed", failures.len());
+        let parts = failures.into_iter().map(|(tool, failure)| (tool.to_owned(), failure)).collect();
+        Some(Failure { messages: vec![message], hint: None, code, parts })
     }
 
     fn of_install(error: &tool::install::Error) -> Failure {

@@ -7,6 +7,7 @@ use silo_store::lock;
 
 use crate::image::export::{self, Form};
 use crate::image::{self, cold};
+use crate::plain;
 use crate::tool::definition;
 
 use super::context::{Globals, setting};
@@ -67,7 +68,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         true => ui::json(
             &serde_json::json!({ "tool": tool.name, "version": tool.version, "path": place, "digest": format!("sha256:{digest}") }),
         )?,
-        false => ui::data(&format!("{} {} written to {}: sha256:{digest}\n", tool.name, tool.version, place.display()))?,
+        false => ui::data(&format!("{} {} written to {}: sha256:{digest}\n", tool.name, tool.version, plain::path(place)))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -45,7 +45,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Format::Svg => svg::write(&graph),
         Format::Mermaid => words::mermaid(&graph),
         Format::Dot => words::dot(&graph),
-        Format::Json => format!("{:#}\n", words::json(&head, &inside.layers)),
+        Format::Json => {
+            ui::json_to(args.output.as_deref(), &words::json(&head, &inside.layers))?;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     ui::data_to(args.output.as_deref(), &text)?;
     Ok(ExitCode::SUCCESS)

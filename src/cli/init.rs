@@ -10,6 +10,7 @@ use crate::config::edit::Document;
 use crate::document;
 use crate::grant::Port;
 use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::plain;
 use crate::recipe::addon;
 use crate::recipe::catalog;
 use crate::recipe::file::check_variables;
@@ -189,7 +190,7 @@ fn ignore(dir: &Path, exclude: &[&'static str]) -> Result<Vec<&'static str>, Fai
 
 fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
     let listed = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let mut text = format!("{} is written\n  tools     {}\n", path.display(), listed(&plan.tools));
+    let mut text = format!("{} is written\n  tools     {}\n", plain::path(path), listed(&plan.tools));
     for (addon, tool) in &plan.addons {
         text += &format!("  add-on    {addon}, over {tool}\n");
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::amount;
 use crate::document;
+use crate::plain;
 use crate::recipe::addon;
 use crate::shim::table::{self, Shim};
 use crate::tool::offer::{self, Offer};
@@ -83,12 +84,12 @@ fn print(rows: Vec<Row>, as_json: bool) -> Result<ExitCode, Failure> {
     if as_json {
         ui::json(&rows.into_iter().map(|row| row.json).collect())?;
     } else {
-        let cell = |row: &Row, at: usize| row.cells.get(at).cloned().unwrap_or_default();
+        let cell = |row: &Row, at: usize| row.cells.get(at).map_or_else(String::new, |cell| plain::line(cell));
         let columns = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at).chars().count()).max().unwrap_or(0)).collect();
         let line = |row: &Row| {
             let cells = widths.iter().enumerate().map(|(at, width)| format!("{:width$}  ", cell(row, at)));
-            format!("{}\n", (cells.collect::<String>() + &row.rest).trim_end())
+            format!("{}\n", (cells.collect::<String>() + &plain::line(&row.rest)).trim_end())
         };
         ui::data(&rows.iter().map(line).collect::<String>())?;
     }
@@ -113,11 +114,11 @@ fn installed(setting: &Setting) -> Result<Vec<Row>, Failure> {
         });
     }
     for project in projects::list(&setting.home)? {
-        let path = project.path.display();
+        let path = &project.path;
         rows.extend(project.tools.iter().map(|(name, pin)| Row {
-            json: serde_json::json!({ "tool": name, "version": pin.version, "image": pin.image.to_string(), "project": path.to_string() }),
+            json: serde_json::json!({ "tool": name, "version": pin.version, "image": pin.image.to_string(), "project": path.to_string_lossy() }),
             cells: vec![name.clone(), pin.version.clone(), format!("image {:.12}", pin.image.to_string()), "project".to_owned()],
-            rest: path.to_string(),
+            rest: path.to_string_lossy().into_owned(),
         }));
     }
     Ok(rows)

@@ -1,6 +1,5 @@
 //! `silo log`.
 
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use crate::insight::figures;
@@ -40,7 +39,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         None => log::list(&look)?,
     };
     if args.path {
-        ui::data(&logs.iter().map(|log| format!("{}\n", log.path.display())).collect::<String>())?;
+        ui::data(&logs.iter().map(|log| format!("{}\n", plain::path(&log.path))).collect::<String>())?;
     } else if args.json {
         ui::json(&logs.iter().map(json).collect())?;
     } else if args.step.is_none() {
@@ -52,8 +51,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
                 ui::data(&format!("{gap}==> {} ({:.12})\n", step(found), found.derivation.to_string()))?;
             }
             let said = log::read(found)?;
-            // Whoever reads it on a terminal is told nothing but words.
-            if io::stdout().is_terminal() { ui::data(&plain::lines(&said))? } else { ui::bytes(&said)? }
+            ui::program_output(&said)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -80,7 +78,7 @@ fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     let mut runs = network::list(&setting.home)?;
     runs.retain(|run| args.step.as_ref().is_none_or(|tool| *tool == run.title.tool));
     if args.path {
-        ui::data(&runs.iter().map(|run| format!("{}\n", run.path.display())).collect::<String>())?;
+        ui::data(&runs.iter().map(|run| format!("{}\n", plain::path(&run.path))).collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.json {

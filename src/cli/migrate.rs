@@ -8,6 +8,7 @@ use crate::config::legacy::{self, Whose};
 use crate::config::{self, read};
 use crate::document;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::plain;
 
 use super::error::Failure;
 use super::{env, ui};
@@ -38,7 +39,7 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
 
 fn migrate(older: &Path, newer: &Path, whose: Whose) -> Result<(), Failure> {
     if newer.exists() {
-        return ui::data(&format!("{} is there already; nothing is done with {}\n", newer.display(), older.display()));
+        return ui::data(&format!("{} is there already; nothing is done with {}\n", plain::path(newer), plain::path(older)));
     }
     let yaml = document::text_of(older)?.unwrap_or_default();
     let taken = legacy::to_toml(&yaml, older, whose)?;
@@ -50,7 +51,7 @@ fn migrate(older: &Path, newer: &Path, whose: Whose) -> Result<(), Failure> {
     document::write(newer, &text).map_err(|error| failed(newer, error))?;
     let kept = backup(older);
     fs::rename(older, &kept).map_err(|error| failed(&kept, error))?;
-    ui::data(&format!("{} is written as {}; the older file is {}\n{left}", older.display(), newer.display(), kept.display()))
+    ui::data(&format!("{} is written as {}; the older file is {}\n{left}", plain::path(older), plain::path(newer), plain::path(&kept)))
 }
 
 fn backup(path: &Path) -> PathBuf {

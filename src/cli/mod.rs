@@ -62,9 +62,10 @@ mod why;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::home::Home;
+use crate::plain;
 
 use context::Globals;
 use error::Failure;
@@ -140,30 +141,32 @@ enum Command {
 
 /// Runs the command line `args`, the program's own name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    ui::report_panics();
     if let Some(code) = called::by_another_name(&args) {
         return code;
     }
     if let Ok(home) = env::home() {
         screen::give_back(&Home::of_user(&home));
     }
-    let matches = match command().try_get_matches_from(older::translated(args)) {
-        Ok(matches) => matches,
-        Err(error) => {
-            // Help and version are no errors; where the reader has gone there is nobody to tell.
-            drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
-    };
-    let cli = match Cli::from_arg_matches(&matches) {
+    let args = older::translated(args);
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            drop(error.print());
-            return ExitCode::from(2);
+            report_usage(&args, &error);
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Reports an error of clap. Clap repeats arguments in its message as they are, so the message is made again from escaped ones.
+fn report_usage(args: &[OsString], error: &clap::Error) {
+    match Cli::try_parse_from(args.iter().map(|arg| plain::bytes(arg.as_encoded_bytes()))) {
+        Err(again) if again.kind() == error.kind() => ui::styled(&again),
+        _ => ui::line(error.to_string().trim_end()),
     }
 }
 

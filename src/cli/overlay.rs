@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use crate::plain;
 use crate::tool::definition::{self, Scope};
 use crate::tool::install;
 use crate::tool::record;
@@ -64,7 +65,7 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
         let path = changed.path().to_owned();
         changed.undo()?;
         // The error itself is told after it.
-        ui::note(&format!("{} is as it was before", path.display()));
+        ui::note(&format!("{} is as it was before", plain::path(&path)));
     }
     done
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::home::PROJECT_CONFIG;
+use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::recipe::versions::is_version;
@@ -59,8 +60,8 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
     trust::changed(&setting, &changed)?;
     let next = if args.global { format!("silo install {tool}") } else { "silo sync".to_owned() };
     ui::data(&match changed.is_new() {
-        true => format!("{}: uses {}; `{next}` makes it so\n", path.display(), args.tool),
-        false => format!("{} says so already\n", path.display()),
+        true => format!("{}: uses {}; `{next}` makes it so\n", plain::path(&path), args.tool),
+        false => format!("{} says so already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -79,6 +80,6 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
     let left =
         if args.global { false } else { crate::tool::locking::forget(&setting.project.join(crate::home::PROJECT_LOCK), &args.tool)? };
     let lock = if left { " and silo.lock" } else { "" };
-    ui::data(&format!("{}{lock}: {} is not used any more\n", path.display(), args.tool))?;
+    ui::data(&format!("{}{lock}: {} is not used any more\n", plain::path(&path), args.tool))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use crate::grant::Port;
 use crate::home::PROJECT_CONFIG;
+use crate::plain;
 use crate::recipe::file::check_name;
 use crate::tool::settings_file;
 use crate::tool::trust;
@@ -59,8 +60,8 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     // Whoever types it approves it; what else the file opens is asked about as before.
     trust_command::changed(setting, &written)?;
     ui::data(&match written.is_new() {
-        true => change.ports.iter().map(|port| format!("{}: {}\n", path.display(), trust::listens(tool, *port))).collect(),
-        false => format!("{} says so already\n", path.display()),
+        true => change.ports.iter().map(|port| format!("{}: {}\n", plain::path(&path), trust::listens(tool, *port))).collect(),
+        false => format!("{} says so already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -73,7 +74,7 @@ fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
             let hint = "`silo config ports show` shows which lead where; --global says which file";
             return Err(Failure::found(format!("{} does not lead {port} to {}", path.display(), change.tool), hint));
         }
-        ui::data(&format!("{}: {port} leads to {} no more\n", path.display(), change.tool))?;
+        ui::data(&format!("{}: {port} leads to {} no more\n", plain::path(&path), change.tool))?;
     }
     Ok(ExitCode::SUCCESS)
 }

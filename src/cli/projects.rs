@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::amount;
 use crate::moment;
+use crate::plain;
 use crate::tool::clean;
 use crate::tool::projects::{self, Project};
 use crate::tool::shims;
@@ -99,8 +100,7 @@ fn table(rows: &[(Project, u64)]) -> String {
     let head = ["PATH", "TOOLS", "SIZE", "LAST USED", "STATUS"].map(str::to_owned);
     let row = |(project, bytes): &(Project, u64)| {
         let tools = project.tools.iter().map(|(name, pinned)| format!("{name}@{}", pinned.version));
-        // A path may hold what a terminal would take for a command.
-        let path: String = project.path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let path = plain::path(&project.path);
         let used = amount::ago(now, project.last_used);
         [path, tools.collect::<Vec<_>>().join(","), amount::size(*bytes), used, status(project).to_owned()]
     };
@@ -126,7 +126,7 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
     let verb = if args.dry_run { "would be forgotten" } else { "will be forgotten" };
     let mut text = String::new();
     for project in &chosen {
-        text += &format!("{} {verb}\n", project.path.display());
+        text += &format!("{} {verb}\n", plain::path(&project.path));
     }
     text += &format!("{} images and {} layers of its own ({})\n", found.images, found.layers, amount::size(found.bytes));
     let kept = clean::kept_bytes(&setting.home, &chosen)?;

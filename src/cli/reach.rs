@@ -11,6 +11,7 @@ use crate::image;
 use crate::insight::network as journal;
 use crate::launch;
 use crate::launch::spec::{Asker, Dir, Network, Record, SSH_AGENT, SshAgent};
+use crate::plain;
 use crate::recipe::Recipe;
 use crate::recipe::catalog::{self, Places};
 use crate::tool::record::Installed;
@@ -121,7 +122,7 @@ fn ssh_agent() -> Option<SshAgent> {
     let socket = env::var("SSH_AUTH_SOCK").filter(|value| !value.is_empty()).map(PathBuf::from);
     let why = match &socket {
         None => "SSH_AUTH_SOCK is not set".to_owned(),
-        Some(socket) if !socket.exists() => format!("nothing is at {}", socket.display()),
+        Some(socket) if !socket.exists() => format!("nothing is at {}", plain::path(socket)),
         Some(socket) => return Some(SshAgent { socket: socket.clone() }),
     };
     ui::note(&format!("there is no ssh agent to pass: {why}\n  try: eval \"$(ssh-agent)\" && ssh-add"));

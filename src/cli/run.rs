@@ -13,6 +13,7 @@ use crate::event::Event;
 use crate::grant::Port;
 use crate::image::{self, cold};
 use crate::launch::{self, Phase, again};
+use crate::plain;
 use crate::run::grammar;
 use crate::run::{self, Accounts, User, Wish};
 use crate::tool::projects;
@@ -263,7 +264,7 @@ fn project(setting: &Setting, visible: Visible) -> Result<Option<PathBuf>, Failu
     }
     if visible.by_shim {
         let Some(why) = trust::hidden(setting, &dir)? else { return Ok(Some(dir)) };
-        ui::note(&format!("nothing of {} is shown to the tool: {why}", dir.display()));
+        ui::note(&format!("nothing of {} is shown to the tool: {why}", plain::path(&dir)));
         return Ok(None);
     }
     if !visible.expose {

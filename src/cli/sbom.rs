@@ -38,6 +38,6 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Format::Spdx => spdx::write(&bill),
         Format::Cyclonedx => cyclonedx::write(&bill),
     };
-    ui::data_to(args.output.as_deref(), &format!("{value:#}\n"))?;
+    ui::json_to(args.output.as_deref(), &value)?;
     Ok(ExitCode::SUCCESS)
 }

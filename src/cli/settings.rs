@@ -7,6 +7,7 @@ use crate::config::legacy::{self, Whose};
 use crate::config::origin::{self, Said, Source};
 use crate::document;
 use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::plain;
 use crate::recipe::catalog;
 
 use super::context::Setting;
@@ -48,16 +49,16 @@ pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     if settings.is_empty() {
         ui::data(&format!(
             "# nothing is set in {} or {}\n",
-            setting.project.join(PROJECT_CONFIG).display(),
-            setting.home.config().display()
+            plain::path(&setting.project.join(PROJECT_CONFIG)),
+            plain::path(&setting.home.config())
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
     let home = env::home()?;
     let shown = |path: &Path| match (path.strip_prefix(&setting.project), path.strip_prefix(&home)) {
-        (Ok(inner), _) => inner.display().to_string(),
-        (_, Ok(inner)) => format!("~/{}", inner.display()),
-        _ => path.display().to_string(),
+        (Ok(inner), _) => plain::path(inner),
+        (_, Ok(inner)) => format!("~/{}", plain::path(inner)),
+        _ => plain::path(path),
     };
     ui::data(&origin::text(&settings, shown))?;
     Ok(ExitCode::SUCCESS)

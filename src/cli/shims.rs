@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use crate::plain;
 use crate::recipe::file::check_name;
 use crate::shim::search;
 use crate::shim::table::{self, Entry, Shim};
@@ -73,7 +74,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             check(tool)?;
             let changed = shims::add(setting.view(), &program, tool, specs)?;
             for name in &changed.foreign {
-                ui::note(&format!("{} is a file of your own; it is left, and {name} has no shim", setting.home.shim(name).display()));
+                ui::note(&format!("{} is a file of your own; it is left, and {name} has no shim", plain::path(&setting.home.shim(name))));
             }
             let names: Vec<&str> = specs.iter().map(|spec| spec.split(':').next().unwrap_or_default()).collect();
             for name in &names {
@@ -174,12 +175,12 @@ pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
         let verb = if names.len() == 1 { "is" } else { "are" };
         let names = names.join(", ");
         let bin = setting.home.bin();
-        ui::note(&format!("{} is not on PATH, so {names} {verb} found elsewhere or not at all\n  try: {}", bin.display(), advice()));
+        ui::note(&format!("{} is not on PATH, so {names} {verb} found elsewhere or not at all\n  try: {}", plain::path(&bin), advice()));
         return Ok(());
     }
     for (name, file) in shadowed(setting, &names) {
         let bin = setting.home.bin();
-        ui::note(&format!("{name} is {} on PATH, before {}\n  try: {}", file.display(), bin.display(), advice()));
+        ui::note(&format!("{name} is {} on PATH, before {}\n  try: {}", plain::path(&file), plain::path(&bin), advice()));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::amount;
+use crate::plain;
 use crate::recipe::Step;
 use crate::recipe::catalog::Origin;
 use crate::tool::definition::{self, Scope};
@@ -35,15 +36,17 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     let recipe = offer.recipe();
-    let mut text = format!("{} {}: {}\n", recipe.name, version(offer), recipe.description);
+    let mut text = format!("{} {}: {}\n", recipe.name, plain::line(version(offer)), plain::line(&recipe.description));
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
-            text.push_str(&format!("  {name:12}  {value}\n"));
+            let mut lines = value.split('\n').map(plain::line);
+            text.push_str(&format!("  {name:12}  {}\n", lines.next().unwrap_or_default()));
+            lines.for_each(|line| text.push_str(&format!("                {line}\n")));
         }
     };
     let origin = match offer.definition.found.origin {
         Origin::BuiltIn => "built in".to_owned(),
-        Origin::User => setting.home.recipes().join(format!("{}.toml", recipe.name)).display().to_string(),
+        Origin::User => plain::path(&setting.home.recipes().join(format!("{}.toml", recipe.name))),
         Origin::Project => format!("recipes/{}.toml of the project", recipe.name),
     };
     let over = if scope == Scope::Project { ", with the project's silo.toml over it" } else { "" };
@@ -98,7 +101,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
 /// A step as it is typed, with what it reaches.
 fn shown(step: &Step) -> String {
     let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
-    format!("{}{reach}", step.shown().trim().replace('\n', "\n                "))
+    format!("{}{reach}", step.shown().trim())
 }
 
 fn version(offer: &Offer) -> &str {

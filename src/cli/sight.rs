@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::config::sight::{Mode, PassFile};
 use crate::home::RECIPES;
 use crate::launch::spec::{Access, Mount};
+use crate::plain;
 use crate::recipe::Run;
 use crate::run::obeyed::{self, Obeyed};
 use crate::run::{Shown, User, WORKSPACE, worktree};
@@ -151,7 +152,7 @@ pub fn settle(setting: &Setting) -> Result<(), Failure> {
     trust::moved(&setting.home, &old.path, &setting.project)?;
     projects::moved(&setting.home, &setting.store, &shared, &old.path, &setting.project)?;
     kept::adopt(&setting.home, &old, &setting.project)?;
-    ui::note(&format!("{} was moved to {}; what was kept for it came along", old.path.display(), setting.project.display()));
+    ui::note(&format!("{} was moved to {}; what was kept for it came along", plain::path(&old.path), plain::path(&setting.project)));
     Ok(())
 }
 
@@ -185,7 +186,7 @@ impl Sight {
         // Whoever made it chose the name of a submodule, too.
         let names: Vec<String> = new.iter().map(|path| path.to_string_lossy().escape_debug().to_string()).collect();
         let what = "programs of this machine obey without asking: look at it before you go on in";
-        ui::note(&format!("new in the project, {what} {}\n  {}", project.display(), names.join("\n  ")));
+        ui::note(&format!("new in the project, {what} {}\n  {}", plain::path(project), names.join("\n  ")));
         Ok(())
     }
 }

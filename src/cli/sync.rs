@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::home::PROJECT_CONFIG;
+use crate::plain;
 use crate::tool::sync::{self, Done, Synced, Wish};
 
 use super::context::{Globals, Setting, setting, setting_at};
@@ -64,7 +65,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCode, Failure> {
     if all.is_empty() {
         let file = setting.project.join(PROJECT_CONFIG);
-        ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", file.display()))?;
+        ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", plain::path(&file)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let lines = all.iter().filter_map(|one| Some(line(&one.tool, one.outcome.as_ref().ok()?, dry_run)));

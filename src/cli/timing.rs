@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::Failure;
+use super::ui;
 
 /// The phases of a run so far.
 pub struct Timing {
@@ -36,15 +37,14 @@ impl Timing {
     }
 
     /// Tells it all, on standard error and in the file.
-    #[allow(clippy::print_stderr)]
     pub fn tell(mut self) -> Result<(), Failure> {
         if self.told {
             let mut began = Duration::ZERO;
             for phase in &self.phases {
-                eprintln!("[silo] {}: {:.2} ms", phase.name, millis(phase.ended - began));
+                ui::line(&format!("[silo] {}: {:.2} ms", phase.name, millis(phase.ended - began)));
                 began = phase.ended;
             }
-            eprintln!("[silo] total: {:.2} ms", millis(began));
+            ui::line(&format!("[silo] total: {:.2} ms", millis(began)));
         }
         let text = self.trace_text();
         let Some((path, file)) = &mut self.trace else { return Ok(()) };

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::Trust;
+use crate::plain;
 use crate::run;
 use crate::tool::kept::{self, Keeper};
 use crate::tool::settings_file::Changed;
@@ -35,10 +36,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     let new = new(&setting, exposed)?;
     if new.is_empty() {
-        ui::data(&format!("{}: nothing that is not approved\n", setting.project.display()))?;
+        ui::data(&format!("{}: nothing that is not approved\n", plain::path(&setting.project)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    ui::data(&format!("{} asks that\n{}", setting.project.display(), listed(&new)))?;
+    ui::data(&format!("{} asks that\n{}", plain::path(&setting.project), listed(&new)))?;
     if !args.yes && !ui::ask("Approve it? [y/N] ", "y", "--yes approves without asking")? {
         return Ok(ExitCode::FAILURE);
     }
@@ -56,7 +57,7 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
     if new.is_empty() {
         return Ok(());
     }
-    let what = format!("{} asks for what is not approved:\n{}", setting.project.display(), listed(&new).trim_end());
+    let what = format!("{} asks for what is not approved:\n{}", plain::path(&setting.project), listed(&new).trim_end());
     if ui::is_asking() {
         ui::note(&what);
         if ui::ask("Approve it? [y/N] ", "y", "")? {
@@ -69,7 +70,7 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
 /// Fails where a directory holds what no tool is meant to see, unless that was confirmed; on a terminal it asks first.
 pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
     let Some(why) = hidden(setting, dir)? else { return Ok(()) };
-    let what = format!("{} is not shown to a tool: {why}", dir.display());
+    let what = format!("{} is not shown to a tool: {why}", plain::path(dir));
     if ui::is_asking() {
         ui::note(&what);
         if ui::ask("Show it all the same, from now on? Type yes: ", "yes", "")? {

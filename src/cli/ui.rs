@@ -2,7 +2,10 @@
 //!
 //! Data goes to standard output, everything else to standard error. The first moment is silent, so that
 //! a command with nothing to do says nothing but its result.
-#![allow(clippy::print_stderr)]
+//!
+//! This is the only way from Silo to a terminal, and all text is escaped on it ([`plain`]). So text of a project, a registry, a
+//! package or a sandbox cannot act on the terminal, wherever it gets into a message. A message keeps its own lines apart from
+//! Silo's: all lines but its first are indented.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -13,7 +16,10 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::event::{Activity, Event};
+use crate::plain;
+use crate::thread;
 
+use super::env;
 use super::error::Failure;
 
 /// How long an activity is silent.
@@ -22,6 +28,11 @@ const SILENT: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_millis(200);
 /// How often a bar is drawn at most.
 const DRAWS_PER_SEC: u8 = 10;
+
+/// Before each line of a message but the first; more than hints and tables have.
+const INDENT: &str = "    ";
+/// Most characters of a message: a step's last lines and a file's line with its error fit in it.
+const MAX_MESSAGE_CHARS: usize = 64 << 10;
 
 /// Shows events.
 pub struct Ui {
@@ -58,13 +69,13 @@ impl Ui {
     /// Shows an event; called from any thread.
     pub fn show(&self, event: Event) {
         match event {
-            Event::Warning { text } => self.line(&format!("silo: warning: {text}")),
-            Event::Note { text } if !matches!(self.mode, Mode::Quiet) => self.line(&format!("silo: {text}")),
+            Event::Warning { text } => self.line(&format!("silo: warning: {}", message(&text))),
+            Event::Note { text } if !matches!(self.mode, Mode::Quiet) => self.line(&format!("silo: {}", message(&text))),
             Event::Note { .. } => {}
             _ if matches!(self.mode, Mode::Quiet) => {}
             Event::Started { id, kind, name, total } => self.started(id, kind, name, total),
             Event::Progress { id, done } => self.progressed(id, done),
-            Event::Log { line, .. } => self.line(&line),
+            Event::Log { line, .. } => self.line(&plain::said(&line)),
             Event::Finished { id } => self.finished(id),
         }
     }
@@ -82,15 +93,15 @@ impl Ui {
         self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn line(&self, line: &str) {
+    fn line(&self, text: &str) {
         match &self.mode {
-            // A line that cannot be shown is no reason to stop the work.
-            Mode::Terminal(bars) => bars.suspend(|| drop(writeln!(io::stderr(), "{line}"))),
-            Mode::Quiet | Mode::Plain => drop(writeln!(io::stderr(), "{line}")),
+            Mode::Terminal(bars) => bars.suspend(|| line(text)),
+            Mode::Quiet | Mode::Plain => line(text),
         }
     }
 
     fn started(&self, id: u64, kind: Activity, name: String, total: Option<u64>) {
+        let name = plain::line(name.lines().next().unwrap_or_default());
         let mut running = Running { name, kind, total, bar: None, told: false };
         // On plain lines a file's own progress would be noise beside the total's.
         if let Mode::Plain = self.mode
@@ -160,18 +171,65 @@ fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
     bar.set_style(ProgressStyle::with_template(template).expect("the templates above are right").progress_chars("=> "));
     bar.set_prefix(verb(kind));
-    bar.set_message(name.lines().next().unwrap_or_default().to_owned());
+    bar.set_message(name.to_owned());
     if total.is_none() {
         // What tells nothing of its progress shows at least that it goes on.
-        bar.enable_steady_tick(TICK);
+        keep_ticking(&bar);
     }
     bar
 }
 
-/// Writes a line beside the results.
+/// Draws a bar again now and then until it is gone. Without a thread for it, its time stands still.
+fn keep_ticking(bar: &ProgressBar) {
+    let bar = bar.downgrade();
+    let _ = thread::apart(move || {
+        while let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) {
+            bar.tick();
+            drop(bar);
+            std::thread::sleep(TICK);
+        }
+    });
+}
+
+/// Writes lines beside the results. Lines after the first are Silo's own if they are indented.
 pub fn note(text: &str) {
-    // A line that cannot be shown is no reason to fail.
-    drop(writeln!(io::stderr(), "silo: {text}"));
+    let mut lines = text.split('\n');
+    line(&format!("silo: {}", lines.next().unwrap_or_default()));
+    for text in lines {
+        line(&if text.starts_with("  ") { text.to_owned() } else { format!("{INDENT}{text}") });
+    }
+}
+
+/// Writes a line to standard error; one that cannot be written is no reason to fail.
+pub fn line(text: &str) {
+    drop(writeln!(io::stderr(), "{}", plain::text(text)));
+}
+
+/// Returns a message with all lines but its first indented, so that none of them looks like a line of Silo's own.
+pub fn message(text: &str) -> String {
+    let text = match text.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((at, _)) => format!("{} …", &text[..at]),
+        None => text.trim_end_matches('\n').to_owned(),
+    };
+    text.replace('\n', &format!("\n{INDENT}"))
+}
+
+/// Reports a panic, of any thread, as Silo reports errors.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let what = panic.payload_as_str().unwrap_or("a value that is no text");
+        let place = panic.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
+        line(&format!("silo: this is a fault of silo: {}{place}", message(what)));
+        if env::var("RUST_BACKTRACE").is_some() {
+            line(&std::backtrace::Backtrace::force_capture().to_string());
+        }
+    }));
+}
+
+/// Writes an error of clap in clap's own colours, or the help that was asked for.
+pub fn styled(error: &clap::Error) {
+    // Where the reader has gone there is nobody to tell.
+    drop(error.print());
 }
 
 /// Whether somebody is there to be asked.
@@ -186,26 +244,51 @@ pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
     }
     let failed = |error: io::Error| Failure::found(format!("cannot ask: {error}"), hint);
     let mut err = io::stderr().lock();
-    err.write_all(question.as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
+    err.write_all(plain::text(question).as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(answer.trim().eq_ignore_ascii_case(yes))
 }
 
-/// Writes data to standard output; a reader that has gone away is no error.
+/// Writes text to standard output; a reader that has gone away is no error.
 pub fn data(text: &str) -> Result<(), Failure> {
-    bytes(text.as_bytes())
+    write(plain::text(text).as_bytes())
 }
 
-/// Writes text to a file where one is named, else to standard output.
+/// Writes text to a file as it is where one is named, else to standard output.
 pub fn data_to(file: Option<&Path>, text: &str) -> Result<(), Failure> {
-    let Some(file) = file else { return data(text) };
-    std::fs::write(file, text)
-        .map_err(|error| Failure::found(format!("cannot write {}: {error}", file.display()), "name a file that can be written"))
+    match file {
+        Some(file) => write_file(file, text),
+        None => data(text),
+    }
 }
 
-/// Writes bytes as they are to standard output; a reader that has gone away is no error.
-pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+/// Writes the output of a program: exactly as it is to a file or a pipe, and without its control characters to a terminal.
+pub fn program_output(bytes: &[u8]) -> Result<(), Failure> {
+    if io::stdout().is_terminal() { data(&plain::said_lines(bytes)) } else { write(bytes) }
+}
+
+/// Writes a value as JSON to standard output.
+pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
+    json_to(None, value)
+}
+
+/// Writes a value as JSON to a file where one is named, else to standard output. Control and format characters are escaped
+/// in JSON's own way, so that the value is the same.
+pub fn json_to(file: Option<&Path>, value: &serde_json::Value) -> Result<(), Failure> {
+    let text = plain::json(&format!("{value:#}\n"));
+    match file {
+        Some(file) => write_file(file, &text),
+        None => write(text.as_bytes()),
+    }
+}
+
+fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text)
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", plain::path(file)), "name a file that can be written"))
+}
+
+fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -215,7 +298,13 @@ pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Writes a value as JSON to standard output.
-pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
-    data(&format!("{value:#}\n"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_a_message_are_indented_and_bounded() {
+        assert_eq!(message("a\nsilo: approved\n  hint: b\n"), "a\n    silo: approved\n      hint: b");
+        assert!(message(&"x".repeat(1 << 20)).chars().count() < MAX_MESSAGE_CHARS + 10);
+    }
 }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::plain;
 use crate::shim::choice::{self, Choice, Claims, Why};
 use crate::shim::table::{self, Entry, Table};
 use crate::shim::{claims, search};
@@ -47,7 +48,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::json(&rows.iter().map(row).collect())?;
     } else {
         let line = |row: &Row| match &row.file {
-            Some(file) => format!("{}  {}\n", file.display(), row.why),
+            Some(file) => format!("{}  {}\n", plain::path(file), row.why),
             None => format!("silo {}  {}\n", args.name, row.why),
         };
         ui::data(&rows.iter().map(line).collect::<String>())?;
@@ -88,7 +89,7 @@ fn names(owners: &[&Entry]) -> String {
 
 fn because(why: Why, claims: &Claims) -> String {
     match why {
-        Why::Project => format!("used by the project {}", claims.root.display()),
+        Why::Project => format!("used by the project {}", plain::path(&claims.root)),
         Why::User => "used by your settings".to_owned(),
         Why::Pinned => "pinned".to_owned(),
     }

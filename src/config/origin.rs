@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Document, Item, TableLike, Value};
 
 use crate::document;
+use crate::plain::line;
 
 /// Lists that are replaced and not joined.
 const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];
@@ -123,11 +124,12 @@ pub fn text(settings: &BTreeMap<String, Setting>, shown: impl Fn(&Path) -> Strin
     let whence = |said: &Said| format!("# {}:{}", shown(&said.path), said.line);
     let mut text = String::new();
     for (key, setting) in settings {
+        let key = line(key);
         match setting {
-            Setting::One(said) => text += &format!("{key} = {}  {}\n", said.value, whence(said)),
+            Setting::One(said) => text += &format!("{key} = {}  {}\n", line(&said.value), whence(said)),
             Setting::List(list) => {
                 text += &format!("{key} = [\n");
-                text.extend(list.iter().map(|said| format!("    {},  {}\n", said.value, whence(said))));
+                text.extend(list.iter().map(|said| format!("    {},  {}\n", line(&said.value), whence(said))));
                 text += "]\n";
             }
         }

@@ -9,7 +9,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use super::address::{server, shown};
 use super::error::{Error, Size, verdict};
@@ -18,6 +17,7 @@ use super::partial::{Claim, Partial, Pin, claim, present, sync_dir};
 use super::patience::{Attempts, Patience, Stop};
 use super::transport::Transport;
 use crate::event::Sink;
+use crate::thread;
 
 pub use super::partial::verify_file;
 
@@ -128,9 +128,11 @@ impl Run<'_> {
             Ok(done)
         };
         let jobs = self.context.jobs.clamp(1, MAX_JOBS).min(missing.len());
-        let results: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|thread| thread.join()).collect()
+        let results: Vec<_> = std::thread::scope(|scope| {
+            // This thread fetches, too, so fewer threads than wished, or none, only take longer.
+            let threads: Vec<_> = (1..jobs).map_while(|_| thread::beside(scope, work).ok()).collect();
+            let own = Ok(work());
+            threads.into_iter().map(|thread| thread.join()).chain([own]).collect()
         });
         let mut done = Vec::new();
         let mut failed: Option<(usize, Error)> = None;

@@ -120,7 +120,7 @@ impl Server {
         drop(write_frame(input, spec));
         let ended = AtomicBool::new(false);
         thread::scope(|scope| {
-            let watch = scope.spawn(|| {
+            let watch = crate::thread::beside(scope, || {
                 while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                     thread::park_timeout(LOOK);
                 }
@@ -129,6 +129,7 @@ impl Server {
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                 }
             });
+            let watch = watch.map_err(io::Error::other)?;
             let answer = read_frame(output, MAX_ANSWER_BYTES);
             ended.store(true, Ordering::Relaxed);
             watch.thread().unpark();
@@ -242,7 +243,8 @@ fn die_with_parent() {
 fn die_with_parent() {
     use rustix::process::{getpid, getppid, kill_process};
     let parent = getppid();
-    thread::spawn(move || {
+    // Without a thread for it, a machine may outlive a killed build until its own end.
+    let _ = crate::thread::apart(move || {
         while getppid() == parent {
             thread::sleep(LOOK);
         }

@@ -50,12 +50,17 @@ fn run(command: &mut Command, input: &str, cancel: &AtomicBool) -> io::Result<Op
     let (told, heard) = mpsc::channel();
     let from = child.stdout.take();
     // Not waited for: a helper that is ended may have started others, which have its output still.
-    thread::spawn(move || {
+    let reading = crate::thread::apart(move || {
         let mut answer = Vec::new();
         let read = from.map(|from| from.take(MAX_ANSWER_BYTES).read_to_end(&mut answer));
         // Nobody may be listening any more.
         let _ = told.send(read.and_then(Result::ok).map(|_| answer));
     });
+    if let Err(refused) = reading {
+        child.kill()?;
+        child.wait()?;
+        return Err(io::Error::other(refused));
+    }
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait()? {

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use silo_store::digest::LayerId;
 use silo_store::forms::{self, FormError};
 use silo_store::lock;
+use silo_store::parallel;
 use silo_store::usage::Ledger;
 
 use crate::event::{self, Activity, Event};
@@ -125,16 +125,14 @@ fn pack(context: &Context<'_>, layers: &BTreeSet<LayerId>) -> Result<(), Error> 
     let id = event::next_id();
     (context.sink)(Event::Started { id, kind: Activity::Compress, name: "layers".to_owned(), total: Some(layers.len() as u64) });
     let done = AtomicU64::new(0);
-    let packed: Result<(), Error> = layers
-        .par_iter()
-        .map(|layer| {
-            pack_one(context, &shared, layer, &|| {
-                (context.sink)(Event::Progress { id, done: done.fetch_add(1, Ordering::Relaxed) + 1 });
-            })
+    let layers: Vec<LayerId> = layers.iter().copied().collect();
+    let packed = parallel::try_map(&layers, |layer| {
+        pack_one(context, &shared, layer, &|| {
+            (context.sink)(Event::Progress { id, done: done.fetch_add(1, Ordering::Relaxed) + 1 });
         })
-        .collect();
+    });
     (context.sink)(Event::Finished { id });
-    packed
+    packed.map(drop)
 }
 
 fn pack_one(context: &Context<'_>, shared: &lock::SharedLock, layer: &LayerId, tell: &(dyn Fn() + Sync)) -> Result<(), Error> {

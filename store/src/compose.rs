@@ -17,9 +17,9 @@ use crate::layout::{Store, TREE, make_dir};
 use crate::lock::SharedLock;
 use crate::merge::{Conflict, MergeError, Merged, merge};
 use crate::normal;
+use crate::parallel;
 use crate::path_error::{PathError, at};
 use crate::scratch::Scratch;
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator, ParallelSlice};
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -116,8 +116,8 @@ fn make(
 }
 
 fn merged(store: &Store, layers: &[LayerId]) -> Result<Merged, ComposeError> {
-    let indexes: Result<Vec<Index>, LayerError> = layers.par_iter().map(|id| layer::read_index(store, id)).collect();
-    Ok(merge(&indexes?.iter().collect::<Vec<_>>())?)
+    let indexes: Vec<Index> = parallel::try_map(layers, |id| layer::read_index(store, id))?;
+    Ok(merge(&indexes.iter().collect::<Vec<_>>())?)
 }
 
 fn settle(tree: &Path, into: &Path, merged: Merged) -> Result<Composed, ComposeError> {
@@ -198,14 +198,16 @@ fn fill(
         made.map_err(at("make the directory", &beneath.host(&entry.path)))?;
     }
     let in_tasks = |items: &[(&Entry, Option<usize>, bool)], act: &Act| {
-        items.par_chunks(TASK_ENTRIES).try_for_each(|chunk| {
+        let chunks: Vec<_> = items.chunks(TASK_ENTRIES).collect();
+        let done = parallel::try_map(&chunks, |chunk| {
             let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
-            for (entry, source, _) in chunk {
+            for (entry, source, _) in *chunk {
                 act(&mut beneath, entry, source.map(|number| trees[number].as_path()))?;
             }
             tell(chunk.len());
             Ok::<(), PathError>(())
-        })
+        });
+        done.map(drop)
     };
     in_tasks(&of(&[Kind::File, Kind::Symlink], false), &place)?;
     in_tasks(&of(&[Kind::Hardlink], false), &|beneath, entry, _| name_again(beneath, tree, entry))?;

@@ -13,11 +13,11 @@ use crate::index::Index;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
 use crate::lock::{self, BuildLock, ExclusiveLock, SharedLock};
+use crate::parallel;
 use crate::path_error::{PathError, at, if_present};
 use crate::scratch::Scratch;
 use crate::stage::{Parents, Stage, StageError};
 use crate::usage::Ledger;
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -171,8 +171,7 @@ pub fn warm(store: &Store, permission: &SharedLock, ids: &[LayerId], progress: &
     let cold: Vec<LayerId> = ids.iter().filter(|id| is_cold(store, id)).copied().collect();
     let mut done = 0;
     for some in cold.chunks(AT_ONCE) {
-        let stages: Result<Vec<_>, FormError> = some.par_iter().map(|id| Ok((*id, staged(store, id)?))).collect();
-        let stages = stages?;
+        let stages = parallel::try_map(some, |id| Ok::<_, FormError>((*id, staged(store, id)?)))?;
         store.sync()?;
         for (id, (stage, text)) in &stages {
             place(store, id, stage, text)?;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+pub mod parallel;
 pub mod path;
 pub mod path_error;
 

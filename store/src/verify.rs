@@ -10,9 +10,9 @@ use crate::index::Index;
 use crate::layer::{self, LayerError};
 use crate::layout::Store;
 use crate::normal;
+use crate::parallel;
 use crate::path::{LayerPath, Shown, compare};
 use crate::path_error::{PathError, at};
-use rayon::prelude::{IntoParallelRefIterator, ParallelIterator, ParallelSlice};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
@@ -78,7 +78,7 @@ pub fn verify_layers(store: &Store, ids: &[LayerId], progress: &(dyn Fn(u64) + S
         });
         (*id, checked)
     };
-    ids.par_iter().map(check).collect()
+    parallel::map(ids, check)
 }
 
 /// Checks one layer: its tree and its archive, whichever it has.
@@ -230,21 +230,21 @@ fn changed_bytes(index: &Index, dir: &Path, known: &[Difference]) -> Result<Vec<
             _ => None,
         })
         .collect();
-    let tasks = files.par_chunks(TASK_ENTRIES).map(|chunk| {
+    let chunks: Vec<_> = files.chunks(TASK_ENTRIES).collect();
+    let changed = parallel::try_map(&chunks, |chunk| {
         let mut beneath = Beneath::open(dir).map_err(at("open", dir))?;
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut changed = Vec::new();
-        for (entry, digest) in chunk {
+        for (entry, digest) in *chunk {
             let host = beneath.host(&entry.path);
             let mut file = beneath.file(&entry.path).map_err(at("open", &host))?;
             if hash(&mut file, &mut buffer).map_err(at("read", &host))? != **digest {
                 changed.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Bytes });
             }
         }
-        Ok(changed)
-    });
-    let changed: Result<Vec<Vec<Difference>>, PathError> = tasks.collect();
-    Ok(changed?.into_iter().flatten().collect())
+        Ok::<_, PathError>(changed)
+    })?;
+    Ok(changed.into_iter().flatten().collect())
 }
 
 fn hash(file: &mut fs::File, buffer: &mut [u8]) -> io::Result<Digest> {

@@ -9,6 +9,7 @@ use crate::insight::asked::{Origin, Step, Wish};
 use crate::insight::change::{Aspect, Deed, kind_name};
 use crate::insight::figures;
 use crate::moment;
+use crate::plain;
 
 use super::{About, Answer, Layer, Package, Standing, Thing};
 
@@ -28,13 +29,14 @@ pub fn text(answer: &Answer) -> String {
             }
         }
         About::Package(package) => {
-            let _ = writeln!(out, "{} {} is a package of {}", package.name, package.version, answer.place);
+            let _ = writeln!(out, "{}", plain::line(&format!("{} {} is a package of {}", package.name, package.version, answer.place)));
             push_package_layer(&mut out, package);
             push_wanted(&mut out, package);
         }
         About::Provided { name, by } => {
             for package in by {
-                let _ = writeln!(out, "{name} is provided by {} {} in {}", package.name, package.version, answer.place);
+                let line = format!("{name} is provided by {} {} in {}", package.name, package.version, answer.place);
+                let _ = writeln!(out, "{}", plain::line(&line));
                 push_package_layer(&mut out, package);
                 push_wanted(&mut out, package);
             }
@@ -46,12 +48,12 @@ pub fn text(answer: &Answer) -> String {
 
 // Writing to a string cannot fail, here and below.
 fn push(out: &mut String, name: &str, value: &str) {
-    let _ = writeln!(out, "  {name:<11} {value}");
+    let _ = writeln!(out, "  {name:<11} {}", plain::line(value));
 }
 
 fn push_thing(out: &mut String, thing: &Thing, place: &str) {
     let what = thing.stands.as_ref().map_or_else(|| "is not there any more".to_owned(), standing);
-    let _ = writeln!(out, "/{} {what}", thing.path);
+    let _ = writeln!(out, "{}", plain::line(&format!("/{} {what}", thing.path)));
     if thing.on_the_way {
         if let Some((layer, _)) = thing.deeds.last() {
             push(out, "layer", &layer_line(layer));
@@ -162,7 +164,7 @@ fn push_chain(out: &mut String, chain: &[Step]) {
 
 fn push_whole_layer(out: &mut String, layer: &Layer, place: &str) {
     let record = &layer.manifest.record;
-    let _ = writeln!(out, "{} is a layer of {place}", layer.manifest.layer);
+    let _ = writeln!(out, "{} is a layer of {}", layer.manifest.layer, plain::line(place));
     push(out, "name", &figures::name(&record.name));
     push(out, "derivation", &record.derivation);
     push(out, "size", &format!("{} in {} entries", figures::bytes(layer.manifest.bytes), layer.manifest.entries));

@@ -10,6 +10,7 @@ use rustix::io::write;
 
 use super::streams::{Streams, host};
 use crate::launch::error::Error;
+use crate::plain;
 
 /// The most lines that wait; more of them say nothing new.
 const MAX_HELD: usize = 100;
@@ -78,7 +79,7 @@ impl Board {
 
     fn write(&self, line: &str) {
         // A line that nobody can be told is lost; the guest was answered all the same.
-        let _ = write(&self.errors, format!("silo: {line}{}", self.end).as_bytes());
+        let _ = write(&self.errors, format!("silo: {}{}", plain::line(line), self.end).as_bytes());
     }
 }
 

@@ -84,7 +84,7 @@ fn prepare() -> Result<(OwnedFd, Loading), Failure> {
     load(&modules(FIRST_MODULES)?)?;
     let others = modules(OTHER_MODULES)?;
     // While the host hears and says what it has to; nothing else of this process runs meanwhile that would have to know.
-    let others = std::thread::spawn(move || load(&others));
+    let others = std::thread::Builder::new().spawn(move || load(&others)).during("starting a thread")?;
     let port = open_port()?;
     mount("root", "/new", "tmpfs", none, Some(c"mode=0755")).during("mounting a root")?;
     for dir in ["proc", "sys", "dev", "image", "share", "tmp"] {
@@ -303,7 +303,8 @@ fn finish_with_changes(mux: &mut Mux, upper: &Path) -> Result<(), Failure> {
     let (ours, theirs) = channel().during(step)?;
     mux.add(AFTER, Some(ours), End::Own, Ways::OUT);
     let upper = upper.to_owned();
-    let packing = std::thread::spawn(move || changes::pack(&upper, io::BufWriter::with_capacity(1 << 16, fs::File::from(theirs))));
+    let pack = move || changes::pack(&upper, io::BufWriter::with_capacity(1 << 16, fs::File::from(theirs)));
+    let packing = std::thread::Builder::new().spawn(pack).during(step)?;
     finish(mux)?;
     packing.join().unwrap_or_else(|_| Err(io::Error::other("it broke off"))).during(step)
 }
