@@ -154,7 +154,7 @@ fn special_things_stand_in_one_place() {
 /// through descriptors of `rustix::stdio`, in the launcher alone; `notices.rs` escapes its own lines.
 #[test]
 fn text_leaves_through_the_sink_alone() {
-    for way in ["print!(", "println!(", "eprint!(", "eprintln!(", " io::stderr()", "(io::stderr()", "std::io::stderr()", ".print()"] {
+    for way in ["print!(", "println!(", "eprint!(", "eprintln!(", " io::stderr()", "(io::stderr()", "std::io::stderr()", "error.print()"] {
         only_in(way, &["src/cli/ui.rs"]);
     }
     // The other process of a step answers its parent through a pipe.
