@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use silo_store::bounded;
+use silo_store::{bounded, private};
 
 /// Why a document could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +68,19 @@ pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
 }
 
 /// Writes a text to `path` by one rename, and makes it outlive a power cut; directories above it are made.
+///
+/// A file that is there keeps its permissions. A new one has those that the caller's umask leaves, and none that its
+/// directory does not give: what lies in a home is its owner's alone.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(dir)?;
-    // As readable as what it replaces, or as any new file.
+    private::make_dir(dir).map_err(|error| error.source)?;
     let mut staged = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
     staged.write_all(text.as_bytes())?;
-    if let Ok(old) = fs::metadata(path) {
-        staged.as_file().set_permissions(old.permissions())?;
-    }
+    let mode = match fs::metadata(path) {
+        Ok(old) => old.permissions().mode(),
+        Err(_) => staged.as_file().metadata()?.permissions().mode() & (fs::metadata(dir)?.permissions().mode() | 0o600),
+    };
+    staged.as_file().set_permissions(Permissions::from_mode(mode & 0o7777))?;
     staged.as_file().sync_all()?;
     staged.persist(path).map_err(|error| error.error)?;
     File::open(dir)?.sync_all()

@@ -97,7 +97,7 @@ fn an_image_in_one_file_becomes_a_tool_and_stays_locked() {
     let _ = silo.ok(["install", "--quiet", "--frozen", "greeter"]);
     assert_eq!(silo.ok(["list"]), image);
     again(&silo);
-    silo_store::scratch::remove_tree(&place).expect("our own");
+    silo_store::removal::remove_tree(&place).expect("our own");
     layout(&place, &[Layer::plain(small())]);
     pack(&place, &file);
     let done = silo.fails(["install", "--quiet", "--frozen", "greeter"]);

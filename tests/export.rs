@@ -34,7 +34,7 @@ fn an_image_is_exported_alike_each_time_and_nothing_is_overwritten() {
         for name in ["one", "two"] {
             let path = silo.project().join(name);
             match path.is_dir() {
-                true => silo_store::scratch::remove_tree(&path).expect("our own"),
+                true => silo_store::removal::remove_tree(&path).expect("our own"),
                 false => std::fs::remove_file(&path).expect("our own"),
             }
         }

@@ -97,7 +97,7 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
         layout(&place, &[layer]);
         let done = silo.run(["install", "--quiet", "x", "--image", &format!("oci:{}:v1", place.display())]);
         assert!(done.code == 1 && done.err.contains(expect) && done.err.contains("hint:"), "{name}: {done:?}");
-        silo_store::scratch::remove_tree(&place).expect("our own");
+        silo_store::removal::remove_tree(&place).expect("our own");
         assert!(!silo.path("recipes/x.toml").exists() && !silo.path("recipes/x.lock").exists(), "{name}");
     }
     assert_eq!(fs::read_dir(&outside).expect("our own").count(), 0);
@@ -269,7 +269,7 @@ fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
         // The account's own logins are nobody's business here.
         let copied = done(copy.env("REGISTRY_AUTH_FILE", silo.home().join("logins.json")));
         assert_eq!(copied.code, 0, "{copied:?}");
-        silo_store::scratch::remove_tree(&place).expect("our own");
+        silo_store::removal::remove_tree(&place).expect("our own");
     };
     // As Docker writes images, compressed by skopeo.
     push(&[Layer::plain(base()), Layer::plain(upper())], "v2s2");

@@ -32,7 +32,7 @@ fn place() -> Place {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     let home = HOME.get_or_init(|| {
         let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("silo-test-home-of-screens");
-        silo_store::scratch::remove_tree(&home).expect("an old home of ours");
+        silo_store::removal::remove_tree(&home).expect("an old home of ours");
         fs::create_dir_all(&home).expect("a directory for the home");
         let silo = Silo::at(&home);
         silo.seed_downloads();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use silo_store::digest::Digest;
 use silo_store::lock::BuildLock;
+use silo_store::private;
 
 use crate::derivation::DrvId;
 use crate::launch::again::Circumstances;
@@ -85,7 +86,7 @@ impl Bench {
         let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, keep: false };
         remove_tree(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), shop.home.logs()] {
-            fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
+            private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
         }
         match fs::remove_file(&bench.log) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -148,7 +149,7 @@ impl Bench {
         let mut kept = None;
         if shop.keep_failed && self.memory.is_none() {
             let path = self.dir.join(SPEC);
-            fs::write(&path, spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
+            private::write(&path, &spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
             self.keep = true;
             ground.keep();
             kept = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -172,7 +173,7 @@ impl Drop for Bench {
 
 /// Removes a directory in which a step may have made directories that cannot be entered.
 fn remove_tree(dir: &Path) -> Result<(), Error> {
-    silo_store::scratch::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+    silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
 }
 
 pub(super) fn told(exit: Exit) -> String {

@@ -107,7 +107,7 @@ impl Drop for Ground {
     fn drop(&mut self) {
         if !self.kept {
             // What cannot be removed now is swept by `silo gc`; one that another was made of is gone already.
-            drop(silo_store::scratch::remove_tree(&self.tree));
+            drop(silo_store::removal::remove_tree(&self.tree));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use silo_store::in_root;
+use silo_store::{in_root, private};
 
 use crate::broker::proxies::Proxies;
 use crate::ecosystem::registries::{self, Registry};
@@ -298,7 +298,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     let place = format!("ecosystem-{name}-{}", std::process::id());
     let (notes, log) = (learning.home.work().join(&place), learning.home.logs().join(format!("ecosystem-{name}.log")));
     for dir in [learning.home.work(), learning.home.logs()] {
-        fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir, source })?;
+        private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
     }
     for old in [&notes, &log] {
         match fs::remove_file(old) {

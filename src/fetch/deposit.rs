@@ -3,10 +3,11 @@
 //! It goes the way of a fetched file: written beside its place under a lock, hashed on the way, and named by its digest only
 //! when that is right.
 
-use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+
+use silo_store::private;
 
 use super::download::Request;
 use super::error::{Error, Size};
@@ -21,7 +22,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// What is not that file, or not all of it, leaves nothing.
 pub fn deposit(dir: &Path, request: &Request, from: &mut dyn Read, place: &str, cancel: &AtomicBool) -> Result<(), Error> {
     let partial = dir.join("partial");
-    fs::create_dir_all(&partial).map_err(|err| Error::io("create", &partial, err))?;
+    private::make_dir(&partial).map_err(|err| Error::io("create", &partial, err.source))?;
     let stop = Stop::new(cancel);
     let pin = Pin { sha256: &request.sha256, size: request.size };
     let Claim::Ours(mut part) = claim(dir, pin, &stop, || {})? else { return Ok(()) };
@@ -59,6 +60,7 @@ fn fill(part: &mut super::partial::Partial, size: Size, from: &mut dyn Read, pla
 mod tests {
     use super::*;
     use sha2::Digest as _;
+    use std::fs;
 
     #[test]
     fn only_what_is_pinned_is_kept() {

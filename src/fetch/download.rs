@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use silo_store::private;
+
 use super::address::{server, shown};
 use super::error::{Error, Size, verdict};
 use super::meter::{Meter, Total};
@@ -74,7 +76,7 @@ pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usiz
     let mut paths = paths;
     if !missing.is_empty() {
         let partial = context.dir.join("partial");
-        fs::create_dir_all(&partial).map_err(|err| Error::io("create", &partial, err))?;
+        private::make_dir(&partial).map_err(|err| Error::io("create", &partial, err.source))?;
         for (at, path) in run.fetch_missing(&missing)? {
             paths[at] = Some(path);
         }

@@ -4,13 +4,14 @@
 //! the same file one fetches it and the other waits and finds it done. The lock belongs to the inode, not to the name:
 //! after it is taken, the name is looked at again, and a file that was moved or removed meanwhile is let go.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use silo_store::private;
 
 use super::error::{Error, Size};
 use super::patience::Stop;
@@ -69,8 +70,7 @@ pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -
         if let Some(done) = present(dir, pin) {
             return Ok(Claim::Done(done));
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(|err| Error::io("open", &path, err))?;
+        let file = private::open(&path).map_err(|err| Error::io("open", &path, err))?;
         match file.try_lock() {
             Ok(()) if still_named(&file, &path) && present(dir, pin).is_none() => {
                 let mut partial = Partial {

@@ -158,7 +158,7 @@ pub fn initial(home: &Home, id: ImageId, name: &str) -> Option<PathBuf> {
 /// Keeps an initial file system. Those of other names were another program's; what was made lately may be in use still.
 pub fn keep_initial(home: &Home, id: ImageId, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
     let dir = home.image(&id.to_string()).join(INITIAL);
-    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+    super::make_dir(&dir)?;
     for other in fs::read_dir(&dir).map_err(failed("list", &dir))?.flatten() {
         let age = other.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
         if age.is_some_and(|age| age > LATELY) {
@@ -176,7 +176,7 @@ fn made(home: &Home, id: ImageId, name: &str, make: impl FnOnce(&mut dyn Write) 
         return Ok(path);
     }
     let work = home.work();
-    fs::create_dir_all(&work).map_err(failed("create", &work))?;
+    super::make_dir(&work)?;
     let staged = tempfile::NamedTempFile::new_in(&work).map_err(failed("create a file in", &work))?;
     let mut out = BufWriter::with_capacity(PIECE_BYTES, staged.as_file());
     make(&mut out)?;

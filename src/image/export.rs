@@ -86,7 +86,7 @@ pub fn export(home: &Home, id: ImageId, image: &Image, form: Form, name: &str, p
     });
     if done.is_err() {
         // What is half written is of no use; the error that matters is told.
-        drop(silo_store::scratch::remove_tree(&staged));
+        drop(silo_store::removal::remove_tree(&staged));
         drop(fs::remove_file(layer_beside(&staged)));
     }
     done

@@ -17,6 +17,8 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use silo_store::compose::{ComposeError, Composed};
 use silo_store::digest::{Digest, LayerId};
 use silo_store::layout::Store;
+use silo_store::path_error::PathError;
+use silo_store::{private, removal};
 
 use crate::derivation::DrvId;
 use crate::home::Home;
@@ -98,6 +100,12 @@ pub enum Error {
     },
 }
 
+impl From<PathError> for Error {
+    fn from(error: PathError) -> Error {
+        Error::File { doing: error.doing, path: error.path, source: error.source }
+    }
+}
+
 /// The image's configuration and id.
 pub fn configuration(image: &Image) -> (ImageId, Vec<u8>) {
     let bytes = config::write(image);
@@ -130,17 +138,17 @@ pub fn put(
 }
 
 fn write(id: ImageId, bytes: &[u8], dir: &Path, compose: impl FnOnce(&Path) -> Result<Composed, ComposeError>) -> Result<(), Error> {
-    std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    make_dir(dir)?;
     let outcome = compose(&dir.join(ROOT)).map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     let index = dir.join("index");
-    std::fs::write(&index, outcome.index.to_text()).map_err(failed("write", &index))?;
+    private::write(&index, &outcome.index.to_text()).map_err(failed("write", &index))?;
     let config = config_path(dir);
-    std::fs::write(&config, bytes).map_err(failed("write", &config))
+    private::write(&config, bytes).map_err(failed("write", &config))
 }
 
 fn publish(home: &Home, id: ImageId, staged: &Path, dir: &Path) -> Result<(), Error> {
     if let Some(parent) = dir.parent() {
-        std::fs::create_dir_all(parent).map_err(failed("create", parent))?;
+        make_dir(parent)?;
     }
     if dir.exists() {
         // Another process was faster; or its configuration is not what it was, and this one takes its place.
@@ -154,7 +162,7 @@ fn publish(home: &Home, id: ImageId, staged: &Path, dir: &Path) -> Result<(), Er
 
 /// Removes an image's directory, also where a directory of its root is not to be written.
 fn remove(dir: &Path) -> Result<(), Error> {
-    silo_store::scratch::remove_tree(dir).map_err(|error| Error::File { doing: "remove", path: error.path, source: error.source })
+    removal::remove_tree(dir).map_err(Error::from)
 }
 
 /// Reads an image, or `None` where it is not here; one whose configuration has not its id's digest is an error.
@@ -236,10 +244,10 @@ pub fn list(home: &Home) -> Result<Vec<ImageId>, Error> {
 
 fn remember(home: &Home, drv: DrvId, id: ImageId) -> Result<(), Error> {
     let dir = home.made();
-    std::fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+    make_dir(&dir)?;
     let path = memory(home, drv);
     let staged = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&staged, format!("{id}\n")).map_err(failed("write", &staged))?;
+    private::write(&staged, format!("{id}\n").as_bytes()).map_err(failed("write", &staged))?;
     std::fs::rename(&staged, &path).map_err(failed("write", &path))
 }
 
@@ -250,6 +258,11 @@ fn memory(home: &Home, drv: DrvId) -> PathBuf {
 
 fn config_path(dir: &Path) -> PathBuf {
     dir.join("config.json")
+}
+
+/// Makes a directory of the home.
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    Ok(private::make_dir(dir)?)
 }
 
 fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {

@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use silo_store::path_error::PathError;
+use silo_store::private;
 
 use crate::home::Home;
 
@@ -69,7 +70,7 @@ pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<Strin
         move |source| PathError { doing, path, source }
     };
     let bin = home.bin();
-    fs::create_dir_all(&bin).map_err(failed("create", &bin))?;
+    private::make_dir(&bin)?;
     if faults.program {
         // By one rename, so that a shim that is called meanwhile finds the one or the other.
         let staged = home.program().with_extension(format!("new.{}", std::process::id()));

@@ -10,7 +10,7 @@ use silo_store::digest::Digest;
 use silo_store::gc::{Candidate, Thing};
 use silo_store::layout::Store;
 use silo_store::lock;
-use silo_store::scratch::remove_tree;
+use silo_store::removal::remove_tree;
 use silo_store::usage::Ledger;
 
 use crate::home::Home;
@@ -153,12 +153,7 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
 fn empty(dir: &Path) -> Result<(), Error> {
     let failed = |source| Error::File { doing: "list", path: dir.to_owned(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() && !path.is_symlink() {
-            remove_tree(&path)?;
-        } else {
-            fs::remove_file(&path).map_err(|source| Error::File { doing: "remove", path: path.clone(), source })?;
-        }
+        remove_tree(&entry.map_err(failed)?.path())?;
     }
     Ok(())
 }

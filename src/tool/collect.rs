@@ -12,6 +12,8 @@ use silo_store::digest::Digest;
 use silo_store::gc::{self, Candidate, Thing};
 use silo_store::lock::ExclusiveLock;
 use silo_store::path_error::PathError;
+use silo_store::private;
+use silo_store::removal::remove_tree;
 use silo_store::scratch;
 use silo_store::usage::Ledger;
 
@@ -151,7 +153,7 @@ pub fn by_itself(context: &Context<'_>) {
         return;
     }
     // Without the stamp it would be tried after every install, which costs time and harms nothing.
-    drop(fs::write(&stamp, ""));
+    drop(private::write(&stamp, b""));
     if !due {
         return;
     }
@@ -341,13 +343,7 @@ fn used(path: &Path) -> Result<SystemTime, Error> {
 }
 
 fn removed(path: &Path) -> Result<(), Error> {
-    if path.is_dir() {
-        return Ok(scratch::remove_tree(path)?);
-    }
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File { doing: "remove", path: path.to_owned(), source }),
-        _ => Ok(()),
-    }
+    Ok(remove_tree(path)?)
 }
 
 fn listed(dir: &Path) -> Result<Vec<PathBuf>, Error> {

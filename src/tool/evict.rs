@@ -4,11 +4,10 @@
 //! here touches them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use silo_store::rooted::{Listed, Rooted};
 
 use crate::config::Cache;
 use crate::home::Home;
@@ -59,7 +58,7 @@ impl Policy {
 }
 
 /// A package cache on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CacheDir {
     /// The project's or tool's room, which is locked while it is used.
     room: PathBuf,
@@ -71,19 +70,20 @@ pub struct CacheDir {
     pub path: PathBuf,
 }
 
-/// A file of a cache.
+/// A file of a cache, found relative to the cache's open directory.
 #[derive(Clone, Debug)]
 struct Item {
-    used: SystemTime,
-    bytes: u64,
     cache: usize,
-    path: PathBuf,
+    /// The directory that it is in, beneath the cache's.
+    dir: PathBuf,
+    file: Listed,
 }
 
 /// Files that are to go.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    files: Vec<(PathBuf, PathBuf)>,
+    files: BTreeMap<CacheDir, Vec<(PathBuf, Listed)>>,
+    count: usize,
     /// What they take on disk.
     pub bytes: u64,
 }
@@ -91,12 +91,18 @@ pub struct Choice {
 impl Choice {
     /// How many they are.
     pub fn len(&self) -> usize {
-        self.files.len()
+        self.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.count == 0
+    }
+
+    fn take(&mut self, caches: &[CacheDir], item: Item) {
+        self.bytes += item.file.bytes;
+        self.count += 1;
+        self.files.entry(caches[item.cache].clone()).or_default().push((item.dir, item.file));
     }
 }
 
@@ -127,20 +133,23 @@ pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, E
     let caches = caches(home)?;
     let mut items = Vec::new();
     for (number, cache) in caches.iter().enumerate() {
-        walk(number, &cache.path, &mut items);
+        // What is in use is neither looked at nor counted: its program may be changing it.
+        if let Some(_ours) = kept::take(&cache.room) {
+            walk(number, cache, &mut items);
+        }
     }
-    items.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
+    items.sort_by(|a, b| (a.file.used, &a.dir, &a.file.name).cmp(&(b.file.used, &b.dir, &b.file.name)));
     let mut sizes: Vec<u64> = vec![0; caches.len()];
-    items.iter().for_each(|item| sizes[item.cache] += item.bytes);
+    items.iter().for_each(|item| sizes[item.cache] += item.file.bytes);
     let mut total: u64 = sizes.iter().sum();
     let limits: Vec<Option<u64>> = caches.iter().map(|cache| policy.of_mount(cache)).collect();
     let mut choice = Choice::default();
     let mut stays = Vec::new();
     for item in items {
-        let too_old = policy.max_age.is_some_and(|age| now.duration_since(item.used).is_ok_and(|since| since >= age));
+        let too_old = policy.max_age.is_some_and(|age| now.duration_since(item.file.used).is_ok_and(|since| since >= age));
         if too_old || limits[item.cache].is_some_and(|limit| sizes[item.cache] > limit) {
-            sizes[item.cache] -= item.bytes;
-            total -= item.bytes;
+            sizes[item.cache] -= item.file.bytes;
+            total -= item.file.bytes;
             choice.take(&caches, item);
         } else {
             stays.push(item);
@@ -148,7 +157,7 @@ pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, E
     }
     for item in stays.into_iter().take_while(|item| {
         let too_much = policy.max_size.is_some_and(|limit| total > limit);
-        total -= if too_much { item.bytes } else { 0 };
+        total -= if too_much { item.file.bytes } else { 0 };
         too_much
     }) {
         choice.take(&caches, item);
@@ -156,63 +165,45 @@ pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, E
     Ok(choice)
 }
 
-impl Choice {
-    fn take(&mut self, caches: &[CacheDir], item: Item) {
-        self.bytes += item.bytes;
-        self.files.push((caches[item.cache].room.clone(), item.path));
-    }
-}
-
 /// Collects the files of a cache; what cannot be looked at is not counted, and stays.
-fn walk(cache: usize, top: &Path, items: &mut Vec<Item>) {
-    let mut dirs = vec![top.to_owned()];
+fn walk(number: usize, cache: &CacheDir, items: &mut Vec<Item>) {
+    let Ok(top) = Rooted::open(&cache.path) else { return };
+    let mut dirs = vec![PathBuf::new()];
+    let mut seen = 0;
     while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let Ok(found) = entry.metadata() else { continue };
-            if found.is_dir() {
-                dirs.push(entry.path());
-            } else if items.len() < MAX_FILES {
-                let used = found.modified().into_iter().chain(found.accessed()).max().unwrap_or(SystemTime::UNIX_EPOCH);
-                items.push(Item { used, bytes: found.blocks() * 512, cache, path: entry.path() });
-            }
+        seen += 1;
+        if seen > MAX_FILES || items.len() >= MAX_FILES {
+            return;
         }
+        let Ok(listed) = top.list(&dir) else { continue };
+        dirs.extend(listed.dirs.into_iter().map(|name| dir.join(name)));
+        items.extend(listed.files.into_iter().map(|file| Item { cache: number, dir: dir.clone(), file }));
     }
 }
 
-/// Removes what was chosen, but for what is in use; returns how many files went and what they took.
+/// Removes what was chosen and is as it was then, but for what is in use; returns how many files went and what they took.
+///
+/// A room is held as long as something of it is removed. A program that ran between the choice and this may have put
+/// anything in place of the directories: they are opened anew beneath the cache's own, and no link is followed.
 pub fn remove(choice: &Choice) -> (usize, u64) {
     let mut gone = (0, 0);
-    let mut rooms: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
-    for (room, file) in &choice.files {
-        rooms.entry(room).or_default().push(file);
-    }
-    for (room, files) in rooms {
-        // No guest is there to put a link in our way while this is held.
-        let Some(_ours) = kept::take(room) else { continue };
-        for file in files {
-            let bytes = fs::symlink_metadata(file).map_or(0, |found| found.blocks() * 512);
-            if remove_file(file).is_ok() {
-                gone = (gone.0 + 1, gone.1 + bytes);
+    for (cache, files) in &choice.files {
+        let Some(_ours) = kept::take(&cache.room) else { continue };
+        let Ok(top) = Rooted::open(&cache.path) else { continue };
+        for (dir, file) in files {
+            // What cannot be removed is looked at again the next time.
+            if let Ok(true) = top.remove(dir, file) {
+                gone = (gone.0 + 1, gone.1 + file.bytes);
             }
         }
     }
     gone
 }
 
-/// Removes a file, also from a directory that a package client has made read-only, as Go's does.
-fn remove_file(file: &Path) -> io::Result<()> {
-    match (fs::remove_file(file), file.parent()) {
-        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::PermissionDenied => {
-            fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-            fs::remove_file(file)
-        }
-        (done, _) => done,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, FileTimes};
+    use std::fs::{self, File, FileTimes, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
     use crate::recipe::kept::{Kept, Scope};
@@ -247,8 +238,11 @@ mod tests {
         }
         let policy = |text: &str| Policy::of(&toml::from_str::<Cache>(text).expect("settings"));
         let now = SystemTime::now();
+        assert!(choose(&home, &policy(""), now).expect("chosen").is_empty(), "it is in use");
+        drop(held);
         let by_age = choose(&home, &policy(""), now).expect("chosen");
         assert_eq!((by_age.len(), by_age.bytes), (2, 128 << 10));
+        let held = keeper.open(std::slice::from_ref(&pip)).expect("made");
         assert_eq!(remove(&by_age), (0, 0), "it is in use");
         drop(held);
         assert_eq!(remove(&by_age), (2, 128 << 10));
@@ -263,5 +257,39 @@ mod tests {
         assert_eq!(remove(&all).0, 2);
         assert_eq!((names(&pip), names(&uv)), (vec!["young".to_owned()], vec!["young".to_owned()]));
         assert_eq!(names(&state), ["less", "old", "young"]);
+    }
+    #[test]
+    fn what_came_in_place_of_what_was_chosen_stays_and_so_does_what_it_leads_to() {
+        let place = tempfile::tempdir().expect("a directory");
+        let home = Home::new(place.path().join("home"));
+        let keeper = kept::Keeper::new(&home, Some(place.path()), None);
+        let kept = Kept { guest: "~/.cache/x".to_owned(), scope: Scope::Project, env: None };
+        let cache = keeper.kept("python", Class::Cache, &kept).expect("a project");
+        drop(keeper.open(std::slice::from_ref(&cache)).expect("made"));
+        let outside = place.path().join("outside");
+        for dir in [&outside, &cache.join("a/b"), &cache.join("c"), &cache.join("closed")] {
+            fs::create_dir_all(dir).expect("made");
+            file(dir, "old", 4, 40);
+        }
+        let closed = |mode| fs::set_permissions(cache.join("closed"), Permissions::from_mode(mode)).expect("set");
+        closed(0o500);
+        let policy = Policy::of(&Cache::default());
+        let choice = choose(&home, &policy, SystemTime::now()).expect("chosen");
+        assert_eq!(choice.len(), 3);
+        // What a program may do between the choice and the removal.
+        fs::rename(cache.join("a/b"), cache.join("moved")).expect("moved");
+        symlink(&outside, cache.join("a/b")).expect("linked");
+        fs::remove_file(cache.join("c/old")).expect("removed");
+        fs::hard_link(outside.join("old"), cache.join("c/old")).expect("linked");
+        assert_eq!(remove(&choice).0, 1, "only the one in a directory that was closed");
+        assert_eq!(
+            (names(&outside), names(&cache.join("moved")), names(&cache.join("closed"))),
+            (vec!["old".to_owned()], vec!["old".to_owned()], vec![])
+        );
+        fs::remove_file(cache.join("a/b")).expect("removed");
+        fs::create_dir(place.path().join("other")).expect("made");
+        fs::rename(&cache, place.path().join("other/cache")).expect("moved");
+        symlink(place.path().join("other/cache"), &cache).expect("linked");
+        assert!(choose(&home, &policy, SystemTime::now()).expect("chosen").is_empty(), "a cache is no link");
     }
 }

@@ -13,15 +13,16 @@
 //! A project is known by its path. One that was moved is found again by its directory: device, inode and time of birth,
 //! which nothing that a guest writes can imitate.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use silo_store::path_error::PathError;
+use silo_store::private;
 
 use crate::document;
 use crate::home::Home;
@@ -146,21 +147,20 @@ fn make(dir: &Path) -> Result<(), Error> {
         return Ok(());
     }
     // What a login leaves is nobody else's to read.
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    Ok(made.map_err(|source| PathError { doing: "create", path: dir.to_owned(), source })?)
+    Ok(private::make_dir(dir)?)
 }
 
 fn hold(room: &Path) -> Result<File, Error> {
     let path = room.join("lock");
     let failed = |source| PathError { doing: "lock", path: path.clone(), source };
-    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    let file = private::open(&path).map_err(failed)?;
     flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
     Ok(file)
 }
 
 /// Takes a room for emptying it, unless somebody uses it.
 pub fn take(room: &Path) -> Option<File> {
-    let file = File::options().create(true).append(true).open(room.join("lock")).ok()?;
+    let file = private::open(&room.join("lock")).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use silo_store::digest::Digest;
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
+use silo_store::private;
 use silo_store::roots::{self, Root, RootError, RootName};
 
 use crate::document;
@@ -151,7 +152,7 @@ pub fn put(home: &Home, store: &Store, shared: &SharedLock, project: &Project) -
 
 fn write(home: &Home, project: &Project) -> Result<(), Error> {
     let dir = home.projects();
-    fs::create_dir_all(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+    private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
     let tool = |tool: &Pinned| WrittenTool { version: tool.version.clone(), image: tool.image.to_string() };
     let written = Written {
         format: VERSION,
@@ -164,7 +165,7 @@ fn write(home: &Home, project: &Project) -> Result<(), Error> {
     let staged = path.with_extension(format!("new.{}", std::process::id()));
     let used = UNIX_EPOCH + Duration::from_secs(u64::try_from(project.last_used).unwrap_or(0));
     let write = || {
-        let mut file = File::create(&staged)?;
+        let mut file = private::create(&staged)?;
         file.write_all(text.as_bytes())?;
         file.set_times(FileTimes::new().set_modified(used))?;
         file.sync_all()?;

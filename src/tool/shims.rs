@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use silo_store::path_error::PathError;
+use silo_store::private;
 
 use crate::document;
 use crate::event::Event;
@@ -83,7 +84,7 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
         let path = path.to_owned();
         move |source| PathError { doing, path, source }
     };
-    fs::create_dir_all(&bin).map_err(failed("create", &bin))?;
+    private::make_dir(&bin)?;
     let alone = File::open(&bin).map_err(failed("open", &bin))?;
     flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed("lock", &bin)(io::Error::from(error)))?;
     let path = home.shims();

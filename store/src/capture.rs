@@ -19,13 +19,14 @@ use crate::normal;
 use crate::path::{LayerPath, LayerPathError};
 use crate::path_error::{PathError, at};
 use crate::stage::{Parents, Stage, StageError};
+use crate::system;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What to do with an entry that a filter is asked about.
@@ -346,8 +347,7 @@ fn make_ours(host: &Path, stat: &fs::Metadata) -> Result<(), PathError> {
     if stat.mode() & need == need {
         return Ok(());
     }
-    let mode = Permissions::from_mode(stat.mode() & 0o7777 | need);
-    fs::set_permissions(host, mode).map_err(at("change the mode of", host))
+    system::change_mode(rustix::fs::CWD, host, |mode| mode | need).map_err(at("change the mode of", host))
 }
 
 /// Returns an attribute that overlayfs keeps for itself, under either of its two prefixes.

@@ -12,7 +12,6 @@ use crate::archive::{self, CHUNK_BYTES, unknown_digest};
 use crate::beneath::Beneath;
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::draft::entries_of;
-use crate::durable;
 use crate::entry::{Entry, Node};
 use crate::index::{Index, IndexError};
 use crate::layout::{INDEX, MANIFEST, Store, TREE};
@@ -20,7 +19,9 @@ use crate::lock::SharedLock;
 use crate::manifest::{Manifest, Record};
 use crate::path::LayerPath;
 use crate::path_error::{PathError, at};
+use crate::private;
 use crate::stage::Stage;
+use crate::system;
 use rustix::fs::{self, FileType, RenameFlags};
 use rustix::io::Errno;
 use std::io::{self, Read, Write};
@@ -81,7 +82,7 @@ pub enum TreeError {
 impl Store {
     /// Makes everything committed so far outlive a power cut.
     pub fn sync(&self) -> Result<(), PathError> {
-        durable::sync_file_system(&self.layers())
+        system::sync_file_system(&self.layers())
     }
 }
 
@@ -96,7 +97,7 @@ impl Stage {
         let dir = self.scratch.dir();
         for (name, bytes) in [(INDEX, text.as_slice()), (MANIFEST, manifest.to_text().as_bytes())] {
             let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(at("write", &path))?;
+            private::write(&path, bytes).map_err(at("write", &path))?;
         }
         let home = self.store.layer(&id);
         let fresh = match rename(dir, &home, RenameFlags::NOREPLACE) {

@@ -8,18 +8,19 @@ use crate::archive::CHUNK_BYTES;
 use crate::beneath::Beneath;
 use crate::commit::rename;
 use crate::digest::LayerId;
-use crate::durable;
 use crate::entry::{Entry, Kind, Node};
 use crate::index::Index;
 use crate::inode;
 use crate::layer::{self, LayerError};
-use crate::layout::{Store, TREE, make_dir};
+use crate::layout::{Store, TREE};
 use crate::lock::SharedLock;
 use crate::merge::{Conflict, MergeError, Merged, merge};
 use crate::normal;
 use crate::parallel;
 use crate::path_error::{PathError, at};
+use crate::private::make_dir;
 use crate::scratch::Scratch;
+use crate::system;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -163,7 +164,7 @@ fn strip(tree: &Path, old: (&Merged, &[LayerId]), new: (&Merged, &[LayerId])) ->
 impl Store {
     /// Makes a composed tree, and all else, outlive a power cut; call it before a root names the image.
     pub fn sync_images(&self) -> Result<(), PathError> {
-        durable::sync_file_system(&self.images())
+        system::sync_file_system(&self.images())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Small files that are there whole or not at all, and making things outlive a power cut.
 
 use crate::path_error::{PathError, at};
+use crate::private;
+use crate::system;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ pub(crate) fn replace_many(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()
     for (_, bytes) in files {
         temps.push(write_temp(dir, bytes)?);
     }
-    sync_file_system(dir)?;
+    system::sync_file_system(dir)?;
     for (temp, (name, _)) in temps.iter().zip(files) {
         let path = dir.join(name);
         fs::rename(temp, &path).map_err(at("replace", &path))?;
@@ -48,38 +50,11 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), PathError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(at("sync", dir))
 }
 
-/// Makes everything on the file system that holds `dir` outlive a power cut.
-#[cfg(target_os = "linux")]
-pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
-    let file = File::open(dir).map_err(at("open", dir))?;
-    rustix::fs::syncfs(&file).map_err(at("sync the file system of", dir))
-}
-
-/// Makes everything written outlive a power cut; only Linux can do it for one file system.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
-    rustix::fs::sync();
-    sync_dir(dir)
-}
-
-/// Asks the file system to lay the subdirectories of `dir` far from one another (`chattr +T`).
-#[cfg(target_os = "linux")]
-pub(crate) fn spread(dir: &Path) {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-    let Ok(file) = File::open(dir) else { return };
-    // Only some file systems know this, and it is a matter of speed alone.
-    let _ = ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::TOPDIR));
-}
-
-/// Only Linux has a way to ask for this.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn spread(_: &Path) {}
-
 fn write_temp(dir: &Path, bytes: &[u8]) -> Result<PathBuf, PathError> {
     loop {
         let name = format!("{TEMP_PREFIX}{}-{}", std::process::id(), next_number());
         let temp = dir.join(name);
-        let mut file = match File::create_new(&temp) {
+        let mut file = match private::create_new(&temp) {
             // Left by a dead process that had our number.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made.map_err(at("create", &temp))?,

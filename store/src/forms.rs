@@ -15,6 +15,7 @@ use crate::layout::{Store, TREE};
 use crate::lock::{self, BuildLock, ExclusiveLock, SharedLock};
 use crate::parallel;
 use crate::path_error::{PathError, at, if_present};
+use crate::private;
 use crate::scratch::Scratch;
 use crate::stage::{Parents, Stage, StageError};
 use crate::usage::Ledger;
@@ -96,7 +97,7 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     let mut beneath = Beneath::open(&tree).map_err(at("open", &tree))?;
     let scratch = Scratch::new(store)?;
     let temp = scratch.dir().join("packed");
-    let file = File::create_new(&temp).map_err(at("create", &temp))?;
+    let file = private::create_new(&temp).map_err(at("create", &temp))?;
     let mut hasher = Hasher::new();
     let written = (|| {
         let mut encoder = zstd::Encoder::new(&file, ZSTD_LEVEL)?;

@@ -73,6 +73,12 @@ pub(crate) fn mode_of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode as RawMode)
 }
 
+/// Returns the permissions that a file or directory has.
+#[allow(clippy::useless_conversion, reason = "the type of a mode is the system's own")]
+pub(crate) fn permissions(found: &fs::Stat) -> u32 {
+    u32::from(found.st_mode) & 0o7777
+}
+
 pub(crate) fn times(mtime: i64) -> Timestamps {
     let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }

@@ -10,9 +10,9 @@
 //! ```
 
 use crate::digest::{Digest, LayerId};
-use crate::path_error::{PathError, at};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use crate::path_error::PathError;
+use crate::private::{self, make_dir};
+use crate::system;
 use std::path::{Path, PathBuf};
 
 /// A handle on a store directory; cheap to clone.
@@ -22,11 +22,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `root`, making what is missing.
+    /// Opens the store in `root`, making what is missing; the directory above it must be there.
     ///
-    /// Directories are made for their owner alone: a layer may hold setuid files, which no
+    /// `root` must be the caller's own. Directories are made for their owner alone: a layer may hold setuid files, which no
     /// other user of the machine may reach.
     pub fn open(root: &Path) -> Result<Store, PathError> {
+        private::open_home(root)?;
         let store = Store { root: root.to_path_buf() };
         for dir in [store.layers(), store.images(), store.realisations(), store.roots(), store.locks()] {
             make_dir(&dir)?;
@@ -136,13 +137,6 @@ pub(crate) const BUILD_LOCK_PREFIX: &str = "build-";
 /// What the names of pins begin with.
 pub(crate) const PIN_PREFIX: &str = "image-";
 
-/// Makes a directory and its parents, private to their owner; one that exists is left alone.
-pub(crate) fn make_dir(dir: &Path) -> Result<(), PathError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(dir).map_err(at("make the directory", dir))
-}
-
 /// Makes a directory in whose subdirectories many files come and go; one that exists is left alone.
 ///
 /// ext4 puts a directory near its parent, and new files near their directory. For each it searches past all inodes
@@ -151,7 +145,7 @@ pub(crate) fn make_dir(dir: &Path) -> Result<(), PathError> {
 pub fn make_workplace(dir: &Path) -> Result<(), PathError> {
     if !dir.exists() {
         make_dir(dir)?;
-        crate::durable::spread(dir);
+        system::spread(dir);
     }
     Ok(())
 }

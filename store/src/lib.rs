@@ -10,7 +10,6 @@ pub mod parallel;
 pub mod path;
 pub mod path_error;
 
-mod durable;
 pub mod entry;
 
 pub mod normal;
@@ -28,6 +27,15 @@ pub mod in_root;
 mod beneath;
 mod draft;
 mod inode;
+
+mod system;
+
+pub mod private;
+pub mod removal;
+pub mod rooted;
+
+mod durable;
+
 pub mod layout;
 
 pub mod lock;

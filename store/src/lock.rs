@@ -8,8 +8,9 @@
 use crate::digest::Digest;
 use crate::layout::{PIN_PREFIX, Store};
 use crate::path_error::{PathError, at, if_present};
+use crate::private;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -188,9 +189,7 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 fn open(path: &Path) -> Result<File, PathError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options.open(path).map_err(at("open", path))
+    private::open(path).map_err(at("open", path))
 }
 
 /// Waits again when a signal handler ran meanwhile.

@@ -11,9 +11,10 @@
 
 use crate::digest::{Digest, DigestError, LayerId};
 use crate::durable::{self, TEMP_PREFIX};
-use crate::layout::{Store, make_dir};
+use crate::layout::Store;
 use crate::lock::SharedLock;
 use crate::path_error::{PathError, at, if_present};
+use crate::private::make_dir;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;

@@ -3,13 +3,15 @@
 //! Beside `stage/<name>/` lies `stage/<name>.lock`, made before it, removed after it, and held
 //! with flock(2) as long as its owner lives. So whoever gets the lock may remove the directory.
 
-use crate::layout::{Store, make_dir};
+use crate::layout::Store;
 use crate::lock::try_lock;
 use crate::path_error::{PathError, at, if_present};
+use crate::private::{self, make_dir};
+use crate::removal::remove_tree;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A private directory, removed when dropped.
@@ -27,7 +29,7 @@ impl Scratch {
             let name = format!("{}-{}", std::process::id(), crate::durable::next_number());
             let dir = store.stages().join(&name);
             let lock = store.stages().join(name + LOCK_SUFFIX);
-            let held = match File::create_new(&lock) {
+            let held = match private::create_new(&lock) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.map_err(at("create", &lock))?,
             };
@@ -82,7 +84,7 @@ pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
                 if !try_lock(&file).map_err(at("lock", &path))? {
                     continue;
                 }
-                if dir.exists() {
+                if dir.symlink_metadata().is_ok() {
                     remove_tree(&dir)?;
                     removed.push(dir);
                 }
@@ -90,42 +92,13 @@ pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
             }
             // A lock is made before its directory and removed after it.
             None if !stages.join(lock_name(&name)).exists() => {
-                if path.is_dir() {
-                    remove_tree(&path)?;
-                } else {
-                    if_present(fs::remove_file(&path).map_err(at("remove", &path)))?;
-                }
+                remove_tree(&path)?;
                 removed.push(path);
             }
             None => {}
         }
     }
     Ok(removed)
-}
-
-/// Removes a directory and all below, also where permissions forbid it; a missing one is fine.
-pub fn remove_tree(dir: &Path) -> Result<(), PathError> {
-    match fs::remove_dir_all(dir) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_dirs(dir)?;
-            fs::remove_dir_all(dir).map_err(at("remove", dir))
-        }
-        Err(source) => Err(source).map_err(at("remove", dir)),
-    }
-}
-
-/// Makes every directory of a tree ours to list and change.
-fn open_dirs(dir: &Path) -> Result<(), PathError> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at("change the mode of", dir))?;
-    for item in fs::read_dir(dir).map_err(at("list", dir))? {
-        let item = item.map_err(at("list", dir))?;
-        if item.file_type().map_err(at("inspect", &item.path()))?.is_dir() {
-            open_dirs(&item.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn is_unlinked(file: &File, path: &Path) -> Result<bool, PathError> {
@@ -143,6 +116,7 @@ const LOCK_SUFFIX: &str = ".lock";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn only_the_dead_are_swept() {

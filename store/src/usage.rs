@@ -3,11 +3,13 @@
 //! Layers and the images composed of them share their files, so a sum over directories says nothing.
 //! A ledger is told directories one after another and knows which files it has seen before.
 
-use crate::path_error::{PathError, at, if_present};
+use crate::path_error::{PathError, at};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// What one more directory adds to a ledger.
@@ -38,39 +40,121 @@ impl Ledger {
     }
 
     fn walk(&mut self, path: &Path, added: &mut Added) -> Result<(), PathError> {
-        let Some(found) = if_present(fs::symlink_metadata(path).map_err(at("inspect", path)))? else { return Ok(()) };
+        let found = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            found => found.map_err(at("inspect", path))?,
+        };
+        self.count(&found, added);
+        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+            return Ok(());
+        }
+        // A program may make directories far deeper than a path can name: one is open at a time, and the way up is `..`.
+        let Some(mut here) = open(CWD, path).map_err(at("list", path))? else { return Ok(()) };
+        let mut inner = self.list(&here, added).map_err(at("list", path))?;
+        let mut above: Vec<Above> = Vec::new();
+        loop {
+            let Some(name) = inner.pop() else {
+                let Some(up) = above.pop() else { return Ok(()) };
+                match open(here.as_fd(), Path::new("..")).map_err(at("list", path))? {
+                    Some(fd) if identity(&fd).map_err(at("inspect", path))? == up.identity => here = fd,
+                    // It was moved away meanwhile, and what is counted is what there was.
+                    _ => return Ok(()),
+                }
+                inner = up.inner;
+                continue;
+            };
+            let Some(deeper) = open(here.as_fd(), Path::new(&name)).map_err(at("list", path))? else { continue };
+            let list = self.list(&deeper, added).map_err(at("list", path))?;
+            above.push(Above { identity: identity(&here).map_err(at("inspect", path))?, inner });
+            (here, inner) = (deeper, list);
+        }
+    }
+
+    /// Counts what is in a directory; returns the names of the directories in it.
+    fn list(&mut self, dir: &OwnedFd, added: &mut Added) -> Result<Vec<OsString>, Errno> {
+        let mut inner = Vec::new();
+        for entry in Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT | Errno::ACCESS) => {}
+                found => {
+                    let found = found?;
+                    self.count(&found, added);
+                    if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+                        inner.push(name.to_owned());
+                    }
+                }
+            }
+        }
+        Ok(inner)
+    }
+
+    fn count(&mut self, found: &Stat, added: &mut Added) {
+        let is_dir = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
         // A block is 512 bytes here whatever the file system's own.
-        let bytes = found.blocks() * 512;
-        let names = if found.is_dir() { 1 } else { found.nlink() };
-        let seen = self.seen.entry((found.dev(), found.ino())).or_default();
+        let bytes = u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+        #[allow(clippy::useless_conversion, reason = "the types of these numbers are the system's own")]
+        let (device, names) = (u64::try_from(found.st_dev).unwrap_or(0), if is_dir { 1 } else { u64::from(found.st_nlink) });
+        let seen = self.seen.entry((device, found.st_ino)).or_default();
         *seen += 1;
         if *seen == 1 {
             added.fresh += bytes;
-            added.apparent += if found.is_dir() { 0 } else { found.len() };
+            added.apparent += if is_dir { 0 } else { u64::try_from(found.st_size).unwrap_or(0) };
             added.files += 1;
         }
         if *seen == names {
             added.freed += bytes;
         }
-        if !found.is_dir() {
-            return Ok(());
-        }
-        let listing = match fs::read_dir(path) {
-            // overlayfs makes a directory that nobody may enter beside each step that is at work, and a step may make others.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
-            listing => if_present(listing.map_err(at("list", path)))?,
-        };
-        let Some(listing) = listing else { return Ok(()) };
-        for item in listing {
-            self.walk(&item.map_err(at("list", path))?.path(), added)?;
-        }
-        Ok(())
+    }
+}
+
+/// A directory on the way up.
+struct Above {
+    identity: (u64, u64),
+    /// The directories in it that are still to be counted.
+    inner: Vec<OsString>,
+}
+
+fn identity(dir: &OwnedFd) -> Result<(u64, u64), Errno> {
+    let found = rustix::fs::fstat(dir)?;
+    #[allow(clippy::useless_conversion, reason = "the type of this number is the system's own")]
+    Ok((u64::try_from(found.st_dev).unwrap_or(0), found.st_ino))
+}
+
+/// Opens a directory to count what is in it; `None` where it is gone, or nobody may enter it: overlayfs makes one beside each
+/// step that is at work, and a step may make others.
+fn open(dir: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dir, path, flags, Mode::empty());
+    let entered = opened.and_then(|fd| rustix::fs::statat(&fd, ".", AtFlags::empty()).map(|_| fd));
+    match entered {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::ACCESS | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_tree_deeper_than_a_path_can_name_is_counted() {
+        // In memory where there is one: a disk takes long for so many directories.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let mut here = open(CWD, dir.path()).unwrap().unwrap();
+        for _ in 0..5_000 {
+            rustix::fs::mkdirat(&here, "d", Mode::RWXU).unwrap();
+            here = open(here.as_fd(), Path::new("d")).unwrap().unwrap();
+        }
+        assert_eq!(Ledger::default().add(dir.path()).unwrap().files, 5_001);
+        crate::removal::remove_tree(&dir.path().join("d")).unwrap();
+    }
 
     #[test]
     fn a_closed_directory_is_counted_and_not_entered() {

@@ -185,7 +185,7 @@ fn a_signal_stops_waiting_for_another_install() {
     super::use_mirror(&silo, &http);
     // The layers are there, the configure step's is not, and somebody else is making it.
     for forgotten in ["made", "tools", "images", "roots/tool"] {
-        silo_store::scratch::remove_tree(&silo.path(forgotten)).expect("a directory of ours");
+        silo_store::removal::remove_tree(&silo.path(forgotten)).expect("a directory of ours");
     }
     let store = silo_store::layout::Store::open(&silo.path("")).expect("a store");
     let shared = silo_store::lock::share(&store).expect("nobody collects");

@@ -3,6 +3,7 @@
 
 mod concurrent;
 mod debs;
+mod home;
 mod killed;
 mod mirror;
 mod settings;
@@ -57,7 +58,7 @@ pub fn silo_with_sh() -> Silo {
         let _ = silo.ok(["uninstall", "python"]);
         let _ = silo.ok(["gc", "--all"]);
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("silo-test-home-with-sh");
-        silo_store::scratch::remove_tree(&kept).expect("an old home of ours");
+        silo_store::removal::remove_tree(&kept).expect("an old home of ours");
         copy(&silo.path(""), &kept);
         kept
     });

@@ -338,7 +338,7 @@ impl Silo {
 fn installed(who: As, place: &Path, env: &[(&str, &str)]) -> PathBuf {
     let name = if who == As::Me { "me" } else { "nobody" };
     let home = place.join(format!("silo-test-home-of-{name}"));
-    silo_store::scratch::remove_tree(&home).expect("an old home of ours");
+    silo_store::removal::remove_tree(&home).expect("an old home of ours");
     fs::create_dir_all(&home).expect("a directory for the shared home");
     let mut silo = Silo::of(who);
     silo.home.clone_from(&home);

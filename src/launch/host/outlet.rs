@@ -125,7 +125,7 @@ fn journal(path: &Path, title: &str) -> Say {
     let file = OnceLock::new();
     Box::new(move |line| {
         let file = file.get_or_init(|| {
-            std::fs::create_dir_all(path.parent()?).ok()?;
+            silo_store::private::make_dir(path.parent()?).ok()?;
             let file = appending(&path).ok()?;
             write(&file, format!("{title}\n").as_bytes()).ok()?;
             Some(file)

@@ -51,7 +51,7 @@ pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
         Stdio::Log { path } => {
             let step = format!("opening {}", path.display());
             let append = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
-            let log = host(open(path, append, Mode::from_raw_mode(0o644)), &step)?;
+            let log = host(open(path, append, Mode::from_raw_mode(0o600)), &step)?;
             let read = OFlags::RDONLY | OFlags::CLOEXEC;
             let null = host(open("/dev/null", read, Mode::empty()), "opening /dev/null")?;
             Ok(Streams::Log { log, null })

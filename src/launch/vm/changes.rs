@@ -20,6 +20,7 @@ use rustix::fs::{
     utimensat,
 };
 use rustix::io::Errno;
+use silo_store::removal::remove_tree;
 use tar::{Archive, Builder, EntryType, Header};
 
 use crate::launch::host::system::{self, PLACE};
@@ -278,8 +279,7 @@ fn refused(what: &str) -> io::Error {
 /// Removes everything in a directory, for other things to be unpacked into it.
 pub fn clear(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if fs::symlink_metadata(&path)?.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+        remove_tree(&entry?.path()).map_err(|error| error.source)?;
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
 use silo_store::digest::Hasher;
+use silo_store::private;
+use silo_store::removal::remove_tree;
 use silo_wire::frame;
 
 use super::machine::{self, MEMORY, Processor, STATE, Start};
@@ -82,7 +84,7 @@ impl Place {
     /// Removes one that is of no use.
     pub fn remove(&self) {
         // Whoever has its files open goes on with them.
-        let _ = fs::remove_dir_all(self.dir());
+        let _ = remove_tree(&self.dir());
     }
 }
 
@@ -103,7 +105,7 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     let Some(place) = Place::of(spec, machine, processor) else { return Ok(()) };
     let step = || format!("making a snapshot in {}", place.parent.display());
     host(fs::DirBuilder::new().recursive(true).mode(0o700).create(&place.parent), &step())?;
-    let held = host(File::create(place.parent.join("lock")), &step())?;
+    let held = host(private::create(&place.parent.join("lock")), &step())?;
     if flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() || place.dir().exists() {
         return Ok(());
     }
@@ -113,7 +115,7 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     let taken = record(spec, machine, processor, &staged).and_then(|()| host(persist(&staged, &place.dir()), &step()));
     if taken.is_err() {
         // The next one does it, otherwise.
-        let _ = fs::remove_dir_all(&staged);
+        let _ = remove_tree(&staged);
     }
     taken
 }
@@ -172,12 +174,12 @@ fn make_room(parent: &Path) -> io::Result<()> {
         }
         match fs::metadata(path.join(STATE)).and_then(|state| state.modified()) {
             Ok(used) if !entry.file_name().as_bytes().starts_with(UNDONE.as_bytes()) => kept.push((used, path)),
-            _ => fs::remove_dir_all(path)?,
+            _ => remove_tree(&path).map_err(|error| error.source)?,
         }
     }
     kept.sort();
     let surplus = (kept.len() + 1).saturating_sub(MOST);
-    kept.into_iter().take(surplus).try_for_each(|(_, path)| fs::remove_dir_all(path))
+    kept.into_iter().take(surplus).try_for_each(|(_, path)| remove_tree(&path).map_err(|error| error.source))
 }
 
 /// Gives a snapshot its name, once it is on disk: half a memory would be no machine.

@@ -1,0 +1,86 @@
+//! What operating systems do in different ways: syncing one file system, and opening and changing directories without
+//! following a link.
+
+use crate::inode::mode_of;
+use crate::path_error::{PathError, at};
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// How a directory is opened to be listed.
+const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Makes everything on the file system that holds `dir` outlive a power cut.
+#[cfg(target_os = "linux")]
+pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
+    let file = File::open(dir).map_err(at("open", dir))?;
+    fs::syncfs(&file).map_err(at("sync the file system of", dir))
+}
+
+/// Makes everything written outlive a power cut; only Linux can do it for one file system.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
+    fs::sync();
+    File::open(dir).and_then(|file| file.sync_all()).map_err(at("sync", dir))
+}
+
+/// Asks the file system to lay the subdirectories of `dir` far from one another (`chattr +T`).
+#[cfg(target_os = "linux")]
+pub(crate) fn spread(dir: &Path) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let Ok(file) = File::open(dir) else { return };
+    // Only some file systems know this, and it is a matter of speed alone.
+    let _ = ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::TOPDIR));
+}
+
+/// Only Linux has a way to ask for this.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn spread(_: &Path) {}
+
+/// Opens the directory at a relative path, which stays beneath `dir`, passes no link and enters no mounted file system.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    use rustix::fs::ResolveFlags;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    fs::openat2(dir, path, DIR_FLAGS, Mode::empty(), within)
+}
+
+/// The same, one name after another.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    use std::path::Component;
+    let of = fs::fstat(dir)?.st_dev;
+    let mut here: Option<OwnedFd> = None;
+    for part in path.components() {
+        let Component::Normal(name) = part else { return Err(Errno::INVAL) };
+        let next = fs::openat(here.as_ref().map_or(dir, std::os::fd::AsFd::as_fd), name, DIR_FLAGS, Mode::empty())?;
+        if fs::fstat(&next)?.st_dev != of {
+            return Err(Errno::XDEV);
+        }
+        here = Some(next);
+    }
+    here.ok_or(Errno::INVAL)
+}
+
+/// Changes the permissions of the file or directory of this name; a link is an error, and what it leads to is left alone.
+#[cfg(target_os = "linux")]
+pub(crate) fn change_mode(dir: BorrowedFd<'_>, name: &Path, mode: impl FnOnce(u32) -> u32) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    let opened = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let found = fs::fstat(&opened)?;
+    if fs::FileType::from_raw_mode(found.st_mode) == fs::FileType::Symlink {
+        return Err(Errno::LOOP);
+    }
+    // A descriptor that was opened for its path alone is changed through its name in /proc, which leads to the very same file.
+    let through = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    fs::chmodat(fs::CWD, through, mode_of(mode(found.st_mode & 0o7777)), fs::AtFlags::empty())
+}
+
+/// The same, which other systems do by themselves.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn change_mode(dir: BorrowedFd<'_>, name: &Path, mode: impl FnOnce(u32) -> u32) -> Result<(), Errno> {
+    let found = fs::statat(dir, name, fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    fs::chmodat(dir, name, mode_of(mode(u32::from(found.st_mode) & 0o7777)), fs::AtFlags::SYMLINK_NOFOLLOW)
+}
