@@ -5,10 +5,11 @@
 //! `2130706433`) counts as an address: only a grant that spells it the same way covers it. A name with other letters
 //! than ASCII's is the one that DNS has for it (IDNA).
 
+pub mod address;
 pub mod block;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use schemars::JsonSchema;
@@ -149,6 +150,26 @@ impl Grant {
         })
     }
 
+    /// Says why nothing can be reached by this grant, whatever listens there, and what to write instead.
+    pub fn flaw(&self) -> Option<String> {
+        let host = match &self.who {
+            Who::Exactly(host) => host,
+            // One that is the same for all of them.
+            Who::Within(block) => return flaw_of(block.first).filter(|why| flaw_of(block.last()).as_ref() == Some(why)),
+            Who::Below(parent) => {
+                let below = parent.0 == "localhost" || parent.0.ends_with(".localhost");
+                return below.then(|| "names below localhost lead to the sandbox itself; write localhost:PORT".to_owned());
+            }
+            Who::All => return None,
+        };
+        match host.address() {
+            Some(address) => flaw_of(address),
+            None if host.is_address() => Some("it is an address in an unusual spelling; write it as in 192.0.2.7".to_owned()),
+            None if host.0.ends_with(".localhost") => Some("it leads to the sandbox itself; write localhost:PORT".to_owned()),
+            None => None,
+        }
+    }
+
     /// How closely the grant names a host: the longer the name, the closer; nothing where it does not.
     fn rank(&self, host: &Host) -> Option<usize> {
         match &self.who {
@@ -244,6 +265,16 @@ impl Policy {
         }
     }
 
+    /// Whether a grant names this very address, or this machine's loopback by a name that means nothing else.
+    pub fn names(&self, address: IpAddr, port: u16) -> bool {
+        let by = |host: &Host| {
+            let named = |grant: &&Grant| grant.host() == Some(host) && grant.opens(port);
+            self.allow.iter().filter(named).any(|grant| !self.is_denied(grant, host, Some(port)))
+        };
+        let is_usual = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
+        by(&Host::of(address)) || (is_usual && [MACHINE, "localhost"].into_iter().filter_map(Host::parse).any(|host| by(&host)))
+    }
+
     /// How many ports the grants open, all of them together.
     pub fn count(&self) -> usize {
         let ranges = self.allow.iter().chain(&self.public).flat_map(Grant::ranges);
@@ -273,6 +304,28 @@ impl Policy {
             here && deny.rank(host).is_some_and(|denied| Some(denied) >= rank)
         })
     }
+}
+
+/// Says why nothing can be reached at an address from inside a sandbox.
+fn flaw_of(address: IpAddr) -> Option<String> {
+    let why = match address {
+        IpAddr::V6(address) if address.is_loopback() => {
+            "inside, ::1 is the sandbox itself; write localhost:PORT, which leads to both loopback addresses of this machine"
+        }
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(inner) => return Some(format!("it is an IPv4 address; write {inner}")),
+            None if address.is_unicast_link_local() => {
+                "a link-local address of version 6 needs an interface, which a sandbox does not have"
+            }
+            None if address.is_multicast() => "a multicast address takes no connections",
+            None if address.is_unspecified() || address.to_ipv4().is_some() => "it is no address of a host",
+            None => return None,
+        },
+        IpAddr::V4(address) if address.is_multicast() || address.is_broadcast() => "a multicast or broadcast address takes no connections",
+        IpAddr::V4(address) if address.octets()[0] == 0 => "it is no address of a host; write host.silo.internal:PORT for this machine",
+        IpAddr::V4(_) => return None,
+    };
+    Some(why.to_owned())
 }
 
 /// Takes the port or the range of ports off a grant.
@@ -375,6 +428,82 @@ mod tests {
         ] {
             let host = Host::parse(host).expect("a host");
             assert_eq!(Grant::parse(grant).expect("a grant").covers(&host, port), expect, "{grant} {}", host.as_str());
+        }
+    }
+
+    #[test]
+    fn grants_that_can_never_work_say_what_to_write() {
+        for (text, expect) in [
+            ("[::1]:5432", "localhost:PORT"),
+            ("[::ffff:127.0.0.1]:80", "write 127.0.0.1"),
+            ("[::ffff:192.0.2.7]", "write 192.0.2.7"),
+            ("[fe80::1]:80", "needs an interface"),
+            ("[fe80::/10]:80", "needs an interface"),
+            ("[ff02::1]:80", "takes no connections"),
+            ("[::]:80", "no address of a host"),
+            ("[::7f00:1]:80", "no address of a host"),
+            ("0.0.0.0:80", "host.silo.internal:PORT"),
+            ("224.0.0.1:80", "takes no connections"),
+            ("239.0.0.0/8:80", "takes no connections"),
+            ("255.255.255.255:80", "takes no connections"),
+            ("127.1:80", "unusual spelling"),
+            ("0x7f.1:80", "unusual spelling"),
+            ("2130706433", "unusual spelling"),
+            ("a.localhost:80", "localhost:PORT"),
+            ("*.localhost:80", "localhost:PORT"),
+        ] {
+            let flaw = Grant::parse(text).expect("it is read").flaw().unwrap_or_default();
+            assert!(flaw.contains(expect), "{text}: {flaw}");
+        }
+        for text in [
+            "localhost:5432",
+            "127.0.0.1:5432",
+            "127.0.0.2:5432",
+            "host.silo.internal:*",
+            "169.254.169.254",
+            "169.254.0.0/16:80",
+            "0.0.0.0/0:*",
+            "0.0.0.0/4:*",
+            "[::/0]:*",
+            "[2001:db8::1]",
+            "[fd00::/8]:22",
+            "*",
+            "*.example",
+            "a1.example",
+        ] {
+            assert_eq!(Grant::parse(text).expect("it is read").flaw(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_named_by_its_address_or_as_loopback() {
+        let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
+        let policy = Policy {
+            allow: grants(&[
+                "host.silo.internal:5432",
+                "127.0.0.2:80",
+                "10.0.0.0/8:*",
+                "*:*",
+                "a.example:*",
+                "localhost:9",
+                "169.254.169.254",
+            ]),
+            public: grants(&["127.0.0.1:22"]),
+            deny: grants(&["localhost:9"]),
+        };
+        for (address, port, expect) in [
+            ("127.0.0.1", 5432, true),
+            ("::1", 5432, true),
+            ("127.0.0.1", 5433, false),
+            ("127.0.0.2", 5432, false),
+            ("127.0.0.2", 80, true),
+            ("127.0.0.1", 22, false),
+            ("127.0.0.1", 9, false),
+            ("10.0.0.1", 80, false),
+            ("169.254.169.254", 80, true),
+            ("169.254.169.254", 8080, false),
+        ] {
+            assert_eq!(policy.names(address.parse().expect("an address"), port), expect, "{address}:{port}");
         }
     }
 

@@ -210,6 +210,128 @@ fn a_registry_that_asks_who_one_is_gets_a_token() {
     assert_eq!(pass("/blobs/").as_deref(), Some("Bearer the-token"));
 }
 
+/// Another server may be where a registry's answers are, but it may not ask for the registry's login.
+#[test]
+fn a_login_is_shown_to_the_registry_alone_and_to_the_token_service_it_names() {
+    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
+    let silo = Silo::new();
+    let login = |reference: &str| {
+        let host = reference.split('/').next().expect("a host");
+        silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
+    };
+    let install = |reference: &str| silo.run(["install", "--quiet", "x", "--image", reference]);
+    let shown = |server: &Http| server.seen().into_iter().filter_map(|seen| seen.pass).collect::<Vec<_>>();
+
+    // The challenge of a server that it redirects to.
+    let (registry, other) = (Http::start(), Http::start());
+    let reference = served(&registry, &layers, &[]);
+    login(&reference);
+    for scheme in ["Bearer", "Basic"] {
+        registry.put("/v2/x/manifests/v1", b"x", [Fault::Redirect(other.url("/x")), Fault::Redirect(other.url("/x"))]);
+        other.put("/x", b"x", vec![Fault::Challenge(format!("{scheme} realm=\"{}\"", other.url("/token"))); 2]);
+        let done = install(&reference);
+        assert!(done.code == 1 && done.err.contains("logins are shown to the registry itself alone"), "{scheme}: {done:?}");
+    }
+    assert_eq!(shown(&other), Vec::<String>::new());
+    assert!(!other.seen().iter().any(|seen| seen.target.starts_with("/token")), "its realm was asked");
+
+    // A token service that redirects: what it redirects to may answer, without having seen the login.
+    let (registry, service, other) = (Http::start(), Http::start(), Http::start());
+    let reference = guarded(&registry, format!("Bearer realm=\"{}\"", service.url("/token")));
+    login(&reference);
+    let asked = "/token?scope=repository:x:pull";
+    service.put(asked, b"{}", [Fault::Redirect(other.url("/other"))]);
+    other.put("/other", b"{\"token\":\"the-token\"}", []);
+    let done = install(&reference);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!((shown(&service), shown(&other)), (vec!["Basic bWU6c2VjcmV0".to_owned()], vec![]));
+    remove_recipe(&silo);
+
+    // Parts of the image that the registry redirects to a store: the store sees neither login nor token.
+    let (registry, store) = (Http::start(), Http::start());
+    let reference = guarded(&registry, "Basic realm=\"x\"".to_owned());
+    login(&reference);
+    let blob = format!("/v2/x/blobs/sha256:{}", Digest::of(&layers[0].bytes));
+    registry.put(&blob, b"x", [Fault::Redirect(store.url("/blob"))]);
+    store.put("/blob", &layers[0].bytes, []);
+    let done = install(&reference);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(!store.seen().is_empty());
+    assert_eq!(shown(&store), Vec::<String>::new());
+    assert!(shown(&registry).iter().all(|pass| pass == "Basic bWU6c2VjcmV0") && !shown(&registry).is_empty());
+    remove_recipe(&silo);
+}
+
+fn remove_recipe(silo: &Silo) {
+    let _ = silo.ok(["uninstall", "x"]);
+    for file in ["x.toml", "x.lock"] {
+        fs::remove_file(silo.path(&format!("recipes/{file}"))).expect("the recipe");
+    }
+}
+
+#[test]
+fn a_token_service_is_asked_only_where_a_login_is_safe() {
+    let silo = Silo::new();
+    let bait = Http::start();
+    let port = bait.url("").rsplit(':').next().expect("a port").to_owned();
+    for realm in [
+        "http://token.example.com/token",
+        "http://169.254.169.254/token",
+        &format!("http://me:pw@127.0.0.1:{port}/token"),
+        &format!("http://0.0.0.0:{port}/token"),
+        "file:///etc/passwd",
+        "",
+    ] {
+        let registry = Http::start();
+        let reference = guarded(&registry, format!("Bearer realm=\"{realm}\""));
+        let host = reference.split('/').next().expect("a host");
+        silo.write(".docker/config.json", &format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}"));
+        let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+        assert!(done.code == 1 && done.err.contains("the registry wants"), "{realm}: {done:?}");
+    }
+    assert_eq!(bait.seen(), vec![]);
+    // What is no challenge is told in brief.
+    let registry = Http::start();
+    let reference = guarded(&registry, format!("Bearer {}", "a=b, ".repeat(1000)));
+    let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+    assert!(done.code == 1 && done.err.contains("it cannot be read") && done.err.len() < 1000, "{done:?}");
+}
+
+/// An index may name as many images as fit into it; silo asks for the few that it can use.
+#[test]
+fn as_many_documents_are_asked_for_as_there_are_architectures() {
+    let silo = Silo::new();
+    let server = Http::start();
+    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
+    let reference = served(&server, &layers, &[]);
+    let manifest = documents(&layers).manifest;
+    let nested = b"{\"schemaVersion\":2,\"manifests\":[]}";
+    server.put(&format!("/v2/x/manifests/sha256:{}", Digest::of(nested)), nested, []);
+    let entry = |bytes: &[u8]| {
+        format!(
+            "{{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:{}\",\"size\":{},\"platform\":{{\"architecture\":\"{}\",\"os\":\"linux\"}}}}",
+            Digest::of(bytes),
+            bytes.len(),
+            silo::system::Arch::host()
+        )
+    };
+    let index = |entries: Vec<String>| format!("{{\"schemaVersion\":2,\"manifests\":[{}]}}", entries.join(","));
+    let asked = |server: &Http| server.seen().len();
+    for (entries, expect) in [(vec![entry(nested); 17_000], "17000 images"), (vec![entry(nested); 900], "of the first 32 entries")] {
+        let before = asked(&server);
+        server.put("/v2/x/manifests/v1", index(entries).as_bytes(), []);
+        let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+        assert!(done.code == 1 && done.err.contains(expect), "{done:?}");
+        assert!(asked(&server) - before <= 33, "{}", asked(&server) - before);
+    }
+    // The first image of an architecture is the one, however many follow.
+    let before = asked(&server);
+    server.put("/v2/x/manifests/v1", index([vec![entry(nested)], vec![entry(&manifest); 900]].concat()).as_bytes(), []);
+    let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(asked(&server) - before < 10, "{:?}", server.seen());
+}
+
 #[test]
 fn a_login_is_asked_of_the_helper_that_the_user_names() {
     let silo = Silo::new();

@@ -69,22 +69,24 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
         ("named.inner.test", &[&["10.99.0.1"]]),
         ("granted.example", &[&["10.98.0.1"]]),
         ("both.example", &[&["198.51.100.7", "10.99.0.1"]]),
+        ("other.example", &[&["10.97.0.5"]]),
     ];
     let addresses = [own, "10.99.0.1", "10.98.0.1", "fd00:51::1", "169.254.169.254", "168.63.129.16", "100.64.0.1"];
     let Some(world) = world(names, &addresses, &[("0.0.0.0", 7000), ("::1", 7000), ("fd00:51::1", 7000)]) else { return };
     let program = format!("for name in {:?}: print(name, why(name + ':7000'))", names.iter().map(|(name, _)| *name).collect::<Vec<_>>());
-    let network = allowing(&["*:7000", "named.inner.test:7000", "10.98.0.0/24:7000"]);
+    let network = allowing(&["*:7000", "10.98.0.1:7000"]);
     let (output, _) = world.run(network.clone(), &program);
     let told = errors(&output);
     for line in text(&output).lines() {
         let (name, came_to) = line.split_once(' ').expect("two words");
-        let expect = if ["named.inner.test", "granted.example"].contains(&name) { "reached" } else { "EHOSTUNREACH" };
+        let expect = if name == "granted.example" { "reached" } else { "EHOSTUNREACH" };
         assert_eq!(came_to, expect, "{name}: {told}");
         // What leads to the world is dialled, and only that.
-        let why = if ["public.example", "both.example"].contains(&name) {
-            "did not answer"
-        } else {
-            "is not public, and no grant names it exactly"
+        let why = match name {
+            "public.example" | "both.example" => "did not answer",
+            "other.example" => "is not public, and no grant names it exactly",
+            "loop.example" | "six.example" | "mapped.example" => "own loopback; grant host.silo.internal:7000",
+            _ => "itself is granted",
         };
         let line = told.lines().find(|line| line.contains(&format!("silo: {name}:7000: ")));
         assert!(expect == "reached" || line.is_some_and(|line| line.contains(why)), "{name}: {told}");
@@ -96,6 +98,79 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
     assert!(errors(&output).contains("named.inner.test:7000: it leads to 10.99.0.1, which is denied"), "{}", errors(&output));
 }
 
+/// Whoever owns a name decides where it leads. So a name's own grant does not open this machine, nor a cloud's metadata.
+#[test]
+fn a_granted_name_leads_to_this_machine_only_where_that_is_granted_as_such() {
+    let own = "203.0.113.80";
+    let names: &[(&str, &[&[&str]])] = &[
+        ("loop.example", &[&["127.0.0.1"]]),
+        ("loop8.example", &[&["127.8.8.8"]]),
+        ("six.example", &[&["::1"]]),
+        ("mapped.example", &[&["::ffff:127.0.0.1"]]),
+        ("compatible.example", &[&["::7f00:1"]]),
+        ("nowhere.example", &[&["0.0.0.0"]]),
+        ("nowhere6.example", &[&["::"]]),
+        ("metadata.example", &[&["169.254.169.254"]]),
+        ("cloud.example", &[&["168.63.129.16"]]),
+        ("cloud6.example", &[&["fd00:ec2::254"]]),
+        ("nat64.example", &[&["64:ff9b::7f00:1"]]),
+        ("sixtofour.example", &[&["2002:7f00:1::1"]]),
+        ("local.example", &[&["fe80::1"]]),
+        ("many.example", &[&["224.0.0.1"]]),
+        ("own.example", &[&[own]]),
+        ("inner.example", &[&["10.99.0.1"]]),
+        ("unique.example", &[&["fd00:51::1"]]),
+        ("rebind.example", &[&["198.51.100.7"], &["127.0.0.1"]]),
+    ];
+    let addresses = [own, "10.99.0.1", "fd00:51::1", "169.254.169.254", "168.63.129.16", "fd00:ec2::254"];
+    let Some(world) = world(names, &addresses, &[("0.0.0.0", 7000), ("::", 7000)]) else { return };
+    let list: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    let program = format!("for name in {list:?} + ['rebind.example']: print(name, why(name + ':7000'))");
+    let by_name: Vec<String> = list.iter().map(|name| format!("{name}:7000")).collect();
+    let by_name: Vec<&str> = by_name.iter().map(String::as_str).collect();
+    let (output, _) = world.run(allowing(&by_name), &program);
+    let told = errors(&output);
+    for line in text(&output).lines() {
+        assert!(line.ends_with(" EHOSTUNREACH"), "{line}: {told}");
+    }
+    for (name, why) in [
+        ("loop.example", "it leads to 127.0.0.1, which is this machine's own loopback; grant host.silo.internal:7000"),
+        ("mapped.example", "it leads to 127.0.0.1, which is this machine's own loopback"),
+        ("rebind.example", "it leads to 127.0.0.1, which is this machine's own loopback"),
+        ("own.example", "it leads to 203.0.113.80, which is reached only where 203.0.113.80:7000 itself is granted"),
+        ("inner.example", "it leads to 10.99.0.1, which is reached only where 10.99.0.1:7000 itself is granted"),
+        ("unique.example", "it leads to fd00:51::1, which is reached only where [fd00:51::1]:7000 itself is granted"),
+        ("metadata.example", "it leads to 169.254.169.254, which is reached only where 169.254.169.254:7000 itself is granted"),
+    ] {
+        assert!(told.contains(&format!("silo: {name}:7000: {why}")), "{name}: {told}");
+    }
+    // The network that it stands in does not name the machine, and another port is another grant.
+    let wider = ["10.99.0.0/16:7000", "203.0.113.80:7001", "host.silo.internal:7001", "169.254.169.254:7001"];
+    let program = "for name in ('inner.example', 'own.example', 'loop.example', 'metadata.example'): print(why(name + ':7000'))";
+    let (output, _) = world.run(allowing(&[&by_name[..], &wider].concat()), program);
+    assert_eq!(text(&output), "EHOSTUNREACH\n".repeat(4), "{}", errors(&output));
+    // Granted as such, by its address or as loopback, and at this port.
+    let such = ["10.99.0.1:7000", "203.0.113.80:7000", "host.silo.internal:7000", "169.254.169.254:7000", "[fd00:51::1]:7000"];
+    let program = "
+for name in ('inner.example', 'own.example', 'loop.example', 'six.example', 'metadata.example', 'unique.example'): print(why(name + ':7000'))";
+    let (output, _) = world.run(allowing(&[&by_name[..], &such].concat()), program);
+    assert_eq!(text(&output), "reached\n".repeat(6), "{}", errors(&output));
+}
+
+/// What a proxy of the machine is asked for is judged as far as the machine itself can resolve it.
+#[test]
+fn a_proxy_is_not_asked_for_what_leads_to_this_machine() {
+    let names: &[(&str, &[&[&str]])] = &[("loop.example", &[&["127.0.0.1"]]), ("metadata.example", &[&["169.254.169.254"]])];
+    let Some(world) = world(names, &["169.254.169.254"], &[("0.0.0.0", 7000)]) else { return };
+    let program = "print(why('loop.example:7000'), why('metadata.example:7000'), why('loop.example:80'))";
+    let mut network = allowing(&["loop.example:7000", "metadata.example:7000", "loop.example:80"]);
+    let proxy = Some("http://127.0.0.1:7000".to_owned());
+    network.proxies = silo::broker::proxies::Proxies { http: proxy.clone(), https: proxy, direct: None };
+    let (output, _) = world.run(network, program);
+    assert_eq!(text(&output), "EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH\n", "{}", errors(&output));
+    assert!(!errors(&output).contains("proxy"), "{}", errors(&output));
+}
+
 #[test]
 fn a_name_that_leads_home_the_second_time_is_judged_again() {
     let names: &[(&str, &[&[&str]])] = &[("rebind.example", &[&["198.51.100.7"], &["127.0.0.1"]])];
@@ -105,7 +180,7 @@ fn a_name_that_leads_home_the_second_time_is_judged_again() {
     assert_eq!(text(&output), "EHOSTUNREACH\nEHOSTUNREACH\nEHOSTUNREACH\n");
     let told = errors(&output);
     assert!(told.contains("rebind.example:7000: did not answer: "), "the first time it was dialled: {told}");
-    assert!(told.contains("rebind.example:7000: it leads to 127.0.0.1, which is not public"), "{told}");
+    assert!(told.contains("rebind.example:7000: it leads to 127.0.0.1, which is this machine's own loopback"), "{told}");
     assert!(report.queries.iter().all(|name| name == "rebind.example"), "{:?}", report.queries);
 }
 
@@ -160,10 +235,10 @@ own = socket.create_server(('::1', 8000), family=socket.AF_INET6); to('[::1]:800
 own = socket.create_server(('127.0.0.1', 8000)); to('127.0.0.1:8000').close()
 "
     );
-    let grants = ["10.99.0.0/16:*", "203.0.113.80:1-65535", "[2001:db8::80]:7000", "[2001:db8:1::/48]"];
+    let grants = ["10.99.0.0/16:*", "10.99.0.1:7000-7001", "203.0.113.80:1-65535", "[2001:db8::80]:7000", "[2001:db8:1::/48]"];
     let (output, _) = world.run(allowing(&grants), &program);
     let reached = "True True True True True True \n";
-    let not = "ECONNREFUSED EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH ENETUNREACH ENETUNREACH ECONNREFUSED ECONNREFUSED ";
+    let not = "EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH ENETUNREACH ENETUNREACH ECONNREFUSED ECONNREFUSED ";
     assert_eq!(text(&output), format!("{reached}{not}"), "{}", errors(&output));
     for line in [
         "[2001:db8::80]:7001 is not granted; `silo config network allow [2001:db8::80]:7001` would grant it",

@@ -10,9 +10,10 @@ use tokio::time::{Instant, timeout};
 
 use silo_wire::Outcome;
 
+use crate::grant::address::{Owner, canonical, owner};
 use crate::grant::{Cover, Host, MACHINE, Policy, Said};
 
-use super::address::{is_own, is_public};
+use super::own::is_own;
 use super::proxies::{Proxies, Proxy, Unknown};
 use super::request::{MAX_HEAD_BYTES, end_of_head};
 
@@ -41,6 +42,14 @@ pub enum Error {
         /// The first such address.
         address: IpAddr,
     },
+    /// The name leads to this machine, or to an address that means nothing beyond it.
+    #[error("it leads to {address}, which {}", granted_as(.address, .port))]
+    Machine {
+        /// The first such address.
+        address: IpAddr,
+        /// The port that was asked for.
+        port: u16,
+    },
     /// The name leads to what is denied.
     #[error("it leads to {address}, which is denied")]
     Denied {
@@ -65,7 +74,7 @@ impl Error {
     /// Returns what a program sees of it.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Error::NotPublic { .. } | Error::Denied { .. } => Outcome::Denied,
+            Error::NotPublic { .. } | Error::Machine { .. } | Error::Denied { .. } => Outcome::Denied,
             Error::Connect(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Outcome::Refused,
                 io::ErrorKind::TimedOut => Outcome::TimedOut,
@@ -76,7 +85,19 @@ impl Error {
     }
 }
 
+/// Says by which grant an address would be reached.
+fn granted_as(address: &IpAddr, port: &u16) -> String {
+    match address {
+        address if address.is_loopback() => format!("is this machine's own loopback; grant {MACHINE}:{port} and ask for that name"),
+        IpAddr::V4(address) => format!("is reached only where {address}:{port} itself is granted"),
+        IpAddr::V6(address) => format!("is reached only where [{address}]:{port} itself is granted"),
+    }
+}
+
 /// Reaches a host that a grant covers so.
+///
+/// The addresses that are judged are the ones that are dialled: a name is looked up once. A proxy of the machine is told
+/// the name, and looks it up itself.
 pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies: &Proxies) -> Result<Dialled, Error> {
     // What a proxy is asked for in another way than for a tunnel.
     let plain = port == 80;
@@ -84,10 +105,12 @@ pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies
     let found = lookup(host, port).await;
     // Behind a proxy the machine itself often cannot resolve names; then it is the proxy's to judge.
     let addresses = match (found, &proxy) {
-        (Ok(addresses), _) => judged(addresses, cover, policy)?,
+        (Ok(addresses), _) => judged(host, addresses, cover, policy)?,
         (Err(_), Some(_)) => Vec::new(),
         (Err(error), None) => return Err(Error::Resolve(error)),
     };
+    // What is this machine's is another thing on a proxy's.
+    let proxy = proxy.filter(|_| !addresses.iter().any(|place| owner(place.ip()) == Owner::Machine));
     let Some(proxy) = proxy else {
         return Ok(Dialled { stream: connect(&addresses).await.map_err(Error::Connect)?, proxy: None });
     };
@@ -111,18 +134,28 @@ async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
 
-/// Keeps the addresses that may be dialled: of a host that was granted by its own name all, else the public ones and
-/// those that are granted themselves; none that is denied.
-fn judged(addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
+/// Keeps the addresses that may be dialled: public ones; those of a private network, where the host was granted by its own
+/// name or the address is granted; and this machine's own, or what means nothing beyond it, where that is granted as such.
+fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
     let mut refusal = None;
     let mut kept = Vec::new();
-    for place in addresses {
-        let address = place.ip();
-        let why = match policy.said_of(address, place.port()) {
-            Said::Granted => None,
-            Said::Denied => Some(Error::Denied { address }),
-            Said::Nothing if cover == Cover::Exact || (is_public(address) && !is_own(address)) => None,
-            Said::Nothing => Some(Error::NotPublic { address }),
+    for mut place in addresses {
+        let (address, port) = (canonical(place.ip()), place.port());
+        if address != place.ip() {
+            place.set_ip(address);
+        }
+        let said = policy.said_of(address, port);
+        let is_named = host.as_str() == MACHINE || policy.names(address, port);
+        let by_class = owner(address);
+        let why = match if is_own(address) { Owner::Machine } else { by_class } {
+            _ if said == Said::Denied => Some(Error::Denied { address }),
+            Owner::World => None,
+            Owner::Network if said == Said::Granted || cover == Cover::Exact => None,
+            Owner::Network => Some(Error::NotPublic { address }),
+            Owner::Machine if is_named => None,
+            // A network of link-local addresses is granted as such; one that this machine stands in is not this machine.
+            Owner::Machine if said == Said::Granted && by_class == Owner::Machine => None,
+            Owner::Machine => Some(Error::Machine { address, port }),
         };
         match why {
             None => kept.push(place),

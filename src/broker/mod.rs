@@ -10,9 +10,9 @@
 //! A name says nothing about what is behind it: a server that serves many names may be asked, inside the encrypted
 //! connection, for any of them.
 
-mod address;
 mod conversations;
 pub mod hello;
+mod own;
 pub mod proxies;
 pub mod record;
 pub mod request;

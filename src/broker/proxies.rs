@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::grant::{Host, split_port};
+use crate::grant::{Host, MACHINE, split_port};
 
 /// The machine's own proxies, as its variables name them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ impl Proxies {
     /// Returns the proxy that leads to a host; `plain` for an exchange of plain http.
     pub fn towards(&self, host: &Host, port: u16, plain: bool) -> Result<Option<Proxy>, Unknown> {
         // What another machine calls its loopback is another thing.
-        if host.is_loopback() || self.is_direct(host, port) {
+        if host.is_loopback() || host.as_str() == MACHINE || self.is_direct(host, port) {
             return Ok(None);
         }
         let setting = if plain { &self.http } else { &self.https };
@@ -119,7 +119,9 @@ mod tests {
         let secure = towards("a.example", 443, false).expect("a proxy");
         assert_eq!((secure.port, secure.authorization.as_deref()), (8080, Some("Basic dXNAZXI6cHc=")));
         assert_eq!(towards("a.example", 80, true).expect("a proxy").port, 3128);
-        for (host, port) in [("x.corp.example", 443), ("corp.example", 443), ("one.example", 8443), ("127.0.0.1", 80), ("localhost", 80)] {
+        for (host, port) in
+            [("x.corp.example", 443), ("corp.example", 443), ("one.example", 8443), ("127.0.0.1", 80), ("localhost", 80), (MACHINE, 22)]
+        {
             assert_eq!(towards(host, port, false), None, "{host}");
         }
         assert!(towards("one.example", 443, false).is_some() && towards("xcorp.example", 443, false).is_some());

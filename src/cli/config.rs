@@ -8,7 +8,7 @@ use crate::ecosystem;
 use crate::home::PROJECT_CONFIG;
 use crate::plain;
 use crate::recipe::catalog;
-use crate::recipe::file::{check_grants, check_name};
+use crate::recipe::file::{self, check_denials, check_grants, check_name};
 use crate::tool::ecosystems;
 use crate::tool::record;
 use crate::tool::settings_file;
@@ -93,12 +93,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn check(change: &Change) -> Result<(), Failure> {
+fn check(change: &Change, names: fn(&'static str, &[String]) -> Result<(), file::Error>) -> Result<(), Failure> {
     if let Some(tool) = &change.tool {
         check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     }
     let hint = "write example.com, example.com:22, *.example.com or @pypi";
-    check_grants("network", &change.names).map_err(|error| Failure::usage(error.to_string(), hint))
+    names("network", &change.names).map_err(|error| Failure::usage(error.to_string(), hint))
 }
 
 fn path(setting: &Setting, change: &Change) -> std::path::PathBuf {
@@ -106,7 +106,7 @@ fn path(setting: &Setting, change: &Change) -> std::path::PathBuf {
 }
 
 fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<ExitCode, Failure> {
-    check(change)?;
+    check(change, if key == "allow" { check_grants } else { check_denials })?;
     let path = path(setting, change);
     let tool = change.tool.as_deref();
     let (_, written) =
@@ -123,7 +123,7 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
 }
 
 fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
-    check(change)?;
+    check(change, check_denials)?;
     let path = path(setting, change);
     for name in &change.names {
         let (was, _) = settings_file::change(&path, |document| document.remove_grant(change.tool.as_deref(), name))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::amount;
 use crate::document;
-use crate::recipe::file::{self, check_grants, check_name, check_packages, check_step, check_variables};
+use crate::recipe::file::{self, check_denials, check_grants, check_name, check_packages, check_step, check_variables};
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept, lsp};
 
@@ -180,6 +180,6 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
 
 fn check_network(network: &Network) -> Result<(), file::Error> {
     check_grants("network.allow", &network.allow)?;
-    check_grants("network.deny", &network.deny)?;
+    check_denials("network.deny", &network.deny)?;
     check_grants("network.installAllow", &network.install_allow)
 }

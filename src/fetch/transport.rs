@@ -53,8 +53,10 @@ pub struct Transport {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// What it wants to be shown first, where it says so.
+    /// What it wants to be shown first, where it says so: all its challenges, with commas between.
     pub challenge: Option<String>,
+    /// The origin (scheme, host and port) that answered, where a redirect led to another one than was asked.
+    pub elsewhere: Option<String>,
     /// What it sent.
     pub bytes: Vec<u8>,
 }
@@ -133,7 +135,9 @@ impl Transport {
         }
         let mut response = net.wait(stop, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let (status, challenge) = (response.status().as_u16(), header(WWW_AUTHENTICATE));
+        let (status, challenge) = (response.status().as_u16(), challenges(&response));
+        let is_asked = Url::parse(url).is_ok_and(|asked| asked.origin() == response.url().origin());
+        let elsewhere = (!is_asked).then(|| response.url().origin().ascii_serialization());
         let again = Error::Status {
             url: shown(url),
             status,
@@ -149,7 +153,7 @@ impl Transport {
                 return Err(Error::WrongSize { url: shown(url), expected: Size::AtMost(max_bytes), got: bytes.len() as u64 });
             }
         }
-        Ok(Answer { status, challenge, bytes })
+        Ok(Answer { status, challenge, elsewhere, bytes })
     }
 
     fn net(&self) -> Result<&Net, Error> {
@@ -290,6 +294,12 @@ impl Net {
         }
         Error::Broken { url, cause }
     }
+}
+
+/// Joins the challenges of an answer; a header of several lines means the same as one line with commas (RFC 9110, section 5.2).
+fn challenges(response: &Response) -> Option<String> {
+    let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    lines.map(str::to_owned).reduce(|all, line| format!("{all}, {line}"))
 }
 
 /// Reads where an answer stands in the file: its first byte and the length of the whole.

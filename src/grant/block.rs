@@ -50,6 +50,16 @@ impl Block {
         address.is_ipv4() == self.first.is_ipv4() && self.beginning(address) == self.beginning(self.first)
     }
 
+    /// The last of them.
+    pub fn last(self) -> IpAddr {
+        let all = if self.first.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX };
+        let free = all.checked_shr(u32::from(self.bits)).unwrap_or(0);
+        match self.first {
+            IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() | u32::try_from(free).unwrap_or(0)).into(),
+            IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() | free).into(),
+        }
+    }
+
     /// Whether all of them belong to networks of somebody's own, so that whoever names it means these.
     pub fn is_apart(self) -> bool {
         APART.iter().any(|apart| apart.bits <= self.bits && apart.contains(self.first))
@@ -76,6 +86,20 @@ fn bits_of(address: IpAddr) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_end_where_their_bits_do() {
+        for (network, expect) in [
+            ("10.0.0.0/8", "10.255.255.255"),
+            ("192.0.2.7/32", "192.0.2.7"),
+            ("0.0.0.0/0", "255.255.255.255"),
+            ("[2001:db8::/32]", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("[::/0]", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ("[2001:db8::1/128]", "2001:db8::1"),
+        ] {
+            assert_eq!(Block::parse(network).expect(network).last().to_string(), expect, "{network}");
+        }
+    }
 
     #[test]
     fn networks_are_read_and_hold_their_addresses() {

@@ -12,6 +12,8 @@ use crate::system::Arch;
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Most layers of an image; builders stop at 127.
 pub const MAX_LAYERS: usize = 512;
+/// Most entries of an index. The largest in use have about 40.
+const MAX_ENTRIES: usize = 1000;
 /// Most bytes of one layer as it is fetched: this is arbitrary, and far above any that is used.
 const MAX_LAYER_BYTES: u64 = 32 << 30;
 
@@ -31,8 +33,8 @@ pub struct Pointer {
 /// What a registry answers with when asked for an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
-    /// Images for several platforms: those of the architectures that silo knows.
-    Index(Vec<(Arch, Pointer)>),
+    /// Images for several platforms: those of the architectures that silo knows, and those of none that is named.
+    Index(Vec<(Option<Arch>, Pointer)>),
     /// One image.
     Manifest {
         /// Its configuration.
@@ -62,6 +64,9 @@ pub fn document(bytes: &[u8]) -> Result<Document, String> {
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if value.get("manifests").is_some() {
         let index: ImageIndex = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        if index.manifests().len() > MAX_ENTRIES {
+            return Err(format!("it names {} images; {MAX_ENTRIES} are taken", index.manifests().len()));
+        }
         return Ok(Document::Index(index.manifests().iter().filter_map(of_platform).collect::<Result<_, _>>()?));
     }
     if value.get("layers").is_none() {
@@ -77,12 +82,12 @@ pub fn document(bytes: &[u8]) -> Result<Document, String> {
 }
 
 /// The manifest of a platform that silo knows; others, and what goes with images without being one, are passed over.
-fn of_platform(entry: &Descriptor) -> Option<Result<(Arch, Pointer), String>> {
+fn of_platform(entry: &Descriptor) -> Option<Result<(Option<Arch>, Pointer), String>> {
     let arch = match entry.platform() {
-        Some(platform) if platform.os().to_string() == "linux" => platform.architecture().to_string().parse().ok()?,
+        Some(platform) if platform.os().to_string() == "linux" => Some(platform.architecture().to_string().parse().ok()?),
         Some(_) => return None,
         // A layout's index need not say it; the configuration does.
-        None => Arch::host(),
+        None => None,
     };
     Some(pointer(entry, MAX_DOCUMENT_BYTES).map(|pointer| (arch, pointer)))
 }
@@ -165,6 +170,10 @@ mod tests {
             let error = document(manifest(&layers).as_bytes()).expect_err(&layers);
             assert!(error.contains(expect), "{error}");
         }
+        let entry = entry("application/vnd.oci.image.manifest.v1+json", &good, "7");
+        let index = |count| format!("{{\"schemaVersion\":2,\"manifests\":[{}]}}", vec![entry.as_str(); count].join(","));
+        assert_eq!(document(index(1).as_bytes()).map(|read| matches!(read, Document::Index(list) if list[0].0.is_none())), Ok(true));
+        assert!(document(index(MAX_ENTRIES + 1).as_bytes()).expect_err("too many").contains("are taken"));
         for wrong in ["", "[]", "{}", "{\"schemaVersion\":1,\"fsLayers\":[]}", "{\"manifests\":3}"] {
             document(wrong.as_bytes()).expect_err(wrong);
         }

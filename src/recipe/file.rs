@@ -181,6 +181,16 @@ pub enum Error {
         /// The grant.
         value: String,
     },
+    /// A grant by which nothing can be reached.
+    #[error("{key}: nothing can be reached by \"{value}\": {why}")]
+    DeadGrant {
+        /// The key.
+        key: &'static str,
+        /// The grant.
+        value: String,
+        /// Why, and what to write instead.
+        why: String,
+    },
     /// A version that could not be typed after an `@`.
     #[error("{key}: \"{value}\" is not a version")]
     Version {
@@ -383,8 +393,15 @@ fn check_command(key: &'static str, command: Command) -> Result<Vec<String>, Err
     Ok(words)
 }
 
-/// Checks names that may be reached.
+/// Checks names that may be reached: they can be read, and can lead somewhere.
 pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
+    check_denials(key, grants)?;
+    let flawed = grants.iter().find_map(|text| Some((text, Grant::parse(text)?.flaw()?)));
+    flawed.map_or(Ok(()), |(text, why)| Err(Error::DeadGrant { key, value: text.clone(), why }))
+}
+
+/// Checks names that may not be reached: they can be read.
+pub fn check_denials(key: &'static str, grants: &[String]) -> Result<(), Error> {
     match grants.iter().find(|grant| !is_grant(grant)) {
         Some(wrong) => Err(Error::Grant { key, value: wrong.clone() }),
         None => Ok(()),

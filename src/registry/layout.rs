@@ -12,7 +12,7 @@ use crate::oci::image::{self, MAX_DOCUMENT_BYTES, Pointer};
 use crate::oci::reference::Reference;
 
 use super::archive::Contents;
-use super::{Error, Found};
+use super::{Error, Found, brief};
 
 /// The annotation that names an image of a layout.
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -40,7 +40,7 @@ impl Layout<'_> {
     /// Finds the manifest or index that the layout has under a name.
     pub fn named(&self, reference: &Reference) -> Result<(String, Vec<u8>), Error> {
         let (url, bytes) = self.document("index.json")?;
-        let wrong = |what: String| Error::Document { url: url.clone(), what };
+        let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
         let index: ImageIndex = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         let name = |entry: &Descriptor| entry.annotations().as_ref().and_then(|all| all.get(NAME).cloned());
         let entries = index.manifests();
@@ -91,7 +91,7 @@ pub fn blob(digest: Digest) -> String {
 /// Finds an image in what `docker save` writes. It has no manifest with a digest, so the configuration's names it, as Docker does.
 pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error> {
     let (url, bytes) = contents.document("manifest.json")?;
-    let wrong = |what: String| Error::Document { url: url.clone(), what };
+    let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
     let images = docker::list(bytes).map_err(wrong)?;
     let image = docker::choose(&images, reference.tag.as_deref()).map_err(wrong)?;
     let (url, bytes) = contents.document(&image.config)?;
@@ -103,7 +103,7 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
             return Err(Error::Digest { url, expected, got: id });
         }
     }
-    let configuration = image::configuration(bytes).map_err(|what| Error::Document { url: url.clone(), what })?;
+    let configuration = image::configuration(bytes).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != image.layers.len() {
         let what = format!("it names {} layers, and manifest.json {}", configuration.diff_ids.len(), image.layers.len());
         return Err(Error::Document { url, what });

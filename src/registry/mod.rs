@@ -4,7 +4,10 @@
 //! everybody else gets what is handed out to anybody. Every document is known by its digest before it is believed, but for
 //! the one that a tag names.
 
+mod challenge;
 mod credentials;
+mod realm;
+
 mod login;
 
 mod archive;
@@ -27,6 +30,11 @@ use crate::system::Arch;
 
 use layout::Layout;
 
+/// Most manifests that are asked for by an index: one for each architecture, and room for entries that are no images.
+const MAX_MANIFESTS: usize = 32;
+/// Most letters of a stranger's text in a message.
+const MAX_QUOTED_CHARS: usize = 200;
+
 /// Why an image could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,13 +51,23 @@ pub enum Error {
         /// What it said.
         text: String,
     },
-    /// The registry wants to be shown something that silo has not.
-    #[error("{url}: the registry wants {challenge:?} first")]
+    /// The registry wants a login that silo does not have, or in a way that is not safe.
+    #[error("{url}: the registry wants {challenge:?} first: {why}")]
     Challenge {
         /// What was asked for.
         url: String,
         /// What it wants.
         challenge: String,
+        /// Why it does not get it.
+        why: &'static str,
+    },
+    /// A server that the registry redirected to wants a login.
+    #[error("{url}: the registry redirects to {origin}, which wants a login; logins are shown to the registry itself alone")]
+    Elsewhere {
+        /// What was asked for.
+        url: String,
+        /// The scheme, host and port of the other server.
+        origin: String,
     },
     /// What was answered is not what its digest says.
     #[error("{url}: its sha-256 is {got}, not {expected}")]
@@ -91,6 +109,7 @@ impl Error {
                 "the registry limits how often it may be asked: wait, or log in with podman or docker"
             }
             Error::Fetch(error) => return error.hint(),
+            Error::Elsewhere { .. } => "is the name right? if so, the registry or something on the way to it is misconfigured",
             Error::Status { status: 401 | 403, .. } | Error::Challenge { .. } => {
                 "log in with `podman login` or `docker login`: silo reads ~/.config/containers/auth.json and ~/.docker/config.json"
             }
@@ -169,7 +188,17 @@ pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch
             images.insert(found.configuration.arch, found);
         }
         Document::Index(entries) => {
-            for (_, entry) in entries {
+            let mut asked = 0;
+            for (arch, entry) in entries {
+                // The first image that an index names for an architecture is the one, as for other clients.
+                if arch.is_some_and(|arch| images.contains_key(&arch)) {
+                    continue;
+                }
+                asked += 1;
+                if asked > MAX_MANIFESTS {
+                    let what = format!("none of the first {MAX_MANIFESTS} entries for an architecture is an image");
+                    return Err(Error::Document { url, what });
+                }
                 let (url, bytes) = part(&source, &entry, Part::Manifest)?;
                 // What goes with an image, such as a statement of who built it, is listed like one.
                 let Document::Manifest { config, layers } = document(&url, &bytes)? else { continue };
@@ -208,7 +237,7 @@ pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[R
 
 fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>) -> Result<Found, Error> {
     let (url, bytes) = part(source, &config, Part::Blob)?;
-    let configuration = image::configuration(&bytes).map_err(|what| Error::Document { url: url.clone(), what })?;
+    let configuration = image::configuration(&bytes).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != layers.len() {
         let what = format!("it names {} layers, and its manifest {}", configuration.diff_ids.len(), layers.len());
         return Err(Error::Document { url, what });
@@ -220,7 +249,7 @@ fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<
 }
 
 fn document(url: &str, bytes: &[u8]) -> Result<Document, Error> {
-    image::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what })
+    image::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what: brief(&what) })
 }
 
 /// What kind of part is asked for: registries keep manifests apart.
@@ -257,8 +286,13 @@ fn ask(context: Context<'_>, reference: &Reference, url: &str) -> Result<Vec<u8>
     if answer.status == 401
         && let Some(challenge) = answer.challenge.take()
     {
-        let (prefix, pass) = login::pass(context, reference, url, &challenge)?;
-        context.transport.show(&prefix, pass);
+        // What another server says, to which the registry redirects, is no word of the registry: it could name a realm of its own
+        // and would be shown the registry's login.
+        if let Some(origin) = answer.elsewhere {
+            return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(&origin) });
+        }
+        let pass = login::pass(context, reference, url, &challenge)?;
+        context.transport.show(&pass.prefix, pass.value);
         answer = ask()?;
     }
     accepted(url, answer)
@@ -270,20 +304,27 @@ fn accepted(url: &str, answer: Answer) -> Result<Vec<u8>, Error> {
         status => {
             // {"errors":[{"code":"…","message":"…"}]}, by the specification; proxies answer as they please.
             let value: serde_json::Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
-            let text = value["errors"][0]["message"].as_str().unwrap_or_default();
-            let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+            let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
             Err(Error::Status { url: url.to_owned(), status, text })
         }
     }
+}
+
+/// Returns the beginning of what a stranger wrote, for a message.
+fn brief(text: &str) -> String {
+    let mut letters = text.chars().filter(|c| !c.is_control());
+    let mut brief: String = letters.by_ref().take(MAX_QUOTED_CHARS).collect();
+    if letters.next().is_some() {
+        brief.push('…');
+    }
+    brief
 }
 
 /// The address of a registry's repository. Loopback is asked without encryption, as every other client does.
 fn base(place: &Place) -> String {
     match place {
         Place::Registry { host, repository } => {
-            let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
-            let local = name == "localhost" || name.starts_with("127.") || name == "[::1]";
-            format!("{}://{host}/v2/{repository}", if local { "http" } else { "https" })
+            format!("{}://{host}/v2/{repository}", if realm::is_loopback(host) { "http" } else { "https" })
         }
         Place::Layout(path) | Place::Archive { path, .. } => path.display().to_string(),
     }
