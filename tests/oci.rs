@@ -249,7 +249,10 @@ fn a_login_is_shown_to_the_registry_alone_and_to_the_token_service_it_names() {
 
     // Parts of the image that the registry redirects to a store: the store sees neither login nor token.
     let (registry, store) = (Http::start(), Http::start());
-    let reference = guarded(&registry, "Basic realm=\"x\"".to_owned());
+    // Another layer than before, which is there already.
+    let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n# another\n")]))];
+    let reference = served(&registry, &layers, &[]);
+    registry.put("/v2/x/manifests/v1", &documents(&layers).manifest, [Fault::Challenge("Basic realm=\"x\"".to_owned())]);
     login(&reference);
     let blob = format!("/v2/x/blobs/sha256:{}", Digest::of(&layers[0].bytes));
     registry.put(&blob, b"x", [Fault::Redirect(store.url("/blob"))]);
