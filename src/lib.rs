@@ -42,7 +42,6 @@ pub mod registry;
 
 // Building and running.
 pub mod build;
-pub mod run;
 pub mod shim;
 
 // What the verbs do.
@@ -50,6 +49,9 @@ pub mod tool;
 
 // What can be told of the outcome.
 pub mod insight;
+
+// From what was typed to a launch spec.
+pub mod run;
 
 // The command line, one file a command.
 pub mod cli;

@@ -93,8 +93,8 @@ fn probe_everything(network: Option<Network>, machine: Option<Machine>) {
     spec.files.extend(network.iter().map(Network::file));
     spec.network = network;
     spec.machine = machine;
-    spec.mounts.push(Mount { host: shared.clone(), guest: shared.clone(), access: Access::ReadOnly });
-    spec.mounts.push(Mount { host: project.clone(), guest: "/workspace".into(), access: Access::ReadWrite });
+    spec.mounts.push(Mount { host: shared.clone().into(), guest: shared.clone(), access: Access::ReadOnly });
+    spec.mounts.push(Mount { host: project.clone().into(), guest: "/workspace".into(), access: Access::ReadWrite });
     for top in [project.as_path(), Path::new("/workspace")] {
         spec.read_only.extend(GUARDED.iter().map(|path| top.join(path)));
         spec.read_only.push(top.join("does/not/exist"));
@@ -230,7 +230,7 @@ fn links_of_the_project_lead_no_mount_outside() {
     fs::create_dir(&outside).expect("made");
     symlink(&outside, bench.project().join("link")).expect("made");
     let mut spec = bench.sh("echo x > link/file || true");
-    spec.mounts.push(Mount { host: bench.path("."), guest: bench.project().join("link/inner"), access: Access::ReadOnly });
+    spec.mounts.push(Mount { host: bench.path(".").into(), guest: bench.project().join("link/inner"), access: Access::ReadOnly });
     let _ = bench.run(&spec, b"");
     assert_eq!(fs::read_dir(&outside).expect("there").count(), 0);
 }
@@ -272,7 +272,7 @@ print(sorted(os.listdir("/resolv")))
     let mut spec = bench.python(step);
     spec.identity = silo::launch::spec::Identity::Root;
     spec.root.upper = Upper::Kept { upper: upper.clone(), work };
-    spec.mounts[0] = Mount { host: shared.clone(), guest: "/shared".into(), access: Access::ReadWrite };
+    spec.mounts[0] = Mount { host: shared.clone().into(), guest: "/shared".into(), access: Access::ReadWrite };
     spec.cwd = "/".into();
     spec.env.insert("SHARED".into(), "/shared".into());
     spec.files.push(File { guest: "/resolv/conf".into(), bytes: silo::launch::spec::Bytes(b"x".to_vec()), mode: 0o644 });

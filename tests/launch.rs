@@ -158,7 +158,7 @@ fn a_mount_may_lie_in_a_mount() {
     fs::write(cache.join("inner"), "inner").expect("written");
     fs::write(&file, "file").expect("written");
     let mut spec = bench.sh("cat node_modules/inner deep/er/file /opt/x/file; echo y > node_modules/y");
-    let add = |host: &std::path::Path, guest: std::path::PathBuf, access| Mount { host: host.to_owned(), guest, access };
+    let add = |host: &std::path::Path, guest: std::path::PathBuf, access| Mount { host: host.into(), guest, access };
     spec.mounts.push(add(&cache, bench.project().join("node_modules"), Access::ReadWrite));
     spec.mounts.push(add(&file, bench.project().join("deep/er/file"), Access::ReadOnly));
     spec.mounts.push(add(&file, "/opt/x/file".into(), Access::ReadOnly));

@@ -190,7 +190,7 @@ fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: 
     let mut cwd = PathBuf::from("/root");
     if fields.project {
         let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.title() })?;
-        mounts.push(Mount { host: project.to_owned(), guest: PROJECT.into(), access: Access::ReadOnly });
+        mounts.push(Mount { host: project.into(), guest: PROJECT.into(), access: Access::ReadOnly });
         cwd = PROJECT.into();
     }
     let env = fields.env.iter().filter_map(|pair| pair.split_once('='));

@@ -273,7 +273,7 @@ impl Run<'_> {
             ("SOURCE_DATE_EPOCH", self.step.epoch.to_string()),
         ];
         let mount = |(name, path): &(String, PathBuf)| Mount {
-            host: path.clone(),
+            host: path.clone().into(),
             guest: format!("{}/{name}.deb", script::DEBS).into(),
             access: Access::ReadOnly,
         };

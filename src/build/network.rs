@@ -60,19 +60,25 @@ pub struct Outside {
 }
 
 /// What a launch spec needs for a network.
+#[derive(Debug)]
 pub struct Reach {
-    network: Network,
-    files: Vec<File>,
-    env: Vec<(String, String)>,
+    /// What may be reached.
+    pub network: Option<Network>,
+    /// Files that programs need for it.
+    pub files: Vec<File>,
+    /// Variables that programs need for it; one that is set already stays.
+    pub env: Vec<(String, String)>,
 }
 
 impl Reach {
-    /// Lays it over a spec; a variable that is set already stays.
+    /// Lays it over the spec of a step; a variable that is set already stays.
     pub fn furnish(self, spec: &mut Spec) {
-        let resolver = self.network.file();
-        spec.files.retain(|file| file.guest != resolver.guest);
-        spec.files.push(resolver);
-        spec.network = Some(self.network);
+        if let Some(network) = &self.network {
+            let resolver = network.file();
+            spec.files.retain(|file| file.guest != resolver.guest);
+            spec.files.push(resolver);
+        }
+        spec.network = self.network;
         spec.files.extend(self.files);
         for (name, value) in self.env {
             spec.env.entry(name.into()).or_insert_with(|| value.into());
@@ -225,7 +231,9 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
 
 /// Adds to a network what makes programs use it as the machine's own would.
 fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> Reach {
-    let mut reach = Reach { network, files: Vec::new(), env: Vec::new() };
+    let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
+    let asker = network.asker;
+    let mut reach = Reach { network: Some(network), files: Vec::new(), env: Vec::new() };
     for registry in registries {
         match registry.file() {
             Some((place, text)) => reach.files.push(File { guest: place.into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }),
@@ -233,9 +241,8 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
         }
     }
     // Whoever reaches nobody need trust nobody.
-    let reaches = !reach.network.allow.is_empty() || !reach.network.public.is_empty() || reach.network.learn.is_some();
     if let Some(machine) = outside.roots.iter().find(|path| reaches && path.is_file()) {
-        trust(machine, root, &mut reach);
+        trust(machine, root, asker, &mut reach);
     }
     reach
 }
@@ -244,13 +251,13 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
 ///
 /// A run finds it where its programs look anyway. A step must not: what it makes of such a file (a bundle anew, say)
 /// would get into the image. So it is told by variables of a place that is in no layer.
-fn trust(machine: &Path, root: &[PathBuf], reach: &mut Reach) {
+fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut Reach) {
     // What cannot be read is not trusted; the program's own error about a certificate says the rest.
     let image = |path: &str| root.iter().find_map(|tree| in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
     let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
     let Some(merged) = roots::merged(&theirs, &own) else { return };
     let store = image(keystore::PATH).and_then(|image| roots::merged_store(&image, &theirs, &own));
-    let is_step = reach.network.asker == Asker::Step;
+    let is_step = asker == Asker::Step;
     let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(keystore::PATH)) };
     if is_step && store.is_some() {
         let value = format!("-Djavax.net.ssl.trustStore={JAVA_ROOTS}");

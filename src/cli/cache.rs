@@ -90,9 +90,6 @@ struct Restore {
     image: String,
 }
 
-/// The word for the hidden command that `silo run` starts for a compressed image.
-pub const RESTORE: [&str; 2] = ["cache", "restore"];
-
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     match &args.verb {
         Verb::Report(args) => report(&setting(globals)?, args),

@@ -20,11 +20,12 @@ use crate::insight::inside::Look;
 use crate::launch::spec::Machine;
 use crate::plain;
 use crate::recipe::catalog::Places;
+use crate::run::image::Images;
+use crate::run::tier;
 use crate::tool::{Context, View};
 
 use super::env;
 use super::error::Failure;
-use super::tier;
 use super::ui::{self, Ui};
 
 /// The options of every command.
@@ -129,6 +130,12 @@ impl Setting {
         }
     }
 
+    /// Gives `work` the images of this home.
+    pub fn images<T, E: Into<Failure>>(&self, work: impl FnOnce(Images<'_>) -> Result<T, E>) -> Result<T, Failure> {
+        let sink = |event| self.ui.show(event);
+        work(Images { home: &self.home, store: &self.store, program: &env::program()?, sink: &sink }).map_err(Into::into)
+    }
+
     /// Tells something that is no result, unless that is not wanted.
     pub fn note(&self, text: String) {
         self.ui.show(Event::Note { text });
@@ -147,7 +154,7 @@ impl Setting {
     /// Runs `work` that changes nothing, so that Ctrl-C may end the program at once, now and at a question afterwards.
     pub fn look<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
-        let usual = if self.machine.is_none() { tier::usual_of_steps(self)? } else { None };
+        let usual = if self.machine.is_none() { self.images(tier::usual_of_steps)? } else { None };
         let context = Context {
             home: &self.home,
             store: &self.store,

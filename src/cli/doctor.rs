@@ -8,12 +8,13 @@ use crate::launch::{self, Check, State};
 use crate::lock::{self, Archive};
 use crate::plain;
 use crate::recipe::catalog;
+use crate::run::tier;
 use crate::shim::{links, table};
 use crate::tool::shims;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, screen, tier, ui};
+use super::{env, screen, ui};
 
 /// Try what sandboxes and builds need on this machine, and say what to do about what is missing
 ///
@@ -44,7 +45,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     checks.push(room(&home));
     checks.push(clock());
     checks.push(mirrors(&setting)?);
-    checks.extend(tier::check(&setting)?);
+    checks.extend(tier::check(&setting.home)?);
     checks.extend(shim_checks(&setting));
     if args.json {
         ui::json(&serde_json::json!(checks))?;

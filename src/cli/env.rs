@@ -9,7 +9,8 @@ use crate::broker::proxies::Proxies;
 use crate::build::network::Outside;
 use crate::ecosystem::registries;
 use crate::home::Home;
-use crate::run::{User, account_name};
+use crate::run::plan::Caller;
+use crate::run::user::{User, account_name};
 use crate::shim::search::{self, identity};
 
 use super::error::Failure;
@@ -35,6 +36,12 @@ pub fn user() -> Result<User, Failure> {
     let uid = rustix::process::getuid().as_raw();
     let gid = rustix::process::getgid().as_raw();
     Ok(User { uid, gid, name: account_name(var("USER").as_deref(), uid), home: home()? })
+}
+
+/// Returns the caller with the machine around them.
+pub fn caller() -> Result<Caller<'static>, Failure> {
+    let now = u64::try_from(now()).unwrap_or_default();
+    Ok(Caller { user: user()?, cwd: cwd()?, variable: &var, outside: outside()?, now, pid: std::process::id() })
 }
 
 /// Returns what the machine's own programs know of the network.

@@ -133,6 +133,19 @@ fn shims_hint(error: &tool::shims::Error) -> Option<String> {
     }
 }
 
+impl From<crate::run::error::Error> for Failure {
+    fn from(error: crate::run::error::Error) -> Failure {
+        use crate::run::error::Error as E;
+        match error {
+            E::Usage { what, hint } => Failure::usage(what, hint),
+            E::Missing { what, hint } => Failure::found(what, hint),
+            E::Definition(error) => error.into(),
+            E::Private { .. } | E::Directory { .. } => Failure { code: USAGE, ..Failure::hinted(&error, error.hint()) },
+            error => Failure::hinted(&error, error.hint()),
+        }
+    }
+}
+
 impl From<insight::error::Error> for Failure {
     fn from(error: insight::error::Error) -> Failure {
         let hint = error.hint();

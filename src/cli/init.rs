@@ -19,7 +19,7 @@ use crate::tool::{record, trust};
 
 use super::context::{Globals, Setting, setting_at};
 use super::error::Failure;
-use super::{env, reach, trust as trust_command, ui};
+use super::{env, run, trust as trust_command, ui};
 
 /// Make this directory a project: write its silo.toml
 ///
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long = "for", value_name = "TOOL")]
     base: Option<String>,
     /// Lead this port of this machine to the tool
-    #[arg(long, value_name = "PORT:INSIDE", value_parser = reach::port)]
+    #[arg(long, value_name = "PORT:INSIDE", value_parser = run::port)]
     port: Vec<Port>,
     /// Hand this variable of yours into every tool
     #[arg(long = "pass-env", value_name = "NAME", value_delimiter = ',')]

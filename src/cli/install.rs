@@ -80,7 +80,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     for outcome in outcomes.iter().filter(|outcome| outcome.fresh) {
         shims::tell(&setting, &outcome.tool.name)?;
-        tier::tell(&setting, &outcome.tool.name);
+        tier::announce(&setting, &outcome.tool.name);
     }
     Ok(ExitCode::SUCCESS)
 }

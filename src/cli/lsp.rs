@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::recipe::kept;
+use crate::run::target::{self, Target, Wanted};
 use crate::tool::locking::Resolving;
 use crate::tool::server::{self, Server};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::run::{self, SILO_FAILED};
-use super::target::{self, Target, Wanted};
 use super::{env, trust, ui};
 
 /// Run a tool's language server in the sandbox that `silo run` gives the tool
@@ -53,7 +53,8 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 /// Finds the tool that is meant, and its language server.
 fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: bool) -> Result<(Target, Server), Failure> {
     let word = words.first().map(OsString::as_os_str).unwrap_or_default();
-    let target = target::find(setting, Wanted { word, program: None, rest: Vec::new(), no_project, quiet: globals.quiet })?;
+    let hint = run::hints(globals.quiet);
+    let target = target::find(setting.view(), Wanted { word, program: None, rest: Vec::new(), no_project, hint: &hint })?;
     let tool = &target.tool.name;
     let server = server::of(setting.view(), tool, no_project)?;
     let server = server.ok_or_else(|| {

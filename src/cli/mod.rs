@@ -7,9 +7,7 @@ mod ui;
 
 mod context;
 
-mod activation;
 mod overlay;
-mod target;
 mod timing;
 
 mod gc;
@@ -38,7 +36,6 @@ mod older;
 mod pins;
 mod ports;
 mod projects;
-mod reach;
 mod reset;
 mod run;
 mod sbom;
@@ -48,7 +45,6 @@ mod shell;
 mod shellenv;
 mod shims;
 mod show;
-mod sight;
 mod step;
 mod sync;
 mod tier;

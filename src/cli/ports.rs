@@ -13,7 +13,7 @@ use crate::tool::trust;
 
 use super::context::Setting;
 use super::error::Failure;
-use super::reach;
+use super::run;
 use super::{trust as trust_command, ui};
 
 /// What is done with ports.
@@ -32,7 +32,7 @@ pub struct Change {
     /// The tool
     tool: String,
     /// PORT:INSIDE, or one number for both
-    #[arg(required = true, value_name = "PORT:INSIDE", value_parser = reach::port)]
+    #[arg(required = true, value_name = "PORT:INSIDE", value_parser = run::port)]
     ports: Vec<Port>,
     /// Say it for everywhere, in ~/.silo/silo.toml
     #[arg(long)]

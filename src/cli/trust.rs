@@ -1,19 +1,19 @@
 //! `silo trust`, and the questions that come before a project's own files count.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::Trust;
 use crate::plain;
-use crate::run;
+use crate::run::error::Error;
+use crate::run::{moved, private};
 use crate::tool::kept::{self, Keeper};
 use crate::tool::settings_file::Changed;
 use crate::tool::trust::{self, Exposures};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, sight, ui};
+use super::{env, ui};
 
 /// Approve what this project's silo.toml and recipes open to its tools
 ///
@@ -32,7 +32,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let mut exposed = exposures(&setting, None)?;
     if let (true, Some(why)) = (args.expose, why_hidden(&setting.project)?) {
-        exposed.insert(shown(why));
+        exposed.insert(private::approval(why));
     }
     let new = new(&setting, exposed)?;
     if new.is_empty() {
@@ -69,22 +69,22 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
 
 /// Fails where a directory holds what no tool is meant to see, unless that was confirmed; on a terminal it asks first.
 pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
-    let Some(why) = hidden(setting, dir)? else { return Ok(()) };
-    let what = format!("{} is not shown to a tool: {why}", plain::path(dir));
-    if ui::is_asking() {
-        ui::note(&what);
-        if ui::ask("Show it all the same, from now on? Type yes: ", "yes", "")? {
-            return approve(setting, dir, &[shown(why)].into());
-        }
+    match private::hidden(&setting.home, &env::home()?, dir)? {
+        Some(why) => confirm_private(setting, dir, why),
+        None => Ok(()),
     }
-    let instead = "--no-project shows nothing, --expose shows it for once, `silo trust --expose` from now on";
-    Err(Failure::usage(what, format!("work in a project's own directory; or {instead}")))
 }
 
-/// Says why a directory is not shown to a tool, unless it is one that is, or that was approved.
-pub fn hidden(setting: &Setting, dir: &Path) -> Result<Option<&'static str>, Failure> {
-    let Some(why) = why_hidden(dir)? else { return Ok(None) };
-    Ok((!trust::approved(&setting.home, dir)?.contains(&shown(why))).then_some(why))
+/// Asks whether a directory that holds what no tool is meant to see is shown from now on; without a terminal it is an error.
+pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Result<(), Failure> {
+    let refused = Error::Private { dir: dir.to_owned(), why };
+    if ui::is_asking() {
+        ui::note(&refused.to_string());
+        if ui::ask("Show it all the same, from now on? Type yes: ", "yes", "")? {
+            return approve(setting, dir, &[private::approval(why)].into());
+        }
+    }
+    Err(refused.into())
 }
 
 /// Approves what a change of the project's silo.toml opens; one of the user's own needs no approval.
@@ -97,13 +97,7 @@ pub fn changed(setting: &Setting, changed: &Changed) -> Result<(), Failure> {
 }
 
 fn why_hidden(dir: &Path) -> Result<Option<&'static str>, Failure> {
-    let home = env::home()?;
-    let home = fs::canonicalize(&home).unwrap_or(home);
-    Ok(run::exposes(dir, &home))
-}
-
-fn shown(why: &str) -> String {
-    format!("it is shown to tools although {why}")
+    Ok(private::why_private(&env::home()?, dir))
 }
 
 /// What the project's own files open to a tool, or to all that it claims.
@@ -130,7 +124,9 @@ fn new(setting: &Setting, exposed: Exposures) -> Result<Exposures, Failure> {
         return Ok(new);
     }
     // It may have been approved where the project was before.
-    sight::settle(setting)?;
+    if let Some(note) = moved::settle(&setting.home, &setting.store, &setting.project)? {
+        ui::note(&note);
+    }
     unapproved(&exposed)
 }
 

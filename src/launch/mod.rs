@@ -18,6 +18,8 @@ mod foreign;
 
 mod host;
 
+pub mod opened;
+
 #[cfg(target_os = "linux")]
 mod native;
 

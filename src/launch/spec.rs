@@ -6,6 +6,8 @@
 
 mod text;
 
+pub mod host_path;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use crate::broker::proxies::Proxies;
 use crate::grant::{Grant, Policy, Port};
 
 use super::error::Error;
+use host_path::HostPath;
 
 /// One program to run in one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,8 +134,7 @@ pub enum Upper {
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// The file or directory on the host.
-    #[serde(with = "text::one")]
-    pub host: PathBuf,
+    pub host: HostPath,
     /// Where it appears; made when missing (on the host, if it lies inside another writable mount).
     #[serde(with = "text::one")]
     pub guest: PathBuf,
@@ -359,7 +361,7 @@ impl Spec {
             }
         }
         if let Some(mount) = self.mounts.iter().find(|mount| mount.guest.parent().is_none()) {
-            return refuse(format!("{} cannot be mounted over the root", mount.host.display()));
+            return refuse(format!("{} cannot be mounted over the root", mount.host.path().display()));
         }
         for text in self.argv.iter().chain(self.env.keys()).chain(self.env.values()) {
             if text.as_encoded_bytes().contains(&0) {

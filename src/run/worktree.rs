@@ -42,7 +42,7 @@ pub fn repository(project: &Path, access: Access) -> Option<Repository> {
     if back != file || !is_repository || !is_its_worktree || own.starts_with(project) {
         return None;
     }
-    let mount = |path: PathBuf, access| Mount { host: path.clone(), guest: path, access };
+    let mount = |path: PathBuf, access| Mount { host: path.clone().into(), guest: path, access };
     let mut mounts = vec![mount(common.clone(), Access::ReadOnly)];
     if access == Access::ReadWrite {
         let written = WRITTEN.into_iter().map(|name| common.join(name)).filter(|path| is_plain_directory(path));
@@ -80,7 +80,7 @@ mod tests {
         write(own.join("gitdir"), format!("{}\n", project.join(".git").display()));
         write(project.join(".git"), format!("gitdir: {}\n", own.display()));
         let found = repository(&project, Access::ReadWrite).expect("a worktree");
-        let shown: Vec<(PathBuf, Access)> = found.mounts.iter().map(|mount| (mount.host.clone(), mount.access)).collect();
+        let shown: Vec<(PathBuf, Access)> = found.mounts.iter().map(|mount| (mount.host.path().to_owned(), mount.access)).collect();
         let (read, written) = (Access::ReadOnly, Access::ReadWrite);
         assert_eq!(
             shown,

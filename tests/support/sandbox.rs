@@ -61,7 +61,7 @@ impl Bench {
         Spec {
             machine: None,
             root: Root { lower: vec![self.root.clone()], upper: Upper::Ephemeral { size_bytes: SIZE_BYTES } },
-            mounts: vec![Mount { host: project.clone(), guest: project.clone(), access: Access::ReadWrite }],
+            mounts: vec![Mount { host: project.clone().into(), guest: project.clone(), access: Access::ReadWrite }],
             dirs: vec![],
             files: vec![],
             read_only: vec![],

@@ -26,11 +26,17 @@ use rustix::process::{fchdir, pivot_root};
 use super::skeleton::Skeleton;
 use super::{device, proc, sys};
 use crate::launch::host::failure::{During, Failure};
+use crate::launch::opened;
+use crate::launch::spec::host_path::HostPath;
 use crate::launch::spec::{Access, Spec, Upper};
 
 /// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as
 /// size, so the inodes of a full sandbox take at most a quarter more than its limit.
 const BYTES_PER_INODE: u64 = 4096;
+
+/// How often a path is opened that has another inode than it should: an editor that saves by rename passes through such a
+/// moment once, and a program that swaps files in a loop leaves the right one in place for about half of the attempts.
+const OPEN_ATTEMPTS: usize = 64;
 
 /// Flags of every mount that a guest may write to.
 const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
@@ -61,7 +67,7 @@ pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
     }
     for (mount, tree) in spec.mounts.iter().zip(&sources.mounts) {
         attach_making(tree, &root, &mount.guest)
-            .during_this(|| format!("mounting {} on {}", mount.host.display(), mount.guest.display()))?;
+            .during_this(|| format!("mounting {} on {}", mount.host.path().display(), mount.guest.display()))?;
     }
     protect(spec, &root)?;
     fchdir(&root).during("entering the root")?;
@@ -81,8 +87,8 @@ fn open_sources(spec: &Spec) -> Result<Sources, Failure> {
     };
     let mut mounts = Vec::with_capacity(spec.mounts.len());
     for mount in &spec.mounts {
-        let step = || format!("opening {}", mount.host.display());
-        let tree = clone_tree(CWD, &mount.host).during_this(step)?;
+        let step = || format!("opening {}", mount.host.path().display());
+        let tree = clone_tree(open_host(&mount.host)?.as_fd(), "").during_this(step)?;
         let flags = match mount.access {
             Access::ReadOnly => HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY,
             Access::ReadWrite => HARMLESS,
@@ -91,6 +97,22 @@ fn open_sources(spec: &Spec) -> Result<Sources, Failure> {
         mounts.push(tree);
     }
     Ok(Sources { lower, kept, mounts, devices: device::open_sources()? })
+}
+
+/// Opens what is to be mounted; fails if the path has another inode now than the one that was checked.
+fn open_host(host: &HostPath) -> Result<OwnedFd, Failure> {
+    let opening = || format!("opening {}", host.path().display());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let Some(inode) = host.inode() else { return open(host.path(), flags, Mode::empty()).during_this(opening) };
+    let mut failed = Errno::STALE;
+    for _ in 0..OPEN_ATTEMPTS {
+        match openat2(CWD, host.path(), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+            Ok(file) if opened::inode(&fstat(&file).during_this(opening)?) == inode => return Ok(file),
+            Ok(_) => failed = Errno::STALE,
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed).during_this(|| format!("opening {}, which another program replaced meanwhile", host.path().display()))
 }
 
 /// Mounts the scratch tmpfs, where no host path is looked up any more.
@@ -167,7 +189,7 @@ fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(
         if nested {
             continue;
         }
-        if is_dir(tree).during_this(|| format!("opening {}", mount.host.display()))? {
+        if is_dir(tree).during_this(|| format!("opening {}", mount.host.path().display()))? {
             skeleton.dir(&mount.guest, 0o755)?;
         } else {
             skeleton.file_mount_point(&mount.guest)?;

@@ -66,8 +66,8 @@ pub fn make(spec: &Spec, machine: &Machine) -> (Configuration, Inside) {
     let shared = shares.hosts.iter().enumerate().map(|(number, share)| Share {
         tag: tag(number),
         holds: match share.file {
-            Some(_) => Holds::File(share.host.clone()),
-            None => Holds::Directory(share.host.clone()),
+            Some(_) => Holds::File(share.host.path().to_owned()),
+            None => Holds::Directory(share.host.path().to_owned()),
         },
         access: share.access,
     });
@@ -148,7 +148,7 @@ mod tests {
     fn what_runs_inside_finds_its_shares_and_keeps_its_rules() {
         let (configuration, inside) = make(&spec(), &machine(Some("/h/disk")));
         assert_eq!((inside.shares, inside.sharing), (3, Sharing::Virtiofs));
-        let hosts: Vec<String> = inside.spec.mounts.iter().map(|mount| mount.host.display().to_string()).collect();
+        let hosts: Vec<String> = inside.spec.mounts.iter().map(|mount| mount.host.path().display().to_string()).collect();
         assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hosts"]);
         assert_eq!(inside.spec.read_only, spec().read_only, "nothing outside keeps them");
         // The framework's own bounds.

@@ -171,7 +171,7 @@ impl Made {
 /// Makes both specs of one.
 pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) -> Made {
     let given = Path::new(GIVEN);
-    let read_only = |host: &Path, name: &str| Mount { host: host.to_owned(), guest: given.join(name), access: Access::ReadOnly };
+    let read_only = |host: &Path, name: &str| Mount { host: host.into(), guest: given.join(name), access: Access::ReadOnly };
     let mut mounts = vec![read_only(&machine.kernel, "kernel"), read_only(&machine.initial, "initial")];
     match &machine.disk {
         Some(disk) => mounts.push(read_only(disk, "disk")),
@@ -192,7 +192,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
     match &start {
         Start::Boot => {}
         Start::Observed { dir, shares, .. } => {
-            mounts.push(Mount { host: dir.clone(), guest: SNAPSHOT.into(), access: Access::ReadWrite });
+            mounts.push(Mount { host: dir.clone().into(), guest: SNAPSHOT.into(), access: Access::ReadWrite });
             count = *shares;
             let places = (0..count).map(shared_dir).chain(machine.disk.is_none().then(|| given.join("lower")));
             dirs.extend(places.map(|guest| Dir { guest, mode: 0o755 }));
@@ -243,7 +243,7 @@ pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64
         }
     }
     for mount in &mut inner.mounts {
-        mount.host = shares.inside(&mount.host);
+        mount.host = shares.inside(&mount.host).into();
     }
     // The machine has no more processors than the program may have.
     inner.limits.cpu_thousandths = None;
@@ -390,7 +390,7 @@ mod tests {
         let made = make(&spec(), &machine(), Processor::Translated, Start::Boot);
         assert_eq!(made.shares, 3);
         let seen: Vec<String> =
-            made.outer.mounts.iter().map(|m| format!("{} {} {:?}", m.host.display(), m.guest.display(), m.access)).collect();
+            made.outer.mounts.iter().map(|m| format!("{} {} {:?}", m.host.path().display(), m.guest.display(), m.access)).collect();
         let expect = [
             "/h/vmlinux /silo/kernel ReadOnly",
             "/h/initial /silo/initial ReadOnly",
@@ -413,7 +413,7 @@ mod tests {
         let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, Start::Boot);
         let lower: Vec<_> = made.outer.mounts.iter().filter(|mount| mount.guest.starts_with("/silo/lower")).collect();
         assert!(lower.len() == 2 && lower.iter().all(|mount| mount.access == Access::ReadOnly), "{lower:?}");
-        assert!(made.outer.mounts.iter().all(|mount| !mount.host.starts_with("/h/step")), "nothing of the host is written to");
+        assert!(made.outer.mounts.iter().all(|mount| !mount.host.path().starts_with("/h/step")), "nothing of the host is written to");
         assert_eq!(made.inner.root.lower, [PathBuf::from("/lower/0"), PathBuf::from("/lower/1")]);
         assert_eq!(made.inner.root.upper, Upper::Kept { upper: "/changes/upper".into(), work: "/changes/work".into() });
         assert!(made.outer.argv.iter().all(|word| word != "virtio-blk-pci,drive=disk"));
@@ -423,7 +423,7 @@ mod tests {
     fn the_inner_sandbox_is_the_one_that_was_asked_for() {
         let (spec, machine) = (spec(), machine());
         let inner = make(&spec, &machine, Processor::Translated, Start::Boot).inner;
-        let hosts: Vec<String> = inner.mounts.iter().map(|mount| mount.host.display().to_string()).collect();
+        let hosts: Vec<String> = inner.mounts.iter().map(|mount| mount.host.path().display().to_string()).collect();
         assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hostname"]);
         let undone = Spec {
             root: spec.root.clone(),

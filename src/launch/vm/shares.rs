@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::machine::{GIVEN, SHARES};
+use crate::launch::spec::host_path::HostPath;
 use crate::launch::spec::{Access, Spec};
 
 /// A host directory, or one file, that a machine sees.
 pub(super) struct Share {
     /// Where it is on the host.
-    pub host: PathBuf,
+    pub host: HostPath,
     /// Whether it can be written.
     pub access: Access,
     /// Its name, if it is a file: only a directory can be shared, so it lies in one that is made for it.
@@ -32,7 +33,8 @@ impl Shares {
                 Some(share) if mount.access == Access::ReadWrite => share.access = Access::ReadWrite,
                 Some(_) => {}
                 None => {
-                    let file = mount.host.is_file().then(|| mount.host.file_name().map(ToOwned::to_owned)).flatten();
+                    let path = mount.host.path();
+                    let file = path.is_file().then(|| path.file_name().map(ToOwned::to_owned)).flatten();
                     hosts.push(Share { host: mount.host.clone(), access: mount.access, file });
                 }
             }
@@ -41,8 +43,8 @@ impl Shares {
     }
 
     /// Where a host path of the spec is inside.
-    pub fn inside(&self, host: &Path) -> PathBuf {
-        let number = self.hosts.iter().position(|share| share.host == host).unwrap_or_default();
+    pub fn inside(&self, host: &HostPath) -> PathBuf {
+        let number = self.hosts.iter().position(|share| share.host == *host).unwrap_or_default();
         let dir = Path::new(SHARES).join(number.to_string());
         match self.hosts.get(number).and_then(|share| share.file.as_ref()) {
             Some(name) => dir.join(name),

@@ -1,14 +1,14 @@
 //! What a project's own directories, such as `.venv`, change about a run.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::launch::spec::Spec;
 use crate::plain;
 use crate::recipe::Run;
-use crate::run::activate::{self, Active};
 
-use super::ui;
+use super::activate::{self, Active};
 
 /// More links than this lead nowhere, as for the kernel.
 const MAX_LINKS: usize = 40;
@@ -16,19 +16,17 @@ const MAX_LINKS: usize = 40;
 /// The image's root, and where on the host a path of the project is that a sandbox sees.
 type Seen<'a> = (&'a Path, &'a dyn Fn(&Path) -> Option<PathBuf>);
 
-/// Activates what the tool's rules find in the project, and says what of it cannot be.
-pub fn activate(run: &Run, project: &Path, seen: Seen<'_>, quiet: bool, spec: &mut Spec) {
+/// Sets the variables of what the tool's rules find in the project, and says what cannot be activated.
+pub fn activate(run: &Run, project: &Path, cwd: &Path, seen: Seen<'_>, env: &mut BTreeMap<OsString, OsString>) -> Vec<String> {
     let is_there = |path: &Path| seen.1(path).is_some_and(|real| real.symlink_metadata().is_ok());
-    let found = activate::find(&run.activate, project, &spec.cwd, is_there);
+    let found = activate::find(&run.activate, project, cwd, is_there);
     let (usable, lost): (Vec<Active<'_>>, Vec<Active<'_>>) = found.into_iter().partition(|active| is_inside(&active.mark(), seen));
-    for active in lost.iter().filter(|_| !quiet) {
+    activate::apply(&usable, env);
+    let lost = lost.iter().map(|active| {
         let (dir, mark) = (plain::path(&active.dir), active.mark());
-        ui::note(&format!(
-            "{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo",
-            plain::path(&mark)
-        ));
-    }
-    activate::apply(&usable, &mut spec.env);
+        format!("{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo", plain::path(&mark))
+    });
+    lost.collect()
 }
 
 /// Whether a path of the project leads, over links, to something that is there inside: of the project, or of the image.

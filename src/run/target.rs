@@ -3,16 +3,15 @@
 use std::ffi::{OsStr, OsString};
 
 use crate::recipe::Recipe;
-use crate::recipe::catalog;
+use crate::recipe::catalog::{self, Places};
 use crate::recipe::file::check_name;
-use crate::run::grammar::{self, Commands, Known, Meant, Typed, Unclear};
 use crate::shim::table::{self, Table};
+use crate::tool::View;
 use crate::tool::definition::{self, Scope};
 use crate::tool::record::{self, Installed};
 
-use super::context::Setting;
-use super::error::Failure;
-use super::ui;
+use super::error::Error;
+use super::grammar::{self, Commands, Known, Meant, Typed, Unclear};
 
 /// What is to be run.
 pub struct Target {
@@ -45,18 +44,25 @@ pub struct Wanted<'a> {
     pub rest: Vec<OsString>,
     /// Whether the project is left out of it.
     pub no_project: bool,
-    /// Whether nothing but errors is told.
-    pub quiet: bool,
+    /// Takes a hint for the user.
+    pub hint: &'a dyn Fn(&str),
 }
 
 /// Finds the installed tool that is meant, and the program with its arguments.
-pub fn find(setting: &Setting, wanted: Wanted<'_>) -> Result<Target, Failure> {
+pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
+    let places;
+    let view = if wanted.no_project {
+        places = Places { project: None, ..view.places.clone() };
+        View { places: &places, ..view }
+    } else {
+        view
+    };
     let name = plain(wanted.word)?.to_owned();
-    let table = table::read(&setting.home.shims())?;
+    let table = table::read(&view.home.shims())?;
     let mut known = Known::new();
     let mut usable = Vec::new();
-    for tool in candidates(setting, &table, &name, wanted.no_project)? {
-        let (recipe, commands) = commands(setting, &table, &tool.name, wanted.no_project);
+    for tool in candidates(view, &table, &name, wanted.no_project)? {
+        let (recipe, commands) = commands(view, &table, &tool.name, wanted.no_project);
         known.insert(tool.name.clone(), commands);
         usable.push((tool, recipe));
     }
@@ -66,58 +72,55 @@ pub fn find(setting: &Setting, wanted: Wanted<'_>) -> Result<Target, Failure> {
     let typed = Typed { word: &name, program: wanted.program, rest: wanted.rest };
     let first = typed.rest.first().cloned();
     let Meant { tool, argv, other } = grammar::meaning(typed, &known).map_err(|unclear| match unclear {
-        Unclear::Unknown => missing(setting, &table, &name),
+        Unclear::Unknown => missing(view, &table, &name),
         Unclear::Several(owners) => several(&name, &owners),
     })?;
-    if let (Some(other), Some(first), false) = (other, first, wanted.quiet) {
-        hint(&first, &other, &tool);
+    if let (Some(other), Some(first)) = (other, first) {
+        hint(&first, &other, &tool, wanted.hint);
     }
-    let (tool, recipe) = usable.into_iter().find(|(usable, _)| usable.name == tool).ok_or_else(|| missing(setting, &table, &name))?;
+    let (tool, recipe) = usable.into_iter().find(|(usable, _)| usable.name == tool).ok_or_else(|| missing(view, &table, &name))?;
     Ok(Target::plain(tool, recipe, argv))
 }
 
 /// Finds what the shim `name` of a tool runs; nothing of the arguments is looked at.
-pub fn of_shim(setting: &Setting, tool: &str, name: &str, args: Vec<OsString>) -> Result<Target, Failure> {
-    let table = table::read(&setting.home.shims())?;
-    let installed = usable(setting, tool, false)?.ok_or_else(|| missing(setting, &table, tool))?;
-    let (recipe, commands) = commands(setting, &table, tool, false);
+pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> Result<Target, Error> {
+    let table = table::read(&view.home.shims())?;
+    let installed = usable(view, tool, false)?.ok_or_else(|| missing(view, &table, tool))?;
+    let (recipe, commands) = commands(view, &table, tool, false);
     let argv = grammar::named(tool, &commands, OsStr::new(name));
     Ok(Target::plain(installed, recipe, argv.into_iter().chain(args).collect()))
 }
 
-fn plain(word: &OsStr) -> Result<&str, Failure> {
+fn plain(word: &OsStr) -> Result<&str, Error> {
     let shown = word.to_string_lossy();
     if shown.starts_with('-') {
-        return Err(Failure::usage(
-            format!("unknown option {shown}"),
-            "options of silo stand before the tool; `silo run --help` lists them",
-        ));
+        return Err(Error::usage(format!("unknown option {shown}"), "options of silo stand before the tool; `silo run --help` lists them"));
     }
     let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
-    let name = name.ok_or_else(|| Failure::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
+    let name = name.ok_or_else(|| Error::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
     if let Some((tool, version)) = name.split_once('@') {
         let hint = format!("silo install {tool}@{version}, then silo run {tool}");
-        return Err(Failure::usage("a version is chosen when a tool is installed, not when it is run", hint));
+        return Err(Error::usage("a version is chosen when a tool is installed, not when it is run", hint));
     }
     Ok(name)
 }
 
 /// The tools that `name` may mean: the one that is called so, else those that have such a command; those that the project
 /// claims before others.
-fn candidates(setting: &Setting, table: &Table, name: &str, no_project: bool) -> Result<Vec<Installed>, Failure> {
+fn candidates(view: View<'_>, table: &Table, name: &str, no_project: bool) -> Result<Vec<Installed>, Error> {
     if check_name(name).is_ok()
-        && let Some(tool) = usable(setting, name, no_project)?
+        && let Some(tool) = usable(view, name, no_project)?
     {
         return Ok(vec![tool]);
     }
-    let mut owners = catalog::shim_owners(&setting.places, name)?.into_keys().collect::<std::collections::BTreeSet<_>>();
+    let mut owners = catalog::shim_owners(view.places, name)?.into_keys().collect::<std::collections::BTreeSet<_>>();
     owners.extend(table.owners(name).map(|entry| entry.tool.clone()));
     let mut tools = Vec::new();
     for owner in owners {
-        tools.extend(usable(setting, &owner, no_project)?);
+        tools.extend(usable(view, &owner, no_project)?);
     }
     if tools.len() > 1 && !no_project {
-        let claimed = definition::claimed(setting.view())?;
+        let claimed = definition::claimed(view)?;
         if tools.iter().any(|tool| claimed.contains(&tool.name)) {
             tools.retain(|tool| claimed.contains(&tool.name));
         }
@@ -126,14 +129,14 @@ fn candidates(setting: &Setting, table: &Table, name: &str, no_project: bool) ->
 }
 
 /// Finds the image of a tool: the project's where the project claims the tool, else the installed one.
-fn usable(setting: &Setting, tool: &str, no_project: bool) -> Result<Option<Installed>, Failure> {
-    if no_project { Ok(record::get(&setting.home, tool)?) } else { Ok(definition::current(setting.view(), tool)?) }
+fn usable(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Installed>, Error> {
+    if no_project { Ok(record::get(view.home, tool)?) } else { Ok(definition::current(view, tool)?) }
 }
 
 /// The commands of a tool: its recipe's with those of add-ons, and the user's own names for them.
-fn commands(setting: &Setting, table: &Table, tool: &str, no_project: bool) -> (Option<Recipe>, Commands) {
+fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Option<Recipe>, Commands) {
     let scope = if no_project { Scope::Global } else { Scope::Project };
-    let recipe = definition::of(setting.view(), tool, scope).ok().map(|definition| definition.found.recipe);
+    let recipe = definition::of(view, tool, scope).ok().map(|definition| definition.found.recipe);
     let mut commands = recipe
         .as_ref()
         .map_or_else(Commands::default, |recipe| Commands { command: recipe.run.command.clone(), shims: recipe.run.shims.clone() });
@@ -153,26 +156,26 @@ fn know_others(table: &Table, first: Option<&OsString>, known: &mut Known) {
     }
 }
 
-fn hint(first: &OsStr, other: &str, tool: &str) {
+fn hint(first: &OsStr, other: &str, tool: &str, say: &dyn Fn(&str)) {
     let first = first.to_string_lossy();
     if !std::path::Path::new(first.as_ref()).exists() {
-        ui::note(&format!("hint: \"{first}\" is a command of {other}, not of {tool}; did you mean `silo {first} …`?"));
+        say(&format!("hint: \"{first}\" is a command of {other}, not of {tool}; did you mean `silo {first} …`?"));
     }
 }
 
-fn several(name: &str, owners: &[String]) -> Failure {
-    Failure::usage(
+fn several(name: &str, owners: &[String]) -> Error {
+    Error::usage(
         format!("{name} is a command of several tools: {}", owners.join(", ")),
         format!("`silo run --shim {name} {} …` says which", owners[0]),
     )
 }
 
-fn missing(setting: &Setting, table: &Table, name: &str) -> Failure {
-    let owners = catalog::shim_owners(&setting.places, name).unwrap_or_default();
+fn missing(view: View<'_>, table: &Table, name: &str) -> Error {
+    let owners = catalog::shim_owners(view.places, name).unwrap_or_default();
     let owner = owners.keys().next().cloned().or_else(|| table.owners(name).next().map(|entry| entry.tool.clone()));
     let tool = owner.as_deref().unwrap_or(name);
-    match catalog::find(&setting.places, tool) {
-        Ok(_) => Failure::found(format!("{tool} is not installed"), format!("silo install {tool}")),
-        Err(error) => Failure::other(error).with_hint("`silo list --available` shows the tools, `silo --help` the commands".to_owned()),
+    match catalog::find(view.places, tool) {
+        Ok(_) => Error::missing(format!("{tool} is not installed"), format!("silo install {tool}")),
+        Err(error) => Error::Recipe(error),
     }
 }

@@ -1,0 +1,71 @@
+//! Directories that no tool sees unless the user confirms it.
+
+use std::fs;
+use std::path::Path;
+
+use crate::home::Home;
+use crate::tool::trust;
+
+/// Returns why a directory is hidden from tools, unless the user approved showing it.
+pub fn hidden(home: &Home, user_home: &Path, dir: &Path) -> Result<Option<&'static str>, trust::Error> {
+    let Some(why) = why_private(user_home, dir) else { return Ok(None) };
+    Ok((!trust::approved(home, dir)?.contains(&approval(why))).then_some(why))
+}
+
+/// Returns why a directory is hidden from tools, whatever was approved.
+pub fn why_private(user_home: &Path, dir: &Path) -> Option<&'static str> {
+    let user_home = fs::canonicalize(user_home).unwrap_or_else(|_| user_home.to_owned());
+    exposes(dir, &user_home)
+}
+
+/// Returns the line that is approved to show a directory all the same.
+pub fn approval(why: &str) -> String {
+    format!("it is shown to tools although {why}")
+}
+
+/// Why a directory is not shown to a tool without an explicit yes.
+fn exposes(project: &Path, home: &Path) -> Option<&'static str> {
+    if project == Path::new("/") {
+        Some("it is the whole machine")
+    } else if home.starts_with(project) {
+        Some("it holds your home directory with its keys and logins")
+    } else if project.starts_with(home) && project != home && is_private(project.strip_prefix(home).unwrap_or(project)) {
+        Some("it holds keys or logins")
+    } else if ["/etc", "/proc", "/sys", "/dev", "/run", "/boot", "/usr", "/var", "/bin", "/lib", "/sbin"]
+        .iter()
+        .any(|system| project == Path::new(system))
+    {
+        Some("it belongs to the system")
+    } else {
+        None
+    }
+}
+
+fn is_private(below_home: &Path) -> bool {
+    let first = below_home.components().next().map(|part| part.as_os_str().to_owned()).unwrap_or_default();
+    [".ssh", ".gnupg", ".aws", ".config", ".kube", ".docker", ".silo", ".local", ".mozilla", ".netrc", ".cargo", ".npm"]
+        .iter()
+        .any(|private| first == *private)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_with_secrets_are_not_shown() {
+        for (project, expect) in [
+            ("/", true),
+            ("/home", true),
+            ("/home/me", true),
+            ("/home/me/.ssh", true),
+            ("/home/me/.config/x", true),
+            ("/home/me/project", false),
+            ("/home/you", false),
+            ("/etc", true),
+            ("/srv/work", false),
+        ] {
+            assert_eq!(exposes(Path::new(project), Path::new("/home/me")).is_some(), expect, "{project}");
+        }
+    }
+}
