@@ -26,6 +26,7 @@ mod network;
 mod oci;
 mod oracle;
 mod ordinary;
+mod plan;
 mod project;
 mod recipes;
 mod reference;

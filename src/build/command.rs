@@ -15,6 +15,7 @@ use silo_store::manifest::Record as Manifest;
 
 use crate::derivation::{self, Derivation};
 use crate::event::Activity;
+use crate::launch::opened::{Links, Opened};
 use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
 use crate::lock::{Sha256, StepOutput};
 use crate::recipe::Step;
@@ -158,7 +159,9 @@ fn run(
     ground: &mut Ground,
 ) -> Result<LayerId, Error> {
     let began = Instant::now();
-    let mut spec = spec(shop, task, fields, bench, ground)?;
+    // Open until the step has ended, so that nothing else is mounted.
+    let project = if fields.project { Some(open_project(task)?) } else { None };
+    let mut spec = spec(shop, fields, bench, ground, project.as_ref());
     if let Some(reach) = network::reach(shop, task.target.recipe, &fields.network, &spec.root.lower)? {
         reach.furnish(&mut spec);
     }
@@ -185,19 +188,19 @@ fn run(
     Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
 }
 
-fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: &Bench, ground: &Ground) -> Result<Spec, Error> {
-    let mut mounts = Vec::new();
-    let mut cwd = PathBuf::from("/root");
-    if fields.project {
-        let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.title() })?;
-        mounts.push(Mount { host: project.into(), guest: PROJECT.into(), access: Access::ReadOnly });
-        cwd = PROJECT.into();
-    }
+fn open_project(task: &Task<'_>) -> Result<Opened, Error> {
+    let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.title() })?;
+    Opened::open(project, Links::Refuse).map_err(|source| Error::Project { command: task.step.title(), source })
+}
+
+fn spec(shop: &Workshop<'_>, fields: &derivation::Step, bench: &Bench, ground: &Ground, project: Option<&Opened>) -> Spec {
+    let mounts = project.map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
+    let cwd = if project.is_some() { PathBuf::from(PROJECT) } else { PathBuf::from("/root") };
     let env = fields.env.iter().filter_map(|pair| pair.split_once('='));
-    Ok(Spec {
+    Spec {
         machine: None,
         root: bench.spec_root(shop, ground),
-        mounts,
+        mounts: mounts.into_iter().collect(),
         dirs: Vec::new(),
         files: Vec::new(),
         read_only: Vec::new(),
@@ -209,5 +212,5 @@ fn spec(shop: &Workshop<'_>, task: &Task<'_>, fields: &derivation::Step, bench: 
         stdio: Stdio::Log { path: bench.log.clone() },
         network: None,
         limits: Limits::default(),
-    })
+    }
 }

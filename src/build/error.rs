@@ -93,6 +93,14 @@ pub enum Error {
         /// The command.
         command: String,
     },
+    /// The project cannot be opened.
+    #[error("`{command}` needs the project's files")]
+    Project {
+        /// The command.
+        command: String,
+        /// Why not.
+        source: crate::launch::opened::Error,
+    },
     /// Nothing says which names an ecosystem is.
     #[error("nothing says which names @{name} is: silo.toml does not, and the recipe of {recipe} has no probe for it")]
     Ecosystem {
