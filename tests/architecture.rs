@@ -145,7 +145,7 @@ fn special_things_stand_in_one_place() {
     only_in("target_os", &[&choices[..], &["src/launch/again.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
     only_in("std::env::var", &["src/cli/env.rs"]);
     only_in("process::exit", &[]);
-    only_in("\".silo\"", &["src/home.rs", "src/run/mod.rs"]);
+    only_in("\".silo\"", &["src/home.rs", "src/run/private.rs"]);
     only_in("SystemTime::now", &["src/cli/env.rs"]);
     only_in("anyhow", &["src/cli/"]);
     // One implementation removes trees, and it follows no link.

@@ -84,9 +84,12 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
     let inputs = Inputs { view, images, caller: &caller, target: &target, options: case.options, say: &|_| {} };
     let (spec, _leases) = plan(&inputs)?;
     spec.check().expect("a spec that can be launched");
-    let value: serde_json::Value = serde_json::from_slice(&spec.to_json().expect("JSON")).expect("JSON");
+    let mut value: serde_json::Value = serde_json::from_slice(&spec.to_json().expect("JSON")).expect("JSON");
+    // Their order follows from how deep this machine's temporary directory is.
+    value["mounts"].as_array_mut().expect("a list").sort_by_key(|mount| mount["guest"].to_string());
+    let kept = silo::tool::projects::id(&project);
     let mut text = serde_json::to_string_pretty(&without_inodes(value)).expect("JSON") + "\n";
-    for (from, to) in [(project.as_path(), "/PROJECT"), (silo.home(), "/HOME"), (Path::new(&id), "IMAGE")] {
+    for (from, to) in [(project.as_path(), "/PROJECT"), (silo.home(), "/HOME"), (Path::new(&id), "IMAGE"), (Path::new(&kept), "KEPT")] {
         text = text.replace(&from.display().to_string(), to);
     }
     Ok(text)
