@@ -7,6 +7,7 @@ use silo_store::lock::Pin;
 use crate::home::Home;
 use crate::launch::opened::Opened;
 use crate::launch::spec::Access;
+use crate::plain;
 use crate::tool::kept::InUse;
 use crate::tool::trust;
 
@@ -66,5 +67,5 @@ fn described(project: &Path, new: &[PathBuf]) -> String {
     // The program inside chose the names.
     let names: Vec<String> = new.iter().map(|path| path.to_string_lossy().escape_debug().to_string()).collect();
     let what = "programs of this machine obey without asking: look at it before you go on in";
-    format!("new in the project, {what} {}\n  {}", project.display(), names.join("\n  "))
+    format!("new in the project, {what} {}\n  {}", plain::path(project), names.join("\n  "))
 }

@@ -6,6 +6,7 @@ use silo_store::layout::Store;
 use silo_store::lock;
 
 use crate::home::Home;
+use crate::plain;
 use crate::tool::{kept, projects, trust};
 
 use super::error::Error;
@@ -17,5 +18,5 @@ pub fn settle(home: &Home, store: &Store, project: &Path) -> Result<Option<Strin
     trust::moved(home, &old.path, project)?;
     projects::moved(home, store, &shared, &old.path, project)?;
     kept::adopt(home, &old, project)?;
-    Ok(Some(format!("{} was moved to {}; what was kept for it came along", old.path.display(), project.display())))
+    Ok(Some(format!("{} was moved to {}; what was kept for it came along", plain::path(&old.path), plain::path(project))))
 }

@@ -12,6 +12,7 @@ use crate::image;
 use crate::insight::network::Title;
 use crate::launch::opened::{Links, Opened};
 use crate::launch::spec::Spec;
+use crate::plain;
 use crate::recipe::Run;
 use crate::tool::{View, projects};
 
@@ -208,7 +209,7 @@ fn project(inputs: &Inputs<'_>) -> Result<Option<Opened>, Error> {
     if *private == Private::Refuse {
         return Err(Error::Private { dir: opened.path().to_owned(), why });
     }
-    (inputs.say)(&format!("nothing of {} is shown to the tool: {why}", opened.path().display()));
+    (inputs.say)(&format!("nothing of {} is shown to the tool: {why}", plain::path(opened.path())));
     Ok(None)
 }
 
@@ -255,7 +256,7 @@ fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     let socket = (inputs.caller.variable)("SSH_AUTH_SOCK").map(PathBuf::from);
     let why = match socket {
         None => "SSH_AUTH_SOCK is not set".to_owned(),
-        Some(socket) if !socket.exists() => format!("nothing is at {}", socket.display()),
+        Some(socket) if !socket.exists() => format!("nothing is at {}", plain::path(&socket)),
         Some(socket) => return Some(socket),
     };
     (inputs.say)(&format!("there is no ssh agent to pass: {why}\n  try: eval \"$(ssh-agent)\" && ssh-add"));
