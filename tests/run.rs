@@ -153,7 +153,7 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
     let opened = fs::read_to_string(&settings).expect("it was written") + "\n[ecosystems]\npypi = [\"evil.example\"]\n";
     fs::write(&settings, opened).expect("our own project");
     let refused = ask();
-    assert!(refused.code == 125 && refused.err.contains("\n  @pypi means evil.example\n"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains(" @pypi means evil.example\n"), "{refused:?}");
     assert!(silo.run(["trust"]).code != 0, "nobody is there to be asked");
     assert_eq!(ask().code, 125);
     silo.ok(["trust", "--yes"]);
