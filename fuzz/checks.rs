@@ -4,6 +4,8 @@
 use silo::broker::hello;
 use silo::broker::request::{end_of_head, parse};
 use silo::grant::{Cover, Grant, Host};
+use silo::launch::conversation::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
+use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
 use silo_wire::{Answer, Ask};
 
 /// Messages of a sandbox's agent: whatever arrives is read whole or not at all.
@@ -53,5 +55,118 @@ pub fn grant(data: &[u8]) {
             assert!(grant.host() == Some(&host) || grant.block().is_some_and(|block| block.is_apart()), "{text}");
             assert!(grant.block().is_none() || place.starts_with("169.254"), "{text}");
         }
+    }
+}
+
+/// Most that a conversation keeps of whatever it hears: streams, frames that wait for the link, and bytes to parse.
+const MAX_KEPT_BYTES: usize = BUDGET_BYTES + (4 << 20);
+
+/// A whole conversation with a machine, from its boot to its end: a script of what the machine says and of what the host's
+/// own descriptors take meanwhile. Returns the phase in which it ended.
+pub fn conversation(script: &[u8]) -> Phase {
+    let mut host = Conversation::new(Side::Host);
+    let mut rest = script;
+    while let [what, low, high, after @ ..] = rest {
+        let length = usize::from(u16::from_le_bytes([*low, *high]));
+        rest = after;
+        match what % 8 {
+            0..=3 => {
+                let (bytes, after) = after.split_at(length.min(after.len()));
+                rest = after;
+                say(&mut host, bytes);
+            }
+            4 => host.sent(length),
+            5 => {
+                for number in host.numbers() {
+                    let _ = write(&mut host, number, length);
+                }
+            }
+            6 => host.numbers().into_iter().for_each(|number| send(&mut host, number, &vec![7; length])),
+            _ => {
+                let number = host.numbers().get(length % 7).copied().unwrap_or_default();
+                let _ = host.closed(number);
+            }
+        }
+        holds(&host);
+    }
+    let reached = host.phase();
+    if reached == Phase::Reported {
+        // What it has reported before is written, and then nothing is left.
+        while let Some(number) = host.numbers().first().copied() {
+            let before = host.kept();
+            let fate = write(&mut host, number, usize::MAX);
+            assert!(fate == Fate::Gone || host.kept() < before, "stream {number} stays");
+        }
+    }
+    host.end();
+    assert!(host.kept() == 0 && host.numbers().is_empty());
+    reached
+}
+
+fn holds(host: &Conversation) {
+    assert!(host.kept() <= MAX_KEPT_BYTES, "{} bytes are kept", host.kept());
+    assert!(host.numbers().len() <= MAX_STREAMS + 8, "{} streams", host.numbers().len());
+    if host.phase() >= Phase::Reported {
+        assert!(host.room() == 0 && host.is_flushed() && !host.has_room(), "it is read on {}", host.phase());
+    }
+}
+
+/// The machine says something; the host does what it asks for, as far as it goes.
+fn say(host: &mut Conversation, mut bytes: &[u8]) {
+    while !bytes.is_empty() && host.room() > 0 {
+        let (now, later) = bytes.split_at(bytes.len().min(host.room()));
+        bytes = later;
+        host.arrive(now);
+        loop {
+            let before = host.phase();
+            match host.next_act() {
+                Ok(Some(act)) => act_on(host, act),
+                Ok(None) => break,
+                Err(_) => {
+                    assert!(host.phase() == Phase::Over && host.kept() == 0 && host.numbers().is_empty());
+                    assert_eq!(host.next_act(), Ok(None), "nothing is parsed twice");
+                    return;
+                }
+            }
+            assert!(host.phase() >= before, "{} {before}", host.phase());
+            holds(host);
+        }
+    }
+}
+
+fn act_on(host: &mut Conversation, act: Act) {
+    match act {
+        Act::Tell(Frame::Hello { .. }) => {
+            for number in [JOB, INPUT, BEFORE] {
+                host.add(number, End::Shared, Ways::OUT, true);
+            }
+            for number in [OUTPUT, ERRORS, AFTER] {
+                host.add(number, End::Shared, Ways::BACK, true);
+            }
+            host.bound(AFTER, 1 << 20);
+        }
+        Act::Tell(Frame::Report(_)) => {
+            for number in host.numbers() {
+                let _ = host.settle(number);
+            }
+        }
+        Act::Message { stream: Some(stream), .. } | Act::Keys { stream } => {
+            assert!(!host.has(stream));
+            if host.has_place() { host.add(stream, End::Own, Ways::BOTH, true) } else { host.refuse(stream) }
+        }
+        Act::Settle { stream, fate } => assert_eq!(host.has(stream), fate == Fate::HalfShut),
+        Act::Message { .. } | Act::Tell(_) => {}
+    }
+}
+
+fn write(host: &mut Conversation, number: u32, most: usize) -> Fate {
+    let length = host.pending(number).len().min(most);
+    if length == 0 { host.settle(number) } else { host.wrote(number, length) }
+}
+
+fn send(host: &mut Conversation, number: u32, bytes: &[u8]) {
+    let most = host.may_send(number);
+    if most > 0 {
+        let _ = host.send_data(number, bytes[..bytes.len().min(most)].to_vec());
     }
 }

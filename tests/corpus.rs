@@ -1,7 +1,10 @@
 //! What fuzzing found to matter, once more: every input that is kept in `fuzz/corpus/`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+
+use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES, Report, Stage};
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
@@ -18,4 +21,121 @@ fn inputs_that_mattered_harm_nobody() {
             check(&fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
         }
     }
+}
+
+/// The same numbers in every run (xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % below
+    }
+
+    fn stream(&mut self) -> u32 {
+        match self.next(8) {
+            0 => self.next(16) as u32,
+            1 => 16 + self.next(2000) as u32,
+            2 => u32::MAX - self.next(3) as u32,
+            3 | 4 => 16 + self.next(12) as u32,
+            _ => 2 + self.next(2) as u32,
+        }
+    }
+
+    fn frame(&mut self) -> Frame {
+        let length = if self.next(4) == 0 { self.next(MAX_PAYLOAD_BYTES) } else { self.next(64) } + 1;
+        let bytes = vec![self.next(256) as u8; length];
+        let step = ["", "a step", "\u{1b}[2J\u{202e}"][self.next(3)].to_owned();
+        match self.next(24) {
+            0..=7 => Frame::Data { stream: self.stream(), bytes },
+            8 | 9 => Frame::End { stream: self.stream() },
+            10 | 11 => Frame::Closed { stream: self.stream() },
+            12 => Frame::Credit { stream: self.stream(), bytes: self.next(1 << 20) as u32 },
+            13..=15 => Frame::Message { stream: Some(16 + self.next(3000) as u32), bytes: vec![1; self.next(1100)] },
+            16 => Frame::Message { stream: None, bytes },
+            17 => Frame::Keys { stream: 16 + self.next(3000) as u32 },
+            18 => Frame::Started,
+            19 => Frame::Stopped,
+            20 => Frame::Report(
+                [Report::Exited(3), Report::Killed(9), Report::Failed { stage: Stage::Setup, errno: 0, step }][self.next(3)].clone(),
+            ),
+            21 => Frame::Signal { signal: 15, to_group: true },
+            22 => Frame::Hello { version: self.next(4) as u16 },
+            _ => Frame::Credit { stream: self.next(2) as u32, bytes: 1 },
+        }
+    }
+
+    /// What a machine says: an honest beginning, more or less, and then anything; some of it spoilt.
+    fn says(&mut self) -> Vec<u8> {
+        let mut frames = vec![Frame::Hello { version: 2 }, Frame::Started];
+        frames.truncate(self.next(8));
+        // Most are cut short by their first violation: some say only what is allowed.
+        let is_honest = self.next(3) > 0;
+        for _ in 0..self.next(200) {
+            let frame = match self.frame() {
+                Frame::Data { bytes, .. } if is_honest => Frame::Data { stream: 2 + self.next(2) as u32, bytes },
+                Frame::Message { bytes, .. } if is_honest => {
+                    Frame::Message { stream: None, bytes: bytes[..bytes.len().min(1000)].to_vec() }
+                }
+                _ if is_honest => Frame::Closed { stream: self.next(2) as u32 },
+                frame => frame,
+            };
+            frames.push(frame);
+        }
+        if self.next(2) == 0 {
+            frames.push(Frame::Report(Report::Exited(0)));
+        }
+        let mut said = Vec::new();
+        for frame in &frames {
+            let mut bytes = Vec::new();
+            frame.write(&mut bytes);
+            match self.next(400) {
+                0 => bytes.truncate(self.next(bytes.len())),
+                1 => bytes.extend_from_within(..),
+                2 => bytes[5..9].copy_from_slice(&(self.next(1 << 31) as u32).to_le_bytes()),
+                3 => bytes.reverse(),
+                4 => {
+                    let at = self.next(bytes.len());
+                    bytes[at] ^= 1 << self.next(8);
+                }
+                _ => {}
+            }
+            said.extend(bytes);
+        }
+        said
+    }
+
+    /// The same in pieces, between which the host's own descriptors take something, or nothing.
+    fn script(&mut self) -> Vec<u8> {
+        let said = self.says();
+        let mut rest = &said[..];
+        let mut script = Vec::new();
+        let takes = self.next(3);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(1 + self.next(60_000)));
+            rest = later;
+            script.push(0);
+            script.extend((now.len() as u16).to_le_bytes());
+            script.extend(now);
+            for _ in 0..takes {
+                script.push(4 + self.next(4) as u8);
+                script.extend((self.next(1 + takes * 30_000) as u16).to_le_bytes());
+            }
+        }
+        script
+    }
+}
+
+/// Thousands of conversations, truncated, repeated, out of order and too long: no panic, bounded memory, and an end.
+#[test]
+fn hostile_conversations_end_and_keep_little() {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut ended = BTreeMap::new();
+    for _ in 0..3000 {
+        *ended.entry(checks::conversation(&numbers.script())).or_insert(0) += 1;
+    }
+    // Each phase is one in which some of them end.
+    assert!(ended.len() == 5 && ended.values().all(|count| *count > 20), "{ended:?}");
 }

@@ -17,6 +17,7 @@ mod export;
 mod faults;
 mod fetch;
 mod grants;
+mod hostile;
 mod init;
 mod insight;
 mod install;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::record::{Entry, Verdict};
 use super::{Carrier, Hall};
@@ -43,13 +43,13 @@ pub enum Asking {
     /// They connect to what listens inside.
     Listener(std::os::unix::net::UnixListener),
     /// They are handed over, each with a connection of its own.
-    Handed(UnboundedReceiver<std::os::unix::net::UnixStream>),
+    Handed(Receiver<std::os::unix::net::UnixStream>),
 }
 
 /// The same, once it is served.
 enum Served {
     Listener(UnixListener),
-    Handed(UnboundedReceiver<std::os::unix::net::UnixStream>),
+    Handed(Receiver<std::os::unix::net::UnixStream>),
 }
 
 impl Served {

@@ -67,12 +67,15 @@ fn receive(socket: &UnixStream) -> io::Result<Received> {
     Ok((got.bytes > 0).then(|| (bytes[..got.bytes].to_vec(), passed)))
 }
 
-/// Takes what was passed for a connection, if it is one.
+/// Takes what was passed for a connection, if it is one: over the sandbox's loopback, or, from a machine, an end of a pair.
+///
+/// What the broker does with one (read, write, shut down) is the same for both families.
 fn connection(passed: OwnedFd) -> Option<TcpStream> {
     let is_stream = sockopt::socket_type(&passed).is_ok_and(|kind| kind == SocketType::STREAM);
-    let is_inet = getsockname(&passed).is_ok_and(|own| [AddressFamily::INET, AddressFamily::INET6].contains(&own.address_family()));
+    let families = [AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX];
+    let is_known = getsockname(&passed).is_ok_and(|own| families.contains(&own.address_family()));
     let stream = std::net::TcpStream::from(passed);
-    let stream = (is_stream && is_inet && stream.set_nonblocking(true).is_ok()).then_some(stream)?;
+    let stream = (is_stream && is_known && stream.set_nonblocking(true).is_ok()).then_some(stream)?;
     TcpStream::from_std(stream).ok()
 }
 

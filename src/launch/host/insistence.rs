@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Two signals further apart than this are two wishes. Long enough to press a key twice, short enough to forget.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
+/// Signals that ask for an end, where there is no program that could answer them.
+pub const ENDS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
 /// A signal that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrived {

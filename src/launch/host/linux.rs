@@ -2,17 +2,17 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Signal, getpid, kill_current_process_group, kill_process};
+use rustix::process::{Signal, getpid, getsid, kill_current_process_group, kill_process};
 use rustix::pty::{OpenptFlags, openpt};
-use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr};
+use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetsid};
 
-use super::insistence::Arrived;
+use super::insistence::{Arrived, ENDS};
 use super::streams::host;
 use crate::launch::error::Error;
 use crate::launch::native::sys::{self, SignalSet};
@@ -50,6 +50,20 @@ pub fn in_memory() -> io::Result<File> {
 pub fn nameless(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     Ok(openat(CWD, dir, flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// Opens what a descriptor refers to once more: an open file of its own, with flags of its own.
+pub fn open_again(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    let again = openat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty());
+    // A terminal of another user's: this process's own terminal has a name that anybody may open.
+    match again {
+        Err(_) if is_own_terminal(fd) => Ok(openat(CWD, "/dev/tty", flags, Mode::empty())?),
+        again => Ok(again?),
+    }
+}
+
+fn is_own_terminal(fd: BorrowedFd<'_>) -> bool {
+    tcgetsid(fd).is_ok_and(|session| getsid(None) == Ok(session))
 }
 
 /// Whether a descriptor is but a place in the file system, which may be opened anew for more.
@@ -146,6 +160,15 @@ impl Signals {
     /// The descriptor that is readable while a signal waits.
     pub fn arriving(&self) -> BorrowedFd<'_> {
         self.arriving.as_fd()
+    }
+
+    /// Takes all signals that wait, and returns one that asks for an end, if one does.
+    pub fn asks_for_an_end(&self) -> Option<i32> {
+        let mut asked = None;
+        while let Ok(Some(arrived)) = self.next() {
+            asked = asked.or_else(|| ENDS.contains(&arrived.signal).then_some(arrived.signal));
+        }
+        asked
     }
 
     /// Takes the next signal, if one is there.

@@ -16,7 +16,7 @@ use rustix::termios::{Termios, isatty};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use super::insistence::Arrived;
+use super::insistence::{Arrived, ENDS};
 use super::streams::host;
 use crate::launch::error::Error;
 use crate::launch::{Check, State, foreign};
@@ -59,6 +59,12 @@ pub fn in_memory() -> io::Result<File> {
 /// Makes a file without a name beside a directory.
 pub fn nameless(dir: &Path) -> io::Result<OwnedFd> {
     Ok(tempfile::tempfile_in(dir.parent().unwrap_or(dir))?.into())
+}
+
+/// There is no way to open what a descriptor refers to once more: `/dev/fd` gives the same open file, and `/dev/tty` cannot
+/// be polled.
+pub fn open_again(_: BorrowedFd<'_>, _: OFlags) -> io::Result<OwnedFd> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// There is no such descriptor here.
@@ -126,6 +132,15 @@ impl Signals {
     /// The descriptor that is readable while a signal waits.
     pub fn arriving(&self) -> BorrowedFd<'_> {
         self.arriving.as_fd()
+    }
+
+    /// Takes all signals that wait, and returns one that asks for an end, if one does.
+    pub fn asks_for_an_end(&self) -> Option<i32> {
+        let mut asked = None;
+        while let Ok(Some(arrived)) = self.next() {
+            asked = asked.or_else(|| ENDS.contains(&arrived.signal).then_some(arrived.signal));
+        }
+        asked
     }
 
     /// Takes the next signal, if one is there.

@@ -19,6 +19,7 @@ pub mod insistence;
 pub mod streams;
 
 mod channel;
+pub mod no_wait;
 pub mod notices;
 
 pub mod outlet;

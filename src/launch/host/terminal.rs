@@ -12,12 +12,13 @@ use rustix::fs::Timespec;
 use rustix::io::{Errno, read, write};
 use rustix::termios::{OptionalActions, Termios, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use super::no_wait::{NoWait, Way};
 use super::notices::Notices;
 use super::streams::{Streams, host};
+use super::system::Signals;
 use crate::launch::error::Error;
 
-/// Bytes carried at a time. Writing to the caller's terminal may block; a small piece lets a key
-/// (Ctrl-C) through soon, even while a lot is being printed.
+/// Bytes carried at a time: a small piece lets a key (Ctrl-C) through soon, even while a lot is being printed.
 const PIECE_BYTES: usize = 4096;
 
 /// How often a terminal that nobody has open is looked at, in nanoseconds.
@@ -29,6 +30,9 @@ static AT_PANIC: Mutex<Option<Termios>> = Mutex::new(None);
 /// The caller's terminal, raw until dropped, and the host's end of the sandbox's.
 pub struct Screen {
     settings: Termios,
+    /// The caller's terminal, opened once more where that can be done: neither typing nor printing waits.
+    keyboard: NoWait,
+    display: NoWait,
     inside: Option<OwnedFd>,
     typed: Vec<u8>,
     printed: Vec<u8>,
@@ -41,8 +45,11 @@ impl Screen {
     /// Takes the caller's terminal over, if the program is to have one of its own.
     pub fn take_over(streams: &Streams, notices: Notices) -> Result<Option<Screen>, Error> {
         let Streams::Terminal { settings, .. } = streams else { return Ok(None) };
+        let step = "taking the terminal over";
         let screen = Screen {
             settings: (**settings).clone(),
+            keyboard: host(NoWait::shared(rustix::stdio::stdin(), Way::Read), step)?,
+            display: host(NoWait::shared(rustix::stdio::stdout(), Way::Write), step)?,
             inside: None,
             typed: Vec::new(),
             printed: Vec::new(),
@@ -109,10 +116,10 @@ impl Screen {
         flags.set(PollFlags::OUT, !self.typed.is_empty());
         fds.push((inside.as_fd(), flags));
         if !self.printed.is_empty() {
-            fds.push((rustix::stdio::stdout(), PollFlags::OUT));
+            fds.push((self.display.as_fd(), PollFlags::OUT));
         }
         if self.input_open && self.typed.is_empty() {
-            fds.push((rustix::stdio::stdin(), PollFlags::IN));
+            fds.push((self.keyboard.as_fd(), PollFlags::IN));
         }
     }
 
@@ -136,7 +143,7 @@ impl Screen {
 
     fn take_typed(&mut self) {
         let mut piece = [0; PIECE_BYTES];
-        match read(rustix::stdio::stdin(), &mut piece) {
+        match self.keyboard.read(&mut piece) {
             Ok(0) => self.hang_up(),
             Ok(length) => self.typed.extend_from_slice(&piece[..length]),
             Err(Errno::INTR | Errno::AGAIN) => {}
@@ -185,11 +192,11 @@ impl Screen {
 
     /// Writes what waits, if the caller's terminal takes it now.
     fn print(&mut self) {
-        let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+        let mut fds = [PollFd::new(&self.display, PollFlags::OUT)];
         if !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1)) {
             return;
         }
-        match write(rustix::stdio::stdout(), &self.printed) {
+        match self.display.write(&self.printed) {
             Ok(length) => {
                 self.notices.printed(&self.printed[..length]);
                 drop(self.printed.drain(..length));
@@ -203,13 +210,18 @@ impl Screen {
         }
     }
 
-    /// Prints what the sandbox left, after its end: nothing more can come then.
-    pub fn drain(mut self) {
+    /// Prints what the sandbox left, after its end: nothing more can come then. A signal that asks for an end ends it, since a
+    /// terminal may be stopped (Ctrl-S) or not read by anybody.
+    pub fn drain(mut self, signals: &Signals) {
         loop {
             while !self.printed.is_empty() {
-                let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+                let mut fds = [PollFd::new(&self.display, PollFlags::OUT), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
                 // An interrupted wait is only tried again.
                 let _ = poll(&mut fds, None);
+                let has_signal = !fds[1].revents().is_empty();
+                if has_signal && signals.asks_for_an_end().is_some() {
+                    return;
+                }
                 self.print();
             }
             if !self.take_printed() {

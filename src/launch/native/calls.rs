@@ -258,6 +258,41 @@ static ARCHITECTURE_ROOT: &[Rule] =
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_ROOT: &[Rule] = &[];
 
+const MAP_TYPE_AND_ANONYMOUS: u32 = (libc::MAP_TYPE | libc::MAP_ANONYMOUS) as u32;
+const SHARED_ANONYMOUS: u32 = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32;
+const SHARED_VALIDATE_ANONYMOUS: u32 = (libc::MAP_SHARED_VALIDATE | libc::MAP_ANONYMOUS) as u32;
+const THREAD: u32 = libc::CLONE_THREAD as u32;
+
+/// For the program of [`Identity::Machine`] alone, which is one process: limits are those of one process, and memory that
+/// belongs to no process counts against none of them.
+static LONE: &[Rule] = &[
+    rule(libc::SYS_clone, &[when(0, THREAD, Test::OneOf(&[0]))], Fail(EPERM), "makes another process, with limits of its own"),
+    rule(libc::SYS_memfd_create, &[], Fail(EPERM), "memory that no limit counts"),
+    rule(447, &[], Fail(EPERM), "memfd_secret: memory that no limit counts"),
+    rule(libc::SYS_shmget, &[], Fail(EPERM), "memory that no limit counts"),
+    rule(
+        libc::SYS_mmap,
+        &[when(3, MAP_TYPE_AND_ANONYMOUS, Test::OneOf(&[SHARED_ANONYMOUS, SHARED_VALIDATE_ANONYMOUS]))],
+        Fail(EPERM),
+        "memory that no limit counts",
+    ),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+static ARCHITECTURE_LONE: &[Rule] = &[
+    rule(libc::SYS_fork, &[], Fail(EPERM), "makes another process, with limits of its own"),
+    rule(libc::SYS_vfork, &[], Fail(EPERM), "makes another process, with limits of its own"),
+];
+/// The same, for calls that only this architecture has.
+#[cfg(target_arch = "aarch64")]
+static ARCHITECTURE_LONE: &[Rule] = &[];
+
+/// Returns the program of a second filter for a program that is one process and stays one.
+pub fn lone_filter() -> Vec<Instruction> {
+    let rules: Vec<&Rule> = [LONE, ARCHITECTURE_LONE].into_iter().flatten().collect();
+    compile(&rules, ARCHITECTURE, NEWEST)
+}
+
 /// Returns all rules for an identity.
 pub fn rules(identity: Identity) -> Vec<&'static Rule> {
     let own = match identity {

@@ -246,6 +246,10 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
     rustix::process::chdir(&spec.cwd).during_this(|| format!("entering {}", spec.cwd.display()))?;
     sys::default_sigpipe();
     sys::set_blocked_signals(&plan.signals_before).during("unblocking signals")?;
+    if spec.identity == Identity::Machine {
+        limits::bound_address_space(&spec.limits)?;
+        sys::filter(&calls::lone_filter()).during("filtering system calls")?;
+    }
     program::exec(&plan.program)
 }
 

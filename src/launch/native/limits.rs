@@ -34,6 +34,15 @@ pub fn apply(limits: &Limits, by_cgroup: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Address space of QEMU besides its memory: libraries, and what the allocator reserves and does not use.
+const RESERVED_BYTES: u64 = 2 << 30;
+
+/// Bounds the address space of what runs a machine. Other programs reserve too much for that; QEMU's is known. It bounds
+/// memory that is shared and belongs to no file as well, which the other limits do not count.
+pub fn bound_address_space(limits: &Limits) -> Result<(), Failure> {
+    limits.memory_bytes.map_or(Ok(()), |bytes| lower(Resource::As, bytes.saturating_add(RESERVED_BYTES)))
+}
+
 /// Bounds the process ids of this pid namespace, which holds for the host's root, too.
 ///
 /// To be called while the sandbox's own `/proc/sys` can still be written. Ids are used anew only

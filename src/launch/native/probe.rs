@@ -16,7 +16,7 @@ use rustix::thread::set_no_new_privs;
 
 use super::wire::{self, Report};
 use super::{NAMESPACES, calls, cgroup, identity, limits, root, sys};
-use crate::launch::host::failure::{During, Failure, Stage};
+use crate::launch::host::failure::{Cause, During, Failure, Stage};
 use crate::launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
 use crate::launch::{Check, State};
 
@@ -55,8 +55,7 @@ fn check(name: &'static str, tried: Result<(), Failure>, cure: String) -> Check 
     match tried {
         Ok(()) => fine(name, "works".to_owned()),
         Err(failure) => {
-            let error = std::io::Error::from_raw_os_error(failure.errno);
-            let detail = format!("{}: {error}", failure.step);
+            let detail = format!("{}: {}", failure.step, failure.cause);
             Check { name, state: State::Missing, detail, cure }
         }
     }
@@ -177,7 +176,7 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
     match report {
         Ok(Some(Report::Exited(0))) => Ok(()),
         Ok(Some(Report::Failed(failure))) => Err(failure),
-        Ok(_) | Err(_) => Err(Failure { stage: Stage::Setup, step: "trying it".to_owned(), errno: libc::ECHILD }),
+        Ok(_) | Err(_) => Err(Failure { stage: Stage::Setup, step: "trying it".to_owned(), cause: Cause::Number(libc::ECHILD) }),
     }
 }
 

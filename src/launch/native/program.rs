@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
 use super::sys::{self, Strings};
-use crate::launch::host::failure::{Failure, Stage};
+use crate::launch::host::failure::{Cause, Failure, Stage};
 use crate::launch::spec::Spec;
 
 /// Where programs are looked for when the environment has no `PATH`; glibc's own choice.
@@ -62,12 +62,12 @@ pub fn exec(program: &Program) -> Result<Infallible, Failure> {
             // As execvp: look on, but remember.
             libc::EACCES => refused = Some(libc::EACCES),
             libc::ENOEXEC => return script(program, candidate),
-            errno => return Err(Failure { stage: Stage::Execute, step: name(), errno }),
+            errno => return Err(Failure { stage: Stage::Execute, step: name(), cause: Cause::Number(errno) }),
         }
     }
     Err(match refused {
-        Some(errno) => Failure { stage: Stage::Execute, step: name(), errno },
-        None => Failure { stage: Stage::Find, step: name(), errno: libc::ENOENT },
+        Some(errno) => Failure { stage: Stage::Execute, step: name(), cause: Cause::Number(errno) },
+        None => Failure { stage: Stage::Find, step: name(), cause: Cause::Number(libc::ENOENT) },
     })
 }
 
@@ -82,10 +82,10 @@ fn script(program: &Program, file: &CString) -> Result<Infallible, Failure> {
     Err(Failure {
         stage: Stage::Execute,
         step: program.arguments[0].to_string_lossy().into_owned(),
-        errno: match error.raw_os_error() {
+        cause: Cause::Number(match error.raw_os_error() {
             Some(libc::ENOENT) | None => libc::ENOEXEC,
             Some(errno) => errno,
-        },
+        }),
     })
 }
 

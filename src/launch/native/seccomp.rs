@@ -219,6 +219,25 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_a_machine_is_one_process_and_has_memory_that_is_counted() {
+        let program = calls::lone_filter();
+        let eperm = ERRNO | libc::EPERM as u32;
+        for (why, number, args, expect) in [
+            ("fork", libc::SYS_clone, &[17, 0, 0, 0][..], eperm),
+            ("thread", libc::SYS_clone, &[0x3d_0f00], ALLOW),
+            ("memfd_create", libc::SYS_memfd_create, &[], eperm),
+            ("shmget", libc::SYS_shmget, &[], eperm),
+            ("shared and anonymous", libc::SYS_mmap, &[0, 0, 3, 0x21], eperm),
+            ("shared and anonymous, by the other name", libc::SYS_mmap, &[0, 0, 3, 0x23], eperm),
+            ("private and anonymous", libc::SYS_mmap, &[0, 0, 3, 0x22], ALLOW),
+            ("a file", libc::SYS_mmap, &[0, 0, 3, 0x1], ALLOW),
+            ("plain", libc::SYS_read, &[], ALLOW),
+        ] {
+            assert_eq!(judge(&program, calls::ARCHITECTURE, number, args), expect, "{why}");
+        }
+    }
+
+    #[test]
     fn every_rule_is_reached() {
         for identity in [Identity::Caller, Identity::Root] {
             let program = calls::filter(identity);

@@ -220,6 +220,6 @@ mod tests {
         skeleton.file(Path::new("/etc/out"), b"", 0o644).expect("hides the symlink");
         assert!(base.join("etc/out").symlink_metadata().expect("there").is_file());
         let failure = skeleton.dir(Path::new("/etc/loop/x"), 0o755).expect_err("it is a loop");
-        assert_eq!(failure.errno, libc::ELOOP);
+        assert_eq!(failure.cause, crate::launch::host::failure::Cause::Number(libc::ELOOP));
     }
 }

@@ -136,7 +136,7 @@ pub fn watch(
     noted(Phase::Ended);
     sandbox.wait();
     if let Some(screen) = screen {
-        screen.drain();
+        screen.drain(signals);
     }
     match (&end, insistence.has_killed()) {
         (None, true) => Ok(Exit::Signal(libc::SIGKILL)),

@@ -68,9 +68,9 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
                 Stage::Find => b'F',
                 Stage::Execute => b'X',
             });
-            bytes.extend_from_slice(&failure.errno.to_le_bytes());
-            let step = failure.step.as_bytes();
-            bytes.extend_from_slice(&step[..step.len().min(MESSAGE_BYTES - bytes.len())]);
+            let (errno, text) = failure.to_parts();
+            bytes.extend_from_slice(&errno.to_le_bytes());
+            bytes.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MESSAGE_BYTES - bytes.len())]);
         }
         Report::Terminal(fd) => {
             bytes.push(b'T');
@@ -128,8 +128,8 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         _ => return None,
     };
-    let (errno, step) = rest.split_first_chunk::<4>()?;
-    Some(Report::Failed(Failure { stage, errno: i32::from_le_bytes(*errno), step: String::from_utf8_lossy(step).into_owned() }))
+    let (errno, text) = rest.split_first_chunk::<4>()?;
+    Some(Report::Failed(Failure::from_parts(stage, i32::from_le_bytes(*errno), &String::from_utf8_lossy(text))))
 }
 
 /// Sends an order.
@@ -168,19 +168,20 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
+    use crate::launch::host::failure::Cause;
 
     #[test]
     fn both_directions_arrive_whole() {
         let (host, guest) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair needs nothing");
-        let failure = Failure { stage: Stage::Execute, step: "x".repeat(9000), errno: libc::ENOEXEC };
+        let failure = Failure { stage: Stage::Execute, step: "x".repeat(9000), cause: Cause::Number(libc::ENOEXEC) };
         report(guest.as_fd(), &Report::Failed(failure)).expect("the other end is open");
         report(guest.as_fd(), &Report::Exited(42)).expect("the other end is open");
         let (null, _) = rustix::pipe::pipe().expect("a pipe needs nothing");
         report(guest.as_fd(), &Report::Terminal(null)).expect("the other end is open");
         let first = next_report(host.as_fd()).expect("it was sent");
         assert!(matches!(first, Some(Report::Failed(failure))
-            if failure.errno == libc::ENOEXEC && failure.step.len() > 8000));
+            if failure.cause == Cause::Number(libc::ENOEXEC) && failure.step.len() > 4000));
         assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Exited(42)))));
         assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Terminal(_)))));
         let sent = Order { signal: 15, scope: Scope::Group };

@@ -81,7 +81,7 @@ pub fn make(spec: &Spec, machine: &Machine) -> (Configuration, Inside) {
         port: PORT,
     };
     let inner = machine::inner(spec, machine, &shares, memory_bytes);
-    (configuration, Inside { spec: inner, shares: shares.hosts.len(), sharing: Sharing::Virtiofs })
+    (configuration, Inside { spec: inner, shares: shares.hosts.len(), sharing: Sharing::Virtiofs, memory_bytes })
 }
 
 #[cfg(test)]

@@ -34,6 +34,19 @@ const MAX_VALUE_BYTES: usize = 64;
 /// What may stand before an entry: extended headers, which are read as a whole.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
 
+/// What a tar of few and small files may have besides.
+const SMALL_BYTES: u64 = 64 << 20;
+/// The most entries: a step's files have their place in a machine's memory, which a million fills.
+const MAX_ENTRIES: usize = 4 << 20;
+/// The most of their paths, which are kept until the end.
+const MAX_PATHS_BYTES: usize = 512 << 20;
+
+/// Returns the longest tar that a machine with so much memory can honestly send: what a step wrote is in that memory, and
+/// small files take more there than in a tar.
+pub fn most(memory_bytes: u64) -> u64 {
+    memory_bytes.saturating_mul(2).saturating_add(SMALL_BYTES)
+}
+
 /// Packs all that is in a directory, and its own mode.
 pub fn pack(dir: &Path, out: impl Write) -> io::Result<()> {
     let mut packing = Packing { tar: Builder::new(out), dir, linked: BTreeMap::new() };
@@ -121,7 +134,8 @@ fn attributes(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
 /// Unpacks into a directory, which is empty.
 pub fn unpack(from: &mut dyn Read, dir: &Path) -> io::Result<()> {
     let flags = PLACE | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut unpacking = Unpacking { root: open(dir, flags, Mode::empty())?, dirs: Vec::new(), files: BTreeSet::new() };
+    let root = open(dir, flags, Mode::empty())?;
+    let mut unpacking = Unpacking { root, dirs: Vec::new(), files: BTreeSet::new(), entries: 0, path_bytes: 0 };
     let left = std::cell::Cell::new(MAX_HEAD_BYTES);
     let mut tar = Archive::new(Bounded { inner: from, left: &left });
     for entry in tar.entries()? {
@@ -163,6 +177,9 @@ struct Unpacking {
     dirs: Vec<(PathBuf, u32, i64)>,
     /// Files that were made here, which other names may be given to.
     files: BTreeSet<PathBuf>,
+    /// How many entries there were, and how long their paths are.
+    entries: usize,
+    path_bytes: usize,
 }
 
 impl Unpacking {
@@ -171,6 +188,11 @@ impl Unpacking {
         let kind = entry.header().entry_type();
         let (mode, mtime) = (entry.header().mode()? & 0o7777, i64::try_from(entry.header().mtime()?).unwrap_or(0));
         let path = plain(&entry.path_bytes())?;
+        self.entries += 1;
+        self.path_bytes += path.as_os_str().len();
+        if self.entries > MAX_ENTRIES || self.path_bytes > MAX_PATHS_BYTES {
+            return Err(refused("more files than a machine has room for"));
+        }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // The directory itself.
             let own = beneath(self.root.as_fd(), Path::new("."), OFlags::DIRECTORY)?;

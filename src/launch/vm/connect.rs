@@ -8,15 +8,15 @@ use std::path::Path;
 use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::net::SocketType;
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
-use tokio::sync::mpsc::unbounded_channel;
 
 use super::changes;
+use super::conversation::{End, Ways};
 use super::machine::Errors;
-use super::mux::{Keys, Mux};
-use super::stream::{End, Ways};
+use super::mux::{Keys, MAX_ASKING, Mux};
 use super::tty::Terminal;
 use crate::broker::Asking;
 use crate::launch::error::Error;
+use crate::launch::host::no_wait::{NoWait, Way};
 use crate::launch::host::outlet::Outlet;
 use crate::launch::host::streams::{Streams, host};
 use crate::launch::host::system;
@@ -33,7 +33,7 @@ pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) ->
         Streams::Terminal { settings, size, errors_too } => {
             let (inside, outside) = host(system::pair(SocketType::STREAM), STEP)?;
             host(rustix::io::ioctl_fionbio(&inside, true), STEP)?;
-            mux.add(TERMINAL, Some(inside), End::Own, Ways::BOTH);
+            mux.add(TERMINAL, NoWait::own(inside), End::Own, Ways::BOTH);
             if let Some(screen) = screen {
                 screen.connect(outside)?;
             }
@@ -43,20 +43,20 @@ pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) ->
             }
         }
         Streams::Inherited => {
-            mux.add(INPUT, Some(own(input)?), End::Shared, Ways::OUT);
-            mux.add(OUTPUT, Some(own(output)?), End::Shared, Ways::BACK);
+            mux.add(INPUT, shared(input, Way::Read)?, End::Shared, Ways::OUT);
+            mux.add(OUTPUT, shared(output, Way::Write)?, End::Shared, Ways::BACK);
             if is_one_file(output, apart) {
                 errors = Errors::WithOutput;
             }
         }
         Streams::Log { log, null } | Streams::Given { input: null, output: log, .. } => {
-            mux.add(INPUT, Some(own(null)?), End::Shared, Ways::OUT);
-            mux.add(OUTPUT, Some(own(log)?), End::Shared, Ways::BACK);
+            mux.add(INPUT, shared(null, Way::Read)?, End::Shared, Ways::OUT);
+            mux.add(OUTPUT, shared(log, Way::Write)?, End::Shared, Ways::BACK);
             errors = Errors::WithOutput;
         }
     }
     if errors == Errors::Apart {
-        mux.add(ERRORS, Some(own(apart)?), End::Shared, Ways::BACK);
+        mux.add(ERRORS, shared(apart, Way::Write)?, End::Shared, Ways::BACK);
     }
     Ok((terminal, errors))
 }
@@ -67,7 +67,7 @@ pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
     mux.take_messenger(agent);
     outlet.take_channel(broker)?;
     if outlet.has_keys() {
-        let (inside, outside) = unbounded_channel();
+        let (inside, outside) = tokio::sync::mpsc::channel(MAX_ASKING);
         mux.take_keys(Keys::Broker(inside));
         outlet.take_keys(Asking::Handed(outside))?;
     }
@@ -75,13 +75,14 @@ pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
 }
 
 /// Sends what a directory that catches changes begins with; returns the file into which it comes back.
-pub fn changes(mux: &mut Mux, upper: &Path) -> Result<File, Error> {
+pub fn changes(mux: &mut Mux, upper: &Path, memory_bytes: u64) -> Result<File, Error> {
     let step = || format!("packing {}", upper.display());
     let mut before = Vec::new();
     host(changes::pack(upper, &mut before), &step())?;
-    mux.add(BEFORE, Some(host(in_memory(&before), STEP)?), End::Shared, Ways::OUT);
+    mux.add(BEFORE, NoWait::own(host(in_memory(&before), STEP)?), End::Shared, Ways::OUT);
     let after = host(system::nameless(upper), &step())?;
-    mux.add(AFTER, Some(own(&after)?), End::Own, Ways::BACK);
+    mux.add(AFTER, shared(&after, Way::Write)?, End::Own, Ways::BACK);
+    mux.bound(AFTER, changes::most(memory_bytes));
     Ok(after.into())
 }
 
@@ -98,12 +99,12 @@ pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
 /// Sends what is to be done.
 pub fn job(mux: &mut Mux, job: &[u8]) -> Result<(), Error> {
     let file = host(in_memory(job), STEP)?;
-    mux.add(JOB, Some(file), End::Shared, Ways::OUT);
+    mux.add(JOB, NoWait::own(file), End::Shared, Ways::OUT);
     Ok(())
 }
 
-fn own(fd: impl AsFd) -> Result<OwnedFd, Error> {
-    host(rustix::io::fcntl_dupfd_cloexec(fd, 3), STEP)
+fn shared(fd: impl AsFd, way: Way) -> Result<NoWait, Error> {
+    host(NoWait::shared(fd.as_fd(), way), STEP)
 }
 
 /// Whether two descriptors are of one file: then what is written to both must keep its order.

@@ -21,14 +21,15 @@ use rustix::time::{ClockId, clock_settime};
 use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
 
 use super::changes;
+use super::conversation::{End, Side, Ways};
 use super::initial::{FIRST_MODULES, OTHER_MODULES};
 use super::linger::{LOOK, Linger};
 use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, Sharing};
-use super::mux::{Keys, Mux, Side, Source};
+use super::mux::{Keys, Mux, Source};
 use super::shares::tag;
-use super::stream::{End, Ways};
 use super::tty;
-use crate::launch::host::failure::{During, Failure, Stage};
+use crate::launch::host::failure::{Cause, During, Failure, Stage, failed};
+use crate::launch::host::no_wait::NoWait;
 use crate::launch::host::streams::Streams;
 use crate::launch::host::system::{self, Signals};
 use crate::launch::native::plan::{self, Plan};
@@ -60,7 +61,7 @@ pub fn main() -> ! {
     });
     if let Ok(Err(failure)) = done {
         // Before there is a port there is nobody to tell; the host has a deadline.
-        log(&format!("{}: errno {}", failure.step, failure.errno));
+        log(&failed(failure).to_string());
     }
     let _ = reboot(RebootCommand::PowerOff);
     loop {
@@ -152,10 +153,10 @@ fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
     let mut mux = Mux::new(port, Side::Guest);
     mux.send(&Frame::Hello { version: VERSION });
     loop {
-        mux.add(JOB, None, End::Kept, Ways::BACK);
-        mux.add(INPUT, None, End::Own, Ways::BACK);
-        mux.add(TERMINAL, None, End::Terminal, Ways::BOTH);
-        mux.add(BEFORE, None, End::Kept, Ways::BACK);
+        mux.add_unattached(JOB, End::Kept, Ways::BACK);
+        mux.add_unattached(INPUT, End::Own, Ways::BACK);
+        mux.add_unattached(TERMINAL, End::Terminal, Ways::BOTH);
+        mux.add_unattached(BEFORE, End::Kept, Ways::BACK);
         let report = match hear(&mut mux, &mut others).and_then(|job| run(&mut mux, &job)) {
             Ok(report) => report,
             Err(failure) => told(failure),
@@ -176,7 +177,8 @@ fn told(failure: Failure) -> frame::Report {
         Stage::Find => frame::Stage::Find,
         Stage::Execute => frame::Stage::Execute,
     };
-    frame::Report::Failed { stage, errno: failure.errno, step: failure.step }
+    let (errno, step) = failure.to_parts();
+    frame::Report::Failed { stage, errno, step }
 }
 
 /// Waits for what is to be done, and for the modules that it needs: the sandbox's first process is a copy of this one, which
@@ -210,7 +212,7 @@ fn turn(mux: &mut Mux, sandbox: Option<&OwnedFd>, patience: Option<&Timespec>) -
     };
     let said = sandbox.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty());
     let events: Vec<(Source, PollFlags)> = interest.iter().zip(&fds).map(|((source, ..), fd)| (*source, fd.revents())).collect();
-    mux.turn(&events).map_err(|error| io::Error::other(error.to_string())).during("talking to the host")?;
+    mux.turn(&events).map_err(io::Error::other).during("talking to the host")?;
     Ok(said)
 }
 
@@ -238,7 +240,7 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
         Some(Report::Failed(failure)) => told(failure),
         Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped) | None => {
-            told(Failure { stage: Stage::Setup, step: "hearing how the program ended".to_owned(), errno: libc::EPIPE })
+            told(Failure { stage: Stage::Setup, step: "hearing how the program ended".to_owned(), cause: Cause::Number(libc::EPIPE) })
         }
     })
 }
@@ -301,7 +303,7 @@ fn begin_changes(mux: &mut Mux, upper: &Path, work: &Path) -> Result<(), Failure
 fn finish_with_changes(mux: &mut Mux, upper: &Path) -> Result<(), Failure> {
     let step = "packing what the step changed";
     let (ours, theirs) = channel().during(step)?;
-    mux.add(AFTER, Some(ours), End::Own, Ways::OUT);
+    mux.add(AFTER, NoWait::own(ours), End::Own, Ways::OUT);
     let upper = upper.to_owned();
     let pack = move || changes::pack(&upper, io::BufWriter::with_capacity(1 << 16, fs::File::from(theirs)));
     let packing = std::thread::Builder::new().spawn(pack).during(step)?;
@@ -329,7 +331,7 @@ fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
         if job.errors == Errors::Apart {
             let (ours, theirs) = channel().during(step)?;
             rustix::stdio::dup2_stderr(&theirs).during(step)?;
-            mux.add(frame::ERRORS, Some(ours), End::Own, Ways::OUT);
+            mux.add(frame::ERRORS, NoWait::own(ours), End::Own, Ways::OUT);
         }
         let errors_too = job.errors == Errors::WithOutput;
         return Ok(Streams::Terminal {
@@ -343,12 +345,12 @@ fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
     rustix::io::ioctl_fionbio(&ours, true).during(step)?;
     mux.attach(INPUT, ours);
     let (ours, output) = channel().during(step)?;
-    mux.add(OUTPUT, Some(ours), End::Own, Ways::OUT);
+    mux.add(OUTPUT, NoWait::own(ours), End::Own, Ways::OUT);
     let errors = match job.errors {
         Errors::WithOutput => rustix::io::fcntl_dupfd_cloexec(&output, 3).during(step)?,
         Errors::Apart => {
             let (ours, errors) = channel().during(step)?;
-            mux.add(frame::ERRORS, Some(ours), End::Own, Ways::OUT);
+            mux.add(frame::ERRORS, NoWait::own(ours), End::Own, Ways::OUT);
             errors
         }
     };
@@ -370,7 +372,7 @@ fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 fn plan(job: &Job, signals: &Signals, streams: Streams) -> Result<Plan, Failure> {
-    let made = plan::make(&job.spec, signals.before(), streams).map_err(|error| io::Error::other(error.to_string()));
+    let made = plan::make(&job.spec, signals.before(), streams).map_err(io::Error::other);
     let mut plan = made.during("planning the sandbox")?;
     if job.spec.identity == Identity::Caller {
         // The machine's root is the host's caller, under the caller's own number.
@@ -433,8 +435,8 @@ fn finish(mux: &mut Mux) -> Result<(), Failure> {
     let mut linger = Linger::default();
     loop {
         let open = [OUTPUT, frame::ERRORS, AFTER].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
-        let is_done = !open && !mux.has_messenger() && mux.is_flushed();
-        if is_done && (!mux.owes() || linger.is_over(mux.moved(), Instant::now())) {
+        let is_done = !open && !mux.has_messenger() && mux.conversation().is_flushed();
+        if is_done && (!mux.conversation().owes() || linger.is_over(mux.conversation().moved(), Instant::now())) {
             return Ok(());
         }
         turn(mux, None, is_done.then_some(&LOOK))?;

@@ -33,10 +33,16 @@ pub const SHARES: &str = "/share";
 pub const DISK: &str = "/dev/vda";
 /// The name of the port to the host.
 pub const PORT: &str = "silo.0";
-/// What QEMU may write besides shares: the initial file system lies there, too.
-const SCRATCH_BYTES: u64 = 1 << 30;
-/// Threads of QEMU: some for processors, some for files.
-const TASKS: u64 = 1024;
+/// What QEMU may write besides shares, in memory: nothing but the places of its mounts.
+const SCRATCH_BYTES: u64 = 64 << 20;
+/// Threads of QEMU: a few for processors, at most 64 for files, and some of its own.
+const TASKS: u64 = 256;
+/// Open files of QEMU: it has one for each file of a share that the guest has open, and closes some when it has half of these.
+const OPEN_FILES: u64 = 4096;
+/// Memory of QEMU besides the machine's: up to 1 GiB of translated code, stacks of 64 threads for files, its own heap.
+const QEMU_MEMORY_BYTES: u64 = 1792 << 20;
+/// Processors of QEMU besides the machine's: for files and channels.
+const QEMU_CPU_THOUSANDTHS: u64 = 1000;
 /// Of the machine's memory, what a program's files may take, as a fraction.
 const UPPER_SHARE: (u64, u64) = (3, 4);
 /// What the machine's kernel and Silo need besides the program.
@@ -148,6 +154,8 @@ pub struct Made {
     pub inner: Spec,
     /// How many shares there are.
     pub shares: usize,
+    /// The machine's memory.
+    pub memory_bytes: u64,
 }
 
 /// What the machine's first process is to be told, whatever the machine is made of.
@@ -159,12 +167,14 @@ pub struct Inside {
     pub shares: usize,
     /// What they are mounted by.
     pub sharing: Sharing,
+    /// The machine's memory.
+    pub memory_bytes: u64,
 }
 
 impl Made {
     /// Returns what is told inside.
     pub fn inside(self) -> Inside {
-        Inside { spec: self.inner, shares: self.shares, sharing: Sharing::NineP }
+        Inside { spec: self.inner, shares: self.shares, sharing: Sharing::NineP, memory_bytes: self.memory_bytes }
     }
 }
 
@@ -192,12 +202,12 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
     match &start {
         Start::Boot => {}
         Start::Observed { dir, shares, .. } => {
-            mounts.push(Mount { host: dir.clone().into(), guest: SNAPSHOT.into(), access: Access::ReadWrite });
+            mounts.extend(snapshot(dir, Access::ReadWrite));
             count = *shares;
             let places = (0..count).map(shared_dir).chain(machine.disk.is_none().then(|| given.join("lower")));
             dirs.extend(places.map(|guest| Dir { guest, mode: 0o755 }));
         }
-        Start::Restored { dir } => mounts.push(read_only(dir, "snapshot")),
+        Start::Restored { dir } => mounts.extend(snapshot(dir, Access::ReadOnly)),
     }
     let argv = qemu(machine, processor, memory, count, &start);
     Made {
@@ -208,18 +218,34 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
             files: Vec::new(),
             read_only: shares.protected(spec),
             argv,
-            env: BTreeMap::from([("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()), ("TMPDIR".into(), "/tmp".into())]),
+            env: BTreeMap::from([
+                ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
+                ("TMPDIR".into(), "/tmp".into()),
+                ("MALLOC_ARENA_MAX".into(), "4".into()),
+            ]),
             cwd: "/".into(),
             hostname: "silo-vm".to_owned(),
             identity: Identity::Machine,
             stdio: Stdio::Auto,
-            limits: Limits { tasks: Some(TASKS), ..Limits::default() },
+            // Whatever takes QEMU's place has no more, with or without a cgroup.
+            limits: Limits {
+                memory_bytes: Some(memory.saturating_add(QEMU_MEMORY_BYTES)),
+                tasks: Some(TASKS),
+                open_files: Some(OPEN_FILES),
+                cpu_thousandths: Some(u64::from(machine.cpus).saturating_mul(1000).saturating_add(QEMU_CPU_THOUSANDTHS)),
+            },
             network: None,
             machine: None,
         },
         inner: inner(spec, machine, &shares, memory),
         shares: shares.hosts.len(),
+        memory_bytes: memory,
     }
+}
+
+/// The two files of a snapshot, without their directory: nothing can be put in their place.
+fn snapshot(dir: &Path, access: Access) -> [Mount; 2] {
+    [MEMORY, STATE].map(|name| Mount { host: dir.join(name).into(), guest: Path::new(SNAPSHOT).join(name), access })
 }
 
 /// The machine's memory: what the program may have, and what the machine itself needs.
@@ -403,6 +429,9 @@ mod tests {
         assert_eq!(made.outer.read_only, [PathBuf::from("/silo/share/0/.git/hooks")]);
         assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
+        let memory = made.memory_bytes + QEMU_MEMORY_BYTES;
+        let limits = Limits { memory_bytes: Some(memory), tasks: Some(256), open_files: Some(4096), cpu_thousandths: Some(3000) };
+        assert_eq!(made.outer.limits, limits, "what takes QEMU's place has limits of its own");
     }
 
     #[test]

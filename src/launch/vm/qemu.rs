@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::Gone;
 use super::control::Control;
+use super::watch::Gone;
 use crate::launch::error::Error;
 use crate::launch::host::streams::host;
 use crate::launch::native::supervise::Sandbox;
@@ -33,30 +33,20 @@ impl Running {
         self.socket.as_fd()
     }
 
-    /// Hears what it says; whether that was its last word.
+    /// Hears what it says, once that is readable; whether that was its last word.
     pub fn look(&self) -> Result<Option<Gone>, Error> {
         Ok(match host(wire::next_report(self.socket.as_fd()), "listening to the machine's sandbox")? {
             Some(Report::Started | Report::Stopped) => None,
             report => Some(told(report)),
         })
     }
-
-    /// Waits for its last word.
-    pub fn last_word(&self) -> Gone {
-        loop {
-            match wire::next_report(self.socket.as_fd()) {
-                Ok(Some(Report::Started | Report::Stopped)) => {}
-                report => return told(report.ok().flatten()),
-            }
-        }
-    }
 }
 
 fn told(report: Option<Report>) -> Gone {
     match report {
         Some(Report::Failed(failure)) => Gone::Failed(failure),
-        Some(Report::Exited(code)) => Gone::Ended(format!("ended by itself (QEMU exited with {code})")),
-        Some(Report::Killed(signal)) => Gone::Ended(format!("was killed (signal {signal})")),
+        Some(Report::Exited(code)) => Gone::Exited(code),
+        Some(Report::Killed(signal)) => Gone::Killed(signal),
         _ => Gone::Ended("ended by itself".to_owned()),
     }
 }

@@ -7,21 +7,25 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, flock, open, openat};
+use rustix::io::Errno;
 use silo_store::digest::Hasher;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_wire::frame;
 
 use super::machine::{self, MEMORY, Processor, STATE, Start};
+use super::qemu::Running;
 use super::start::{Way, awake, boot};
-use super::{Until, kvm};
+use super::watch::Until;
+use super::{kvm, tell};
 use crate::launch::error::Error;
 use crate::launch::host::streams::{self, host};
 use crate::launch::host::system::Signals;
@@ -29,6 +33,8 @@ use crate::launch::spec::{Machine, Spec, Stdio, Upper};
 
 /// Snapshots of one image that are kept: one for each number of shares and size of machine that is in use.
 const MOST: usize = 4;
+/// The most that QEMU writes of a machine besides its memory: some hundred thousand bytes.
+const MAX_STATE_BYTES: u64 = 64 << 20;
 /// The beginning of the name of one that is not done.
 const UNDONE: &str = "undone-";
 /// What runs in a machine before its snapshot is taken where its tool says nothing.
@@ -70,15 +76,26 @@ impl Place {
         self.parent.join(&self.name)
     }
 
-    /// Returns the directory of a snapshot that is there, and notes that it is used.
-    pub fn find(&self) -> Option<PathBuf> {
+    /// Returns the directory of a snapshot that is there, and notes that it is used. Removes one whose files are none.
+    pub fn find(&self, memory_bytes: u64) -> Option<PathBuf> {
         let dir = self.dir();
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let file = File::open(dir.join(STATE)).ok()?;
-        // One that cannot be noted is used all the same.
-        let _ = rustix::fs::futimens(&file, &Timestamps { last_access: omit, last_modification: now });
-        Some(dir)
+        match whole(&dir, memory_bytes) {
+            Ok(state) => {
+                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+                let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+                // One that cannot be noted is used all the same.
+                let _ = rustix::fs::futimens(&state, &Timestamps { last_access: omit, last_modification: now });
+                Some(dir)
+            }
+            // There is none.
+            Err(error) if error.kind() == ErrorKind::NotFound && !dir.exists() => None,
+            Err(error) if error.kind() == ErrorKind::InvalidData || error.kind() == ErrorKind::NotFound => {
+                self.remove();
+                None
+            }
+            // The host has no descriptor left, or the like.
+            Err(_) => None,
+        }
     }
 
     /// Removes one that is of no use.
@@ -111,8 +128,9 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     }
     host(make_room(&place.parent), &step())?;
     let staged = place.parent.join(format!("{UNDONE}{}", place.name));
-    host(fs::DirBuilder::new().mode(0o700).create(&staged), &step())?;
-    let taken = record(spec, machine, processor, &staged).and_then(|()| host(persist(&staged, &place.dir()), &step()));
+    let memory_bytes = machine::memory(spec, machine);
+    host(prepare(&staged, memory_bytes), &step())?;
+    let taken = record(spec, machine, processor, &staged).and_then(|()| host(persist(&staged, &place.dir(), memory_bytes), &step()));
     if taken.is_err() {
         // The next one does it, otherwise.
         let _ = remove_tree(&staged);
@@ -126,9 +144,10 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     let shares = machine::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() }).shares;
     let plain = plain(spec, machine);
     let start = Start::Observed { dir: dir.to_owned(), shares };
-    let (mut watch, made) = boot(machine::make(&plain, machine, processor, start), &signals, Way::Observed)?;
+    let booted = boot(machine::make(&plain, machine, processor, start), &signals, Way::Observed);
+    let (mut watch, made) = booted.map_err(|unstarted| unstarted.error)?;
     if machine.disk.is_some() {
-        watch.begin(&plain, made.inside(), &streams::streams(&plain.stdio)?)?;
+        tell(&mut watch, &plain, made.inside(), &streams::streams(&plain.stdio)?)?;
         watch.run(&signals, Until::Ended, &mut |_| {})?;
         // A program that is not there, or fails, has warmed what it could; a machine that fails is no good.
         if let Some(frame::Report::Failed { stage: frame::Stage::Setup, step, .. }) = &watch.end {
@@ -136,13 +155,13 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
         }
     } else {
         // It has everything in memory that any program needs once it says so again.
-        watch.is_booted = false;
+        watch.mux.expect_hello();
         watch.mux.send(&awake()?);
         watch.run(&signals, Until::Heard, &mut |_| {})?;
     }
     let step = "saving the machine";
-    let Some(control) = watch.running.control() else { return Err(Error::Lost) };
-    host(control.save(&format!("{}/{STATE}", machine::SNAPSHOT)), step)
+    let Some(control) = watch.running().and_then(Running::control) else { return Err(Error::Lost) };
+    host(control.save(&format!("{}/{STATE}", machine::SNAPSHOT), &signals).map_err(io::Error::other), step)
 }
 
 /// What is run: the image's own program, with nothing of the user's.
@@ -169,10 +188,10 @@ fn make_room(parent: &Path) -> io::Result<()> {
     let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(parent)?.flatten() {
         let path = entry.path();
-        if !path.is_dir() {
+        if !entry.file_type()?.is_dir() {
             continue;
         }
-        match fs::metadata(path.join(STATE)).and_then(|state| state.modified()) {
+        match fs::symlink_metadata(path.join(STATE)).and_then(|state| state.modified()) {
             Ok(used) if !entry.file_name().as_bytes().starts_with(UNDONE.as_bytes()) => kept.push((used, path)),
             _ => remove_tree(&path).map_err(|error| error.source)?,
         }
@@ -182,10 +201,53 @@ fn make_room(parent: &Path) -> io::Result<()> {
     kept.into_iter().take(surplus).try_for_each(|(_, path)| remove_tree(&path).map_err(|error| error.source))
 }
 
+/// Makes the files of a snapshot, for QEMU to write to: its sandbox has these two and not their directory, so it can put
+/// nothing else in their place.
+fn prepare(staged: &Path, memory_bytes: u64) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(staged)?;
+    for (name, size) in [(MEMORY, memory_bytes), (STATE, 0)] {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        File::from(openat(CWD, staged.join(name), flags, Mode::RUSR | Mode::WUSR)?).set_len(size)?;
+    }
+    Ok(())
+}
+
+/// Opens the files of a snapshot and checks what they are; returns the state.
+fn whole(dir: &Path, memory_bytes: u64) -> io::Result<File> {
+    let place = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let place = place.map_err(|error| if error == Errno::NOTDIR || error == Errno::LOOP { odd(dir) } else { error.into() })?;
+    let memory = regular(place.as_fd(), MEMORY)?;
+    let state = regular(place.as_fd(), STATE)?;
+    let fits = memory.metadata()?.len() == memory_bytes && (1..=MAX_STATE_BYTES).contains(&state.metadata()?.len());
+    if fits { Ok(state) } else { Err(odd(dir)) }
+}
+
+/// Opens a file of a snapshot, by which nobody else can be meant and nobody is waited for.
+fn regular(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(dir, name, flags, Mode::empty()) {
+        // A link, or a socket.
+        Err(Errno::LOOP | Errno::NXIO) => return Err(odd(Path::new(name))),
+        opened => File::from(opened?),
+    };
+    let data = file.metadata()?;
+    let is_ours = data.is_file() && data.nlink() == 1 && data.uid() == rustix::process::geteuid().as_raw();
+    if is_ours { Ok(file) } else { Err(odd(Path::new(name))) }
+}
+
+fn odd(path: &Path) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("{} is not what a snapshot has", path.display()))
+}
+
 /// Gives a snapshot its name, once it is on disk: half a memory would be no machine.
-fn persist(staged: &Path, to: &Path) -> io::Result<()> {
+fn persist(staged: &Path, to: &Path, memory_bytes: u64) -> io::Result<()> {
+    whole(staged, memory_bytes)?;
+    let place = open(staged, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     for name in [MEMORY, STATE] {
-        File::open(staged.join(name))?.sync_all()?;
+        let file = regular(place.as_fd(), name)?;
+        // QEMU owned it meanwhile.
+        fchmod(&file, Mode::RUSR | Mode::WUSR)?;
+        file.sync_all()?;
     }
     fs::rename(staged, to)
 }

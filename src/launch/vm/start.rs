@@ -5,17 +5,20 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{Frame, SEED_BYTES};
 
-use super::control::Control;
+use super::control::{self, Control};
+use super::conversation::{Patience, Side};
 use super::machine::{self, Inside, Made, Processor, Start};
-use super::mux::{Mux, Side};
+use super::mux::Mux;
 use super::qemu::Running;
-use super::{Until, Watch, kvm, snapshot};
+use super::watch::{Afterwards, Gone, Until, Watch};
+use super::{kvm, snapshot};
 use crate::launch::error::Error;
 use crate::launch::host::streams::{Streams, host};
 use crate::launch::host::system::{self, Signals};
 use crate::launch::native::{self, plan};
 use crate::launch::spec::{Machine, Spec};
 use crate::launch::{Check, State};
+use crate::plain;
 
 /// Restores a machine, or boots one where there is no snapshot of such machines. Nothing of the program runs before it is
 /// heard, so a machine that is not may be tried again, and at last by the way that works everywhere.
@@ -26,17 +29,58 @@ pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(W
 fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
     let processor = snapshot::processor();
     if let Some(place) = snapshot::Place::of(spec, machine, processor)
-        && let Some(dir) = place.find()
+        && let Some(dir) = place.find(machine::memory(spec, machine))
     {
         match boot(machine::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
-            Err(Error::Machine { .. } | Error::Setup { .. } | Error::Host { .. }) => place.remove(),
-            restored => return restored,
+            Err(Unstarted { error: interrupted @ Error::Interrupted { .. }, .. }) => return Err(interrupted),
+            // Memory, descriptors or processes that the host lacks say nothing about the snapshot, nor does a kill.
+            Err(Unstarted { blame: Blame::Snapshot, .. }) => place.remove(),
+            Err(Unstarted { blame: Blame::Host, .. }) => {}
+            Ok(restored) => return Ok(restored),
         }
     }
     match boot(machine::make(spec, machine, processor, Start::Boot), signals, Way::Booted) {
-        Err(Error::Machine { .. }) => boot(machine::make(spec, machine, Processor::Translated, Start::Boot), signals, Way::Booted),
+        Err(Unstarted { error: Error::Machine { .. }, .. }) => {
+            boot(machine::make(spec, machine, Processor::Translated, Start::Boot), signals, Way::Booted)
+        }
         booted => booted,
     }
+    .map_err(|unstarted| unstarted.error)
+}
+
+/// Why there is no machine.
+pub struct Unstarted {
+    pub error: Error,
+    blame: Blame,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// The host's: it has no memory, or somebody killed the machine.
+    Host,
+    /// The snapshot's, if it was restored from one.
+    Snapshot,
+}
+
+impl From<Error> for Unstarted {
+    fn from(error: Error) -> Unstarted {
+        Unstarted { error, blame: Blame::Host }
+    }
+}
+
+/// What QEMU says when the host lacks something.
+const LACKS: [&str; 5] = ["allocate", "temporarily unavailable", "Too many open files", "No space left", "Operation not permitted"];
+/// Signals by which a process ends itself: what it read was wrong.
+const OWN_SIGNALS: [i32; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP];
+
+fn blame(gone: Option<&Gone>, words: &str) -> Blame {
+    let is_its_own = match gone {
+        None | Some(Gone::Failed(_)) => false,
+        Some(Gone::Killed(signal)) => OWN_SIGNALS.contains(&i32::from(*signal)),
+        Some(Gone::Exited(_) | Gone::Ended(_) | Gone::Misbehaved) => true,
+    };
+    if is_its_own && !LACKS.iter().any(|lack| words.contains(lack)) { Blame::Snapshot } else { Blame::Host }
 }
 
 /// What makes one of several machines that were the same another one.
@@ -51,7 +95,7 @@ pub fn awake() -> Result<Frame, Error> {
 }
 
 /// Starts a machine and waits until its first process is heard.
-pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made), Error> {
+pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made), Unstarted> {
     let step = "opening the way to the machine";
     let (ours, theirs) = host(system::pair(SocketType::STREAM), step)?;
     host(rustix::io::ioctl_fionbio(&ours, true), step)?;
@@ -72,19 +116,39 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
     if let Way::Restored(awake) = &way {
         mux.send(awake);
     }
-    let mut watch = Watch::new(Running::new(sandbox, socket, control.take()), log, mux);
-    if let Some(control) = watch.running.control() {
-        let begun = control.begin().and_then(|()| match way {
-            Way::Restored(_) => control.restore(&format!("{}/{}", machine::SNAPSHOT, machine::STATE)),
+    let (patience, afterwards) = match way {
+        Way::Booted => (Patience::BOOTED, Afterwards::Ends),
+        Way::Observed => (Patience::BOOTED, Afterwards::Stays),
+        Way::Restored(_) => (Patience::RESTORED, Afterwards::Ends),
+    };
+    let mut watch = Watch::new(Running::new(sandbox, socket, control.take()), log, mux, patience, afterwards);
+    let begun = match watch.running().and_then(Running::control) {
+        None => Ok(()),
+        Some(control) => control.begin(signals).and_then(|()| match way {
+            Way::Restored(_) => control.restore(&format!("{}/{}", machine::SNAPSHOT, machine::STATE), signals),
             Way::Booted | Way::Observed => Ok(()),
-        });
-        if let Err(source) = begun {
-            let words = String::from_utf8_lossy(control.words()).trim().to_owned();
-            return Err(watch.lost(&format!("could not be told what to do ({source}) {words}")));
+        }),
+    };
+    let heard = match begun {
+        Ok(()) => watch.run(signals, Until::Heard, &mut |_| {}),
+        Err(control::Error::Interrupted { signal }) => Err(Error::Interrupted { signal }),
+        Err(error) => {
+            let what = format!("could not be told what to do ({error}) {}", String::from_utf8_lossy(&said(&mut watch)).trim());
+            Err(watch.await_end(signals, &plain::line(&what)))
+        }
+    };
+    match heard {
+        Ok(()) => Ok((watch, made)),
+        Err(error) => {
+            let words = [watch.words().to_vec(), said(&mut watch)].concat();
+            Err(Unstarted { blame: blame(watch.gone(), &String::from_utf8_lossy(&words)), error })
         }
     }
-    watch.run(signals, Until::Heard, &mut |_| {})?;
-    Ok((watch, made))
+}
+
+/// What QEMU said beside its answers.
+fn said(watch: &mut Watch<'_>) -> Vec<u8> {
+    watch.running().and_then(Running::control).map_or_else(Vec::new, |control| control.words().to_vec())
 }
 
 /// How a machine starts.

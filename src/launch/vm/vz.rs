@@ -13,10 +13,12 @@ use rustix::net::SocketType;
 use tempfile::TempDir;
 
 use super::apple::{self, Configuration, Holds};
+use super::conversation::{Patience, Side};
 use super::framework::{self, Ends, Virtual};
 use super::machine::Inside;
-use super::mux::{Mux, Side};
-use super::{Gone, Until, Watch, program};
+use super::mux::Mux;
+use super::program;
+use super::watch::{Afterwards, Gone, Until, Watch};
 use crate::launch::error::Error;
 use crate::launch::host::streams::host;
 use crate::launch::host::system::{self, Signals};
@@ -44,7 +46,7 @@ fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) ->
     let started = Virtual::start(configuration, initial, &stage.files, Ends { port, console, told });
     let machine = started.map_err(|refusal| Error::Machine { what: format!("did not start: {refusal}") })?;
     let running = Running { _machine: machine, saying, _stage: stage };
-    let mut watch = Watch::new(running, log, Mux::new(ours, Side::Host));
+    let mut watch = Watch::new(running, log, Mux::new(ours, Side::Host), Patience::BOOTED, Afterwards::Ends);
     watch.run(signals, Until::Heard, &mut |_| {})?;
     Ok(watch)
 }
@@ -63,13 +65,8 @@ impl Running {
         self.saying.as_fd()
     }
 
-    /// Hears what became of it.
+    /// Hears what became of it, once that is readable.
     pub fn look(&self) -> Result<Option<Gone>, Error> {
-        Ok(Some(self.last_word()))
-    }
-
-    /// Waits for its last word.
-    pub fn last_word(&self) -> Gone {
         let mut text = [0; MAX_MESSAGE_BYTES];
         let length = loop {
             match (&self.saying).read(&mut text) {
@@ -79,7 +76,7 @@ impl Running {
             }
         };
         let how = if length == 0 { "ended by itself".to_owned() } else { String::from_utf8_lossy(&text[..length]).into_owned() };
-        Gone::Ended(how)
+        Ok(Some(Gone::Ended(how)))
     }
 }
 

@@ -33,6 +33,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
 pub const WINDOW_BYTES: usize = 256 << 10;
 /// The most streams at once.
 pub const MAX_STREAMS: usize = 1024;
+/// The longest text of a report: a step that names a path, and why it failed.
+pub const MAX_TEXT_BYTES: usize = 4096;
 /// Random bytes for a guest that wakes up.
 pub const SEED_BYTES: usize = 32;
 const HEAD_BYTES: usize = 9;
@@ -140,9 +142,9 @@ pub enum Report {
     Failed {
         /// What.
         stage: Stage,
-        /// The kernel's number for why.
+        /// The kernel's number for why; 0 where it has none.
         errno: i32,
-        /// During which step.
+        /// The step that failed, and, where there is no number, a NUL byte and the reason in words.
         step: String,
     },
 }
@@ -163,6 +165,25 @@ pub enum Stage {
 pub struct Broken;
 
 impl Frame {
+    /// Returns the frame's name, for errors.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Frame::Hello { .. } => "hello",
+            Frame::Data { .. } => "data",
+            Frame::End { .. } => "end",
+            Frame::Closed { .. } => "closed",
+            Frame::Credit { .. } => "credit",
+            Frame::Message { .. } => "message",
+            Frame::Keys { .. } => "keys",
+            Frame::Awake { .. } => "awake",
+            Frame::Signal { .. } => "signal",
+            Frame::Window { .. } => "window",
+            Frame::Started => "started",
+            Frame::Stopped => "stopped",
+            Frame::Report(_) => "report",
+        }
+    }
+
     /// Appends the frame to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
@@ -204,7 +225,7 @@ impl Report {
             Report::Killed(signal) => (b'K', i32::from(*signal), ""),
             Report::Failed { stage, errno, step } => (stage.letter(), *errno, step.as_str()),
         };
-        let text = &text.as_bytes()[..text.floor_char_boundary(MAX_PAYLOAD_BYTES - 5)];
+        let text = &text.as_bytes()[..text.floor_char_boundary(MAX_TEXT_BYTES)];
         put(out, b'R', 0, &[&[letter], &number.to_le_bytes(), text]);
     }
 
@@ -220,7 +241,8 @@ impl Report {
             b'X' => Stage::Execute,
             _ => return None,
         };
-        Some(Report::Failed { stage, errno: number, step: std::str::from_utf8(text).ok()?.to_owned() })
+        let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_TEXT_BYTES)?;
+        Some(Report::Failed { stage, errno: number, step: text.to_owned() })
     }
 }
 
@@ -343,6 +365,18 @@ mod tests {
         ] {
             assert_eq!(Frame::read(bytes), Err(Broken), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_text_has_a_longest_length() {
+        let frame = |text: &str| Frame::Report(Report::Failed { stage: Stage::Setup, errno: 1, step: text.to_owned() });
+        let mut written = Vec::new();
+        frame(&"é".repeat(MAX_TEXT_BYTES)).write(&mut written);
+        let Ok(Some((Frame::Report(Report::Failed { step, .. }), _))) = Frame::read(&written) else { panic!("{written:?}") };
+        assert_eq!(step.len(), MAX_TEXT_BYTES);
+        let mut long = Vec::new();
+        put(&mut long, b'R', 0, &[b"S\x01\0\0\0", &[b'x'; MAX_TEXT_BYTES + 1]]);
+        assert_eq!(Frame::read(&long), Err(Broken));
     }
 
     /// Bytes that look like nothing, the same in every run, behind the beginning of a frame.

@@ -3,59 +3,75 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, recvmsg, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use silo_wire::MAX_MESSAGE_BYTES;
-use silo_wire::frame::{FIRST_FREE, Frame, MAX_STREAMS};
-use tokio::sync::mpsc::UnboundedSender;
+use silo_wire::frame::Frame;
+use tokio::sync::mpsc::Sender;
 
-use super::{End, Error, Mux, Side, Ways};
+use super::{Act, End, Error, Mux, NoWait, Side, Violation, Ways};
 use crate::launch::host::system::{RECEIVING, SENDING};
+
+/// Connections to the ssh agent that wait for the broker; more of them are turned away.
+pub const MAX_ASKING: usize = 64;
 
 /// The way to the user's ssh agent.
 pub enum Keys {
     /// Inside: what listens where programs look for it.
     Listener(UnixListener),
     /// Outside: who takes those that ask.
-    Broker(UnboundedSender<UnixStream>),
+    Broker(Sender<UnixStream>),
 }
 
 impl Mux {
-    /// Hands a message to the messenger, with a connection where a stream came with it.
-    pub(super) fn deliver(&mut self, stream: Option<u32>, bytes: &[u8]) -> Result<(), Error> {
-        let honest = bytes.len() <= MAX_MESSAGE_BYTES && (stream.is_none() || self.side == Side::Host);
-        if !honest || stream.is_some_and(|number| self.streams.contains_key(&number)) || self.streams.len() >= MAX_STREAMS {
-            return Err(Error::Broken);
-        }
-        let Some(messenger) = self.messenger.as_ref() else { return Ok(()) };
-        let messenger = messenger.try_clone()?;
-        let mut theirs = None;
-        if let Some(number) = stream {
-            let (ours, other) = connection()?;
-            ours.set_nonblocking(true)?;
-            self.add(number, Some(ours.into()), End::Own, Ways::BOTH);
-            theirs = Some(OwnedFd::from(other));
-        }
-        let passed: Vec<BorrowedFd<'_>> = theirs.iter().map(AsFd::as_fd).collect();
+    /// Hands a message to the messenger, with a connection where a stream came with it; returns it where that would wait.
+    pub(super) fn deliver(&mut self, stream: Option<u32>, bytes: Vec<u8>) -> Result<Option<Act>, Error> {
+        let Some(messenger) = &self.messenger else {
+            // Nobody serves the network, or not any more.
+            stream.into_iter().for_each(|number| self.conversation.refuse(number));
+            return Ok(None);
+        };
+        let made = match stream {
+            None => None,
+            Some(number) => match connection(self.conversation.has_place()) {
+                Some((ours, theirs)) => Some((number, ours, theirs)),
+                // The message is about this connection alone.
+                None => {
+                    self.conversation.refuse(number);
+                    return Ok(None);
+                }
+            },
+        };
+        let passed: Vec<BorrowedFd<'_>> = made.iter().map(|(_, _, theirs)| theirs.as_fd()).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !passed.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(&passed));
         }
-        if sendmsg(&messenger, &[IoSlice::new(bytes)], &mut control, SENDING).is_err() {
-            // Nobody serves the network any more.
-            self.messenger = None;
+        let sent = sendmsg(messenger, &[IoSlice::new(&bytes)], &mut control, SENDING | SendFlags::DONTWAIT);
+        drop(passed);
+        match (sent, made) {
+            (Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS), _) => return Ok(Some(Act::Message { stream, bytes })),
+            (Ok(_), Some((number, ours, _))) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
+            (Ok(_), None) => {}
+            // More descriptors are under way than the kernel lets one user have.
+            (Err(Errno::TOOMANYREFS), made) => made.iter().for_each(|(number, ..)| self.conversation.refuse(*number)),
+            (Err(_), made) => {
+                self.messenger = None;
+                made.iter().for_each(|(number, ..)| self.conversation.refuse(*number));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Sends a message on, with a stream where a connection came with it.
     pub(super) fn forward(&mut self) -> Result<(), Error> {
-        let Some(messenger) = &self.messenger else { return Ok(()) };
+        let Some(messenger) = self.messenger.as_ref().filter(|_| self.conversation.has_room()) else { return Ok(()) };
         let mut bytes = [0; MAX_MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -71,7 +87,7 @@ impl Mux {
             RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
             _ => None,
         });
-        let stream = passed.filter(|_| self.side == Side::Guest && self.streams.len() < MAX_STREAMS).map(|connection| {
+        let stream = passed.filter(|_| self.conversation.side() == Side::Guest && self.conversation.has_place()).map(|connection| {
             // One that cannot be told not to wait is no socket; it is carried all the same.
             let _ = rustix::io::ioctl_fionbio(&connection, true);
             self.add_next(connection)
@@ -85,7 +101,7 @@ impl Mux {
         let Some(Keys::Listener(listener)) = &self.keys else { return };
         // Who has gone again asks nothing; one too many is turned away.
         let Ok((asking, _)) = listener.accept() else { return };
-        if self.streams.len() < MAX_STREAMS && asking.set_nonblocking(true).is_ok() {
+        if self.conversation.has_place() && asking.set_nonblocking(true).is_ok() {
             let stream = self.add_next(asking.into());
             self.send(&Frame::Keys { stream });
         }
@@ -93,42 +109,39 @@ impl Mux {
 
     /// Hands somebody who asks the ssh agent on to who knows it.
     pub(super) fn hand_on(&mut self, number: u32) -> Result<(), Error> {
-        let Some(Keys::Broker(broker)) = &self.keys else { return Err(Error::Broken) };
-        if self.streams.contains_key(&number) || self.streams.len() >= MAX_STREAMS {
-            return Err(Error::Broken);
+        let Some(Keys::Broker(broker)) = &self.keys else {
+            self.conversation.end();
+            self.fds.clear();
+            return Err(Violation::NotIts { stream: number }.into());
+        };
+        // Where nobody serves any more, or too many wait, whoever asks is turned away.
+        let made = connection(self.conversation.has_place());
+        match made.and_then(|(ours, theirs)| broker.try_send(theirs.into()).is_ok().then_some(ours)) {
+            Some(ours) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
+            None => self.conversation.refuse(number),
         }
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        // Where nobody serves any more, both ends are closed, and whoever asks is told so.
-        let _ = broker.send(theirs);
-        self.add(number, Some(ours.into()), End::Own, Ways::BOTH);
         Ok(())
     }
 
     /// Adds a stream under a number that is free.
     fn add_next(&mut self, fd: OwnedFd) -> u32 {
-        while self.streams.contains_key(&self.next) {
-            self.next = self.next.checked_add(1).unwrap_or(FIRST_FREE);
-        }
-        let number = self.next;
-        self.next = number.checked_add(1).unwrap_or(FIRST_FREE);
-        self.add(number, Some(fd), End::Own, Ways::BOTH);
+        let number = self.conversation.add_next();
+        self.fds.insert(number, NoWait::own(fd));
         number
     }
 }
 
-/// Makes two ends of a connection of this machine with itself, for who knows what to do with one.
-fn connection() -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let ours = TcpStream::connect(listener.local_addr()?)?;
-    let own = ours.local_addr()?;
-    loop {
-        // Another program of this machine may have been faster.
-        let (theirs, from) = listener.accept()?;
-        if from == own {
-            return Ok((ours, theirs));
-        }
+/// Makes two ends of a connection, ours without waiting; none where there is no place for one, or no descriptor.
+fn connection(has_place: bool) -> Option<(OwnedFd, OwnedFd)> {
+    if !has_place {
+        return None;
     }
+    let pair = || -> io::Result<_> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((ours.into(), theirs.into()))
+    };
+    pair().ok()
 }
 
 #[cfg(test)]
@@ -144,7 +157,7 @@ mod tests {
         let ((agent, inner), (broker, outer)) = (pair(), pair());
         host.take_messenger(outer);
         guest.take_messenger(inner);
-        let (mine, passed) = connection().expect("a connection");
+        let (mine, passed) = UnixStream::pair().expect("a connection");
         let passed = OwnedFd::from(passed);
         let fds = [passed.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -162,8 +175,9 @@ mod tests {
             RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
             _ => None,
         });
-        let theirs = TcpStream::from(fd.expect("a connection comes with it"));
+        let theirs = UnixStream::from(fd.expect("a connection comes with it"));
         use std::io::{Read, Write};
+        theirs.set_nonblocking(false).expect("set");
         (&mine).write_all(b"ping").expect("sent");
         run([&mut host, &mut guest]).expect("both are honest");
         let mut four = [0; 4];

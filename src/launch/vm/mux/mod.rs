@@ -1,7 +1,4 @@
-//! Streams over one link, on either side of it: what is read here is written there, and no more than is taken.
-//!
-//! The link carries frames ([`silo_wire::frame`]). Of each stream only so much is sent as the other side has room for, so
-//! a program that does not read holds up its own input and nothing else, and neither side can fill the other's memory.
+//! A conversation with its descriptors, on either side of a link: what is read here is written there. No call waits.
 //!
 //! A *messenger* is a socket that keeps messages apart: the guest's end of it is the agent of the network, the host's
 //! the broker. A connection that the agent hands over becomes a stream, and on the host a connection again. So does
@@ -12,33 +9,22 @@ mod handover;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::{Errno, read, write};
 use rustix::net::{Shutdown, shutdown};
-use silo_wire::frame::{FIRST_FREE, Frame, MAX_PAYLOAD_BYTES, WINDOW_BYTES};
+use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES};
 
-use super::stream::{End, Stream, Ways, send};
+use super::conversation::{Act, Conversation, End, Fate, Phase, Side, Violation, Ways};
+use crate::launch::host::no_wait::NoWait;
 
-pub use handover::Keys;
+pub use handover::{Keys, MAX_ASKING};
 
-/// Frames that wait for the link; nothing more is read for it meanwhile.
-const OUTBOX_BYTES: usize = 256 << 10;
-/// Frames that wait for the link although nothing was read for it: then the other side is not heard, either.
-const CLOGGED_BYTES: usize = 1 << 20;
 /// The most reads of the link before what came is looked at.
 const READS_AT_ONCE: usize = 16;
-/// The most of a stream that is kept: its first and only one is what a machine is to do.
-const MAX_KEPT_BYTES: usize = 64 << 20;
-
-/// Which side of the link this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Outside: streams of the network are made into connections.
-    Host,
-    /// Inside: connections of the network are made into streams.
-    Guest,
-}
+/// How long a broker may leave a message lying before it counts as gone: meanwhile nothing else is heard of the machine.
+const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the conversation is over.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +33,8 @@ pub enum Error {
     #[error("the link is closed")]
     Gone,
     /// The other side says what nobody who is honest says.
-    #[error("what came over the link is no frame")]
-    Broken,
+    #[error(transparent)]
+    Broken(#[from] Violation),
     /// A call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -57,16 +43,18 @@ pub enum Error {
 /// One end of a link with its streams.
 pub struct Mux {
     link: OwnedFd,
-    side: Side,
-    arrived: Vec<u8>,
+    /// Whether the other side reads no more; it may have said something before.
+    is_deaf: bool,
+    conversation: Conversation,
     piece: Vec<u8>,
-    outbox: VecDeque<u8>,
-    streams: BTreeMap<u32, Stream>,
+    fds: BTreeMap<u32, NoWait>,
+    /// Terminals that are open nowhere at the moment.
+    deserted: Vec<u32>,
     messenger: Option<OwnedFd>,
     keys: Option<Keys>,
-    next: u32,
-    frames: VecDeque<Frame>,
-    moved: u64,
+    /// What could not be handed on yet. Nothing is parsed meanwhile.
+    waiting: Option<(Act, Instant)>,
+    told: VecDeque<Frame>,
 }
 
 /// What a descriptor that is polled is for.
@@ -87,36 +75,51 @@ impl Mux {
     pub fn new(link: OwnedFd, side: Side) -> Mux {
         Mux {
             link,
-            side,
-            arrived: Vec::new(),
+            is_deaf: false,
+            conversation: Conversation::new(side),
             piece: vec![0; 2 * MAX_PAYLOAD_BYTES],
-            outbox: VecDeque::new(),
-            streams: BTreeMap::new(),
+            fds: BTreeMap::new(),
+            deserted: Vec::new(),
             messenger: None,
             keys: None,
-            next: FIRST_FREE,
-            frames: VecDeque::new(),
-            moved: 0,
+            waiting: None,
+            told: VecDeque::new(),
         }
     }
 
-    /// Adds a stream; without a descriptor, what comes waits for one.
-    pub fn add(&mut self, number: u32, fd: Option<OwnedFd>, end: End, ways: Ways) {
-        self.streams.insert(number, Stream::new(fd, end, ways));
+    /// The conversation as data.
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
+    /// Has a machine say hello once more.
+    pub fn expect_hello(&mut self) {
+        self.conversation.expect_hello();
+    }
+
+    /// Adds a stream.
+    pub fn add(&mut self, number: u32, fd: NoWait, end: End, ways: Ways) {
+        self.conversation.add(number, end, ways, true);
+        self.fds.insert(number, fd);
+    }
+
+    /// Adds a stream without a descriptor; what comes waits for one.
+    pub fn add_unattached(&mut self, number: u32, end: End, ways: Ways) {
+        self.conversation.add(number, end, ways, false);
+    }
+
+    /// Bounds what may come of a stream altogether.
+    pub fn bound(&mut self, number: u32, bytes: u64) {
+        self.conversation.bound(number, bytes);
     }
 
     /// Gives a stream that waits for it its descriptor.
     pub fn attach(&mut self, number: u32, fd: OwnedFd) {
-        if let Some(stream) = self.streams.get_mut(&number) {
-            stream.fd = Some(fd);
+        if self.conversation.has(number) {
+            self.fds.insert(number, NoWait::own(fd));
+            let fate = self.conversation.attach(number);
+            self.settle(number, fate);
         }
-        // Its end may have come already.
-        self.settle(number);
-    }
-
-    /// The link.
-    pub fn link(&self) -> BorrowedFd<'_> {
-        self.link.as_fd()
     }
 
     /// Takes the messenger.
@@ -136,83 +139,75 @@ impl Mux {
 
     /// Sends a frame that is about no stream.
     pub fn send(&mut self, frame: &Frame) {
-        send(&mut self.outbox, frame);
+        self.conversation.send(frame);
     }
 
     /// Returns the next frame that is about no stream.
     pub fn next_frame(&mut self) -> Option<Frame> {
-        self.frames.pop_front()
+        self.told.pop_front()
     }
 
     /// The descriptor at the end of a stream.
     pub fn descriptor(&self, number: u32) -> Option<BorrowedFd<'_>> {
-        self.streams.get(&number)?.fd.as_ref().map(AsFd::as_fd)
+        self.fds.get(&number).map(AsFd::as_fd)
     }
 
     /// Takes what came of a stream that is kept, once it has ended.
     pub fn whole(&mut self, number: u32) -> Option<Vec<u8>> {
-        let ended = self.streams.get(&number).is_some_and(|stream| stream.is_ending && stream.end == End::Kept);
-        ended.then(|| self.streams.remove(&number).map(|stream| stream.pending.into())).flatten()
-    }
-
-    /// Whether everything that was to be sent is sent.
-    pub fn is_flushed(&self) -> bool {
-        self.outbox.is_empty()
-    }
-
-    /// Whether something of connections is still to be carried on towards the host: what their programs wrote last.
-    pub fn owes(&self) -> bool {
-        self.streams.range(FIRST_FREE..).any(|(_, stream)| match self.side {
-            Side::Guest => stream.out,
-            Side::Host => stream.back && !stream.pending.is_empty(),
-        })
-    }
-
-    /// Says how often something of connections was carried.
-    pub fn moved(&self) -> u64 {
-        self.moved
+        self.conversation.whole(number)
     }
 
     /// Whether a stream is there still.
     pub fn has(&self, number: u32) -> bool {
-        self.streams.contains_key(&number)
+        self.conversation.has(number)
     }
 
     /// Drops a stream.
     pub fn remove(&mut self, number: u32) {
-        self.streams.remove(&number);
+        self.conversation.remove(number);
+        self.fds.remove(&number);
     }
 
     /// Whether a terminal is to be looked at again after a while: nothing says when somebody opens it.
     pub fn is_deserted(&self) -> bool {
-        self.streams.values().any(|stream| stream.is_deserted)
+        !self.deserted.is_empty()
     }
 
     /// Looks at deserted terminals again.
     pub fn look_again(&mut self) {
-        self.streams.values_mut().for_each(|stream| stream.is_deserted = false);
+        self.deserted.clear();
     }
 
-    /// Says what to poll for.
+    /// When a message that waits for the broker is given up.
+    pub fn broker_deadline(&self) -> Option<Instant> {
+        self.waiting.as_ref().map(|(_, since)| *since + BROKER_PATIENCE)
+    }
+
+    /// Says what to poll for. A descriptor that nothing is wanted of is left out: the kernel tells of its end all the same,
+    /// again and again.
     pub fn interest(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
-        let mut link = PollFlags::empty();
-        link.set(PollFlags::IN, self.outbox.len() < CLOGGED_BYTES);
-        link.set(PollFlags::OUT, !self.outbox.is_empty());
-        let mut all = vec![(Source::Link, self.link.as_fd(), link)];
-        let has_room = self.outbox.len() < OUTBOX_BYTES;
-        if let Some(messenger) = self.messenger.as_ref().filter(|_| has_room) {
-            all.push((Source::Messenger, messenger.as_fd(), PollFlags::IN));
-        }
-        if let Some(Keys::Listener(listener)) = self.keys.as_ref().filter(|_| has_room) {
-            all.push((Source::Keys, listener.as_fd(), PollFlags::IN));
-        }
-        for (number, stream) in &self.streams {
-            let Some(fd) = stream.fd.as_ref().filter(|_| !stream.is_deserted) else { continue };
+        let mut all = Vec::new();
+        let mut put = |source, fd, read: bool, write: bool| {
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, stream.out && stream.may_send > 0 && has_room);
-            flags.set(PollFlags::OUT, stream.back && !stream.pending.is_empty());
+            flags.set(PollFlags::IN, read);
+            flags.set(PollFlags::OUT, write);
             if !flags.is_empty() {
-                all.push((Source::Stream(*number), fd.as_fd(), flags));
+                all.push((source, fd, flags));
+            }
+        };
+        let may_read = self.waiting.is_none() && self.conversation.room() > 0;
+        put(Source::Link, self.link.as_fd(), may_read, !self.is_deaf && !self.conversation.is_flushed());
+        let has_room = self.conversation.has_room();
+        if let Some(messenger) = &self.messenger {
+            put(Source::Messenger, messenger.as_fd(), has_room, self.waiting.is_some());
+        }
+        if let Some(Keys::Listener(listener)) = &self.keys {
+            put(Source::Keys, listener.as_fd(), has_room, false);
+        }
+        for (number, fd) in &self.fds {
+            if !self.deserted.contains(number) {
+                let (read, write) = (self.conversation.may_send(*number) > 0, !self.conversation.pending(*number).is_empty());
+                put(Source::Stream(*number), fd.as_fd(), read, write);
             }
         }
         all
@@ -230,233 +225,162 @@ impl Mux {
                 Source::Link | Source::Messenger | Source::Keys | Source::Stream(_) => {}
             }
         }
+        if self.broker_deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+            (self.messenger, self.waiting) = (None, None);
+        }
+        self.take()?;
+        self.flush()?;
+        // What was not parsed because too much waited for the link.
+        self.take()?;
         self.flush()
     }
 
+    /// Reads the link.
     fn hear(&mut self) -> Result<(), Error> {
         // A port gives a page at a time, however much waits.
         for _ in 0..READS_AT_ONCE {
-            match read(&self.link, &mut self.piece) {
-                Ok(0) => return Err(Error::Gone),
-                Ok(length) => self.arrived.extend_from_slice(&self.piece[..length]),
-                Err(Errno::INTR | Errno::AGAIN) => break,
-                Err(Errno::CONNRESET | Errno::PIPE) => return Err(Error::Gone),
-                Err(error) => return Err(Error::Io(error.into())),
-            }
-            if self.arrived.len() >= self.piece.len() {
+            let room = self.conversation.room().min(self.piece.len());
+            if room == 0 || self.waiting.is_some() {
                 break;
             }
+            match read(&self.link, &mut self.piece[..room]) {
+                Ok(0) => return self.gone(),
+                Ok(length) => self.conversation.arrive(&self.piece[..length]),
+                Err(Errno::INTR | Errno::AGAIN) => break,
+                Err(Errno::CONNRESET | Errno::PIPE) => return self.gone(),
+                Err(error) => {
+                    self.conversation.end();
+                    return Err(Error::Io(error.into()));
+                }
+            }
         }
-        let mut done = 0;
-        while let Some((frame, length)) = Frame::read(&self.arrived[done..]).map_err(|_| Error::Broken)? {
-            done += length;
-            self.take(frame)?;
-        }
-        self.arrived.drain(..done);
         Ok(())
     }
 
-    fn take(&mut self, frame: Frame) -> Result<(), Error> {
-        match frame {
-            Frame::Data { stream: number, bytes } => {
-                // What was under way when a stream was dropped is dropped, too.
-                let Some(stream) = self.streams.get_mut(&number).filter(|stream| stream.back) else { return Ok(()) };
-                let most = if stream.end == End::Kept { MAX_KEPT_BYTES } else { WINDOW_BYTES };
-                if stream.is_ending || stream.pending.len() + bytes.len() > most {
-                    return Err(Error::Broken);
-                }
-                if stream.end == End::Kept {
-                    send(&mut self.outbox, &Frame::Credit { stream: number, bytes: bytes.len() as u32 });
-                }
-                stream.pending.extend(bytes);
-                self.settle(number);
-            }
-            Frame::End { stream: number } => {
-                if let Some(stream) = self.streams.get_mut(&number) {
-                    stream.is_ending = true;
-                }
-                self.settle(number);
-            }
-            Frame::Closed { stream: number } => {
-                if let Some(stream) = self.streams.get_mut(&number) {
-                    stream.out = false;
-                }
-                self.settle(number);
-            }
-            Frame::Credit { stream: number, bytes } => {
-                if let Some(stream) = self.streams.get_mut(&number) {
-                    stream.may_send = (stream.may_send + bytes as usize).min(WINDOW_BYTES);
-                }
-            }
-            Frame::Message { stream, bytes } => self.deliver(stream, &bytes)?,
-            Frame::Keys { stream } => self.hand_on(stream)?,
-            frame @ (Frame::Hello { .. }
-            | Frame::Signal { .. }
-            | Frame::Window { .. }
-            | Frame::Awake { .. }
-            | Frame::Started
-            | Frame::Stopped
-            | Frame::Report(_)) => self.frames.push_back(frame),
+    /// The link is closed: what came before it counts, and then it is over.
+    fn gone(&mut self) -> Result<(), Error> {
+        self.is_deaf = true;
+        self.conversation.drop_outbox();
+        self.take()?;
+        if self.conversation.phase() == Phase::Reported || self.waiting.is_some() {
+            return Ok(());
         }
-        Ok(())
+        self.conversation.end();
+        self.fds.clear();
+        Err(Error::Gone)
+    }
+
+    /// Does what came over the link, as far as it can be done now.
+    fn take(&mut self) -> Result<(), Error> {
+        loop {
+            let (act, since) = match self.waiting.take() {
+                Some(waiting) => waiting,
+                None => match self.conversation.next_act() {
+                    Ok(Some(act)) => (act, Instant::now()),
+                    Ok(None) => return Ok(()),
+                    Err(violation) => {
+                        self.fds.clear();
+                        return Err(violation.into());
+                    }
+                },
+            };
+            if let Some(act) = self.act(act)? {
+                self.waiting = Some((act, since));
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does one thing; returns it where it has to wait.
+    fn act(&mut self, act: Act) -> Result<Option<Act>, Error> {
+        match act {
+            Act::Message { stream, bytes } => return self.deliver(stream, bytes),
+            Act::Keys { stream } => self.hand_on(stream)?,
+            Act::Settle { stream, fate } => self.settle(stream, fate),
+            // Once is enough: silo stops, and goes on.
+            Act::Tell(Frame::Stopped) if self.told.back() == Some(&Frame::Stopped) => {}
+            Act::Tell(frame) => {
+                let is_report = matches!(frame, Frame::Report(_));
+                self.told.push_back(frame);
+                if is_report {
+                    for number in self.conversation.numbers() {
+                        let fate = self.conversation.settle(number);
+                        self.settle(number, fate);
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn carry(&mut self, number: u32, flags: PollFlags) {
-        let Some(stream) = self.streams.get_mut(&number) else { return };
-        let before = (stream.pending.len(), stream.may_send, stream.out);
-        if stream.back && !stream.pending.is_empty() && flags.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR) {
-            stream.write(number, &mut self.outbox);
+        let Some(fd) = self.fds.get(&number) else { return };
+        let hung = flags.intersects(PollFlags::HUP | PollFlags::ERR);
+        let pending = self.conversation.pending(number);
+        if !pending.is_empty() && (hung || flags.contains(PollFlags::OUT)) {
+            let fate = match fd.write(pending) {
+                Ok(length) => self.conversation.wrote(number, length),
+                Err(Errno::INTR | Errno::AGAIN) => Fate::Stays,
+                Err(_) => self.conversation.closed(number),
+            };
+            self.settle(number, fate);
         }
-        if stream.out && stream.may_send > 0 && flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            stream.read(number, &mut self.outbox);
+        let most = self.conversation.may_send(number);
+        let Some(fd) = self.fds.get(&number) else { return };
+        if most > 0 && (hung || flags.contains(PollFlags::IN)) {
+            let mut piece = vec![0; most];
+            let fate = match fd.read(&mut piece) {
+                Ok(length) if length > 0 => {
+                    piece.truncate(length);
+                    self.conversation.send_data(number, piece)
+                }
+                Err(Errno::INTR | Errno::AGAIN) => Fate::Stays,
+                Err(Errno::IO) if self.conversation.is_terminal(number) => {
+                    self.deserted.push(number);
+                    Fate::Stays
+                }
+                Ok(_) | Err(_) => self.conversation.send_data(number, Vec::new()),
+            };
+            self.settle(number, fate);
         }
-        self.moved += u64::from(number >= FIRST_FREE && before != (stream.pending.len(), stream.may_send, stream.out));
-        self.settle(number);
     }
 
-    /// Passes an end on once everything before it was written, and drops a stream that goes neither way.
-    fn settle(&mut self, number: u32) {
-        let Some(stream) = self.streams.get_mut(&number) else { return };
-        if stream.back && stream.is_ending && stream.pending.is_empty() && stream.fd.is_some() {
-            stream.back = false;
-            // A terminal that is hung up is so in both directions.
-            stream.out &= stream.end != End::Terminal;
-            if let Some(fd) = stream.fd.as_ref().filter(|_| stream.end == End::Own) {
-                // Only a socket has halves.
-                let _ = shutdown(fd, Shutdown::Write);
+    fn settle(&mut self, number: u32, fate: Fate) {
+        match fate {
+            Fate::Stays => {}
+            Fate::HalfShut => {
+                if let Some(fd) = self.fds.get(&number) {
+                    // Only a socket has halves.
+                    let _ = shutdown(fd, Shutdown::Write);
+                }
             }
-        }
-        if stream.fd.is_some() && !stream.out && !stream.back {
-            self.streams.remove(&number);
+            Fate::Gone => drop(self.fds.remove(&number)),
         }
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        while !self.outbox.is_empty() {
-            let (first, _) = self.outbox.as_slices();
-            match write(&self.link, &first[..first.len().min(MAX_PAYLOAD_BYTES)]) {
+        while !self.is_deaf && !self.conversation.is_flushed() {
+            match write(&self.link, self.conversation.outbox()) {
                 Ok(0) | Err(Errno::AGAIN) => return Ok(()),
-                Ok(length) => drop(self.outbox.drain(..length)),
+                Ok(length) => self.conversation.sent(length),
                 Err(Errno::INTR) => {}
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(Error::Gone),
-                Err(error) => return Err(Error::Io(error.into())),
+                // What it said before is still to be read; its end comes behind.
+                Err(Errno::PIPE | Errno::CONNRESET) => {
+                    self.is_deaf = true;
+                    self.conversation.drop_outbox();
+                }
+                Err(error) => {
+                    self.conversation.end();
+                    return Err(Error::Io(error.into()));
+                }
             }
+        }
+        if self.is_deaf {
+            self.conversation.drop_outbox();
         }
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rustix::event::{PollFd, poll};
-    use rustix::fs::Timespec;
-    use rustix::net::SocketType;
-    use rustix::pipe::pipe;
-
-    use super::*;
-    use crate::launch::host::system::pair;
-
-    pub fn linked() -> (Mux, Mux) {
-        let (one, other) = pair(SocketType::STREAM).expect("a socket pair needs nothing");
-        rustix::io::ioctl_fionbio(&one, true).expect("set");
-        rustix::io::ioctl_fionbio(&other, true).expect("set");
-        (Mux::new(one, Side::Host), Mux::new(other, Side::Guest))
-    }
-
-    /// Turns both sides until neither has anything to do for a while.
-    pub fn run(muxes: [&mut Mux; 2]) -> Result<(), Error> {
-        let [one, other] = muxes;
-        let mut idle = 0;
-        while idle < 5 {
-            idle += 1;
-            for mux in [&mut *one, &mut *other] {
-                let interest = mux.interest();
-                let mut fds: Vec<PollFd<'_>> = interest.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-                let ready = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 })).expect("polled");
-                let events: Vec<(Source, PollFlags)> =
-                    interest.iter().zip(&fds).map(|((source, ..), fd)| (*source, fd.revents())).collect();
-                if ready > 0 {
-                    idle = 0;
-                }
-                mux.turn(&events)?;
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_stream_arrives_whole_and_ends() {
-        let (mut host, mut guest) = linked();
-        let (from, to) = pipe().expect("a pipe");
-        let (out, into) = pipe().expect("a pipe");
-        host.add(1, Some(from), End::Shared, Ways::OUT);
-        guest.add(1, Some(into), End::Own, Ways::BACK);
-        let sent: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
-        let wanted = sent.clone();
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let mut rest = &sent[..];
-                while !rest.is_empty() {
-                    rest = &rest[write(&to, rest).expect("taken")..];
-                }
-            });
-            let reader = scope.spawn(move || {
-                let mut got = Vec::new();
-                let mut piece = [0; 7000];
-                loop {
-                    match read(&out, &mut piece).expect("read") {
-                        0 => return got,
-                        length => got.extend_from_slice(&piece[..length]),
-                    }
-                }
-            });
-            while host.has(1) || guest.has(1) {
-                run([&mut host, &mut guest]).expect("both are honest");
-            }
-            assert!(reader.join().expect("it reads to the end") == wanted);
-        });
-    }
-
-    #[test]
-    fn who_does_not_read_gets_a_window_and_no_more() {
-        let (mut host, mut guest) = linked();
-        let (from, to) = pipe().expect("a pipe");
-        rustix::io::ioctl_fionbio(&to, true).expect("set");
-        host.add(1, Some(from), End::Shared, Ways::OUT);
-        guest.add(1, None, End::Own, Ways::BACK);
-        let mut taken = 0;
-        for _ in 0..64 {
-            while let Ok(length) = write(&to, &[7; 4096]) {
-                taken += length;
-            }
-            run([&mut host, &mut guest]).expect("both are honest");
-        }
-        // The window, and what a pipe holds.
-        assert!(taken <= WINDOW_BYTES + (1 << 20), "{taken}");
-        assert_eq!(guest.streams[&1].pending.len(), WINDOW_BYTES);
-        drop(to);
-    }
-
-    #[test]
-    fn who_sends_more_than_was_taken_is_not_heard() {
-        let (mut host, mut guest) = linked();
-        host.add(2, None, End::Own, Ways::BACK);
-        for _ in 0..=WINDOW_BYTES / MAX_PAYLOAD_BYTES {
-            guest.send(&Frame::Data { stream: 2, bytes: vec![1; MAX_PAYLOAD_BYTES] });
-        }
-        assert!(matches!(run([&mut host, &mut guest]), Err(Error::Broken)));
-    }
-
-    #[test]
-    fn a_reader_that_is_gone_is_told() {
-        let (mut host, mut guest) = linked();
-        let (out, into) = pipe().expect("a pipe");
-        let (from, to) = pipe().expect("a pipe");
-        host.add(2, Some(into), End::Shared, Ways::BACK);
-        guest.add(2, Some(from), End::Own, Ways::OUT);
-        drop(out);
-        write(&to, b"unheard").expect("taken");
-        run([&mut host, &mut guest]).expect("both are honest");
-        assert!(!guest.has(2), "the pipe inside is closed, and its writer hears of it");
-    }
-}
+mod tests;

@@ -1,0 +1,12 @@
+//! A whole conversation with a virtual machine: whatever it says, in every phase, little is kept and it ends.
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code)]
+mod checks;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|script: &[u8]| {
+    checks::conversation(script);
+});
