@@ -104,6 +104,9 @@ impl Numbers {
             }
             said.extend(bytes);
         }
+        if self.next(20) == 0 {
+            said.truncate(self.next(11));
+        }
         said
     }
 

@@ -251,3 +251,68 @@ fn persist(staged: &Path, to: &Path, memory_bytes: u64) -> io::Result<()> {
     }
     fs::rename(staged, to)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    const MEMORY_BYTES: u64 = 1 << 20;
+
+    fn place() -> (tempfile::TempDir, Place) {
+        let held = tempfile::tempdir().expect("a directory");
+        let place = Place { parent: held.path().to_owned(), name: "it".to_owned() };
+        (held, place)
+    }
+
+    #[test]
+    fn a_snapshot_is_its_owners_alone() {
+        let (held, place) = place();
+        let staged = held.path().join("undone-it");
+        prepare(&staged, MEMORY_BYTES).expect("made");
+        assert!(persist(&staged, &place.dir(), MEMORY_BYTES).is_err(), "there is no state yet");
+        fs::write(staged.join(STATE), "state").expect("written");
+        fs::set_permissions(staged.join(MEMORY), fs::Permissions::from_mode(0o644)).expect("QEMU may");
+        persist(&staged, &place.dir(), MEMORY_BYTES).expect("it is whole");
+        for name in [MEMORY, STATE] {
+            assert_eq!(fs::metadata(place.dir().join(name)).expect("there").permissions().mode() & 0o777, 0o600, "{name}");
+        }
+        assert_eq!(place.find(MEMORY_BYTES), Some(place.dir()));
+        assert_eq!(place.find(MEMORY_BYTES * 2), None, "its memory has another size");
+        assert!(!place.dir().exists(), "and is of no use");
+    }
+
+    #[test]
+    fn what_is_no_snapshot_is_not_opened() {
+        type Spoil = fn(&Path);
+        let cases: [(&str, Spoil); 6] = [
+            ("a pipe", |state| {
+                fs::remove_file(state).expect("removed");
+                rustix::fs::mknodat(CWD, state, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
+            }),
+            ("a link", |state| {
+                fs::rename(state, state.with_extension("real")).expect("moved");
+                symlink("state.real", state).expect("linked");
+            }),
+            ("a second name", |state| fs::hard_link(state, state.with_extension("other")).expect("linked")),
+            ("a directory", |state| {
+                fs::remove_file(state).expect("removed");
+                fs::create_dir(state).expect("made");
+            }),
+            ("empty", |state| fs::write(state, "").expect("written")),
+            ("too long", |state| File::options().write(true).open(state).expect("ours").set_len(MAX_STATE_BYTES + 1).expect("set")),
+        ];
+        for (what, spoil) in cases {
+            let (_held, place) = place();
+            prepare(&place.dir(), MEMORY_BYTES).expect("made");
+            let state = place.dir().join(STATE);
+            fs::write(&state, "state").expect("written");
+            assert!(place.find(MEMORY_BYTES).is_some(), "{what}");
+            spoil(&state);
+            // A pipe that nobody writes would be waited for here.
+            assert_eq!(place.find(MEMORY_BYTES), None, "{what}");
+            assert!(!place.dir().exists(), "{what}: the next run makes another one");
+        }
+    }
+}

@@ -174,3 +174,26 @@ pub fn probe() -> Check {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_blamed_for_what_shows_that_it_is_bad() {
+        let cases: [(Option<Gone>, &str, Blame); 9] = [
+            (Some(Gone::Killed(9)), "", Blame::Host),
+            (Some(Gone::Killed(15)), "", Blame::Host),
+            (Some(Gone::Killed(7)), "", Blame::Snapshot),
+            (Some(Gone::Killed(6)), "qemu_thread_create: Resource temporarily unavailable", Blame::Host),
+            (Some(Gone::Exited(1)), "cannot set up guest memory 'memory': Cannot allocate memory", Blame::Host),
+            (Some(Gone::Exited(1)), "load of migration failed: Invalid argument", Blame::Snapshot),
+            (Some(Gone::Exited(0)), "", Blame::Snapshot),
+            (Some(Gone::Misbehaved), "", Blame::Snapshot),
+            (None, "", Blame::Host),
+        ];
+        for (gone, words, expect) in cases {
+            assert_eq!(blame(gone.as_ref(), words), expect, "{gone:?} {words}");
+        }
+    }
+}

@@ -47,7 +47,6 @@ pub enum Afterwards {
     /// It is ended at once: what is in QEMU's place has nothing more to do.
     Ends,
     /// It goes on, to be saved.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Stays,
 }
 
@@ -55,13 +54,10 @@ pub enum Afterwards {
 #[derive(Clone, Debug)]
 pub enum Gone {
     /// It was never made.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Failed(Failure),
     /// What ran it exited with this code.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Exited(u8),
     /// What ran it was killed by this signal.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     Killed(u8),
     /// It ended in another way.
     Ended(String),
@@ -122,19 +118,16 @@ impl<'a> Watch<'a> {
     }
 
     /// How the machine ended without a report, once that is known.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub fn gone(&self) -> Option<&Gone> {
         self.gone.as_ref()
     }
 
     /// What runs the machine.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub fn running(&mut self) -> Option<&mut Running> {
         self.running.as_mut()
     }
 
     /// What QEMU and the machine's kernel said last.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub fn words(&self) -> &[u8] {
         &self.words
     }
@@ -297,7 +290,6 @@ impl<'a> Watch<'a> {
     }
 
     /// Waits for the end of a machine that was not heard, for as long as that may take; says how it ended.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub fn await_end(&mut self, signals: &Signals, what: &str) -> Error {
         self.ending = Some(Instant::now());
         self.is_closed = true;

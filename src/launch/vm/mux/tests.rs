@@ -21,6 +21,13 @@ pub fn linked() -> (Mux, Mux) {
     (host, guest)
 }
 
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    what: impl FnOnce() -> T + Send + 'scope,
+) -> std::thread::ScopedJoinHandle<'scope, T> {
+    std::thread::Builder::new().spawn_scoped(scope, what).expect("a thread")
+}
+
 fn given(fd: OwnedFd) -> NoWait {
     NoWait::own(fd)
 }
@@ -55,13 +62,13 @@ fn a_stream_arrives_whole_and_ends() {
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
     let wanted = sent.clone();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        spawn(scope, move || {
             let mut rest = &sent[..];
             while !rest.is_empty() {
                 rest = &rest[write(&to, rest).expect("taken")..];
             }
         });
-        let reader = scope.spawn(move || {
+        let reader = spawn(scope, move || {
             let mut got = Vec::new();
             let mut piece = [0; 7000];
             loop {
