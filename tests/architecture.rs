@@ -174,7 +174,7 @@ fn text_leaves_through_the_sink_alone() {
 /// The system may refuse a thread, and these would panic.
 #[test]
 fn threads_are_started_where_it_can_fail() {
-    for way in ["thread::spawn(", "scope.spawn(", "enable_steady_tick", "rayon"] {
+    for way in ["thread::spawn(", "scope.spawn(", "enable_steady_tick", "rayon", "new_multi_thread", "spawn_blocking"] {
         only_in(way, &[]);
     }
 }

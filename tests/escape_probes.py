@@ -25,7 +25,7 @@ CALLS = {
     "acct": (163, 89), "add_key": (248, 217), "bpf": (321, 280), "chroot": (161, 51), "clone": (56, 220),
     "clone3": 435, "delete_module": (176, 106), "finit_module": (313, 273), "fsconfig": 431,
     "fsmount": 432, "fsopen": 430, "fspick": 433, "init_module": (175, 105), "io_uring_enter": 426,
-    "io_uring_register": 427, "io_uring_setup": 425, "ioctl": (16, 29), "kexec_file_load": (320, 294),
+    "file_setattr": 469, "io_uring_register": 427, "io_uring_setup": 425, "ioctl": (16, 29), "kexec_file_load": (320, 294),
     "kexec_load": (246, 104), "keyctl": (250, 219), "mount": (165, 40), "mount_setattr": 442,
     "move_mount": 429, "open_by_handle_at": (304, 265), "open_tree": 428, "openat2": 437,
     "perf_event_open": (298, 241), "personality": (135, 92), "pidfd_getfd": 438, "pidfd_open": 434,
@@ -451,7 +451,8 @@ def change_the_kernel():
             refused(path, lambda: os.chmod(path, 0o777), errno.EROFS)
         elif os.path.exists(path):
             refused(path, lambda: open(path, "w"))
-    for name in ("kcore", "kmsg", "kallsyms", "timer_list", "sysrq-trigger", "keys", "sched_debug", "slabinfo"):
+    for name in ("kcore", "kmsg", "kallsyms", "timer_list", "sysrq-trigger", "keys", "sched_debug", "slabinfo", "cmdline", "bootconfig", "config.gz", "modules",
+                 "partitions", "mdstat"):
         try:
             if open(f"/proc/{name}", "rb").read(64):
                 raise Open(name)
@@ -459,6 +460,21 @@ def change_the_kernel():
             pass
     if os.path.exists("/sys/kernel") or os.path.exists("/sys/fs"):
         raise Open("/sys")
+
+
+@probe
+def change_file_systems():
+    file = os.open("/tmp/attributes", os.O_RDWR | os.O_CREAT)
+    own = os.open(inside("attributes"), os.O_RDWR | os.O_CREAT)
+    # Attributes for both sizes of word, project quotas, freezing, trimming, keys, verity, subvolumes, shutting down, moving.
+    requests = (0x40086602, 0x40046602, 0x401C5820, 0xC0045877, 0xC0185879, 0x800C6613, 0xC0506617, 0x40806685,
+                0x5000940E, 0x50009401, 0x40087602, 0x8004587D, 0xC028660F, 0x6611)
+    for descriptor in (file, own, os.open("/", os.O_RDONLY), os.open(inside("."), os.O_RDONLY)):
+        for request in requests:
+            for high in (0, 1 << 32):
+                denied(f"ioctl {request:#x}", call("ioctl", descriptor, request + high, bytes(128)), errno.EOPNOTSUPP)
+        denied("file_setattr", call("file_setattr", descriptor, b"\0", bytes(32), 32, 0x1000), errno.EOPNOTSUPP)
+    os.unlink(inside("attributes"))
 
 
 @probe

@@ -22,6 +22,7 @@ mod init;
 mod insight;
 mod install;
 mod launch;
+mod limits;
 mod lsp;
 mod network;
 mod oci;

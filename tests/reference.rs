@@ -145,9 +145,9 @@ fn merge(path: &str, kind: &str) -> &'static str {
     match path {
         "mirrors.debian" | "mirrors.debianSecurity" | "overrides.<tool>.ports" => "replaced",
         _ if path.contains(".lsp.") && !path.ends_with(".cache") => "replaced",
-        "trust" => "yours alone",
+        "trust" | "mirrors.allowStale" => "yours alone",
         "tier" => "the stricter one",
-        _ if path.starts_with("cache.") => "yours alone",
+        _ if path.starts_with("cache.") || path.starts_with("build.") => "yours alone",
         _ if kind.starts_with("list") => "joined",
         _ if path.ends_with("passSshAgent") || path.ends_with("reset") => "true if any says so",
         _ => "replaced",

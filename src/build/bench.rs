@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::launch::spec::{Root, Spec, Upper};
 use crate::launch::{self, Exit};
 use crate::plain;
 
+use super::budget::Watch;
 use super::check::{self, Check};
 use super::ground::Ground;
 use super::{Error, Workshop, keystore};
@@ -121,8 +123,23 @@ impl Bench {
     /// Runs a step here; `name` is what an error calls it.
     pub fn launch(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, spec: &Spec) -> Result<(), Error> {
         let launched = Spec { machine: shop.machine.cloned(), ..spec.clone() };
-        let exit = launch::again::run(shop.program, &launched, self.circumstances, shop.stop);
+        let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let upper = self.upper();
+        let mut watch = Watch::new(&upper, &self.log, shop.max_step_bytes);
+        let (exit, over) = thread::scope(|scope| {
+            let watching = crate::thread::beside(scope, || watch.look(shop.stop, &halt, &ended))?;
+            let exit = launch::again::run(shop.program, &launched, self.circumstances, &halt);
+            ended.store(true, Ordering::Relaxed);
+            watching.thread().unpark();
+            let over = watching.join().map_err(|_| Error::Worker)?;
+            Ok::<_, Error>((exit, over))
+        })?;
+        let over = over.or_else(|| watch.count());
+        watch.finish().map_err(|source| Error::File { doing: "shorten", path: self.log.clone(), source })?;
         shop.check_stop()?;
+        if let Some(what) = over {
+            return Err(Error::Budget { name: name.to_owned(), what });
+        }
         self.check(shop, ground, name, exit?, spec)
     }
 

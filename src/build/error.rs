@@ -69,6 +69,14 @@ pub enum Error {
         /// Its derivation, where the root that it left was kept for a look into it.
         kept: Option<String>,
     },
+    /// A step was ended because it took too much.
+    #[error("{name} was ended: {what}")]
+    Budget {
+        /// The step.
+        name: String,
+        /// What it did.
+        what: String,
+    },
     /// A step's result must be pinned by the lock, and is not.
     #[error("the lock does not say what `{command}` comes to, and --frozen forbids finding out")]
     NotPinned {

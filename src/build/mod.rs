@@ -18,6 +18,8 @@ mod walk;
 
 pub mod check;
 
+pub mod budget;
+
 mod bench;
 mod notes;
 mod roots;
@@ -113,6 +115,8 @@ pub struct Workshop<'a> {
     pub machine: Option<&'a Machine>,
     /// What has been made and is to be recorded.
     pub notes: &'a Notes,
+    /// Most bytes of files that a step may write.
+    pub max_step_bytes: u64,
 }
 
 impl Workshop<'_> {

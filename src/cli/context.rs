@@ -11,7 +11,7 @@ use crate::build::check::Check;
 use crate::config::legacy::Whose;
 use crate::config::merge::merge;
 use crate::config::read::{self, Older};
-use crate::config::{self, Cache, Settings};
+use crate::config::{self, Build, Cache, Settings};
 use crate::event::Event;
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
@@ -88,7 +88,12 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
     let project_config = project.join(PROJECT_CONFIG);
     let (project_settings, projects) = read::read_any(&project_config, &project.join(LEGACY_CONFIG), Whose::Project)?;
     TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(tell_of_older));
-    let mine = [(project_settings.trust.is_some(), "trust"), (project_settings.cache != Cache::default(), "cache")];
+    let mine = [
+        (project_settings.trust.is_some(), "trust"),
+        (project_settings.cache != Cache::default(), "cache"),
+        (project_settings.build != Build::default(), "build"),
+        (project_settings.mirrors.allow_stale.is_some(), "mirrors.allowStale"),
+    ];
     if let Some((_, key)) = mine.into_iter().find(|(said, _)| *said) {
         let what = format!("{}: {key} is yours to set, and no project's", project_config.display());
         return Err(Failure::usage(what, "set it in ~/.silo/silo.toml"));

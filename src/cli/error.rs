@@ -338,6 +338,9 @@ fn build_hint(error: &build::Error) -> Option<String> {
         build::Error::Layer(_) => Some("the image cannot be used; tell whoever made it, or name another one".to_owned()),
         build::Error::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in what it left")),
         build::Error::Step { kept: None, .. } => Some("the same command with --keep-failed keeps what it left for `silo debug`".to_owned()),
+        build::Error::Budget { .. } => {
+            Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned())
+        }
         build::Error::NotPinned { .. } => Some("without --frozen it is run, and what it comes to is pinned in the lock".to_owned()),
         build::Error::OtherOutput { .. } => {
             Some("if the new one is right, `silo sync --force` pins it; else something that it fetched has changed".to_owned())

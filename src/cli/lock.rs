@@ -57,7 +57,7 @@ fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failur
         let existing = if args.update { None } else { locking::existing(context.view(), &definition)? };
         let (state, lock) = match existing {
             Some(lock) => ("is locked already", lock),
-            None => ("locked", locking::resolve(context, &definition.found)?),
+            None => ("locked", locking::resolve(context, &definition)?),
         };
         match &args.output {
             Some(path) => locking::write(path, &BTreeMap::from([(tool.to_owned(), lock.clone())]))?,

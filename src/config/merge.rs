@@ -3,7 +3,7 @@
 use crate::recipe::lsp;
 
 use super::sight::Mount;
-use super::{Cache, Gc, Limits, Mirrors, Network, Override, Settings, ToolCaches};
+use super::{Build, Cache, Gc, Limits, Mirrors, Network, Override, Settings, ToolCaches};
 
 /// Lays `over` over `under`: lists are joined, tables merged by key, single values replaced.
 pub fn merge(under: Settings, over: Settings) -> Settings {
@@ -31,10 +31,12 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             debian_security: first(over.mirrors.debian_security, under.mirrors.debian_security),
             snapshot: over.mirrors.snapshot.or(under.mirrors.snapshot),
             snapshot_security: over.mirrors.snapshot_security.or(under.mirrors.snapshot_security),
+            allow_stale: over.mirrors.allow_stale.or(under.mirrors.allow_stale),
         },
         network,
         ecosystems,
         overrides,
+        build: Build { max_step_size: over.build.max_step_size.or(under.build.max_step_size) },
         gc: Gc {
             auto: over.gc.auto.or(under.gc.auto),
             max_size: over.gc.max_size.or(under.gc.max_size),

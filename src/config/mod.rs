@@ -68,6 +68,9 @@ pub struct Settings {
     /// How much package caches may take.
     #[serde(default)]
     pub cache: Cache,
+    /// How much a build may take; only in the user's own settings.
+    #[serde(default)]
+    pub build: Build,
     /// Whether what a project's files open is asked about; only in the user's own settings.
     pub trust: Option<Trust>,
     /// Where tools run; by default natively.
@@ -200,6 +203,14 @@ pub struct Gc {
     pub max_age: Option<String>,
 }
 
+/// How much a build may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Build {
+    /// What a step of a build may write, 64G unless this says otherwise; one that writes more is ended.
+    pub max_step_size: Option<String>,
+}
+
 /// Where Debian packages come from; each base is a URL or an absolute path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -214,6 +225,9 @@ pub struct Mirrors {
     pub snapshot: Option<String>,
     /// Base of the snapshot archive of security updates.
     pub snapshot_security: Option<String>,
+    /// Whether a lock is made from signed indexes that have expired, or are older than those of the lock before; only in the
+    /// user's own settings. Frozen mirrors and snapshots need it.
+    pub allow_stale: Option<bool>,
 }
 
 /// What is different about one tool.

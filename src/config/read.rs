@@ -109,6 +109,9 @@ fn check(settings: &Settings) -> Result<(), String> {
     if let Some(age) = &settings.gc.max_age {
         amount::parse_age(age).map_err(|error| format!("gc.maxAge: {error}"))?;
     }
+    if let Some(size) = &settings.build.max_step_size {
+        amount::parse_size(size).map_err(|error| format!("build.maxStepSize: {error}"))?;
+    }
     check_sight(settings)?;
     check_network(&settings.network).map_err(|error| error.to_string())?;
     for (name, grants) in &settings.ecosystems {

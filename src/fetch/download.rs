@@ -183,7 +183,7 @@ impl Run<'_> {
                 Ok(path) => return Ok(path),
                 Err(err) if err.is_ours() => return Err(err),
                 Err(err) => {
-                    if err.is_transient() {
+                    if err.is_transient() || matches!(err, Error::Slow { .. }) {
                         self.sick().insert(server(&request.candidates[at]));
                     }
                     reasons.push(err);

@@ -52,6 +52,16 @@ pub enum Error {
         /// How long silo waited.
         idle: Duration,
     },
+    /// The answer arrives so slowly that waiting for it is no use.
+    #[error("{url}: too slow: {bytes} bytes in {} s", time.as_secs())]
+    Slow {
+        /// What was asked for, without credentials.
+        url: String,
+        /// The bytes that arrived.
+        bytes: u64,
+        /// In this time.
+        time: Duration,
+    },
     /// The server sent silo somewhere it does not go.
     #[error("{url}: bad redirect: {cause}")]
     Redirect {
@@ -187,7 +197,9 @@ impl Error {
         match self {
             Error::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504),
             Error::Unreachable { .. } | Error::Broken { .. } | Error::Stalled { .. } => true,
-            Error::Tls { .. }
+            // Another attempt would take as long; another candidate may be faster.
+            Error::Slow { .. }
+            | Error::Tls { .. }
             | Error::Redirect { .. }
             | Error::Range { .. }
             | Error::Address { .. }
@@ -223,7 +235,7 @@ impl Error {
             Error::Status { status: 500..=599, .. } => {
                 "the server is in trouble: run the same command later, or set another mirror in silo.toml"
             }
-            Error::Unreachable { .. } | Error::Broken { .. } | Error::Stalled { .. } => {
+            Error::Unreachable { .. } | Error::Broken { .. } | Error::Stalled { .. } | Error::Slow { .. } => {
                 "check the network, HTTP_PROXY, HTTPS_PROXY and NO_PROXY, then run the same command again: it goes on where it stopped"
             }
             Error::Tls { authorities: false, .. } => {

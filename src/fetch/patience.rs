@@ -26,6 +26,14 @@ pub struct Patience {
     pub connect: Duration,
     /// Between two pieces of an answer, or until its first.
     pub idle: Duration,
+    /// From a request to the head of its answer, redirects included.
+    pub answer: Duration,
+    /// A whole document: a signed index, a manifest, a token. Files are bounded by `window` and `least` alone.
+    pub document: Duration,
+    /// How long an answer may bring fewer than `least` bytes.
+    pub window: Duration,
+    /// Bytes that arrive within each `window` at least.
+    pub least: u64,
     /// Attempts at one candidate, the first included.
     pub attempts: u32,
     /// After the first failure; doubled after each further one.
@@ -34,7 +42,17 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience { connect: Duration::from_secs(15), idle: Duration::from_secs(30), attempts: 4, first_pause: Duration::from_millis(500) }
+        Patience {
+            connect: Duration::from_secs(15),
+            idle: Duration::from_secs(30),
+            answer: Duration::from_secs(45),
+            document: Duration::from_secs(60),
+            window: Duration::from_secs(30),
+            // 1 KiB a second, a fifth of a bad telephone connection's speed.
+            least: 30 << 10,
+            attempts: 4,
+            first_pause: Duration::from_millis(500),
+        }
     }
 }
 
@@ -74,6 +92,35 @@ impl<'a> Stop<'a> {
             }
             thread::sleep(left.min(LOOK));
         }
+    }
+}
+
+/// Measures how fast an answer arrives, so that no server holds silo by a byte now and then.
+pub(super) struct Pace {
+    patience: Patience,
+    /// Time spent waiting in the window; the reader's own work does not count.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Begins a window.
+    pub(super) fn new(patience: Patience) -> Pace {
+        Pace { patience, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Adds a piece that arrived after a wait. Returns the bytes and the length of the window if that is too slow.
+    pub(super) fn arrived(&mut self, bytes: usize, after: Duration) -> Result<(), (u64, Duration)> {
+        self.waited += after;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.waited < self.patience.window {
+            return Ok(());
+        }
+        if self.bytes < self.patience.least {
+            return Err((self.bytes, self.waited));
+        }
+        *self = Pace::new(self.patience);
+        Ok(())
     }
 }
 
@@ -130,6 +177,19 @@ mod tests {
         for (failures, millis) in [(1, 500), (2, 1000), (3, 2000), (5, 8000), (40, 8000)] {
             assert_eq!(pause(first, failures), Duration::from_millis(millis));
         }
+    }
+
+    #[test]
+    fn a_window_with_too_few_bytes_is_too_slow() {
+        let patience = Patience { window: Duration::from_secs(30), least: 1000, ..Patience::default() };
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(patience);
+        // 40 bytes a second are enough, and a burst does not pay for the next window.
+        assert!((0..300).all(|_| pace.arrived(40, second).is_ok()));
+        let mut pace = Pace::new(patience);
+        assert!((0..30).all(|at| pace.arrived(if at == 0 { 1 << 30 } else { 1 }, second).is_ok()));
+        let slow = (0..100).find_map(|_| pace.arrived(1, second).err());
+        assert_eq!(slow, Some((30, Duration::from_secs(30))));
     }
 
     #[test]

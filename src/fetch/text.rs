@@ -1,6 +1,7 @@
 //! Fetches a small file into memory: a signed index, or anything else whose digest nobody knows beforehand.
 
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
@@ -68,6 +69,7 @@ fn read(transport: &Transport, request: &Request, candidate: usize, stop: &Stop,
     if let Some(total) = body.total.filter(|total| !bound.admits(*total)) {
         return Err(wrong(&body.url, total));
     }
+    let until = Instant::now() + transport.patience().document;
     let mut bytes = Vec::new();
     while let Some(piece) = body.next(stop)? {
         let len = (bytes.len() as u64).saturating_add(piece.len() as u64);
@@ -76,6 +78,9 @@ fn read(transport: &Transport, request: &Request, candidate: usize, stop: &Stop,
         }
         bytes.extend_from_slice(&piece);
         meter.set(len);
+        if Instant::now() > until {
+            return Err(Error::Slow { url: body.url, bytes: len, time: transport.patience().document });
+        }
     }
     if let Some(expected) = &request.sha256 {
         compare(body.url, expected, &Sha256::digest(&bytes).into())?;

@@ -1,7 +1,8 @@
 //! Opens an address and reads it: http and https through the machine's proxies and trust store, local files directly.
 //!
-//! The runtime and the client are made at the first request that leaves the machine. The runtime has one worker thread,
-//! which drives all connections; the thread that called waits in `block_on` and does the hashing and writing itself.
+//! The runtime and the client are made at the first request that leaves the machine. The runtime has no threads of its own:
+//! of the threads that wait in `block_on`, one drives all connections. Each does its hashing and writing itself. So nothing
+//! here needs a thread but the lookup of a name, which fails where the system refuses one.
 //! So everything above this file is ordinary blocking code.
 //!
 //! Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (on macOS from the system too). Trust comes from the
@@ -12,12 +13,14 @@ use std::error::Error as StdError;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
@@ -25,7 +28,8 @@ use tokio::runtime::Runtime;
 
 use super::address::{local_path, shown};
 use super::error::{Error, Size};
-use super::patience::{Attempts, Patience, Stop};
+use super::patience::{Attempts, Pace, Patience, Stop};
+use crate::thread;
 
 /// Who silo says it is.
 const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));
@@ -80,8 +84,15 @@ pub(super) struct Body<'a> {
 }
 
 enum Source<'a> {
-    Net { net: &'a Net, response: Response, idle: Duration },
+    Net { net: &'a Net, stream: Box<Stream> },
     File { file: File, path: PathBuf },
+}
+
+/// An answer of a server, and how fast it arrives.
+struct Stream {
+    response: Response,
+    patience: Patience,
+    pace: Pace,
 }
 
 impl Transport {
@@ -133,7 +144,10 @@ impl Transport {
         if let Some(pass) = pass.map(str::to_owned).or_else(|| self.pass(url)) {
             request = request.header(AUTHORIZATION, pass);
         }
-        let mut response = net.wait(stop, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
+        let until = Instant::now() + self.patience.document;
+        let mut response = net
+            .wait(stop, url, self.patience.answer, async { request.send().await })?
+            .map_err(|err| net.explain(err, url, self.patience))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let (status, challenge) = (response.status().as_u16(), challenges(&response));
         let is_asked = Url::parse(url).is_ok_and(|asked| asked.origin() == response.url().origin());
@@ -147,7 +161,12 @@ impl Transport {
             return Err(again);
         }
         let mut bytes = Vec::new();
-        while let Some(piece) = net.wait(stop, response.chunk())?.map_err(|err| net.explain(err, url, self.patience))? {
+        let mut pace = Pace::new(self.patience);
+        loop {
+            let began = Instant::now();
+            let piece = net.wait(stop, url, until.saturating_duration_since(began), response.chunk())?;
+            let Some(piece) = piece.map_err(|err| net.explain(err, url, self.patience))? else { break };
+            pace.arrived(piece.len(), began.elapsed()).map_err(|(bytes, time)| Error::Slow { url: shown(url), bytes, time })?;
             bytes.extend_from_slice(&piece);
             if bytes.len() as u64 > max_bytes {
                 return Err(Error::WrongSize { url: shown(url), expected: Size::AtMost(max_bytes), got: bytes.len() as u64 });
@@ -172,11 +191,17 @@ impl Transport {
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        let idle = self.patience.idle;
         // Sending makes a timer, so it must begin inside the runtime.
-        let response = net.wait(stop, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
+        let patience = self.patience;
+        let response =
+            net.wait(stop, url, patience.answer, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
         let (from, total) = place(&response, url, from)?;
-        Ok(Body { url: shown(url), from, total, source: Source::Net { net, response, idle } })
+        Ok(Body {
+            url: shown(url),
+            from,
+            total,
+            source: Source::Net { net, stream: Box::new(Stream { response, patience, pace: Pace::new(patience) }) },
+        })
     }
 }
 
@@ -194,11 +219,20 @@ impl Body<'_> {
     pub(super) fn next(&mut self, stop: &Stop) -> Result<Option<Vec<u8>>, Error> {
         stop.check()?;
         match &mut self.source {
-            Source::Net { net, response, idle } => match net.wait(stop, response.chunk())? {
-                Ok(piece) => Ok(piece.map(Vec::from)),
-                Err(err) if is_timeout(&err) => Err(Error::Stalled { url: self.url.clone(), idle: *idle }),
-                Err(err) => Err(Error::Broken { url: self.url.clone(), cause: innermost(&err) }),
-            },
+            Source::Net { net, stream } => {
+                let Stream { response, patience, pace } = &mut **stream;
+                let began = Instant::now();
+                // The client ends a wait for the next byte by itself.
+                match net.wait(stop, &self.url, patience.idle.saturating_mul(2), response.chunk())? {
+                    Ok(Some(piece)) => match pace.arrived(piece.len(), began.elapsed()) {
+                        Ok(()) => Ok(Some(piece.into())),
+                        Err((bytes, time)) => Err(Error::Slow { url: self.url.clone(), bytes, time }),
+                    },
+                    Ok(None) => Ok(None),
+                    Err(err) if is_timeout(&err) => Err(Error::Stalled { url: self.url.clone(), idle: patience.idle }),
+                    Err(err) => Err(Error::Broken { url: self.url.clone(), cause: innermost(&err) }),
+                }
+            }
             Source::File { file, path } => {
                 let mut piece = vec![0; FILE_CHUNK_BYTES];
                 let len = file.read(&mut piece).map_err(|err| Error::io("read", path, err))?;
@@ -212,12 +246,7 @@ impl Body<'_> {
 fn start(patience: Patience) -> Result<Net, String> {
     // An error says that the process has a provider already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("silo-net")
-        .enable_all()
-        .build()
-        .map_err(|err| err.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|err| err.to_string())?;
     let builder = || {
         Client::builder()
             .user_agent(USER_AGENT)
@@ -228,6 +257,7 @@ fn start(patience: Patience) -> Result<Net, String> {
                 None => attempt.follow(),
             }))
             .referer(false)
+            .dns_resolver(Arc::new(Lookup))
     };
     match builder().build() {
         Ok(client) => Ok(Net { runtime, client, authorities: true }),
@@ -237,6 +267,24 @@ fn start(patience: Patience) -> Result<Net, String> {
             Ok(client) => Ok(Net { runtime, client, authorities: false }),
             Err(err) => Err(innermost(&err)),
         },
+    }
+}
+
+/// Looks names up as the system does. The client's own way panics where the system refuses a thread.
+struct Lookup;
+
+impl Resolve for Lookup {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let (send, receive) = tokio::sync::oneshot::channel();
+            let lookup = move || {
+                // Nobody may wait any more.
+                let _ = send.send((name.as_str(), 0).to_socket_addrs().map(Vec::from_iter));
+            };
+            thread::apart(lookup).map_err(|refused| format!("{refused} to look a name up: {}", innermost(&refused)))?;
+            let found = receive.await??;
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
     }
 }
 
@@ -253,15 +301,19 @@ fn refuse(previous: &[Url], next: &Url) -> Option<String> {
 }
 
 impl Net {
-    /// Waits for `work`, looking up now and then to see whether it is time to stop.
-    fn wait<T>(&self, stop: &Stop, work: impl Future<Output = T>) -> Result<T, Error> {
+    /// Waits for `work` on `url`, looking up now and then to see whether it is time to stop or to give up.
+    fn wait<T>(&self, stop: &Stop, url: &str, within: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
         stop.check()?;
+        let began = Instant::now();
         self.runtime.block_on(async {
             let mut work = pin!(work);
             loop {
                 match tokio::time::timeout(LOOK, work.as_mut()).await {
                     Ok(done) => return Ok(done),
                     Err(_) => stop.check()?,
+                }
+                if began.elapsed() > within {
+                    return Err(Error::Slow { url: shown(url), bytes: 0, time: within });
                 }
             }
         })

@@ -188,7 +188,9 @@ fn shrink_caches(context: &Context<'_>) {
 
 /// Whole seconds, rounded up: what was made in this very second is not younger than now.
 pub fn now(context: &Context<'_>) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(context.now).unwrap_or(0).saturating_add(1))
+    let secs = u64::try_from(context.now).unwrap_or(0).saturating_add(1);
+    // A clock beyond the end of what the system counts tells nothing, so nothing is old.
+    UNIX_EPOCH.checked_add(Duration::from_secs(secs)).unwrap_or(UNIX_EPOCH)
 }
 
 /// Returns what nothing needs, the least recently used first.

@@ -62,7 +62,10 @@ pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>,
     let running = lock::pins(context.store)?;
     let unused = |id: &ImageId| {
         let used = image::last_used(context.home, *id).and_then(|used| u64::try_from(used).ok()).unwrap_or(0);
-        now(context).duration_since(UNIX_EPOCH + Duration::from_secs(used)).is_ok_and(|age| age >= older_than)
+        UNIX_EPOCH
+            .checked_add(Duration::from_secs(used))
+            .and_then(|used| now(context).duration_since(used).ok())
+            .is_some_and(|age| age >= older_than)
     };
     let images = image::list(context.home)?.into_iter();
     Ok(images.filter(|id| !cold::is_cold(context.home, *id) && !running.contains_key(&id.digest()) && unused(id)).collect())

@@ -5,6 +5,8 @@ use std::cell::OnceCell;
 use silo_store::lock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
+use crate::amount;
+use crate::build::budget::MAX_STEP_BYTES;
 use crate::build::network;
 use crate::build::{self, Built, Target, Workshop};
 use crate::event::Event;
@@ -183,7 +185,14 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         check: context.check,
         machine: context.machine,
         notes: &context.notes,
+        max_step_bytes: step_bytes(context),
     }
+}
+
+fn step_bytes(context: &Context<'_>) -> u64 {
+    let size = context.user_settings.build.max_step_size.as_ref();
+    // It was read, so it can be parsed.
+    size.and_then(|size| amount::parse_size(size).ok()).unwrap_or(MAX_STEP_BYTES)
 }
 
 /// Returns the version that a tool has by its lock, if it is the one that is wanted.

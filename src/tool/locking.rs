@@ -77,7 +77,7 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
         // A tool that is as its recipe says is made of the packages that the recipe is tried with.
         (Resolving::Allowed, Some(_)) => match of_recipe(context.view(), &definition.found)? {
             Some(lock) => Ok(lock),
-            None => resolve(context, &definition.found),
+            None => resolve(context, definition),
         },
         (Resolving::Allowed, None) => make(context, definition),
     }
@@ -104,7 +104,7 @@ fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
 
 /// Makes a tool's lock from today's indexes and keeps it.
 pub fn make(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
-    let lock = resolve(context, &definition.found)?;
+    let lock = resolve(context, definition)?;
     keep(context.view(), definition, &lock)?;
     Ok(lock)
 }
@@ -130,9 +130,21 @@ pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool
     Ok(true)
 }
 
-/// Makes a recipe's lock from today's indexes.
-pub fn resolve(context: &Context<'_>, found: &Found) -> Result<Lock, Error> {
-    relock::relock(context, &found.recipe).map_err(|source| Error::Relock { tool: found.recipe.name.clone(), source: Box::new(source) })
+/// Makes a tool's lock from today's indexes, which may not be older than those of its last lock.
+pub fn resolve(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
+    let (found, tool) = (&definition.found, definition.tool());
+    let failed = |source| Error::Relock { tool: tool.to_owned(), source: Box::new(source) };
+    let lock = relock::relock(context, &found.recipe).map_err(failed)?;
+    let files = [Some(path(context.view(), found)), definition.lock_file.clone()];
+    for before in files.into_iter().flatten().filter_map(|file| last(&file, tool)) {
+        relock::check_age(context, &lock, &before).map_err(failed)?;
+    }
+    Ok(lock)
+}
+
+/// The last lock of a tool in a file. A file that cannot be read is replaced anyway.
+fn last(path: &Path, tool: &str) -> Option<Lock> {
+    read(path).ok()?.remove(tool)
 }
 
 /// Returns where a recipe's lock is kept.

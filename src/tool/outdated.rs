@@ -32,7 +32,7 @@ impl Row {
 pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<Row>, Error> {
     let definition = definition::of(context.view(), tool, scope)?;
     let old = locking::existing(context.view(), &definition)?;
-    let new = locking::resolve(context, &definition.found)?;
+    let new = locking::resolve(context, &definition)?;
     let packages = |lock: &crate::lock::Lock| lock.packages_of(Arch::host()).cloned().unwrap_or_default();
     let (old, new) = (old.as_ref().map(packages).unwrap_or_default(), packages(&new));
     let version = |package: Option<&Package>| package.map(|package| package.version.clone());

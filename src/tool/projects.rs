@@ -163,7 +163,8 @@ fn write(home: &Home, project: &Project) -> Result<(), Error> {
     let text = format!("# {:?}\n{}", project.path, toml::to_string(&written).expect("strings and numbers are TOML"));
     let path = home.project(&project.id());
     let staged = path.with_extension(format!("new.{}", std::process::id()));
-    let used = UNIX_EPOCH + Duration::from_secs(u64::try_from(project.last_used).unwrap_or(0));
+    let used = Duration::from_secs(u64::try_from(project.last_used).unwrap_or(0));
+    let used = UNIX_EPOCH.checked_add(used).unwrap_or(UNIX_EPOCH);
     let write = || {
         let mut file = private::create(&staged)?;
         file.write_all(text.as_bytes())?;

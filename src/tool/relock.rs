@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use silo_store::digest::Digest;
@@ -28,6 +28,7 @@ use crate::resolve::release::{self, Release};
 use crate::resolve::signature;
 use crate::resolve::solve;
 use crate::system::Arch;
+use crate::unpack::compressed;
 
 use super::Context;
 
@@ -92,6 +93,27 @@ pub enum Error {
         /// What came.
         got: String,
     },
+    /// A mirror holds updates back, or somebody on the way does.
+    #[error("the index of {suite} was valid until {until}: the mirror may hold updates back", until = moment::rfc3339(*until))]
+    Expired {
+        /// The suite.
+        suite: String,
+        /// Its last moment.
+        until: i64,
+    },
+    /// A mirror holds an older index than one that was used before.
+    #[error(
+        "the index of {suite} is of {got}, and the last lock was made from that of {before}: the mirror may hold updates back",
+        got = moment::rfc3339(*got), before = moment::rfc3339(*before)
+    )]
+    Older {
+        /// The suite.
+        suite: String,
+        /// Its date.
+        got: i64,
+        /// The date of the index of the last lock.
+        before: i64,
+    },
     /// An index that the signed one does not list.
     #[error("{suite} has no {path}; has it the component and the architecture?")]
     NotListed {
@@ -140,6 +162,10 @@ impl Error {
             Error::Signature { .. } => {
                 Some("the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml".to_owned())
             }
+            Error::Expired { .. } | Error::Older { .. } => Some(
+                "set another mirror in mirrors.debian of ~/.silo/silo.toml; or mirrors.allowStale = true there, for a mirror or snapshot that is frozen on purpose"
+                    .to_owned(),
+            ),
             Error::NoSuite { .. } => Some("is debian.suite of the recipe a release of Debian, and is it still on the mirrors?".to_owned()),
             Error::Solve { .. } => Some("name other packages or versions in the recipe".to_owned()),
             _ => None,
@@ -247,12 +273,29 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
     }
     if let Some(until) = release.valid_until_secs
         && until < context.now
+        && !takes_stale(context)
     {
-        let text = format!("the index of {suite} was valid until {}: the mirror may hold updates back", moment::rfc3339(until));
-        (context.sink)(Event::Warning { text });
+        return Err(Error::Expired { suite, until });
     }
     let used = UsedIndex { suite, date: release.date_secs, inrelease: Sha256(Digest::of(&text)), key: signed.fingerprint };
     Ok(Verified { source, release, used })
+}
+
+/// Whether expired and older indexes are taken: frozen mirrors and snapshots have nothing else.
+fn takes_stale(context: &Context<'_>) -> bool {
+    context.user_settings.mirrors.allow_stale == Some(true)
+}
+
+/// Fails if a mirror's index is older than the one that the last lock was made from.
+pub fn check_age(context: &Context<'_>, lock: &Lock, before: &Lock) -> Result<(), Error> {
+    let older = |index: &UsedIndex| {
+        let known = before.indexes.iter().find(|known| known.suite == index.suite && known.date > index.date)?;
+        Some(Error::Older { suite: index.suite.clone(), got: index.date, before: known.date })
+    };
+    match lock.indexes.iter().find_map(older) {
+        Some(error) if !takes_stale(context) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Fetches the package indexes of all suites, components and architectures; returns them by suite,
@@ -351,7 +394,12 @@ fn asked(names: &[String], arch: Arch) -> Result<Vec<Relation<'_>>, solve::Error
 fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::Read { path: path.clone(), source };
     let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
     let mut bytes = Vec::new();
-    liblzma::read::XzDecoder::new(file).take(MAX_INDEX_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    compressed::decompressed(file, size).and_then(|from| from.take(MAX_INDEX_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > MAX_INDEX_BYTES {
+        let what = format!("the index unpacks to more than {MAX_INDEX_BYTES} bytes");
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, what)));
+    }
     Ok(bytes)
 }

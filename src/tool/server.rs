@@ -164,7 +164,7 @@ fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<
     if resolving == Resolving::Frozen {
         return Err(locking::Error::Frozen { tool: definition.tool().to_owned() }.into());
     }
-    let today = locking::resolve(context, &definition.found)?;
+    let today = locking::resolve(context, definition)?;
     Ok(over(base, today, asked))
 }
 

@@ -134,7 +134,7 @@ fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error>
 fn prepare(context: &Context<'_>, tool: &str, wish: &Wish) -> Result<Prepared, Error> {
     let definition = definition::of(context.view(), tool, Scope::Project)?;
     let lock = match wish.update {
-        true => locking::resolve(context, &definition.found)?,
+        true => locking::resolve(context, &definition)?,
         false => locking::obtain(context, &definition, wish.resolving)?,
     };
     let version = install::check_version(&definition, &lock)?;

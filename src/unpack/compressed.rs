@@ -22,8 +22,12 @@ pub struct Bounded<'a> {
 
 /// Reads what may be compressed by gzip, zstd or xz, from a file of `size` bytes.
 pub fn decompressed<'a>(from: impl Read + 'a, size: u64) -> io::Result<Bounded<'a>> {
-    let limit = size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES).min(MAX_BYTES);
-    Ok(Bounded { inner: opened(from)?, left: limit, limit })
+    Ok(Bounded::new(opened(from)?, limit(size)))
+}
+
+/// Returns how many bytes may come of a file of `size` bytes.
+pub fn limit(size: u64) -> u64 {
+    size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES).min(MAX_BYTES)
 }
 
 fn opened<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
@@ -44,7 +48,17 @@ fn opened<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(Box::new(from))
 }
 
-impl Bounded<'_> {
+impl<'a> Bounded<'a> {
+    /// Bounds what a decompressor gives.
+    pub fn new(inner: Box<dyn Read + 'a>, limit: u64) -> Bounded<'a> {
+        Bounded { inner, left: limit, limit }
+    }
+
+    /// Returns how many bytes may come.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Says whether more came than may.
     pub fn is_over(&self) -> bool {
         self.left == 0

@@ -8,6 +8,8 @@ use std::io::{self, BufReader, Read};
 use sha2::{Digest as _, Sha256};
 use silo_store::digest::Digest;
 
+use super::compressed::{self, Bounded};
+
 /// Why a .deb cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,8 +73,8 @@ const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 pub trait Members {
     /// Receives the decompressed control archive.
     fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error>;
-    /// Receives the decompressed data archive.
-    fn data(&mut self, tar: &mut dyn Read) -> Result<(), Error>;
+    /// Receives the decompressed data archive; files with holes may not be larger than its limit either.
+    fn data(&mut self, tar: &mut Bounded<'_>) -> Result<(), Error>;
 }
 
 /// Reads the .deb `name` from `from` and hands its archives to `to`, control first; fails unless all
@@ -101,16 +103,16 @@ fn members(name: &str, from: &mut dyn Read, to: &mut dyn Members) -> Result<(), 
             return Err(wrong("\"debian-binary\" is not its first member: this is no .deb"));
         }
         first = false;
+        let limit = compressed::limit(entry.header().size());
         match member.split_once(".tar").map_or((member.as_str(), ""), |(stem, form)| (stem, form)) {
             ("debian-binary", _) => check_version(name, &mut entry)?,
             ("control", form) if !control => {
                 control = true;
-                let mut tar = decompress(form, &mut entry, &member, name)?.take(MAX_CONTROL_BYTES);
-                to.control(&mut tar)?;
+                to.control(&mut Bounded::new(decompress(form, &mut entry, &member, name)?, limit.min(MAX_CONTROL_BYTES)))?;
             }
             ("data", form) if control && !data => {
                 data = true;
-                to.data(&mut decompress(form, &mut entry, &member, name)?)?;
+                to.data(&mut Bounded::new(decompress(form, &mut entry, &member, name)?, limit))?;
             }
             // deb(5): members whose names begin with an underscore may be ignored.
             (other, _) if other.starts_with('_') => {}

@@ -14,7 +14,7 @@ use silo_store::path::LayerPath;
 use silo_store::stage::Stage;
 use tar::EntryType;
 
-use super::compressed::{self, Bounded, MAX_BYTES};
+use super::compressed::{self, Bounded};
 use super::entries::{self, trimmed};
 
 /// The name that a whiteout's begins with.
@@ -83,7 +83,8 @@ pub struct Source {
 pub fn unpack(source: Source, from: impl Read, stage: &mut Stage) -> Result<(), Error> {
     let failed = |error| Error::Read { layer: source.layer, source: error };
     let mut bytes = Hashed { inner: compressed::decompressed(from, source.size).map_err(failed)?, hash: Sha256::new() };
-    let mut unpacking = Unpacking { layer: source.layer, stage, count: 0, whiteouts: BTreeSet::new(), opaque: BTreeSet::new() };
+    let limit = bytes.inner.limit();
+    let mut unpacking = Unpacking { layer: source.layer, stage, limit, count: 0, whiteouts: BTreeSet::new(), opaque: BTreeSet::new() };
     let walked = unpacking.walk(&mut bytes);
     if unpacking.count > MAX_ENTRIES {
         // Nobody waits for the rest of it.
@@ -105,6 +106,8 @@ pub fn unpack(source: Source, from: impl Read, stage: &mut Stage) -> Result<(), 
 struct Unpacking<'a> {
     layer: Digest,
     stage: &'a mut Stage,
+    /// Most bytes that its files may have together.
+    limit: u64,
     /// Entries so far, those of which nothing is kept among them.
     count: usize,
     /// What lower layers have and this one takes away.
@@ -143,9 +146,9 @@ impl Unpacking<'_> {
         let staged = match entry.header().entry_type() {
             EntryType::Directory => self.stage.add_dir(&path, &meta),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let left = MAX_BYTES.saturating_sub(self.stage.bytes());
+                let left = self.limit.saturating_sub(self.stage.bytes());
                 if entry.size() > left {
-                    return Err(self.wrong(&spelled, &format!("the layer unpacks to more than {MAX_BYTES} bytes")));
+                    return Err(self.wrong(&spelled, &format!("the layer unpacks to more than {} bytes", self.limit)));
                 }
                 self.stage.add_file(&path, &meta, entry, left)
             }

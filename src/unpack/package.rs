@@ -6,11 +6,12 @@
 use std::io::Read;
 
 use silo_store::digest::Digest;
-use silo_store::entry::Meta;
+use silo_store::entry::{MAX_ENTRIES, Meta};
 use silo_store::path::LayerPath;
 use silo_store::stage::Stage;
 use tar::EntryType;
 
+use super::compressed::Bounded;
 use super::deb::{self, Error, read_error};
 use super::entries::{self, Allowed, trimmed};
 use super::record;
@@ -26,7 +27,7 @@ const MERGED: [&[u8]; 7] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libo3
 
 /// Unpacks the .deb `name`, read from `from`, into `stage`.
 pub fn unpack(name: &str, from: impl Read, expected: Digest, stage: &mut Stage) -> Result<(), Error> {
-    let mut unpacking = Unpacking { deb: name, stage, members: Vec::new(), list: Vec::new() };
+    let mut unpacking = Unpacking { deb: name, stage, members: Vec::new(), list: Vec::new(), limit: 0, count: 0 };
     deb::read(name, from, expected, &mut unpacking)?;
     unpacking.note()
 }
@@ -36,6 +37,10 @@ struct Unpacking<'a> {
     stage: &'a mut Stage,
     members: Vec<(String, Meta, Vec<u8>)>,
     list: Vec<u8>,
+    /// Most bytes that its files may have together.
+    limit: u64,
+    /// Entries so far.
+    count: usize,
 }
 
 impl deb::Members for Unpacking<'_> {
@@ -43,7 +48,8 @@ impl deb::Members for Unpacking<'_> {
         self.each(tar, "the control archive", |unpacking, entry| unpacking.member(entry))
     }
 
-    fn data(&mut self, tar: &mut dyn Read) -> Result<(), Error> {
+    fn data(&mut self, tar: &mut Bounded<'_>) -> Result<(), Error> {
+        self.limit = tar.limit().min(MAX_PACKAGE_BYTES);
         self.each(tar, "the data archive", |unpacking, entry| unpacking.entry(entry))
     }
 }
@@ -101,6 +107,10 @@ impl Unpacking<'_> {
 
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
         let spelled = entry.path_bytes().into_owned();
+        self.count += 1;
+        if self.count > MAX_ENTRIES {
+            return Err(self.wrong(&spelled, &format!("the package has more than {MAX_ENTRIES} entries")));
+        }
         let Some(path) = self.path(&spelled)? else {
             self.listed(b"/.")?;
             return Ok(());
@@ -113,10 +123,10 @@ impl Unpacking<'_> {
         match kind {
             EntryType::Directory => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let left = MAX_PACKAGE_BYTES.saturating_sub(self.stage.bytes());
+                let left = self.limit.saturating_sub(self.stage.bytes());
                 // A file with holes may claim any size without bytes to show for it.
                 if entry.size() > left {
-                    return Err(self.wrong(&spelled, &format!("the package unpacks to more than {MAX_PACKAGE_BYTES} bytes")));
+                    return Err(self.wrong(&spelled, &format!("the package unpacks to more than {} bytes", self.limit)));
                 }
                 self.stage.add_file(&place, &meta, entry, left).map_err(|error| self.staged(error))?;
             }

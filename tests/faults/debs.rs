@@ -1,7 +1,7 @@
 //! Hostile .debs: each is refused with an error that names it, and nothing is written outside the stage.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -245,4 +245,57 @@ fn bombs_are_bounded() {
     // A size that the archive does not have.
     let short = Entry { size: 1 << 40, body: b"x", ..entry(EntryType::Regular, "./a", "") };
     check("a size without bytes", &deb(&[short]), "");
+}
+
+/// A file of zeros in an archive of its own, written piece by piece, and compressed.
+fn zeros(form: &str, gib: u64) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_path("./big").expect("a short path");
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(gib << 30);
+    header.set_cksum();
+    let mut tar = header.as_bytes().chain(std::io::Read::take(std::io::repeat(0), (gib << 30) + 1024));
+    match form {
+        "zst" => zstd::encode_all(tar, 1).expect("memory"),
+        _ => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            std::io::copy(&mut tar, &mut encoder).expect("memory");
+            encoder.finish().expect("memory")
+        }
+    }
+}
+
+#[test]
+fn a_package_out_of_all_proportion_to_its_file_is_refused() {
+    let control = xz(&control());
+    let bomb = zeros("zst", 1);
+    let deb_of = |control: &[u8], data: (&str, &[u8])| ar(&[("debian-binary", b"2.0\n"), ("control.tar.xz", control), data]);
+    check("a bomb of zstd", &deb_of(&control, ("data.tar.zst", &bomb)), "unpacks to more than");
+    let bomb = ar(&[("debian-binary", b"2.0\n"), ("control.tar.zst", &bomb), ("data.tar.xz", &xz(&archive(&[file("./a", "a")])))]);
+    check("a bomb of control files", &bomb, "out of all proportion to its file");
+    // What gzip can do is in proportion: real files of zeros are.
+    let honest = refused(&deb_of(&control, ("data.tar.gz", &zeros("gz", 1)[..])));
+    assert_eq!(honest, "");
+    // A file with holes has no bytes to show for its size.
+    let mut holes = Header::new_gnu();
+    holes.set_entry_type(EntryType::GNUSparse);
+    holes.set_path("./holes").expect("a short path");
+    holes.set_mode(0o644);
+    holes.set_uid(0);
+    holes.set_gid(0);
+    holes.set_mtime(0);
+    holes.set_size(0);
+    let gnu = holes.as_gnu_mut().expect("a GNU header");
+    gnu.realsize.copy_from_slice(b"77777777777\0");
+    gnu.sparse[0].offset.copy_from_slice(b"77777777777\0");
+    gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+    holes.set_cksum();
+    let mut builder = Builder::new(Vec::new());
+    builder.append(&holes, &[][..]).expect("memory");
+    let holes = builder.into_inner().expect("memory");
+    check("a file with holes", &deb_of(&control, ("data.tar.xz", &xz(&holes))), "unpacks to more than");
 }

@@ -96,3 +96,29 @@ fn a_mirror_without_the_index_is_told() {
         ],
     );
 }
+
+#[test]
+fn an_index_older_than_the_last_locks_is_refused_unless_that_is_wanted() {
+    if inrelease(INRELEASE).is_none() {
+        return;
+    }
+    let http = mirror();
+    let silo = silo_of(&http);
+    let _ = silo.ok(["lock", "sh", "--update"]);
+    let path = silo.path("recipe-locks/sh.lock");
+    let text = std::fs::read_to_string(&path).expect("a lock");
+    // As if the last lock had been made from indexes of the year 2100.
+    let later: String =
+        text.lines().map(|line| if line.starts_with("date = ") { "date = 4102444800\n".to_owned() } else { format!("{line}\n") }).collect();
+    assert_ne!(text, later, "the lock names its indexes");
+    std::fs::write(&path, &later).expect("our own lock");
+    let done = silo.fails(["lock", "sh", "--update"]);
+    assert!(done.err.contains("the last lock was made from that of 2100-01-01") && done.err.contains("mirrors.allowStale"), "{done:?}");
+    assert_eq!(std::fs::read_to_string(&path).expect("a lock"), later, "the lock stays as it is");
+    let settings = silo.path("silo.toml");
+    let before = std::fs::read_to_string(&settings).expect("the mirrors are set there");
+    std::fs::write(&settings, before.replacen("[mirrors]\n", "[mirrors]\nallowStale = true\n", 1)).expect("our own settings");
+    let _ = silo.ok(["lock", "sh", "--update"]);
+    std::fs::write(silo.project().join("silo.toml"), "[mirrors]\nallowStale = true\n").expect("our own project");
+    assert!(silo.fails(["lock", "sh", "--update"]).err.contains("mirrors.allowStale is yours to set"));
+}

@@ -2,6 +2,7 @@
 
 mod faults;
 mod processes;
+mod slow;
 mod whole;
 
 use std::fs;
@@ -40,6 +41,7 @@ fn hurried() -> Transport {
         idle: Duration::from_millis(400),
         attempts: 3,
         first_pause: Duration::from_millis(5),
+        ..Patience::default()
     })
 }
 

@@ -92,6 +92,17 @@ const fn none_of(argument: u8, values: &'static [u32]) -> Condition {
     when(argument, u32::MAX, Test::NoneOf(values))
 }
 
+/// The requests of one kind, which is the second byte.
+const fn of_kind(kind: u8) -> Condition {
+    // One value for each kind in use, because the list must live as long as the program.
+    let values: &'static [u32] = match kind {
+        b'f' => &[0x6600],
+        b'X' => &[0x5800],
+        _ => &[0x9400],
+    };
+    when(1, 0xff00, Test::OneOf(values))
+}
+
 const UNIX: u32 = libc::AF_UNIX as u32;
 const INET: u32 = libc::AF_INET as u32;
 const INET6: u32 = libc::AF_INET6 as u32;
@@ -103,6 +114,14 @@ const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, u32::MAX];
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
 const TIOCSETD: u32 = 0x5423;
+/// The attributes as both sizes of word ask for them, the extents of a file, and the state of encryption and verity.
+const READS_OF_F: &[u32] = &[0x8008_6601, 0x8004_6601, 0xc020_660b, 0x400c_6615, 0xc009_6616, 0xc080_661a, 0xc004_6686, 0xc028_6687];
+/// `FS_IOC_FSGETXATTR`.
+const READS_OF_X: &[u32] = &[0x801c_581f];
+/// `FICLONE`, `FICLONERANGE`, `FIDEDUPERANGE`, `FS_IOC_GETFSLABEL`.
+const CLONES: &[u32] = &[0x4004_9409, 0x4020_940d, 0xc018_9436, 0x8100_9431];
+/// `FS_IOC_SETVERSION` for both sizes of word.
+const SETS_VERSION: &[u32] = &[0x4008_7602, 0x4004_7602];
 // libc does not have it for every C library.
 const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 const SET_ID_BITS: u32 = 0o6000;
@@ -113,7 +132,7 @@ const DEVICE: Condition = when(1, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::
 const DEVICE_AT: Condition = when(2, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, libc::S_IFBLK]));
 
 use Action::{Ask, Fail, Pretend};
-use libc::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT};
+use libc::{EAFNOSUPPORT, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT};
 
 const fn rule(number: libc::c_long, when: &'static [Condition], action: Action, why: &'static str) -> Rule {
     Rule { number: number as u32, when, action, why }
@@ -157,6 +176,13 @@ static ALWAYS: &[Rule] = &[
     rule(libc::SYS_ioctl, &[one_of(1, &[TIOCSTI])], Fail(EPERM), "types into the host's terminal"),
     rule(libc::SYS_ioctl, &[one_of(1, &[TIOCLINUX])], Fail(EPERM), "pastes into the host's console"),
     rule(libc::SYS_ioctl, &[one_of(1, &[TIOCSETD])], Fail(EPERM), "loads line disciplines, many of them unmaintained"),
+    // File systems. What these change is not in what a layer or the project records, and the code behind them is the file
+    // systems' own, large and seldom used. Programs take the error for a file system that lacks it.
+    rule(libc::SYS_ioctl, &[of_kind(b'f'), none_of(1, READS_OF_F)], Fail(EOPNOTSUPP), "attributes, encryption keys, verity, resizing"),
+    rule(libc::SYS_ioctl, &[of_kind(b'X'), none_of(1, READS_OF_X)], Fail(EOPNOTSUPP), "project quotas, freezing, trimming, XFS's own"),
+    rule(libc::SYS_ioctl, &[of_kind(0x94), none_of(1, CLONES)], Fail(EOPNOTSUPP), "subvolumes and all else of btrfs but to share bytes"),
+    rule(libc::SYS_ioctl, &[one_of(1, SETS_VERSION)], Fail(EOPNOTSUPP), "sets inode generations"),
+    rule(469, &[], Fail(EOPNOTSUPP), "file_setattr: attributes and project quotas"),
     // Sockets. Families without a network namespace reach the host directly.
     rule(
         libc::SYS_socket,

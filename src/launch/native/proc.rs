@@ -15,7 +15,7 @@ use super::sys;
 use crate::launch::host::failure::{During, Failure};
 
 /// Hidden behind `/dev/null`: what everybody may open.
-const HIDDEN_FILES: [&str; 8] = [
+const HIDDEN_FILES: [&str; 14] = [
     "kallsyms",      // what the running kernel consists of
     "keys",          // keyrings
     "key-users",     // who has keys
@@ -24,6 +24,12 @@ const HIDDEN_FILES: [&str; 8] = [
     "sched_debug",   // every process of the host, on older kernels
     "interrupts",    // key strokes can be told from its timing
     "softirqs",      // the same
+    "cmdline",       // how the host was started: names of disks, sometimes secrets
+    "bootconfig",    // more of the same
+    "config.gz",     // how the kernel was built: which of its code can be attacked
+    "modules",       // which drivers the host has loaded
+    "partitions",    // the host's disks
+    "mdstat",        // the same
 ];
 
 /// The same for what only the host's root may open, hidden when the caller is that.
