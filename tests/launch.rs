@@ -280,3 +280,20 @@ fn many_at_once_do_not_meet() {
     }
     until("all wrote", || fs::read_to_string(bench.project().join("pids")).is_ok_and(|t| t == "2\n".repeat(8)));
 }
+
+/// A terminal that was stopped (Ctrl-S) takes nothing: silo hears signals all the same, while the program prints and after it.
+#[test]
+fn a_stopped_terminal_holds_nobody_up() {
+    let bench = bench();
+    for script in ["while :; do echo printing; done", "echo printing; head -c 200000 /dev/zero | tr '\\0' x; sleep 1000"] {
+        let mut session = Session::start(&bench, &bench.sh(script));
+        let _ = session.expect("printing");
+        session.stop();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        until("it ends", || {
+            session.signal("TERM");
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            session.has_ended()
+        });
+    }
+}

@@ -2,11 +2,9 @@
 #![no_main]
 
 #[path = "../checks.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "one of them a target")]
 mod checks;
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|script: &[u8]| {
+libfuzzer_sys::fuzz_target!(|script: &[u8]| {
     checks::conversation(script);
 });

@@ -117,6 +117,16 @@ impl Session {
         Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill starts");
     }
 
+    /// Stops the terminal as Ctrl-S does: nothing that is printed is taken any more.
+    pub fn stop(&self) {
+        rustix::termios::tcflow(&self.slave, rustix::termios::Action::OOff).expect("it is a terminal");
+    }
+
+    /// Whether silo has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.silo.try_wait().expect("our own child").is_some()
+    }
+
     /// Waits for the end: the exit code, how much was printed at last, and whether the terminal is as it was.
     pub fn end(mut self) -> (Option<i32>, usize, bool) {
         until(&format!("it ends, after it printed {:?} and", self.seen), || self.silo.try_wait().expect("our own child").is_some());

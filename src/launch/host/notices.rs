@@ -3,17 +3,24 @@
 //! A program that switches to the terminal's other screen (an editor, a pager) would have its picture torn by a line
 //! in between. Such lines wait until it switches back or has ended.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::io::write;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Timespec;
 
+use super::no_wait::{NoWait, Way};
 use super::streams::{Streams, host};
 use crate::launch::error::Error;
 use crate::plain;
 
 /// The most lines that wait; more of them say nothing new.
 const MAX_HELD: usize = 100;
+/// The most bytes that wait for somebody to read them; lines beyond are lost.
+const MAX_WAITING_BYTES: usize = 64 << 10;
+/// How long a reader may take at the end for what waits still.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Modes of a terminal (ECMA-48 private modes, as xterm numbers them) that switch to its other screen.
 const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
 
@@ -22,10 +29,12 @@ const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
 pub struct Notices(Arc<Mutex<Board>>);
 
 struct Board {
-    errors: OwnedFd,
+    errors: NoWait,
     end: &'static str,
     switches: Switches,
     held: Vec<String>,
+    /// What could not be written, because nobody reads: whoever tells a line is in the middle of something else.
+    waiting: VecDeque<u8>,
 }
 
 impl Notices {
@@ -37,8 +46,9 @@ impl Notices {
             // The caller's terminal is raw meanwhile.
             Streams::Terminal { .. } => (rustix::stdio::stderr(), "\r\n"),
         };
-        let errors = host(rustix::io::fcntl_dupfd_cloexec(errors, 3), "copying the log's descriptor")?;
-        Ok(Notices(Arc::new(Mutex::new(Board { errors, end, switches: Switches::default(), held: Vec::new() }))))
+        let errors = host(NoWait::shared(errors, Way::Write), "copying the log's descriptor")?;
+        let (switches, held, waiting) = (Switches::default(), Vec::new(), VecDeque::new());
+        Ok(Notices(Arc::new(Mutex::new(Board { errors, end, switches, held, waiting }))))
     }
 
     /// Tells a line, now or when it disturbs nobody.
@@ -58,6 +68,7 @@ impl Notices {
         if !board.switches.is_other {
             board.let_go();
         }
+        board.flush();
     }
 
     /// Tells what still waits: there is no program any more.
@@ -77,9 +88,34 @@ impl Board {
         }
     }
 
-    fn write(&self, line: &str) {
+    fn write(&mut self, line: &str) {
+        let line = format!("silo: {}{}", plain::line(line), self.end);
         // A line that nobody can be told is lost; the guest was answered all the same.
-        let _ = write(&self.errors, format!("silo: {}{}", plain::line(line), self.end).as_bytes());
+        if self.waiting.len() + line.len() <= MAX_WAITING_BYTES {
+            self.waiting.extend(line.as_bytes());
+        }
+        self.flush();
+    }
+
+    /// Writes what waits, as far as it is taken now.
+    fn flush(&mut self) {
+        while !self.waiting.is_empty() {
+            match self.errors.write(self.waiting.make_contiguous()) {
+                Ok(length) if length > 0 => drop(self.waiting.drain(..length)),
+                _ => return,
+            }
+        }
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.let_go();
+        if !self.waiting.is_empty() {
+            // A reader that is only slow reads now.
+            let _ = poll(&mut [PollFd::new(&self.errors, PollFlags::OUT)], Some(&PATIENCE));
+            self.flush();
+        }
     }
 }
 

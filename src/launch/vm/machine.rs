@@ -39,8 +39,9 @@ const SCRATCH_BYTES: u64 = 64 << 20;
 const TASKS: u64 = 256;
 /// Open files of QEMU: it has one for each file of a share that the guest has open, and closes some when it has half of these.
 const OPEN_FILES: u64 = 4096;
-/// Memory of QEMU besides the machine's: up to 1 GiB of translated code, stacks of 64 threads for files, its own heap.
-const QEMU_MEMORY_BYTES: u64 = 1792 << 20;
+/// Memory of QEMU besides the machine's: up to 1 GiB of translated code, half a GiB of stacks of 64 threads for files, as much
+/// of stacks of requests, and its own heap. Without room for one more of them QEMU aborts.
+const QEMU_MEMORY_BYTES: u64 = 2560 << 20;
 /// Processors of QEMU besides the machine's: for files and channels.
 const QEMU_CPU_THOUSANDTHS: u64 = 1000;
 /// Of the machine's memory, what a program's files may take, as a fraction.
@@ -230,7 +231,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
             // Whatever takes QEMU's place has no more, with or without a cgroup.
             limits: Limits {
                 memory_bytes: Some(memory.saturating_add(QEMU_MEMORY_BYTES)),
-                tasks: Some(TASKS),
+                tasks: Some(TASKS.saturating_add(machine.cpus.into())),
                 open_files: Some(OPEN_FILES),
                 cpu_thousandths: Some(u64::from(machine.cpus).saturating_mul(1000).saturating_add(QEMU_CPU_THOUSANDTHS)),
             },
@@ -430,7 +431,7 @@ mod tests {
         assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
         let memory = made.memory_bytes + QEMU_MEMORY_BYTES;
-        let limits = Limits { memory_bytes: Some(memory), tasks: Some(256), open_files: Some(4096), cpu_thousandths: Some(3000) };
+        let limits = Limits { memory_bytes: Some(memory), tasks: Some(258), open_files: Some(4096), cpu_thousandths: Some(3000) };
         assert_eq!(made.outer.limits, limits, "what takes QEMU's place has limits of its own");
     }
 

@@ -297,21 +297,24 @@ impl<'a> Watch<'a> {
             if let Err(error) = self.keep_time() {
                 return if matches!(self.gone, Some(Gone::Misbehaved)) { self.lost(what) } else { error };
             }
-            match self.wait(signals) {
+            let ready = match self.wait(signals) {
+                Ok(ready) => ready,
                 Err(error) => return error,
-                Ok(ready)
-                    if ready.is_signalled
-                        && let Some(signal) = signals.asks_for_an_end() =>
-                {
-                    return Error::Interrupted { signal };
-                }
-                Ok(ready)
-                    if ready.is_ended
-                        && let Err(error) = self.look() =>
-                {
-                    return error;
-                }
-                Ok(_) => {}
+            };
+            if ready.is_signalled
+                && let Some(signal) = signals.asks_for_an_end()
+            {
+                return Error::Interrupted { signal };
+            }
+            if ready.is_logged {
+                self.note();
+            }
+            // Whatever it says now is too late.
+            let _ = self.listen(&ready.streams);
+            if ready.is_ended
+                && let Err(error) = self.look()
+            {
+                return error;
             }
         }
         self.lost(what)
@@ -388,6 +391,8 @@ impl<'a> Watch<'a> {
             (libc::SIGTSTP, Some(screen)) => {
                 screen.release();
                 stop()?;
+                // The time in which silo was stopped is nobody's fault.
+                self.since.1 = Instant::now();
                 screen.retake()
             }
             (libc::SIGTSTP, None) => {
@@ -395,6 +400,7 @@ impl<'a> Watch<'a> {
                 // It must be on its way before this process stops.
                 self.listen(&[])?;
                 stop()?;
+                self.since.1 = Instant::now();
                 self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGCONT), to_group: arrived.from_kernel });
                 Ok(())
             }
