@@ -271,14 +271,16 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
     if release.codename != suite && release.suite != suite {
         return Err(Error::OtherSuite { suite, got: release.codename });
     }
-    if let Some(until) = release.valid_until_secs
-        && until < context.now
-        && !takes_stale(context)
-    {
+    if let Some(until) = expired(release.valid_until_secs, context.now).filter(|_| !takes_stale(context)) {
         return Err(Error::Expired { suite, until });
     }
     let used = UsedIndex { suite, date: release.date_secs, inrelease: Sha256(Digest::of(&text)), key: signed.fingerprint };
     Ok(Verified { source, release, used })
+}
+
+/// Returns the last moment of an index that is past it.
+fn expired(until: Option<i64>, now: i64) -> Option<i64> {
+    until.filter(|until| *until < now)
 }
 
 /// Whether expired and older indexes are taken: frozen mirrors and snapshots have nothing else.
@@ -402,4 +404,18 @@ fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, what)));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::expired;
+
+    #[test]
+    fn an_index_counts_until_its_last_moment() {
+        for (until, now, expect) in
+            [(None, 5, None), (Some(5), 4, None), (Some(5), 5, None), (Some(5), 6, Some(5)), (Some(-1), 0, Some(-1))]
+        {
+            assert_eq!(expired(until, now), expect, "{until:?} at {now}");
+        }
+    }
 }
