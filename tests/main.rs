@@ -5,6 +5,7 @@ mod support;
 
 mod architecture;
 mod archives;
+mod broker;
 mod cli;
 mod clients;
 mod corpus;

@@ -9,16 +9,20 @@
 //! reaches the guest as one segment ([`silo_init::agent`] lets its loopback carry such).
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
 
+use super::budget::{Budget, Loan};
 use super::conversations::Conversations;
 
-/// Bytes carried at once at first; most conversations never need more.
-const FIRST_BYTES: usize = 16 << 10;
+/// Bytes of a direction's own buffer, which most conversations never need more than.
+const OWN_BYTES: usize = 4 << 10;
 /// The most bytes carried at once: as much as one segment of the guest's loopback holds.
 const MOST_BYTES: usize = 512 << 10;
 
@@ -27,8 +31,9 @@ pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversa
     let (from_guest, mut to_guest) = guest.split();
     let (from_world, mut to_world) = world.split();
     let (sent, received) = (Cell::new(0), Cell::new(0));
+    let budget = among.budget();
     let leading_out = async {
-        one_way(from_guest, &mut to_world, |bytes| {
+        one_way(from_guest, &mut to_world, budget, |bytes| {
             sent.set(sent.get() + bytes);
             among.note(bytes);
         })
@@ -36,7 +41,7 @@ pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversa
         to_world.shutdown().await
     };
     let leading_in = async {
-        one_way(from_world, &mut to_guest, |bytes| received.set(received.get() + bytes)).await?;
+        one_way(from_world, &mut to_guest, budget, |bytes| received.set(received.get() + bytes)).await?;
         to_guest.shutdown().await
     };
     tokio::try_join!(leading_out, among.while_it_lives(leading_in))?;
@@ -44,10 +49,30 @@ pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversa
 }
 
 /// Carries one direction to its end, which is not passed on; tells how many bytes went at once.
-pub async fn one_way(mut from: impl AsyncRead + Unpin, to: &mut WriteHalf<'_>, note: impl Fn(u64)) -> io::Result<()> {
-    let mut piece = vec![0; FIRST_BYTES];
+///
+/// Nothing is read before what was read is written: a reader that is slow slows its writer.
+pub async fn one_way(mut from: impl AsyncRead + Unpin, to: &mut WriteHalf<'_>, budget: &Budget, note: impl Fn(u64)) -> io::Result<()> {
+    let mut own = vec![0; OWN_BYTES];
+    let mut lent: Option<(Loan<'_>, Vec<u8>)> = None;
     loop {
-        let length = from.read(&mut piece).await?;
+        let piece = lent.as_mut().map_or(&mut own, |(_, piece)| piece);
+        let length = {
+            let mut reading = pin!(from.read(piece));
+            match poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await {
+                Poll::Ready(read) => Some(read?),
+                // Nothing is there yet. A large buffer is kept meanwhile only while there are enough.
+                Poll::Pending if budget.is_short() => None,
+                Poll::Pending => Some(reading.await?),
+            }
+        };
+        let length = match length {
+            Some(length) => length,
+            None => {
+                lent = None;
+                from.read(&mut own).await?
+            }
+        };
+        let piece = lent.as_ref().map_or(&own, |(_, piece)| piece);
         if length == 0 {
             return Ok(());
         }
@@ -61,7 +86,8 @@ pub async fn one_way(mut from: impl AsyncRead + Unpin, to: &mut WriteHalf<'_>, n
             rest = &rest[written..];
         }
         if length == piece.len() && length < MOST_BYTES {
-            piece = vec![0; (length * 4).min(MOST_BYTES)];
+            let size = (length * 4).min(MOST_BYTES);
+            lent = budget.lend(size).map(|loan| (loan, vec![0; size])).or(lent);
         }
     }
 }

@@ -6,10 +6,13 @@
 
 use std::cell::Cell;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
+
+use super::budget::Budget;
 
 /// How long nothing may move of what a sandbox that has ended wrote: whoever outside takes nothing for so long keeps the
 /// user's prompt no longer.
@@ -18,8 +21,8 @@ const STALLED: Duration = Duration::from_millis(500);
 const MOST_SPANS: usize = 10;
 
 /// The conversations.
-#[derive(Default)]
 pub struct Conversations {
+    budget: Rc<Budget>,
     open: Cell<usize>,
     carried: Cell<u64>,
     has_ended: Cell<bool>,
@@ -28,9 +31,21 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.open.get()
+    /// Makes none, with the sandbox's budget.
+    pub fn new(budget: Rc<Budget>) -> Conversations {
+        Conversations {
+            budget,
+            open: Cell::default(),
+            carried: Cell::default(),
+            has_ended: Cell::default(),
+            ended: Notify::new(),
+            closed: Notify::new(),
+        }
+    }
+
+    /// Returns the budget that all of them share.
+    pub fn budget(&self) -> &Rc<Budget> {
+        &self.budget
     }
 
     /// One begins.

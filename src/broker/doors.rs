@@ -14,9 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot::{Sender, channel};
 use tokio::time::timeout;
 
+use super::budget::Permit;
 use super::carry;
 use super::record::{Entry, Verdict};
-use super::{Carrier, Hall, MAX_CONNECTIONS};
+use super::{Carrier, Hall};
 
 /// How long the way in may take; the kernel inside answers at once, unless what listens there does not accept.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,19 +63,22 @@ pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> 
             tokio::time::sleep(EXHAUSTED).await;
             continue;
         };
-        if hall.conversations.count() >= MAX_CONNECTIONS {
+        let Some(permit) = hall.permit("localhost", door.inside) else {
+            // It was accepted before this was known; a reset says it as well as can be said now.
+            let _ = outside.set_zero_linger();
             continue;
-        }
+        };
         hall.conversations.open();
         let hall = Rc::clone(&hall);
         tokio::task::spawn_local(async move {
-            let_in(&hall, outside, door.inside).await;
+            let_in(&hall, outside, door.inside, &permit).await;
             hall.conversations.close();
+            drop(permit);
         });
     }
 }
 
-async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u16) {
+async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u16, permit: &Permit) {
     let mut entry = Entry { name: "localhost".to_owned(), port: Some(port), verdict: Verdict::Entered, sent: 0, received: 0 };
     let way = async {
         match enter(hall, Family::V4, port).await {
@@ -84,6 +88,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
     };
     match timeout(PATIENCE, way).await.ok().flatten() {
         Some(mut inside) => {
+            permit.fit([&outside, &inside]);
             for stream in [&outside, &inside] {
                 // Small messages of a conversation must not wait for one another.
                 let _ = stream.set_nodelay(true);

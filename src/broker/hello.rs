@@ -20,24 +20,38 @@ pub enum Hello {
     Other,
 }
 
+/// Reads the first bytes of a connection as they come; each is looked at once.
+#[derive(Default)]
+pub struct Reader {
+    acceptor: Acceptor,
+    length: usize,
+}
+
+impl Reader {
+    /// Takes the next bytes. After another answer than [`Hello::Part`] there is nothing more to read.
+    pub fn take(&mut self, bytes: &[u8]) -> Hello {
+        self.length = self.length.saturating_add(bytes.len());
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.acceptor.read_tls(&mut rest).is_err() {
+                return Hello::Other;
+            }
+            match self.acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    return hello.server_name().and_then(Host::parse).map_or(Hello::Nameless, Hello::Names);
+                }
+                Err(_) => return Hello::Other,
+            }
+        }
+        if self.length >= MAX_HELLO_BYTES { Hello::Other } else { Hello::Part }
+    }
+}
+
 /// Reads the first bytes of a connection.
 pub fn read(bytes: &[u8]) -> Hello {
-    let mut acceptor = Acceptor::default();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        if acceptor.read_tls(&mut rest).is_err() {
-            return Hello::Other;
-        }
-        match acceptor.accept() {
-            Ok(None) => {}
-            Ok(Some(accepted)) => {
-                let hello = accepted.client_hello();
-                return hello.server_name().and_then(Host::parse).map_or(Hello::Nameless, Hello::Names);
-            }
-            Err(_) => return Hello::Other,
-        }
-    }
-    if bytes.len() >= MAX_HELLO_BYTES { Hello::Other } else { Hello::Part }
+    Reader::default().take(bytes)
 }
 
 #[cfg(test)]
@@ -67,6 +81,12 @@ mod tests {
             assert_eq!(read(&bytes[..length]), Hello::Part, "{length}");
         }
         assert_eq!(read(&bytes), Hello::Names(Host::parse("a.example").expect("a host")));
+        // In pieces of whatever size it is the same.
+        for size in [1, 7, 100] {
+            let mut reader = Reader::default();
+            let last = bytes.chunks(size).map(|piece| reader.take(piece)).find(|hello| *hello != Hello::Part);
+            assert_eq!(last, Some(read(&bytes)), "{size}");
+        }
         assert_eq!(read(&hello("192.0.2.1")), Hello::Nameless);
         assert_eq!(read(b"GET / HTTP/1.1\r\n\r\n"), Hello::Other);
         assert_eq!(read(b"SSH-2.0-x\r\n"), Hello::Other);

@@ -18,7 +18,7 @@ use super::{Carrier, Hall};
 /// The longest message; OpenSSH's agent takes no longer one.
 const MAX_MESSAGE_BYTES: u32 = 256 << 10;
 /// The most conversations at once.
-const MAX_CONVERSATIONS: usize = 64;
+const MAX_CONVERSATIONS: usize = 16;
 /// How long to wait when this process has no descriptor left for who asks.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 

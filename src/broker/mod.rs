@@ -5,17 +5,20 @@
 //! judges the address, dials, and carries bytes. So a guest, be it root inside, can at most ask for what is granted.
 //!
 //! **Invariant.** What a guest sends is read only by [`silo_wire`], and at port 443 or on its way to the machine's
-//! proxy by [`hello`] and [`request`]; its size, its time, and the number of its connections are bounded.
+//! proxy by [`hello`] and [`request`]; its size and its time are bounded, and all that it makes this code hold comes out of
+//! one budget ([`budget`]).
 //!
 //! A name says nothing about what is behind it: a server that serves many names may be asked, inside the encrypted
 //! connection, for any of them.
 
-mod conversations;
+mod budget;
 pub mod hello;
 mod own;
 pub mod proxies;
 pub mod record;
 pub mod request;
+
+mod conversations;
 
 mod carry;
 mod dial;
@@ -29,17 +32,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use silo_wire::{Answer, Ask, Id, Outcome};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
 use crate::grant::{Cover, Host, Leave, MACHINE, Policy, that_covers};
 
+use budget::{Budget, Permit};
 use conversations::Conversations;
 use dial::Dialled;
 pub use doors::Door;
@@ -48,18 +50,22 @@ use proxies::Proxies;
 use record::{Entry, Record, Verdict};
 use relay::Place;
 
-/// The most connections at once; two descriptors each.
-const MAX_CONNECTIONS: usize = 4096;
 /// The most hosts dialled at once.
-const MAX_DIALLING: usize = 1024;
+const MAX_DIALLING: usize = 512;
+/// The most names looked up at once, each in a thread of its own; more of them wait.
+const MAX_LOOKUPS: usize = 16;
+/// The stack of such a thread: what the C library's resolver needs, with room.
+const LOOKUP_STACK_BYTES: usize = 512 << 10;
 /// The most answers that wait for the agent to take them; an honest one asks for fewer at once.
-const MAX_ANSWERS: usize = 4096;
+const MAX_ANSWERS: usize = 1024;
 /// How long the guest's side of a connection may take to come once there is one.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks for connections that nobody took.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How long the channel is read on when the sandbox is gone: its end comes right behind what was asked last.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Lines told in all; a guest can ask for as many names as it likes.
-const MAX_LINES: usize = 200;
+pub const MAX_LINES: usize = 200;
 
 /// Takes a line, from any thread.
 pub type Say = Box<dyn Fn(&str) + Send + Sync>;
@@ -118,55 +124,41 @@ pub trait Carrier: 'static {
     fn answer(&self, answer: &Answer) -> impl Future<Output = io::Result<()>>;
 }
 
-/// A broker at work; stops when dropped.
-pub struct Broker {
-    stop: Arc<Notify>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Serves the agent at the other end of a channel, which is opened in the thread that serves it.
-pub fn serve<C: Carrier>(open: impl FnOnce() -> io::Result<C> + Send + 'static, terms: Terms) -> io::Result<Broker> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stop = Arc::new(Notify::new());
-    let stopped = Arc::clone(&stop);
-    let thread = thread::Builder::new().name("broker".to_owned()).spawn(move || {
-        let set = LocalSet::new();
-        let served = async {
-            let mut terms = terms;
-            let (doors, keys) = (std::mem::take(&mut terms.doors), terms.keys.take());
-            let hall = Hall::new(open()?, terms);
-            {
-                let mut served = std::pin::pin!(Rc::clone(&hall).serve(doors, keys));
-                tokio::select! {
-                    biased;
-                    // A channel that breaks is a sandbox that has ended.
-                    _ = &mut served => {}
-                    () = stopped.notified() => drop(tokio::time::timeout(LAST_WORDS, served).await),
-                }
+/// Serves the agent at the other end of a channel until its sandbox has ended, and what it wrote last is carried out.
+///
+/// `open` is called where both may wait for the network; it returns the channel, and what comes to its end when the sandbox
+/// does.
+pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Result<(C, E)>, mut terms: Terms) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_LOOKUPS)
+        .thread_stack_size(LOOKUP_STACK_BYTES)
+        .build()?;
+    let set = LocalSet::new();
+    let served = set.block_on(&runtime, async {
+        let (doors, keys) = (std::mem::take(&mut terms.doors), terms.keys.take());
+        let (channel, ended) = open()?;
+        let hall = Hall::new(channel, terms);
+        {
+            let mut served = std::pin::pin!(Rc::clone(&hall).serve(doors, keys));
+            tokio::select! {
+                biased;
+                // A channel that breaks is a sandbox that has ended.
+                _ = &mut served => {}
+                () = ended => drop(tokio::time::timeout(LAST_WORDS, served).await),
             }
-            // What came last is judged when its turn comes.
-            tokio::task::yield_now().await;
-            hall.waiting.end();
-            hall.conversations.finish().await;
-            io::Result::Ok(())
-        };
-        // Without a channel there is nobody to serve.
-        drop(set.block_on(&runtime, served));
-        drop(set);
-        // One that looks a name up cannot be woken, and is not waited for.
-        runtime.shutdown_background();
-    })?;
-    Ok(Broker { stop, thread: Some(thread) })
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.stop.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was told by the runtime.
-            let _ = thread.join();
         }
-    }
+        // What came last is judged when its turn comes.
+        tokio::task::yield_now().await;
+        hall.waiting.end();
+        hall.conversations.finish().await;
+        hall.tell_refused();
+        Ok(())
+    });
+    drop(set);
+    // One that looks a name up cannot be woken, and is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 /// What all conversations share.
@@ -176,9 +168,27 @@ struct Hall<C> {
     ready: RefCell<HashMap<Id, Ready>>,
     dialling: Cell<usize>,
     answers: Cell<usize>,
+    is_crowded: Cell<bool>,
+    turned_away: Cell<u64>,
     conversations: Conversations,
     lines: RefCell<Vec<String>>,
     waiting: doors::Waiting,
+}
+
+/// One host that is dialled.
+struct Dialling<C>(Rc<Hall<C>>);
+
+impl<C> Dialling<C> {
+    fn of(hall: &Rc<Hall<C>>) -> Dialling<C> {
+        hall.dialling.set(hall.dialling.get() + 1);
+        Dialling(Rc::clone(hall))
+    }
+}
+
+impl<C> Drop for Dialling<C> {
+    fn drop(&mut self) {
+        self.0.dialling.set(self.0.dialling.get().saturating_sub(1));
+    }
 }
 
 /// A connection that waits for the guest's side of it.
@@ -187,6 +197,8 @@ struct Ready {
     host: Host,
     port: u16,
     leave: Leave,
+    permit: Permit,
+    until: Instant,
 }
 
 impl<C: Carrier> Hall<C> {
@@ -197,7 +209,9 @@ impl<C: Carrier> Hall<C> {
             ready: RefCell::default(),
             dialling: Cell::default(),
             answers: Cell::default(),
-            conversations: Conversations::default(),
+            is_crowded: Cell::default(),
+            turned_away: Cell::default(),
+            conversations: Conversations::new(Budget::new()),
             lines: RefCell::default(),
             waiting: doors::Waiting::default(),
         })
@@ -205,31 +219,38 @@ impl<C: Carrier> Hall<C> {
 
     async fn serve(self: Rc<Hall<C>>, doors: Vec<Door>, keys: Option<Keys>) -> io::Result<()> {
         for door in doors {
-            tokio::task::spawn_local(doors::serve(Rc::clone(&self), door));
+            let (hall, port) = (Rc::clone(&self), door.inside);
+            tokio::task::spawn_local(async move {
+                if let Err(error) = doors::serve(Rc::clone(&hall), door).await {
+                    hall.tell(&format!("no connection from this machine gets to port {port} inside: {error}"));
+                }
+            });
         }
         if let Some(keys) = keys {
-            tokio::task::spawn_local(keys::serve(Rc::clone(&self), keys));
+            let hall = Rc::clone(&self);
+            tokio::task::spawn_local(async move {
+                if let Err(error) = keys::serve(Rc::clone(&hall), keys).await {
+                    hall.tell(&format!("the ssh agent cannot be asked from inside: {error}"));
+                }
+            });
         }
+        tokio::task::spawn_local(Rc::clone(&self).sweep());
         while let Some((ask, connection)) = self.channel.next().await? {
             let hall = Rc::clone(&self);
             match (ask, connection) {
                 (Ask::Lookup { id, name }, _) => self.answer(Answer::Ports { id, ranges: self.lookup(&name) }),
                 (Ask::Connect { id, name, port }, _) => {
-                    if self.dialling.get() >= MAX_DIALLING || self.conversations.count() >= MAX_CONNECTIONS {
-                        self.tell("more connections were asked for at once than are made");
-                        self.answer(Answer::Outcome { id, outcome: Outcome::Unreachable });
+                    let permit = if self.dialling.get() < MAX_DIALLING { self.permit(&name, port) } else { self.crowded(&name, port) };
+                    let Some(permit) = permit else {
+                        self.answer(Answer::Outcome { id, outcome: Outcome::Refused });
                         continue;
-                    }
-                    self.dialling.set(self.dialling.get() + 1);
+                    };
+                    let dialling = Dialling::of(&self);
                     tokio::task::spawn_local(async move {
-                        let outcome = hall.connect(id, &name, port).await;
-                        hall.dialling.set(hall.dialling.get() - 1);
+                        let outcome = hall.connect(id, &name, port, permit).await;
+                        drop(dialling);
                         // Without an agent nobody waits for the answer.
                         let _ = hall.channel.answer(&Answer::Outcome { id, outcome }).await;
-                        if outcome == Outcome::Open {
-                            tokio::time::sleep(PATIENCE).await;
-                            hall.ready.borrow_mut().remove(&id);
-                        }
                     });
                 }
                 (Ask::Accepted { id }, Some(guest)) => {
@@ -246,6 +267,40 @@ impl<C: Carrier> Hall<C> {
             }
         }
         Ok(())
+    }
+
+    /// Takes a connection out of the budget.
+    fn permit(&self, name: &str, port: u16) -> Option<Permit> {
+        self.conversations.budget().permit().or_else(|| self.crowded(name, port))
+    }
+
+    /// Refuses a connection; the first of a run is noted, since there may be thousands.
+    fn crowded(&self, name: &str, port: u16) -> Option<Permit> {
+        if !self.is_crowded.replace(true) {
+            let name = Host::parse(name).map_or_else(String::new, |host| host.as_str().to_owned());
+            self.note(&Entry { name, port: Some(port), verdict: Verdict::Crowded, sent: 0, received: 0 });
+        }
+        self.turned_away.set(self.turned_away.get().saturating_add(1));
+        None
+    }
+
+    /// Tells once, when there are no more, how many connections were refused.
+    fn tell_refused(&self) {
+        let most = self.conversations.budget().most();
+        match self.turned_away.get() {
+            0 => {}
+            1 => self.tell(&format!("1 connection was refused: a sandbox has {most} at once, and dials {MAX_DIALLING} at once")),
+            many => self.tell(&format!("{many} connections were refused: a sandbox has {most} at once, and dials {MAX_DIALLING} at once")),
+        }
+    }
+
+    /// Lets go of connections that the agent never took.
+    async fn sweep(self: Rc<Hall<C>>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let now = Instant::now();
+            self.ready.borrow_mut().retain(|_, ready| ready.until > now);
+        }
     }
 
     /// Answers without waiting: an agent that does not listen must not keep the broker from listening.
@@ -274,17 +329,17 @@ impl<C: Carrier> Hall<C> {
         ranges
     }
 
-    async fn connect(&self, id: Id, name: &str, port: u16) -> Outcome {
+    async fn connect(&self, id: Id, name: &str, port: u16, permit: Permit) -> Outcome {
         let Some(host) = Host::parse(name) else { return Outcome::Denied };
         let name = host.as_str().to_owned();
-        let outcome = self.reach(id, host, port).await;
+        let outcome = self.reach(id, host, port, permit).await;
         if let Some(verdict) = Verdict::of(outcome) {
             self.note(&Entry { name, port: Some(port), verdict, sent: 0, received: 0 });
         }
         outcome
     }
 
-    async fn reach(&self, id: Id, host: Host, port: u16) -> Outcome {
+    async fn reach(&self, id: Id, host: Host, port: u16, permit: Permit) -> Outcome {
         let place = format!("{}:{port}", host.as_str());
         let Some(leave) = self.terms.judge(&host, port) else {
             self.refuse(&place, &that_covers(&host, port));
@@ -295,7 +350,8 @@ impl<C: Carrier> Hall<C> {
                 if let Some(learned) = &self.terms.learned {
                     learned(&place);
                 }
-                self.ready.borrow_mut().insert(id, Ready { dialled, host, port, leave });
+                let until = Instant::now() + PATIENCE;
+                self.ready.borrow_mut().insert(id, Ready { dialled, host, port, leave, permit, until });
                 Outcome::Open
             }
             Err(error) => {
@@ -306,7 +362,8 @@ impl<C: Carrier> Hall<C> {
     }
 
     async fn converse(&self, guest: TcpStream, ready: Ready) {
-        let Ready { dialled, host, port, leave } = ready;
+        let Ready { dialled, host, port, leave, permit, until: _ } = ready;
+        permit.fit([&guest, &dialled.stream]);
         let place = Place { host: &host, port, raw: leave.raw };
         let (verdict, sent, received) = match relay::relay(guest, dialled, place, &self.conversations).await {
             Ok((sent, received)) => (Verdict::Reached, sent, received),

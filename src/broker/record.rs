@@ -45,6 +45,8 @@ pub enum Verdict {
     Unreachable,
     /// Nobody answered.
     TimedOut,
+    /// The sandbox had as many connections as it may have at once. Noted once a run.
+    Crowded,
     /// A connection from this machine to a port inside.
     Entered,
     /// A signature of the user's ssh agent.
@@ -61,6 +63,7 @@ impl Verdict {
             Verdict::Refused => "refused",
             Verdict::Unreachable => "unreachable",
             Verdict::TimedOut => "timed-out",
+            Verdict::Crowded => "crowded",
             Verdict::Entered => "entered",
             Verdict::Signed => "signed",
         }

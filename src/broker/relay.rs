@@ -10,14 +10,18 @@ use tokio::time::timeout;
 
 use crate::grant::Host;
 
+use super::budget::Budget;
 use super::carry;
 use super::conversations::Conversations;
 use super::dial::Dialled;
-use super::hello::{self, Hello, MAX_HELLO_BYTES};
+use super::hello::{Hello, MAX_HELLO_BYTES, Reader};
 use super::request::{self, MAX_HEAD_BYTES};
 
 /// How long a guest may take to say what it wants, where that is judged.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes read at once of a beginning, and as many as every connection may hold of it; more takes a right that few have at once.
+const SHORT_BYTES: usize = 4 << 10;
 
 /// Why a connection that was open is broken off.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +59,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
     let mut left = None;
     let mut first = 0;
     if let Some(proxy) = proxy {
-        let (head, mut rest) = head(&mut guest).await?;
+        let (head, mut rest) = head(&mut guest, among.budget()).await?;
         let exchange = request::parse(&head, place.host, place.port)?;
         let head = exchange.for_proxy(place.host, place.port, proxy.authorization.as_deref());
         world.write_all(head.as_bytes()).await?;
@@ -64,7 +68,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
         first = (head.len() + rest.len()) as u64;
         left = Some(exchange.body - rest.len() as u64);
     } else if place.port == 443 && !place.raw {
-        let begin = named(&mut guest, &place).await?;
+        let begin = named(&mut guest, &place, among.budget()).await?;
         world.write_all(&begin).await?;
         first = begin.len() as u64;
     }
@@ -78,7 +82,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
             let (from, mut to) = guest.split();
             let (mut answer, mut ask) = world.split();
             let sent = Cell::new(first);
-            let body = carry::one_way(from.take(bytes), &mut ask, |bytes| {
+            let body = carry::one_way(from.take(bytes), &mut ask, among.budget(), |bytes| {
                 sent.set(sent.get() + bytes);
                 among.note(bytes);
             });
@@ -94,12 +98,18 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
 }
 
 /// Reads the beginning of a TLS connection, which must name the host that was connected to.
-async fn named(guest: &mut TcpStream, place: &Place<'_>) -> Result<Vec<u8>, Error> {
+async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Result<Vec<u8>, Error> {
     let mut begin = Vec::new();
+    let mut reader = Reader::default();
+    let mut long = None;
     loop {
+        if begin.len() >= SHORT_BYTES && long.is_none() {
+            long = budget.long_head().await;
+        }
+        let from = begin.len();
         more(guest, &mut begin, MAX_HELLO_BYTES).await?;
         let unnamed = |what| Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str())));
-        match hello::read(&begin) {
+        match reader.take(&begin[from..]) {
             Hello::Part => {}
             Hello::Names(name) if name == *place.host => return Ok(begin),
             Hello::Names(name) => return Err(Error::OtherName(name.as_str().to_owned())),
@@ -110,26 +120,30 @@ async fn named(guest: &mut TcpStream, place: &Place<'_>) -> Result<Vec<u8>, Erro
 }
 
 /// Reads the head of a request; returns what was read after it, too.
-async fn head(guest: &mut TcpStream) -> Result<(Vec<u8>, Vec<u8>), Error> {
+async fn head(guest: &mut TcpStream, budget: &Budget) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let mut read = Vec::new();
+    let mut long = None;
     loop {
         if let Some(at) = request::end_of_head(&read)? {
             let rest = read.split_off(at);
             return Ok((read, rest));
+        }
+        if read.len() >= SHORT_BYTES && long.is_none() {
+            long = budget.long_head().await;
         }
         more(guest, &mut read, MAX_HEAD_BYTES).await?;
     }
 }
 
 async fn more(guest: &mut TcpStream, into: &mut Vec<u8>, most: usize) -> io::Result<()> {
-    let left = most.saturating_sub(into.len()).min(16 << 10);
-    let mut piece = vec![0; left];
-    match timeout(PATIENCE, guest.read(&mut piece)).await {
+    let left = most.saturating_sub(into.len()).min(SHORT_BYTES);
+    let from = into.len();
+    into.resize(from + left, 0);
+    let read = timeout(PATIENCE, guest.read(&mut into[from..])).await;
+    into.truncate(from + read.as_ref().ok().and_then(|read| read.as_ref().ok()).copied().unwrap_or(0));
+    match read {
         Ok(Ok(0)) => Err(ErrorKind::UnexpectedEof.into()),
-        Ok(Ok(length)) => {
-            into.extend_from_slice(&piece[..length]);
-            Ok(())
-        }
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(ErrorKind::TimedOut.into()),
     }

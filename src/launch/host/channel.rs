@@ -4,10 +4,13 @@ use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, SocketType, getsockname, recvmsg, send, sockopt};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType, getsockname, recv, recvmsg, send, sockopt,
+};
 use silo_wire::{Answer, Ask, MAX_MESSAGE_BYTES};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc::Sender;
 
 use super::system::{RECEIVING, SENDING};
 use crate::broker::Carrier;
@@ -20,9 +23,7 @@ pub struct Channel(UnixStream);
 impl Channel {
     /// Takes over an end of a socket pair that keeps messages apart.
     pub fn new(socket: OwnedFd) -> io::Result<Channel> {
-        let socket = std::os::unix::net::UnixStream::from(socket);
-        socket.set_nonblocking(true)?;
-        Ok(Channel(UnixStream::from_std(socket)?))
+        Ok(Channel(stream(socket)?))
     }
 }
 
@@ -53,13 +54,46 @@ impl Carrier for Channel {
     }
 }
 
+/// Waits for any word of silo's on the broker's link, or for its end: both mean that the sandbox has ended.
+pub fn word_on(link: OwnedFd) -> io::Result<impl Future<Output = ()>> {
+    let link = stream(link)?;
+    Ok(async move {
+        while link.readable().await.is_ok() {
+            match link.try_io(Interest::READABLE, || Ok(recv(&link, &mut [0; 1][..], RecvFlags::DONTWAIT)?)) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    })
+}
+
+/// Hands on those who ask the ssh agent, as they come with messages. One too many is turned away.
+pub async fn hand_over(socket: OwnedFd, to: Sender<std::os::unix::net::UnixStream>) {
+    let Ok(socket) = stream(socket) else { return };
+    while socket.readable().await.is_ok() {
+        match socket.try_io(Interest::READABLE, || receive(&socket)) {
+            Ok(Some((_, Some(asking)))) => drop(to.try_send(asking.into())),
+            Ok(Some((_, None))) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Has a socket waited for. It is a stream only for who waits for it.
+fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
 type Received = Option<(Vec<u8>, Option<OwnedFd>)>;
 
 fn receive(socket: &UnixStream) -> io::Result<Received> {
     let mut bytes = [0; MAX_MESSAGE_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RECEIVING)?;
+    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RECEIVING | RecvFlags::DONTWAIT)?;
     let passed = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
         _ => None,
@@ -91,14 +125,13 @@ mod tests {
 
     use super::super::system::{MESSAGES, pair};
     use super::*;
-    use crate::broker::{self, Broker, Say, Terms};
+    use crate::broker::{self, Say, Terms};
     use crate::grant::{Grant, Policy};
 
     /// Whoever took the agent's place.
     struct Forger {
         channel: OwnedFd,
         told: Arc<Mutex<Vec<String>>>,
-        _broker: Broker,
     }
 
     impl Forger {
@@ -118,8 +151,10 @@ mod tests {
                 doors: Vec::new(),
                 keys: None,
             };
-            let broker = broker::serve(|| Channel::new(host), terms).expect("a broker");
-            Forger { channel, told, _broker: broker }
+            // It ends with its channel.
+            let serve = move || broker::serve(|| Ok((Channel::new(host)?, std::future::pending())), terms);
+            drop(crate::thread::apart(serve).expect("a thread"));
+            Forger { channel, told }
         }
 
         fn send(&self, bytes: &[u8], passed: &[BorrowedFd<'_>]) {

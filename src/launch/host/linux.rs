@@ -2,20 +2,24 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Signal, getpid, getsid, kill_current_process_group, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, kill_current_process_group, kill_process, waitpid};
 use rustix::pty::{OpenptFlags, openpt};
 use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetsid};
 
 use super::insistence::{Arrived, ENDS};
 use super::streams::host;
 use crate::launch::error::Error;
+pub use crate::launch::native::confine::Agent;
 use crate::launch::native::sys::{self, SignalSet};
+use crate::launch::native::{self, confine};
 
 /// The kind of socket that keeps messages apart and has an end.
 pub const MESSAGES: SocketType = SocketType::SEQPACKET;
@@ -199,4 +203,81 @@ pub fn stop_with_group() -> Result<(), Error> {
 /// Stops this process, for the caller's shell.
 pub fn stop() -> Result<(), Error> {
     host(kill_process(getpid(), Signal::STOP), "stopping")
+}
+
+/// A piece of work in a process of its own. It dies with this one.
+pub struct Apart(Option<Pid>);
+
+/// Does work in a process of its own that is confined to what a broker does: `kept` are all descriptors that it has. Must
+/// be called where there is one thread.
+pub fn apart(kept: &[RawFd], agent: Agent, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Apart, Error> {
+    native::require_one_thread()?;
+    let parent = getpid();
+    match host(sys::fork(), "starting the broker")? {
+        Some(pid) => Ok(Apart(Pid::from_raw(pid))),
+        None => {
+            // Nothing of this process's own may be unwound into, or dropped: it is a copy.
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                close_others(kept)?;
+                confine::broker(parent, agent).map_err(|failure| io::Error::other(failure.step))?;
+                work()
+            }));
+            sys::exit(if matches!(done, Ok(Ok(()))) { 0 } else { 1 })
+        }
+    }
+}
+
+/// Closes all descriptors but these; standard streams lead nowhere, so that whoever reads this process's sees their end.
+fn close_others(kept: &[RawFd]) -> io::Result<()> {
+    let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    let mut numbers: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|number| *number > 2).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers {
+        if number > first {
+            sys::close_range(first, number - 1)?;
+        }
+        first = number + 1;
+    }
+    // Closed with the others.
+    std::mem::forget(null);
+    sys::close_range(first, u32::MAX)
+}
+
+impl Apart {
+    /// Is none, for tests of what is said.
+    #[cfg(test)]
+    pub fn none() -> Apart {
+        Apart(None)
+    }
+
+    /// Waits for its end; says how it ended, unless it ended as it should.
+    pub fn wait(&mut self) -> Option<String> {
+        let pid = self.0.take()?;
+        loop {
+            match waitpid(Some(pid), WaitOptions::empty()) {
+                Err(Errno::INTR) => {}
+                Ok(Some((_, status))) => {
+                    return match (status.exit_status(), status.terminating_signal()) {
+                        (Some(0), _) => None,
+                        (_, Some(signal)) => Some(format!("was killed by signal {signal}")),
+                        (code, None) => Some(format!("failed with code {}", code.unwrap_or_default())),
+                    };
+                }
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Ends it.
+    pub fn kill(&mut self) {
+        if let Some(pid) = self.0 {
+            // It is this process's own child, and was not waited for: its number is its own.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.wait();
+    }
 }

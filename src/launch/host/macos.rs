@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path};
+use std::thread::JoinHandle;
 
 use rustix::fs::{FileType, Mode, OFlags, RawMode, XattrFlags, fsetxattr, lgetxattr, openat};
 use rustix::io::fcntl_setfd;
@@ -198,5 +199,45 @@ pub fn probe_names(dir: &Path) -> Check {
             "put ~/.silo on a volume of the format APFS (Case-sensitive); docs/macos.md says how",
         ),
         Err(error) => check(State::Missing, format!("{}: {error}", dir.display()), ""),
+    }
+}
+
+/// Whether the broker asks the user's ssh agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// It is asked.
+    Asked,
+    /// There is none.
+    None,
+}
+
+/// A piece of work in a thread of its own: nothing of another process is confined here.
+pub struct Apart(Option<JoinHandle<io::Result<()>>>);
+
+/// Does work in a thread of its own.
+pub fn apart(_: &[RawFd], _: Agent, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Apart, Error> {
+    let started = crate::thread::apart(work).map_err(io::Error::other);
+    host(started, "starting the broker").map(|thread| Apart(Some(thread)))
+}
+
+impl Apart {
+    /// Is none, for tests of what is said.
+    #[cfg(test)]
+    pub fn none() -> Apart {
+        Apart(None)
+    }
+
+    /// Waits for its end; says how it ended, unless it ended as it should.
+    pub fn wait(&mut self) -> Option<String> {
+        match self.0.take()?.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("failed: {error}")),
+            Err(_) => Some("panicked".to_owned()),
+        }
+    }
+
+    /// A thread cannot be ended; this process does not wait for it.
+    pub fn kill(&mut self) {
+        self.0 = None;
     }
 }

@@ -21,6 +21,7 @@ pub mod streams;
 mod channel;
 pub mod no_wait;
 pub mod notices;
+mod serving;
 
 pub mod outlet;
 pub mod terminal;

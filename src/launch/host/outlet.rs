@@ -1,30 +1,45 @@
 //! The host side of a sandbox's network: a broker for the agent that PID 1 started inside.
 //!
-//! The agent's sockets belong to the sandbox's network namespace and the broker's own to the host's. Threads are
-//! started when the channel arrives, long after the sandbox's first process was copied from a process without any; and
-//! only when something is asked or may be asked from outside, which for most programs never happens.
+//! The agent's sockets belong to the sandbox's network namespace and the broker's own to the host's. The broker is started,
+//! in a process of its own, only when something is asked or may be asked from outside, which for most programs never
+//! happens. It tells what is to be told, learned and recorded ([`super::serving`]); files and the terminal stay silo's.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::mpsc;
 
-use super::channel::Channel;
+use super::channel::{self, Channel};
 use super::notices::Notices;
+use super::serving::{Ears, Kind, Serving, say};
 use super::streams::host;
+use super::system::{self, Agent, MESSAGES};
 use crate::broker::record::Record;
-use crate::broker::{self, Asking, Broker, Door, Keys, Say, Terms};
+use crate::broker::{self, Asking, Door, Keys, Say, Terms};
 use crate::grant::Port;
 use crate::launch::error::Error;
 use crate::launch::spec::{Asker, Network};
 
 /// The most names learned in one run; a client that asks for more is no client of one ecosystem.
 const MAX_LEARNED: usize = 1024;
+/// The most of those who ask the ssh agent that wait for the broker.
+const MAX_ASKING: usize = 16;
+
+/// Where those come from who ask the user's ssh agent.
+pub enum Askers {
+    /// They connect to what listens inside.
+    Listener(OwnedFd),
+    /// They are handed over by this socket, one with each message.
+    Handed(OwnedFd),
+}
 
 /// The host's end of a sandbox's network.
 pub struct Outlet<'a> {
@@ -32,20 +47,20 @@ pub struct Outlet<'a> {
     notices: Notices,
     doors: Vec<Door>,
     channel: Option<OwnedFd>,
-    keys: Option<Asking>,
-    broker: Option<Broker>,
+    keys: Option<Askers>,
+    serving: Option<Serving>,
 }
 
 impl<'a> Outlet<'a> {
     /// Prepares it before there is a sandbox; fails where a port of this machine is taken.
     pub fn open(network: &'a Network, notices: Notices) -> Result<Outlet<'a>, Error> {
         let doors = network.ports.iter().map(door).collect::<Result<_, _>>()?;
-        Ok(Outlet { network, notices, doors, channel: None, keys: None, broker: None })
+        Ok(Outlet { network, notices, doors, channel: None, keys: None, serving: None })
     }
 
     /// Returns what to watch: when it is readable, something was asked, and [`Outlet::serve`] is due.
     pub fn asked(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.as_ref().map(AsFd::as_fd)
+        self.channel.as_ref().map(AsFd::as_fd).or_else(|| self.serving.as_ref().map(Serving::link))
     }
 
     /// Takes the way to the agent.
@@ -62,33 +77,102 @@ impl<'a> Outlet<'a> {
     }
 
     /// Takes the way by which those come who ask the user's ssh agent.
-    pub fn take_keys(&mut self, keys: Asking) -> Result<(), Error> {
+    pub fn take_keys(&mut self, keys: Askers) -> Result<(), Error> {
         self.keys = Some(keys);
         self.serve()
     }
 
-    /// Serves the network from here on.
+    /// Serves the network from here on, or hears what the broker that does so tells.
     pub fn serve(&mut self) -> Result<(), Error> {
-        let Some(channel) = self.channel.take() else { return Ok(()) };
+        let Some(channel) = self.channel.take() else {
+            if self.serving.as_mut().is_some_and(|serving| !serving.listen()) {
+                self.serving = None;
+            }
+            return Ok(());
+        };
         let network = self.network;
         let notices = self.notices.clone();
-        let keys = self.keys.take().zip(network.ssh_agent.as_ref());
+        let ears = Ears {
+            tell: Box::new(move |line| notices.tell(line)),
+            learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
+            record: network.record.as_ref().map(|record| Record::new(journal(&record.into, &record.title))),
+        };
+        open_as_many_as_allowed();
+        let (ours, theirs) = host(system::pair(MESSAGES), "making the broker's link")?;
+        let work = self.work(channel, theirs)?;
+        let agent = if work.terms.keys.is_some() { Agent::Asked } else { Agent::None };
+        let apart = system::apart(&work.descriptors(), agent, move || work.run())?;
+        self.serving = Some(Serving::new(ours, apart, ears));
+        Ok(())
+    }
+
+    /// Puts together what the broker is to do.
+    fn work(&mut self, channel: OwnedFd, link: OwnedFd) -> Result<Work, Error> {
+        let network = self.network;
+        let link = Arc::new(link);
+        let to = |kind| -> Say {
+            let link = Arc::clone(&link);
+            Box::new(move |text| say(link.as_fd(), kind, text))
+        };
+        let mut handed = None;
+        let keys = self.keys.take().zip(network.ssh_agent.as_ref()).map(|(askers, agent)| {
+            let asking = match askers {
+                Askers::Listener(listener) => Asking::Listener(UnixListener::from(listener)),
+                Askers::Handed(socket) => {
+                    let (sender, receiver) = mpsc::channel(MAX_ASKING);
+                    handed = Some((socket, sender));
+                    Asking::Handed(receiver)
+                }
+            };
+            Keys { asking, agent: agent.socket.clone() }
+        });
         let terms = Terms {
             policy: network.policy()?,
-            learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
+            learned: network.learn.as_ref().map(|_| to(Kind::Learned)),
             proxies: network.proxies.clone(),
             cure: match network.asker {
                 Asker::Step => |grant| format!("\"{grant}\" under network would grant it"),
                 Asker::Run => |grant| format!("`silo config network allow {grant}` would grant it"),
             },
-            tell: Box::new(move |line| notices.tell(line)),
-            record: network.record.as_ref().map(|record| Record::new(journal(&record.into, &record.title))),
+            tell: to(Kind::Line),
+            record: network.record.as_ref().map(|_| Record::new(to(Kind::Entry))),
             doors: std::mem::take(&mut self.doors),
-            keys: keys.map(|(asking, agent)| Keys { asking, agent: agent.socket.clone() }),
+            keys,
         };
-        open_as_many_as_allowed();
-        self.broker = Some(host(broker::serve(|| Channel::new(channel), terms), "serving the sandbox's network")?);
-        Ok(())
+        Ok(Work { channel, link, handed, terms })
+    }
+}
+
+/// What the broker does in its own process, and the descriptors that it has there.
+struct Work {
+    channel: OwnedFd,
+    link: Arc<OwnedFd>,
+    handed: Option<(OwnedFd, mpsc::Sender<UnixStream>)>,
+    terms: Terms,
+}
+
+impl Work {
+    /// Returns the numbers of all descriptors that it needs.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let mut all = vec![self.channel.as_raw_fd(), self.link.as_raw_fd()];
+        all.extend(self.handed.as_ref().map(|(socket, _)| socket.as_raw_fd()));
+        all.extend(self.terms.doors.iter().map(|door| door.listener.as_raw_fd()));
+        if let Some(Keys { asking: Asking::Listener(listener), .. }) = &self.terms.keys {
+            all.push(listener.as_raw_fd());
+        }
+        all
+    }
+
+    /// Serves until the sandbox has ended.
+    fn run(self) -> io::Result<()> {
+        let Work { channel, link, handed, terms } = self;
+        let open = move || {
+            if let Some((socket, to)) = handed {
+                tokio::task::spawn_local(channel::hand_over(socket, to));
+            }
+            Ok((Channel::new(channel)?, channel::word_on(link.try_clone()?)?))
+        };
+        broker::serve(open, terms)
     }
 }
 

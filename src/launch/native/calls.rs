@@ -33,6 +33,8 @@ pub struct Rule {
 /// What the caller of a refused call gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The call is made. Of use where others are refused.
+    Allow,
     /// This error.
     Fail(i32),
     /// Success, without effect.
@@ -69,22 +71,25 @@ pub const ARCHITECTURE: u32 = 0xc000_003e;
 pub const ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// The newest call reviewed: `file_setattr`, of Linux 6.17. New calls have the same number everywhere.
-const NEWEST: u32 = 469;
+pub const NEWEST: u32 = 469;
 
 /// Every flag of `clone` and `unshare` that makes a namespace, but for the time namespace.
 const NEW_NAMESPACES: u32 = 0x7e02_0000;
 /// The flag of `unshare` that makes a time namespace; `clone` has the exit signal in this place.
 const NEW_TIME: u32 = 0x80;
 
-const fn when(argument: u8, mask: u32, test: Test) -> Condition {
+/// A test of the bits of an argument that `mask` has.
+pub const fn when(argument: u8, mask: u32, test: Test) -> Condition {
     Condition { argument, mask, test }
 }
 
-const fn any_bit(argument: u8, mask: u32) -> Condition {
+/// Whether an argument has any of these bits.
+pub const fn any_bit(argument: u8, mask: u32) -> Condition {
     when(argument, mask, Test::AnyBit)
 }
 
-const fn one_of(argument: u8, values: &'static [u32]) -> Condition {
+/// Whether an argument is one of these values.
+pub const fn one_of(argument: u8, values: &'static [u32]) -> Condition {
     when(argument, u32::MAX, Test::OneOf(values))
 }
 
@@ -134,7 +139,8 @@ const DEVICE_AT: Condition = when(2, FILE_TYPE, Test::OneOf(&[libc::S_IFCHR, lib
 use Action::{Ask, Fail, Pretend};
 use libc::{EAFNOSUPPORT, ENOSYS, EOPNOTSUPP, EPERM, EPROTONOSUPPORT};
 
-const fn rule(number: libc::c_long, when: &'static [Condition], action: Action, why: &'static str) -> Rule {
+/// One line of a table.
+pub const fn rule(number: libc::c_long, when: &'static [Condition], action: Action, why: &'static str) -> Rule {
     Rule { number: number as u32, when, action, why }
 }
 

@@ -5,8 +5,10 @@
 //! made by one `clone3` with all namespaces, builds the view from nothing, and starts the program.
 //! Needs Linux 5.12 (idmapped attributes of mounts; overlays in user namespaces since 5.11).
 
+mod broker_calls;
 mod calls;
 mod cgroup;
+pub(super) mod confine;
 mod device;
 mod identity;
 mod init;

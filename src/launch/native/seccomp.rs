@@ -34,6 +34,16 @@ const X32: u32 = 0x4000_0000;
 ///
 /// Rules of the same call are tried in the order of the table.
 pub fn compile(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
+    program(rules, architecture, newest, ALLOW)
+}
+
+/// Builds a filter: what no rule allows is refused, calls above `newest` do not exist.
+pub fn compile_allowing(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
+    program(rules, architecture, newest, ERRNO | libc::EPERM as u32)
+}
+
+/// Builds a filter; `otherwise` is what it returns for a call that no rule catches.
+fn program(rules: &[&Rule], architecture: u32, newest: u32, otherwise: u32) -> Vec<Instruction> {
     let mut by_number: std::collections::BTreeMap<u32, Vec<&Rule>> = Default::default();
     for rule in rules {
         by_number.entry(rule.number).or_default().push(rule);
@@ -50,27 +60,27 @@ pub fn compile(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instructi
         branch(IF_GREATER, newest, 0, 1),
         instruction(RETURN, ERRNO | libc::ENOSYS as u32),
     ];
-    program.extend(search(&calls));
+    program.extend(search(&calls, otherwise));
     program
 }
 
-/// Finds one call among a sorted list; falls into its rules or allows it.
-fn search(calls: &[(u32, Vec<&Rule>)]) -> Vec<Instruction> {
+/// Finds one call among a sorted list; falls into its rules, or returns what counts otherwise.
+fn search(calls: &[(u32, Vec<&Rule>)], otherwise: u32) -> Vec<Instruction> {
     match calls {
-        [] => vec![instruction(RETURN, ALLOW)],
+        [] => vec![instruction(RETURN, otherwise)],
         [(number, rules)] => {
-            let mut program = vec![branch(IF_EQUAL, *number, 1, 0), instruction(RETURN, ALLOW)];
+            let mut program = vec![branch(IF_EQUAL, *number, 1, 0), instruction(RETURN, otherwise)];
             program.extend(rules.iter().flat_map(|rule| one(rule)));
-            program.push(instruction(RETURN, ALLOW));
+            program.push(instruction(RETURN, otherwise));
             program
         }
         _ => {
             let (low, high) = calls.split_at(calls.len() / 2);
-            let low = search(low);
+            let low = search(low, otherwise);
             // A conditional jump reaches 255 instructions, an unconditional one any number.
             let mut program = vec![branch(IF_AT_LEAST, high[0].0, 0, 1), jump(low.len())];
             program.extend(low);
-            program.extend(search(high));
+            program.extend(search(high, otherwise));
             program
         }
     }
@@ -81,6 +91,7 @@ fn one(rule: &Rule) -> Vec<Instruction> {
     let verdict = instruction(
         RETURN,
         match rule.action {
+            Action::Allow => ALLOW,
             Action::Fail(errno) => ERRNO | errno as u32,
             Action::Pretend => ERRNO,
             Action::Ask => NOTIFY,
@@ -234,6 +245,65 @@ mod tests {
             ("plain", libc::SYS_read, &[], ALLOW),
         ] {
             assert_eq!(judge(&program, calls::ARCHITECTURE, number, args), expect, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_broker_may_speak_to_the_network_and_nothing_else() {
+        use super::super::broker_calls::{self, Agent};
+        let eperm = ERRNO | libc::EPERM as u32;
+        let family = ERRNO | libc::EAFNOSUPPORT as u32;
+        let anonymous = (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE) as u64;
+        let cases: &[(&str, i64, &[u64], u32)] = &[
+            ("read", libc::SYS_read, &[], ALLOW),
+            ("tcp", libc::SYS_socket, &[2, 1 | 0x80800, 6], ALLOW),
+            ("udp 6", libc::SYS_socket, &[10, 2 | 0x80000, 17], ALLOW),
+            ("raw", libc::SYS_socket, &[2, 3, 1], family),
+            ("packets", libc::SYS_socket, &[17, 3, 0], family),
+            ("rtnetlink", libc::SYS_socket, &[16, 3, 0], ALLOW),
+            ("nfnetlink", libc::SYS_socket, &[16, 3, 12], family),
+            ("listen", libc::SYS_listen, &[], eperm),
+            ("socket pair", libc::SYS_socketpair, &[1, 1, 0], eperm),
+            ("read a file", libc::SYS_openat, &[0, 0, 0o2000000], ALLOW),
+            ("write a file", libc::SYS_openat, &[0, 0, 1], eperm),
+            ("make a file", libc::SYS_openat, &[0, 0, 0o100], eperm),
+            ("memory", libc::SYS_mmap, &[0, 4096, 3, anonymous], ALLOW),
+            ("executable memory", libc::SYS_mmap, &[0, 4096, 5, anonymous], eperm),
+            ("a library", libc::SYS_mmap, &[0, 4096, 5, 2], ALLOW),
+            ("a library to write to", libc::SYS_mmap, &[0, 4096, 7, 2], eperm),
+            ("memory that becomes executable", libc::SYS_mprotect, &[0, 4096, 5], eperm),
+            ("thread", libc::SYS_clone, &[0x3d_0f00], ALLOW),
+            ("fork", libc::SYS_clone, &[17], eperm),
+            ("clone3", libc::SYS_clone3, &[], ERRNO | libc::ENOSYS as u32),
+            ("exec", libc::SYS_execve, &[], eperm),
+            ("execveat", libc::SYS_execveat, &[], eperm),
+            ("ptrace", libc::SYS_ptrace, &[], eperm),
+            ("another's memory", libc::SYS_process_vm_readv, &[], eperm),
+            ("another's descriptors", libc::SYS_pidfd_getfd, &[], eperm),
+            ("kill", libc::SYS_kill, &[], eperm),
+            ("kill a thread", libc::SYS_tgkill, &[], eperm),
+            ("another's limits", libc::SYS_prlimit64, &[1, 7, 0, 8], eperm),
+            ("mount", libc::SYS_mount, &[], eperm),
+            ("namespaces", libc::SYS_unshare, &[], eperm),
+            ("unlink", libc::SYS_unlinkat, &[], eperm),
+            ("rename", libc::SYS_renameat2, &[], eperm),
+            ("chmod", libc::SYS_fchmodat, &[], eperm),
+            ("truncate", libc::SYS_ftruncate, &[], eperm),
+            ("type into a terminal", libc::SYS_ioctl, &[0, 0x5412], eperm),
+            ("io_uring", libc::SYS_io_uring_setup, &[], eperm),
+            ("a file in memory", libc::SYS_memfd_create, &[], eperm),
+            ("not reviewed", 1000, &[], ERRNO | libc::ENOSYS as u32),
+            ("x32", i64::from(X32), &[], ERRNO | libc::ENOSYS as u32),
+        ];
+        for (agent, unix) in [(Agent::None, family), (Agent::Asked, ALLOW)] {
+            let program = broker_calls::filter(agent);
+            for (why, number, args, expect) in cases {
+                let verdict = judge(&program, calls::ARCHITECTURE, *number, args);
+                assert_eq!(verdict, *expect, "{why} with {agent:?}: {verdict:#x}");
+            }
+            assert_eq!(judge(&program, calls::ARCHITECTURE, libc::SYS_socket, &[1, 1 | 0x80800, 0]), unix);
+            assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
+            assert!(program.len() < 4096, "the kernel's limit");
         }
     }
 

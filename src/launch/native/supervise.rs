@@ -18,11 +18,10 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::sys::Child;
 use super::wire::{self, Order, Report, Scope};
-use crate::broker::Asking;
 use crate::launch::error::Error;
 use crate::launch::host::failure::failed;
 use crate::launch::host::insistence::{Answer, Arrived, Insistence};
-use crate::launch::host::outlet::Outlet;
+use crate::launch::host::outlet::{Askers, Outlet};
 use crate::launch::host::streams::host;
 use crate::launch::host::system::{Signals, stop, stop_with_group};
 use crate::launch::host::terminal::Screen;
@@ -125,7 +124,7 @@ pub fn watch(
                 }
                 Ok(Some(Report::Keys(fd))) => {
                     if let Some(outlet) = &mut outlet {
-                        outlet.take_keys(Asking::Listener(fd.into()))?;
+                        outlet.take_keys(Askers::Listener(fd))?;
                     }
                 }
                 Ok(report) => break report,

@@ -12,12 +12,11 @@ use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
 use super::changes;
 use super::conversation::{End, Ways};
 use super::machine::Errors;
-use super::mux::{Keys, MAX_ASKING, Mux};
+use super::mux::{Keys, Mux};
 use super::tty::Terminal;
-use crate::broker::Asking;
 use crate::launch::error::Error;
 use crate::launch::host::no_wait::{NoWait, Way};
-use crate::launch::host::outlet::Outlet;
+use crate::launch::host::outlet::{Askers, Outlet};
 use crate::launch::host::streams::{Streams, host};
 use crate::launch::host::system;
 use crate::launch::host::terminal::Screen;
@@ -67,9 +66,9 @@ pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
     mux.take_messenger(agent);
     outlet.take_channel(broker)?;
     if outlet.has_keys() {
-        let (inside, outside) = tokio::sync::mpsc::channel(MAX_ASKING);
+        let (inside, outside) = host(system::pair(system::MESSAGES), STEP)?;
         mux.take_keys(Keys::Broker(inside));
-        outlet.take_keys(Asking::Handed(outside))?;
+        outlet.take_keys(Askers::Handed(outside))?;
     }
     Ok(())
 }

@@ -12,20 +12,16 @@ use rustix::net::{
 };
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::Frame;
-use tokio::sync::mpsc::Sender;
 
 use super::{Act, End, Error, Mux, NoWait, Side, Violation, Ways};
 use crate::launch::host::system::{RECEIVING, SENDING};
-
-/// Connections to the ssh agent that wait for the broker; more of them are turned away.
-pub const MAX_ASKING: usize = 64;
 
 /// The way to the user's ssh agent.
 pub enum Keys {
     /// Inside: what listens where programs look for it.
     Listener(UnixListener),
     /// Outside: who takes those that ask.
-    Broker(Sender<UnixStream>),
+    Broker(OwnedFd),
 }
 
 impl Mux {
@@ -116,7 +112,7 @@ impl Mux {
         };
         // Where nobody serves any more, or too many wait, whoever asks is turned away.
         let made = connection(self.conversation.has_place());
-        match made.and_then(|(ours, theirs)| broker.try_send(theirs.into()).is_ok().then_some(ours)) {
+        match made.and_then(|(ours, theirs)| pass(broker, theirs.as_fd()).then_some(ours)) {
             Some(ours) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
             None => self.conversation.refuse(number),
         }
@@ -129,6 +125,15 @@ impl Mux {
         self.fds.insert(number, NoWait::own(fd));
         number
     }
+}
+
+/// Passes somebody who asks the ssh agent to the broker; says whether it takes him. Nothing waits for it.
+fn pass(broker: &OwnedFd, asking: BorrowedFd<'_>) -> bool {
+    let passed = [asking];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&passed));
+    sendmsg(broker, &[IoSlice::new(b"K")], &mut control, SENDING | SendFlags::DONTWAIT).is_ok()
 }
 
 /// Makes two ends of a connection, ours without waiting; none where there is no place for one, or no descriptor.

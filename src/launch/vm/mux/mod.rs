@@ -19,7 +19,7 @@ use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES};
 use super::conversation::{Act, Conversation, End, Fate, Phase, Side, Violation, Ways};
 use crate::launch::host::no_wait::NoWait;
 
-pub use handover::{Keys, MAX_ASKING};
+pub use handover::Keys;
 
 /// The most reads of the link before what came is looked at.
 const READS_AT_ONCE: usize = 16;

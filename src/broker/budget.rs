@@ -1,0 +1,134 @@
+//! The budget of one sandbox: connections, and bytes in buffers.
+//!
+//! A connection has a permit from the moment that it is asked for until it is closed, and two small buffers of its own, so
+//! that it always goes on. Larger buffers are lent out of one pool; where the pool is short, a connection goes on with its
+//! small ones. A peer that reads nothing is not read from either: bytes wait in the kernel, and then at their sender.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+use rustix::process::{Resource, getrlimit};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The most connections at once. Browsers have a few dozen, package clients a hundred.
+const MAX_CONNECTIONS: u64 = 2048;
+/// Descriptors that are no connection's: the channel, ports, lookups.
+const OTHER_DESCRIPTORS: u64 = 128;
+/// Connections whose buffers in the kernel are as large as it finds good, which is many megabytes each. Those of the others
+/// are small: all sockets of the machine share one budget, and near its end every connection is slow.
+const ROOMY: usize = 64;
+/// Bytes of such a small buffer; the kernel doubles it.
+const NARROW_BYTES: usize = 32 << 10;
+/// Bytes of all large buffers together.
+const POOL_BYTES: usize = 16 << 20;
+/// The most connections that read a long beginning at once (a request's head, a ClientHello); others wait.
+const MAX_LONG_HEADS: usize = 32;
+
+/// The budget.
+pub struct Budget {
+    most: usize,
+    open: Cell<usize>,
+    pool: Cell<usize>,
+    heads: Semaphore,
+}
+
+/// The right to one connection; given back when dropped.
+pub struct Permit {
+    budget: Rc<Budget>,
+    is_roomy: bool,
+}
+
+/// Bytes that are lent; given back when dropped.
+pub struct Loan<'a>(&'a Budget, usize);
+
+impl Budget {
+    /// Makes the budget of a sandbox, as far as this process's limit of open files goes.
+    pub fn new() -> Rc<Budget> {
+        // Both sides of a connection have a descriptor.
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = MAX_CONNECTIONS.min(files.saturating_sub(OTHER_DESCRIPTORS) / 2).max(1);
+        Rc::new(Budget {
+            most: usize::try_from(most).unwrap_or(usize::MAX),
+            open: Cell::new(0),
+            pool: Cell::new(POOL_BYTES),
+            heads: Semaphore::new(MAX_LONG_HEADS),
+        })
+    }
+
+    /// Returns the most connections at once.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Takes one connection out of the budget, if there is one left.
+    pub fn permit(self: &Rc<Budget>) -> Option<Permit> {
+        if self.open.get() >= self.most {
+            return None;
+        }
+        self.open.set(self.open.get() + 1);
+        Some(Permit { budget: Rc::clone(self), is_roomy: self.open.get() <= ROOMY })
+    }
+
+    /// Lends bytes for a large buffer, if the pool has as many.
+    pub fn lend(&self, bytes: usize) -> Option<Loan<'_>> {
+        let left = self.pool.get().checked_sub(bytes)?;
+        self.pool.set(left);
+        Some(Loan(self, bytes))
+    }
+
+    /// Whether large buffers are short, so that one that waits must be given back.
+    pub fn is_short(&self) -> bool {
+        self.pool.get() < POOL_BYTES / 2
+    }
+
+    /// Waits for the right to read a long beginning.
+    pub async fn long_head(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.heads.acquire().await.ok()
+    }
+}
+
+impl Permit {
+    /// Gives the sockets of one of many connections small buffers.
+    pub fn fit(&self, sockets: [&TcpStream; 2]) {
+        for socket in sockets.into_iter().filter(|_| !self.is_roomy) {
+            // One that keeps its buffers works as well.
+            let _ = set_socket_recv_buffer_size(socket, NARROW_BYTES);
+            let _ = set_socket_send_buffer_size(socket, NARROW_BYTES);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.open.set(self.budget.open.get().saturating_sub(1));
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        self.0.pool.set(self.0.pool.get() + self.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_never_exceeded_and_what_is_given_back_is_there_again() {
+        let budget = Budget::new();
+        let permits: Vec<Permit> = std::iter::from_fn(|| budget.permit()).collect();
+        assert_eq!(permits.len(), budget.most());
+        assert!(budget.permit().is_none());
+        drop(permits);
+        assert!(budget.permit().is_some());
+        let loans: Vec<Loan<'_>> = std::iter::from_fn(|| budget.lend(512 << 10)).collect();
+        assert_eq!(loans.len() * (512 << 10), POOL_BYTES);
+        assert!(budget.is_short() && budget.lend(1).is_none());
+        drop(loans);
+        assert!(!budget.is_short() && budget.lend(POOL_BYTES + 1).is_none() && budget.lend(POOL_BYTES).is_some());
+    }
+}
