@@ -428,7 +428,7 @@ fn a_step_built_in_a_machine_and_natively_comes_to_the_same_layer() {
     assert!(logs.filter_map(|log| fs::read_to_string(log.path()).ok()).any(|log| log.contains("+deb13-")), "it ran in a machine");
     // So does one that fails, and what it said is told.
     let failed = silo.fails(["build", "--tier", "vm", "sh", "--script", "uname -r; echo why; exit 3"]);
-    assert!(failed.err.contains("\n  why\n") && failed.err.contains("+deb"), "{failed:?}");
+    assert!(failed.err.contains("  why\n") && failed.err.contains("+deb"), "{failed:?}");
 }
 
 #[test]

@@ -210,3 +210,60 @@ impl Turn<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::thread::Builder;
+
+    use super::*;
+
+    /// What comes behind the greeting.
+    #[derive(Clone, Copy)]
+    enum Then {
+        Again(&'static [u8]),
+        Nothing,
+        End,
+    }
+
+    /// Begins with something that greets, goes on, and reads nothing.
+    fn begin_with(greeting: &'static [u8], then: Then) -> (Result<(), Error>, Vec<u8>) {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let speaking = Builder::new().spawn(move || {
+            let mut said = theirs.write_all(greeting);
+            while let Then::Again(words) = then
+                && said.is_ok()
+            {
+                said = theirs.write_all(words);
+            }
+            // Its end stays open until this one is closed.
+            matches!(then, Then::Nothing).then_some(theirs)
+        });
+        let signals = Signals::take_over().expect("taken over");
+        let mut control = Control::new(ours.into()).expect("a socket");
+        let begun = control.begin(&signals);
+        let words = control.words().to_vec();
+        drop(control);
+        drop(speaking.expect("a thread").join().expect("it ends"));
+        (begun, words)
+    }
+
+    #[test]
+    fn what_is_in_qemus_place_is_not_listened_to_for_ever() {
+        let (begun, words) =
+            begin_with(b"cannot do it\n{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"X\"}\n{\"return\":{}}\n", Then::Nothing);
+        assert!(begun.is_ok() && words == b"cannot do it\n", "{begun:?}");
+        for (greeting, again) in [
+            (&b"{\"QMP\":{}}\n"[..], &b"{\"event\":\"X\"}\n"[..]),
+            (b"", b"words\n"),
+            (b"", b"a line without an end"),
+            (b"{\"QMP\":{}}\n", b"words and words and words\n"),
+        ] {
+            let (begun, words) = begin_with(greeting, Then::Again(again));
+            assert!(matches!(begun, Err(Error::Malformed)) && words.len() <= MAX_WORDS_BYTES, "{begun:?}");
+        }
+        assert!(matches!(begin_with(b"{\"QMP\":{}}\n{\"error\":{\"desc\":\"no\"}}\n", Then::Nothing).0, Err(Error::Refused { .. })));
+        assert!(matches!(begin_with(b"{\"QMP\":{}}\n", Then::End).0, Err(Error::Ended)));
+    }
+}
