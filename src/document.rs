@@ -1,9 +1,10 @@
 //! TOML that a person wrote: read strictly, with errors that name file, line, column and the nearest known key. And
 //! small files of text, written whole or not at all.
 
-use std::fs::{self, File, Permissions};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -67,24 +68,66 @@ pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// Writes a text to `path` by one rename, and makes it outlive a power cut; directories above it are made.
+/// Writes a text of silo's own to `path` by one rename, and makes it outlive a power cut; directories above it are made.
 ///
-/// A file that is there keeps its permissions. A new one has those that the caller's umask leaves, and none that its
-/// directory does not give: what lies in a home is its owner's alone.
+/// It is written beside its place under a name of which there is one, and held meanwhile: what a killed process left there is
+/// taken over by the next that writes.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     private::make_dir(dir).map_err(|error| error.source)?;
-    let mut staged = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(dir)?;
-    staged.write_all(text.as_bytes())?;
-    let mode = match fs::metadata(path) {
-        Ok(old) => old.permissions().mode(),
-        Err(_) => staged.as_file().metadata()?.permissions().mode() & (fs::metadata(dir)?.permissions().mode() | 0o600),
-    };
-    staged.as_file().set_permissions(Permissions::from_mode(mode & 0o7777))?;
-    staged.as_file().sync_all()?;
-    staged.persist(path).map_err(|error| error.error)?;
+    let staged = staged(path);
+    let mut file = held(&staged)?;
+    file.set_len(0)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&staged, path)?;
     File::open(dir)?.sync_all()
 }
+
+/// The name of a text until it takes its place.
+fn staged(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(STAGED);
+    path.with_file_name(name)
+}
+
+/// Opens a file under its lock, and waits for whoever has it.
+fn held(path: &Path) -> io::Result<File> {
+    loop {
+        let file = private::open(path)?;
+        file.lock()?;
+        let (ours, named) = (file.metadata()?, fs::symlink_metadata(path));
+        // Whoever had it has given it its name meanwhile.
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes from a directory what killed processes were writing; returns how much it was.
+pub fn sweep(dir: &Path) -> io::Result<usize> {
+    let listing = match fs::read_dir(dir) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(0),
+        listing => listing?,
+    };
+    let mut gone = 0;
+    for path in listing.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if !(name.starts_with(b".") && name.ends_with(STAGED.as_bytes())) {
+            continue;
+        }
+        // Whoever is about to lock it finds that it is not there any more, and makes another.
+        if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            fs::remove_file(&path)?;
+            gone += 1;
+        }
+    }
+    Ok(gone)
+}
+
+/// What the names of texts end with that are not whole.
+const STAGED: &str = ".new";
 
 /// Parses `text`, which came from `path`.
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {

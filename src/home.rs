@@ -81,6 +81,11 @@ impl Home {
         self.projects().join(format!("{id}.toml"))
     }
 
+    /// Changes of files that people wrote, as long as they are being made.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
     /// A file whose time says when things were collected by themselves last.
     pub fn collected(&self) -> PathBuf {
         self.root.join("collected")

@@ -20,6 +20,7 @@ pub mod grant;
 pub mod oci;
 
 pub mod derivation;
+pub mod journal;
 pub mod recipe;
 
 pub mod config;

@@ -58,7 +58,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
     let settings = |text: &str| read::parse(text, Path::new("silo.toml")).expect("settings");
     let (user_settings, project_settings) = (settings(case.user), settings(case.project));
     let merged = merge::merge(user_settings.clone(), project_settings.clone());
-    let places = Places { user: Some(home.recipes()), project: None };
+    let places = Places { user: Some(home.recipes()), ..Places::default() };
     let view = View {
         home: &home,
         places: &places,

@@ -65,7 +65,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     };
     let mut network = args.network.clone();
     network.sort();
-    let (added, changed) = settings_file::change(&path, |document| {
+    let (added, changed) = settings_file::prepare(&setting.home, &path, |document| {
         let mut added = Vec::new();
         for (key, words, what) in [("addons", &addons, "language"), ("packages", &packages, "package")] {
             for word in words {
@@ -88,6 +88,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     };
     ui::data(&said)?;
     if args.no_sync {
+        changed.commit(&setting.home)?;
         trust::changed(&setting, &changed)?;
         return Ok(ExitCode::SUCCESS);
     }

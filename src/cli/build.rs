@@ -85,7 +85,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Scope::Project => setting.project.join(PROJECT_CONFIG),
     };
     if let Some(which) = args.remove {
-        let (removed, changed) = settings_file::change(&path, |document| document.remove_steps(&tool, which))?;
+        let (removed, changed) = settings_file::prepare(&setting.home, &path, |document| document.remove_steps(&tool, which))?;
         if removed == 0 {
             return Err(Failure::found(format!("{} records no such command for {tool}", path.display()), "look at its postInstall"));
         }
@@ -96,7 +96,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         let done = overlay::apply(globals, &mut setting, &target, None);
         return found(&setting, done);
     };
-    let (_, changed) = settings_file::change(&path, |document| document.add_step(&tool, &step))?;
+    let (_, changed) = settings_file::prepare(&setting.home, &path, |document| document.add_step(&tool, &step))?;
     overlay::apply(globals, &mut setting, &target, Some(changed))
 }
 

@@ -109,8 +109,9 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
     check(change, if key == "allow" { check_grants } else { check_denials })?;
     let path = path(setting, change);
     let tool = change.tool.as_deref();
-    let (_, written) =
-        settings_file::change(&path, |document| change.names.iter().try_for_each(|name| document.add_grant(tool, key, name).map(drop)))?;
+    let (_, written) = settings_file::change(&setting.home, &path, |document| {
+        change.names.iter().try_for_each(|name| document.add_grant(tool, key, name).map(drop))
+    })?;
     // Whoever types it approves it; what else the file opens is asked about as before.
     trust::changed(setting, &written)?;
     let names = change.names.join(", ");
@@ -125,12 +126,20 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
 fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     check(change, check_denials)?;
     let path = path(setting, change);
-    for name in &change.names {
-        let (was, _) = settings_file::change(&path, |document| document.remove_grant(change.tool.as_deref(), name))?;
-        if !was {
-            let hint = "`silo config network show` shows what is said where; --tool and --global say which file and table";
-            return Err(Failure::found(format!("{} says nothing of {name}", path.display()), hint));
+    let (unsaid, changed) = settings_file::prepare(&setting.home, &path, |document| {
+        for name in &change.names {
+            if !document.remove_grant(change.tool.as_deref(), name)? {
+                return Ok(Some(name.clone()));
+            }
         }
+        Ok(None)
+    })?;
+    if let Some(name) = unsaid {
+        let hint = "`silo config network show` shows what is said where; --tool and --global say which file and table";
+        return Err(Failure::found(format!("{} says nothing of {name}", path.display()), hint));
+    }
+    changed.commit(&setting.home)?;
+    for name in &change.names {
         ui::data(&format!("{}: nothing is said of {name} any more\n", plain::path(&path)))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -17,11 +17,13 @@ use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, RECIPES};
 use crate::insight::inside::Look;
+use crate::journal;
 use crate::launch::spec::Machine;
 use crate::plain;
 use crate::recipe::catalog::Places;
 use crate::run::image::Images;
 use crate::run::tier;
+use crate::tool::settings_file::Changed;
 use crate::tool::{Context, View};
 
 use super::env;
@@ -78,15 +80,26 @@ fn tell_of_older(older: &Older) {
 
 /// Reads the surroundings of a command as if it were given in another directory.
 pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
+    setting_with(globals, dir, None)
+}
+
+/// The same as if a file of settings were changed already.
+pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     let home = Home::of_user(&env::home()?);
     let project = config::project_root(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
-    let (user_settings, older) = read::read_any(&home.config(), &home.legacy_config(), Whose::User)?;
+    journal::settle(&home).map_err(Failure::other)?;
     let project_config = project.join(PROJECT_CONFIG);
-    let (project_settings, projects) = read::read_any(&project_config, &project.join(LEGACY_CONFIG), Whose::Project)?;
+    let of = |path: &Path, older: &Path, whose| match changed.filter(|changed| changed.path() == path) {
+        Some(changed) => Ok((read::parse(changed.texts().1, path)?, None)),
+        None => read::read_any(path, older, whose),
+    };
+    let (user_settings, older) = of(&home.config(), &home.legacy_config(), Whose::User)?;
+    let (project_settings, projects) = of(&project_config, &project.join(LEGACY_CONFIG), Whose::Project)?;
+    let is_project = project_config.exists() || changed.is_some_and(|changed| changed.path() == project_config);
     TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(tell_of_older));
     let mine = [
         (project_settings.trust.is_some(), "trust"),
@@ -98,8 +111,7 @@ pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
         let what = format!("{}: {key} is yours to set, and no project's", project_config.display());
         return Err(Failure::usage(what, "set it in ~/.silo/silo.toml"));
     }
-    let places =
-        Places { user: Some(home.recipes()), project: Some(project.join(RECIPES)).filter(|_| project.join(PROJECT_CONFIG).exists()) };
+    let places = Places { user: Some(home.recipes()), project: Some(project.join(RECIPES)).filter(|_| is_project), draft: None };
     Ok(Setting {
         home,
         store,

@@ -9,7 +9,8 @@ use crate::config::detect::{self, Detected, Found};
 use crate::config::edit::Document;
 use crate::document;
 use crate::grant::Port;
-use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::journal::{self, Change};
 use crate::plain;
 use crate::recipe::addon;
 use crate::recipe::catalog;
@@ -64,20 +65,33 @@ struct Plan {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let dir = env::cwd()?;
     let path = dir.join(PROJECT_CONFIG);
-    if let Some(there) = [&path, &dir.join(LEGACY_CONFIG)].into_iter().find(|path| path.exists()) {
-        return Err(Failure::usage(format!("{} is there already", there.display()), "`silo use`, `add` and `config` change it"));
-    }
+    // What an init that was killed has begun is finished first, and then there.
     let mut setting = setting_at(globals, &dir)?;
+    let legacy = dir.join(LEGACY_CONFIG);
+    let taken =
+        |there: &Path| Failure::usage(format!("{} is there already", plain::path(there)), "`silo use`, `add` and `config` change it");
+    let before = document::text_of(&path)?;
+    if before.as_ref().is_some_and(|before| !before.starts_with(HEAD)) || (before.is_none() && path.is_symlink()) {
+        return Err(taken(&path));
+    }
+    if legacy.exists() {
+        return Err(taken(&legacy));
+    }
     // The directory itself is to be the project, whatever lies above it.
     setting.project.clone_from(&fs::canonicalize(&dir).map_err(|error| Failure::usage(error.to_string(), "change to a directory"))?);
     trust_command::showable(&setting, &setting.project)?;
     check_variables("--pass-env", args.pass_env.iter()).map_err(|error| Failure::usage(error.to_string(), "write a variable's name"))?;
     let plan = plan(&setting, args, &dir)?;
     let text = text(args, &plan)?;
-    document::write(&path, &text)
-        .map_err(|error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the directory yours?"))?;
+    // The same once more, as after a kill, is no change.
+    if before.as_ref().is_some_and(|before| *before != text) {
+        return Err(taken(&path));
+    }
+    let (ignored, ignoring) = ignore(&setting.home, &dir, &plan.exclude)?;
+    let writing = Change::new(&setting.home, &path, before, Some(text.clone())).map_err(Failure::other)?;
+    let changes: Vec<Change> = [writing].into_iter().chain(ignoring).collect();
+    journal::commit(&setting.home, &changes).map_err(Failure::other)?;
     trust::approve_change(&setting.home, &setting.project, &setting.user_settings, "", &text)?;
-    let ignored = ignore(&dir, &plan.exclude)?;
     ui::data(&told(&path, &plan, &ignored))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -172,20 +186,24 @@ fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
     Ok(format!("{HEAD}\n{}", document.text()))
 }
 
-/// Names directories in .gitignore that it does not name yet; returns those.
-fn ignore(dir: &Path, exclude: &[&'static str]) -> Result<Vec<&'static str>, Failure> {
+/// Works out how .gitignore names directories that it does not name yet; returns those, and the change.
+fn ignore(home: &Home, dir: &Path, exclude: &[&'static str]) -> Result<(Vec<&'static str>, Option<Change>), Failure> {
     let path = dir.join(".gitignore");
-    let before = document::text_of(&path)?.unwrap_or_default();
+    if path.is_symlink() {
+        // A program may have made it, and what it leads to is not ours to change.
+        return Ok((Vec::new(), None));
+    }
+    let there = document::text_of(&path)?;
+    let before = there.clone().unwrap_or_default();
     let named = |name: &str| before.lines().any(|line| line.trim().trim_matches('/') == name);
     let new: Vec<&'static str> = exclude.iter().copied().filter(|name| !named(name)).collect();
     if new.is_empty() {
-        return Ok(new);
+        return Ok((new, None));
     }
     let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
     let lines: String = new.iter().map(|name| format!("/{name}/\n")).collect();
-    document::write(&path, &format!("{before}{gap}{lines}"))
-        .map_err(|error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the file yours?"))?;
-    Ok(new)
+    let change = Change::new(home, &path, there, Some(format!("{before}{gap}{lines}"))).map_err(Failure::other)?;
+    Ok((new, Some(change)))
 }
 
 fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {

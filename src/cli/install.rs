@@ -145,7 +145,7 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
     if version == Some("") {
         return Err(Failure::usage(format!("\"{spec}\" has no version after the @"), format!("type {name}, or {name}@ and a version")));
     }
-    Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving, anew: false })
+    Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving, anew: false, with: Vec::new() })
 }
 
 /// Tells what an install did.

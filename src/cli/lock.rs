@@ -60,7 +60,7 @@ fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failur
             None => ("locked", locking::resolve(context, &definition)?),
         };
         match &args.output {
-            Some(path) => locking::write(path, &BTreeMap::from([(tool.to_owned(), lock.clone())]))?,
+            Some(path) => locking::write(&setting.home, path, &BTreeMap::from([(tool.to_owned(), lock.clone())]))?,
             None => drop(locking::keep(context.view(), &definition, &lock)?),
         }
         let packages: Vec<String> = lock.packages.iter().map(|(arch, packages)| format!("{} on {arch}", packages.len())).collect();

@@ -8,6 +8,7 @@ use crate::config::legacy::{self, Whose};
 use crate::config::{self, read};
 use crate::document;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use crate::journal::{self, Change};
 use crate::plain;
 
 use super::error::Failure;
@@ -21,6 +22,7 @@ pub struct Args {}
 
 pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     let home = Home::of_user(&env::home()?);
+    journal::settle(&home).map_err(Failure::other)?;
     let project = config::project_root(&env::cwd()?);
     let places =
         [(project.join(LEGACY_CONFIG), project.join(PROJECT_CONFIG), Whose::Project), (home.legacy_config(), home.config(), Whose::User)];
@@ -28,7 +30,7 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     for (older, newer, whose) in places {
         found |= older.is_file();
         if older.is_file() {
-            migrate(&older, &newer, whose)?;
+            migrate(&home, &older, &newer, whose)?;
         }
     }
     if !found {
@@ -37,21 +39,30 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(older: &Path, newer: &Path, whose: Whose) -> Result<(), Failure> {
-    if newer.exists() {
+fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), Failure> {
+    let text = written(older, whose)?;
+    let there = document::text_of(newer)?;
+    if there.as_ref().is_some_and(|there| *there != text.0) {
         return ui::data(&format!("{} is there already; nothing is done with {}\n", plain::path(newer), plain::path(older)));
     }
-    let yaml = document::text_of(older)?.unwrap_or_default();
-    let taken = legacy::to_toml(&yaml, older, whose)?;
     // What is wrong in it is told before anything is written.
     read::read_any(newer, older, whose)?;
-    let left: String = taken.left.iter().map(|left| format!("# Not taken from the older form: {}\n", left.escape_debug())).collect();
-    let text = if left.is_empty() { taken.text } else { format!("{left}\n{}", taken.text) };
+    let (text, left) = text;
     let failed = |path: &Path, error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the directory yours?");
-    document::write(newer, &text).map_err(|error| failed(newer, error))?;
+    let change = Change::new(home, newer, there, Some(text)).map_err(Failure::other)?;
+    journal::commit(home, &[change]).map_err(Failure::other)?;
     let kept = backup(older);
     fs::rename(older, &kept).map_err(|error| failed(&kept, error))?;
     ui::data(&format!("{} is written as {}; the older file is {}\n{left}", plain::path(older), plain::path(newer), plain::path(&kept)))
+}
+
+/// Returns what older settings are today, and what of them is not taken.
+fn written(older: &Path, whose: Whose) -> Result<(String, String), Failure> {
+    let yaml = document::text_of(older)?.unwrap_or_default();
+    let taken = legacy::to_toml(&yaml, older, whose)?;
+    let left: String = taken.left.iter().map(|left| format!("# Not taken from the older form: {}\n", left.escape_debug())).collect();
+    let text = if left.is_empty() { taken.text } else { format!("{left}\n{}", taken.text) };
+    Ok((text, left))
 }
 
 fn backup(path: &Path) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use crate::journal::Change;
 use crate::plain;
 use crate::tool::definition::{self, Scope};
 use crate::tool::install;
@@ -10,7 +11,7 @@ use crate::tool::record;
 use crate::tool::settings_file::Changed;
 use crate::tool::sync::{self, Wish};
 
-use super::context::{Globals, Setting, setting_at};
+use super::context::{Globals, Setting, setting_with};
 use super::error::Failure;
 use super::lock::resolving;
 use super::{install as install_command, sync as sync_command, trust, ui};
@@ -46,40 +47,39 @@ pub fn tool(setting: &Setting, named: Option<&str>, scope: Scope) -> Result<Stri
     }
 }
 
-/// Builds a tool after its settings have changed; where that fails, the change is taken back.
+/// Builds a tool as if its settings had changed, and changes them with its lock where that goes well.
 pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed: Option<Changed>) -> Result<ExitCode, Failure> {
-    // The settings have changed since they were read.
-    let mut fresh = setting_at(globals, &setting.project)?;
+    let mut fresh = setting_with(globals, &setting.project, changed.as_ref())?;
     fresh.keep_failed = setting.keep_failed;
     fresh.machine.clone_from(&setting.machine);
     fresh.check = setting.check.take();
+    let with = changed.iter().filter(|changed| changed.is_new()).map(|changed| changed.change(&fresh.home)).collect::<Result<_, _>>()?;
     let done = match &changed {
         Some(changed) => trust::changed(&fresh, changed),
         None => Ok(()),
     };
-    let done = done.and_then(|()| build(&fresh, target));
+    let done = done.and_then(|()| build(&fresh, target, with));
     setting.check = fresh.check.take();
     if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()
     {
-        let path = changed.path().to_owned();
-        changed.undo()?;
         // The error itself is told after it.
-        ui::note(&format!("{} is as it was before", plain::path(&path)));
+        ui::note(&format!("{} is as it was before", plain::path(changed.path())));
     }
     done
 }
 
-fn build(setting: &Setting, target: &Target) -> Result<ExitCode, Failure> {
+fn build(setting: &Setting, target: &Target, with: Vec<Change>) -> Result<ExitCode, Failure> {
+    let resolving = resolving(target.frozen);
     if target.scope == Scope::Global {
-        let wish = install::Wish { name: target.tool.clone(), version: None, resolving: resolving(target.frozen), anew: target.anew };
+        let wish = install::Wish { name: target.tool.clone(), version: None, resolving, anew: target.anew, with };
         let outcome = setting.with(|context| Ok(install::install(context, &wish)?))?;
         ui::data(&install_command::line(&outcome))?;
         return Ok(ExitCode::SUCCESS);
     }
     trust::require(setting, Some(&target.tool))?;
     let only = Some(BTreeSet::from([target.tool.clone()]));
-    let wish = Wish { only, anew: target.anew, resolving: resolving(target.frozen), ..Wish::default() };
+    let wish = Wish { only, anew: target.anew, resolving, with, ..Wish::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
     sync_command::report(&all, setting, false)
 }

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::home::PROJECT_CONFIG;
+use crate::home::{PROJECT_CONFIG, PROJECT_LOCK};
+use crate::journal::{self, Change};
 use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::recipe::versions::is_version;
-use crate::tool::settings_file;
+use crate::tool::{locking, settings_file};
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -50,7 +51,7 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     catalog::find(&setting.places, tool)?;
     let path = if args.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) };
-    let ((), changed) = settings_file::change(&path, |document| {
+    let ((), changed) = settings_file::change(&setting.home, &path, |document| {
         document.claim(tool)?;
         match version {
             Some(version) => document.set_version(tool, version),
@@ -70,15 +71,17 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
     check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let setting = setting(globals)?;
     let path = if args.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) };
-    let (was, _) = settings_file::change(&path, |document| {
+    let (was, changed) = settings_file::prepare(&setting.home, &path, |document| {
         let listed = document.disclaim(&args.tool)?;
         Ok(document.unset_version(&args.tool)? || listed)
     })?;
     if !was {
         return Err(Failure::found(format!("{} does not say that it uses {}", path.display(), args.tool), "`silo list` shows the tools"));
     }
-    let left =
-        if args.global { false } else { crate::tool::locking::forget(&setting.project.join(crate::home::PROJECT_LOCK), &args.tool)? };
+    let lock = if args.global { None } else { locking::forget(&setting.home, &setting.project.join(PROJECT_LOCK), &args.tool)? };
+    let left = lock.is_some();
+    let changes: Vec<Change> = [changed.change(&setting.home)?].into_iter().chain(lock).collect();
+    journal::commit(&setting.home, &changes).map_err(Failure::other)?;
     let lock = if left { " and silo.lock" } else { "" };
     ui::data(&format!("{}{lock}: {} is not used any more\n", plain::path(&path), args.tool))?;
     Ok(ExitCode::SUCCESS)

@@ -55,8 +55,9 @@ fn path(setting: &Setting, change: &Change) -> Result<std::path::PathBuf, Failur
 fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     let path = path(setting, change)?;
     let tool = &change.tool;
-    let (_, written) =
-        settings_file::change(&path, |document| change.ports.iter().try_for_each(|port| document.add_port(tool, *port).map(drop)))?;
+    let (_, written) = settings_file::change(&setting.home, &path, |document| {
+        change.ports.iter().try_for_each(|port| document.add_port(tool, *port).map(drop))
+    })?;
     // Whoever types it approves it; what else the file opens is asked about as before.
     trust_command::changed(setting, &written)?;
     ui::data(&match written.is_new() {
@@ -68,12 +69,20 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
 
 fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     let path = path(setting, change)?;
-    for port in &change.ports {
-        let (was, _) = settings_file::change(&path, |document| document.remove_port(&change.tool, *port))?;
-        if !was {
-            let hint = "`silo config ports show` shows which lead where; --global says which file";
-            return Err(Failure::found(format!("{} does not lead {port} to {}", path.display(), change.tool), hint));
+    let (unsaid, changed) = settings_file::prepare(&setting.home, &path, |document| {
+        for port in &change.ports {
+            if !document.remove_port(&change.tool, *port)? {
+                return Ok(Some(*port));
+            }
         }
+        Ok(None)
+    })?;
+    if let Some(port) = unsaid {
+        let hint = "`silo config ports show` shows which lead where; --global says which file";
+        return Err(Failure::found(format!("{} does not lead {port} to {}", path.display(), change.tool), hint));
+    }
+    changed.commit(&setting.home)?;
+    for port in &change.ports {
         ui::data(&format!("{}: {port} leads to {} no more\n", plain::path(&path), change.tool))?;
     }
     Ok(ExitCode::SUCCESS)

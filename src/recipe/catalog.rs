@@ -129,6 +129,17 @@ pub struct Places {
     pub user: Option<PathBuf>,
     /// The project's recipes.
     pub project: Option<PathBuf>,
+    /// A recipe of the user's that is not written yet.
+    pub draft: Option<Draft>,
+}
+
+/// A recipe that is tried before it is written.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Its name.
+    pub name: String,
+    /// Its text.
+    pub text: String,
 }
 
 /// Finds the recipe of `name`, in its own version.
@@ -181,7 +192,12 @@ fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, Pat
     for (dir, origin) in [(&places.user, Origin::User), (&places.project, Origin::Project)] {
         let Some(dir) = dir.as_ref().filter(|_| file::check_name(name).is_ok()) else { continue };
         let path = dir.join(format!("{name}.toml"));
-        if let Some(over) = document::read::<RecipeFile>(&path)? {
+        let draft = places.draft.as_ref().filter(|draft| origin == Origin::User && draft.name == name);
+        let over = match draft {
+            Some(draft) => Some(document::parse::<RecipeFile>(&draft.text, &path)?),
+            None => document::read::<RecipeFile>(&path)?,
+        };
+        if let Some(over) = over {
             let under = merged.take().map(|(under, ..)| under).unwrap_or_default();
             merged = Some((file::merge(under, over), origin, path));
         }

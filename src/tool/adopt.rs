@@ -6,18 +6,22 @@ use std::path::{Path, PathBuf};
 
 use silo_store::entry::{Entry, Kind};
 use silo_store::index::Index;
+use silo_store::lock as store_lock;
 use silo_store::path_error::PathError;
+use silo_store::private;
 
 use crate::document;
 use crate::image;
-use crate::recipe::catalog::{self, Origin};
+use crate::journal::Change;
+use crate::recipe::catalog::{self, Draft, Places};
+use crate::shim::{links, table};
 use crate::system::Arch;
 
 use super::Context;
 use super::definition::{self, Scope};
 use super::install::{self, Outcome};
 use super::locking::{self, Resolving};
-use super::shims;
+use super::record;
 
 /// Where programs are looked for.
 const DIRS: [&[u8]; 6] = [b"usr/local/bin", b"usr/local/sbin", b"usr/bin", b"usr/sbin", b"bin", b"sbin"];
@@ -69,51 +73,76 @@ pub struct Wish {
     pub memory_mb: Option<u64>,
 }
 
-/// Writes a recipe for an image, and installs it; returns what was done and the shims. What fails leaves no recipe.
+/// Makes an image a tool: tries the recipe for it, and writes and installs it where that goes well; returns what was done and
+/// the shims.
 pub fn adopt(context: &Context<'_>, wish: &Wish) -> Result<(Outcome, Vec<String>), Error> {
     let path = context.home.recipes().join(format!("{}.toml", wish.name));
-    let lock = path.with_extension("lock");
-    if catalog::built_in(&wish.name).is_some() || path.exists() {
-        return Err(Error::Taken { tool: wish.name.clone(), path: Some(path).filter(|path| path.exists()) });
+    let taken = || Error::Taken { tool: wish.name.clone(), path: Some(path.clone()).filter(|path| path.exists()) };
+    if catalog::built_in(&wish.name).is_some() {
+        return Err(taken());
     }
-    let done = made(context, wish, &path);
-    if done.is_err() {
-        for file in [&path, &lock] {
-            // It may not be there yet; the error that matters is told.
-            drop(fs::remove_file(file));
-        }
+    match document::text_of(&path).map_err(|error| failed(definition::Error::from(error).into()))? {
+        None => made(context, wish, &path),
+        Some(text) => again(context, wish, &text).ok_or_else(taken)?,
     }
-    done
+}
+
+/// Goes on where the same command was killed after the recipe was written and before the tool had its commands.
+fn again(context: &Context<'_>, wish: &Wish, text: &str) -> Option<Result<(Outcome, Vec<String>), Error>> {
+    let there: toml::Table = text.parse().ok()?;
+    let list = |key: &str| -> Vec<String> {
+        let items = there.get(key).and_then(toml::Value::as_array);
+        items.into_iter().flatten().filter_map(toml::Value::as_str).map(str::to_owned).collect()
+    };
+    let (command, shims) = (list("command"), list("shims"));
+    let table = table::read(&context.home.shims()).ok()?;
+    let linked = links::faults(context.home, &table, &context.found_as).is_ok_and(|faults| faults.is_empty());
+    let has_shims = linked && table.get(&wish.name).is_some();
+    let is_installed = matches!(record::get(context.home, &wish.name), Ok(Some(_)));
+    if text != recipe(wish, &command, &shims) || (is_installed && has_shims) {
+        return None;
+    }
+    Some(install::install(context, &of_install(wish)).map(|outcome| (outcome, shims)).map_err(failed))
+}
+
+fn of_install(wish: &Wish) -> install::Wish {
+    install::Wish { name: wish.name.clone(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() }
 }
 
 fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
-    let put = |command: &[String], shims: &[String]| {
-        document::write(path, &recipe(wish, command, shims)).map_err(|source| PathError { doing: "write", path: path.to_owned(), source })
+    let draft = |command: &[String], shims: &[String]| {
+        let draft = Draft { name: wish.name.clone(), text: recipe(wish, command, shims) };
+        Places { draft: Some(draft), ..context.places.clone() }
     };
-    put(&[], &wish.shims)?;
-    let definition = definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()))?;
-    debug_assert_eq!(definition.found.origin, Origin::User);
-    let lock = locking::obtain(context, &definition, Resolving::Allowed).map_err(|error| failed(error.into()))?;
-    let said = lock.images.get(&Arch::host()).map(|base| base.command.clone()).unwrap_or_default();
+    let of = |context: &Context<'_>| definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()));
+    let shared = store_lock::share(context.store).map_err(|source| failed(install::Error::Store(Box::new(source))))?;
+    let places = draft(&[], &wish.shims);
+    let trying = context.among(&places);
+    let lock = locking::obtain(&trying, &of(&trying)?, Resolving::Allowed).map_err(|error| failed(error.into()))?;
+    let base = lock.images.get(&Arch::host());
+    let said = base.map(|base| base.command.clone()).unwrap_or_default();
+    let search = base.and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).map(str::to_owned));
     let command = match wish.shims.first() {
         Some(shim) => shim.split_once(':').map_or(shim.as_str(), |(_, program)| program).split_whitespace().map(str::to_owned).collect(),
         None => said,
     };
-    put(&command, &wish.shims)?;
-    let outcome =
-        install::install(context, &install::Wish { name: wish.name.clone(), version: None, resolving: Resolving::Allowed, anew: false })
-            .map_err(failed)?;
-    if !wish.shims.is_empty() {
-        return Ok((outcome, wish.shims.clone()));
-    }
-    let place = image::index_path(context.home, outcome.tool.image);
-    let wrong = |source| PathError { doing: "read", path: place.clone(), source };
-    let index = fs::read(&place).and_then(|text| Index::parse(&text).map_err(io::Error::other)).map_err(wrong)?;
-    let path = lock.images.get(&Arch::host()).and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")));
-    let shims = programs(&index, path.unwrap_or_default());
-    put(&command, &shims)?;
-    // The install knew nothing of these yet.
-    shims::installed(context, &wish.name, false).map_err(|error| failed(error.into()))?;
+    let places = draft(&command, &wish.shims);
+    let trying = context.among(&places);
+    let made = install::make(&trying, &shared, &of(&trying)?, lock, &of_install(wish)).map_err(failed)?;
+    let shims = match wish.shims.is_empty() {
+        false => wish.shims.clone(),
+        true => {
+            let place = image::index_path(context.home, made.built.image);
+            let wrong = |source| PathError { doing: "read", path: place.clone(), source };
+            let index = fs::read(&place).and_then(|text| Index::parse(&text).map_err(io::Error::other)).map_err(wrong)?;
+            programs(&index, search.as_deref().unwrap_or_default())
+        }
+    };
+    let places = draft(&command, &shims);
+    let trying = context.among(&places);
+    private::make_dir(&context.home.recipes())?;
+    let change = Change::new(context.home, path, None, Some(recipe(wish, &command, &shims)))?;
+    let outcome = install::record(&trying, &shared, &of(&trying)?, made, &[change]).map_err(failed)?;
     Ok((outcome, shims))
 }
 

@@ -18,6 +18,7 @@ use silo_store::scratch;
 use silo_store::usage::Ledger;
 
 use crate::amount;
+use crate::document;
 use crate::event::Event;
 use crate::image::{self, ImageId};
 
@@ -299,10 +300,23 @@ pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, 
     for path in listed(&context.home.work())? {
         scratch::abandon(context.store, &path)?;
     }
+    collected.leftovers += half_written(context)?;
     let swept = gc::sweep(context.store, exclusive, &things)?;
-    collected.leftovers = swept.stages.len();
+    collected.leftovers += swept.stages.len();
     collected.bytes += swept.bytes;
     Ok(collected)
+}
+
+/// Removes what killed commands were writing of silo's own small files.
+fn half_written(context: &Context<'_>) -> Result<usize, Error> {
+    let home = context.home;
+    let mut dirs = vec![home.root().to_owned(), home.tools(), home.projects(), home.trust(), home.ecosystems(), home.terminals()];
+    dirs.extend(listed(&home.kept_projects())?);
+    let mut gone = 0;
+    for dir in dirs {
+        gone += document::sweep(&dir).map_err(|source| Error::File { doing: "list", path: dir, source })?;
+    }
+    Ok(gone)
 }
 
 /// Removes the notes of which derivation made an image that is gone or goes, and what is no whole note.

@@ -12,6 +12,7 @@ use crate::build::{self, Built, Target, Workshop};
 use crate::event::Event;
 use crate::fetch::mirrors::Mirrors;
 use crate::image::{self, ImageId};
+use crate::journal::{self, Change};
 use crate::lock::Lock;
 use crate::recipe::Recipe;
 use crate::recipe::catalog::Origin;
@@ -20,7 +21,7 @@ use crate::system::Arch;
 
 use super::Context;
 use super::definition::{self, Definition, Scope};
-use super::locking::{self, Resolving};
+use super::locking::{self, Resolving, Staged};
 use super::projects;
 use super::record::{self, Installed};
 use super::shims;
@@ -91,6 +92,8 @@ pub struct Wish {
     pub resolving: Resolving,
     /// Whether steps that the lock pins are run again and pinned anew.
     pub anew: bool,
+    /// Changes of files that are made if it succeeds, together with that of its lock.
+    pub with: Vec<Change>,
 }
 
 /// What an install did.
@@ -108,9 +111,28 @@ pub struct Outcome {
 pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
     let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
-    let mut lock = locking::obtain(context, &definition, wish.resolving)?;
-    let mut version = check_version(&definition, &lock)?;
-    let built = match build(context, &shared, &definition, &lock, wish) {
+    let lock = locking::obtain(context, &definition, wish.resolving)?;
+    let made = make(context, &shared, &definition, lock, wish)?;
+    record(context, &shared, &definition, made, &wish.with)
+}
+
+/// What a tool is made of, and what came of it. Nothing is recorded yet.
+pub(super) struct Made {
+    pub lock: Lock,
+    pub built: Built,
+    version: String,
+}
+
+/// Builds a tool from a lock, or from today's where that is too old.
+pub(super) fn make(
+    context: &Context<'_>,
+    shared: &SharedLock,
+    definition: &Definition,
+    mut lock: Lock,
+    wish: &Wish,
+) -> Result<Made, Error> {
+    let mut version = check_version(definition, &lock)?;
+    let built = match build(context, shared, definition, &lock, wish) {
         Err(build::Error::Fetch(error)) if error.is_gone() => {
             let gone = build::Error::Fetch(error);
             if definition.found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen || definition.lock_file.is_some() {
@@ -118,27 +140,43 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
             }
             let text = format!("{}: its lock is older than what the mirrors keep; locking it anew from today's signed index", wish.name);
             (context.sink)(Event::Note { text });
-            lock = locking::make(context, &definition)?;
-            version = check_version(&definition, &lock)?;
-            build(context, &shared, &definition, &lock, wish)?
+            lock = locking::resolve(context, definition)?;
+            version = check_version(definition, &lock)?;
+            build(context, shared, definition, &lock, wish)?
         }
         other => other?,
     };
-    if let Some(outputs) = built.outputs.filter(|outputs| !outputs.is_empty() || definition.lock_file.is_some()) {
+    if let Some(outputs) = built.outputs.as_ref().filter(|outputs| !outputs.is_empty() || definition.lock_file.is_some()) {
         let pins = lock.steps.entry(Arch::host()).or_default();
         if definition.found.recipe.versions.is_empty() {
             pins.clear();
         }
         // Other versions have their own.
-        pins.extend(outputs);
-        locking::keep(context.view(), &definition, &lock)?;
+        pins.extend(outputs.iter().map(|(step, output)| (*step, output.clone())));
     }
-    let tool = Installed { name: wish.name.clone(), version, image: built.image };
-    let before = record::get(context.home, &wish.name).ok().flatten();
+    Ok(Made { lock, built, version })
+}
+
+/// Makes a tool that was built the installed one: what keeps its layers, the files that say what it is, its record.
+pub(super) fn record(
+    context: &Context<'_>,
+    shared: &SharedLock,
+    definition: &Definition,
+    made: Made,
+    with: &[Change],
+) -> Result<Outcome, Error> {
+    let Made { lock, built, version } = made;
+    let tool = Installed { name: definition.tool().to_owned(), version, image: built.image };
+    let before = record::get(context.home, &tool.name).ok().flatten();
     let fresh = before.as_ref() != Some(&tool);
     if fresh {
-        // First what keeps the layers from being collected, then what makes the tool installed.
-        keep(context, &shared, &tool)?;
+        keep(context, shared, &tool)?;
+    }
+    let mut staged = Staged::default();
+    staged.put(context.view(), definition, &lock)?;
+    let changes: Vec<Change> = with.iter().cloned().chain(staged.changes(context.home)?).collect();
+    journal::commit(context.home, &changes).map_err(locking::Error::from)?;
+    if fresh {
         record::put(context.home, &tool)?;
     }
     learn(context, &definition.found.recipe, tool.image);
@@ -155,8 +193,11 @@ pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
 /// Locks a tool anew from today's indexes, and installs that.
 pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
     let definition = definition::of(context.view(), name, Scope::Global)?;
-    locking::make(context, &definition)?;
-    install(context, &Wish { name: name.to_owned(), version: None, resolving: Resolving::Frozen, anew: false })
+    let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
+    let lock = locking::resolve(context, &definition)?;
+    let wish = Wish { name: name.to_owned(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() };
+    let made = make(context, &shared, &definition, lock, &wish)?;
+    record(context, &shared, &definition, made, &[])
 }
 
 fn build(context: &Context<'_>, shared: &SharedLock, definition: &Definition, lock: &Lock, wish: &Wish) -> Result<Built, build::Error> {
@@ -212,12 +253,11 @@ pub fn uninstall(context: &Context<'_>, name: &str) -> Result<bool, Error> {
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
     let was = record::remove(context.home, name)?;
-    if was {
-        shims::settle(context.home, &context.found_as)?;
-    }
+    shims::settle(context.home, &context.found_as)?;
     let root = root_name(name).map_err(store)?;
-    roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
-    Ok(was)
+    // Where only this is left, an uninstall was killed.
+    let had = roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
+    Ok(was || had)
 }
 
 fn root_name(tool: &str) -> Result<RootName, Box<dyn std::error::Error + Send + Sync>> {

@@ -5,10 +5,14 @@
 //! the home and comes before the one that ships. A project's tools are locked in its `silo.lock` alone.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use silo_store::path_error::PathError;
+use silo_store::private;
+
 use crate::document;
+use crate::home::Home;
+use crate::journal::{self, Change};
 use crate::lock::{self, Asked, Lock, Package};
 use crate::recipe::catalog::{self, Found, Origin};
 use crate::system::Arch;
@@ -47,13 +51,8 @@ pub enum Error {
         source: Box<relock::Error>,
     },
     /// The new lock could not be written.
-    #[error("cannot write {path}", path = .path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] PathError),
 }
 
 /// Whether a lock may be made where there is none.
@@ -65,7 +64,7 @@ pub enum Resolving {
     Frozen,
 }
 
-/// Returns the lock to build a tool from, making it where there is none.
+/// Returns the lock to build a tool from, making it where there is none. It is not kept by that.
 pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolving) -> Result<Lock, Error> {
     if let Some(lock) = existing(context.view(), definition)? {
         return Ok(lock);
@@ -79,7 +78,7 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
             Some(lock) => Ok(lock),
             None => resolve(context, definition),
         },
-        (Resolving::Allowed, None) => make(context, definition),
+        (Resolving::Allowed, None) => resolve(context, definition),
     }
 }
 
@@ -102,32 +101,61 @@ fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
     Ok(locks.remove(tool).filter(|lock| lock.asked == asked))
 }
 
-/// Makes a tool's lock from today's indexes and keeps it.
-pub fn make(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
-    let lock = resolve(context, definition)?;
-    keep(context.view(), definition, &lock)?;
-    Ok(lock)
+/// Locks that are to be kept, file by file, together and last of all.
+#[derive(Debug, Default)]
+pub struct Staged {
+    files: BTreeMap<PathBuf, (Option<String>, BTreeMap<String, Lock>)>,
 }
 
-/// Writes a tool's lock where it belongs, beside the others in the same file; says whether anything changed.
+impl Staged {
+    /// Puts a tool's lock where it belongs, beside the others in the same file; says whether anything changes.
+    pub fn put(&mut self, view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
+        // What ships needs no copy, which would come before the lock of a later silo.
+        if definition.lock_file.is_none() && of_recipe(view, &definition.found).ok().flatten().as_ref() == Some(lock) {
+            return Ok(false);
+        }
+        let path = definition.lock_file.clone().unwrap_or_else(|| path(view, &definition.found));
+        if !self.files.contains_key(&path) {
+            let before = document::text_of(&path)?;
+            let locks = match before.as_ref().map(|text| lock::parse(text, &path)) {
+                None => BTreeMap::new(),
+                Some(Ok(locks)) => locks,
+                // What cannot be read because it is of another version is made anew.
+                Some(Err(document::Error::Meaning { .. })) => BTreeMap::new(),
+                Some(Err(error)) => return Err(error.into()),
+            };
+            self.files.insert(path.clone(), (before, locks));
+        }
+        let (_, locks) = self.files.get_mut(&path).expect("it was put there");
+        if locks.get(definition.tool()) == Some(lock) {
+            return Ok(false);
+        }
+        locks.insert(definition.tool().to_owned(), lock.clone());
+        Ok(true)
+    }
+
+    /// The changes of files that this comes to.
+    pub fn changes(self, home: &Home) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::new();
+        for (path, (before, locks)) in self.files {
+            if before.as_ref().is_some_and(|before| lock::parse(before, &path).is_ok_and(|old| old == locks)) {
+                continue;
+            }
+            if let Some(dir) = path.parent() {
+                private::make_dir(dir)?;
+            }
+            changes.push(Change::new(home, &path, before, Some(lock::write(&locks)))?);
+        }
+        Ok(changes)
+    }
+}
+
+/// Writes a tool's lock where it belongs; says whether anything changed.
 pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
-    // What ships needs no copy, which would come before the lock of a later silo.
-    if definition.lock_file.is_none() && of_recipe(view, &definition.found).ok().flatten().as_ref() == Some(lock) {
-        return Ok(false);
-    }
-    let path = definition.lock_file.clone().unwrap_or_else(|| path(view, &definition.found));
-    let mut locks = match read(&path) {
-        Ok(locks) => locks,
-        // What cannot be read because it is of another version is made anew.
-        Err(Error::Document(document::Error::Meaning { .. })) => BTreeMap::new(),
-        Err(error) => return Err(error),
-    };
-    if locks.get(definition.tool()) == Some(lock) {
-        return Ok(false);
-    }
-    locks.insert(definition.tool().to_owned(), lock.clone());
-    write(&path, &locks)?;
-    Ok(true)
+    let mut staged = Staged::default();
+    let is_new = staged.put(view, definition, lock)?;
+    journal::commit(view.home, &staged.changes(view.home)?)?;
+    Ok(is_new)
 }
 
 /// Makes a tool's lock from today's indexes, which may not be older than those of its last lock.
@@ -157,17 +185,16 @@ pub fn path(view: View<'_>, found: &Found) -> PathBuf {
     dir.unwrap_or_else(|| view.home.locks()).join(format!("{}.lock", found.recipe.name))
 }
 
-/// Takes a tool out of a lock file; says whether it was there.
-pub fn forget(path: &Path, tool: &str) -> Result<bool, Error> {
+/// Works out the change that takes a tool out of a lock file; there is none where it is not in it.
+pub fn forget(home: &Home, path: &Path, tool: &str) -> Result<Option<Change>, Error> {
+    let before = document::text_of(path)?;
     let mut locks = read(path)?;
-    let was = locks.remove(tool).is_some();
-    locks.remove(&lock::server(tool));
-    match (was, locks.is_empty()) {
-        (false, _) => {}
-        (true, false) => write(path, &locks)?,
-        (true, true) => fs::remove_file(path).map_err(|source| Error::Write { path: path.to_owned(), source })?,
+    if locks.remove(tool).is_none() {
+        return Ok(None);
     }
-    Ok(was)
+    locks.remove(&lock::server(tool));
+    let after = (!locks.is_empty()).then(|| lock::write(&locks));
+    Ok(Some(Change::new(home, path, before, after)?))
 }
 
 /// Reads a lock file; one that is not there has no locks.
@@ -178,9 +205,10 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Lock>, Error> {
     }
 }
 
-/// Writes a lock file by one rename.
-pub fn write(path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
-    document::write(path, &lock::write(locks)).map_err(|source| Error::Write { path: path.to_owned(), source })
+/// Writes a lock file that the user has named.
+pub fn write(home: &Home, path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
+    let before = document::text_of(path)?;
+    Ok(journal::commit(home, &[Change::new(home, path, before, Some(lock::write(locks)))?])?)
 }
 
 /// Returns a tool's version: its recipe's, or the upstream part of that of its main package in a lock.

@@ -109,6 +109,32 @@ pub struct View<'a> {
 }
 
 impl Context<'_> {
+    /// The same context with other recipes.
+    pub fn among<'b>(&'b self, places: &'b Places) -> Context<'b> {
+        Context {
+            places,
+            home: self.home,
+            store: self.store,
+            settings: self.settings,
+            user_settings: self.user_settings,
+            project_settings: self.project_settings,
+            project: self.project,
+            keep_failed: self.keep_failed,
+            check: self.check,
+            machine: self.machine,
+            notes: crate::build::Notes::default(),
+            apt_dir: self.apt_dir.clone(),
+            transport: self.transport,
+            outside: self.outside.clone(),
+            program: self.program.clone(),
+            found_as: self.found_as.clone(),
+            now: self.now,
+            jobs: self.jobs,
+            sink: self.sink,
+            stop: self.stop,
+        }
+    }
+
     /// Returns the part of the context that decides what a tool is.
     pub fn view(&self) -> View<'_> {
         View {

@@ -1,12 +1,15 @@
-//! Changing a `silo.toml` on disk: the whole file or nothing, and back again where what follows fails.
+//! Changing a `silo.toml`: worked out first, tried by whoever wants to, and written last.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use silo_store::path_error::PathError;
+
 use crate::config::edit::{self, Document};
+use crate::config::read;
 use crate::document;
-use crate::home::{LEGACY_CONFIG, LEGACY_USER_CONFIG};
+use crate::home::{Home, LEGACY_CONFIG, LEGACY_USER_CONFIG};
+use crate::journal::{self, Change};
 
 /// Why a file of settings could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -30,42 +33,56 @@ pub enum Error {
         path: PathBuf,
     },
     /// It cannot be written.
-    #[error("cannot write {path}", path = .path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] PathError),
 }
 
-/// A changed file of settings.
-#[derive(Debug)]
+/// A changed file of settings, which is not written yet.
+#[derive(Clone, Debug)]
 pub struct Changed {
     path: PathBuf,
     before: Option<String>,
     after: String,
 }
 
-/// Changes the settings at `path`, which may not be there yet; nothing is written where nothing changes.
-pub fn change<T>(path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
+/// Works out a change of the settings at `path`, which may not be there yet. Nothing is written.
+pub fn prepare<T>(home: &Home, path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
     let before = document::text_of(path)?;
     let old = [LEGACY_CONFIG, LEGACY_USER_CONFIG].map(|name| path.with_file_name(name)).into_iter().find(|old| old.is_file());
     if let (None, Some(path)) = (&before, old) {
         return Err(Error::Legacy { path });
     }
+    check_link(home, path, before.as_deref())?;
     let failed = |source| Error::Edit { path: path.to_owned(), source };
     let mut document = Document::parse(before.as_deref().unwrap_or_default()).map_err(failed)?;
     let done = change(&mut document).map_err(failed)?;
     let after = document.text();
-    if before.as_deref().unwrap_or_default() != after {
-        write(path, &after)?;
-    }
     Ok((done, Changed { path: path.to_owned(), before, after }))
 }
 
+/// Changes the settings at `path`; nothing is written where nothing changes.
+pub fn change<T>(home: &Home, path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
+    let (done, changed) = prepare(home, path, change)?;
+    changed.commit(home)?;
+    Ok((done, changed))
+}
+
+/// A project's settings may be a link to where somebody keeps such files. What a link leads to is changed only if it is
+/// settings already: a program may have made the link.
+fn check_link(home: &Home, path: &Path, before: Option<&str>) -> Result<(), Error> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if !is_link || path == home.config() {
+        return Ok(());
+    }
+    let real = journal::real(home, path)?;
+    match before {
+        Some(text) => Ok(read::parse(text, &real).map(drop)?),
+        None => Ok(()),
+    }
+}
+
 impl Changed {
-    /// Says whether anything changed.
+    /// Says whether anything changes.
     pub fn is_new(&self) -> bool {
         self.before.as_deref().unwrap_or_default() != self.after
     }
@@ -80,18 +97,14 @@ impl Changed {
         &self.path
     }
 
-    /// Takes the change back, unless somebody else has changed the file since.
-    pub fn undo(self) -> Result<(), Error> {
-        if !self.is_new() || document::text_of(&self.path)?.as_deref() != Some(self.after.as_str()) {
-            return Ok(());
-        }
-        match &self.before {
-            Some(before) => write(&self.path, before),
-            None => fs::remove_file(&self.path).map_err(|source| Error::Write { path: self.path.clone(), source }),
-        }
+    /// The change as one of the journal's.
+    pub fn change(&self, home: &Home) -> Result<Change, Error> {
+        let after = if self.is_new() { Some(self.after.clone()) } else { self.before.clone() };
+        Ok(Change::new(home, &self.path, self.before.clone(), after)?)
     }
-}
 
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    document::write(path, text).map_err(|source| Error::Write { path: path.to_owned(), source })
+    /// Makes the change.
+    pub fn commit(&self, home: &Home) -> Result<(), Error> {
+        Ok(journal::commit(home, &[self.change(home)?])?)
+    }
 }

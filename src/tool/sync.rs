@@ -10,6 +10,7 @@ use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
 
 use crate::build::{self, Built, Target};
 use crate::image::ImageId;
+use crate::journal::{self, Change};
 use crate::lock::Lock;
 use crate::recipe::catalog::Origin;
 use crate::system::Arch;
@@ -17,7 +18,7 @@ use crate::system::Arch;
 use super::Context;
 use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
-use super::locking::{self, Resolving};
+use super::locking::{self, Resolving, Staged};
 use super::projects::{self, Pinned, Project};
 use super::shims;
 
@@ -39,11 +40,14 @@ pub struct Wish {
     pub lock_only: bool,
     /// Whether nothing is done, only told.
     pub dry_run: bool,
+    /// Changes of files that are made together with the lock's. Where there are some, a tool that fails keeps all from being
+    /// made.
+    pub with: Vec<Change>,
 }
 
 impl Default for Wish {
     fn default() -> Wish {
-        Wish { only: None, resolving: Resolving::Allowed, update: false, anew: false, lock_only: false, dry_run: false }
+        Wish { only: None, resolving: Resolving::Allowed, update: false, anew: false, lock_only: false, dry_run: false, with: Vec::new() }
     }
 }
 
@@ -94,21 +98,30 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
     let built = if wish.dry_run || wish.lock_only { Vec::new() } else { build_all(context, &shared, wish, &ready) };
     let mut built = built.into_iter();
     let mut all = Vec::with_capacity(prepared.len());
+    let mut locks = Staged::default();
     for (tool, prepared) in prepared {
         let outcome = match prepared {
             Err(error) => Err(error),
             Ok(prepared) if wish.dry_run => told(context, prepared),
-            Ok(prepared) if wish.lock_only => kept(context, prepared),
+            Ok(prepared) if wish.lock_only => kept(context, prepared, &mut locks),
             Ok(prepared) => match built.next() {
-                Some(Ok(built)) => finish(context, prepared, built),
+                Some(Ok(built)) => finish(context, prepared, built, &mut locks),
                 Some(Err(error)) => Err(failed(&tool, error)),
                 None => Err(build::Error::Worker.into()),
             },
         };
         all.push(Synced { tool, outcome });
     }
-    if !wish.dry_run && !wish.lock_only {
+    if wish.dry_run || (!wish.with.is_empty() && all.iter().any(|one| one.outcome.is_err())) {
+        return Ok(all);
+    }
+    // First what keeps the images from being collected, then what says that they are the project's.
+    if !wish.lock_only {
         keep_images(context, &shared, &all)?;
+    }
+    let changes: Vec<Change> = wish.with.iter().cloned().chain(locks.changes(context.home)?).collect();
+    journal::commit(context.home, &changes).map_err(locking::Error::from)?;
+    if !wish.lock_only {
         let made: Vec<&str> = all.iter().filter(|one| one.outcome.is_ok()).map(|one| one.tool.as_str()).collect();
         shims::synced(context, &made)?;
     }
@@ -166,12 +179,12 @@ fn told(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
     Ok(Done { version: prepared.version, image, locked, made: 0, fresh: image.is_none() })
 }
 
-fn kept(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
-    let locked = locking::keep(context.view(), &prepared.definition, &prepared.lock)?;
+fn kept(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> Result<Done, Error> {
+    let locked = locks.put(context.view(), &prepared.definition, &prepared.lock)?;
     Ok(Done { version: prepared.version, image: None, locked, made: 0, fresh: false })
 }
 
-fn finish(context: &Context<'_>, prepared: Prepared, built: Built) -> Result<Done, Error> {
+fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut Staged) -> Result<Done, Error> {
     let Prepared { definition, mut lock, version } = prepared;
     let fresh = built.outputs.is_some();
     if let Some(outputs) = built.outputs {
@@ -180,7 +193,7 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built) -> Result<Don
             lock.steps.insert(Arch::host(), outputs);
         }
     }
-    let locked = locking::keep(context.view(), &definition, &lock)?;
+    let locked = locks.put(context.view(), &definition, &lock)?;
     if is_as_it_ships(context, &definition) {
         install::learn(context, &definition.found.recipe, built.image);
     }

@@ -141,7 +141,7 @@ pub fn of_recipe(places: &Places, tool: &str) -> Exposures {
         return Exposures::new();
     }
     let of = |places: &Places| catalog::find(places, tool).map(|found| of_tool(&found.recipe)).unwrap_or_default();
-    let without = of(&Places { user: places.user.clone(), project: None });
+    let without = of(&Places { project: None, ..places.clone() });
     of(places).difference(&without).cloned().collect()
 }
 
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn what_a_projects_recipe_adds_is_a_line() {
         let place = tempfile::tempdir().expect("a directory");
-        let places = Places { user: None, project: Some(place.path().to_owned()) };
+        let places = Places { project: Some(place.path().to_owned()), ..Places::default() };
         let write = |name: &str, text: &str| fs::write(place.path().join(name), text).expect("written");
         write("sh.toml", "passEnv = [\"KEY\"]\nstate = [{ guest = \"~/.x\", scope = \"tool\" }]\n");
         write("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n");

@@ -112,12 +112,13 @@ pub fn get(store: &Store, name: &RootName) -> Result<Option<Root>, RootError> {
 }
 
 /// Removes a root; one that is not there is fine.
-pub fn remove(store: &Store, _permission: &SharedLock, name: &RootName) -> Result<(), RootError> {
+pub fn remove(store: &Store, _permission: &SharedLock, name: &RootName) -> Result<bool, RootError> {
     let path = name.path(store);
-    if if_present(fs::remove_file(&path).map_err(at("remove", &path)))?.is_some() {
+    let was = if_present(fs::remove_file(&path).map_err(at("remove", &path)))?.is_some();
+    if was {
         durable::sync_dir(&store.roots().join(&name.kind))?;
     }
-    Ok(())
+    Ok(was)
 }
 
 /// Returns all roots, sorted by kind and name.

@@ -4,6 +4,7 @@
 mod concurrent;
 mod debs;
 mod home;
+mod injected;
 mod killed;
 mod mirror;
 mod settings;

@@ -99,7 +99,7 @@ pub struct Installed {
 
 /// What a command did.
 #[must_use]
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Done {
     /// Its exit code; 128+n for a signal.
     pub code: i32,
