@@ -136,6 +136,11 @@ impl Home {
         self.root.join("terminals")
     }
 
+    /// Private layers over projects' repositories.
+    pub fn repositories(&self) -> PathBuf {
+        self.root.join("repositories")
+    }
+
     /// Directories that outlive runs: of projects, and of tools in all projects.
     pub fn kept(&self) -> PathBuf {
         self.root.join("kept")

@@ -41,6 +41,11 @@ pub mod unpack;
 
 pub mod registry;
 
+// What of a project the host obeys.
+pub mod git;
+
+pub mod guard;
+
 // Building and running.
 pub mod build;
 pub mod shim;

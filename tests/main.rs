@@ -18,6 +18,7 @@ mod export;
 mod faults;
 mod fetch;
 mod grants;
+mod guards;
 mod hostile;
 mod init;
 mod insight;

@@ -158,25 +158,78 @@ fn a_moved_project_keeps_what_is_its_own_and_what_was_approved() {
     assert_eq!(at(&moved, "cat n/dep").out, "named\n");
 }
 
+/// Makes a repository without a git.
+fn repository(project: &Path) -> PathBuf {
+    let git = project.join(".git");
+    for dir in ["objects", "refs/heads", "hooks"] {
+        fs::create_dir_all(git.join(dir)).expect("our own project");
+    }
+    fs::write(git.join("HEAD"), "ref: refs/heads/main\n").expect("our own project");
+    fs::write(git.join("config"), "[core]\n\trepositoryformatversion = 0\n").expect("our own project");
+    git
+}
+
 #[test]
-fn what_the_host_obeys_is_told_when_it_is_new_and_guarded_when_it_is_there() {
+fn files_that_the_host_obeys_are_guarded_and_every_change_of_them_is_reported() {
     let silo = Silo::shared(As::Me);
-    fs::create_dir(silo.project().join(".git")).expect("our own project");
-    let quiet = silo.run(["sh", "-c", "echo x > ordinary; echo x > .git/hooks/pre-commit"]);
-    assert!(quiet.err.contains("Read-only file system") && !quiet.err.contains("new in the project"), "{quiet:?}");
-    let told = silo.run(["sh", "-c", "echo x > .envrc; mkdir .vscode; echo x > .git/commondir; echo 'passEnv = []' > silo.toml"]);
-    assert!(
-        told.err.contains("new in the project") && told.err.ends_with("\n  .envrc\n  .git/commondir\n  .vscode\n  silo.toml\n"),
-        "{told:?}"
-    );
+    let git = repository(&silo.project());
+    let quiet =
+        silo.run(["sh", "-c", "echo x > ordinary; echo x > .git/hooks/pre-commit && echo x >> .git/config && cat /workspace/.git/hooks/*"]);
+    assert!(quiet.code == 0 && quiet.out == "x\n" && quiet.err.is_empty(), "{quiet:?}");
+    assert_eq!(fs::read_dir(git.join("hooks")).expect("there").count(), 0, "what is written there stays inside");
+    assert!(!fs::read_to_string(git.join("config")).expect("there").contains('x'));
+    let told = silo.run(["sh", "-c", "echo x > .envrc; mkdir .vscode; echo 'passEnv = []' > silo.toml; echo x > AGENTS.md"]);
+    let expect =
+        "\n  .envrc (new; direnv)\n  .vscode (new; Visual Studio Code)\n  AGENTS.md (new; coding agents)\n  silo.toml (new; Silo)\n";
+    assert!(told.err.contains("programs of this machine obey") && told.err.ends_with(expect), "{told:?}");
     // From now on they cannot be changed, and a silo.toml that a guest made is not obeyed by itself.
     let refused = silo.run(["sh", "-c", "true"]);
-    assert!(refused.code == 125 && refused.err.contains("silo.toml counts, though it came while a sandbox ran"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains("silo.toml"), "{refused:?}");
     let _ = silo.ok(["trust", "--yes"]);
     let again = silo.run(["sh", "-c", "echo y > .envrc; echo y > .vscode/tasks.json; rm -f silo.toml; mv .vscode x"]);
-    assert!(again.code != 0 && !again.err.contains("new in the project"), "{again:?}");
+    assert!(again.code != 0 && !again.err.contains("programs of this machine obey"), "{again:?}");
     assert_eq!(fs::read_to_string(silo.project().join(".envrc")).expect("there"), "x\n");
     assert!(silo.project().join("silo.toml").exists() && silo.project().join(".vscode").exists());
+}
+
+#[test]
+fn a_repository_is_shown_as_the_settings_say() {
+    let silo = project("[mount]\ngit = \"hidden\"\n");
+    let git = repository(&silo.project());
+    assert_eq!(sh(&silo, "ls -A .git /workspace/.git"), ".git:\n\n/workspace/.git:\n");
+    settled(&silo, "[mount]\ngit = \"read-only\"\n");
+    let refused = silo.run(["sh", "-c", "cat .git/HEAD; echo x > .git/HEAD || echo y > /workspace/.git/new || echo refused"]);
+    assert!(refused.out == "ref: refs/heads/main\nrefused\n" && !git.join("new").exists(), "{refused:?}");
+    // A project that asks for more is asked about.
+    fs::write(silo.project().join("silo.toml"), "[mount]\ngit = \"direct\"\n").expect("our own project");
+    let asked = silo.run(["sh", "-c", "true"]);
+    assert!(asked.code == 125 && asked.err.contains("every tool may write the git repository directly"), "{asked:?}");
+    let _ = silo.ok(["trust", "--yes"]);
+    let direct =
+        silo.run(["sh", "-c", "echo x > .git/ORIG_HEAD; echo x > .git/hooks/post-commit || echo x >> .git/config || echo refused"]);
+    assert!(direct.out == "refused\n" && git.join("ORIG_HEAD").exists(), "{direct:?}");
+}
+
+#[test]
+fn sockets_of_the_host_in_the_project_are_hidden() {
+    let silo = Silo::shared(As::Me);
+    let path = silo.project().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).expect("our own project");
+    let seen = sh(&silo, "for s in socket /workspace/socket; do test -S $s && echo socket || echo none; done");
+    assert_eq!(seen, "none\nnone\n");
+    settled(&silo, "[mount]\nsockets = \"shown\"\n");
+    assert_eq!(sh(&silo, "test -S socket && echo socket"), "socket\n");
+}
+
+#[test]
+fn too_much_to_guard_is_refused_with_the_setting_that_allows_it() {
+    let silo = project("[mount]\nmaxGuarded = 3\n");
+    for number in 0..4 {
+        fs::create_dir_all(silo.project().join(".vscode")).expect("our own project");
+        fs::write(silo.project().join(format!(".vscode/{number}.json")), "").expect("our own project");
+    }
+    let refused = silo.run(["sh", "-c", "true"]);
+    assert!(refused.code == 125 && refused.err.contains("raise mount.maxGuarded above 3"), "{refused:?}");
 }
 
 #[test]
@@ -210,7 +263,12 @@ fn a_worktree_sees_its_repository_and_cannot_change_what_git_obeys() {
     fs::write(main.join("file"), "not of the worktree").expect("our own directory");
     let inside = done(silo.command(["sh", "-c", &script]).current_dir(&tree));
     assert!(inside.out.starts_with("ref:written\n") && inside.out.contains("No such file"), "{inside:?}");
-    assert_eq!(inside.err.matches("Read-only file system").count(), 5, "{inside:?}");
+    assert_eq!(inside.err.matches("Read-only file system").count(), 1, "{inside:?}");
+    assert!(inside.err.contains("packed-refs is no ref and was left inside"), "{inside:?}");
+    // What was written there stays inside, but for the ref.
+    assert!(!common.join("hooks/pre-commit").exists() && !common.join("packed-refs").exists());
+    let left = ["config", "worktrees/tree/commondir"].map(|name| fs::read_to_string(common.join(name)).expect("there"));
+    assert!(left.iter().all(|text| !text.contains("evil")), "{left:?}");
     assert_eq!(git(&tree, &["branch", "--list", "new"]).trim(), "new");
     assert_eq!(git(&main, &["status", "--short"]), "?? file\n");
     // A `.git` that claims to be a worktree's shows nothing.

@@ -204,6 +204,8 @@ fn spec(shop: &Workshop<'_>, fields: &derivation::Step, bench: &Bench, ground: &
         dirs: Vec::new(),
         files: Vec::new(),
         read_only: Vec::new(),
+        overlays: Vec::new(),
+        hidden: Vec::new(),
         argv: fields.argv.iter().map(Into::into).collect(),
         env: env.map(|(name, value)| (name.into(), value.into())).collect(),
         cwd,

@@ -284,6 +284,8 @@ impl Run<'_> {
             dirs: Vec::new(),
             files: Vec::new(),
             read_only: Vec::new(),
+            overlays: Vec::new(),
+            hidden: Vec::new(),
             argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: "/".into(),

@@ -354,6 +354,8 @@ fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
         dirs: vec![Dir { guest: "/tmp/project".into(), mode: 0o777 }],
         files: Vec::new(),
         read_only: Vec::new(),
+        overlays: Vec::new(),
+        hidden: Vec::new(),
         argv: argv.iter().map(Into::into).collect(),
         env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: "/tmp/project".into(),

@@ -178,9 +178,9 @@ pub(super) fn launched(
         trust::require(&setting, Some(&target.tool.name))?;
     }
     timing.done("tool found");
-    let (spec, leases) = planned(&setting, &target, visible.options())?;
+    let (spec, mut leases) = planned(&setting, &target, visible.options())?;
     timing.done("sandbox described");
-    let done = launch(&setting, &spec, &mut timing);
+    let done = launch(&setting, &spec, &mut leases, &mut timing);
     report(&setting, leases);
     timing.tell()?;
     match done {
@@ -218,9 +218,12 @@ fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec
     })
 }
 
-fn launch(setting: &Setting, spec: &Spec, timing: &mut Timing) -> Result<Exit, launch::error::Error> {
+fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> Result<Exit, launch::error::Error> {
     let kept = screen::keep(&setting.home);
     let done = launch::launch_noting(spec, &mut |phase| {
+        if phase == Phase::Started {
+            leases.started();
+        }
         timing.done(match phase {
             Phase::Ready => "machine ready",
             Phase::Started => "sandbox made",

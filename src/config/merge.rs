@@ -24,7 +24,13 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
         pass_env: union(under.pass_env, over.pass_env),
         pass_files: union(under.pass_files, over.pass_files),
         pass_ssh_agent: under.pass_ssh_agent || over.pass_ssh_agent,
-        mount: Mount { mode: over.mount.mode.or(under.mount.mode), exclude: union(under.mount.exclude, over.mount.exclude) },
+        mount: Mount {
+            mode: over.mount.mode.or(under.mount.mode),
+            exclude: union(under.mount.exclude, over.mount.exclude),
+            git: over.mount.git.or(under.mount.git),
+            sockets: over.mount.sockets.or(under.mount.sockets),
+            max_guarded: over.mount.max_guarded.or(under.mount.max_guarded),
+        },
         project_id: over.project_id.or(under.project_id),
         mirrors: Mirrors {
             debian: first(over.mirrors.debian, under.mirrors.debian),

@@ -15,6 +15,40 @@ pub struct Mount {
     /// and the ones of the host are neither seen nor touched.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// How the project's git repository is shown: `import`, which is the default, takes over commits, refs and the index of
+    /// what is done inside, and nothing that git obeys; `read-only`; `hidden`; `direct` lets tools write it.
+    pub git: Option<Git>,
+    /// Whether tools can connect to unix sockets of this machine that lie in the project: `hidden`, which is the default, or
+    /// `shown`.
+    pub sockets: Option<Sockets>,
+    /// Most files of the project that are guarded because programs of this machine obey them; a project with more is not shown.
+    pub max_guarded: Option<u32>,
+}
+
+/// How the project's repository is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Git {
+    /// Tools write it; what git obeys of it is read-only.
+    Direct,
+    /// Tools write a layer over it, of which objects, refs and the index are taken over.
+    #[default]
+    Import,
+    /// Tools read it.
+    ReadOnly,
+    /// Tools see an empty directory.
+    Hidden,
+}
+
+/// Whether sockets that lie in the project are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Sockets {
+    /// Those that are there at the start are not.
+    #[default]
+    Hidden,
+    /// They are, and can be connected to.
+    Shown,
 }
 
 /// Whether the project can be written.

@@ -35,6 +35,9 @@ use std::path::{Path, PathBuf};
 use error::Error;
 use spec::Spec;
 
+/// In the work directory of an overlay: the directory that says that the overlay could not be mounted.
+pub const UNLAYERED: &str = "read-only";
+
 /// How the program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

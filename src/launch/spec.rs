@@ -40,6 +40,13 @@ pub struct Spec {
     /// two places needs its paths listed for both.
     #[serde(with = "text::list")]
     pub read_only: Vec<PathBuf>,
+    /// Directories of mounts that the program sees under a layer of its own.
+    #[serde(default)]
+    pub overlays: Vec<Overlay>,
+    /// Guest paths inside mounts at which something empty is seen, whatever the host has there. Those that do not exist are
+    /// passed over.
+    #[serde(with = "text::list", default)]
+    pub hidden: Vec<PathBuf>,
     /// The program and its arguments; a program without a slash is looked up in the `PATH` of `env`.
     #[serde(with = "text::list")]
     pub argv: Vec<OsString>,
@@ -140,6 +147,25 @@ pub struct Mount {
     pub guest: PathBuf,
     /// Whether it can be written.
     pub access: Access,
+}
+
+/// A directory of the host that is seen under a layer of the sandbox's own: what is written goes there, and the host's
+/// directory stays as it is. Where the kernel cannot do that the directory is read-only, and a directory
+/// [`UNLAYERED`](crate::launch::UNLAYERED) in `work` says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overlay {
+    /// The host's directory.
+    pub lower: HostPath,
+    /// The directory that receives writes.
+    #[serde(with = "text::one")]
+    pub upper: PathBuf,
+    /// A directory on the same file system, for the kernel's own use.
+    #[serde(with = "text::one")]
+    pub work: PathBuf,
+    /// Where it appears, in mounts that are there.
+    #[serde(with = "text::list")]
+    pub guests: Vec<PathBuf>,
 }
 
 /// Whether a mount can be written.
@@ -353,6 +379,8 @@ impl Spec {
             .chain(self.dirs.iter().map(|dir| &dir.guest))
             .chain(self.files.iter().map(|file| &file.guest))
             .chain(&self.read_only)
+            .chain(&self.hidden)
+            .chain(self.overlays.iter().flat_map(|overlay| &overlay.guests))
             .chain([&self.cwd]);
         for guest in guests {
             let plain = guest.is_absolute() && !guest.components().any(|part| part == std::path::Component::ParentDir);
@@ -400,6 +428,13 @@ mod tests {
             dirs: vec![Dir { guest: "/home".into(), mode: 0o755 }],
             files: vec![File { guest: "/etc/x".into(), bytes: Bytes(vec![0, 159, 146, 150]), mode: 0o644 }],
             read_only: vec!["/home/a b/.git/hooks".into()],
+            overlays: vec![Overlay {
+                lower: "/home/a b/.git".into(),
+                upper: "/u".into(),
+                work: "/w".into(),
+                guests: vec!["/home/a b/.git".into()],
+            }],
+            hidden: vec!["/home/a b/socket".into()],
             argv: vec!["prog".into(), OsString::new(), OsString::from_vec(vec![0x80, b'"', 0xfe])],
             env: BTreeMap::from([("PATH".into(), "/bin".into()), (OsString::from_vec(vec![0xff]), OsString::from_vec(vec![0xfe]))]),
             cwd: "/home/a b".into(),

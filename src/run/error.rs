@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use silo_store::path_error::PathError;
 
+use crate::git::{named, repository};
+use crate::guard;
 use crate::launch::opened;
 use crate::tool::{definition, kept, projects, record, trust};
 use crate::{document, ecosystem, image, launch, recipe};
@@ -73,6 +75,15 @@ pub enum Error {
     /// What was reached cannot be read back.
     #[error(transparent)]
     Ecosystem(#[from] ecosystem::Error),
+    /// What of the project the host obeys cannot be found out.
+    #[error(transparent)]
+    Guard(#[from] guard::Error),
+    /// What git obeys cannot be found out.
+    #[error(transparent)]
+    Named(#[from] named::Error),
+    /// The repository cannot be read.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
     /// Machines cannot be made here.
     #[error(transparent)]
     Launch(#[from] launch::error::Error),
@@ -117,6 +128,10 @@ impl Error {
                 let instead = "--no-project shows nothing, --expose shows it for once, `silo trust --expose` from now on";
                 Some(format!("work in a project's own directory; or {instead}"))
             }
+            Error::Guard(guard::Error::TooMany { most }) | Error::Named(named::Error::TooMany { most }) => {
+                Some(format!("raise mount.maxGuarded above {most} in ~/.silo/silo.toml, or hide directories with mount.exclude"))
+            }
+            Error::Named(named::Error::Config { .. }) => Some("`git config --list --show-origin` says what git reads".to_owned()),
             Error::Directory { .. } => Some("name a directory that exists".to_owned()),
             _ => None,
         }

@@ -1,12 +1,12 @@
 //! What must be held while a run goes on, and what is reported at its end.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use silo_store::lock::Pin;
 
+use crate::guard::difference;
 use crate::home::Home;
 use crate::launch::opened::Opened;
-use crate::launch::spec::Access;
 use crate::plain;
 use crate::tool::kept::InUse;
 use crate::tool::trust;
@@ -14,7 +14,6 @@ use crate::tool::trust;
 use super::error::Error;
 use super::mounts::Shown;
 use super::network::{self, Lesson};
-use super::obeyed;
 
 /// Keeps what a launch spec names: images, kept directories and descriptors. To be dropped when the program has ended.
 #[derive(Default)]
@@ -34,11 +33,18 @@ pub struct Leases {
 }
 
 impl Leases {
+    /// Begins to watch over the project. To be called when the program has started: a thread is made for it.
+    pub fn started(&mut self) {
+        if let Some(guarding) = self.project.as_mut().and_then(|project| project.guarding.as_mut()) {
+            guarding.start();
+        }
+    }
+
     /// Reports, after the run, what changed that the host obeys and what was reached; one text for each.
     pub fn close(self, home: &Home) -> Result<Vec<String>, Error> {
         network::prune_records(home, self.record.as_deref());
         let mut reports = Vec::new();
-        if let Some(project) = &self.project {
+        if let Some(project) = self.project {
             reports.extend(compare(home, project)?);
         }
         if let Some(lesson) = &self.lesson {
@@ -48,24 +54,22 @@ impl Leases {
     }
 }
 
-/// Finds what has come during the run that the host obeys by itself.
-fn compare(home: &Home, project: &Shown) -> Result<Option<String>, Error> {
-    if project.access == Access::ReadOnly {
-        return Ok(None);
+/// Ends the watch over the project, and describes what is not as it was.
+fn compare(home: &Home, project: Shown) -> Result<Vec<String>, Error> {
+    let Some(guarding) = project.guarding else { return Ok(Vec::new()) };
+    let ended = guarding.end();
+    let mut reports = Vec::new();
+    if !ended.differences.is_empty() {
+        let paths: Vec<PathBuf> = ended.differences.keys().cloned().collect();
+        trust::came_inside(home, &project.path, &paths)?;
+        let what = "changed in the project while a sandbox could write it; programs of this machine obey these files without asking, \
+            so look at them before you go on in";
+        let lines = difference::lines(&ended.differences);
+        reports.push(format!("{what} {}\n  {}", plain::path(&project.path), lines.join("\n  ")));
     }
-    let mut new = obeyed::look(&project.path, project.recipes).new_since(&project.obeyed);
-    // The place of an excluded directory is made by silo itself, and nothing inside can put anything there.
-    new.retain(|path| !project.excluded.iter().any(|(dir, _)| path.starts_with(dir)));
-    if new.is_empty() {
-        return Ok(None);
+    if !ended.repository.is_empty() {
+        reports.push(format!("of the repository in {}\n  {}", plain::path(&project.path), ended.repository.join("\n  ")));
     }
-    trust::came_inside(home, &project.path, &new)?;
-    Ok(Some(described(&project.path, &new)))
-}
-
-fn described(project: &Path, new: &[PathBuf]) -> String {
-    // The program inside chose the names.
-    let names: Vec<String> = new.iter().map(|path| path.to_string_lossy().escape_debug().to_string()).collect();
-    let what = "programs of this machine obey without asking: look at it before you go on in";
-    format!("new in the project, {what} {}\n  {}", plain::path(project), names.join("\n  "))
+    reports.extend(ended.failed);
+    Ok(reports)
 }

@@ -6,7 +6,6 @@
 
 pub mod error;
 pub mod grammar;
-pub mod obeyed;
 pub mod private;
 pub mod user;
 
@@ -16,6 +15,9 @@ pub mod moved;
 pub mod spec;
 pub mod target;
 pub mod worktree;
+
+pub mod guarding;
+pub mod repository;
 
 pub mod activation;
 pub mod mounts;

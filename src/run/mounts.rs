@@ -7,19 +7,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
-use crate::config::sight::{Mode, PassFile};
+use crate::config::sight::{Mode, PassFile, Sockets};
+use crate::git::named::{self, Place};
+use crate::guard::{MAX_GUARDED, nearby};
 use crate::home::{Home, RECIPES};
 use crate::launch::opened::{self, Links, Opened};
 use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Mount};
+use crate::launch::spec::{Access, Mount, Overlay};
 use crate::recipe::Run;
 use crate::tool::kept::{Class, InUse, Keeper};
 use crate::tool::projects;
 
 use super::WORKSPACE;
 use super::error::Error;
-use super::obeyed::{self, Obeyed};
-use super::worktree;
+use super::guarding::{self, Guarded, Guarding};
+use super::repository;
 
 /// What decides what a run sees.
 pub struct Given<'a> {
@@ -46,6 +48,12 @@ pub struct Mounts {
     pub mounts: Vec<Mount>,
     /// Guest paths that are read-only all the same.
     pub read_only: Vec<PathBuf>,
+    /// Layers over directories of the mounts.
+    pub overlays: Vec<Overlay>,
+    /// Guest paths at which something empty is seen.
+    pub hidden: Vec<PathBuf>,
+    /// What the user is to know.
+    pub notes: Vec<String>,
     /// Variables that name kept directories.
     pub env: Vec<(String, PathBuf)>,
     /// The project, if it is seen.
@@ -64,10 +72,8 @@ pub struct Shown {
     pub access: Access,
     /// Directories of it that the sandbox has of its own, each with the host directory that is mounted there.
     pub excluded: Vec<(PathBuf, PathBuf)>,
-    /// What of it the host obeys, as it was before the run.
-    pub obeyed: Obeyed,
-    /// The project's directory of recipes, where silo reads one.
-    pub recipes: Option<&'static str>,
+    /// Watches over what of it the host obeys, where it can be written.
+    pub guarding: Option<Guarding>,
 }
 
 /// Finds what a run sees, and makes the directories that are kept for it.
@@ -78,14 +84,15 @@ pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() ->
     let keeper = Keeper::new(given.home, project.as_ref().map(Opened::path), given.project_id);
     let mut dirs = keep(&mut found, given, &keeper);
     if let Some(project) = &project {
-        let shown = show(&mut found, given, project)?;
+        let access = if given.settings.mount.mode == Some(Mode::Ro) { Access::ReadOnly } else { Access::ReadWrite };
         for inner in &given.settings.mount.exclude {
-            excludable(project.path(), inner, shown.access)?;
+            excludable(project.path(), inner, access)?;
         }
         let excluded = given.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?)));
-        let shown = Shown { excluded: excluded.collect(), ..shown };
+        let mut shown = Shown { path: project.path().to_owned(), access, excluded: excluded.collect(), guarding: None };
         dirs.extend(shown.excluded.iter().map(|(_, dir)| dir.clone()));
         mount_project(&mut found, &shown, project.host());
+        guard(&mut found, given, &mut shown, project)?;
         found.project = Some(shown);
     }
     for file in given.settings.files(given.tool) {
@@ -117,26 +124,6 @@ fn keep(found: &mut Mounts, given: &Given<'_>, keeper: &Keeper<'_>) -> Vec<PathB
     dirs
 }
 
-/// Looks at the project, what of it the host obeys, and the repository that it is a worktree of.
-fn show(found: &mut Mounts, given: &Given<'_>, project: &Opened) -> Result<Shown, Error> {
-    let path = project.path();
-    let access = if given.settings.mount.mode == Some(Mode::Ro) { Access::ReadOnly } else { Access::ReadWrite };
-    if access == Access::ReadWrite {
-        obeyed::shut(path);
-    }
-    let recipes = given.has_recipes.then_some(RECIPES);
-    let obeyed = obeyed::look(path, recipes);
-    if let Some(repository) = worktree::repository(path, access) {
-        for mount in repository.mounts {
-            let dir = Opened::open(mount.host.path(), Links::Refuse)?;
-            found.mounts.push(Mount { host: dir.host(), ..mount });
-            found.opened.push(dir);
-        }
-        found.read_only.extend(repository.read_only);
-    }
-    Ok(Shown { path: path.to_owned(), access, excluded: Vec::new(), obeyed, recipes })
-}
-
 /// Mounts the project at its own path and at `/workspace`.
 fn mount_project(found: &mut Mounts, shown: &Shown, host: HostPath) {
     for guest in [shown.path.as_path(), Path::new(WORKSPACE)] {
@@ -144,8 +131,49 @@ fn mount_project(found: &mut Mounts, shown: &Shown, host: HostPath) {
         for (inner, dir) in &shown.excluded {
             found.mounts.push(Mount { host: dir.clone().into(), guest: guest.join(inner), access: Access::ReadWrite });
         }
-        found.read_only.extend(shown.obeyed.paths().map(|path| guest.join(path)));
     }
+}
+
+/// Guards what of the project the host obeys: its repository, the files that its programs act on, its sockets.
+fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Opened) -> Result<(), Error> {
+    let (path, mount) = (project.path(), &given.settings.mount);
+    let layers = given.home.repositories();
+    let left = guarding::recover(&layers, path);
+    if !left.is_empty() {
+        found
+            .notes
+            .push(format!("of an earlier run that was killed, not all was taken over into the repository:\n  {}", left.join("\n  ")));
+    }
+    let most = mount.max_guarded.map_or(MAX_GUARDED, |most| most as usize);
+    let named = named::named(Place { project: path, home: given.user_home, most })?;
+    let asked =
+        repository::Given { layers: &layers, git: mount.git.unwrap_or_default(), access: shown.access, submodules: &named.submodules };
+    let mut seen = repository::see(&asked, project)?;
+    let both = |inner: &Path| [path, Path::new(WORKSPACE)].map(|top| top.join(inner));
+    let nearby = nearby::look(path);
+    if mount.sockets.unwrap_or_default() == Sockets::Hidden {
+        found.hidden.extend(nearby.sockets.iter().flat_map(|socket| both(socket)));
+    }
+    if shown.access == Access::ReadWrite {
+        let guarded = Guarded {
+            project: path.to_owned(),
+            user_home: given.user_home.to_owned(),
+            recipes: given.has_recipes.then_some(RECIPES),
+            named: named.obeyed.into_iter().chain(std::mem::take(&mut seen.obeyed)).chain(guarding::of_repositories(nearby)).collect(),
+            excluded: shown.excluded.iter().map(|(inner, _)| inner.clone()).collect(),
+            most,
+        };
+        let start = guarded.look()?;
+        found.read_only.extend(start.read_only().into_iter().flat_map(both));
+        shown.guarding = Some(Guarding::new(guarded, Some(start), seen.layer.take()));
+    }
+    found.mounts.extend(seen.mounts);
+    found.overlays.extend(seen.overlays);
+    found.read_only.extend(seen.read_only);
+    found.hidden.extend(seen.hidden);
+    found.opened.extend(seen.opened);
+    found.notes.extend(seen.notes);
+    Ok(())
 }
 
 /// In a project that cannot be written there must be a place for an excluded directory.

@@ -119,6 +119,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let settings = if project.is_some() { view.settings } else { view.user_settings };
     let over = settings.overrides.get(&tool.name).cloned().unwrap_or_default();
     let mut mounts = see(inputs, settings, run, project)?;
+    mounts.notes.iter().for_each(|note| (inputs.say)(note));
     let cwd = cwd(&over, mounts.project.as_ref(), caller);
 
     leases.lesson = options.learn.then(Lesson::begin).transpose()?;
@@ -178,6 +179,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         env,
         mounts: std::mem::take(&mut mounts.mounts),
         read_only: std::mem::take(&mut mounts.read_only),
+        overlays: std::mem::take(&mut mounts.overlays),
+        hidden: std::mem::take(&mut mounts.hidden),
         cwd,
         user: &caller.user,
         budget,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::launch::spec::{Bytes, Dir, File, Identity, Limits, Machine, Mount, Network, Root, SSH_AGENT, Spec, Stdio, Upper};
+use crate::launch::spec::{Bytes, Dir, File, Identity, Limits, Machine, Mount, Network, Overlay, Root, SSH_AGENT, Spec, Stdio, Upper};
 
 use super::user::{Accounts, User};
 
@@ -30,6 +30,10 @@ pub struct Parts<'a> {
     pub mounts: Vec<Mount>,
     /// Guest paths that are read-only all the same.
     pub read_only: Vec<PathBuf>,
+    /// Layers over directories of them.
+    pub overlays: Vec<Overlay>,
+    /// Guest paths at which something empty is seen.
+    pub hidden: Vec<PathBuf>,
     /// The directory to start in.
     pub cwd: PathBuf,
     /// The caller.
@@ -77,6 +81,8 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         dirs,
         files,
         read_only: parts.read_only,
+        overlays: parts.overlays,
+        hidden: parts.hidden,
         argv: parts.argv,
         env: parts.env,
         cwd: parts.cwd,

@@ -13,7 +13,7 @@ use silo_store::bounded;
 use silo_store::digest::Digest;
 
 use crate::config::read;
-use crate::config::sight::Mode;
+use crate::config::sight::{Git, Mode, Sockets};
 use crate::config::{Network, Override, Settings};
 use crate::document;
 use crate::grant::Port;
@@ -62,6 +62,19 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     found.extend(project.project_id.iter().map(|id| format!("it has what is kept for the project named {id}")));
     if project.mount.mode == Some(Mode::Rw) && user.mount.mode == Some(Mode::Ro) {
         found.insert("every tool may write the project".to_owned());
+    }
+    match project.mount.git {
+        Some(Git::Direct) => drop(found.insert("every tool may write the git repository directly".to_owned())),
+        Some(Git::Import) if user.mount.git.is_some_and(|git| git > Git::Import) => {
+            found.insert("every tool may add commits to the git repository".to_owned());
+        }
+        Some(Git::ReadOnly) if user.mount.git == Some(Git::Hidden) => {
+            found.insert("every tool may read the git repository".to_owned());
+        }
+        Some(Git::Import | Git::ReadOnly | Git::Hidden) | None => {}
+    }
+    if project.mount.sockets == Some(Sockets::Shown) {
+        found.insert("every tool may connect to sockets that lie in the project".to_owned());
     }
     found.iter().map(|line| plain(line)).collect()
 }
@@ -245,14 +258,16 @@ mod tests {
 
     #[test]
     fn everything_that_opens_more_is_a_line() {
-        let text = "passFiles = [\"~/.netrc\", \"in/project\"]\nproject_id = \"x\"\nmount.mode = \"rw\"\nmirrors.debian = [\"/m\"]\n\
+        let text = "passFiles = [\"~/.netrc\", \"in/project\"]\nproject_id = \"x\"\nmount.mode = \"rw\"\nmount.git = \"direct\"\nmount.sockets = \"shown\"\nmirrors.debian = [\"/m\"]\n\
             network.installAllow = [\"@npm\"]\n[overrides.t]\nversion = \"1\"\npackages = [\"jq\"]\naddons = [\"java\"]\n\
             postInstall = [{ run = [\"a\", \"b c\"], network = [\"n.example\"], project = true }]\n\
             state = [{ guest = \"~/.t\", scope = \"tool\" }, \"~/.own\"]\ncache = [\"~/.cache/t\"]\npassFiles = [{ host = \"/h\", guest = \"/g\" }]\n";
         let project: Settings = toml::from_str(text).expect("settings");
         let user: Settings = toml::from_str("mount.mode = \"ro\"").expect("settings");
         let expect = [
+            "every tool may connect to sockets that lie in the project",
             "every tool may reach @npm when it is built",
+            "every tool may write the git repository directly",
             "every tool may write the project",
             "every tool reads the file ~/.netrc",
             "it has what is kept for the project named x",

@@ -65,6 +65,8 @@ impl Bench {
             dirs: vec![],
             files: vec![],
             read_only: vec![],
+            overlays: vec![],
+            hidden: vec![],
             argv: argv.iter().map(|text| text.as_ref().to_owned()).collect(),
             env: BTreeMap::from([
                 (OsString::from("PATH"), OsString::from("/usr/local/bin:/usr/bin:/bin")),

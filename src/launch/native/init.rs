@@ -29,8 +29,8 @@ use silo_init::agent::Agent;
 
 use super::plan::Plan;
 use super::wire::{self, Report, Scope};
-use super::{calls, device, identity, limits, owner, program, root, sys};
-use crate::launch::host::failure::{During, Failure};
+use super::{calls, device, identity, limits, owner, program, reguard, root, sys};
+use crate::launch::host::failure::{Cause, During, Failure, Stage};
 use crate::launch::host::streams::Streams;
 use crate::launch::spec::{Identity, SSH_AGENT, Spec};
 
@@ -71,14 +71,16 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     limits::apply(&spec.limits, plan.cgroup.is_some())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("shielding PID 1")?;
     set_no_new_privs(true).during("giving up new privileges")?;
+    // A process that Landlock confines mounts nothing.
+    let guard = reguard::start(spec)?;
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
     if let Some(terminal) = &terminal {
         begin_session(terminal)?;
     }
     match spec.identity {
-        Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent }, terminal),
-        Identity::Root => start_root(spec, plan, Outside { socket, agent }, terminal),
+        Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent, guard }, terminal),
+        Identity::Root => start_root(spec, plan, Outside { socket, agent, guard }, terminal),
     }
 }
 
@@ -88,6 +90,8 @@ struct Outside<'a> {
     socket: BorrowedFd<'a>,
     /// The agent of the network, where there is one.
     agent: Option<OwnedFd>,
+    /// The process that guards files again, where there are such files.
+    guard: Option<i32>,
 }
 
 /// PID 1 gets the same confinement as the program: it needs nothing more.
@@ -297,6 +301,13 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error).during("waiting for processes"),
         };
+        if Some(pid.as_raw_nonzero().get()) == outside.guard {
+            let cause = Cause::Words("a program inside stopped the process that does it, so the sandbox ended".to_owned());
+            let failure = Failure { stage: Stage::Setup, step: "guarding the project's files".to_owned(), cause };
+            // If silo is gone nobody wants to know; the end is the same.
+            let _ = wire::report(socket, &Report::Failed(failure));
+            sys::exit(1);
+        }
         if pid != program {
             continue;
         }

@@ -19,6 +19,7 @@ pub(super) mod plan;
 pub mod probe;
 mod proc;
 mod program;
+mod reguard;
 mod root;
 mod seccomp;
 mod skeleton;

@@ -189,6 +189,8 @@ fn spec(store: &Path) -> Spec {
         dirs: Vec::new(),
         files: Vec::new(),
         read_only: Vec::new(),
+        overlays: Vec::new(),
+        hidden: Vec::new(),
         argv: vec!["true".into()],
         env: BTreeMap::new(),
         cwd: "/".into(),

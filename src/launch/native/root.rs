@@ -25,10 +25,11 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::skeleton::Skeleton;
 use super::{device, proc, sys};
+use crate::launch::UNLAYERED;
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::opened;
 use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Spec, Upper};
+use crate::launch::spec::{Access, Overlay, Spec, Upper};
 
 /// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as
 /// size, so the inodes of a full sandbox take at most a quarter more than its limit.
@@ -69,7 +70,11 @@ pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
         attach_making(tree, &root, &mount.guest)
             .during_this(|| format!("mounting {} on {}", mount.host.path().display(), mount.guest.display()))?;
     }
+    for overlay in &spec.overlays {
+        layer(overlay, &root)?;
+    }
     protect(spec, &root)?;
+    hide(spec, &root, &scratch)?;
     fchdir(&root).during("entering the root")?;
     pivot_root(".", ".").during("changing the root")?;
     // The host's root lies on top of ours now, with everything that is mounted in it.
@@ -133,6 +138,10 @@ fn scratch(spec: &Spec) -> Result<OwnedFd, Failure> {
         [("layer", 0o755), ("work", 0o755), ("root", 0o755), ("dev", 0o755), ("shm", 0o1777), ("tmp", 0o1777), ("none", 0o555)]
     {
         mkdirat(&scratch, name, Mode::from_raw_mode(mode)).during(step)?;
+    }
+    if !spec.hidden.is_empty() {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&scratch, "nothing", flags, Mode::from_raw_mode(0o444)).during(step)?;
     }
     Ok(scratch)
 }
@@ -209,6 +218,67 @@ fn forget_volatile(work: &OwnedFd) {
     let _ = unlinkat(work, "work/incompat/volatile", AtFlags::REMOVEDIR);
 }
 
+/// Shows a host directory under a layer of the sandbox's own, or read-only where that cannot be.
+fn layer(overlay: &Overlay, root: &OwnedFd) -> Result<(), Failure> {
+    let step = || format!("mounting a layer over {}", overlay.lower.path().display());
+    let lower = open_host(&overlay.lower)?;
+    let dir = |path: &Path| open(path, OPEN_DIR, Mode::empty()).during_this(|| format!("opening {}", path.display()));
+    let (upper, work) = (dir(&overlay.upper)?, dir(&overlay.work)?);
+    let tree = match layered(&lower, &upper, &work) {
+        Ok(tree) => tree,
+        // A file system that cannot be layered, or that is layered as often as the kernel allows.
+        Err(_) => {
+            mkdirat(&work, UNLAYERED, Mode::from_raw_mode(0o700)).during_this(step)?;
+            let tree = clone_tree(lower.as_fd(), "").during_this(step)?;
+            let flags = HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY;
+            sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).during_this(step)?;
+            tree
+        }
+    };
+    let mut free = Some(tree);
+    let mut first: Option<PathBuf> = None;
+    for guest in &overlay.guests {
+        let tree = match (free.take(), &first) {
+            (Some(tree), _) => tree,
+            // The same one: two layers with one upper directory would spoil each other.
+            (None, Some(first)) => clone_tree(open_in(root.as_fd(), first).during_this(step)?.as_fd(), "").during_this(step)?,
+            (None, None) => break,
+        };
+        attach(&tree, root, guest).during_this(step)?;
+        first.get_or_insert_with(|| guest.clone());
+    }
+    Ok(())
+}
+
+fn layered(lower: &OwnedFd, upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::process::chdir("/proc/self/fd")?;
+    fsconfig_set_flag(&context, "userxattr")?;
+    for (name, fd) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
+        fsconfig_set_string(&context, name, fd.as_raw_fd().to_string())?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS)
+}
+
+/// Mounts something empty over paths that are not to be seen.
+fn hide(spec: &Spec, root: &OwnedFd, scratch: &OwnedFd) -> Result<(), Failure> {
+    for path in &spec.hidden {
+        let step = || format!("hiding {}", path.display());
+        let target = match open_in(root.as_fd(), path) {
+            Ok(target) => target,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            Err(error) => return Err(error).during_this(step),
+        };
+        let empty = if is_dir(&target).during_this(step)? { "none" } else { "nothing" };
+        let tree = clone_tree(scratch.as_fd(), empty).during_this(step)?;
+        let flags = HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).during_this(step)?;
+        move_onto(&tree, &target).during_this(step)?;
+    }
+    Ok(())
+}
+
 /// Re-mounts paths read-only, and pins the directories that lead to them.
 fn protect(spec: &Spec, root: &OwnedFd) -> Result<(), Failure> {
     let mut pinned: BTreeSet<PathBuf> = spec.mounts.iter().map(|m| m.guest.clone()).collect();
@@ -233,6 +303,11 @@ fn protect(spec: &Spec, root: &OwnedFd) -> Result<(), Failure> {
         bind_to_itself(root, path, Some(MountAttrFlags::MOUNT_ATTR_RDONLY)).during_this(step)?;
     }
     Ok(())
+}
+
+/// Makes a path read-only, as [`enter`] does.
+pub fn make_read_only(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
+    bind_to_itself(root, path, Some(MountAttrFlags::MOUNT_ATTR_RDONLY))
 }
 
 /// Makes a path a mount point of its own, so that it cannot be renamed or removed.

@@ -107,6 +107,8 @@ mod tests {
             dirs: vec![],
             files: vec![],
             read_only: vec!["/Users/me/p/.git/hooks".into()],
+            overlays: Vec::new(),
+            hidden: Vec::new(),
             argv: vec!["true".into()],
             env: BTreeMap::new(),
             cwd: "/Users/me/p".into(),

@@ -217,7 +217,9 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
             mounts,
             dirs,
             files: Vec::new(),
-            read_only: shares.protected(spec),
+            read_only: shares.protected(&spec.read_only, spec),
+            overlays: shares.overlays(spec),
+            hidden: shares.protected(&spec.hidden, spec),
             argv,
             env: BTreeMap::from([
                 ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -258,6 +260,8 @@ pub(super) fn memory(spec: &Spec, machine: &Machine) -> u64 {
 pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
     let mut inner = spec.clone();
     inner.machine = None;
+    // They are in the shares already: what a share is made of cannot be the upper directory of an overlay.
+    inner.overlays = Vec::new();
     inner.root.lower = match machine.disk {
         Some(_) => vec![IMAGE.into()],
         None => (0..spec.root.lower.len()).map(|number| Path::new(LOWER).join(number.to_string())).collect(),
@@ -357,6 +361,7 @@ const PROGRAM: &str = "qemu-system-aarch64";
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
+    use crate::launch::spec::Overlay;
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
@@ -371,6 +376,13 @@ mod tests {
             dirs: vec![],
             files: vec![],
             read_only: vec!["/home/me/p/.git/hooks".into(), "/workspace/.git/hooks".into(), "/not/mounted".into()],
+            overlays: vec![Overlay {
+                lower: "/home/me/p/.jj".into(),
+                upper: "/h/upper".into(),
+                work: "/h/work".into(),
+                guests: vec!["/home/me/p/.jj".into(), "/workspace/.jj".into()],
+            }],
+            hidden: vec!["/workspace/socket".into()],
             argv: vec!["true".into()],
             env: BTreeMap::new(),
             cwd: "/home/me/p".into(),
@@ -428,6 +440,11 @@ mod tests {
         ];
         assert_eq!(seen, expect);
         assert_eq!(made.outer.read_only, [PathBuf::from("/silo/share/0/.git/hooks")]);
+        // The layer lies outside, where the guest's kernel cannot change it, and once.
+        assert_eq!(made.outer.overlays.len(), 1);
+        assert_eq!(made.outer.overlays[0].guests, [PathBuf::from("/silo/share/0/.jj")]);
+        assert_eq!(made.outer.hidden, [PathBuf::from("/silo/share/0/socket")]);
+        assert!(made.inner.overlays.is_empty() && made.inner.hidden == spec().hidden);
         assert_eq!((made.outer.identity, made.outer.network, made.outer.machine), (Identity::Machine, None, None));
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
         let memory = made.memory_bytes + QEMU_MEMORY_BYTES;
@@ -457,6 +474,7 @@ mod tests {
         assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hostname"]);
         let undone = Spec {
             root: spec.root.clone(),
+            overlays: spec.overlays.clone(),
             mounts: spec.mounts.clone(),
             limits: Limits { cpu_thousandths: Some(1500), ..inner.limits.clone() },
             ..inner.clone()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::machine::{GIVEN, SHARES};
 use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Spec};
+use crate::launch::spec::{Access, Overlay, Spec};
 
 /// A host directory, or one file, that a machine sees.
 pub(super) struct Share {
@@ -52,19 +52,27 @@ impl Shares {
         }
     }
 
-    /// The paths that only may be read, as QEMU sees them.
-    pub fn protected(&self, spec: &Spec) -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = Vec::new();
-        for path in &spec.read_only {
-            let outer = spec.mounts.iter().filter(|mount| path.starts_with(&mount.guest));
-            let Some(mount) = outer.max_by_key(|mount| mount.guest.as_os_str().len()) else { continue };
-            let Some(number) = self.hosts.iter().position(|share| share.host == mount.host) else { continue };
-            let below = path.strip_prefix(&mount.guest).unwrap_or(path);
-            paths.push(self.hosts[number].outside(number).join(below));
-        }
+    /// Guest paths as QEMU sees them, each once; those that are in no share are left out.
+    pub fn protected(&self, guests: &[PathBuf], spec: &Spec) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = guests.iter().filter_map(|path| self.outside(path, spec)).collect();
         paths.sort();
         paths.dedup();
         paths
+    }
+
+    /// The layers over directories of shares.
+    pub fn overlays(&self, spec: &Spec) -> Vec<Overlay> {
+        let outside = |overlay: &Overlay| Overlay { guests: self.protected(&overlay.guests, spec), ..overlay.clone() };
+        spec.overlays.iter().map(outside).collect()
+    }
+
+    fn outside(&self, path: &Path, spec: &Spec) -> Option<PathBuf> {
+        let outer = spec.mounts.iter().filter(|mount| path.starts_with(&mount.guest));
+        let mount = outer.max_by_key(|mount| mount.guest.as_os_str().len())?;
+        let number = self.hosts.iter().position(|share| share.host == mount.host)?;
+        let (top, below) = (self.hosts[number].outside(number), path.strip_prefix(&mount.guest).unwrap_or(path));
+        // A path that ends with a slash is that of a directory, which a file's is not.
+        Some(if below.as_os_str().is_empty() { top } else { top.join(below) })
     }
 }
 

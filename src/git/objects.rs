@@ -1,0 +1,277 @@
+//! Takes objects over: each is copied first, so that nobody can write it any more, then verified, then named. What has a
+//! name already is never replaced.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::budget::Budget;
+use super::dir::{Dir, Kind, is_absent};
+use super::oid::{Format, Oid};
+use super::{Refusal, loose, pack, packidx};
+
+/// Packs above this wait for the end of a run: copying them would cost as much as they are large.
+const LIVE_PACK_BYTES: u64 = 64 << 20;
+/// Files above this are not copied at the end but get another name, where that is possible.
+const COPIED_BYTES: u64 = 256 << 20;
+/// Objects up to this are verified in memory.
+const SMALL_BYTES: u64 = 1 << 20;
+/// What one run may have unpacked: some minutes of work.
+const MAX_UNPACKED_BYTES: u64 = 32 << 30;
+/// Most files in one directory of a layer.
+const MAX_FILES: usize = 1 << 20;
+/// Most bytes of the file that names other object stores.
+const MAX_ALTERNATES_BYTES: u64 = 1 << 16;
+/// How many object stores lead to one another.
+const MAX_STORES: usize = 8;
+
+/// Whether the sandbox still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// It does, and may write its layer.
+    Live,
+    /// It is gone.
+    Ended,
+}
+
+/// Whether all objects of a layer are the host's now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// They are, but for refused ones.
+    All,
+    /// Some wait for the end of the run.
+    Some,
+}
+
+/// What was taken over so far.
+#[derive(Debug)]
+pub struct Objects {
+    format: Format,
+    done: HashSet<Oid>,
+    packs: BTreeSet<OsString>,
+    budget: Budget,
+    /// Files that were refused, each with why.
+    pub refused: BTreeMap<PathBuf, Refusal>,
+    run: String,
+    count: u64,
+}
+
+impl Objects {
+    /// Begins; `run` makes names of temporary files its own.
+    pub fn new(format: Format, run: &str) -> Objects {
+        Objects {
+            format,
+            done: HashSet::new(),
+            packs: BTreeSet::new(),
+            budget: Budget::new(MAX_UNPACKED_BYTES),
+            refused: BTreeMap::new(),
+            run: run.to_owned(),
+            count: 0,
+        }
+    }
+
+    /// Takes over what is new in a layer's directory of objects.
+    pub fn bring(&mut self, upper: &Dir, host: &Dir, when: When) -> io::Result<Brought> {
+        let dir = match upper.dir(Path::new("objects")) {
+            Ok(dir) => dir,
+            Err(error) if is_absent(&error) => return Ok(Brought::All),
+            // A link, where git has a directory.
+            Err(_) => return Ok(Brought::All),
+        };
+        let objects = host.dir(Path::new("objects"))?;
+        let mut brought = Brought::All;
+        for name in dir.list(MAX_FILES)? {
+            let path = Path::new(&name);
+            if dir.stat(path)?.is_none_or(|stat| Kind::of(&stat) != Kind::Dir) {
+                continue;
+            }
+            let bytes = name.as_encoded_bytes();
+            if name == "pack" {
+                brought = self.packs(&dir.dir(path)?, &objects, when)?;
+            } else if bytes.len() == 2 && bytes.iter().all(u8::is_ascii_hexdigit) {
+                self.loose(&name, &dir, &objects)?;
+            }
+        }
+        Ok(brought)
+    }
+
+    fn loose(&mut self, first: &OsStr, dir: &Dir, objects: &Dir) -> io::Result<()> {
+        let Ok(from) = dir.dir(Path::new(first)) else { return Ok(()) };
+        for name in from.list(MAX_FILES)? {
+            let whole = [first.as_encoded_bytes(), name.as_encoded_bytes()].concat();
+            let Some(oid) = self.format.parse(&whole).filter(|oid| !self.done.contains(oid)) else { continue };
+            let path = Path::new("objects").join(first).join(&name);
+            if self.refused.contains_key(&path) {
+                continue;
+            }
+            match self.one(oid, &from, &name, objects, first) {
+                Ok(Ok(())) => drop(self.done.insert(oid)),
+                Ok(Err(refusal)) => drop(self.refused.insert(path, refusal)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, oid: Oid, from: &Dir, name: &OsStr, objects: &Dir, first: &OsStr) -> io::Result<Result<(), Refusal>> {
+        let inner = Path::new(first).join(name);
+        match from.stat(Path::new(name))?.map(|stat| Kind::of(&stat)) {
+            Some(Kind::File) => {}
+            // The host's is not removed with it.
+            None | Some(Kind::Whiteout) => return Ok(Ok(())),
+            Some(_) => return Ok(Err(Refusal("is not a regular file"))),
+        }
+        if objects.stat(&inner)?.is_some() {
+            return Ok(Ok(()));
+        }
+        let (mut file, stat) = from.file(Path::new(name))?;
+        let into = objects.make(Path::new(first))?;
+        if u64::try_from(stat.st_size).is_ok_and(|size| size <= SMALL_BYTES) {
+            let mut bytes = Vec::new();
+            file.take(SMALL_BYTES + 1).read_to_end(&mut bytes)?;
+            if let Err(refusal) = loose::verify(&bytes[..], oid, self.format, &mut self.budget) {
+                return Ok(Err(refusal));
+            }
+            let staged = self.name("obj");
+            into.write_new(&staged, &bytes, 0o444)?;
+            return place(&into, &staged, name).map(Ok);
+        }
+        let staged = self.name("obj");
+        let verified = copy(&mut file, &into, &staged).map(|copy| loose::verify(copy, oid, self.format, &mut self.budget));
+        settle(verified, &into, &staged, name)
+    }
+
+    fn packs(&mut self, from: &Dir, objects: &Dir, when: When) -> io::Result<Brought> {
+        let mut brought = Brought::All;
+        for name in from.list(MAX_FILES)? {
+            let Some(stem) = pack_stem(&name).filter(|_| !self.packs.contains(&name)) else { continue };
+            // git gives a pack its index last.
+            let index = format!("{stem}.idx");
+            let is_there = |name: &OsStr| Ok::<_, io::Error>(from.stat(Path::new(name))?.is_some_and(|stat| Kind::of(&stat) == Kind::File));
+            if !is_there(&name)? || !is_there(OsStr::new(&index))? {
+                continue;
+            }
+            let (mut file, stat) = from.file(Path::new(&name))?;
+            let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+            if when == When::Live && size > LIVE_PACK_BYTES {
+                brought = Brought::Some;
+                continue;
+            }
+            let into = objects.make(Path::new("pack"))?;
+            let staged = self.name("pack");
+            let linked = when == When::Ended && size > COPIED_BYTES && into.link_from(from, &name, &staged).is_ok();
+            let copied = if linked { into.file(Path::new(&staged)).map(|(file, _)| file) } else { copy(&mut file, &into, &staged) };
+            let done = copied.and_then(|copy| self.pack(&copy, &into, &staged));
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(refusal)) => {
+                    self.refused.insert(Path::new("objects/pack").join(&name), refusal);
+                }
+                Err(error) => {
+                    let _ = into.remove(&staged);
+                    return Err(error);
+                }
+            }
+            self.packs.insert(name);
+        }
+        Ok(brought)
+    }
+
+    /// Verifies a pack under its temporary name, and gives it its own, with an index that is made here.
+    fn pack(&mut self, file: &File, into: &Dir, staged: &OsStr) -> io::Result<Result<(), Refusal>> {
+        let verified = pack::verify(file, file.metadata()?.len(), self.format, &mut self.budget);
+        let pack = match verified {
+            Ok(pack) => pack,
+            Err(refusal) => {
+                into.remove(staged)?;
+                return Ok(Err(refusal));
+            }
+        };
+        let Some(index) = packidx::write(&pack, self.format) else {
+            into.remove(staged)?;
+            return Ok(Err(Refusal("was made to collide with another")));
+        };
+        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
+        place(into, staged, OsStr::new(&format!("pack-{}.pack", pack.checksum)))?;
+        let staged = self.name("idx");
+        into.write_new(&staged, &index, 0o444)?;
+        place(into, &staged, OsStr::new(&format!("pack-{}.idx", pack.checksum)))?;
+        Ok(Ok(()))
+    }
+
+    /// A name that git takes for a file which somebody left behind.
+    fn name(&mut self, kind: &str) -> OsString {
+        self.count += 1;
+        format!("tmp_{kind}_silo-{}-{}", self.run, self.count).into()
+    }
+}
+
+/// Gives a file its name, unless something has it.
+fn place(dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<()> {
+    let placed = match dir.link_from(dir, staged, name) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        placed => placed,
+    };
+    dir.remove(staged)?;
+    placed
+}
+
+fn settle(verified: io::Result<Result<(), Refusal>>, dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<Result<(), Refusal>> {
+    match verified {
+        Ok(Ok(())) => place(dir, staged, name).map(Ok),
+        refused => {
+            // The first error is the one that counts.
+            let _ = dir.remove(staged);
+            refused
+        }
+    }
+}
+
+/// Copies a file whole, and returns the copy, to be read from its beginning.
+fn copy(from: &mut File, into: &Dir, staged: &OsStr) -> io::Result<File> {
+    let mut copy = into.create(staged, 0o444)?;
+    io::copy(from, &mut copy)?;
+    copy.flush()?;
+    let (mut copy, _) = into.file(Path::new(staged))?;
+    copy.seek(SeekFrom::Start(0))?;
+    Ok(copy)
+}
+
+/// Reads `pack-<hex>.pack`.
+fn pack_stem(name: &OsStr) -> Option<&str> {
+    let stem = name.to_str()?.strip_suffix(".pack")?;
+    let hex = stem.strip_prefix("pack-")?;
+    (matches!(hex.len(), 40 | 64) && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(stem)
+}
+
+/// Says whether the host has an object, in its own store or one that it names.
+pub fn has(host: &Dir, oid: &Oid, format: Format) -> bool {
+    let text = oid.to_string();
+    let inner = Path::new(&text[..2]).join(&text[2..]);
+    let mut stores: Vec<Dir> = host.dir(Path::new("objects")).into_iter().collect();
+    let mut seen = 0;
+    while let Some(objects) = stores.pop() {
+        seen += 1;
+        if objects.stat(&inner).is_ok_and(|stat| stat.is_some()) {
+            return true;
+        }
+        let pack = objects.dir(Path::new("pack"));
+        let indexes = pack.iter().flat_map(|pack| pack.list(MAX_FILES).unwrap_or_default());
+        for name in indexes.filter(|name| name.as_encoded_bytes().ends_with(b".idx")) {
+            let file = pack.as_ref().ok().and_then(|pack| pack.file(Path::new(&name)).ok());
+            if file.is_some_and(|(file, _)| packidx::has(&file, oid, format)) {
+                return true;
+            }
+        }
+        let alternates = objects.read(Path::new("info/alternates"), MAX_ALTERNATES_BYTES).ok().flatten().unwrap_or_default();
+        for line in
+            String::from_utf8_lossy(&alternates).lines().filter(|line| line.starts_with('/')).take(MAX_STORES - seen.min(MAX_STORES))
+        {
+            stores.extend(Dir::open(Path::new(line)));
+        }
+    }
+    false
+}

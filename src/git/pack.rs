@@ -1,0 +1,385 @@
+//! A pack: many objects in one file, some as differences to others. Every object is unpacked and named here, and the pack's
+//! own index is made of that: an index that a sandbox wrote could give an object another's name.
+//!
+//! A pack comes from a sandbox, so sizes that it states are never reserved, only counted, and what is in memory at once is
+//! bounded. The crates that read packs trust these numbers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::unix::fs::FileExt;
+
+use flate2::Crc;
+use flate2::bufread::ZlibDecoder;
+
+use super::Refusal;
+use super::budget::Budget;
+use super::oid::{Format, Hasher, Oid};
+
+/// The largest object that has differences to it or is made of them; git makes none of files above half of that.
+const MAX_DELTA_BYTES: u64 = 1 << 30;
+/// Most bytes of objects in memory while differences to them are applied.
+const MAX_HELD_BYTES: u64 = 1 << 30;
+/// Most objects: a hundred million would take ten gigabytes to list.
+const MAX_OBJECTS: u32 = 50_000_000;
+
+/// One object of a pack that was verified.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// Its name.
+    pub oid: Oid,
+    /// Where it begins.
+    pub offset: u64,
+    /// The checksum of its bytes in the pack.
+    pub crc: u32,
+}
+
+/// A pack that was verified.
+#[derive(Debug)]
+pub struct Pack {
+    /// Its objects, by name.
+    pub objects: Vec<Object>,
+    /// The hash of all bytes before its end.
+    pub checksum: Oid,
+}
+
+/// What an entry is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// A whole object of this type.
+    Whole(&'static str),
+    /// A difference to the entry at this offset.
+    Offset(u64),
+    /// A difference to the object of this name.
+    Name(Oid),
+}
+
+struct Entry {
+    offset: u64,
+    /// Where its compressed bytes begin.
+    data: u64,
+    size: u64,
+    crc: u32,
+    base: Base,
+    oid: Option<Oid>,
+}
+
+/// Verifies a pack of so many bytes.
+pub fn verify(file: &File, len: u64, format: Format, budget: &mut Budget) -> Result<Pack, Refusal> {
+    let body = len.checked_sub(format.bytes() as u64).ok_or(Refusal("is too short for a pack"))?;
+    let (mut entries, checksum) = scan(file, body, format, budget)?;
+    let mut sum = vec![0; format.bytes()];
+    file.read_exact_at(&mut sum, body).map_err(|_| Refusal("cannot be read"))?;
+    if checksum.as_bytes() != sum {
+        return Err(Refusal("has a wrong checksum"));
+    }
+    resolve(file, &mut entries, format, budget)?;
+    let mut objects = Vec::with_capacity(entries.len());
+    for entry in &entries {
+        let oid = entry.oid.ok_or(Refusal("has a difference to an object that it does not have"))?;
+        objects.push(Object { oid, offset: entry.offset, crc: entry.crc });
+    }
+    objects.sort();
+    Ok(Pack { objects, checksum })
+}
+
+/// Reads a pack from its beginning to its end: unpacks each entry, and names those that are whole.
+fn scan(file: &File, body: u64, format: Format, budget: &mut Budget) -> Result<(Vec<Entry>, Oid), Refusal> {
+    let mut input = Input { file, at: 0, end: body, buffer: vec![0; 1 << 16], from: 0, to: 0, crc: Crc::new(), hasher: format.hasher() };
+    let mut head = [0; 12];
+    input.read_exact(&mut head).map_err(|_| Refusal("is cut off"))?;
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_be_bytes);
+    if &head[..4] != b"PACK" || !matches!(number(&head[4..8]), 2 | 3) {
+        return Err(Refusal("is not a pack"));
+    }
+    let count = number(&head[8..]);
+    if count > MAX_OBJECTS || u64::from(count) > body / 4 {
+        return Err(Refusal("says that it has more objects than bytes"));
+    }
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        entries.push(scan_entry(&mut input, format, budget)?);
+    }
+    if input.position() != body {
+        return Err(Refusal("has something behind its last object"));
+    }
+    Ok((entries, input.hasher.finish().ok_or(Refusal("was made to collide with another"))?))
+}
+
+fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Result<Entry, Refusal> {
+    input.crc.reset();
+    let offset = input.position();
+    let (kind, size) = entry_header(input)?;
+    let base = match kind {
+        1 => Base::Whole("commit"),
+        2 => Base::Whole("tree"),
+        3 => Base::Whole("blob"),
+        4 => Base::Whole("tag"),
+        6 => {
+            let back = distance(input)?;
+            Base::Offset(offset.checked_sub(back).filter(|base| *base < offset).ok_or(Refusal("has a difference to nothing"))?)
+        }
+        7 => {
+            let mut name = vec![0; format.bytes()];
+            input.read_exact(&mut name).map_err(|_| Refusal("is cut off"))?;
+            Base::Name(format.raw(&name).ok_or(Refusal("is cut off"))?)
+        }
+        _ => return Err(Refusal("has an object of an unknown type")),
+    };
+    budget.take(size)?;
+    let data = input.position();
+    let mut hasher = match base {
+        Base::Whole(kind) => {
+            let mut hasher = format.hasher();
+            hasher.update(format!("{kind} {size}\0").as_bytes());
+            Some(hasher)
+        }
+        Base::Offset(_) | Base::Name(_) => None,
+    };
+    inflate(&mut *input, size, &mut |bytes| {
+        if let Some(hasher) = &mut hasher {
+            hasher.update(bytes);
+        }
+    })?;
+    let oid = match hasher.map(Hasher::finish) {
+        Some(None) => return Err(Refusal("has an object that was made to collide with another")),
+        Some(oid) => oid,
+        None => None,
+    };
+    Ok(Entry { offset, data, size, crc: input.crc.sum(), base, oid })
+}
+
+/// Unpacks exactly so many bytes.
+fn inflate(input: impl BufRead, size: u64, each: &mut dyn FnMut(&[u8])) -> Result<(), Refusal> {
+    let mut decoder = ZlibDecoder::new(input);
+    let mut buffer = vec![0; 1 << 15];
+    let mut got = 0;
+    loop {
+        match decoder.read(&mut buffer) {
+            Ok(0) if got == size => return Ok(()),
+            Ok(0) => return Err(Refusal("has an object that is shorter than it says")),
+            Ok(read) => {
+                got += read as u64;
+                if got > size {
+                    return Err(Refusal("has an object that is longer than it says"));
+                }
+                each(&buffer[..read]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(Refusal("is not compressed as git does it")),
+        }
+    }
+}
+
+/// Names the entries that are differences: from each whole object down to those that are made of it.
+fn resolve(file: &File, entries: &mut [Entry], format: Format, budget: &mut Budget) -> Result<(), Refusal> {
+    let places: HashMap<u64, usize> = entries.iter().enumerate().map(|(number, entry)| (entry.offset, number)).collect();
+    let mut of_entry: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut of_name: BTreeMap<Oid, Vec<usize>> = BTreeMap::new();
+    for (number, entry) in entries.iter().enumerate() {
+        match entry.base {
+            Base::Whole(_) => {}
+            Base::Offset(offset) => {
+                let base = places.get(&offset).ok_or(Refusal("has a difference to nothing"))?;
+                of_entry.entry(*base).or_default().push(number);
+            }
+            Base::Name(name) => of_name.entry(name).or_default().push(number),
+        }
+    }
+    let mut take = |number: usize, oid: Oid| {
+        let mut made = of_entry.remove(&number).unwrap_or_default();
+        made.extend(of_name.remove(&oid).unwrap_or_default());
+        made
+    };
+    let mut held: u64 = 0;
+    for root in 0..entries.len() {
+        let (Base::Whole(kind), Some(oid)) = (entries[root].base, entries[root].oid) else { continue };
+        let made = take(root, oid);
+        if made.is_empty() {
+            continue;
+        }
+        let content = unpack(file, &entries[root], format)?;
+        held += content.len() as u64;
+        let mut stack = vec![(content, made)];
+        while let Some((content, mut made)) = stack.pop() {
+            let Some(number) = made.pop() else {
+                held -= content.len() as u64;
+                continue;
+            };
+            let difference = unpack(file, &entries[number], format)?;
+            let result = apply(&content, &difference, budget)?;
+            if made.is_empty() {
+                held -= content.len() as u64;
+            } else {
+                stack.push((content, made));
+            }
+            let oid = format.of_object(kind, &result).ok_or(Refusal("has an object that was made to collide with another"))?;
+            entries[number].oid = Some(oid);
+            let below = take(number, oid);
+            if !below.is_empty() {
+                held += result.len() as u64;
+                if held > MAX_HELD_BYTES {
+                    return Err(Refusal("needs more memory than is given to a pack"));
+                }
+                stack.push((result, below));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks an entry into memory; its size was found to be true before.
+fn unpack(file: &File, entry: &Entry, format: Format) -> Result<Vec<u8>, Refusal> {
+    if entry.size > MAX_DELTA_BYTES {
+        return Err(Refusal("has differences to an object that is too large for that"));
+    }
+    let mut input =
+        Input { file, at: entry.data, end: u64::MAX, buffer: vec![0; 1 << 14], from: 0, to: 0, crc: Crc::new(), hasher: format.hasher() };
+    let mut content = Vec::new();
+    inflate(&mut input, entry.size, &mut |bytes| content.extend_from_slice(bytes))?;
+    Ok(content)
+}
+
+/// Applies a difference.
+fn apply(base: &[u8], difference: &[u8], budget: &mut Budget) -> Result<Vec<u8>, Refusal> {
+    const WRONG: Refusal = Refusal("has a difference that does not fit");
+    let mut left = difference;
+    if size(&mut left).ok_or(WRONG)? != base.len() as u64 {
+        return Err(WRONG);
+    }
+    let expect = size(&mut left).ok_or(WRONG)?;
+    if expect > MAX_DELTA_BYTES {
+        return Err(Refusal("has differences to an object that is too large for that"));
+    }
+    budget.take(expect)?;
+    let mut result = Vec::new();
+    while let Some((&byte, rest)) = left.split_first() {
+        left = rest;
+        let piece = if byte & 0x80 != 0 {
+            let mut number = |bits: std::ops::Range<u32>| -> Option<usize> {
+                let mut value = 0;
+                for (shift, bit) in bits.enumerate() {
+                    if byte & 1 << bit != 0 {
+                        let (&next, rest) = left.split_first()?;
+                        left = rest;
+                        value |= usize::from(next) << (8 * shift);
+                    }
+                }
+                Some(value)
+            };
+            let from = number(0..4).ok_or(WRONG)?;
+            let len = number(4..7).ok_or(WRONG)?;
+            base.get(from..from + if len == 0 { 0x10000 } else { len }).ok_or(WRONG)?
+        } else {
+            let (piece, rest) = left.split_at_checked(usize::from(byte)).filter(|_| byte != 0).ok_or(WRONG)?;
+            left = rest;
+            piece
+        };
+        if (result.len() + piece.len()) as u64 > expect {
+            return Err(WRONG);
+        }
+        result.extend_from_slice(piece);
+    }
+    if result.len() as u64 == expect { Ok(result) } else { Err(WRONG) }
+}
+
+/// The type and size of an entry.
+fn entry_header(input: &mut Input<'_>) -> Result<(u8, u64), Refusal> {
+    let first = input.byte()?;
+    let mut size = u64::from(first & 15);
+    let (mut more, mut shift) = (first & 0x80 != 0, 4);
+    while more {
+        let byte = input.byte()?;
+        if shift > 57 {
+            return Err(Refusal("has an object of an impossible size"));
+        }
+        size |= u64::from(byte & 0x7f) << shift;
+        more = byte & 0x80 != 0;
+        shift += 7;
+    }
+    Ok((first >> 4 & 7, size))
+}
+
+/// How far back the base of a difference is.
+fn distance(input: &mut Input<'_>) -> Result<u64, Refusal> {
+    let mut byte = input.byte()?;
+    let mut value = u64::from(byte & 0x7f);
+    while byte & 0x80 != 0 {
+        byte = input.byte()?;
+        if value >= 1 << 55 {
+            return Err(Refusal("has a difference to nothing"));
+        }
+        value = (value + 1) << 7 | u64::from(byte & 0x7f);
+    }
+    Ok(value)
+}
+
+/// A size in a difference.
+fn size(left: &mut &[u8]) -> Option<u64> {
+    let (mut value, mut shift) = (0, 0);
+    loop {
+        let (&byte, rest) = left.split_first()?;
+        *left = rest;
+        value |= u64::from(byte & 0x7f).checked_shl(shift).filter(|_| shift < 57)?;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+}
+
+/// A pack's bytes in order, each hashed once it is used.
+struct Input<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+    buffer: Vec<u8>,
+    from: usize,
+    to: usize,
+    crc: Crc,
+    hasher: Hasher,
+}
+
+impl Input<'_> {
+    fn position(&self) -> u64 {
+        self.at - (self.to - self.from) as u64
+    }
+
+    fn byte(&mut self) -> Result<u8, Refusal> {
+        let mut byte = [0];
+        self.read_exact(&mut byte).map_err(|_| Refusal("is cut off"))?;
+        Ok(byte[0])
+    }
+}
+
+impl BufRead for Input<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.from == self.to {
+            let room = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(self.buffer.len());
+            let read = self.file.read_at(&mut self.buffer[..room], self.at)?;
+            (self.from, self.to) = (0, read);
+            self.at += read as u64;
+        }
+        Ok(&self.buffer[self.from..self.to])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        let used = &self.buffer[self.from..self.from + amount];
+        self.crc.update(used);
+        // Of a second look at one entry nobody wants the hash; the end is open then.
+        if self.end != u64::MAX {
+            self.hasher.update(used);
+        }
+        self.from += amount;
+    }
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let have = self.fill_buf()?;
+        let len = have.len().min(into.len());
+        into[..len].copy_from_slice(&have[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}

@@ -1,0 +1,151 @@
+//! Watches what is obeyed while a sandbox runs: a file that is changed and changed back in the meantime is reported, too.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::difference::{self, Difference};
+use super::find::{Asked, look_since};
+use super::{Error, Guards};
+
+/// What was found at the start, and what has become of it so far.
+#[derive(Debug)]
+pub struct Watch {
+    project: PathBuf,
+    start: Guards,
+    last: Guards,
+    seen: BTreeMap<PathBuf, Difference>,
+}
+
+impl Watch {
+    /// Begins with what was found at the start.
+    pub fn new(project: &Path, start: Guards) -> Watch {
+        Watch { project: project.to_owned(), last: start.clone(), start, seen: BTreeMap::new() }
+    }
+
+    /// Looks once more. Files that the kernel has noted no change of are not read again.
+    pub fn tick(&mut self, asked: &Asked<'_>) -> Result<(), Error> {
+        self.last = look_since(&self.project, asked, Some(&self.last))?;
+        self.note();
+        Ok(())
+    }
+
+    /// Looks a last time, at everything, and returns what was ever different.
+    pub fn finish(mut self, asked: &Asked<'_>) -> Result<BTreeMap<PathBuf, Difference>, Error> {
+        self.last = look_since(&self.project, asked, None)?;
+        self.note();
+        Ok(self.seen)
+    }
+
+    fn note(&mut self) {
+        for (path, difference) in difference::differences(&self.start, &self.last) {
+            match self.seen.get_mut(&path) {
+                // The greater change is the one to be told.
+                Some(known) if known.change >= difference.change => {}
+                Some(known) => *known = difference,
+                None => drop(self.seen.insert(path, difference)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::difference::{Change, lines};
+    use super::super::{MAX_GUARDED, look};
+    use super::*;
+
+    fn asked<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> Asked<'a> {
+        Asked { recipes: Some("recipes"), named, excluded, most: MAX_GUARDED }
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().expect("not the root")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+
+    #[test]
+    fn every_difference_is_found_also_one_that_is_undone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let project = fs::canonicalize(place.path()).expect("there");
+        for name in [".envrc", "silo.toml", ".vscode/tasks.json", ".mcp.json", ".gdbinit", "AGENTS.md", "out/x.vimrc"] {
+            write(&project.join(name), "before");
+        }
+        let (named, excluded) = ([(PathBuf::from("tools/hook"), "git's core.hooksPath".to_owned())], [PathBuf::from(".claude")]);
+        let asked = asked(&named, &excluded);
+        let start = look(&project, &asked).expect("looked");
+        assert_eq!(start.read_only(), [".envrc", ".gdbinit", ".mcp.json", ".vscode", "silo.toml"].map(Path::new));
+        let mut watch = Watch::new(&project, start);
+        watch.tick(&asked).expect("looked");
+        assert!(watch.seen.is_empty());
+        // Changed and changed back between two looks of the watch; and by a rename, with the same content.
+        write(&project.join(".envrc"), "evil");
+        watch.tick(&asked).expect("looked");
+        write(&project.join(".envrc"), "before");
+        write(&project.join("new"), "before");
+        fs::rename(project.join("new"), project.join("silo.toml")).expect("renamed");
+        fs::remove_file(project.join(".gdbinit")).expect("there");
+        write(&project.join("AGENTS.md"), "after");
+        write(&project.join(".vscode/settings.json"), "x");
+        write(&project.join(".cursor/mcp.json"), "x");
+        write(&project.join("x.code-workspace"), "x");
+        write(&project.join(".claude/settings.json"), "of the sandbox's own");
+        write(&project.join("tools/hook"), "x");
+        write(&project.join("recipes/a.toml"), "x");
+        let found = watch.finish(&asked).expect("looked");
+        assert_eq!(
+            lines(&found),
+            [
+                ".cursor (new; Cursor)",
+                ".envrc (changed; direnv)",
+                ".gdbinit (gone; GDB)",
+                ".vscode/settings.json (new; Visual Studio Code)",
+                "AGENTS.md (changed; coding agents)",
+                "recipes (new; Silo)",
+                "silo.toml (replaced, with the same content; Silo)",
+                "tools/hook (new; git's core.hooksPath)",
+                "x.code-workspace (new; Visual Studio Code)",
+            ]
+        );
+        assert_eq!(found[Path::new(".envrc")].change, Change::Changed);
+    }
+
+    #[test]
+    fn a_directory_of_nothing_else_is_guarded_as_a_whole_and_links_guard_their_targets() {
+        let place = tempfile::tempdir().expect("a directory");
+        let project = fs::canonicalize(place.path()).expect("there");
+        write(&project.join(".cargo/config.toml"), "");
+        write(&project.join(".config/mise.toml"), "");
+        write(&project.join(".config/other"), "");
+        write(&project.join("conf/vscode/tasks.json"), "");
+        write(&project.join("tools/tasks.json"), "");
+        symlink(project.join("conf/vscode"), project.join(".vscode")).expect("made");
+        symlink("../../tools/tasks.json", project.join("conf/vscode/more.json")).expect("made");
+        let guards = look(&project, &asked(&[], &[])).expect("looked");
+        let expect = [".cargo", ".config/mise.toml", ".vscode", "conf/vscode", "tools/tasks.json"];
+        assert_eq!(guards.read_only(), expect.map(Path::new));
+        // A link to another place is another one.
+        fs::remove_file(project.join(".vscode")).expect("there");
+        symlink("other", project.join(".vscode")).expect("made");
+        let later = look(&project, &asked(&[], &[])).expect("looked");
+        assert!(lines(&difference::differences(&guards, &later)).contains(&".vscode (changed; Visual Studio Code)".to_owned()));
+    }
+
+    #[test]
+    fn a_project_with_too_much_is_refused() {
+        let place = tempfile::tempdir().expect("a directory");
+        for number in 0..8 {
+            write(&place.path().join(format!(".idea/{number}")), "");
+        }
+        for most in [1, 3, 8] {
+            let asked = Asked { most, ..asked(&[], &[]) };
+            assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { .. })), "{most}");
+        }
+        let asked = Asked { most: 8, ..asked(&[], &[]) };
+        assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { most: 8 })));
+        let asked = Asked { most: 9, ..asked };
+        assert!(look(place.path(), &asked).is_ok());
+    }
+}
