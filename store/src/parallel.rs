@@ -1,58 +1,47 @@
-//! Works on many items with all processors, or with as many threads as the system allows.
+//! Runs work on many items on a thread pool, or with as many threads as the system allows.
 //!
-//! The caller is one of the workers. So where no thread can be made (a limit of processes, no memory) the work is done all
-//! the same, only more slowly.
+//! rayon's global pool panics where a thread cannot be started (a limit of processes, no memory). So the pool is built here,
+//! with fewer threads after each failure; without any, the caller does the work itself, only more slowly.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::num::NonZero;
+use std::sync::OnceLock;
 use std::thread;
+
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Returns the result of each item, in their order.
 pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    match try_map(items, |item| Ok::<R, std::convert::Infallible>(work(item))) {
-        Ok(results) => results,
-        Err(never) => match never {},
+    match pool(items.len()) {
+        Some(pool) => pool.install(|| items.par_iter().map(&work).collect()),
+        None => items.iter().map(work).collect(),
     }
 }
 
-/// Returns the result of each item, in their order, or the first error that occurred; items that nobody has begun by then
-/// are left.
+/// Returns the result of each item, in their order, or an error; items that nobody has begun by then are left.
 pub fn try_map<T: Sync, R: Send, E: Send>(items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(items.len()));
-    let error = Mutex::new(None);
-    let serve = || {
-        while !failed.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(at) else { return };
-            match work(item) {
-                Ok(result) => done.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((at, result)),
-                Err(why) => {
-                    failed.store(true, Ordering::Relaxed);
-                    error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(why);
-                }
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            if thread::Builder::new().spawn_scoped(scope, serve).is_err() {
-                break;
-            }
-        }
-        serve();
-    });
-    if let Some(why) = error.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-        return Err(why);
+    match pool(items.len()) {
+        Some(pool) => pool.install(|| items.par_iter().map(&work).collect()),
+        None => items.iter().map(work).collect(),
     }
-    let mut done = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    done.sort_unstable_by_key(|(at, _)| *at);
-    Ok(done.into_iter().map(|(_, result)| result).collect())
+}
+
+/// Returns the pool of this process, if there is more than one item to work on and a thread could be started.
+fn pool(items: usize) -> Option<&'static ThreadPool> {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    if items < 2 { None } else { POOL.get_or_init(|| started(thread::available_parallelism().map_or(1, NonZero::get))).as_ref() }
+}
+
+/// Starts a pool of so many threads, or of half as many, and so on.
+fn started(threads: usize) -> Option<ThreadPool> {
+    let mut halves = std::iter::successors(Some(threads), |threads| Some(threads / 2).filter(|half| *half > 0));
+    halves.find_map(|threads| ThreadPoolBuilder::new().num_threads(threads).build().ok())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -60,16 +49,18 @@ mod tests {
         let items: Vec<u64> = (0..1000).collect();
         assert_eq!(map(&items, |item| item * 2), (0..1000).map(|item| item * 2).collect::<Vec<_>>());
         assert_eq!(map(&[] as &[u64], |item| *item), []);
+        assert_eq!(map(&[7_u64], |item| *item), [7]);
     }
 
     #[test]
     fn an_error_leaves_what_is_not_begun() {
-        let items: Vec<u64> = (0..1000).collect();
+        let items: Vec<u64> = (0..100_000).collect();
         let begun = AtomicUsize::new(0);
         let outcome = try_map(&items, |item| {
             begun.fetch_add(1, Ordering::Relaxed);
             if *item == 0 { Err("zero") } else { Ok(*item) }
         });
         assert_eq!(outcome, Err("zero"));
+        assert!(begun.load(Ordering::Relaxed) <= items.len());
     }
 }
