@@ -1,17 +1,19 @@
 //! Reaching a host for a guest: the name is looked up here, and what it leads to is judged before it is dialled.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use silo_wire::Outcome;
 
 use crate::grant::address::{Owner, canonical, owner};
 use crate::grant::{Cover, Host, MACHINE, Policy, Said};
+use crate::thread;
 
 use super::own::is_own;
 use super::proxies::{Proxies, Proxy, Unknown};
@@ -130,7 +132,16 @@ async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     if host.as_str() == MACHINE {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    let found: Vec<SocketAddr> = lookup_host((host.for_resolver(), port)).await?.take(MAX_ADDRESSES).collect();
+    // tokio's own lookup panics where the system refuses a thread.
+    let (send, receive) = oneshot::channel();
+    let name = host.for_resolver().to_owned();
+    let resolve = move || {
+        let found = (name.as_str(), port).to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
+        // Nobody may wait any more.
+        let _ = send.send(found);
+    };
+    thread::apart(resolve).map_err(io::Error::other)?;
+    let found = receive.await.map_err(io::Error::other)??;
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
 
