@@ -116,8 +116,12 @@ impl Server {
     fn ask(&mut self, spec: &[u8], stop: &AtomicBool) -> io::Result<Vec<u8>> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let (Some(input), Some(output)) = (&mut self.child.stdin, &mut self.child.stdout) else { return Ok(Vec::new()) };
-        // A process that died before it read all says so by having no answer.
-        drop(write_frame(input, spec));
+        match write_frame(input, spec) {
+            // A process that died before it read all says so by having no answer.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            // One that lives would wait for the rest; it ends when its input does.
+            sent => sent?,
+        }
         let ended = AtomicBool::new(false);
         thread::scope(|scope| {
             let watch = crate::thread::beside(scope, || {

@@ -285,8 +285,8 @@ fn an_install_is_made_or_not() {
 }
 
 #[test]
-fn an_uninstall_is_made_or_not() {
-    swept("uninstall", &["gc", "--all"], |silo| {
+fn a_collection_is_made_or_not() {
+    swept("gc", &["gc", "--all"], |silo| {
         with_box(silo);
         let _ = silo.ok(["uninstall", "box"]);
     });
