@@ -124,7 +124,7 @@ impl Layer {
         let mode = fs::metadata(lower).map_err(failed(lower))?.mode() & 0o777;
         let upper = dir.path().join("upper");
         for (path, mode) in [(&upper, mode | 0o700), (&dir.path().join("work"), 0o700)] {
-            fs::create_dir(path).map_err(failed(path))?;
+            DirBuilder::new().mode(0o700).create(path).map_err(failed(path))?;
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed(path))?;
         }
         let mut repositories = vec![written(over.repository, lower, Path::new(""))?];

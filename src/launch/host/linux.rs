@@ -208,9 +208,15 @@ pub fn stop() -> Result<(), Error> {
 /// A piece of work in a process of its own. It dies with this one.
 pub struct Apart(Option<Pid>);
 
-/// Does work in a process of its own that is confined to what a broker does: `kept` are all descriptors that it has. Must
-/// be called where there is one thread.
-pub fn apart(kept: &[RawFd], agent: Agent, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Apart, Error> {
+/// Does work in a process of its own that is confined to what a broker does: `kept` are all descriptors that it has. The
+/// process first waits in `asked`, and ends if that returns false. Must be called where there is one thread.
+pub fn apart<W: Send + 'static>(
+    kept: &[RawFd],
+    agent: Agent,
+    work: W,
+    asked: fn(&W) -> bool,
+    run: fn(W) -> io::Result<()>,
+) -> Result<Apart, Error> {
     native::require_one_thread()?;
     let parent = getpid();
     match host(sys::fork(), "starting the broker")? {
@@ -219,8 +225,11 @@ pub fn apart(kept: &[RawFd], agent: Agent, work: impl FnOnce() -> io::Result<()>
             // Nothing of this process's own may be unwound into, or dropped: it is a copy.
             let done = catch_unwind(AssertUnwindSafe(|| {
                 close_others(kept)?;
+                if !asked(&work) {
+                    return Ok(());
+                }
                 confine::broker(parent, agent).map_err(|failure| io::Error::other(failure.step))?;
-                work()
+                run(work)
             }));
             sys::exit(if matches!(done, Ok(Ok(()))) { 0 } else { 1 })
         }

@@ -214,8 +214,15 @@ pub enum Agent {
 /// A piece of work in a thread of its own: nothing of another process is confined here.
 pub struct Apart(Option<JoinHandle<io::Result<()>>>);
 
-/// Does work in a thread of its own.
-pub fn apart(_: &[RawFd], _: Agent, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Apart, Error> {
+/// Does work in a thread of its own, which first waits in `asked` and ends if that returns false.
+pub fn apart<W: Send + 'static>(
+    _: &[RawFd],
+    _: Agent,
+    work: W,
+    asked: fn(&W) -> bool,
+    run: fn(W) -> io::Result<()>,
+) -> Result<Apart, Error> {
+    let work = move || if asked(&work) { run(work) } else { Ok(()) };
     let started = crate::thread::apart(work).map_err(io::Error::other);
     host(started, "starting the broker").map(|thread| Apart(Some(thread)))
 }

@@ -1,7 +1,7 @@
 //! The host side of a sandbox's network: a broker for the agent that PID 1 started inside.
 //!
 //! The agent's sockets belong to the sandbox's network namespace and the broker's own to the host's. The broker is started,
-//! in a process of its own, only when something is asked or may be asked from outside, which for most programs never
+//! in a process of its own, which waits until something is asked or may be asked from outside; for most programs that never
 //! happens. It tells what is to be told, learned and recorded ([`super::serving`]); files and the terminal stay silo's.
 
 use std::collections::BTreeSet;
@@ -12,8 +12,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::write;
+use rustix::io::{Errno, write};
+use rustix::net::{RecvFlags, recv};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
@@ -66,9 +68,9 @@ impl<'a> Outlet<'a> {
     /// Takes the way to the agent.
     pub fn take_channel(&mut self, channel: OwnedFd) -> Result<(), Error> {
         self.channel = Some(channel);
-        // Who comes from outside is waited for at once, and whoever asks for keys is when that way is there, too.
-        let at_once = !self.doors.is_empty() && self.network.ssh_agent.is_none();
-        if at_once { self.serve() } else { Ok(()) }
+        // Forked now, while this process has one thread; the broker itself waits until something is asked. Where the ssh
+        // agent may be asked, that way must be there, too.
+        if self.network.ssh_agent.is_none() { self.serve() } else { Ok(()) }
     }
 
     /// Whether the program may ask the user's ssh agent.
@@ -101,7 +103,7 @@ impl<'a> Outlet<'a> {
         let (ours, theirs) = host(system::pair(MESSAGES), "making the broker's link")?;
         let work = self.work(channel, theirs)?;
         let agent = if work.terms.keys.is_some() { Agent::Asked } else { Agent::None };
-        let apart = system::apart(&work.descriptors(), agent, move || work.run())?;
+        let apart = system::apart(&work.descriptors(), agent, work, Work::is_asked, Work::run)?;
         self.serving = Some(Serving::new(ours, apart, ears));
         Ok(())
     }
@@ -161,6 +163,30 @@ impl Work {
             all.push(listener.as_raw_fd());
         }
         all
+    }
+
+    /// Waits until something may be asked; returns false where the sandbox ends before that.
+    fn is_asked(&self) -> bool {
+        if !self.terms.doors.is_empty() || self.terms.keys.is_some() {
+            return true;
+        }
+        let link: &OwnedFd = &self.link;
+        loop {
+            let mut fds = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(link, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                Err(_) => return true,
+                Ok(_) => {}
+            }
+            let [channel, link] = fds.map(|fd| !fd.revents().is_empty());
+            if channel {
+                let peeked = recv(&self.channel, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+                return !matches!(peeked, Ok((0, _)) | Err(_));
+            }
+            if link {
+                return false;
+            }
+        }
     }
 
     /// Serves until the sandbox has ended.
