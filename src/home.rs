@@ -111,6 +111,11 @@ impl Home {
         self.root.join("trust")
     }
 
+    /// What is recorded and approved of one directory.
+    pub fn trust_of(&self, key: &str) -> PathBuf {
+        self.trust().join(key)
+    }
+
     /// The directory of the shims, for the user's PATH.
     pub fn bin(&self) -> PathBuf {
         self.root.join("bin")

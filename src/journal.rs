@@ -51,6 +51,16 @@ impl Change {
         Ok(Change { path: real(home, path)?, before, after })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text before and after, of which the empty one is no file.
+    pub fn texts(&self) -> (&str, &str) {
+        (self.before.as_deref().unwrap_or_default(), self.after.as_deref().unwrap_or_default())
+    }
+
     /// Whether there is anything to do.
     fn is_one(&self) -> bool {
         self.before != self.after

@@ -31,6 +31,8 @@ pub mod plan;
 pub mod resolve;
 
 // Hands: one kind of I/O each.
+pub mod identity;
+
 pub mod broker;
 pub mod ecosystem;
 

@@ -44,5 +44,6 @@ mod snapshots;
 mod solver;
 mod terminal;
 mod traces;
+mod trust;
 mod vm;
 mod world;

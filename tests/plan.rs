@@ -66,6 +66,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
         user_settings: &user_settings,
         project_settings: &project_settings,
         project: &project,
+        files: None,
     };
     let env: BTreeMap<&str, &str> = case.env.iter().copied().collect();
     let tool = record::get(&home, "box").expect("a record").expect("it is installed");

@@ -15,7 +15,7 @@ This page is made from the types that read the file (`the_reference_is_that_of_t
 | file | whose |
 |---|---|
 | `~/.silo/silo.toml` | yours, for everything |
-| `<project>/silo.toml` | the project's; the nearest one upwards from where you are. Its directory is what tools see |
+| `<project>/silo.toml` | the project's; the nearest one upwards from where you are that belongs to you or root, in such a directory, and that nobody else can write. Its directory is what tools see |
 
 The recipe of a tool lies lowest, your file over it, the project's over both. `silo config show [TOOL]` shows what counts and the file and line that each value comes from; `--json` for scripts. `silo config network` and `silo config ports` edit the file and keep its comments;
 so do `silo use`, `add` and `build`. What a project's file opens counts once you approve it ([security.md](security.md#what-a-project-opens-counts-once-you-approve-it)).

@@ -355,3 +355,36 @@ fn commands_of_an_addon_are_those_of_its_projects() {
     let _ = silo.run(["sync", "--quiet"]);
     assert!(silo.path("bin/git-of-the-project").symlink_metadata().is_err());
 }
+
+#[test]
+fn no_shim_leads_out_of_the_sandboxes_by_a_change_that_a_tool_could_make() {
+    let silo = silo();
+    let machine = machine(&silo, &["npm"]);
+    let _ = silo.ok(["install", "--quiet", "node"]);
+    let _ = silo.ok(["unpin", "node"]);
+    assert!(call(&silo, "npm", &[], &machine).out.starts_with("machine[npm]"));
+    let (settings, ready, stop) = (silo.project().join("silo.toml"), silo.project().join("ready"), silo.project().join("stop"));
+    fs::write(&settings, "tools = [\"node\"]\n").expect("our own project");
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
+    let script = "touch ready; while ! [ -e stop ]; do sleep 0.05; done";
+    let mut running = silo.command(["run", "--shim", "sh", "node", "-c", script]);
+    let mut running = running.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
+    while !ready.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Whoever did it: nobody can tell while a tool runs.
+    fs::remove_file(silo.project().join("silo.lock")).expect("it was synced");
+    for change in ["tools = []\n", ""] {
+        fs::write(&settings, change).expect("our own project");
+        let refused = call(&silo, "npm", &[], &machine);
+        assert!(refused.code == 125 && refused.out.is_empty() && refused.err.contains("silo.toml was changed"), "{refused:?}");
+    }
+    fs::remove_file(&settings).expect("our own project");
+    fs::write(&stop, "").expect("our own project");
+    let _ = running.wait().expect("it ends");
+    let refused = call(&silo, "npm", &[], &machine);
+    assert!(refused.code == 125 && refused.out.is_empty() && refused.err.contains("silo.toml is gone"), "{refused:?}");
+    let _ = silo.ok(["trust", "--yes"]);
+    assert!(call(&silo, "npm", &[], &machine).out.starts_with("machine[npm]"));
+}

@@ -184,7 +184,7 @@ fn files_that_the_host_obeys_are_guarded_and_every_change_of_them_is_reported() 
     assert!(told.err.contains("programs of this machine obey") && told.err.ends_with(expect), "{told:?}");
     // From now on they cannot be changed, and a silo.toml that a guest made is not obeyed by itself.
     let refused = silo.run(["sh", "-c", "true"]);
-    assert!(refused.code == 125 && refused.err.contains("silo.toml"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains(" silo.toml is new: passEnv = []\n"), "{refused:?}");
     let _ = silo.ok(["trust", "--yes"]);
     let again = silo.run(["sh", "-c", "echo y > .envrc; echo y > .vscode/tasks.json; rm -f silo.toml; mv .vscode x"]);
     assert!(again.code != 0 && !again.err.contains("programs of this machine obey"), "{again:?}");

@@ -1,8 +1,9 @@
 //! A step: a command of a recipe or a project, run on all that stands so far; what it changes becomes a layer.
 //!
 //! Without a network and without the project's files the result follows from the derivation. With either it does not, so
-//! the lock pins it: the first run says what the result is, and every later one must come to the same. Such a step is
-//! known by its pin alone, never by what it once came to for somebody else.
+//! the lock pins it: the first run says what the result is, and every later one must come to the same. A pinned layer is
+//! taken from the store only if the same step gave it on this machine, and in the same project if it sees the project. A lock
+//! comes from anywhere, and could name a layer of another project; so otherwise the step is run, and must give the layer.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -10,7 +11,7 @@ use std::time::Instant;
 
 use silo_store::capture::{self, Capture};
 use silo_store::difference::differences;
-use silo_store::digest::LayerId;
+use silo_store::digest::{Digest, LayerId};
 use silo_store::manifest::Record as Manifest;
 
 use crate::derivation::{self, Derivation};
@@ -26,7 +27,7 @@ use super::check;
 use super::configure::{filter, refuse_secrets};
 use super::ground::Ground;
 use super::state::State;
-use super::{Error, Target, Workshop, network, read_index, realised};
+use super::{Error, Target, Workshop, network, read_index, realised, realised_as};
 
 /// Where a step that sees the project sees it, wherever it lies on the host.
 const PROJECT: &str = "/workspace";
@@ -88,8 +89,10 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     if fixed && pinned.is_none() && task.target.frozen {
         return Err(Error::NotPinned { command });
     }
+    let own = |layer: LayerId| output_key(task, &key.0, layer);
     let known = || match pinned {
-        Some(layer) => Some(layer).filter(|layer| shop.store.has(layer)),
+        // A lock may name any layer. It is this step's only if this very step has given it here, or gives it now.
+        Some(layer) => own(layer).and_then(|key| realised_as(shop, &key)).filter(|made| *made == layer),
         // What another project's files, or another day, made of the same command says nothing here.
         None if fixed => None,
         None => realised(shop, &drv),
@@ -107,6 +110,9 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
             return Err(other_output(shop, command.clone(), pinned, made));
         }
         shop.notes.add(key.0, made, Some(ours));
+        if let Some(own) = own(made).filter(|_| fixed) {
+            shop.notes.add(own, made, None);
+        }
         state.ground = Mutex::new(Some(ground));
         state.made += 1;
         Ok(made)
@@ -130,6 +136,15 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     state.over.push(layer);
     state.steps += 1;
     Ok(state)
+}
+
+/// Names the fact that a step gave this layer: for a step that sees the project, in this very project.
+fn output_key(task: &Task<'_>, drv: &Digest, layer: LayerId) -> Option<Digest> {
+    let project = match (task.step.project, task.target.project) {
+        (false, _) => String::new(),
+        (true, project) => super::project_key(project?)?,
+    };
+    Some(Digest::of(format!("silo fixed output 1\n{drv}\n{layer}\n{project}\n").as_bytes()))
 }
 
 /// Says in what a step's result is not what the lock pins.

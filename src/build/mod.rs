@@ -48,7 +48,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use petgraph::graph::NodeIndex;
 use petgraph::visit::IntoNodeReferences;
 use silo_store::compose;
-use silo_store::digest::LayerId;
+use silo_store::digest::{Digest, LayerId};
 use silo_store::index::Index;
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
@@ -59,6 +59,7 @@ use crate::event::{self, Activity, Event, Sink};
 use crate::fetch::mirrors::Mirrors;
 use crate::fetch::transport::Transport;
 use crate::home::Home;
+use crate::identity::DirectoryId;
 use crate::image::{self, ImageId};
 use crate::launch::spec::Machine;
 use crate::lock::{self, Lock, Sha256, StepOutput};
@@ -198,6 +199,9 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
     let packages = || target.lock.packages_of(arch).into_iter().flat_map(BTreeMap::values);
     let layers = || target.lock.images.get(&arch).into_iter().flat_map(|base| &base.layers);
     let outputs = outputs.or_else(|| target.lock.steps.get(&arch));
+    // An image with files of a project is that project's alone, whoever has a copy of its lock.
+    let project = target.project.filter(|_| target.recipe.steps.iter().any(|step| step.project));
+    let project = project.map(|project| format!("project={}", project_key(project).unwrap_or_default()));
     Derivation::Image(derivation::Image {
         arch,
         epoch: target.lock.epoch,
@@ -206,9 +210,16 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
         env: environment_of(target),
         tiers: packages().map(|package| package.tier.name().to_owned()).chain(layers().map(|_| derivation::Blob::tier())).collect(),
         steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
-        outputs: outputs.into_iter().flatten().map(|(drv, output)| format!("{}={}", drv.0, output.layer.0)).collect(),
+        outputs: outputs.into_iter().flatten().map(|(drv, output)| format!("{}={}", drv.0, output.layer.0)).chain(project).collect(),
     })
     .id()
+}
+
+/// Names the project whose files a step has seen; no other project's step can have seen them.
+fn project_key(project: &Path) -> Option<String> {
+    let id = DirectoryId::of(project).ok()?;
+    // Inode numbers are used again, and then the path tells two directories apart.
+    Some(if id.is_lasting() { id.key() } else { format!("{} {}", id.key(), project.display()) })
 }
 
 /// What a node of the plan gives.
@@ -444,12 +455,16 @@ fn environment(said: impl IntoIterator<Item = (String, String)>) -> Vec<String> 
 
 /// Looks a derivation's realisation up, if its layer is still there.
 fn realised(shop: &Workshop<'_>, drv: &Derivation) -> Option<LayerId> {
-    let key = drv.id().digest();
-    if let Some(layer) = shop.notes.get(&key) {
+    realised_as(shop, &drv.id().digest())
+}
+
+/// The same by the name of the realisation.
+fn realised_as(shop: &Workshop<'_>, key: &Digest) -> Option<LayerId> {
+    if let Some(layer) = shop.notes.get(key) {
         return Some(layer);
     }
     // A broken or unreadable note is as good as none: the step is run again.
-    match silo_store::realisation::get(shop.store, &key) {
+    match silo_store::realisation::get(shop.store, key) {
         Ok(Realisation::Known(layer)) if shop.store.has(&layer) && is_warm(shop, &layer) => Some(layer),
         _ => None,
     }

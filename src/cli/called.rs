@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use crate::config::discover;
+use crate::config::project::ProjectFiles;
 use crate::home::{Home, PROGRAM};
 use crate::shim::choice::{self, Choice};
 use crate::shim::table::{self, Entry};
@@ -16,7 +18,8 @@ use crate::shim::{HANDED_ON, MOST_HANDED_ON, claims, search};
 
 use super::context::Globals;
 use super::error::Failure;
-use super::{env, run};
+use super::run::SILO_FAILED;
+use super::{env, run, trust};
 
 /// The exit codes of a program that is not there, and of one that cannot be executed, as a shell's.
 const NOT_FOUND: u8 = 127;
@@ -50,7 +53,19 @@ fn is_link(home: &Home, name: &OsStr) -> bool {
 }
 
 fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> Result<ExitCode, Failure> {
-    let choice = choice::choose(table, name, || -> Result<_, Failure> { Ok(claims::read(home, &env::cwd()?)?) })?;
+    let mut project = None;
+    let claims = || -> Result<_, Failure> {
+        let from = env::cwd()?;
+        let files = ProjectFiles::read(&discover::project(&from).root)?;
+        let claims = claims::of(home, &files)?;
+        project = Some((from, files));
+        Ok(claims)
+    };
+    let choice = choice::choose(table, name, claims)?;
+    if let (Choice::Next(_), Some((from, files))) = (&choice, &project) {
+        // A sandbox must not get a program out of sandboxes by a change of silo.toml.
+        trust::unchanged(home, from, files).map_err(|failure| failure.or_code(SILO_FAILED))?;
+    }
     match choice {
         Choice::Tool(entry, _) => run::shim(&Globals { quiet: false }, &entry.tool, name, args.iter().skip(1).cloned().collect()),
         Choice::Next(owners) => match hand_on(home, name, args, &owners)? {},

@@ -1,5 +1,6 @@
 //! What a command needs of the machine before it can do anything: home, store, settings, progress.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
@@ -10,12 +11,13 @@ use crate::build::Notes;
 use crate::build::check::Check;
 use crate::config::legacy::Whose;
 use crate::config::merge::merge;
+use crate::config::project::ProjectFiles;
 use crate::config::read::{self, Older};
-use crate::config::{self, Build, Cache, Settings};
+use crate::config::{Build, Cache, Settings, discover};
 use crate::event::Event;
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, RECIPES};
+use crate::home::{Home, PROJECT_CONFIG};
 use crate::insight::inside::Look;
 use crate::journal;
 use crate::launch::spec::Machine;
@@ -46,6 +48,10 @@ pub struct Setting {
     pub store: Store,
     /// The directory that the user works in, with what `silo.toml` makes of it.
     pub project: PathBuf,
+    /// The directory that the command was given in.
+    pub from: PathBuf,
+    /// The files of the project that silo obeys, read once.
+    pub files: ProjectFiles,
     /// Where recipes are found.
     pub places: Places,
     /// The settings in force: the user's, with the project's laid over them.
@@ -70,6 +76,8 @@ pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
     setting_at(globals, &env::cwd()?)
 }
 
+/// Settings that are not used are told of once.
+static TOLD_OF_UNUSED: Once = Once::new();
 /// Older settings are told of once.
 static TOLD_OF_OLDER: Once = Once::new();
 
@@ -88,18 +96,23 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     let home = Home::of_user(&env::home()?);
-    let project = config::project_root(&dir);
+    let discover::Found { root: project, passed_over } = discover::project(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
     journal::settle(&home).map_err(Failure::other)?;
     let project_config = project.join(PROJECT_CONFIG);
-    let of = |path: &Path, older: &Path, whose| match changed.filter(|changed| changed.path() == path) {
-        Some(changed) => Ok((read::parse(changed.texts().1, path)?, None)),
-        None => read::read_any(path, older, whose),
+    let of_user = match changed.filter(|changed| changed.path() == home.config()) {
+        Some(changed) => (read::parse(changed.texts().1, &home.config())?, None),
+        None => read::read_any(&home.config(), &home.legacy_config(), Whose::User)?,
     };
-    let (user_settings, older) = of(&home.config(), &home.legacy_config(), Whose::User)?;
-    let (project_settings, projects) = of(&project_config, &project.join(LEGACY_CONFIG), Whose::Project)?;
-    let is_project = project_config.exists() || changed.is_some_and(|changed| changed.path() == project_config);
+    let (user_settings, older) = of_user;
+    let mut files = ProjectFiles::read(&project)?;
+    if let Some(changed) = changed.filter(|changed| changed.path() == project_config) {
+        files = files.with_settings(changed.texts().1)?;
+    }
+    let unused: BTreeSet<String> = passed_over.iter().chain(files.passed_over()).map(ToString::to_string).collect();
+    TOLD_OF_UNUSED.call_once(|| unused.iter().for_each(|line| ui::note(line)));
+    let (project_settings, projects) = read::of_project(&files)?;
     TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(tell_of_older));
     let mine = [
         (project_settings.trust.is_some(), "trust"),
@@ -111,11 +124,13 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         let what = format!("{}: {key} is yours to set, and no project's", project_config.display());
         return Err(Failure::usage(what, "set it in ~/.silo/silo.toml"));
     }
-    let places = Places { user: Some(home.recipes()), project: Some(project.join(RECIPES)).filter(|_| is_project), draft: None };
+    let places = Places { user: Some(home.recipes()), project: files.recipes(), draft: None };
     Ok(Setting {
         home,
         store,
+        from: dir,
         project,
+        files,
         places,
         settings: merge(user_settings.clone(), project_settings.clone()),
         user_settings,
@@ -144,6 +159,7 @@ impl Setting {
             user_settings: &self.user_settings,
             project_settings: &self.project_settings,
             project: &self.project,
+            files: Some(&self.files),
         }
     }
 

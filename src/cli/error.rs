@@ -326,7 +326,7 @@ fn locking_hint(error: &tool::locking::Error) -> Option<String> {
         E::Frozen { tool } => Some(format!("run `silo lock {tool}`")),
         E::FrozenProject { .. } => Some("run `silo sync` without --frozen, and check silo.lock in".to_owned()),
         E::Relock { source, .. } => source.hint(),
-        E::Document(_) | E::Write { .. } => None,
+        E::Document(_) | E::Trust(_) | E::Write { .. } => None,
     }
 }
 

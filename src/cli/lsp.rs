@@ -76,8 +76,13 @@ fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Serv
             None => {
                 build_apart(globals, &words[0], no_project)?;
                 let mend = format!("silo lsp --build {}", server.tool);
-                let again = server::of(setting.view(), &server.tool, no_project)?;
-                let image = again.map(|server| server.known(setting.view())).transpose()?.flatten();
+                // Its lock is new.
+                let fresh = super::context::setting(globals)?;
+                if !no_project {
+                    trust::require(&fresh, Some(&server.tool))?;
+                }
+                let again = server::of(fresh.view(), &server.tool, no_project)?;
+                let image = again.map(|server| server.known(fresh.view())).transpose()?.flatten();
                 image.ok_or_else(|| Failure::found(format!("the language server of {} is not there", server.tool), mend))?
             }
         };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::legacy::{self, Whose};
-use crate::config::{self, read};
+use crate::config::{discover, read};
 use crate::document;
 use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::journal::{self, Change};
@@ -23,7 +23,7 @@ pub struct Args {}
 pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     let home = Home::of_user(&env::home()?);
     journal::settle(&home).map_err(Failure::other)?;
-    let project = config::project_root(&env::cwd()?);
+    let project = discover::project(&env::cwd()?).root;
     let places =
         [(project.join(LEGACY_CONFIG), project.join(PROJECT_CONFIG), Whose::Project), (home.legacy_config(), home.config(), Whose::User)];
     let mut found = false;

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use crate::home::{PROJECT_CONFIG, PROJECT_LOCK};
-use crate::journal::{self, Change};
+use crate::journal::Change;
 use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::recipe::versions::is_version;
-use crate::tool::{locking, settings_file};
+use crate::tool::{locking, settings_file, trust as tool_trust};
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -81,7 +81,7 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
     let lock = if args.global { None } else { locking::forget(&setting.home, &setting.project.join(PROJECT_LOCK), &args.tool)? };
     let left = lock.is_some();
     let changes: Vec<Change> = [changed.change(&setting.home)?].into_iter().chain(lock).collect();
-    journal::commit(&setting.home, &changes).map_err(Failure::other)?;
+    tool_trust::commit(&setting.home, &setting.project, &changes)?;
     let lock = if left { " and silo.lock" } else { "" };
     ui::data(&format!("{}{lock}: {} is not used any more\n", plain::path(&path), args.tool))?;
     Ok(ExitCode::SUCCESS)

@@ -9,7 +9,7 @@ use crate::home::PROJECT_CONFIG;
 use crate::plain;
 use crate::recipe::file::check_name;
 use crate::tool::settings_file;
-use crate::tool::trust;
+use crate::tool::trust::exposure;
 
 use super::context::Setting;
 use super::error::Failure;
@@ -61,7 +61,7 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     // Whoever types it approves it; what else the file opens is asked about as before.
     trust_command::changed(setting, &written)?;
     ui::data(&match written.is_new() {
-        true => change.ports.iter().map(|port| format!("{}: {}\n", plain::path(&path), trust::listens(tool, *port))).collect(),
+        true => change.ports.iter().map(|port| format!("{}: {}\n", plain::path(&path), exposure::listens(tool, *port))).collect(),
         false => format!("{} says so already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
@@ -91,7 +91,7 @@ fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
 fn show(setting: &Setting) -> Result<ExitCode, Failure> {
     let mut text = String::new();
     for tool in setting.settings.overrides.keys() {
-        text.extend(setting.settings.ports(tool).iter().map(|port| format!("{}\n", trust::listens(tool, *port))));
+        text.extend(setting.settings.ports(tool).iter().map(|port| format!("{}\n", exposure::listens(tool, *port))));
     }
     ui::data(if text.is_empty() { "no port of this machine leads to a tool\n" } else { &text })?;
     Ok(ExitCode::SUCCESS)

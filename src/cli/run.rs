@@ -178,7 +178,11 @@ pub(super) fn launched(
         trust::require(&setting, Some(&target.tool.name))?;
     }
     timing.done("tool found");
+    let own = !visible.no_project;
     let (spec, mut leases) = planned(&setting, &target, visible.options())?;
+    if own {
+        leases.begin(&setting.home, &setting.files).map_err(Failure::from)?;
+    }
     timing.done("sandbox described");
     let done = launch(&setting, &spec, &mut leases, &mut timing);
     report(&setting, leases);

@@ -85,10 +85,7 @@ fn of_recipe(setting: &Setting, tool: &str) -> Result<Vec<Source>, Failure> {
     let name = format!("{tool}.toml");
     let mut texts = Vec::new();
     texts.extend(catalog::built_in(&tool).map(|builtin| (PathBuf::from("built-in recipes").join(&name), builtin.recipe.to_owned())));
-    for dir in [&setting.places.user, &setting.places.project].into_iter().flatten() {
-        let path = dir.join(&name);
-        texts.extend(document::text_of(&path)?.map(|text| (path, text)));
-    }
+    texts.extend(catalog::documents(&setting.places, &name)?.into_iter().map(|(_, path, text)| (path, text)));
     let below = format!("overrides.{tool}");
     Ok(texts.into_iter().map(|(path, text)| Source { path, text, below: Some(below.clone()), keys: &RECIPE_KEYS }).collect())
 }

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::Trust;
+use crate::config::project::ProjectFiles;
+use crate::home::Home;
 use crate::plain;
 use crate::run::error::Error;
-use crate::run::{moved, private};
-use crate::tool::kept::{self, Keeper};
+use crate::run::private;
+use crate::tool::kept;
 use crate::tool::settings_file::Changed;
-use crate::tool::trust::{self, Exposures};
+use crate::tool::trust::exposure::{self, Exposures};
+use crate::tool::trust::{self, Verdict};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -17,7 +20,8 @@ use super::{env, ui};
 
 /// Approve what this project's silo.toml and recipes open to its tools
 ///
-/// Shows what is new since the last approval and asks. What silo itself writes into silo.toml counts as approved.
+/// Shows what is new since the last approval and asks. What silo itself writes into silo.toml counts as approved. Where a tool could
+/// write silo.toml, silo.lock or recipes while they changed, it shows the changes and asks about them, too.
 #[derive(clap::Args)]
 pub struct Args {
     /// Approve without asking
@@ -26,25 +30,47 @@ pub struct Args {
     /// Show this directory to tools from now on, although it holds your home directory, keys or the whole machine
     #[arg(long)]
     expose: bool,
+    /// Revoke every approval of this project, and list what was approved
+    #[arg(long, conflicts_with_all = ["yes", "expose"])]
+    revoke: bool,
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let mut exposed = exposures(&setting, None)?;
+    if args.revoke {
+        return revoke(&setting);
+    }
+    let mut exposed = exposures(&setting, None);
     if let (true, Some(why)) = (args.expose, why_hidden(&setting.project)?) {
         exposed.insert(private::approval(why));
     }
-    let new = new(&setting, exposed)?;
-    if new.is_empty() {
+    let asked = asked(&setting, exposed)?;
+    if asked.is_nothing() {
         ui::data(&format!("{}: nothing that is not approved\n", plain::path(&setting.project)))?;
+        let changes = trust::changes(&setting.home, &setting.files)?;
+        if !changes.is_empty() {
+            ui::data(&format!("changed since a tool ran here last, and needs no approval:\n{}", listed(&changes)))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    ui::data(&format!("{} asks that\n{}", plain::path(&setting.project), listed(&new)))?;
+    ui::data(&asked.text(&setting.project))?;
     if !args.yes && !ui::ask("Approve it? [y/N] ", "y", "--yes approves without asking")? {
         return Ok(ExitCode::FAILURE);
     }
-    approve(&setting, &setting.project, &new)?;
+    asked.approve(&setting)?;
     ui::data("approved\n")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn revoke(setting: &Setting) -> Result<ExitCode, Failure> {
+    let revoked = trust::revoke(&setting.home, &setting.project)?;
+    if revoked == trust::Revoked::default() {
+        ui::data(&format!("{}: nothing was approved\n", plain::path(&setting.project)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let files = revoked.files.iter().map(|name| format!("{name}, as it was"));
+    let lines: Vec<String> = revoked.lines.iter().cloned().chain(files).collect();
+    ui::data(&format!("{}: no longer approved\n{}", plain::path(&setting.project), listed(&lines)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,18 +79,32 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
     if setting.user_settings.trust == Some(Trust::Always) {
         return Ok(());
     }
-    let new = new(setting, exposures(setting, tool)?)?;
-    if new.is_empty() {
+    let asked = asked(setting, exposures(setting, tool))?;
+    if asked.is_nothing() {
         return Ok(());
     }
-    let what = format!("{} asks for what is not approved:\n{}", plain::path(&setting.project), listed(&new).trim_end());
+    let what = asked.text(&setting.project).trim_end().to_owned();
     if ui::is_asking() {
         ui::note(&what);
         if ui::ask("Approve it? [y/N] ", "y", "")? {
-            return approve(setting, &setting.project, &new);
+            return asked.approve(setting);
         }
     }
     Err(Failure::found(what, "`silo trust` shows and approves it; --no-project runs without the project and its settings"))
+}
+
+/// Fails where a tool could have changed the files of the project that keep a program in a sandbox.
+pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), Failure> {
+    let lost = trust::lost_between(home, from, files.root())?;
+    let lines = match trust::judge(home, files)? {
+        Verdict::Asks(lines) => lines,
+        Verdict::Counts if lost.is_some() => vec!["its settings are gone".to_owned()],
+        Verdict::Counts => return Ok(()),
+    };
+    let root = plain::path(lost.as_ref().unwrap_or(files).root());
+    let what = format!("a tool could write these files of {root} when they came or changed:\n{}", listed(&lines));
+    let hint = "nothing is run outside of a sandbox until `silo trust` has shown and approved them";
+    Err(Failure::found(what.trim_end().to_owned(), hint))
 }
 
 /// Fails where a directory holds what no tool is meant to see, unless that was confirmed; on a terminal it asks first.
@@ -81,7 +121,7 @@ pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Resu
     if ui::is_asking() {
         ui::note(&refused.to_string());
         if ui::ask("Show it all the same, from now on? Type yes: ", "yes", "")? {
-            return approve(setting, dir, &[private::approval(why)].into());
+            return Ok(trust::approve(&setting.home, dir, &[private::approval(why)].into())?);
         }
     }
     Err(refused.into())
@@ -101,42 +141,71 @@ fn why_hidden(dir: &Path) -> Result<Option<&'static str>, Failure> {
 }
 
 /// What the project's own files open to a tool, or to all that it claims.
-fn exposures(setting: &Setting, tool: Option<&str>) -> Result<Exposures, Failure> {
-    let mut exposed = trust::of_settings(&setting.project_settings, &setting.user_settings);
+fn exposures(setting: &Setting, tool: Option<&str>) -> Exposures {
+    let mut exposed = exposure::of_settings(&setting.project_settings, &setting.user_settings);
     let claimed = if tool.is_none() { setting.settings.claims() } else { Default::default() };
     for tool in claimed.iter().map(String::as_str).chain(tool) {
-        exposed.extend(trust::of_recipe(&setting.places, tool));
+        exposed.extend(exposure::of_recipe(&setting.places, tool));
     }
-    exposed.extend(trust::of_inside(&setting.home, &setting.project)?);
-    Ok(exposed)
+    exposed
 }
 
-fn new(setting: &Setting, exposed: Exposures) -> Result<Exposures, Failure> {
-    let unapproved = |exposed: &Exposures| -> Result<Exposures, Failure> {
-        let approved = trust::approved(&setting.home, &setting.project)?;
-        Ok(exposed.difference(&approved).cloned().collect())
+/// What is not approved of a project.
+struct Asked {
+    lines: Exposures,
+    /// How files differ that a sandbox may have written.
+    files: Vec<String>,
+    /// A directory below the project whose settings a sandbox may have removed.
+    lost: Option<ProjectFiles>,
+}
+
+fn asked(setting: &Setting, exposed: Exposures) -> Result<Asked, Failure> {
+    let approved = trust::approved(&setting.home, &setting.project)?;
+    let files = match trust::judge(&setting.home, &setting.files)? {
+        Verdict::Counts => Vec::new(),
+        Verdict::Asks(files) => files,
     };
-    if exposed.is_empty() {
-        return Ok(exposed);
-    }
-    let new = unapproved(&exposed)?;
-    if new.is_empty() || Keeper::new(&setting.home, Some(&setting.project), None).is_known() {
-        return Ok(new);
-    }
-    // It may have been approved where the project was before.
-    if let Some(note) = moved::settle(&setting.home, &setting.store, &setting.project)? {
-        ui::note(&note);
-    }
-    unapproved(&exposed)
+    let lost = trust::lost_between(&setting.home, &setting.from, &setting.project)?;
+    Ok(Asked { lines: exposed.difference(&approved).cloned().collect(), files, lost })
 }
 
-fn approve(setting: &Setting, project: &Path, new: &Exposures) -> Result<(), Failure> {
-    trust::approve(&setting.home, project, new)?;
-    // So that a project that is moved is known again.
-    Ok(kept::own_by(&setting.home, &kept::id(project, None), project)?)
+impl Asked {
+    fn is_nothing(&self) -> bool {
+        self.lines.is_empty() && self.files.is_empty() && self.lost.is_none()
+    }
+
+    fn text(&self, project: &Path) -> String {
+        let project = plain::path(project);
+        let mut text = String::new();
+        if !self.files.is_empty() {
+            text += &format!("a tool could write these files of {project} when they came or changed:\n{}", listed(&self.files));
+        }
+        if let Some(lost) = &self.lost {
+            let lost = plain::path(lost.root());
+            text += &format!("{lost} had settings, which a tool could remove; without them those of {project} count\n");
+        }
+        if !self.lines.is_empty() {
+            text += &format!("{project} asks for what is not approved:\n{}", listed(&self.lines));
+        }
+        text
+    }
+
+    fn approve(&self, setting: &Setting) -> Result<(), Failure> {
+        if !self.lines.is_empty() {
+            trust::approve(&setting.home, &setting.project, &self.lines)?;
+        }
+        if !self.files.is_empty() {
+            trust::approve_files(&setting.home, &setting.files)?;
+        }
+        if let Some(lost) = &self.lost {
+            trust::approve_files(&setting.home, lost)?;
+        }
+        // So that a project that is moved is known again.
+        Ok(kept::own_by(&setting.home, &kept::id(&setting.project, None), &setting.project)?)
+    }
 }
 
 /// What is written was made by somebody else: nothing of it acts on a terminal.
-fn listed(exposures: &Exposures) -> String {
-    exposures.iter().map(|line| format!("  {}\n", line.escape_debug())).collect()
+fn listed<'a>(lines: impl IntoIterator<Item = &'a String>) -> String {
+    lines.into_iter().map(|line| format!("  {}\n", line.escape_debug())).collect()
 }

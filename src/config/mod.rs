@@ -1,7 +1,12 @@
 //! Settings: `silo.toml` of the user and of the project, as written and as they act together.
 
 pub mod detect;
+pub mod groups;
 pub mod sight;
+
+pub mod discover;
+
+pub mod project;
 
 pub mod edit;
 pub mod legacy;
@@ -12,14 +17,11 @@ pub mod merge;
 pub mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::grant::{MACHINE, Port};
-use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::recipe::Run;
 use crate::recipe::file::StepEntry;
 use crate::recipe::kept::{self, Kept, KeptEntry};
@@ -340,17 +342,6 @@ impl Settings {
     pub fn files(&self, tool: &str) -> impl Iterator<Item = &PassFile> {
         self.pass_files.iter().chain(self.overrides.get(tool).into_iter().flat_map(|over| &over.pass_files))
     }
-}
-
-/// Finds the project that `from` lies in: the nearest directory upwards with a `silo.toml` (or what came before it),
-/// else the nearest with a `.git`, else `from` itself.
-///
-/// What another user put there makes no project of a directory: anybody can write `/tmp/silo.toml`.
-pub fn project_root(from: &Path) -> PathBuf {
-    let me = rustix::process::getuid().as_raw();
-    let is_trusted = |path: PathBuf| path.metadata().is_ok_and(|found| me == 0 || [0, me].contains(&found.uid()));
-    let with = |marks: &[&str]| from.ancestors().find(|dir| marks.iter().any(|mark| is_trusted(dir.join(mark)))).map(Path::to_owned);
-    with(&[PROJECT_CONFIG, LEGACY_CONFIG]).or_else(|| with(&[".git"])).unwrap_or_else(|| from.to_owned())
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::amount;
 use crate::document;
+use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::recipe::file::{self, check_denials, check_grants, check_name, check_packages, check_step, check_variables};
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept, lsp};
 
 use super::legacy::{self, Whose};
+use super::project::ProjectFiles;
 use super::sight::is_exclude;
 use super::{Network, Override, Settings};
 
@@ -41,7 +43,20 @@ pub fn read_any(path: &Path, older: &Path, whose: Whose) -> Result<(Settings, Op
         return Ok((parse(&text, path)?, None));
     }
     let Some(yaml) = document::text_of(older)? else { return Ok((Settings::default(), None)) };
-    let taken = legacy::to_toml(&yaml, older, whose)?;
+    parse_older(&yaml, older, whose)
+}
+
+/// Reads the settings of a project from files that were read.
+pub fn of_project(files: &ProjectFiles) -> Result<(Settings, Option<Older>), document::Error> {
+    if let Some(text) = files.text(PROJECT_CONFIG)? {
+        return Ok((parse(text, &files.root().join(PROJECT_CONFIG))?, None));
+    }
+    let Some(yaml) = files.text(LEGACY_CONFIG)? else { return Ok((Settings::default(), None)) };
+    parse_older(yaml, &files.root().join(LEGACY_CONFIG), Whose::Project)
+}
+
+fn parse_older(yaml: &str, older: &Path, whose: Whose) -> Result<(Settings, Option<Older>), document::Error> {
+    let taken = legacy::to_toml(yaml, older, whose)?;
     let settings = parse(&taken.text, older).map_err(|error| without_place(error, older))?;
     Ok((settings, Some(Older { path: older.to_owned(), left: taken.left })))
 }

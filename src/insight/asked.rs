@@ -98,11 +98,8 @@ pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<Wish>, Error> {
 
 /// Lists the packages that the recipe of `tool` names. The last of the recipes that lie over one another has the word.
 fn of_recipe(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
-    for dir in [&places.project, &places.user].into_iter().flatten() {
-        let path = dir.join(format!("{tool}.toml"));
-        if let Some(text) = document::text_of(&path)?
-            && let Some(wishes) = named(&text, &path)?
-        {
+    for (_, path, text) in catalog::documents(places, &format!("{tool}.toml"))?.into_iter().rev() {
+        if let Some(wishes) = named(&text, &path)? {
             return Ok(wishes);
         }
     }

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use crate::document;
 
 use super::Step;
-use super::catalog::{Error, Places, names_in};
+use super::catalog::{self, Error, Places};
 use super::file::{self, StepEntry};
 
 /// The directory of add-ons among recipes.
-const DIR: &str = "addons";
+pub const DIR: &str = "addons";
 
 /// The add-ons that come with the program: name and text. `tests/recipes.rs` holds that none is forgotten.
 pub const BUILT_IN: &[(&str, &str)] = &[
@@ -69,11 +69,8 @@ pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
     if file::check_name(name).is_err() {
         return Ok(None);
     }
-    for dir in [&places.project, &places.user].into_iter().flatten() {
-        let path = dir.join(DIR).join(format!("{name}.toml"));
-        if let Some(file) = document::read::<AddonFile>(&path)? {
-            return checked(file, &path).map(Some);
-        }
+    if let Some((_, path, text)) = catalog::documents(places, &format!("{DIR}/{name}.toml"))?.pop() {
+        return checked(document::parse(&text, &path)?, &path).map(Some);
     }
     let Some((_, text)) = BUILT_IN.iter().find(|(builtin, _)| *builtin == name) else { return Ok(None) };
     let path = PathBuf::from(format!("recipes/{DIR}/{name}.toml"));
@@ -83,9 +80,7 @@ pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
 /// Returns the names of all add-ons.
 pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
     let mut names: BTreeSet<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
-    for dir in [&places.user, &places.project].into_iter().flatten() {
-        names.extend(names_in(&dir.join(DIR))?);
-    }
+    names.extend(catalog::names_below(places, &format!("{DIR}/"))?);
     Ok(names)
 }
 

@@ -7,6 +7,7 @@ use crate::document;
 
 use super::Recipe;
 use super::file::{self, RecipeFile};
+use super::texts::ProjectRecipes;
 use super::{requires, versions};
 
 /// A recipe that comes with the program, and its lock.
@@ -122,13 +123,13 @@ pub enum Error {
     },
 }
 
-/// The directories looked through besides the built-in recipes, each where there is one.
+/// The recipes besides the built-in ones, each where there are some.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// The user's recipes.
+    /// The directory of the user's recipes.
     pub user: Option<PathBuf>,
     /// The project's recipes.
-    pub project: Option<PathBuf>,
+    pub project: Option<ProjectRecipes>,
     /// A recipe of the user's that is not written yet.
     pub draft: Option<Draft>,
 }
@@ -189,20 +190,32 @@ fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, Pat
     if let Some(builtin) = built_in(name) {
         merged = Some((document::parse(builtin.recipe, &builtin_path)?, Origin::BuiltIn, builtin_path));
     }
-    for (dir, origin) in [(&places.user, Origin::User), (&places.project, Origin::Project)] {
-        let Some(dir) = dir.as_ref().filter(|_| file::check_name(name).is_ok()) else { continue };
-        let path = dir.join(format!("{name}.toml"));
-        let draft = places.draft.as_ref().filter(|draft| origin == Origin::User && draft.name == name);
-        let over = match draft {
-            Some(draft) => Some(document::parse::<RecipeFile>(&draft.text, &path)?),
-            None => document::read::<RecipeFile>(&path)?,
-        };
-        if let Some(over) = over {
-            let under = merged.take().map(|(under, ..)| under).unwrap_or_default();
-            merged = Some((file::merge(under, over), origin, path));
-        }
+    if file::check_name(name).is_err() {
+        return Ok(merged);
+    }
+    for (origin, path, text) in documents(places, &format!("{name}.toml"))? {
+        let over = document::parse::<RecipeFile>(&text, &path)?;
+        let under = merged.take().map(|(under, ..)| under).unwrap_or_default();
+        merged = Some((file::merge(under, over), origin, path));
     }
     Ok(merged)
+}
+
+/// Reads a document where the user or the project has one of this name, the project's last.
+pub fn documents(places: &Places, name: &str) -> Result<Vec<(Origin, PathBuf, String)>, document::Error> {
+    let mut found = Vec::new();
+    if let Some(dir) = &places.user {
+        let path = dir.join(name);
+        let text = match places.draft.as_ref().filter(|draft| name.strip_suffix(".toml") == Some(&draft.name)) {
+            Some(draft) => Some(draft.text.clone()),
+            None => document::text_of(&path)?,
+        };
+        found.extend(text.map(|text| (Origin::User, path, text)));
+    }
+    if let Some(recipes) = &places.project {
+        found.extend(recipes.text(name)?.map(|text| (Origin::Project, recipes.dir().join(name), text.to_owned())));
+    }
+    Ok(found)
 }
 
 /// Returns the built-in recipe of `name`.
@@ -213,8 +226,18 @@ pub fn built_in(name: &str) -> Option<&'static BuiltIn> {
 /// Returns the names of all recipes.
 pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
     let mut names: BTreeSet<String> = BUILT_IN.iter().map(|builtin| builtin.name.to_owned()).collect();
-    for dir in [&places.user, &places.project].into_iter().flatten() {
-        names.extend(names_in(dir)?);
+    names.extend(names_below(places, "")?);
+    Ok(names)
+}
+
+/// Lists the names of the user's and the project's documents in a directory below their recipes.
+pub(super) fn names_below(places: &Places, dir: &str) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    if let Some(user) = &places.user {
+        names.extend(names_in(&user.join(dir))?);
+    }
+    if let Some(recipes) = &places.project {
+        names.extend(recipes.names(dir).into_iter().filter(|name| file::check_name(name).is_ok()).map(str::to_owned));
     }
     Ok(names)
 }
@@ -232,7 +255,7 @@ pub fn shim_owners(places: &Places, shim: &str) -> Result<BTreeMap<String, Vec<S
 }
 
 /// Lists the names of the documents in a directory; one that is not there has none.
-pub(super) fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
+fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
     let failed = |source| Error::List { path: dir.to_owned(), source };
     let listing = match std::fs::read_dir(dir) {
         Ok(listing) => listing,

@@ -12,6 +12,7 @@ pub mod debian;
 pub mod file;
 
 pub mod requires;
+pub mod texts;
 
 pub mod catalog;
 

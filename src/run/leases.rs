@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use silo_store::lock::Pin;
 
+use crate::config::project::ProjectFiles;
 use crate::guard::difference;
 use crate::home::Home;
 use crate::launch::opened::Opened;
 use crate::plain;
 use crate::tool::kept::InUse;
-use crate::tool::trust;
+use crate::tool::trust::{self, RunRecord};
 
 use super::error::Error;
 use super::mounts::Shown;
@@ -26,6 +27,8 @@ pub struct Leases {
     pub(super) opened: Vec<Opened>,
     /// The project, to be compared at the end.
     pub(super) project: Option<Shown>,
+    /// Marks the project as written until its files have been compared at the end.
+    pub(super) run: Option<RunRecord>,
     /// The names that are reached, where everything is granted.
     pub(super) lesson: Option<Lesson>,
     /// The file that the network is recorded in.
@@ -33,6 +36,15 @@ pub struct Leases {
 }
 
 impl Leases {
+    /// Records, before the run, the files of the project that count, and marks the directory that the program can write.
+    pub fn begin(&mut self, home: &Home, files: &ProjectFiles) -> Result<(), Error> {
+        match &self.project {
+            Some(shown) if shown.access == Access::ReadWrite => self.run = Some(trust::begin_run(home, files, &shown.path)?),
+            _ => drop(trust::remember(home, files)?),
+        }
+        Ok(())
+    }
+
     /// Begins to watch over the project. To be called when the program has started: a thread is made for it.
     pub fn started(&mut self) {
         if let Some(guarding) = self.project.as_mut().and_then(|project| project.guarding.as_mut()) {
@@ -41,7 +53,7 @@ impl Leases {
     }
 
     /// Reports, after the run, what changed that the host obeys and what was reached; one text for each.
-    pub fn close(self, home: &Home) -> Result<Vec<String>, Error> {
+    pub fn close(mut self, home: &Home) -> Result<Vec<String>, Error> {
         network::prune_records(home, self.record.as_deref());
         let mut reports = Vec::new();
         if let Some(project) = self.project {
@@ -49,6 +61,9 @@ impl Leases {
         }
         if let Some(lesson) = &self.lesson {
             reports.push(lesson.summary()?);
+        }
+        if let Some(run) = self.run.take() {
+            run.finish()?;
         }
         Ok(reports)
     }

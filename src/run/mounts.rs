@@ -99,7 +99,7 @@ pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() ->
         pass(&mut found, given, file, project.as_ref())?;
     }
     if !dirs.is_empty() {
-        if !keeper.is_known() {
+        if !keeper.is_known()? {
             settle()?;
         }
         found.in_use = Some(keeper.open(&dirs)?);

@@ -1,7 +1,7 @@
 //! What a tool is where it is used: its recipe, with what the settings in force lay over it, and where its lock is kept.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::build::{self, Target};
 use crate::config::{Settings, overlay};
@@ -126,7 +126,7 @@ fn unknown_addon(view: View<'_>, tool: &str, name: &str) -> Error {
 pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
     let mut tools = view.project_settings.claims();
     // Language servers are locked there, too.
-    tools.extend(locking::read(&view.project.join(PROJECT_LOCK))?.into_keys().filter(|name| check_name(name).is_ok()));
+    tools.extend(locking::of_project(view)?.into_keys().filter(|name| check_name(name).is_ok()));
     Ok(tools)
 }
 
@@ -134,7 +134,7 @@ pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
 ///
 /// The definition and the lock name the image together, so a wrong one cannot be found.
 pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
-    if !is_claimed(view.project_settings, view.project, tool)? {
+    if !is_claimed(view, tool)? {
         return Ok(None);
     }
     let definition = of(view, tool, Scope::Project)?;
@@ -155,13 +155,14 @@ pub fn current(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
 
 /// Returns where a tool is defined: in the project that claims it, else for everywhere.
 pub fn scope(view: View<'_>, tool: &str) -> Result<Scope, Error> {
-    Ok(if is_claimed(view.project_settings, view.project, tool)? { Scope::Project } else { Scope::Global })
+    Ok(if is_claimed(view, tool)? { Scope::Project } else { Scope::Global })
 }
 
-fn is_claimed(settings: &Settings, project: &Path, tool: &str) -> Result<bool, Error> {
+fn is_claimed(view: View<'_>, tool: &str) -> Result<bool, Error> {
+    let settings = view.project_settings;
     let listed = settings.tools.iter().any(|name| name == tool);
     let shaped = settings.overrides.get(tool).is_some_and(crate::config::Override::shapes_image);
-    Ok(listed || shaped || locking::read(&project.join(PROJECT_LOCK))?.contains_key(tool))
+    Ok(listed || shaped || locking::of_project(view)?.contains_key(tool))
 }
 
 impl Definition {

@@ -10,14 +10,13 @@
 //! tools/<tool>/{lock,cache,state}       the same for all projects
 //! ```
 //!
-//! A project is known by its path. One that was moved is found again by its directory: device, inode and time of birth,
-//! which nothing that a guest writes can imitate.
+//! A room is named by the project's path and bound to its directory by inode and time of birth, which nothing that a guest
+//! writes can imitate. Another directory at the same path gets a room of its own, and the old one is set aside. A project that
+//! was moved is found again by its directory.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -26,6 +25,7 @@ use silo_store::private;
 
 use crate::document;
 use crate::home::Home;
+use crate::identity::DirectoryId;
 use crate::recipe::kept::{Kept, Scope};
 
 use super::projects;
@@ -103,6 +103,9 @@ impl<'a> Keeper<'a> {
 
     /// Makes directories that this keeper named, unless they are there, and holds them.
     pub fn open(&self, dirs: &[PathBuf]) -> Result<InUse, Error> {
+        if let Some((id, path)) = &self.project {
+            set_aside(self.home, id, path)?;
+        }
         let mut rooms: Vec<PathBuf> = dirs.iter().filter_map(|dir| room(self.home, dir)).collect();
         rooms.sort();
         rooms.dedup();
@@ -118,8 +121,9 @@ impl<'a> Keeper<'a> {
     }
 
     /// Whether anything is kept for the project.
-    pub fn is_known(&self) -> bool {
-        self.project.as_ref().is_none_or(|(id, _)| owner_file(self.home, id).exists())
+    pub fn is_known(&self) -> Result<bool, Error> {
+        let Some((id, path)) = &self.project else { return Ok(true) };
+        Ok(owner(self.home, id)?.is_some_and(|owner| is_named(id) || owner.is_at(path)))
     }
 }
 
@@ -172,13 +176,37 @@ pub struct Owner {
     /// The directory of the project when it was last used.
     pub path: PathBuf,
     /// Which directory that is, whatever its path.
-    identity: Option<String>,
+    identity: Option<DirectoryId>,
 }
 
 impl Owner {
     /// Whether its directory is gone; one that cannot be looked at may be there.
     pub fn is_orphaned(&self) -> bool {
-        matches!(self.path.try_exists(), Ok(false))
+        match DirectoryId::of(&self.path) {
+            Ok(_) => !is_named(&self.id) && !self.is_at(&self.path),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Whether the directory at a path is this owner.
+    fn is_at(&self, path: &Path) -> bool {
+        self.identity.is_some_and(|own| DirectoryId::of(path).is_ok_and(|found| found.is_same(&own)))
+    }
+}
+
+fn is_named(id: &str) -> bool {
+    id.starts_with(NAMED)
+}
+
+/// Sets the room of another directory aside that was at the same path before.
+fn set_aside(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
+    let Some(owner) = owner(home, id)?.filter(|owner| !is_named(id) && !owner.is_at(project)) else { return Ok(()) };
+    let other = owner.identity.map_or_else(|| "unknown".to_owned(), |identity| identity.key());
+    let (from, to) = (home.kept_project(id), home.kept_project(&format!("{id}-{other}")));
+    match fs::rename(&from, &to) {
+        // Another silo was faster.
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PathError { doing: "set aside", path: from, source }.into()),
+        _ => Ok(()),
     }
 }
 
@@ -197,15 +225,16 @@ fn owner_file(home: &Home, id: &str) -> PathBuf {
 
 /// Notes whose a room is, unless that is noted. One with a name of its own is whose last used it.
 pub fn own_by(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
-    let path = owner_file(home, id);
-    let is_named = id.starts_with(NAMED);
-    if path.exists() && (!is_named || owner(home, id)?.is_some_and(|owner| owner.path == project)) {
+    set_aside(home, id, project)?;
+    if owner(home, id)?.is_some_and(|owner| !is_named(id) || owner.path == project) {
         return Ok(());
     }
     make(&home.kept_project(id))?;
-    let written = Written { format: VERSION, path: projects::hex(project), directory: identity(project) };
+    let directory = DirectoryId::of(project).ok().map(|identity| identity.text());
+    let written = Written { format: VERSION, path: projects::hex(project), directory };
     // A path may hold line breaks, which a comment must not.
     let text = format!("# {project:?}\n{}", toml::to_string(&written).expect("strings and numbers are TOML"));
+    let path = owner_file(home, id);
     Ok(document::write(&path, &text).map_err(|source| PathError { doing: "write", path, source })?)
 }
 
@@ -215,7 +244,8 @@ pub fn owner(home: &Home, id: &str) -> Result<Option<Owner>, Error> {
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let project = projects::unhex(&written.path).filter(|_| written.format == VERSION);
     let wrong = || document::Error::Meaning { path: path.clone(), message: "it is not as this silo writes it".to_owned() };
-    Ok(Some(Owner { id: id.to_owned(), path: project.ok_or_else(wrong)?, identity: written.directory }))
+    let identity = written.directory.as_deref().and_then(DirectoryId::parse);
+    Ok(Some(Owner { id: id.to_owned(), path: project.ok_or_else(wrong)?, identity }))
 }
 
 /// Lists the rooms of projects by name.
@@ -243,26 +273,25 @@ pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Which directory is at a path, where the file system can tell.
-fn identity(path: &Path) -> Option<String> {
-    let found: Metadata = fs::metadata(path).ok()?;
-    let born = found.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(format!("{}:{}:{}", found.dev(), found.ino(), born.as_nanos()))
-}
-
 /// Finds what is kept for the directory at a canonical path under the path that it had before it was moved.
 pub fn moved_from(home: &Home, project: &Path) -> Result<Option<Owner>, Error> {
-    let Some(own) = identity(project) else { return Ok(None) };
-    // Another directory may have come to its old place.
-    let has_left = |owner: &Owner| owner.path != project && identity(&owner.path).as_ref() != Some(&own);
-    let is_it = |owner: &Owner| owner.identity.as_ref() == Some(&own) && !owner.id.starts_with(NAMED) && has_left(owner);
-    let mut found = owners(home)?.into_iter().filter(is_it);
-    Ok(found.next())
+    let Ok(own) = DirectoryId::of(project) else { return Ok(None) };
+    // Without a time of birth it may be a directory that came later.
+    if !own.is_lasting() {
+        return Ok(None);
+    }
+    // It may be back where it was, after another directory was there.
+    let is_elsewhere = |owner: &Owner| owner.path != project || owner.id != projects::id(project);
+    // A bind mount shows it at both paths.
+    let has_left = |owner: &Owner| owner.path == project || !owner.is_at(&owner.path);
+    let is_it = |owner: &Owner| owner.identity.is_some_and(|other| other.is_same(&own)) && !is_named(&owner.id);
+    Ok(owners(home)?.into_iter().find(|owner| is_it(owner) && is_elsewhere(owner) && has_left(owner)))
 }
 
 /// Makes what is kept for a moved project its own again.
 pub fn adopt(home: &Home, old: &Owner, project: &Path) -> Result<(), Error> {
     let id = projects::id(project);
+    set_aside(home, &id, project)?;
     let (from, to) = (home.kept_project(&old.id), home.kept_project(&id));
     fs::rename(&from, &to).map_err(|source| PathError { doing: "rename", path: from, source })?;
     let stale = owner_file(home, &id);
@@ -300,7 +329,7 @@ mod tests {
         let keeper = Keeper::new(&home, Some(place.path()), None);
         let dir = keeper.excluded("node_modules").expect("a project");
         let held = keeper.open(std::slice::from_ref(&dir)).expect("made");
-        assert!(dir.is_dir() && keeper.is_known());
+        assert!(dir.is_dir() && keeper.is_known().expect("read"));
         let room = home.kept_project(&id(place.path(), None));
         assert!(take(&room).is_none());
         drop(held);
@@ -317,7 +346,7 @@ mod tests {
         let dir = keeper.excluded("n").expect("a project");
         drop(keeper.open(std::slice::from_ref(&dir)).expect("made"));
         fs::write(dir.join("file"), "kept").expect("written");
-        if identity(&before).is_none() {
+        if !DirectoryId::of(&before).expect("there").is_lasting() {
             // Nothing is found again then, and nothing is taken for another.
             let line = "SKIPPED a_moved_directory_is_found_and_another_one_is_not: the file system has no times of birth\n";
             return io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error is open");
@@ -331,5 +360,38 @@ mod tests {
         let dir = Keeper::new(&home, Some(&after), None).excluded("n").expect("a project");
         assert_eq!(fs::read_to_string(dir.join("file")).expect("there"), "kept");
         assert_eq!(moved_from(&home, &after).expect("read"), None);
+    }
+
+    #[test]
+    fn another_directory_at_the_same_path_gets_nothing_of_the_first() {
+        let place = tempfile::tempdir().expect("a directory");
+        let home = Home::new(place.path().join("home"));
+        let (path, away) = (place.path().join("project"), place.path().join("away"));
+        let dir = |keeper: &Keeper<'_>| keeper.excluded("n").expect("a project");
+        fs::create_dir(&path).expect("made");
+        let keeper = Keeper::new(&home, Some(&path), None);
+        let held = keeper.open(&[dir(&keeper)]).expect("made");
+        fs::write(dir(&keeper).join("file"), "first").expect("written");
+        // The first one is still in use, too.
+        fs::rename(&path, &away).expect("moved");
+        fs::create_dir(&path).expect("made");
+        assert!(!keeper.is_known().expect("read"));
+        let other = keeper.open(&[dir(&keeper)]).expect("made");
+        assert!(!dir(&keeper).join("file").exists() && keeper.is_known().expect("read"));
+        fs::write(dir(&keeper).join("file"), "second").expect("written");
+        drop((held, other));
+        let owners = owners(&home).expect("listed");
+        assert_eq!(owners.iter().map(Owner::is_orphaned).filter(|orphaned| *orphaned).count(), 1);
+        if !DirectoryId::of(&path).expect("there").is_lasting() {
+            return;
+        }
+        // And each finds its own again, also at the path where the other was.
+        fs::rename(&path, place.path().join("second")).expect("moved");
+        fs::rename(&away, &path).expect("moved");
+        let old = moved_from(&home, &path).expect("read").expect("it was here before");
+        adopt(&home, &old, &path).expect("adopted");
+        assert_eq!(fs::read_to_string(dir(&keeper).join("file")).expect("there"), "first");
+        assert!(keeper.is_known().expect("read"));
+        assert!(moved_from(&home, &place.path().join("second")).expect("read").is_some());
     }
 }

@@ -11,7 +11,7 @@ use silo_store::path_error::PathError;
 use silo_store::private;
 
 use crate::document;
-use crate::home::Home;
+use crate::home::{Home, PROJECT_LOCK};
 use crate::journal::{self, Change};
 use crate::lock::{self, Asked, Lock, Package};
 use crate::recipe::catalog::{self, Found, Origin};
@@ -19,6 +19,7 @@ use crate::system::Arch;
 
 use super::definition::Definition;
 use super::relock;
+use super::trust;
 use super::{Context, View};
 
 /// Why no lock could be had.
@@ -50,6 +51,9 @@ pub enum Error {
         #[source]
         source: Box<relock::Error>,
     },
+    /// It could not be recorded that the lock is silo's own.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
     /// The new lock could not be written.
     #[error(transparent)]
     Write(#[from] PathError),
@@ -86,14 +90,21 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
 pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
     let Some(path) = &definition.lock_file else { return of_recipe(view, &definition.found) };
     let asked = Asked::by(&definition.found.recipe);
-    Ok(read(path)?.remove(definition.tool()).filter(|lock| lock.asked == asked))
+    let mut locks = if *path == view.project.join(PROJECT_LOCK) { of_project(view)? } else { read(path)? };
+    Ok(locks.remove(definition.tool()).filter(|lock| lock.asked == asked))
 }
 
 /// Returns the lock that a recipe has, if it is for what the recipe asks for.
 fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
     let asked = Asked::by(&found.recipe);
     let tool = &found.recipe.name;
-    if let Some(lock) = read(&path(view, found))?.remove(tool).filter(|lock| lock.asked == asked) {
+    let path = path(view, found);
+    let text = match &view.places.project {
+        Some(recipes) if found.origin == Origin::Project => recipes.text(&format!("{tool}.lock"))?.map(str::to_owned),
+        _ => document::text_of(&path)?,
+    };
+    let mut locks = text.map_or_else(|| Ok(BTreeMap::new()), |text| lock::parse(&text, &path))?;
+    if let Some(lock) = locks.remove(tool).filter(|lock| lock.asked == asked) {
         return Ok(Some(lock));
     }
     let Some(builtin) = catalog::built_in(tool).filter(|builtin| !builtin.lock.is_empty()) else { return Ok(None) };
@@ -154,7 +165,7 @@ impl Staged {
 pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
     let mut staged = Staged::default();
     let is_new = staged.put(view, definition, lock)?;
-    journal::commit(view.home, &staged.changes(view.home)?)?;
+    trust::commit(view.home, view.project, &staged.changes(view.home)?)?;
     Ok(is_new)
 }
 
@@ -180,7 +191,7 @@ pub fn path(view: View<'_>, found: &Found) -> PathBuf {
     let dir = match found.origin {
         Origin::BuiltIn => None,
         Origin::User => view.places.user.clone(),
-        Origin::Project => view.places.project.clone(),
+        Origin::Project => view.places.project.as_ref().map(|recipes| recipes.dir().to_owned()),
     };
     dir.unwrap_or_else(|| view.home.locks()).join(format!("{}.lock", found.recipe.name))
 }
@@ -195,6 +206,16 @@ pub fn forget(home: &Home, path: &Path, tool: &str) -> Result<Option<Change>, Er
     locks.remove(&lock::server(tool));
     let after = (!locks.is_empty()).then(|| lock::write(&locks));
     Ok(Some(Change::new(home, path, before, after)?))
+}
+
+/// Reads the locks of the project: as its files were judged, or from disk where a verb changes them.
+pub fn of_project(view: View<'_>) -> Result<BTreeMap<String, Lock>, Error> {
+    let path = view.project.join(PROJECT_LOCK);
+    match view.files.map(|files| files.text(PROJECT_LOCK)).transpose()? {
+        None => read(&path),
+        Some(None) => Ok(BTreeMap::new()),
+        Some(Some(text)) => Ok(lock::parse(text, &path)?),
+    }
 }
 
 /// Reads a lock file; one that is not there has no locks.

@@ -39,6 +39,7 @@ use silo_store::layout::Store;
 
 use crate::build::network::{Learning, Outside};
 use crate::config::Settings;
+use crate::config::project::ProjectFiles;
 use crate::event::Sink;
 use crate::fetch::mirrors::{self, Mirrors, Overrides};
 use crate::fetch::sources;
@@ -106,6 +107,8 @@ pub struct View<'a> {
     pub project_settings: &'a Settings,
     /// The directory of the project.
     pub project: &'a std::path::Path,
+    /// The files of the project as they were read and judged; a verb that changes them looks at the disk instead.
+    pub files: Option<&'a ProjectFiles>,
 }
 
 impl Context<'_> {
@@ -144,6 +147,7 @@ impl Context<'_> {
             user_settings: self.user_settings,
             project_settings: self.project_settings,
             project: self.project,
+            files: None,
         }
     }
 

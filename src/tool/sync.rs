@@ -10,7 +10,7 @@ use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
 
 use crate::build::{self, Built, Target};
 use crate::image::ImageId;
-use crate::journal::{self, Change};
+use crate::journal::Change;
 use crate::lock::Lock;
 use crate::recipe::catalog::Origin;
 use crate::system::Arch;
@@ -21,6 +21,7 @@ use super::install::{self, Error};
 use super::locking::{self, Resolving, Staged};
 use super::projects::{self, Pinned, Project};
 use super::shims;
+use super::trust;
 
 /// Between two looks at whether another process has finished with the same project.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -120,7 +121,7 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
         keep_images(context, &shared, &all)?;
     }
     let changes: Vec<Change> = wish.with.iter().cloned().chain(locks.changes(context.home)?).collect();
-    journal::commit(context.home, &changes).map_err(locking::Error::from)?;
+    trust::commit(context.home, context.project, &changes).map_err(locking::Error::from)?;
     if !wish.lock_only {
         let made: Vec<&str> = all.iter().filter(|one| one.outcome.is_ok()).map(|one| one.tool.as_str()).collect();
         shims::synced(context, &made)?;

@@ -15,7 +15,7 @@ pub fn read(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
 }
 
 /// The same of a file that is open, and was opened without waiting.
-pub(crate) fn whole(file: File, most_bytes: u64) -> io::Result<Vec<u8>> {
+pub fn whole(file: File, most_bytes: u64) -> io::Result<Vec<u8>> {
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
         return Err(ErrorKind::IsADirectory.into());

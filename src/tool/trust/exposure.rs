@@ -1,46 +1,18 @@
-//! What a project's own files open, and what of it the user has approved.
+//! Lists everything that a project's own files open to its tools, as lines of text.
 //!
 //! A project comes from anywhere, and its `silo.toml` with it. What that file lets a tool reach, read, keep or be made of
-//! counts only once the user has said so: each such thing is a line of text, and the lines that were approved stand, by project, in
-//! `~/.silo/trust/<project>`. A line that is new since then is asked about again; one that has gone is no matter.
+//! counts only once the user has approved its line. A line that is new since then is asked about again.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
 
-use silo_store::bounded;
-use silo_store::digest::Digest;
-
-use crate::config::read;
 use crate::config::sight::{Git, Mode, Sockets};
 use crate::config::{Network, Override, Settings};
-use crate::document;
 use crate::grant::Port;
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 use crate::recipe::catalog::{self, Places};
 use crate::recipe::file::check_step;
 use crate::recipe::kept::{self, Kept, KeptEntry, Scope};
 use crate::recipe::lsp::{self, Lsp};
 use crate::recipe::{Recipe, Step};
-
-use super::projects;
-
-/// Why approvals could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// They cannot be read.
-    #[error(transparent)]
-    Document(#[from] document::Error),
-    /// They cannot be written.
-    #[error("cannot write {path}", path = .path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 /// What a project opens, one line each.
 pub type Exposures = BTreeSet<String>;
@@ -81,7 +53,7 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
 
 /// Spells out what would not show as it is, such as line breaks and what turns text around: what is approved is what was
 /// read, each on a line of its own, and no two things are spelled alike.
-fn plain(line: &str) -> String {
+pub(super) fn plain(line: &str) -> String {
     let turns = |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut plain = String::with_capacity(line.len());
     for letter in line.chars() {
@@ -174,86 +146,10 @@ fn of_tool(recipe: &Recipe) -> Exposures {
     found.iter().map(|line| plain(line)).collect()
 }
 
-/// Finds what silo obeys of a project that came while a sandbox ran, and may be the work of what ran in it.
-pub fn of_inside(home: &Home, project: &Path) -> Result<Exposures, Error> {
-    let text = document::text_of(&inside(home, project))?.unwrap_or_default();
-    let named = text.lines().filter(|line| SILOS.contains(line)).map(|line| (line, project.join(line)));
-    let told = |(line, path): (&str, PathBuf)| {
-        let what = match bounded::read(&path, document::MAX_BYTES) {
-            Ok(bytes) => format!("sha256 {:.12}", Digest::of(&bytes).to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => return None,
-            Err(error) if error.kind() == ErrorKind::IsADirectory => "a directory".to_owned(),
-            Err(_) => "nothing that can be read".to_owned(),
-        };
-        Some(format!("{line} counts, though it came while a sandbox ran ({what})"))
-    };
-    Ok(named.filter_map(told).collect())
-}
-
-/// What silo itself obeys of a project.
-const SILOS: [&str; 4] = [PROJECT_CONFIG, LEGACY_CONFIG, PROJECT_LOCK, RECIPES];
-
-/// Notes what of a project came while a sandbox ran; what silo does not obey is passed over.
-pub fn came_inside(home: &Home, project: &Path, paths: &[PathBuf]) -> Result<(), Error> {
-    let path = inside(home, project);
-    let mut names: BTreeSet<String> = document::text_of(&path)?.unwrap_or_default().lines().map(str::to_owned).collect();
-    let before = names.len();
-    names.extend(SILOS.into_iter().filter(|name| paths.iter().any(|path| path == Path::new(name))).map(str::to_owned));
-    if names.len() == before {
-        return Ok(());
-    }
-    let text: String = names.iter().map(|name| format!("{name}\n")).collect();
-    document::write(&path, &text).map_err(|source| Error::Write { path, source })
-}
-
-fn inside(home: &Home, project: &Path) -> PathBuf {
-    home.trust().join(format!("{}.inside", projects::id(project)))
-}
-
-/// Approves what a change of a project's `silo.toml` opens: whoever typed the command has said so.
-pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<(), Error> {
-    let path = project.join(PROJECT_CONFIG);
-    // What could not be read opened nothing.
-    let opened = |text: &str| read::parse(text, &path).map(|settings| of_settings(&settings, user)).unwrap_or_default();
-    let more: Exposures = opened(after).difference(&opened(before)).cloned().collect();
-    if more.is_empty() { Ok(()) } else { approve(home, project, &more) }
-}
-
-/// Makes what was approved of a moved project its own again.
-pub fn moved(home: &Home, from: &Path, to: &Path) -> Result<(), Error> {
-    let old = approved(home, from)?;
-    if old.is_empty() {
-        return Ok(());
-    }
-    approve(home, to, &old)?;
-    // What comes to the old place is another project.
-    let path = file(home, from);
-    fs::remove_file(&path).map_err(|source| Error::Write { path, source })
-}
-
-/// Returns what was approved of the project at a canonical path.
-pub fn approved(home: &Home, project: &Path) -> Result<Exposures, Error> {
-    let text = document::text_of(&file(home, project))?.unwrap_or_default();
-    Ok(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
-}
-
-/// Approves these besides what was approved before.
-pub fn approve(home: &Home, project: &Path, more: &Exposures) -> Result<(), Error> {
-    let mut all = approved(home, project)?;
-    all.extend(more.iter().cloned());
-    let path = file(home, project);
-    let lines: String = all.iter().map(|line| format!("{line}\n")).collect();
-    // A path may hold line breaks, which a comment must not.
-    let text = format!("# {project:?}\n{lines}");
-    document::write(&path, &text).map_err(|source| Error::Write { path, source })
-}
-
-fn file(home: &Home, project: &Path) -> PathBuf {
-    home.trust().join(projects::id(project))
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::recipe::texts::ProjectRecipes;
+
     use super::*;
 
     #[test]
@@ -285,11 +181,12 @@ mod tests {
 
     #[test]
     fn what_a_projects_recipe_adds_is_a_line() {
-        let place = tempfile::tempdir().expect("a directory");
-        let places = Places { project: Some(place.path().to_owned()), ..Places::default() };
-        let write = |name: &str, text: &str| fs::write(place.path().join(name), text).expect("written");
-        write("sh.toml", "passEnv = [\"KEY\"]\nstate = [{ guest = \"~/.x\", scope = \"tool\" }]\n");
-        write("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n");
+        let texts = [
+            ("sh.toml", "passEnv = [\"KEY\"]\nstate = [{ guest = \"~/.x\", scope = \"tool\" }]\n"),
+            ("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n"),
+        ];
+        let texts = texts.map(|(name, text)| (name.to_owned(), Ok(text.to_owned())));
+        let places = Places { project: Some(ProjectRecipes::new("recipes".into(), texts.into())), ..Places::default() };
         let lines = |tool| of_recipe(&places, tool).into_iter().collect::<Vec<_>>();
         assert_eq!(lines("sh"), ["sh has the same ~/.x in all projects", "sh sees the variable KEY"]);
         let own = ["own is made of the image registry.example.com/a:1", "own runs `true` when it is built, reaching n.example"];
@@ -298,38 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_while_a_sandbox_ran_is_asked_about_until_it_is_gone() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (home, project) = (Home::new(place.path().join("home")), place.path());
-        let told = || of_inside(&home, project).expect("read").into_iter().collect::<Vec<_>>();
-        came_inside(&home, project, &[".envrc".into()]).expect("nothing of silo's");
-        assert!(told().is_empty() && !home.trust().exists());
-        fs::write(project.join("silo.toml"), "a").expect("written");
-        came_inside(&home, project, &["silo.toml".into(), ".envrc".into()]).expect("noted");
-        let first = told();
-        assert!(first.len() == 1 && first[0].starts_with("silo.toml counts, though it came while a sandbox ran (sha256 "), "{first:?}");
-        fs::write(project.join("silo.toml"), "b").expect("written");
-        assert_ne!(told(), first);
-        fs::remove_file(project.join("silo.toml")).expect("there");
-        assert!(told().is_empty());
-    }
-
-    #[test]
-    fn what_is_approved_hides_nothing_between_lines() {
-        let text = "[overrides.t]\npostInstall = [\"true\\nt may reach *\\n\", 'true\\nt may reach *\\n', \"\\u001b[2K\\u202e\"]\n";
-        let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
-        // A line break, and the letters that spell one.
-        assert_eq!(found.len(), 3, "{found:?}");
-        let dir = tempfile::tempdir().expect("a directory");
-        let home = Home::new(dir.path().to_owned());
-        approve(&home, Path::new("/a"), &found).expect("written");
-        let read = approved(&home, Path::new("/a")).expect("read");
-        assert_eq!(read, found);
-        assert!(!read.contains("t may reach *") && read.iter().all(|line| !line.contains(char::is_control)), "{read:?}");
-    }
-
-    #[test]
-    fn what_is_opened_is_told_line_by_line_and_approved_once() {
+    fn what_is_opened_is_told_line_by_line() {
         let text = "[network]\nallow = [\"a.example\"]\ndeny = [\"b\"]\n[ecosystems]\npypi = [\"p.example\"]\n[overrides.t.network]\nallow = [\"*\"]\n[overrides.s]\npassSshAgent = true\npassEnv = [\"KEY\"]\nports = [{ host = 1, guest = 2 }]";
         let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
         let expect = [
@@ -341,12 +207,5 @@ mod tests {
             "t may reach *",
         ];
         assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expect);
-        let dir = tempfile::tempdir().expect("a directory");
-        let home = Home::new(dir.path().to_owned());
-        let project = Path::new("/a\nevery tool may reach *");
-        assert!(approved(&home, project).expect("nothing").is_empty());
-        approve(&home, project, &found).expect("written");
-        assert_eq!(approved(&home, project).expect("read"), found);
-        assert!(approved(&home, Path::new("/b")).expect("nothing").is_empty());
     }
 }

@@ -1,0 +1,208 @@
+//! The record of a directory: `~/.silo/trust/<identity>/`.
+//!
+//! ```text
+//! record.toml     approved lines, and the digests of the files that count
+//! known/<file>    copies of those files, from which a change is described
+//! runs            whether a sandbox can write the directory, see `runs`
+//! lock            held while the record changes
+//! ```
+//!
+//! Its name is made of the directory's identity, so another directory at the same path has no part in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use silo_store::bounded;
+use silo_store::digest::Digest;
+use silo_store::path_error::PathError;
+
+use crate::document;
+use crate::home::{Home, PROJECT_CONFIG, PROJECT_LOCK};
+use crate::identity::DirectoryId;
+use crate::tool::projects;
+
+use super::Error;
+
+/// The version of the format of `record.toml`.
+const VERSION: u32 = 1;
+/// Files of which a copy is kept, so that a change of them can be described.
+pub const DESCRIBED: [&str; 2] = [PROJECT_CONFIG, PROJECT_LOCK];
+/// The largest copy that is kept: a lock of 20,000 packages. A larger file is described by its digest alone.
+const MAX_COPY_BYTES: u64 = 8 << 20;
+
+/// A directory and the place of its record.
+#[derive(Clone, Debug)]
+pub struct Place {
+    dir: PathBuf,
+    path: PathBuf,
+    key: String,
+    is_lasting: bool,
+}
+
+/// What is recorded of a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Lines that the user approved.
+    pub approved: BTreeSet<String>,
+    /// Digest of the files that the user approved as they were.
+    pub approved_files: Option<Digest>,
+    /// Digests of the files that count: recorded before a sandbox started, written by silo or approved.
+    pub known: Option<BTreeMap<String, Digest>>,
+    /// A sandbox may have changed the files since.
+    pub suspect: bool,
+    /// For each directory above: the number of its last sandbox when the files were compared.
+    pub above: BTreeMap<String, u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    format: u32,
+    /// The path in hexadecimal digits, since a path may be any bytes; the comment above it is for people.
+    path: String,
+    #[serde(default)]
+    suspect: bool,
+    #[serde(default)]
+    approved: BTreeSet<String>,
+    approved_files: Option<String>,
+    known: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    above: BTreeMap<String, u64>,
+}
+
+impl Place {
+    /// Names the record of the directory at a path; nothing is created.
+    pub fn of(home: &Home, path: &Path) -> io::Result<Place> {
+        let id = DirectoryId::of(path)?;
+        let key = id.key();
+        Ok(Place { dir: home.trust_of(&key), path: path.to_owned(), key, is_lasting: id.is_lasting() })
+    }
+
+    /// The name of the record.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The directory that the record is of.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that says whether a sandbox can write the directory.
+    pub fn runs(&self) -> PathBuf {
+        self.dir.join("runs")
+    }
+
+    /// Makes the place and holds it for a change.
+    pub fn hold(&self) -> Result<File, Error> {
+        self.make()?;
+        let path = self.dir.join("lock");
+        let failed = |source| PathError { doing: "lock", path: path.clone(), source };
+        let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        Ok(file)
+    }
+
+    /// Makes the directory of the record.
+    pub fn make(&self) -> Result<(), Error> {
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        Ok(made.map_err(|source| PathError { doing: "create", path: self.dir.clone(), source })?)
+    }
+
+    /// Reads the record; where there is none, nothing is recorded.
+    pub fn read(&self) -> Result<Record, Error> {
+        let path = self.dir.join("record.toml");
+        let Some(written) = document::read::<Written>(&path)? else { return Ok(Record::default()) };
+        let wrong = |message: &str| document::Error::Meaning { path: path.clone(), message: message.to_owned() };
+        let known_path = projects::unhex(&written.path).filter(|_| written.format == VERSION);
+        let known_path = known_path.ok_or_else(|| wrong("it is not as this silo writes it; remove it, and approve the project again"))?;
+        // Without a time of birth, an inode number may be another directory's by now.
+        if !self.is_lasting && known_path != self.path {
+            return Ok(Record::default());
+        }
+        let digest = |text: &String| Digest::parse(text).map_err(|_| wrong("it names something that is not a sha-256"));
+        let known = written.known.map(|known| {
+            known.iter().map(|(name, text)| Ok((name.clone(), digest(text)?))).collect::<Result<BTreeMap<_, _>, document::Error>>()
+        });
+        Ok(Record {
+            approved: written.approved,
+            approved_files: written.approved_files.as_ref().map(digest).transpose()?,
+            known: known.transpose()?,
+            suspect: written.suspect,
+            above: written.above,
+        })
+    }
+
+    /// Writes the record; the caller holds the place.
+    pub fn write(&self, record: &Record, _held: &File) -> Result<(), Error> {
+        let spell = |known: &BTreeMap<String, Digest>| known.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect();
+        let written = Written {
+            format: VERSION,
+            path: projects::hex(&self.path),
+            suspect: record.suspect,
+            approved: record.approved.clone(),
+            approved_files: record.approved_files.map(|digest| digest.to_string()),
+            known: record.known.as_ref().map(spell),
+            above: record.above.clone(),
+        };
+        // A path may hold line breaks, which a comment must not.
+        let text = format!("# {:?}\n{}", self.path, toml::to_string(&written).expect("strings, numbers and tables are TOML"));
+        write_private(&self.dir.join("record.toml"), text.as_bytes())
+    }
+
+    /// Keeps a copy of a file that counts.
+    pub fn keep_copy(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        if !DESCRIBED.contains(&name) || bytes.len() as u64 > MAX_COPY_BYTES {
+            return Ok(());
+        }
+        let dir = self.dir.join("known");
+        if !dir.is_dir() {
+            DirBuilder::new().mode(0o700).create(&dir).map_err(|source| PathError { doing: "create", path: dir.clone(), source })?;
+        }
+        write_private(&dir.join(name), bytes)
+    }
+
+    /// Returns the copy of a file with this digest, if there is one.
+    pub fn copy(&self, name: &str, digest: &Digest) -> Option<String> {
+        let bytes = bounded::read(&self.dir.join("known").join(name), MAX_COPY_BYTES).ok()?;
+        String::from_utf8(bytes).ok().filter(|text| Digest::of(text.as_bytes()) == *digest)
+    }
+}
+
+/// Writes a file that only its owner can read, by one rename, and makes it outlive a power cut.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
+    let write = || {
+        let mut staged = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(dir)?;
+        staged.write_all(bytes)?;
+        staged.as_file().set_permissions(Permissions::from_mode(0o600))?;
+        staged.as_file().sync_all()?;
+        staged.persist(path).map_err(|error| error.error)?;
+        File::open(dir)?.sync_all()
+    };
+    Ok(write().map_err(|source| PathError { doing: "write", path: path.to_owned(), source })?)
+}
+
+/// One digest of all files.
+pub fn digest_of(files: &BTreeMap<String, Digest>) -> Digest {
+    let lines: String = files.iter().map(|(name, digest)| format!("{digest} {}:{name}\n", name.len())).collect();
+    Digest::of(lines.as_bytes())
+}
+
+/// Removes the record of a directory with everything in it.
+pub fn remove(place: &Place) -> Result<(), Error> {
+    match fs::remove_dir_all(&place.dir) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(PathError { doing: "remove", path: place.dir.clone(), source }.into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,135 @@
+//! Whether a sandbox can write a directory now, or could when its silo was killed: the file `runs` of its record.
+//!
+//! The file holds a number and a word: the number of the last sandbox, and whether all of them have ended and were looked
+//! at ("ended") or not ("open"). Each silo that runs one holds a shared lock on it, which the kernel takes back however that
+//! silo ends. So "open" without a lock means that a silo was killed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use silo_store::path_error::PathError;
+
+use super::Error;
+
+/// Digits of a number in the file, so that writing in place always writes all of it.
+const DIGITS: usize = 20;
+/// How often an ended run asks whether it is the last one; another silo that only looks holds the lock for microseconds.
+const TRIES: usize = 64;
+
+/// What sandboxes did with a directory, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// The number of the last one; 0 if there was none.
+    pub last: u64,
+    /// Not all have ended and were looked at.
+    pub is_open: bool,
+    /// One is there now.
+    pub is_live: bool,
+}
+
+/// A sandbox that can write a directory.
+#[derive(Debug)]
+pub struct Running {
+    file: File,
+    number: u64,
+}
+
+/// Looks at the file of a directory.
+pub fn look(path: &Path) -> Result<Runs, Error> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Runs::default()),
+        Err(source) => return Err(PathError { doing: "open", path: path.to_owned(), source }.into()),
+    };
+    let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
+    let (last, is_open) = read(&file).map_err(failed)?;
+    // All that run have opened it; nobody needs to be asked about others.
+    let is_live = is_open && !is_free(&file).map_err(failed)?;
+    Ok(Runs { last, is_open, is_live })
+}
+
+/// Begins a run, in a directory that exists.
+pub fn begin(path: &Path) -> Result<Running, Error> {
+    let failed = |doing| move |source| PathError { doing, path: path.to_owned(), source };
+    let options = &mut File::options();
+    let file = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path).map_err(failed("open"))?;
+    flock(&file, FlockOperation::LockShared).map_err(|error| failed("lock")(error.into()))?;
+    let number = read(&file).map_err(failed("read"))?.0.saturating_add(1);
+    write(&file, number, "open ").map_err(failed("write"))?;
+    Ok(Running { file, number })
+}
+
+impl Running {
+    /// Ends a run after which the directory's files were looked at: if it is the last one, nothing is open.
+    pub fn end(self) -> io::Result<()> {
+        for _ in 0..TRIES {
+            match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let number = read(&self.file)?.0.max(self.number);
+                    return write(&self.file, number, "ended");
+                }
+                Err(Errno::WOULDBLOCK) => std::thread::yield_now(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Another one runs; the last of them ends it.
+        Ok(())
+    }
+}
+
+/// Reads number and word. A file that is not as it is written says the worst.
+fn read(file: &File) -> io::Result<(u64, bool)> {
+    let mut bytes = [0; DIGITS + 6];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    let text = std::str::from_utf8(&bytes[..filled]).unwrap_or_default();
+    let number = text.get(..DIGITS).and_then(|digits| digits.parse().ok());
+    let unknown = u64::from(filled > 0);
+    Ok((number.unwrap_or(unknown), number.is_none() || !text.ends_with("ended")))
+}
+
+fn write(file: &File, number: u64, word: &str) -> io::Result<()> {
+    file.write_all_at(format!("{number:0DIGITS$} {word}").as_bytes(), 0)
+}
+
+/// Says whether nobody holds the lock.
+fn is_free(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => flock(file, FlockOperation::Unlock).map(|()| true).map_err(io::Error::from),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_seen_until_the_last_one_has_ended() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("runs");
+        assert_eq!(look(&path).expect("nothing"), Runs::default());
+        let one = begin(&path).expect("begun");
+        let two = begin(&path).expect("begun");
+        assert_eq!(look(&path).expect("read"), Runs { last: 2, is_open: true, is_live: true });
+        one.end().expect("ended");
+        assert!(look(&path).expect("read").is_live);
+        two.end().expect("ended");
+        assert_eq!(look(&path).expect("read"), Runs { last: 2, is_open: false, is_live: false });
+        // As if its silo was killed.
+        drop(begin(&path).expect("begun"));
+        assert_eq!(look(&path).expect("read"), Runs { last: 3, is_open: true, is_live: false });
+        std::fs::write(&path, "nonsense").expect("written");
+        assert_eq!(look(&path).expect("read"), Runs { last: 1, is_open: true, is_live: false });
+    }
+}
