@@ -250,7 +250,10 @@ fn settings_of_another_user_are_not_used_whoever_asks() {
         fs::write(&file, "passEnv = [\"TOKEN\"]\n").expect("our own project");
         assert!(settings_at(&silo, &deep).out.contains("\"TOKEN\""), "root's own count");
         let own = fs::metadata(&project).expect("there").uid();
-        for (path, why) in [(&file, format!("it belongs to user {other}")), (&project, format!("/project belongs to user {other}"))] {
+        for (path, why) in [
+            (&file, format!("it belongs to user {other} (run silo as that user, or make it yours with `chown`)")),
+            (&project, format!("/project belongs to user {other}")),
+        ] {
             chown(path, Some(other), Some(other)).expect("root may give a file away");
             let shown = settings_at(&silo, &deep);
             assert!(!shown.out.contains("TOKEN") && shown.err.contains(&why) && shown.err.lines().count() == 1, "{shown:?}");

@@ -1,6 +1,5 @@
 //! What a command needs of the machine before it can do anything: home, store, settings, progress.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
@@ -110,8 +109,10 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
     if let Some(changed) = changed.filter(|changed| changed.path() == project_config) {
         files = files.with_settings(changed.texts().1)?;
     }
-    let unused: BTreeSet<String> = passed_over.iter().chain(files.passed_over()).map(ToString::to_string).collect();
-    TOLD_OF_UNUSED.call_once(|| unused.iter().for_each(|line| ui::note(line)));
+    // Others beside it or above are no news then.
+    if let Some(nearest) = passed_over.iter().chain(files.passed_over()).next() {
+        TOLD_OF_UNUSED.call_once(|| ui::note(&nearest.to_string()));
+    }
     let (project_settings, projects) = read::of_project(&files)?;
     TOLD_OF_OLDER.call_once(|| older.iter().chain(&projects).for_each(tell_of_older));
     let mine = [

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::Trust;
+use crate::config::legacy::Whose;
 use crate::config::project::ProjectFiles;
+use crate::config::{Trust, read};
 use crate::home::Home;
 use crate::plain;
 use crate::run::error::Error;
@@ -101,6 +102,9 @@ pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), F
         Verdict::Counts if lost.is_some() => vec!["its settings are gone".to_owned()],
         Verdict::Counts => return Ok(()),
     };
+    if read::read_any(&home.config(), &home.legacy_config(), Whose::User)?.0.trust == Some(Trust::Always) {
+        return Ok(());
+    }
     let root = plain::path(lost.as_ref().unwrap_or(files).root());
     let what = format!("a tool could write these files of {root} when they came or changed:\n{}", listed(&lines));
     let hint = "nothing is run outside of a sandbox until `silo trust` has shown and approved them";

@@ -48,7 +48,9 @@ impl fmt::Display for PassedOver {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = plain::path(&self.path);
         match &self.why {
-            Why::Owner(uid) => write!(to, "{path} is not used: it belongs to user {uid}"),
+            Why::Owner(uid) => {
+                write!(to, "{path} is not used: it belongs to user {uid} (run silo as that user, or make it yours with `chown`)")
+            }
             Why::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` keeps it to you)"),
             Why::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", plain::path(dir)),
             Why::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", plain::path(dir)),

@@ -8,6 +8,7 @@ use crate::config::project::ProjectFiles;
 use crate::guard::difference;
 use crate::home::Home;
 use crate::launch::opened::Opened;
+use crate::launch::spec::Access;
 use crate::plain;
 use crate::tool::kept::InUse;
 use crate::tool::trust::{self, RunRecord};
