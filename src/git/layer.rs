@@ -10,9 +10,9 @@
 //! A layer that nobody holds is left of a silo that was killed. The next run in the same project takes it over.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;

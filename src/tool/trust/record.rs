@@ -10,7 +10,7 @@
 //! Its name is made of the directory's identity, so another directory at the same path has no part in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -195,14 +195,4 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 pub fn digest_of(files: &BTreeMap<String, Digest>) -> Digest {
     let lines: String = files.iter().map(|(name, digest)| format!("{digest} {}:{name}\n", name.len())).collect();
     Digest::of(lines.as_bytes())
-}
-
-/// Removes the record of a directory with everything in it.
-pub fn remove(place: &Place) -> Result<(), Error> {
-    match fs::remove_dir_all(&place.dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PathError { doing: "remove", path: place.dir.clone(), source }.into())
-        }
-        _ => Ok(()),
-    }
 }
