@@ -118,7 +118,7 @@ impl Layer {
         };
         private(over.layers).map_err(failed(over.layers))?;
         let dir = tempfile::Builder::new().prefix("").rand_bytes(8).tempdir_in(over.layers).map_err(failed(over.layers))?;
-        let lock = File::create_new(dir.path().join("lock")).map_err(failed(dir.path()))?;
+        let lock = silo_store::private::create_new(&dir.path().join("lock")).map_err(failed(dir.path()))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(dir.path())(error.into()))?;
         let lower = over.repository.common();
         let mode = fs::metadata(lower).map_err(failed(lower))?.mode() & 0o777;
@@ -137,7 +137,7 @@ impl Layer {
         let record = Record { version: VERSION, project: over.project.to_owned(), repositories };
         let text = serde_json::to_vec(&record).map_err(|error| failed(dir.path())(error.into()))?;
         let path = dir.path().join("begin.json");
-        fs::write(&path, text).map_err(failed(&path))?;
+        silo_store::private::write(&path, &text).map_err(failed(&path))?;
         let upper = Dir::open(&upper).map_err(failed(&upper))?;
         let run = run_of(dir.path());
         let imports = opened(record, &run).map_err(failed(dir.path()))?;
