@@ -38,6 +38,7 @@ const MAX_ASKING: usize = 16;
 /// Where those come from who ask the user's ssh agent.
 pub enum Askers {
     /// They connect to what listens inside.
+    #[allow(dead_code, reason = "only the native tier has one, which macOS has not")]
     Listener(OwnedFd),
     /// They are handed over by this socket, one with each message.
     Handed(OwnedFd),
