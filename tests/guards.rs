@@ -146,3 +146,122 @@ fn five_hundred_commits_from_both_sides_lose_nothing() {
     assert_eq!((count("both"), all), ("126".to_owned(), "251".to_owned()));
     assert_eq!(git(&project, &["fsck", "--full", "--strict"]), "");
 }
+
+/// Waits until the host has replaced `.git` and the new one is guarded at both places, then tries to write it.
+const WRITE_ANOTHER: &str = r#"
+import os, time
+open("ready", "w").close()
+while not os.path.exists("go"): time.sleep(0.01)
+def is_guarded(top):
+    try: return os.statvfs(top + ".git").f_flag & os.ST_RDONLY
+    except OSError: return False
+for _ in range(3000):
+    if is_guarded("") and is_guarded("/workspace/"): break
+    time.sleep(0.01)
+for top in ("", "/workspace/"):
+    print("sees", os.path.exists(top + ".git/HEAD"))
+    for path in (".git/config", ".git/hooks/pre-commit", ".git/HEAD", ".git/new"):
+        try:
+            with open(top + path, "a") as file: file.write("EVIL\n")
+            print("wrote", top + path)
+        except OSError: pass
+"#;
+
+#[test]
+fn a_repository_that_the_host_replaces_is_read_only_and_nothing_comes_into_it() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    for way in ["moved", "removed", "hidden"] {
+        let silo = Silo::shared(As::Me);
+        let project = silo.project();
+        git(&project, &["init", "-q", "-b", "main"]);
+        git(&project, &["commit", "-q", "--allow-empty", "-m", "a"]);
+        if way == "hidden" {
+            fs::write(project.join("silo.toml"), "[mount]\ngit = \"hidden\"\n").expect("our own project");
+        }
+        let mut inside = silo.command(["run", "--shim", "python3", "python", "--", "-c", WRITE_ANOTHER]);
+        let mut inside = inside.current_dir(&project).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("silo starts");
+        until("the program inside runs", || project.join("ready").exists() || inside.try_wait().is_ok_and(|end| end.is_some()));
+        if way == "removed" {
+            fs::remove_dir_all(project.join(".git")).expect("our own project");
+        } else {
+            fs::rename(project.join(".git"), project.join("old")).expect("our own project");
+        }
+        git(&project, &["init", "-q", "-b", "main"]);
+        fs::write(project.join("go"), "").expect("our own project");
+        let end = inside.wait_with_output().expect("silo ends");
+        let (out, report) = (String::from_utf8_lossy(&end.stdout), String::from_utf8_lossy(&end.stderr));
+        assert!(end.status.success(), "{way}: {report}");
+        let sees = if way == "hidden" { "sees False\n" } else { "sees True\n" };
+        assert_eq!(out, sees.repeat(2), "{way}: {report}");
+        for name in ["config", "hooks/pre-commit", "HEAD", "new"] {
+            let text = fs::read_to_string(project.join(".git").join(name)).unwrap_or_default();
+            assert!(!text.contains("EVIL"), "{way}: {name}: {report}");
+        }
+        let is_told = report.contains("the repository was moved, removed or replaced here during the run");
+        assert_eq!(is_told, way != "hidden", "{way}: {report}");
+        assert_eq!(git(&project, &["count-objects"]), "0 objects, 0 kilobytes", "{way}");
+    }
+}
+
+#[test]
+fn a_repository_that_comes_is_reported() {
+    let silo = Silo::shared(As::Me);
+    let project = silo.project();
+    let made = silo.run(["sh", "-c", "mkdir -p .git/hooks .git/objects; echo x > .git/config; echo x > .git/hooks/pre-commit"]);
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(made.err.contains(".git/config (new; git)") && made.err.contains(".git/hooks (new; git)"), "{}: {made:?}", project.display());
+}
+
+/// Ends or stops the process that guards files, and waits to be ended.
+const STOP_THE_GUARD: &str = r#"
+import os, signal, sys, time
+def name(pid):
+    try:
+        with open("/proc/" + pid + "/comm") as file: return file.read().strip()
+    except OSError: return ""
+guards = [pid for pid in filter(str.isdigit, os.listdir("/proc")) if name(pid) == "silo-guard"]
+print(len(guards), flush=True)
+for pid in guards:
+    try: os.kill(int(pid), getattr(signal, sys.argv[1]))
+    except PermissionError: sys.exit(print("refused"))
+time.sleep(120)
+print("went on")
+"#;
+
+/// Finds a process with this name that a process of ours has started, itself or through others.
+fn descendant(top: u32, name: &str) -> Option<u32> {
+    let stat = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (before, after) = text.rsplit_once(')')?;
+        let parent: u32 = after.split_whitespace().nth(1)?.parse().ok()?;
+        Some((before.split_once('(')?.1.to_owned(), parent))
+    };
+    let is_below = |pid: u32| std::iter::successors(Some(pid), |pid| stat(*pid).map(|(_, parent)| parent)).any(|pid| pid == top);
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| stat(*pid).is_some_and(|(found, _)| found == name)).find(|pid| is_below(*pid))
+}
+
+#[test]
+fn whoever_stops_the_process_that_guards_files_ends_the_sandbox() {
+    let told = "guarding the project's files";
+    for signal in ["SIGKILL", "SIGSTOP"] {
+        let silo = Silo::shared(As::Me);
+        fs::write(silo.project().join(".envrc"), "").expect("our own project");
+        let ended = done(&mut silo.command(["run", "--shim", "python3", "python", "--", "-c", STOP_THE_GUARD, signal]));
+        // Where the kernel lets a confined program signal nobody outside, it is refused.
+        let is_refused = ended.out == "1\nrefused\n" && ended.code == 0;
+        assert!(is_refused || ended.out == "1\n" && ended.code != 0 && ended.err.contains(told), "{signal}: {ended:?}");
+
+        let words = ["run", "--shim", "python3", "python", "--", "-c", "open('ready', 'w').close(); import time; time.sleep(120)"];
+        let mut inside = silo.command(words).stderr(Stdio::piped()).spawn().expect("silo starts");
+        let ready = silo.project().join("ready");
+        until("the program inside runs", || ready.exists() || inside.try_wait().is_ok_and(|end| end.is_some()));
+        let guard = descendant(inside.id(), "silo-guard").expect("a process that guards .envrc");
+        assert!(Command::new("kill").args(["-s", &signal[3..], &guard.to_string()]).status().is_ok_and(|status| status.success()));
+        let end = inside.wait_with_output().expect("silo ends");
+        let report = String::from_utf8_lossy(&end.stderr);
+        assert!(!end.status.success() && report.contains(told), "{signal}: {report}");
+    }
+}

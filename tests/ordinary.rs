@@ -26,7 +26,16 @@ fn sandboxes_hold_for_an_ordinary_user_too() {
     let mut command = Command::new("setpriv");
     command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]).arg(&tests);
     command
-        .args(["escape::", "launch::", "run::", "sight::", "grants::", "network::what_a_program_wrote_last_arrives"])
+        .args([
+            "escape::",
+            "launch::",
+            "run::",
+            "sight::",
+            "grants::",
+            "guards::a_repository",
+            "guards::whoever",
+            "network::what_a_program_wrote_last_arrives",
+        ])
         .env(PROGRAM, &silos)
         .env(SHARED_HOME, silo.home())
         .env("HOME", silo.home())

@@ -123,6 +123,11 @@ impl Import {
         Ok(())
     }
 
+    /// Says whether the host has removed the repository: nothing can come into such a directory any more.
+    pub fn is_gone(&self) -> bool {
+        self.common.own_stat().is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
     /// Returns what could not be taken over in the last round, since somebody holds its lock on the host.
     pub fn busy(&self) -> &BTreeSet<String> {
         &self.busy

@@ -27,18 +27,22 @@ use crate::plain;
 
 use super::begin::Begin;
 use super::dir::{Dir, is_absent};
-use super::import::{Import, Place};
+use super::import::{self, Import};
 use super::objects::When;
 use super::oid::Format;
 use super::repository::{self, Repository};
 
 /// The version of `begin.json`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Largest `begin.json`.
 const MAX_BEGIN_BYTES: u64 = 1 << 30;
 /// How often the end is tried while somebody holds a lock on the host, and the time between.
 const TRIES: usize = 20;
 const BETWEEN: Duration = Duration::from_millis(100);
+
+/// What a run is told of whose repository was replaced.
+const REPLACED: &str = "the repository was moved, removed or replaced here during the run; one that came in its place was \
+    read-only inside and nothing was taken over into it; look at its configuration and hooks before you use git there";
 
 /// Why a layer cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +79,20 @@ pub struct Layer {
     dir: PathBuf,
     upper: Dir,
     imports: Vec<(PathBuf, Import)>,
+    place: Place,
+    is_replaced: bool,
     _lock: File,
 }
+
+/// Where the project's own repository was when the run began.
+#[derive(Debug)]
+struct Place {
+    common: PathBuf,
+    identity: Identity,
+}
+
+/// Device and inode of a directory.
+type Identity = (u64, u64);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,8 +111,9 @@ struct Written {
     own_inside: PathBuf,
     common_inside: PathBuf,
     sha256: bool,
-    /// Device and inode of the common directory: another one at its path is another repository.
-    identity: (u64, u64),
+    /// Another directory at the same path is another repository.
+    own_identity: Identity,
+    common_identity: Identity,
     begin: serde_json::Value,
 }
 
@@ -140,8 +157,8 @@ impl Layer {
         silo_store::private::write(&path, &text).map_err(failed(&path))?;
         let upper = Dir::open(&upper).map_err(failed(&upper))?;
         let run = run_of(dir.path());
-        let imports = opened(record, &run).map_err(failed(dir.path()))?;
-        Ok(Layer { dir: dir.keep(), upper, imports, _lock: lock })
+        let opened = Opened::new(record, &run).map_err(failed(dir.path()))?;
+        Ok(opened.layer(dir.keep(), upper, lock))
     }
 
     /// Finds layers of a project that a killed silo has left.
@@ -160,8 +177,8 @@ impl Layer {
             return Ok(None);
         }
         let upper = Dir::open(&dir.join("upper"))?;
-        let imports = opened(record, &run_of(&dir))?;
-        Ok(Some(Layer { dir, upper, imports, _lock: lock }))
+        let opened = Opened::new(record, &run_of(&dir))?;
+        Ok(Some(opened.layer(dir, upper, lock)))
     }
 
     /// The directory that receives what is written.
@@ -179,8 +196,15 @@ impl Layer {
         self.work().join(UNLAYERED).exists()
     }
 
+    /// Notes whether another repository is where this one was: the kernel takes the layer away then.
+    fn look_for_another(&mut self) {
+        let now = Dir::open(&self.place.common).and_then(|dir| identity(&dir));
+        self.is_replaced |= !now.is_ok_and(|now| now == self.place.identity);
+    }
+
     /// Takes over what is there now, while the sandbox runs. What fails is tried again.
     pub fn round(&mut self) {
+        self.look_for_another();
         for (_, import) in &mut self.imports {
             // At the end it is tried for good, and told.
             let _ = import.round(&self.upper, When::Live);
@@ -205,6 +229,17 @@ impl Layer {
                 break;
             }
             thread::sleep(BETWEEN);
+        }
+        self.look_for_another();
+        if self.is_replaced {
+            finished.told.push(REPLACED.to_owned());
+        }
+        if self.is_replaced && self.imports.iter().all(|(_, import)| import.is_gone()) && !failures.is_empty() {
+            // There is nothing any more that it could be taken over to.
+            failures.clear();
+            finished.told.push(
+                "the repository that the run began with was removed here, and the last that was made in it inside with it".to_owned(),
+            );
         }
         for (tree, import) in &self.imports {
             finished.told.extend(import.told().into_iter().map(|line| format!("{}{line}", within(tree))));
@@ -243,36 +278,58 @@ fn written(repository: &Repository, lower: &Path, tree: &Path) -> Result<Written
         own_inside: inside(repository.own()),
         common_inside: inside(repository.common()),
         sha256: repository.format() == Format::Sha256,
-        identity: identity(&common).map_err(failed)?,
+        own_identity: identity(&own).map_err(failed)?,
+        common_identity: identity(&common).map_err(failed)?,
         begin: begin.to_json(),
     })
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the fields have other widths on other systems")]
-fn identity(dir: &Dir) -> io::Result<(u64, u64)> {
+fn identity(dir: &Dir) -> io::Result<Identity> {
     let stat = dir.own_stat()?;
     Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-fn opened(record: Record, run: &str) -> io::Result<Vec<(PathBuf, Import)>> {
-    let mut imports = Vec::new();
-    for written in record.repositories {
-        let format = if written.sha256 { Format::Sha256 } else { Format::Sha1 };
-        let (own, common) = match (Dir::open(&written.own), Dir::open(&written.common)) {
-            (Ok(own), Ok(common)) => (own, common),
-            // A repository that is gone takes nothing over.
-            (Err(error), _) | (_, Err(error)) if is_absent(&error) => continue,
-            (Err(error), _) | (_, Err(error)) => return Err(error),
-        };
-        let Some(begin) =
-            Begin::from_json(&written.begin, format).filter(|_| identity(&common).is_ok_and(|found| found == written.identity))
-        else {
-            continue;
-        };
-        let place = Place { own, common, own_inside: written.own_inside, common_inside: written.common_inside, format };
-        imports.push((written.tree, Import::new(place, begin, run)));
+/// The repositories that a layer is over.
+struct Opened {
+    imports: Vec<(PathBuf, Import)>,
+    place: Place,
+    is_replaced: bool,
+}
+
+impl Opened {
+    fn new(record: Record, run: &str) -> io::Result<Opened> {
+        let first = record.repositories.first().ok_or(io::ErrorKind::InvalidData)?;
+        let place = Place { common: first.common.clone(), identity: first.common_identity };
+        let mut opened = Opened { imports: Vec::new(), place, is_replaced: false };
+        for written in record.repositories {
+            let format = if written.sha256 { Format::Sha256 } else { Format::Sha1 };
+            let (own, common) = match (Dir::open(&written.own), Dir::open(&written.common)) {
+                (Ok(own), Ok(common)) => (own, common),
+                // A repository that is gone takes nothing over.
+                (Err(error), _) | (_, Err(error)) if is_absent(&error) => {
+                    opened.is_replaced = true;
+                    continue;
+                }
+                (Err(error), _) | (_, Err(error)) => return Err(error),
+            };
+            // Compared by what is open and written to from now on, whatever comes to its path.
+            let is_same = identity(&own)? == written.own_identity && identity(&common)? == written.common_identity;
+            match Begin::from_json(&written.begin, format) {
+                Some(begin) if is_same => {
+                    let place = import::Place { own, common, own_inside: written.own_inside, common_inside: written.common_inside, format };
+                    opened.imports.push((written.tree, Import::new(place, begin, run)));
+                }
+                Some(_) => opened.is_replaced = true,
+                None => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        Ok(opened)
     }
-    Ok(imports)
+
+    fn layer(self, dir: PathBuf, upper: Dir, lock: File) -> Layer {
+        Layer { dir, upper, imports: self.imports, place: self.place, is_replaced: self.is_replaced, _lock: lock }
+    }
 }
 
 /// Makes a directory that is nobody else's.
@@ -337,6 +394,17 @@ mod tests {
             assert!(copied.is_ok_and(|status| status.success()));
             let upper = layer.upper().strip_prefix(&self.root).expect("ours").to_string_lossy().into_owned();
             (layer, upper)
+        }
+
+        /// The layer that is left. A process that another test starts has a copy of the lock for a moment.
+        fn left(&self) -> Layer {
+            for _ in 0..1000 {
+                if let Some(layer) = Layer::left_behind(&self.root.join("layers"), &self.root.join("p")).pop() {
+                    return layer;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            panic!("no layer is left");
         }
 
         fn is_whole(&self) {
@@ -432,11 +500,11 @@ mod tests {
                 wrong[at] ^= 0x11;
                 fs::write(&place, &wrong).expect("written");
                 let kind = if format == "sha1" { Format::Sha1 } else { Format::Sha256 };
-                let verified = super::super::pack::verify(
+                let verified = crate::git::pack::verify(
                     &File::open(&place).expect("there"),
                     wrong.len() as u64,
                     kind,
-                    &mut super::super::budget::Budget::new(1 << 30),
+                    &mut crate::git::budget::Budget::new(1 << 30),
                 );
                 assert!(verified.is_err(), "{at}");
             }
@@ -497,6 +565,36 @@ mod tests {
     }
 
     #[test]
+    fn nothing_comes_into_another_repository_than_the_run_began_with() {
+        for moved in ["moved away", "removed", "removed after silo was killed"] {
+            let Some(bench) = Bench::new("sha1") else { return };
+            let (mut layer, upper) = bench.layer();
+            bench.git(&upper, &["commit", "-q", "--allow-empty", "-m", "inside"]);
+            let project = bench.root.join("p");
+            fs::rename(project.join(".git"), project.join("old")).expect("our own");
+            bench.git("p/.git", &["init", "-q", "-b", "main"]);
+            if moved != "moved away" {
+                fs::remove_dir_all(project.join("old")).expect("our own");
+            }
+            let finished = if moved == "removed after silo was killed" {
+                drop(layer);
+                bench.left().finish()
+            } else {
+                layer.round();
+                layer.finish()
+            };
+            assert_eq!(finished.left, None, "{moved}: {finished:?}");
+            assert!(finished.told.iter().any(|line| line == REPLACED), "{moved}: {finished:?}");
+            assert_eq!(bench.git("p/.git", &["for-each-ref"]), "", "{moved}");
+            assert_eq!(bench.git("p/.git", &["count-objects"]), "0 objects, 0 kilobytes", "{moved}");
+            if moved == "moved away" {
+                assert_eq!(bench.git("p/old", &["log", "-1", "--format=%s"]), "inside");
+            }
+            assert_eq!(fs::read_dir(bench.root.join("layers")).expect("there").count(), 0, "{moved}");
+        }
+    }
+
+    #[test]
     fn a_killed_silo_loses_nothing() {
         let Some(bench) = Bench::new("sha1") else { return };
         let (layer, upper) = bench.layer();
@@ -505,9 +603,7 @@ mod tests {
         assert!(Layer::left_behind(&layers, &project).is_empty(), "it is held");
         drop(layer);
         assert!(Layer::left_behind(&layers, &bench.root).is_empty(), "another project's");
-        for layer in Layer::left_behind(&layers, &project) {
-            assert!(layer.finish().left.is_none());
-        }
+        assert!(bench.left().finish().left.is_none());
         assert_eq!(bench.git("p/.git", &["log", "-1", "--format=%s"]), "before the kill");
         assert!(Layer::left_behind(&layers, &project).is_empty());
     }

@@ -58,7 +58,7 @@ impl Leases {
         network::prune_records(home, self.record.as_deref());
         let mut reports = Vec::new();
         if let Some(project) = self.project {
-            reports.extend(compare(home, project)?);
+            reports.extend(compare(home, project));
         }
         if let Some(lesson) = &self.lesson {
             reports.push(lesson.summary()?);
@@ -71,21 +71,25 @@ impl Leases {
 }
 
 /// Ends the watch over the project, and describes what is not as it was.
-fn compare(home: &Home, project: Shown) -> Result<Vec<String>, Error> {
-    let Some(guarding) = project.guarding else { return Ok(Vec::new()) };
+fn compare(home: &Home, project: Shown) -> Vec<String> {
+    let Some(guarding) = project.guarding else { return Vec::new() };
     let ended = guarding.end();
     let mut reports = Vec::new();
     if !ended.differences.is_empty() {
         let paths: Vec<PathBuf> = ended.differences.keys().cloned().collect();
-        trust::came_inside(home, &project.path, &paths)?;
+        let noted = trust::came_inside(home, &project.path, &paths);
         let what = "changed in the project while a sandbox could write it; programs of this machine obey these files without asking, \
             so look at them before you go on in";
         let lines = difference::lines(&ended.differences);
         reports.push(format!("{what} {}\n  {}", plain::path(&project.path), lines.join("\n  ")));
+        if let Err(error) = noted {
+            let what = "silo could not note that these came while a sandbox ran, and will not ask about those of its own among them";
+            reports.push(format!("{what}: {}", crate::causes::of(&error).join(": ")));
+        }
     }
     if !ended.repository.is_empty() {
         reports.push(format!("of the repository in {}\n  {}", plain::path(&project.path), ended.repository.join("\n  ")));
     }
     reports.extend(ended.failed);
-    Ok(reports)
+    reports
 }

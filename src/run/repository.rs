@@ -58,7 +58,11 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
     let mut seen = Seen::default();
     let path = project.path();
     let at_git = [path.join(".git"), Path::new(WORKSPACE).join(".git")];
-    let Ok(git) = fs::symlink_metadata(&at_git[0]) else { return Ok(seen) };
+    let Ok(git) = fs::symlink_metadata(&at_git[0]) else {
+        // One that comes is reported.
+        seen.obeyed.extend(OBEYED.iter().map(|name| (PathBuf::from(name), "git".to_owned())));
+        return Ok(seen);
+    };
     if given.git == Git::Hidden {
         seen.hidden.extend(at_git);
         return Ok(seen);

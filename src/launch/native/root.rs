@@ -310,6 +310,20 @@ pub fn make_read_only(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
     bind_to_itself(root, path, Some(MountAttrFlags::MOUNT_ATTR_RDONLY))
 }
 
+/// Mounts something empty over a directory or file, as [`enter`] does over paths that are hidden.
+pub fn cover(root: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let tree = if is_dir(target)? {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "mode", "0555")?;
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?
+    } else {
+        clone_tree(open_in(root.as_fd(), Path::new("/dev/null"))?.as_fd(), "")?
+    };
+    move_onto(&tree, target)
+}
+
 /// Makes a path a mount point of its own, so that it cannot be renamed or removed.
 fn bind_to_itself(root: &OwnedFd, path: &Path, flags: Option<MountAttrFlags>) -> Result<(), Errno> {
     let target = open_in(root.as_fd(), path)?;
