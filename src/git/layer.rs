@@ -343,8 +343,6 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::process::Command;
 
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-
     use super::*;
 
     struct Bench {
@@ -414,7 +412,8 @@ mod tests {
 
     fn whiteout(path: &Path) {
         let _ = fs::remove_file(path);
-        mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).expect("a whiteout needs no privilege");
+        let made = Command::new("mknod").arg(path).args(["c", "0", "0"]).status().expect("coreutils");
+        assert!(made.success(), "a whiteout needs no privilege");
     }
 
     #[test]
