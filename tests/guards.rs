@@ -265,3 +265,26 @@ fn whoever_stops_the_process_that_guards_files_ends_the_sandbox() {
         assert!(!end.status.success() && report.contains(told), "{signal}: {report}");
     }
 }
+
+#[test]
+fn a_repository_elsewhere_in_the_project_is_read_only() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    for is_symlink in [false, true] {
+        let silo = Silo::shared(As::Me);
+        let project = silo.project();
+        match is_symlink {
+            false => git(&project, &["init", "-q", "--separate-git-dir", "meta", "."]),
+            true => git(&project, &["init", "-q", "."]),
+        };
+        if is_symlink {
+            fs::rename(project.join(".git"), project.join("meta")).expect("our own project");
+            std::os::unix::fs::symlink("meta", project.join(".git")).expect("our own project");
+        }
+        let before = fs::read(project.join("meta/config")).expect("a configuration");
+        let script = "for top in . /workspace; do echo x >> $top/meta/config || echo kept; mv $top/meta $top/other || echo kept; done";
+        assert_eq!(silo.run(["sh", "-c", script]).out, "kept\n".repeat(4), "symlink: {is_symlink}");
+        assert_eq!(fs::read(project.join("meta/config")).expect("a configuration"), before);
+    }
+}

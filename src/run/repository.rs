@@ -90,7 +90,10 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
         Some(linked) => linked.mounts.first().map(|mount| mount.host.path().to_owned()),
         None => git.is_dir().then(|| at_git[0].clone()),
     };
-    let Some(common) = common else { return Ok(seen) };
+    let Some(common) = common else {
+        seen.read_only.extend(elsewhere(path));
+        return Ok(seen);
+    };
     let dir = Opened::open(&common, Links::Refuse)?;
     let guests = if linked.is_some() { vec![common.clone()] } else { at_git.to_vec() };
     let layer = if given.git == Git::Import { layer(given, path, &common, &mut seen)? } else { None };
@@ -108,6 +111,15 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
     }
     seen.opened.push(dir);
     Ok(seen)
+}
+
+/// Finds the guest paths of a repository that lies elsewhere in the project: `git init --separate-git-dir`, or a `.git` that is
+/// a symlink.
+fn elsewhere(project: &Path) -> Vec<PathBuf> {
+    // What git on the host cannot read either obeys nothing.
+    let Ok(Some(repository)) = Repository::find(project) else { return Vec::new() };
+    let inner = [repository.own(), repository.common()].into_iter().filter_map(|dir| dir.strip_prefix(project).ok());
+    inner.flat_map(|inner| [project, Path::new(WORKSPACE)].map(|top| top.join(inner))).collect()
 }
 
 /// Makes the layer, unless the repository is one that cannot be taken over to.
