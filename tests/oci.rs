@@ -86,7 +86,7 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
         ("a disk", Layer::plain(tar(&[(Block, "dev/sda", 0o666, "")])), "a device node"),
         ("a pipe", Layer::plain(tar(&[(Fifo, "run/p", 0o666, "")])), "are not unpacked"),
         ("twice", Layer::plain(tar(&[(Regular, "a", 0o644, "1"), (Regular, "a", 0o644, "2")])), "is there twice"),
-        ("a bomb", Layer::zstd(&zeros), "out of all proportion"),
+        ("a bomb", Layer::zstd(&zeros), "unpacks to more than"),
         ("many entries", Layer::zstd(&tar(&many)), "out of all proportion"),
         ("a long header", Layer::gzip(&pax.into_inner().expect("memory")), "a header of more than"),
         ("no tar", Layer::plain(vec![b'x'; 2048]), "cannot read layer"),
