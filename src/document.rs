@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use silo_store::held::Held;
 use silo_store::{bounded, private};
 
 /// Why a document could not be read.
@@ -93,10 +94,9 @@ fn staged(path: &Path) -> PathBuf {
 }
 
 /// Opens a file under its lock, and waits for whoever has it.
-fn held(path: &Path) -> io::Result<File> {
+fn held(path: &Path) -> io::Result<Held> {
     loop {
-        let file = private::open(path)?;
-        file.lock()?;
+        let file = Held::exclusive(private::open(path)?)?;
         let (ours, named) = (file.metadata()?, fs::symlink_metadata(path));
         // Whoever had it has given it its name meanwhile.
         if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
@@ -118,7 +118,7 @@ pub fn sweep(dir: &Path) -> io::Result<usize> {
             continue;
         }
         // Whoever is about to lock it finds that it is not there any more, and makes another.
-        if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+        if File::open(&path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_some()) {
             fs::remove_file(&path)?;
             gone += 1;
         }

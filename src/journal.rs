@@ -20,9 +20,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
@@ -186,7 +187,7 @@ struct Entry {
     path: PathBuf,
     /// What tells it from others, also in the names of the files that are staged.
     number: String,
-    _held: File,
+    _held: Held,
 }
 
 impl Entry {
@@ -212,19 +213,20 @@ impl Entry {
             if path.symlink_metadata().is_ok() {
                 continue;
             }
-            let mut held = match private::create_new(&unfinished) {
+            let file = match private::create_new(&unfinished) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made.map_err(failed("create"))?,
             };
-            let done = (|| {
-                rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
+            let done = (|| -> io::Result<Held> {
+                let mut held = Held::exclusive(file)?;
                 held.write_all(&text)?;
                 held.sync_all()?;
                 fs::rename(&unfinished, &path)?;
-                File::open(&dir)?.sync_all()
+                File::open(&dir)?.sync_all()?;
+                Ok(held)
             })();
             match done {
-                Ok(()) => return Ok(Entry { path, number, _held: held }),
+                Ok(held) => return Ok(Entry { path, number, _held: held }),
                 // Another silo took it for a dead one's before it was locked.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
@@ -240,14 +242,12 @@ impl Entry {
     /// Opens an entry whose writer is gone, with its text; `None` where the writer lives, or it is gone too.
     fn of_the_dead(path: &Path) -> Result<Option<(Entry, Vec<u8>)>, PathError> {
         let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
-        let mut held = match File::open(path) {
+        let file = match File::open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(failed)?,
         };
-        if rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(None);
-        }
-        let found = rustix::fs::fstat(&held).map_err(|error| failed(error.into()))?;
+        let Some(mut held) = Held::try_exclusive(file).map_err(failed)? else { return Ok(None) };
+        let found = rustix::fs::fstat(&*held).map_err(|error| failed(error.into()))?;
         if found.st_nlink == 0 || !is_same(path, &found) {
             return Ok(None);
         }

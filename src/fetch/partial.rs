@@ -4,13 +4,14 @@
 //! the same file one fetches it and the other waits and finds it done. The lock belongs to the inode, not to the name:
 //! after it is taken, the name is looked at again, and a file that was moved or removed meanwhile is let go.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use silo_store::held::Held;
 use silo_store::private;
 
 use super::error::{Error, Size};
@@ -39,7 +40,7 @@ pub(super) enum Claim {
 
 /// The growing file; the lock lasts as long as this value.
 pub(super) struct Partial {
-    file: File,
+    file: Held,
     path: PathBuf,
     done: PathBuf,
     sha256: [u8; 32],
@@ -71,8 +72,8 @@ pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -
             return Ok(Claim::Done(done));
         }
         let file = private::open(&path).map_err(|err| Error::io("open", &path, err))?;
-        match file.try_lock() {
-            Ok(()) if still_named(&file, &path) && present(dir, pin).is_none() => {
+        match Held::try_exclusive(file) {
+            Ok(Some(file)) if still_named(&file, &path) && present(dir, pin).is_none() => {
                 let mut partial = Partial {
                     file,
                     path,
@@ -87,14 +88,14 @@ pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -
                 return Ok(Claim::Ours(Box::new(partial)));
             }
             // Another process finished or gave up between our opening the file and locking it.
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+            Ok(Some(_)) => {}
+            Ok(None) => {
                 if let Some(on_wait) = on_wait.take() {
                     on_wait();
                 }
                 stop.sleep(LOCK_PAUSE)?;
             }
-            Err(TryLockError::Error(err)) => return Err(Error::io("lock", &path, err)),
+            Err(err) => return Err(Error::io("lock", &path, err)),
         }
     }
 }

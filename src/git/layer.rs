@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use silo_store::bounded;
+use silo_store::held::Held;
 use silo_store::removal::remove_tree;
 
 use crate::launch::UNLAYERED;
@@ -81,7 +81,7 @@ pub struct Layer {
     imports: Vec<(PathBuf, Import)>,
     place: Place,
     is_replaced: bool,
-    _lock: File,
+    _lock: Held,
 }
 
 /// Where the project's own repository was when the run began.
@@ -136,7 +136,7 @@ impl Layer {
         private(over.layers).map_err(failed(over.layers))?;
         let dir = tempfile::Builder::new().prefix("").rand_bytes(8).tempdir_in(over.layers).map_err(failed(over.layers))?;
         let lock = silo_store::private::create_new(&dir.path().join("lock")).map_err(failed(dir.path()))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(dir.path())(error.into()))?;
+        let lock = Held::exclusive(lock).map_err(failed(dir.path()))?;
         let lower = over.repository.common();
         let mode = fs::metadata(lower).map_err(failed(lower))?.mode() & 0o777;
         let upper = dir.path().join("upper");
@@ -168,10 +168,7 @@ impl Layer {
     }
 
     fn reopen(dir: PathBuf, project: &Path) -> io::Result<Option<Layer>> {
-        let lock = File::open(dir.join("lock"))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(None);
-        }
+        let Some(lock) = Held::try_exclusive(File::open(dir.join("lock"))?)? else { return Ok(None) };
         let record: Record = serde_json::from_slice(&bounded::read(&dir.join("begin.json"), MAX_BEGIN_BYTES)?)?;
         if record.version != VERSION || record.project != project {
             return Ok(None);
@@ -327,7 +324,7 @@ impl Opened {
         Ok(opened)
     }
 
-    fn layer(self, dir: PathBuf, upper: Dir, lock: File) -> Layer {
+    fn layer(self, dir: PathBuf, upper: Dir, lock: Held) -> Layer {
         Layer { dir, upper, imports: self.imports, place: self.place, is_replaced: self.is_replaced, _lock: lock }
     }
 }
@@ -394,15 +391,9 @@ mod tests {
             (layer, upper)
         }
 
-        /// The layer that is left. A process that another test starts has a copy of the lock for a moment.
+        /// The layer that is left.
         fn left(&self) -> Layer {
-            for _ in 0..1000 {
-                if let Some(layer) = Layer::left_behind(&self.root.join("layers"), &self.root.join("p")).pop() {
-                    return layer;
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-            panic!("no layer is left");
+            Layer::left_behind(&self.root.join("layers"), &self.root.join("p")).pop().expect("a layer is left")
         }
 
         fn is_whole(&self) {

@@ -53,20 +53,24 @@ impl Leases {
         }
     }
 
-    /// Reports, after the run, what changed that the host obeys and what was reached; one text for each.
-    pub fn close(mut self, home: &Home) -> Result<Vec<String>, Error> {
+    /// Reports, after the run, what changed that the host obeys, what was reached, and what failed of that; one text for each.
+    pub fn close(mut self, home: &Home) -> Vec<String> {
         network::prune_records(home, self.record.as_deref());
         let mut reports = Vec::new();
         if let Some(project) = self.project {
             reports.extend(compare(home, project));
         }
         if let Some(lesson) = &self.lesson {
-            reports.push(lesson.summary()?);
+            reports.push(lesson.summary().unwrap_or_else(|error| {
+                let what = "the names that were reached could not be summed up";
+                format!("{what}: {}", crate::causes::of(&error).join(": "))
+            }));
         }
-        if let Some(run) = self.run.take() {
-            run.finish()?;
+        if let Some(Err(error)) = self.run.take().map(RunRecord::finish) {
+            let what = "silo could not note that this run has ended, so the next one in this directory asks for approval";
+            reports.push(format!("{what}: {}", crate::causes::of(&error).join(": ")));
         }
-        Ok(reports)
+        reports
     }
 }
 

@@ -14,12 +14,12 @@
 //! writes can imitate. Another directory at the same path gets a room of its own, and the old one is set aside. A project that
 //! was moved is found again by its directory.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
@@ -77,7 +77,7 @@ pub struct Keeper<'a> {
 #[derive(Debug)]
 pub struct InUse {
     /// Nothing is read from it; it holds the locks.
-    _locks: Vec<File>,
+    _locks: Vec<Held>,
 }
 
 impl<'a> Keeper<'a> {
@@ -154,18 +154,15 @@ fn make(dir: &Path) -> Result<(), Error> {
     Ok(private::make_dir(dir)?)
 }
 
-fn hold(room: &Path) -> Result<File, Error> {
+fn hold(room: &Path) -> Result<Held, Error> {
     let path = room.join("lock");
     let failed = |source| PathError { doing: "lock", path: path.clone(), source };
-    let file = private::open(&path).map_err(failed)?;
-    flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
-    Ok(file)
+    Ok(private::open(&path).and_then(Held::shared).map_err(failed)?)
 }
 
 /// Takes a room for emptying it, unless somebody uses it.
-pub fn take(room: &Path) -> Option<File> {
-    let file = private::open(&room.join("lock")).ok()?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file)
+pub fn take(room: &Path) -> Option<Held> {
+    private::open(&room.join("lock")).and_then(Held::try_exclusive).ok().flatten()
 }
 
 /// Whose a room is.

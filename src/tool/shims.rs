@@ -4,10 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
+use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
@@ -85,8 +84,8 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
         move |source| PathError { doing, path, source }
     };
     private::make_dir(&bin)?;
-    let alone = File::open(&bin).map_err(failed("open", &bin))?;
-    flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed("lock", &bin)(io::Error::from(error)))?;
+    let opened = File::open(&bin).map_err(failed("open", &bin))?;
+    let _alone = Held::exclusive(opened).map_err(failed("lock", &bin))?;
     let path = home.shims();
     let before = table::read(&path)?;
     let mut after = before.clone();

@@ -36,6 +36,8 @@ pub mod rooted;
 
 mod durable;
 
+pub mod held;
+
 pub mod layout;
 
 pub mod lock;

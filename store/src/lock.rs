@@ -6,12 +6,12 @@
 //! A pin outlasts the shared lock: a sandbox that runs for hours keeps its image and nothing else.
 
 use crate::digest::Digest;
+use crate::held::Held;
 use crate::layout::{PIN_PREFIX, Store};
 use crate::path_error::{PathError, at, if_present};
 use crate::private;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -20,25 +20,25 @@ use std::time::{Duration, Instant};
 /// Permission to read the store and add to it; nothing is collected while one is held.
 #[derive(Debug)]
 pub struct SharedLock {
-    _file: File,
+    _held: Held,
 }
 
 /// Permission to remove from the store; nobody else uses it meanwhile.
 #[derive(Debug)]
 pub struct ExclusiveLock {
-    _file: File,
+    _held: Held,
 }
 
 /// Permission to build one derivation; no other process builds it meanwhile.
 #[derive(Debug)]
 pub struct BuildLock {
-    _file: File,
+    _held: Held,
 }
 
 /// Keeps an image, with what it is made of, from being collected as long as it is held.
 #[derive(Debug)]
 pub struct Pin {
-    _file: File,
+    _held: Held,
 }
 
 /// A process that holds a lock.
@@ -56,25 +56,22 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Waits until nothing is being collected.
 pub fn share(store: &Store) -> Result<SharedLock, PathError> {
     let path = store.store_lock();
-    let file = open(&path)?;
-    patiently(|| file.lock_shared()).map_err(at("lock", &path))?;
-    Ok(SharedLock { _file: file })
+    let held = Held::shared(open(&path)?).map_err(at("lock", &path))?;
+    Ok(SharedLock { _held: held })
 }
 
 /// Waits until nobody uses the store.
 pub fn exclude(store: &Store) -> Result<ExclusiveLock, PathError> {
     let path = store.store_lock();
-    let file = open(&path)?;
-    patiently(|| file.lock()).map_err(at("lock", &path))?;
-    Ok(ExclusiveLock { _file: file })
+    let held = Held::exclusive(open(&path)?).map_err(at("lock", &path))?;
+    Ok(ExclusiveLock { _held: held })
 }
 
 /// Returns the exclusive lock, or `None` while somebody uses the store.
 pub fn try_exclude(store: &Store) -> Result<Option<ExclusiveLock>, PathError> {
     let path = store.store_lock();
-    let file = open(&path)?;
-    let locked = try_lock(&file).map_err(at("lock", &path))?;
-    Ok(locked.then_some(ExclusiveLock { _file: file }))
+    let held = Held::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
+    Ok(held.map(|held| ExclusiveLock { _held: held }))
 }
 
 /// Returns the exclusive lock as soon as nobody uses the store, or `None` when `patience` is at its end.
@@ -91,9 +88,8 @@ pub fn exclude_within(store: &Store, patience: Duration) -> Result<Option<Exclus
 /// Keeps an image from being collected; whoever takes a pin looks afterwards whether the image is there.
 pub fn pin(store: &Store, _permission: &SharedLock, image: &Digest) -> Result<Pin, PathError> {
     let path = store.pin(image);
-    let file = open(&path)?;
-    patiently(|| file.lock_shared()).map_err(at("lock", &path))?;
-    Ok(Pin { _file: file })
+    let held = Held::shared(open(&path)?).map_err(at("lock", &path))?;
+    Ok(Pin { _held: held })
 }
 
 /// Returns the pinned images, each with the processes that run it.
@@ -104,7 +100,7 @@ pub fn pins(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
     for image in pin_files(store)? {
         let path = store.pin(&image);
         let Some(file) = if_present(File::open(&path).map_err(at("open", &path)))? else { continue };
-        if !try_lock(&file).map_err(at("lock", &path))? {
+        if Held::try_exclusive(file).map_err(at("lock", &path))?.is_none() {
             pinned.insert(image, holders(&path));
         }
     }
@@ -166,40 +162,19 @@ fn command_of(pid: u32) -> Vec<String> {
 /// Waits until nobody else builds the derivation `key`.
 pub fn build(store: &Store, _permission: &SharedLock, key: &Digest) -> Result<BuildLock, PathError> {
     let path = store.build_lock(key);
-    let file = open(&path)?;
-    patiently(|| file.lock()).map_err(at("lock", &path))?;
-    Ok(BuildLock { _file: file })
+    let held = Held::exclusive(open(&path)?).map_err(at("lock", &path))?;
+    Ok(BuildLock { _held: held })
 }
 
 /// Returns the lock of the derivation `key`, or `None` while somebody else builds it.
 pub fn try_build(store: &Store, _permission: &SharedLock, key: &Digest) -> Result<Option<BuildLock>, PathError> {
     let path = store.build_lock(key);
-    let file = open(&path)?;
-    let locked = try_lock(&file).map_err(at("lock", &path))?;
-    Ok(locked.then_some(BuildLock { _file: file }))
-}
-
-/// Locks a file at once, or answers `false` where another holds it.
-pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    let held = Held::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
+    Ok(held.map(|held| BuildLock { _held: held }))
 }
 
 fn open(path: &Path) -> Result<File, PathError> {
     private::open(path).map_err(at("open", path))
-}
-
-/// Waits again when a signal handler ran meanwhile.
-fn patiently(mut wait: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    loop {
-        match wait() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            done => return done,
-        }
-    }
 }
 
 #[cfg(test)]

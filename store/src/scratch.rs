@@ -3,8 +3,8 @@
 //! Beside `stage/<name>/` lies `stage/<name>.lock`, made before it, removed after it, and held
 //! with flock(2) as long as its owner lives. So whoever gets the lock may remove the directory.
 
+use crate::held::Held;
 use crate::layout::Store;
-use crate::lock::try_lock;
 use crate::path_error::{PathError, at, if_present};
 use crate::private::{self, make_dir};
 use crate::removal::remove_tree;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Scratch {
     dir: PathBuf,
     lock: PathBuf,
-    _held: File,
+    _held: Held,
 }
 
 impl Scratch {
@@ -34,7 +34,8 @@ impl Scratch {
                 made => made.map_err(at("create", &lock))?,
             };
             // A sweep may have taken and removed the file before it was locked.
-            if !try_lock(&held).map_err(at("lock", &lock))? || is_unlinked(&held, &lock)? {
+            let Some(held) = Held::try_exclusive(held).map_err(at("lock", &lock))? else { continue };
+            if is_unlinked(&held, &lock)? {
                 continue;
             }
             make_dir(&dir)?;
@@ -81,9 +82,7 @@ pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
                 let Some(file) = if_present(OpenOptions::new().read(true).open(&path).map_err(at("open", &path)))? else {
                     continue;
                 };
-                if !try_lock(&file).map_err(at("lock", &path))? {
-                    continue;
-                }
+                let Some(_ours) = Held::try_exclusive(file).map_err(at("lock", &path))? else { continue };
                 if dir.symlink_metadata().is_ok() {
                     remove_tree(&dir)?;
                     removed.push(dir);

@@ -8,6 +8,7 @@
 mod broker_calls;
 mod calls;
 mod cgroup;
+mod changes;
 pub(super) mod confine;
 mod device;
 mod identity;

@@ -12,18 +12,15 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, open};
 use rustix::io::Errno;
 use rustix::thread::set_name;
 
+use super::changes::Changes;
 use super::root::{self, open_in};
 use super::sys;
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::{Access, Mount, Spec};
-
-/// Room for some events; what they say is not looked at.
-const EVENT_BYTES: usize = 4096;
 
 /// A path that is guarded.
 struct Guarded<'a> {
@@ -54,8 +51,6 @@ pub fn start(spec: &Spec) -> Result<Option<i32>, Failure> {
     let dirs: BTreeSet<PathBuf> = (paths.iter())
         .flat_map(|one| one.path.ancestors().skip(1).take_while(|dir| dir.starts_with(one.top)).map(Path::to_owned))
         .collect();
-    let events = init(CreateFlags::CLOEXEC).during(step)?;
-    watch(&events, &dirs);
     if let Some(pid) = sys::fork().during(step)? {
         return Ok(Some(pid));
     }
@@ -64,20 +59,22 @@ pub fn start(spec: &Spec) -> Result<Option<i32>, Failure> {
     let _ = sys::block_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]);
     // Nothing but these: the host must see PID 1's end of its socket close.
     let layers = paths.iter().filter_map(|one| if let Guard::Layer(layer) = &one.by { Some(layer) } else { None });
-    let _ = close_all_but(layers.chain([&root, &events]));
+    let _ = close_all_but(layers.chain([&root]));
+    // Its end ends the sandbox, which says so.
+    let Ok(mut changes) = Changes::new() else { sys::exit(1) };
     loop {
-        // The first time for what was replaced before there was a watch.
+        // A directory that was replaced is another one to watch.
+        if changes.watch(dirs.iter().map(PathBuf::as_path)).is_err() {
+            sys::exit(1);
+        }
+        // After that, for replacements that came before there was a watch.
         for one in &mut paths {
             // One that is gone is guarded when it comes again.
             let _ = one.guard(&root);
         }
-        let mut buffer = [0; EVENT_BYTES];
-        match rustix::io::read(&events, &mut buffer) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => sys::exit(1),
+        if changes.wait().is_err() {
+            sys::exit(1);
         }
-        // A directory that was replaced is another one to watch.
-        watch(&events, &dirs);
     }
 }
 
@@ -113,14 +110,6 @@ fn guarded<'a>(spec: &'a Spec, root: &OwnedFd) -> Result<Vec<Guarded<'a>>, Errno
         paths.push(Guarded { path, top: &mount.guest, by: Guard::Empty(devices) });
     }
     Ok(paths)
-}
-
-fn watch(events: &OwnedFd, dirs: &BTreeSet<PathBuf>) {
-    let changes = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
-    for dir in dirs {
-        // One that is not there is watched when it comes: the one above it is.
-        let _ = add_watch(events, dir, changes | WatchFlags::ONLYDIR);
-    }
 }
 
 impl Guarded<'_> {

@@ -240,6 +240,18 @@ pub fn signalfd(signals: &SignalSet) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sends this process `SIGIO` for each name that comes to, leaves, or moves within an open directory, until it is closed.
+pub fn notify(dir: BorrowedFd<'_>) -> io::Result<()> {
+    // From linux/fcntl.h: libc does not have them.
+    const CREATE: c_int = 4;
+    const DELETE: c_int = 8;
+    const RENAME: c_int = 0x10;
+    const UNTIL_CLOSED: c_int = 1 << 31;
+    let changes = CREATE | DELETE | RENAME | UNTIL_CLOSED;
+    // SAFETY: both arguments are numbers, and the descriptor is open.
+    checked(c_long::from(unsafe { libc::fcntl(dir.as_raw_fd(), libc::F_NOTIFY, changes) })).map(drop)
+}
+
 /// Takes the next signal, if one is there.
 pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<Arrived>> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();

@@ -14,9 +14,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, flock, open, openat};
+use rustix::fs::{CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, open, openat};
 use rustix::io::Errno;
 use silo_store::digest::Hasher;
+use silo_store::held::Held;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_wire::frame;
@@ -122,8 +123,9 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     let Some(place) = Place::of(spec, machine, processor) else { return Ok(()) };
     let step = || format!("making a snapshot in {}", place.parent.display());
     host(fs::DirBuilder::new().recursive(true).mode(0o700).create(&place.parent), &step())?;
-    let held = host(private::create(&place.parent.join("lock")), &step())?;
-    if flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() || place.dir().exists() {
+    let lock = private::create(&place.parent.join("lock")).and_then(Held::try_exclusive);
+    let Some(_held) = host(lock, &step())? else { return Ok(()) };
+    if place.dir().exists() {
         return Ok(());
     }
     host(make_room(&place.parent), &step())?;

@@ -15,10 +15,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use silo_store::bounded;
 use silo_store::digest::Digest;
+use silo_store::held::Held;
 use silo_store::path_error::PathError;
 
 use crate::document;
@@ -99,13 +99,12 @@ impl Place {
     }
 
     /// Makes the place and holds it for a change.
-    pub fn hold(&self) -> Result<File, Error> {
+    pub fn hold(&self) -> Result<Held, Error> {
         self.make()?;
         let path = self.dir.join("lock");
         let failed = |source| PathError { doing: "lock", path: path.clone(), source };
-        let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-        Ok(file)
+        let file = File::options().create(true).append(true).mode(0o600).open(&path);
+        Ok(file.and_then(Held::exclusive).map_err(failed)?)
     }
 
     /// Makes the directory of the record.
@@ -142,7 +141,7 @@ impl Place {
     }
 
     /// Writes the record; the caller holds the place.
-    pub fn write(&self, record: &Record, _held: &File) -> Result<(), Error> {
+    pub fn write(&self, record: &Record, _held: &Held) -> Result<(), Error> {
         let spell = |known: &BTreeMap<String, Digest>| known.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect();
         let written = Written {
             format: VERSION,

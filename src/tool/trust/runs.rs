@@ -9,8 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use silo_store::held::Held;
 use silo_store::path_error::PathError;
 
 use super::Error;
@@ -34,7 +33,7 @@ pub struct Runs {
 /// A sandbox that can write a directory.
 #[derive(Debug)]
 pub struct Running {
-    file: File,
+    file: Held,
     number: u64,
 }
 
@@ -48,7 +47,7 @@ pub fn look(path: &Path) -> Result<Runs, Error> {
     let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
     let (last, is_open) = read(&file).map_err(failed)?;
     // All that run have opened it; nobody needs to be asked about others.
-    let is_live = is_open && !is_free(&file).map_err(failed)?;
+    let is_live = is_open && Held::try_exclusive(file).map_err(failed)?.is_none();
     Ok(Runs { last, is_open, is_live })
 }
 
@@ -57,7 +56,7 @@ pub fn begin(path: &Path) -> Result<Running, Error> {
     let failed = |doing| move |source| PathError { doing, path: path.to_owned(), source };
     let options = &mut File::options();
     let file = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path).map_err(failed("open"))?;
-    flock(&file, FlockOperation::LockShared).map_err(|error| failed("lock")(error.into()))?;
+    let file = Held::shared(file).map_err(failed("lock"))?;
     let number = read(&file).map_err(failed("read"))?.0.saturating_add(1);
     write(&file, number, "open ").map_err(failed("write"))?;
     Ok(Running { file, number })
@@ -67,14 +66,11 @@ impl Running {
     /// Ends a run after which the directory's files were looked at: if it is the last one, nothing is open.
     pub fn end(self) -> io::Result<()> {
         for _ in 0..TRIES {
-            match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    let number = read(&self.file)?.0.max(self.number);
-                    return write(&self.file, number, "ended");
-                }
-                Err(Errno::WOULDBLOCK) => std::thread::yield_now(),
-                Err(error) => return Err(error.into()),
+            if self.file.try_upgrade()? {
+                let number = read(&self.file)?.0.max(self.number);
+                return write(&self.file, number, "ended");
             }
+            std::thread::yield_now();
         }
         // Another one runs; the last of them ends it.
         Ok(())
@@ -99,15 +95,6 @@ fn read(file: &File) -> io::Result<(u64, bool)> {
 
 fn write(file: &File, number: u64, word: &str) -> io::Result<()> {
     file.write_all_at(format!("{number:0DIGITS$} {word}").as_bytes(), 0)
-}
-
-/// Says whether nobody holds the lock.
-fn is_free(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => flock(file, FlockOperation::Unlock).map(|()| true).map_err(io::Error::from),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]
