@@ -38,10 +38,10 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
     let known = before.map_or(Known::Nothing, |before| Known::Since(&before.prints));
     let printer = Printer { project: &dir, known, most: asked.most };
     let mut guards = Guards::default();
-    let top = dir.list(usize::MAX).map_err(failed)?;
-    for (pattern, line) in list::lines() {
-        for path in matching(&dir, &top, pattern) {
-            let whose = Obeyed { act: line.act, of: line.of.clone() };
+    let top = lowered(dir.list(usize::MAX).map_err(failed)?);
+    for line in list::lines() {
+        for path in matching(&dir, &top, line.pattern) {
+            let whose = Obeyed { act: line.act, of: line.of.to_owned() };
             // Where two patterns have the same path, the stricter one counts.
             guards.obeyed.entry(path).and_modify(|known| known.act = known.act.min(line.act)).or_insert(whose);
         }
@@ -104,19 +104,23 @@ fn whole_directories(dir: &Dir, guards: &mut Guards) {
 }
 
 /// Finds the paths that fit a pattern, whatever the case of their letters: not every file system tells it apart.
-fn matching(dir: &Dir, top: &[OsString], pattern: &str) -> Vec<PathBuf> {
+fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) -> Vec<PathBuf> {
     let mut parts = pattern.split('/').map(|part| part.to_ascii_lowercase());
-    let fits = |part: &str, name: &OsString| list::fits(part.as_bytes(), &name.as_bytes().to_ascii_lowercase());
-    let first = parts.next().unwrap_or_default();
-    let mut found: Vec<PathBuf> = top.iter().filter(|name| fits(&first, name)).map(PathBuf::from).collect();
+    let fitting = |part: String, names: &[(OsString, Vec<u8>)]| -> Vec<PathBuf> {
+        names.iter().filter(|(_, lower)| list::fits(part.as_bytes(), lower)).map(|(name, _)| PathBuf::from(name)).collect()
+    };
+    let mut found = fitting(parts.next().unwrap_or_default(), top);
     for part in parts {
-        found = (found.iter())
-            .flat_map(|path| {
-                let names = dir.dir(path).and_then(|dir| dir.list(usize::MAX)).unwrap_or_default();
-                let fitting: Vec<PathBuf> = names.iter().filter(|name| fits(&part, name)).map(|name| path.join(name)).collect();
-                fitting
-            })
-            .collect();
+        let below = |path: &PathBuf| {
+            let names = lowered(dir.dir(path).and_then(|dir| dir.list(usize::MAX)).unwrap_or_default());
+            fitting(part.clone(), &names).into_iter().map(|name| path.join(name)).collect::<Vec<_>>()
+        };
+        found = found.iter().flat_map(below).collect();
     }
     found
+}
+
+/// Names, each with itself in small letters.
+fn lowered(names: Vec<OsString>) -> Vec<(OsString, Vec<u8>)> {
+    names.into_iter().map(|name| (name.clone(), name.as_bytes().to_ascii_lowercase())).collect()
 }
