@@ -1,4 +1,6 @@
 //! Starting a program in a sandbox, beside bubblewrap doing the same and beside no sandbox at all.
+//!
+//! With `SILO_BENCH_BEFORE=<path of another silo>` each start is measured with that program, too, in the same rounds.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -14,6 +16,8 @@ const LOADER: &str = if cfg!(target_arch = "aarch64") { "ld-linux-aarch64.so.1" 
 
 /// Most that a sandbox may take, in times of what bubblewrap takes for the same.
 const TIMES_BUBBLEWRAP: f64 = 3.0;
+/// Most that a project with a repository may add to a start, in times of one without a project.
+const TIMES_REPOSITORY: f64 = 2.0;
 /// Most that finding that there is nothing to do may take.
 const NOTHING_TO_DO: Duration = Duration::from_millis(20);
 
@@ -21,7 +25,8 @@ pub fn run(rounds: usize) -> bool {
     let silo = Silo::shared(As::Me);
     let shell = compare(&silo, "warm start of `sh -c true`", "sh", "dash", &["-c", "true"], rounds);
     let python = compare(&silo, "warm start of `python3 -c pass`", "python", "python3", &["-c", "pass"], rounds);
-    nothing_to_do(&silo, rounds) && shell && python
+    let projects = projects(&silo, rounds);
+    nothing_to_do(&silo, rounds) && shell && python && projects
 }
 
 fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[&str], rounds: usize) -> bool {
@@ -43,6 +48,53 @@ fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[
     }
     let promise = neighbour.map(|of| Promise::AtMost { row: ours, times: TIMES_BUBBLEWRAP, of });
     table.print(neighbour.unwrap_or(bare), promise.as_slice())
+}
+
+/// What a project costs, and one with a repository, whose `.git` is a layer inside and is imported from at the end.
+fn projects(silo: &Silo, rounds: usize) -> bool {
+    let before = std::env::var_os("SILO_BENCH_BEFORE");
+    let (plain, repository) = (silo.project().join("plain"), silo.project().join("repository"));
+    for dir in [&plain, &repository] {
+        std::fs::create_dir_all(dir).expect("a directory of our own");
+    }
+    let git = |words: &[&str]| {
+        let mut git = Command::new("git");
+        let done = git.args(["-c", "user.name=a", "-c", "user.email=a@example.com"]).args(words).current_dir(&repository).status();
+        done.is_ok_and(|status| status.success())
+    };
+    let has_git = git(&["init", "--quiet"]) && git(&["commit", "--quiet", "--allow-empty", "--message=one"]);
+    let mut table = Table::new("warm start of `sh -c true` in a project");
+    let places = [("no project", None), ("a project", Some(&plain)), ("a project with a repository", Some(&repository))];
+    let rows = places.map(|(name, _)| (table.row(name), before.as_ref().map(|_| table.row(&format!("{name}, the other silo")))));
+    for _ in 0..rounds {
+        for ((_, place), (now, other)) in places.iter().zip(rows) {
+            let words = ["run"].into_iter().chain(place.is_none().then_some("--no-project")).chain(["sh", "-c", "true"]);
+            let mut ours = silo.command(words);
+            ours.current_dir(place.unwrap_or(&plain));
+            if let Some((other, before)) = other.zip(before.as_ref()) {
+                table.add(other, timed(&mut same(&ours, before)));
+            }
+            table.add(now, timed(&mut ours));
+        }
+    }
+    if !has_git {
+        table.absent("a project with a repository", "git is not installed");
+    }
+    let ratio = Promise::AtMost { row: rows[2].0, times: TIMES_REPOSITORY, of: rows[0].0 };
+    let than_before = rows.iter().filter_map(|(row, other)| other.map(|of| Promise::AtMost { row: *row, times: 1.1, of }));
+    let promises: Vec<Promise> = [ratio].into_iter().filter(|_| has_git).chain(than_before).collect();
+    table.print(rows[0].0, &promises)
+}
+
+/// The same command by another program.
+fn same(command: &Command, program: &OsStr) -> Command {
+    let mut other = Command::new(program);
+    other.args(command.get_args()).env_clear();
+    other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(dir) = command.get_current_dir() {
+        other.current_dir(dir);
+    }
+    other
 }
 
 fn nothing_to_do(silo: &Silo, rounds: usize) -> bool {
