@@ -33,7 +33,7 @@ fn shown(bytes: &[u8]) -> String {
 fn encodings_are_golden() {
     let cases = [
         ("package", Derivation::Package(Package { deb: digest(1) })),
-        ("blob", Derivation::Blob(Blob { blob: digest(1), diff: digest(2) })),
+        ("blob", Derivation::Blob(Blob { blob: digest(1), diff: digest(2), over: Vec::new() })),
         (
             "configure",
             Derivation::Configure(Configure {

@@ -42,6 +42,7 @@ mod sight;
 mod sink;
 mod snapshots;
 mod solver;
+mod tars;
 mod terminal;
 mod traces;
 mod trust;

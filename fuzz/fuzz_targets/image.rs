@@ -6,7 +6,7 @@ use silo::oci::{docker, image, reference};
 
 fuzz_target!(|bytes: &[u8]| {
     drop(image::document(bytes));
-    drop(image::configuration(bytes));
+    drop(image::configuration(bytes, silo::system::Arch::Amd64));
     if let Ok(images) = docker::list(bytes) {
         drop(docker::choose(&images, None));
     }

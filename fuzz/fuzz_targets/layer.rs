@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     });
     let mut stage = store.stage_difference().expect("a stage");
     let digest = Digest::of(bytes);
-    drop(layer::unpack(Source { layer: digest, size: bytes.len() as u64, diff_id: digest }, bytes, &mut stage));
+    drop(layer::unpack(Source { layer: digest, size: bytes.len() as u64, diff_id: digest }, bytes, None, &mut stage));
     drop(stage);
     assert_eq!(std::fs::read_dir(store.root().join("stage")).expect("the store's directory").count(), 0);
 });

@@ -1,21 +1,26 @@
 //! The layers of somebody else's image that a tool is made of, fetched by their digests and unpacked side by side.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use silo_store::digest::LayerId;
+use silo_store::index::Index;
 use silo_store::manifest::Record as Manifest;
+use silo_store::merge::{Merged, merge};
 use silo_store::parallel;
+use silo_store::path::LayerPath;
 
 use crate::derivation::{self, Derivation};
-use crate::event::Activity;
+use crate::event::{Activity, Event};
 use crate::fetch::download::{self, Context, Request};
 use crate::fetch::error::Size;
+use crate::lock::Sha256;
 use crate::lock::base::BaseLayer;
 use crate::oci::reference::{self, Place};
 use crate::registry;
 use crate::system::Arch;
+use crate::unpack::below::{self, Lower};
 use crate::unpack::layer::{self, Source};
 
 use super::bench::ours;
@@ -26,35 +31,96 @@ use super::{Error, Target, Workshop, realised};
 struct Item<'a> {
     at: usize,
     layer: &'a BaseLayer,
-    drv: Derivation,
+}
+
+impl Item<'_> {
+    /// The derivation of the layer, alone or over those below it.
+    fn drv(&self, over: &[LayerId]) -> Derivation {
+        let Sha256(blob) = self.layer.sha256;
+        Derivation::Blob(derivation::Blob { blob, diff: self.layer.diff.0, over: over.to_vec() })
+    }
 }
 
 /// Makes the layers of an image, unless they are known.
+///
+/// Most layers mean the same over any others and are unpacked side by side; the rest is unpacked again, each over those below it.
 pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State, Error> {
     let base = target.lock.images.get(&Arch::host()).ok_or(Error::Worker)?;
-    let items: Vec<Item<'_>> = base
-        .layers
-        .iter()
-        .enumerate()
-        .map(|(at, layer)| Item { at, layer, drv: Derivation::Blob(derivation::Blob { blob: layer.sha256.0, diff: layer.diff.0 }) })
-        .collect();
-    let mut layers: Vec<Option<LayerId>> = items.iter().map(|item| realised(shop, &item.drv)).collect();
-    let missing: Vec<&Item<'_>> = items.iter().filter(|item| layers[item.at].is_none()).collect();
-    let made = missing.len();
+    let items: Vec<Item<'_>> = base.layers.iter().enumerate().map(|(at, layer)| Item { at, layer }).collect();
+    let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(shop, &item.drv(&[]))).collect();
+    let name = target.recipe.image.clone().unwrap_or_default();
+    // A layer that is known only over those below it is looked for when these are.
+    let missing: Vec<&Item<'_>> = items.iter().filter(|item| alone[item.at].is_none()).collect();
+    let known = over_known(shop, &items, &alone)?;
+    if let Some(over) = known {
+        return Ok(State { over, ..State::default() });
+    }
+    shop.check_stop()?;
+    let mut layers = alone;
+    let mut made = 0;
     if !missing.is_empty() {
-        shop.check_stop()?;
         let files = fetch(shop, target, &missing)?;
-        let name = target.recipe.image.clone().unwrap_or_default();
         let work: Vec<(&Item<'_>, &Path)> = missing.iter().copied().zip(files.iter().map(AsRef::as_ref)).collect();
-        let unpacked: Vec<(usize, LayerId)> = shop.activity(Activity::Unpack, "layers", None, |_| {
-            parallel::try_map(&work, |(item, file)| Ok::<_, Error>((item.at, unpack(shop, item, &name, file)?)))
+        let unpacked: Vec<(usize, Option<LayerId>)> = shop.activity(Activity::Unpack, "layers", None, |_| {
+            parallel::try_map(&work, |(item, file)| Ok::<_, Error>((item.at, unpack(shop, item, &name, file, None)?)))
         })?;
         for (at, layer) in unpacked {
-            layers[at] = Some(layer);
+            made += usize::from(layer.is_some());
+            layers[at] = layer;
         }
     }
-    let over = layers.into_iter().collect::<Option<Vec<LayerId>>>().ok_or(Error::Worker)?;
+    let mut over: Vec<LayerId> = Vec::with_capacity(items.len());
+    for item in &items {
+        let alone = match layers[item.at] {
+            Some(layer) if fits(shop, &over, layer)? => Some(layer),
+            _ => realised(shop, &item.drv(&over)),
+        };
+        let layer = match alone {
+            Some(layer) => layer,
+            None => {
+                let files = fetch(shop, target, &[item])?;
+                let file = files.first().ok_or(Error::Worker)?;
+                made += 1;
+                let made = shop.activity(Activity::Unpack, "layers", None, |_| unpack(shop, item, &name, file, Some(&over)))?;
+                made.ok_or(Error::Worker)?
+            }
+        };
+        over.push(layer);
+    }
     Ok(State { over, made, ..State::default() })
+}
+
+/// Finds all layers among those that are known already, alone or over others.
+fn over_known(shop: &Workshop<'_>, items: &[Item<'_>], alone: &[Option<LayerId>]) -> Result<Option<Vec<LayerId>>, Error> {
+    let mut over: Vec<LayerId> = Vec::with_capacity(items.len());
+    for item in items {
+        let layer = match alone[item.at] {
+            Some(layer) if fits(shop, &over, layer)? => Some(layer),
+            _ => realised(shop, &item.drv(&over)),
+        };
+        match layer {
+            Some(layer) => over.push(layer),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(over))
+}
+
+/// Says whether a layer that was unpacked alone means the same over others.
+fn fits(shop: &Workshop<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, Error> {
+    let failed = |source| Error::store("reading a layer".to_owned(), source);
+    let index = silo_store::layer::read_index(shop.store, &layer).map_err(failed)?;
+    if over.is_empty() || !below::is_loose(&index) {
+        return Ok(true);
+    }
+    Ok(below::fits(&index, &merged(shop, over)?.index))
+}
+
+/// Lays the layers below over each other.
+fn merged(shop: &Workshop<'_>, over: &[LayerId]) -> Result<Merged, Error> {
+    let failed = |source| Error::store("reading a layer".to_owned(), source);
+    let indexes: Vec<Index> = over.iter().map(|layer| silo_store::layer::read_index(shop.store, layer)).collect::<Result<_, _>>().map_err(failed)?;
+    merge(&indexes.iter().collect::<Vec<_>>()).map_err(|source| Error::store("laying layers over each other".to_owned(), source))
 }
 
 fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Result<Vec<std::path::PathBuf>, Error> {
@@ -90,27 +156,47 @@ fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Res
     Ok(download::fetch_all(&context, &requests, &|_, _| {})?)
 }
 
-fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path) -> Result<LayerId, Error> {
+/// Unpacks a layer, over those below it where they are given. `None`: it needs them.
+fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: Option<&[LayerId]>) -> Result<Option<LayerId>, Error> {
     let began = Instant::now();
     let number = item.at + 1;
-    let key = item.drv.id().digest();
+    let drv = item.drv(over.unwrap_or_default());
+    let key = drv.id().digest();
     let ours = ours(shop, &key)?;
-    if let Some(layer) = realised(shop, &item.drv) {
-        return Ok(layer);
+    if let Some(layer) = realised(shop, &drv) {
+        return Ok(Some(layer));
     }
     let doing = |what: &str| format!("{what} layer {number} of {name}");
     let file = File::open(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })?;
     let mut stage = shop.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
     let source = Source { layer: item.layer.sha256.0, size: item.layer.size, diff_id: item.layer.diff.0 };
-    if let Err(error) = layer::unpack(source, file, &mut stage) {
-        if matches!(error, layer::Error::Digest { .. } | layer::Error::Read { .. }) {
-            // The file is of no use to anybody: the next attempt fetches it again.
-            drop(std::fs::remove_file(path));
+    // Below the first layer there is nothing, which is known without being told.
+    let over = over.or((item.at == 0).then_some(&[]));
+    let merged = over.map(|over| merged(shop, over)).transpose()?;
+    let trees: Vec<PathBuf> = over.into_iter().flatten().map(|layer| shop.store.tree(layer)).collect();
+    let open = |path: &LayerPath| {
+        let merged = merged.as_ref().ok_or(std::io::ErrorKind::NotFound)?;
+        let at = merged.index.entries().binary_search_by(|entry| entry.path.cmp(path)).ok();
+        let tree = at.and_then(|at| merged.sources[at]).and_then(|number| trees.get(number)).ok_or(std::io::ErrorKind::NotFound)?;
+        File::open(tree.join(path.as_path()))
+    };
+    let lower = merged.as_ref().map(|merged| Lower { index: &merged.index, open: &open });
+    let differences = match layer::unpack(source, file, lower, &mut stage) {
+        Ok(differences) => differences,
+        Err(layer::Error::Lower { .. }) if over.is_none() => return Ok(None),
+        Err(error) => {
+            if matches!(error, layer::Error::Digest { .. } | layer::Error::Read { .. }) {
+                // The file is of no use to anybody: the next attempt fetches it again.
+                drop(std::fs::remove_file(path));
+            }
+            return Err(error.into());
         }
-        return Err(error.into());
+    };
+    for line in differences.lines() {
+        (shop.sink)(Event::Note { text: format!("{name}, layer {number}: {line}") });
     }
     let manifest = Manifest {
-        derivation: item.drv.id().to_string(),
+        derivation: drv.id().to_string(),
         name: format!("layer {number} of {name}"),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         created: shop.created(),
@@ -119,5 +205,5 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path) -> Resu
     };
     let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store(doing("committing"), source))?.id;
     shop.notes.add(key, layer, Some(ours));
-    Ok(layer)
+    Ok(Some(layer))
 }

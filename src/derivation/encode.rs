@@ -14,7 +14,7 @@ const CONFIGURE_RULES: u64 = 4;
 /// How the database is merged (`build::database`).
 const DATABASE_RULES: u64 = 2;
 /// How layers of images are unpacked (`unpack::layer`).
-pub(super) const BLOB_RULES: u64 = 1;
+pub(super) const BLOB_RULES: u64 = 2;
 /// How a command is run and its changes captured (`build::command`).
 const STEP_RULES: u64 = 1;
 /// How an image is put together (`image`).
@@ -44,10 +44,11 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.number("rules", DATABASE_RULES);
             out.list("triggers", triggers);
         }
-        Derivation::Blob(Blob { blob, diff }) => {
+        Derivation::Blob(Blob { blob, diff, over }) => {
             out.text("blob");
             out.field("blob", blob.to_string().as_bytes());
             out.field("diff", diff.to_string().as_bytes());
+            out.list("over", over);
             out.number("rules", BLOB_RULES);
         }
         Derivation::Step(Step { arch, argv, env, epoch, layers, network, project }) => {

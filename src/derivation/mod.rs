@@ -61,6 +61,8 @@ pub struct Blob {
     pub blob: Digest,
     /// Its digest when decompressed.
     pub diff: Digest,
+    /// The layers below, lowest first, where what it means depends on them.
+    pub over: Vec<LayerId>,
 }
 
 /// Runs maintainer scripts.

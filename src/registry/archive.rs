@@ -12,14 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use silo_store::digest::{Digest, Hasher};
 use silo_store::path::LayerPath;
-use tar::EntryType;
 
 use crate::fetch::deposit;
 use crate::fetch::download::Request;
 use crate::fetch::error::Error as FetchError;
 use crate::oci::image::MAX_DOCUMENT_BYTES;
 use crate::unpack::compressed;
-use crate::unpack::entries::{self, trimmed};
+use crate::unpack::entries::{self, Entry, Kind, plain};
 
 use super::Error;
 
@@ -63,10 +62,10 @@ pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
             return Err(wrong(path, &format!("it has more than {MAX_ENTRIES} entries")));
         }
         let known = contents.files.contains_key(&name) || contents.links.contains_key(&name);
-        match entry.header().entry_type() {
-            EntryType::Directory => return Ok(()),
+        match entry.kind {
+            Kind::Dir => return Ok(()),
             _ if known => return Err(wrong(path, &format!("{} is there twice", name.escape_debug()))),
-            EntryType::Regular | EntryType::Continuous => {
+            Kind::File => {
                 let part = hashed(path, entry, MAX_DOCUMENTS_BYTES - held, cancel)?;
                 held += part.text.as_ref().map_or(0, |text| text.len() as u64);
                 if let Some(hex) = name.strip_prefix(BLOBS)
@@ -78,14 +77,16 @@ pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
                 }
                 contents.files.insert(name, part);
             }
-            kind @ (EntryType::Symlink | EntryType::Link) => {
-                let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
-                let base = if kind == EntryType::Symlink { name.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
+            kind @ (Kind::Symlink | Kind::Link) => {
+                let target = std::mem::take(&mut entry.link);
+                let base = if kind == Kind::Symlink { name.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
                 let to = below(base, &target);
                 let to = to.ok_or_else(|| wrong(path, &format!("{} is a link that leads out of the archive", name.escape_debug())))?;
                 contents.links.insert(name, to);
             }
-            other => return Err(wrong(path, &format!("{} is a {other:?}, which no image needs", name.escape_debug()))),
+            Kind::Char | Kind::Block | Kind::Pipe => {
+                return Err(wrong(path, &format!("{} is a device node or pipe, which no image needs", name.escape_debug())));
+            }
         }
         Ok(())
     })?;
@@ -95,8 +96,8 @@ pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
 impl Contents {
     /// Returns a file; one link may lead to it.
     pub fn part(&self, name: &str) -> Option<&Part> {
-        let name = trimmed(name.as_bytes()).and_then(|name| std::str::from_utf8(name).ok())?;
-        self.files.get(name).or_else(|| self.files.get(self.links.get(name)?))
+        let name = plain(name.as_bytes()).ok()?.and_then(|name| String::from_utf8(name).ok())?;
+        self.files.get(&name).or_else(|| self.files.get(self.links.get(&name)?))
     }
 
     /// Returns a document, with what to call it.
@@ -108,7 +109,7 @@ impl Contents {
 
     /// Says that something is not there.
     pub fn missing(&self, name: &str) -> Error {
-        wrong(&self.path, &format!("it has no {}", name.escape_debug()))
+        Error::Absent { place: self.place(), name: name.escape_debug().to_string() }
     }
 
     /// What the whole archive is called in messages.
@@ -137,7 +138,7 @@ pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &Atom
 fn each(
     path: &Path,
     cancel: &AtomicBool,
-    mut act: impl FnMut(String, &mut tar::Entry<'_, entries::Allowed<'_>>) -> Result<(), Error>,
+    mut act: impl FnMut(String, &mut Entry<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
@@ -150,15 +151,17 @@ fn each(
         if cancel.load(Ordering::Relaxed) {
             return Err(FetchError::Cancelled.into());
         }
-        let spelled = entry.path_bytes().into_owned();
-        let Some(plain) = trimmed(&spelled) else { return Ok(()) };
-        let shown = || String::from_utf8_lossy(&spelled[..spelled.len().min(MAX_NAME_BYTES)]).escape_debug().to_string();
-        if plain.len() > MAX_NAME_BYTES {
-            return Err(wrong(path, &format!("{}…: a name of more than {MAX_NAME_BYTES} bytes", shown())));
-        }
+        let shown = entries::shown(&entry.path[..entry.path.len().min(MAX_NAME_BYTES)]);
         // It is never a path on this machine; what looks like one that leads out is still nobody's honest archive.
-        LayerPath::parse(plain).map_err(|error| wrong(path, &error.to_string()))?;
-        let name = std::str::from_utf8(plain).map_err(|_| wrong(path, &format!("{}: a name that is not UTF-8", shown())))?.to_owned();
+        if entry.path.starts_with(b"/") {
+            return Err(wrong(path, &format!("{shown}: a name that begins with a slash")));
+        }
+        let Some(plain) = plain(&entry.path).map_err(|what| wrong(path, &format!("{shown}: {what}")))? else { return Ok(()) };
+        if plain.len() > MAX_NAME_BYTES {
+            return Err(wrong(path, &format!("{shown}…: a name of more than {MAX_NAME_BYTES} bytes")));
+        }
+        LayerPath::parse(&plain).map_err(|error| wrong(path, &error.to_string()))?;
+        let name = String::from_utf8(plain).map_err(|_| wrong(path, &format!("{shown}: a name that is not UTF-8")))?;
         act(name, entry)
     })
 }

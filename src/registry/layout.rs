@@ -10,6 +10,7 @@ use silo_store::digest::Digest;
 use crate::oci::docker;
 use crate::oci::image::{self, MAX_DOCUMENT_BYTES, Pointer};
 use crate::oci::reference::Reference;
+use crate::system::Arch;
 
 use super::archive::Contents;
 use super::{Error, Found, brief};
@@ -50,7 +51,11 @@ impl Layout<'_> {
             (None, Some(tag)) => name(entry).as_ref() == Some(tag),
             (None, None) => entries.len() == 1 || name(entry).as_deref() == Some("latest"),
         };
-        let entry = entries.iter().find(fits).ok_or_else(|| {
+        // Several may have one name, each for another platform.
+        let is_foreign = |entry: &&Descriptor| {
+            entry.platform().as_ref().is_some_and(|platform| platform.architecture().to_string() != Arch::host().name())
+        };
+        let entry = entries.iter().filter(fits).min_by_key(is_foreign).ok_or_else(|| {
             let names: Vec<String> = entries.iter().filter_map(name).collect();
             wrong(format!("it has no \"{wanted}\"; there are: {}", names.join(", ").escape_debug()))
         })?;
@@ -103,7 +108,7 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
             return Err(Error::Digest { url, expected, got: id });
         }
     }
-    let configuration = image::configuration(bytes).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    let configuration = image::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != image.layers.len() {
         let what = format!("it names {} layers, and manifest.json {}", configuration.diff_ids.len(), image.layers.len());
         return Err(Error::Document { url, what });

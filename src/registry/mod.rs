@@ -87,6 +87,14 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A part of an image is not where it should be.
+    #[error("{place}: it has no {name}")]
+    Absent {
+        /// The archive.
+        place: String,
+        /// The part.
+        name: String,
+    },
     /// A file of a layout cannot be read.
     #[error("cannot read {path}", path = .path.display())]
     Read {
@@ -102,6 +110,17 @@ fn said(text: &str) -> String {
 }
 
 impl Error {
+    /// Says whether the image cannot be had from there at all, be it that a part is not there or that it is none: something else
+    /// than a network or a file in trouble.
+    fn is_no_image(&self) -> bool {
+        match self {
+            Error::Status { status, .. } => *status == 404,
+            Error::Read { source, .. } => source.kind() == ErrorKind::NotFound,
+            Error::Absent { .. } | Error::Document { .. } => true,
+            Error::Fetch(_) | Error::Challenge { .. } | Error::Elsewhere { .. } | Error::Digest { .. } => false,
+        }
+    }
+
     /// What to type next.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
@@ -119,7 +138,7 @@ impl Error {
             Error::Read { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
                 "is the path right? it must be a file or directory of this machine that you may read"
             }
-            Error::Read { .. } | Error::Document { .. } => return None,
+            Error::Read { .. } | Error::Document { .. } | Error::Absent { .. } => return None,
         };
         Some(text.to_owned())
     }
@@ -181,35 +200,52 @@ pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch
     if let Some(expected) = reference.digest.filter(|expected| *expected != digest) {
         return Err(Error::Digest { url, expected, got: digest });
     }
-    let mut images = BTreeMap::new();
     match document(&url, &bytes)? {
         Document::Manifest { config, layers } => {
-            let found = image_of(&source, digest, config, layers)?;
-            images.insert(found.configuration.arch, found);
+            let found = image_of(&source, digest, config, layers, Arch::host())?;
+            Ok(BTreeMap::from([(found.configuration.arch, found)]))
         }
-        Document::Index(entries) => {
-            let mut asked = 0;
-            for (arch, entry) in entries {
-                // The first image that an index names for an architecture is the one, as for other clients.
-                if arch.is_some_and(|arch| images.contains_key(&arch)) {
-                    continue;
-                }
-                asked += 1;
-                if asked > MAX_MANIFESTS {
-                    let what = format!("none of the first {MAX_MANIFESTS} entries for an architecture is an image");
-                    return Err(Error::Document { url, what });
-                }
-                let (url, bytes) = part(&source, &entry, Part::Manifest)?;
-                // What goes with an image, such as a statement of who built it, is listed like one.
-                let Document::Manifest { config, layers } = document(&url, &bytes)? else { continue };
-                let found = image_of(&source, entry.digest, config, layers)?;
-                images.entry(found.configuration.arch).or_insert(found);
-            }
+        Document::Artifact(what) => Err(Error::Document { url, what }),
+        Document::Index(entries) => of_index(&source, &url, entries),
+    }
+}
+
+/// Finds the images that an index names. What an index names for another architecture than this machine's need not be there: `docker
+/// save` leaves it out.
+fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointer)>) -> Result<BTreeMap<Arch, Found>, Error> {
+    let mut images = BTreeMap::new();
+    let mut missing = None;
+    let mut asked = 0;
+    for (arch, entry) in entries {
+        // The best image that an index names for an architecture comes first.
+        if arch.is_some_and(|arch| images.contains_key(&arch)) {
+            continue;
+        }
+        asked += 1;
+        if asked > MAX_MANIFESTS {
+            let what = format!("none of the first {MAX_MANIFESTS} entries for an architecture is an image");
+            return Err(Error::Document { url: index.to_owned(), what });
+        }
+        match of_entry(source, arch, &entry) {
+            Ok(None) => {}
+            Ok(Some(found)) => drop(images.entry(found.configuration.arch).or_insert(found)),
+            Err(error) if error.is_no_image() && arch != Some(Arch::host()) => drop(missing.get_or_insert(error)),
+            Err(error) => return Err(error),
         }
     }
-    match images.is_empty() {
-        true => Err(Error::Document { url, what: "it has no image for linux on amd64 or arm64".to_owned() }),
-        false => Ok(images),
+    match (images.is_empty(), missing) {
+        (false, _) => Ok(images),
+        (true, Some(error)) => Err(error),
+        (true, None) => Err(Error::Document { url: index.to_owned(), what: "it has no image for linux on amd64 or arm64".to_owned() }),
+    }
+}
+
+/// Reads an image that an index names; `None` for what is named like one and is none.
+fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<Option<Found>, Error> {
+    let (url, bytes) = part(source, entry, Part::Manifest)?;
+    match document(&url, &bytes)? {
+        Document::Manifest { config, layers } => image_of(source, entry.digest, config, layers, arch.unwrap_or(Arch::host())).map(Some),
+        Document::Artifact(_) | Document::Index(_) => Ok(None),
     }
 }
 
@@ -235,9 +271,9 @@ pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[R
     }
 }
 
-fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>) -> Result<Found, Error> {
+fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>, default: Arch) -> Result<Found, Error> {
     let (url, bytes) = part(source, &config, Part::Blob)?;
-    let configuration = image::configuration(&bytes).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    let configuration = image::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != layers.len() {
         let what = format!("it names {} layers, and its manifest {}", configuration.diff_ids.len(), layers.len());
         return Err(Error::Document { url, what });

@@ -233,7 +233,10 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
             manifest: Sha256(image.manifest),
             layers: layers.map(|(layer, diff)| BaseLayer { sha256: Sha256(layer.digest), size: layer.size, diff: Sha256(*diff) }).collect(),
             env: image.configuration.env,
-            command: image.configuration.command,
+            command: match image.configuration.entrypoint.is_empty() {
+                true => image.configuration.cmd,
+                false => image.configuration.entrypoint,
+            },
         }
     };
     let images = found.into_iter().map(|(arch, image)| (arch, base(image))).collect();

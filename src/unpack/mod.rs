@@ -2,7 +2,12 @@
 
 pub mod compressed;
 pub mod deb;
+mod header;
+mod pax;
 
+mod sparse;
+
+pub mod below;
 pub mod entries;
 
 pub mod layer;

@@ -9,15 +9,16 @@ use silo_store::digest::Digest;
 use silo_store::entry::{MAX_ENTRIES, Meta};
 use silo_store::path::LayerPath;
 use silo_store::stage::Stage;
-use tar::EntryType;
 
 use super::compressed::Bounded;
 use super::deb::{self, Error, read_error};
-use super::entries::{self, Allowed, trimmed};
+use super::entries::{self, Entry, Kind, plain, shown};
 use super::record;
 
 /// Most that one package may unpack to: Debian's largest are some gigabytes.
 const MAX_PACKAGE_BYTES: u64 = 16 << 30;
+/// Longest control file. With holes it may claim any size; the largest in Debian are symbol files of a few megabytes.
+const MAX_MEMBER_BYTES: u64 = 64 << 20;
 /// Longest list of files kept for a package, against archives of nothing but names.
 const MAX_LIST_BYTES: usize = 256 << 20;
 
@@ -60,7 +61,7 @@ impl Unpacking<'_> {
         &mut self,
         tar: &mut dyn Read,
         archive: &str,
-        act: impl Fn(&mut Self, &mut tar::Entry<'_, Allowed<'_>>) -> Result<(), Error>,
+        act: impl Fn(&mut Self, &mut Entry<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let deb = self.deb;
         let failed = |source| read_error(deb, archive, source);
@@ -70,13 +71,15 @@ impl Unpacking<'_> {
     }
 
     /// Takes a member of the control archive.
-    fn member<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
-        if entry.header().entry_type() != EntryType::Regular {
+    fn member(&mut self, entry: &mut Entry<'_>) -> Result<(), Error> {
+        if entry.kind != Kind::File {
             return Ok(());
         }
-        let meta = self.meta(entry)?;
-        let path = entry.path_bytes().into_owned();
-        let member = self.member_name(&path)?;
+        let meta = meta(entry);
+        let member = self.member_name(&entry.path)?;
+        if entry.size > MAX_MEMBER_BYTES {
+            return Err(self.wrong(&entry.path, &format!("it is longer than {MAX_MEMBER_BYTES} bytes")));
+        }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(|source| read_error(self.deb, &member, source))?;
         self.members.push((member, meta, bytes));
@@ -92,21 +95,8 @@ impl Unpacking<'_> {
         Ok(String::from_utf8_lossy(name).into_owned())
     }
 
-    fn meta<R: Read>(&self, entry: &tar::Entry<'_, R>) -> Result<Meta, Error> {
-        let header = entry.header();
-        let number = |result: std::io::Result<u64>| result.map_err(|source| read_error(self.deb, "an archive header", source));
-        let id = |value: u64| u32::try_from(value).map_err(|_| self.wrong(&entry.path_bytes(), "owner number out of range"));
-        Ok(Meta {
-            mode: header.mode().map_err(|source| read_error(self.deb, "an archive header", source))? & 0o7777,
-            uid: id(number(header.uid())?)?,
-            gid: id(number(header.gid())?)?,
-            mtime: i64::try_from(number(header.mtime())?).unwrap_or(i64::MAX),
-            xattrs: Default::default(),
-        })
-    }
-
-    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Error> {
-        let spelled = entry.path_bytes().into_owned();
+    fn entry(&mut self, entry: &mut Entry<'_>) -> Result<(), Error> {
+        let spelled = entry.path.clone();
         self.count += 1;
         if self.count > MAX_ENTRIES {
             return Err(self.wrong(&spelled, &format!("the package has more than {MAX_ENTRIES} entries")));
@@ -115,47 +105,37 @@ impl Unpacking<'_> {
             self.listed(b"/.")?;
             return Ok(());
         };
-        let meta = self.meta(entry)?;
-        let kind = entry.header().entry_type();
-        let is_link = kind == EntryType::Symlink;
-        let place = if is_link { path.clone() } else { merged(&path, kind == EntryType::Directory) };
+        let meta = meta(entry);
+        let place = if entry.kind == Kind::Symlink { path.clone() } else { merged(&path, entry.kind == Kind::Dir) };
         let place = LayerPath::parse(&place).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
-        match kind {
-            EntryType::Directory => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+        match entry.kind {
+            Kind::Dir => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
+            Kind::File => {
                 let left = self.limit.saturating_sub(self.stage.bytes());
                 // A file with holes may claim any size without bytes to show for it.
-                if entry.size() > left {
+                if entry.size > left {
                     return Err(self.wrong(&spelled, &format!("the package unpacks to more than {} bytes", self.limit)));
                 }
                 self.stage.add_file(&place, &meta, entry, left).map_err(|error| self.staged(error))?;
             }
-            EntryType::Symlink => {
-                let target = self.link_target(entry, &spelled)?;
-                self.stage.add_symlink(&place, &meta, &target).map_err(|error| self.staged(error))?;
-            }
-            EntryType::Link => {
-                let target = self.link_target(entry, &spelled)?;
-                let target = self.path(&target)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
+            Kind::Symlink => self.stage.add_symlink(&place, &meta, &entry.link).map_err(|error| self.staged(error))?,
+            Kind::Link => {
+                let target = self.path(&entry.link)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
                 let target = LayerPath::parse(&merged(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
                 self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;
             }
-            other => return Err(self.wrong(&spelled, &format!("entries of kind {other:?} are not unpacked"))),
+            Kind::Char | Kind::Block | Kind::Pipe => return Err(self.wrong(&spelled, "a device node or pipe, which no layer can hold")),
         }
         self.listed(&[b"/", path.as_slice()].concat())
     }
 
-    fn link_target<R: Read>(&self, entry: &tar::Entry<'_, R>, spelled: &[u8]) -> Result<Vec<u8>, Error> {
-        entry.link_name_bytes().map(|target| target.into_owned()).ok_or_else(|| self.wrong(spelled, "a link without a target"))
-    }
-
-    /// Returns the path without `./` before and `/` behind, or `None` for the root itself.
+    /// Returns the path as everybody understands it, or `None` for the root itself.
     fn path(&self, spelled: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let Some(path) = trimmed(spelled) else { return Ok(None) };
+        let Some(path) = plain(spelled).map_err(|what| self.wrong(spelled, what))? else { return Ok(None) };
         if path.contains(&b'\n') {
             return Err(self.wrong(spelled, "a line break in a name, which dpkg's lists cannot hold"));
         }
-        Ok(Some(path.to_vec()))
+        Ok(Some(path))
     }
 
     fn listed(&mut self, path: &[u8]) -> Result<(), Error> {
@@ -189,12 +169,16 @@ impl Unpacking<'_> {
     }
 
     fn wrong(&self, path: &[u8], what: &str) -> Error {
-        Error::Entry { deb: self.deb.to_owned(), path: String::from_utf8_lossy(path).escape_debug().to_string(), what: what.to_owned() }
+        Error::Entry { deb: self.deb.to_owned(), path: shown(path), what: what.to_owned() }
     }
 
     fn staged(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Stage { deb: self.deb.to_owned(), source: Box::new(source) }
     }
+}
+
+fn meta(entry: &Entry<'_>) -> Meta {
+    Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs: Default::default() }
 }
 
 /// Returns where a path lies on a root whose top directories are links into /usr.

@@ -1,7 +1,7 @@
 //! Taking entries out of a stage again: what a package brings and no image should hold.
 
 use crate::draft::{Draft, DraftNode};
-use crate::entry::Meta;
+use crate::entry::{MAX_ENTRIES, Meta};
 use crate::path::LayerPath;
 use crate::path_error::at;
 use crate::stage::{Stage, StageError};
@@ -19,7 +19,7 @@ impl Stage {
             let flags = match self.drafts.remove(path).map(|draft| (draft.meta, draft.node)) {
                 Some((_, DraftNode::Whiteout)) => continue,
                 Some((meta, DraftNode::File { size })) => {
-                    self.rename_file(path, &meta, size);
+                    self.rename_file(path, &meta, size)?;
                     AtFlags::empty()
                 }
                 Some((_, DraftNode::Symlink { .. } | DraftNode::Hardlink { .. })) => AtFlags::empty(),
@@ -33,12 +33,22 @@ impl Stage {
     }
 
     /// Lets the next hard link of a removed file stand for it, if there is one.
-    fn rename_file(&mut self, gone: &LayerPath, meta: &Meta, size: u64) {
+    fn rename_file(&mut self, gone: &LayerPath, meta: &Meta, size: u64) -> Result<(), StageError> {
+        let names = self.names.remove(gone).unwrap_or_default();
+        // A file with many names could be removed under one name after the other, each time moving all others.
+        self.moved = self.moved.saturating_add(names.len());
+        if self.moved > MAX_ENTRIES {
+            return Err(StageError::TooMany);
+        }
         let mut heir: Option<LayerPath> = None;
-        for (path, draft) in &mut self.drafts {
+        for path in names {
+            let Some(draft) = self.drafts.get_mut(&path) else { continue };
             match &mut draft.node {
                 DraftNode::Hardlink { to } if to == gone => match &heir {
-                    Some(heir) => *to = heir.clone(),
+                    Some(heir) => {
+                        *to = heir.clone();
+                        self.names.entry(heir.clone()).or_default().push(path);
+                    }
                     None => {
                         heir = Some(path.clone());
                         *draft = Draft { meta: meta.clone(), node: DraftNode::File { size } };
@@ -50,5 +60,6 @@ impl Stage {
         if heir.is_none() {
             self.bytes -= size.min(self.bytes);
         }
+        Ok(())
     }
 }

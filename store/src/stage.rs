@@ -32,6 +32,10 @@ pub struct Stage {
     pub(crate) drafts: BTreeMap<LayerPath, Draft>,
     /// Directories made on disk that are no entries.
     pub(crate) unrecorded: BTreeSet<LayerPath>,
+    /// Further names of files, by the name that each goes by; some may be gone.
+    pub(crate) names: BTreeMap<LayerPath, Vec<LayerPath>>,
+    /// How many names have come to go by another one.
+    pub(crate) moved: usize,
     parents: Parents,
     pub(crate) bytes: u64,
     buffer: Vec<u8>,
@@ -44,6 +48,21 @@ pub(crate) enum Parents {
     Recorded,
     /// They exist on disk only: right for a difference to lower layers, which have them.
     OnDiskOnly,
+}
+
+/// What stands at a path of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Staged<'a> {
+    /// A directory that was added.
+    Dir,
+    /// A directory that nobody added, with something in it that was.
+    ImpliedDir,
+    /// A file, under any of its names.
+    File,
+    /// A symbolic link with its target.
+    Symlink(&'a [u8]),
+    /// A whiteout.
+    Whiteout,
 }
 
 /// Why something cannot be staged.
@@ -123,6 +142,8 @@ impl Store {
             scratch,
             drafts: BTreeMap::new(),
             unrecorded: BTreeSet::new(),
+            names: BTreeMap::new(),
+            moved: 0,
             parents,
             bytes: 0,
             buffer: vec![0; CHUNK_BYTES],
@@ -134,6 +155,22 @@ impl Stage {
     /// Returns the bytes of all files added, so that a caller can bound their sum.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns what stands at a path so far.
+    pub fn holds(&self, path: &LayerPath) -> Option<Staged<'_>> {
+        match self.drafts.get(path).map(|draft| &draft.node) {
+            Some(DraftNode::Dir { .. }) => Some(Staged::Dir),
+            Some(DraftNode::File { .. } | DraftNode::Hardlink { .. }) => Some(Staged::File),
+            Some(DraftNode::Symlink { target }) => Some(Staged::Symlink(target)),
+            Some(DraftNode::Whiteout) => Some(Staged::Whiteout),
+            None => self.unrecorded.contains(path).then_some(Staged::ImpliedDir),
+        }
+    }
+
+    /// Lists the directories that nobody added and that are no entries.
+    pub fn implied_dirs(&self) -> Vec<LayerPath> {
+        self.unrecorded.iter().cloned().collect()
     }
 
     /// Returns the number of entries.
@@ -224,6 +261,7 @@ impl Stage {
             fs::linkat(from, file.name(), dir, path.name(), AtFlags::empty())
         });
         linked.map_err(at("make the hard link", &self.beneath.host(path)))?;
+        self.names.entry(file.clone()).or_default().push(path.clone());
         self.drafts.insert(path.clone(), Draft { meta, node: DraftNode::Hardlink { to: file } });
         Ok(())
     }
