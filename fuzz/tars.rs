@@ -465,10 +465,16 @@ pub fn theirs(program: &str, bytes: &[u8], dir: &Path) -> Option<Facts> {
         command.arg("--same-owner");
     }
     let is_well = command.env("LC_ALL", "C.UTF-8").status().ok()?.success();
-    let mut facts = Facts::new();
-    collect(&tree, &tree, &mut BTreeMap::new(), &mut facts);
+    let facts = self::tree(&tree);
     drop(silo_store::removal::remove_tree(&tree));
     is_well.then_some(facts)
+}
+
+/// Lists what is in a directory.
+pub fn tree(root: &Path) -> Facts {
+    let mut facts = Facts::new();
+    collect(root, root, &mut BTreeMap::new(), &mut facts);
+    facts
 }
 
 fn collect(root: &Path, dir: &Path, names: &mut BTreeMap<u64, Vec<u8>>, facts: &mut Facts) {

@@ -8,7 +8,7 @@ use silo::insight::diff::told::Part;
 use silo::insight::diff::{self, Side};
 use silo::insight::graph::{self, Graph, Head, svg, words};
 use silo::insight::sbom::copyright::License;
-use silo::insight::sbom::{Bill, Distribution, Item, cyclonedx, spdx};
+use silo::insight::sbom::{Bill, Distribution, Item, Maintainer, Origin as SbomOrigin, cyclonedx, spdx};
 use silo::insight::why::{self, About, Answer, Package, Standing, Thing};
 use silo_store::manifest::{Manifest, Record};
 use silo_store::{Digest, Index, Kind, LayerId, LayerPath};
@@ -78,6 +78,7 @@ fn bills_are_golden() {
         name: name.to_owned(),
         version: version.to_owned(),
         architecture: Some("amd64".to_owned()),
+        origin: SbomOrigin::Distribution,
         source: Some((name.trim_end_matches('6').to_owned(), version.to_owned())),
         summary: Some("a \"summary\"".to_owned()),
         homepage: None,
@@ -90,6 +91,10 @@ fn bills_are_golden() {
     libc.license = Some(License { expression: "LGPL-2.1-or-later AND LicenseRef-Debian-public-domain".to_owned(), references });
     let mut step = item("prettier", "3.0.0", vec![]);
     (step.architecture, step.source, step.sha256, step.summary) = (None, None, None, None);
+    step.origin = SbomOrigin::Elsewhere(None);
+    let mut local = item("ours", "1", vec![0]);
+    let by = Maintainer { name: "A B".to_owned(), mail: Some("a@example.com".to_owned()) };
+    (local.architecture, local.sha256, local.origin) = (Some("all".to_owned()), None, SbomOrigin::Elsewhere(Some(by)));
     let bill = Bill {
         name: "tool".to_owned(),
         version: Some("1.0".to_owned()),
@@ -97,7 +102,7 @@ fn bills_are_golden() {
         arch: "amd64".to_owned(),
         date: "2026-01-01T00:00:00Z".to_owned(),
         distribution: Distribution { id: "debian".to_owned(), name: "Debian GNU/Linux".to_owned(), codename: "trixie".to_owned() },
-        packages: vec![libc, item("libstdc++6", "14.2~rc1-1", vec![0]), step],
+        packages: vec![libc, item("libstdc++6", "14.2~rc1-1", vec![0]), local, step],
     };
     golden("sbom/tool.spdx.json", &format!("{:#}\n", spdx::write(&bill)));
     golden("sbom/tool.cdx.json", &format!("{:#}\n", cyclonedx::write(&bill)));

@@ -35,6 +35,7 @@ mod project;
 mod recipes;
 mod reference;
 mod reproducible;
+mod rows;
 mod run;
 mod settings;
 mod shims;

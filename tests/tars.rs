@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::support::{has, is_root, skip};
 
 #[path = "../fuzz/tars.rs"]
-mod tars;
+pub mod made;
 
 /// How many archives are made.
 const ARCHIVES: u64 = 300;
@@ -18,10 +18,10 @@ fn generated_archives_are_read_as_others_read_them_or_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut read, mut refused) = (0, Vec::new());
     for seed in 0..ARCHIVES {
-        let made = tars::made(seed);
-        match tars::compare(&made.bytes, dir.path(), is_root()) {
+        let made = made::made(seed);
+        match made::compare(&made.bytes, dir.path(), is_root()) {
             Ok(true) => read += 1,
-            Ok(false) if made.is_sound => refused.push((seed, tars::ours(&made.bytes).err(), made.story)),
+            Ok(false) if made.is_sound => refused.push((seed, made::ours(&made.bytes).err(), made.story)),
             Ok(false) => {}
             Err(difference) => panic!("archive {seed}, {:#?}: {difference}", made.story),
         }
@@ -57,9 +57,10 @@ fn archives_of_tar_and_bsdtar_are_read_as_they_read_them() {
         ("bsdtar", &["--format=pax"]),
         ("bsdtar", &["--format=gnutar"]),
     ] {
-        let made = std::process::Command::new(program).args(options).arg("-C").arg(&from).args(["-cf", "-", "."]).output().expect("it runs");
+        let made =
+            std::process::Command::new(program).args(options).arg("-C").arg(&from).args(["-cf", "-", "."]).output().expect("it runs");
         assert!(made.status.success(), "{program} {options:?}: {made:?}");
-        let result = tars::compare(&made.stdout, dir.path(), is_root());
-        assert_eq!(result, Ok(true), "{program} {options:?}: {:?}", tars::ours(&made.stdout).err());
+        let result = made::compare(&made.stdout, dir.path(), is_root());
+        assert_eq!(result, Ok(true), "{program} {options:?}: {:?}", made::ours(&made.stdout).err());
     }
 }

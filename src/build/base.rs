@@ -119,7 +119,8 @@ fn fits(shop: &Workshop<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, E
 /// Lays the layers below over each other.
 fn merged(shop: &Workshop<'_>, over: &[LayerId]) -> Result<Merged, Error> {
     let failed = |source| Error::store("reading a layer".to_owned(), source);
-    let indexes: Vec<Index> = over.iter().map(|layer| silo_store::layer::read_index(shop.store, layer)).collect::<Result<_, _>>().map_err(failed)?;
+    let indexes: Vec<Index> =
+        over.iter().map(|layer| silo_store::layer::read_index(shop.store, layer)).collect::<Result<_, _>>().map_err(failed)?;
     merge(&indexes.iter().collect::<Vec<_>>()).map_err(|source| Error::store("laying layers over each other".to_owned(), source))
 }
 

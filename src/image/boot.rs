@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use silo_store::digest::{Digest, Hasher};
-use silo_store::erofs;
+use silo_store::erofs::{self, View};
 use silo_store::in_root;
 use silo_store::index::Index;
 
@@ -87,7 +87,7 @@ fn digest_of(path: &Path) -> Result<Digest, Error> {
 }
 
 fn write_disk(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Error> {
-    let written = erofs::write(&index(home, id)?, &root(home, id), out);
+    let written = erofs::write(&index(home, id)?, &root(home, id), View::Tree, out);
     written.map(drop).map_err(|source| Error::Compose { id, source: Box::new(source) })
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, GzBuilder};
 use silo_store::commit::TreeError;
 use silo_store::digest::{Digest, Hasher, LayerId};
-use silo_store::erofs;
+use silo_store::erofs::{self, View};
 use silo_store::forms;
 use silo_store::index::Index;
 use silo_store::path_error::PathError;
@@ -116,7 +116,8 @@ impl Source<'_> {
 
     fn erofs(&self, place: &Path) -> Result<Digest, Error> {
         let mut out = Counted::create(place)?;
-        erofs::write(&self.index, &self.root, &mut out).map_err(|source| Error::Root { id: self.id, source: Box::new(source) })?;
+        erofs::write(&self.index, &self.root, View::True, &mut out)
+            .map_err(|source| Error::Root { id: self.id, source: Box::new(source) })?;
         Ok(out.close()?.0)
     }
 

@@ -68,6 +68,8 @@ pub struct Inside {
     pub tools: Vec<Installed>,
     /// Where its layers came from, lowest first.
     pub layers: Vec<Manifest>,
+    /// Where their files are, in the same order.
+    trees: Vec<PathBuf>,
     root: PathBuf,
     index_path: PathBuf,
     index: OnceCell<Index>,
@@ -119,11 +121,37 @@ impl Inside {
     /// Returns what dpkg says is installed, by name; nothing where the image has no dpkg.
     pub fn stanzas(&self) -> Result<Vec<Stanza>, Error> {
         let Some(bytes) = self.read(STATUS)? else { return Ok(Vec::new()) };
-        let stanzas = parse_stanzas(&bytes).map_err(|what| Error::Content { path: self.root.join(STATUS), what })?;
-        let mut stanzas: Vec<Stanza> = stanzas.into_iter().filter(is_installed).collect();
-        stanzas.sort_by(|a, b| (a.package(), a.architecture()).cmp(&(b.package(), b.architecture())));
-        Ok(stanzas)
+        installed_of(&bytes, &self.root)
     }
+
+    /// Returns what dpkg said was installed before the first step ran: packages of the distribution, or of the image that this one
+    /// is made of. What steps install is of an origin that nothing here knows.
+    pub fn stanzas_before_steps(&self) -> Result<Vec<Stanza>, Error> {
+        let below = self.layers.iter().rposition(|layer| !is_step(layer)).map_or(0, |last| last + 1);
+        for tree in self.trees[..below].iter().rev() {
+            let path = tree.join(STATUS);
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_file() => {
+                    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+                    return installed_of(&bytes, tree);
+                }
+                _ => {}
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Whether a command of a recipe or a project made a layer (`build/command.rs`).
+fn is_step(layer: &Manifest) -> bool {
+    layer.record.name.starts_with("step ")
+}
+
+fn installed_of(bytes: &[u8], root: &std::path::Path) -> Result<Vec<Stanza>, Error> {
+    let stanzas = parse_stanzas(bytes).map_err(|what| Error::Content { path: root.join(STATUS), what })?;
+    let mut stanzas: Vec<Stanza> = stanzas.into_iter().filter(is_installed).collect();
+    stanzas.sort_by(|a, b| (a.package(), a.architecture()).cmp(&(b.package(), b.architecture())));
+    Ok(stanzas)
 }
 
 fn is_installed(stanza: &Stanza) -> bool {
@@ -138,11 +166,13 @@ pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
         image: id.to_string(),
     })?;
     let layers = image.layers.iter().map(|layer| read_manifest(look.store, layer)).collect::<Result<_, _>>()?;
+    let trees = image.layers.iter().map(|layer| look.store.tree(layer)).collect();
     Ok(Inside {
         id,
         image,
         tools,
         layers,
+        trees,
         root: image::root(look.home, id),
         index_path: image::index_path(look.home, id),
         index: OnceCell::new(),

@@ -299,7 +299,9 @@ mod tests {
         assert_eq!(short("\"architecture\":\"x86_64\",\"config\":null,").expect("another spelling").arch, Arch::Amd64);
         let read = short("\"config\":{\"Entrypoint\":\"a\",\"Cmd\":null,\"Env\":[\"=C:=x\",\"B=\"]},").expect("words");
         assert_eq!((read.entrypoint, read.cmd, read.env), (vec!["a".to_owned()], vec![], vec!["B=".to_owned()]));
-        for wrong in ["\"architecture\":\"riscv64\",", "\"os\":\"windows\",", "\"config\":{\"Cmd\":3},", "\"config\":{\"Cmd\":[\"a\\u0000\"]},"] {
+        for wrong in
+            ["\"architecture\":\"riscv64\",", "\"os\":\"windows\",", "\"config\":{\"Cmd\":3},", "\"config\":{\"Cmd\":[\"a\\u0000\"]},"]
+        {
             short(wrong).expect_err(wrong);
         }
     }

@@ -135,11 +135,7 @@ pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &Atom
 }
 
 /// Hands each entry of an archive to `act`, with its name checked.
-fn each(
-    path: &Path,
-    cancel: &AtomicBool,
-    mut act: impl FnMut(String, &mut Entry<'_>) -> Result<(), Error>,
-) -> Result<(), Error> {
+fn each(path: &Path, cancel: &AtomicBool, mut act: impl FnMut(String, &mut Entry<'_>) -> Result<(), Error>) -> Result<(), Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let facts = file.metadata().map_err(failed)?;

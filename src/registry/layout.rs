@@ -108,7 +108,8 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
             return Err(Error::Digest { url, expected, got: id });
         }
     }
-    let configuration = image::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    let configuration =
+        image::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != image.layers.len() {
         let what = format!("it names {} layers, and manifest.json {}", configuration.diff_ids.len(), image.layers.len());
         return Err(Error::Document { url, what });

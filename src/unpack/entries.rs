@@ -72,11 +72,7 @@ impl Read for Entry<'_> {
 ///
 /// The last entry may lack the zeros that fill its block, and those that end the archive: umoci leaves them out, and other
 /// readers do not mind. What an entry says that it holds must be there.
-pub fn each<E>(
-    tar: &mut dyn Read,
-    failed: impl Fn(io::Error) -> E,
-    mut act: impl FnMut(&mut Entry<'_>) -> Result<(), E>,
-) -> Result<(), E> {
+pub fn each<E>(tar: &mut dyn Read, failed: impl Fn(io::Error) -> E, mut act: impl FnMut(&mut Entry<'_>) -> Result<(), E>) -> Result<(), E> {
     let mut all = Records::default();
     while let Some(head) = head(tar, &mut all).map_err(&failed)? {
         let stored = head.stored;
@@ -239,7 +235,8 @@ fn whole(tar: &mut dyn Read, block: Block, tag: Tag, before: Before, left: &mut 
         map: None,
         path: path.clone(),
     };
-    holes(tar, &mut head, left).map_err(|error| if error.kind() == io::ErrorKind::InvalidData { wrong(&error.to_string()) } else { error })?;
+    holes(tar, &mut head, left)
+        .map_err(|error| if error.kind() == io::ErrorKind::InvalidData { wrong(&error.to_string()) } else { error })?;
     if head.stored.max(head.map.as_ref().map_or(0, |map| map.size)) > MAX_ENTRY_BYTES {
         return Err(wrong("a size out of range"));
     }

@@ -411,7 +411,8 @@ impl Unpacking<'_> {
         self.stand_over_files()?;
         if self.is_root_opaque {
             let Some(lower) = self.lower else { return Err(self.needs_lower(OPAQUE)) };
-            self.whiteouts.extend(lower.index.entries().iter().filter(|entry| entry.path.parent().is_none()).map(|entry| entry.path.clone()));
+            self.whiteouts
+                .extend(lower.index.entries().iter().filter(|entry| entry.path.parent().is_none()).map(|entry| entry.path.clone()));
         }
         for dir in std::mem::take(&mut self.opaque) {
             self.make_opaque(&dir)?;

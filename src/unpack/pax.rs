@@ -155,10 +155,20 @@ mod tests {
 
     #[test]
     fn malformed_records_are_refused() {
-        for wrong in [&b"x"[..], b"5 a=b", b"6 a=b\n", b"99 a=b\n", b"5 =b\n", b"5 abc\n", b"0 a=b\n", b" 6 a=b\n", b"+6 a=b\n", b"6 a=b\n\0"] {
+        for wrong in
+            [&b"x"[..], b"5 a=b", b"6 a=b\n", b"99 a=b\n", b"5 =b\n", b"5 abc\n", b"0 a=b\n", b" 6 a=b\n", b"+6 a=b\n", b"6 a=b\n\0"]
+        {
             parse(wrong).expect_err(&String::from_utf8_lossy(wrong));
         }
-        for (key, value) in [("size", "-1"), ("size", "0x1"), ("mtime", "1e3"), ("mtime", "soon"), ("uid", "a"), ("path", "a\0b"), ("GNU.volume.offset", "1")] {
+        for (key, value) in [
+            ("size", "-1"),
+            ("size", "0x1"),
+            ("mtime", "1e3"),
+            ("mtime", "soon"),
+            ("uid", "a"),
+            ("path", "a\0b"),
+            ("GNU.volume.offset", "1"),
+        ] {
             parse(&body(&[(key, value)])).expect_err(key);
         }
     }

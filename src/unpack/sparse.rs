@@ -166,7 +166,8 @@ impl<R: Read> Read for Filled<R> {
         while self.map.pieces.get(self.piece).is_some_and(|(offset, length)| offset + length <= self.at) {
             self.piece += 1;
         }
-        let (start, end) = self.map.pieces.get(self.piece).map_or((self.map.size, self.map.size), |(offset, length)| (*offset, offset + length));
+        let (start, end) =
+            self.map.pieces.get(self.piece).map_or((self.map.size, self.map.size), |(offset, length)| (*offset, offset + length));
         let (until, is_hole) = if self.at < start { (start, true) } else { (end, false) };
         let most = buffer.len().min(usize::try_from(until - self.at).unwrap_or(usize::MAX));
         let count = match is_hole {
@@ -230,9 +231,13 @@ mod tests {
         ] {
             said(&records(list)).expect_err(list[0].0);
         }
-        for (pieces, size, stored) in
-            [(vec![(4, 4), (0, 4)], 8, 8), (vec![(0, 4), (2, 4)], 8, 8), (vec![(6, 4)], 8, 4), (vec![(u64::MAX, 2)], 8, 2), (vec![(0, 4)], 8, 3)]
-        {
+        for (pieces, size, stored) in [
+            (vec![(4, 4), (0, 4)], 8, 8),
+            (vec![(0, 4), (2, 4)], 8, 8),
+            (vec![(6, 4)], 8, 4),
+            (vec![(u64::MAX, 2)], 8, 2),
+            (vec![(0, 4)], 8, 3),
+        ] {
             Map { pieces, size }.check(stored).expect_err("it is no file");
         }
         for text in [&b"1\n0\n"[..], b"x\n", b"\n", b"1\n-1\n2\n", b"99999999999999999999999\n"] {

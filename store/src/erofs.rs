@@ -6,7 +6,8 @@
 //! broken block of its data right behind it where that fits into its block; then the whole blocks of all data, in the
 //! same order. Everything is known before the first byte is written, so the image is written in one go.
 //!
-//! Ownership, permissions and attributes are those of `tree/`: a machine sees what a sandbox of namespaces would see.
+//! A virtual machine's disk has the ownership, permissions and attributes of `tree/`, so that it sees what a sandbox of namespaces
+//! would see. An image for other programs has those of the index: the true owners and modes, and capabilities.
 
 use crate::digest::Digest;
 use crate::entry::{Entry, Kind, Meta, Node};
@@ -62,6 +63,15 @@ pub enum ErofsError {
     Write(#[source] io::Error),
 }
 
+/// Whose metadata the file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Those that `tree/` has on disk: everything is 0:0, and another owner is an attribute.
+    Tree,
+    /// Those that the index says, for programs that know nothing of Silo.
+    True,
+}
+
 /// An inode that is to be written.
 struct Inode<'a> {
     meta: Meta,
@@ -92,8 +102,8 @@ enum Data<'a> {
 }
 
 /// Writes the tree that `index` describes and `tree` holds; returns how many bytes that were.
-pub fn write(index: &Index, tree: &Path, out: &mut dyn Write) -> Result<u64, ErofsError> {
-    let mut inodes = inodes(index)?;
+pub fn write(index: &Index, tree: &Path, view: View, out: &mut dyn Write) -> Result<u64, ErofsError> {
+    let mut inodes = inodes(index, view)?;
     let blocks = lay_out(&mut inodes)?;
     let mut to = Counted { out, written: 0 };
     to.put(&first_block_start(&inodes, blocks, index))?;
@@ -116,12 +126,12 @@ pub fn write(index: &Index, tree: &Path, out: &mut dyn Write) -> Result<u64, Ero
 }
 
 /// Lists the inodes, the root first and the others in the order of their first paths.
-fn inodes(index: &Index) -> Result<Vec<Inode<'_>>, ErofsError> {
-    let mut inodes = vec![dir(normal::implied_dir(), false, 0)];
+fn inodes(index: &Index, view: View) -> Result<Vec<Inode<'_>>, ErofsError> {
+    let mut inodes = vec![dir(normal::implied_dir(), false, 0, view)];
     let mut by_path: BTreeMap<&[u8], usize> = BTreeMap::from([(&b""[..], 0)]);
     for entry in index.entries() {
         let path = entry.path.as_bytes();
-        let parent = parent_of(&mut inodes, &mut by_path, path);
+        let parent = parent_of(&mut inodes, &mut by_path, path, view);
         let number = match &entry.node {
             Node::Hardlink { to } => {
                 let number = by_path.get(to.as_bytes()).copied().unwrap_or_default();
@@ -129,7 +139,7 @@ fn inodes(index: &Index) -> Result<Vec<Inode<'_>>, ErofsError> {
                 number
             }
             _ => {
-                inodes.push(inode(entry, parent));
+                inodes.push(inode(entry, parent, view));
                 inodes.len() - 1
             }
         };
@@ -148,14 +158,14 @@ fn inodes(index: &Index) -> Result<Vec<Inode<'_>>, ErofsError> {
 }
 
 /// Finds the directory of a path, making those that no entry describes.
-fn parent_of<'a>(inodes: &mut Vec<Inode<'a>>, by_path: &mut BTreeMap<&'a [u8], usize>, path: &'a [u8]) -> usize {
+fn parent_of<'a>(inodes: &mut Vec<Inode<'a>>, by_path: &mut BTreeMap<&'a [u8], usize>, path: &'a [u8], view: View) -> usize {
     let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return 0 };
     if let Some(known) = by_path.get(&path[..slash]) {
         return *known;
     }
-    let above = parent_of(inodes, by_path, &path[..slash]);
+    let above = parent_of(inodes, by_path, &path[..slash], view);
     let number = inodes.len();
-    inodes.push(dir(normal::implied_dir(), false, above));
+    inodes.push(dir(normal::implied_dir(), false, above, view));
     by_path.insert(&path[..slash], number);
     let name = path[..slash].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     enter(inodes, above, name, number);
@@ -170,8 +180,9 @@ fn enter<'a>(inodes: &mut [Inode<'a>], parent: usize, name: &'a [u8], number: us
     inodes[parent].links += u32::from(is_dir);
 }
 
-fn dir<'a>(meta: Meta, is_opaque: bool, parent: usize) -> Inode<'a> {
-    let mut inode = bare(Kind::Dir, meta, 0o040_000, Data::Dir(BTreeMap::from([(&b"."[..], 0), (&b".."[..], 0)]), parent));
+fn dir<'a>(meta: Meta, is_opaque: bool, parent: usize, view: View) -> Inode<'a> {
+    let names = BTreeMap::from([(&b"."[..], 0), (&b".."[..], 0)]);
+    let mut inode = bare(Kind::Dir, meta, 0o040_000, Data::Dir(names, parent), view);
     inode.links = 2;
     if is_opaque {
         inode.meta.xattrs.insert(b"user.overlay.opaque".to_vec(), b"y".to_vec());
@@ -179,26 +190,31 @@ fn dir<'a>(meta: Meta, is_opaque: bool, parent: usize) -> Inode<'a> {
     inode
 }
 
-fn inode(entry: &Entry, parent: usize) -> Inode<'_> {
+fn inode(entry: &Entry, parent: usize, view: View) -> Inode<'_> {
     let meta = entry.meta.clone();
     match &entry.node {
-        Node::Dir { opaque } => dir(meta, *opaque, parent),
-        Node::File { size, .. } => Inode { size: *size, ..bare(Kind::File, meta, 0o100_000, Data::File(&entry.path)) },
-        Node::Symlink { target } => bare(Kind::Symlink, meta, 0o120_000, Data::Link(target)),
+        Node::Dir { opaque } => dir(meta, *opaque, parent, view),
+        Node::File { size, .. } => Inode { size: *size, ..bare(Kind::File, meta, 0o100_000, Data::File(&entry.path), view) },
+        Node::Symlink { target } => bare(Kind::Symlink, meta, 0o120_000, Data::Link(target), view),
         // A character device 0:0 is what overlayfs takes for one.
-        Node::Whiteout | Node::Hardlink { .. } => bare(Kind::Whiteout, meta, 0o020_000, Data::None),
+        Node::Whiteout | Node::Hardlink { .. } => bare(Kind::Whiteout, meta, 0o020_000, Data::None, view),
     }
 }
 
-/// An inode with the metadata that `tree/` shows.
-fn bare<'a>(kind: Kind, mut meta: Meta, file_type: u16, data: Data<'a>) -> Inode<'a> {
-    let owner = normal::owner_text(&meta).filter(|_| matches!(kind, Kind::Dir | Kind::File));
-    meta.xattrs.retain(|name, _| name.starts_with(b"user."));
-    meta.xattrs.extend(owner.map(|text| (normal::OWNER_XATTR.as_bytes().to_vec(), text.into_bytes())));
-    let mode = match kind {
-        Kind::Dir | Kind::File => normal::disk_mode(kind, meta.mode),
-        Kind::Symlink | Kind::Hardlink | Kind::Whiteout => meta.mode,
-    };
+/// An inode with the metadata of the view.
+fn bare<'a>(kind: Kind, mut meta: Meta, file_type: u16, data: Data<'a>, view: View) -> Inode<'a> {
+    let mut mode = meta.mode;
+    if view == View::Tree {
+        let has_attributes = matches!(kind, Kind::Dir | Kind::File);
+        let owner = normal::owner_text(&meta).filter(|_| has_attributes);
+        meta.xattrs.retain(|name, _| name.starts_with(b"user."));
+        meta.xattrs.extend(owner.map(|text| (normal::OWNER_XATTR.as_bytes().to_vec(), text.into_bytes())));
+        // Files belong to whoever runs Silo, as those of `tree/` do; a machine has one user.
+        (meta.uid, meta.gid) = (0, 0);
+        if has_attributes {
+            mode = normal::disk_mode(kind, mode);
+        }
+    }
     let mode = file_type | (mode & 0o7777) as u16;
     Inode { meta, mode, links: 1, data, size: 0, xattrs: Vec::new(), at: 0, block: NO_BLOCK, is_inline: false }
 }
@@ -273,8 +289,8 @@ fn inode_bytes(inode: &Inode<'_>) -> Vec<u8> {
     bytes.extend(place.to_le_bytes());
     // For programs with small inode numbers; any that is unique will do.
     bytes.extend((number_of(inode) as u32).to_le_bytes());
-    // Files belong to whoever runs Silo, as those of `tree/` do; a machine has one user.
-    bytes.extend([0; 8]);
+    bytes.extend(inode.meta.uid.to_le_bytes());
+    bytes.extend(inode.meta.gid.to_le_bytes());
     bytes.extend(inode.meta.mtime.to_le_bytes());
     bytes.extend(0u32.to_le_bytes());
     bytes.extend(inode.links.to_le_bytes());

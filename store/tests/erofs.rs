@@ -1,7 +1,7 @@
 //! A tree as one file system: what is read back from it, by others, is what the index says.
 
 use crate::support::{Home, file, meta, names, path};
-use silo_store::erofs;
+use silo_store::erofs::{self, View};
 use silo_store::index::Index;
 use silo_store::{LayerId, Meta, compose};
 use std::fs;
@@ -42,11 +42,11 @@ fn tree(home: &Home) -> (Index, PathBuf) {
 
 fn image(home: &Home, index: &Index, tree: &Path) -> PathBuf {
     let mut bytes = Vec::new();
-    let written = erofs::write(index, tree, &mut bytes).unwrap();
+    let written = erofs::write(index, tree, View::Tree, &mut bytes).unwrap();
     assert_eq!(written, bytes.len() as u64);
     assert_eq!(bytes.len() % 4096, 0);
     let mut again = Vec::new();
-    erofs::write(index, tree, &mut again).unwrap();
+    erofs::write(index, tree, View::Tree, &mut again).unwrap();
     assert!(bytes == again, "the same entries give the same bytes");
     let path = home.beside("image.erofs");
     fs::write(&path, bytes).unwrap();
@@ -138,10 +138,10 @@ fn a_tree_that_is_not_as_indexed_is_refused() {
     let (index, tree) = tree(&home);
     let file = tree.join("sizes/4097");
     fs::remove_file(&file).unwrap();
-    assert!(erofs::write(&index, &tree, &mut Vec::new()).unwrap_err().to_string().contains("sizes/4097"));
+    assert!(erofs::write(&index, &tree, View::Tree, &mut Vec::new()).unwrap_err().to_string().contains("sizes/4097"));
     fs::write(&file, "short").unwrap();
-    assert!(erofs::write(&index, &tree, &mut Vec::new()).unwrap_err().to_string().contains("not as long"));
+    assert!(erofs::write(&index, &tree, View::Tree, &mut Vec::new()).unwrap_err().to_string().contains("not as long"));
     fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("100000", &file).unwrap();
-    assert!(erofs::write(&index, &tree, &mut Vec::new()).is_err(), "a link is not followed");
+    assert!(erofs::write(&index, &tree, View::Tree, &mut Vec::new()).is_err(), "a link is not followed");
 }

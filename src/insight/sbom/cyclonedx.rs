@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Bill, Item, MAKER, MAKER_VERSION, purl, uuid};
+use super::{Bill, Item, MAKER, MAKER_VERSION, Maintainer, Origin, SUPPLIER, purl, uuid};
 
 /// Writes a bill; equal bills give equal JSON.
 pub fn write(bill: &Bill) -> Value {
@@ -23,7 +23,7 @@ pub fn write(bill: &Bill) -> Value {
             "timestamp": bill.date,
             "tools": { "components": [{ "type": "application", "name": MAKER, "version": MAKER_VERSION }] },
             "component": {
-                "type": "container", "bom-ref": image, "name": bill.name,
+                "type": "container", "bom-ref": image, "name": bill.name, "supplier": { "name": SUPPLIER },
                 "version": bill.version.clone().unwrap_or_else(|| bill.image.to_string()),
                 "hashes": [{ "alg": "SHA-256", "content": bill.image.to_string() }],
                 "properties": [{ "name": "silo:architecture", "value": bill.arch }],
@@ -36,8 +36,15 @@ pub fn write(bill: &Bill) -> Value {
 
 fn component(bill: &Bill, item: &Item, own: &str) -> Value {
     let mut out = json!({ "type": "library", "bom-ref": own, "name": item.name, "version": item.version, "purl": own });
-    if item.architecture.is_some() && !bill.distribution.name.is_empty() {
-        out["supplier"] = json!({ "name": bill.distribution.name });
+    match &item.origin {
+        Origin::Distribution if !bill.distribution.name.is_empty() => out["supplier"] = json!({ "name": bill.distribution.name }),
+        Origin::Elsewhere(Some(Maintainer { name, mail })) => {
+            out["supplier"] = match mail {
+                Some(mail) => json!({ "name": name, "contact": [{ "email": mail }] }),
+                None => json!({ "name": name }),
+            };
+        }
+        Origin::Distribution | Origin::Elsewhere(None) => {}
     }
     if let Some(summary) = &item.summary {
         out["description"] = json!(summary);

@@ -9,7 +9,7 @@ pub mod purl;
 pub mod cyclonedx;
 pub mod spdx;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::Digest;
 
@@ -58,8 +58,10 @@ pub struct Item {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Its architecture; none where it is no package of the distribution.
+    /// Its architecture; none where dpkg does not know it.
     pub architecture: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
     /// The source package and its version.
     pub source: Option<(String, String)>,
     /// One line about it.
@@ -74,12 +76,38 @@ pub struct Item {
     pub depends: Vec<usize>,
 }
 
+/// Where a package came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The distribution's archive, or the image that this one is made of.
+    Distribution,
+    /// A file that a step installed; its maintainer, as it says itself.
+    Elsewhere(Option<Maintainer>),
+}
+
+/// Whoever a package says maintains it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maintainer {
+    /// The name.
+    pub name: String,
+    /// The mail address.
+    pub mail: Option<String>,
+}
+
 /// Reads what an image is made of.
 pub fn bill(inside: &Inside) -> Result<Bill, Error> {
     let stanzas = inside.stanzas()?;
+    let key = |stanza: &Stanza| {
+        (stanza.package().to_owned(), stanza.get("Version").unwrap_or_default().to_owned(), stanza.architecture().to_owned())
+    };
+    let archived: BTreeSet<_> = inside.stanzas_before_steps()?.iter().map(key).collect();
     let mut packages = Vec::new();
     for (stanza, depends) in stanzas.iter().zip(asked::dependencies(&stanzas)) {
-        packages.push(item(inside, stanza, depends)?);
+        let origin = match archived.contains(&key(stanza)) {
+            true => Origin::Distribution,
+            false => Origin::Elsewhere(stanza.get("Maintainer").and_then(maintainer)),
+        };
+        packages.push(item(inside, stanza, origin, depends)?);
     }
     packages.extend(others(inside, &stanzas));
     let tool = inside.tools.first();
@@ -98,7 +126,7 @@ fn text(inside: &Inside, path: &str) -> Result<Option<String>, Error> {
     Ok(inside.read(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-fn item(inside: &Inside, stanza: &Stanza, depends: Vec<usize>) -> Result<Item, Error> {
+fn item(inside: &Inside, stanza: &Stanza, origin: Origin, depends: Vec<usize>) -> Result<Item, Error> {
     let name = stanza.package();
     let version = stanza.get("Version").unwrap_or_default();
     let copyright = text(inside, &format!("usr/share/doc/{name}/copyright"))?;
@@ -106,6 +134,7 @@ fn item(inside: &Inside, stanza: &Stanza, depends: Vec<usize>) -> Result<Item, E
         name: name.to_owned(),
         version: version.to_owned(),
         architecture: Some(stanza.architecture().to_owned()),
+        origin,
         source: Some(source(stanza)),
         summary: stanza.get("Description").and_then(|text| text.lines().next()).map(str::to_owned),
         homepage: stanza.get("Homepage").map(str::to_owned),
@@ -113,6 +142,17 @@ fn item(inside: &Inside, stanza: &Stanza, depends: Vec<usize>) -> Result<Item, E
         sha256: digest(inside, &format!("{name} {version}")),
         depends,
     })
+}
+
+/// Reads `Name <address>`. Brackets would end the address in SPDX.
+fn maintainer(text: &str) -> Option<Maintainer> {
+    let (name, mail) = match text.trim().strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
+        Some((name, mail)) => (name, Some(mail.trim().to_owned()).filter(|mail| !mail.is_empty())),
+        None => (text, None),
+    };
+    let plain = |text: &str| text.chars().filter(|c| !c.is_control() && !"()".contains(*c)).collect::<String>().trim().to_owned();
+    let name = Some(plain(name)).filter(|name| !name.is_empty()).or_else(|| mail.as_deref().map(plain))?;
+    Some(Maintainer { name, mail: mail.as_deref().map(plain) })
 }
 
 /// Returns the digest of what a package was unpacked from. The layer that is this package and nothing else was made of it.
@@ -143,6 +183,7 @@ fn others(inside: &Inside, stanzas: &[Stanza]) -> Vec<Item> {
         name,
         version,
         architecture: None,
+        origin: Origin::Elsewhere(None),
         source: None,
         summary: None,
         homepage: None,
@@ -172,6 +213,9 @@ fn uuid(of: &Digest) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
+/// Who supplies an image: it was put together on this machine, by this program for whoever runs it.
+const SUPPLIER: &str = "built locally with silo";
+
 /// This program, as bills name their maker.
 const MAKER: &str = env!("CARGO_PKG_NAME");
 /// Its version.
@@ -188,6 +232,19 @@ mod tests {
             let stanza = parse_stanza(format!("Package: a\nVersion: 1-2+b1\nArchitecture: all\n{field}").as_bytes()).expect("a stanza");
             assert_eq!(source(&stanza), (expect.0.to_owned(), expect.1.to_owned()));
         }
+    }
+
+    #[test]
+    fn maintainers_are_read() {
+        for (text, name, mail) in [
+            ("A B <a@example.com>", "A B", Some("a@example.com")),
+            ("A (the first) <a@example.com>", "A the first", Some("a@example.com")),
+            ("<a@example.com>", "a@example.com", Some("a@example.com")),
+            ("A", "A", None),
+        ] {
+            assert_eq!(maintainer(text), Some(Maintainer { name: name.to_owned(), mail: mail.map(str::to_owned) }), "{text}");
+        }
+        assert_eq!(maintainer(" "), None);
     }
 
     #[test]

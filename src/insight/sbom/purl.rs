@@ -2,12 +2,15 @@
 
 use std::fmt::Write;
 
-use super::{Distribution, Item};
+use super::{Distribution, Item, Origin};
 
-/// Returns the package URL of a package.
+/// Returns the package URL of a package. What is of no distribution's archive is in no registry that a type of package URLs names.
 pub fn purl(distribution: &Distribution, item: &Item) -> String {
     let (name, version) = (escaped(&item.name), escaped(&item.version));
     let Some(architecture) = &item.architecture else { return format!("pkg:generic/{name}@{version}") };
+    if item.origin != Origin::Distribution || distribution.id.is_empty() {
+        return format!("pkg:generic/{name}@{version}?arch={}", escaped(architecture));
+    }
     let mut out = format!("pkg:deb/{}/{name}@{version}?arch={}", escaped(&distribution.id), escaped(architecture));
     if !distribution.codename.is_empty() {
         out.push_str("&distro=");

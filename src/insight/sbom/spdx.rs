@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{Bill, Item, MAKER, MAKER_VERSION, purl, uuid};
+use super::{Bill, Item, MAKER, MAKER_VERSION, Maintainer, Origin, SUPPLIER, purl, uuid};
 
 /// What SPDX says where nothing is known.
 const NOTHING: &str = "NOASSERTION";
@@ -40,6 +40,7 @@ fn image(bill: &Bill) -> Value {
         "SPDXID": IMAGE,
         "name": bill.name,
         "versionInfo": bill.version.clone().unwrap_or_else(|| bill.image.to_string()),
+        "supplier": format!("Organization: {SUPPLIER}"),
         "downloadLocation": NOTHING,
         "filesAnalyzed": false,
         "primaryPackagePurpose": "CONTAINER",
@@ -66,9 +67,7 @@ fn package(bill: &Bill, item: &Item, id: &str) -> Value {
             "referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": purl::purl(&bill.distribution, item),
         }],
     });
-    if item.architecture.is_some() && !bill.distribution.name.is_empty() {
-        out["supplier"] = json!(format!("Organization: {}", bill.distribution.name));
-    }
+    out["supplier"] = json!(supplier(bill, item));
     if let Some((name, version)) = &item.source {
         out["sourceInfo"] = json!(format!("built from the source package {name} {version}"));
     }
@@ -81,6 +80,16 @@ fn package(bill: &Bill, item: &Item, id: &str) -> Value {
         }
     }
     out
+}
+
+/// Says who supplies a package: the distribution, or the one who maintains it.
+fn supplier(bill: &Bill, item: &Item) -> String {
+    match &item.origin {
+        Origin::Distribution if !bill.distribution.name.is_empty() => format!("Organization: {}", bill.distribution.name),
+        Origin::Elsewhere(Some(Maintainer { name, mail: Some(mail) })) => format!("Person: {name} ({mail})"),
+        Origin::Elsewhere(Some(Maintainer { name, mail: None })) => format!("Person: {name}"),
+        Origin::Distribution | Origin::Elsewhere(None) => NOTHING.to_owned(),
+    }
 }
 
 fn relationship(from: &str, kind: &str, to: &str) -> Value {
