@@ -1,6 +1,7 @@
 //! What is told of images: the pure part by golden files, the rest by tools that are installed.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use silo::insight::asked::{Origin, Step, Wish};
 use silo::insight::change::{Aspect, Deed};
@@ -13,7 +14,7 @@ use silo::insight::why::{self, About, Answer, Package, Standing, Thing};
 use silo_store::manifest::{Manifest, Record};
 use silo_store::{Digest, Index, Kind, LayerId, LayerPath};
 
-use crate::support::{As, Silo, golden};
+use crate::support::{As, Silo, golden, skip};
 
 fn id(text: &str) -> LayerId {
     LayerId::new(Digest::of(text.as_bytes()))
@@ -259,6 +260,35 @@ fn logs_are_listed_and_shown() {
     let done = silo.fails(["log", "cafe"]);
     assert!(done.err.contains("`silo log` lists the logs"), "{done:?}");
     assert_eq!(Silo::new().ok(["log"]), "");
+}
+
+/// A public validator finds the NTIA's minimum elements in the bill of an image with a package of the distribution and one of nobody's.
+#[test]
+fn bills_have_the_minimum_elements() {
+    let silo = Silo::seeded();
+    let dir = silo.project();
+    let venv = dir.join("venv");
+    let made = Command::new("python3").args(["-m", "venv"]).arg(&venv).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        return skip("python3 makes no virtual environment here");
+    }
+    // With the caller's own configuration of pip.
+    let fetched =
+        Command::new(venv.join("bin/pip")).args(["install", "--quiet", "ntia-conformance-checker"]).output().expect("it is there");
+    if !fetched.status.success() {
+        return skip("ntia-conformance-checker of @pypi cannot be had");
+    }
+    let script = "cd /tmp && mkdir -p p/DEBIAN p/opt && echo x > p/opt/f && printf 'Package: ours\\nVersion: 1\\nArchitecture: all\\nMaintainer: A B <x@example.com>\\nDescription: d\\n' > p/DEBIAN/control && dpkg-deb -b p && dpkg -i p.deb";
+    silo.write(".silo/recipes/ours.toml", &format!("command = [\"sh\"]\nsteps = [\"{script}\"]\n[debian]\npackages = [\"mawk\"]\n"));
+    let _ = silo.ok(["install", "--quiet", "ours"]);
+    let _ = silo.ok(["sbom", "ours", "-o", "bill.json"]);
+    let checked =
+        Command::new(venv.join("bin/ntia-checker")).args(["--comply", "ntia"]).arg(dir.join("bill.json")).output().expect("it runs");
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success() && said.contains("True") && !said.contains("False"), "{said}");
+    let bill = std::fs::read_to_string(dir.join("bill.json")).expect("a bill");
+    assert!(bill.contains("pkg:generic/ours@1?arch=all") && bill.contains("Person: A B (x@example.com)"), "{bill}");
+    assert!(bill.contains("pkg:deb/debian/mawk@") && !bill.contains("pkg:deb/debian/ours"), "{bill}");
 }
 
 #[test]

@@ -132,6 +132,57 @@ fn the_kernel_mounts_it_and_shows_the_tree() {
     }
 }
 
+/// What an image for others says of each entry, as another program reads it.
+#[test]
+fn an_image_for_others_has_the_true_owners_modes_and_capabilities() {
+    let home = Home::new();
+    let capability: Vec<u8> = [&[1, 0, 0, 2][..], &[0, 4, 0, 0], &[0; 12]].concat();
+    let layer = home.commit(|stage| {
+        let mut can = meta(0o755);
+        can.xattrs.insert(b"security.capability".to_vec(), capability.clone());
+        stage.add_file(&path("can"), &can, &mut &b"x"[..], u64::MAX).unwrap();
+        stage.add_file(&path("secret"), &Meta { uid: 33, gid: 70_000, ..meta(0o040) }, &mut &b"x"[..], u64::MAX).unwrap();
+        stage.add_dir(&path("dir"), &Meta { uid: 5, gid: 6, ..meta(0o2050) }).unwrap();
+        stage.add_symlink(&path("link"), &Meta { uid: 7, gid: 8, ..meta(0) }, b"can").unwrap();
+    });
+    let into = home.store.image(&layer.id.digest()).join("root");
+    let composed = compose::compose(&home.store, &home.shared(), &[layer.id], &into, &|_| {}).unwrap();
+    let mut bytes = Vec::new();
+    erofs::write(&composed.index, &into, View::True, &mut bytes).unwrap();
+    let holds = |text: &[u8]| bytes.windows(text.len()).any(|part| part == text);
+    assert!(!holds(b"silo.owner"), "nothing of Silo's own is in it");
+    let image = home.beside("true.erofs");
+    fs::write(&image, &bytes).unwrap();
+    if !has("dump.erofs") {
+        eprintln!("SKIPPED: no dump.erofs (Debian: erofs-utils)");
+        return;
+    }
+    for (name, owner, mode) in
+        [("/can", (0, 0), "0755"), ("/secret", (33, 70_000), "0040"), ("/dir", (5, 6), "0050"), ("/link", (7, 8), "0777")]
+    {
+        let done = Command::new("dump.erofs").arg(format!("--path={name}")).arg(&image).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        let facts = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let expect = format!("Uid: {} Gid: {} Access: {mode}/", owner.0, owner.1);
+        assert!(done.status.success() && facts.contains(&expect), "{name}: {said}");
+    }
+    assert!(Command::new("fsck.erofs").arg(&image).output().unwrap().status.success());
+    let at = home.beside("mounted");
+    fs::create_dir(&at).unwrap();
+    let mounted = Command::new("mount").args(["-t", "erofs", "-o", "ro,loop"]).arg(&image).arg(&at).output();
+    if !mounted.as_ref().is_ok_and(|done| done.status.success()) {
+        eprintln!("SKIPPED: this user or kernel mounts no erofs; dump.erofs has seen the rest");
+        return;
+    }
+    let mut value = vec![0; 100];
+    let found = rustix::fs::getxattr(at.join("can"), "security.capability", value.as_mut_slice()).map(|length| value[..length].to_vec());
+    let dir = fs::metadata(at.join("dir")).map(|found| found.mode() & 0o7777);
+    let secret = fs::metadata(at.join("secret")).map(|found| (found.uid(), found.gid(), found.mode() & 0o7777));
+    assert!(Command::new("umount").arg(&at).status().unwrap().success());
+    assert_eq!(found, Ok(capability));
+    assert_eq!((secret.unwrap(), dir.unwrap()), ((33, 70_000, 0o040), 0o2050));
+}
+
 #[test]
 fn a_tree_that_is_not_as_indexed_is_refused() {
     let home = Home::new();
