@@ -377,6 +377,7 @@ mod tests {
                     manifest: package.sha256,
                     env: vec!["A=\"1\"".into()],
                     command: vec!["x".into()],
+                    arguments: Some(vec!["-v".into()]),
                     layers: vec![base::BaseLayer { sha256: package.sha256, size: 3, diff: package.sha256 }],
                 },
             )]),

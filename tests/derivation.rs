@@ -59,6 +59,7 @@ fn encodings_are_golden() {
                 epoch: -1,
                 debs: vec![digest(6)],
                 command: vec!["python3".into()],
+                arguments: None,
                 env: vec!["A=b c".into(), "D=é".into()],
                 tiers: vec!["base".into()],
                 steps: vec![Derivation::Package(Package { deb: digest(7) }).id()],

@@ -481,3 +481,43 @@ fn what_is_left_out_of_an_image_is_said() {
     assert!(done.code == 0 && done.err.contains("left out 2 device nodes and pipes: dev/null, opt/p"), "{done:?}");
     assert!(done.err.contains("moved the times of 1 files"), "{done:?}");
 }
+
+/// What a run of an image runs, for each way to say it in a Dockerfile.
+#[test]
+fn entry_points_and_commands_are_what_docker_means() {
+    let silo = Silo::new();
+    let dir = silo.project();
+    let base = crate::support::images::base();
+    for (number, (entrypoint, cmd, words, expect)) in [
+        (json!(["/bin/echo", "a"]), json!(["b", "c"]), &[][..], "a b c\n"),
+        (json!(["/bin/echo", "a"]), json!(["b", "c"]), &["d"], "a d\n"),
+        (json!(["/bin/echo", "a"]), Value::Null, &["d"], "a d\n"),
+        (json!("/bin/pwd"), Value::Null, &[], "/"),
+        // The shell form: arguments are those of the shell.
+        (json!(["/bin/sh", "-c", "echo $0 shell"]), json!(["b"]), &[], "b shell\n"),
+        (json!(["/bin/sh", "-c", "echo $0 shell"]), json!(["b"]), &["d"], "d shell\n"),
+        (Value::Null, json!(["/bin/sh", "-c", "echo shell"]), &[], "shell\n"),
+        (Value::Null, json!(["/bin/sh", "-c", "echo shell"]), &["/bin/echo", "d"], "d\n"),
+        (Value::Null, json!(["sh", "-c", "echo shell"]), &["sh", "-c", "echo other"], "other\n"),
+        (json!([]), json!(["sh"]), &["-c", "echo added"], "added\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        clear(&dir);
+        let layout = Layout(&dir.join("layout"));
+        let diff = format!("sha256:{}", Digest::of(&base));
+        let config = json!({
+            "architecture": silo::system::Arch::host().name(), "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff] },
+            "config": { "Env": ["PATH=/usr/bin:/bin"], "Entrypoint": entrypoint, "Cmd": cmd },
+        });
+        let (config, mut layer) = (layout.typed(&format!("{OCI}.config.v1+json"), &config), layout.blob(&base));
+        layer["mediaType"] = format!("{OCI}.layer.v1.tar").into();
+        let kind = format!("{OCI}.manifest.v1+json");
+        layout.top(vec![layout.typed(&kind, &json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] }))]);
+        let tool = format!("tool{number}");
+        let _ = silo.ok(["install", "--quiet", &tool, "--image", "oci:layout:t"]);
+        let said = silo.ok(["run", &tool].iter().chain(words));
+        assert!(said.contains(expect), "{entrypoint} {cmd} {words:?}: {said}");
+    }
+}

@@ -207,6 +207,7 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
         epoch: target.lock.epoch,
         debs: packages().map(|package| package.sha256.0).chain(layers().map(|layer| layer.sha256.0)).collect(),
         command: target.recipe.run.command.clone(),
+        arguments: target.recipe.run.arguments.clone(),
         env: environment_of(target),
         tiers: packages().map(|package| package.tier.name().to_owned()).chain(layers().map(|_| derivation::Blob::tier())).collect(),
         steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
@@ -395,6 +396,7 @@ fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, without: Op
             None => below.layers(),
         },
         command: target.recipe.run.command.clone(),
+        arguments: target.recipe.run.arguments.clone(),
         env: environment_of(target),
     };
     let drv = image_drv(target, Some(&below.outputs));

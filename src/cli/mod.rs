@@ -243,6 +243,7 @@ mod tests {
         let commands = |command: &str, shims: &[&str]| Commands {
             command: vec![command.to_owned()],
             shims: shims.iter().map(|name| ((*name).to_owned(), vec![(*name).to_owned()])).collect::<BTreeMap<_, _>>(),
+            ..Commands::default()
         };
         Known::from([
             ("python".to_owned(), commands("python3", &["python", "python3", "pip", "pip3"])),

@@ -75,6 +75,9 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
         line("step", shown(step));
     }
     line("command", recipe.run.command.join(" "));
+    if let Some(arguments) = recipe.run.arguments.as_ref().filter(|arguments| !arguments.is_empty()) {
+        line("arguments", arguments.join(" "));
+    }
     let shim = |(name, command): (&String, &Vec<String>)| match command.as_slice() {
         [program] if program == name => name.clone(),
         words => format!("{name} ({})", words.join(" ")),

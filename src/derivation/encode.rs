@@ -62,9 +62,13 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.number("project", u64::from(*project));
             out.number("rules", STEP_RULES);
         }
-        Derivation::Image(Image { arch, epoch, debs, command, env, tiers, steps, outputs }) => {
+        Derivation::Image(Image { arch, epoch, debs, command, arguments, env, tiers, steps, outputs }) => {
             out.text("image");
             out.field("arch", arch.name().as_bytes());
+            // Most images have none, and keep their names.
+            if let Some(arguments) = arguments {
+                out.list("arguments", arguments);
+            }
             out.list("command", command);
             out.list("debs", debs);
             out.list("env", env);

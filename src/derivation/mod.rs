@@ -128,6 +128,8 @@ pub struct Image {
     pub debs: Vec<Digest>,
     /// The program and its first arguments.
     pub command: Vec<String>,
+    /// Its arguments where a run has none.
+    pub arguments: Option<Vec<String>>,
     /// The environment, as `NAME=value`, sorted.
     pub env: Vec<String>,
     /// The tiers of the .debs, in the same order.

@@ -10,7 +10,12 @@ use super::Image;
 
 /// Writes the configuration; equal images give equal bytes.
 pub fn write(image: &Image) -> Vec<u8> {
-    let config = ConfigBuilder::default().env(image.env.clone()).cmd(image.command.clone()).build();
+    let config = ConfigBuilder::default().env(image.env.clone());
+    let config = match &image.arguments {
+        Some(arguments) => config.entrypoint(image.command.clone()).cmd(arguments.clone()),
+        None => config.cmd(image.command.clone()),
+    };
+    let config = config.build();
     let diff_ids: Vec<String> = image.layers.iter().map(LayerId::oci).collect();
     let rootfs = RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build();
     let built = config.and_then(|config| {
@@ -36,11 +41,13 @@ pub fn read(bytes: &[u8]) -> Result<Image, String> {
         LayerId::parse(hex).map_err(|error| error.to_string())
     });
     let config = parsed.config().as_ref();
+    let (entrypoint, cmd) = (config.and_then(|config| config.entrypoint().clone()), config.and_then(|config| config.cmd().clone()));
     Ok(Image {
         arch,
         epoch: parsed.created().as_deref().and_then(moment::parse_rfc3339).ok_or("no creation date")?,
         layers: layers.collect::<Result<_, _>>()?,
-        command: config.and_then(|config| config.cmd().clone()).unwrap_or_default(),
+        command: entrypoint.clone().or_else(|| cmd.clone()).unwrap_or_default(),
+        arguments: entrypoint.map(|_| cmd.unwrap_or_default()),
         env: config.and_then(|config| config.env().clone()).unwrap_or_default(),
     })
 }

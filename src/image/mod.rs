@@ -35,6 +35,8 @@ pub struct Image {
     pub layers: Vec<LayerId>,
     /// The program and its first arguments.
     pub command: Vec<String>,
+    /// Its arguments where a run has none; without such a list the command itself is no more than a default.
+    pub arguments: Option<Vec<String>>,
     /// The environment, as `NAME=value`.
     pub env: Vec<String>,
 }

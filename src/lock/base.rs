@@ -14,6 +14,9 @@ pub struct Base {
     pub env: Vec<String>,
     /// The program that it says, and its first arguments.
     pub command: Vec<String>,
+    /// The arguments that follow where a run has none. Without such a list `command` itself is no more than a default.
+    #[serde(default)]
+    pub arguments: Option<Vec<String>>,
     /// Its layers, lowest first.
     pub layers: Vec<BaseLayer>,
 }
@@ -33,7 +36,11 @@ pub struct BaseLayer {
 /// Writes what a lock says of an image, below its table's name.
 pub(super) fn write(text: &mut String, base: &Base) {
     push(text, format_args!("manifest = \"{}\"\n", base.manifest.0));
-    push(text, format_args!("env = {}\ncommand = {}\nlayers = [\n", list(&base.env), list(&base.command)));
+    push(text, format_args!("env = {}\ncommand = {}\n", list(&base.env), list(&base.command)));
+    if let Some(arguments) = &base.arguments {
+        push(text, format_args!("arguments = {}\n", list(arguments)));
+    }
+    push(text, format_args!("layers = [\n"));
     for BaseLayer { sha256, size, diff } in &base.layers {
         push(text, format_args!("    {{ sha256 = \"{}\", size = {size}, diff = \"{}\" }},\n", sha256.0, diff.0));
     }

@@ -45,6 +45,8 @@ pub struct RecipeFile {
     pub ecosystems: BTreeMap<String, EcosystemTable>,
     /// The program and its first arguments; by default the tool's name.
     pub command: Option<Vec<String>>,
+    /// Arguments of the command where a run has none, as CMD beside ENTRYPOINT in a Dockerfile.
+    pub arguments: Option<Vec<String>>,
     /// Other commands of the tool: `name`, or `name:program and arguments`.
     pub shims: Option<Vec<String>>,
     /// Directories of a project that change how the tool is run where they are there, such as `.venv`.
@@ -253,6 +255,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         },
         ecosystems,
         command: over.command.or(under.command),
+        arguments: over.arguments.or(under.arguments),
         shims: over.shims.or(under.shims),
         activate: over.activate.or(under.activate),
         env,
@@ -279,6 +282,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         first_shim.get_or_insert_with(|| host.clone());
         shims.insert(host, command);
     }
+    let arguments = file.arguments;
     let command = file.command.unwrap_or_else(|| own_command(name, first_shim, &shims));
     let activate = file.activate.unwrap_or_default().into_iter().map(check_activate).collect::<Result<_, _>>()?;
     let is_empty = |words: &Vec<String>| words.first().is_none_or(String::is_empty);
@@ -316,7 +320,20 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
         steps,
         install_allow: sorted(install_allow),
         ecosystems,
-        run: Run { command, shims, activate, env: file.env, pass_env, cache, state, network: sorted(allow), cpus, memory_mb, warm_up },
+        run: Run {
+            command,
+            arguments,
+            shims,
+            activate,
+            env: file.env,
+            pass_env,
+            cache,
+            state,
+            network: sorted(allow),
+            cpus,
+            memory_mb,
+            warm_up,
+        },
         lsp,
     })
 }

@@ -134,6 +134,8 @@ pub struct Debian {
 pub struct Run {
     /// The program and its first arguments.
     pub command: Vec<String>,
+    /// Its arguments where a run has none.
+    pub arguments: Option<Vec<String>>,
     /// Other commands of the tool, by the name a user types.
     pub shims: BTreeMap<String, Vec<String>>,
     /// Directories of a project that change how it is run.

@@ -13,6 +13,10 @@ use std::ffi::{OsStr, OsString};
 pub struct Commands {
     /// The tool's own.
     pub command: Vec<String>,
+    /// Its arguments where none are typed.
+    pub arguments: Vec<String>,
+    /// Whether it is no more than a default, as CMD of an image without an ENTRYPOINT: a program that is named replaces it.
+    pub is_default: bool,
     /// The others, by the name that is typed.
     pub shims: BTreeMap<String, Vec<String>>,
 }
@@ -60,7 +64,7 @@ pub fn meaning(mut typed: Typed<'_>, known: &Known) -> Result<Meant, Unclear> {
     }
     let mut other = None;
     let argv = match (typed.program, by_shim) {
-        (Some(program), _) => named(tool, commands, &program),
+        (Some(program), _) => named(tool, commands, &program, &typed.rest),
         (None, true) => owned(&commands.shims[typed.word]),
         (None, false) => match sibling(tool, commands, typed.rest.first()) {
             Some(words) => {
@@ -69,19 +73,26 @@ pub fn meaning(mut typed: Typed<'_>, known: &Known) -> Result<Meant, Unclear> {
             }
             None => {
                 other = elsewhere(tool, commands, known, typed.rest.first());
-                owned(&commands.command)
+                own(commands, &typed.rest)
             }
         },
     };
     Ok(Meant { tool: tool.to_owned(), argv: argv.into_iter().chain(typed.rest).collect(), other })
 }
 
-/// Returns what a program that is asked for by name is: a command of the tool, or these very words.
-pub fn named(tool: &str, commands: &Commands, program: &OsStr) -> Vec<OsString> {
+/// The tool's own command, with its usual arguments where none are typed.
+fn own(commands: &Commands, typed: &[OsString]) -> Vec<OsString> {
+    let usual = if typed.is_empty() { &commands.arguments[..] } else { &[] };
+    commands.command.iter().chain(usual).map(OsString::from).collect()
+}
+
+/// Returns what a program that is asked for by name is, before the arguments that are typed: a command of the tool, or these very
+/// words.
+pub fn named(tool: &str, commands: &Commands, program: &OsStr, typed: &[OsString]) -> Vec<OsString> {
     let Some(text) = program.to_str() else { return vec![program.to_owned()] };
     match commands.shims.get(text) {
         Some(words) => owned(words),
-        None if text == tool => owned(&commands.command),
+        None if text == tool => own(commands, typed),
         None => text.split_whitespace().map(OsString::from).collect(),
     }
 }
@@ -100,7 +111,8 @@ fn find<'a>(word: &str, known: &'a Known) -> Result<(&'a str, &'a Commands, bool
 
 /// The command that the first argument is, where it is one of the same tool's and not what runs anyway.
 fn sibling<'a>(tool: &str, commands: &'a Commands, first: Option<&OsString>) -> Option<&'a [String]> {
-    let first = first?.to_str().filter(|first| *first != tool && commands.command.first().is_none_or(|own| own != first))?;
+    let runs_anyway = |first: &str| first == tool || commands.command.first().is_some_and(|own| own == first);
+    let first = first?.to_str().filter(|first| commands.is_default || !runs_anyway(first))?;
     commands.shims.get(first).map(Vec::as_slice)
 }
 
@@ -150,6 +162,7 @@ mod tests {
         let commands = |command: &str, shims: &[&str]| Commands {
             command: vec![command.to_owned()],
             shims: shims.iter().map(|name| ((*name).to_owned(), vec![(*name).to_owned()])).collect(),
+            ..Commands::default()
         };
         let mut known = Known::from([
             ("python".to_owned(), commands("python3", &["python", "python3", "pip", "py"])),
@@ -159,6 +172,8 @@ mod tests {
         ]);
         let words = ["python", "-m", "IPython"].map(str::to_owned).to_vec();
         known.get_mut("python").expect("there").shims.insert("ipython".to_owned(), words);
+        known.insert("server".to_owned(), Commands { arguments: vec!["--port".to_owned(), "80".to_owned()], ..commands("serve", &[]) });
+        known.insert("image".to_owned(), Commands { is_default: true, ..commands("sh", &["sh", "ls"]) });
         known
     }
 
@@ -188,6 +203,12 @@ mod tests {
             (&["node", "claude"], "node: node claude (claude-code?)"),
             (&["node", ""], "node: node "),
             (&["claude-code", "-p"], "claude-code: claude -p"),
+            (&["server"], "server: serve --port 80"),
+            (&["server", "-v"], "server: serve -v"),
+            (&["image"], "image: sh"),
+            (&["image", "-c", "x"], "image: sh -c x"),
+            (&["image", "ls", "/"], "image: ls /"),
+            (&["image", "sh", "-c", "x"], "image: sh -c x"),
             (&["py"], "Several([\"python\", \"python2\"])"),
             (&["ruby"], "Unknown"),
         ] {

@@ -174,7 +174,10 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     }
     let spec = assemble(Parts {
         accounts: accounts(&caller.user, &root),
-        argv: if target.argv.is_empty() { image.command.iter().map(OsString::from).collect() } else { target.argv.clone() },
+        argv: match target.argv.is_empty() {
+            true => image.command.iter().chain(image.arguments.iter().flatten()).map(OsString::from).collect(),
+            false => target.argv.clone(),
+        },
         root,
         env,
         mounts: std::mem::take(&mut mounts.mounts),

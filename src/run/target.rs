@@ -1,7 +1,11 @@
 //! Which tool a command line means, and what is run of it.
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
+use silo_store::in_root;
+
+use crate::image;
 use crate::recipe::Recipe;
 use crate::recipe::catalog::{self, Places};
 use crate::recipe::file::check_name;
@@ -62,7 +66,10 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
     let mut known = Known::new();
     let mut usable = Vec::new();
     for tool in candidates(view, &table, &name, wanted.no_project)? {
-        let (recipe, commands) = commands(view, &table, &tool.name, wanted.no_project);
+        let (recipe, mut commands) = commands(view, &table, &tool.name, wanted.no_project);
+        if tool.name == name {
+            know_programs(view, &tool, wanted.rest.first(), &mut commands);
+        }
         known.insert(tool.name.clone(), commands);
         usable.push((tool, recipe));
     }
@@ -87,7 +94,7 @@ pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> R
     let table = table::read(&view.home.shims())?;
     let installed = usable(view, tool, false)?.ok_or_else(|| missing(view, &table, tool))?;
     let (recipe, commands) = commands(view, &table, tool, false);
-    let argv = grammar::named(tool, &commands, OsStr::new(name));
+    let argv = grammar::named(tool, &commands, OsStr::new(name), &args);
     Ok(Target::plain(installed, recipe, argv.into_iter().chain(args).collect()))
 }
 
@@ -137,9 +144,12 @@ fn usable(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Install
 fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Option<Recipe>, Commands) {
     let scope = if no_project { Scope::Global } else { Scope::Project };
     let recipe = definition::of(view, tool, scope).ok().map(|definition| definition.found.recipe);
-    let mut commands = recipe
-        .as_ref()
-        .map_or_else(Commands::default, |recipe| Commands { command: recipe.run.command.clone(), shims: recipe.run.shims.clone() });
+    let mut commands = recipe.as_ref().map_or_else(Commands::default, |recipe| Commands {
+        command: recipe.run.command.clone(),
+        arguments: recipe.run.arguments.clone().unwrap_or_default(),
+        is_default: recipe.image.is_some() && recipe.run.arguments.is_none(),
+        shims: recipe.run.shims.clone(),
+    });
     if let Some(entry) = table.get(tool) {
         let aliases = entry.shims.keys().filter_map(|name| Some((name.clone(), entry.alias(name)?.to_vec())));
         commands.shims.extend(aliases);
@@ -147,18 +157,39 @@ fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Opt
     (recipe, commands)
 }
 
+/// Adds the program of an image that the first argument names, where the image's command is no more than a default.
+fn know_programs(view: View<'_>, tool: &Installed, first: Option<&OsString>, commands: &mut Commands) {
+    let Some(first) = first.and_then(|first| first.to_str()).filter(|first| commands.is_default && !first.is_empty()) else { return };
+    let (root, path) = (image::root(view.home, tool.image), Path::new(first));
+    // A path that is not absolute is one of the project.
+    let dirs: Vec<PathBuf> = match (path.is_absolute(), path.components().count()) {
+        (true, _) => path.parent().map(Path::to_owned).into_iter().collect(),
+        (false, 1) => {
+            let env = image::get(view.home, tool.image).ok().flatten().map(|image| image.env).unwrap_or_default();
+            let search = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
+            search.split(':').filter(|dir| dir.starts_with('/')).map(PathBuf::from).collect()
+        }
+        _ => Vec::new(),
+    };
+    let Some(name) = path.file_name() else { return };
+    let has = |dir: &PathBuf| in_root::list(&root, dir).is_ok_and(|names| names.iter().any(|other| other == name));
+    if dirs.iter().any(has) {
+        commands.shims.entry(first.to_owned()).or_insert_with(|| vec![first.to_owned()]);
+    }
+}
+
 /// Adds the tools whose command the first argument is, so that it can be told that it is theirs.
 fn know_others(table: &Table, first: Option<&OsString>, known: &mut Known) {
     let Some(first) = first.and_then(|first| first.to_str()) else { return };
     for entry in table.owners(first) {
         let shims = [(first.to_owned(), vec![first.to_owned()])].into();
-        known.entry(entry.tool.clone()).or_insert_with(|| Commands { command: Vec::new(), shims });
+        known.entry(entry.tool.clone()).or_insert_with(|| Commands { shims, ..Commands::default() });
     }
 }
 
 fn hint(first: &OsStr, other: &str, tool: &str, say: &dyn Fn(&str)) {
     let first = first.to_string_lossy();
-    if !std::path::Path::new(first.as_ref()).exists() {
+    if !Path::new(first.as_ref()).exists() {
         say(&format!("hint: \"{first}\" is a command of {other}, not of {tool}; did you mean `silo {first} …`?"));
     }
 }

@@ -95,11 +95,12 @@ fn again(context: &Context<'_>, wish: &Wish, text: &str) -> Option<Result<(Outco
         items.into_iter().flatten().filter_map(toml::Value::as_str).map(str::to_owned).collect()
     };
     let (command, shims) = (list("command"), list("shims"));
+    let arguments = there.contains_key("arguments").then(|| list("arguments"));
     let table = table::read(&context.home.shims()).ok()?;
     let linked = links::faults(context.home, &table, &context.found_as).is_ok_and(|faults| faults.is_empty());
     let has_shims = linked && table.get(&wish.name).is_some();
     let is_installed = matches!(record::get(context.home, &wish.name), Ok(Some(_)));
-    if text != recipe(wish, &command, &shims) || (is_installed && has_shims) {
+    if text != recipe(wish, (&command, arguments.as_deref()), &shims) || (is_installed && has_shims) {
         return None;
     }
     Some(install::install(context, &of_install(wish)).map(|outcome| (outcome, shims)).map_err(failed))
@@ -110,23 +111,26 @@ fn of_install(wish: &Wish) -> install::Wish {
 }
 
 fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
-    let draft = |command: &[String], shims: &[String]| {
+    let draft = |command: (&[String], Option<&[String]>), shims: &[String]| {
         let draft = Draft { name: wish.name.clone(), text: recipe(wish, command, shims) };
         Places { draft: Some(draft), ..context.places.clone() }
     };
     let of = |context: &Context<'_>| definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()));
     let shared = store_lock::share(context.store).map_err(|source| failed(install::Error::Store(Box::new(source))))?;
-    let places = draft(&[], &wish.shims);
+    let places = draft((&[], None), &wish.shims);
     let trying = context.among(&places);
     let lock = locking::obtain(&trying, &of(&trying)?, Resolving::Allowed).map_err(|error| failed(error.into()))?;
     let base = lock.images.get(&Arch::host());
     let said = base.map(|base| base.command.clone()).unwrap_or_default();
     let search = base.and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).map(str::to_owned));
-    let command = match wish.shims.first() {
+    let words = match wish.shims.first() {
         Some(shim) => shim.split_once(':').map_or(shim.as_str(), |(_, program)| program).split_whitespace().map(str::to_owned).collect(),
         None => said,
     };
-    let places = draft(&command, &wish.shims);
+    // What a shim runs takes its arguments as they are.
+    let arguments = base.and_then(|base| base.arguments.clone()).filter(|_| wish.shims.is_empty());
+    let command = (words.as_slice(), arguments.as_deref());
+    let places = draft(command, &wish.shims);
     let trying = context.among(&places);
     let made = install::make(&trying, &shared, &of(&trying)?, lock, &of_install(wish)).map_err(failed)?;
     let shims = match wish.shims.is_empty() {
@@ -138,10 +142,10 @@ fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec
             programs(&index, search.as_deref().unwrap_or_default())
         }
     };
-    let places = draft(&command, &shims);
+    let places = draft(command, &shims);
     let trying = context.among(&places);
     private::make_dir(&context.home.recipes())?;
-    let change = Change::new(context.home, path, None, Some(recipe(wish, &command, &shims)))?;
+    let change = Change::new(context.home, path, None, Some(recipe(wish, command, &shims)))?;
     let outcome = install::record(&trying, &shared, &of(&trying)?, made, &[change]).map_err(failed)?;
     Ok((outcome, shims))
 }
@@ -178,13 +182,18 @@ fn program(entry: &Entry, dirs: &[&[u8]]) -> Option<String> {
 }
 
 /// Writes the recipe.
-fn recipe(wish: &Wish, command: &[String], shims: &[String]) -> String {
+fn recipe(wish: &Wish, (command, arguments): (&[String], Option<&[String]>), shims: &[String]) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let list = |items: &[String]| format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "));
     let mut text = format!("# Made by `silo install {} --image`; it is yours to change.\n", wish.name);
     text.push_str(&format!("description = {}\nimage = {}\n", quoted(&format!("The image {}", wish.image)), quoted(&wish.image)));
-    for (key, items) in [("command", command), ("shims", shims), ("steps", &wish.steps)] {
-        if !items.is_empty() {
+    for (key, items, is_said) in [
+        ("command", command, !command.is_empty()),
+        ("arguments", arguments.unwrap_or_default(), arguments.is_some()),
+        ("shims", shims, !shims.is_empty()),
+        ("steps", &wish.steps, !wish.steps.is_empty()),
+    ] {
+        if is_said {
             text.push_str(&format!("{key} = {}\n", list(items)));
         }
     }

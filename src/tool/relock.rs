@@ -233,6 +233,7 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
             manifest: Sha256(image.manifest),
             layers: layers.map(|(layer, diff)| BaseLayer { sha256: Sha256(layer.digest), size: layer.size, diff: Sha256(*diff) }).collect(),
             env: image.configuration.env,
+            arguments: (!image.configuration.entrypoint.is_empty()).then(|| image.configuration.cmd.clone()),
             command: match image.configuration.entrypoint.is_empty() {
                 true => image.configuration.cmd,
                 false => image.configuration.entrypoint,
