@@ -517,7 +517,7 @@ fn entry_points_and_commands_are_what_docker_means() {
         layout.top(vec![layout.typed(&kind, &json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] }))]);
         let tool = format!("tool{number}");
         let _ = silo.ok(["install", "--quiet", &tool, "--image", "oci:layout:t"]);
-        let said = silo.ok(["run", &tool].iter().chain(words));
+        let said = silo.ok(["run", tool.as_str()].iter().chain(words));
         assert!(said.contains(expect), "{entrypoint} {cmd} {words:?}: {said}");
     }
 }

@@ -12,6 +12,7 @@ use silo_store::lock::BuildLock;
 use silo_store::private;
 
 use crate::derivation::DrvId;
+use crate::event::Event;
 use crate::launch::again::Circumstances;
 use crate::launch::spec::{Root, Spec, Upper};
 use crate::launch::{self, Exit};
@@ -158,19 +159,36 @@ impl Bench {
         }
     }
 
+    /// Keeps the place of a step that ended well and whose changes are refused, if failed steps are to be kept; returns the error.
+    pub fn refused(&mut self, shop: &Workshop<'_>, ground: &mut Ground, spec: &Spec, error: Error) -> Error {
+        match self.keep(shop, ground, spec) {
+            Ok(None) => error,
+            Ok(Some(kept)) => {
+                (shop.sink)(Event::Note { text: format!("the refused step is kept: `silo debug {kept:.12}` looks into it") });
+                error
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Keeps the place of a failed step, if that is wanted; returns the name to find it by.
+    fn keep(&mut self, shop: &Workshop<'_>, ground: &mut Ground, spec: &Spec) -> Result<Option<String>, Error> {
+        if !shop.keep_failed || self.memory.is_some() {
+            return Ok(None);
+        }
+        let path = self.dir.join(SPEC);
+        private::write(&path, &spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
+        self.keep = true;
+        ground.keep();
+        Ok(self.dir.file_name().map(|name| name.to_string_lossy().into_owned()))
+    }
+
     /// Turns how a step ended into an error, unless it ended well.
     fn check(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, exit: Exit, spec: &Spec) -> Result<(), Error> {
         if exit == Exit::Code(0) {
             return Ok(());
         }
-        let mut kept = None;
-        if shop.keep_failed && self.memory.is_none() {
-            let path = self.dir.join(SPEC);
-            private::write(&path, &spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
-            self.keep = true;
-            ground.keep();
-            kept = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
-        }
+        let kept = self.keep(shop, ground, spec)?;
         Err(Error::Step { name: name.to_owned(), exit: told(exit), log: self.log.clone(), tail: tail(&self.log), kept })
     }
 }

@@ -181,12 +181,14 @@ fn run(
         reach.furnish(&mut spec);
     }
     bench.launch(shop, ground, &task.step.title(), &spec)?;
-    refuse_secrets(&bench.upper())?;
-    bench.settle(fields.epoch)?;
-    let captured = ground.lower(|lower| {
-        let what = Capture { upper: &bench.upper(), lower, epoch: fields.epoch, filter: &filter };
-        capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
-    })?;
+    let settled = refuse_secrets(&bench.upper()).and_then(|()| bench.settle(fields.epoch));
+    let captured = settled.and_then(|()| {
+        ground.lower(|lower| {
+            let what = Capture { upper: &bench.upper(), lower, epoch: fields.epoch, filter: &filter };
+            capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
+        })
+    });
+    let captured = captured.map_err(|error| bench.refused(shop, ground, &spec, error))?;
     // A long chain of steps would list its beginning a thousand times; the step below lists its own.
     let inputs = match task.below.steps {
         0 => fields.layers.as_slice(),

@@ -199,12 +199,14 @@ impl Run<'_> {
         self.seed(shop, &bench.upper())?;
         let spec = self.spec(shop, bench, ground, &debs);
         bench.launch(shop, ground, "configuring the packages", &spec)?;
-        refuse_secrets(&bench.upper())?;
-        bench.settle(self.step.epoch)?;
-        let captured = ground.lower(|lower| {
-            let what = Capture { upper: &bench.upper(), lower, epoch: self.step.epoch, filter: &filter };
-            capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
-        })?;
+        let settled = refuse_secrets(&bench.upper()).and_then(|()| bench.settle(self.step.epoch));
+        let captured = settled.and_then(|()| {
+            ground.lower(|lower| {
+                let what = Capture { upper: &bench.upper(), lower, epoch: self.step.epoch, filter: &filter };
+                capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
+            })
+        });
+        let captured = captured.map_err(|error| bench.refused(shop, ground, &spec, error))?;
         let manifest = Manifest {
             derivation: drv.id().to_string(),
             name: format!("configure {}{}", self.step.tier.name(), self.step.which),
