@@ -297,6 +297,15 @@ fn a_failed_step_can_be_looked_into() {
     assert!(done.err.contains("no failed step 0123456789ab was kept"), "{done:?}");
 }
 
+/// A step that ends well may still leave what no layer can hold.
+#[test]
+fn a_refused_step_can_be_looked_into() {
+    let silo = project("[overrides.sh]\npostInstall = [\"printf x > /opt/.wh.x\"]\n");
+    let done = silo.fails(["build", "--keep-failed", "sh"]);
+    let hint = done.err.split("`silo debug ").nth(1).and_then(|rest| rest.split('`').next()).unwrap_or_else(|| panic!("{done:?}"));
+    assert_eq!(silo.ok(["debug", hint, "--", "cat", "/opt/.wh.x"]), "x");
+}
+
 /// Faults that make a step come out otherwise each time, with a word of the cause that a check should name.
 const FAULTS: [(&str, &str); 14] = [
     ("date +%s > /opt/seconds", "the time"),
