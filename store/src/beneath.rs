@@ -8,9 +8,14 @@
 use crate::path::LayerPath;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// The length from which the system takes no path in one call.
+const MAX_HOST_BYTES: usize = 4096;
 
 /// A directory that paths are resolved beneath.
 #[derive(Debug)]
@@ -32,6 +37,16 @@ impl Beneath {
     /// Returns the host path of `path`, for messages.
     pub(crate) fn host(&self, path: &LayerPath) -> PathBuf {
         self.root_path.join(path.as_path())
+    }
+
+    /// Returns a host path that the system takes, however long the one from its root is. It is valid until the next call.
+    pub(crate) fn reach(&mut self, path: &LayerPath) -> Result<PathBuf, Errno> {
+        let host = self.host(path);
+        if host.as_os_str().len() < MAX_HOST_BYTES {
+            return Ok(host);
+        }
+        let dir = self.parent(path)?.as_raw_fd();
+        Ok(Path::new("/proc/self/fd").join(dir.to_string()).join(OsStr::from_bytes(path.name())))
     }
 
     /// Returns the directory that holds `path`, open.
@@ -79,9 +94,42 @@ impl Beneath {
     }
 }
 
+/// Returns a host path of something beneath `root` that the system takes; it is valid as long as `open` is kept.
+pub(crate) fn reached(root: &Path, path: &LayerPath, open: &mut Option<Beneath>) -> Result<PathBuf, Errno> {
+    let host = root.join(path.as_path());
+    match host.as_os_str().len() < MAX_HOST_BYTES {
+        true => Ok(host),
+        false => open.insert(Beneath::open(root)?).reach(path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_deep_for_one_call_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut beneath = Beneath::open(dir.path()).unwrap();
+        let name = vec![b'n'; 200];
+        let mut path = LayerPath::parse(&name).unwrap();
+        while path.as_bytes().len() < 3900 {
+            fs::mkdirat(beneath.parent(&path).unwrap(), path.name(), Mode::RWXU).unwrap();
+            path = path.join(&name).unwrap();
+        }
+        let path = path.join(b"file").unwrap();
+        let above = path.parent().unwrap();
+        fs::mkdirat(beneath.parent(&above).unwrap(), above.name(), Mode::RWXU).unwrap();
+        let root = dir.path().join("x".repeat(200 - dir.path().as_os_str().len() % 100));
+        assert!(root.join(path.as_path()).as_os_str().len() >= MAX_HOST_BYTES);
+        std::fs::rename(dir.path().join(std::ffi::OsStr::from_bytes(&name)), dir.path().join("moved")).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        std::fs::rename(dir.path().join("moved"), root.join(std::ffi::OsStr::from_bytes(&name))).unwrap();
+        let mut open = None;
+        std::fs::write(reached(&root, &path, &mut open).unwrap(), "x").unwrap();
+        assert!(Beneath::open(&root).unwrap().file(&path).is_ok());
+        crate::removal::remove_tree(&root).unwrap();
+    }
 
     #[test]
     fn never_through_a_link() {

@@ -9,6 +9,7 @@
 //! The whole upper directory is looked at before anything is moved, so a refusal leaves it as
 //! it was. The sandbox must be gone: nobody may change the directory meanwhile.
 
+use crate::beneath::Beneath;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Kind, Meta, Node};
 use crate::index::Index;
@@ -121,8 +122,9 @@ pub enum CaptureError {
 
 /// Makes a stage of an upper directory.
 pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> Result<Captured, CaptureError> {
-    let mut scan = Scan { what, found: BTreeMap::new(), digests: BTreeMap::new(), skipped: Vec::new() };
-    scan.dir(what.upper, None, false)?;
+    let upper = Beneath::open(what.upper).map_err(at("open", what.upper))?;
+    let mut scan = Scan { what, upper, found: BTreeMap::new(), digests: BTreeMap::new(), skipped: Vec::new() };
+    scan.dir(None, false)?;
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
     let mut moved: BTreeMap<(u64, u64), LayerPath> = BTreeMap::new();
     let changed: BTreeSet<(u64, u64)> = scan.found.values().filter_map(Found::changed_inode).collect();
@@ -133,10 +135,11 @@ pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> R
             Found::Whiteout => stage.add_whiteout(path)?,
             // All names of a file are kept or none, so that they stay one file.
             Found::File { inode, .. } if !changed.contains(inode) => {}
-            Found::File { meta, host, inode, .. } => match moved.get(inode) {
+            Found::File { meta, inode, .. } => match moved.get(inode) {
                 Some(first) => stage.add_hardlink(path, first)?,
                 None => {
-                    stage.adopt_file(path, meta, host)?;
+                    let host = scan.upper.reach(path).map_err(at("open the directory of", &scan.upper.host(path)))?;
+                    stage.adopt_file(path, meta, &host)?;
                     moved.insert(*inode, path.clone());
                 }
             },
@@ -150,7 +153,7 @@ enum Found {
     Dir(Meta),
     Symlink(Meta, Vec<u8>),
     Whiteout,
-    File { meta: Meta, host: PathBuf, inode: (u64, u64), changed: bool },
+    File { meta: Meta, inode: (u64, u64), changed: bool },
 }
 
 impl Found {
@@ -164,6 +167,8 @@ impl Found {
 
 struct Scan<'a> {
     what: &'a Capture<'a>,
+    /// The upper directory, open: a path below it may be too long for one call.
+    upper: Beneath,
     found: BTreeMap<LayerPath, Found>,
     /// The digest of each file already hashed, for its other names.
     digests: BTreeMap<(u64, u64), Digest>,
@@ -172,10 +177,14 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     /// Looks at a directory; `covers` says that what is below it and not listed here is gone.
-    fn dir(&mut self, host: &Path, dir: Option<&LayerPath>, covers: bool) -> Result<(), CaptureError> {
+    fn dir(&mut self, dir: Option<&LayerPath>, covers: bool) -> Result<(), CaptureError> {
+        let host = match dir {
+            Some(dir) => self.reach(dir)?,
+            None => self.what.upper.to_owned(),
+        };
         let mut names: Vec<OsString> = Vec::new();
-        for item in fs::read_dir(host).map_err(at("list", host))? {
-            names.push(item.map_err(at("list", host))?.file_name());
+        for item in fs::read_dir(&host).map_err(at("list", &host))? {
+            names.push(item.map_err(at("list", &host))?.file_name());
         }
         names.sort();
         let mut here = BTreeSet::new();
@@ -184,7 +193,7 @@ impl Scan<'_> {
                 Some(dir) => dir.join(name.as_bytes())?,
                 None => LayerPath::parse(name.as_bytes())?,
             };
-            if self.item(&host.join(&name), &path, covers)? {
+            if self.item(&path, covers)? {
                 here.insert(path);
             }
         }
@@ -199,8 +208,13 @@ impl Scan<'_> {
         Ok(())
     }
 
+    fn reach(&mut self, path: &LayerPath) -> Result<PathBuf, CaptureError> {
+        Ok(self.upper.reach(path).map_err(at("open the directory of", &self.upper.host(path)))?)
+    }
+
     /// Looks at one item; returns whether something stands there.
-    fn item(&mut self, host: &Path, path: &LayerPath, covers: bool) -> Result<bool, CaptureError> {
+    fn item(&mut self, path: &LayerPath, covers: bool) -> Result<bool, CaptureError> {
+        let host = &self.reach(path)?;
         let stat = fs::symlink_metadata(host).map_err(at("inspect", host))?;
         let unfit = |why| CaptureError::Unfit { path: path.clone(), why };
         let kind = FileType::from_raw_mode(stat.mode() as rustix::fs::RawMode);
@@ -234,7 +248,7 @@ impl Scan<'_> {
         let meta = self.meta(path, &stat, &xattrs)?;
         if kind == FileType::Directory {
             let opaque = overlay(&xattrs, "opaque") == Some(b"y");
-            self.directory(host, path, &meta, covers || opaque)?;
+            self.directory(path, &meta, covers || opaque)?;
         } else if stat.len() == 0 && overlay(&xattrs, "whiteout").is_some() {
             self.whiteout(path);
             return Ok(false);
@@ -244,7 +258,7 @@ impl Scan<'_> {
         Ok(true)
     }
 
-    fn directory(&mut self, host: &Path, path: &LayerPath, meta: &Meta, covers: bool) -> Result<(), CaptureError> {
+    fn directory(&mut self, path: &LayerPath, meta: &Meta, covers: bool) -> Result<(), CaptureError> {
         let meta = normal::meta(Kind::Dir, meta);
         if self.dropped(path, &meta, Kind::Dir) {
             return Ok(());
@@ -253,7 +267,7 @@ impl Scan<'_> {
         if !self.what.lower.get(path).is_some_and(same) {
             self.found.insert(path.clone(), Found::Dir(meta));
         }
-        self.dir(host, Some(path), covers)
+        self.dir(Some(path), covers)
     }
 
     fn file(&mut self, host: &Path, path: &LayerPath, meta: Meta, stat: &fs::Metadata) -> Result<(), CaptureError> {
@@ -275,8 +289,7 @@ impl Scan<'_> {
             }
             changed = meta.mode != old.mode || meta.xattrs != old.xattrs;
         }
-        let host = host.to_path_buf();
-        self.found.insert(path.clone(), Found::File { meta, host, inode, changed });
+        self.found.insert(path.clone(), Found::File { meta, inode, changed });
         Ok(())
     }
 

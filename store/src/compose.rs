@@ -5,7 +5,7 @@
 //! `verify` would find it. Where a hard link is impossible (too many, other file system) the file is copied.
 
 use crate::archive::CHUNK_BYTES;
-use crate::beneath::Beneath;
+use crate::beneath::{Beneath, reached};
 use crate::commit::rename;
 use crate::digest::LayerId;
 use crate::entry::{Entry, Kind, Node};
@@ -239,7 +239,9 @@ fn place(beneath: &mut Beneath, entry: &Entry, layer: Option<&Path>) -> Result<(
         return made.map_err(at("make the link", &host));
     }
     let layer = layer.expect("files always come from a layer");
-    let source = layer.join(path.as_path());
+    let named = layer.join(path.as_path());
+    let mut long = None;
+    let source = reached(layer, path, &mut long).map_err(at("open the directory of", &named))?;
     match fs::linkat(fs::CWD, &source, dir, path.name(), AtFlags::empty()) {
         Ok(()) => Ok(()),
         Err(Errno::MLINK | Errno::XDEV | Errno::PERM) => {
@@ -260,7 +262,8 @@ fn name_again(beneath: &mut Beneath, tree: &Path, entry: &Entry) -> Result<(), P
     let Node::Hardlink { to } = &entry.node else {
         return Ok(());
     };
-    let file = tree.join(to.as_path());
+    let mut long = None;
+    let file = reached(tree, to, &mut long).map_err(at("open the directory of", &tree.join(to.as_path())))?;
     let dir = beneath.parent(&entry.path);
     let linked = dir.and_then(|dir| fs::linkat(fs::CWD, &file, dir, entry.path.name(), AtFlags::empty()));
     linked.map_err(at("link", &file))

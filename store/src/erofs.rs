@@ -9,6 +9,7 @@
 //! A virtual machine's disk has the ownership, permissions and attributes of `tree/`, so that it sees what a sandbox of namespaces
 //! would see. An image for other programs has those of the index: the true owners and modes, and capabilities.
 
+use crate::beneath::reached;
 use crate::digest::Digest;
 use crate::entry::{Entry, Kind, Meta, Node};
 use crate::index::Index;
@@ -381,7 +382,11 @@ fn copy(inode: &Inode<'_>, inodes: &[Inode<'_>], tree: &Path, from: u64, length:
     match &inode.data {
         Data::Dir(names, parent) => part(&dir_bytes(inodes, inode, names, *parent), to),
         Data::Link(target) => part(target, to),
-        Data::File(path) => copy_file(&tree.join(path.as_path()), inode.size, from, length, to),
+        Data::File(path) => {
+            let mut long = None;
+            let named = tree.join(path.as_path());
+            copy_file(&reached(tree, path, &mut long).map_err(at("open", &named))?, inode.size, from, length, to)
+        }
         Data::None => Ok(()),
     }
 }
