@@ -1,4 +1,4 @@
-//! Archives made from a number, and what three readers make of one: Silo, GNU tar and libarchive's bsdtar.
+//! Archives made from a number, read by Silo, GNU tar and libarchive's bsdtar.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,11 +40,11 @@ pub struct Made {
     pub bytes: Vec<u8>,
     /// Whether everybody must be able to read it.
     pub is_sound: bool,
-    /// What is in it, for messages.
+    /// Its entries, for messages.
     pub story: Vec<String>,
 }
 
-/// What stands at a path.
+/// Facts about one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
     /// The kind, the contents and the target.
@@ -59,7 +59,7 @@ pub struct Fact {
     pub first: Vec<u8>,
 }
 
-/// What is in an archive, by path.
+/// Entries of an archive, by path.
 pub type Facts = BTreeMap<Vec<u8>, Fact>;
 
 /// One header on its way.
@@ -415,7 +415,7 @@ fn old_sparse(name: &[u8], pieces: &[(u64, u64)], size: u64, stored: u64) -> Vec
     bytes
 }
 
-/// What Silo makes of an archive.
+/// Reads an archive with Silo.
 pub fn ours(mut bytes: &[u8]) -> Result<Facts, String> {
     let mut facts = Facts::new();
     entries::each(
@@ -452,7 +452,7 @@ pub fn ours(mut bytes: &[u8]) -> Result<Facts, String> {
     Ok(facts)
 }
 
-/// What another program makes of an archive, by unpacking it; `None` if it fails.
+/// Unpacks an archive with another program; `None` if it fails.
 pub fn theirs(program: &str, bytes: &[u8], dir: &Path) -> Option<Facts> {
     let (file, tree) = (dir.join("archive.tar"), dir.join("tree"));
     fs::write(&file, bytes).expect("our own directory");
@@ -524,7 +524,8 @@ pub fn comparable(facts: &Facts, described: &Facts, is_root: bool) -> Vec<(Strin
     all
 }
 
-/// Compares what Silo makes of an archive with what the others do; says what is wrong. An error of Silo's is no silent difference.
+/// Compares Silo's reading of an archive with that of the others and describes a difference. Silo may also refuse it, which returns
+/// `false`.
 pub fn compare(bytes: &[u8], dir: &Path, is_root: bool) -> Result<bool, String> {
     let Ok(ours) = ours(bytes) else { return Ok(false) };
     let own = comparable(&ours, &ours, is_root);

@@ -30,8 +30,8 @@ impl Lower<'_> {
     }
 }
 
-/// Says whether a layer that was unpacked without those below it means over them what it meant alone: whether what lies above its
-/// entries without being an entry itself is nothing or a directory there.
+/// Says whether a layer that was unpacked alone means the same over lower layers. It does if each directory that its entries are
+/// in, and that it does not list, is a directory in them or missing.
 pub fn fits(layer: &Index, lower: &Index) -> bool {
     let is_dir = |dir: &LayerPath| lower.get(dir).is_none_or(|entry| matches!(entry.node, Node::Dir { .. }));
     let mut seen: Option<LayerPath> = None;

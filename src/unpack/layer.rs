@@ -17,6 +17,7 @@ use silo_store::stage::{Stage, StageError, Staged};
 
 use super::below::{Lower, MAX_LINKS};
 use super::compressed::{self, Bounded};
+use super::differences::Differences;
 use super::entries::{self, Entry, Kind, plain, shown};
 
 /// The name that a whiteout's begins with.
@@ -29,9 +30,6 @@ const AUFS: &[u8] = b".wh..wh.";
 const AUFS_FILES: &[u8] = b".wh..wh.plnk/";
 /// Where such files are until the end; an image with a file of this name is refused.
 const AUFS_KEPT: &str = ".silo-aufs";
-/// Most paths that are named of those left out.
-const MAX_NAMED: usize = 3;
-
 /// Why a layer could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -93,37 +91,6 @@ pub struct Source {
     pub size: u64,
     /// Its digest when decompressed.
     pub diff_id: Digest,
-}
-
-/// What of a layer is otherwise in ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// How many device nodes and pipes were left out.
-    pub nodes: usize,
-    /// The paths of the first of them.
-    pub named: Vec<String>,
-    /// How many files have a time before 1970 or after 2242, which became the nearest of those.
-    pub times: usize,
-    /// How many entries have an owner, a time or an attribute from a global pax header.
-    pub by_global: usize,
-}
-
-impl Differences {
-    /// Says them, one in a line.
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if self.nodes > 0 {
-            let more = if self.nodes > self.named.len() { ", ..." } else { "" };
-            lines.push(format!("left out {} device nodes and pipes: {}{more}", self.nodes, self.named.join(", ")));
-        }
-        if self.times > 0 {
-            lines.push(format!("moved the times of {} files into the years 1970 to 2242", self.times));
-        }
-        if self.by_global > 0 {
-            lines.push(format!("took the owner, time or attributes of {} entries from a global pax header", self.by_global));
-        }
-        lines
-    }
 }
 
 /// Unpacks a layer into `stage`, over the layers below where they are given.
@@ -239,11 +206,8 @@ impl Unpacking<'_> {
             Kind::Symlink => self.stage.add_symlink(place, &meta, &entry.link).map_err(staged),
             Kind::Link => self.link(spelled, place, &entry.link, &meta),
             Kind::Char | Kind::Block | Kind::Pipe => {
-                self.differences.nodes += 1;
-                if self.differences.named.len() < MAX_NAMED {
-                    self.differences.named.push(shown(place.as_bytes()));
-                }
-                // What lower layers have there is replaced all the same.
+                self.differences.leave_out(place.as_bytes());
+                // It replaces what lower layers have there all the same.
                 self.whiteouts.insert(place.clone());
                 Ok(())
             }
@@ -370,7 +334,7 @@ impl Unpacking<'_> {
     /// Returns the target of the symbolic link at a path, if there is one.
     fn link_at(&self, spelled: &[u8], path: &LayerPath) -> Result<Option<&[u8]>, Error> {
         match (self.stage.holds(path), self.lower) {
-            // What it leads to may be a link of lower layers.
+            // Its target may be a symlink of lower layers.
             (Some(Staged::Symlink(_)), None) => Err(self.needs_lower(spelled)),
             (Some(Staged::Symlink(target)), Some(_)) => Ok(Some(target)),
             (None, Some(lower)) if !self.is_gone(path) => match lower.index.get(path).map(|entry| &entry.node) {

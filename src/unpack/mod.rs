@@ -10,6 +10,8 @@ mod sparse;
 pub mod below;
 pub mod entries;
 
+pub mod differences;
+
 pub mod layer;
 
 pub mod package;

@@ -123,7 +123,7 @@ pub fn leading(from: &mut dyn Read, left: &mut u64, size: u64) -> io::Result<Map
         }
     };
     let count = number()?;
-    // What is read for it is bounded by the reader's allowance, and so is what is held.
+    // The reader's allowance bounds how much is read and held.
     let mut pieces = Vec::new();
     for _ in 0..count {
         pieces.push((number()?, number()?));

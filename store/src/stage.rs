@@ -50,7 +50,7 @@ pub(crate) enum Parents {
     OnDiskOnly,
 }
 
-/// What stands at a path of a stage.
+/// The kind of an entry of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staged<'a> {
     /// A directory that was added.
@@ -157,7 +157,7 @@ impl Stage {
         self.bytes
     }
 
-    /// Returns what stands at a path so far.
+    /// Returns the kind of the entry at a path so far.
     pub fn holds(&self, path: &LayerPath) -> Option<Staged<'_>> {
         match self.drafts.get(path).map(|draft| &draft.node) {
             Some(DraftNode::Dir { .. }) => Some(Staged::Dir),

@@ -213,7 +213,7 @@ fn uuid(of: &Digest) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// Who supplies an image: it was put together on this machine, by this program for whoever runs it.
+/// Supplier of an image: Silo built it on this machine.
 const SUPPLIER: &str = "built locally with silo";
 
 /// This program, as bills name their maker.
