@@ -130,7 +130,8 @@ mod tests {
             let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
             let (tiers, steps, outputs) = (vec![], vec![], vec![]);
             let (command, env) = (owned(command), owned(env));
-            Derivation::Image(Image { arch: Arch::Amd64, epoch: 0, debs: vec![], command, env, tiers, steps, outputs }).id()
+            Derivation::Image(Image { arch: Arch::Amd64, epoch: 0, debs: vec![], command, arguments: None, env, tiers, steps, outputs })
+                .id()
         };
         assert_ne!(image(&["a", "b"], &[]), image(&["ab"], &[]));
         assert_ne!(image(&["a\nb"], &[]), image(&["a", "b"], &[]));
