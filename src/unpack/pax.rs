@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn malformed_records_are_refused() {
         for wrong in
-            [&b"x"[..], b"5 a=b", b"6 a=b\n", b"99 a=b\n", b"5 =b\n", b"5 abc\n", b"0 a=b\n", b" 6 a=b\n", b"+6 a=b\n", b"6 a=b\n\0"]
+            [&b"x"[..], b"5 a=b", b"7 a=b\n", b"99 a=b\n", b"5 =b\n", b"5 abc\n", b"0 a=b\n", b" 6 a=b\n", b"+6 a=b\n", b"6 a=b\n\0"]
         {
             parse(wrong).expect_err(&String::from_utf8_lossy(wrong));
         }
