@@ -10,16 +10,23 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
+use silo::git::layer::Layer;
+use silo::git::over::Over;
+use silo::git::repository::Repository;
 use silo::home::Home;
 use silo::image::ImageId;
 use silo::tool::projects::{self, Pinned, Project};
 use silo_store::{LayerId, LayerPath, Meta, Record, Store, layer, lock};
 
 use crate::faults::silo_with_sh;
-use crate::support::{Silo, outcome};
+use crate::support::{Silo, has, outcome, skip};
 
 fn json(silo: &Silo, args: &[&str]) -> Value {
-    serde_json::from_str(&silo.ok(args)).expect("--json prints JSON")
+    json_of(&silo.ok(args))
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).expect("--json prints JSON")
 }
 
 fn store(silo: &Silo) -> Store {
@@ -314,4 +321,68 @@ fn it_is_collected_by_itself_at_most_once_a_day() {
     assert!(!store(&silo).has(&old));
     silo.write(".silo/silo.toml", "[gc]\nmaxSize = \"much\"\n");
     assert!(silo.fails(["list"]).err.contains("gc.maxSize: \"much\" is no size"));
+}
+
+/// A layer over a project's repository whose run was killed after it had begun to write a message.
+fn killed_over(silo: &Silo, project: &Path) {
+    let done = Command::new("git").args(["init", "-q"]).arg(project).status();
+    assert!(done.is_ok_and(|status| status.success()));
+    let repository = Repository::find(project).expect("read").expect("a repository");
+    let layers = silo.path("repositories");
+    let layer = Layer::begin(Over { layers: &layers, project, repository: &repository, submodules: &[] }).expect("begun");
+    fs::write(layer.upper().join("MERGE_MSG"), "inside\n").expect("our own");
+}
+
+#[test]
+fn what_killed_runs_made_in_repositories_is_reported_and_taken_over() {
+    if !has("git") {
+        return skip("there is no git here");
+    }
+    let silo = silo_with_sh();
+    let project = fs::canonicalize(silo.project()).expect("there");
+    let gone = project.join("gone");
+    killed_over(&silo, &project);
+    killed_over(&silo, &gone);
+    fs::remove_dir_all(&gone).expect("our own");
+    let would = json(&silo, &["gc", "--dry-run", "--json"]);
+    assert_eq!((would["leftovers"].as_u64(), would["waiting"].as_array().map(Vec::len)), (Some(1), Some(1)), "{would}");
+    let done = silo.run(["gc"]);
+    let told = format!("made in the repository of {}; `silo doctor --fix` takes it over", project.display());
+    assert!(done.code == 0 && done.out.contains(" 1 leftovers removed") && done.err.contains(&told), "{done:?}");
+    let waiting = json(&silo, &["gc", "--json"])["waiting"].clone();
+    assert!(waiting[0]["project"] == *project.to_string_lossy() && waiting[0]["bytes"].as_u64() > Some(0), "{waiting}");
+    let checks = json_of(&silo.run(["doctor", "--json"]).out);
+    assert!(checks.as_array().is_some_and(|checks| checks.iter().any(|check| check["name"] == "repositories")), "{checks}");
+    assert!(json(&silo, &["cache", "report", "--json"]).to_string().contains("repositories"));
+    let fixed = silo.run(["doctor", "--fix"]);
+    assert!(fixed.err.contains("took over what a killed run made in the repository of"), "{fixed:?}");
+    assert_eq!(fs::read_to_string(project.join(".git/MERGE_MSG")).expect("imported"), "inside\n");
+    assert_eq!(fs::read_dir(silo.path("repositories")).expect("there").count(), 0);
+    assert!(!silo.run(["doctor"]).out.contains("repositories"));
+}
+
+#[test]
+fn what_killed_commands_were_writing_is_removed() {
+    for verb in [&["gc"][..], &["doctor", "--fix"]] {
+        let silo = silo_with_sh();
+        fs::write(silo.project().join("silo.toml"), "tools = [\"sh\"]\n").expect("our own");
+        let _ = silo.run(["run", "sh", "-c", "true"]);
+        let record = fs::read_dir(silo.path("trust")).expect("a record").flatten().next().expect("a record").path();
+        let half = [
+            silo.path("projects/.0123456789abcdef.toml.new"),
+            silo.path("tools/.sh.toml.new"),
+            silo.path("recipe-locks/.sh.lock.new"),
+            record.join(".record.toml.new"),
+            record.join("known/.silo.toml.new"),
+        ];
+        for path in &half {
+            fs::create_dir_all(path.parent().expect("not the root")).expect("our own");
+            fs::write(path, "half").expect("our own");
+        }
+        std::os::unix::fs::symlink("/nowhere", silo.path("program.new")).expect("our own");
+        let _ = silo.run(verb);
+        let there = half.iter().filter(|path| path.exists()).count() + usize::from(silo.path("program.new").is_symlink());
+        assert_eq!(there, 0, "{verb:?}: {half:?}");
+        assert!(record.join("known/silo.toml").exists() && silo.path("program").is_symlink());
+    }
 }

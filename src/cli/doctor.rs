@@ -1,8 +1,11 @@
 //! `silo doctor`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::amount::size;
+use crate::git::layer::Finished;
+use crate::git::left::{self, Left};
 use crate::home::Home;
 use crate::launch::{self, Check, State};
 use crate::lock::{self, Archive};
@@ -10,11 +13,11 @@ use crate::plain;
 use crate::recipe::catalog;
 use crate::run::tier;
 use crate::shim::{links, table};
-use crate::tool::shims;
+use crate::tool::{collect, shims};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, screen, ui};
+use super::{env, gc, screen, ui};
 
 /// Try what sandboxes and builds need on this machine, and say what to do about what is missing
 ///
@@ -47,6 +50,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     checks.push(mirrors(&setting)?);
     checks.extend(tier::check(&setting.home)?);
     checks.extend(shim_checks(&setting));
+    checks.extend(leftovers(&home));
     if args.json {
         ui::json(&serde_json::json!(checks))?;
     } else {
@@ -58,18 +62,55 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 /// Mends what can be mended, and says what was.
 fn fix(setting: &Setting) -> Result<(), Failure> {
-    let (foreign, stages) = setting.with(|context| {
+    let layers = setting.home.repositories();
+    let (foreign, mut gone) = setting.with(|context| {
         let foreign = shims::mend(context)?;
-        Ok((foreign, silo_store::scratch::sweep_stages(&setting.store).map_err(Failure::other)?))
+        let stages = silo_store::scratch::sweep_stages(&setting.store).map_err(Failure::other)?;
+        Ok((foreign, stages.len() + collect::half_written(&setting.home)?))
     })?;
-    let notes = screen::sweep(&setting.home);
+    gone += screen::sweep(&setting.home) + left::sweep(&layers).map_err(Failure::other)?.layers;
+    for (project, finished) in left::take_over(&layers).map_err(Failure::other)? {
+        ui::note(&taken_over(&project, &finished));
+    }
     for name in foreign {
         ui::note(&format!("{} is a file of your own; it is left", plain::path(&setting.home.shim(&name))));
     }
-    if stages.len() + notes > 0 {
-        ui::note(&format!("{} leftovers of commands that are gone were removed", stages.len() + notes));
+    if gone > 0 {
+        ui::note(&format!("{gone} leftovers of commands that are gone were removed"));
     }
     Ok(())
+}
+
+/// Describes what became of a killed run's work in a repository.
+fn taken_over(project: &Path, finished: &Finished) -> String {
+    let project = plain::path(project);
+    let first = match &finished.left {
+        None => format!("took over what a killed run made in the repository of {project}"),
+        Some(left) => format!(
+            "could not take over all that a killed run made in the repository of {project}; the rest is in {}, and `silo doctor --fix` \
+            tries again",
+            plain::path(left)
+        ),
+    };
+    [vec![first], finished.told.clone()].concat().join("\n  ")
+}
+
+/// Layers of killed runs: work that waits to be taken over, and rubbish. Nothing where there are none.
+fn leftovers(home: &Home) -> Option<Check> {
+    let (name, cure) = ("repositories", "silo doctor --fix".to_owned());
+    let (state, detail) = match left::look(&home.repositories()) {
+        Ok(left) if left.is_empty() => return None,
+        Ok(left) => (State::Degraded, left.iter().map(described).collect::<Vec<_>>().join("; ")),
+        Err(error) => (State::Degraded, Failure::other(error).message()),
+    };
+    Some(Check { name, state, detail, cure })
+}
+
+fn described(left: &Left) -> String {
+    if left.is_needed {
+        return gc::of_killed_run(left);
+    }
+    format!("a killed run has left {} that nobody needs in {}", size(left.bytes), plain::path(&left.dir))
 }
 
 /// What is right and wrong about the shims.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use silo_store::gc::Thing;
 
 use crate::amount;
+use crate::git::left::{self, Left};
+use crate::plain;
 use crate::tool::collect::{self, Collected, Wish};
 use crate::tool::{evict, usage};
 
@@ -94,12 +96,14 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
 /// Collects, or says what would be collected.
 pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let collect = if dry_run { collect::foresee } else { collect::collect };
-    let (collected, cached) = setting.with(|context| {
+    let (collected, waiting, cached) = setting.with(|context| {
         let collected = collect(context, wish)?;
+        let waiting = left::look(&context.home.repositories()).map_err(Failure::other)?;
+        let waiting: Vec<Left> = waiting.into_iter().filter(|left| left.is_needed).collect();
         let choice = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), collect::now(context))?;
-        Ok((collected, if dry_run { (choice.len(), choice.bytes) } else { evict::remove(&choice) }))
+        Ok((collected, waiting, if dry_run { (choice.len(), choice.bytes) } else { evict::remove(&choice) }))
     })?;
-    tell(&collected, dry_run, json)?;
+    tell(&collected, &waiting, dry_run, json)?;
     if let (false, (1.., bytes)) = (json, cached) {
         let verb = if dry_run { "would be removed" } else { "removed" };
         ui::data(&format!("{} files of package caches {verb}, the least lately used ({})\n", cached.0, amount::size(bytes)))?;
@@ -107,13 +111,18 @@ pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> R
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells what was, or would be, collected.
-pub fn tell(collected: &Collected, dry_run: bool, json: bool) -> Result<(), Failure> {
+/// Prints what was, or would be, collected, and which layers wait to be taken over.
+pub fn tell(collected: &Collected, waiting: &[Left], dry_run: bool, json: bool) -> Result<(), Failure> {
     if json {
+        let row = |left: &Left| serde_json::json!({ "project": left.project, "layer": left.dir, "bytes": left.bytes });
+        let waiting: Vec<serde_json::Value> = waiting.iter().map(row).collect();
         return ui::json(&serde_json::json!({
             "layers": collected.layers, "images": collected.images, "downloads": collected.downloads,
-            "leftovers": collected.leftovers, "bytes": collected.bytes, "dryRun": dry_run,
+            "leftovers": collected.leftovers, "bytes": collected.bytes, "waiting": waiting, "dryRun": dry_run,
         }));
+    }
+    for left in waiting {
+        ui::note(&of_killed_run(left));
     }
     let verb = if dry_run { "would be removed" } else { "removed" };
     ui::data(&format!(
@@ -124,6 +133,19 @@ pub fn tell(collected: &Collected, dry_run: bool, json: bool) -> Result<(), Fail
         collected.leftovers,
         amount::size(collected.bytes)
     ))
+}
+
+/// Describes a layer that a killed run has left, with the command that takes it over.
+pub fn of_killed_run(left: &Left) -> String {
+    let (size, dir) = (amount::size(left.bytes), plain::path(&left.dir));
+    match &left.project {
+        Some(project) => format!(
+            "a killed run has left {size} that it made in the repository of {}; `silo doctor --fix` takes it over, and so does the \
+            next run there",
+            plain::path(project)
+        ),
+        None => format!("a killed run has left {size} in {dir}, which this silo cannot read; remove it unless another silo made it"),
+    }
 }
 
 /// The fewest digits that are taken for the beginning of an id.

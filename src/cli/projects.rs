@@ -149,7 +149,7 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         shims::settle(context.home, &context.found_as)?;
         Ok(collected)
     })?;
-    gc::tell(&collected, false, false)?;
+    gc::tell(&collected, &[], false, false)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,7 @@
 //! <run>/lock          held by the silo that runs it
 //! ```
 //!
-//! A layer that nobody holds is left of a silo that was killed. The next run in the same project takes it over.
+//! A layer that nobody holds is left of a silo that was killed: see `left`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -17,25 +17,20 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use silo_store::bounded;
 use silo_store::held::Held;
+use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
 
 use crate::launch::UNLAYERED;
 use crate::plain;
 
-use super::begin::Begin;
-use super::dir::{Dir, is_absent};
-use super::import::{self, Import};
+use super::dir::Dir;
+use super::import::Import;
 use super::objects::When;
-use super::oid::Format;
-use super::repository::{self, Repository};
+use super::over::{Error, Opened, Over, Place, Record};
 
-/// The version of `begin.json`.
-const VERSION: u32 = 2;
-/// Largest `begin.json`.
-const MAX_BEGIN_BYTES: u64 = 1 << 30;
+/// The file in a layer's directory that its run holds.
+pub const LOCK: &str = "lock";
 /// How often the end is tried while somebody holds a lock on the host, and the time between.
 const TRIES: usize = 20;
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -43,35 +38,6 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// What a run is told of whose repository was replaced.
 const REPLACED: &str = "the repository was moved, removed or replaced here during the run; one that came in its place was \
     read-only inside and nothing was taken over into it; look at its configuration and hooks before you use git there";
-
-/// Why a layer cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file or directory cannot be made or read.
-    #[error("cannot make a layer over the repository in {path}", path = .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The repository cannot be read.
-    #[error(transparent)]
-    Repository(#[from] repository::Error),
-}
-
-/// What a layer is made over.
-#[derive(Clone, Copy, Debug)]
-pub struct Over<'a> {
-    /// Where layers lie.
-    pub layers: &'a Path,
-    /// The project.
-    pub project: &'a Path,
-    /// The repository of the project.
-    pub repository: &'a Repository,
-    /// Working trees of submodules in the project, whose repositories may lie below the project's.
-    pub submodules: &'a [PathBuf],
-}
 
 /// A private layer over a repository.
 #[derive(Debug)]
@@ -82,39 +48,6 @@ pub struct Layer {
     place: Place,
     is_replaced: bool,
     _lock: Held,
-}
-
-/// Where the project's own repository was when the run began.
-#[derive(Debug)]
-struct Place {
-    common: PathBuf,
-    identity: Identity,
-}
-
-/// Device and inode of a directory.
-type Identity = (u64, u64);
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Record {
-    version: u32,
-    project: PathBuf,
-    repositories: Vec<Written>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    tree: PathBuf,
-    own: PathBuf,
-    common: PathBuf,
-    own_inside: PathBuf,
-    common_inside: PathBuf,
-    sha256: bool,
-    /// Another directory at the same path is another repository.
-    own_identity: Identity,
-    common_identity: Identity,
-    begin: serde_json::Value,
 }
 
 /// How a layer ended.
@@ -134,53 +67,41 @@ impl Layer {
             move |source| Error::File { path, source }
         };
         private(over.layers).map_err(failed(over.layers))?;
+        // Whoever looks for leftovers meets no layer without a holder.
+        let all = File::open(over.layers).and_then(Held::shared).map_err(failed(over.layers))?;
         let dir = tempfile::Builder::new().prefix("").rand_bytes(8).tempdir_in(over.layers).map_err(failed(over.layers))?;
-        let lock = silo_store::private::create_new(&dir.path().join("lock")).map_err(failed(dir.path()))?;
+        let lock = silo_store::private::create_new(&dir.path().join(LOCK)).map_err(failed(dir.path()))?;
         let lock = Held::exclusive(lock).map_err(failed(dir.path()))?;
+        drop(all);
         let lower = over.repository.common();
         let mode = fs::metadata(lower).map_err(failed(lower))?.mode() & 0o777;
-        let upper = dir.path().join("upper");
+        let upper = upper(dir.path());
         for (path, mode) in [(&upper, mode | 0o700), (&dir.path().join("work"), 0o700)] {
             DirBuilder::new().mode(0o700).create(path).map_err(failed(path))?;
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed(path))?;
         }
-        let mut repositories = vec![written(over.repository, lower, Path::new(""))?];
-        for tree in over.submodules {
-            let Some(inner) = Repository::find(&over.project.join(tree))? else { continue };
-            if inner.common().starts_with(lower) && inner.common() != lower && inner.layout() == repository::Layout::Files {
-                repositories.push(written(&inner, lower, tree)?);
-            }
-        }
-        let record = Record { version: VERSION, project: over.project.to_owned(), repositories };
-        let text = serde_json::to_vec(&record).map_err(|error| failed(dir.path())(error.into()))?;
-        let path = dir.path().join("begin.json");
-        silo_store::private::write(&path, &text).map_err(failed(&path))?;
+        let record = Record::look(over)?;
+        record.write(dir.path()).map_err(failed(dir.path()))?;
         let upper = Dir::open(&upper).map_err(failed(&upper))?;
         let run = run_of(dir.path());
-        let opened = Opened::new(record, &run).map_err(failed(dir.path()))?;
-        Ok(opened.layer(dir.keep(), upper, lock))
+        let opened = record.open(&run).map_err(failed(dir.path()))?;
+        Ok(Layer::of(opened, dir.keep(), upper, lock))
     }
 
-    /// Finds layers of a project that a killed silo has left.
-    pub fn left_behind(layers: &Path, project: &Path) -> Vec<Layer> {
-        let entries = fs::read_dir(layers).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Layer::reopen(entry.path(), project).ok().flatten()).collect()
+    /// Opens a layer that a killed silo has left and that the caller holds.
+    pub fn reopen(dir: PathBuf, lock: Held) -> io::Result<Layer> {
+        let opened = Record::read(&dir)?.open(&run_of(&dir))?;
+        let upper = Dir::open(&upper(&dir))?;
+        Ok(Layer::of(opened, dir, upper, lock))
     }
 
-    fn reopen(dir: PathBuf, project: &Path) -> io::Result<Option<Layer>> {
-        let Some(lock) = Held::try_exclusive(File::open(dir.join("lock"))?)? else { return Ok(None) };
-        let record: Record = serde_json::from_slice(&bounded::read(&dir.join("begin.json"), MAX_BEGIN_BYTES)?)?;
-        if record.version != VERSION || record.project != project {
-            return Ok(None);
-        }
-        let upper = Dir::open(&dir.join("upper"))?;
-        let opened = Opened::new(record, &run_of(&dir))?;
-        Ok(Some(opened.layer(dir, upper, lock)))
+    fn of(opened: Opened, dir: PathBuf, upper: Dir, lock: Held) -> Layer {
+        Layer { dir, upper, imports: opened.imports, place: opened.place, is_replaced: opened.is_replaced, _lock: lock }
     }
 
     /// The directory that receives what is written.
     pub fn upper(&self) -> PathBuf {
-        self.dir.join("upper")
+        upper(&self.dir)
     }
 
     /// The kernel's own directory beside it.
@@ -195,8 +116,7 @@ impl Layer {
 
     /// Notes whether another repository is where this one was: the kernel takes the layer away then.
     fn look_for_another(&mut self) {
-        let now = Dir::open(&self.place.common).and_then(|dir| identity(&dir));
-        self.is_replaced |= !now.is_ok_and(|now| now == self.place.identity);
+        self.is_replaced |= self.place.is_replaced();
     }
 
     /// Takes over what is there now, while the sandbox runs. What fails is tried again.
@@ -242,7 +162,7 @@ impl Layer {
             finished.told.extend(import.told().into_iter().map(|line| format!("{}{line}", within(tree))));
         }
         if failures.is_empty() {
-            if let Err(error) = remove_tree(&self.dir) {
+            if let Err(error) = remove(&self.dir) {
                 finished.told.push(crate::causes::of(&error).join(": "));
             }
         } else {
@@ -263,70 +183,17 @@ fn run_of(dir: &Path) -> String {
     dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn written(repository: &Repository, lower: &Path, tree: &Path) -> Result<Written, Error> {
-    let failed = |source| Error::File { path: repository.common().to_owned(), source };
-    let (own, common) = (Dir::open(repository.own()).map_err(failed)?, Dir::open(repository.common()).map_err(failed)?);
-    let begin = Begin::look(&own, &common, repository.format()).map_err(failed)?;
-    let inside = |path: &Path| path.strip_prefix(lower).unwrap_or_else(|_| Path::new("")).to_owned();
-    Ok(Written {
-        tree: tree.to_owned(),
-        own: repository.own().to_owned(),
-        common: repository.common().to_owned(),
-        own_inside: inside(repository.own()),
-        common_inside: inside(repository.common()),
-        sha256: repository.format() == Format::Sha256,
-        own_identity: identity(&own).map_err(failed)?,
-        common_identity: identity(&common).map_err(failed)?,
-        begin: begin.to_json(),
-    })
+/// Directory of a layer that overlayfs writes.
+pub fn upper(dir: &Path) -> PathBuf {
+    dir.join("upper")
 }
 
-#[allow(clippy::unnecessary_cast, reason = "the fields have other widths on other systems")]
-fn identity(dir: &Dir) -> io::Result<Identity> {
-    let stat = dir.own_stat()?;
-    Ok((stat.st_dev as u64, stat.st_ino as u64))
-}
-
-/// The repositories that a layer is over.
-struct Opened {
-    imports: Vec<(PathBuf, Import)>,
-    place: Place,
-    is_replaced: bool,
-}
-
-impl Opened {
-    fn new(record: Record, run: &str) -> io::Result<Opened> {
-        let first = record.repositories.first().ok_or(io::ErrorKind::InvalidData)?;
-        let place = Place { common: first.common.clone(), identity: first.common_identity };
-        let mut opened = Opened { imports: Vec::new(), place, is_replaced: false };
-        for written in record.repositories {
-            let format = if written.sha256 { Format::Sha256 } else { Format::Sha1 };
-            let (own, common) = match (Dir::open(&written.own), Dir::open(&written.common)) {
-                (Ok(own), Ok(common)) => (own, common),
-                // A repository that is gone takes nothing over.
-                (Err(error), _) | (_, Err(error)) if is_absent(&error) => {
-                    opened.is_replaced = true;
-                    continue;
-                }
-                (Err(error), _) | (_, Err(error)) => return Err(error),
-            };
-            // Compared by what is open and written to from now on, whatever comes to its path.
-            let is_same = identity(&own)? == written.own_identity && identity(&common)? == written.common_identity;
-            match Begin::from_json(&written.begin, format) {
-                Some(begin) if is_same => {
-                    let place = import::Place { own, common, own_inside: written.own_inside, common_inside: written.common_inside, format };
-                    opened.imports.push((written.tree, Import::new(place, begin, run)));
-                }
-                Some(_) => opened.is_replaced = true,
-                None => return Err(io::ErrorKind::InvalidData.into()),
-            }
-        }
-        Ok(opened)
+/// Removes a layer that the caller holds, its lock last: a layer with half of its files still has a holder, or none.
+pub fn remove(dir: &Path) -> Result<(), PathError> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.file_name() != LOCK) {
+        remove_tree(&entry.path())?;
     }
-
-    fn layer(self, dir: PathBuf, upper: Dir, lock: Held) -> Layer {
-        Layer { dir, upper, imports: self.imports, place: self.place, is_replaced: self.is_replaced, _lock: lock }
-    }
+    remove_tree(dir)
 }
 
 /// Makes a directory that is nobody else's.
@@ -340,6 +207,9 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::process::Command;
 
+    use super::super::left;
+    use super::super::oid::Format;
+    use super::super::repository::Repository;
     use super::*;
 
     struct Bench {
@@ -393,7 +263,7 @@ mod tests {
 
         /// The layer that is left.
         fn left(&self) -> Layer {
-            Layer::left_behind(&self.root.join("layers"), &self.root.join("p")).pop().expect("a layer is left")
+            left::of_project(&self.root.join("layers"), &self.root.join("p")).pop().expect("a layer is left")
         }
 
         fn is_whole(&self) {
@@ -590,11 +460,11 @@ mod tests {
         let (layer, upper) = bench.layer();
         bench.git(&upper, &["commit", "-q", "--allow-empty", "-m", "before the kill"]);
         let (layers, project) = (bench.root.join("layers"), bench.root.join("p"));
-        assert!(Layer::left_behind(&layers, &project).is_empty(), "it is held");
+        assert!(left::of_project(&layers, &project).is_empty(), "it is held");
         drop(layer);
-        assert!(Layer::left_behind(&layers, &bench.root).is_empty(), "another project's");
+        assert!(left::of_project(&layers, &bench.root).is_empty(), "another project's");
         assert!(bench.left().finish().left.is_none());
         assert_eq!(bench.git("p/.git", &["log", "-1", "--format=%s"]), "before the kill");
-        assert!(Layer::left_behind(&layers, &project).is_empty());
+        assert!(left::of_project(&layers, &project).is_empty());
     }
 }

@@ -8,15 +8,15 @@
 pub mod dir;
 pub mod oid;
 
-mod budget;
+pub mod budget;
 pub mod config;
 pub mod index;
 pub mod refs;
 
-mod loose;
-mod pack;
+pub mod loose;
+pub mod pack;
 
-mod packidx;
+pub mod packidx;
 
 mod begin;
 mod objects;
@@ -29,7 +29,11 @@ mod import;
 
 pub mod repository;
 
+pub mod over;
+
 pub mod layer;
+
+pub mod left;
 
 pub mod named;
 

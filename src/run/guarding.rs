@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::git::layer::{Finished, Layer};
+use crate::git::left;
 use crate::git::named::{self, Place};
 use crate::guard::difference::Difference;
 use crate::guard::nearby::{self, Nearby};
@@ -153,7 +154,7 @@ pub fn of_repositories(nearby: Nearby) -> impl Iterator<Item = (PathBuf, String)
 /// Takes over what a silo that was killed has left of runs in a project.
 pub fn recover(layers: &Path, project: &Path) -> Vec<String> {
     let mut lines = Vec::new();
-    for layer in Layer::left_behind(layers, project) {
+    for layer in left::of_project(layers, project) {
         told(layer.finish(), &mut lines);
     }
     lines

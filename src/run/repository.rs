@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::sight::Git;
-use crate::git::layer::{Layer, Over};
+use crate::git::layer::Layer;
+use crate::git::over::Over;
 use crate::git::repository::{Layout, Repository};
 use crate::launch::opened::{Links, Opened};
 use crate::launch::spec::{Access, Mount, Overlay};

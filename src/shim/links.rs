@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use silo_store::path_error::PathError;
 use silo_store::private;
@@ -59,7 +59,24 @@ pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, Path
     Ok(faults)
 }
 
-/// Makes the links what the table says. A file of the user's own is left, and returned.
+/// The link to the program until it takes its place. Whoever makes it holds the directory of the shims.
+fn staged(home: &Home) -> PathBuf {
+    home.program().with_extension("new")
+}
+
+/// Removes the link that a killed command was making, and returns whether there was one. The caller holds the directory of the
+/// shims.
+pub fn unstage(home: &Home) -> Result<bool, PathError> {
+    let path = staged(home);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(PathError { doing: "remove", path, source }),
+    }
+}
+
+/// Makes the links what the table says. A file of the user's own is left, and returned. The caller holds the directory of the
+/// shims.
 pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<String>, PathError> {
     let faults = faults(home, table, program)?;
     if faults.is_empty() {
@@ -73,7 +90,8 @@ pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<Strin
     private::make_dir(&bin)?;
     if faults.program {
         // By one rename, so that a shim that is called meanwhile finds the one or the other.
-        let staged = home.program().with_extension(format!("new.{}", std::process::id()));
+        let staged = staged(home);
+        unstage(home)?;
         symlink(program, &staged).and_then(|()| fs::rename(&staged, home.program())).map_err(failed("write", &home.program()))?;
     }
     for name in &faults.stale {

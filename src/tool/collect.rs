@@ -20,11 +20,15 @@ use silo_store::usage::Ledger;
 use crate::amount;
 use crate::document;
 use crate::event::Event;
+use crate::git::left;
+use crate::home::Home;
 use crate::image::{self, ImageId};
 
 use super::Context;
 use super::evict;
 use super::keep;
+use super::shims;
+use super::trust::record;
 
 /// Why nothing was collected.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,10 @@ pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, keep::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
     foreseen.leftovers = listed(&context.home.work())?.len();
+    for layer in left::look(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
+        foreseen.leftovers += 1;
+        foreseen.bytes += layer.bytes;
+    }
     Ok(foreseen)
 }
 
@@ -300,19 +308,24 @@ pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, 
     for path in listed(&context.home.work())? {
         scratch::abandon(context.store, &path)?;
     }
-    collected.leftovers += half_written(context)?;
+    collected.leftovers += half_written(context.home)?;
+    let layers = left::sweep(&context.home.repositories())?;
+    collected.leftovers += layers.layers;
+    collected.bytes += layers.bytes;
     let swept = gc::sweep(context.store, exclusive, &things)?;
     collected.leftovers += swept.stages.len();
     collected.bytes += swept.bytes;
     Ok(collected)
 }
 
-/// Removes what killed commands were writing of silo's own small files.
-fn half_written(context: &Context<'_>) -> Result<usize, Error> {
-    let home = context.home;
-    let mut dirs = vec![home.root().to_owned(), home.tools(), home.projects(), home.trust(), home.ecosystems(), home.terminals()];
+/// Removes what killed commands were writing of silo's own small files, and returns how many those were.
+pub fn half_written(home: &Home) -> Result<usize, Error> {
+    let mut dirs = vec![home.root().to_owned(), home.tools(), home.projects(), home.locks(), home.ecosystems(), home.terminals()];
     dirs.extend(listed(&home.kept_projects())?);
-    let mut gone = 0;
+    for record in listed(&home.trust())? {
+        dirs.extend([record.join(record::COPIES), record]);
+    }
+    let mut gone = shims::sweep(home)?;
     for dir in dirs {
         gone += document::sweep(&dir).map_err(|source| Error::File { doing: "list", path: dir, source })?;
     }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, FileTimes};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use silo_store::digest::Digest;
 use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
-use silo_store::private;
 use silo_store::roots::{self, Root, RootError, RootName};
 
 use crate::document;
@@ -151,8 +150,6 @@ pub fn put(home: &Home, store: &Store, shared: &SharedLock, project: &Project) -
 }
 
 fn write(home: &Home, project: &Project) -> Result<(), Error> {
-    let dir = home.projects();
-    private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
     let tool = |tool: &Pinned| WrittenTool { version: tool.version.clone(), image: tool.image.to_string() };
     let written = Written {
         format: VERSION,
@@ -162,18 +159,10 @@ fn write(home: &Home, project: &Project) -> Result<(), Error> {
     // A path may hold line breaks, which a comment must not.
     let text = format!("# {:?}\n{}", project.path, toml::to_string(&written).expect("strings and numbers are TOML"));
     let path = home.project(&project.id());
-    let staged = path.with_extension(format!("new.{}", std::process::id()));
     let used = Duration::from_secs(u64::try_from(project.last_used).unwrap_or(0));
     let used = UNIX_EPOCH.checked_add(used).unwrap_or(UNIX_EPOCH);
-    let write = || {
-        let mut file = private::create(&staged)?;
-        file.write_all(text.as_bytes())?;
-        file.set_times(FileTimes::new().set_modified(used))?;
-        file.sync_all()?;
-        fs::rename(&staged, &path)?;
-        File::open(&dir)?.sync_all()
-    };
-    write().map_err(|source| Error::File { doing: "write", path: path.clone(), source })
+    let written = document::write(&path, &text).and_then(|()| File::options().write(true).open(&path)?.set_modified(used));
+    written.map_err(|source| Error::File { doing: "write", path, source })
 }
 
 /// Notes that the project at a canonical path is used now; a project without a record has nothing to note.

@@ -78,14 +78,12 @@ pub struct Changed<T> {
 
 /// Changes the table, and makes the links what it says. Shims lead to `program`.
 pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<Changed<T>, Error> {
-    let bin = home.bin();
+    private::make_dir(&home.bin())?;
+    let _alone = hold(home)?;
     let failed = |doing, path: &Path| {
         let path = path.to_owned();
         move |source| PathError { doing, path, source }
     };
-    private::make_dir(&bin)?;
-    let opened = File::open(&bin).map_err(failed("open", &bin))?;
-    let _alone = Held::exclusive(opened).map_err(failed("lock", &bin))?;
     let path = home.shims();
     let before = table::read(&path)?;
     let mut after = before.clone();
@@ -95,6 +93,22 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
     }
     let foreign = links::make(home, &after, program)?;
     Ok(Changed { done, foreign })
+}
+
+/// Waits until nobody else changes the table or the links.
+fn hold(home: &Home) -> Result<Held, PathError> {
+    let bin = home.bin();
+    File::open(&bin).and_then(Held::exclusive).map_err(|source| PathError { doing: "lock", path: bin, source })
+}
+
+/// Removes a link to the program that a killed command has made and not put in its place; returns how many there were.
+pub fn sweep(home: &Home) -> Result<usize, PathError> {
+    // Without a directory of shims no link to the program was ever made.
+    if !home.bin().is_dir() {
+        return Ok(0);
+    }
+    let _alone = hold(home)?;
+    Ok(usize::from(links::unstage(home)?))
 }
 
 /// Gives an installed tool its shims; one that was not installed before is pinned.

@@ -26,11 +26,12 @@ pub struct Room {
 }
 
 /// What is known of the rooms, in the order in which shared files are counted.
-const ROOMS: [(&str, &str); 13] = [
+const ROOMS: [(&str, &str); 14] = [
     ("baked", "layers"),
     ("images", "images, without what they share with layers"),
     ("downloads", "fetched files"),
     ("kept", "package caches, private state and excluded directories"),
+    ("repositories", "layers over .git, of running and of killed runs"),
     ("work", "unfinished steps"),
     ("stage", "unfinished layers"),
     ("logs", "logs of steps"),

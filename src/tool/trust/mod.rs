@@ -107,7 +107,7 @@ impl State {
             self.record.known = Some(digests.clone());
             for name in record::DESCRIBED {
                 if let Some(text) = files.text(name).ok().flatten() {
-                    self.place.keep_copy(name, text.as_bytes())?;
+                    self.place.keep_copy(name, &text)?;
                 }
             }
         }
@@ -293,7 +293,7 @@ pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Re
         known.remove(name);
     } else {
         known.insert(name.to_owned(), Digest::of(after.as_bytes()));
-        place.keep_copy(name, after.as_bytes())?;
+        place.keep_copy(name, after)?;
     }
     place.write(&state.record, &held)
 }

@@ -10,9 +10,9 @@
 //! Its name is made of the directory's identity, so another directory at the same path has no part in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ use super::Error;
 const VERSION: u32 = 1;
 /// Files of which a copy is kept, so that a change of them can be described.
 pub const DESCRIBED: [&str; 2] = [PROJECT_CONFIG, PROJECT_LOCK];
+/// The directory of those copies in a record's.
+pub const COPIES: &str = "known";
 /// The largest copy that is kept: a lock of 20,000 packages. A larger file is described by its digest alone.
 const MAX_COPY_BYTES: u64 = 8 << 20;
 
@@ -154,40 +156,26 @@ impl Place {
         };
         // A path may hold line breaks, which a comment must not.
         let text = format!("# {:?}\n{}", self.path, toml::to_string(&written).expect("strings, numbers and tables are TOML"));
-        write_private(&self.dir.join("record.toml"), text.as_bytes())
+        write(&self.dir.join("record.toml"), &text)
     }
 
     /// Keeps a copy of a file that counts.
-    pub fn keep_copy(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        if !DESCRIBED.contains(&name) || bytes.len() as u64 > MAX_COPY_BYTES {
+    pub fn keep_copy(&self, name: &str, text: &str) -> Result<(), Error> {
+        if !DESCRIBED.contains(&name) || text.len() as u64 > MAX_COPY_BYTES {
             return Ok(());
         }
-        let dir = self.dir.join("known");
-        if !dir.is_dir() {
-            DirBuilder::new().mode(0o700).create(&dir).map_err(|source| PathError { doing: "create", path: dir.clone(), source })?;
-        }
-        write_private(&dir.join(name), bytes)
+        write(&self.dir.join(COPIES).join(name), text)
     }
 
     /// Returns the copy of a file with this digest, if there is one.
     pub fn copy(&self, name: &str, digest: &Digest) -> Option<String> {
-        let bytes = bounded::read(&self.dir.join("known").join(name), MAX_COPY_BYTES).ok()?;
+        let bytes = bounded::read(&self.dir.join(COPIES).join(name), MAX_COPY_BYTES).ok()?;
         String::from_utf8(bytes).ok().filter(|text| Digest::of(text.as_bytes()) == *digest)
     }
 }
 
-/// Writes a file that only its owner can read, by one rename, and makes it outlive a power cut.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    let write = || {
-        let mut staged = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(dir)?;
-        staged.write_all(bytes)?;
-        staged.as_file().set_permissions(Permissions::from_mode(0o600))?;
-        staged.as_file().sync_all()?;
-        staged.persist(path).map_err(|error| error.error)?;
-        File::open(dir)?.sync_all()
-    };
-    Ok(write().map_err(|source| PathError { doing: "write", path: path.to_owned(), source })?)
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    Ok(document::write(path, text).map_err(|source| PathError { doing: "write", path: path.to_owned(), source })?)
 }
 
 /// One digest of all files.

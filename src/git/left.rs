@@ -1,0 +1,269 @@
+//! Layers that killed runs have left. The next run in their project takes them over, and so does `silo doctor --fix`; those
+//! that hold nothing, or whose project or repository is gone, are removed.
+//!
+//! A run makes the directory of its layer and locks it while it holds the directory of all layers in common. A search holds
+//! that one alone while it tries the locks. So a layer without a holder is no beginning run's.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use silo_store::held::Held;
+use silo_store::path_error::PathError;
+use silo_store::removal::remove_tree;
+use silo_store::usage::Ledger;
+
+use super::layer::{self, Finished, LOCK, Layer};
+use super::over::Record;
+
+/// A layer that nobody holds, locked as long as this lives.
+struct Orphan {
+    dir: PathBuf,
+    lock: Held,
+}
+
+/// A layer that a killed run has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// The project of the run, where the layer says so.
+    pub project: Option<PathBuf>,
+    /// What it takes on disk.
+    pub bytes: u64,
+    /// Whether anything of it can be taken over.
+    pub is_needed: bool,
+}
+
+/// Number and size of removed layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Number.
+    pub layers: usize,
+    /// What they took on disk.
+    pub bytes: u64,
+}
+
+/// Opens the layers that killed runs have left in a project. One that cannot be read is passed over.
+pub fn of_project(layers: &Path, project: &Path) -> Vec<Layer> {
+    let dirs = fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path());
+    let open = |dir: PathBuf| {
+        // A layer that a run is about to lock has no record yet.
+        let lock = Held::try_exclusive(File::open(dir.join(LOCK)).ok()?).ok()??;
+        let is_ours = Record::read(&dir).is_ok_and(|record| record.project == project);
+        if is_ours { Layer::reopen(dir, lock).ok() } else { None }
+    };
+    dirs.filter_map(open).collect()
+}
+
+/// Lists the layers that killed runs have left, and changes nothing.
+pub fn look(layers: &Path) -> Result<Vec<Left>, PathError> {
+    orphans(layers).map_err(|source| at(layers, source))?.iter().map(judge).collect()
+}
+
+/// Removes the layers of which nothing can be taken over.
+pub fn sweep(layers: &Path) -> Result<Swept, PathError> {
+    let mut swept = Swept::default();
+    for orphan in orphans(layers).map_err(|source| at(layers, source))? {
+        let left = judge(&orphan)?;
+        if !left.is_needed {
+            // Held until it is gone, so that no run opens it meanwhile.
+            layer::remove(&orphan.dir)?;
+            swept.layers += 1;
+            swept.bytes += left.bytes;
+        }
+    }
+    Ok(swept)
+}
+
+/// Takes over all that killed runs have left, each with its project.
+pub fn take_over(layers: &Path) -> Result<Vec<(PathBuf, Finished)>, PathError> {
+    let mut done = Vec::new();
+    for orphan in orphans(layers).map_err(|source| at(layers, source))? {
+        let left = judge(&orphan)?;
+        let Some(project) = left.project.filter(|_| left.is_needed) else { continue };
+        let dir = orphan.dir.clone();
+        let finished = match Layer::reopen(orphan.dir, orphan.lock) {
+            Ok(layer) => layer.finish(),
+            Err(error) => Finished { told: vec![error.to_string()], left: Some(dir) },
+        };
+        done.push((project, finished));
+    }
+    Ok(done)
+}
+
+/// Finds the layers that nobody holds, and holds them.
+fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
+    let dir = match File::open(layers) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        dir => dir?,
+    };
+    let _alone = Held::exclusive(dir)?;
+    let mut found = Vec::new();
+    for dir in fs::read_dir(layers)? {
+        let dir = dir?.path();
+        match File::open(dir.join(LOCK)) {
+            Ok(file) => found.extend(Held::try_exclusive(file)?.map(|lock| Orphan { dir, lock })),
+            // It is made first and removed last, so this is going away, or its silo was killed before or after.
+            Err(error) if error.kind() == ErrorKind::NotFound => drop(remove_tree(&dir)),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn judge(orphan: &Orphan) -> Result<Left, PathError> {
+    let upper = layer::upper(&orphan.dir);
+    let is_empty = match fs::read_dir(&upper) {
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        listing => listing.map_err(|source| at(&upper, source))?.next().is_none(),
+    };
+    // One that cannot be read may be another silo's.
+    let record = Record::read(&orphan.dir).ok();
+    let is_needed = !is_empty && !record.as_ref().is_some_and(Record::is_gone);
+    let bytes = Ledger::default().add(&orphan.dir)?.fresh;
+    Ok(Left { dir: orphan.dir.clone(), project: record.map(|record| record.project), bytes, is_needed })
+}
+
+fn at(path: &Path, source: io::Error) -> PathError {
+    PathError { doing: "look for layers of killed runs in", path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::super::over::Over;
+    use super::super::repository::Repository;
+    use super::*;
+
+    struct Ground {
+        _place: tempfile::TempDir,
+        layers: PathBuf,
+        project: PathBuf,
+    }
+
+    impl Ground {
+        /// An empty repository, as `git init` makes it.
+        fn new() -> Ground {
+            let place = tempfile::tempdir().expect("a directory");
+            let root = fs::canonicalize(place.path()).expect("there");
+            let ground = Ground { _place: place, layers: root.join("layers"), project: root.join("p") };
+            ground.init();
+            ground
+        }
+
+        fn init(&self) {
+            let git = self.project.join(".git");
+            for dir in ["objects/pack", "refs/heads"] {
+                fs::create_dir_all(git.join(dir)).expect("made");
+            }
+            fs::write(git.join("HEAD"), "ref: refs/heads/main\n").expect("written");
+            fs::write(git.join("config"), "[core]\n\trepositoryformatversion = 0\n").expect("written");
+        }
+
+        fn begin(&self) -> Layer {
+            let repository = Repository::find(&self.project).expect("read").expect("a repository");
+            let over = Over { layers: &self.layers, project: &self.project, repository: &repository, submodules: &[] };
+            Layer::begin(over).expect("begun")
+        }
+
+        /// A layer of a killed run that has written a message for the next commit.
+        fn killed(&self) {
+            let layer = self.begin();
+            fs::write(layer.upper().join("MERGE_MSG"), "inside\n").expect("written");
+        }
+
+        fn left(&self) -> Vec<Left> {
+            look(&self.layers).expect("looked")
+        }
+    }
+
+    #[test]
+    fn what_a_killed_run_made_stays_until_it_is_taken_over() {
+        let ground = Ground::new();
+        assert_eq!((ground.left(), sweep(&ground.layers).expect("swept")), (Vec::new(), Swept::default()));
+        ground.killed();
+        let left = ground.left();
+        assert!(left.len() == 1 && left[0].is_needed && left[0].bytes > 0, "{left:?}");
+        assert_eq!(left[0].project.as_deref(), Some(ground.project.as_path()));
+        assert_eq!(sweep(&ground.layers).expect("swept"), Swept::default());
+        let done = take_over(&ground.layers).expect("taken over");
+        assert!(done.len() == 1 && done[0].0 == ground.project && done[0].1.left.is_none(), "{done:?}");
+        assert_eq!(fs::read_to_string(ground.project.join(".git/MERGE_MSG")).expect("imported"), "inside\n");
+        assert_eq!(ground.left(), []);
+    }
+
+    #[test]
+    fn what_cannot_be_taken_over_goes_and_what_is_held_stays() {
+        let gone: [(&str, fn(&Ground)); 6] = [
+            ("nothing was written", |ground| drop(ground.begin())),
+            ("killed before it was locked", |ground| {
+                drop(ground.begin());
+                fs::create_dir(ground.layers.join("unlocked")).expect("made");
+            }),
+            ("killed before it was noted", |ground| {
+                let upper = ground.begin().upper();
+                fs::remove_file(upper.with_file_name("begin.json")).expect("there");
+            }),
+            ("the project is gone", |ground| {
+                ground.killed();
+                fs::remove_dir_all(&ground.project).expect("ours");
+            }),
+            ("the repository is gone", |ground| {
+                ground.killed();
+                fs::remove_dir_all(ground.project.join(".git")).expect("ours");
+            }),
+            ("the repository is another one", |ground| {
+                ground.killed();
+                // Renamed, so that its inode number is not used again.
+                fs::rename(ground.project.join(".git"), ground.project.join("old")).expect("ours");
+                ground.init();
+            }),
+        ];
+        for (why, make) in gone {
+            let ground = Ground::new();
+            make(&ground);
+            let held = ground.project.exists().then(|| {
+                ground.init();
+                ground.begin()
+            });
+            assert!(ground.left().iter().all(|left| !left.is_needed), "{why}");
+            assert_eq!(sweep(&ground.layers).expect("swept").layers, 1, "{why}");
+            let left = fs::read_dir(&ground.layers).expect("there").count();
+            assert_eq!(left, usize::from(held.is_some()), "{why}");
+            assert!(held.is_none_or(|held| held.upper().exists()), "{why}");
+        }
+        // What cannot be read may be another silo's.
+        let ground = Ground::new();
+        ground.killed();
+        fs::write(ground.left()[0].dir.join("begin.json"), "{\"version\": 3}").expect("ours");
+        assert_eq!(sweep(&ground.layers).expect("swept"), Swept::default());
+        assert_eq!((ground.left()[0].project.clone(), take_over(&ground.layers).expect("none").len()), (None, 0));
+    }
+
+    #[test]
+    fn a_beginning_or_ending_run_loses_nothing_to_a_sweep() {
+        let ground = Ground::new();
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sweeper = scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    sweep(&ground.layers).expect("swept");
+                }
+            });
+            for round in 0..300 {
+                let layer = ground.begin();
+                fs::write(layer.upper().join("MERGE_MSG"), format!("{round}\n")).expect("the layer is there");
+                let finished = layer.finish();
+                assert!(finished.left.is_none() && finished.told.is_empty(), "{finished:?}");
+                assert_eq!(fs::read_to_string(ground.project.join(".git/MERGE_MSG")).expect("imported"), format!("{round}\n"));
+            }
+            is_done.store(true, Ordering::Relaxed);
+            sweeper.join().expect("it did not fail");
+        });
+        assert_eq!(fs::read_dir(&ground.layers).expect("there").count(), 0);
+    }
+}
