@@ -160,6 +160,11 @@ impl Dir {
         written
     }
 
+    /// Makes the content of a regular file below outlive a power cut.
+    pub fn sync(&self, path: &Path) -> io::Result<()> {
+        self.file(path)?.0.sync_data()
+    }
+
     /// Writes behind the end of a regular file.
     pub fn append(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

@@ -1,7 +1,7 @@
 //! Takes over what a sandbox made in its layer of a repository: while it runs, a few times a second, and at its end.
 //!
 //! The order is what keeps the host's repository whole: the refs, HEAD and the index are read first, the objects brought
-//! next, and only then are the refs set, so that whatever a ref leads to is there. Everything is compared with what the host
+//! next, and only then are the refs set, so that whatever a ref leads to is there, also after a power cut. Everything is compared with what the host
 //! had when the run began; where the host went on by itself, its own is left, and the sandbox's commits are kept below
 //! `refs/silo/`.
 
@@ -385,7 +385,7 @@ impl Import {
             self.told.insert(INDEX_MOVED.to_owned());
             return Ok(());
         }
-        lock.commit()?;
+        lock.commit_unsynced()?;
         self.begin.index = Some(print_of_index(&bytes, self.format));
         self.index = Some(print);
         Ok(())
@@ -423,7 +423,7 @@ impl Import {
                     self.busy.insert(name.to_owned());
                     return Ok(());
                 };
-                lock.commit()?;
+                lock.commit_unsynced()?;
                 self.begin.state.insert(name.to_owned(), Digest::of(bytes));
             }
             None => {

@@ -41,8 +41,15 @@ impl<'a> Lock<'a> {
         }
     }
 
-    /// Makes the lock the file.
+    /// Makes the lock the file, whole also after a power cut.
     pub fn commit(self) -> io::Result<()> {
+        self.dir.sync(Path::new(&self.lock))?;
+        self.commit_unsynced()
+    }
+
+    /// Makes the lock the file. For what git does not sync either, since it can be made again: the index, and what git is in
+    /// the middle of.
+    pub fn commit_unsynced(self) -> io::Result<()> {
         self.dir.rename(&self.lock, &self.name)
     }
 }

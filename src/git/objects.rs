@@ -1,11 +1,14 @@
 //! Takes objects over: each is copied first, so that nobody can write it any more, then verified, then named. What has a
-//! name already is never replaced.
+//! name already is never replaced. Its content is synced before it is named; file systems keep the order of names, so a ref
+//! that is set afterwards never outlives its object.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use silo_store::system;
 
 use super::budget::Budget;
 use super::dir::{Dir, Kind, is_absent};
@@ -16,6 +19,8 @@ use super::{Refusal, loose, pack, packidx};
 const LIVE_PACK_BYTES: u64 = 64 << 20;
 /// Files above this are not copied at the end but get another name, where that is possible.
 const COPIED_BYTES: u64 = 256 << 20;
+/// Most loose objects of a round that are synced one by one; a sync of the whole file system costs less than that of more.
+const SYNCED_ONE_BY_ONE: usize = 32;
 /// Objects up to this are verified in memory.
 const SMALL_BYTES: u64 = 1 << 20;
 /// What one run may have unpacked: some minutes of work.
@@ -56,6 +61,8 @@ pub struct Objects {
     pub refused: BTreeMap<PathBuf, Refusal>,
     run: String,
     count: u64,
+    /// Loose objects of this round.
+    fresh: usize,
 }
 
 impl Objects {
@@ -69,6 +76,7 @@ impl Objects {
             refused: BTreeMap::new(),
             run: run.to_owned(),
             count: 0,
+            fresh: 0,
         }
     }
 
@@ -82,6 +90,7 @@ impl Objects {
         };
         let objects = host.dir(Path::new("objects"))?;
         let mut brought = Brought::All;
+        self.fresh = 0;
         for name in dir.list(MAX_FILES)? {
             let path = Path::new(&name);
             if dir.stat(path)?.is_none_or(|stat| Kind::of(&stat) != Kind::Dir) {
@@ -93,6 +102,9 @@ impl Objects {
             } else if bytes.len() == 2 && bytes.iter().all(u8::is_ascii_hexdigit) {
                 self.loose(&name, &dir, &objects)?;
             }
+        }
+        if self.fresh > SYNCED_ONE_BY_ONE {
+            system::sync_file_system_of(&objects)?;
         }
         Ok(brought)
     }
@@ -137,11 +149,18 @@ impl Objects {
             }
             let staged = self.name("obj");
             into.write_new(&staged, &bytes, 0o444)?;
-            return place(&into, &staged, name).map(Ok);
+            return settle(self.sync(&into, &staged).map(Ok), &into, &staged, name);
         }
         let staged = self.name("obj");
         let verified = copy(&mut file, &into, &staged).map(|copy| loose::verify(copy, oid, self.format, &mut self.budget));
+        let verified = verified.and_then(|verified| self.sync(&into, &staged).map(|()| verified));
         settle(verified, &into, &staged, name)
+    }
+
+    /// Makes a loose object outlive a power cut, unless there are so many that all are synced together.
+    fn sync(&mut self, dir: &Dir, staged: &OsStr) -> io::Result<()> {
+        self.fresh += 1;
+        if self.fresh > SYNCED_ONE_BY_ONE { Ok(()) } else { dir.sync(Path::new(staged)) }
     }
 
     fn packs(&mut self, from: &Dir, objects: &Dir, when: When) -> io::Result<Brought> {
@@ -194,10 +213,12 @@ impl Objects {
             into.remove(staged)?;
             return Ok(Err(Refusal("was made to collide with another")));
         };
+        file.sync_data()?;
         rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
         place(into, staged, OsStr::new(&format!("pack-{}.pack", pack.checksum)))?;
         let staged = self.name("idx");
         into.write_new(&staged, &index, 0o444)?;
+        into.sync(Path::new(&staged))?;
         place(into, &staged, OsStr::new(&format!("pack-{}.idx", pack.checksum)))?;
         Ok(Ok(()))
     }

@@ -28,7 +28,7 @@ mod beneath;
 mod draft;
 mod inode;
 
-mod system;
+pub mod system;
 
 pub mod private;
 pub mod removal;

@@ -6,24 +6,30 @@ use crate::path_error::{PathError, at};
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// How a directory is opened to be listed.
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Makes everything on the file system that holds `dir` outlive a power cut.
-#[cfg(target_os = "linux")]
 pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
     let file = File::open(dir).map_err(at("open", dir))?;
-    fs::syncfs(&file).map_err(at("sync the file system of", dir))
+    sync_file_system_of(&file).map_err(at("sync the file system of", dir))
+}
+
+/// Makes everything on the file system that holds an open directory outlive a power cut.
+#[cfg(target_os = "linux")]
+pub fn sync_file_system_of(dir: impl AsFd) -> io::Result<()> {
+    Ok(fs::syncfs(dir)?)
 }
 
 /// Makes everything written outlive a power cut; only Linux can do it for one file system.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
+pub fn sync_file_system_of(dir: impl AsFd) -> io::Result<()> {
     fs::sync();
-    File::open(dir).and_then(|file| file.sync_all()).map_err(at("sync", dir))
+    Ok(fs::fsync(dir)?)
 }
 
 /// Asks the file system to lay the subdirectories of `dir` far from one another (`chattr +T`).
