@@ -1,8 +1,17 @@
 //! What must hold of everything that a guest can send, for whatever bytes: the fuzz targets try new ones, and the tests
 //! those that were found to matter (`corpus/`).
 
+use std::fs::File;
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use silo::broker::hello;
 use silo::broker::request::{end_of_head, parse};
+use silo::git::budget::Budget;
+use silo::git::index::Index;
+use silo::git::oid::Format;
+use silo::git::{loose, pack, packidx};
 use silo::grant::{Cover, Grant, Host};
 use silo::launch::conversation::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
@@ -56,6 +65,125 @@ pub fn grant(data: &[u8]) {
             assert!(grant.block().is_none() || place.starts_with("169.254"), "{text}");
         }
     }
+}
+
+/// What a sandbox's repository may have unpacked here.
+const UNPACKED_BYTES: u64 = 8 << 20;
+const FORMATS: [Format; 2] = [Format::Sha1, Format::Sha256];
+
+/// git's index, but for its checksum: what is read is written in one way, and every path in it leads down.
+pub fn git_index(data: &[u8]) {
+    for format in FORMATS {
+        // As `index.skipHash` leaves it.
+        let bytes = [data, &vec![0; format.bytes()]].concat();
+        assert_eq!(Index::parse_own(&bytes, format), Index::parse(&bytes, format));
+        let Ok(mut index) = Index::parse(&bytes, format) else { continue };
+        let Some(written) = index.to_bytes(format) else { continue };
+        let again = Index::parse(&written, format).expect("what was written can be read");
+        assert_eq!(again.to_bytes(format).as_deref(), Some(&written[..]));
+        assert!(again.entries.iter().zip(&index.entries).all(|(again, entry)| again.path == entry.path));
+        assert_eq!(again.entries.len(), index.entries.len());
+        for entry in &index.entries {
+            let is_down = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.eq_ignore_ascii_case(b".git");
+            assert!(entry.path.split(|byte| *byte == b'/').all(is_down), "{:?}", entry.path);
+        }
+        index.hold_back_gitlinks(&Index::default());
+        assert_eq!(index.gitlinks().count(), 0);
+    }
+}
+
+/// A pack, but for its checksum. A script of entries reaches more than bytes do, which would have to be compressed by chance.
+pub fn git_pack(data: &[u8]) {
+    let Some((way, rest)) = data.split_first() else { return };
+    for format in FORMATS {
+        let mut bytes = if way % 2 == 0 { rest.to_vec() } else { packed(rest, format) };
+        let mut hasher = format.hasher();
+        hasher.update(&bytes);
+        let Some(sum) = hasher.finish() else { continue };
+        bytes.extend(sum.as_bytes());
+        let file = file_of(&bytes);
+        let Ok(pack) = pack::verify(&file, bytes.len() as u64, format, &mut Budget::new(UNPACKED_BYTES)) else { continue };
+        assert_eq!((pack.checksum, pack.objects.len() as u32), (sum, u32::from_be_bytes(bytes[8..12].try_into().expect("four"))));
+        let index = file_of(&packidx::write(&pack, format).expect("no collision"));
+        assert!(pack.objects.is_sorted() && pack.objects.iter().all(|object| packidx::has(&index, &object.oid, format)));
+        let other = format.of_object("blob", &bytes).expect("no collision");
+        assert_eq!(packidx::has(&index, &other, format), pack.objects.iter().any(|object| object.oid == other));
+    }
+}
+
+/// Makes a pack of a script: for each entry its type, by how much its stated size is wrong, its length, and its content.
+/// A difference has its base first: as many bytes back, or the number of an entry before it, whose object it names.
+fn packed(script: &[u8], format: Format) -> Vec<u8> {
+    let (mut entries, mut starts, mut names) = (Vec::new(), vec![0], Vec::new());
+    let mut rest = script;
+    while let [head, length, base, after @ ..] = rest {
+        let (content, after) = after.split_at(usize::from(*length).min(after.len()));
+        rest = after;
+        let kind = head & 7;
+        let size = if head & 0x80 != 0 { content.len().wrapping_add_signed(isize::from(*head as i8) >> 4) } else { content.len() };
+        let begin = entries.len();
+        entries.push(kind << 4 | (size & 15) as u8 | if size > 15 { 0x80 } else { 0 });
+        let mut left = size >> 4;
+        while left > 0 {
+            entries.push((left & 0x7f) as u8 | if left > 0x7f { 0x80 } else { 0 });
+            left >>= 7;
+        }
+        match kind {
+            6 => {
+                let back = begin - starts[usize::from(*base) % starts.len()].min(begin);
+                if back > 0x7f {
+                    entries.push(0x80 | ((back >> 7) - 1) as u8);
+                }
+                entries.push((back & 0x7f) as u8);
+            }
+            7 => match names.get(usize::from(*base) % names.len().max(1)) {
+                Some(name) => entries.extend(name),
+                None => entries.extend(vec![7; format.bytes()]),
+            },
+            _ => {}
+        }
+        let named = ["commit", "tree", "blob", "tag"].get(usize::from(kind).wrapping_sub(1));
+        names.extend(named.and_then(|kind| format.of_object(kind, content)).map(|oid| oid.as_bytes().to_vec()));
+        starts.push(begin);
+        entries.extend(compressed(content));
+    }
+    [b"PACK\0\0\0\x02", &(starts.len() as u32 - 1).to_be_bytes()[..], &entries].concat()
+}
+
+/// A loose object: what is compressed by chance, and what is compressed here, under its own name and under another's.
+pub fn git_loose(data: &[u8]) {
+    for format in FORMATS {
+        let mut budget = Budget::new(UNPACKED_BYTES);
+        let mut hasher = format.hasher();
+        hasher.update(data);
+        let Some(own) = hasher.finish() else { continue };
+        assert!(loose::verify(data, own, format, &mut budget).is_err(), "no bytes are compressed to their own hash's");
+        let file = compressed(data);
+        let is_object = loose::verify(&file[..], own, format, &mut budget).is_ok();
+        assert_eq!(is_object, is_loose(data), "{data:?}");
+        let other = format.of_object("blob", data).expect("no collision");
+        assert!(loose::verify(&file[..], other, format, &mut Budget::new(UNPACKED_BYTES)).is_err());
+        assert!(loose::verify(&[&file[..], b"x"].concat()[..], own, format, &mut Budget::new(UNPACKED_BYTES)).is_err());
+    }
+}
+
+/// Says in another way than the reader does whether bytes are an object with its header.
+fn is_loose(data: &[u8]) -> bool {
+    let Some(end) = data.iter().position(|byte| *byte == 0) else { return false };
+    let length = data.len() - end - 1;
+    ["blob", "tree", "commit", "tag"].iter().any(|kind| format!("{kind} {length}").as_bytes() == &data[..end])
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("to memory");
+    encoder.finish().expect("to memory")
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    file.write_all(bytes).expect("our own file");
+    file
 }
 
 /// Most that a conversation keeps of whatever it hears: streams, frames that wait for the link, and bytes to parse.

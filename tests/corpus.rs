@@ -11,9 +11,15 @@ mod checks;
 
 #[test]
 fn inputs_that_mattered_harm_nobody() {
-    for (name, check) in
-        [("wire", checks::wire as fn(&[u8])), ("hello", checks::hello), ("request", checks::request), ("grant", checks::grant)]
-    {
+    for (name, check) in [
+        ("wire", checks::wire as fn(&[u8])),
+        ("hello", checks::hello),
+        ("request", checks::request),
+        ("grant", checks::grant),
+        ("git_index", checks::git_index),
+        ("git_pack", checks::git_pack),
+        ("git_loose", checks::git_loose),
+    ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
         let files: Vec<_> = fs::read_dir(&dir).expect("they are in the repository").flatten().map(|entry| entry.path()).collect();
         assert!(!files.is_empty(), "{name}");

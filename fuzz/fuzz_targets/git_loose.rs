@@ -1,0 +1,8 @@
+//! A loose object as a sandbox writes it: taken exactly where it is the object of its name.
+#![no_main]
+
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "one of them a target")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::git_loose(data));
