@@ -20,6 +20,8 @@ pub struct Asked<'a> {
     pub recipes: Option<&'a str>,
     /// Paths within the project that git's configuration or its index names, each with what names it.
     pub named: &'a [(PathBuf, String)],
+    /// Paths in directories of the project that are compared, each with the program that obeys it.
+    pub nested: &'a [(PathBuf, String)],
     /// Directories of the project that a sandbox has of its own.
     pub excluded: &'a [PathBuf],
     /// Most paths.
@@ -56,6 +58,9 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
         guards.obeyed.insert(".git".into(), guard("git"));
     }
     guards.obeyed.extend(asked.named.iter().map(|(path, of)| (path.clone(), guard(of))));
+    for (path, of) in asked.nested {
+        guards.obeyed.entry(path.clone()).or_insert_with(|| Obeyed { act: Act::Report, of: of.clone() });
+    }
     guards.obeyed.retain(|path, _| !asked.excluded.iter().any(|dir| path.starts_with(dir)));
     print_all(&printer, project, &mut guards)?;
     Ok(guards)
@@ -104,7 +109,7 @@ fn whole_directories(dir: &Dir, guards: &mut Guards) {
 }
 
 /// Finds the paths that fit a pattern, whatever the case of their letters: not every file system tells it apart.
-fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) -> Vec<PathBuf> {
+pub(super) fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) -> Vec<PathBuf> {
     let mut parts = pattern.split('/').map(|part| part.to_ascii_lowercase());
     let fitting = |part: String, names: &[(OsString, Vec<u8>)]| -> Vec<PathBuf> {
         names.iter().filter(|(_, lower)| list::fits(part.as_bytes(), lower)).map(|(name, _)| PathBuf::from(name)).collect()
@@ -121,6 +126,6 @@ fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) -> Vec<PathBu
 }
 
 /// Names, each with itself in small letters.
-fn lowered(names: Vec<OsString>) -> Vec<(OsString, Vec<u8>)> {
+pub(super) fn lowered(names: Vec<OsString>) -> Vec<(OsString, Vec<u8>)> {
     names.into_iter().map(|name| (name.clone(), name.as_bytes().to_ascii_lowercase())).collect()
 }

@@ -8,6 +8,9 @@
 //!   files are watched while a sandbox runs and compared with their content at its start. Every difference is reported,
 //!   whoever made it.
 //!
+//! The same files in directories of the project act on whoever enters or opens such a directory by itself. They are watched
+//! and compared, and not read-only: programs write them as a matter of course where a project has many packages.
+//!
 //! A file that does not exist cannot be guarded by a mount; one that comes is reported. The list of files (`obeyed.toml`) is
 //! of those that act without being asked for: on `cd`, on opening the directory, on `git status`. A Makefile or a
 //! package.json acts when a person runs it, and is not on it.
@@ -17,6 +20,9 @@ pub mod list;
 mod print;
 
 mod find;
+
+mod nested;
+
 pub mod nearby;
 
 pub mod difference;

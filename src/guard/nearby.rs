@@ -1,11 +1,12 @@
-//! What lies in a project besides files: sockets of this machine, to which whoever can name one can connect and pass
-//! descriptors; and repositories of their own in its directories, with hooks of their own.
+//! What is in the directories of a project: sockets of this machine, to which whoever can name one can connect and pass
+//! descriptors; repositories of their own, with hooks of their own; and files of the list of obeyed ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use silo_store::bounded;
 
+use super::nested::Table;
 use crate::git::dir::{Dir, Kind};
 
 /// Where the kernel lists sockets by the path that they were bound to.
@@ -14,7 +15,7 @@ const LISTED: &str = "/proc/net/unix";
 const MAX_LISTED_BYTES: u64 = 16 << 20;
 /// Most entries of a project that are looked at: a start must not wait for a tree of a million files.
 const MAX_ENTRIES: usize = 20_000;
-/// How deep they are looked for: programs put them into the top directory or `tmp/sockets`.
+/// How deep the directories are: programs put them into the top directory or `tmp/sockets`.
 const MAX_DEPTH: usize = 4;
 /// Directories of packages and of builds, which hold many files and no sockets.
 const SKIPPED: [&str; 5] = [".git", "node_modules", "target", ".venv", "vendor"];
@@ -29,37 +30,45 @@ pub struct Nearby {
     pub sockets: BTreeSet<PathBuf>,
     /// What git obeys of repositories in directories below the top.
     pub obeyed: BTreeSet<PathBuf>,
+    /// Files of the list in directories below the top, each with the program that obeys it.
+    pub nested: BTreeMap<PathBuf, &'static str>,
 }
 
 /// Looks through a project, a canonical path. Sockets are those that the kernel lists, wherever they are, and what is a socket
-/// near the top, whoever listens; repositories are those near the top.
+/// near the top, whoever listens; repositories and files of the list are those near the top, the nearest first.
 pub fn look(project: &Path) -> Nearby {
     let Ok(dir) = Dir::open(project) else { return Nearby::default() };
-    let mut nested = BTreeSet::new();
+    let mut nearby = Nearby::default();
+    let table = Table::new();
     let mut found: BTreeSet<PathBuf> = bounded::read(Path::new(LISTED), MAX_LISTED_BYTES)
         .map(|bytes| listed(&String::from_utf8_lossy(&bytes), project))
         .unwrap_or_default();
     found.retain(|path| dir.stat(path).ok().flatten().is_some_and(|stat| Kind::of(&stat) == Kind::Socket));
     let mut left = MAX_ENTRIES;
-    let mut dirs = vec![(PathBuf::new(), 0)];
-    while let Some((path, depth)) = dirs.pop() {
+    let mut dirs = VecDeque::from([(PathBuf::new(), 0)]);
+    while let Some((path, depth)) = dirs.pop_front() {
         let Ok(inner) = dir.dir(&path) else { continue };
-        for name in inner.list(left).unwrap_or_default() {
+        let names = inner.list(left).unwrap_or_default();
+        if depth > 0 {
+            nearby.nested.extend(table.find(&inner, &names).into_iter().map(|(name, of)| (path.join(name), of)));
+        }
+        for name in names {
             left = left.saturating_sub(1);
             let whole = path.join(&name);
             if name == ".git" && !path.as_os_str().is_empty() {
-                nested.extend(obeyed(&inner, &whole));
+                nearby.obeyed.extend(obeyed(&inner, &whole));
             }
             match inner.stat(Path::new(&name)).ok().flatten().map(|stat| Kind::of(&stat)) {
                 Some(Kind::Socket) => drop(found.insert(whole)),
                 Some(Kind::Dir) if depth + 1 < MAX_DEPTH && !SKIPPED.iter().any(|skipped| name == *skipped) => {
-                    dirs.push((whole, depth + 1));
+                    dirs.push_back((whole, depth + 1));
                 }
                 _ => {}
             }
         }
     }
-    Nearby { sockets: found, obeyed: nested }
+    nearby.sockets = found;
+    nearby
 }
 
 /// What git obeys of a repository that is a directory in another one; a file leads elsewhere.
@@ -81,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_and_repositories_in_directories_are_found() {
+    fn sockets_repositories_and_obeyed_files_in_directories_are_found() {
         let place = tempfile::tempdir().expect("a directory");
         let project = std::fs::canonicalize(place.path()).expect("there");
         std::fs::create_dir_all(project.join("a/b/c/d/e")).expect("made");
@@ -91,9 +100,24 @@ mod tests {
         std::fs::create_dir_all(project.join("lib/.git/hooks")).expect("made");
         std::fs::create_dir_all(project.join(".git/hooks")).expect("made");
         std::fs::write(project.join("a/.git"), "gitdir: x").expect("written");
+        for dir in ["packages/web/.vscode", "packages/web/.config", "packages/web/node_modules/x", "packages/web/a/b"] {
+            std::fs::create_dir_all(project.join(dir)).expect("made");
+        }
+        for file in [
+            ".envrc",
+            "packages/.MCP.json",
+            "packages/web/.config/mise.toml",
+            "packages/web/node_modules/x/.envrc",
+            "packages/web/README.md",
+        ] {
+            std::fs::write(project.join(file), "").expect("written");
+        }
+        std::fs::write(project.join("packages/web/a/b/.envrc"), "").expect("written");
         let nearby = look(&project);
         assert!(nearby.obeyed.contains(Path::new("lib/.git/config")) && nearby.obeyed.contains(Path::new("a/.git")));
         assert!(nearby.obeyed.len() == 6, "{nearby:?}");
+        let nested: Vec<&Path> = nearby.nested.keys().map(PathBuf::as_path).collect();
+        assert_eq!(nested, ["packages/.MCP.json", "packages/web/.config/mise.toml", "packages/web/.vscode"].map(Path::new));
         let found: Vec<PathBuf> = nearby.sockets.into_iter().collect();
         let expect = if deep.is_ok() { vec!["a/b/c/d/e/deep", "near"] } else { vec!["near"] };
         assert_eq!(found, expect.iter().map(PathBuf::from).collect::<Vec<_>>());

@@ -29,11 +29,24 @@ impl Watch {
         Ok(())
     }
 
-    /// Looks a last time, at everything, and returns what was ever different.
-    pub fn finish(mut self, asked: &Asked<'_>) -> Result<BTreeMap<PathBuf, Difference>, Error> {
-        self.last = look_since(&self.project, asked, None)?;
+    /// Looks a last time, at everything, and returns what was ever different, and why not all could be looked at.
+    pub fn finish(mut self, asked: &Asked<'_>) -> (BTreeMap<PathBuf, Difference>, Option<Error>) {
+        let failed = match look_since(&self.project, asked, None) {
+            Ok(last) => {
+                self.last = last;
+                None
+            }
+            Err(error) => {
+                // Files that came in directories, as many as a program likes to make, must not hide a change of those above.
+                let known: Vec<_> = asked.nested.iter().filter(|(path, _)| self.start.prints.contains_key(path)).cloned().collect();
+                if let Ok(last) = look_since(&self.project, &Asked { nested: &known, ..asked.clone() }, None) {
+                    self.last = last;
+                }
+                Some(error)
+            }
+        };
         self.note();
-        Ok(self.seen)
+        (self.seen, failed)
     }
 
     fn note(&mut self) {
@@ -58,7 +71,7 @@ mod tests {
     use super::*;
 
     fn asked<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> Asked<'a> {
-        Asked { recipes: Some("recipes"), named, excluded, most: MAX_GUARDED }
+        Asked { recipes: Some("recipes"), named, nested: &[], excluded, most: MAX_GUARDED }
     }
 
     fn write(path: &Path, text: &str) {
@@ -94,7 +107,8 @@ mod tests {
         write(&project.join(".claude/settings.json"), "of the sandbox's own");
         write(&project.join("tools/hook"), "x");
         write(&project.join("recipes/a.toml"), "x");
-        let found = watch.finish(&asked).expect("looked");
+        let (found, failed) = watch.finish(&asked);
+        assert!(failed.is_none(), "{failed:?}");
         assert_eq!(
             lines(&found),
             [
@@ -131,6 +145,39 @@ mod tests {
         symlink("other", project.join(".vscode")).expect("made");
         let later = look(&project, &asked(&[], &[])).expect("looked");
         assert!(lines(&difference::differences(&guards, &later)).contains(&".vscode (changed; Visual Studio Code)".to_owned()));
+    }
+
+    #[test]
+    fn what_is_obeyed_in_directories_is_compared_and_counted_and_not_read_only() {
+        let place = tempfile::tempdir().expect("a directory");
+        let project = fs::canonicalize(place.path()).expect("there");
+        write(&project.join("a/.envrc"), "before");
+        write(&project.join("a/.vscode/tasks.json"), "before");
+        let nested = [("a/.envrc", "direnv"), ("a/.vscode", "an editor"), ("b/.envrc", "direnv")]
+            .map(|(path, of)| (PathBuf::from(path), of.to_owned()));
+        let asked = Asked { nested: &nested, ..asked(&[], &[]) };
+        let start = look(&project, &asked).expect("looked");
+        assert!(start.read_only().is_empty() && start.prints.len() == 3);
+        assert!(matches!(look(&project, &Asked { most: 2, ..asked.clone() }), Err(Error::TooMany { most: 2 })));
+        let before = start.clone();
+        let watch = Watch::new(&project, start);
+        fs::remove_file(project.join("a/.envrc")).expect("there");
+        write(&project.join("a/.vscode/tasks.json"), "after");
+        write(&project.join("b/.envrc"), "new");
+        // As many others as are too many do not hide these.
+        let flood: Vec<_> =
+            nested.iter().cloned().chain((0..9).map(|number| (PathBuf::from(format!("c/{number}")), "x".to_owned()))).collect();
+        (0..9).for_each(|number| write(&project.join(format!("c/{number}")), "x"));
+        let (found, failed) = watch.finish(&Asked { nested: &flood, most: 8, ..asked.clone() });
+        assert!(matches!(failed, Some(Error::TooMany { most: 8 })));
+        assert_eq!(lines(&found), ["a/.envrc (gone; direnv)", "a/.vscode/tasks.json (changed; an editor)"]);
+        let watch = Watch::new(&project, before);
+        let (found, failed) = watch.finish(&asked);
+        assert!(failed.is_none(), "{failed:?}");
+        assert_eq!(lines(&found), ["a/.envrc (gone; direnv)", "a/.vscode/tasks.json (changed; an editor)", "b/.envrc (new; direnv)"]);
+        let guarded = Asked { named: &nested[..1], nested: &nested, ..asked.clone() };
+        write(&project.join("a/.envrc"), "x");
+        assert_eq!(look(&project, &guarded).expect("looked").read_only(), [Path::new("a/.envrc")], "the stricter one counts");
     }
 
     #[test]

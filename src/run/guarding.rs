@@ -32,6 +32,8 @@ pub struct Guarded {
     pub recipes: Option<&'static str>,
     /// Paths that git obeys.
     pub named: Vec<(PathBuf, String)>,
+    /// Paths in its directories that are compared, each with the program that obeys it.
+    pub nested: Vec<(PathBuf, String)>,
     /// Directories of it that the sandbox has of its own.
     pub excluded: Vec<PathBuf>,
     /// Most paths.
@@ -45,7 +47,7 @@ impl Guarded {
     }
 
     fn asked(&self) -> Asked<'_> {
-        Asked { recipes: self.recipes, named: &self.named, excluded: &self.excluded, most: self.most }
+        Asked { recipes: self.recipes, named: &self.named, nested: &self.nested, excluded: &self.excluded, most: self.most }
     }
 }
 
@@ -137,13 +139,19 @@ impl Guarding {
         // What git names by now counts, too: the host may have changed it.
         let place = Place { project: &self.guarded.project, home: &self.guarded.user_home, most: self.guarded.most };
         self.guarded.named.extend(named::named(place).unwrap_or_default().obeyed);
-        self.guarded.named.extend(of_repositories(nearby::look(&self.guarded.project)));
-        match watch.finish(&self.guarded.asked()) {
-            Ok(differences) => ended.differences = differences,
-            Err(error) => ended.failed.push(crate::causes::of(&error).join(": ")),
-        }
+        let nearby = nearby::look(&self.guarded.project);
+        self.guarded.nested.extend(nested(&nearby));
+        self.guarded.named.extend(of_repositories(nearby));
+        let (differences, failed) = watch.finish(&self.guarded.asked());
+        ended.differences = differences;
+        ended.failed.extend(failed.map(|error| crate::causes::of(&error).join(": ")));
         ended
     }
+}
+
+/// Files of the list in directories of the project.
+pub fn nested(nearby: &Nearby) -> impl Iterator<Item = (PathBuf, String)> {
+    nearby.nested.iter().map(|(path, of)| (path.clone(), (*of).to_owned()))
 }
 
 /// What git obeys of repositories in directories of the project.

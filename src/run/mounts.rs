@@ -157,6 +157,7 @@ fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Ope
     if shown.access == Access::ReadWrite {
         let guarded = Guarded {
             project: path.to_owned(),
+            nested: guarding::nested(&nearby).collect(),
             user_home: given.user_home.to_owned(),
             recipes: given.has_recipes.then_some(RECIPES),
             named: named.obeyed.into_iter().chain(std::mem::take(&mut seen.obeyed)).chain(guarding::of_repositories(nearby)).collect(),
