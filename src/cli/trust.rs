@@ -13,7 +13,7 @@ use crate::run::private;
 use crate::tool::kept;
 use crate::tool::settings_file::Changed;
 use crate::tool::trust::exposure::{self, Exposures};
-use crate::tool::trust::{self, Verdict};
+use crate::tool::trust::{self, Verdict, worktree};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -41,11 +41,13 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.revoke {
         return revoke(&setting);
     }
-    let mut exposed = exposures(&setting, None);
+    let mut asked = asked(&setting, exposures(&setting, None))?;
     if let (true, Some(why)) = (args.expose, why_hidden(&setting.project)?) {
-        exposed.insert(private::approval(why));
+        let line = private::approval(why);
+        if !trust::approved(&setting.home, &setting.project)?.contains(&line) {
+            asked.lines.insert(line);
+        }
     }
-    let asked = asked(&setting, exposed)?;
     if asked.is_nothing() {
         ui::data(&format!("{}: nothing that is not approved\n", plain::path(&setting.project)))?;
         let changes = trust::changes(&setting.home, &setting.files)?;
@@ -165,12 +167,17 @@ struct Asked {
 
 fn asked(setting: &Setting, exposed: Exposures) -> Result<Asked, Failure> {
     let approved = trust::approved(&setting.home, &setting.project)?;
+    let mut lines: Exposures = exposed.difference(&approved).cloned().collect();
+    if !lines.is_empty() {
+        let in_main = worktree::approved_in_main(&setting.home, &setting.files)?;
+        lines.retain(|line| !in_main.contains(line));
+    }
     let files = match trust::judge(&setting.home, &setting.files)? {
         Verdict::Counts => Vec::new(),
         Verdict::Asks(files) => files,
     };
     let lost = trust::lost_between(&setting.home, &setting.from, &setting.project)?;
-    Ok(Asked { lines: exposed.difference(&approved).cloned().collect(), files, lost })
+    Ok(Asked { lines, files, lost })
 }
 
 impl Asked {

@@ -1,7 +1,8 @@
 //! Lists everything that a project's own files open to its tools, as lines of text.
 //!
 //! A project comes from anywhere, and its `silo.toml` with it. What that file lets a tool reach, read, keep or be made of
-//! counts only once the user has approved its line. A line that is new since then is asked about again.
+//! counts only once the user has approved its line. A line that is new since then is asked about again. A version alone opens
+//! nothing: it chooses among those of a recipe, whose own lines are here where the project has it.
 
 use std::collections::BTreeSet;
 
@@ -70,7 +71,6 @@ fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
     of_place(tool, &over.network, &over.pass_env, over.pass_ssh_agent, found);
     found.extend(over.pass_files.iter().filter(|file| !file.is_of_project()).map(|file| reads(tool, file.host())));
     found.extend(over.ports.iter().flatten().map(|port| listens(tool, *port)));
-    found.extend(over.version.iter().map(|version| format!("{tool} is of version {version}")));
     found.extend(over.packages.iter().map(|package| made_with(tool, package)));
     found.extend(over.addons.iter().map(|addon| format!("{tool} is made with the add-on {addon}")));
     let steps = over.post_install.iter().filter_map(|step| check_step("postInstall", step.clone()).ok());
@@ -171,7 +171,6 @@ mod tests {
             "t has the same ~/.t in all projects",
             "t is made with the add-on java",
             "t is made with the package jq",
-            "t is of version 1",
             "t reads the file /h",
             "t runs `a 'b c'` when it is built, reaching n.example, seeing the project",
         ];

@@ -1,0 +1,51 @@
+//! Lines that are approved of a directory: returned, extended and revoked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::home::Home;
+
+use super::exposure::Exposures;
+use super::{Error, place};
+
+/// Returns the approved lines of the directory at a canonical path.
+pub fn approved(home: &Home, dir: &Path) -> Result<Exposures, Error> {
+    Ok(place(home, dir)?.read()?.approved)
+}
+
+/// Approves these lines besides those that were approved before.
+pub fn approve(home: &Home, dir: &Path, more: &Exposures) -> Result<(), Error> {
+    let place = place(home, dir)?;
+    let held = place.hold()?;
+    let mut record = place.read()?;
+    record.approved.extend(more.iter().cloned());
+    place.write(&record, &held)
+}
+
+/// Approvals that were revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// Lines.
+    pub lines: Exposures,
+    /// Names of files that counted as they were.
+    pub files: Vec<String>,
+}
+
+/// Revokes every approval of the directory at a canonical path.
+pub fn revoke(home: &Home, dir: &Path) -> Result<Revoked, Error> {
+    let place = place(home, dir)?;
+    let held = place.hold()?;
+    let mut record = place.read()?;
+    let lines = std::mem::take(&mut record.approved);
+    let mut files = Vec::new();
+    if record.approved_files.take().is_some() {
+        files.extend(record.known.take().into_iter().flatten().map(|(name, _)| name));
+        record.known = Some(BTreeMap::new());
+        record.suspect = true;
+    }
+    let revoked = Revoked { lines, files };
+    if revoked != Revoked::default() {
+        place.write(&record, &held)?;
+    }
+    Ok(revoked)
+}

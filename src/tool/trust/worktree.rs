@@ -1,0 +1,143 @@
+//! Approvals of a repository's main worktree that count in its linked worktrees.
+//!
+//! Approval follows content: where `silo.toml`, `silo.lock` and recipes are byte for byte those that count in the main
+//! worktree, the user has read and approved them, as with `git checkout` there. A linked worktree is one that the repository
+//! itself names, which no sandbox can write; its `.git` file, which anybody can write, is not enough. All three directories
+//! belong to one user. That a directory holds what no tool is meant to see is approved for each directory alone.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::project::ProjectFiles;
+use crate::git::repository::{self, Repository};
+use crate::home::Home;
+
+use super::exposure::Exposures;
+use super::record::digest_of;
+use super::{Error, Verdict};
+
+/// Returns the lines that are approved of the main worktree, if these are the files of a linked one, and the same as count there.
+pub fn approved_in_main(home: &Home, files: &ProjectFiles) -> Result<Exposures, Error> {
+    let Some(main) = main_of(files.root()) else { return Ok(Exposures::new()) };
+    let record = super::place(home, &main)?.read()?;
+    let digests = files.digests();
+    let counted = record.known.as_ref() == Some(&digests) || record.approved_files == Some(digest_of(&digests));
+    let counts = counted || {
+        // Approved, and nothing ran there since.
+        let files = ProjectFiles::read(&main)?;
+        files.digests() == digests && super::judge(home, &files)? == Verdict::Counts
+    };
+    Ok(if counts { record.approved } else { Exposures::new() })
+}
+
+/// Finds the main worktree of the linked worktree at a canonical path.
+fn main_of(tree: &Path) -> Option<PathBuf> {
+    let git = tree.join(".git");
+    if !fs::symlink_metadata(&git).ok()?.is_file() {
+        return None;
+    }
+    let repository = Repository::find(tree).ok()??;
+    let (own, common) = (repository.own(), repository.common());
+    let back = fs::canonicalize(own.join(repository::line(&own.join("gitdir"))?)).ok()?;
+    let main = common.parent()?;
+    let is_its_worktree = back == git && own.parent()? == common.join("worktrees") && common.file_name()? == ".git";
+    let owner = |path: &Path| fs::symlink_metadata(path).ok().map(|found| found.uid());
+    let is_one_users = owner(tree).is_some() && [own, common, main].iter().all(|path| owner(path) == owner(tree));
+    (is_its_worktree && is_one_users && !own.starts_with(tree)).then(|| main.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{approve, remember, revoke};
+    use super::*;
+
+    const LINE: &str = "every tool sees the variable TOKEN";
+
+    struct Ground {
+        _place: tempfile::TempDir,
+        root: PathBuf,
+        home: Home,
+    }
+
+    impl Ground {
+        /// A repository as git makes it, with a linked worktree of the same settings, which are approved in the main one.
+        fn new() -> Ground {
+            let place = tempfile::tempdir().expect("a directory");
+            let root = fs::canonicalize(place.path()).expect("there");
+            let ground = Ground { _place: place, home: Home::new(root.join("home")), root };
+            let own = "main/.git/worktrees/tree";
+            for dir in ["tree", "main/.git/objects", own] {
+                fs::create_dir_all(ground.root.join(dir)).expect("made");
+            }
+            for (path, text) in [
+                ("main/.git/HEAD", "ref: refs/heads/main\n".to_owned()),
+                ("main/.git/config", String::new()),
+                (&format!("{own}/HEAD"), "ref: refs/heads/tree\n".to_owned()),
+                (&format!("{own}/commondir"), "../..\n".to_owned()),
+                (&format!("{own}/gitdir"), format!("{}\n", ground.root.join("tree/.git").display())),
+                ("tree/.git", format!("gitdir: {}\n", ground.root.join(own).display())),
+                ("main/silo.toml", "passEnv = [\"TOKEN\"]\n".to_owned()),
+                ("tree/silo.toml", "passEnv = [\"TOKEN\"]\n".to_owned()),
+            ] {
+                ground.write(path, &text);
+            }
+            approve(&ground.home, &ground.root.join("main"), &[LINE.to_owned()].into()).expect("approved");
+            ground
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            fs::create_dir_all(self.root.join(path).parent().expect("not the root")).expect("made");
+            fs::write(self.root.join(path), text).expect("written");
+        }
+
+        fn is_approved(&self) -> bool {
+            let files = ProjectFiles::read(&self.root.join("tree")).expect("read");
+            approved_in_main(&self.home, &files).expect("read").contains(LINE)
+        }
+    }
+
+    #[test]
+    fn a_linked_worktree_has_what_is_approved_of_the_same_files_in_the_main_one() {
+        let ground = Ground::new();
+        assert!(ground.is_approved());
+        // The main one goes on; its files were those that counted when a tool ran there last.
+        remember(&ground.home, &ProjectFiles::read(&ground.root.join("main")).expect("read")).expect("recorded");
+        ground.write("main/silo.toml", "# another branch\n");
+        assert!(ground.is_approved());
+        ground.write("main/silo.toml", "passEnv = [\"TOKEN\"]\n");
+        revoke(&ground.home, &ground.root.join("main")).expect("revoked");
+        assert!(!ground.is_approved());
+    }
+
+    #[test]
+    fn no_other_directory_and_no_other_file_has_it() {
+        let spoilt: [(&str, fn(&Ground)); 7] = [
+            ("other settings", |ground| ground.write("tree/silo.toml", "passEnv = [\"TOKEN\"]\n#\n")),
+            ("a lock besides", |ground| ground.write("tree/silo.lock", "")),
+            ("a recipe besides", |ground| ground.write("tree/recipes/x.toml", "")),
+            ("the repository names another worktree", |ground| {
+                ground.write("other/.git", "");
+                let other = ground.root.join("other/.git");
+                ground.write("main/.git/worktrees/tree/gitdir", &format!("{}\n", other.display()));
+            }),
+            ("a repository of its own", |ground| {
+                fs::remove_file(ground.root.join("tree/.git")).expect("there");
+                ground.write("tree/.git/HEAD", "ref: refs/heads/main\n");
+                ground.write("tree/.git/commondir", &format!("{}\n", ground.root.join("main/.git").display()));
+            }),
+            ("no worktree of it", |ground| {
+                ground.write("tree/.git", &format!("gitdir: {}\n", ground.root.join("main/.git").display()));
+            }),
+            ("a repository without a worktree", |ground| {
+                fs::rename(ground.root.join("main/.git"), ground.root.join("main/bare")).expect("ours");
+                ground.write("tree/.git", &format!("gitdir: {}\n", ground.root.join("main/bare/worktrees/tree").display()));
+            }),
+        ];
+        for (why, spoil) in spoilt {
+            let ground = Ground::new();
+            spoil(&ground);
+            assert!(!ground.is_approved(), "{why}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Files of a project that silo itself changes: they count afterwards if they did before.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use silo_store::digest::Digest;
+
+use crate::config::Settings;
+use crate::config::project::ProjectFiles;
+use crate::config::read;
+use crate::home::{Home, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
+use crate::journal::{self, Change};
+
+use super::approved::approve;
+use super::exposure::{Exposures, of_settings};
+use super::verdict::State;
+use super::{Error, place};
+
+/// Records a file that silo itself has changed from one text to another, of which the empty one is no file: it counts if it did before.
+pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Result<(), Error> {
+    let (before, after) = texts;
+    let place = place(home, project)?;
+    let held = place.hold()?;
+    let files = ProjectFiles::read(project)?;
+    let mut state = State::of(home, &files)?;
+    let is_alone = files.names().all(|found| found == name);
+    if !state.is_suspect() {
+        // Everything counts as it is.
+        state.settle(&files, &files.digests())?;
+    } else if state.record.known.is_none() && before.is_empty() && is_alone {
+        state.record.known = Some(BTreeMap::new());
+    } else {
+        let old = state.record.known.as_ref().map(|known| known.get(name));
+        let counted = old.is_some_and(|old| old == Some(&Digest::of(before.as_bytes())) || old.is_none() && before.is_empty());
+        if !counted {
+            return Ok(());
+        }
+    }
+    let known = state.record.known.get_or_insert_default();
+    if after.is_empty() {
+        known.remove(name);
+    } else {
+        known.insert(name.to_owned(), Digest::of(after.as_bytes()));
+        place.keep_copy(name, after)?;
+    }
+    place.write(&state.record, &held)
+}
+
+/// Makes changes of files of a project and of the home, and records those of files that silo obeys.
+pub fn commit(home: &Home, project: &Path, changes: &[Change]) -> Result<(), Error> {
+    journal::commit(home, changes)?;
+    for change in changes {
+        let name = change.path().strip_prefix(project).ok().and_then(Path::to_str);
+        if let Some(name) = name.filter(|name| [PROJECT_CONFIG, PROJECT_LOCK].contains(name) || name.starts_with(RECIPES)) {
+            wrote(home, project, name, change.texts())?;
+        }
+    }
+    Ok(())
+}
+
+/// Approves what a change of a project's `silo.toml` opens: whoever typed the command has said so.
+pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<(), Error> {
+    wrote(home, project, PROJECT_CONFIG, (before, after))?;
+    let path = project.join(PROJECT_CONFIG);
+    // A text that cannot be read opened nothing.
+    let opened = |text: &str| read::parse(text, &path).map(|settings| of_settings(&settings, user)).unwrap_or_default();
+    let more: Exposures = opened(after).difference(&opened(before)).cloned().collect();
+    if more.is_empty() { Ok(()) } else { approve(home, project, &more) }
+}
