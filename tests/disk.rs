@@ -374,6 +374,8 @@ fn what_killed_commands_were_writing_is_removed() {
             silo.path("recipe-locks/.sh.lock.new"),
             record.join(".record.toml.new"),
             record.join("known/.silo.toml.new"),
+            silo.path("projects/0123456789abcdef.new.4194304"),
+            silo.path("program.new.4194304"),
         ];
         for path in &half {
             fs::create_dir_all(path.parent().expect("not the root")).expect("our own");

@@ -329,7 +329,20 @@ pub fn half_written(home: &Home) -> Result<usize, Error> {
     for dir in dirs {
         gone += document::sweep(&dir).map_err(|source| Error::File { doing: "list", path: dir, source })?;
     }
+    for path in [listed(home.root())?, listed(&home.projects())?].concat() {
+        if is_of_earlier(&path) {
+            removed(&path)?;
+            gone += 1;
+        }
+    }
     Ok(gone)
+}
+
+/// Whether a name is `<name>.new.<process>`, which earlier versions gave to what was not whole yet.
+fn is_of_earlier(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let process = name.rsplit_once(".new.").map(|(_, process)| process);
+    process.is_some_and(|process| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Removes the notes of which derivation made an image that is gone or goes, and what is no whole note.
