@@ -211,6 +211,30 @@ sys.exit(7)
 }
 
 #[test]
+fn a_hidden_repository_that_the_host_replaces_stays_hidden_in_a_machine() {
+    let silo = silo(As::Me);
+    let project = silo.project();
+    let make = || {
+        fs::create_dir_all(project.join(".git/objects")).expect("our own project");
+        fs::write(project.join(".git/HEAD"), "ref: refs/heads/main\n").expect("our own project");
+    };
+    make();
+    fs::write(project.join("silo.toml"), "[mount]\ngit = \"hidden\"\n").expect("our own project");
+    let script = "echo ready; read go; for top in . /workspace; do ls $top/.git; echo EVIL > $top/.git/config || echo refused; done";
+    let (mut child, mut out) = started(&silo, "hidden", script);
+    fs::rename(project.join(".git"), project.join("old")).expect("our own project");
+    make();
+    // The guard is mounted again within a millisecond or two of a processor that has other work, too.
+    thread::sleep(std::time::Duration::from_secs(1));
+    child.stdin.take().expect("it is piped").write_all(b"go\n").expect("it reads");
+    let mut said = String::new();
+    out.read_to_string(&mut said).expect("text");
+    let end = child.wait_with_output().expect("it ends");
+    assert_eq!(said, "refused\n".repeat(2), "{}", String::from_utf8_lossy(&end.stderr));
+    assert_eq!(fs::read_dir(project.join(".git")).expect("there").count(), 2);
+}
+
+#[test]
 fn an_ordinary_user_has_machines_too() {
     if !is_root() {
         return skip("only root can be two users");

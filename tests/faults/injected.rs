@@ -16,7 +16,7 @@ use crate::support::{Done, Silo, done, has, skip};
 
 /// The calls that are tried, with the error that each fails with: those that change something on disk, start something, or
 /// take what may run out.
-const CALLS: [(&str, &str); 27] = [
+const CALLS: [(&str, &str); 28] = [
     ("openat", "EMFILE"),
     ("write", "ENOSPC"),
     ("pwrite64", "ENOSPC"),
@@ -41,6 +41,7 @@ const CALLS: [(&str, &str); 27] = [
     ("ftruncate", "EIO"),
     ("flock", "ENOLCK"),
     ("utimensat", "EIO"),
+    ("clone", "EAGAIN"),
     ("clone3", "EAGAIN"),
     ("mmap", "ENOMEM"),
     ("fcntl", "EMFILE"),
@@ -65,7 +66,12 @@ struct Trial {
     /// The files of the project before and after.
     before: BTreeMap<String, String>,
     after: BTreeMap<String, String>,
+    /// Whether the verb is done. What is done may be refused a second time: nothing can be uninstalled twice.
+    is_done: Option<Check>,
 }
+
+/// Looks at the result of a verb.
+type Check = fn(&Silo) -> bool;
 
 /// The files of a project, whole.
 fn files(project: &Path) -> BTreeMap<String, String> {
@@ -112,14 +118,14 @@ fn copy_children(from: &Path, to: &Path) {
 
 impl Trial {
     /// A verb that begins from what `prepare` makes.
-    fn new(layer: &Layer, args: &[&str], prepare: impl FnOnce(&Silo)) -> Trial {
+    fn new(layer: &Layer, args: &[&str], is_done: Option<Check>, prepare: impl FnOnce(&Silo)) -> Trial {
         let silo = Silo::new();
         let place = silo.home().join("layout");
         images::layout(&place, &[Layer { bytes: layer.bytes.clone(), diff: layer.diff }]);
         prepare(&silo);
         let args = args.iter().map(|arg| arg.replace("LAYOUT", &place.display().to_string())).collect();
         let kept = tempfile::tempdir().expect("a temporary directory");
-        let mut trial = Trial { silo, args, kept, before: BTreeMap::new(), after: BTreeMap::new() };
+        let mut trial = Trial { silo, args, kept, before: BTreeMap::new(), after: BTreeMap::new(), is_done };
         for (from, name) in [(trial.silo.home().to_owned(), "home"), (trial.silo.project(), "project")] {
             let kept = trial.kept.path().join(name);
             fs::create_dir(&kept).expect("our own");
@@ -128,7 +134,12 @@ impl Trial {
         trial.before = files(&trial.silo.project());
         let _ = trial.silo.ok(&trial.args);
         trial.after = files(&trial.silo.project());
+        assert!(trial.is_done() != Some(false), "{args:?}");
         trial
+    }
+
+    fn is_done(&self) -> Option<bool> {
+        self.is_done.map(|is_done| is_done(&self.silo))
     }
 
     fn restore(&self) {
@@ -188,9 +199,13 @@ impl Trial {
         }
         self.is_whole().map_err(|wrong| format!("{point}: {tried:?}\n{wrong}"))?;
         // What has succeeded all the same may not be possible twice.
-        let again = if tried.code == 0 { tried.clone() } else { self.silo.run(&self.args) };
+        let again = if tried.code == 0 || self.is_done() == Some(true) { None } else { Some(self.silo.run(&self.args)) };
+        let again = again.unwrap_or_else(|| Done { code: 0, ..tried.clone() });
         if again.code != 0 {
             return Err(format!("{point}: {tried:?}\nthe same again: {again:?}"));
+        }
+        if self.is_done() == Some(false) {
+            return Err(format!("{point}: {tried:?}\nit is not done after {again:?}"));
         }
         let now = files(&self.silo.project());
         if now != self.after {
@@ -250,11 +265,16 @@ fn say(text: &str) {
 
 /// Runs a sweep, where there is strace and a shell to make an image of.
 fn swept(name: &str, args: &[&str], prepare: impl FnOnce(&Silo)) {
+    swept_until(name, args, None, prepare);
+}
+
+/// The same for a verb that may be refused once it is done.
+fn swept_until(name: &str, args: &[&str], is_done: Option<Check>, prepare: impl FnOnce(&Silo)) {
     if !has("strace") {
         return skip("there is no strace");
     }
     let Some(layer) = shell() else { return skip("there is no shell to make an image of") };
-    sweep(name, &Trial::new(&layer, args, prepare));
+    sweep(name, &Trial::new(&layer, args, is_done, prepare));
 }
 
 const IMAGE: [&str; 6] = ["install", "box", "--image", "oci:LAYOUT:v1", "--shim", "box:/bin/sh"];
@@ -318,5 +338,80 @@ fn an_approval_is_made_or_not() {
     swept("trust", &["trust", "--yes"], |silo| {
         with_project(silo);
         fs::write(silo.project().join("silo.toml"), "tools = [\"box\"]\nnetwork.allow = [\"x.example\"]\n").expect("our own");
+    });
+}
+
+/// A list that a command prints as JSON.
+fn listed(silo: &Silo, args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&silo.ok(args)).expect("--json prints JSON")
+}
+
+fn is_empty(list: &serde_json::Value) -> bool {
+    list.as_array().is_some_and(Vec::is_empty)
+}
+
+#[test]
+fn an_uninstall_is_made_or_not() {
+    swept_until("uninstall", &["uninstall", "box"], Some(|silo| is_empty(&listed(silo, &["list", "--json"]))), with_box);
+}
+
+#[test]
+fn a_lock_is_made_or_not() {
+    swept("lock", &["lock"], with_project);
+}
+
+#[test]
+fn an_upgrade_is_made_or_not() {
+    swept("upgrade", &["upgrade"], |silo| {
+        with_project(silo);
+        let _ = silo.ok(["sync"]);
+    });
+}
+
+#[test]
+fn a_use_is_made_or_not() {
+    swept("use", &["use", "box"], |silo| {
+        with_box(silo);
+        fs::write(silo.project().join("silo.toml"), "# ours\n").expect("our own");
+    });
+}
+
+#[test]
+fn a_change_of_settings_is_made_or_not() {
+    swept("config", &["config", "network", "allow", "x.example"], with_project);
+}
+
+#[test]
+fn a_new_project_is_made_or_not() {
+    let is_done: Check = |silo| silo.project().join("silo.toml").exists();
+    swept_until("init", &["init", "--tool", "box", "--no-interactive"], Some(is_done), with_box);
+}
+
+#[test]
+fn a_project_is_forgotten_or_not() {
+    let is_done: Check = |silo| is_empty(&listed(silo, &["projects", "ls", "--json"]));
+    swept_until("clean", &["clean", "--force"], Some(is_done), |silo| {
+        with_project(silo);
+        let _ = silo.ok(["sync"]);
+    });
+}
+
+#[test]
+fn a_reset_is_made_or_not() {
+    let is_done: Check = |silo| !silo.path("").with_extension("removed").exists() && is_empty(&listed(silo, &["list", "--json"]));
+    swept_until("reset", &["reset", "--force"], Some(is_done), with_box);
+}
+
+#[test]
+fn a_shim_is_made_or_not() {
+    let is_done: Check = |silo| listed(silo, &["shim", "list", "--json"]).to_string().contains("\"other\"");
+    swept_until("shim", &["shim", "add", "box", "other:/bin/sh"], Some(is_done), with_box);
+}
+
+#[test]
+fn a_pin_is_made_or_not() {
+    swept("pin", &["pin", "box"], |silo| {
+        with_box(silo);
+        let _ = silo.ok(["unpin", "box"]);
     });
 }
