@@ -139,6 +139,9 @@ mod tests {
     use super::super::repository::Repository;
     use super::*;
 
+    /// What is done to a ground.
+    type Change = fn(&Ground);
+
     struct Ground {
         _place: tempfile::TempDir,
         layers: PathBuf,
@@ -198,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_over_goes_and_what_is_held_stays() {
-        let gone: [(&str, fn(&Ground)); 6] = [
+        let gone: [(&str, Change); 6] = [
             ("nothing was written", |ground| drop(ground.begin())),
             ("killed before it was locked", |ground| {
                 drop(ground.begin());

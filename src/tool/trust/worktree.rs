@@ -54,6 +54,9 @@ mod tests {
 
     const LINE: &str = "every tool sees the variable TOKEN";
 
+    /// What is done to a ground.
+    type Change = fn(&Ground);
+
     struct Ground {
         _place: tempfile::TempDir,
         root: PathBuf,
@@ -112,7 +115,7 @@ mod tests {
 
     #[test]
     fn no_other_directory_and_no_other_file_has_it() {
-        let spoilt: [(&str, fn(&Ground)); 7] = [
+        let spoilt: [(&str, Change); 7] = [
             ("other settings", |ground| ground.write("tree/silo.toml", "passEnv = [\"TOKEN\"]\n#\n")),
             ("a lock besides", |ground| ground.write("tree/silo.lock", "")),
             ("a recipe besides", |ground| ground.write("tree/recipes/x.toml", "")),
