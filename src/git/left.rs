@@ -114,10 +114,10 @@ fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
 }
 
 fn judge(orphan: &Orphan) -> Result<Left, PathError> {
-    let upper = layer::upper(&orphan.dir);
-    let is_empty = match fs::read_dir(&upper) {
-        Err(error) if error.kind() == ErrorKind::NotFound => true,
-        listing => listing.map_err(|source| at(&upper, source))?.next().is_none(),
+    let is_empty = match fs::read_dir(layer::upper(&orphan.dir)) {
+        Ok(mut listing) => listing.next().is_none(),
+        // One that a program has shut to its owner holds something.
+        Err(error) => error.kind() == ErrorKind::NotFound,
     };
     // One that cannot be read may be another silo's.
     let record = Record::read(&orphan.dir).ok();

@@ -134,7 +134,7 @@ impl Trial {
         trial.before = files(&trial.silo.project());
         let _ = trial.silo.ok(&trial.args);
         trial.after = files(&trial.silo.project());
-        assert!(trial.is_done() != Some(false), "{args:?}");
+        assert!(trial.is_done() != Some(false), "{:?}", trial.args);
         trial
     }
 
