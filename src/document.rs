@@ -134,7 +134,31 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     toml::from_str(text).map_err(|error| syntax(text, path, &error))
 }
 
+/// The line that git puts before the two sides of a conflict.
+const CONFLICT: &str = "<<<<<<< ";
+
+/// Finds a conflict of git's in a text, and names the way out.
+fn conflict(text: &str, path: &Path) -> Option<Error> {
+    let at = text.lines().position(|line| line.starts_with(CONFLICT))?;
+    let is_lock = path.extension().is_some_and(|extension| extension == "lock");
+    let hint = match is_lock {
+        true => "take one side whole (`git checkout --ours` or `--theirs` with this file), then `silo lock`",
+        false => "choose between the two sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>",
+    };
+    Some(Error::Syntax {
+        path: path.to_owned(),
+        line: at + 1,
+        column: 1,
+        message: "a conflict of a merge is not resolved".to_owned(),
+        text: text.lines().nth(at).unwrap_or_default().to_owned(),
+        hint: format!("\n       = {hint}"),
+    })
+}
+
 fn syntax(text: &str, path: &Path, error: &toml::de::Error) -> Error {
+    if let Some(conflict) = conflict(text, path) {
+        return conflict;
+    }
     let at = error.span().map_or(0, |span| span.start).min(text.len());
     let before = text.get(..at).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
@@ -190,6 +214,15 @@ mod tests {
     fn check(text: &str, expect: &str) {
         let error = parse::<Sample>(text, Path::new("silo.toml")).expect_err("the text is wrong");
         assert_eq!(error.to_string(), expect);
+    }
+
+    #[test]
+    fn conflicts_of_a_merge_are_named() {
+        let text = "a = 1\n<<<<<<< HEAD\nb = 1\n=======\nb = 2\n>>>>>>> other\n";
+        for (path, hint) in [("silo.toml", "choose between the two sides"), ("silo.lock", "then `silo lock`")] {
+            let error = parse::<Sample>(text, Path::new(path)).expect_err("a conflict").to_string();
+            assert!(error.starts_with(&format!("{path}:2:1: a conflict of a merge is not resolved")) && error.contains(hint), "{error}");
+        }
     }
 
     #[test]

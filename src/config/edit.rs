@@ -26,23 +26,43 @@ pub struct Document {
     toml: DocumentMut,
     /// The comments of a text that has nothing else; what is added comes after them.
     lead: String,
+    /// The text as it was read, which stays byte for byte where nothing is changed.
+    original: String,
+    /// The same as the editor would write it.
+    unchanged: String,
+    /// Whether its lines end as those of Windows do.
+    crlf: bool,
 }
+
+/// The first character of files that some editors write.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 impl Document {
     /// Reads a text; an empty one is a document with nothing in it.
     pub fn parse(text: &str) -> Result<Document, Error> {
+        let original = text.to_owned();
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        let ends = text.matches('\n').count();
+        let crlf = text.matches("\r\n").count() * 2 > ends;
+        let text = text.replace("\r\n", "\n");
         let toml: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| Error::Syntax(error.to_string()))?;
+        let unchanged = toml.to_string();
         if toml.as_table().is_empty() {
-            return Ok(Document { toml: DocumentMut::new(), lead: text.to_owned() });
+            return Ok(Document { toml: DocumentMut::new(), lead: text, original, unchanged: String::new(), crlf });
         }
-        Ok(Document { toml, lead: String::new() })
+        Ok(Document { toml, lead: String::new(), original, unchanged, crlf })
     }
 
     /// Returns the text.
     pub fn text(&self) -> String {
         let text = self.toml.to_string();
+        if text == self.unchanged {
+            return self.original.clone();
+        }
         let between = if self.lead.trim().is_empty() || text.is_empty() { "" } else { "\n" };
-        format!("{}{between}{text}", self.lead)
+        let text = format!("{}{between}{text}", self.lead);
+        let text = if self.crlf { text.replace('\n', "\r\n") } else { text };
+        if self.original.starts_with(BYTE_ORDER_MARK) { format!("{BYTE_ORDER_MARK}{text}") } else { text }
     }
 
     /// Sets a list of texts, by the keys that lead to it, each table made where there is none.
@@ -327,8 +347,21 @@ fn push(list: &mut Array, text: &str) -> Result<bool, Error> {
     if list.iter().any(|value| value.as_str() == Some(text)) {
         return Ok(false);
     }
-    list.push(text);
+    append(list, Value::from(text));
     Ok(true)
+}
+
+/// Adds a value to a list: on a line of its own where the list has one line a value, and after the comment of the last.
+fn append(list: &mut Array, mut value: Value) {
+    let text = |raw: Option<&toml_edit::RawString>| raw.and_then(toml_edit::RawString::as_str).unwrap_or_default().to_owned();
+    let first = text(list.get(0).and_then(|first| first.decor().prefix()));
+    let trailing = text(Some(list.trailing()));
+    let Some((_, indent)) = first.rsplit_once('\n') else { return list.push(value) };
+    let (comment, _) = trailing.rsplit_once('\n').unwrap_or_default();
+    value.decor_mut().set_prefix(format!("{comment}\n{indent}"));
+    list.push_formatted(value);
+    list.set_trailing_comma(true);
+    list.set_trailing("\n");
 }
 
 fn remove(list: &mut Array, mut which: impl FnMut(&Value) -> bool) -> usize {
@@ -396,6 +429,24 @@ mod tests {
             document.text(),
             "# my tools\ntools = [\"python\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\npackages = [\"jq\"]\n"
         );
+    }
+
+    #[test]
+    fn line_ends_and_comments_of_lists_stay() {
+        let text = "tools = [\r\n  \"python\", # why\r\n]\r\n# a note\r\n[network]\r\nallow = [\"a.example\"]\r\n";
+        let mut document = Document::parse(text).expect("TOML");
+        assert_eq!(document.text(), text);
+        assert_eq!(document.claim("node"), Ok(true));
+        assert_eq!(document.add_grant(None, "allow", "b.example"), Ok(true));
+        let expect =
+            "tools = [\r\n  \"python\", # why\r\n  \"node\",\r\n]\r\n# a note\r\n[network]\r\nallow = [\"a.example\", \"b.example\"]\r\n";
+        assert_eq!(document.text(), expect);
+        // A file of both kinds stays as it is until something changes.
+        let mixed = "\u{feff}tools = []\r\n# a\n";
+        let mut document = Document::parse(mixed).expect("TOML");
+        assert_eq!(document.text(), mixed);
+        assert_eq!(document.claim("sh"), Ok(true));
+        assert_eq!(document.text(), "\u{feff}tools = [\"sh\"]\n# a\n");
     }
 
     #[test]
