@@ -83,6 +83,9 @@ pub struct ActivateTable {
     pub variable: Option<String>,
     /// A directory in it whose programs come first.
     pub path: Option<String>,
+    /// Names in it that carry the version of the tool that made it, such as `lib/python3.*`: it counts only if the image has one
+    /// of them, too, below `/usr` or `/usr/local`.
+    pub made_by: Option<String>,
 }
 
 /// A step: a shell command, or a table that says more.
@@ -199,6 +202,14 @@ pub enum Error {
         /// The key.
         key: &'static str,
         /// The version.
+        value: String,
+    },
+    /// A pattern of names that has its star elsewhere than at its end.
+    #[error("{key}: \"{value}\" is not the beginning of a path with one * at its end; write it as lib/python3.*")]
+    Pattern {
+        /// The key.
+        key: &'static str,
+        /// The pattern.
         value: String,
     },
     /// A path that is not one below a directory.
@@ -358,7 +369,20 @@ fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
         has: table.has.map(|has| below("activate.has", has)).transpose()?,
         variable: table.variable,
         path: table.path.map(|path| below("activate.path", path)).transpose()?,
+        made_by: table.made_by.map(check_made_by).transpose()?,
     })
+}
+
+/// Checks a pattern of names: a path below a directory with one `*`, at its end.
+fn check_made_by(pattern: String) -> Result<String, Error> {
+    let key = "activate.madeBy";
+    match pattern.strip_suffix('*') {
+        Some(start) if !start.is_empty() && !start.ends_with('/') && !start.contains('*') => {
+            below(key, start.to_owned())?;
+            Ok(pattern)
+        }
+        _ => Err(Error::Pattern { key, value: pattern }),
+    }
 }
 
 /// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
@@ -513,6 +537,11 @@ mod tests {
                 "x",
                 "[[steps]]\nrun = \"true\"\nnetwork = [\"http://x\"]",
                 "steps: \"http://x\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem",
+            ),
+            (
+                "x",
+                "[[activate]]\ndir = \"x\"\nmadeBy = \"lib/*/x\"",
+                "activate.madeBy: \"lib/*/x\" is not the beginning of a path with one * at its end; write it as lib/python3.*",
             ),
             (
                 "x",

@@ -169,6 +169,8 @@ pub struct Activation {
     pub variable: Option<String>,
     /// A directory in it whose programs come first.
     pub path: Option<String>,
+    /// Names in it that carry the version of the tool that made it, such as `lib/python3.*`.
+    pub made_by: Option<String>,
 }
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ mod tests {
             has: Some(has.to_owned()),
             variable: variable.map(str::to_owned),
             path: Some(path.to_owned()),
+            made_by: None,
         };
         let rules = [
             rule(".venv", "bin/python", Some("VIRTUAL_ENV"), "bin"),

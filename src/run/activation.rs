@@ -13,6 +13,9 @@ use super::activate::{self, Active};
 /// More links than this lead nowhere, as for the kernel.
 const MAX_LINKS: usize = 40;
 
+/// More versions of a tool than this are in no environment.
+const MAX_NAMES: usize = 8;
+
 /// The image's root, and where on the host a path of the project is that a sandbox sees.
 type Seen<'a> = (&'a Path, &'a dyn Fn(&Path) -> Option<PathBuf>);
 
@@ -20,13 +23,47 @@ type Seen<'a> = (&'a Path, &'a dyn Fn(&Path) -> Option<PathBuf>);
 pub fn activate(run: &Run, project: &Path, cwd: &Path, seen: Seen<'_>, env: &mut BTreeMap<OsString, OsString>) -> Vec<String> {
     let is_there = |path: &Path| seen.1(path).is_some_and(|real| real.symlink_metadata().is_ok());
     let found = activate::find(&run.activate, project, cwd, is_there);
-    let (usable, lost): (Vec<Active<'_>>, Vec<Active<'_>>) = found.into_iter().partition(|active| is_inside(&active.mark(), seen));
+    let mut lost = Vec::new();
+    let usable: Vec<Active<'_>> = found
+        .into_iter()
+        .filter(|active| {
+            let why = why_unusable(active, seen);
+            let dir = plain::path(&active.dir);
+            lost.extend(why.iter().map(|why| format!("{dir} is not activated: {why}\n  try: make {dir} again with silo")));
+            why.is_none()
+        })
+        .collect();
     activate::apply(&usable, env);
-    let lost = lost.iter().map(|active| {
-        let (dir, mark) = (plain::path(&active.dir), active.mark());
-        format!("{dir} is not activated: {} leads to nothing in the sandbox\n  try: make {dir} anew with silo", plain::path(&mark))
-    });
-    lost.collect()
+    lost
+}
+
+/// Says why a directory that was found is of no use to this image.
+fn why_unusable(active: &Active<'_>, seen: Seen<'_>) -> Option<String> {
+    let mark = active.mark();
+    if !is_inside(&mark, seen) {
+        return Some(format!("{} leads to nothing in the sandbox", plain::path(&mark)));
+    }
+    let (above, start) = made_by(active)?;
+    let own = names(&seen.1(&active.dir.join(above))?, start);
+    let of_image: Vec<String> = ["usr/local", "usr"].iter().flat_map(|top| names(&seen.0.join(top).join(above), start)).collect();
+    let fits = own.is_empty() || of_image.is_empty() || own.iter().any(|name| of_image.contains(name));
+    (!fits).then(|| format!("it was made by {}, and this image has {}", own.join(" and "), of_image.join(" and ")))
+}
+
+/// Takes the rule's pattern apart: the directory, and the start of the names in it.
+fn made_by<'a>(active: &Active<'a>) -> Option<(&'a str, &'a str)> {
+    let start = active.rule.made_by.as_deref()?.strip_suffix('*')?;
+    Some(start.rsplit_once('/').unwrap_or(("", start)))
+}
+
+/// Lists the names in a directory that begin with `start`, at most a few.
+fn names(dir: &Path, start: &str) -> Vec<String> {
+    let listing = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        listing.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(start)).collect();
+    names.sort();
+    names.truncate(MAX_NAMES);
+    names
 }
 
 /// Whether a path of the project leads, over links, to something that is there inside: of the project, or of the image.
