@@ -158,7 +158,7 @@ fn special_things_stand_in_one_place() {
 }
 
 /// All text is escaped on its way out, so there is one way out. The words of a program in a sandbox are passed on as they are
-/// through descriptors of `rustix::stdio`, in the launcher alone; `notices.rs` escapes its own lines.
+/// through descriptors of `rustix::stdio`, in the launcher and in `overheard.rs`, which copies them; `notices.rs` escapes its own lines.
 #[test]
 fn text_leaves_through_the_sink_alone() {
     for way in ["print!(", "println!(", "eprint!(", "eprintln!(", " io::stderr()", "(io::stderr()", "std::io::stderr()", "error.print()"] {
@@ -168,6 +168,7 @@ fn text_leaves_through_the_sink_alone() {
     only_in(" io::stdout()", &["src/cli/ui.rs", "src/launch/again.rs"]);
     only_in("(io::stdout()", &["src/cli/ui.rs"]);
     only_in("stdio::std", &["src/launch/", "src/cli/screen.rs"]);
+    only_in("dup2_std", &["src/launch/", "src/cli/overheard.rs"]);
     only_in("/dev/tty", &["src/launch/"]);
 }
 

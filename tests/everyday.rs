@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use crate::clients;
 use crate::support::sandbox::until;
+use crate::support::terminal::Session;
 use crate::support::{As, Done, Silo, done, free_port, skip};
 
 /// Copies a directory of the repository, such as an example, into the project.
@@ -96,30 +97,44 @@ fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
     let place = silo.home().join(".local/bin");
     fs::create_dir_all(&place).expect("our own home");
     std::os::unix::fs::symlink(silo.command(["x"]).get_program(), place.join("silo")).expect("our own directory");
-    // Each command's output is told apart by a line before it.
-    let script: String = commands
-        .iter()
-        .enumerate()
-        .map(|(at, (command, _))| format!("echo '@@ {at}'\n{command}\n[ $? = 0 ] || echo '@@ failed'\n"))
-        .collect();
-    let mut bash = Command::new("bash");
-    bash.args(["--norc", "-c", &format!("exec 2>&1\n{script}")]).current_dir(silo.project()).env_clear();
-    bash.envs(silo.command(["x"]).get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
     let path = std::env::var("PATH").unwrap_or_default();
-    let done = done(bash.env("PATH", format!("{}:{path}", place.display())));
-    for (at, (command, expected)) in commands.iter().enumerate() {
-        let from = done.out.find(&format!("@@ {at}\n")).unwrap_or_else(|| panic!("{page}: never came to {command}\n{}", done.out));
-        let rest = &done.out[from..];
-        let came = &rest[..rest.find(&format!("@@ {}\n", at + 1)).unwrap_or(rest.len())];
-        assert!(came.contains("is not reached") || !came.contains("@@ failed\n"), "{page}: `{command}` fails\n{came}");
-        let home = fs::canonicalize(silo.home()).expect("our own home");
-        let mut lines = came.lines().map(|line| plain(line, &home));
+    let mut bash = Command::new("bash");
+    // Without the line editor the terminal itself edits, as it does for the simplest shell.
+    bash.args(["--norc", "--noediting", "-i"]).current_dir(silo.project()).env_clear();
+    bash.envs(silo.command(["x"]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    bash.env("PATH", format!("{}:{path}", place.display())).env("TERM", "xterm").env("PS1", "@@[$?] ").env("PS2", "");
+    let mut terminal = Session::controlled(&bash);
+    let _ = terminal.expect("@@[0] ");
+    // The echo of keys must not count as output.
+    let _ = terminal.expect_all("stty -echo\n", "@@[0] ");
+    for (command, expected) in &commands {
+        let (status, came) = at_a_prompt(&mut terminal, command);
         if came.contains("is not reached") {
             return skip(&format!("a package index cannot be reached: {came}"));
         }
+        assert_eq!(status, "0", "{page}: `{command}` fails\n{came}");
+        let home = fs::canonicalize(silo.home()).expect("our own home");
+        let mut lines = came.lines().map(|line| plain(&silo::plain::said(line), &home));
         for line in expected.iter().map(|line| plain(line, Path::new("/home/me"))) {
             assert!(lines.any(|came| came == line), "{page}: `{command}` does not print {line:?} where the page says so, but\n{came}");
         }
+    }
+    terminal.type_in("exit\n");
+}
+
+/// Types a command at a terminal, answers questions with Enter, and returns the exit code and the output.
+fn at_a_prompt(terminal: &mut Session, command: &str) -> (String, String) {
+    terminal.type_in(&format!("{command}\n"));
+    let mut came = String::new();
+    loop {
+        let (which, before) = terminal.expect_any(&["@@[", "[Y/n] "]);
+        came += &before;
+        if which == 1 {
+            came += "[Y/n]\n";
+            terminal.type_in("\n");
+            continue;
+        }
+        return (terminal.expect("] "), came);
     }
 }
 
@@ -162,6 +177,42 @@ fn plain(line: &str, home: &Path) -> String {
 fn what_the_pages_say_is_what_happens() {
     let silo = Silo::seeded();
     typed(&silo, "quickstart.md", &[]);
+    silo.offer_downloads();
+}
+
+/// The first page that anybody reads builds Silo; here it is built already.
+#[test]
+fn what_the_readme_says_is_what_happens() {
+    let silo = Silo::seeded();
+    take(&silo, "examples");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a page");
+    let command = readme.lines().find(|line| line.starts_with("cargo run --release")).expect("the page has it");
+    let ours = format!("'{}'", silo.command(["x"]).get_program().display());
+    let command = command.replace("cargo run --release --", &ours).replace("examples/", "");
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "--noediting", "-i"]).current_dir(silo.project()).env_clear();
+    bash.envs(silo.command(["x"]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    bash.env("PATH", std::env::var("PATH").unwrap_or_default()).env("TERM", "xterm").env("PS1", "@@[$?] ");
+    let mut terminal = Session::controlled(&bash);
+    let _ = terminal.expect("@@[0] ");
+    let (status, came) = at_a_prompt(&mut terminal, &command);
+    assert_eq!(status, "0", "{came}");
+    let said: Vec<String> = came.lines().map(silo::plain::said).collect();
+    for expect in [
+        "python 3.",
+        "silo: ",
+        "  try: eval \"$(silo shellenv)\"",
+        "python      3.",
+        "kernel      Linux",
+        "directory   ",
+        "user        ",
+        "~/.ssh      does not exist",
+        "interfaces  lo",
+    ] {
+        assert!(readme.lines().any(|line| line.starts_with(expect)), "the page has no {expect:?}");
+        assert!(said.iter().any(|line| line.starts_with(expect)), "{expect:?} is not printed: {came}");
+    }
+    terminal.type_in("exit\n");
     silo.offer_downloads();
 }
 

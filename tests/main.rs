@@ -48,4 +48,5 @@ mod terminal;
 mod traces;
 mod trust;
 mod vm;
+mod words;
 mod world;

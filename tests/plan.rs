@@ -80,7 +80,8 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
         pid: 7,
     };
     let recipe = catalog::find(&places, "box").ok().map(|found| found.recipe);
-    let target = Target { tool, recipe, argv: vec!["box".into(), "word".into()], env: Vec::new(), least_memory_mb: 0 };
+    let target =
+        Target { tool, recipe, argv: vec!["box".into(), "word".into()], args: vec!["word".into()], env: Vec::new(), least_memory_mb: 0 };
     let images = Images { home: &home, store: &store, program: Path::new("/none"), sink: &|_| {} };
     let inputs = Inputs { view, images, caller: &caller, target: &target, options: case.options, say: &|_| {} };
     let (spec, _leases) = plan(&inputs)?;
@@ -243,5 +244,5 @@ fn an_ordinary_user_is_guarded_alike() {
         rustix::fs::chown(project.join(name), Some(rustix::fs::Uid::from_raw(NOBODY)), None).expect("root may");
     }
     let refused = silo.run(["sh", "-c", "cat /run/a"]);
-    assert!(refused.code == 2 && refused.err.contains("a is a symlink; name the file itself"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains("a is a symlink; name the file itself"), "{refused:?}");
 }

@@ -34,7 +34,7 @@ fn everything_after_the_tool_is_the_tools() {
     assert!(silo.ok(["python", "--help"]).starts_with("usage: "), "--help is python's");
     assert!(silo.ok(["pip", "--version"]).starts_with("pip "), "a shim is a command too");
     assert_eq!(silo.ok(["run", "--shim", "sh", "python", "-c", "echo $0 $1", "a", "--shim"]), "a --shim\n");
-    assert_eq!(silo.run(["run", "--bogus", "python"]).code, 2);
+    assert_eq!(silo.run(["run", "--bogus", "python"]).code, 125);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_home_is_no_project() {
     let silo = Silo::shared(As::Me);
     let mut command = silo.command(["sh", "-c", "echo seen"]);
     let done = crate::support::done(command.current_dir(silo.home()));
-    assert_eq!(done.code, 2, "{done:?}");
+    assert_eq!(done.code, 125, "{done:?}");
     assert!(done.err.contains("it holds your home directory") && done.err.contains("--no-project"), "{done:?}");
     let mut command = silo.command(["run", "--no-project", "sh", "-c", "pwd; ls -A"]);
     let done = crate::support::done(command.current_dir(silo.home()));

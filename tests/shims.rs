@@ -180,7 +180,7 @@ fn names_are_the_users_to_change() {
     let install = silo.run(["install", "--quiet", "nodejs"]);
     assert!(install.err.contains("npm stays a command of node; `silo shim remove node npm` leaves it to nodejs"), "{install:?}");
     let several = silo.fails(["npm"]);
-    assert!(several.code == 2 && several.err.contains("npm is a command of several tools: node, nodejs"), "{several:?}");
+    assert!(several.code == 125 && several.err.contains("npm is a command of several tools: node, nodejs"), "{several:?}");
     assert!(silo.fails(["shell", "npm"]).err.contains("npm is a command of several tools"));
     assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
 
@@ -313,8 +313,9 @@ fn doctor_finds_and_mends_what_is_wrong_with_shims() {
 #[test]
 fn older_words_are_told_once() {
     let silo = Silo::new();
+    fs::write(silo.project().join("silo.toml"), "tools = []\n").expect("our own project");
     for (words, is) in
-        [(&["pull"][..], "sync"), (&["apply", "--dry-run"], "sync"), (&["config", "add-port", "sh", "1:2"], "config ports add")]
+        [(&["pull"][..], "sync"), (&["apply", "--dry-run"], "sync"), (&["config", "add-port", "sh", "18001:2"], "config ports add")]
     {
         let done = silo.run(words);
         assert_eq!(done.code, 0, "{done:?}");
@@ -387,4 +388,140 @@ fn no_shim_leads_out_of_the_sandboxes_by_a_change_that_a_tool_could_make() {
     assert!(refused.code == 125 && refused.out.is_empty() && refused.err.contains("silo.toml is gone"), "{refused:?}");
     let _ = silo.ok(["trust", "--yes"]);
     assert!(call(&silo, "npm", &[], &machine).out.starts_with("machine[npm]"));
+}
+
+#[test]
+fn a_write_to_a_shim_leaves_silo_as_it_is() {
+    let silo = silo();
+    let machine = machine(&silo, &["npm"]);
+    let _ = silo.run(["install", "--quiet", "node"]);
+    let program = fs::canonicalize(silo.path("program")).expect("a link to silo");
+    let before = fs::metadata(&program).expect("silo is there").len();
+    let launcher = silo.path("bin/npm");
+    assert!(fs::symlink_metadata(&launcher).expect("a launcher").is_file(), "a file of its own");
+    // As `echo x > ~/.silo/bin/npm` and `cp x ~/.silo/bin/npm`; root may write to what is read-only.
+    drop(fs::write(&launcher, "echo x\n"));
+    assert_eq!(fs::metadata(&program).expect("silo is there").len(), before);
+    fs::remove_file(&launcher).expect("our own file");
+    let _ = silo.run(["doctor", "--fix"]);
+    assert_eq!(call(&silo, "npm", &["a"], &machine).out, "[npm][a]\n");
+
+    // A symlink to a launcher, and a copy under another name, mean the same command.
+    symlink(&launcher, machine.join("elsewhere")).expect("our own directory");
+    fs::copy(&launcher, machine.join("copied")).expect("our own directory");
+    for name in ["elsewhere", "copied"] {
+        let mut command = Command::new(machine.join(name));
+        command.arg("b").current_dir(silo.project()).env_clear().env("HOME", silo.home()).env("PATH", "/usr/bin:/bin");
+        assert_eq!(done(&mut command).out, "[npm][b]\n", "{name}");
+    }
+    // Neither is the machine's own program of that name.
+    fs::copy(silo.path("bin/node-of-nobody"), machine.join("node-of-nobody")).expect("our own directory");
+    let _ = silo.ok(["unpin", "node"]);
+    assert_eq!(call(&silo, "node-of-nobody", &[], &machine).code, 127);
+}
+
+#[test]
+fn a_shim_of_an_older_silo_answers_and_is_replaced() {
+    let silo = silo();
+    let machine = machine(&silo, &[]);
+    let _ = silo.run(["install", "--quiet", "node"]);
+    for name in ["npm", "npx"] {
+        fs::remove_file(silo.path("bin").join(name)).expect("a launcher");
+        symlink("../program", silo.path("bin").join(name)).expect("our own directory");
+    }
+    assert_eq!(call(&silo, "npm", &["a"], &machine).out, "[npm][a]\n");
+    for name in ["npm", "npx"] {
+        assert!(fs::symlink_metadata(silo.path("bin").join(name)).expect("it is there").is_file(), "{name}");
+        assert_eq!(call(&silo, name, &["a"], &machine).out, format!("[{name}][a]\n"));
+    }
+}
+
+#[test]
+fn a_script_that_the_sandbox_does_not_show_is_named_with_the_ways_out() {
+    let silo = silo();
+    let machine = machine(&silo, &["python"]);
+    let _ = silo.run(["install", "--quiet", "python"]);
+    let scripts = silo.home().join("scripts");
+    fs::create_dir(&scripts).expect("our own directory");
+    program(&scripts.join("report"), "#!/usr/bin/env python\n");
+    let script = scripts.join("report").display().to_string();
+    let path = format!("{}:{}:{}:/usr/bin:/bin", silo.path("bin").display(), scripts.display(), machine.display());
+    let report = |dir: &Path| {
+        let mut command = Command::new(scripts.join("report"));
+        command.arg("x").current_dir(dir).env_clear().env("HOME", silo.home()).env("PATH", &path).stdin(Stdio::null());
+        done(&mut command)
+    };
+    // It is run in the sandbox all the same, and never outside by itself.
+    let told = report(&silo.project());
+    assert_eq!(told.out, format!("[python3][{script}][x]\n").replace("python3", "python"), "{told:?}");
+    for expect in [
+        format!("silo: {script} is not in the sandbox of python, which shows "),
+        format!("try: cd {}", scripts.display()),
+        "`silo unpin python`".to_owned(),
+        "`silo install --projects-only python`".to_owned(),
+    ] {
+        assert!(told.err.contains(&expect), "{expect}: {told:?}");
+    }
+    // The way out is one.
+    let there = report(&scripts);
+    assert!(there.code == 0 && !there.err.contains("is not in the sandbox"), "{there:?}");
+    let typed = silo.run(["python", &script]);
+    assert!(typed.err.contains("is not in the sandbox") && !typed.err.contains("unpin"), "{typed:?}");
+    // A file that the script is given is the script's own matter.
+    fs::write(silo.project().join("own.py"), "").expect("our own project");
+    assert!(!call(&silo, "python", &["own.py", &script], &machine).err.contains("is not in the sandbox"));
+
+    let checked = done(silo.command(["doctor"]).env("PATH", &path));
+    assert!(checked.out.contains(&format!("{script} (python)")) && checked.out.contains("cure: `silo unpin python`"), "{checked:?}");
+    let again = silo.run(["install", "--projects-only", "python"]);
+    assert_eq!(again.code, 0, "{again:?}");
+    let own = report(&silo.project());
+    assert!(own.out.starts_with("machine[python]") && own.code == 5, "{own:?}");
+    assert!(!done(silo.command(["doctor"]).env("PATH", &path)).out.contains("(python)"));
+}
+
+#[test]
+fn the_home_directory_becomes_no_project_by_chance() {
+    let silo = silo();
+    let _ = silo.run(["install", "--quiet", "python"]);
+    fs::create_dir_all(silo.home().join(".config/thing")).expect("our own directory");
+    for dir in [silo.home().to_owned(), silo.home().join(".config/thing")] {
+        for words in [
+            &["use", "python"][..],
+            &["use", "python@3.13"],
+            &["add", "jq", "--for", "python"],
+            &["build", "python", "true"],
+            &["config", "network", "allow", "example.com"],
+            &["config", "network", "deny", "example.com"],
+            &["config", "ports", "add", "python", "3000"],
+            &["init"],
+        ] {
+            let refused = done(silo.command(words).current_dir(&dir).stdin(Stdio::null()));
+            assert_eq!(refused.code, 2, "{words:?}: {refused:?}");
+            assert!(refused.err.contains(&format!("silo: {}", fs::canonicalize(&dir).expect("there").display())), "{words:?}: {refused:?}");
+            assert!(!dir.join("silo.toml").exists() && !dir.join("silo.lock").exists(), "{words:?}");
+        }
+        let everywhere = done(silo.command(["config", "network", "allow", "--global", "example.com"]).current_dir(&dir));
+        assert_eq!(everywhere.code, 0, "{everywhere:?}");
+    }
+}
+
+#[test]
+fn an_environment_of_another_python_is_not_activated() {
+    let silo = silo();
+    let recipe = fs::read_to_string(silo.path("recipes/python.toml")).expect("our own recipe");
+    // The built-in recipe's rules count below this one.
+    silo.write(".silo/recipes/python.toml", &recipe.replace("for program in", "mkdir -p /usr/lib/python3.13; for program in"));
+    let installed = silo.run(["install", "--quiet", "python"]);
+    assert_eq!(installed.code, 0, "{installed:?}");
+    let environment = silo.project().join(".venv");
+    fs::create_dir_all(environment.join("bin")).expect("our own project");
+    symlink("/usr/local/bin/python", environment.join("bin/python")).expect("our own project");
+    for (version, expect) in [("python3.11", "it was made by python3.11, and this image has python3.13"), ("python3.13", "")] {
+        fs::create_dir_all(environment.join("lib").join(version)).expect("our own project");
+        let ran = silo.run(["run", "--shim", "sh", "python", "-c", "echo \"[$VIRTUAL_ENV]\""]);
+        assert_eq!(ran.out == "[]\n", !expect.is_empty(), "{version}: {ran:?}");
+        assert_eq!(ran.err.lines().filter(|line| line.contains("is not activated")).count(), usize::from(!expect.is_empty()), "{ran:?}");
+        assert!(ran.err.contains(expect), "{version}: {ran:?}");
+    }
 }

@@ -49,7 +49,7 @@ fn a_project_can_be_read_only() {
     let silo = project("[mount]\nmode = \"ro\"\nexclude = [\"out\"]\n");
     fs::write(silo.project().join("file"), "mine").expect("our own project");
     let refused = silo.run(["sh", "-c", "true"]);
-    assert!(refused.code == 2 && refused.err.contains("out is not there") && refused.err.contains("mkdir -p"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains("out is not there") && refused.err.contains("mkdir -p"), "{refused:?}");
     fs::create_dir(silo.project().join("out")).expect("our own project");
     let tried = silo.run(["sh", "-c", "echo x > file || echo x > /workspace/new || mkdir d || rm file || echo $? kept; echo y > out/y"]);
     assert!(tried.code == 0 && tried.out.ends_with("1 kept\n"), "{tried:?}");
@@ -86,7 +86,7 @@ fn files_that_are_named_are_read_and_not_written() {
     for (file, expect) in [("~/no-such", "No such file"), ("link", "link is a symlink; name the file itself"), ("~/.silo", "not a file")] {
         settled(&silo, &format!("passFiles = [\"{file}\"]\n"));
         let refused = silo.run(["sh", "-c", "true"]);
-        assert!(refused.code == 2 && refused.err.contains(expect), "{file}: {refused:?}");
+        assert!(refused.code == 125 && refused.err.contains(expect), "{file}: {refused:?}");
     }
     fs::write(silo.project().join("silo.toml"), "passFiles = [\"../x\"]\n").expect("our own project");
     assert!(silo.fails(["sh", "-c", "true"]).err.contains("passFiles: \"../x\" is not the path of a file"));

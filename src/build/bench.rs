@@ -19,7 +19,7 @@ use crate::launch::{self, Exit};
 use crate::plain;
 
 use super::budget::Watch;
-use super::check::{self, Check};
+use super::check::Check;
 use super::ground::Ground;
 use super::{Error, Workshop, keystore};
 
@@ -28,6 +28,13 @@ pub const SPEC: &str = "spec.json";
 
 /// Between two tries at a lock that another process holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Between two looks at a log that grows.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
+
+/// The most of a log that is read at once, and the longest line that is told whole.
+const MAX_FOLLOWED_BYTES: u64 = 64 << 10;
+const MAX_LINE_BYTES: usize = 4 << 10;
 
 /// Largest key store looked into; Debian's has 170 KB.
 const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
@@ -64,6 +71,8 @@ pub(super) struct Bench {
     pub circumstances: Circumstances,
     /// Where all that the step says goes.
     pub log: PathBuf,
+    /// Whether its lines are told as they come.
+    pub tells: bool,
     keep: bool,
 }
 
@@ -86,7 +95,7 @@ impl Bench {
     fn at(shop: &Workshop<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: Circumstances) -> Result<Bench, Error> {
         let log = shop.home.logs().join(format!("{name}.log"));
         // What lies here is the rest of a step that was killed.
-        let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, keep: false };
+        let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, tells: false, keep: false };
         remove_tree(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), shop.home.logs()] {
             private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
@@ -113,22 +122,19 @@ impl Bench {
         self.memory.as_ref().map_or(&self.dir, |memory| memory.path())
     }
 
-    /// The host name that the step sees.
-    pub fn hostname(&self) -> String {
-        match self.circumstances {
-            Circumstances::Usual => "silo".to_owned(),
-            Circumstances::Other => check::HOSTNAME.to_owned(),
-        }
-    }
-
     /// Runs a step here; `name` is what an error calls it.
     pub fn launch(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, spec: &Spec) -> Result<(), Error> {
         let launched = Spec { machine: shop.machine.cloned(), ..spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.upper();
         let mut watch = Watch::new(&upper, &self.log, shop.max_step_bytes);
+        let tell = |line: String| (shop.sink)(Event::Log { id: 0, line });
         let (exit, over) = thread::scope(|scope| {
             let watching = crate::thread::beside(scope, || watch.look(shop.stop, &halt, &ended))?;
+            if self.tells {
+                // Without a thread for it the lines are in the log all the same.
+                drop(crate::thread::beside(scope, || follow(&self.log, &ended, &tell)));
+            }
             let exit = launch::again::run(shop.program, &launched, self.circumstances, &halt);
             ended.store(true, Ordering::Relaxed);
             watching.thread().unpark();
@@ -209,6 +215,38 @@ impl Drop for Bench {
 /// Removes a directory in which a step may have made directories that cannot be entered.
 fn remove_tree(dir: &Path) -> Result<(), Error> {
     silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+}
+
+/// Tells the lines of a log as they come, until the step has ended.
+fn follow(log: &Path, ended: &AtomicBool, tell: &dyn Fn(String)) {
+    let mut at = 0;
+    let mut rest = Vec::new();
+    loop {
+        let is_last = ended.load(Ordering::Relaxed);
+        let mut bytes = Vec::new();
+        let read = File::open(log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(at))?;
+            file.take(MAX_FOLLOWED_BYTES).read_to_end(&mut bytes)
+        });
+        at += bytes.len() as u64;
+        rest.append(&mut bytes);
+        while let Some(end) =
+            rest.iter().position(|byte| *byte == b'\n').or_else(|| (rest.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES))
+        {
+            let line: Vec<u8> = rest.drain(..=end.min(rest.len() - 1)).collect();
+            // Of a line that is written over and over, such as a bar, the last state counts.
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end().rsplit('\r').next().unwrap_or_default();
+            tell(text.to_owned());
+        }
+        if read.is_ok_and(|length| length > 0) {
+            continue;
+        }
+        if is_last {
+            return;
+        }
+        thread::sleep(FOLLOW_PAUSE);
+    }
 }
 
 pub(super) fn told(exit: Exit) -> String {

@@ -1,6 +1,6 @@
 //! Building again in other circumstances, and saying what came out otherwise, where, and probably why.
 //!
-//! The second run has another host name, one processor, another umask, time zone and locale of the host, later clocks, and
+//! The second run has one processor, another umask, time zone and locale of the host, later clocks, and
 //! changes that are caught in memory, where directories list in another order. What the sandbox hides from a step cannot
 //! show; what it cannot hide must not show.
 
@@ -18,9 +18,6 @@ use silo_store::path::LayerPath;
 
 use super::scripted::Unpacked;
 use super::{Error, Workshop, read_index};
-
-/// The host name of the second run.
-pub(super) const HOSTNAME: &str = "elsewhere";
 
 /// Largest file that is looked into for a cause.
 const MAX_LOOK_BYTES: u64 = 16 << 20;
@@ -146,9 +143,6 @@ fn cause_of_bytes(path: &str, old: &[u8], new: &[u8], now: i64) -> &'static str 
     if path.ends_with(".pyc") {
         return "compiled Python knows the time of its source; set SOURCE_DATE_EPOCH where it is compiled";
     }
-    if has(new, HOSTNAME) && !has(old, HOSTNAME) {
-        return "it holds the host's name";
-    }
     if old.starts_with(&GZIP) && new.starts_with(&GZIP) && old.len() >= 8 && new.len() >= 8 && old[4..8] != new[4..8] {
         return "gzip writes the time into its header; use gzip -n";
     }
@@ -215,7 +209,6 @@ mod tests {
         let now = 1_795_486_000;
         for (path, old, new, expect) in [
             ("opt/a.pyc", "1", "2", "compiled Python"),
-            ("opt/h", "on silo\n", "on elsewhere\n", "the host's name"),
             ("opt/x.gz", "\u{1f}\u{8b}", "\u{1f}\u{8b}2", "random"),
             ("var/log/x", "1", "2", "a log"),
             ("opt/list", "b\na\nc\n", "c\na\nb\n", "the order"),

@@ -180,6 +180,7 @@ fn run(
     if let Some(reach) = network::reach(shop, task.target.recipe, &fields.network, &spec.root.lower)? {
         reach.furnish(&mut spec);
     }
+    bench.tells = true;
     bench.launch(shop, ground, &task.step.title(), &spec)?;
     let settled = refuse_secrets(&bench.upper()).and_then(|()| bench.settle(fields.epoch));
     let captured = settled.and_then(|()| {
@@ -226,7 +227,7 @@ fn spec(shop: &Workshop<'_>, fields: &derivation::Step, bench: &Bench, ground: &
         argv: fields.argv.iter().map(Into::into).collect(),
         env: env.map(|(name, value)| (name.into(), value.into())).collect(),
         cwd,
-        hostname: bench.hostname(),
+        hostname: "silo".to_owned(),
         identity: Identity::Root,
         stdio: Stdio::Log { path: bench.log.clone() },
         network: None,

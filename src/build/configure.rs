@@ -291,7 +291,7 @@ impl Run<'_> {
             argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: "/".into(),
-            hostname: bench.hostname(),
+            hostname: "silo".to_owned(),
             identity: Identity::Root,
             stdio: Stdio::Log { path: bench.log.clone() },
             network: None,

@@ -15,7 +15,7 @@ use silo_store::{in_root, private};
 use crate::broker::proxies::Proxies;
 use crate::ecosystem::registries::{self, Registry};
 use crate::ecosystem::{self, Learned};
-use crate::event::{Event, Sink};
+use crate::event::{self, Activity, Event, Sink};
 use crate::home::Home;
 use crate::launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Limits, Network, Root, Spec, Stdio, Upper};
 use crate::launch::{self, Exit};
@@ -208,7 +208,7 @@ impl<'a> Names<'a> {
         if let Some(known) = self.of(name)? {
             return Ok(known);
         }
-        let learned = probe(learning, name)?;
+        let learned = asked(learning, name, sink)?;
         let file = self.home.ecosystem(name);
         let text = format!("@{name} is {}, as its client shows; kept in {}", learned.names.join(", "), file.display());
         sink(Event::Note { text });
@@ -292,9 +292,18 @@ pub struct Learning<'a> {
 /// Learns which names an ecosystem is, by running the recipe's probe, and keeps them.
 ///
 /// The probe sees the root, nothing of the host, and every name with a public address.
-pub fn learn(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
+pub fn learn(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
     let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    probe(learning, name)
+    asked(learning, name, sink)
+}
+
+/// Asks the client with progress shown: it takes some seconds. The caller holds [`LEARNING`].
+fn asked(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
+    let id = event::next_id();
+    sink(Event::Started { id, kind: Activity::Resolve, name: format!("@{name}"), total: None });
+    let learned = probe(learning, name);
+    sink(Event::Finished { id });
+    learned
 }
 
 /// The same, for who holds [`LEARNING`].

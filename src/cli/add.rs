@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use crate::config::edit::NewStep;
-use crate::home::PROJECT_CONFIG;
 use crate::plain;
 use crate::recipe::addon;
+use crate::recipe::catalog;
 use crate::recipe::file::{check_grants, check_packages};
 use crate::tool::definition::Scope;
 use crate::tool::settings_file;
 
-use super::context::{Globals, setting};
+use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::overlay::{self, Target};
 use super::{trust, ui};
@@ -59,10 +59,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     check_packages("packages", &packages).map_err(|error| Failure::usage(error.to_string(), "see `silo add --help`"))?;
-    let path = match scope {
-        Scope::Global => setting.home.config(),
-        Scope::Project => setting.project.join(PROJECT_CONFIG),
-    };
+    let path = trust::settings_path(&setting, scope)?;
     let mut network = args.network.clone();
     network.sort();
     let (added, changed) = settings_file::prepare(&setting.home, &path, |document| {
@@ -92,5 +89,29 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         trust::changed(&setting, &changed)?;
         return Ok(ExitCode::SUCCESS);
     }
-    overlay::apply(globals, &mut setting, &Target { tool, scope, anew: false, frozen: false }, Some(changed))
+    let baking = by_client(&setting, &tool, &packages);
+    overlay::apply(globals, &mut setting, &Target { tool, scope, anew: false, frozen: false }, Some(changed)).map_err(
+        |failure| match baking {
+            Some(way) if failure.message().contains("does not exist for") => failure.or_hint(&way),
+            _ => failure,
+        },
+    )
+}
+
+/// Says how packages are had that are the tool's own ecosystem's and not Debian's.
+fn by_client(setting: &Setting, tool: &str, packages: &[String]) -> Option<String> {
+    let recipe = catalog::find(&setting.places, tool).ok()?.recipe;
+    let names = packages.join(" ");
+    let first = packages.first()?;
+    let has = |command: &str| recipe.run.shims.contains_key(command);
+    let (client, debians) = if has("pip") {
+        (format!("pip install {names}"), format!("python3-{first}"))
+    } else if has("npm") {
+        (format!("npm install --global {names}"), format!("node-{first}"))
+    } else if has("cargo") {
+        (format!("cargo install {names}"), format!("librust-{first}-dev"))
+    } else {
+        return None;
+    };
+    Some(format!("`silo build {tool} {client}` bakes it in from its own index; Debian calls such packages {debians}"))
 }

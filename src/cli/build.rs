@@ -1,22 +1,26 @@
 //! `silo build`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::build::check::{Check, Finding};
 use crate::config::edit::NewStep;
-use crate::home::PROJECT_CONFIG;
+use crate::document;
+use crate::launch::spec::Access;
 use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::check_grants;
+use crate::run::activate;
+use crate::run::mounts::Shown;
 use crate::tool::definition::{self, Scope};
+use crate::tool::kept::Keeper;
 use crate::tool::{record, settings_file};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::overlay::{self, Target};
-use super::tier;
-use super::ui;
+use super::{tier, trust, ui};
 
 /// Run a command once and bake what it changes into a tool, for every run to come
 ///
@@ -80,10 +84,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     let tool = overlay::tool(&setting, args.tool.as_deref(), scope)?;
     let target = Target { tool: tool.clone(), scope, anew: args.rerun, frozen: args.frozen };
-    let path = match scope {
-        Scope::Global => setting.home.config(),
-        Scope::Project => setting.project.join(PROJECT_CONFIG),
-    };
+    if args.remove.is_none() && step(&setting, args, &tool)?.is_none() {
+        let done = overlay::apply(globals, &mut setting, &target, None);
+        return found(&setting, done);
+    }
+    let path = trust::settings_path(&setting, scope)?;
     if let Some(which) = args.remove {
         let (removed, changed) = settings_file::prepare(&setting.home, &path, |document| document.remove_steps(&tool, which))?;
         if removed == 0 {
@@ -97,7 +102,50 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return found(&setting, done);
     };
     let (_, changed) = settings_file::prepare(&setting.home, &path, |document| document.add_step(&tool, &step))?;
-    overlay::apply(globals, &mut setting, &target, Some(changed))
+    let done = overlay::apply(globals, &mut setting, &target, Some(changed)).map_err(|failure| match step.project {
+        true => failure.or_hint(&format!("{}; `{}` changes the project itself", READ_ONLY, as_a_run(&tool, &step))),
+        false => failure,
+    })?;
+    tell_of_hidden(&setting, &tool, &step);
+    Ok(done)
+}
+
+/// The limit of every step.
+const READ_ONLY: &str = "the project is read-only in a build, which keeps only changes outside of it";
+
+/// Spells the command that does the same in a run as a step in a build.
+fn as_a_run(tool: &str, step: &NewStep) -> String {
+    match step.shell {
+        true => format!("silo shell {tool}"),
+        false => format!("silo run {tool} {}", step.run.join(" ")),
+    }
+}
+
+/// Says that an environment of the project hides packages that were baked into the tool.
+fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
+    let installs = step.run.iter().any(|word| word.contains("pip")) && step.run.iter().any(|word| word.contains("install"));
+    let Ok(definition) = definition::of(setting.view(), tool, Scope::Project) else { return };
+    let rules = &definition.found.recipe.run.activate;
+    // An excluded directory is the sandbox's own.
+    let keeper = Keeper::new(&setting.home, Some(&setting.project), setting.settings.project_id.as_deref());
+    let excluded =
+        setting.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?))).collect();
+    let shown = Shown { path: setting.project.clone(), access: Access::ReadOnly, excluded, guarding: None };
+    let there = |path: &Path| shown.on_host(path).unwrap_or_else(|| path.to_owned());
+    let hiding = activate::find(rules, &setting.project, &setting.from, |path| there(path).symlink_metadata().is_ok());
+    let is_closed = |dir: &Path| {
+        let said = document::text_of(&there(&dir.join("pyvenv.cfg"))).ok().flatten().unwrap_or_default();
+        !said.lines().any(|line| line.replace(' ', "").eq_ignore_ascii_case("include-system-site-packages=true"))
+    };
+    if let Some(active) = hiding.iter().find(|active| active.rule.variable.as_deref() == Some("VIRTUAL_ENV") && is_closed(&active.dir))
+        && installs
+    {
+        let dir = plain::path(&active.dir);
+        ui::note(&format!(
+            "{dir} is active in this project and does not see packages that are baked into {tool}\n  try: `silo run {tool} {}` installs into it; `silo run {tool} -m venv --system-site-packages {dir}` lets it see both",
+            step.run.join(" ")
+        ));
+    }
 }
 
 /// The command that is to be recorded, if one was given.
@@ -137,6 +185,29 @@ fn all(globals: &Globals, setting: &mut Setting, args: &Args, scope: Scope) -> R
     }
 }
 
+/// Paths of one cause that are listed; more are counted.
+const MOST_PATHS: usize = 5;
+
+/// Puts the findings of a step together by package and cause.
+fn groups(findings: &[&Finding]) -> String {
+    let mut groups: BTreeMap<(Option<&str>, &str), Vec<&Finding>> = BTreeMap::new();
+    for finding in findings {
+        groups.entry((finding.package.as_deref(), finding.cause)).or_default().push(finding);
+    }
+    let mut text = String::new();
+    for ((package, cause), group) in groups {
+        let package = package.map_or_else(String::new, |package| format!(" of {package}"));
+        for finding in group.iter().take(MOST_PATHS) {
+            text.push_str(&format!("  {}{package}\n", finding.difference));
+        }
+        if let Some(more) = group.len().checked_sub(MOST_PATHS).filter(|more| *more > 0) {
+            text.push_str(&format!("  and {more} more{package}\n"));
+        }
+        text.push_str(&format!("      {cause}\n"));
+    }
+    text
+}
+
 /// Tells what a check has found, where there was one.
 fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
     let Some(check) = &setting.check else { return done };
@@ -146,10 +217,7 @@ fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode,
     for step in ran.iter() {
         let of: Vec<&Finding> = findings.iter().filter(|finding| finding.step == *step).collect();
         text.push_str(&format!("{} {step}\n", if of.is_empty() { "same     " } else { "DIFFERENT" }));
-        for Finding { difference, package, cause, .. } in of {
-            let package = package.as_ref().map_or_else(String::new, |package| format!(" of {package}"));
-            text.push_str(&format!("  {difference}{package}\n      {cause}\n"));
-        }
+        text.push_str(&groups(&of));
     }
     ui::data(&text)?;
     let done = done?;

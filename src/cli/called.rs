@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -14,7 +15,8 @@ use crate::config::project::ProjectFiles;
 use crate::home::{Home, PROGRAM};
 use crate::shim::choice::{self, Choice};
 use crate::shim::table::{self, Entry};
-use crate::shim::{HANDED_ON, MOST_HANDED_ON, claims, search};
+use crate::shim::{HANDED_ON, MOST_HANDED_ON, claims, launchers, search};
+use crate::tool::shims;
 
 use super::context::Globals;
 use super::error::Failure;
@@ -25,14 +27,32 @@ use super::{env, run, trust};
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Does what a shim does, where the program was called by a shim's name.
+/// Answers the call of a shim: of a launcher, or of an older shim, which is a symlink to the program.
 pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
-    let called = args.first()?;
-    let name = Path::new(called).file_name().filter(|name| *name != PROGRAM)?;
     let home = Home::of_user(&env::home().ok()?);
-    // A name that was never a shim's is a name that the user gave the program.
-    let done = shim(&home, name, args)?;
+    let done = match launched(args) {
+        Some((name, args)) => shim(&home, name, args).unwrap_or_else(|| match hand_on(&home, &name.to_string_lossy(), args, &[]) {
+            Ok(never) => match never {},
+            Err(failure) => Err(failure),
+        }),
+        None => {
+            let name = Path::new(args.first()?).file_name().filter(|name| *name != PROGRAM)?;
+            if home.shim(name.to_str()?).is_symlink() {
+                // From the next call on it is a launcher. This one is answered in any case.
+                drop(env::found_as(&home).map(|program| shims::renew(&home, &program)));
+            }
+            // A name that was never a shim's is a name that the user gave the program.
+            shim(&home, name, args)?
+        }
+    };
     Some(done.unwrap_or_else(|failure| failure.report()))
+}
+
+/// Returns the name that a launcher says, and the words from the launcher's own path on.
+fn launched(args: &[OsString]) -> Option<(&OsStr, &[OsString])> {
+    let name = args.get(1)?.as_encoded_bytes().strip_prefix(launchers::CALLED_AS.as_bytes())?;
+    let name = OsStr::from_bytes(name);
+    (args.len() > 2 && name.to_str().is_some_and(table::is_shim_name)).then_some((name, &args[2..]))
 }
 
 fn shim(home: &Home, name: &OsStr, args: &[OsString]) -> Option<Result<ExitCode, Failure>> {
@@ -67,7 +87,7 @@ fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> R
         trust::unchanged(home, from, files).map_err(|failure| failure.or_code(SILO_FAILED))?;
     }
     match choice {
-        Choice::Tool(entry, _) => run::shim(&Globals { quiet: false }, &entry.tool, name, args.iter().skip(1).cloned().collect()),
+        Choice::Tool(entry, why) => run::shim(&Globals { quiet: false }, (&entry.tool, why), name, args.iter().skip(1).cloned().collect()),
         Choice::Next(owners) => match hand_on(home, name, args, &owners)? {},
         // The shim of a tool that is gone: it is as if it were gone, too.
         Choice::Nobody => match hand_on(home, name, args, &[])? {},
@@ -93,7 +113,8 @@ fn hand_on(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Res
     }
     let path = search::without(&env::path(), &home.bin());
     let this = search::identity(&env::program()?);
-    let Some(program) = search::next(OsStr::new(name), &path, this) else { return Err(not_found(name, owners)) };
+    let is_own = |file: &Path| launchers::leads_to_silo(file, this);
+    let Some(program) = search::next(OsStr::new(name), &path, is_own) else { return Err(not_found(name, owners)) };
     let called = args.first().cloned().unwrap_or_default();
     // A path that leads to the shim would have a program look for its own files beside the shim.
     let as_path = called.as_encoded_bytes().contains(&b'/');

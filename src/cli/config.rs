@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::ecosystem;
-use crate::home::PROJECT_CONFIG;
 use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::{self, check_denials, check_grants, check_name};
+use crate::tool::definition::Scope;
 use crate::tool::ecosystems;
 use crate::tool::record;
 use crate::tool::settings_file;
@@ -101,13 +101,16 @@ fn check(change: &Change, names: fn(&'static str, &[String]) -> Result<(), file:
     names("network", &change.names).map_err(|error| Failure::usage(error.to_string(), hint))
 }
 
-fn path(setting: &Setting, change: &Change) -> std::path::PathBuf {
-    if change.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) }
+fn path(setting: &Setting, change: &Change) -> Result<std::path::PathBuf, Failure> {
+    trust::settings_path(setting, Scope::of(change.global))
 }
 
 fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<ExitCode, Failure> {
     check(change, if key == "allow" { check_grants } else { check_denials })?;
-    let path = path(setting, change);
+    if let Some(tool) = &change.tool {
+        catalog::find(&setting.places, tool)?;
+    }
+    let path = path(setting, change)?;
     let tool = change.tool.as_deref();
     let (_, written) = settings_file::change(&setting.home, &path, |document| {
         change.names.iter().try_for_each(|name| document.add_grant(tool, key, name).map(drop))
@@ -125,7 +128,7 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
 
 fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     check(change, check_denials)?;
-    let path = path(setting, change);
+    let path = path(setting, change)?;
     let (unsaid, changed) = settings_file::prepare(&setting.home, &path, |document| {
         for name in &change.names {
             if !document.remove_grant(change.tool.as_deref(), name)? {

@@ -1,5 +1,6 @@
 //! What a command needs of the machine before it can do anything: home, store, settings, progress.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once};
@@ -13,6 +14,7 @@ use crate::config::merge::merge;
 use crate::config::project::ProjectFiles;
 use crate::config::read::{self, Older};
 use crate::config::{Build, Cache, Settings, discover};
+use crate::document;
 use crate::event::Event;
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Transport;
@@ -21,9 +23,10 @@ use crate::insight::inside::Look;
 use crate::journal;
 use crate::launch::spec::Machine;
 use crate::plain;
-use crate::recipe::catalog::Places;
+use crate::recipe::catalog::{self, Places};
 use crate::run::image::Images;
 use crate::run::tier;
+use crate::tool::record;
 use crate::tool::settings_file::Changed;
 use crate::tool::{Context, View};
 
@@ -168,6 +171,43 @@ impl Setting {
     pub fn images<T, E: Into<Failure>>(&self, work: impl FnOnce(Images<'_>) -> Result<T, E>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
         work(Images { home: &self.home, store: &self.store, program: &env::program()?, sink: &sink }).map_err(Into::into)
+    }
+
+    /// Fails if a silo.toml names an unknown tool: its settings would count for nothing.
+    pub fn check_names(&self) -> Result<(), Failure> {
+        let mut known: Option<BTreeSet<String>> = None;
+        let files = [(&self.project_settings, self.project.join(PROJECT_CONFIG)), (&self.user_settings, self.home.config())];
+        for (settings, path) in files {
+            let listed = settings.tools.iter().map(|tool| (tool, "tools"));
+            for (tool, key) in listed.chain(settings.overrides.keys().map(|tool| (tool, "overrides"))) {
+                if catalog::built_in(tool).is_some() {
+                    continue;
+                }
+                let known = match &mut known {
+                    Some(known) => known,
+                    None => known.insert(self.tools()?),
+                };
+                if !known.contains(tool) {
+                    let names: Vec<&str> = known.iter().map(String::as_str).collect();
+                    let hint = document::nearest(tool, &names)
+                        .map_or_else(|| "`silo list --available` shows the tools".to_owned(), |near| format!("did you mean \"{near}\"?"));
+                    return Err(Failure::usage(format!("{}: {key} names \"{tool}\", and there is no such tool", plain::path(&path)), hint));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the name of every tool that a recipe or an installed image is there for.
+    fn tools(&self) -> Result<BTreeSet<String>, Failure> {
+        let mut names = catalog::names(&self.places)?;
+        names.extend(record::list(&self.home)?.into_iter().map(|tool| tool.name));
+        Ok(names)
+    }
+
+    /// Shows the output of build steps.
+    pub fn show_steps(&self) {
+        self.ui.show_steps();
     }
 
     /// Tells something that is no result, unless that is not wanted.

@@ -12,7 +12,7 @@ use crate::lock::{self, Archive};
 use crate::plain;
 use crate::recipe::catalog;
 use crate::run::tier;
-use crate::shim::{links, table};
+use crate::shim::{launchers, scripts, table};
 use crate::tool::{collect, shims};
 
 use super::context::{Globals, Setting, setting};
@@ -32,6 +32,9 @@ pub struct Args {
     fix: bool,
 }
 
+/// Scripts that are named; more are counted.
+const MOST_SCRIPTS: usize = 12;
+
 /// Less room than this on the home's disk is too little for most images.
 const LITTLE_ROOM_BYTES: u64 = 2 << 30;
 
@@ -41,15 +44,26 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let written = home_check(&home);
     let mut checks = launch::probe(home.root());
     checks.push(written);
-    let setting = setting(globals)?;
-    if args.fix {
-        fix(&setting)?;
+    match setting(globals) {
+        Ok(setting) => {
+            if args.fix {
+                fix(&setting)?;
+            }
+            checks.push(room(&home));
+            checks.push(mirrors(&setting)?);
+            checks.extend(tier::check(&setting.home)?);
+            checks.extend(shim_checks(&setting));
+        }
+        // A home that cannot be written was found above.
+        Err(_) if checks.iter().any(|check| check.name == HOME_CHECK && check.state == State::Missing) => {}
+        Err(failure) => checks.push(Check {
+            name: "settings",
+            state: State::Missing,
+            detail: failure.message(),
+            cure: failure.hint().unwrap_or("mend the file that is named").to_owned(),
+        }),
     }
-    checks.push(room(&home));
     checks.push(clock());
-    checks.push(mirrors(&setting)?);
-    checks.extend(tier::check(&setting.home)?);
-    checks.extend(shim_checks(&setting));
     checks.extend(leftovers(&home));
     if args.json {
         ui::json(&serde_json::json!(checks))?;
@@ -127,8 +141,8 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
     }
     let faults = env::found_as(&setting.home)
         .map_err(|failure| failure.message())
-        .and_then(|program| links::faults(&setting.home, &table, &program).map_err(|error| Failure::from(error).message()));
-    let links = match faults {
+        .and_then(|program| launchers::faults(&setting.home, &table, &program).map_err(|error| Failure::from(error).message()));
+    let launchers = match faults {
         Ok(faults) if faults.is_empty() => check("shims", State::Ok, format!("{} lead to silo", names.len()), String::new()),
         Ok(faults) => {
             let told = |what: &str, names: &std::collections::BTreeSet<String>| {
@@ -155,7 +169,30 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
             }
         }
     };
-    vec![links, path]
+    vec![launchers, path, script_check(setting, &table)]
+}
+
+/// Lists the scripts of this machine that a pinned name takes away from their interpreter.
+fn script_check(setting: &Setting, table: &table::Table) -> Check {
+    let name = "scripts on PATH";
+    let pinned = |name: &&str| table.owners(name).any(|entry| entry.pinned && entry.answers_everywhere(name));
+    let names = table.names().into_iter().filter(pinned).collect();
+    let found = scripts::of(&names, &env::path(), &setting.home.bin());
+    if found.is_empty() {
+        return Check { name, state: State::Ok, detail: "none needs a pinned name".to_owned(), cure: String::new() };
+    }
+    let shown: Vec<String> = found.iter().take(MOST_SCRIPTS).map(|(file, name)| format!("{} ({name})", plain::path(file))).collect();
+    let more = found.len().saturating_sub(MOST_SCRIPTS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let of = |name: &String| table.owners(name).find(|entry| entry.pinned).map(|entry| entry.tool.clone());
+    let tools: std::collections::BTreeSet<String> = found.iter().filter_map(|(_, name)| of(name)).collect();
+    let unpin = tools.iter().map(|tool| format!("`silo unpin {tool}`")).collect::<Vec<_>>().join(", ");
+    Check {
+        name,
+        state: State::Degraded,
+        detail: format!("these find a sandbox that does not show them: {}{more}", shown.join(", ")),
+        cure: format!("{unpin} leaves the name to this machine's own wherever no project uses the tool"),
+    }
 }
 
 fn room(home: &Home) -> Check {
@@ -205,8 +242,11 @@ fn line(check: &Check) -> String {
     format!("{state:8} {}: {}{cure}\n", check.name, plain::line(&check.detail))
 }
 
+/// The check of the home directory.
+const HOME_CHECK: &str = "silo's home";
+
 fn home_check(home: &Home) -> Check {
-    let name = "silo's home";
+    let name = HOME_CHECK;
     match silo_store::layout::Store::open(home.root()) {
         Ok(_) => Check { name, state: State::Ok, detail: format!("{} can be written", plain::path(home.root())), cure: String::new() },
         Err(error) => Check {

@@ -96,6 +96,16 @@ pub fn handed_on() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| !own(name)).collect()
 }
 
+/// Returns the first port that the caller may listen at.
+pub fn first_open_port() -> u16 {
+    if rustix::process::geteuid().is_root() {
+        return 0;
+    }
+    // Linux alone has a file for it; every other system begins at 1024.
+    let said = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    said.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
 /// Returns the seconds since 1970.
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))

@@ -47,14 +47,25 @@ impl Failure {
         self
     }
 
-    /// Takes another exit code, where it has none of its own.
+    /// Takes another exit code, where it has one that a program of a run may have, too.
     pub fn or_code(self, code: u8) -> Failure {
-        if self.code == FAILED { self.with_code(code) } else { self }
+        if [FAILED, USAGE].contains(&self.code) { self.with_code(code) } else { self }
+    }
+
+    /// Adds another way out to the hint.
+    pub fn or_hint(mut self, hint: &str) -> Failure {
+        self.hint = Some(self.hint.map_or_else(|| hint.to_owned(), |before| format!("{hint}; or: {before}")));
+        self
     }
 
     /// Returns what failed and why, on one line.
     pub fn message(&self) -> String {
         self.messages.join(": ")
+    }
+
+    /// Returns the hint, if there is one.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// Says what to type next.
@@ -363,6 +374,9 @@ pub fn launch_hint(error: &launch::error::Error) -> Option<String> {
     match error {
         launch::error::Error::Setup { .. } | launch::error::Error::Host { .. } => {
             Some("`silo doctor` tries what sandboxes need and says what is missing".to_owned())
+        }
+        launch::error::Error::Port { port, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some(format!("ports below 1024 are root's; map {}:{port} and open localhost:{0}", port.saturating_add(8000)))
         }
         launch::error::Error::Port { port, .. } => {
             Some(format!("stop what listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"))

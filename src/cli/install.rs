@@ -10,6 +10,7 @@ use crate::tool::adopt;
 use crate::tool::collect;
 use crate::tool::install::{self, Outcome, Wish};
 use crate::tool::locking::Resolving;
+use crate::tool::shims as tool_shims;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -28,7 +29,7 @@ pub struct Args {
     version: Option<String>,
     /// Make the tool of an image: registry.example.com/name:tag, oci:layout:name, oci-archive:file.tar:name or
     /// docker-archive:file.tar:name
-    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["version", "frozen"])]
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["version", "frozen", "projects_only"])]
     image: Option<String>,
     /// With --image: commands of the tool, as name or name:program; without it, those found in the image
     #[arg(long, value_name = "SHIM", value_delimiter = ',', requires = "image")]
@@ -45,6 +46,9 @@ pub struct Args {
     /// With --image: memory that a run may use, such as 2G
     #[arg(long, value_name = "SIZE", requires = "image")]
     memory: Option<String>,
+    /// Lead the tool's commands to it only in projects that use it, as `silo unpin` does
+    #[arg(long)]
+    projects_only: bool,
     /// Do not make a lock where the recipe has none for what it asks for
     #[arg(long)]
     frozen: bool,
@@ -73,6 +77,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
         Ok(outcomes)
     })?;
+    if args.projects_only {
+        let program = env::found_as(&setting.home)?;
+        for outcome in &outcomes {
+            tool_shims::pin(&setting.home, &program, &outcome.tool.name, false)?;
+        }
+    }
     if args.json {
         ui::json(&outcomes.iter().map(json).collect())?;
     } else {

@@ -2,6 +2,7 @@
 
 mod env;
 mod error;
+mod overheard;
 mod screen;
 mod ui;
 
@@ -24,6 +25,7 @@ mod diff;
 mod doctor;
 mod export;
 mod graph;
+mod groups;
 mod init;
 mod install;
 mod list;
@@ -58,7 +60,7 @@ mod why;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::home::Home;
 use crate::plain;
@@ -145,7 +147,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         screen::give_back(&Home::of_user(&home));
     }
     let args = older::translated(args);
-    let cli = match Cli::try_parse_from(&args) {
+    let cli = match parse(&args) {
         Ok(cli) => cli,
         Err(error) => {
             report_usage(&args, &error);
@@ -158,9 +160,16 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// Parses a command line.
+fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
 /// Reports an error of clap. Clap repeats arguments in its message as they are, so the message is made again from escaped ones.
 fn report_usage(args: &[OsString], error: &clap::Error) {
-    match Cli::try_parse_from(args.iter().map(|arg| plain::bytes(arg.as_encoded_bytes()))) {
+    match parse(args.iter().map(|arg| plain::bytes(arg.as_encoded_bytes()))) {
         Err(again) if again.kind() == error.kind() => ui::styled(&again),
         _ => ui::line(error.to_string().trim_end()),
     }
@@ -168,7 +177,9 @@ fn report_usage(args: &[OsString], error: &clap::Error) {
 
 /// The definition of the command line.
 pub fn command() -> clap::Command {
-    Cli::command()
+    let command = Cli::command();
+    let template = groups::template(&command);
+    command.help_template(template)
 }
 
 /// The first words that can name no tool, because they are commands.

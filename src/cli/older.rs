@@ -1,6 +1,8 @@
-//! Words that older versions had: each is still understood, and says what it is called now.
+//! Words that older versions or other programs have: each is understood, or leads to the word that silo has for it.
 
 use std::ffi::OsString;
+
+use crate::document;
 
 use super::ui;
 
@@ -23,6 +25,43 @@ const OLDER: &[Older] = &[
     Older { was: &["config", "remove-port"], is: &["config", "ports", "remove"] },
 ];
 
+/// Words that other programs have for a command of silo.
+const CUSTOMARY: &[(&str, &str)] = &[
+    ("audit", "verify"),
+    ("check", "doctor"),
+    ("cleanup", "clean"),
+    ("config-show", "config show"),
+    ("delete", "uninstall"),
+    ("env", "shellenv"),
+    ("exec", "run"),
+    ("find", "search"),
+    ("freeze", "lock"),
+    ("info", "show"),
+    ("ls", "list"),
+    ("new", "init"),
+    ("purge", "gc"),
+    ("remove", "uninstall"),
+    ("repair", "doctor"),
+    ("rm", "uninstall"),
+    ("start", "run"),
+    ("tools", "list"),
+    ("up", "sync"),
+    ("update", "upgrade"),
+    ("versions", "list --available"),
+    ("where", "which"),
+    ("x", "run"),
+];
+
+/// Returns the command that a word which is no tool's name stands for: by custom, or mistyped.
+pub fn meant(word: &str) -> Option<String> {
+    if let Some((_, command)) = CUSTOMARY.iter().find(|(customary, _)| *customary == word) {
+        return Some((*command).to_owned());
+    }
+    let definition = super::command();
+    let commands: Vec<&str> = definition.get_subcommands().filter(|command| !command.is_hide_set()).map(clap::Command::get_name).collect();
+    document::nearest(word, &commands).filter(|near| near.len() > 2).map(str::to_owned)
+}
+
 /// Returns the first words of older commands, which can name no tool either.
 pub fn words() -> impl Iterator<Item = &'static str> {
     OLDER.iter().map(|older| older.was[0])
@@ -31,6 +70,7 @@ pub fn words() -> impl Iterator<Item = &'static str> {
 /// Puts today's words into a command line, and says so once.
 pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
     let at = first_word(&args);
+    let args = as_options(args, at);
     let Some(older) =
         OLDER.iter().find(|older| args[at..].iter().zip(older.was).filter(|(arg, was)| arg == was).count() == older.was.len())
     else {
@@ -40,6 +80,16 @@ pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
     let is = older.is.iter().map(OsString::from);
     let args = args[..at].iter().cloned().chain(is).chain(args[at + older.was.len()..].iter().cloned()).collect();
     build_order(args, at)
+}
+
+/// Makes `--help` and `--version` of the words by which most programs have them, too.
+fn as_options(args: Vec<OsString>, at: usize) -> Vec<OsString> {
+    let (before, after) = args.split_at(at);
+    match after.split_first() {
+        Some((word, rest)) if word == "help" => before.iter().chain(rest).cloned().chain(["--help".into()]).collect(),
+        Some((word, [])) if word == "version" => before.iter().cloned().chain(["--version".into()]).collect(),
+        _ => args,
+    }
 }
 
 /// Puts options of `build` that stand between the tool and the command before the tool: no program begins with a dash, so
@@ -130,6 +180,10 @@ mod tests {
             ("silo shim add python x", "silo shim add python x"),
             ("silo shim python list", "silo shim list python"),
             ("silo shim list", "silo shim list"),
+            ("silo help", "silo --help"),
+            ("silo -q help config ports", "silo -q config ports --help"),
+            ("silo version", "silo --version"),
+            ("silo run help", "silo run help"),
             ("silo --quiet", "silo --quiet"),
             ("silo", "silo"),
         ] {
@@ -138,5 +192,28 @@ mod tests {
             assert_eq!(translated(args), expect);
         }
         assert!(translated(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn customary_and_mistyped_words_lead_to_commands() {
+        for (word, expect) in [
+            ("ls", Some("list")),
+            ("update", Some("upgrade")),
+            ("remove", Some("uninstall")),
+            ("instal", Some("install")),
+            ("unistall", Some("uninstall")),
+            ("shel", Some("shell")),
+            ("confg", Some("config")),
+            ("ab", None),
+            ("elephant", None),
+        ] {
+            assert_eq!(meant(word).as_deref(), expect, "{word}");
+        }
+        let definition = crate::cli::command();
+        for (_, command) in CUSTOMARY {
+            let first = command.split(' ').next().unwrap_or_default();
+            assert!(definition.find_subcommand(first).is_some(), "{command}");
+        }
+        assert!(CUSTOMARY.iter().all(|(word, _)| definition.find_subcommand(word).is_none()));
     }
 }

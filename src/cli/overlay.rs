@@ -51,6 +51,7 @@ pub fn tool(setting: &Setting, named: Option<&str>, scope: Scope) -> Result<Stri
 pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed: Option<Changed>) -> Result<ExitCode, Failure> {
     let mut fresh = setting_with(globals, &setting.project, changed.as_ref())?;
     fresh.keep_failed = setting.keep_failed;
+    fresh.show_steps();
     fresh.machine.clone_from(&setting.machine);
     fresh.check = setting.check.take();
     let with = changed.iter().filter(|changed| changed.is_new()).map(|changed| changed.change(&fresh.home)).collect::<Result<_, _>>()?;

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::home::{PROJECT_CONFIG, PROJECT_LOCK};
+use crate::home::PROJECT_LOCK;
 use crate::journal::Change;
 use crate::plain;
 use crate::recipe::catalog;
 use crate::recipe::file::check_name;
 use crate::recipe::versions::is_version;
+use crate::tool::definition::Scope;
 use crate::tool::{locking, settings_file, trust as tool_trust};
 
 use super::context::{Globals, setting};
@@ -50,7 +51,7 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
     }
     let setting = setting(globals)?;
     catalog::find(&setting.places, tool)?;
-    let path = if args.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) };
+    let path = trust::settings_path(&setting, Scope::of(args.global))?;
     let ((), changed) = settings_file::change(&setting.home, &path, |document| {
         document.claim(tool)?;
         match version {
@@ -70,7 +71,7 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
 pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failure> {
     check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let setting = setting(globals)?;
-    let path = if args.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) };
+    let path = trust::settings_path(&setting, Scope::of(args.global))?;
     let (was, changed) = settings_file::prepare(&setting.home, &path, |document| {
         let listed = document.disclaim(&args.tool)?;
         Ok(document.unset_version(&args.tool)? || listed)

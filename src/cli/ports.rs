@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::grant::Port;
-use crate::home::PROJECT_CONFIG;
 use crate::plain;
+use crate::recipe::catalog;
 use crate::recipe::file::check_name;
+use crate::tool::definition::Scope;
 use crate::tool::settings_file;
 use crate::tool::trust::exposure;
 
 use super::context::Setting;
 use super::error::Failure;
-use super::run;
-use super::{trust as trust_command, ui};
+use super::{env, run, trust as trust_command, ui};
 
 /// What is done with ports.
 #[derive(Subcommand)]
@@ -49,12 +49,14 @@ pub fn run(setting: &Setting, what: &Ports) -> Result<ExitCode, Failure> {
 
 fn path(setting: &Setting, change: &Change) -> Result<std::path::PathBuf, Failure> {
     check_name(&change.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
-    Ok(if change.global { setting.home.config() } else { setting.project.join(PROJECT_CONFIG) })
+    trust_command::settings_path(setting, Scope::of(change.global))
 }
 
 fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     let path = path(setting, change)?;
     let tool = &change.tool;
+    catalog::find(&setting.places, tool)?;
+    change.ports.iter().try_for_each(|port| listenable(*port))?;
     let (_, written) = settings_file::change(&setting.home, &path, |document| {
         change.ports.iter().try_for_each(|port| document.add_port(tool, *port).map(drop))
     })?;
@@ -65,6 +67,17 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
         false => format!("{} says so already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails for a port that only root may listen at, where the caller is not root.
+fn listenable(port: Port) -> Result<(), Failure> {
+    let first = env::first_open_port();
+    if port.host.get() >= first {
+        return Ok(());
+    }
+    let higher = port.host.get().saturating_add(8000);
+    let what = format!("port {} of this machine is root's: yours begin at {first}", port.host);
+    Err(Failure::usage(what, format!("write {higher}:{}, and open localhost:{higher}", port.guest)))
 }
 
 fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {

@@ -1,22 +1,32 @@
 //! `silo run`, and `silo <tool>` for short.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::amount;
 use crate::config::Tier;
 use crate::grant::Port;
 use crate::launch::spec::Spec;
 use crate::launch::{self, Exit, Phase, again};
+use crate::plain;
+use crate::recipe::catalog;
+use crate::recipe::file;
 use crate::run;
+use crate::run::explain::{self, Facts};
 use crate::run::grammar;
 use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, Target, Wanted};
+use crate::run::{lost, private, unseen};
+use crate::shim::choice::Why;
 
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
+use super::older;
+use super::overheard::Overheard;
 use super::screen;
 use super::tier;
 use super::timing::Timing;
@@ -44,6 +54,18 @@ pub struct Visible {
     /// Let the tool ask your ssh agent for signatures
     #[arg(long)]
     ssh_agent: bool,
+    /// Set a variable for this run; without a value it is the one that you have
+    #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = variable)]
+    env: Vec<(String, Option<String>)>,
+    /// Let this run reach a name, too: name, name:port, *.name or an ecosystem such as @pypi
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
+    /// Memory that this run may use, such as 2G
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<u64>,
+    /// Processors that this run may use
+    #[arg(long, value_name = "N")]
+    cpus: Option<NonZero<u32>>,
     /// Where the tool runs; by default what `tier` in silo.toml says, else in a machine where that is quick, else natively
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
@@ -56,9 +78,9 @@ pub struct Visible {
     /// Write how long each phase took to this file, as JSON for trace viewers
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Whether nobody typed silo, so that a directory which must not be shown is left out instead of being an error.
+    /// Set where nobody typed silo, so that a directory which must not be shown is left out instead of being an error.
     #[arg(skip)]
-    by_shim: bool,
+    by_shim: Option<Why>,
 }
 
 impl Visible {
@@ -68,7 +90,7 @@ impl Visible {
     }
 
     fn options(self) -> Options {
-        let private = match (self.by_shim, self.expose) {
+        let private = match (self.by_shim.is_some(), self.expose) {
             (true, _) => Private::Hide,
             (false, true) => Private::Show,
             (false, false) => Private::Refuse,
@@ -78,11 +100,36 @@ impl Visible {
             learn: self.learn,
             ports: self.port,
             ssh_agent: self.ssh_agent,
+            env: self
+                .env
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.clone(), value.map(Into::into).or_else(|| env::var(&name))?)))
+                .collect(),
+            allow: self.allow,
+            memory_mb: self.memory,
+            cpus: self.cpus.map(NonZero::get),
             tier: self.tier,
             cold: self.cold,
         }
     }
 }
+
+/// Reads `NAME` or `NAME=VALUE`.
+fn variable(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
+    file::check_variables("--env", [name.to_owned()].iter()).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value))
+}
+
+/// Reads an amount of memory, in MiB.
+fn memory(text: &str) -> Result<u64, String> {
+    let bytes = amount::parse_size(text).map_err(|error| error.to_string())?;
+    let mib = bytes >> 20;
+    if mib < LEAST_MEMORY_MIB { Err(format!("no program starts in less than {LEAST_MEMORY_MIB}M")) } else { Ok(mib) }
+}
+
+/// Less memory than this is a slip of the unit.
+const LEAST_MEMORY_MIB: u64 = 4;
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
 ///
@@ -129,19 +176,38 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
         take_older_options(&mut args);
     }
     launched(globals, args.visible, |setting, visible| {
+        let typed = !args.older;
         let mut words = args.words.into_iter();
         let word = words.next().unwrap_or_default();
         let hint = hints(globals.quiet);
         let wanted = Wanted { word: &word, program: args.shim, rest: words.collect(), no_project: visible.no_project, hint: &hint };
-        Ok(target::find(setting.view(), wanted)?)
+        target::find(setting.view(), wanted).map_err(|error| if typed { no_tool(error, &word) } else { error.into() })
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
-/// What a shim of a tool does.
-pub fn shim(globals: &Globals, tool: &str, name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
-    launched(globals, Visible { by_shim: true, ..Visible::default() }, |setting, _| Ok(target::of_shim(setting.view(), tool, name, args)?))
-        .map_err(|failure| failure.or_code(SILO_FAILED))
+/// Says that a first word is neither a tool nor a command, and which command it may be meant to be.
+fn no_tool(error: run::error::Error, word: &OsStr) -> Failure {
+    use run::error::Error as E;
+    let is_unknown = matches!(error, E::Recipe(catalog::Error::Unknown { .. }));
+    let meant = word.to_str().filter(|_| is_unknown || matches!(error, E::Missing { .. })).and_then(older::meant);
+    match meant {
+        Some(command) if is_unknown => {
+            let what = format!("silo has no command \"{}\", and there is no tool of that name", word.display());
+            Failure::usage(what, format!("did you mean `silo {command}`?"))
+        }
+        // A tool has such a command, but it is not there.
+        Some(command) => Failure::from(error).or_hint(&format!("`silo {command}`, if that is meant")),
+        None => error.into(),
+    }
+}
+
+/// Runs the shim `name` of a tool, which got the call for this reason.
+pub fn shim(globals: &Globals, (tool, why): (&str, Why), name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
+    launched(globals, Visible { by_shim: Some(why), ..Visible::default() }, |setting, _| {
+        Ok(target::of_shim(setting.view(), tool, name, args)?)
+    })
+    .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
 /// Takes silo's options from where older scripts have them.
@@ -173,19 +239,26 @@ pub(super) fn launched(
     let mut timing = Timing::begin(visible.timing, visible.trace.take().as_deref())?;
     let setting = setting(globals)?;
     timing.done("settings read");
+    file::check_grants("--allow", &visible.allow)
+        .map_err(|error| Failure::usage(error.to_string(), "as in --allow db.example.com:5432"))?;
     let target = find(&setting, &visible)?;
     if !visible.no_project {
         trust::require(&setting, Some(&target.tool.name))?;
     }
     timing.done("tool found");
     let own = !visible.no_project;
+    let by_shim = visible.by_shim;
     let (spec, mut leases) = planned(&setting, &target, visible.options())?;
+    tell_of_unseen(&setting, &target, &spec, by_shim)?;
     if own {
         leases.begin(&setting.home, &setting.files).map_err(Failure::from)?;
     }
     timing.done("sandbox described");
-    let done = launch(&setting, &spec, &mut leases, &mut timing);
+    let (done, said) = launch(&setting, &spec, &mut leases, &mut timing);
     report(&setting, leases);
+    if let Ok(exit) = &done {
+        explain(&setting, &target, &spec, *exit, &said);
+    }
     timing.tell()?;
     match done {
         Ok(exit) => {
@@ -222,11 +295,42 @@ fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec
     })
 }
 
-fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> Result<Exit, launch::error::Error> {
+/// Says that the sandbox does not show the script that the command line names, and how the script can be run.
+fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<Why>) -> Result<(), Failure> {
+    let Some(script) = unseen::script(spec, &env::cwd()?, &target.args) else { return Ok(()) };
+    let tool = &target.tool.name;
+    let mut ways = Vec::new();
+    let dir = script.parent().and_then(|dir| std::fs::canonicalize(dir).ok());
+    // A directory that is not shown either is no way out.
+    if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private::why_private(&home, dir).is_none())) {
+        ways.push(format!("cd {} and run it there", plain::path(&dir)));
+    }
+    match by_shim {
+        Some(Why::Pinned) => {
+            ways.push(format!("`silo unpin {tool}` leaves {tool} to this machine's own wherever no project uses it"));
+            ways.push(format!("`silo install --projects-only {tool}` does the same as it installs"));
+        }
+        Some(Why::Project | Why::User) => ways.push("name the machine's own program by its full path".to_owned()),
+        None => ways.push(format!("silo run --project DIR {tool} … shows another directory")),
+    }
+    let shown = match spec.mounts.iter().any(|mount| mount.guest == setting.project) {
+        true => format!("shows {}, and no other file of yours", plain::path(&setting.project)),
+        false => "shows no file of yours".to_owned(),
+    };
+    ui::note(&format!("{} is not in the sandbox of {tool}, which {shown}\n  try: {}", plain::path(&script), ways.join("\n   or: ")));
+    Ok(())
+}
+
+/// Launches the program; returns how it ended, and the last that it printed.
+fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, launch::error::Error>, Vec<u8>) {
     let kept = screen::keep(&setting.home);
+    let mut heard = Overheard::begin();
     let done = launch::launch_noting(spec, &mut |phase| {
         if phase == Phase::Started {
             leases.started();
+            if let Some(heard) = &mut heard {
+                heard.start();
+            }
         }
         timing.done(match phase {
             Phase::Ready => "machine ready",
@@ -235,8 +339,35 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
         });
     });
     drop(kept);
+    let said = heard.map_or_else(launch::printed, Overheard::finish);
     timing.done("sandbox gone");
-    done
+    (done, said)
+}
+
+/// Explains messages of a program that failed, and announces an install that is gone.
+fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[u8]) {
+    let tool = &target.tool.name;
+    if exit == Exit::Code(0) {
+        lost::lost(spec, tool).iter().for_each(|lost| ui::note(lost));
+        return;
+    }
+    let places = spec.env.get(OsStr::new("PATH")).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let root = spec.root.lower.first();
+    let in_image =
+        |dir: &str, name: &str| root.is_some_and(|root| root.join(dir.trim_start_matches('/')).join(name).symlink_metadata().is_ok());
+    let has = |name: &str| {
+        places.split(':').any(|dir| {
+            in_image(dir, name) || std::path::Path::new(dir).starts_with(&setting.project) && std::path::Path::new(dir).join(name).exists()
+        })
+    };
+    let allow = spec.network.as_ref().map(|network| network.allow.clone()).unwrap_or_default();
+    let grants = |name: &str| allow.iter().any(|grant| grant.starts_with(name));
+    let is_proxy = |name: &str| ["http_proxy", "https_proxy", "all_proxy"].contains(&name.to_ascii_lowercase().as_str());
+    let text = |value: &OsString| value.to_string_lossy().into_owned();
+    let proxies =
+        spec.env.iter().map(|(name, value)| (text(name), text(value))).filter(|(name, value)| is_proxy(name) && !value.is_empty());
+    let facts = Facts { tool, has: &has, grants: &grants, proxies: proxies.collect() };
+    explain::explain(&plain::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 
 /// Reports what the run changed.

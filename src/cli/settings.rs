@@ -30,6 +30,7 @@ pub struct Args {
 const RECIPE_KEYS: [&str; 7] = ["env", "passEnv", "cache", "state", "network", "cpus", "memoryMB"];
 
 pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
+    setting.check_names()?;
     let mut sources = Vec::new();
     if let Some(tool) = &args.tool {
         sources.extend(of_recipe(setting, tool)?);

@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use crate::plain;
 use crate::recipe::file::check_name;
-use crate::shim::search;
 use crate::shim::table::{self, Entry, Shim};
+use crate::shim::{launchers, search};
 use crate::tool::definition::{self, Scope};
 use crate::tool::shims;
 
@@ -196,7 +196,7 @@ pub fn shadowed(setting: &Setting, names: &[&str]) -> Vec<(String, std::path::Pa
     let shims = search::identity(&setting.home.program());
     let first = |name: &&str| search::all(std::ffi::OsStr::new(name), &path).next();
     let named = names.iter().filter_map(|name| Some(((*name).to_owned(), first(name)?)));
-    named.filter(|(_, file)| search::identity(file) != shims).collect()
+    named.filter(|(_, file)| !launchers::leads_to_silo(file, shims)).collect()
 }
 
 /// What puts the directory of the shims first on PATH, for the user's shell.

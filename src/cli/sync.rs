@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::home::PROJECT_CONFIG;
+use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::plain;
 use crate::tool::sync::{self, Done, Synced, Wish};
 
@@ -65,6 +65,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCode, Failure> {
     if all.is_empty() {
         let file = setting.project.join(PROJECT_CONFIG);
+        if !file.exists() && !setting.project.join(LEGACY_CONFIG).exists() {
+            let what = format!("{} is no project: neither it nor a directory above it has a {PROJECT_CONFIG}", plain::path(&setting.from));
+            return Err(Failure::found(what, "`silo init` makes one of this directory; `silo install TOOL` needs none"));
+        }
         ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", plain::path(&file)))?;
         return Ok(ExitCode::SUCCESS);
     }

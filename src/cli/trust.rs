@@ -1,15 +1,16 @@
 //! `silo trust`, and the questions that come before a project's own files count.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::legacy::Whose;
 use crate::config::project::ProjectFiles;
 use crate::config::{Trust, read};
-use crate::home::Home;
+use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use crate::plain;
 use crate::run::error::Error;
 use crate::run::private;
+use crate::tool::definition::Scope;
 use crate::tool::kept;
 use crate::tool::settings_file::Changed;
 use crate::tool::trust::exposure::{self, Exposures};
@@ -38,6 +39,7 @@ pub struct Args {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
+    setting.check_names()?;
     if args.revoke {
         return revoke(&setting);
     }
@@ -79,6 +81,7 @@ fn revoke(setting: &Setting) -> Result<ExitCode, Failure> {
 
 /// Fails where a project opens to a tool, or to any of its tools, what nobody has approved; on a terminal it asks first.
 pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
+    setting.check_names()?;
     if setting.user_settings.trust == Some(Trust::Always) {
         return Ok(());
     }
@@ -119,6 +122,25 @@ pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
         Some(why) => confirm_private(setting, dir, why),
         None => Ok(()),
     }
+}
+
+/// Returns the silo.toml to change: the user's, or the project's. A directory such as the home directory does not become a
+/// project by chance: without a silo.toml there, the user is asked; without a terminal it is an error.
+pub fn settings_path(setting: &Setting, scope: Scope) -> Result<PathBuf, Failure> {
+    if scope == Scope::Global {
+        return Ok(setting.home.config());
+    }
+    let path = setting.project.join(PROJECT_CONFIG);
+    let is_new = !path.exists() && !setting.project.join(LEGACY_CONFIG).exists();
+    let Some(why) = private::why_private(&env::home()?, &setting.project).filter(|_| is_new) else { return Ok(path) };
+    let what = format!("{} would become a project: {why}", plain::path(&setting.project));
+    if ui::is_asking() {
+        ui::note(&what);
+        if ui::ask("Make it one all the same? Type yes: ", "yes", "")? {
+            return Ok(path);
+        }
+    }
+    Err(Failure::usage(what, "change to the project's own directory first; or add --global, which says it for everywhere"))
 }
 
 /// Asks whether a directory that holds what no tool is meant to see is shown from now on; without a terminal it is an error.

@@ -10,7 +10,8 @@
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -24,6 +25,8 @@ use super::error::Failure;
 
 /// How long an activity is silent.
 const SILENT: Duration = Duration::from_millis(250);
+/// When an activity that began in the first moment shows a sign of life where there are no bars.
+const LATER: Duration = Duration::from_secs(1);
 /// How often the time of an activity without a size is drawn.
 const TICK: Duration = Duration::from_millis(200);
 /// How often a bar is drawn at most.
@@ -38,7 +41,11 @@ const MAX_MESSAGE_CHARS: usize = 64 << 10;
 pub struct Ui {
     mode: Mode,
     began: Instant,
-    running: Mutex<HashMap<u64, Running>>,
+    running: Arc<Mutex<HashMap<u64, Running>>>,
+    /// Set when somebody looks after activities that began in the silent moment.
+    looks: AtomicBool,
+    /// Whether the lines of steps are shown.
+    shows_steps: AtomicBool,
 }
 
 enum Mode {
@@ -63,7 +70,12 @@ impl Ui {
             (false, false) => Mode::Plain,
             (false, true) => Mode::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SEC))),
         };
-        Ui { mode, began: Instant::now(), running: Mutex::default() }
+        Ui { mode, began: Instant::now(), running: Arc::default(), looks: AtomicBool::new(false), shows_steps: AtomicBool::new(false) }
+    }
+
+    /// Shows the lines of steps from now on, too.
+    pub fn show_steps(&self) {
+        self.shows_steps.store(true, Ordering::Relaxed);
     }
 
     /// Shows an event; called from any thread.
@@ -75,7 +87,8 @@ impl Ui {
             _ if matches!(self.mode, Mode::Quiet) => {}
             Event::Started { id, kind, name, total } => self.started(id, kind, name, total),
             Event::Progress { id, done } => self.progressed(id, done),
-            Event::Log { line, .. } => self.line(&plain::said(&line)),
+            Event::Log { line, .. } if self.shows_steps.load(Ordering::Relaxed) => self.line(&format!("  {}", plain::said(&line))),
+            Event::Log { .. } => {}
             Event::Finished { id } => self.finished(id),
         }
     }
@@ -116,7 +129,29 @@ impl Ui {
         {
             running.bar = Some(bars.add(bar(running.kind, &running.name, running.total)));
         }
+        let is_untold = matches!(self.mode, Mode::Plain) && shows_in_plain(kind, total) && !running.told;
         self.running().insert(id, running);
+        // A run must have one thread when it launches its sandbox; what it does before that is short.
+        if is_untold && matches!(kind, Activity::Build | Activity::Resolve | Activity::Step | Activity::Verify) {
+            self.tell_later();
+        }
+    }
+
+    /// Tells activities that began in the silent moment, if they still go on after it. Without a thread for it nothing is lost.
+    fn tell_later(&self) {
+        if self.looks.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let running = Arc::clone(&self.running);
+        let wait = LATER.saturating_sub(self.began.elapsed());
+        let _ = thread::apart(move || {
+            std::thread::sleep(wait);
+            let mut all = running.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            for running in all.values_mut().filter(|running| !running.told && shows_in_plain(running.kind, running.total)) {
+                line(&format!("{} {}", verb(running.kind), running.name));
+                running.told = true;
+            }
+        });
     }
 
     fn progressed(&self, id: u64, done: u64) {

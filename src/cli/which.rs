@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use crate::plain;
 use crate::shim::choice::{self, Choice, Claims, Why};
 use crate::shim::table::{self, Entry, Table};
-use crate::shim::{claims, search};
+use crate::shim::{claims, launchers, search};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -73,7 +73,7 @@ fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result
     let mut rows = Vec::new();
     let of_tool = |file, (tool, why): (String, String)| Row { file, why: format!("{tool} in a sandbox: {why}"), tool: Some(tool) };
     for file in search::all(OsStr::new(name), &env::path()) {
-        if ours.is_some() && search::identity(&file) == ours {
+        if launchers::leads_to_silo(&file, ours) {
             rows.extend(tool.take().map(|tool| of_tool(Some(file), tool)));
         } else {
             rows.push(Row { file: Some(file), tool: None, why: others.clone() });

@@ -35,6 +35,11 @@ use std::path::{Path, PathBuf};
 use error::Error;
 use spec::Spec;
 
+/// Returns the last that a program printed to a terminal of its sandbox's own.
+pub fn printed() -> Vec<u8> {
+    host::notices::heard()
+}
+
 /// In the work directory of an overlay: the directory that says that the overlay could not be mounted.
 pub const UNLAYERED: &str = "read-only";
 

@@ -15,18 +15,8 @@ use super::file::{self, StepEntry};
 /// The directory of add-ons among recipes.
 pub const DIR: &str = "addons";
 
-/// The add-ons that come with the program: name and text. `tests/recipes.rs` holds that none is forgotten.
-pub const BUILT_IN: &[(&str, &str)] = &[
-    ("corepack", include_str!("../../recipes/addons/corepack.toml")),
-    ("java", include_str!("../../recipes/addons/java.toml")),
-    ("kotlin", include_str!("../../recipes/addons/kotlin.toml")),
-    ("pipx", include_str!("../../recipes/addons/pipx.toml")),
-    ("pnpm", include_str!("../../recipes/addons/pnpm.toml")),
-    ("poetry", include_str!("../../recipes/addons/poetry.toml")),
-    ("ruby", include_str!("../../recipes/addons/ruby.toml")),
-    ("uv", include_str!("../../recipes/addons/uv.toml")),
-    ("yarn", include_str!("../../recipes/addons/yarn.toml")),
-];
+/// The add-ons that come with the program: name and text.
+pub const BUILT_IN: &[(&str, &str)] = catalog::ADDONS;
 
 /// An add-on file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -47,6 +47,19 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn { name: "vm", recipe: include_str!("../../recipes/vm.toml"), lock: include_str!("../../recipes/vm.lock") },
 ];
 
+/// The add-ons that come with the program: name and text. `tests/recipes.rs` holds that none is forgotten.
+pub const ADDONS: &[(&str, &str)] = &[
+    ("corepack", include_str!("../../recipes/addons/corepack.toml")),
+    ("java", include_str!("../../recipes/addons/java.toml")),
+    ("kotlin", include_str!("../../recipes/addons/kotlin.toml")),
+    ("pipx", include_str!("../../recipes/addons/pipx.toml")),
+    ("pnpm", include_str!("../../recipes/addons/pnpm.toml")),
+    ("poetry", include_str!("../../recipes/addons/poetry.toml")),
+    ("ruby", include_str!("../../recipes/addons/ruby.toml")),
+    ("uv", include_str!("../../recipes/addons/uv.toml")),
+    ("yarn", include_str!("../../recipes/addons/yarn.toml")),
+];
+
 /// Where a recipe comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -275,9 +288,33 @@ fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn unknown(places: &Places, name: &str) -> Error {
+    Error::Unknown { name: name.to_owned(), near: instead(places, name) }
+}
+
+/// Returns the end of a sentence that a name is no recipe's: the thing that has this name, or a name near it.
+fn instead(places: &Places, name: &str) -> String {
+    let addons: Vec<(&str, &str)> = ADDONS.to_vec();
+    let own = names_below(places, "addons/").unwrap_or_default();
+    if own.contains(name) || addons.iter().any(|(addon, _)| *addon == name) {
+        return format!("; it is an add-on, which a tool is given: silo add {name} --for TOOL");
+    }
+    if let Some(tool) = shim_owners(places, name).ok().and_then(|owners| owners.into_keys().next()) {
+        return format!("; it is a command of {tool}: silo install {tool}");
+    }
+    if let Some((addon, _)) = addons.iter().find(|(_, text)| commands_of(text).any(|command| command == name)) {
+        return format!("; it is a command of the add-on {addon}, which a tool is given: silo add {addon} --for TOOL");
+    }
     let known = names(places).unwrap_or_default();
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    let near = document::nearest(name, &known)
-        .map_or_else(|| "; `silo list --available` shows them all".to_owned(), |near| format!("; did you mean \"{near}\"?"));
-    Error::Unknown { name: name.to_owned(), near }
+    let known: Vec<&str> = known.iter().map(String::as_str).chain(addons.iter().map(|(addon, _)| *addon)).collect();
+    match document::nearest(name, &known) {
+        Some(near) => format!("; did you mean \"{near}\"?"),
+        None => "; `silo list --available` shows them all".to_owned(),
+    }
+}
+
+/// Returns the commands that an add-on brings.
+fn commands_of(addon: &str) -> impl Iterator<Item = String> {
+    let table: toml::Table = toml::from_str(addon).unwrap_or_default();
+    let shims = table.get("shims").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+    shims.into_iter().filter_map(|shim| Some(shim.as_str()?.split(':').next()?.to_owned()))
 }

@@ -14,6 +14,11 @@ pub mod image;
 pub mod moved;
 pub mod spec;
 pub mod target;
+pub mod unseen;
+
+pub mod lost;
+
+pub mod explain;
 pub mod worktree;
 
 pub mod guarding;

@@ -45,12 +45,18 @@ pub struct Asked {
     pub ports: Vec<Port>,
     /// The socket of the user's ssh agent, if it may be asked.
     pub ssh_agent: Option<PathBuf>,
+    /// Names that may be reached.
+    pub allow: Vec<String>,
 }
 
 /// Decides what a run may reach; the files and variables are what its programs need for that.
 pub fn reach(given: Given<'_>) -> Reach {
-    let mut reach = given.recipe.map_or_else(nothing, |recipe| {
-        let granted = given.settings.network(given.tool, &recipe.run.network);
+    let named = given.recipe.is_some() || !given.asked.allow.is_empty();
+    let reach = named.then(|| {
+        let of_recipe = given.recipe.map_or(&[][..], |recipe| &recipe.run.network);
+        // Without a recipe only typed names count.
+        let mut granted = given.recipe.map(|_| given.settings.network(given.tool, of_recipe)).unwrap_or_default();
+        granted.allow.extend(given.asked.allow.iter().filter(|name| !granted.allow.contains(name)).cloned().collect::<Vec<_>>());
         let root = [given.root.to_owned()];
         let wish = network::Wish {
             allow: &granted.allow,
@@ -60,6 +66,7 @@ pub fn reach(given: Given<'_>) -> Reach {
         };
         network::for_run(given.home, given.outside, &root, wish, given.sink)
     });
+    let mut reach = reach.unwrap_or_else(nothing);
     let mut ports = given.settings.ports(given.tool).to_vec();
     // What is typed counts more: it may forward a port of this machine elsewhere for once.
     ports.retain(|port| given.asked.ports.iter().all(|own| own.host != port.host));

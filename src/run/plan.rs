@@ -74,6 +74,14 @@ pub struct Options {
     pub ports: Vec<Port>,
     /// Pass the user's ssh agent.
     pub ssh_agent: bool,
+    /// Variables that are set for this run.
+    pub env: Vec<(String, OsString)>,
+    /// Names that may be reached besides those of the settings.
+    pub allow: Vec<String>,
+    /// Memory to use at most, in MiB.
+    pub memory_mb: Option<u64>,
+    /// Processors to use at most.
+    pub cpus: Option<u32>,
     /// The tier that was asked for.
     pub tier: Option<Tier>,
     /// Boot a machine without a snapshot, and take none.
@@ -131,7 +139,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         root: &root,
         outside: &caller.outside,
         learn: leases.lesson.as_ref(),
-        asked: Asked { ports: options.ports.clone(), ssh_agent: ssh_agent(inputs, settings) },
+        asked: Asked { ports: options.ports.clone(), ssh_agent: ssh_agent(inputs, settings), allow: options.allow.clone() },
         sink: images.sink,
     });
     let mut network = reach.network;
@@ -152,12 +160,13 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         over: &over,
         command: &target.env,
     });
+    env.extend(options.env.iter().map(|(name, value)| (OsString::from(name), value.clone())));
     for lost in activate(run, mounts.project.as_ref(), &cwd, &root, &mut env) {
         (images.sink)(crate::event::Event::Note { text: lost });
     }
     environment::add_network(reach.env, network.as_ref(), &mut env);
 
-    let budget = budget(&over, run, target.least_memory_mb);
+    let budget = budget(&over, run, options, target.least_memory_mb);
     let machine = match options.tier.or(settings.tier).map_or_else(|| tier::usual(view.home), Ok)? {
         Tier::Native => None,
         Tier::Vm => {
@@ -269,10 +278,10 @@ fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     None
 }
 
-fn budget(over: &Override, run: Option<&Run>, least_memory_mb: u64) -> Budget {
+fn budget(over: &Override, run: Option<&Run>, asked: &Options, least_memory_mb: u64) -> Budget {
     Budget {
-        cpus: over.cpus.or_else(|| run.and_then(|run| run.cpus)),
-        memory_mb: over.memory_mb.or_else(|| run.and_then(|run| run.memory_mb)).map(|mib| mib.max(least_memory_mb)),
+        cpus: asked.cpus.or(over.cpus).or_else(|| run.and_then(|run| run.cpus)),
+        memory_mb: asked.memory_mb.or(over.memory_mb).or_else(|| run.and_then(|run| run.memory_mb)).map(|mib| mib.max(least_memory_mb)),
         scratch_mb: over.rootfs_size_mb,
     }
 }

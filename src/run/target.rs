@@ -25,6 +25,8 @@ pub struct Target {
     pub recipe: Option<Recipe>,
     /// The program and its arguments.
     pub argv: Vec<OsString>,
+    /// The arguments that were typed.
+    pub args: Vec<OsString>,
     /// Variables that are set for it, over all others.
     pub env: Vec<(String, String)>,
     /// Memory that it needs at least, in MiB, where it is limited.
@@ -33,8 +35,8 @@ pub struct Target {
 
 impl Target {
     /// A tool's program as anybody runs it.
-    fn plain(tool: Installed, recipe: Option<Recipe>, argv: Vec<OsString>) -> Target {
-        Target { tool, recipe, argv, env: Vec::new(), least_memory_mb: 0 }
+    fn plain(tool: Installed, recipe: Option<Recipe>, argv: Vec<OsString>, args: Vec<OsString>) -> Target {
+        Target { tool, recipe, argv, args, env: Vec::new(), least_memory_mb: 0 }
     }
 }
 
@@ -77,7 +79,7 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
         know_others(&table, wanted.rest.first(), &mut known);
     }
     let typed = Typed { word: &name, program: wanted.program, rest: wanted.rest };
-    let first = typed.rest.first().cloned();
+    let (first, args) = (typed.rest.first().cloned(), typed.rest.clone());
     let Meant { tool, argv, other } = grammar::meaning(typed, &known).map_err(|unclear| match unclear {
         Unclear::Unknown => missing(view, &table, &name),
         Unclear::Several(owners) => several(&name, &owners),
@@ -86,7 +88,7 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
         hint(&first, &other, &tool, wanted.hint);
     }
     let (tool, recipe) = usable.into_iter().find(|(usable, _)| usable.name == tool).ok_or_else(|| missing(view, &table, &name))?;
-    Ok(Target::plain(tool, recipe, argv))
+    Ok(Target::plain(tool, recipe, argv, args))
 }
 
 /// Finds what the shim `name` of a tool runs; nothing of the arguments is looked at.
@@ -95,7 +97,7 @@ pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> R
     let installed = usable(view, tool, false)?.ok_or_else(|| missing(view, &table, tool))?;
     let (recipe, commands) = commands(view, &table, tool, false);
     let argv = grammar::named(tool, &commands, OsStr::new(name), &args);
-    Ok(Target::plain(installed, recipe, argv.into_iter().chain(args).collect()))
+    Ok(Target::plain(installed, recipe, argv.into_iter().chain(args.iter().cloned()).collect(), args))
 }
 
 fn plain(word: &OsStr) -> Result<&str, Error> {

@@ -1,20 +1,22 @@
 //! Shims: commands on the user's PATH that lead to tools.
 //!
-//! A shim is a link in `~/.silo/bin` to the program itself, which looks at the name that it is called by. Which name is
-//! whose stands in one small [`table`]. Called by such a name, the program makes a [`choice`]: a pinned tool always gets
+//! A shim is a small file in `~/.silo/bin` that starts the program and says its name. One small [`table`] says which tools
+//! have which names. Called by such a name, the program makes a [`choice`]: a pinned tool always gets
 //! the call, one that is not pinned only where a project or the user's settings claim it; otherwise the next program of
-//! that name on PATH gets it, found by [`search`], as if there were no shim. [`links`] makes the links.
+//! that name on PATH gets it, found by [`search`], as if there were no shim. [`launchers`] makes the files.
 //!
-//! **No shim calls itself for ever.** What is next on PATH is looked for without the directory of the shims, and is never
-//! the same file (device and inode) as the program itself; and a call that is handed on is counted in [`HANDED_ON`],
-//! which the program that gets it inherits: where scripts lead back to the shim all the same, the count ends it.
+//! **No shim calls itself for ever.** The next program on PATH is looked for without the directory of the shims. It is never
+//! the same file (device and inode) as the program itself, and never another launcher. A call that is handed on is counted in
+//! [`HANDED_ON`], which the program that gets it inherits: where scripts lead back to the shim all the same, the count ends it.
 
 pub mod table;
 
 pub mod choice;
 pub mod claims;
-pub mod links;
 pub mod search;
+
+pub mod launchers;
+pub mod scripts;
 
 /// The variable that counts how often a call was handed on to the next program on PATH.
 pub const HANDED_ON: &str = "_SILO_HANDED_ON";

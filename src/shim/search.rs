@@ -45,9 +45,9 @@ pub fn all<'a>(name: &'a OsStr, path: &'a OsStr) -> impl Iterator<Item = PathBuf
     dirs.map(move |dir| Path::new(OsStr::from_bytes(dir)).join(name)).filter(|file| is_program(file))
 }
 
-/// Finds the first program called `name` along PATH that is not `this` one.
-pub fn next(name: &OsStr, path: &OsStr, this: Option<Identity>) -> Option<PathBuf> {
-    all(name, path).find(|file| identity(file) != this)
+/// Finds the first program called `name` along PATH that is none of silo's own.
+pub fn next(name: &OsStr, path: &OsStr, is_own: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    all(name, path).find(|file| !is_own(file))
 }
 
 fn is_program(file: &Path) -> bool {
@@ -84,9 +84,10 @@ mod tests {
         let clean = without(&path, &dir("bin"));
         assert_eq!(clean, OsString::from(join(&["a", "b", "c"])));
         assert!(contains(&path, &dir("bin")) && !contains(&clean, &dir("bin")));
-        assert_eq!(next(OsStr::new("tool"), &clean, identity(&this)), Some(dir("c/tool")));
+        let is_own = |file: &Path| identity(file) == identity(&this);
+        assert_eq!(next(OsStr::new("tool"), &clean, is_own), Some(dir("c/tool")));
         assert_eq!(without(dir("bin").as_os_str(), &dir("bin")), "");
-        assert_eq!(next(OsStr::new("none"), &clean, identity(&this)), None);
+        assert_eq!(next(OsStr::new("none"), &clean, is_own), None);
         assert_eq!(without(OsStr::new(":/x::"), &dir("bin")), ":/x::", "what is not ours stays as it is");
     }
 }

@@ -14,7 +14,7 @@ use crate::document;
 use crate::image;
 use crate::journal::Change;
 use crate::recipe::catalog::{self, Draft, Places};
-use crate::shim::{links, table};
+use crate::shim::{launchers, table};
 use crate::system::Arch;
 
 use super::Context;
@@ -97,7 +97,7 @@ fn again(context: &Context<'_>, wish: &Wish, text: &str) -> Option<Result<(Outco
     let (command, shims) = (list("command"), list("shims"));
     let arguments = there.contains_key("arguments").then(|| list("arguments"));
     let table = table::read(&context.home.shims()).ok()?;
-    let linked = links::faults(context.home, &table, &context.found_as).is_ok_and(|faults| faults.is_empty());
+    let linked = launchers::faults(context.home, &table, &context.found_as).is_ok_and(|faults| faults.is_empty());
     let has_shims = linked && table.get(&wish.name).is_some();
     let is_installed = matches!(record::get(context.home, &wish.name), Ok(Some(_)));
     if text != recipe(wish, (&command, arguments.as_deref()), &shims) || (is_installed && has_shims) {

@@ -24,6 +24,13 @@ pub enum Scope {
     Project,
 }
 
+impl Scope {
+    /// Reads the option `--global`.
+    pub fn of(global: bool) -> Scope {
+        if global { Scope::Global } else { Scope::Project }
+    }
+}
+
 /// A tool as it is used somewhere.
 #[derive(Clone, Debug)]
 pub struct Definition {

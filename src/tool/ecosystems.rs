@@ -37,7 +37,7 @@ pub fn learn(context: &Context<'_>, tool: &str, ecosystem: &str) -> Result<Learn
     let found = catalog::find(context.places, tool)?;
     let installed = record::get(context.home, tool)?.ok_or_else(|| Error::NotInstalled { tool: tool.to_owned() })?;
     let root = [image::root(context.home, installed.image)];
-    Ok(network::learn(&context.learning(&found.recipe, &root), ecosystem)?)
+    Ok(network::learn(&context.learning(&found.recipe, &root), ecosystem, context.sink)?)
 }
 
 /// Forgets what was learned; returns whether there was anything. The next step that needs it learns it anew.

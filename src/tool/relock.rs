@@ -167,10 +167,19 @@ impl Error {
                     .to_owned(),
             ),
             Error::NoSuite { .. } => Some("is debian.suite of the recipe a release of Debian, and is it still on the mirrors?".to_owned()),
-            Error::Solve { .. } => Some("name other packages or versions in the recipe".to_owned()),
+            Error::Solve { arch, source: solve::Error::Unknown { name, .. } } => Some(format!(
+                "Debian has no package {name} for {arch}; look for its name at Debian, or write \"{name} [{}]\" for one that another architecture alone has",
+                other_than(*arch)
+            )),
+            Error::Solve { .. } => Some("name other packages or versions, in silo.toml or in the recipe".to_owned()),
             _ => None,
         }
     }
+}
+
+/// The other architecture that locks are made for.
+fn other_than(arch: Arch) -> Arch {
+    Arch::ALL.into_iter().find(|other| *other != arch).unwrap_or(arch)
 }
 
 /// One suite of an archive.

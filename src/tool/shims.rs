@@ -1,6 +1,6 @@
 //! Which shims a tool has: made with it, changed by the user, gone with it.
 //!
-//! The table and its links are changed under one lock, the directory of the links itself.
+//! The table and its launchers are changed under one lock, the directory of the launchers itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::home::Home;
 use crate::recipe::catalog::{self, Places};
 use crate::shim::table::{self, Shim, Table, is_shim_name};
-use crate::shim::{is_systems_own, links};
+use crate::shim::{is_systems_own, launchers};
 
 use super::definition::{self, Scope};
 use super::projects;
@@ -76,7 +76,7 @@ pub struct Changed<T> {
     pub foreign: BTreeSet<String>,
 }
 
-/// Changes the table, and makes the links what it says. Shims lead to `program`.
+/// Changes the table, and makes the launchers that it asks for. They start `program`.
 pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<Changed<T>, Error> {
     private::make_dir(&home.bin())?;
     let _alone = hold(home)?;
@@ -91,7 +91,7 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
     if after != before {
         document::write(&path, &table::write(&after)).map_err(failed("write", &path))?;
     }
-    let foreign = links::make(home, &after, program)?;
+    let foreign = launchers::make(home, &after, program)?;
     Ok(Changed { done, foreign })
 }
 
@@ -105,10 +105,10 @@ fn hold(home: &Home) -> Result<Held, PathError> {
 pub fn sweep(home: &Home) -> Result<usize, PathError> {
     // A home without shims has nobody who makes links.
     if !home.bin().is_dir() {
-        return Ok(usize::from(links::unstage(home)?));
+        return Ok(launchers::unstage(home)?);
     }
     let _alone = hold(home)?;
-    Ok(usize::from(links::unstage(home)?))
+    Ok(launchers::unstage(home)?)
 }
 
 /// Gives an installed tool its shims; one that was not installed before is pinned.
@@ -270,7 +270,12 @@ fn parse(spec: &str) -> Result<(String, Vec<String>), Error> {
     Ok((name.to_owned(), words))
 }
 
-/// Makes the table anew where it cannot be read, from what is installed, and the links what it says.
+/// Makes the launchers that the table asks for, where nobody else does so already.
+pub fn renew(home: &Home, program: &Path) -> Result<(), Error> {
+    change(home, program, |_| Ok(())).map(drop)
+}
+
+/// Makes the table anew where it cannot be read, from what is installed, and its launchers.
 pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
     if table::read(&context.home.shims()).is_err() {
         let broken = context.home.shims();

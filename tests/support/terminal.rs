@@ -13,6 +13,9 @@ use silo::launch::spec::Spec;
 
 use super::sandbox::{Bench, until};
 
+/// How long a command may print nothing, on a machine with other work.
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// A terminal of the test's own with silo on it.
 pub struct Session {
     master: OwnedFd,
@@ -88,6 +91,20 @@ impl Session {
         let before = self.seen[..at].to_owned();
         self.seen.drain(..at + words.len());
         before
+    }
+
+    /// Waits for the first of several words; returns their index, and the output before them.
+    pub fn expect_any(&mut self, words: &[&str]) -> (usize, String) {
+        loop {
+            let found = words.iter().enumerate().filter_map(|(which, words)| Some((self.seen.find(words)?, which)));
+            if let Some((_, which)) = found.min() {
+                return (which, self.expect(words[which]));
+            }
+            match self.output.recv_timeout(SILENCE) {
+                Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
+                Err(_) => panic!("never printed any of {words:?}: {:?}", self.seen),
+            }
+        }
     }
 
     /// Waits a while for these words; returns what was printed before them, if they came.

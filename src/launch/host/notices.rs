@@ -24,6 +24,24 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// Modes of a terminal (ECMA-48 private modes, as xterm numbers them) that switch to its other screen.
 const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
 
+/// Bytes of a program's output that are kept, from its end.
+const MAX_HEARD_BYTES: usize = 64 << 10;
+
+/// The last that the program of this process printed to a terminal of the sandbox's own. One process launches one program.
+static HEARD: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
+
+fn hear(bytes: &[u8]) {
+    let mut heard = HEARD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    heard.extend(bytes);
+    let over = heard.len().saturating_sub(MAX_HEARD_BYTES);
+    heard.drain(..over);
+}
+
+/// Returns the last that was printed to a terminal of the sandbox's own.
+pub fn heard() -> Vec<u8> {
+    HEARD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter().copied().collect()
+}
+
 /// Where lines go; shared by who tells them and who sees what the program prints.
 #[derive(Clone)]
 pub struct Notices(Arc<Mutex<Board>>);
@@ -63,6 +81,7 @@ impl Notices {
 
     /// Looks at what the program has printed.
     pub fn printed(&self, bytes: &[u8]) {
+        hear(bytes);
         let mut board = self.board();
         board.switches.read(bytes);
         if !board.switches.is_other {

@@ -1,0 +1,300 @@
+//! Explains messages of a program that failed: messages that are true and do not name the sandbox as their cause.
+//!
+//! Pure: the last lines that the program printed, and facts of the run, become at most a few lines for the user.
+
+use std::path::Path;
+
+use super::lost::quoted;
+
+/// Facts of the run that are needed to understand a message.
+pub struct Facts<'a> {
+    /// The tool.
+    pub tool: &'a str,
+    /// Says whether the image or the project has a program of this name.
+    pub has: &'a dyn Fn(&str) -> bool,
+    /// Says whether a name may be reached by itself, such as `localhost`.
+    pub grants: &'a dyn Fn(&str) -> bool,
+    /// Proxy variables that the program sees, each with its value.
+    pub proxies: Vec<(String, String)>,
+}
+
+/// More explanations than this explain nothing.
+const MOST: usize = 2;
+
+/// Explains the last lines of a program that failed.
+pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    let mut all = Vec::new();
+    all.extend(missing(&lines, facts));
+    all.extend(refused(&lines, facts));
+    all.extend(author(&lines));
+    all.extend(unreachable(&lines, facts));
+    all.truncate(MOST);
+    all
+}
+
+/// Names the package of a program that is not there.
+fn missing(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
+    let header = lines.iter().any(|line| line.contains("Python.h: No such file"));
+    let name = lines.iter().filter_map(|line| program(line)).map(bare).find(|name| !(facts.has)(name));
+    let (what, packages) = match name {
+        Some(name) => (format!("{name} is not in the image of {}", facts.tool), packages(name, facts.tool)),
+        None if header => (format!("the headers of Python are not in the image of {}", facts.tool), "python3-dev".to_owned()),
+        None => return None,
+    };
+    Some(format!("{what}\n  try: silo add {packages} --for {}", facts.tool))
+}
+
+/// Finds the program that a line says is not there.
+fn program<'a>(line: &'a str) -> Option<&'a str> {
+    let between = |start: &str, end: &str| -> Option<&'a str> {
+        let rest = &line[line.find(start)? + start.len()..];
+        rest.find(end).map(|at| &rest[..at])
+    };
+    let found = if let Some(before) = line.strip_suffix(": command not found") {
+        before.rsplit(": ").next()
+    } else if let Some(after) = line.split("command not found: ").nth(1) {
+        Some(after)
+    } else if let Some(before) = line.strip_suffix(": not found") {
+        // dash: `sh: 1: gcc: not found`, make: `/bin/sh: 1: gcc: not found`.
+        let mut parts = before.rsplit(": ");
+        let name = parts.next();
+        name.filter(|_| parts.next().is_some_and(|number| number.chars().all(|digit| digit.is_ascii_digit()) && !number.is_empty()))
+    } else if line.contains("no acceptable C compiler found") || line.contains("No CMAKE_C_COMPILER could be found") {
+        Some("gcc")
+    } else if line.contains("No CMAKE_CXX_COMPILER could be found") {
+        Some("g++")
+    } else if line.contains("executable file not found in $PATH") {
+        between("exec: \"", "\"")
+    } else if line.contains("linker `") && line.contains("not found") {
+        between("linker `", "`")
+    } else if line.contains("No such file or directory") || line.contains("No such file") {
+        between("command '", "'")
+            .or_else(|| between("unable to execute '", "'"))
+            .or_else(|| between("env: ‘", "’"))
+            .or_else(|| between("env: '", "'"))
+            .or_else(|| line.contains("[Errno 2]").then(|| between("directory: '", "'")).flatten())
+    } else if line.ends_with("ENOENT") {
+        between("spawn ", " ENOENT").or_else(|| line.strip_suffix(" ENOENT").and_then(|before| before.split("spawn ").nth(1)))
+    } else {
+        line.split("Error: not found: ").nth(1)
+    };
+    found.map(str::trim).filter(|name| is_program(bare(name)))
+}
+
+/// Returns a compiler's name without the machine that it compiles for.
+fn bare(name: &str) -> &str {
+    ["x86_64-linux-gnu-", "aarch64-linux-gnu-"].iter().find_map(|machine| name.strip_prefix(machine)).unwrap_or(name)
+}
+
+fn is_program(name: &str) -> bool {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_+.".contains(letter);
+    // A file of data has an extension, a program seldom.
+    let has_extension = Path::new(name)
+        .extension()
+        .is_some_and(|end| end.len() <= 4 && end.to_str().is_some_and(|end| !end.chars().all(|c| c.is_ascii_digit())));
+    !name.is_empty()
+        && name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(plain)
+        && !has_extension
+}
+
+/// Programs with the packages or add-ons that bring them under another name.
+const PACKAGES: &[(&str, &str)] = &[
+    ("ar", "binutils"),
+    ("aclocal", "automake"),
+    ("autoreconf", "autoconf"),
+    ("cargo", "cargo"),
+    ("convert", "imagemagick"),
+    ("dig", "bind9-dnsutils"),
+    ("dot", "graphviz"),
+    ("fd", "fd-find"),
+    ("go", "golang-go"),
+    ("gpg", "gnupg"),
+    ("gradle", "java"),
+    ("ifconfig", "net-tools"),
+    ("ip", "iproute2"),
+    ("java", "java"),
+    ("javac", "java"),
+    ("kotlin", "kotlin"),
+    ("kotlinc", "kotlin"),
+    ("ld", "binutils"),
+    ("libtoolize", "libtool"),
+    ("man", "man-db"),
+    ("mvn", "java"),
+    ("mysql", "default-mysql-client"),
+    ("nc", "netcat-openbsd"),
+    ("ninja", "ninja-build"),
+    ("node", "nodejs"),
+    ("npx", "npm"),
+    ("pdflatex", "texlive-latex-base"),
+    ("pg_config", "libpq-dev"),
+    ("ping", "iputils-ping"),
+    ("pip", "python3-pip"),
+    ("pip3", "python3-pip"),
+    ("pkg-config", "pkgconf"),
+    ("protoc", "protobuf-compiler"),
+    ("ps", "procps"),
+    ("psql", "postgresql-client"),
+    ("python", "python-is-python3"),
+    ("redis-cli", "redis-tools"),
+    ("rg", "ripgrep"),
+    ("ssh", "openssh-client"),
+    ("top", "procps"),
+    ("which", "debianutils"),
+    ("xmllint", "libxml2-utils"),
+];
+
+/// Returns the packages that bring a program, with the headers that a compiler needs.
+fn packages(name: &str, tool: &str) -> String {
+    let with_headers = |compiler: &str| match tool {
+        "python" | "jupyter" => format!("{compiler} libc6-dev python3-dev"),
+        "node" => "g++ make python3".to_owned(),
+        _ => format!("{compiler} libc6-dev"),
+    };
+    match name {
+        "cc" | "gcc" | "c99" => with_headers("gcc"),
+        "c++" | "g++" => with_headers("g++"),
+        "make" if tool == "node" => with_headers("g++"),
+        "make" => format!("make {}", with_headers("gcc")),
+        _ => PACKAGES.iter().find(|(program, _)| *program == name).map_or_else(|| quoted(name), |(_, package)| (*package).to_owned()),
+    }
+}
+
+/// Says that a service at `localhost` is looked for in the sandbox itself.
+fn refused(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
+    const REFUSED: [&str; 4] = ["Connection refused", "connection refused", "ECONNREFUSED", "Couldn't connect to server"];
+    let line = lines.iter().rev().find(|line| REFUSED.iter().any(|word| line.contains(word)))?;
+    let local =
+        |text: &str| ["localhost", "127.0.0.1", "::1", "0.0.0.0"].into_iter().find_map(|name| Some((name, port_after(text, name)?)));
+    let named = local(line).or_else(|| lines.iter().rev().find_map(|line| local(line).filter(|(_, port)| *port != 0)));
+    if named.is_none() && has_address(line) || (facts.grants)("localhost") {
+        return None;
+    }
+    let port = match named {
+        Some((_, port)) if port != 0 => port.to_string(),
+        _ => "PORT".to_owned(),
+    };
+    Some(format!(
+        "if that was for a service of this machine: localhost inside is the sandbox's own\n  try: silo run --allow localhost:{port} …, or `silo config network allow localhost:{port}` for every run"
+    ))
+}
+
+/// Returns the port that stands behind a name, or 0 where the name stands without one.
+fn port_after(text: &str, name: &str) -> Option<u16> {
+    let rest = &text[text.find(name)? + name.len()..];
+    let rest = rest.trim_start_matches(['"', '\'', ']']);
+    let rest = rest.strip_prefix(':').or_else(|| rest.strip_prefix(',').map(str::trim_start)).or_else(|| rest.split("port ").nth(1));
+    let rest = rest.unwrap_or_default();
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some(digits.parse().unwrap_or(0))
+}
+
+/// Says whether a line names an address or a host with a port.
+fn has_address(line: &str) -> bool {
+    line.split(|letter: char| !(letter.is_ascii_alphanumeric() || ".:-[]".contains(letter))).any(|word| {
+        let Some((host, port)) = word.rsplit_once(':') else { return false };
+        host.contains('.') && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+/// Says that git's settings of the user are not in the sandbox.
+fn author(lines: &[&str]) -> Option<String> {
+    const UNKNOWN: [&str; 3] = ["Author identity unknown", "Please tell me who you are", "unable to auto-detect email address"];
+    lines.iter().any(|line| UNKNOWN.iter().any(|word| line.contains(word))).then(|| {
+        "your ~/.gitconfig is not in the sandbox\n  try: passFiles = [\"~/.gitconfig\"] in silo.toml; or, outside of the sandbox, `git config user.name NAME` and `git config user.email ADDRESS` in the project".to_owned()
+    })
+}
+
+/// Says that addresses and proxies are not reached by themselves.
+fn unreachable(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
+    const NO_WAY: [&str; 5] = ["No route to host", "EHOSTUNREACH", "Network is unreachable", "ENETUNREACH", "no route to host"];
+    const PROXY: [&str; 4] =
+        ["Cannot connect to proxy", "Could not resolve proxy", "ProxyError", "tunneling socket could not be established"];
+    let has = |words: &[&str]| lines.iter().any(|line| words.iter().any(|word| line.contains(word)));
+    match facts.proxies.first() {
+        Some((name, value)) if has(&NO_WAY) || has(&PROXY) => Some(format!(
+            "the program asked the proxy of {name} ({value}), which is not in the sandbox; silo uses this machine's proxies by itself\n  try: silo run --env {name}= …, and take {name} out of passEnv"
+        )),
+        None if has(&NO_WAY) => Some(
+            "a sandbox reaches granted names, and an address only where it is granted by itself\n  try: silo run --allow ADDRESS:PORT …, or `silo config network allow ADDRESS:PORT` for every run".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(said: &str, tool: &str, proxies: &[(&str, &str)]) -> String {
+        let proxies = proxies.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        explain(said, &Facts { tool, has: &|name| name == "there", grants: &|_| false, proxies }).join("\n")
+    }
+
+    #[test]
+    fn programs_that_are_not_there_are_named_with_their_packages() {
+        for (said, tool, expect) in [
+            ("bash: line 1: jq: command not found", "sh", "jq is not in the image of sh\n  try: silo add jq --for sh"),
+            ("sh: 1: gcc: not found", "rust", "silo add gcc libc6-dev --for rust"),
+            ("/bin/sh: 1: rg: not found", "sh", "silo add ripgrep --for sh"),
+            ("zsh: command not found: psql", "sh", "silo add postgresql-client"),
+            (
+                "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory",
+                "python",
+                "silo add gcc libc6-dev python3-dev --for python",
+            ),
+            ("error: command 'gcc' failed: No such file or directory", "python", "gcc is not in the image of python"),
+            ("unable to execute 'g++': No such file or directory", "python", "silo add g++ libc6-dev python3-dev"),
+            ("gyp ERR! stack Error: not found: make", "node", "silo add g++ make python3 --for node"),
+            (
+                "cgo: C compiler \"gcc\" not found: exec: \"gcc\": executable file not found in $PATH",
+                "go",
+                "silo add gcc libc6-dev --for go",
+            ),
+            ("error: linker `cc` not found", "rust", "silo add gcc libc6-dev --for rust"),
+            ("configure: error: no acceptable C compiler found in $PATH", "sh", "silo add gcc libc6-dev --for sh"),
+            ("/usr/bin/env: ‘perl’: No such file or directory", "node", "silo add perl --for node"),
+            ("FileNotFoundError: [Errno 2] No such file or directory: 'git'", "python", "silo add git --for python"),
+            ("Error: spawn ffmpeg ENOENT", "node", "silo add ffmpeg --for node"),
+            ("module.c:1:10: fatal error: Python.h: No such file or directory", "python", "silo add python3-dev --for python"),
+            ("sh: 1: mvn: not found", "claude-code", "silo add java --for claude-code"),
+        ] {
+            let told = told(said, tool, &[]);
+            assert!(told.contains(expect), "{said}: {told}");
+        }
+        for said in [
+            "bash: line 1: there: command not found",
+            "FileNotFoundError: [Errno 2] No such file or directory: 'data.csv'",
+            "FileNotFoundError: [Errno 2] No such file or directory: '/etc/thing'",
+            "ls: cannot access 'x': No such file or directory",
+            "module x: not found",
+            "404: not found",
+            "",
+        ] {
+            assert_eq!(told(said, "python", &[]), "", "{said}");
+        }
+    }
+
+    #[test]
+    fn messages_of_the_network_are_explained() {
+        for (said, expect) in [
+            ("ConnectionRefusedError: [Errno 111] Connection refused", "allow localhost:PORT"),
+            ("Error: connect ECONNREFUSED 127.0.0.1:5432", "allow localhost:5432"),
+            ("connection to server at \"localhost\" (127.0.0.1), port 5432 failed: Connection refused", "allow localhost:5432"),
+            ("curl: (7) Failed to connect to localhost port 8080 after 0 ms: Couldn't connect to server", "allow localhost:8080"),
+            ("dial tcp [::1]:6379: connect: connection refused", "allow localhost:6379"),
+            ("connect((\"localhost\", 18765))\nConnectionRefusedError: [Errno 111] Connection refused", "allow localhost:18765"),
+        ] {
+            let told = told(said, "python", &[]);
+            assert!(told.contains(expect), "{said}: {told}");
+        }
+        assert_eq!(told("Error: connect ECONNREFUSED 192.0.2.7:5432", "node", &[]), "");
+        assert_eq!(told("dial tcp db.example.com:5432: connect: connection refused", "go", &[]), "");
+        let no_way = "OSError: [Errno 113] No route to host";
+        assert!(told(no_way, "python", &[]).contains("--allow ADDRESS:PORT"));
+        assert!(told(no_way, "python", &[("HTTPS_PROXY", "http://192.0.2.1:3128")]).contains("silo run --env HTTPS_PROXY= …"));
+        assert!(told("Author identity unknown\n\n*** Please tell me who you are.", "sh", &[]).contains("~/.gitconfig"));
+    }
+}
