@@ -172,7 +172,7 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: O
     let mut stage = shop.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
     let source = Source { layer: item.layer.sha256.0, size: item.layer.size, diff_id: item.layer.diff.0 };
     // Below the first layer there is nothing, which is known without being told.
-    let over = over.or((item.at == 0).then_some(&[]));
+    let over = over.or_else(|| (item.at == 0).then_some(&[]));
     let merged = over.map(|over| merged(shop, over)).transpose()?;
     let trees: Vec<PathBuf> = over.into_iter().flatten().map(|layer| shop.store.tree(layer)).collect();
     let open = |path: &LayerPath| {

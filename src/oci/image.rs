@@ -141,7 +141,7 @@ fn artifact(manifest: &serde_json::Value) -> Option<String> {
     let own = manifest["artifactType"].as_str().filter(|_| !is_image);
     let layers = manifest["layers"].as_array().into_iter().flatten().filter_map(|layer| layer["mediaType"].as_str());
     let other = layers.clone().find(|kind| !is_layer(kind)).filter(|_| !layers.clone().any(is_layer));
-    let what = own.or(Some(kind).filter(|_| empty)).or(other)?;
+    let what = own.or_else(|| Some(kind).filter(|_| empty)).or(other)?;
     Some(format!("it holds {what}, which is no image"))
 }
 

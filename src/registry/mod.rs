@@ -244,7 +244,7 @@ fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointe
 fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<Option<Found>, Error> {
     let (url, bytes) = part(source, entry, Part::Manifest)?;
     match document(&url, &bytes)? {
-        Document::Manifest { config, layers } => image_of(source, entry.digest, config, layers, arch.unwrap_or(Arch::host())).map(Some),
+        Document::Manifest { config, layers } => image_of(source, entry.digest, config, layers, arch.unwrap_or_else(Arch::host)).map(Some),
         Document::Artifact(_) | Document::Index(_) => Ok(None),
     }
 }

@@ -74,7 +74,7 @@ pub fn said(records: &Records) -> Result<Said, &'static str> {
             b"minor" => minor = Some(number()?),
             b"numblocks" => count = Some(number()?),
             // They take turns, the offset first.
-            b"offset" | b"numbytes" if !has_map && (numbers.len() % 2 == 0) == (key == b"offset") => numbers.push(number()?),
+            b"offset" | b"numbytes" if !has_map && numbers.len().is_multiple_of(2) == (key == b"offset") => numbers.push(number()?),
             b"map" if numbers.is_empty() && !has_map => {
                 has_map = true;
                 let parts = value.split(|byte| *byte == b',').filter(|_| !value.is_empty());
