@@ -205,13 +205,8 @@ pub enum Error {
         value: String,
     },
     /// A pattern of names that has its star elsewhere than at its end.
-    #[error("{key}: \"{value}\" is not the beginning of a path with one * at its end; write it as lib/python3.*")]
-    Pattern {
-        /// The key.
-        key: &'static str,
-        /// The pattern.
-        value: String,
-    },
+    #[error("activate.madeBy: \"{0}\" is not the beginning of a path with one * at its end; write it as lib/python3.*")]
+    Pattern(String),
     /// A path that is not one below a directory.
     #[error("{key}: \"{value}\" is not a path below a directory; write it without a leading / and without ..")]
     Below {
@@ -375,13 +370,12 @@ fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
 
 /// Checks a pattern of names: a path below a directory with one `*`, at its end.
 fn check_made_by(pattern: String) -> Result<String, Error> {
-    let key = "activate.madeBy";
     match pattern.strip_suffix('*') {
         Some(start) if !start.is_empty() && !start.ends_with('/') && !start.contains('*') => {
-            below(key, start.to_owned())?;
+            below("activate.madeBy", start.to_owned())?;
             Ok(pattern)
         }
-        _ => Err(Error::Pattern { key, value: pattern }),
+        _ => Err(Error::Pattern(pattern)),
     }
 }
 

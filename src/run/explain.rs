@@ -194,7 +194,7 @@ fn port_after(text: &str, name: &str) -> Option<u16> {
 /// Says whether a line names an address or a host with a port.
 fn has_address(line: &str) -> bool {
     line.split(|letter: char| !(letter.is_ascii_alphanumeric() || ".:-[]".contains(letter))).any(|word| {
-        let Some((host, port)) = word.rsplit_once(':') else { return false };
+        let Some((host, port)) = word.trim_end_matches([':', '.']).rsplit_once(':') else { return false };
         host.contains('.') && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
 }
