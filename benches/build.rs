@@ -49,7 +49,7 @@ fn cold(warm: &Silo, rounds: usize) -> bool {
         made.push(silo);
         if let (Some(row), Some(mirror)) = (neighbour, &mirror) {
             let root = place.project().join(format!("root-{round}"));
-            table.add(row, timed(&mut mirror.mmdebstrap(&root, Way::Mounted)));
+            table.add(row, timed(&mut mirror.mmdebstrap(&root, Way::Mounted, &[])));
         }
     }
     let promise = neighbour.map(|of| Promise::AtMost { row: ours, times: TIMES_MMDEBSTRAP, of });

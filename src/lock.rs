@@ -19,6 +19,7 @@ use silo_store::digest::Digest;
 use crate::document;
 use crate::moment;
 use crate::recipe::Recipe;
+use crate::recipe::source::{self, AptSource};
 use crate::system::Arch;
 
 use base::Base;
@@ -83,6 +84,15 @@ pub struct Asked {
     /// The image that is wanted instead of packages.
     #[serde(default)]
     pub image: Option<String>,
+    /// Other apt archives, a line each: address, suite, components, and the digest of the key.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// The .deb files beside the recipe.
+    #[serde(default)]
+    pub debs: Vec<String>,
+    /// The answers to debconf's questions.
+    #[serde(default)]
+    pub debconf: Vec<String>,
 }
 
 impl Asked {
@@ -97,6 +107,9 @@ impl Asked {
             added: debian.added.clone(),
             build: debian.build.clone(),
             recommends: debian.recommends,
+            sources: debian.sources.iter().map(AptSource::line).collect(),
+            debs: debian.debs.iter().map(|deb| deb.name.clone()).collect(),
+            debconf: debian.answers.clone(),
         }
     }
 }
@@ -143,23 +156,46 @@ pub struct UsedIndex {
     pub inrelease: Sha256,
     /// The fingerprint of the key that signed it.
     pub key: String,
+    /// The address of its archive, where that is one of the recipe's own sources.
+    #[serde(default)]
+    pub archive: Option<String>,
 }
 
-/// Which of a distribution's two archives a package lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Which archive a package lies in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Archive {
     /// The main archive.
     Main,
     /// The archive of security updates.
     Security,
+    /// Another archive, which the recipe names, by its address.
+    Source(String),
+    /// None: the file lies beside the recipe.
+    Local,
 }
 
 impl Archive {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
             Archive::Main => "main",
             Archive::Security => "security",
+            Archive::Source(uri) => uri,
+            Archive::Local => "local",
+        }
+    }
+}
+
+impl TryFrom<String> for Archive {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Archive, String> {
+        match text.as_str() {
+            "main" => Ok(Archive::Main),
+            "security" => Ok(Archive::Security),
+            "local" => Ok(Archive::Local),
+            uri if uri.contains(":/") => Ok(Archive::Source(text)),
+            _ => Err(format!("\"{text}\" is no archive: expected main, security, local or the address of a source")),
         }
     }
 }
@@ -261,6 +297,15 @@ fn checked(body: Body, path: &Path) -> Result<Lock, document::Error> {
         if !is_pool_path(&package.path) {
             return Err(wrong(format!("package {name}: \"{}\" is not a path below an archive", package.path)));
         }
+        // A lock alone sends nobody anywhere: the recipe must have named the archive and the file.
+        let is_asked = match &package.archive {
+            Archive::Main | Archive::Security => true,
+            Archive::Source(uri) => body.asked.sources.iter().any(|line| source::uri_of(line) == uri),
+            Archive::Local => body.asked.debs.contains(&package.path),
+        };
+        if !is_asked {
+            return Err(wrong(format!("package {name}: {} {} is not what was asked for", package.archive.name(), package.path)));
+        }
     }
     Ok(Lock { asked: body.asked, epoch: body.epoch, indexes: body.index, packages, images: body.image, steps: body.steps })
 }
@@ -298,16 +343,24 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
     if let Some(image) = &asked.image {
         push(text, format_args!("image = {}\n", quoted(image)));
     }
-    for UsedIndex { suite, date, inrelease, key } in &lock.indexes {
+    for (key, lines) in [("sources", &asked.sources), ("debs", &asked.debs), ("debconf", &asked.debconf)] {
+        if !lines.is_empty() {
+            push(text, format_args!("{key} = {}\n", list(lines)));
+        }
+    }
+    for UsedIndex { suite, date, inrelease, key, archive } in &lock.indexes {
         push(text, format_args!("\n[[{prefix}index]]\nsuite = {}\ndate = {date}\n", quoted(suite)));
         push(text, format_args!("inrelease = \"{}\"\nkey = {}\n", inrelease.0, quoted(key)));
+        if let Some(archive) = archive {
+            push(text, format_args!("archive = {}\n", quoted(archive)));
+        }
     }
     for (arch, packages) in lock.packages.iter().filter(|(_, packages)| !packages.is_empty()) {
         push(text, format_args!("\n[{prefix}{arch}]\n"));
         for (name, package) in packages {
             let (version, path) = (quoted(&package.version), quoted(&package.path));
-            let (tier, archive) = (package.tier.name(), package.archive.name());
-            push(text, format_args!("{} = {{ version = {version}, tier = \"{tier}\", archive = \"{archive}\", ", quoted(name)));
+            let (tier, archive) = (package.tier.name(), quoted(package.archive.name()));
+            push(text, format_args!("{} = {{ version = {version}, tier = \"{tier}\", archive = {archive}, ", quoted(name)));
             push(text, format_args!("path = {path}, size = {}, sha256 = \"{}\" }}\n", package.size, package.sha256.0));
         }
     }
@@ -358,6 +411,9 @@ mod tests {
             size: 1234,
             sha256: Sha256(Digest::parse(&"ab".repeat(32)).expect("64 digits")),
         };
+        let source = |archive| Package { archive, ..package.clone() };
+        let foreign = source(Archive::Source("https://packages.example.com/apt".into()));
+        let local = Package { path: "debs/own_1.deb".into(), ..source(Archive::Local) };
         let output = StepOutput { layer: package.sha256, size: 7, command: "echo \"x\"\ny".into() };
         Lock {
             asked: Asked {
@@ -368,9 +424,18 @@ mod tests {
                 build: vec!["gcc".into()],
                 recommends: false,
                 image: Some("registry.example.com/x:1".into()),
+                sources: vec!["https://packages.example.com/apt stable main key debian".into()],
+                debs: vec!["debs/own_1.deb".into()],
+                debconf: vec!["a a/b select \"c\"".into()],
             },
             epoch: 1_763_716_544,
-            indexes: vec![UsedIndex { suite: "trixie".into(), date: 1_763_716_544, inrelease: package.sha256, key: "ABCD".into() }],
+            indexes: vec![UsedIndex {
+                suite: "trixie".into(),
+                date: 1_763_716_544,
+                inrelease: package.sha256,
+                key: "ABCD".into(),
+                archive: Some("https://packages.example.com/apt".into()),
+            }],
             images: BTreeMap::from([(
                 Arch::Arm64,
                 Base {
@@ -382,7 +447,10 @@ mod tests {
                 },
             )]),
             steps: BTreeMap::from([(Arch::Amd64, BTreeMap::from([(package.sha256, output)]))]),
-            packages: BTreeMap::from([(Arch::Amd64, BTreeMap::from([("hello".into(), package)])), (Arch::Arm64, BTreeMap::new())]),
+            packages: BTreeMap::from([
+                (Arch::Amd64, BTreeMap::from([("hello".into(), package), ("libc6:i386".into(), foreign), ("own".into(), local)])),
+                (Arch::Arm64, BTreeMap::new()),
+            ]),
         }
     }
 
@@ -401,6 +469,12 @@ mod tests {
     fn wrong_locks_are_refused() {
         let good = write(&two());
         for (from, to, expect) in [
+            (
+                "sources = [\"https://packages.example.com/apt",
+                "sources = [\"https://other.example.com/apt",
+                "x.lock: package libc6:i386: https://packages.example.com/apt pool/updates/main/h/hello/hello_2.0~rc1-3_amd64.deb is not what was asked for",
+            ),
+            ("debs = [\"debs/own_1.deb\"]", "debs = []", "x.lock: package own: local debs/own_1.deb is not what was asked for"),
             (
                 "version = 2\n",
                 "version = 9\n",

@@ -41,6 +41,17 @@ fn encodings_are_golden() {
                 epoch: 1_700_000_000,
                 layers: vec![layer(1), layer(2)],
                 debs: vec![digest(3)],
+                answers: vec![],
+            }),
+        ),
+        (
+            "configure-with-answers",
+            Derivation::Configure(Configure {
+                arch: Arch::Amd64,
+                epoch: 1_700_000_000,
+                layers: vec![layer(1)],
+                debs: vec![],
+                answers: vec!["tzdata tzdata/Areas select Europe".into()],
             }),
         ),
         (
@@ -64,6 +75,7 @@ fn encodings_are_golden() {
                 tiers: vec!["base".into()],
                 steps: vec![Derivation::Package(Package { deb: digest(7) }).id()],
                 outputs: vec![format!("{}={}", digest(8), layer(9))],
+                answers: vec![],
             }),
         ),
         (
@@ -87,7 +99,7 @@ fn encodings_are_golden() {
 
 #[test]
 fn every_field_counts() {
-    let base = Configure { arch: Arch::Amd64, epoch: 0, layers: vec![layer(1), layer(2)], debs: vec![] };
+    let base = Configure { arch: Arch::Amd64, epoch: 0, layers: vec![layer(1), layer(2)], debs: vec![], answers: vec![] };
     let changed = [
         Configure { arch: Arch::Arm64, ..base.clone() },
         Configure { epoch: 1, ..base.clone() },

@@ -43,6 +43,7 @@ mod sight;
 mod sink;
 mod snapshots;
 mod solver;
+mod suites;
 mod tars;
 mod terminal;
 mod traces;

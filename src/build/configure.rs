@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,12 +20,14 @@ use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 
 use crate::derivation::{self, Derivation};
-use crate::event::Activity;
+use crate::event::{Activity, Event};
 use crate::fetch::download::{self, Context};
 use crate::launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
 use crate::lock::Tier;
+use crate::recipe::source;
 use crate::system::Arch;
 use crate::thread;
+use crate::unpack::merged;
 use crate::unpack::record::{self, Stanza};
 
 use super::bench::{Bench, ours};
@@ -33,7 +36,7 @@ use super::ground::Ground;
 use super::halves::{self, Parts};
 use super::scripted::{self, Below, Choice, Unpacked};
 use super::state::State;
-use super::{Error, Workshop, packages, read_index, realised, script, scrub, status};
+use super::{Error, Workshop, made_up, packages, read_index, realised, script, scrub, status};
 
 /// dpkg's status file in a layer.
 pub(super) const STATUS: &str = "var/lib/dpkg/status";
@@ -51,6 +54,8 @@ pub(super) struct Task<'a> {
     pub packages: Vec<Arc<Unpacked>>,
     /// What the tiers before left.
     pub below: Option<&'a State>,
+    /// Answers to debconf's questions.
+    pub answers: &'a [String],
 }
 
 /// Makes the layers of what the scripts of a tier's packages change, unless they are known or there is nothing to run.
@@ -61,7 +66,11 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     let below = Below { present: &state.present, changes: &state.changes, diverted: &state.diverted };
     let choice = scripted::choose(&below, &candidates);
     state.plain = Arc::new(choice.plain.clone());
-    let step = |state, choice: &Choice, which: &str| Step { tier: task.tier, epoch: task.epoch, choice, which }.realise(shop, state);
+    let step = |state, choice: &Choice, which: &str| {
+        let takes_part = |owner: &str| choice.present.iter().chain(&choice.by_dpkg).any(|package| package.name() == owner);
+        let answers = task.answers.iter().map(String::as_str).filter(|answer| takes_part(source::owner(answer))).collect();
+        Step { tier: task.tier, epoch: task.epoch, choice, which, answers }.realise(shop, state)
+    };
     // Essential packages rely on one another without saying so.
     let parts = if task.tier == Tier::Base { None } else { halves::split(&state.present, &choice) };
     let Some(Parts { first, halves: [one, other], last }) = parts else { return step(state, &choice, "") };
@@ -92,6 +101,8 @@ struct Step<'a> {
     choice: &'a Choice,
     /// Which part of the tier it is.
     which: &'a str,
+    /// The answers to its packages' questions.
+    answers: Vec<&'a str>,
 }
 
 impl Step<'_> {
@@ -109,6 +120,7 @@ impl Step<'_> {
             epoch: self.epoch,
             layers: state.seen(),
             debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
+            answers: self.answers.iter().map(|answer| (*answer).to_owned()).collect(),
         });
         let name = format!("configuring the packages ({}{})", self.tier.name(), self.which);
         let run = Run { step: self, earlier: &earlier, previous: std::mem::take(&mut state.heads) };
@@ -179,7 +191,7 @@ pub(super) fn stanzas_of(shop: &Workshop<'_>, layers: &[LayerId]) -> Result<Vec<
 /// Reads dpkg's diversions: three lines each, the path, where it went, and the package.
 fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-    let relative = |path: &[u8]| path.strip_prefix(b"/").unwrap_or(path).to_vec();
+    let relative = |path: &[u8]| merged::place(path.strip_prefix(b"/").unwrap_or(path), false);
     lines.chunks_exact(3).map(|three| (relative(three[0]), String::from_utf8_lossy(three[2]).into_owned())).collect()
 }
 
@@ -199,7 +211,14 @@ impl Run<'_> {
         self.seed(shop, &bench.upper())?;
         let spec = self.spec(shop, bench, ground, &debs);
         bench.launch(shop, ground, "configuring the packages", &spec)?;
-        let settled = refuse_secrets(&bench.upper()).and_then(|()| bench.settle(self.step.epoch));
+        let choice = self.step.choice;
+        let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();
+        let settled = made_up::take_out(shop.store, &bench.upper(), &packages).and_then(|taken| {
+            if !taken.is_empty() {
+                (shop.sink)(Event::Note { text: made_up::told(&taken) });
+            }
+            bench.settle(self.step.epoch)
+        });
         let captured = settled.and_then(|()| {
             ground.lower(|lower| {
                 let what = Capture { upper: &bench.upper(), lower, epoch: self.step.epoch, filter: &filter };
@@ -242,6 +261,7 @@ impl Run<'_> {
             fs::write(&path, text).map_err(|source| Error::File { doing: "write", path: path.clone(), source })?;
             set_mode(&path, mode)
         };
+        self.merge_usr(upper)?;
         let mut stanzas = stanzas_of(shop, &self.previous)?;
         stanzas.extend(self.step.choice.present.iter().map(|package| {
             let scripted =
@@ -264,6 +284,29 @@ impl Run<'_> {
         write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
     }
 
+    /// Makes the symlinks of the merged /usr, and the directories that they point to, where no package ships them. The first step of a
+    /// root does it, because nothing runs without `/bin/sh`.
+    fn merge_usr(&self, upper: &Path) -> Result<(), Error> {
+        let packages = || self.step.choice.present.iter().chain(&self.step.choice.by_dpkg);
+        let ships = |path: &str| {
+            let path = LayerPath::parse(path.as_bytes()).expect("a constant path is plain");
+            packages().any(|package| package.index.get(&path).is_some())
+        };
+        if !self.earlier.is_empty() || ships("bin") {
+            return Ok(());
+        }
+        for name in merged::links(Arch::host()) {
+            let (link, target) = (upper.join(name), format!("usr/{name}"));
+            let dir = upper.join(&target);
+            if !ships(&target) && !dir.exists() {
+                fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;
+                set_mode(&dir, 0o755)?;
+            }
+            symlink(&target, &link).map_err(|source| Error::File { doing: "make the symlink", path: link, source })?;
+        }
+        Ok(())
+    }
+
     fn spec(&self, shop: &Workshop<'_>, bench: &Bench, ground: &Ground, debs: &[(String, PathBuf)]) -> Spec {
         let env = [
             ("PATH", super::PATH.to_owned()),
@@ -273,6 +316,8 @@ impl Run<'_> {
             ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
             ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
             ("SOURCE_DATE_EPOCH", self.step.epoch.to_string()),
+            // The order of sets in what Python before 3.11 compiles.
+            ("PYTHONHASHSEED", "0".to_owned()),
         ];
         let mount = |(name, path): &(String, PathBuf)| Mount {
             host: path.clone().into(),
@@ -288,7 +333,7 @@ impl Run<'_> {
             read_only: Vec::new(),
             overlays: Vec::new(),
             hidden: Vec::new(),
-            argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice).into()],
+            argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, &self.step.answers).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: "/".into(),
             hostname: "silo".to_owned(),

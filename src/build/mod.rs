@@ -30,6 +30,7 @@ mod halves;
 
 mod state;
 
+mod made_up;
 mod packages;
 
 mod configure;
@@ -211,6 +212,7 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
         env: environment_of(target),
         tiers: packages().map(|package| package.tier.name().to_owned()).chain(layers().map(|_| derivation::Blob::tier())).collect(),
         steps: target.recipe.steps.iter().map(|step| Derivation::Step(command::derivation(step, target, Vec::new())).id()).collect(),
+        answers: target.lock.asked.debconf.clone(),
         outputs: outputs.into_iter().flatten().map(|(drv, output)| format!("{}={}", drv.0, output.layer.0)).chain(project).collect(),
     })
     .id()
@@ -232,12 +234,9 @@ enum Given {
 
 /// Walks the plan of tools whose images are not there.
 fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
-    let none = BTreeMap::new();
-    let plan = plan::plan(targets.iter().map(|target| plan::Tool {
-        lock: target.lock,
-        packages: target.lock.packages_of(Arch::host()).unwrap_or(&none),
-        steps: &target.recipe.steps,
-    }));
+    let packages: Vec<_> = targets.iter().map(packages::of).collect();
+    let tools = targets.iter().zip(&packages);
+    let plan = plan::plan(tools.map(|(target, packages)| plan::Tool { lock: target.lock, packages, steps: &target.recipe.steps }));
     let items: BTreeMap<NodeIndex, Item<'_>> = plan
         .graph
         .node_references()
@@ -298,14 +297,14 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
                 }
                 Given::Package(unpacked)
             }
-            Step::Configure { tier, epoch, packages, below } => {
+            Step::Configure { tier, epoch, packages, below, answers } => {
                 let unpacked = packages.iter().map(|node| match walk.given(*node) {
                     Some(Given::Package(unpacked)) => Ok(Arc::clone(unpacked)),
                     _ => Err(Error::Worker),
                 });
                 let below = below.map(state).transpose()?;
-                let task =
-                    configure::Task { tier: *tier, epoch: *epoch, packages: unpacked.collect::<Result<_, _>>()?, below: below.as_deref() };
+                let packages = unpacked.collect::<Result<_, _>>()?;
+                let task = configure::Task { tier: *tier, epoch: *epoch, packages, below: below.as_deref(), answers };
                 Given::State(Arc::new(configure::realise(shop, task)?))
             }
             Step::Database { epoch, below } => Given::State(Arc::new(database::realise(shop, *epoch, &*state(*below)?)?)),

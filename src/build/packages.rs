@@ -15,11 +15,23 @@ use crate::derivation::{self, Derivation};
 use crate::fetch::download::{self, Context, Request};
 use crate::fetch::error::Size;
 use crate::lock;
+use crate::system::Arch;
 use crate::thread;
 use crate::unpack::{package, record};
 
 use super::scripted::Unpacked;
-use super::{Error, Workshop, read_index, realised};
+use super::{Error, Target, Workshop, read_index, realised};
+
+/// Returns the packages of a target; those beside its recipe are where the recipe is.
+pub(super) fn of(target: &Target<'_>) -> BTreeMap<String, lock::Package> {
+    let mut packages = target.lock.packages_of(Arch::host()).cloned().unwrap_or_default();
+    for package in packages.values_mut().filter(|package| package.archive == lock::Archive::Local) {
+        if let Some(deb) = target.recipe.debian.debs.iter().find(|deb| deb.name == package.path) {
+            package.archive = lock::Archive::Source(deb.dir.display().to_string());
+        }
+    }
+    packages
+}
 
 /// Connections to the mirrors at a time.
 const FETCHES: usize = 8;
@@ -98,7 +110,7 @@ pub(super) fn request(shop: &Workshop<'_>, name: &str, package: &lock::Package, 
         name: name.to_owned(),
         size: Size::Exactly(package.size),
         sha256: *package.sha256.0.as_bytes(),
-        candidates: shop.mirrors.candidates(package.archive, &package.path, Some(&lock::snapshot_time(epoch))),
+        candidates: shop.mirrors.candidates(&package.archive, &package.path, Some(&lock::snapshot_time(epoch))),
     }
 }
 

@@ -40,9 +40,35 @@ run_preinst() {
 }
 "#;
 
-/// Writes the script of a step.
-pub fn script(choice: &Choice) -> String {
-    let mut text = format!("set -e\numask 022\ncd /\n{PREINST}");
+/// Compiles Python's caches again with an order of sets that is always the same.
+///
+/// Before 3.11 a compiled set is in the order of its hashes, which each process draws anew; Debian's compiler is started with `-E`, so the
+/// variable that fixes the seed does not reach it.
+const PYTHON: &str = r#"
+for python in /usr/bin/python3.[0-9] /usr/bin/python3.10; do
+  [ -x "$python" ] || continue
+  find /usr -name "*.cpython-3${python#*python3.}.pyc" -newer /tmp/silo-began | LC_ALL=C sort | "$python" -c '
+import importlib.util, os, py_compile, sys
+for line in sys.stdin:
+    try:
+        source = importlib.util.source_from_cache(line[:-1])
+        if os.path.exists(source):
+            py_compile.compile(source, line[:-1], doraise=True)
+    except (ValueError, py_compile.PyCompileError):
+        pass
+'
+done
+"#;
+
+/// Ends the answers in the script; no answer is one word.
+const END: &str = "SILO-END";
+
+/// Writes the script of a step; `answers` are given to debconf before anything else.
+pub fn script(choice: &Choice, answers: &[&str]) -> String {
+    let mut text = format!("set -e\numask 022\ncd /\n: > /tmp/silo-began\n{PREINST}");
+    if !answers.is_empty() {
+        write!(text, "debconf-set-selections <<'{END}'\n{}\n{END}\n", answers.join("\n")).expect("writing to a string cannot fail");
+    }
     let mut line = |line: std::fmt::Arguments<'_>| writeln!(text, "{line}").expect("writing to a string cannot fail");
     for package in choice.present.iter().filter(|package| package.record.members.contains("preinst")) {
         let (stanza, members) = (&package.record.stanza, &package.record.members);
@@ -55,5 +81,6 @@ pub fn script(choice: &Choice) -> String {
         line(format_args!("{DPKG} --unpack '{DEBS}/{}.deb'", package.record.stanza.package()));
     }
     line(format_args!("{DPKG} --configure -a"));
+    text.push_str(PYTHON);
     text
 }

@@ -14,6 +14,7 @@ use silo_store::entry::Kind;
 use silo_store::index::Index;
 
 use crate::lock;
+use crate::unpack::merged;
 use crate::unpack::record::Record;
 
 /// A package of the image with the entries of its layer.
@@ -115,9 +116,9 @@ pub fn awaited_paths(packages: &[Arc<Unpacked>]) -> Vec<&str> {
 
 /// Says whether a package has a file below a path that some package waits for.
 pub fn fires(package: &Unpacked, awaited: &str) -> bool {
-    let awaited = awaited.trim_matches('/').as_bytes();
+    let awaited = merged::place(awaited.trim_matches('/').as_bytes(), true);
     package.index.entries().iter().any(|entry| {
-        let rest = entry.path.as_bytes().strip_prefix(awaited);
+        let rest = entry.path.as_bytes().strip_prefix(awaited.as_slice());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     })
 }

@@ -13,7 +13,7 @@ pub enum Verdict {
 }
 
 /// A pattern and its verdict. A pattern ending in `/` is a directory's content; a `*` stands for any part
-/// of one name.
+/// of one name, `**` for any number of names.
 struct Rule {
     pattern: &'static str,
     verdict: Verdict,
@@ -49,6 +49,12 @@ const RULES: &[Rule] = &[
     dropped("var/lib/systemd/random-seed"),
     dropped("var/lib/systemd/credential.secret"),
     dropped("etc/ssh/ssh_host_*"),
+    // Random names that fontconfig before 2.14 gives to directories, and its caches by these names.
+    dropped("usr/share/fonts/**/.uuid"),
+    dropped("usr/local/share/fonts/**/.uuid"),
+    dropped("var/cache/fontconfig/*-*-*-*-*-le64.cache-7"),
+    // Its minute and hour are drawn at random.
+    dropped("etc/cron.d/popularity-contest"),
     // What a kernel's package makes to boot by: inode numbers and times. A machine's own is made by Silo.
     dropped("boot/initrd.img-*"),
     // The launcher's own, or the builder's.
@@ -84,18 +90,29 @@ pub const SECRETS: [Secret; 2] = [
     Secret { path: "var/cache/debconf/passwords.dat", why: "passwords given to debconf" },
 ];
 
+/// Matches a pattern whose parts are names: a `*` is any part of one name, `**` any number of names.
 fn matches(pattern: &[u8], path: &[u8]) -> bool {
     if pattern.ends_with(b"/") {
         return path.len() > pattern.len() && path.starts_with(pattern);
     }
+    names_match(&pattern.split(|byte| *byte == b'/').collect::<Vec<_>>(), &path.split(|byte| *byte == b'/').collect::<Vec<_>>())
+}
+
+fn names_match(pattern: &[&[u8]], path: &[&[u8]]) -> bool {
+    match (pattern.split_first(), path.split_first()) {
+        (None, None) => true,
+        (Some((&b"**", rest)), _) => (0..=path.len()).any(|skipped| names_match(rest, &path[skipped..])),
+        (Some((first, pattern)), Some((name, path))) => name_matches(first, name) && names_match(pattern, path),
+        _ => false,
+    }
+}
+
+fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
     match pattern.iter().position(|byte| *byte == b'*') {
-        None => path == pattern,
+        None => pattern == name,
         Some(star) => {
-            let (head, tail) = (&pattern[..star], &pattern[star + 1..]);
-            path.len() >= head.len() + tail.len()
-                && path.starts_with(head)
-                && path.ends_with(tail)
-                && !path[head.len()..path.len() - tail.len()].contains(&b'/')
+            let (head, rest) = (&pattern[..star], &pattern[star + 1..]);
+            name.starts_with(head) && (head.len()..=name.len()).any(|from| name_matches(rest, &name[from..]))
         }
     }
 }
@@ -117,6 +134,11 @@ mod tests {
             ("var/lib/dpkg/status", Verdict::Keep),
             ("etc/ssh/ssh_host_rsa_key", Verdict::Drop),
             ("etc/ssh/sshd_config", Verdict::Keep),
+            ("usr/share/fonts/.uuid", Verdict::Drop),
+            ("usr/share/fonts/truetype/dejavu/.uuid", Verdict::Drop),
+            ("usr/share/fonts/x.uuid", Verdict::Keep),
+            ("var/cache/fontconfig/3e01595b-8a07-4469-bd26-81171c121a1d-le64.cache-7", Verdict::Drop),
+            ("var/cache/fontconfig/3830d5c3ddfd5cd38a049b759396e72e-le64.cache-8", Verdict::Keep),
             ("run", Verdict::Keep),
             ("run/x", Verdict::Drop),
         ] {

@@ -261,7 +261,7 @@ fn home_check(home: &Home) -> Check {
 fn mirrors(setting: &Setting) -> Result<Check, Failure> {
     let name = "Debian mirrors";
     let mirrors = setting.look(|context| Ok(context.mirrors()))?;
-    let count = |archive| mirrors.candidates(archive, "x", None).len();
+    let count = |archive| mirrors.candidates(&archive, "x", None).len();
     let (main, security) = (count(Archive::Main), count(Archive::Security));
     Ok(if main > 0 && security > 0 {
         Check { name, state: State::Ok, detail: format!("{main} of the archive, {security} of the security updates"), cure: String::new() }

@@ -164,7 +164,7 @@ impl ProjectFiles {
                 return Err(document::Error::Meaning { path, message });
             }
             let name = entry.map_err(failed)?.file_name();
-            if let Some(name) = name.to_str().filter(|name| name.ends_with(".toml") || name.ends_with(".lock")) {
+            if let Some(name) = name.to_str().filter(|name| [".toml", ".lock", ".asc"].iter().any(|end| name.ends_with(end))) {
                 self.add(format!("{dir}/{name}"));
             }
         }

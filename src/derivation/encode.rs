@@ -8,9 +8,9 @@
 use super::{Blob, Configure, Database, Derivation, Image, Package, Step};
 
 /// How .debs are unpacked (`unpack`).
-const PACKAGE_RULES: u64 = 1;
+const PACKAGE_RULES: u64 = 2;
 /// How maintainer scripts are run and their changes captured (`build::configure`).
-const CONFIGURE_RULES: u64 = 4;
+const CONFIGURE_RULES: u64 = 5;
 /// How the database is merged (`build::database`).
 const DATABASE_RULES: u64 = 2;
 /// How layers of images are unpacked (`unpack::layer`).
@@ -28,8 +28,9 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.field("deb", deb.to_string().as_bytes());
             out.number("rules", PACKAGE_RULES);
         }
-        Derivation::Configure(Configure { arch, epoch, layers, debs }) => {
+        Derivation::Configure(Configure { arch, epoch, layers, debs, answers }) => {
             out.text("configure");
+            out.some("answers", answers);
             out.field("arch", arch.name().as_bytes());
             out.list("debs", debs);
             out.field("epoch", epoch.to_string().as_bytes());
@@ -62,8 +63,9 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.number("project", u64::from(*project));
             out.number("rules", STEP_RULES);
         }
-        Derivation::Image(Image { arch, epoch, debs, command, arguments, env, tiers, steps, outputs }) => {
+        Derivation::Image(Image { arch, epoch, debs, command, arguments, env, tiers, steps, outputs, answers }) => {
             out.text("image");
+            out.some("answers", answers);
             out.field("arch", arch.name().as_bytes());
             // Most images have none, and keep their names.
             if let Some(arguments) = arguments {
@@ -110,6 +112,13 @@ impl Encoder {
         self.field(name, value.to_string().as_bytes());
     }
 
+    /// A field that is there only where it holds something: it came later than the others.
+    fn some(&mut self, name: &str, items: &[String]) {
+        if !items.is_empty() {
+            self.list(name, items);
+        }
+    }
+
     fn list<T: ToString>(&mut self, name: &str, items: &[T]) {
         self.text(name);
         self.count(items.len());
@@ -128,10 +137,10 @@ mod tests {
     fn lists_do_not_run_into_one_another() {
         let image = |command: &[&str], env: &[&str]| {
             let owned = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
-            let (tiers, steps, outputs) = (vec![], vec![], vec![]);
+            let (tiers, steps, outputs, answers) = (vec![], vec![], vec![], vec![]);
             let (command, env) = (owned(command), owned(env));
-            Derivation::Image(Image { arch: Arch::Amd64, epoch: 0, debs: vec![], command, arguments: None, env, tiers, steps, outputs })
-                .id()
+            let (epoch, debs, arguments) = (0, vec![], None);
+            Derivation::Image(Image { arch: Arch::Amd64, epoch, debs, command, arguments, env, tiers, steps, outputs, answers }).id()
         };
         assert_ne!(image(&["a", "b"], &[]), image(&["ab"], &[]));
         assert_ne!(image(&["a\nb"], &[]), image(&["a", "b"], &[]));

@@ -76,6 +76,8 @@ pub struct Configure {
     pub layers: Vec<LayerId>,
     /// The .debs that dpkg itself unpacks in the step, in order.
     pub debs: Vec<Digest>,
+    /// The answers to the packages' questions, as debconf-set-selections(1) takes them, sorted.
+    pub answers: Vec<String>,
 }
 
 /// Writes a dpkg database.
@@ -138,6 +140,8 @@ pub struct Image {
     pub steps: Vec<DrvId>,
     /// What the lock says that steps came to, as `derivation=layer`, sorted.
     pub outputs: Vec<String>,
+    /// The answers to the packages' questions, sorted.
+    pub answers: Vec<String>,
 }
 
 impl Blob {

@@ -104,10 +104,13 @@ fn snapshot(bases: &[String]) -> Snapshot {
 
 impl Mirrors {
     /// Returns the addresses to try for `path` (such as a pool path), live mirrors first, then the snapshot of `moment`.
-    pub fn candidates(&self, archive: Archive, path: &str, moment: Option<&str>) -> Vec<String> {
+    pub fn candidates(&self, archive: &Archive, path: &str, moment: Option<&str>) -> Vec<String> {
         let (live, snapshot) = match archive {
             Archive::Main => (&self.archive, &self.snapshot.archive),
             Archive::Security => (&self.security, &self.snapshot.security),
+            Archive::Source(uri) => return vec![join(uri, path)],
+            // Whoever knows the recipe's directory makes it a source.
+            Archive::Local => return Vec::new(),
         };
         let mut urls: Vec<String> = live.iter().map(|base| join(base, path)).collect();
         if let (Some(base), Some(moment)) = (snapshot, moment.filter(|moment| is_timestamp(moment))) {
@@ -209,15 +212,15 @@ mod tests {
         };
         let found = mirrors(&machine, &Overrides::default());
         assert_eq!(
-            found.candidates(Archive::Main, "pool/main/g/g++/g++_1~2+b1.deb", Some("20250520T000000Z")),
+            found.candidates(&Archive::Main, "pool/main/g/g++/g++_1~2+b1.deb", Some("20250520T000000Z")),
             [
                 "http://example.com/debian/pool/main/g/g%2b%2b/g%2b%2b_1%7e2%2bb1.deb",
                 "http://example.com/archive/debian/20250520T000000Z/pool/main/g/g%2b%2b/g%2b%2b_1%7e2%2bb1.deb"
             ]
         );
-        assert_eq!(found.candidates(Archive::Main, "x", Some("../evil")).len(), 1);
+        assert_eq!(found.candidates(&Archive::Main, "x", Some("../evil")).len(), 1);
         assert_eq!(
-            found.candidates(Archive::Security, "x", Some("20250520T000000Z")),
+            found.candidates(&Archive::Security, "x", Some("20250520T000000Z")),
             ["http://example.com/archive/debian-security/20250520T000000Z/x"]
         );
         let wishes = Overrides {
@@ -227,7 +230,7 @@ mod tests {
         };
         let found = mirrors(&machine, &wishes);
         assert_eq!(
-            found.candidates(Archive::Main, "a+b", Some("20250520T000000Z")),
+            found.candidates(&Archive::Main, "a+b", Some("20250520T000000Z")),
             ["/srv/mirror/a+b", "http://example.com/snap/20250520T000000Z/a%2bb"]
         );
     }

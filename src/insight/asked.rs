@@ -126,7 +126,7 @@ fn wish(text: &str, path: &Path, entry: Spanned<String>) -> Wish {
 
 /// Takes the version off a wished package.
 fn name_of(package: &str) -> String {
-    wanted::for_arch(package).0.split('=').next().unwrap_or_default().to_owned()
+    wanted::name(package).split(':').next().unwrap_or_default().to_owned()
 }
 
 /// Finds how `package` came into an image that holds `stanzas`.

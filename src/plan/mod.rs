@@ -11,6 +11,7 @@ use silo_store::digest::Digest;
 
 use crate::lock::{self, Lock, Tier};
 use crate::recipe;
+use crate::recipe::source;
 
 /// The steps of some images; an edge leads from an input to what needs it.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub enum Step {
         packages: Vec<NodeIndex>,
         /// The tier before.
         below: Option<NodeIndex>,
+        /// Answers to the questions of its packages.
+        answers: Vec<String>,
     },
     /// Write the database of the packages that have no scripts.
     Database {
@@ -94,11 +97,14 @@ pub struct Tool<'a> {
     pub steps: &'a [recipe::Step],
 }
 
+/// What makes two tiers of different tools one: epoch, tier before, packages and answers.
+type TierKey = (i64, Option<NodeIndex>, Vec<NodeIndex>, Vec<String>);
+
 #[derive(Default)]
 struct Making {
     graph: DiGraph<Step, ()>,
     packages: BTreeMap<(Digest, Tier), NodeIndex>,
-    tiers: BTreeMap<(i64, Option<NodeIndex>, Vec<NodeIndex>), NodeIndex>,
+    tiers: BTreeMap<TierKey, NodeIndex>,
 }
 
 impl Making {
@@ -131,7 +137,9 @@ impl Making {
             if packages.is_empty() && below.is_some() {
                 continue;
             }
-            below = Some(self.tier(tier, epoch, packages, below));
+            let is_asked = |answer: &&String| tool.packages.get(source::owner(answer)).is_some_and(|package| package.tier == tier);
+            let answers = tool.lock.asked.debconf.iter().filter(is_asked).cloned().collect();
+            below = Some(self.tier(tier, epoch, packages, below, answers));
         }
         // There is at least the base's node.
         let last = self.above(below.unwrap_or_default(), |below| Step::Database { epoch, below });
@@ -152,11 +160,11 @@ impl Making {
             .or_insert_with(|| self.graph.add_node(Step::Package { name: name.to_owned(), package: package.clone(), epoch }))
     }
 
-    fn tier(&mut self, tier: Tier, epoch: i64, packages: Vec<NodeIndex>, below: Option<NodeIndex>) -> NodeIndex {
+    fn tier(&mut self, tier: Tier, epoch: i64, packages: Vec<NodeIndex>, below: Option<NodeIndex>, answers: Vec<String>) -> NodeIndex {
         let graph = &mut self.graph;
-        let key = (epoch, below, packages.clone());
+        let key = (epoch, below, packages.clone(), answers.clone());
         *self.tiers.entry(key).or_insert_with(|| {
-            let node = graph.add_node(Step::Configure { tier, epoch, packages: packages.clone(), below });
+            let node = graph.add_node(Step::Configure { tier, epoch, packages: packages.clone(), below, answers });
             for input in packages.iter().copied().chain(below) {
                 graph.add_edge(input, node, ());
             }

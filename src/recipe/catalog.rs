@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::document;
 
 use super::Recipe;
+use super::debian::{self, DebianTable};
 use super::file::{self, RecipeFile};
 use super::texts::ProjectRecipes;
 use super::{requires, versions};
@@ -207,11 +208,45 @@ fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, Pat
         return Ok(merged);
     }
     for (origin, path, text) in documents(places, &format!("{name}.toml"))? {
-        let over = document::parse::<RecipeFile>(&text, &path)?;
+        let mut over = document::parse::<RecipeFile>(&text, &path)?;
+        if let Some(debian) = &mut over.debian {
+            locate(places, origin, &path, debian)?;
+        }
         let under = merged.take().map(|(under, ..)| under).unwrap_or_default();
         merged = Some((file::merge(under, over), origin, path));
     }
     Ok(merged)
+}
+
+/// Reads the key files that a recipe names, from where the recipe was read.
+fn locate(places: &Places, origin: Origin, path: &Path, debian: &mut DebianTable) -> Result<(), Error> {
+    let dir = path.parent().unwrap_or(path);
+    let read = |name: &str| match places.project.as_ref().filter(|_| origin == Origin::Project) {
+        Some(recipes) => Ok::<_, Unlocated>(recipes.text(name)?.map(str::to_owned)),
+        None => Ok(document::text_of(&dir.join(name))?),
+    };
+    debian::locate(debian, dir, read).map_err(|error| match error {
+        Unlocated::Document(error) => Error::Document(error),
+        Unlocated::Recipe(source) => Error::Recipe { path: path.to_owned(), source },
+    })
+}
+
+/// Why what a recipe names is not there.
+enum Unlocated {
+    Document(document::Error),
+    Recipe(file::Error),
+}
+
+impl From<document::Error> for Unlocated {
+    fn from(error: document::Error) -> Unlocated {
+        Unlocated::Document(error)
+    }
+}
+
+impl From<file::Error> for Unlocated {
+    fn from(error: file::Error) -> Unlocated {
+        Unlocated::Recipe(error)
+    }
 }
 
 /// Reads a document where the user or the project has one of this name, the project's last.

@@ -1,20 +1,23 @@
 //! The packages of a recipe's root, as they are written and checked.
 
+use std::path::{Path, PathBuf};
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::file::{Error, check_packages, sorted};
+use super::source::{self, SourceTable};
 use super::{Debian, wanted};
 
 /// A root made of Debian packages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DebianTable {
-    /// The release's codename; by default `trixie`.
+    /// The release's codename; by default `trixie`. With `-backports` behind it, packages come from its backports where those have them.
     pub suite: Option<String>,
     /// The archive's areas; by default `main` alone.
     pub components: Option<Vec<String>>,
-    /// Packages wanted besides the essential ones: `name`, `name=version`, or either with ` [architecture]`.
+    /// Packages wanted besides the essential ones: `name`, `name=version`, `name (>= version)`, `name/suite`; any of them with ` [architecture]` on that architecture alone.
     pub packages: Option<Vec<String>>,
     /// Packages that are in the root while the steps run and not in the image, such as compilers; written as in `packages`.
     pub build_packages: Option<Vec<String>>,
@@ -22,6 +25,31 @@ pub struct DebianTable {
     pub recommends: Option<bool>,
     /// The package whose version is the tool's; by default the first of `packages`.
     pub version_of: Option<String>,
+    /// Other apt archives, each with the key that signs it.
+    pub sources: Option<Vec<SourceTable>>,
+    /// .deb files in the recipe's directory, such as `debs/tool_1.0_amd64.deb`; the lock pins their digests.
+    pub debs: Option<Vec<String>>,
+    /// Answers to questions that packages ask when they are configured, as debconf-set-selections(1) takes them:
+    /// `postfix postfix/main_mailer_type select Local only`.
+    pub debconf: Option<Vec<String>>,
+    /// The directory of the recipe that named `debs`.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub debs_dir: Option<PathBuf>,
+}
+
+/// Reads the key files that a table of a recipe in `dir` names, by `read`, and notes whose `debs` these are.
+pub fn locate<E: From<Error>>(table: &mut DebianTable, dir: &Path, read: impl Fn(&str) -> Result<Option<String>, E>) -> Result<(), E> {
+    table.debs_dir = table.debs.as_ref().map(|_| dir.to_owned());
+    for source in table.sources.iter_mut().flatten() {
+        let Some(file) = source.key_file.take() else { continue };
+        let is_name = file.ends_with(".asc") && !file.contains(['/', '\\', '\0']) && !file.starts_with('.');
+        if !is_name || source.key.is_some() {
+            return Err(Error::KeyFile(file).into());
+        }
+        source.key = Some(read(&file)?.ok_or(Error::KeyFile(file))?);
+    }
+    Ok(())
 }
 
 /// Lays `over` over `under`, key by key.
@@ -30,6 +58,7 @@ pub fn merge(under: Option<DebianTable>, over: Option<DebianTable>) -> Option<De
         (Some(under), Some(over)) => (under, over),
         (under, over) => return over.or(under),
     };
+    let debs_dir = if over.debs.is_some() { over.debs_dir } else { under.debs_dir };
     Some(DebianTable {
         suite: over.suite.or(under.suite),
         components: over.components.or(under.components),
@@ -37,6 +66,10 @@ pub fn merge(under: Option<DebianTable>, over: Option<DebianTable>) -> Option<De
         build_packages: over.build_packages.or(under.build_packages),
         recommends: over.recommends.or(under.recommends),
         version_of: over.version_of.or(under.version_of),
+        sources: over.sources.or(under.sources),
+        debs: over.debs.or(under.debs),
+        debconf: over.debconf.or(under.debconf),
+        debs_dir,
     })
 }
 
@@ -50,7 +83,15 @@ pub fn check(table: DebianTable, has_steps: bool) -> Result<Debian, Error> {
         return Err(Error::NoSteps);
     }
     let version_of = table.version_of.or_else(|| packages.first().cloned()).unwrap_or_else(|| "base-files".to_owned());
+    let mut sources = table.sources.unwrap_or_default().into_iter().map(source::check).collect::<Result<Vec<_>, _>>()?;
+    sources.sort();
+    sources.dedup();
+    let dir = table.debs_dir.unwrap_or_default();
+    let debs = sorted(table.debs.unwrap_or_default());
     let debian = Debian {
+        sources,
+        debs: debs.iter().map(|name| source::check_deb(name, &dir)).collect::<Result<_, _>>()?,
+        answers: sorted(table.debconf.unwrap_or_default().into_iter().map(source::check_answer).collect::<Result<_, _>>()?),
         suite: word("debian.suite", table.suite.unwrap_or_else(|| "trixie".to_owned()))?,
         components: sorted(
             table
@@ -64,7 +105,7 @@ pub fn check(table: DebianTable, has_steps: bool) -> Result<Debian, Error> {
         packages: sorted(packages),
         added: Vec::new(),
         recommends: table.recommends.unwrap_or(false),
-        version_of: wanted::for_arch(&version_of).0.split('=').next().unwrap_or_default().to_owned(),
+        version_of: wanted::name(&version_of).to_owned(),
     };
     if debian.components.is_empty() {
         return Err(Error::Empty("debian.components"));

@@ -152,7 +152,9 @@ pub enum Error {
     #[error("\"{0}\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter")]
     Name(String),
     /// A package that Debian's grammar does not allow.
-    #[error("{key}: \"{value}\" is not a package name; write name or name=version")]
+    #[error(
+        "{key}: \"{value}\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone"
+    )]
     Package {
         /// The key.
         key: &'static str,
@@ -167,6 +169,35 @@ pub enum Error {
         /// Its value.
         value: String,
     },
+    /// A package of another architecture than the root's.
+    #[error("{key}: \"{value}\" is of a foreign architecture, and a root has packages of its own one alone; leave \":architecture\" out")]
+    Foreign {
+        /// The key.
+        key: &'static str,
+        /// The package.
+        value: String,
+    },
+    /// An apt archive that cannot be used.
+    #[error("debian.sources: \"{value}\": expected {what}")]
+    Source {
+        /// The value.
+        value: String,
+        /// What is expected instead.
+        what: &'static str,
+    },
+    /// A key file that is not there or not beside the recipe.
+    #[error(
+        "debian.sources.keyFile: \"{0}\" is no file beside the recipe; name an ASCII-armoured key as NAME.asc there, or write the key itself as `key`"
+    )]
+    KeyFile(String),
+    /// A .deb that is not below the recipe's directory.
+    #[error("debian.debs: \"{0}\" is not a .deb below the recipe's directory; write a path like debs/name_1.0_amd64.deb")]
+    Deb(String),
+    /// An answer that debconf would not take.
+    #[error(
+        "debian.debconf: \"{0}\" is not an answer; write: package question type value, as in \"postfix postfix/main_mailer_type select Local only\" (no passwords: everybody with the image would have them)"
+    )]
+    Answer(String),
     /// A shim without a name or a program.
     #[error("shims: \"{0}\" is not a shim; write name, or name:program and arguments")]
     Shim(String),
@@ -472,8 +503,11 @@ pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a St
 
 /// Checks that every one of `packages` can be a Debian package, with or without a version.
 pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
-    match packages.iter().find(|package| !wanted::is_package(package)) {
-        Some(wrong) => Err(Error::Package { key, value: wrong.clone() }),
+    if let Some(wrong) = packages.iter().find(|package| !wanted::is_package(package)) {
+        return Err(Error::Package { key, value: wrong.clone() });
+    }
+    match packages.iter().find(|package| wanted::parse(package).is_some_and(|wanted| wanted.of.is_some())) {
+        Some(foreign) => Err(Error::Foreign { key, value: foreign.clone() }),
         None => Ok(()),
     }
 }
@@ -509,9 +543,21 @@ mod tests {
         for (name, text, expect) in [
             ("Python", "", "\"Python\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
             ("a/b", "", "\"a/b\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
-            ("x", "[debian]\npackages = [\"a b\"]", "debian.packages: \"a b\" is not a package name; write name or name=version"),
-            ("x", "[debian]\npackages = [\"a [vax]\"]", "debian.packages: \"a [vax]\" is not a package name; write name or name=version"),
-            ("x", "[debian]\npackages = [\"-o\"]", "debian.packages: \"-o\" is not a package name; write name or name=version"),
+            (
+                "x",
+                "[debian]\npackages = [\"a b\"]",
+                "debian.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
+            (
+                "x",
+                "[debian]\npackages = [\"a [vax]\"]",
+                "debian.packages: \"a [vax]\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
+            (
+                "x",
+                "[debian]\npackages = [\"-o\"]",
+                "debian.packages: \"-o\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
             ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
             (
                 "x",
@@ -521,7 +567,7 @@ mod tests {
             (
                 "x",
                 "steps = [\"a\"]\n[debian]\nbuildPackages = [\"a b\"]",
-                "debian.buildPackages: \"a b\" is not a package name; write name or name=version",
+                "debian.buildPackages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
             ),
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
             ("x", "command = []", "command must not be empty or zero"),

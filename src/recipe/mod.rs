@@ -10,6 +10,7 @@ pub mod wanted;
 
 pub mod debian;
 pub mod file;
+pub mod source;
 
 pub mod requires;
 pub mod texts;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 
 use kept::Kept;
 use lsp::Lsp;
+use source::{AptSource, LocalDeb};
 
 /// What one tool is made of, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +129,12 @@ pub struct Debian {
     pub recommends: bool,
     /// The package whose upstream version is the tool's.
     pub version_of: String,
+    /// Other apt archives, sorted.
+    pub sources: Vec<AptSource>,
+    /// The .deb files beside the recipe, sorted.
+    pub debs: Vec<LocalDeb>,
+    /// The answers to debconf's questions, sorted.
+    pub answers: Vec<String>,
 }
 
 /// How a tool is run.

@@ -13,6 +13,13 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
     recipe.debian.packages = joined(recipe.debian.packages, base.debian.packages);
     recipe.debian.build = joined(recipe.debian.build, base.debian.build);
     recipe.debian.components = joined(recipe.debian.components, base.debian.components);
+    recipe.debian.sources.extend(base.debian.sources);
+    recipe.debian.sources.sort();
+    recipe.debian.sources.dedup();
+    recipe.debian.debs.extend(base.debian.debs);
+    recipe.debian.debs.sort();
+    recipe.debian.debs.dedup();
+    recipe.debian.answers = joined(recipe.debian.answers, base.debian.answers);
     recipe.debian.recommends |= base.debian.recommends;
     recipe.steps = base.steps.into_iter().chain(recipe.steps).collect();
     recipe.install_allow = joined(recipe.install_allow, base.install_allow);

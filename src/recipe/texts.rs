@@ -26,7 +26,7 @@ impl ProjectRecipes {
         &self.dir
     }
 
-    /// Returns the text of `tool.toml`, `tool.lock` or `addons/name.toml`, if there is one.
+    /// Returns the text of `tool.toml`, `tool.lock`, `key.asc` or `addons/name.toml`, if there is one.
     pub fn text(&self, name: &str) -> Result<Option<&str>, document::Error> {
         match self.texts.get(name) {
             None => Ok(None),

@@ -18,4 +18,6 @@ mod walk;
 
 mod provider;
 
+pub mod withheld;
+
 pub mod solve;

@@ -108,6 +108,18 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._".contains(&b))
 }
 
+/// Returns the operator of a spelling.
+pub fn operator(spelling: &str) -> Option<Operator> {
+    match spelling {
+        "<<" => Some(Operator::Earlier),
+        "<=" => Some(Operator::EarlierOrEqual),
+        "=" => Some(Operator::Equal),
+        ">=" => Some(Operator::LaterOrEqual),
+        ">>" => Some(Operator::Later),
+        _ => None,
+    }
+}
+
 /// Parses the inside of a bound's parentheses.
 fn parse_bound(text: &str) -> Option<(Operator, &str)> {
     const SPELLINGS: [(&str, Operator); 7] = [

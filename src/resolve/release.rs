@@ -25,6 +25,8 @@ pub struct Release {
     pub architectures: Vec<String>,
     /// The components it has indexes for, as `main`.
     pub components: Vec<String>,
+    /// Whether apt takes packages of it only when they are asked for, as of backports.
+    pub not_automatic: bool,
     /// Whether indexes can be fetched by their digest, `by-hash/SHA256/<digest>` beside their name.
     pub acquire_by_hash: bool,
     /// The indexes by their path below the suite's directory.
@@ -71,19 +73,27 @@ pub fn parse(text: &str) -> Result<Release, Error> {
     let required = |field: &'static str| optional(field).filter(|value| !value.is_empty()).ok_or(Error::Missing { field });
     let words = |field| required(field).map(|value| value.split_ascii_whitespace().map(str::to_owned).collect());
     let date = |field, value: &str| date_secs(value).ok_or_else(|| Error::Bad { field, value: shown(value) });
+    let flag = |field: &'static str| match optional(field) {
+        None | Some("no") => Ok(false),
+        Some("yes") => Ok(true),
+        Some(value) => Err(Error::Bad { field, value: shown(value) }),
+    };
+    // An archive may have either name; which one was asked for is compared later.
+    let name = |field: &str| optional(field).unwrap_or_default().to_owned();
+    let (suite, codename) = (name("Suite"), name("Codename"));
+    if suite.is_empty() && codename.is_empty() {
+        return Err(Error::Missing { field: "Codename" });
+    }
     Ok(Release {
         origin: optional("Origin").unwrap_or_default().to_owned(),
-        suite: required("Suite")?.to_owned(),
-        codename: required("Codename")?.to_owned(),
+        suite,
+        codename,
         date_secs: date("Date", required("Date")?)?,
         valid_until_secs: optional("Valid-Until").map(|value| date("Valid-Until", value)).transpose()?,
         architectures: words("Architectures")?,
         components: words("Components")?,
-        acquire_by_hash: match optional("Acquire-By-Hash") {
-            None | Some("no") => false,
-            Some("yes") => true,
-            Some(value) => return Err(Error::Bad { field: "Acquire-By-Hash", value: shown(value) }),
-        },
+        not_automatic: flag("NotAutomatic")?,
+        acquire_by_hash: flag("Acquire-By-Hash")?,
         files: files(required("SHA256")?)?,
     })
 }

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::lock::Tier;
+use crate::recipe::wanted;
 use crate::resolve::packages::{self, Index, Package};
 use crate::resolve::provider::{self, Failure};
-use crate::resolve::relation::{self, Operator, Qualifier, Relation};
+use crate::resolve::relation::{self, Qualifier, Relation};
 use crate::resolve::universe::{Id, Kind, Universe};
 use crate::resolve::version;
 use crate::resolve::walk::{self, Recommends};
@@ -54,6 +55,9 @@ pub enum Error {
     /// No index has a version that is wanted.
     #[error("package {wanted} does not exist for {architecture}: the indexes have {available}")]
     NoSuchVersion { wanted: String, architecture: String, available: String },
+    /// The suite that is named has no such package, or not in that version.
+    #[error("{suite} has no package {wanted} for {architecture}")]
+    NotInSuite { wanted: String, suite: String, architecture: String },
     /// Several packages provide the name and none bears it.
     #[error("package {name} is virtual: choose one of {providers}")]
     Virtual { name: String, providers: String },
@@ -71,16 +75,16 @@ impl From<Failure> for Error {
     }
 }
 
-/// Parses a wanted package: `name`, `name=version` or `name (>= version)`.
+/// Parses a wanted package: `name`, `name=version` or `name (>= version)`. The suite that it may name is not part of the relation.
 pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
     let bad = || Error::Wanted { text: text.to_owned() };
-    let Some((name, exact)) = text.split_once('=').filter(|(name, _)| relation::is_name(name)) else {
-        return relation::parse_one(text.trim()).ok().filter(|wanted| wanted.qualifier == Qualifier::Own).ok_or_else(bad);
+    let parsed = wanted::parse(text.trim()).filter(|wanted| wanted.of.is_none() && wanted.on.is_none()).ok_or_else(bad)?;
+    let bound = match parsed.bound {
+        None => None,
+        Some((operator, version)) if version::is_valid(version) => Some((relation::operator(operator).ok_or_else(bad)?, version)),
+        Some(_) => return Err(bad()),
     };
-    if !version::is_valid(exact) {
-        return Err(bad());
-    }
-    Ok(Relation { name, qualifier: Qualifier::Own, bound: Some((Operator::Equal, exact)), text })
+    Ok(Relation { name: parsed.name, qualifier: Qualifier::Own, bound, text })
 }
 
 /// Finds the packages that apt would install for a request, from indexes in the order of the sources (base, updates,
@@ -152,7 +156,11 @@ fn one_wanted(universe: &Universe<'_>, request: &Request<'_>, relation: &Relatio
     match universe.by_name(relation.name) {
         Some((id, true)) => return Ok(id),
         Some((id, false)) => {
-            let available = universe.package(id).version.to_owned();
+            let mut available = universe.versions(relation.name);
+            if available.is_empty() {
+                available.push(universe.package(id).version);
+            }
+            let available = available.join(", ");
             return Err(Error::NoSuchVersion { wanted: relation.text.to_owned(), architecture, available });
         }
         None => {}
@@ -218,7 +226,9 @@ mod tests {
             ("highest version", "a 1; Depends: b\nb 1\nb 3\nb 2", "a", "a=1 b=3"),
             ("no lower version for a bound", "a 1; Depends: b (<< 2) | c\nb 1\nb 3\nc 1", "a", "a=1 c=1"),
             ("exact", "a 1; Depends: b\nb 1\nb 3", "b=1, a", "a=1 b=1"),
-            ("bounded", "b 1\nb 3\nb 4", "b (<< 4)", "b=3"),
+            ("bounded", "b1 1\nb1 3\nb1 4", "b1 (<< 4)", "b1=3"),
+            ("at least", "b1 1\nb1 3", "b1 >= 2", "b1=3"),
+            ("not high enough", "b1 1\nb1 3", "b1 (>= 4)", "package b1 (>= 4) does not exist for amd64: the indexes have 3, 1"),
             ("real before virtual", "a 1; Depends: v\nv 1; Priority: optional\np 1; Provides: v; Priority: required", "a", "a=1 v=1"),
             (
                 "priority among providers",
@@ -242,6 +252,14 @@ mod tests {
             ("pre-depends", "a 1; Pre-Depends: b\nb 1", "a", "a=1 b=1"),
             ("any", "a 1; Depends: b:any\nb 1; Multi-Arch: allowed", "a", "a=1 b=1"),
             ("any of none", "a 1; Depends: b:any\nb 1", "a", "packages do not fit together:"),
+            (
+                "no conversion of what is merged",
+                "a 1; Depends: usrmerge | usr-is-merged\nusrmerge 1\nusr-is-merged 1",
+                "a",
+                "a=1 usr-is-merged=1",
+            ),
+            ("a conversion that is wanted", "usrmerge 1\nusr-is-merged 1", "usrmerge", "usrmerge=1"),
+            ("a conversion where nothing else will do", "a 1; Depends: usrmerge\nusrmerge 1", "a", "a=1 usrmerge=1"),
             ("no recommends", "a 1; Recommends: b\nb 1", "a", "a=1"),
             ("virtual", "p 1; Provides: v\nq 1; Provides: v", "v", "package v is virtual: choose one of q, p"),
             ("unknown", "a 1", "b", "package b does not exist for amd64"),

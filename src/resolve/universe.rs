@@ -122,6 +122,11 @@ impl<'a> Universe<'a> {
                 (held.package, held.admitted) = (package, admitted);
             }
         }
+        // usrmerge converts a system that is not merged; here every root is merged before its first package, as debootstrap's are.
+        let converter = by_name.get("usrmerge").filter(|_| by_name.contains_key("usr-is-merged"));
+        if let Some(converter) = converter.filter(|_| pins.iter().all(|pin| pin.name != "usrmerge")) {
+            candidates[converter.index()].admitted = false;
+        }
         let clauses = candidates.iter().map(|_| OnceCell::new()).collect();
         let providers = providers(&candidates)?;
         Ok(Universe { indexes, architecture, candidates, by_name, providers, clauses, mentions: OnceCell::new() })
@@ -140,6 +145,16 @@ impl<'a> Universe<'a> {
     /// Returns a candidate's package.
     pub fn package(&self, id: Id) -> &'a Package<'a> {
         self.candidates[id.index()].package
+    }
+
+    /// Lists the versions that the indexes have of a name, the highest first.
+    pub fn versions(&self, name: &str) -> Vec<&'a str> {
+        let packages = self.indexes.iter().flat_map(|index| &index.packages).filter(|package| package.name == name);
+        let own = packages.filter(|package| package.architecture == self.architecture || package.architecture == "all");
+        let mut versions: Vec<&str> = own.map(|package| package.version).collect();
+        versions.sort_by(|one, other| version::compare(other, one));
+        versions.dedup();
+        versions
     }
 
     /// Returns the candidate of a name and whether the pins admit it.

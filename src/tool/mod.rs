@@ -4,6 +4,7 @@ pub mod projects;
 pub mod record;
 pub mod settings_file;
 
+pub mod archives;
 pub mod kept;
 
 pub mod evict;

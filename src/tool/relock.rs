@@ -3,7 +3,7 @@
 //! Trust goes one way: the keyring in this program, the InRelease file that a key of it signed, the
 //! package index whose digest that file states, the package whose digest the index states.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -19,27 +19,26 @@ use crate::lock::base::{Base, BaseLayer};
 use crate::lock::{Archive, Asked, Lock, Package, Sha256, UsedIndex};
 use crate::moment;
 use crate::oci::reference;
-use crate::recipe::{Debian, Recipe, wanted};
+use crate::recipe::{Debian, Recipe, source, wanted};
 use crate::registry;
 use crate::resolve::keyring::{self, Keyring};
 use crate::resolve::packages::{self, Index};
-use crate::resolve::relation::Relation;
+use crate::resolve::relation::{Operator, Qualifier, Relation};
 use crate::resolve::release::{self, Release};
 use crate::resolve::signature;
 use crate::resolve::solve;
+use crate::resolve::withheld::{self, Offer};
 use crate::system::Arch;
 use crate::unpack::compressed;
 
 use super::Context;
+use super::archives::{self, Counts, Source};
 
 /// The keys of Debian's archive (its package debian-archive-keyring; the file says which).
 const DEBIAN_KEYS: &[u8] = include_bytes!("../../recipes/keyrings/debian.asc");
 
 /// Largest package index taken, decompressed: Debian's main area is about 60 MB.
 const MAX_INDEX_BYTES: u64 = 512 << 20;
-
-/// Suites that are one archive, without updates beside it.
-const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
 
 /// Why a lock could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -115,12 +114,14 @@ pub enum Error {
         before: i64,
     },
     /// An index that the signed one does not list.
-    #[error("{suite} has no {path}; has it the component and the architecture?")]
+    #[error("{suite} has no {path}; its components are {components}")]
     NotListed {
         /// The suite.
         suite: String,
         /// The path below the suite.
         path: String,
+        /// The components that it has.
+        components: String,
     },
     /// An index could not be read or decompressed.
     #[error("cannot read {path}", path = .path.display())]
@@ -147,7 +148,26 @@ pub enum Error {
         arch: Arch,
         /// Why not.
         source: solve::Error,
+        /// A package that another architecture has, with that architecture.
+        only_on: Option<(String, Arch)>,
     },
+    /// The key of one of the recipe's own archives.
+    #[error("the key of {suite} in debian.sources")]
+    Key {
+        /// The suite.
+        suite: String,
+        /// What is wrong with it.
+        source: keyring::Error,
+    },
+    /// An answer to a question of a package that is not there.
+    #[error("debian.debconf answers a question of {owner}, and no package of the recipe needs {owner}")]
+    Answer {
+        /// The package.
+        owner: String,
+    },
+    /// A file beside the recipe.
+    #[error(transparent)]
+    Local(#[from] archives::Error),
 }
 
 impl Error {
@@ -167,7 +187,12 @@ impl Error {
                     .to_owned(),
             ),
             Error::NoSuite { .. } => Some("is debian.suite of the recipe a release of Debian, and is it still on the mirrors?".to_owned()),
-            Error::Solve { arch, source: solve::Error::Unknown { name, .. } } => Some(format!(
+            Error::Solve { only_on: Some((name, arch)), .. } => {
+                Some(format!("only {arch} has it: write \"{name} [{arch}]\" in the recipe, so that it is wanted there alone"))
+            }
+            Error::NotListed { .. } => Some("look at debian.components in the recipe".to_owned()),
+            Error::Local(_) => Some("debian.debs names files below the recipe's directory".to_owned()),
+            Error::Solve { arch, source: solve::Error::Unknown { name, .. }, .. } => Some(format!(
                 "Debian has no package {name} for {arch}; look for its name at Debian, or write \"{name} [{}]\" for one that another architecture alone has",
                 other_than(*arch)
             )),
@@ -180,12 +205,6 @@ impl Error {
 /// The other architecture that locks are made for.
 fn other_than(arch: Arch) -> Arch {
     Arch::ALL.into_iter().find(|other| *other != arch).unwrap_or(arch)
-}
-
-/// One suite of an archive.
-struct Source {
-    suite: String,
-    archive: Archive,
 }
 
 /// A suite whose index was verified.
@@ -209,15 +228,23 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         return of_image(context, recipe, image);
     }
     let mirrors = context.mirrors();
-    let keyring = Keyring::parse(DEBIAN_KEYS)?;
     let mut suites = Vec::new();
-    for source in sources(&recipe.debian) {
+    for source in archives::of(&recipe.debian) {
+        let own = source.key.as_ref().map(|key| Keyring::parse(key.as_bytes())).transpose();
+        let own = own.map_err(|source_error| Error::Key { suite: source.suite.clone(), source: source_error })?;
+        let keyring = own.map_or_else(|| Keyring::parse(DEBIAN_KEYS), Ok)?;
         suites.push(verified(context, &mirrors, &keyring, source)?);
     }
-    let files = fetch_indexes(context, &mirrors, &recipe.debian, &suites)?;
+    let files = fetch_indexes(context, &mirrors, &suites)?;
+    let local = archives::index_of(&recipe.debian.debs)?;
     let mut chosen = BTreeMap::new();
     for arch in Arch::ALL {
-        chosen.insert(arch, solved(&recipe.debian, &suites, &files, arch)?);
+        let solved = solved(&recipe.debian, &suites, &files, &local, arch).map_err(|error| elsewhere(error, &files));
+        chosen.insert(arch, solved?);
+    }
+    let is_there = |owner: &str| chosen.values().any(|packages| packages.contains_key(owner));
+    if let Some(answer) = recipe.debian.answers.iter().find(|answer| !is_there(source::owner(answer))) {
+        return Err(Error::Answer { owner: source::owner(answer).to_owned() });
     }
     Ok(Lock {
         asked: Asked::by(recipe),
@@ -254,16 +281,6 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
     Ok(Lock { asked, epoch, indexes: Vec::new(), packages: BTreeMap::new(), images, steps: BTreeMap::new() })
 }
 
-fn sources(debian: &Debian) -> Vec<Source> {
-    let suite = &debian.suite;
-    let mut sources = vec![Source { suite: suite.clone(), archive: Archive::Main }];
-    if !ROLLING.contains(&suite.as_str()) {
-        sources.push(Source { suite: format!("{suite}-updates"), archive: Archive::Main });
-        sources.push(Source { suite: format!("{suite}-security"), archive: Archive::Security });
-    }
-    sources
-}
-
 /// Fetches and verifies the signed index of a suite.
 fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source: Source) -> Result<Verified, Error> {
     let suite = source.suite.clone();
@@ -271,7 +288,7 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
         name: format!("InRelease of {suite}"),
         max_bytes: signature::MAX_INRELEASE_BYTES as u64,
         sha256: None,
-        candidates: mirrors.candidates(source.archive, &format!("dists/{suite}/InRelease"), None),
+        candidates: mirrors.candidates(&source.archive, &format!("dists/{suite}/InRelease"), None),
     };
     let text = text::fetch_text(context.transport, &request, context.sink, context.stop).map_err(|error| match error.is_gone() {
         true => Error::NoSuite { suite: suite.clone(), source: error },
@@ -287,7 +304,8 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
     if let Some(until) = expired(release.valid_until_secs, context.now).filter(|_| !takes_stale(context)) {
         return Err(Error::Expired { suite, until });
     }
-    let used = UsedIndex { suite, date: release.date_secs, inrelease: Sha256(Digest::of(&text)), key: signed.fingerprint };
+    let archive = if let Archive::Source(uri) = &source.archive { Some(uri.clone()) } else { None };
+    let used = UsedIndex { suite, date: release.date_secs, inrelease: Sha256(Digest::of(&text)), key: signed.fingerprint, archive };
     Ok(Verified { source, release, used })
 }
 
@@ -304,7 +322,10 @@ fn takes_stale(context: &Context<'_>) -> bool {
 /// Fails if a mirror's index is older than the one that the last lock was made from.
 pub fn check_age(context: &Context<'_>, lock: &Lock, before: &Lock) -> Result<(), Error> {
     let older = |index: &UsedIndex| {
-        let known = before.indexes.iter().find(|known| known.suite == index.suite && known.date > index.date)?;
+        let known = before
+            .indexes
+            .iter()
+            .find(|known| (&known.suite, &known.archive) == (&index.suite, &index.archive) && known.date > index.date)?;
         Some(Error::Older { suite: index.suite.clone(), got: index.date, before: known.date })
     };
     match lock.indexes.iter().find_map(older) {
@@ -315,20 +336,20 @@ pub fn check_age(context: &Context<'_>, lock: &Lock, before: &Lock) -> Result<()
 
 /// Fetches the package indexes of all suites, components and architectures; returns them by suite,
 /// architecture and component.
-fn fetch_indexes(
-    context: &Context<'_>,
-    mirrors: &Mirrors,
-    debian: &Debian,
-    suites: &[Verified],
-) -> Result<BTreeMap<(usize, Arch, String), PathBuf>, Error> {
+fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) -> Result<BTreeMap<(usize, Arch, String), PathBuf>, Error> {
     let mut keys = Vec::new();
     let mut requests = Vec::new();
     for (at, suite) in suites.iter().enumerate() {
         for arch in Arch::ALL {
-            for component in &debian.components {
-                let path = format!("{component}/binary-{arch}/Packages.xz");
+            for component in &suite.source.components {
                 let name = &suite.source.suite;
-                let file = suite.release.files.get(&path).ok_or_else(|| Error::NotListed { suite: name.clone(), path: path.clone() })?;
+                let Some((path, file)) = listed(suite, component, arch) else {
+                    // Other archives often have packages for one architecture alone.
+                    if matches!(suite.source.archive, Archive::Source(_)) && suite.release.components.contains(component) {
+                        continue;
+                    }
+                    return Err(not_listed(suite, component, arch));
+                };
                 let digest = Digest::from_bytes(file.sha256);
                 let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
                 let path = if suite.release.acquire_by_hash { format!("{dir}/by-hash/SHA256/{digest}") } else { path.clone() };
@@ -336,7 +357,7 @@ fn fetch_indexes(
                     name: format!("packages of {name} for {arch}"),
                     size: Size::Exactly(file.size),
                     sha256: file.sha256,
-                    candidates: mirrors.candidates(suite.source.archive, &format!("dists/{name}/{path}"), None),
+                    candidates: mirrors.candidates(&suite.source.archive, &format!("dists/{name}/{path}"), None),
                 });
                 keys.push((at, arch, component.clone()));
             }
@@ -357,10 +378,37 @@ fn fetch_indexes(
     Ok(keys.into_iter().zip(&requests).map(|(key, request)| (key, by_digest[&request.sha256].clone())).collect())
 }
 
+/// Finds a package index in a suite's list, in the form that takes the least to fetch.
+fn listed<'a>(suite: &'a Verified, component: &str, arch: Arch) -> Option<(String, &'a release::File)> {
+    let names = [".xz", ".gz", ""].map(|end| format!("{component}/binary-{arch}/Packages{end}"));
+    names.into_iter().find_map(|name| suite.release.files.get(&name).map(|file| (name, file)))
+}
+
+fn not_listed(suite: &Verified, component: &str, arch: Arch) -> Error {
+    Error::NotListed {
+        suite: suite.source.suite.clone(),
+        path: format!("{component}/binary-{arch}/Packages"),
+        components: suite.release.components.join(", "),
+    }
+}
+
+/// Says of a package that one architecture does not have whether another one has it.
+fn elsewhere(error: Error, files: &BTreeMap<(usize, Arch, String), PathBuf>) -> Error {
+    let Error::Solve { arch, source: source @ solve::Error::Unknown { .. }, .. } = error else { return error };
+    let solve::Error::Unknown { name, .. } = &source else { return Error::Solve { arch, source, only_on: None } };
+    let has = |path: &PathBuf| {
+        decompressed(path)
+            .is_ok_and(|text| packages::parse(&text).is_ok_and(|index| index.packages.iter().any(|package| package.name == name)))
+    };
+    let only_on = files.iter().find(|((_, other, _), path)| *other != arch && has(path)).map(|((_, other, _), _)| (name.clone(), *other));
+    Error::Solve { arch, source, only_on }
+}
+
 fn solved(
     debian: &Debian,
     suites: &[Verified],
     files: &BTreeMap<(usize, Arch, String), PathBuf>,
+    local: &str,
     arch: Arch,
 ) -> Result<BTreeMap<String, Package>, Error> {
     let mut texts = Vec::new();
@@ -369,25 +417,47 @@ fn solved(
             texts.push((*at, decompressed(path)?));
         }
     }
-    let mut indexes: Vec<Index<'_>> = Vec::new();
+    // Files beside the recipe come first: of equal versions the earlier index counts.
+    let parsed = packages::parse(local.as_bytes()).map_err(|source| Error::Packages { suite: "debian.debs".to_owned(), arch, source });
+    let mut offers = vec![Offer { suite: "", is_withheld: false, index: parsed? }];
     for (at, text) in &texts {
-        let parsed = packages::parse(text);
-        indexes.push(parsed.map_err(|source| Error::Packages { suite: suites[*at].source.suite.clone(), arch, source })?);
+        let Verified { source, release, .. } = &suites[*at];
+        let parsed = packages::parse(text).map_err(|error| Error::Packages { suite: source.suite.clone(), arch, source: error });
+        let is_withheld = match source.counts {
+            Counts::All => false,
+            Counts::Named => true,
+            Counts::AsTheSuiteSays => release.not_automatic,
+        };
+        offers.push(Offer { suite: &source.suite, is_withheld, index: parsed? });
     }
-    let failed = |source| Error::Solve { arch, source };
-    let request = solve::Request {
-        architecture: arch.name(),
-        packages: asked(&debian.packages, arch).map_err(failed)?,
-        added: asked(&debian.added, arch).map_err(failed)?,
-        build: asked(&debian.build, arch).map_err(failed)?,
-        recommends: debian.recommends,
-        include_essential: true,
-    };
+    let failed = |source| Error::Solve { arch, source, only_on: None };
+    let all = || debian.packages.iter().chain(&debian.added).chain(&debian.build);
+    let named = all().filter_map(|package| wanted::parse(package)).filter(|wanted| wanted.suite.is_some());
+    let named: BTreeSet<&str> = named.map(|wanted| wanted.name).collect();
+    withheld::withhold(&mut offers, arch.name(), &named).map_err(|error| failed(error.into()))?;
+    let asked = |names| asked(names, &offers, arch).map_err(failed);
+    let own = offers[0].index.packages.iter().filter(|package| [arch.name(), "all"].contains(&package.architecture));
+    let own = own.map(|package| Relation {
+        name: package.name,
+        qualifier: Qualifier::Own,
+        bound: Some((Operator::Equal, package.version)),
+        text: package.name,
+    });
+    let (own, mut packages, added, build): (Vec<_>, _, _, _) =
+        (own.collect(), asked(&debian.packages)?, asked(&debian.added)?, asked(&debian.build)?);
+    packages.extend(own);
+    let indexes: Vec<Index<'_>> = offers.into_iter().map(|offer| offer.index).collect();
+    let request =
+        solve::Request { architecture: arch.name(), packages, added, build, recommends: debian.recommends, include_essential: true };
     let solution = solve::solve(&indexes, &request).map_err(failed)?;
     let mut chosen = BTreeMap::new();
     for (package, tier) in solution.packages {
         let at = indexes.iter().position(|index| index.packages.as_ptr_range().contains(&std::ptr::from_ref(package)));
-        let archive = at.map_or(Archive::Main, |at| suites[texts[at].0].source.archive);
+        let archive = match at {
+            None => Archive::Main,
+            Some(0) => Archive::Local,
+            Some(at) => suites[texts[at - 1].0].source.archive.clone(),
+        };
         let entry = Package {
             version: package.version.to_owned(),
             tier,
@@ -401,9 +471,20 @@ fn solved(
     Ok(chosen)
 }
 
-fn asked(names: &[String], arch: Arch) -> Result<Vec<Relation<'_>>, solve::Error> {
+/// Lists what is wanted on an architecture; what must come from one suite is wanted in the version of that suite.
+fn asked<'a>(names: &'a [String], offers: &[Offer<'a>], arch: Arch) -> Result<Vec<Relation<'a>>, solve::Error> {
     let here = names.iter().map(|name| wanted::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
-    here.map(|(name, _)| solve::wanted(name)).collect()
+    here.map(|(name, _)| {
+        let relation = solve::wanted(name)?;
+        let Some(suite) = wanted::parse(name).and_then(|wanted| wanted.suite) else { return Ok(relation) };
+        let version = withheld::version_in(offers, arch.name(), &relation, suite).ok_or_else(|| solve::Error::NotInSuite {
+            wanted: name.to_owned(),
+            suite: suite.to_owned(),
+            architecture: arch.name().to_owned(),
+        })?;
+        Ok(Relation { bound: Some((Operator::Equal, version)), ..relation })
+    })
+    .collect()
 }
 
 fn decompressed(path: &PathBuf) -> Result<Vec<u8>, Error> {

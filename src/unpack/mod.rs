@@ -3,6 +3,7 @@
 pub mod compressed;
 pub mod deb;
 mod header;
+pub mod merged;
 mod pax;
 
 mod sparse;

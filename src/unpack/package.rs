@@ -13,7 +13,7 @@ use silo_store::stage::Stage;
 use super::compressed::Bounded;
 use super::deb::{self, Error, read_error};
 use super::entries::{self, Entry, Kind, plain, shown};
-use super::record;
+use super::{merged, record};
 
 /// Most that one package may unpack to: Debian's largest are some gigabytes.
 const MAX_PACKAGE_BYTES: u64 = 16 << 30;
@@ -22,15 +22,43 @@ const MAX_MEMBER_BYTES: u64 = 64 << 20;
 /// Longest list of files kept for a package, against archives of nothing but names.
 const MAX_LIST_BYTES: usize = 256 << 20;
 
-/// The directories of the root that are links into /usr on every Debian since 12; what an older package
-/// ships below them belongs below /usr, or it would replace the link.
-const MERGED: [&[u8]; 7] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libo32", b"libx32"];
-
 /// Unpacks the .deb `name`, read from `from`, into `stage`.
 pub fn unpack(name: &str, from: impl Read, expected: Digest, stage: &mut Stage) -> Result<(), Error> {
     let mut unpacking = Unpacking { deb: name, stage, members: Vec::new(), list: Vec::new(), limit: 0, count: 0 };
     deb::read(name, from, expected, &mut unpacking)?;
     unpacking.note()
+}
+
+/// Reads the control stanza of the .deb `name`, without unpacking it.
+pub fn control(name: &str, from: impl Read, expected: Digest) -> Result<Vec<u8>, Error> {
+    let mut stanza = Control { deb: name, bytes: None };
+    deb::read(name, from, expected, &mut stanza)?;
+    stanza.bytes.ok_or_else(|| Error::Container { deb: name.to_owned(), what: "no control file".to_owned() })
+}
+
+struct Control<'a> {
+    deb: &'a str,
+    bytes: Option<Vec<u8>>,
+}
+
+impl deb::Members for Control<'_> {
+    fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error> {
+        let deb = self.deb;
+        let failed = |source| read_error(deb, "the control archive", source);
+        entries::each(tar, failed, |entry| {
+            let is_stanza = plain(&entry.path).is_ok_and(|path| path.as_deref() == Some(b"control"));
+            if is_stanza && entry.kind == Kind::File {
+                let mut bytes = Vec::new();
+                entry.take(MAX_MEMBER_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+                self.bytes = Some(bytes);
+            }
+            Ok(())
+        })
+    }
+
+    fn data(&mut self, _: &mut Bounded<'_>) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 struct Unpacking<'a> {
@@ -106,7 +134,7 @@ impl Unpacking<'_> {
             return Ok(());
         };
         let meta = meta(entry);
-        let place = if entry.kind == Kind::Symlink { path.clone() } else { merged(&path, entry.kind == Kind::Dir) };
+        let place = merged::place(&path, entry.kind == Kind::Dir);
         let place = LayerPath::parse(&place).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
         match entry.kind {
             Kind::Dir => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
@@ -118,11 +146,14 @@ impl Unpacking<'_> {
                 }
                 self.stage.add_file(&place, &meta, entry, left).map_err(|error| self.staged(error))?;
             }
+            Kind::Symlink if merged::is_own_place(place.as_bytes(), &entry.link) => {}
             Kind::Symlink => self.stage.add_symlink(&place, &meta, &entry.link).map_err(|error| self.staged(error))?,
             Kind::Link => {
                 let target = self.path(&entry.link)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
-                let target = LayerPath::parse(&merged(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
-                self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;
+                let target = LayerPath::parse(&merged::place(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
+                if target != place {
+                    self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;
+                }
             }
             Kind::Char | Kind::Block | Kind::Pipe => return Err(self.wrong(&spelled, "a device node or pipe, which no layer can hold")),
         }
@@ -179,29 +210,4 @@ impl Unpacking<'_> {
 
 fn meta(entry: &Entry<'_>) -> Meta {
     Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs: Default::default() }
-}
-
-/// Returns where a path lies on a root whose top directories are links into /usr.
-fn merged(path: &[u8], is_dir: bool) -> Vec<u8> {
-    let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
-    if MERGED.contains(&first) && (is_dir || first.len() < path.len()) { [b"usr/", path].concat() } else { path.to_vec() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::merged;
-
-    #[test]
-    fn old_directories_are_below_usr() {
-        for (path, is_dir, expect) in [
-            ("lib/x86_64-linux-gnu/libc.so.6", false, "usr/lib/x86_64-linux-gnu/libc.so.6"),
-            ("lib", true, "usr/lib"),
-            ("lib", false, "lib"),
-            ("libexec/x", false, "libexec/x"),
-            ("usr/lib/x", false, "usr/lib/x"),
-            ("etc", true, "etc"),
-        ] {
-            assert_eq!(merged(path.as_bytes(), is_dir), expect.as_bytes());
-        }
-    }
 }

@@ -1,10 +1,14 @@
 //! What dpkg knows of an unpacked package, read back from its layer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
+
+use super::merged;
 
 /// dpkg's directory of what it knows of each package.
 pub const INFO: &str = "var/lib/dpkg/info";
@@ -154,7 +158,8 @@ pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error>
     let stanza = parse_stanza(&read(control)?).map_err(wrong)?;
     let mut conffiles = Vec::new();
     for path in conffile_paths(&text("conffiles")?) {
-        let bytes = read(&tree.join(path.trim_start_matches('/')))?;
+        let place = merged::place(path.trim_start_matches('/').as_bytes(), false);
+        let bytes = read(&tree.join(OsStr::from_bytes(&place)))?;
         conffiles.push((path, md5_hex(&bytes)));
     }
     let (triggers, swept) = (text("triggers")?, swept(&text("preinst")?));

@@ -93,7 +93,7 @@ fn real_once(archive: Archive, path: &str) -> Option<Vec<u8>> {
 
 fn real(archive: Archive, path: &str) -> Option<Vec<u8>> {
     let mirrors = mirrors::mirrors(&sources::read_machine(Path::new("/etc/apt")), &Overrides::default());
-    let candidates = mirrors.candidates(archive, path, None);
+    let candidates = mirrors.candidates(&archive, path, None);
     let request = Request { name: path.to_owned(), max_bytes: MAX_BYTES, sha256: None, candidates };
     let transport = Transport::new(Patience::default());
     text::fetch_text(&transport, &request, &|_| {}, &AtomicBool::new(false)).ok().map(|text| text.bytes)

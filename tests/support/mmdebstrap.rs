@@ -52,13 +52,19 @@ impl Mirror {
         Mirror { dir, include, epoch: installed.image.epoch }
     }
 
-    /// The command that makes `root`, as root.
-    pub fn mmdebstrap(&self, root: &Path, way: Way) -> Command {
+    /// The command that makes `root`, as root. Each of `links` is a link into /usr before the first package comes.
+    pub fn mmdebstrap(&self, root: &Path, way: Way, links: &[&str]) -> Command {
         let mut command = Command::new("mmdebstrap");
         // A variable such as PYTHONDONTWRITEBYTECODE would find its way into what the packages' scripts do.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SOURCE_DATE_EPOCH", self.epoch.to_string());
+        // As in a step of ours: Python before 3.11 compiles sets in an order that hangs on it.
+        command.env("PYTHONHASHSEED", "0");
         command.args(["--silent", "--mode=root", "--format=directory", "--variant=custom"]);
         command.arg(format!("--include={}", self.include.join(",")));
+        if !links.is_empty() {
+            let links = links.join(" ");
+            command.arg(format!("--setup-hook=for d in {links}; do ln -s usr/$d \"$1/$d\"; mkdir -p \"$1/usr/$d\"; done"));
+        }
         let mut method = "copy";
         if way == Way::Mounted && Path::new(HOOK).exists() {
             method = "file";

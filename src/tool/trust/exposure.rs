@@ -138,6 +138,8 @@ fn of_tool(recipe: &Recipe) -> Exposures {
     found.extend(run.pass_env.iter().map(|name| format!("{tool} sees the variable {name}")));
     found.extend(recipe.image.iter().map(|image| format!("{tool} is made of the image {image}")));
     found.extend(recipe.debian.packages.iter().chain(&recipe.debian.build).map(|package| made_with(tool, package)));
+    found.extend(recipe.debian.sources.iter().map(|source| format!("{tool} is made of packages of {}", source.line())));
+    found.extend(recipe.debian.debs.iter().map(|deb| format!("{tool} is made with the file {}", deb.name)));
     found.extend(recipe.steps.iter().map(|step| runs(tool, step)));
     of_kept(tool, &run.cache, &run.state, &mut found);
     if let Some(lsp) = &recipe.lsp {

@@ -1,0 +1,322 @@
+//! What packages make up when they are configured: keys, cookies, passwords, identities. An image does not keep them.
+//!
+//! Everybody with the image would share them, and no two builds of a lock would agree. There is no list of such files; three rules
+//! find them among the files that a step has made and no package ships:
+//!
+//! * a private key in PEM form;
+//! * a file that not everybody may read, if it is no text, or holds a word which nothing that the step was given has: no package's files, scripts or
+//!   templates. A configuration file that a script copies or fills in consists of words from there; a key does not;
+//! * a small text below /etc with a random UUID, or 32 hexadecimal digits, which nothing has either.
+//!
+//! A certificate goes with its key, and so do symlinks to either in its directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use silo_store::digest::LayerId;
+use silo_store::layout::Store;
+use silo_store::path::LayerPath;
+
+use super::scripted::Unpacked;
+use super::{Error, scrub};
+
+/// Where scripts make files up. Below /usr are packages' own.
+const PLACES: [&str; 5] = ["etc", "var", "root", "srv", "opt"];
+
+/// Files that not everybody may read, and that hold nothing made up: accounts, logs, and what dpkg and debconf know.
+const KNOWN: [&str; 10] = [
+    "etc/passwd-",
+    "etc/group-",
+    "etc/shadow",
+    "etc/shadow-",
+    "etc/gshadow",
+    "etc/gshadow-",
+    "var/log",
+    "var/lib/dpkg",
+    "var/cache/debconf",
+    "var/mail",
+];
+
+/// How much of a file is looked into.
+const LOOK_BYTES: u64 = 64 << 10;
+
+/// Largest text that may be an identity.
+const IDENTITY_BYTES: usize = 4 << 10;
+
+/// Shortest word that is taken for made up: twelve hexadecimal digits tell machines apart in iSCSI's names.
+const WORD_BYTES: usize = 12;
+
+/// Largest file of a package in which words are looked for.
+const SOURCE_BYTES: u64 = 256 << 10;
+
+/// Directories of packages without words that scripts use.
+const PROSE: [&str; 4] = ["usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/"];
+
+/// debconf's answers of the type password.
+const PASSWORDS: &str = "var/cache/debconf/passwords.dat";
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guess {
+    /// A private key.
+    Key,
+    /// One certificate.
+    Certificate,
+    /// A text for few, made up if one of its words is known nowhere.
+    Closed,
+    /// No text, and for few.
+    Sealed,
+    /// Made up if one of its identities is known nowhere.
+    Identity,
+    /// Nothing of the kind.
+    Plain,
+}
+
+/// Takes what packages made up out of a step's changes; returns the paths, sorted.
+pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>]) -> Result<Vec<String>, Error> {
+    blank_passwords(upper)?;
+    let mut files = Vec::new();
+    for place in PLACES {
+        walk(upper, Path::new(place), &mut files)?;
+    }
+    let shipped = |path: &Path| {
+        let path = LayerPath::parse(path.as_os_str().as_bytes()).ok();
+        path.is_some_and(|path| packages.iter().any(|package| package.index.get(&path).is_some()))
+    };
+    // What is dropped anyway need not be told.
+    let is_kept = |path: &Path| scrub::judge(path.as_os_str().as_bytes()) == scrub::Verdict::Keep;
+    files.retain(|path| is_kept(path) && !is_known(path) && !shipped(path));
+    let mut guesses: BTreeMap<PathBuf, (Guess, BTreeSet<Vec<u8>>)> = BTreeMap::new();
+    for path in files {
+        let whole = upper.join(&path);
+        let meta = fs::symlink_metadata(&whole).map_err(|source| file_error("look at", &whole, source))?;
+        let bytes = start_of(&whole).map_err(|source| file_error("read", &whole, source))?;
+        let guess = guess(&path, meta.mode(), &bytes);
+        if guess != Guess::Plain {
+            let words = if guess == Guess::Identity { identities(&bytes) } else { words(&bytes) };
+            guesses.insert(path, (guess, words));
+        }
+    }
+    let wanted: BTreeSet<&[u8]> = guesses.values().flat_map(|(_, words)| words).map(Vec::as_slice).collect();
+    let known = known_words(store, packages, &wanted);
+    let has_unknown = |words: &BTreeSet<Vec<u8>>| words.iter().any(|word| !known.contains(word.as_slice()));
+    let mut taken: BTreeSet<PathBuf> = BTreeSet::new();
+    for (path, (guess, words)) in &guesses {
+        let is_made_up = match guess {
+            Guess::Sealed => true,
+            Guess::Key | Guess::Closed | Guess::Identity => has_unknown(words),
+            Guess::Certificate | Guess::Plain => false,
+        };
+        if is_made_up {
+            taken.insert(path.clone());
+        }
+    }
+    if guesses.iter().any(|(path, (guess, _))| *guess == Guess::Key && taken.contains(path)) {
+        let certificates = guesses.iter().filter(|(_, (guess, words))| *guess == Guess::Certificate && has_unknown(words));
+        taken.extend(certificates.map(|(path, _)| path.clone()));
+    }
+    let links = links_to(upper, &taken)?;
+    for path in taken.iter().chain(&links) {
+        let whole = upper.join(path);
+        fs::remove_file(&whole).map_err(|source| file_error("remove", &whole, source))?;
+    }
+    Ok(taken.iter().map(|path| format!("/{}", path.display())).collect())
+}
+
+/// One line about what was taken out.
+pub(super) fn told(paths: &[String]) -> String {
+    const MOST: usize = 8;
+    let more = if paths.len() > MOST { format!(" and {} more", paths.len() - MOST) } else { String::new() };
+    format!(
+        "not kept in the image: {}{more}; packages make such keys and identities up, and everybody with the image would share them. Make them where they are needed, such as by dpkg-reconfigure in a run",
+        paths[..paths.len().min(MOST)].join(", ")
+    )
+}
+
+/// Takes the answers out of debconf's passwords; the questions stay.
+fn blank_passwords(upper: &Path) -> Result<(), Error> {
+    let path = upper.join(PASSWORDS);
+    if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+        return Ok(());
+    }
+    let text = fs::read(&path).map_err(|source| file_error("read", &path, source))?;
+    let blank = |line: &[u8]| if line.starts_with(b"Value: ") { b"Value: \n".to_vec() } else { line.to_vec() };
+    let blanked = text.split_inclusive(|byte| *byte == b'\n').flat_map(blank).collect::<Vec<u8>>();
+    if blanked == text { Ok(()) } else { fs::write(&path, blanked).map_err(|source| file_error("write", &path, source)) }
+}
+
+/// Lists the regular files below a directory of the changes that hold something.
+fn walk(upper: &Path, dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let whole = upper.join(dir);
+    if !fs::symlink_metadata(&whole).is_ok_and(|meta| meta.is_dir()) {
+        return Ok(());
+    }
+    let listing = match fs::read_dir(&whole) {
+        Ok(listing) => listing,
+        // A directory that cannot be entered is for the capture to judge.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        Err(source) => return Err(file_error("list", &whole, source)),
+    };
+    for entry in listing {
+        let entry = entry.map_err(|source| file_error("list", &whole, source))?;
+        let meta = entry.metadata().map_err(|source| file_error("look at", &entry.path(), source))?;
+        let path = dir.join(entry.file_name());
+        if meta.is_dir() {
+            walk(upper, &path, files)?;
+        } else if meta.is_file() && meta.len() > 0 {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_known(path: &Path) -> bool {
+    KNOWN.iter().any(|known| path.starts_with(known))
+}
+
+fn start_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(LOOK_BYTES).read_to_end(&mut bytes).map(|_| bytes),
+        // Its mode may keep even its owner out; then nothing can be said but that it is closed.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(bytes),
+        Err(error) => Err(error),
+    }
+}
+
+fn guess(path: &Path, mode: u32, bytes: &[u8]) -> Guess {
+    let count = |part: &[u8]| bytes.windows(part.len()).filter(|window| *window == part).count();
+    let is_text = !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok();
+    if is_text && count(b"PRIVATE KEY-----") > 0 {
+        Guess::Key
+    } else if is_text && count(b"-----BEGIN CERTIFICATE-----") == 1 {
+        Guess::Certificate
+    } else if mode & 0o004 == 0 {
+        if is_text { Guess::Closed } else { Guess::Sealed }
+    } else if is_text && bytes.len() <= IDENTITY_BYTES && path.starts_with("etc") && !identities(bytes).is_empty() {
+        Guess::Identity
+    } else {
+        Guess::Plain
+    }
+}
+
+/// The words of a text that are long enough to be made up. What is no text has none.
+fn words(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
+    if bytes.contains(&0) || std::str::from_utf8(bytes).is_err() {
+        return BTreeSet::new();
+    }
+    let words = bytes.split(|byte| !byte.is_ascii_alphanumeric() && !b"+=".contains(byte));
+    words.filter(|word| word.len() >= WORD_BYTES).map(<[u8]>::to_vec).collect()
+}
+
+/// The random UUIDs of a text, and its words of 32 hexadecimal digits.
+fn identities(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
+    let words = bytes.split(|byte| !byte.is_ascii_hexdigit() && *byte != b'-');
+    let is_identity = |word: &&[u8]| {
+        let is_hex = |part: &[u8]| part.iter().all(u8::is_ascii_hexdigit);
+        match word.len() {
+            32 => is_hex(word) && word.iter().any(u8::is_ascii_digit) && word.iter().any(u8::is_ascii_alphabetic),
+            36 => {
+                let parts: Vec<&[u8]> = word.split(|byte| *byte == b'-').collect();
+                parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]) && parts.iter().all(|part| is_hex(part)) && parts[2][0] == b'4'
+            }
+            _ => false,
+        }
+    };
+    words.filter(is_identity).map(<[u8]>::to_vec).collect()
+}
+
+/// Finds which of some words the packages' own files have.
+fn known_words<'w>(store: &Store, packages: &[&Arc<Unpacked>], wanted: &BTreeSet<&'w [u8]>) -> BTreeSet<&'w [u8]> {
+    let mut known = BTreeSet::new();
+    let mut layers: BTreeSet<LayerId> = BTreeSet::new();
+    for package in packages.iter().filter(|package| layers.insert(package.record.layer)) {
+        let tree = store.tree(&package.record.layer);
+        for entry in package.index.entries() {
+            let path = entry.path.as_bytes();
+            if wanted.len() == known.len() {
+                return known;
+            }
+            let silo_store::entry::Node::File { size, .. } = entry.node else { continue };
+            if size > SOURCE_BYTES || PROSE.iter().any(|prose| path.starts_with(prose.as_bytes())) {
+                continue;
+            }
+            // One that cannot be read has no words to offer.
+            let Ok(bytes) = fs::read(tree.join(std::ffi::OsStr::from_bytes(path))) else { continue };
+            let found = bytes.split(|byte| !byte.is_ascii_alphanumeric() && !b"+=-".contains(byte));
+            for word in found.filter(|word| word.len() >= WORD_BYTES) {
+                known.extend(wanted.get(word).copied());
+                for part in word.split(|byte| *byte == b'-') {
+                    known.extend(wanted.get(part).copied());
+                }
+            }
+        }
+    }
+    known
+}
+
+/// Finds the symlinks of the changes that lie beside a file and lead to it by its name alone.
+fn links_to(upper: &Path, taken: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, Error> {
+    let mut links = Vec::new();
+    let dirs: BTreeSet<&Path> = taken.iter().filter_map(|path| path.parent()).collect();
+    for dir in dirs {
+        let whole = upper.join(dir);
+        for entry in fs::read_dir(&whole).map_err(|source| file_error("list", &whole, source))? {
+            let entry = entry.map_err(|source| file_error("list", &whole, source))?;
+            let target = fs::read_link(entry.path()).ok().filter(|target| taken.contains(&dir.join(target)));
+            links.extend(target.map(|_| dir.join(entry.file_name())));
+        }
+    }
+    Ok(links)
+}
+
+fn file_error(doing: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File { doing, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_guessed_by_what_they_hold() {
+        for (path, mode, text, expect) in [
+            ("etc/x.key", 0o644, "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\n", Guess::Key),
+            ("etc/x.pem", 0o644, "-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkq\n", Guess::Certificate),
+            ("etc/bundle", 0o644, "-----BEGIN CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\n", Guess::Plain),
+            ("etc/x.conf", 0o640, "anything", Guess::Closed),
+            ("etc/x.conf", 0o644, "anything", Guess::Plain),
+            ("etc/munge/munge.key", 0o400, "\0\u{1}", Guess::Sealed),
+            ("etc/nvme/hostid", 0o644, "2cd2c43b-a90a-4af1-a8cd-86b9f50d6d00\n", Guess::Identity),
+            ("etc/fixed", 0o644, "2cd2c43b-a90a-1af1-a8cd-86b9f50d6d00\n", Guess::Plain),
+            ("etc/popcon.conf", 0o644, "MY_HOSTID=\"0123456789abcdef0123456789abcdef\"\n", Guess::Identity),
+            ("var/lib/ucf/hashfile", 0o644, "0123456789abcdef0123456789abcdef  /etc/x\n", Guess::Plain),
+        ] {
+            assert_eq!(guess(Path::new(path), mode, text.as_bytes()), expect, "{path} {text}");
+        }
+    }
+
+    #[test]
+    fn words_are_long_runs_of_letters_and_digits() {
+        let all = |text: &str| words(text.as_bytes()).into_iter().map(|word| String::from_utf8(word).expect("ASCII")).collect::<Vec<_>>();
+        assert_eq!(all("secret \"q1w2e3r4t5y6u7i8o9p0+=\"; short; a-long-name-of-parts"), ["q1w2e3r4t5y6u7i8o9p0+="]);
+        assert_eq!(all("iqn.1993-08.org.debian:01:4d2a5b6c7d8e"), ["4d2a5b6c7d8e"]);
+        assert!(all("password = \nuser = nobody\n").is_empty());
+        assert!(words(b"\0\x01binary0123456789").is_empty());
+    }
+
+    #[test]
+    fn passwords_are_blank_and_their_questions_stay() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join(PASSWORDS);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(&path, "Name: a/b\nTemplate: a/b\nValue: hunter2\nOwners: a\n\nName: c/d\nValue: \n").expect("written");
+        blank_passwords(place.path()).expect("a file");
+        assert_eq!(fs::read_to_string(&path).expect("there"), "Name: a/b\nTemplate: a/b\nValue: \nOwners: a\n\nName: c/d\nValue: \n");
+    }
+}

@@ -1,0 +1,175 @@
+//! Which apt archives and files a recipe's packages may come from.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use silo_store::digest::{Digest, Hasher};
+
+use crate::lock::Archive;
+use crate::recipe::source::{AptSource, LocalDeb};
+use crate::recipe::{Debian, wanted};
+use crate::unpack::{deb, package};
+
+/// Suites that are one archive, without updates beside it.
+const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
+
+/// What stands behind a release's name for its backports.
+const BACKPORTS: &str = "-backports";
+
+/// Largest .deb that is read beside a recipe.
+const MAX_DEB_BYTES: u64 = 8 << 30;
+
+/// Which packages of a suite count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// All of them.
+    All,
+    /// Those that the recipe takes from this suite by name, with what they need of it.
+    Named,
+    /// All of them, unless the suite itself says that apt takes none of its own accord.
+    AsTheSuiteSays,
+}
+
+/// One suite of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The suite.
+    pub suite: String,
+    /// The archive.
+    pub archive: Archive,
+    /// Its components.
+    pub components: Vec<String>,
+    /// The key that signs it, where it is not one of Debian's.
+    pub key: Option<String>,
+    /// Which of its packages count.
+    pub counts: Counts,
+}
+
+/// Returns the release that a suite belongs to: `trixie` for `trixie-backports`.
+pub fn release(suite: &str) -> &str {
+    suite.strip_suffix(BACKPORTS).unwrap_or(suite)
+}
+
+/// Lists the suites that a recipe's packages come from, in the order in which apt would have them.
+pub fn of(debian: &Debian) -> Vec<Source> {
+    let of_debian = |suite: String, archive, counts| Source { suite, archive, components: debian.components.clone(), key: None, counts };
+    let release = release(&debian.suite);
+    let mut sources = vec![of_debian(release.to_owned(), Archive::Main, Counts::All)];
+    if !ROLLING.contains(&release) {
+        sources.push(of_debian(format!("{release}-updates"), Archive::Main, Counts::All));
+        sources.push(of_debian(format!("{release}-security"), Archive::Security, Counts::All));
+    }
+    if release != debian.suite {
+        sources.push(of_debian(debian.suite.clone(), Archive::Main, Counts::All));
+    }
+    for AptSource { uri, suite, components, key } in &debian.sources {
+        sources.push(Source {
+            suite: suite.clone(),
+            archive: Archive::Source(uri.clone()),
+            components: components.clone(),
+            key: key.clone(),
+            counts: Counts::AsTheSuiteSays,
+        });
+    }
+    let packages = debian.packages.iter().chain(&debian.added).chain(&debian.build);
+    for suite in packages.filter_map(|package| wanted::parse(package)?.suite) {
+        if !sources.iter().any(|source| source.suite == suite) {
+            sources.push(of_debian(suite.to_owned(), Archive::Main, Counts::Named));
+        }
+    }
+    sources
+}
+
+/// Why a .deb beside a recipe cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("debian.debs: cannot read {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It leads out of the recipe's directory.
+    #[error("debian.debs: {path} is a symlink out of the recipe's directory", path = .path.display())]
+    Outside {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no package.
+    #[error("debian.debs")]
+    Deb(#[from] deb::Error),
+}
+
+/// Writes the stanzas that a package index would have about files beside a recipe.
+pub fn index_of(debs: &[LocalDeb]) -> Result<String, Error> {
+    let mut text = String::new();
+    for LocalDeb { name, dir } in debs {
+        let path = dir.join(name);
+        let failed = |source| Error::Read { path: path.clone(), source };
+        let real = path.canonicalize().map_err(failed)?;
+        if !real.starts_with(dir.canonicalize().map_err(failed)?) {
+            return Err(Error::Outside { path });
+        }
+        let (digest, size) = digest(&real).map_err(failed)?;
+        let control = package::control(name, File::open(&real).map_err(failed)?, digest)?;
+        let control = String::from_utf8_lossy(&control).into_owned();
+        text.push_str(&format!("{}\nFilename: {name}\nSize: {size}\nSHA256: {digest}\n\n", control.trim()));
+    }
+    Ok(text)
+}
+
+fn digest(path: &std::path::Path) -> io::Result<(Digest, u64)> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut from = file.take(MAX_DEB_BYTES + 1);
+    let (mut hasher, mut buffer, mut size) = (Hasher::new(), vec![0; 1 << 16], 0);
+    loop {
+        let got = from.read(&mut buffer)?;
+        if got == 0 {
+            break;
+        }
+        hasher.update(&buffer[..got]);
+        size += got as u64;
+    }
+    if size > MAX_DEB_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {MAX_DEB_BYTES} bytes")));
+    }
+    Ok((hasher.finish(), size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::file;
+
+    #[test]
+    fn suites_come_in_apts_order() {
+        for (text, expect) in [
+            ("", "trixie trixie-updates trixie-security"),
+            ("suite = \"sid\"", "sid"),
+            ("suite = \"bookworm-backports\"", "bookworm bookworm-updates bookworm-security bookworm-backports"),
+            ("packages = [\"jq/trixie-backports\", \"git/trixie-backports\"]", "trixie trixie-updates trixie-security trixie-backports?"),
+            (
+                "packages = [\"x/own\"]\nsources = [{ uri = \"https://example.com/apt\", suite = \"own\" }]",
+                "trixie trixie-updates trixie-security own*",
+            ),
+        ] {
+            let file = toml::from_str(&format!("[debian]\n{text}")).expect("a recipe");
+            let debian = file::check("x", file).expect("a recipe").debian;
+            let told: Vec<String> = of(&debian)
+                .iter()
+                .map(|source| match source.counts {
+                    Counts::All => source.suite.clone(),
+                    Counts::Named => format!("{}?", source.suite),
+                    Counts::AsTheSuiteSays => format!("{}*", source.suite),
+                })
+                .collect();
+            assert_eq!(told.join(" "), expect);
+        }
+    }
+}

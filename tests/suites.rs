@@ -1,0 +1,196 @@
+//! Roots of more than one Debian suite: other apt archives with their keys, files beside the recipe, answers, backports.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{self, Silo};
+
+/// An apt archive of one package, signed by a key of its own.
+struct Own {
+    dir: tempfile::TempDir,
+}
+
+impl Own {
+    /// Makes it, or says why that cannot be.
+    fn new() -> Option<Own> {
+        if let Some(lacking) = ["gpg", "dpkg-deb"].into_iter().find(|program| !support::has(program)) {
+            support::skip(&format!("{lacking} is not installed"));
+            return None;
+        }
+        let own = Own { dir: tempfile::tempdir().expect("a directory") };
+        fs::create_dir(own.path("gnupg")).expect("our own directory");
+        own.gpg(&["--quick-generate-key", "test@example.com", "ed25519", "sign", "never"]);
+        Some(own)
+    }
+
+    fn path(&self, below: &str) -> std::path::PathBuf {
+        self.dir.path().join(below)
+    }
+
+    fn gpg(&self, words: &[&str]) -> Vec<u8> {
+        let mut command = Command::new("gpg");
+        command.args(["--batch", "--passphrase", "", "--homedir"]).arg(self.path("gnupg")).args(words);
+        let done = command.output().expect("gpg runs");
+        assert!(done.status.success(), "{done:?}");
+        done.stdout
+    }
+
+    fn key(&self) -> String {
+        String::from_utf8(self.gpg(&["--armor", "--export", "test@example.com"])).expect("armour")
+    }
+
+    /// Makes a .deb that has one file, and says in a script what debconf was told.
+    fn deb(&self, to: &Path, name: &str, version: &str) {
+        let tree = self.path(&format!("tree-{name}-{version}"));
+        let write = |path: &str, text: &str| {
+            let path = tree.join(path);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("our own directory");
+            fs::write(path, text).expect("our own file");
+        };
+        let control = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: a <a@example.com>\nDepends: debconf\nDescription: a test\n"
+        );
+        write("DEBIAN/control", &control);
+        write("DEBIAN/templates", &format!("Template: {name}/word\nType: string\nDefault: none\nDescription: a word\n"));
+        let script = format!("#!/bin/sh\nset -e\n. /usr/share/debconf/confmodule\ndb_get {name}/word\necho \"$RET\" > /etc/{name}.word\n");
+        write("DEBIAN/postinst", &script);
+        // A file of the old place, in a package that knows nothing of a merged /usr.
+        write(&format!("bin/{name}"), &format!("#!/bin/sh\necho {name} {version}\n"));
+        let execute = |path: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(tree.join(path), fs::Permissions::from_mode(0o755)).expect("our own file");
+        };
+        execute("DEBIAN/postinst");
+        execute(&format!("bin/{name}"));
+        let mut command = Command::new("dpkg-deb");
+        command.args(["--root-owner-group", "--build"]).arg(&tree).arg(to).env("SOURCE_DATE_EPOCH", "1700000000");
+        assert!(command.output().expect("dpkg-deb runs").status.success());
+    }
+
+    /// Publishes versions of a package as a suite.
+    fn publish(&self, suite: &str, more: &str, name: &str, versions: &[&str]) {
+        fs::create_dir_all(self.path("apt/pool")).expect("our own directory");
+        let mut index = String::new();
+        for version in versions {
+            let file = format!("pool/{name}_{version}_all.deb");
+            self.deb(&self.path("apt").join(&file), name, version);
+            let bytes = fs::read(self.path("apt").join(&file)).expect("our own file");
+            let digest = silo_store::digest::Digest::of(&bytes);
+            index.push_str(&format!("Package: {name}\nVersion: {version}\nArchitecture: all\nDepends: debconf\n"));
+            index.push_str(&format!("Filename: {file}\nSize: {}\nSHA256: {digest}\n\n", bytes.len()));
+        }
+        let dists = self.path(&format!("apt/dists/{suite}"));
+        let mut release = format!(
+            "Origin: test\nCodename: {suite}\nDate: Tue, 14 Nov 2023 22:13:20 UTC\nArchitectures: amd64 arm64\nComponents: main\n{more}SHA256:\n"
+        );
+        for arch in ["amd64", "arm64"] {
+            let path = format!("main/binary-{arch}/Packages");
+            fs::create_dir_all(dists.join(&path).parent().expect("a directory")).expect("our own directory");
+            fs::write(dists.join(&path), &index).expect("our own file");
+            release.push_str(&format!(" {} {} {path}\n", silo_store::digest::Digest::of(index.as_bytes()), index.len()));
+        }
+        fs::write(self.path("Release"), release).expect("our own file");
+        let _ = fs::remove_file(dists.join("InRelease"));
+        let (to, from) = (dists.join("InRelease"), self.path("Release"));
+        self.gpg(&["--digest-algo", "SHA512", "--clearsign", "--output", &to.to_string_lossy(), &from.to_string_lossy()]);
+    }
+
+    fn source(&self, suite: &str, key: &str) -> String {
+        format!("[[debian.sources]]\nuri = \"file:{}\"\nsuite = \"{suite}\"\n{key}\n", self.path("apt").display())
+    }
+}
+
+#[test]
+fn another_archive_a_file_and_answers_are_pinned_and_rebuilt() {
+    let Some(own) = Own::new() else { return };
+    own.publish("stable", "", "greeting", &["1.0", "1.5", "2.0"]);
+    own.publish("extra", "NotAutomatic: yes\n", "extra", &["3.0"]);
+    let recipe = |sources: &str| {
+        format!(
+            "command = [\"sh\"]\n[debian]\npackages = [\"dash\", \"greeting (<< 2)\", \"extra/extra\", \"greeting >= 1.1\"]\n\
+             debs = [\"debs/beside.deb\"]\ndebconf = [\"greeting greeting/word string hello\"]\n{sources}"
+        )
+    };
+    let inline = format!("key = '''\n{}'''", own.key());
+    let with = |key: &str| recipe(&(own.source("stable", key) + &own.source("extra", key)));
+    let silo = Silo::seeded();
+    fs::create_dir_all(silo.path("recipes/debs")).expect("our own directory");
+    own.deb(&silo.path("recipes/debs/beside.deb"), "beside", "7");
+    silo.write(".silo/recipes/own.toml", &with(&inline));
+    let _ = silo.ok(["install", "--quiet", "own"]);
+    let said = silo.ok(["own", "-c", "greeting; extra; beside; cat /etc/greeting.word /etc/beside.word; dpkg --verify"]);
+    assert_eq!(said, "greeting 1.5\nextra 3.0\nbeside 7\nhello\nnone\n");
+
+    // The lock says all of it, and another home makes the same image of it.
+    let lock = fs::read_to_string(silo.path("recipes/own.lock")).expect("a lock");
+    for part in
+        ["archive = \"local\", path = \"debs/beside.deb\"", "pool/greeting_1.5_all.deb", "greeting/word string hello", "archive = \"file:"]
+    {
+        assert!(lock.contains(part), "{part} is not in\n{lock}");
+    }
+    let other = Silo::seeded();
+    fs::create_dir_all(other.path("recipes/debs")).expect("our own directory");
+    fs::copy(silo.path("recipes/debs/beside.deb"), other.path("recipes/debs/beside.deb")).expect("our own file");
+    fs::copy(silo.path("recipes/own.lock"), other.path("recipes/own.lock")).expect("our own file");
+    // The key in a file is the same key.
+    fs::write(other.path("recipes/own.asc"), format!("\n{}", own.key()).trim_start()).expect("our own file");
+    other.write(".silo/recipes/own.toml", &with("keyFile = \"own.asc\""));
+    let _ = other.ok(["install", "--quiet", "--frozen", "own"]);
+    assert_eq!(silo.image_id("own"), other.image_id("own"));
+
+    // A file that is another one now is not what the lock pins.
+    let third = Silo::seeded();
+    fs::create_dir_all(third.path("recipes/debs")).expect("our own directory");
+    own.deb(&third.path("recipes/debs/beside.deb"), "beside", "8");
+    fs::copy(silo.path("recipes/own.lock"), third.path("recipes/own.lock")).expect("our own file");
+    third.write(".silo/recipes/own.toml", &with(&inline));
+    let refused = third.fails(["install", "--quiet", "--frozen", "own"]);
+    assert!(refused.err.contains("beside"), "{refused:?}");
+}
+
+#[test]
+fn an_archive_without_its_key_and_what_is_not_there_are_refused() {
+    let Some(own) = Own::new() else { return };
+    own.publish("stable", "", "greeting", &["1.0"]);
+    let inline = format!("key = '''\n{}'''", own.key());
+    let recipe = |packages: &str, more: &str, key: &str| {
+        format!("command = [\"sh\"]\n[debian]\npackages = [{packages}]\n{more}\n{}", own.source("stable", key))
+    };
+    let silo = Silo::seeded();
+    for (text, expect) in [
+        (recipe("\"greeting\"", "", ""), "InRelease of stable"),
+        (recipe("\"greeting >= 2\"", "", &inline), "the indexes have 1.0"),
+        (recipe("\"dash/stable\"", "", &inline), "stable has no package dash"),
+        (recipe("\"greeting\"", "debconf = [\"nobody nobody/x string y\"]", &inline), "no package of the recipe needs nobody"),
+        (recipe("\"greeting\"", "debs = [\"none.deb\"]", &inline), "none.deb"),
+        (recipe("\"greeting\"", "", "keyFile = \"../x.asc\""), "no file beside the recipe"),
+        (recipe("\"greeting\", \"linux-image-amd64\"", "", &inline), "linux-image-amd64 [amd64]"),
+    ] {
+        silo.write(".silo/recipes/own.toml", &text);
+        let refused = silo.fails(["lock", "own"]);
+        assert!(refused.err.contains(expect), "{expect}: {refused:?}");
+    }
+}
+
+/// Keys, cookies and identities that scripts make up, and two homes that make one image all the same.
+#[test]
+fn what_packages_make_up_is_in_no_image() {
+    let recipe = "command = [\"sh\"]\n[debian]\npackages = [\"dash\", \"munge\", \"ssl-cert\", \"nvme-cli\", \"popularity-contest\"]\n";
+    let one = Silo::seeded();
+    one.write(".silo/recipes/keys.toml", recipe);
+    let done = one.run(["install", "keys"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    let paths = ["/etc/munge/munge.key", "/etc/ssl/private/ssl-cert-snakeoil.key", "/etc/nvme/hostid", "/etc/popularity-contest.conf"];
+    let script = paths.map(|path| format!("ls {path} 2>/dev/null")).join("; ");
+    assert_eq!(one.run(["keys", "-c", &script]).out, "", "none of them is there");
+    assert!(done.err.contains("not kept in the image") && done.err.contains("/etc/munge/munge.key"), "{done:?}");
+    assert!(!done.err.contains("aux-cache"), "what is dropped from every image is not told: {done:?}");
+    assert_eq!(one.ok(["keys", "-c", "ls /etc/ssl/certs | grep -c snakeoil; dpkg --audit; true"]), "0\n");
+    one.offer_downloads();
+    let two = Silo::seeded();
+    two.write(".silo/recipes/keys.toml", recipe);
+    fs::copy(one.path("recipes/keys.lock"), two.path("recipes/keys.lock")).expect("our own file");
+    let _ = two.ok(["install", "--quiet", "--frozen", "keys"]);
+    assert_eq!(one.image_id("keys"), two.image_id("keys"));
+}
