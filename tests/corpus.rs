@@ -63,7 +63,7 @@ impl Numbers {
             16 => Frame::Message { stream: None, bytes },
             17 => Frame::Keys { stream: 16 + self.next(3000) as u32 },
             18 => Frame::Started,
-            19 => Frame::Stopped,
+            19 => Frame::Stopped { signal: 19 + self.next(4) as u8 },
             20 => Frame::Report(
                 [Report::Exited(3), Report::Killed(9), Report::Failed { stage: Stage::Setup, errno: 0, step }][self.next(3)].clone(),
             ),
@@ -75,7 +75,7 @@ impl Numbers {
 
     /// What a machine says: an honest beginning, more or less, and then anything; some of it spoilt.
     fn says(&mut self) -> Vec<u8> {
-        let mut frames = vec![Frame::Hello { version: 2 }, Frame::Started];
+        let mut frames = vec![Frame::Hello { version: silo_wire::frame::VERSION }, Frame::Started];
         frames.truncate(self.next(8));
         // Most are cut short by their first violation: some say only what is allowed.
         let is_honest = self.next(3) > 0;

@@ -3,7 +3,7 @@
 //! "Outside" is the same root file system by chroot, and the test's own terminal.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -22,13 +22,13 @@ mount --rbind /dev "$0/dev"; mount --rbind /proc "$0/proc"; mount -t tmpfs tmp "
 root=$0; shift
 exec chroot "$root" sh -c 'cd /mnt; exec "$0" "$@"' "$@""#;
 
-struct Place {
+pub struct Place {
     silo: Silo,
     root: PathBuf,
 }
 
 /// A project of the test's own, and a home with the tool, which is made once.
-fn place() -> Place {
+pub fn place() -> Place {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     let home = HOME.get_or_init(|| {
         let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("silo-test-home-of-screens");
@@ -58,7 +58,18 @@ const VARIABLES: [(&str, &str); 4] =
     [("TERM", "xterm"), ("LC_ALL", "C.UTF-8"), ("PYTHON_HISTORY", "/dev/null"), ("PYTHON_BASIC_REPL", "1")];
 
 impl Place {
-    fn inside(&self, program: &str, args: &[&str]) -> Command {
+    /// The project.
+    pub fn project(&self) -> PathBuf {
+        self.silo.project()
+    }
+
+    /// The home.
+    pub fn home(&self) -> &Path {
+        self.silo.home()
+    }
+
+    /// A program of the tool, in a sandbox.
+    pub fn inside(&self, program: &str, args: &[&str]) -> Command {
         let tier = if in_machines() { "vm" } else { "native" };
         let mut command = self.silo.command(["run", "--tier", tier, "--shim", program, "screen"].iter().chain(args));
         command.envs(VARIABLES);
@@ -85,7 +96,7 @@ impl Place {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &std::ffi::OsStr) -> String {
+pub fn quoted(word: &std::ffi::OsStr) -> String {
     format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"))
 }
 

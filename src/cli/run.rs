@@ -263,6 +263,7 @@ pub(super) fn launched(
     match done {
         Ok(exit) => {
             again::take_snapshot_apart(&spec);
+            exit.end_by_signal();
             Ok(ExitCode::from(exit.code()))
         }
         Err(error) => {
@@ -323,20 +324,22 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
 
 /// Launches the program; returns how it ended, and the last that it printed.
 fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, launch::error::Error>, Vec<u8>) {
-    let kept = screen::keep(&setting.home);
+    let mut kept = None;
     let mut heard = Overheard::begin();
-    let done = launch::launch_noting(spec, &mut |phase| {
-        if phase == Phase::Started {
+    let done = launch::launch_noting(spec, &mut |phase| match phase {
+        Phase::Ready => timing.done("machine ready"),
+        Phase::Started => {
             leases.started();
             if let Some(heard) = &mut heard {
                 heard.start();
             }
+            timing.done("sandbox made");
         }
-        timing.done(match phase {
-            Phase::Ready => "machine ready",
-            Phase::Started => "sandbox made",
-            Phase::Ended => "program ended",
-        });
+        Phase::Ended => timing.done("program ended"),
+        // Its settings are what they are before it is taken over for the first time.
+        Phase::Terminal => {
+            kept.get_or_insert_with(|| screen::keep(&setting.home));
+        }
     });
     drop(kept);
     let said = heard.map_or_else(launch::printed, Overheard::finish);

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::fstat;
-use rustix::process::{Pid, getpid, test_kill_process};
+use rustix::process::{Pid, getpgrp, getpid, test_kill_process};
 use rustix::termios::{
-    ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, isatty, tcgetattr, tcsetattr,
+    ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
 };
 
 use crate::document;
@@ -24,8 +24,8 @@ pub struct Kept(Option<PathBuf>);
 
 /// Writes down how the terminal is, where a run is about to take it over.
 pub fn keep(home: &Home) -> Kept {
-    let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-    if !isatty(input) || !isatty(output) {
+    let input = rustix::stdio::stdin();
+    if !isatty(input) {
         return Kept(None);
     }
     let Some((path, settings)) = note_path(home).zip(tcgetattr(input).ok()) else { return Kept(None) };
@@ -46,7 +46,9 @@ impl Drop for Kept {
 
 /// Gives the terminal its settings back, where a run that is gone did not.
 pub fn give_back(home: &Home) {
-    if !isatty(rustix::stdio::stdin()) {
+    let input = rustix::stdio::stdin();
+    // In the background its settings are another program's business.
+    if !isatty(input) || tcgetpgrp(input).is_ok_and(|group| group != getpgrp()) {
         return;
     }
     let Some(path) = note_path(home) else { return };

@@ -8,7 +8,7 @@ use std::io;
 use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios};
 
 /// Signals that are passed on, with Linux's number.
-const SIGNALS: [(i32, u8); 11] = [
+const SIGNALS: [(i32, u8); 13] = [
     (libc::SIGHUP, 1),
     (libc::SIGINT, 2),
     (libc::SIGQUIT, 3),
@@ -19,6 +19,8 @@ const SIGNALS: [(i32, u8); 11] = [
     (libc::SIGCONT, 18),
     (libc::SIGSTOP, 19),
     (libc::SIGTSTP, 20),
+    (libc::SIGTTIN, 21),
+    (libc::SIGTTOU, 22),
     (libc::SIGWINCH, 28),
 ];
 
@@ -97,7 +99,15 @@ const IS_LINUX: bool = matches!(std::env::consts::OS.as_bytes(), b"linux");
 
 /// Returns Linux's number of one of this system's signals; 0, which is none, of one that is not passed on.
 pub fn signal(own: i32) -> u8 {
+    if IS_LINUX {
+        return u8::try_from(own).unwrap_or(0);
+    }
     SIGNALS.iter().find(|(signal, _)| *signal == own).map_or(0, |(_, number)| *number)
+}
+
+/// Returns this system's number of one of Linux's signals that stop; its own for any other.
+pub fn stop(number: u8) -> i32 {
+    SIGNALS.iter().find(|(_, linux)| *linux == number).map_or_else(|| i32::from(number), |(own, _)| *own)
 }
 
 /// Returns an error by Linux's number.
@@ -147,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_passed_on_is_no_signal() {
-        assert_eq!((signal(libc::SIGTERM), signal(libc::SIGSEGV), signal(-1)), (15, 0, 0));
+        assert_eq!((signal(libc::SIGTERM), signal(-1), stop(20)), (15, 0, libc::SIGTSTP));
         assert_eq!(error(2).kind(), io::ErrorKind::NotFound);
     }
 

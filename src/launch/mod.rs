@@ -62,6 +62,16 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// Ends this process as the program was ended, by its signal, so that a shell does what it does after the program. Returns
+    /// where an exit code has to say it.
+    pub fn end_by_signal(self) {
+        if let Exit::Signal(signal) = self {
+            host::system::end_by(signal);
+        }
+    }
+}
+
 /// One thing that the launcher needs, tried rather than looked up.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
@@ -103,6 +113,8 @@ pub enum Phase {
     Started,
     /// The program has ended.
     Ended,
+    /// The caller's terminal is about to be taken over. It may come again.
+    Terminal,
 }
 
 /// Whether programs can be run without a machine here: under this system's own kernel.

@@ -190,6 +190,9 @@ pub struct Dir {
     pub mode: u32,
 }
 
+/// The mode of a [`File`] that is a symlink: its type as the kernel has it, and all permissions.
+pub const SYMLINK: u32 = 0o120_777;
+
 /// A file written before the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -197,10 +200,10 @@ pub struct File {
     /// Where.
     #[serde(with = "text::one")]
     pub guest: PathBuf,
-    /// Its content.
+    /// Its content; the target of a symlink.
     #[serde(with = "text::one")]
     pub bytes: text::Bytes,
-    /// Its permission bits.
+    /// Its permission bits, or [`SYMLINK`].
     pub mode: u32,
 }
 

@@ -1,5 +1,6 @@
 //! What a host's side does in Linux's own way.
 
+use std::cell::RefCell;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,14 +8,19 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, kill_current_process_group, kill_process, waitpid};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, getpid, getppid, getsid, kill_current_process_group, kill_process, set_dumpable_behavior,
+    set_parent_process_death_signal, waitpid,
+};
 use rustix::pty::{OpenptFlags, openpt};
 use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetsid};
+use rustix::thread::set_name;
 
-use super::insistence::{Arrived, ENDS};
+use super::insistence::{Arrived, ENDS, Origin};
 use super::streams::host;
 use crate::launch::error::Error;
 pub use crate::launch::native::confine::Agent;
@@ -33,6 +39,13 @@ pub const PLACE: OFlags = OFlags::PATH;
 /// Permission bits as the system takes them.
 pub fn mode(bits: u32) -> Mode {
     Mode::from_raw_mode(bits)
+}
+
+/// The permissions that new files of the caller's lack. Must be called where there is one thread: it is read by being set.
+pub fn umask() -> u32 {
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask);
+    umask.as_raw_mode()
 }
 
 /// The kind of file that a mode tells.
@@ -66,7 +79,8 @@ pub fn open_again(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
     }
 }
 
-fn is_own_terminal(fd: BorrowedFd<'_>) -> bool {
+/// Whether a terminal is the one that controls this process.
+pub fn is_own_terminal(fd: BorrowedFd<'_>) -> bool {
     tcgetsid(fd).is_ok_and(|session| getsid(None) == Ok(session))
 }
 
@@ -137,23 +151,133 @@ pub fn new_terminal([input, output, local, control]: [u32; 4], codes: &[u8]) -> 
     Ok(settings)
 }
 
-/// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
-const FORWARDED: [i32; 9] =
-    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT, libc::SIGTSTP, libc::SIGWINCH];
+/// Signals that are passed on to the program: all that one process sends to another and that can be caught, and the first of
+/// those that programs number themselves.
+const FORWARDED: [i32; 20] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+    libc::SIGWINCH,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGURG,
+    libc::SIGSTKFLT,
+    libc::SIGABRT,
+    libc::SIGTRAP,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
+/// Signals that programs number themselves, behind those that the C library keeps.
+const NUMBERED: std::ops::RangeInclusive<i32> = 34..=64;
+
+/// How long a witness may take to answer. It takes microseconds, unless it was stopped.
+const WITNESS_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// The caller's signals, read instead of acted on; as before when dropped.
 pub struct Signals {
     before: SignalSet,
     arriving: OwnedFd,
+    witness: RefCell<Option<Witness>>,
+}
+
+/// A process of silo's own process group that sees which signals are sent to the whole group: a signal does not say that.
+struct Witness {
+    pid: Pid,
+    socket: OwnedFd,
+    /// The signals that it saw and this process has not read yet, a bit each.
+    seen: u64,
+}
+
+impl Witness {
+    /// Starts one. Must be called where there is one thread.
+    fn start(arriving: BorrowedFd<'_>) -> Result<Witness, Error> {
+        let step = "starting a process";
+        native::require_one_thread()?;
+        let (ours, theirs) = host(pair(SocketType::STREAM), step)?;
+        let parent = getpid();
+        match host(sys::fork(), step)?.map(Pid::from_raw) {
+            None => {
+                // Nothing of this process's own may be unwound into, or dropped: it is a copy.
+                let _ = catch_unwind(AssertUnwindSafe(|| testify(&theirs, arriving, parent)));
+                sys::exit(0)
+            }
+            Some(pid) => Ok(Witness { pid: host(pid.ok_or(Errno::SRCH), step)?, socket: ours, seen: 0 }),
+        }
+    }
+
+    /// Says whether it saw a signal as well.
+    fn saw(&mut self, signal: i32) -> bool {
+        let bit = u32::try_from(signal - 1).ok().and_then(|shift| 1_u64.checked_shl(shift)).unwrap_or(0);
+        self.seen |= self.asked().unwrap_or(0);
+        let saw = self.seen & bit != 0;
+        self.seen &= !bit;
+        saw
+    }
+
+    fn asked(&self) -> io::Result<u64> {
+        send(&self.socket, b"?", SENDING)?;
+        let answers = || poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&WITNESS_PATIENCE));
+        if answers()? == 0 {
+            // Whoever continued this process alone has left it stopped.
+            kill_process(self.pid, Signal::CONT)?;
+            answers()?;
+        }
+        let mut bytes = [0; 8];
+        let (length, _) = recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT)?;
+        Ok(if length == bytes.len() { u64::from_ne_bytes(bytes) } else { 0 })
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        // It is this process's own child, and was not waited for: its number is its own.
+        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = waitpid(Some(self.pid), WaitOptions::empty());
+    }
+}
+
+/// Answers each question with the signals that have come since the last one. They are blocked here, as they are in the
+/// process of which this one is a copy; the descriptor reads those of whoever reads it.
+fn testify(socket: &OwnedFd, arriving: BorrowedFd<'_>, parent: Pid) -> io::Result<()> {
+    set_name(c"silo-witness")?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != Some(parent) {
+        return Ok(());
+    }
+    close_others(&[socket.as_raw_fd(), arriving.as_raw_fd()])?;
+    let mut question = [0; 1];
+    while matches!(recv(socket, &mut question[..], RecvFlags::empty()), Ok((1, _)) | Err(Errno::INTR)) {
+        let mut seen = 0_u64;
+        while let Some((signal, _)) = sys::next_signal(arriving)? {
+            seen |= u32::try_from(signal - 1).ok().and_then(|shift| 1_u64.checked_shl(shift)).unwrap_or(0);
+        }
+        send(socket, &seen.to_ne_bytes(), SENDING)?;
+    }
+    Ok(())
 }
 
 impl Signals {
     /// Takes the signals over.
     pub fn take_over() -> Result<Signals, Error> {
         let step = "blocking signals";
-        let (taken, before) = host(sys::block_signals(&FORWARDED), step)?;
+        let all: Vec<i32> = FORWARDED.into_iter().chain(NUMBERED).collect();
+        let (taken, before) = host(sys::block_signals(&all), step)?;
         let arriving = host(sys::signalfd(&taken), step)?;
-        Ok(Signals { before, arriving })
+        Ok(Signals { before, arriving, witness: RefCell::default() })
+    }
+
+    /// From here on tells signals for the whole process group from signals for this process: there is a program now.
+    pub fn tell_apart(&self) -> Result<(), Error> {
+        self.witness.replace(Some(Witness::start(self.arriving())?));
+        Ok(())
     }
 
     /// What was blocked before.
@@ -177,7 +301,14 @@ impl Signals {
 
     /// Takes the next signal, if one is there.
     pub fn next(&self) -> Result<Option<Arrived>, Error> {
-        host(sys::next_signal(self.arriving()), "reading signals")
+        let Some((signal, from_kernel)) = host(sys::next_signal(self.arriving()), "reading signals")? else { return Ok(None) };
+        let saw = self.witness.borrow_mut().as_mut().is_some_and(|witness| witness.saw(signal));
+        let origin = match (from_kernel, saw) {
+            (true, _) => Origin::Kernel,
+            (false, true) => Origin::Group,
+            (false, false) => Origin::Process,
+        };
+        Ok(Some(Arrived { signal, origin }))
     }
 }
 
@@ -188,21 +319,62 @@ impl Drop for Signals {
     }
 }
 
-/// Stops this process and its group as Ctrl-Z does, until it is continued. Where nobody could continue it (no shell with
-/// job control is above), the kernel does not stop it, and it goes on at once.
-pub fn stop_with_group() -> Result<(), Error> {
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// This process.
+    This,
+    /// Its whole process group, as of a key on the terminal.
+    Group,
+}
+
+/// Stops this process by a signal, until it is continued. Where nobody could continue it (no shell with job control is
+/// above), the kernel stops it by SIGSTOP alone, and it goes on at once.
+pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
     let step = "stopping";
+    let signal = host(Signal::from_named_raw(signal).ok_or(Errno::INVAL), step)?;
     // All other signals wait: a key that is pressed before the terminal is taken back is the program's.
     let (_, taken) = host(sys::block_signals(&[]), step)?;
-    host(sys::set_blocked_signals(&taken.without(libc::SIGTSTP)), step)?;
-    let stopped = kill_current_process_group(Signal::TSTP);
+    host(sys::set_blocked_signals(&taken.without(signal.as_raw())), step)?;
+    let stopped = match who {
+        Who::This => kill_process(getpid(), signal),
+        Who::Group => kill_current_process_group(signal),
+    };
     host(sys::set_blocked_signals(&taken), step)?;
     host(stopped, step)
 }
 
-/// Stops this process, for the caller's shell.
-pub fn stop() -> Result<(), Error> {
-    host(kill_process(getpid(), Signal::STOP), "stopping")
+/// Sends the other processes of this process's group a signal of a key that only the program has got.
+pub fn share_key(signal: i32, signals: &Signals) {
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        // The group has at least this process, which has had it by the key.
+        let _ = kill_current_process_group(signal);
+        while let Ok(Some(_)) = signals.next() {}
+    }
+}
+
+/// Does something with a terminal for which a process in its background would be stopped.
+pub fn unstopped<T>(act: impl FnOnce() -> T) -> T {
+    let before = sys::block_signals(&[libc::SIGTTOU]);
+    let done = act();
+    if let Ok((_, before)) = before {
+        // It was the mask before; the kernel takes any mask.
+        let _ = sys::set_blocked_signals(&before);
+    }
+    done
+}
+
+/// Opens the terminal that controls this process, if there is one.
+pub fn own_terminal(_: &[bool; 3]) -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    openat(CWD, "/dev/tty", flags, Mode::empty()).ok()
+}
+
+/// Ends this process by a signal, as a program that it has run was ended; returns where that cannot be done.
+pub fn end_by(signal: i32) {
+    // The memory is not the program's: it is not dumped.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    sys::end_by(signal);
 }
 
 /// A piece of work in a process of its own. It dies with this one.

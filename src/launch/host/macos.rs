@@ -13,11 +13,11 @@ use rustix::fs::{FileType, Mode, OFlags, RawMode, XattrFlags, fsetxattr, lgetxat
 use rustix::io::fcntl_setfd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, getpgid, getpgrp, getpid, getppid, getsid, kill_current_process_group, kill_process};
-use rustix::termios::{Termios, isatty};
+use rustix::termios::{Termios, isatty, tcgetpgrp};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use super::insistence::{Arrived, ENDS};
+use super::insistence::{Arrived, ENDS, Origin};
 use super::streams::host;
 use crate::launch::error::Error;
 use crate::launch::{Check, State, foreign};
@@ -37,6 +37,13 @@ const WHITEOUT: &str = "user.overlay.whiteout";
 /// Permission bits as the system takes them.
 pub fn mode(bits: u32) -> Mode {
     Mode::from_raw_mode((bits & 0o7777) as RawMode)
+}
+
+/// The permissions that new files of the caller's lack. Must be called where there is one thread: it is read by being set.
+pub fn umask() -> u32 {
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask);
+    umask.as_raw_mode().into()
 }
 
 /// The kind of file that a mode tells.
@@ -150,7 +157,13 @@ impl Signals {
         if waiting.is_empty() {
             waiting.extend(self.delivery.borrow_mut().pending());
         }
-        Ok(waiting.pop_front().map(|signal| Arrived { signal, from_kernel: is_key(signal) }))
+        let origin = |signal| if is_key(signal) { Origin::Kernel } else { Origin::Process };
+        Ok(waiting.pop_front().map(|signal| Arrived { signal, origin: origin(signal) }))
+    }
+
+    /// There is no way to tell signals for the whole process group from signals for this process.
+    pub fn tell_apart(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -166,9 +179,55 @@ fn is_key(signal: i32) -> bool {
     is_of_terminal && (isatty(rustix::stdio::stdin()) || isatty(rustix::stdio::stdout()) || isatty(rustix::stdio::stderr()))
 }
 
-/// Stops this process and its group as Ctrl-Z does, until it is continued; goes on at once where nobody could continue it.
-pub fn stop_with_group() -> Result<(), Error> {
-    if has_shell() { host(kill_current_process_group(Signal::STOP), "stopping") } else { Ok(()) }
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// This process.
+    This,
+    /// Its whole process group, as of a key on the terminal.
+    Group,
+}
+
+/// Stops this process, until it is continued; goes on at once where nobody could continue it.
+pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
+    let step = "stopping";
+    match who {
+        _ if signal != libc::SIGSTOP && !has_shell() => Ok(()),
+        Who::This => host(kill_process(getpid(), Signal::STOP), step),
+        Who::Group => host(kill_current_process_group(Signal::STOP), step),
+    }
+}
+
+/// Sends the other processes of this process's group a signal of a key that only the program has got.
+pub fn share_key(signal: i32, signals: &Signals) {
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        // The group has at least this process, which has had it by the key.
+        let _ = kill_current_process_group(signal);
+        while let Ok(Some(_)) = signals.next() {}
+    }
+}
+
+/// Does something with a terminal for which a process in its background would be stopped.
+pub fn unstopped<T>(act: impl FnOnce() -> T) -> T {
+    act()
+}
+
+/// Whether a terminal is the one that controls this process.
+pub fn is_own_terminal(fd: BorrowedFd<'_>) -> bool {
+    tcgetpgrp(fd).is_ok()
+}
+
+/// Copies a standard stream that is the terminal which controls this process, if one is: `/dev/tty` cannot be polled.
+pub fn own_terminal(on: &[bool; 3]) -> Option<OwnedFd> {
+    let all = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let (stream, _) = all.into_iter().zip(on).find(|(_, is_there)| **is_there)?;
+    rustix::io::fcntl_dupfd_cloexec(stream, 3).ok()
+}
+
+/// Ends this process by a signal, as a program that it has run was ended; returns where that cannot be done.
+pub fn end_by(signal: i32) {
+    // What it refuses is told by an exit code.
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
 }
 
 /// Whether a process of this session but of another group is above: a shell with job control.
@@ -176,11 +235,6 @@ fn has_shell() -> bool {
     let above = getppid();
     let is_of_session = above.is_some() && getsid(above).ok() == getsid(None).ok();
     is_of_session && getpgid(above).is_ok_and(|group| group != getpgrp())
-}
-
-/// Stops this process, for the caller's shell.
-pub fn stop() -> Result<(), Error> {
-    host(kill_process(getpid(), Signal::STOP), "stopping")
 }
 
 /// Tries whether the file system of a directory tells names apart that differ in letters' case alone: packages have such.

@@ -25,3 +25,5 @@ mod serving;
 
 pub mod outlet;
 pub mod terminal;
+
+pub mod job;

@@ -4,14 +4,14 @@
 //! in between. Such lines wait until it switches back or has ended.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 
 use super::no_wait::{NoWait, Way};
-use super::streams::{Streams, host};
+use super::streams::{Lead, Streams, host};
 use crate::launch::error::Error;
 use crate::plain;
 
@@ -58,12 +58,12 @@ struct Board {
 impl Notices {
     /// Writes lines where the program's errors go.
     pub fn new(streams: &Streams) -> Result<Notices, Error> {
-        let (errors, end): (BorrowedFd<'_>, _) = match streams {
-            Streams::Log { log, .. } => (log.as_fd(), "\n"),
-            Streams::Inherited | Streams::Given { .. } => (rustix::stdio::stderr(), "\n"),
-            // The caller's terminal is raw meanwhile.
-            Streams::Terminal { .. } => (rustix::stdio::stderr(), "\r\n"),
+        let errors = match &streams.leads[2] {
+            Lead::To(log) => log.as_fd(),
+            Lead::Caller | Lead::Terminal => rustix::stdio::stderr(),
         };
+        // The caller's terminal may be raw meanwhile.
+        let end = if streams.on_terminal()[2] { "\r\n" } else { "\n" };
         let errors = host(NoWait::shared(errors, Way::Write), "copying the log's descriptor")?;
         let (switches, held, waiting) = (Switches::default(), Vec::new(), VecDeque::new());
         Ok(Notices(Arc::new(Mutex::new(Board { errors, end, switches, held, waiting }))))

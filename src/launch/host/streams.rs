@@ -1,48 +1,84 @@
 //! Where a program's streams lead, found out before there is a sandbox.
+//!
+//! A stream on the caller's terminal leads to a terminal of the sandbox's own. The program has that terminal also where no
+//! stream leads there: `/dev/tty` is there whenever silo has a controlling terminal.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
-use rustix::termios::{Termios, Winsize, isatty, tcgetattr, tcgetwinsize};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::getpgrp;
+use rustix::termios::{InputModes, LocalModes, OutputModes, Termios, Winsize, isatty, tcgetattr, tcgetpgrp, tcgetwinsize};
 
 use super::system;
 use crate::launch::error::Error;
 use crate::launch::spec::Stdio;
 
 /// Where the program's streams lead.
-pub enum Streams {
+pub struct Streams {
+    /// Its terminal, if it has one.
+    pub terminal: Option<Terminal>,
+    /// Its input, output and errors.
+    pub leads: [Lead; 3],
+    /// The caller's terminal, if the program has one.
+    pub console: Option<Console>,
+}
+
+/// Where one stream leads.
+pub enum Lead {
     /// To the caller's own.
-    Inherited,
-    /// To a terminal of its own.
-    Terminal {
-        /// The settings of the caller's terminal.
-        settings: Box<Termios>,
-        /// The size of the caller's terminal.
-        size: Winsize,
-        /// Whether errors go there, too: not when the caller sent them elsewhere.
-        errors_too: bool,
-    },
-    /// To a file.
-    Log {
-        /// The file, for output and errors.
-        log: OwnedFd,
-        /// For input.
-        null: OwnedFd,
-    },
-    /// To descriptors of silo's own.
-    Given {
-        /// For input.
-        input: OwnedFd,
-        /// For output.
-        output: OwnedFd,
-        /// For errors.
-        errors: OwnedFd,
-    },
+    Caller,
+    /// To the program's terminal.
+    Terminal,
+    /// To a descriptor of silo's own.
+    To(OwnedFd),
+}
+
+/// A terminal to be made.
+pub struct Terminal {
+    /// Its settings.
+    pub settings: Box<Termios>,
+    /// Its size.
+    pub size: Winsize,
+    /// Whether the program begins in its foreground.
+    pub is_foreground: bool,
+}
+
+/// The caller's terminal.
+pub struct Console {
+    /// For keys.
+    pub keyboard: OwnedFd,
+    /// For output.
+    pub display: OwnedFd,
+    /// When it is taken over.
+    pub take: Take,
+}
+
+/// When the caller's terminal is taken over by a program in the foreground.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// As long as it is in the foreground.
+    Always,
+    /// From when the program first reads it or changes its settings: another program of the pipeline may be the one that
+    /// reads keys.
+    AtUse,
 }
 
 /// Fails with the step's name.
 pub fn host<T, E: Into<std::io::Error>>(result: Result<T, E>, step: &str) -> Result<T, Error> {
     result.map_err(|error| Error::Host { step: step.to_owned(), source: error.into() })
+}
+
+impl Streams {
+    /// Streams that are descriptors of silo's own.
+    pub fn given(input: OwnedFd, output: OwnedFd, errors: OwnedFd) -> Streams {
+        Streams { terminal: None, leads: [input, output, errors].map(Lead::To), console: None }
+    }
+
+    /// Which of the streams lead to the terminal.
+    pub fn on_terminal(&self) -> [bool; 3] {
+        [0, 1, 2].map(|number| matches!(self.leads[number], Lead::Terminal))
+    }
 }
 
 /// Finds out where a program's streams lead.
@@ -52,21 +88,66 @@ pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
             let step = format!("opening {}", path.display());
             let append = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
             let log = host(open(path, append, Mode::from_raw_mode(0o600)), &step)?;
+            let errors = host(fcntl_dupfd_cloexec(&log, 3), &step)?;
             let read = OFlags::RDONLY | OFlags::CLOEXEC;
             let null = host(open("/dev/null", read, Mode::empty()), "opening /dev/null")?;
-            Ok(Streams::Log { log, null })
+            Ok(Streams::given(null, log, errors))
         }
         Stdio::Auto => {
-            let [input, output, errors] = standard();
-            if isatty(input) && isatty(output) {
-                let settings = Box::new(host(tcgetattr(input), "reading the terminal's settings")?);
-                let size = host(tcgetwinsize(output), "reading the terminal's size")?;
-                return Ok(Streams::Terminal { settings, size, errors_too: isatty(errors) });
-            }
             refuse_directories()?;
-            Ok(Streams::Inherited)
+            let Some((console, on)) = console()? else {
+                return Ok(Streams { terminal: None, leads: [Lead::Caller, Lead::Caller, Lead::Caller], console: None });
+            };
+            let is_foreground = is_foreground(console.keyboard.as_fd());
+            let mut settings = host(tcgetattr(&console.keyboard), "reading the terminal's settings")?;
+            if !is_foreground {
+                usual(&mut settings);
+            }
+            let size = host(tcgetwinsize(&console.display), "reading the terminal's size")?;
+            let begins_there = is_foreground && console.take == Take::Always;
+            let terminal = Terminal { settings: Box::new(settings), size, is_foreground: begins_there };
+            let leads = on.map(|is_there| if is_there { Lead::Terminal } else { Lead::Caller });
+            Ok(Streams { terminal: Some(terminal), leads, console: Some(console) })
         }
     }
+}
+
+/// Finds the caller's terminal, and which streams lead there.
+fn console() -> Result<Option<(Console, [bool; 3])>, Error> {
+    let [input, output, errors] = standard();
+    let step = "opening the caller's terminal";
+    let copy = |fd: BorrowedFd<'_>| host(fcntl_dupfd_cloexec(fd, 3), step);
+    if isatty(input) && isatty(output) {
+        let console = Console { keyboard: copy(input)?, display: copy(output)?, take: Take::Always };
+        return Ok(Some((console, [true, true, isatty(errors)])));
+    }
+    // A shell's terminal is another one than a terminal that was opened by its name.
+    let on = standard().map(|stream| isatty(stream) && system::is_own_terminal(stream));
+    let Some(keyboard) = system::own_terminal(&on) else { return Ok(None) };
+    let display = copy(keyboard.as_fd())?;
+    let take = if on[0] && !is_pipe(output)? { Take::Always } else { Take::AtUse };
+    Ok(Some((Console { keyboard, display, take }, on)))
+}
+
+fn is_pipe(stream: BorrowedFd<'_>) -> Result<bool, Error> {
+    let stat = host(fstat(stream), "looking at the standard output")?;
+    Ok([FileType::Fifo, FileType::Socket].contains(&FileType::from_raw_mode(stat.st_mode)))
+}
+
+/// Whether this process is in the foreground of a terminal; on one that does not control it, everybody is.
+pub fn is_foreground(terminal: BorrowedFd<'_>) -> bool {
+    tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
+}
+
+/// Makes a terminal's settings the usual ones where its shell is about to read keys one by one: these are not the program's.
+fn usual(settings: &mut Termios) {
+    if settings.local_modes.contains(LocalModes::ICANON) {
+        return;
+    }
+    settings.input_modes |= InputModes::ICRNL | InputModes::IXON;
+    settings.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
+    settings.local_modes |=
+        LocalModes::ISIG | LocalModes::ICANON | LocalModes::ECHO | LocalModes::ECHOE | LocalModes::ECHOK | LocalModes::IEXTEN;
 }
 
 /// A directory as a stream would be a door into the host's file system (`openat(0, "..")`).

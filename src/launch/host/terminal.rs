@@ -1,8 +1,10 @@
 //! The caller's terminal while a program has one of its own inside.
 //!
-//! The sandbox's terminal is made in the sandbox; its other end is here. The caller's terminal is
-//! raw meanwhile, so every key goes through, and the terminal inside makes signals, echo and job
-//! control out of them. Nothing inside ever holds the caller's terminal.
+//! The sandbox's terminal is made in the sandbox; its other end is here. The caller's terminal is touched only while silo is
+//! in its foreground, as a shell's job may: then it is raw, so every key goes through, and the terminal inside makes signals,
+//! echo and job control out of them. In the background its settings stay as they are, no key is read, and the program is in
+//! the background of its own terminal, too, so that the kernel stops it where it would stop it outside. Nothing inside ever
+//! holds the caller's terminal.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
@@ -10,70 +12,168 @@ use std::sync::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::{Errno, read, write};
-use rustix::termios::{OptionalActions, Termios, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 use super::no_wait::{NoWait, Way};
 use super::notices::Notices;
-use super::streams::{Streams, host};
-use super::system::Signals;
+use super::streams::{Streams, Take, host, is_foreground};
+use super::system::{self, Signals};
+use crate::launch::Exit;
 use crate::launch::error::Error;
 
 /// Bytes carried at a time: a small piece lets a key (Ctrl-C) through soon, even while a lot is being printed.
 const PIECE_BYTES: usize = 4096;
 
-/// How often a terminal that nobody has open is looked at, in nanoseconds.
-const DESERTED_NANOS: i64 = 50_000_000;
+/// How often a terminal that nobody has open is looked at, and whether silo came to the foreground, in nanoseconds: shells
+/// do not tell a job that runs already.
+const LOOK_NANOS: i64 = 50_000_000;
 
 /// The settings to go back to if the process panics, while the terminal is raw.
-static AT_PANIC: Mutex<Option<Termios>> = Mutex::new(None);
+static AT_PANIC: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
-/// The caller's terminal, raw until dropped, and the host's end of the sandbox's.
+/// The caller's terminal, and the host's end of the sandbox's.
 pub struct Screen {
-    settings: Termios,
     /// The caller's terminal, opened once more where that can be done: neither typing nor printing waits.
     keyboard: NoWait,
     display: NoWait,
+    take: Take,
+    /// Whether the program has used its terminal, which counts for [`Take::AtUse`].
+    is_used: bool,
+    /// While it is taken over: its settings before, and those that it was given.
+    taken: Option<(Termios, Termios)>,
+    /// Whether the terminal controls this process, so that a shell decides about the foreground.
+    is_controlling: bool,
+    /// The settings that the terminal inside was given last.
+    given: Termios,
     inside: Option<OwnedFd>,
     typed: Vec<u8>,
     printed: Vec<u8>,
     input_open: bool,
+    is_hung_up: bool,
+    /// The signal of the last key that makes one.
+    key: Option<i32>,
     deserted: bool,
     notices: Notices,
 }
 
+/// A change of the foreground that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Silo came to the foreground.
+    Came,
+    /// Silo left it without having been stopped.
+    Left,
+}
+
 impl Screen {
-    /// Takes the caller's terminal over, if the program is to have one of its own.
-    pub fn take_over(streams: &Streams, notices: Notices) -> Result<Option<Screen>, Error> {
-        let Streams::Terminal { settings, .. } = streams else { return Ok(None) };
+    /// Takes charge of the caller's terminal, if the program is to have one of its own.
+    pub fn of(streams: &Streams, notices: Notices) -> Result<Option<Screen>, Error> {
+        let (Some(terminal), Some(console)) = (&streams.terminal, &streams.console) else { return Ok(None) };
         let step = "taking the terminal over";
-        let screen = Screen {
-            settings: (**settings).clone(),
-            keyboard: host(NoWait::shared(rustix::stdio::stdin(), Way::Read), step)?,
-            display: host(NoWait::shared(rustix::stdio::stdout(), Way::Write), step)?,
+        Ok(Some(Screen {
+            keyboard: host(NoWait::shared(console.keyboard.as_fd(), Way::Read), step)?,
+            display: host(NoWait::shared(console.display.as_fd(), Way::Write), step)?,
+            take: console.take,
+            is_used: false,
+            taken: None,
+            is_controlling: tcgetpgrp(&console.keyboard).is_ok(),
+            given: (*terminal.settings).clone(),
             inside: None,
             typed: Vec::new(),
             printed: Vec::new(),
             input_open: true,
+            is_hung_up: false,
+            key: None,
             deserted: false,
             notices,
-        };
-        restore_at_panic(screen.settings.clone());
-        screen.retake()?;
-        Ok(Some(screen))
+        }))
     }
 
-    /// Makes the caller's terminal raw; waits in the background for its turn, as the kernel has it.
-    pub fn retake(&self) -> Result<(), Error> {
-        let mut raw = self.settings.clone();
+    /// Whether silo is in the foreground of the caller's terminal.
+    pub fn is_foreground(&self) -> bool {
+        is_foreground(self.keyboard.as_fd())
+    }
+
+    /// Whether the caller's terminal is taken over.
+    pub fn is_taken(&self) -> bool {
+        self.taken.is_some()
+    }
+
+    /// Notes that the program uses its terminal.
+    pub fn note_use(&mut self) {
+        self.is_used = true;
+    }
+
+    /// Whether the terminal is to be taken over in the foreground.
+    fn is_wanted(&self) -> bool {
+        self.input_open && (self.take == Take::Always || self.is_used)
+    }
+
+    /// Looks whether silo came to the foreground or left it.
+    pub fn turn(&self) -> Option<Turn> {
+        match (self.is_taken(), self.is_wanted() && self.is_foreground()) {
+            (false, true) => Some(Turn::Came),
+            (true, false) if self.input_open => Some(Turn::Left),
+            _ => None,
+        }
+    }
+
+    /// Makes the caller's terminal raw, with silo in the foreground; returns the settings that it had.
+    pub fn take(&mut self) -> Result<Termios, Error> {
+        let step = "making the terminal raw";
+        let settings = host(tcgetattr(&self.keyboard), step)?;
+        let mut raw = settings.clone();
         raw.make_raw();
-        host(tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &raw), "making the terminal raw")?;
-        self.resize()
+        restore_at_panic(&self.keyboard, settings.clone());
+        host(tcsetattr(&self.keyboard, OptionalActions::Drain, &raw), step)?;
+        // As the system has them, which may add some of its own.
+        let raw = host(tcgetattr(&self.keyboard), step)?;
+        self.taken = Some((settings.clone(), raw));
+        self.resize()?;
+        Ok(settings)
     }
 
-    /// Gives the caller's terminal its settings back.
-    pub fn release(&self) {
-        // The terminal may have gone away, and then it needs nothing.
-        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &self.settings);
+    /// Gives the caller's terminal its settings back, unless another program has changed them since.
+    pub fn release(&mut self) {
+        let Some((settings, raw)) = self.taken.take() else { return };
+        if tcgetattr(&self.keyboard).is_ok_and(|now| is_same(&now, &raw)) {
+            // The terminal may have gone away, and then it needs nothing. A process that another one has put into the
+            // background would be stopped for this.
+            let _ = system::unstopped(|| tcsetattr(&self.keyboard, OptionalActions::Drain, &settings));
+        }
+        forget_at_panic();
+    }
+
+    /// Gives the terminal inside the caller's settings, unless the program has settings of its own.
+    pub fn give_settings(&mut self, settings: &Termios) -> Result<(), Error> {
+        let before = std::mem::replace(&mut self.given, settings.clone());
+        let Some(inside) = &self.inside else { return Ok(()) };
+        refresh(inside, &before, settings);
+        Ok(())
+    }
+
+    /// The size of the caller's terminal.
+    pub fn size(&self) -> Option<Winsize> {
+        tcgetwinsize(&self.display).ok()
+    }
+
+    /// Types the end of input for a program that reads a terminal which nobody will type on.
+    pub fn type_end(&mut self) {
+        let end = self.given.special_codes[SpecialCodeIndex::VEOF];
+        self.typed.push(end);
+        self.enter_typed();
+    }
+
+    /// Says once that the terminal is gone, where nobody else tells the program.
+    pub fn was_hung_up(&mut self) -> bool {
+        std::mem::take(&mut self.is_hung_up) && !self.is_controlling
+    }
+
+    /// Whether a signal that ended the program came from a key: then it was for silo's whole process group.
+    fn made_by_key(&self, signal: i32) -> bool {
+        self.is_controlling && self.key == Some(signal)
     }
 
     /// Connects the host's end of the sandbox's terminal.
@@ -87,7 +187,7 @@ impl Screen {
     /// Gives the terminal inside the size of the caller's.
     pub fn resize(&self) -> Result<(), Error> {
         let Some(inside) = &self.inside else { return Ok(()) };
-        let Ok(size) = tcgetwinsize(rustix::stdio::stdout()) else { return Ok(()) };
+        let Some(size) = self.size() else { return Ok(()) };
         match tcsetwinsize(inside, size) {
             // The way to a terminal in a machine, which is told otherwise.
             Err(Errno::NOTTY | Errno::OPNOTSUPP) => Ok(()),
@@ -95,9 +195,10 @@ impl Screen {
         }
     }
 
-    /// How long to poll: nothing says when somebody inside opens a deserted terminal again.
+    /// How long to poll: nothing says when somebody inside opens a deserted terminal again, or when the foreground changes.
     pub fn patience(&self) -> Option<Timespec> {
-        self.deserted.then_some(Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS })
+        let waits_for_turn = self.is_controlling && self.is_wanted() && !self.is_taken();
+        (self.deserted || waits_for_turn).then_some(Timespec { tv_sec: 0, tv_nsec: LOOK_NANOS })
     }
 
     /// To be called when that time is over: looks at a deserted terminal again.
@@ -119,7 +220,9 @@ impl Screen {
             fds.push((self.display.as_fd(), PollFlags::OUT));
         }
         if self.input_open && self.typed.is_empty() {
-            fds.push((self.keyboard.as_fd(), PollFlags::IN));
+            // Without interest, its end is told all the same.
+            let keys = if self.is_taken() { PollFlags::IN } else { PollFlags::empty() };
+            fds.push((self.keyboard.as_fd(), keys));
         }
     }
 
@@ -130,8 +233,10 @@ impl Screen {
         if !self.printed.is_empty() && events.next().is_some_and(|flags| !flags.is_empty()) {
             self.print();
         }
-        if events.next().is_some_and(|flags| !flags.is_empty()) {
-            self.take_typed();
+        match events.next() {
+            Some(flags) if self.is_taken() && !flags.is_empty() => self.take_typed(),
+            Some(flags) if flags.intersects(PollFlags::HUP | PollFlags::ERR) => self.hang_up(),
+            _ => {}
         }
         if of_inside.contains(PollFlags::OUT) {
             self.enter_typed();
@@ -143,19 +248,38 @@ impl Screen {
 
     fn take_typed(&mut self) {
         let mut piece = [0; PIECE_BYTES];
+        // Keys are another's by now: the next look finds that out.
+        if !self.is_foreground() {
+            return;
+        }
         match self.keyboard.read(&mut piece) {
             Ok(0) => self.hang_up(),
-            Ok(length) => self.typed.extend_from_slice(&piece[..length]),
+            Ok(length) => {
+                self.key = piece[..length].iter().rev().find_map(|byte| self.signal_of(*byte)).or(self.key);
+                self.typed.extend_from_slice(&piece[..length]);
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => self.hang_up(),
         }
         self.enter_typed();
     }
 
-    /// The caller's terminal is gone: so is the one inside, which the program hears as SIGHUP.
+    /// The signal that a key makes in a terminal with the caller's settings.
+    fn signal_of(&self, key: u8) -> Option<i32> {
+        let (settings, _) = self.taken.as_ref()?;
+        let makes = |code| settings.special_codes[code] == key;
+        match (makes(SpecialCodeIndex::VINTR), makes(SpecialCodeIndex::VQUIT)) {
+            (true, _) => Some(libc::SIGINT),
+            (_, true) => Some(libc::SIGQUIT),
+            _ => None,
+        }
+    }
+
+    /// The caller's terminal is gone: so is the one inside.
     fn hang_up(&mut self) {
         self.input_open = false;
         self.inside = None;
+        self.is_hung_up = true;
     }
 
     fn enter_typed(&mut self) {
@@ -177,7 +301,11 @@ impl Screen {
         let mut piece = [0; PIECE_BYTES];
         match read(inside, &mut piece) {
             Ok(length) if length > 0 => {
+                let is_cooked = !self.is_taken() && self.adds_returns();
                 self.printed.extend_from_slice(&piece[..length]);
+                if is_cooked {
+                    drop_returns(&mut self.printed);
+                }
                 self.print();
                 return true;
             }
@@ -188,6 +316,12 @@ impl Screen {
             Ok(_) | Err(_) => self.deserted = true,
         }
         false
+    }
+
+    /// Whether the caller's terminal puts a return before each new line, as the one inside has done already.
+    fn adds_returns(&self) -> bool {
+        let both = OutputModes::OPOST | OutputModes::ONLCR;
+        tcgetattr(&self.display).is_ok_and(|settings| settings.output_modes.contains(both))
     }
 
     /// Writes what waits, if the caller's terminal takes it now.
@@ -210,9 +344,22 @@ impl Screen {
         }
     }
 
+    /// Prints what the sandbox left; gives a key's signal that ended the program to the rest of silo's process group, which a
+    /// terminal would have done when it was typed.
+    pub fn finish(self, exit: &Result<Exit, Error>, signals: &Signals) {
+        let signal = match exit {
+            Ok(Exit::Signal(signal)) if self.made_by_key(*signal) => Some(*signal),
+            _ => None,
+        };
+        self.drain(signals);
+        if let Some(signal) = signal {
+            system::share_key(signal, signals);
+        }
+    }
+
     /// Prints what the sandbox left, after its end: nothing more can come then. A signal that asks for an end ends it, since a
     /// terminal may be stopped (Ctrl-S) or not read by anybody.
-    pub fn drain(mut self, signals: &Signals) {
+    fn drain(mut self, signals: &Signals) {
         loop {
             while !self.printed.is_empty() {
                 let mut fds = [PollFd::new(&self.display, PollFlags::OUT), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
@@ -235,27 +382,71 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.release();
         self.notices.finish();
-        if let Ok(mut settings) = AT_PANIC.lock() {
-            *settings = None;
-        }
     }
 }
 
+/// Gives a terminal inside new settings, unless it has others than those before, which are the program's own.
+pub fn refresh(terminal: impl AsFd, before: &Termios, new: &Termios) {
+    // A terminal that refuses keeps its settings. The way to one in a machine has none.
+    if tcgetattr(&terminal).is_ok_and(|now| is_same(&now, before)) && !is_same(before, new) {
+        let _ = tcsetattr(&terminal, OptionalActions::Now, new);
+    }
+}
+
+/// Whether two settings are the same.
+fn is_same(one: &Termios, other: &Termios) -> bool {
+    system::terminal(one) == system::terminal(other)
+}
+
+/// Drops each return before a new line.
+fn drop_returns(text: &mut Vec<u8>) {
+    let mut kept = 0;
+    for at in 0..text.len() {
+        if text[at] == b'\r' && text.get(at + 1) == Some(&b'\n') {
+            continue;
+        }
+        text[kept] = text[at];
+        kept += 1;
+    }
+    text.truncate(kept);
+}
+
 /// Has a panic restore the terminal before it prints, also where panics abort.
-fn restore_at_panic(settings: Termios) {
+fn restore_at_panic(terminal: &NoWait, settings: Termios) {
     static ONCE: std::sync::Once = std::sync::Once::new();
+    let Ok(terminal) = rustix::io::fcntl_dupfd_cloexec(terminal, 3) else { return };
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if let Ok(mut settings) = AT_PANIC.try_lock()
-                && let Some(settings) = settings.take()
+                && let Some((terminal, settings)) = settings.take()
             {
-                let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &settings);
+                let _ = tcsetattr(&terminal, OptionalActions::Now, &settings);
             }
             before(panic);
         }));
     });
     if let Ok(mut at_panic) = AT_PANIC.lock() {
-        *at_panic = Some(settings);
+        *at_panic = Some((terminal, settings));
+    }
+}
+
+fn forget_at_panic() {
+    if let Ok(mut settings) = AT_PANIC.lock() {
+        *settings = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_end_has_one_return_on_a_terminal_that_adds_it() {
+        for (text, expect) in [("a\r\nb\r\n", "a\nb\n"), ("50%\r60%\r", "50%\r60%\r"), ("\r\r\n", "\r\n"), ("", "")] {
+            let mut bytes = text.as_bytes().to_vec();
+            drop_returns(&mut bytes);
+            assert_eq!(String::from_utf8_lossy(&bytes), expect, "{text:?}");
+        }
     }
 }

@@ -245,11 +245,12 @@ static ARCHITECTURE_ALWAYS: &[Rule] = &[
 static ARCHITECTURE_ALWAYS: &[Rule] = &[];
 
 /// For [`Identity::Caller`] and [`Identity::Machine`]: no set-user-id files. They would belong to the caller, on the host; if
-/// that is root, any host user who can reach the project would become root by running one.
+/// that is root, any host user who can reach the project would become root by running one. PID 1 sets such bits of
+/// directories, where they mean something harmless.
 static CALLER: &[Rule] = &[
-    rule(libc::SYS_fchmod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
-    rule(libc::SYS_fchmodat, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
-    rule(452, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "fchmodat2: makes set-id files"),
+    rule(libc::SYS_fchmod, &[any_bit(1, SET_ID_BITS)], Ask, "makes set-id files"),
+    rule(libc::SYS_fchmodat, &[any_bit(2, SET_ID_BITS)], Ask, "makes set-id files"),
+    rule(452, &[any_bit(2, SET_ID_BITS)], Ask, "fchmodat2: makes set-id files"),
     rule(libc::SYS_openat, &[any_bit(2, CREATES), any_bit(3, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_mknodat, &[any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_openat2, &[], Fail(ENOSYS), "its mode lies in memory; programs fall back to openat"),
@@ -258,7 +259,7 @@ static CALLER: &[Rule] = &[
 /// The same, for calls that only this architecture has.
 #[cfg(target_arch = "x86_64")]
 static ARCHITECTURE_CALLER: &[Rule] = &[
-    rule(libc::SYS_chmod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
+    rule(libc::SYS_chmod, &[any_bit(1, SET_ID_BITS)], Ask, "makes set-id files"),
     rule(libc::SYS_open, &[any_bit(1, CREATES), any_bit(2, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_creat, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
     rule(libc::SYS_mknod, &[any_bit(1, SET_ID_BITS)], Fail(EPERM), "makes set-id files"),
@@ -332,6 +333,12 @@ pub fn rules(identity: Identity) -> Vec<&'static Rule> {
         Identity::Root => [ROOT, ARCHITECTURE_ROOT],
     };
     [ALWAYS, ARCHITECTURE_ALWAYS, own[0], own[1]].into_iter().flatten().collect()
+}
+
+/// Returns the filter program of a PID 1 that sets modes for its program, and of a process that has no PID 1 to ask.
+pub fn filter_for_all() -> Vec<Instruction> {
+    let rules: Vec<&Rule> = [ALWAYS, ARCHITECTURE_ALWAYS].into_iter().flatten().collect();
+    compile(&rules, ARCHITECTURE, NEWEST)
 }
 
 /// Returns the filter program for an identity.

@@ -18,20 +18,21 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, listen, shutdown, socket_with, socketpair};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, getpid, ioctl_tiocsctty, kill_process, kill_process_group, set_dumpable_behavior,
-    set_parent_process_death_signal, setpgid, setsid, umask, wait,
+    DumpableBehavior, Pid, Signal, WaitOptions, getpid, ioctl_tiocsctty, set_dumpable_behavior, set_parent_process_death_signal, setpgid,
+    setsid, test_kill_process_group, umask, wait,
 };
 use rustix::system::{setdomainname, sethostname};
-use rustix::termios::{OptionalActions, tcsetattr, tcsetpgrp, tcsetwinsize};
+use rustix::termios::{OptionalActions, tcgetpgrp, tcsetattr, tcsetpgrp, tcsetwinsize};
 use rustix::thread::{set_name, set_no_new_privs};
 
 use silo_init::agent::Agent;
 
+use super::named::Judge;
 use super::plan::Plan;
-use super::wire::{self, Report, Scope};
-use super::{calls, device, identity, limits, owner, program, reguard, root, sys};
+use super::wire::{self, Order, Report, Scope};
+use super::{calls, device, identity, limits, modes, owner, program, reguard, root, sys};
 use crate::launch::host::failure::{Cause, During, Failure, Stage};
-use crate::launch::host::streams::Streams;
+use crate::launch::host::streams::{Lead, Streams, Terminal};
 use crate::launch::spec::{Identity, SSH_AGENT, Spec};
 
 /// Programs that wait to be heard by the ssh agent.
@@ -67,17 +68,16 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     super::proc::mask(no_files, plan.uid)?;
     keys(spec, socket)?;
     let terminal = terminal(&plan.streams, socket)?;
-    umask(Mode::from_raw_mode(0o022));
+    umask(plan.umask);
     limits::apply(&spec.limits, plan.cgroup.is_some())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("shielding PID 1")?;
     set_no_new_privs(true).during("giving up new privileges")?;
+    // Before there is another process: none of the sandbox's is of silo's process group, whose signals are silo's.
+    begin_session(terminal.as_ref())?;
     // A process that Landlock confines mounts nothing.
     let guard = reguard::start(spec)?;
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
-    if let Some(terminal) = &terminal {
-        begin_session(terminal)?;
-    }
     match spec.identity {
         Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent, guard }, terminal),
         Identity::Root => start_root(spec, plan, Outside { socket, agent, guard }, terminal),
@@ -94,17 +94,26 @@ struct Outside<'a> {
     guard: Option<i32>,
 }
 
-/// PID 1 gets the same confinement as the program: it needs nothing more.
+/// PID 1 is confined as the program is, but for set-id bits of directories, which it sets for the program.
 fn start_caller(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+    let step = "filtering system calls";
     identity::drop_capabilities(spec.identity)?;
-    sys::filter(&calls::filter(spec.identity)).during("filtering system calls")?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     match sys::fork().during("starting the program")? {
-        None => become_program(spec, plan, terminal),
+        None => {
+            drop(ours);
+            let listener = sys::filter_with_listener(&calls::filter(spec.identity)).during(step)?;
+            wire::hand_over(theirs.as_fd(), listener).during(step)?;
+            become_program(spec, plan, terminal)
+        }
         Some(pid) => {
-            drop(terminal);
+            drop(theirs);
+            sys::filter(&calls::filter_for_all()).during(step)?;
+            // A program that could not be started has said why, and is reaped.
+            let modes = wire::take_over(ours.as_fd()).during(step)?.map(modes::Modes::new).transpose()?;
             // If silo is gone, the loop sees that.
             let _ = wire::report(outside.socket, &Report::Started);
-            watch(pid, &outside, None)
+            watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn Judge))
         }
     }
 }
@@ -121,24 +130,29 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<O
             become_program(spec, plan, terminal)
         }
         Some(pid) => {
-            drop(terminal);
             identity::drop_capabilities_of_recorder()?;
-            watch(pid, &outside, Some(&recorder))
+            watch(pid, &outside, terminal, Some(&recorder as &dyn Judge))
         }
     }
 }
 
 /// Puts what was opened for it in place of the standard streams.
 fn streams(streams: &Streams) -> Result<(), Failure> {
-    let (input, output, errors) = match streams {
-        Streams::Inherited | Streams::Terminal { .. } => return Ok(()),
-        Streams::Log { log, null } => (null, log, log),
-        Streams::Given { input, output, errors } => (input, output, errors),
-    };
-    let step = "redirecting output";
-    rustix::stdio::dup2_stdin(input).during(step)?;
-    rustix::stdio::dup2_stdout(output).during(step)?;
-    rustix::stdio::dup2_stderr(errors).during(step)
+    for (number, lead) in streams.leads.iter().enumerate() {
+        if let Lead::To(fd) = lead {
+            redirect(number, fd).during("redirecting output")?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a descriptor in place of a standard stream.
+fn redirect(number: usize, fd: &OwnedFd) -> Result<(), Errno> {
+    match number {
+        0 => rustix::stdio::dup2_stdin(fd),
+        1 => rustix::stdio::dup2_stdout(fd),
+        _ => rustix::stdio::dup2_stderr(fd),
+    }
 }
 
 /// Closes every descriptor but the standard streams and the socket.
@@ -210,7 +224,7 @@ fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
 
 /// Opens the program's terminal, if it is to have one, and hands the other end to the host.
 fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Failure> {
-    let Streams::Terminal { settings, size, .. } = streams else { return Ok(None) };
+    let Some(Terminal { settings, size, .. }) = &streams.terminal else { return Ok(None) };
     let step = "opening a terminal";
     let (host, program) = device::open_terminal()?;
     tcsetattr(&program, OptionalActions::Now, settings).during(step)?;
@@ -219,33 +233,31 @@ fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>
     Ok(Some(program))
 }
 
-/// Makes PID 1 the leader of the terminal's session, as a shell is, so that the program is a job in it that can be
-/// stopped and continued: the kernel does not stop what has no parent in its session.
-fn begin_session(terminal: &OwnedFd) -> Result<(), Failure> {
+/// Makes PID 1 the leader of a session, as a shell is, so that the program is a job in it that can be stopped and continued:
+/// the kernel does not stop what has no parent in its session. It is never the caller's session. In that one, the guest
+/// could signal the caller's process group (`kill(0, ...)` does not look at pid namespaces) and read its terminal.
+fn begin_session(terminal: Option<&OwnedFd>) -> Result<(), Failure> {
     setsid().during("starting a session")?;
-    // The terminal's end is told to the leader, which passes it on.
-    sys::block_signals(&[libc::SIGHUP]).during("blocking signals")?;
-    ioctl_tiocsctty(terminal).during("taking the terminal")
+    // The terminal's end is told to the leader; whether the program hears of it, the host says. Who is in the background
+    // may give the foreground away only while it does not mind the other signal.
+    sys::block_signals(&[libc::SIGHUP, libc::SIGTTOU]).during("blocking signals")?;
+    terminal.map_or(Ok(()), |terminal| ioctl_tiocsctty(terminal).during("taking the terminal"))
 }
 
 fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
-    // Always a session other than the caller's. In that one, the guest could signal the caller's process
-    // group (`kill(0, ...)` does not look at pid namespaces) and read its terminal.
-    if terminal.is_none() {
-        setsid().during("starting a session")?;
+    let step = "taking the terminal";
+    setpgid(None, None).during(step)?;
+    if let (Some(terminal), Some(plan)) = (&terminal, &plan.streams.terminal)
+        && plan.is_foreground
+    {
+        tcsetpgrp(terminal, getpid()).during(step)?;
     }
-    if let Some(terminal) = terminal {
-        let step = "taking the terminal";
-        setpgid(None, None).during(step)?;
-        // Who is in the background may take the foreground only while it does not mind this signal.
-        sys::block_signals(&[libc::SIGTTOU]).during(step)?;
-        tcsetpgrp(&terminal, getpid()).during(step)?;
-        rustix::stdio::dup2_stdin(&terminal).during(step)?;
-        rustix::stdio::dup2_stdout(&terminal).during(step)?;
-        if matches!(plan.streams, Streams::Terminal { errors_too: true, .. }) {
-            rustix::stdio::dup2_stderr(&terminal).during(step)?;
+    for (number, lead) in plan.streams.leads.iter().enumerate() {
+        if let (Lead::Terminal, Some(terminal)) = (lead, &terminal) {
+            redirect(number, terminal).during(step)?;
         }
     }
+    drop(terminal);
     device::own_streams()?;
     rustix::process::chdir(&spec.cwd).during_this(|| format!("entering {}", spec.cwd.display()))?;
     sys::default_sigpipe();
@@ -257,8 +269,9 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
     program::exec(&plan.program)
 }
 
-/// Reaps, forwards signals and answers the recorder's calls until the program ends.
-fn watch(program: i32, outside: &Outside<'_>, recorder: Option<&owner::Recorder>) -> Result<Infallible, Failure> {
+/// Reaps, forwards signals and answers what the filter asks until the program ends. The terminal stays open here, so that
+/// the host's end is at its end only when all of the sandbox is.
+fn watch(program: i32, outside: &Outside<'_>, terminal: Option<OwnedFd>, judge: Option<&dyn Judge>) -> Result<Infallible, Failure> {
     let step = "watching the program";
     let socket = outside.socket;
     // A stream that the program closes is closed: PID 1 must not hold it open.
@@ -266,27 +279,30 @@ fn watch(program: i32, outside: &Outside<'_>, recorder: Option<&owner::Recorder>
     let (children, _) = sys::block_signals(&[libc::SIGCHLD, libc::SIGHUP]).during(step)?;
     let children = sys::signalfd(&children).during(step)?;
     let program = Pid::from_raw(program).ok_or(Errno::SRCH).during(step)?;
+    // It does the same: whoever is first. It may be gone, or another program by now.
+    let _ = setpgid(Some(program), Some(program));
+    let mut job = Job { program, terminal, foreground: None };
+    let mut is_asked = true;
     loop {
         reap(program, outside)?;
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&children, PollFlags::IN)];
-        fds.extend(recorder.map(|recorder| PollFd::from_borrowed_fd(recorder.listener(), PollFlags::IN)));
+        let judge = judge.filter(|_| is_asked);
+        fds.extend(judge.map(|judge| PollFd::from_borrowed_fd(judge.listener(), PollFlags::IN)));
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             result => result.during(step)?,
         };
         let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
         if ready(0) {
-            obey(program, socket)?;
+            job.obey(socket)?;
         }
         if ready(1) {
-            while let Some(arrived) = sys::next_signal(children.as_fd()).during(step)? {
-                if arrived.signal == libc::SIGHUP {
-                    hang_up(program);
-                }
-            }
+            while sys::next_signal(children.as_fd()).during(step)?.is_some() {}
         }
-        if let (true, Some(recorder)) = (ready(2), recorder) {
-            recorder.answer_one();
+        if let (true, Some(judge)) = (ready(2), judge) {
+            // Nobody who has the filter is left: it would be told again and again.
+            is_asked = !fds[2].revents().contains(PollFlags::HUP);
+            judge.answer_one();
         }
     }
 }
@@ -315,12 +331,13 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
         let report = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Report::Exited(low(code)),
             (None, Some(signal)) => Report::Killed(low(signal)),
-            (None, None) if status.stopped() => {
-                // If silo is gone, the loop sees that.
-                let _ = wire::report(socket, &Report::Stopped);
+            (None, None) => {
+                if let Some(signal) = status.stopping_signal() {
+                    // If silo is gone, the loop sees that.
+                    let _ = wire::report(socket, &Report::Stopped(low(signal)));
+                }
                 continue;
             }
-            (None, None) => continue,
         };
         if let Some(agent) = &outside.agent {
             dismiss(agent);
@@ -339,26 +356,58 @@ fn dismiss(agent: &OwnedFd) {
     let _ = poll(&mut fds, Some(&LAST_WORDS));
 }
 
-/// The terminal is gone: whoever is in its foreground is the program's business, but the program hears of it.
-fn hang_up(program: Pid) {
-    // A program that is gone needs to hear nothing; one that is stopped must be continued to hear.
-    let _ = kill_process_group(program, Signal::HUP);
-    let _ = kill_process_group(program, Signal::CONT);
+/// The program as a job in the sandbox's session.
+struct Job {
+    program: Pid,
+    terminal: Option<OwnedFd>,
+    /// The process group that was in the foreground when the job lost it: a shell inside has jobs of its own.
+    foreground: Option<Pid>,
 }
 
-/// Passes a signal on; ends when the host side is gone.
-fn obey(program: Pid, socket: BorrowedFd<'_>) -> Result<(), Failure> {
-    let Ok(Some(order)) = wire::next_order(socket) else { sys::exit(0) };
-    let Some(signal) = Signal::from_named_raw(i32::from(order.signal)) else { return Ok(()) };
-    let sent = match order.scope {
-        Scope::Program => kill_process(program, signal),
-        Scope::Group => kill_process_group(program, signal),
-    };
-    match sent {
-        // Before its setsid the program has no group; it is about to have one.
-        Err(Errno::SRCH) if order.scope == Scope::Group => kill_process(program, signal).or(Ok(())),
-        Err(Errno::SRCH) => Ok(()),
-        sent => sent,
+impl Job {
+    /// Does what the host says; ends when the host side is gone.
+    fn obey(&mut self, socket: BorrowedFd<'_>) -> Result<(), Failure> {
+        match wire::next_order(socket) {
+            Ok(Some(Order::Signal { signal, scope })) => self.signal(i32::from(signal), scope),
+            Ok(Some(Order::Foreground)) => {
+                self.show(true);
+                Ok(())
+            }
+            Ok(Some(Order::Background)) => {
+                self.show(false);
+                Ok(())
+            }
+            Ok(None) | Err(_) => sys::exit(0),
+        }
     }
-    .during("signalling the program")
+
+    fn signal(&self, signal: i32, scope: Scope) -> Result<(), Failure> {
+        let program = self.program.as_raw_nonzero().get();
+        let to = match scope {
+            Scope::Program => program,
+            Scope::Group => -program,
+        };
+        match sys::kill(to, signal) {
+            // A signal that is none here; or a program that is gone, whose end is told next.
+            Err(error) if [Some(libc::EINVAL), Some(libc::ESRCH)].contains(&error.raw_os_error()) => Ok(()),
+            sent => sent.during("signalling the program"),
+        }
+    }
+
+    /// Puts the job into the foreground of its terminal, or this process: then the kernel stops whoever uses it.
+    fn show(&mut self, is_foreground: bool) {
+        let Some(terminal) = &self.terminal else { return };
+        let own = getpid();
+        let now = tcgetpgrp(terminal).ok();
+        let next = match (is_foreground, now == Some(own)) {
+            (true, true) => self.foreground.take().filter(|group| test_kill_process_group(*group).is_ok()).unwrap_or(self.program),
+            (false, false) => {
+                self.foreground = now;
+                own
+            }
+            _ => return,
+        };
+        // A group that is gone by now has no need of it, and the host's end may be gone.
+        let _ = tcsetpgrp(terminal, next);
+    }
 }

@@ -15,6 +15,8 @@ mod identity;
 mod init;
 mod layout;
 mod limits;
+mod modes;
+mod named;
 mod owner;
 pub(super) mod plan;
 pub mod probe;
@@ -38,7 +40,7 @@ use super::host::notices::Notices;
 use super::host::outlet::Outlet;
 use super::host::streams::{self, host};
 use super::host::system::Signals;
-use super::host::terminal::Screen;
+use super::host::terminal::{Screen, Turn};
 use super::spec::Spec;
 use super::{Exit, Phase};
 use plan::Plan;
@@ -59,7 +61,12 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
     let plan = plan::make(spec, signals.before(), streams::streams(&spec.stdio)?)?;
     let notices = Notices::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
-    let screen = Screen::take_over(&plan.streams, notices)?;
+    let mut screen = Screen::of(&plan.streams, notices)?;
+    if let Some(screen) = screen.as_mut().filter(|screen| screen.turn() == Some(Turn::Came)) {
+        // Before the program starts: what it prints meets a terminal that is its own.
+        noted(Phase::Terminal);
+        screen.take()?;
+    }
     let (sandbox, ours) = start(spec, &plan)?;
     let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet, noted);
     // The socket's end tells PID 1 to stop, if it has not.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Range;
 
+use rustix::fs::Mode;
 use silo_init::agent::Layout;
 
 use super::cgroup::Cgroup;
@@ -11,6 +12,7 @@ use super::program::{self, Program};
 use super::sys::SignalSet;
 use crate::launch::error::Error;
 use crate::launch::host::streams::{Streams, host};
+use crate::launch::host::system;
 use crate::launch::spec::{Identity, Spec};
 
 /// Everything that PID 1 inherits with its copy of memory.
@@ -31,6 +33,8 @@ pub struct Plan {
     pub cgroup: Option<Cgroup>,
     /// What of the network is reached by address, if there is a network.
     pub layout: Option<Layout>,
+    /// The permissions that the program's new files lack: the caller's choice, but for steps, which come to the same everywhere.
+    pub umask: Mode,
     /// The signals that were blocked before the launch.
     pub signals_before: SignalSet,
 }
@@ -51,6 +55,10 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
         streams,
         cgroup: Cgroup::make(&spec.limits),
         layout: spec.network.as_ref().map(layout::layout).transpose()?,
+        umask: match spec.identity {
+            Identity::Caller => system::mode(system::umask()),
+            Identity::Root | Identity::Machine => Mode::from_raw_mode(0o022),
+        },
         signals_before,
     })
 }

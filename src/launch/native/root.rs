@@ -29,7 +29,7 @@ use crate::launch::UNLAYERED;
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::opened;
 use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Overlay, Spec, Upper};
+use crate::launch::spec::{Access, Overlay, SYMLINK, Spec, Upper};
 
 /// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as
 /// size, so the inodes of a full sandbox take at most a quarter more than its limit.
@@ -191,7 +191,10 @@ fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(
         skeleton.dir(&dir.guest, dir.mode)?;
     }
     for file in &spec.files {
-        skeleton.file(&file.guest, &file.bytes.0, file.mode)?;
+        match file.mode {
+            SYMLINK => skeleton.symlink(&file.guest, &file.bytes.0)?,
+            mode => skeleton.file(&file.guest, &file.bytes.0, mode)?,
+        }
     }
     for (index, (mount, tree)) in spec.mounts.iter().zip(mounts).enumerate() {
         let nested = spec.mounts[..index].iter().any(|outer| mount.guest.starts_with(&outer.guest));

@@ -207,7 +207,7 @@ mod tests {
             ("personality query", libc::SYS_personality, &[0xffff_ffff], ALLOW, ALLOW),
             ("personality exec heap", libc::SYS_personality, &[0x40_0000], eperm, eperm),
             ("chmod 755", libc::SYS_fchmodat, &[0, 0, 0o755], ALLOW, ALLOW),
-            ("chmod u+s", libc::SYS_fchmodat, &[0, 0, 0o4755], eperm, ALLOW),
+            ("chmod u+s", libc::SYS_fchmodat, &[0, 0, 0o4755], NOTIFY, ALLOW),
             ("open with junk", libc::SYS_openat, &[0, 0, 0, 0o4755], ALLOW, ALLOW),
             ("create u+s", libc::SYS_openat, &[0, 0, 0o100, 0o4755], eperm, ALLOW),
             ("mknod fifo", libc::SYS_mknodat, &[0, 0, 0o10644], ALLOW, ALLOW),

@@ -12,12 +12,12 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags, chmodat, fchmod, fstat, getxattr, mkdirat, openat, openat2, readlinkat,
-    setxattr,
+    setxattr, symlinkat,
 };
 use rustix::io::{Errno, write};
 use silo_store::in_root::names;
@@ -77,6 +77,15 @@ impl<'a> Skeleton<'a> {
             rest = &rest[written..];
         }
         fchmod(&file, Mode::from_raw_mode(mode & 0o7777)).during_this(step)
+    }
+
+    /// Makes a symlink, hiding what is at its place.
+    pub fn symlink(&self, guest: &Path, target: &[u8]) -> Result<(), Failure> {
+        let step = || format!("making symlink {}", guest.display());
+        let (Some(parent), Some(name)) = (guest.parent(), guest.file_name()) else { return Err(Errno::ISDIR).during_this(step) };
+        let path = self.resolve(parent)?.join(name);
+        self.parents(&path)?;
+        symlinkat(OsStr::from_bytes(target), self.base, &path).during_this(step)
     }
 
     /// Makes a place for a file to be mounted on, unless something is there.

@@ -2,12 +2,11 @@
 //!
 //! The program runs in a session of its own, so the keys of the caller's terminal (Ctrl-C, Ctrl-\,
 //! Ctrl-Z) never reach it directly: the kernel sends their signals to silo, which passes each on
-//! exactly once, to the program's process group, as the terminal would have. What a process sends
-//! to silo (`kill`) goes to the program alone. The price: a sandbox in the background that reads
-//! the caller's terminal as its input is not stopped for it.
+//! exactly once, to the program's process group, as the terminal would have. So does silo with the signals that a process
+//! sends to silo's process group. A signal for silo alone (`kill`) goes to the program alone.
 //!
-//! A program in a terminal of the sandbox's own that is stopped there (Ctrl-Z) stops silo with it, so that the caller's
-//! shell has its prompt back; `fg` continues both. What comes again and again is in `insistence`.
+//! A program that is stopped stops silo with it, so that the caller's shell has its prompt back (`host/job.rs`).
+//! Keys that come again and again are in `insistence`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -15,15 +14,17 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::termios::Termios;
 
 use super::sys::Child;
 use super::wire::{self, Order, Report, Scope};
 use crate::launch::error::Error;
 use crate::launch::host::failure::failed;
 use crate::launch::host::insistence::{Answer, Arrived, Insistence};
+use crate::launch::host::job::{Inside, Job};
 use crate::launch::host::outlet::{Askers, Outlet};
 use crate::launch::host::streams::host;
-use crate::launch::host::system::{Signals, stop, stop_with_group};
+use crate::launch::host::system::Signals;
 use crate::launch::host::terminal::Screen;
 use crate::launch::{Exit, Phase};
 
@@ -76,7 +77,12 @@ pub fn watch(
     noted: &mut dyn FnMut(Phase),
 ) -> Result<Exit, Error> {
     let mut insistence = Insistence::default();
+    let mut job = Job::default();
+    let mut inside = Link(socket);
     let end = loop {
+        if let Some(screen) = &mut screen {
+            job.turn(screen, &mut inside, noted)?;
+        }
         let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         let mut interest = Vec::new();
         if let Some(screen) = &screen {
@@ -96,7 +102,7 @@ pub fn watch(
         drop(interest);
         if !events[1].is_empty() {
             while let Some(signal) = signals.next()? {
-                answer(insistence.hear(signal, Instant::now()), signal, sandbox, socket, screen.as_mut())?;
+                answer(insistence.hear(signal, Instant::now()), signal, sandbox, &mut job, screen.as_ref(), &mut inside)?;
             }
         }
         if let Some(screen) = &mut screen {
@@ -115,8 +121,16 @@ pub fn watch(
                         screen.connect(fd)?;
                     }
                 }
-                Ok(Some(Report::Started)) => noted(Phase::Started),
-                Ok(Some(Report::Stopped)) => stopped(socket, signals, screen.as_mut())?,
+                Ok(Some(Report::Started)) => {
+                    signals.tell_apart()?;
+                    noted(Phase::Started);
+                }
+                Ok(Some(Report::Stopped(signal))) => {
+                    let others = job.stopped(i32::from(signal), screen.as_mut(), signals, &mut inside, noted)?;
+                    for signal in others {
+                        answer(insistence.hear(signal, Instant::now()), signal, sandbox, &mut job, screen.as_ref(), &mut inside)?;
+                    }
+                }
                 Ok(Some(Report::Channel(fd))) => {
                     if let Some(outlet) = &mut outlet {
                         outlet.take_channel(fd)?;
@@ -134,13 +148,14 @@ pub fn watch(
     };
     noted(Phase::Ended);
     sandbox.wait();
-    if let Some(screen) = screen {
-        screen.drain(signals);
-    }
-    match (&end, insistence.has_killed()) {
+    let exit = match (&end, insistence.has_killed()) {
         (None, true) => Ok(Exit::Signal(libc::SIGKILL)),
         _ => conclude(end),
+    };
+    if let Some(screen) = screen {
+        screen.finish(&exit, signals);
     }
+    exit
 }
 
 /// Turns a sandbox's last word into an exit or an error.
@@ -148,7 +163,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
         Some(Report::Killed(signal)) => return Ok(Exit::Signal(i32::from(signal))),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped) | None => {
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => {
             return Err(Error::Lost);
         }
         Some(Report::Failed(failure)) => failure,
@@ -157,12 +172,19 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
 }
 
 /// Passes a signal on, or does what it means that it came again and again.
-fn answer(answer: Answer, signal: Arrived, sandbox: &Sandbox, socket: BorrowedFd<'_>, screen: Option<&mut Screen>) -> Result<(), Error> {
+fn answer(
+    answer: Answer,
+    signal: Arrived,
+    sandbox: &Sandbox,
+    job: &mut Job,
+    screen: Option<&Screen>,
+    inside: &mut Link<'_>,
+) -> Result<(), Error> {
     match answer {
-        Answer::Pass => pass_on(signal, socket, screen),
+        Answer::Pass | Answer::Insist => job.pass_on(signal, screen, inside),
         Answer::Terminate => {
-            pass_on(signal, socket, screen)?;
-            send(libc::SIGTERM, Scope::Group, socket)
+            job.pass_on(signal, screen, inside)?;
+            inside.signal(libc::SIGTERM, true)
         }
         Answer::Kill => {
             // Its end is read afterwards, unless it has another last word.
@@ -172,48 +194,38 @@ fn answer(answer: Answer, signal: Arrived, sandbox: &Sandbox, socket: BorrowedFd
     }
 }
 
-/// Does with a signal what it is for.
-fn pass_on(arrived: Arrived, socket: BorrowedFd<'_>, screen: Option<&mut Screen>) -> Result<(), Error> {
-    let scope = if arrived.from_kernel { Scope::Group } else { Scope::Program };
-    match (arrived.signal, screen) {
-        (libc::SIGWINCH, Some(screen)) => screen.resize(),
-        // Stop for the caller's shell; what runs in the terminal inside runs on, as under ssh.
-        (libc::SIGTSTP, Some(screen)) => {
-            screen.release();
-            stop()?;
-            screen.retake()
+/// The way to PID 1.
+struct Link<'a>(BorrowedFd<'a>);
+
+impl Link<'_> {
+    fn order(&self, order: Order) -> Result<(), Error> {
+        match wire::order(self.0, order) {
+            // It is ending; its last word is on the way.
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
+            sent => host(sent, "signalling the sandbox"),
         }
-        // A program in another session than its terminal ignores SIGTSTP, so it is stopped for it.
-        (libc::SIGTSTP, None) => {
-            send(libc::SIGSTOP, scope, socket)?;
-            stop()?;
-            send(libc::SIGCONT, scope, socket)
-        }
-        (signal, _) => send(signal, scope, socket),
     }
 }
 
-fn send(signal: i32, scope: Scope, socket: BorrowedFd<'_>) -> Result<(), Error> {
-    let signal = u8::try_from(signal).unwrap_or(0);
-    match wire::order(socket, Order { signal, scope }) {
-        // It is ending; its last word is on the way.
-        Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
-        sent => host(sent, "signalling the sandbox"),
+impl Inside for Link<'_> {
+    fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error> {
+        let scope = if to_group { Scope::Group } else { Scope::Program };
+        self.order(Order::Signal { signal: u8::try_from(signal).unwrap_or(0), scope })
     }
-}
 
-/// The program was stopped in its terminal: silo stops with it, and both are continued together.
-fn stopped(socket: BorrowedFd<'_>, signals: &Signals, mut screen: Option<&mut Screen>) -> Result<(), Error> {
-    if let Some(screen) = &mut screen {
-        screen.release();
-        stop_with_group()?;
-        screen.retake()?;
+    fn foreground(&mut self, is_foreground: bool) -> Result<(), Error> {
+        self.order(if is_foreground { Order::Foreground } else { Order::Background })
     }
-    // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
-    while let Some(signal) = signals.next()? {
-        if signal.signal != libc::SIGCONT {
-            pass_on(signal, socket, screen.as_deref_mut())?;
-        }
+
+    fn settings(&mut self, screen: &mut Screen, settings: &Termios) -> Result<(), Error> {
+        screen.give_settings(settings)
     }
-    send(libc::SIGCONT, Scope::Group, socket)
+
+    fn resize(&mut self, screen: &Screen) -> Result<(), Error> {
+        screen.resize()
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 }

@@ -12,8 +12,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use crate::launch::host::insistence::Arrived;
-
 /// A result of a bare system call, as io results are made.
 fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -252,8 +250,8 @@ pub fn notify(dir: BorrowedFd<'_>) -> io::Result<()> {
     checked(c_long::from(unsafe { libc::fcntl(dir.as_raw_fd(), libc::F_NOTIFY, changes) })).map(drop)
 }
 
-/// Takes the next signal, if one is there.
-pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<Arrived>> {
+/// Takes the next signal, if one is there: its number, and whether the kernel made it.
+pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<(i32, bool)>> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
     // SAFETY: the buffer is as long as said; any bytes make a valid signalfd_siginfo.
     let (read, info) = unsafe {
@@ -267,13 +265,33 @@ pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<Arrived>> {
     }
     let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
     // SI_KERNEL; libc does not have it for every target.
-    Ok(Some(Arrived { signal, from_kernel: info.ssi_code == 0x80 }))
+    Ok(Some((signal, info.ssi_code == 0x80)))
 }
 
 /// Gives SIGPIPE its default action back, which the Rust runtime took away.
 pub fn default_sigpipe() {
     // SAFETY: SIG_DFL is a valid disposition, and no handler is involved.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Sends a signal to a process, or to a process group where the number is negative. Unlike rustix's, it takes any signal.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: only numbers are passed.
+    checked(c_long::from(unsafe { libc::kill(pid, signal) })).map(drop)
+}
+
+/// Ends this process by a signal's default action; returns where that does not end it.
+pub fn end_by(signal: i32) {
+    // SAFETY: SIG_DFL is a valid disposition, and no handler is involved; the kernel refuses odd numbers. The mask and the
+    // signal are this process's own.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut());
+        libc::kill(libc::getpid(), signal);
+    }
 }
 
 /// Overwrites a range of this process's memory with zeros.

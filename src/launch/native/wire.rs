@@ -31,21 +31,28 @@ pub enum Report {
     Keys(OwnedFd),
     /// The sandbox is made, and the program starts.
     Started,
-    /// The program was stopped, as by Ctrl-Z.
-    Stopped,
+    /// The program was stopped by this signal, as by Ctrl-Z.
+    Stopped(u8),
     /// The program exited with this code.
     Exited(u8),
     /// The program was killed by this signal.
     Killed(u8),
 }
 
-/// From the host to the sandbox: a signal for the program.
+/// From the host to the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// The signal.
-    pub signal: u8,
-    /// To whom.
-    pub scope: Scope,
+pub enum Order {
+    /// A signal for the program.
+    Signal {
+        /// The signal.
+        signal: u8,
+        /// To whom.
+        scope: Scope,
+    },
+    /// The program gets the foreground of its terminal.
+    Foreground,
+    /// The program loses it.
+    Background,
 }
 
 /// Who gets a signal.
@@ -85,32 +92,22 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
             passed.push(fd.as_fd());
         }
         Report::Started => bytes.push(b'B'),
-        Report::Stopped => bytes.push(b'Z'),
+        Report::Stopped(signal) => bytes.extend([b'Z', *signal]),
         Report::Exited(code) => bytes.extend([b'E', *code]),
         Report::Killed(signal) => bytes.extend([b'K', *signal]),
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !passed.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&passed));
-    }
-    retry(|| sendmsg(to, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)).map(drop)
+    send_with(to, &bytes, &passed)
 }
 
 /// Receives a report; `None` when the sandbox is gone.
 pub fn next_report(from: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
     let mut bytes = [0; MESSAGE_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = retry(|| {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    Ok(parse(&bytes[..got.bytes], fd))
+    let (length, fd) = match receive_with(from, &mut bytes) {
+        // The sandbox ended with an order unread. That is told first, and only once: its last word is behind it.
+        Err(Errno::CONNRESET) => receive_with(from, &mut bytes)?,
+        received => received?,
+    };
+    Ok(parse(&bytes[..length], fd))
 }
 
 fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
@@ -123,7 +120,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'N' => return fd.map(Report::Channel),
         b'A' => return fd.map(Report::Keys),
         b'B' => return Some(Report::Started),
-        b'Z' => return Some(Report::Stopped),
+        b'Z' => return rest.first().map(|signal| Report::Stopped(*signal)),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
         _ => return None,
@@ -134,11 +131,12 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
 
 /// Sends an order.
 pub fn order(to: BorrowedFd<'_>, order: Order) -> Result<(), Errno> {
-    let scope = match order.scope {
-        Scope::Program => b'P',
-        Scope::Group => b'G',
+    let bytes = match order {
+        Order::Signal { signal, scope: Scope::Program } => [b'P', signal],
+        Order::Signal { signal, scope: Scope::Group } => [b'G', signal],
+        Order::Foreground => [b'F', 0],
+        Order::Background => [b'B', 0],
     };
-    let bytes = [order.signal, scope];
     retry(|| rustix::net::send(to, &bytes, SendFlags::NOSIGNAL)).map(drop)
 }
 
@@ -146,12 +144,47 @@ pub fn order(to: BorrowedFd<'_>, order: Order) -> Result<(), Errno> {
 pub fn next_order(from: BorrowedFd<'_>) -> Result<Option<Order>, Errno> {
     let mut bytes = [0; 8];
     let (got, _) = retry(|| rustix::net::recv(from, &mut bytes[..], RecvFlags::empty()))?;
-    let scope = match bytes[1] {
-        b'P' => Scope::Program,
-        b'G' => Scope::Group,
+    let order = match bytes[0] {
+        b'P' => Order::Signal { signal: bytes[1], scope: Scope::Program },
+        b'G' => Order::Signal { signal: bytes[1], scope: Scope::Group },
+        b'F' => Order::Foreground,
+        b'B' => Order::Background,
         _ => return Ok(None),
     };
-    Ok((got == 2).then_some(Order { signal: bytes[0], scope }))
+    Ok((got == 2).then_some(order))
+}
+
+/// Hands a descriptor to another process of the sandbox.
+pub fn hand_over(to: BorrowedFd<'_>, fd: OwnedFd) -> Result<(), Errno> {
+    send_with(to, b"L", &[fd.as_fd()])
+}
+
+/// Takes a descriptor that another process of the sandbox hands over; `None` when that is gone.
+pub fn take_over(from: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
+    let mut byte = [0; 1];
+    receive_with(from, &mut byte).map(|(_, fd)| fd)
+}
+
+/// Sends bytes, and descriptors with them.
+fn send_with(to: BorrowedFd<'_>, bytes: &[u8], passed: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !passed.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(passed));
+    }
+    retry(|| sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)).map(drop)
+}
+
+/// Receives bytes, and a descriptor that comes with them; returns how many bytes came.
+fn receive_with(from: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = retry(|| recvmsg(from, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC))?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((got.bytes, fd))
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
@@ -184,10 +217,23 @@ mod tests {
             if failure.cause == Cause::Number(libc::ENOEXEC) && failure.step.len() > 4000));
         assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Exited(42)))));
         assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Terminal(_)))));
-        let sent = Order { signal: 15, scope: Scope::Group };
-        order(host.as_fd(), sent).expect("the other end is open");
-        assert_eq!(next_order(guest.as_fd()), Ok(Some(sent)));
+        let signal = |scope| Order::Signal { signal: 15, scope };
+        for sent in [signal(Scope::Group), signal(Scope::Program), Order::Foreground, Order::Background] {
+            order(host.as_fd(), sent).expect("the other end is open");
+            assert_eq!(next_order(guest.as_fd()), Ok(Some(sent)));
+        }
         drop(host);
         assert_eq!(next_order(guest.as_fd()), Ok(None));
+    }
+
+    #[test]
+    fn an_order_that_is_not_read_does_not_lose_the_last_word() {
+        let (host, guest) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair needs nothing");
+        order(host.as_fd(), Order::Background).expect("the other end is open");
+        report(guest.as_fd(), &Report::Exited(5)).expect("the other end is open");
+        drop(guest);
+        assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Exited(5)))));
+        assert!(matches!(next_report(host.as_fd()), Ok(None)));
     }
 }

@@ -17,7 +17,7 @@ use super::tty::Terminal;
 use crate::launch::error::Error;
 use crate::launch::host::no_wait::{NoWait, Way};
 use crate::launch::host::outlet::{Askers, Outlet};
-use crate::launch::host::streams::{Streams, host};
+use crate::launch::host::streams::{Lead, Streams, host};
 use crate::launch::host::system;
 use crate::launch::host::terminal::Screen;
 
@@ -25,38 +25,35 @@ const STEP: &str = "connecting the machine's streams";
 
 /// Connects the program's streams; returns what terminal it is to have, and where its errors go.
 pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Result<(Option<Terminal>, Errors), Error> {
-    let mut terminal = None;
-    let mut errors = Errors::Apart;
-    let [input, output, apart] = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    match streams {
-        Streams::Terminal { settings, size, errors_too } => {
-            let (inside, outside) = host(system::pair(SocketType::STREAM), STEP)?;
-            host(rustix::io::ioctl_fionbio(&inside, true), STEP)?;
-            mux.add(TERMINAL, NoWait::own(inside), End::Own, Ways::BOTH);
-            if let Some(screen) = screen {
-                screen.connect(outside)?;
-            }
-            terminal = Some(Terminal::of(settings, *size));
-            if *errors_too {
-                errors = Errors::WithOutput;
-            }
-        }
-        Streams::Inherited => {
-            mux.add(INPUT, shared(input, Way::Read)?, End::Shared, Ways::OUT);
-            mux.add(OUTPUT, shared(output, Way::Write)?, End::Shared, Ways::BACK);
-            if is_one_file(output, apart) {
-                errors = Errors::WithOutput;
-            }
-        }
-        Streams::Log { log, null } | Streams::Given { input: null, output: log, .. } => {
-            mux.add(INPUT, shared(null, Way::Read)?, End::Shared, Ways::OUT);
-            mux.add(OUTPUT, shared(log, Way::Write)?, End::Shared, Ways::BACK);
-            errors = Errors::WithOutput;
+    let terminal = streams.terminal.as_ref().map(|terminal| Terminal::of(terminal, streams.on_terminal()));
+    if terminal.is_some() {
+        let (inside, outside) = host(system::pair(SocketType::STREAM), STEP)?;
+        host(rustix::io::ioctl_fionbio(&inside, true), STEP)?;
+        mux.add(TERMINAL, NoWait::own(inside), End::Own, Ways::BOTH);
+        if let Some(screen) = screen {
+            screen.connect(outside)?;
         }
     }
-    if errors == Errors::Apart {
-        mux.add(ERRORS, shared(apart, Way::Write)?, End::Shared, Ways::BACK);
+    let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let [input, output, apart] = [0, 1, 2].map(|number| match &streams.leads[number] {
+        Lead::Caller => Some(own[number]),
+        Lead::To(fd) => Some(fd.as_fd()),
+        Lead::Terminal => None,
+    });
+    if let Some(input) = input {
+        mux.add(INPUT, shared(input, Way::Read)?, End::Shared, Ways::OUT);
     }
+    if let Some(output) = output {
+        mux.add(OUTPUT, shared(output, Way::Write)?, End::Shared, Ways::BACK);
+    }
+    let errors = match (output, apart) {
+        (_, None) => Errors::WithOutput,
+        (Some(output), Some(apart)) if is_one_file(output, apart) => Errors::WithOutput,
+        (_, Some(apart)) => {
+            mux.add(ERRORS, shared(apart, Way::Write)?, End::Shared, Ways::BACK);
+            Errors::Apart
+        }
+    };
     Ok((terminal, errors))
 }
 

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::system::{RebootCommand, reboot};
-use rustix::termios::tcsetwinsize;
+use rustix::termios::{Termios, tcsetwinsize};
 use rustix::time::{ClockId, clock_settime};
 use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
 
@@ -30,8 +30,9 @@ use super::shares::tag;
 use super::tty;
 use crate::launch::host::failure::{Cause, During, Failure, Stage, failed};
 use crate::launch::host::no_wait::NoWait;
-use crate::launch::host::streams::Streams;
+use crate::launch::host::streams::{Lead, Streams, Terminal};
 use crate::launch::host::system::{self, Signals};
+use crate::launch::host::terminal::refresh;
 use crate::launch::native::plan::{self, Plan};
 use crate::launch::native::wire::{self, Order, Report, Scope};
 use crate::launch::native::{self, sys};
@@ -224,12 +225,12 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     let step = |error: crate::launch::error::Error| io::Error::other(error.to_string());
     let signals = Signals::take_over().map_err(step).during("taking signals over")?;
     let streams = streams(mux, job)?;
+    let mut terminal = Inside { settings: streams.terminal.as_ref().map(|terminal| (*terminal.settings).clone()) };
     let plan = plan(job, &signals, streams)?;
     let (sandbox, socket) = native::start(&job.spec, &plan).map_err(step).during("starting the sandbox")?;
     // The program's ends of its pipes: as long as they are open here, too, none of them ends.
     drop(plan);
-    null_errors()?;
-    let end = attend(mux, &socket)?;
+    let end = attend(mux, &socket, &mut terminal)?;
     drop(sandbox);
     match &job.spec.root.upper {
         Upper::Kept { upper, .. } => finish_with_changes(mux, upper)?,
@@ -239,7 +240,7 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
         Some(Report::Exited(code)) => frame::Report::Exited(code),
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
         Some(Report::Failed(failure)) => told(failure),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped) | None => {
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => {
             told(Failure { stage: Stage::Setup, step: "hearing how the program ended".to_owned(), cause: Cause::Number(libc::EPIPE) })
         }
     })
@@ -326,42 +327,39 @@ fn limit_tasks(tasks: u64) -> io::Result<()> {
 /// Makes the program's streams and gives their other ends to the port.
 fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
     let step = "making the program's streams";
-    if let Some(terminal) = &job.terminal {
-        mux.remove(INPUT);
-        if job.errors == Errors::Apart {
-            let (ours, theirs) = channel().during(step)?;
-            rustix::stdio::dup2_stderr(&theirs).during(step)?;
-            mux.add(frame::ERRORS, NoWait::own(ours), End::Own, Ways::OUT);
+    let on = job.terminal.as_ref().map_or([false; 3], |terminal| terminal.on);
+    let terminal = match &job.terminal {
+        None => {
+            mux.remove(TERMINAL);
+            None
         }
-        let errors_too = job.errors == Errors::WithOutput;
-        return Ok(Streams::Terminal {
+        Some(terminal) => Some(Terminal {
             settings: Box::new(system::new_terminal(terminal.modes, &terminal.codes).during(step)?),
             size: tty::size(terminal.size),
-            errors_too,
-        });
-    }
-    mux.remove(TERMINAL);
-    let (input, ours) = pipe_with(PipeFlags::CLOEXEC).during(step)?;
-    rustix::io::ioctl_fionbio(&ours, true).during(step)?;
-    mux.attach(INPUT, ours);
-    let (ours, output) = channel().during(step)?;
-    mux.add(OUTPUT, NoWait::own(ours), End::Own, Ways::OUT);
-    let errors = match job.errors {
-        Errors::WithOutput => rustix::io::fcntl_dupfd_cloexec(&output, 3).during(step)?,
-        Errors::Apart => {
-            let (ours, errors) = channel().during(step)?;
-            mux.add(frame::ERRORS, NoWait::own(ours), End::Own, Ways::OUT);
-            errors
-        }
+            is_foreground: terminal.is_foreground,
+        }),
     };
-    Ok(Streams::Given { input, output, errors })
-}
-
-/// Lets go of the program's errors, which this process has had for its own.
-fn null_errors() -> Result<(), Failure> {
-    let step = "letting go of the program's streams";
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during(step)?;
-    rustix::stdio::dup2_stderr(&null).during(step)
+    let input = if on[0] {
+        mux.remove(INPUT);
+        Lead::Terminal
+    } else {
+        let (input, ours) = pipe_with(PipeFlags::CLOEXEC).during(step)?;
+        rustix::io::ioctl_fionbio(&ours, true).during(step)?;
+        mux.attach(INPUT, ours);
+        Lead::To(input)
+    };
+    let mut to_host = |number: u32| -> Result<OwnedFd, Failure> {
+        let (ours, theirs) = channel().during(step)?;
+        mux.add(number, NoWait::own(ours), End::Own, Ways::OUT);
+        Ok(theirs)
+    };
+    let output = if on[1] { Lead::Terminal } else { Lead::To(to_host(OUTPUT)?) };
+    let errors = match (job.errors, &output) {
+        _ if on[2] => Lead::Terminal,
+        (Errors::WithOutput, Lead::To(output)) => Lead::To(rustix::io::fcntl_dupfd_cloexec(output, 3).during(step)?),
+        (Errors::WithOutput | Errors::Apart, _) => Lead::To(to_host(frame::ERRORS)?),
+    };
+    Ok(Streams { terminal, leads: [input, output, errors], console: None })
 }
 
 /// A pipe whose end to read from does not wait.
@@ -377,19 +375,20 @@ fn plan(job: &Job, signals: &Signals, streams: Streams) -> Result<Plan, Failure>
     if job.spec.identity == Identity::Caller {
         // The machine's root is the host's caller, under the caller's own number.
         plan.inside = job.user;
+        plan.umask = system::mode(job.umask);
     }
     Ok(plan)
 }
 
 /// Carries until the sandbox's first process has said its last word.
-fn attend(mux: &mut Mux, socket: &OwnedFd) -> Result<Option<Report>, Failure> {
+fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option<Report>, Failure> {
     loop {
         let while_deserted = Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS };
         let patience = mux.is_deserted().then_some(&while_deserted);
         let said = turn(mux, Some(socket), patience)?;
         mux.look_again();
         while let Some(frame) = mux.next_frame() {
-            obey(&frame, socket, mux.descriptor(TERMINAL));
+            inside.obey(&frame, socket, mux.descriptor(TERMINAL));
         }
         if !said {
             continue;
@@ -401,7 +400,7 @@ fn attend(mux: &mut Mux, socket: &OwnedFd) -> Result<Option<Report>, Failure> {
             }
             Some(Report::Channel(fd)) => mux.take_messenger(fd),
             Some(Report::Started) => mux.send(&Frame::Started),
-            Some(Report::Stopped) => mux.send(&Frame::Stopped),
+            Some(Report::Stopped(signal)) => mux.send(&Frame::Stopped { signal }),
             Some(Report::Keys(fd)) => {
                 rustix::io::ioctl_fionbio(&fd, true).during("listening for the ssh agent")?;
                 mux.take_keys(Keys::Listener(fd.into()));
@@ -411,21 +410,38 @@ fn attend(mux: &mut Mux, socket: &OwnedFd) -> Result<Option<Report>, Failure> {
     }
 }
 
-fn obey(frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
-    match frame {
-        Frame::Signal { signal, to_group } => {
-            let scope = if *to_group { Scope::Group } else { Scope::Program };
-            // A sandbox that is gone has said so, and is heard next.
-            let _ = wire::order(socket.as_fd(), Order { signal: *signal, scope });
-        }
-        Frame::Window { rows, columns } => {
-            if let Some(terminal) = terminal {
-                // The program sees the size before.
-                let _ = tcsetwinsize(terminal, tty::size((*rows, *columns)));
+/// The program's terminal, if it has one.
+struct Inside {
+    /// The settings that it was given last.
+    settings: Option<Termios>,
+}
+
+impl Inside {
+    fn obey(&mut self, frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
+        // A sandbox that is gone has said so, and is heard next.
+        let order = |order: Order| {
+            let _ = wire::order(socket.as_fd(), order);
+        };
+        match frame {
+            Frame::Signal { signal, to_group } => {
+                order(Order::Signal { signal: *signal, scope: if *to_group { Scope::Group } else { Scope::Program } });
             }
+            Frame::Foreground { is_foreground } => order(if *is_foreground { Order::Foreground } else { Order::Background }),
+            Frame::Settings { modes, codes } => {
+                if let (Some(before), Some(terminal), Ok(new)) = (&self.settings, terminal, system::new_terminal(*modes, codes)) {
+                    refresh(terminal, before, &new);
+                    self.settings = Some(new);
+                }
+            }
+            Frame::Window { rows, columns } => {
+                if let Some(terminal) = terminal {
+                    // The program sees the size before.
+                    let _ = tcsetwinsize(terminal, tty::size((*rows, *columns)));
+                }
+            }
+            // An honest host says nothing else.
+            _ => {}
         }
-        // An honest host says nothing else.
-        _ => {}
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Job {
     pub spec: Spec,
     /// As whom the machine's root appears to the program.
     pub user: (u32, u32),
+    /// The permissions that the program's new files lack.
+    pub umask: u32,
     /// Whether there is a disk with the program's root.
     pub has_disk: bool,
     /// How many shares to mount.

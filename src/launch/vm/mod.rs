@@ -22,6 +22,7 @@ pub mod initial;
 #[cfg(target_os = "linux")]
 mod kvm;
 mod linger;
+mod link;
 // Each system has one of its two.
 #[allow(dead_code)]
 mod program;
@@ -60,8 +61,8 @@ use super::error::Error;
 use super::host::notices::Notices;
 use super::host::outlet::Outlet;
 use super::host::streams::{self, Streams};
-use super::host::system::Signals;
-use super::host::terminal::Screen;
+use super::host::system::{self, Signals};
+use super::host::terminal::{Screen, Turn};
 use super::spec::{Machine, Spec, Upper};
 use super::{Exit, Phase};
 use machine::{Inside, Job};
@@ -104,7 +105,12 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
         begun => begun?,
     };
     noted(Phase::Ready);
-    watch.screen = Screen::take_over(&streams, notices)?;
+    watch.screen = Screen::of(&streams, notices)?;
+    if let Some(screen) = watch.screen.as_mut().filter(|screen| screen.turn() == Some(Turn::Came)) {
+        // Before the program starts: what it prints meets a terminal that is its own.
+        noted(Phase::Terminal);
+        screen.take()?;
+    }
     watch.outlet = outlet;
     let after = tell(&mut watch, spec, inside, &streams)?;
     let outcome = watch.run(&signals, Until::Ended, noted);
@@ -134,7 +140,8 @@ fn tell(watch: &mut Watch<'_>, spec: &Spec, inside: Inside, streams: &Streams) -
     let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
     let now = (now.tv_sec, now.tv_nsec);
     let Inside { spec, shares, sharing, .. } = inside;
-    let job = Job { spec, user, has_disk, shares, sharing, terminal, errors, tasks, now };
+    let umask = system::umask();
+    let job = Job { spec, user, umask, has_disk, shares, sharing, terminal, errors, tasks, now };
     connect::job(&mut watch.mux, &serde_json::to_vec(&job)?)?;
     Ok(after)
 }

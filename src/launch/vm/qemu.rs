@@ -36,7 +36,7 @@ impl Running {
     /// Hears what it says, once that is readable; whether that was its last word.
     pub fn look(&self) -> Result<Option<Gone>, Error> {
         Ok(match host(wire::next_report(self.socket.as_fd()), "listening to the machine's sandbox")? {
-            Some(Report::Started | Report::Stopped) => None,
+            Some(Report::Started | Report::Stopped(_)) => None,
             report => Some(told(report)),
         })
     }

@@ -109,7 +109,7 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
             (Some(host(Control::new(ours), step)?), theirs)
         }
     };
-    let plan = plan::make(&made.outer, signals.before(), Streams::Given { input: theirs, output, errors })?;
+    let plan = plan::make(&made.outer, signals.before(), Streams::given(theirs, output, errors))?;
     let (sandbox, socket) = native::start(&made.outer, &plan)?;
     drop(plan);
     let mut mux = Mux::new(ours, Side::Host);

@@ -1,9 +1,9 @@
 //! A terminal's settings as data: what the host's terminal is like, for one inside a machine to be like it.
 
-use rustix::termios::{Termios, Winsize};
+use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
 
-use crate::launch::host::system;
+use crate::launch::host::{streams, system};
 
 /// A terminal's settings, as Linux's kernel has them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,13 +15,18 @@ pub struct Terminal {
     pub codes: Vec<u8>,
     /// Rows and columns.
     pub size: (u16, u16),
+    /// Whether the program begins in its foreground.
+    pub is_foreground: bool,
+    /// Which of the program's streams lead there: input, output, errors.
+    pub on: [bool; 3],
 }
 
 impl Terminal {
-    /// Takes a terminal's settings.
-    pub fn of(settings: &Termios, size: Winsize) -> Terminal {
-        let (modes, codes) = system::terminal(settings);
-        Terminal { modes, codes, size: (size.ws_row, size.ws_col) }
+    /// Takes the settings of the terminal that a program is to have.
+    pub fn of(terminal: &streams::Terminal, on: [bool; 3]) -> Terminal {
+        let (modes, codes) = system::terminal(&terminal.settings);
+        let size = (terminal.size.ws_row, terminal.size.ws_col);
+        Terminal { modes, codes, size, is_foreground: terminal.is_foreground, on }
     }
 }
 

@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
-use rustix::termios::tcgetwinsize;
 use silo_wire::frame::{self, Frame};
 
 use super::Running;
 use super::conversation::{Patience, Phase};
 use super::linger::{LOOK, Linger};
+use super::link::Link;
 use super::mux::{self, Mux, Source};
 use crate::launch::error::Error;
 use crate::launch::foreign;
 use crate::launch::host::failure::{Failure, Stage, failed};
 use crate::launch::host::insistence::{Answer, Arrived, ENDS, Insistence};
+use crate::launch::host::job::{Inside, Job};
 use crate::launch::host::outlet::Outlet;
 use crate::launch::host::streams::host;
-use crate::launch::host::system::{Signals, stop, stop_with_group};
+use crate::launch::host::system::{self, Signals, Who};
 use crate::launch::host::terminal::Screen;
 use crate::launch::{self, Exit};
 use crate::plain;
@@ -80,9 +81,10 @@ pub struct Watch<'a> {
     since: (Phase, Instant),
     /// The report.
     pub end: Option<frame::Report>,
-    /// Whether the program has begun, or was stopped, which was not told yet.
+    /// Whether the program has begun, and the signal by which it was stopped, which were not told yet.
     has_started: bool,
-    has_stopped: bool,
+    stopped: Option<u8>,
+    job: Job,
     /// How long it was waited for what the program wrote to the network last.
     linger: Linger,
     /// When the link was closed, or the machine ended, without a report.
@@ -108,7 +110,8 @@ impl<'a> Watch<'a> {
             since: (Phase::Boot, Instant::now()),
             end: None,
             has_started: false,
-            has_stopped: false,
+            stopped: None,
+            job: Job::default(),
             linger: Linger::default(),
             ending: None,
             is_closed: false,
@@ -153,6 +156,7 @@ impl<'a> Watch<'a> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
             self.keep_time()?;
+            self.turn(noted)?;
             let ready = self.wait(signals)?;
             if ready.is_logged {
                 self.note();
@@ -173,10 +177,11 @@ impl<'a> Watch<'a> {
             }
             self.listen(&ready.streams)?;
             if std::mem::take(&mut self.has_started) {
+                signals.tell_apart()?;
                 noted(launch::Phase::Started);
             }
-            if std::mem::take(&mut self.has_stopped) {
-                self.stop_together(signals)?;
+            if let Some(signal) = self.stopped.take() {
+                self.stop_together(signal, signals, noted)?;
             }
             if ready.is_ended {
                 self.look()?;
@@ -251,7 +256,7 @@ impl<'a> Watch<'a> {
         while let Some(frame) = self.mux.next_frame() {
             match frame {
                 Frame::Started => self.has_started = true,
-                Frame::Stopped => self.has_stopped = true,
+                Frame::Stopped { signal } => self.stopped = Some(signal),
                 Frame::Report(report) => {
                     self.end = Some(report);
                     if self.afterwards == Afterwards::Ends {
@@ -361,12 +366,16 @@ impl<'a> Watch<'a> {
     fn heed(&mut self, arrived: Arrived) -> Result<(), Error> {
         match self.insistence.hear(arrived, Instant::now()) {
             Answer::Pass => self.pass_on(arrived),
+            Answer::Insist => {
+                self.pass_on(arrived)?;
+                self.listen(&[])?;
+                self.require_taken(arrived.signal)
+            }
             Answer::Terminate => {
                 self.pass_on(arrived)?;
-                self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGTERM), to_group: true });
+                Link(&mut self.mux).signal(libc::SIGTERM, true)?;
                 self.listen(&[])?;
-                // A machine that does not even take a signal will answer none.
-                if self.mux.conversation().is_flushed() { Ok(()) } else { Err(Error::Interrupted { signal: arrived.signal }) }
+                self.require_taken(arrived.signal)
             }
             Answer::Kill => Err(Error::Interrupted { signal: libc::SIGKILL }),
         }
@@ -378,62 +387,39 @@ impl<'a> Watch<'a> {
             // There is no program yet that could hear it, or none any more.
             return Err(Error::Interrupted { signal: arrived.signal });
         }
-        let mut send = |signal: i32| {
-            let signal = foreign::signal(signal);
-            self.mux.send(&Frame::Signal { signal, to_group: arrived.from_kernel });
-        };
-        match (arrived.signal, &mut self.screen) {
-            (libc::SIGWINCH, Some(_)) => {
-                self.resize();
-                Ok(())
-            }
-            // Stop for the caller's shell; what runs in the terminal inside runs on, as under ssh.
-            (libc::SIGTSTP, Some(screen)) => {
+        if arrived.signal == libc::SIGTSTP && self.phase() != Phase::Running {
+            // Nor one that could be stopped.
+            if let Some(screen) = &mut self.screen {
                 screen.release();
-                stop()?;
-                // The time in which silo was stopped is nobody's fault.
-                self.since.1 = Instant::now();
-                screen.retake()
             }
-            (libc::SIGTSTP, None) => {
-                send(libc::SIGSTOP);
-                // It must be on its way before this process stops.
-                self.listen(&[])?;
-                stop()?;
-                self.since.1 = Instant::now();
-                self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGCONT), to_group: arrived.from_kernel });
-                Ok(())
-            }
-            (signal, _) => {
-                send(signal);
-                Ok(())
-            }
+            system::stop_by(arrived.signal, Who::This)?;
+            // The time in which silo was stopped is nobody's fault.
+            self.since.1 = Instant::now();
+            return Ok(());
         }
+        let Watch { mux, screen, job, .. } = self;
+        job.pass_on(arrived, screen.as_ref(), &mut Link(mux))
     }
 
-    /// Tells the machine how large the terminal is.
-    fn resize(&mut self) {
-        if let Ok(size) = tcgetwinsize(rustix::stdio::stdout()) {
-            self.mux.send(&Frame::Window { rows: size.ws_row, columns: size.ws_col });
-        }
+    /// Fails where the machine does not even take a signal: it will answer none.
+    fn require_taken(&self, signal: i32) -> Result<(), Error> {
+        if self.mux.conversation().is_flushed() { Ok(()) } else { Err(Error::Interrupted { signal }) }
     }
 
-    /// The program was stopped in its terminal: silo stops with it, and both are continued together.
-    fn stop_together(&mut self, signals: &Signals) -> Result<(), Error> {
-        if let Some(screen) = &mut self.screen {
-            screen.release();
-            stop_with_group()?;
-            screen.retake()?;
-            self.resize();
-        }
-        // Whoever continued silo did so by a signal, which waits to be passed on; once is enough.
-        while let Some(signal) = signals.next()? {
-            if signal.signal != libc::SIGCONT {
-                self.heed(signal)?;
-            }
-        }
-        self.mux.send(&Frame::Signal { signal: foreign::signal(libc::SIGCONT), to_group: true });
-        Ok(())
+    /// Follows the foreground of the caller's terminal.
+    fn turn(&mut self, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
+        let Watch { mux, screen, job, .. } = self;
+        screen.as_mut().map_or(Ok(()), |screen| job.turn(screen, &mut Link(mux), noted))
+    }
+
+    /// The program was stopped: silo stops with it, and both are continued together.
+    fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
+        // What the program printed before it is shown before.
+        self.listen(&[])?;
+        let Watch { mux, screen, job, .. } = self;
+        let others = job.stopped(foreign::stop(signal), screen.as_mut(), signals, &mut Link(mux), noted)?;
+        self.since.1 = Instant::now();
+        others.into_iter().try_for_each(|arrived| self.heed(arrived))
     }
 
     /// Begins to serve a network that was not asked before its program ended: refusals are told.
@@ -451,26 +437,32 @@ impl<'a> Watch<'a> {
         // Nothing of it is needed any more: its memory, its disk's mount and its sandbox go with it.
         drop(self.running);
         drop(self.mux);
+        let exit = match outcome {
+            Err(Error::Interrupted { signal }) => Ok(Exit::Signal(signal)),
+            Err(error) => Err(error),
+            Ok(()) => conclude(self.end),
+        };
         if let Some(screen) = self.screen {
-            screen.drain(signals);
+            screen.finish(&exit, signals);
         }
-        match outcome {
-            Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
-            outcome => outcome?,
+        exit
+    }
+}
+
+/// Turns a machine's last word into an exit or an error.
+fn conclude(end: Option<frame::Report>) -> Result<Exit, Error> {
+    match end {
+        Some(frame::Report::Exited(code)) => Ok(Exit::Code(code)),
+        Some(frame::Report::Killed(signal)) => Ok(Exit::Signal(i32::from(signal))),
+        Some(frame::Report::Failed { stage, errno, step }) => {
+            let stage = match stage {
+                frame::Stage::Setup => Stage::Setup,
+                frame::Stage::Find => Stage::Find,
+                frame::Stage::Execute => Stage::Execute,
+            };
+            Err(failed(Failure::from_parts(stage, errno, &step)))
         }
-        match self.end {
-            Some(frame::Report::Exited(code)) => Ok(Exit::Code(code)),
-            Some(frame::Report::Killed(signal)) => Ok(Exit::Signal(i32::from(signal))),
-            Some(frame::Report::Failed { stage, errno, step }) => {
-                let stage = match stage {
-                    frame::Stage::Setup => Stage::Setup,
-                    frame::Stage::Find => Stage::Find,
-                    frame::Stage::Execute => Stage::Execute,
-                };
-                Err(failed(Failure::from_parts(stage, errno, &step)))
-            }
-            None => Err(Error::Lost),
-        }
+        None => Err(Error::Lost),
     }
 }
 

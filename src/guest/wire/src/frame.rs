@@ -16,7 +16,9 @@
 //! | `S` | host | 0 | a signal and its scope, one byte each |
 //! | `W` | host | 0 | rows and columns of the terminal, two bytes each |
 //! | `B` | guest | 0 | nothing: the program begins |
-//! | `Z` | guest | 0 | nothing: the program was stopped in its terminal |
+//! | `F` | host | 0 | `F` or `B`: the program gets the foreground of its terminal, or the background |
+//! | `T` | host | 0 | the settings of the host's terminal: modes of input, output, line and control, four bytes each, and characters |
+//! | `Z` | guest | 0 | the signal that stopped the program, one byte: one of those that stop |
 //! | `R` | guest | 0 | how it ended: a letter, a number of four bytes, and a text; the last frame |
 //!
 //! Of each stream at most [`WINDOW_BYTES`] may be under way in each direction before they were taken. Streams below
@@ -25,7 +27,7 @@
 //! Both sides take whatever arrives for hostile: a frame that is none ends the conversation.
 
 /// The version that a guest says in its first frame; a host talks with no other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The longest that follows in one frame.
 pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
@@ -37,6 +39,10 @@ pub const MAX_STREAMS: usize = 1024;
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Random bytes for a guest that wakes up.
 pub const SEED_BYTES: usize = 32;
+/// The most special characters of a terminal.
+pub const MAX_CODES: usize = 32;
+/// The signals that stop a program: STOP, TSTP, TTIN and TTOU.
+const STOPS: std::ops::RangeInclusive<u8> = 19..=22;
 const HEAD_BYTES: usize = 9;
 
 /// To the guest: what it is to do, as JSON.
@@ -125,8 +131,23 @@ pub enum Frame {
     },
     /// The program begins.
     Started,
-    /// The program was stopped in its terminal.
-    Stopped,
+    /// The program gets the foreground of its terminal, or the background.
+    Foreground {
+        /// Whether it gets the foreground.
+        is_foreground: bool,
+    },
+    /// The settings of the host's terminal.
+    Settings {
+        /// Modes of input, output, line and control.
+        modes: [u32; 4],
+        /// The special characters.
+        codes: Vec<u8>,
+    },
+    /// The program was stopped.
+    Stopped {
+        /// By this signal.
+        signal: u8,
+    },
     /// How it ended.
     Report(Report),
 }
@@ -179,7 +200,9 @@ impl Frame {
             Frame::Signal { .. } => "signal",
             Frame::Window { .. } => "window",
             Frame::Started => "started",
-            Frame::Stopped => "stopped",
+            Frame::Foreground { .. } => "foreground",
+            Frame::Settings { .. } => "settings",
+            Frame::Stopped { .. } => "stopped",
             Frame::Report(_) => "report",
         }
     }
@@ -198,7 +221,11 @@ impl Frame {
             Frame::Signal { signal, to_group } => put(out, b'S', 0, &[&[*signal, if *to_group { b'G' } else { b'P' }]]),
             Frame::Window { rows, columns } => put(out, b'W', 0, &[&rows.to_le_bytes(), &columns.to_le_bytes()]),
             Frame::Started => put(out, b'B', 0, &[]),
-            Frame::Stopped => put(out, b'Z', 0, &[]),
+            Frame::Foreground { is_foreground } => put(out, b'F', 0, &[if *is_foreground { b"F" } else { b"B" }]),
+            Frame::Settings { modes: [a, b, c, d], codes } => {
+                put(out, b'T', 0, &[&a.to_le_bytes(), &b.to_le_bytes(), &c.to_le_bytes(), &d.to_le_bytes(), codes]);
+            }
+            Frame::Stopped { signal } => put(out, b'Z', 0, &[&[*signal]]),
             Frame::Report(report) => report.write(out),
         }
     }
@@ -290,7 +317,14 @@ fn parse(letter: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
         (b'S', [signal, scope @ (b'G' | b'P')]) => about_none(Frame::Signal { signal: *signal, to_group: *scope == b'G' }),
         (b'W', [a, b, c, d]) => about_none(Frame::Window { rows: u16::from_le_bytes([*a, *b]), columns: u16::from_le_bytes([*c, *d]) }),
         (b'B', []) => about_none(Frame::Started),
-        (b'Z', []) => about_none(Frame::Stopped),
+        (b'F', [way @ (b'F' | b'B')]) => about_none(Frame::Foreground { is_foreground: *way == b'F' }),
+        (b'T', payload) => {
+            let (modes, codes) = payload.split_first_chunk::<16>()?;
+            let mode = |number: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| modes[4 * number + byte]));
+            let codes = Some(codes).filter(|codes| codes.len() <= MAX_CODES)?.to_vec();
+            about_none(Frame::Settings { modes: [0, 1, 2, 3].map(mode), codes })
+        }
+        (b'Z', [signal]) if STOPS.contains(signal) => about_none(Frame::Stopped { signal: *signal }),
         (b'R', payload) => about_none(Frame::Report(Report::read(payload)?)),
         _ => None,
     }
@@ -301,6 +335,8 @@ mod tests {
     use super::*;
 
     const AWAKE: &[u8] = b"A\0\0\0\0\x2c\0\0\0rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr\x01\0\0\0\0\0\0\0\x02\0\0\0";
+
+    const SETTINGS: &[u8] = b"T\0\0\0\0\x11\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x05";
 
     fn examples() -> Vec<(Frame, &'static [u8])> {
         let failed = Report::Failed { stage: Stage::Execute, errno: 8, step: "x".to_owned() };
@@ -317,7 +353,9 @@ mod tests {
             (Frame::Signal { signal: 15, to_group: true }, b"S\0\0\0\0\x02\0\0\0\x0fG"),
             (Frame::Window { rows: 24, columns: 80 }, b"W\0\0\0\0\x04\0\0\0\x18\0\x50\0"),
             (Frame::Started, b"B\0\0\0\0\0\0\0\0"),
-            (Frame::Stopped, b"Z\0\0\0\0\0\0\0\0"),
+            (Frame::Foreground { is_foreground: false }, b"F\0\0\0\0\x01\0\0\0B"),
+            (Frame::Settings { modes: [1, 2, 3, 4], codes: vec![5] }, SETTINGS),
+            (Frame::Stopped { signal: 20 }, b"Z\0\0\0\0\x01\0\0\0\x14"),
             (Frame::Report(Report::Exited(3)), b"R\0\0\0\0\x05\0\0\0E\x03\0\0\0"),
             (Frame::Report(Report::Killed(9)), b"R\0\0\0\0\x05\0\0\0K\x09\0\0\0"),
             (Frame::Report(failed), b"R\0\0\0\0\x06\0\0\0X\x08\0\0\0x"),
@@ -352,6 +390,9 @@ mod tests {
             b"D\0\0\0\0\0\0\0\0",
             b"Q\0\0\0\0\0\0\0\0",
             b"Z\0\0\0\0\x01\0\0\0x",
+            b"Z\0\0\0\0\0\0\0\0",
+            b"F\0\0\0\0\x01\0\0\0x",
+            b"T\0\0\0\0\x01\0\0\0x",
             b"H\x01\0\0\0\x02\0\0\0\x01\0",
             b"E\0\0\0\0\x01\0\0\0x",
             b"M\0\0\0\0\x04\0\0\0\x05\0\0\0",
@@ -391,7 +432,7 @@ mod tests {
             };
             let length = usize::from(next() % 9);
             let stream = if next() % 2 == 0 { 0 } else { next() };
-            let mut bytes = vec![b"HDEXCMKASWRBZ"[round % 13], stream, 0, 0, 0, length as u8, 0, 0, 0];
+            let mut bytes = vec![b"HDEXCMKASWRBZFT"[round % 15], stream, 0, 0, 0, length as u8, 0, 0, 0];
             for _ in 0..length {
                 let byte = next();
                 bytes.push(if byte % 2 == 0 { 0 } else { b"EKSFXGP"[usize::from(next() % 7)] });

@@ -157,12 +157,20 @@ impl Conversation {
                 self.phase = Phase::Running;
                 Ok(Some(Act::Tell(Frame::Started)))
             }
-            (Side::Host, Phase::Running, Frame::Stopped) => Ok(Some(Act::Tell(Frame::Stopped))),
+            (Side::Host, Phase::Running, frame @ Frame::Stopped { .. }) => Ok(Some(Act::Tell(frame))),
             (Side::Host, Phase::Setup | Phase::Running, Frame::Report(report)) => {
                 self.report();
                 Ok(Some(Act::Tell(Frame::Report(report))))
             }
-            (Side::Guest, _, frame @ (Frame::Signal { .. } | Frame::Window { .. } | Frame::Awake { .. })) => Ok(Some(Act::Tell(frame))),
+            (
+                Side::Guest,
+                _,
+                frame @ (Frame::Signal { .. }
+                | Frame::Window { .. }
+                | Frame::Foreground { .. }
+                | Frame::Settings { .. }
+                | Frame::Awake { .. }),
+            ) => Ok(Some(Act::Tell(frame))),
             (_, _, Frame::Data { stream, bytes }) => self.data(stream, &bytes),
             (_, _, Frame::End { stream }) => self.mark(stream, |stream| stream.is_ending = true),
             (_, _, Frame::Closed { stream }) => self.mark(stream, |stream| stream.out = false),

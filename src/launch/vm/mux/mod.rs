@@ -298,7 +298,7 @@ impl Mux {
             Act::Keys { stream } => self.hand_on(stream)?,
             Act::Settle { stream, fate } => self.settle(stream, fate),
             // Once is enough: silo stops, and goes on.
-            Act::Tell(Frame::Stopped) if self.told.back() == Some(&Frame::Stopped) => {}
+            Act::Tell(Frame::Stopped { .. }) if matches!(self.told.back(), Some(Frame::Stopped { .. })) => {}
             Act::Tell(frame) => {
                 let is_report = matches!(frame, Frame::Report(_));
                 self.told.push_back(frame);

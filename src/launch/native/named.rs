@@ -1,0 +1,129 @@
+//! The file that a process of the sandbox names in a system call, for PID 1, which answers the call.
+//!
+//! PID 1 lives in the sandbox's own root, from which no path leads outside; what is left is what a hostile program could make
+//! it mistake:
+//!
+//! * another process's memory and files, by letting a process id be reused: after everything was opened through `/proc/<pid>`,
+//!   the kernel must be asked whether the very same call still waits ([`sys::still_waits`]);
+//! * PID 1's own descriptors, by a path through `/proc/self`: such links are not followed.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
+
+use super::sys::{self, Notice};
+
+/// The longest path the kernel takes, its NUL included.
+const PATH_BYTES: usize = 4096;
+
+/// Bytes read at a time: never across a page that may not be there.
+const PAGE_BYTES: u64 = 4096;
+
+/// Who answers the system calls that a filter hands to PID 1.
+pub trait Judge {
+    /// The descriptor that is readable while a call waits.
+    fn listener(&self) -> BorrowedFd<'_>;
+
+    /// Does what a call asks for.
+    fn judge(&self, notice: &Notice) -> Result<(), Errno>;
+
+    /// Answers the call that waits, if it still does.
+    fn answer_one(&self) {
+        // The caller may have been killed meanwhile, here and below; then nobody waits for an answer.
+        let Ok(notice) = sys::next_notice(self.listener()) else { return };
+        let errno = match self.judge(&notice) {
+            Ok(()) => 0,
+            Err(errno) => errno.raw_os_error(),
+        };
+        let _ = sys::answer(self.listener(), notice.id, errno);
+    }
+}
+
+/// How a call names a file.
+pub struct Named {
+    /// The descriptor that the path starts at, or that is the file where there is no path.
+    pub directory: i32,
+    /// The path.
+    pub path: Option<CString>,
+    /// Whether a symlink at its end is followed.
+    pub follow: bool,
+}
+
+impl Named {
+    /// The file that a descriptor is.
+    pub fn by_descriptor(descriptor: u64) -> Named {
+        let directory = descriptor as u32 as i32;
+        // AT_FDCWD means nothing here.
+        Named { directory: if directory < 0 { -1 } else { directory }, path: None, follow: true }
+    }
+
+    /// The file at a path in the caller's memory.
+    pub fn by_path(pid: i32, path: u64) -> Result<Named, Errno> {
+        Named::at(pid, libc::AT_FDCWD as u32 as u64, path, 0)
+    }
+
+    /// The file at a path that starts at a directory, with the flags of the `*at` calls.
+    pub fn at(pid: i32, directory: u64, path: u64, flags: u64) -> Result<Named, Errno> {
+        // Descriptors and flags are 32 bits wide; the kernel ignores what is above, and so is it here.
+        let flags = flags as u32 as i32;
+        if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
+            return Err(Errno::INVAL);
+        }
+        let path = read_path(pid, path)?;
+        if path.is_empty() && flags & libc::AT_EMPTY_PATH == 0 {
+            return Err(Errno::NOENT);
+        }
+        Ok(Named { directory: directory as u32 as i32, path: Some(path), follow: flags & libc::AT_SYMLINK_NOFOLLOW == 0 })
+    }
+
+    /// Opens the file as the caller would, without any right to its content. `root` is the sandbox's.
+    pub fn open(&self, root: BorrowedFd<'_>, pid: i32) -> Result<OwnedFd, Errno> {
+        let path = self.path.as_deref().unwrap_or(c"");
+        if path.to_bytes().first() == Some(&b'/') {
+            return self.open_at(root, path);
+        }
+        // Links of /proc that the kernel follows without a path; they are the caller's own.
+        let start = match self.directory {
+            libc::AT_FDCWD => format!("/proc/{pid}/cwd"),
+            fd if fd >= 0 => format!("/proc/{pid}/fd/{fd}"),
+            _ => return Err(Errno::BADF),
+        };
+        let start = open(start, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| if error == Errno::NOENT { Errno::BADF } else { error })?;
+        if path.is_empty() {
+            return Ok(start);
+        }
+        self.open_at(start.as_fd(), path)
+    }
+
+    fn open_at(&self, start: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+        let last = if self.follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = OFlags::PATH | OFlags::CLOEXEC | last;
+        openat2(start, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+    }
+}
+
+/// Reads a NUL-terminated path, page by page.
+fn read_path(pid: i32, mut address: u64) -> Result<CString, Errno> {
+    let mut path = Vec::with_capacity(256);
+    while path.len() < PATH_BYTES {
+        let in_page = (PAGE_BYTES - address % PAGE_BYTES) as usize;
+        let mut part = vec![0; in_page.min(PATH_BYTES - path.len())];
+        // A host may let nobody read another process, not even its own child.
+        let refused = |error: std::io::Error| if error.raw_os_error() == Some(libc::EPERM) { Errno::PERM } else { Errno::FAULT };
+        let got = sys::read_memory(pid, address, &mut part).map_err(refused)?;
+        part.truncate(got);
+        if let Some(end) = part.iter().position(|byte| *byte == 0) {
+            path.extend_from_slice(&part[..end]);
+            return CString::new(path).map_err(|_| Errno::INVAL);
+        }
+        if got == 0 {
+            return Err(Errno::FAULT);
+        }
+        path.extend_from_slice(&part);
+        address = address.checked_add(got as u64).ok_or(Errno::FAULT)?;
+    }
+    Err(Errno::NAMETOOLONG)
+}

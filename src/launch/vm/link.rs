@@ -1,0 +1,45 @@
+//! The way from silo to the program in a machine: signals, the foreground, its terminal's settings and size, as frames.
+
+use rustix::termios::Termios;
+use silo_wire::frame::Frame;
+
+use super::mux::Mux;
+use crate::launch::error::Error;
+use crate::launch::foreign;
+use crate::launch::host::job::Inside;
+use crate::launch::host::system;
+use crate::launch::host::terminal::Screen;
+
+/// The way to the program in the machine.
+pub struct Link<'a>(pub &'a mut Mux);
+
+impl Inside for Link<'_> {
+    fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error> {
+        self.0.send(&Frame::Signal { signal: foreign::signal(signal), to_group });
+        Ok(())
+    }
+
+    fn foreground(&mut self, is_foreground: bool) -> Result<(), Error> {
+        self.0.send(&Frame::Foreground { is_foreground });
+        Ok(())
+    }
+
+    fn settings(&mut self, screen: &mut Screen, settings: &Termios) -> Result<(), Error> {
+        let (modes, codes) = system::terminal(settings);
+        self.0.send(&Frame::Settings { modes, codes });
+        screen.give_settings(settings)
+    }
+
+    fn resize(&mut self, screen: &Screen) -> Result<(), Error> {
+        if let Some(size) = screen.size() {
+            self.0.send(&Frame::Window { rows: size.ws_row, columns: size.ws_col });
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        // What the machine does not take now, it gets when silo goes on. What it says meanwhile is read then.
+        let _ = self.0.turn(&[]);
+        Ok(())
+    }
+}
