@@ -74,6 +74,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
     let caller = Caller {
         user: User { uid: 1000, gid: 1000, name: "me".to_owned(), home: silo.home().to_owned() },
         cwd: project.clone(),
+        typed: None,
         variable: &|name| env.get(name).map(OsString::from),
         outside: Outside { user_home: silo.home().to_owned(), ..Outside::default() },
         now: 1_700_000_000,

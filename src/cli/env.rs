@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::broker::proxies::Proxies;
@@ -18,6 +18,11 @@ use super::error::Failure;
 /// Returns a variable that is set and not empty.
 pub fn var(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Returns a variable that is set, if only to nothing: it is handed on as it is.
+fn passed(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// Returns where programs are looked for: `PATH`, or what systems take where it is not set.
@@ -41,7 +46,17 @@ pub fn user() -> Result<User, Failure> {
 /// Returns the caller with the machine around them.
 pub fn caller() -> Result<Caller<'static>, Failure> {
     let now = u64::try_from(now()).unwrap_or_default();
-    Ok(Caller { user: user()?, cwd: cwd()?, variable: &var, outside: outside()?, now, pid: std::process::id() })
+    let cwd = cwd()?;
+    let typed = typed(&cwd);
+    Ok(Caller { user: user()?, cwd, typed, variable: &passed, outside: outside()?, now, pid: std::process::id() })
+}
+
+/// Returns the working directory as the shell names it, if that is a path with symlinks.
+fn typed(cwd: &Path) -> Option<PathBuf> {
+    let typed = PathBuf::from(var("PWD")?);
+    let is_plain = typed.is_absolute() && typed.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    // A shell's variable outlives the directory that it was in.
+    (is_plain && typed != cwd && std::fs::canonicalize(&typed).is_ok_and(|real| real == cwd)).then_some(typed)
 }
 
 /// Returns what the machine's own programs know of the network.

@@ -12,6 +12,7 @@ pub mod user;
 pub mod activate;
 pub mod image;
 pub mod moved;
+pub mod owner;
 pub mod spec;
 pub mod target;
 pub mod unseen;

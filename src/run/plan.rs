@@ -1,7 +1,7 @@
 //! Decides everything about one run.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use silo_store::in_root;
 
@@ -26,7 +26,7 @@ use super::spec::{Budget, Parts, assemble};
 use super::target::Target;
 use super::tier::{self, Boot};
 use super::user::{Accounts, User};
-use super::{activation, moved, private};
+use super::{WORKSPACE, activation, moved, owner, private};
 
 /// The most of an image's `/etc/passwd` or `/etc/group` that is read; Debian's have a thousand bytes.
 const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
@@ -53,6 +53,8 @@ pub struct Caller<'a> {
     pub user: User,
     /// The working directory.
     pub cwd: PathBuf,
+    /// The same as the user's shell names it, where that path has symlinks.
+    pub typed: Option<PathBuf>,
     /// Reads a variable of the caller's environment.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
     /// What the machine knows of the network.
@@ -129,6 +131,10 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let mut mounts = see(inputs, settings, run, project)?;
     mounts.notes.iter().for_each(|note| (inputs.say)(note));
     let cwd = cwd(&over, mounts.project.as_ref(), caller);
+    let alias = mounts.project.as_ref().and_then(|shown| alias(inputs, &shown.path));
+    if let Some(note) = mounts.project.as_ref().and_then(|shown| owner::note(&caller.user, &shown.path, shown.access)) {
+        (inputs.say)(&note);
+    }
 
     leases.lesson = options.learn.then(Lesson::begin).transpose()?;
     let reach = network::reach(network::Given {
@@ -164,6 +170,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     for lost in activate(run, mounts.project.as_ref(), &cwd, &root, &mut env) {
         (images.sink)(crate::event::Event::Note { text: lost });
     }
+    if let (Some(alias), Some(shown)) = (&alias, &mounts.project)
+        && let Ok(inner) = cwd.strip_prefix(&shown.path)
+    {
+        // As its shell would tell it.
+        env.entry("PWD".into()).or_insert_with(|| alias.components().chain(inner.components()).collect::<PathBuf>().into());
+    }
     environment::add_network(reach.env, network.as_ref(), &mut env);
 
     let budget = budget(&over, run, options, target.least_memory_mb);
@@ -198,12 +210,25 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         budget,
         network,
         network_files: reach.files,
+        alias: alias.zip(mounts.project.as_ref().map(|shown| shown.path.clone())),
         machine,
     });
     leases.in_use = mounts.in_use;
     leases.opened = mounts.opened;
     leases.project = mounts.project;
     Ok((spec, leases))
+}
+
+/// The path by which the user knows the project, where symlinks lead from there to it and not the other way round.
+fn alias(inputs: &Inputs<'_>, project: &Path) -> Option<PathBuf> {
+    let named = match &inputs.options.project {
+        Project::Of(Some(dir), _) if dir.is_absolute() && !dir.components().any(|part| part == Component::ParentDir) => Some(dir),
+        _ => inputs.caller.typed.as_ref(),
+    };
+    let leads_there = |dir: &&Path| std::fs::canonicalize(dir).is_ok_and(|real| real == project);
+    let alias = named?.ancestors().find(leads_there)?;
+    let is_apart = !alias.starts_with(project) && !project.starts_with(alias) && !alias.starts_with(WORKSPACE);
+    is_apart.then(|| alias.components().collect())
 }
 
 /// Opens the project to show, unless it is one that must not be shown by chance.
@@ -268,7 +293,7 @@ fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     if !inputs.options.ssh_agent && !settings.passes_ssh_agent(&inputs.target.tool.name) {
         return None;
     }
-    let socket = (inputs.caller.variable)("SSH_AUTH_SOCK").map(PathBuf::from);
+    let socket = (inputs.caller.variable)("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(PathBuf::from);
     let why = match socket {
         None => "SSH_AUTH_SOCK is not set".to_owned(),
         Some(socket) if !socket.exists() => format!("nothing is at {}", plain::path(&socket)),

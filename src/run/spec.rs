@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::launch::spec::{Bytes, Dir, File, Identity, Limits, Machine, Mount, Network, Overlay, Root, SSH_AGENT, Spec, Stdio, Upper};
+use crate::launch::spec::{
+    Bytes, Dir, File, Identity, Limits, Machine, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper,
+};
 
 use super::user::{Accounts, User};
 
@@ -46,6 +49,8 @@ pub struct Parts<'a> {
     pub network: Option<Network>,
     /// Files that programs need for that network.
     pub network_files: Vec<File>,
+    /// A path that leads to another one: the user's path to the project.
+    pub alias: Option<(PathBuf, PathBuf)>,
     /// The virtual machine that it runs in, if it is not run natively.
     pub machine: Option<Machine>,
 }
@@ -74,6 +79,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
     let mut files = host_files(parts.network.as_ref());
     files.extend(parts.user.account_files(parts.accounts));
     files.extend(parts.network_files);
+    files.extend(parts.alias.map(|(guest, target)| File { guest, bytes: Bytes(target.into_os_string().into_vec()), mode: SYMLINK }));
     Spec {
         machine: parts.machine,
         root: Root { lower: vec![parts.root], upper: Upper::Ephemeral { size_bytes: parts.budget.scratch_mb.map_or(SCRATCH_BYTES, mib) } },

@@ -1,0 +1,55 @@
+//! What root of a sandbox can do with another user's project, said before the program starts.
+//!
+//! Root inside is the host's root without its power over other users' files, so the project's permission bits count.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::launch::spec::Access;
+use crate::plain;
+
+use super::user::User;
+
+/// Says what root can do with a project that belongs to another user, unless it can do everything.
+pub fn note(user: &User, project: &Path, access: Access) -> Option<String> {
+    let found = fs::metadata(project).ok().filter(|found| user.uid == 0 && found.uid() != 0)?;
+    let is_of_group =
+        found.gid() == user.gid || rustix::process::getgroups().is_ok_and(|all| all.iter().any(|gid| gid.as_raw() == found.gid()));
+    let can = can(found.mode(), is_of_group, access)?;
+    let (path, owner) = (plain::path(project), found.uid());
+    Some(format!(
+        "{path} belongs to user {owner}: root inside has no power over other users' files and can {can} there; to write, run silo as that user (sudo -u '#{owner}' silo ...)"
+    ))
+}
+
+/// What somebody who is not the owner can do with a directory, if that is less than everything.
+fn can(mode: u32, is_of_group: bool, access: Access) -> Option<&'static str> {
+    let bits = if is_of_group { mode >> 3 & 7 } else { mode & 7 };
+    match (bits & 5 == 5, bits & 2 == 2 && access == Access::ReadWrite) {
+        (true, true) => None,
+        (true, false) if access == Access::ReadOnly => None,
+        (true, false) => Some("read, but not write,"),
+        (false, _) => Some("neither read nor write"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bits_of_others_or_of_the_group_say_what_root_can_do() {
+        let (all, read) = (Access::ReadWrite, Access::ReadOnly);
+        for (mode, is_of_group, access, expect) in [
+            (0o755, false, all, Some("read, but not write,")),
+            (0o700, false, all, Some("neither read nor write")),
+            (0o775, true, all, None),
+            (0o775, false, all, Some("read, but not write,")),
+            (0o755, false, read, None),
+            (0o777, false, all, None),
+        ] {
+            assert_eq!(can(mode, is_of_group, access), expect, "{mode:o}");
+        }
+    }
+}
