@@ -175,6 +175,7 @@ mod tests {
                 budget: crate::run::spec::Budget::default(),
                 network: None,
                 network_files: Vec::new(),
+                alias: None,
                 machine: None,
             });
             let said = lost(&spec, "tool");

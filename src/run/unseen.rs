@@ -1,10 +1,11 @@
 //! Files that a command line names and that the sandbox does not show: a script elsewhere on this machine, most of all.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::launch::spec::Spec;
+use crate::launch::spec::{File, SYMLINK, Spec};
 
 /// Finds the script that the arguments name where it is there on this machine and not in the sandbox.
 ///
@@ -19,6 +20,9 @@ pub fn script(spec: &Spec, cwd: &Path, args: &[OsString]) -> Option<PathBuf> {
 
 /// Says whether a path is there in the sandbox: in a mount, or in the image.
 fn is_shown(spec: &Spec, guest: &Path) -> bool {
+    let mut links = spec.files.iter().filter(|file| file.mode == SYMLINK);
+    let behind = |file: &File| Some(Path::new(OsStr::from_bytes(&file.bytes.0)).join(guest.strip_prefix(&file.guest).ok()?));
+    let guest = &links.find_map(behind).unwrap_or_else(|| guest.to_owned());
     let Some(real) = mounted(spec, guest) else {
         let inner = guest.strip_prefix("/").unwrap_or(guest);
         return spec.root.lower.iter().any(|root| root.join(inner).symlink_metadata().is_ok());
@@ -71,6 +75,7 @@ mod tests {
             budget: Budget::default(),
             network: None,
             network_files: Vec::new(),
+            alias: None,
             machine: None,
         });
         let project = at("project");

@@ -147,6 +147,10 @@ pub fn watch(
         }
     };
     noted(Phase::Ended);
+    if let Some(screen) = &mut screen {
+        // Keys that are typed from here on are the shell's.
+        screen.release();
+    }
     sandbox.wait();
     let exit = match (&end, insistence.has_killed()) {
         (None, true) => Ok(Exit::Signal(libc::SIGKILL)),

@@ -433,6 +433,10 @@ impl<'a> Watch<'a> {
 
     /// Ends the machine, prints what is left, and says how the program ended.
     pub fn close(mut self, outcome: Result<(), Error>, signals: &Signals) -> Result<Exit, Error> {
+        if let Some(screen) = &mut self.screen {
+            // Keys that are typed from here on are the shell's.
+            screen.release();
+        }
         self.serve_last()?;
         // Nothing of it is needed any more: its memory, its disk's mount and its sandbox go with it.
         drop(self.running);
