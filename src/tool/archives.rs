@@ -9,6 +9,7 @@ use silo_store::digest::{Digest, Hasher};
 use crate::lock::Archive;
 use crate::recipe::source::{AptSource, LocalDeb};
 use crate::recipe::{Debian, wanted};
+use crate::system::Arch;
 use crate::unpack::{deb, package};
 
 /// Suites that are one archive, without updates beside it.
@@ -79,6 +80,11 @@ pub fn of(debian: &Debian) -> Vec<Source> {
         }
     }
     sources
+}
+
+/// The other architecture that locks are made for.
+pub fn other_than(arch: Arch) -> Arch {
+    Arch::ALL.into_iter().find(|other| *other != arch).unwrap_or(arch)
 }
 
 /// Why a .deb beside a recipe cannot be used.

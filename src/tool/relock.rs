@@ -194,17 +194,12 @@ impl Error {
             Error::Local(_) => Some("debian.debs names files below the recipe's directory".to_owned()),
             Error::Solve { arch, source: solve::Error::Unknown { name, .. }, .. } => Some(format!(
                 "Debian has no package {name} for {arch}; look for its name at Debian, or write \"{name} [{}]\" for one that another architecture alone has",
-                other_than(*arch)
+                archives::other_than(*arch)
             )),
             Error::Solve { .. } => Some("name other packages or versions, in silo.toml or in the recipe".to_owned()),
             _ => None,
         }
     }
-}
-
-/// The other architecture that locks are made for.
-fn other_than(arch: Arch) -> Arch {
-    Arch::ALL.into_iter().find(|other| *other != arch).unwrap_or(arch)
 }
 
 /// A suite whose index was verified.
