@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Option<Wanted<'_>> {
     if on.is_some_and(|on| Arch::ALL.iter().all(|known| known.name() != on)) {
         return None;
     }
-    let end = text.find(|c: char| c == ' ' || c == '(' || c == '<' || c == '>' || c == '=').unwrap_or(text.len());
+    let end = text.find([' ', '(', '<', '>', '=']).unwrap_or(text.len());
     let (head, bound) = text.split_at(end);
     let (head, suite) = head.split_once('/').map_or((head, None), |(head, suite)| (head, Some(suite)));
     let (name, of) = head.split_once(':').map_or((head, None), |(name, of)| (name, Some(of)));
