@@ -64,6 +64,15 @@ impl Window {
         until(&format!("{name} has {content:?} and not {:?}; the window has {:?}", read(), self.text()), || read() == content);
     }
 
+    /// Waits until the shell takes lines again. One that is typed before the program has ended is the program's.
+    fn expect_prompt(&self) {
+        until(&format!("the shell is back: {}", self.text()), || {
+            self.type_line("echo ag''ain");
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            self.text().lines().any(|line| line.trim() == "again")
+        });
+    }
+
     fn close(&self) {
         let _ = self.tmux(&["kill-server"]).status();
     }
@@ -143,8 +152,7 @@ fn a_job_in_the_background_that_reads_is_stopped_and_reads_in_the_foreground() {
         window.type_line("bob");
         window.expect_file("result", "got bob\n");
         // The shell edits lines as before.
-        window.type_line("echo ag''ain");
-        until("the shell is back", || window.text().lines().any(|line| line.trim() == "again"));
+        window.expect_prompt();
     });
 }
 
@@ -184,8 +192,7 @@ fn a_stopped_job_goes_on_in_the_background() {
         window.type_line("bg");
         let before = beats();
         until("it goes on", || beats() > before);
-        window.type_line("echo pro''mpt");
-        until("the shell has its prompt", || window.text().lines().any(|line| line.trim() == "prompt"));
+        window.expect_prompt();
         fs::write(window.dir.join("stop"), "").expect("our own project");
         window.expect_file("result", "ended\n");
     });
@@ -199,8 +206,7 @@ fn a_key_that_interrupts_a_script_ends_all_of_it() {
         until("it runs", || window.dir.join("up").exists());
         std::thread::sleep(std::time::Duration::from_millis(300));
         window.keys("C-c");
-        window.type_line("echo pro''mpt");
-        until("the shell has its prompt", || window.text().lines().any(|line| line.trim() == "prompt"));
+        window.expect_prompt();
         assert!(!window.dir.join("result").exists(), "the script went on");
     });
 }
@@ -212,8 +218,7 @@ fn a_program_behind_a_pipe_reads_the_terminal_by_its_name() {
         std::thread::sleep(std::time::Duration::from_millis(1500));
         window.type_line("typed");
         window.expect_file("result", "piped typed\n");
-        window.type_line("echo ag''ain");
-        until("the shell is back", || window.text().lines().any(|line| line.trim() == "again"));
+        window.expect_prompt();
     });
 }
 
