@@ -8,6 +8,8 @@ pub mod lsp;
 pub mod versions;
 pub mod wanted;
 
+pub mod error;
+
 pub mod debian;
 pub mod file;
 pub mod source;
