@@ -328,8 +328,9 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
     let mut heard = Overheard::begin();
     let done = launch::launch_noting(spec, &mut |phase| match phase {
         Phase::Ready => timing.done("machine ready"),
+        // Watching over the project takes a thread.
+        Phase::Lasting => leases.started(),
         Phase::Started => {
-            leases.started();
             if let Some(heard) = &mut heard {
                 heard.start();
             }

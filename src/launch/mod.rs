@@ -111,6 +111,8 @@ pub enum Phase {
     Ready,
     /// The sandbox is there, and the program starts in it.
     Started,
+    /// The program has run for a moment, or is about to run in a machine: time for work that a short run needs none of.
+    Lasting,
     /// The program has ended.
     Ended,
     /// The caller's terminal is about to be taken over. It may come again.

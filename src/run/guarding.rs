@@ -16,6 +16,8 @@ use crate::guard::watch::Watch;
 use crate::guard::{self, Asked, Guards};
 use crate::plain;
 
+/// Before the first look: a run is 200 ms old when the watch begins.
+const FIRST: Duration = Duration::from_millis(100);
 /// Between two looks.
 const BETWEEN: Duration = Duration::from_millis(300);
 /// Of the time, a look may take this part.
@@ -91,7 +93,7 @@ impl Guarding {
         let work = move || {
             // Sent by whoever made this thread.
             let mut kept = take.recv().unwrap_or(Kept { watch: None, layer: None });
-            let mut pause = BETWEEN;
+            let mut pause = FIRST;
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 let began = Instant::now();
                 if let Some(layer) = &mut kept.layer {

@@ -46,7 +46,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Begins to watch over the project. To be called when the program has started: a thread is made for it.
+    /// Begins to watch over the project. To be called when the program runs: a thread is made for it.
     pub fn started(&mut self) {
         if let Some(guarding) = self.project.as_mut().and_then(|project| project.guarding.as_mut()) {
             guarding.start();

@@ -9,9 +9,9 @@
 //! Keys that come again and again are in `insistence`.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::Termios;
@@ -27,6 +27,9 @@ use crate::launch::host::streams::host;
 use crate::launch::host::system::Signals;
 use crate::launch::host::terminal::Screen;
 use crate::launch::{Exit, Phase};
+
+/// How long a run is a short one.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// A running sandbox; killed when dropped before its end.
 pub struct Sandbox {
@@ -79,7 +82,12 @@ pub fn watch(
     let mut insistence = Insistence::default();
     let mut job = Job::default();
     let mut inside = Link(socket);
+    let mut short_until = None;
     let end = loop {
+        if short_until.is_some_and(|end| end <= Instant::now()) {
+            short_until = None;
+            noted(Phase::Lasting);
+        }
         if let Some(screen) = &mut screen {
             job.turn(screen, &mut inside, noted)?;
         }
@@ -91,7 +99,9 @@ pub fn watch(
         fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
         let asked = outlet.as_ref().and_then(Outlet::asked);
         fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
-        let patience = screen.as_ref().and_then(Screen::patience);
+        let left = short_until.map(|end: Instant| end.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1).into() });
+        let patience = screen.as_ref().and_then(Screen::patience).into_iter().chain(left).min();
         let ready = match poll(&mut fds, patience.as_ref()) {
             Err(Errno::INTR) => continue,
             result => host(result, "waiting for the sandbox")?,
@@ -124,6 +134,7 @@ pub fn watch(
                 Ok(Some(Report::Started)) => {
                     signals.tell_apart()?;
                     noted(Phase::Started);
+                    short_until = Some(Instant::now() + SHORT);
                 }
                 Ok(Some(Report::Stopped(signal))) => {
                     let others = job.stopped(i32::from(signal), screen.as_mut(), signals, &mut inside, noted)?;

@@ -179,6 +179,7 @@ impl<'a> Watch<'a> {
             if std::mem::take(&mut self.has_started) {
                 signals.tell_apart()?;
                 noted(launch::Phase::Started);
+                noted(launch::Phase::Lasting);
             }
             if let Some(signal) = self.stopped.take() {
                 self.stop_together(signal, signals, noted)?;
