@@ -140,7 +140,10 @@ mod tests {
     fn wrong_ones_are_told() {
         for (text, expect) in [
             ("command = []", "lsp.command must not be empty or zero"),
-            ("packages = [\"a b\"]", "lsp.packages: \"a b\" is not a package name; write name or name=version"),
+            (
+                "packages = [\"a b\"]",
+                "lsp.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
             ("steps = [\"\"]", "lsp.steps must not be empty or zero"),
             ("env = { \"A=\" = \"1\" }", "lsp.env: \"A=\" is not a variable name"),
             ("cache = [\"/etc\"]", "lsp.cache: \"/etc\" is not a directory that can be kept; write ~/name or an absolute path"),

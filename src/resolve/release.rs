@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn refuses_the_rest() {
         for (from, to, message) in [
-            ("Suite: stable\n", "", "release file has no Suite"),
+            ("Suite: stable\nCodename: trixie\n", "", "release file has no Codename"),
             ("SHA256:", "SHA1:", "release file has no SHA256"),
             ("Origin: Debian\n", "Origin Debian\n", "release file, line 1: not a field"),
             ("Suite: stable\n", "Suite: stable\n\n", "release file, line 3: not a field"),

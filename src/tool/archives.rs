@@ -161,7 +161,7 @@ mod tests {
             ("suite = \"bookworm-backports\"", "bookworm bookworm-updates bookworm-security bookworm-backports"),
             ("packages = [\"jq/trixie-backports\", \"git/trixie-backports\"]", "trixie trixie-updates trixie-security trixie-backports?"),
             (
-                "packages = [\"x/own\"]\nsources = [{ uri = \"https://example.com/apt\", suite = \"own\" }]",
+                "packages = [\"xx/own\"]\nsources = [{ uri = \"https://example.com/apt\", suite = \"own\" }]",
                 "trixie trixie-updates trixie-security own*",
             ),
         ] {
