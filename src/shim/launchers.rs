@@ -34,8 +34,8 @@ const MAX_FIRST_LINE_BYTES: usize = 127;
 /// Launchers are a few hundred bytes, with the longest path of a home a few thousand.
 const MAX_LAUNCHER_BYTES: u64 = 8 << 10;
 
-/// Everybody reads and executes; nobody writes by chance.
-const MODE: u32 = 0o555;
+/// Its owner reads and executes; nobody writes by chance.
+const MODE: u32 = 0o500;
 
 /// Differences between the launchers and the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

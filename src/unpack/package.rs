@@ -151,7 +151,8 @@ impl Unpacking<'_> {
             Kind::Link => {
                 let target = self.path(&entry.link)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
                 let target = LayerPath::parse(&merged::place(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
-                if target != place {
+                // Two names of one file may be the same place with merged directories.
+                if target != place || self.stage.holds(&place).is_none() {
                     self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;
                 }
             }

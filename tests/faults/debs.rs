@@ -123,10 +123,6 @@ fn paths_that_lead_out_are_refused() {
         ("up from below", vec![file("./usr/../../escape/x", "x")], "usr/../../escape/x"),
         ("up as a directory", vec![entry(Directory, "./..", "")], ".."),
         ("up as a link", vec![entry(Symlink, "./usr/../../x", "y")], "usr/../../x"),
-        ("absolute", vec![file("/etc/passwd", "x")], "/etc/passwd"),
-        ("twice absolute", vec![file("//etc/passwd", "x")], "//etc/passwd"),
-        ("a dot inside", vec![file("./usr/./a", "x")], "usr/./a"),
-        ("nothing between slashes", vec![file("./usr//a", "x")], "usr//a"),
         ("a line break", vec![file("./a\nb", "x")], "a line break in a name"),
         ("below a link", vec![entry(Symlink, "./a", "/"), file("./a/x", "x")], "not a directory"),
         ("below a link out", vec![entry(Symlink, "./a", "../../escape"), file("./a/x", "x")], "not a directory"),
@@ -134,10 +130,10 @@ fn paths_that_lead_out_are_refused() {
         ("a file over a link", vec![entry(Symlink, "./a", "../../escape/secret"), file("./a", "x")], "twice"),
         ("below a file", vec![file("./a", "x"), file("./a/b", "x")], "not a directory"),
         ("a hard link out", vec![entry(Link, "./a", "../../escape/secret")], "../../escape/secret"),
-        ("a hard link to the host", vec![entry(Link, "./a", "/etc/passwd")], "/etc/passwd"),
+        ("a hard link to the host", vec![entry(Link, "./a", "/etc/passwd")], "hard link to etc/passwd"),
+        ("a hard link to a link", vec![entry(Symlink, "./b", "/etc/passwd"), entry(Link, "./a", "./b")], "hard link to b"),
         ("a hard link to nothing", vec![entry(Link, "./a", "./b")], "hard link to b"),
         ("a hard link to a later file", vec![entry(Link, "./a", "./b"), file("./b", "x")], "hard link to b"),
-        ("a hard link to a link", vec![entry(Symlink, "./b", "/etc/passwd"), entry(Link, "./a", "./b")], "hard link to b"),
         ("a hard link to a directory", vec![entry(Directory, "./b", ""), entry(Link, "./a", "./b")], "hard link to b"),
         ("a hard link to the root", vec![entry(Link, "./a", "./")], "hard link to the root"),
         ("a hard link to itself", vec![entry(Link, "./a", "./a")], "hard link to a"),
@@ -149,6 +145,19 @@ fn paths_that_lead_out_are_refused() {
         ("a name too long below", vec![file(&format!("{long}b"), "x"), file("./a", "1"), file("./a", "2")], "twice"),
     ] {
         check(what, &deb(&data), expect);
+    }
+}
+
+/// Spellings that dpkg takes, too: they mean a place below the root.
+#[test]
+fn other_spellings_of_paths_stay_inside() {
+    for data in [
+        vec![file("/etc/passwd", "x")],
+        vec![file("//etc/passwd", "x")],
+        vec![file("./usr/./a", "x")],
+        vec![file("./usr//a", "x")],
+    ] {
+        assert_eq!(refused(&deb(&data)), "");
     }
 }
 
@@ -276,7 +285,7 @@ fn a_package_out_of_all_proportion_to_its_file_is_refused() {
     let deb_of = |control: &[u8], data: (&str, &[u8])| ar(&[("debian-binary", b"2.0\n"), ("control.tar.xz", control), data]);
     check("a bomb of zstd", &deb_of(&control, ("data.tar.zst", &bomb)), "unpacks to more than");
     let bomb = ar(&[("debian-binary", b"2.0\n"), ("control.tar.zst", &bomb), ("data.tar.xz", &xz(&archive(&[file("./a", "a")])))]);
-    check("a bomb of control files", &bomb, "out of all proportion to its file");
+    check("a bomb of control files", &bomb, "it is longer than");
     // What gzip can do is in proportion: real files of zeros are.
     let honest = refused(&deb_of(&control, ("data.tar.gz", &zeros("gz", 1)[..])));
     assert_eq!(honest, "");

@@ -111,7 +111,8 @@ fn a_home_directory_that_is_not_there_is_not_made() {
     let nowhere = silo.home().join("nowhere");
     for args in [&["list"][..], &["install", "sh"], &["doctor"], &["gc"], &["config", "network", "allow", "--global", "x.example"]] {
         let done = done(silo.command(args).env("HOME", &nowhere));
-        assert!(done.code != 0 && done.err.contains("nowhere"), "{args:?}: {done:?}");
+        let told = format!("{}{}", done.out, done.err);
+        assert!(done.code != 0 && told.contains("nowhere"), "{args:?}: {done:?}");
         assert!(!nowhere.exists(), "{args:?}");
     }
 }
