@@ -26,7 +26,7 @@ fn an_image_is_exported_alike_each_time_and_nothing_is_overwritten() {
     for form in ["--oci", "--docker", "--rootfs", "--erofs"] {
         assert_eq!(digest(&silo, &[form, "one"]), digest(&silo, &[form, "two"]), "{form}");
         let done = silo.fails(["export", "sh", form, "one"]);
-        assert!(done.err.contains("one is there already"), "{done:?}");
+        assert!(done.err.contains("one already exists"), "{done:?}");
         if form != "--oci" {
             let bytes = |name: &str| sha256(&std::fs::read(silo.project().join(name)).expect("an archive"));
             assert_eq!(bytes("one"), bytes("two"), "{form}");

@@ -1,10 +1,10 @@
-//! What a virtual machine needs of images, beside their roots: a root as one file system, and a kernel that is unpacked.
+//! Derived files of an image that a VM boots from: the root as an EROFS disk, the unpacked kernel, initramfs archives and VM snapshots.
 //!
-//! A kernel is `boot/vmlinuz-*`, as Debian packs it, or `boot/vmlinux-*`, which needs no unpacking. What comes of both is
-//! what a machine is started with: an ELF file on x86, and on ARM an image with ARM's own magic number.
+//! The kernel comes from `boot/vmlinuz-*`, as Debian packs it, or from `boot/vmlinux-*`, which needs no unpacking. Either way the VM gets
+//! an ELF file on x86, and on ARM an image with ARM's own magic number.
 //!
-//! Both are made when they are first wanted and lie in the image's directory, so they go with it; both can be made again
-//! of its root at any time, byte for byte.
+//! Disk and kernel are made on first use and kept in the image's directory, so they are removed with it. Both can be rebuilt from the root
+//! at any time, byte for byte.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -20,49 +20,49 @@ use silo_store::index::Index;
 use super::{Error, ImageId, failed, index_path, root};
 use crate::home::Home;
 
-/// An image's root as one file system.
+/// An image's root as an EROFS disk.
 pub const DISK: &str = "root.erofs";
-/// The kernel of an image that has one.
+/// The unpacked kernel of an image.
 pub const KERNEL: &str = "vmlinux";
-/// The directory with the snapshots of machines that have booted with an image.
+/// Directory of the VM snapshots taken of an image.
 const SNAPSHOTS: &str = "snapshots";
-/// The directory with the initial file systems of machines.
+/// Directory of the initramfs archives.
 const INITIAL: &str = "initial";
-/// How long what was made may be in use although something newer is there.
+/// Age up to which an initramfs of another name is kept, because a VM may still be starting from it.
 const LATELY: Duration = Duration::from_secs(3600);
-/// The largest kernel that is unpacked; Debian's has 58 MB.
+/// Limit on the size of an unpacked kernel; Debian's has 58 MB.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
-/// Where kernels are in a root.
+/// Directory of the kernels in a root.
 const BOOT: &str = "boot";
-/// How the names of kernels begin: those that are packed, and those that are not.
+/// Prefixes of kernel file names: packed and unpacked.
 const KERNELS: [&str; 2] = ["vmlinuz-", "vmlinux-"];
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 const ARM64_MAGIC: &[u8] = b"ARMd";
-/// Bytes written at a time.
+/// Size of the write buffer.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Returns the root of an image as one file system, which is made where it is not there.
+/// Returns the path of an image's EROFS disk, and makes the disk if it is missing.
 pub fn disk(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
     made(home, id, DISK, |out| write_disk(home, id, out))
 }
 
-/// Whether an image has this file already.
+/// Returns true if an image's directory has this file.
 pub fn has(home: &Home, id: ImageId, name: &str) -> bool {
     home.image(&id.to_string()).join(name).exists()
 }
 
-/// Everything of an image that can be made again of its layers, whether it is there or not.
+/// Lists everything of an image that can be rebuilt from its layers, whether it exists or not.
 pub fn made_of_layers(home: &Home, id: ImageId) -> [PathBuf; 5] {
     let dir = home.image(&id.to_string());
     [root(home, id), dir.join(DISK), dir.join(KERNEL), dir.join(INITIAL), snapshots(home, id)]
 }
 
-/// Where an image's snapshots are, if there are any.
+/// Returns the directory of an image's snapshots, which may not exist.
 pub fn snapshots(home: &Home, id: ImageId) -> PathBuf {
     home.image(&id.to_string()).join(SNAPSHOTS)
 }
 
-/// Returns those of an image's two files that are there and are not what its root gives.
+/// Returns the image's disk and kernel files that exist and differ from a rebuild from the root.
 pub fn changed(home: &Home, id: ImageId) -> Result<Vec<PathBuf>, Error> {
     let [_, disk, kernel, ..] = made_of_layers(home, id);
     let mut changed = Vec::new();
@@ -96,23 +96,22 @@ fn write_kernel(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Err
     let (_, name) = newest(&root)?;
     let path = root.join(&name);
     let bytes = in_root::read(&root, &name, MAX_KERNEL_BYTES).map_err(failed("read", &path))?;
-    let broken =
-        || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "it is no kernel that machines can be started with"));
+    let broken = || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "not a kernel that a VM can boot"));
     let kernel = unpacked(bytes).ok_or_else(broken)?;
     out.write_all(&kernel).map_err(failed("write", &path))
 }
 
-/// Returns the unpacked kernel of an image, which is made where it is not there.
+/// Returns the path of an image's unpacked kernel, and unpacks the kernel if it is missing.
 pub fn kernel(home: &Home, id: ImageId) -> Result<PathBuf, Error> {
     made(home, id, KERNEL, |out| write_kernel(home, id, out))
 }
 
-/// Returns the release of an image's kernel, where there is one and its root is there.
+/// Returns the release of an image's newest kernel, if the image has a kernel and a root.
 pub fn release(home: &Home, id: ImageId) -> Option<String> {
     newest(&root(home, id)).ok().map(|(release, _)| release)
 }
 
-/// Finds the newest kernel of a root, by name: its release, and where it is.
+/// Finds the newest kernel of a root, by name; returns its release and its path.
 fn newest(root: &Path) -> Result<(String, PathBuf), Error> {
     let boot = root.join(BOOT);
     let listing = in_root::list(root, Path::new(BOOT)).map_err(failed("list", &boot))?;
@@ -121,11 +120,11 @@ fn newest(root: &Path) -> Result<(String, PathBuf), Error> {
     kernels.max().ok_or_else(|| failed("find a kernel in", &boot)(io::ErrorKind::NotFound.into()))
 }
 
-/// Returns a kernel as machines are started with it. One that is not packed is one already; others are unpacked by the boot
-/// protocol of x86.
+/// Returns a kernel in the form that a VM boots. An unpacked one is returned as it is; a packed one is unpacked as the x86 boot protocol
+/// describes.
 ///
-/// At 0x1f1 stands how many sectors of real-mode code there are, at 0x248 where behind them the compressed kernel begins, and
-/// then how long it is. Its last four bytes are the length of what comes out.
+/// Byte 0x1f1 is the number of real-mode sectors. The compressed kernel follows them, at the offset given at 0x248 and with the length
+/// given at 0x24c. Its last four bytes are the unpacked length.
 fn unpacked(image: Vec<u8>) -> Option<Vec<u8>> {
     if image.starts_with(ELF_MAGIC) || image.get(0x38..0x3c) == Some(ARM64_MAGIC) {
         return Some(image);
@@ -150,26 +149,27 @@ fn index(home: &Home, id: ImageId) -> Result<Index, Error> {
     Index::parse(&text).map_err(|error| Error::Config { id: id.to_string(), what: error.to_string() })
 }
 
-/// Returns an image's initial file system of this name, if it is there.
+/// Returns the path of an image's initramfs of this name, if it exists.
 pub fn initial(home: &Home, id: ImageId, name: &str) -> Option<PathBuf> {
     Some(home.image(&id.to_string()).join(INITIAL).join(name)).filter(|path| path.exists())
 }
 
-/// Keeps an initial file system. Those of other names were another program's; what was made lately may be in use still.
+/// Stores an initramfs. Archives of other names belong to other builds of this program; they are removed unless recent, since a VM may
+/// still be starting from a recent one.
 pub fn keep_initial(home: &Home, id: ImageId, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
     let dir = home.image(&id.to_string()).join(INITIAL);
     super::make_dir(&dir)?;
     for other in fs::read_dir(&dir).map_err(failed("list", &dir))?.flatten() {
         let age = other.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
         if age.is_some_and(|age| age > LATELY) {
-            // What cannot be removed goes with the image.
+            // A file that cannot be removed here is removed with the image.
             let _ = fs::remove_file(other.path());
         }
     }
     made(home, id, &format!("{INITIAL}/{name}"), |out| out.write_all(bytes).map_err(failed("write", &dir)))
 }
 
-/// Makes a file of an image's directory, whole or not at all.
+/// Makes a file in an image's directory; after a failure the file does not exist.
 fn made(home: &Home, id: ImageId, name: &str, make: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let path = home.image(&id.to_string()).join(name);
     if path.exists() {
@@ -182,7 +182,7 @@ fn made(home: &Home, id: ImageId, name: &str, make: impl FnOnce(&mut dyn Write) 
     make(&mut out)?;
     out.flush().map_err(failed("write", &path))?;
     drop(out);
-    // A name that outlives a power cut must not stand for bytes that do not.
+    // Sync before the rename: after a power cut the name must not refer to missing bytes.
     staged.as_file().sync_all().map_err(failed("write", &path))?;
     staged.persist(&path).map_err(|error| failed("write", &path)(error.error))?;
     Ok(path)
@@ -192,7 +192,7 @@ fn made(home: &Home, id: ImageId, name: &str, make: impl FnOnce(&mut dyn Write) 
 mod tests {
     use super::*;
 
-    /// What the boot protocol says, around these bytes.
+    /// A kernel file of the x86 boot protocol around these compressed bytes.
     fn image(packed: &[u8], length: u32) -> Vec<u8> {
         let mut image = vec![0; 3 * 512 + 16];
         image[0x1f1] = 2;
@@ -214,7 +214,7 @@ mod tests {
         fs::write(root.join("boot/vmlinuz-6.1"), &image).expect("written");
         let text = format!("silo-index 1\nd 0755 0 0 boot\nf 0644 0 0 1 {} {} boot/vmlinuz-6.1\n", image.len(), Digest::of(&image));
         fs::write(index_path(&home, id), text).expect("written");
-        assert!(changed(&home, id).expect("looked").is_empty(), "what is not there was not changed");
+        assert!(changed(&home, id).expect("looked").is_empty(), "missing files are not reported as changed");
         let (disk, kernel) = (disk(&home, id).expect("made"), kernel(&home, id).expect("made"));
         assert_eq!(fs::read(&kernel).expect("there"), b"\x7fELF kernel");
         assert!(changed(&home, id).expect("looked").is_empty());

@@ -1,7 +1,7 @@
-//! Images whose root was given up for the archives of their layers, and how it comes back.
+//! Cold images: an image whose root was removed to save space, and rebuilding that root.
 //!
-//! An image is *cold* when its configuration stands and its root does not. Its layers may lack their trees then,
-//! and have an archive each. Coming back is decompressing and composing; nothing is fetched and nothing run.
+//! An image is *cold* if it has a configuration and no root. Its layers may then exist only as compressed archives, without trees. To warm
+//! it is to decompress the layers and compose the root; nothing is fetched and no build step is run.
 
 use silo_store::compose::compose;
 use silo_store::forms;
@@ -12,12 +12,12 @@ use crate::home::Home;
 
 use super::{Error, Image, ImageId, failed, remove, root};
 
-/// Whether an image's root has to be made again before it can be run.
+/// Returns true if the root of an image must be rebuilt before a run.
 pub fn is_cold(home: &Home, id: ImageId) -> bool {
     !root(home, id).exists()
 }
 
-/// Makes the root of a cold image again; an image whose root stands is left alone. Tells how many entries are done.
+/// Rebuilds the root of a cold image; does nothing if the root exists. Reports the number of finished entries to `progress`.
 pub fn warm(
     home: &Home,
     store: &Store,
@@ -27,7 +27,7 @@ pub fn warm(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), Error> {
     let broken = |source: Box<dyn std::error::Error + Send + Sync>| Error::Compose { id, source };
-    // Two runs of a cold tool do this once: the second waits here and finds the root.
+    // Two concurrent runs of a cold tool rebuild once: the second waits here and then finds the root.
     let _one = lock::build(store, shared, &id.digest()).map_err(|error| broken(Box::new(error)))?;
     let place = root(home, id);
     if place.exists() {
@@ -37,13 +37,13 @@ pub fn warm(
     let staged = home.work().join(format!("warm-{id}-{}", std::process::id()));
     remove(&staged)?;
     let made = compose(store, shared, &image.layers, &staged, progress).map_err(|error| broken(Box::new(error)));
-    // It must outlive a power cut before it stands where a run looks for it.
+    // Sync before the rename: after a power cut a run must not find a root with missing files.
     let made = made.and_then(|_| store.sync_images().map_err(|error| broken(Box::new(error))));
     if let Err(error) = made.and_then(|()| std::fs::rename(&staged, &place).map_err(failed("rename to", &place))) {
-        // What is left here is swept by `silo gc`.
+        // A leftover is swept by `silo gc`.
         drop(remove(&staged));
         return Err(error);
     }
-    // Who comes back is likely to stay; what has trees again need not take the archives' space too.
+    // A tool that is used again will likely be used more; its archives would only double the space that the new trees take.
     forms::drop_archives(store, shared, &image.layers).map_err(|error| broken(Box::new(error)))
 }

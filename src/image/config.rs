@@ -1,4 +1,4 @@
-//! An image's configuration as OCI writes it: JSON with sorted keys and no spaces.
+//! Encodes an image's configuration as OCI JSON, with sorted keys and no spaces.
 
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, Os, RootFsBuilder};
 use silo_store::digest::LayerId;
@@ -8,7 +8,7 @@ use crate::system::Arch;
 
 use super::Image;
 
-/// Writes the configuration; equal images give equal bytes.
+/// Encodes a configuration; equal images give equal bytes.
 pub fn write(image: &Image) -> Vec<u8> {
     let config = ConfigBuilder::default().env(image.env.clone());
     let config = match &image.arguments {
@@ -28,11 +28,11 @@ pub fn write(image: &Image) -> Vec<u8> {
             .build()
     });
     let value = built.map(serde_json::to_value).expect("every required field is set").expect("the configuration has string keys only");
-    // A JSON value keeps its keys sorted, whatever the order of the type's fields.
+    // `serde_json::Value` sorts its keys, so the order of the type's fields does not matter.
     value.to_string().into_bytes()
 }
 
-/// Reads a configuration back.
+/// Decodes a configuration.
 pub fn read(bytes: &[u8]) -> Result<Image, String> {
     let parsed: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let arch: Arch = parsed.architecture().to_string().parse().map_err(|error: crate::system::UnknownArch| error.to_string())?;

@@ -1,7 +1,7 @@
-//! Images as others read them: an OCI layout, an archive as of `docker save`, and a tar or an EROFS file system of the root.
+//! Exports images for other programs: an OCI layout, a `docker save` archive, and the root as a tar or an EROFS file system.
 //!
-//! The many layers of an image become one, the canonical tar of its composed root, because other programs stack a hundred
-//! layers at most. All is dated by the image itself, so that every export of an image is the same, byte for byte.
+//! The layers of an image are flattened to one, the canonical tar of the composed root, because other programs stack at most a hundred
+//! layers. All dates are the image's own epoch, so every export of an image has the same bytes.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -20,52 +20,52 @@ use crate::oci::{self, Blob};
 
 use super::{Image, ImageId};
 
-/// The compression of layers: what gzip takes by itself.
+/// Compression of layers: gzip's default.
 const GZIP_LEVEL: u32 = 6;
 
-/// Who gzip says has compressed: nobody that is known, on every machine.
+/// "Unknown" in the OS byte of the gzip header, so that exports from different hosts are equal.
 const GZIP_UNKNOWN_SYSTEM: u8 = 255;
 
-/// What an image is exported as.
+/// Format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// A directory that is an OCI layout.
+    /// An OCI layout directory.
     Oci,
-    /// An archive that `docker load` and `podman load` take.
+    /// An archive for `docker load` and `podman load`.
     Docker,
     /// A tar of the root.
     Rootfs,
-    /// An EROFS file system of the root, to be mounted.
+    /// A mountable EROFS file system of the root.
     Erofs,
 }
 
-/// Why an image could not be exported.
+/// Error of an export.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The place is taken.
-    #[error("{path} is there already", path = .path.display())]
+    /// The output path exists.
+    #[error("{path} already exists", path = .path.display())]
     Taken {
-        /// The place.
+        /// The output path.
         path: PathBuf,
     },
     /// The image cannot be read.
     #[error(transparent)]
     Image(#[from] super::Error),
-    /// The root is not what it was.
+    /// The root no longer matches its index.
     #[error("the root of image {id}")]
     Root {
         /// The image.
         id: ImageId,
-        /// What is wrong with it.
+        /// The difference.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The export could not be written.
+    /// Writing the export failed.
     #[error(transparent)]
     File(#[from] PathError),
 }
 
-/// Writes the image `id` to `place`, where nothing may be yet; returns the digest by which others know the result.
+/// Exports the image `id` to `place`, which must not exist; returns the digest that other programs know the result by.
 pub fn export(home: &Home, id: ImageId, image: &Image, form: Form, name: &str, place: &Path) -> Result<Digest, Error> {
     if fs::symlink_metadata(place).is_ok() {
         return Err(Error::Taken { path: place.to_owned() });
@@ -85,7 +85,7 @@ pub fn export(home: &Home, id: ImageId, image: &Image, form: Form, name: &str, p
         Ok(digest)
     });
     if done.is_err() {
-        // What is half written is of no use; the error that matters is told.
+        // A partial export is useless. An error of the removal is dropped, because the first error matters more.
         drop(silo_store::removal::remove_tree(&staged));
         drop(fs::remove_file(layer_beside(&staged)));
     }
@@ -184,13 +184,13 @@ impl Source<'_> {
         })
     }
 
-    /// The configuration of the image with its one layer.
+    /// Returns the configuration of the image with this one layer.
     fn configuration(&self, layer: LayerId) -> Vec<u8> {
         super::configuration(&Image { layers: vec![layer], ..self.image.clone() }).1
     }
 }
 
-/// Where the layer of an archive is staged, because its digest comes before it.
+/// Returns the path of a temporary file for the layer: the archive needs the layer's digest before its bytes.
 fn layer_beside(place: &Path) -> PathBuf {
     let mut path = place.as_os_str().to_owned();
     path.push(".layer");
@@ -205,7 +205,7 @@ fn failed<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> 
     move |source| PathError { doing, path: path.to_owned(), source }
 }
 
-/// A file that is being written, its bytes counted and hashed.
+/// A file that is being written; counts and hashes its bytes.
 struct Counted {
     path: PathBuf,
     file: BufWriter<File>,

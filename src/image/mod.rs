@@ -1,8 +1,8 @@
-//! Images: layers in order and how to run what is in them, put together as one read-only root.
+//! Images: ordered layers plus a run configuration, composed into one read-only root.
 //!
-//! An image is an OCI image configuration, and its id is that configuration's digest, as everywhere in
-//! the OCI world. Beside it lies the *composed* root: one tree of hard links to the layers' files, made
-//! once, so that a run mounts one lower directory however many layers there are.
+//! An image is an OCI image configuration, and its id is the digest of that configuration, as in OCI. Its directory also holds the
+//! *composed* root: one tree of hard links to the layers' files. The root is made once, so that a run mounts a single overlay lower
+//! directory however many layers the image has.
 
 pub mod boot;
 pub mod cold;
@@ -24,18 +24,18 @@ use crate::derivation::DrvId;
 use crate::home::Home;
 use crate::system::Arch;
 
-/// An image as its configuration says.
+/// The contents of an image's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// The architecture.
     pub arch: Arch,
-    /// Seconds since 1970 that it is dated with: its SOURCE_DATE_EPOCH.
+    /// The image's date in seconds since 1970: its SOURCE_DATE_EPOCH.
     pub epoch: i64,
     /// The layers, lowest first.
     pub layers: Vec<LayerId>,
     /// The program and its first arguments.
     pub command: Vec<String>,
-    /// Its arguments where a run has none; without such a list the command itself is no more than a default.
+    /// Default arguments for a run without arguments. If `None`, arguments of a run replace the whole command.
     pub arguments: Option<Vec<String>>,
     /// The environment, as `NAME=value`.
     pub env: Vec<String>,
@@ -48,7 +48,7 @@ impl Image {
     }
 }
 
-/// The id of an image: the digest of its configuration.
+/// Image id: the digest of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageId(Digest);
 
@@ -70,33 +70,33 @@ impl std::fmt::Display for ImageId {
     }
 }
 
-/// Why an image could not be written or read.
+/// Error of reading or writing an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of the image failed.
+    /// An operation on a file of the image failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
-    /// The configuration is not one that Silo wrote.
+    /// The configuration was changed, or is not one that Silo wrote.
     #[error("image {id}: {what}")]
     Config {
         /// The image.
         id: String,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
-    /// The root could not be composed.
+    /// Composing the root failed.
     #[error("cannot compose the root of image {id}")]
     Compose {
         /// The image.
         id: ImageId,
-        /// What the store said.
+        /// The cause, from the store.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -108,13 +108,13 @@ impl From<PathError> for Error {
     }
 }
 
-/// The image's configuration and id.
+/// Encodes an image's configuration; returns it with its id.
 pub fn configuration(image: &Image) -> (ImageId, Vec<u8>) {
     let bytes = config::write(image);
     (ImageId(Digest::of(&bytes)), bytes)
 }
 
-/// Writes an image with the root that `compose` makes at the path given to it; does nothing where it is there already.
+/// Stores an image; `compose` makes the root at the given path. Does nothing if the image exists.
 pub fn put(
     home: &Home,
     store: &Store,
@@ -128,11 +128,11 @@ pub fn put(
         let staged = home.work().join(format!("image-{}-{}", id, std::process::id()));
         let result = write(id, &bytes, &staged, compose).and_then(|()| publish(home, id, &staged, &dir));
         if let Err(error) = result {
-            // What is half written is never taken for an image; a leftover is swept by `silo gc`.
+            // A partial directory is never taken for an image; a leftover is swept by `silo gc`.
             drop(remove(&staged));
             return Err(error);
         }
-        // Whoever names the image from now on may trust that it outlives a power cut.
+        // Sync before the id is returned or recorded: the image must survive a power cut from then on.
         store.sync_images().map_err(|source| Error::Compose { id, source: Box::new(source) })?;
     }
     remember(home, drv, id)?;
@@ -153,7 +153,7 @@ fn publish(home: &Home, id: ImageId, staged: &Path, dir: &Path) -> Result<(), Er
         make_dir(parent)?;
     }
     if dir.exists() {
-        // Another process was faster; or its configuration is not what it was, and this one takes its place.
+        // Either another process was faster, or the existing configuration is damaged and is replaced.
         if is_intact(home, id) {
             return remove(staged);
         }
@@ -162,12 +162,12 @@ fn publish(home: &Home, id: ImageId, staged: &Path, dir: &Path) -> Result<(), Er
     std::fs::rename(staged, dir).map_err(failed("rename to", dir))
 }
 
-/// Removes an image's directory, also where a directory of its root is not to be written.
+/// Removes an image's directory, even if its root has read-only directories.
 fn remove(dir: &Path) -> Result<(), Error> {
     removal::remove_tree(dir).map_err(Error::from)
 }
 
-/// Reads an image, or `None` where it is not here; one whose configuration has not its id's digest is an error.
+/// Reads an image; `None` if it does not exist. A configuration that does not match its id's digest is an error.
 pub fn get(home: &Home, id: ImageId) -> Result<Option<Image>, Error> {
     let path = config_path(&home.image(&id.to_string()));
     match std::fs::read(&path) {
@@ -180,54 +180,54 @@ pub fn get(home: &Home, id: ImageId) -> Result<Option<Image>, Error> {
     }
 }
 
-/// Whether an image is here and its configuration is as it was written.
+/// Returns true if an image exists and its configuration matches its id.
 fn is_intact(home: &Home, id: ImageId) -> bool {
     matches!(get(home, id), Ok(Some(_)))
 }
 
-/// The name of the composed root in an image's directory.
+/// Name of the composed root in an image's directory.
 pub const ROOT: &str = "root";
 
-/// The composed root of an image.
+/// Returns the path of an image's composed root.
 pub fn root(home: &Home, id: ImageId) -> PathBuf {
     home.image(&id.to_string()).join(ROOT)
 }
 
-/// The entries of the composed root, as text.
+/// Returns the path of the index of the composed root.
 pub fn index_path(home: &Home, id: ImageId) -> PathBuf {
     home.image(&id.to_string()).join("index")
 }
 
-/// Whether an image is here in whatever form, without reading it.
+/// Returns true if an image exists, cold or not; does not verify it.
 pub fn is_there(home: &Home, id: ImageId) -> bool {
     config_path(&home.image(&id.to_string())).exists()
 }
 
-/// Notes that an image is used now, as its directory's time: one system call, and no file to make.
+/// Records that an image is used now, as the modification time of its directory: one system call, no extra file.
 pub fn touch(home: &Home, id: ImageId) {
     stamp(&home.image(&id.to_string()));
 }
 
-/// Sets the time of a path to now; what cannot be noted only makes it look older to gc.
+/// Sets a path's times to now. An error is ignored: it only makes the path look older to gc.
 pub fn stamp(path: &Path) {
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let times = Timestamps { last_access: now, last_modification: now };
     let _ = utimensat(CWD, path, &times, AtFlags::empty());
 }
 
-/// Returns when an image was used last, in seconds since 1970; when it was made, where it never was.
+/// Returns the time of an image's last use in seconds since 1970, or of its creation if it was never used.
 pub fn last_used(home: &Home, id: ImageId) -> Option<i64> {
     std::fs::metadata(home.image(&id.to_string())).ok().map(|found| found.mtime())
 }
 
-/// Finds the image that a derivation made, where it is still here.
+/// Finds the existing image that a derivation made.
 pub fn made_by(home: &Home, drv: DrvId) -> Option<ImageId> {
     let text = std::fs::read_to_string(memory(home, drv)).ok()?;
     let id = ImageId::parse(text.trim())?;
     is_intact(home, id).then_some(id)
 }
 
-/// Lists the images that are here.
+/// Lists all images.
 pub fn list(home: &Home) -> Result<Vec<ImageId>, Error> {
     let dir = home.images();
     let listing = match std::fs::read_dir(&dir) {
@@ -253,7 +253,7 @@ fn remember(home: &Home, drv: DrvId, id: ImageId) -> Result<(), Error> {
     std::fs::rename(&staged, &path).map_err(failed("write", &path))
 }
 
-/// The file that notes which image a derivation made.
+/// Returns the path of the file that records the image a derivation made.
 fn memory(home: &Home, drv: DrvId) -> PathBuf {
     home.made().join(drv.to_string())
 }
@@ -262,7 +262,7 @@ fn config_path(dir: &Path) -> PathBuf {
     dir.join("config.json")
 }
 
-/// Makes a directory of the home.
+/// Creates a directory in Silo's home.
 fn make_dir(dir: &Path) -> Result<(), Error> {
     Ok(private::make_dir(dir)?)
 }
