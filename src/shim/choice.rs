@@ -1,35 +1,35 @@
-//! Who gets a call by a shim's name: a tool, and which, or the next program on PATH. Pure.
+//! Decides whether a call by a shim's name goes to a tool, and to which one, or to the next program on PATH. Pure.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::table::{Entry, Table};
 
-/// Which tools are claimed where the call is made.
+/// Tools claimed in the directory of the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// The project around the working directory.
+    /// The root of the project around the working directory.
     pub root: PathBuf,
-    /// The tools that it claims.
+    /// Tools claimed by the project.
     pub project: BTreeSet<String>,
-    /// The tools that the user's settings claim.
+    /// Tools claimed by the user's settings.
     pub user: BTreeSet<String>,
 }
 
-/// Who gets the call.
+/// The decision about a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice<'a> {
-    /// This tool, in a sandbox.
+    /// Run this tool, in a sandbox.
     Tool(&'a Entry, Why),
-    /// The next program of that name on PATH, since none of these tools is pinned or claimed.
+    /// Run the next program of that name on PATH: none of these tools is pinned or claimed.
     Next(Vec<&'a Entry>),
-    /// Nobody: several tools are claimed alike.
+    /// Refuse: several tools are claimed equally.
     Several(Vec<&'a Entry>),
     /// No tool has such a shim.
     Nobody,
 }
 
-/// Why a tool gets a call.
+/// Reason for the choice of a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The project claims it.
@@ -40,7 +40,7 @@ pub enum Why {
     Pinned,
 }
 
-/// Chooses who gets a call by `name`. `claims` are asked for only where they can matter.
+/// Decides about a call by `name`. Calls `claims` only if they can change the decision.
 pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Result<Claims, E>) -> Result<Choice<'a>, E> {
     let owners: Vec<&Entry> = table.owners(name).collect();
     match owners.as_slice() {
@@ -58,7 +58,7 @@ pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Resu
             _ => return Ok(Choice::Several(claimed)),
         }
     }
-    // The oldest that is pinned keeps the name: a tool that is installed later does not take it away.
+    // The oldest pinned tool keeps the name: installing another tool later does not take it away.
     Ok(match owners.iter().copied().find(|entry| entry.pinned && entry.answers_everywhere(name)) {
         Some(pinned) => Choice::Tool(pinned, Why::Pinned),
         None => Choice::Next(owners),

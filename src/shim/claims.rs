@@ -1,4 +1,4 @@
-//! Which tools are claimed around a directory: by its project's files, and by the user's settings.
+//! Reads the tools claimed in a directory, by its project's files and by the user's settings.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::lock;
 
 use super::choice::Claims;
 
-/// Reads what is claimed in `dir`. What cannot be read is an error: it might claim the tool.
+/// Reads the claims that hold in `dir`. An unreadable file is an error, because it may claim the tool.
 pub fn read(home: &Home, dir: &Path) -> Result<Claims, document::Error> {
     of(home, &ProjectFiles::read(&discover::project(dir).root)?)
 }
 
-/// The same by a project's files as they were read.
+/// Returns the claims of project files that are already read, and of the user's settings.
 pub fn of(home: &Home, files: &ProjectFiles) -> Result<Claims, document::Error> {
     let mut project = read::of_project(files)?.0.claims();
     if let Some(text) = files.text(PROJECT_LOCK)? {

@@ -1,8 +1,8 @@
-//! The launchers in `~/.silo/bin`: one small file a name, which starts the program and says the name.
+//! The launchers in `~/.silo/bin`: one small file a shim, which starts silo with the shim's name.
 //!
-//! A launcher is a file of its own, so that a write to it (`echo x > ~/.silo/bin/python`) destroys that file alone and never
-//! the program. The kernel reads its first line and starts the program directly; no shell runs in between. The name stands
-//! in the file, so a symlink to a launcher, or a copy of it, means the same command.
+//! A launcher is a regular file and not a symlink, so that a write to it (`echo x > ~/.silo/bin/python`) destroys that file alone and never
+//! the silo binary. Its `#!` line starts the binary directly; no shell runs in between. The file contains the name, so a symlink to a
+//! launcher, or a copy of it, runs the same command.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,52 +19,52 @@ use crate::home::Home;
 use super::search::{Identity, identity};
 use super::table::{Table, is_shim_name};
 
-/// The option by which a launcher says its name.
+/// The option that passes the shim's name from a launcher.
 pub const CALLED_AS: &str = "--called-as=";
 
 /// The second line of every launcher.
 const MARK: &str = "# A command of a tool, made by silo: `silo shim list` lists them, `silo doctor --fix` restores them.";
 
-/// Older versions made a symlink to this instead of a launcher.
+/// Older versions made a symlink with this target instead of a launcher.
 const OLDER_TARGET: &str = "../program";
 
-/// The longest first line that every kernel takes: Linux cut it to this before 5.1.
+/// The longest `#!` line that every kernel accepts: Linux before 5.1 truncates longer ones.
 const MAX_FIRST_LINE_BYTES: usize = 127;
 
-/// Launchers are a few hundred bytes, with the longest path of a home a few thousand.
+/// Limit on the size of a launcher. Launchers have a few hundred bytes, and a few thousand if the path of the home is very long.
 const MAX_LAUNCHER_BYTES: u64 = 8 << 10;
 
-/// Its owner reads and executes; nobody writes by chance.
+/// Readable and executable by the owner; not writable, against accidents.
 const MODE: u32 = 0o500;
 
 /// Differences between the launchers and the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Names without a launcher, or with one of another version or home.
+    /// Names without a launcher, or with a launcher of another version or home.
     pub missing: BTreeSet<String>,
-    /// Launchers that no tool answers to any more.
+    /// Launchers of names that no tool has any more.
     pub stale: BTreeSet<String>,
-    /// Files in a launcher's place that silo did not make.
+    /// Files in place of a launcher that silo did not make.
     pub foreign: BTreeSet<String>,
-    /// Whether the link to the program leads to another one, or nowhere.
+    /// True if the symlink to the silo binary is missing or points elsewhere.
     pub program: bool,
 }
 
 impl Faults {
-    /// Says whether there are none.
+    /// Returns true if there are no differences.
     pub fn is_empty(&self) -> bool {
         self == &Faults::default()
     }
 }
 
-/// A file in the directory of the launchers.
+/// Maker of a file in the launchers' directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Made {
-    /// By this version of silo, for this home.
+    /// This version of silo, for this home.
     Now,
-    /// By silo, in another way, for another home, or not to its end.
+    /// Silo, but another version, for another home, or an interrupted write.
     Before,
-    /// By somebody else.
+    /// Not silo.
     Elsewhere,
 }
 
@@ -91,14 +91,12 @@ pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, Path
     Ok(faults)
 }
 
-/// The link to the program, and a launcher, until they take their places. Whoever makes them holds the directory of the
-/// launchers.
+/// Returns the temporary paths of the symlink to the binary and of a launcher. Only the holder of the directory's lock may use them.
 fn staged(home: &Home) -> [PathBuf; 2] {
     ["new", "launcher"].map(|name| home.program().with_extension(name))
 }
 
-/// Removes the files that a killed command was making, and returns how many there were. The caller holds the directory of the
-/// launchers.
+/// Removes the temporary files of a killed command and returns their number. The caller holds the lock on the launchers' directory.
 pub fn unstage(home: &Home) -> Result<usize, PathError> {
     let mut gone = 0;
     for path in staged(home) {
@@ -111,8 +109,8 @@ pub fn unstage(home: &Home) -> Result<usize, PathError> {
     Ok(gone)
 }
 
-/// Makes the launchers that the table asks for. A file that silo did not make is left, and returned. The caller holds the
-/// directory of the launchers.
+/// Makes the launchers of a table. Files that silo did not make are left alone and returned. The caller holds the lock on the launchers'
+/// directory.
 pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<String>, PathError> {
     let faults = faults(home, table, program)?;
     if faults.is_empty() {
@@ -127,7 +125,7 @@ pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<Strin
     unstage(home)?;
     let [program_staged, launcher_staged] = staged(home);
     if faults.program {
-        // By one rename, so that a launcher that is called meanwhile finds the one or the other.
+        // One rename, so that a launcher started at this moment finds the old or the new binary.
         let placed = symlink(program, &program_staged).and_then(|()| fs::rename(&program_staged, home.program()));
         placed.map_err(failed("write", &home.program()))?;
     }
@@ -142,18 +140,19 @@ pub fn make(home: &Home, table: &Table, program: &Path) -> Result<BTreeSet<Strin
     Ok(faults.foreign)
 }
 
-/// Puts a launcher in its place by one rename, which replaces an older symlink and never its target.
+/// Puts a launcher in place by one rename, which replaces an older symlink and never its target.
 fn write(text: &[u8], staged: &Path, launcher: &Path) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(staged)?;
     io::Write::write_all(&mut file, text)?;
-    // The mode that was asked for, whatever the umask is.
+    // Set the mode explicitly, because the umask limits the mode of `open`.
     file.set_permissions(fs::Permissions::from_mode(MODE))?;
     fs::rename(staged, launcher)
 }
 
-/// Returns the text of a launcher: the program with the name as its only argument, to which the kernel adds the rest.
+/// Returns the text of a launcher: a `#!` line with the binary and the name as its only argument; the kernel appends the arguments of the
+/// call.
 fn text(home: &Home, name: &str) -> Vec<u8> {
-    // By its real path, so that a home that is reached by several names has one text.
+    // The canonical path, so that a home reachable by several names gives one text.
     let root = fs::canonicalize(home.root()).unwrap_or_else(|_| home.root().to_owned());
     let program = Home::new(root).program();
     let program = program.as_os_str().as_bytes();
@@ -162,12 +161,12 @@ fn text(home: &Home, name: &str) -> Vec<u8> {
     if program.iter().all(plain) && first.len() <= MAX_FIRST_LINE_BYTES {
         return [&first, "\n".as_bytes(), MARK.as_bytes(), b"\n"].concat();
     }
-    // A path with a blank, or a long one, cannot stand in a first line.
+    // A `#!` line cannot hold a path with a blank or a very long path; such a launcher is a shell script.
     let quoted: Vec<u8> = program.iter().flat_map(|byte| if *byte == b'\'' { b"'\\''".to_vec() } else { vec![*byte] }).collect();
     [b"#!/bin/sh\n", MARK.as_bytes(), b"\nexec '", &quoted, b"' '", CALLED_AS.as_bytes(), name.as_bytes(), b"' \"$0\" \"$@\"\n"].concat()
 }
 
-/// Says whether a file leads to silo: it is `this` program, or a launcher, of whatever home.
+/// Returns true if a file starts silo: it is `this` binary, or a launcher of any home.
 pub fn leads_to_silo(file: &Path, this: Option<Identity>) -> bool {
     (this.is_some() && identity(file) == this) || read(file).is_ok_and(|text| is_launcher(&text))
 }
@@ -176,7 +175,7 @@ fn is_launcher(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').nth(1) == Some(MARK.as_bytes())
 }
 
-/// Reads a file as far as a launcher can be long; one that is no regular file is not opened.
+/// Reads at most the maximum size of a launcher; anything but a regular file is not opened and gives no text.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(file)?.is_file() {
         return Ok(Vec::new());
@@ -186,7 +185,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Lists the directory of the launchers, with the maker of each file.
+/// Lists the launchers' directory, with the maker of each file.
 fn listed(home: &Home) -> Result<Vec<(String, Made)>, PathError> {
     let bin = home.bin();
     let listing = match fs::read_dir(&bin) {
@@ -215,7 +214,7 @@ fn made(home: &Home, name: &str) -> Made {
     }
     match read(&file) {
         Ok(found) if found == text(home, name) && is_executable(&file) => Made::Now,
-        // A crash of the machine can leave an empty file.
+        // A power cut can leave an empty file.
         Ok(found) if is_launcher(&found) || (found.is_empty() && file.is_file()) => Made::Before,
         Ok(_) | Err(_) => Made::Elsewhere,
     }
@@ -250,7 +249,7 @@ mod tests {
         assert_eq!(names(&home), ["pip", "python"]);
         assert_eq!(fs::read_link(home.program()).expect("a link"), one);
         assert!(leads_to_silo(&home.shim("pip"), None) && !leads_to_silo(&one, None) && leads_to_silo(&one, identity(&one)));
-        // The program moved, a name went, one came, and the user has a file of their own.
+        // The binary moved, one name was removed, one was added, and the user has an own file.
         fs::write(home.shim("mine"), "mine").expect("written");
         let second = table("tool python free\nhidden pip\nshim python\nalias mine python\nalias x python\n");
         let found = faults(&home, &second, &two).expect("looked");

@@ -1,13 +1,13 @@
-//! Shims: commands on the user's PATH that lead to tools.
+//! Shims: commands on the user's PATH that run tools.
 //!
-//! A shim is a small file in `~/.silo/bin` that starts the program and says its name. One small [`table`] says which tools
-//! have which names. Called by such a name, the program makes a [`choice`]: a pinned tool always gets
-//! the call, one that is not pinned only where a project or the user's settings claim it; otherwise the next program of
-//! that name on PATH gets it, found by [`search`], as if there were no shim. [`launchers`] makes the files.
+//! A shim is a small file in `~/.silo/bin` that starts silo with the shim's name. A [`table`] maps each name to its tools. For a call by
+//! such a name, silo makes a [`choice`]: a pinned tool always gets the call; another tool gets it only if the project or the user's
+//! settings claim it. Otherwise the call goes to the next program of that name on PATH, found by [`search`], as if there were no shim.
+//! [`launchers`] makes the files.
 //!
-//! **No shim calls itself for ever.** The next program on PATH is looked for without the directory of the shims. It is never
-//! the same file (device and inode) as the program itself, and never another launcher. A call that is handed on is counted in
-//! [`HANDED_ON`], which the program that gets it inherits: where scripts lead back to the shim all the same, the count ends it.
+//! **No shim calls itself for ever.** The search for the next program skips the directory of the shims, every other launcher, and the silo
+//! binary itself (by device and inode). Each call that is passed on increments a counter in [`HANDED_ON`], which the next program inherits:
+//! if scripts still lead back to the shim, the counter ends the loop.
 
 pub mod table;
 
@@ -18,17 +18,17 @@ pub mod search;
 pub mod launchers;
 pub mod scripts;
 
-/// The variable that counts how often a call was handed on to the next program on PATH.
+/// Environment variable that counts the times a call was passed on to the next program on PATH.
 pub const HANDED_ON: &str = "_SILO_HANDED_ON";
 
-/// What variables of the program itself begin with; none but [`HANDED_ON`] is handed on.
+/// Prefix of silo's internal environment variables; only [`HANDED_ON`] is passed on.
 pub const INTERNAL: &str = "_SILO_";
 
-/// How often a call may be handed on. Other version managers' shims come to one or two; more is a circle.
+/// Limit on passing a call on. Shims of other version managers pass a call on once or twice; more is a loop.
 pub const MOST_HANDED_ON: u32 = 8;
 
-/// Programs that systems and scripts are made of. A tool that has such a command gets no shim for it by itself: `sh` in a
-/// sandbox instead of the machine's would break whatever looks for it on PATH.
+/// Programs that systems and scripts depend on. A tool with such a command gets no shim for it by default: a sandboxed `sh` in place of the
+/// host's would break every program that finds it on PATH.
 const SYSTEMS_OWN: &[&str] = &[
     "ash",
     "at",
@@ -161,7 +161,7 @@ const SYSTEMS_OWN: &[&str] = &[
     "zsh",
 ];
 
-/// Says whether a name is one of the programs that get no shim by themselves.
+/// Returns true if a name is one of the programs that get no shim by default.
 pub fn is_systems_own(name: &str) -> bool {
     name == crate::home::PROGRAM || SYSTEMS_OWN.binary_search(&name).is_ok()
 }

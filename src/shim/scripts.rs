@@ -1,4 +1,4 @@
-//! Scripts of this machine that a pinned shim takes away from their interpreter: `#!/usr/bin/env python3` in a directory on PATH.
+//! Finds host scripts whose interpreter a pinned shim would replace: `#!/usr/bin/env python3` in a directory on PATH.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use super::search;
 
-/// The kernel reads no more of a first line.
+/// Limit of a `#!` line in the kernel.
 const MAX_FIRST_LINE_BYTES: u64 = 256;
-/// More files than this are on no PATH; a PATH of network directories must not take minutes.
+/// Limit on the number of files that are read. No ordinary PATH has more, and a PATH with network directories must not take minutes.
 const MAX_FILES: usize = 20_000;
 
-/// Finds the scripts on PATH, besides those in `bin`, that look for one of these names on PATH; returns each with the name.
+/// Finds the scripts on PATH, except those in `bin`, whose `#!` line finds one of these names through `env`; returns each with the name.
 pub fn of(names: &BTreeSet<&str>, path: &OsStr, bin: &Path) -> Vec<(PathBuf, String)> {
     let path = search::without(path, bin);
     let dirs = path.as_bytes().split(|byte| *byte == b':').map(|dir| Path::new(OsStr::from_bytes(dir))).filter(|dir| dir.is_absolute());
@@ -30,7 +30,7 @@ pub fn of(names: &BTreeSet<&str>, path: &OsStr, bin: &Path) -> Vec<(PathBuf, Str
     found
 }
 
-/// Returns the name that a script looks for on PATH.
+/// Returns the name that a script's `#!` line finds through `env`.
 fn interpreter(file: &Path) -> Option<String> {
     let found = fs::metadata(file).ok()?;
     if !found.is_file() || found.permissions().mode() & 0o111 == 0 {
@@ -41,7 +41,7 @@ fn interpreter(file: &Path) -> Option<String> {
     named(head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?)
 }
 
-/// Reads a first line: `/usr/bin/env NAME`, with `-S` and variables before the name or without.
+/// Parses a `#!` line: `/usr/bin/env NAME`, also with options or variables before the name.
 fn named(line: &[u8]) -> Option<String> {
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.split_whitespace();

@@ -1,4 +1,4 @@
-//! Looking for a program along PATH, past the shims.
+//! Finds programs along PATH, without the shims.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-/// A file, whatever its names are.
+/// Identity of a file: device and inode, which do not depend on its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     device: u64,
     inode: u64,
 }
 
-/// Returns what a path leads to.
+/// Returns the identity of a path's target, following symlinks.
 pub fn identity(path: &Path) -> Option<Identity> {
     let found = fs::metadata(path).ok()?;
     Some(Identity { device: found.dev(), inode: found.ino() })
 }
 
-/// Returns PATH without the directory of the shims, by whatever name it stands there; the rest stays byte for byte.
+/// Returns PATH without the directory of the shims, also where PATH names it by a symlink. The rest is unchanged, byte for byte.
 pub fn without(path: &OsStr, bin: &Path) -> OsString {
     let shims = identity(bin);
     let is_bin = |part: &[u8]| {
@@ -32,20 +32,20 @@ pub fn without(path: &OsStr, bin: &Path) -> OsString {
     OsString::from_vec(kept.join(&b':'))
 }
 
-/// Says whether a directory stands in PATH, by whatever name.
+/// Returns true if PATH has a directory, also by a symlink.
 pub fn contains(path: &OsStr, dir: &Path) -> bool {
     without(path, dir).len() != path.len()
 }
 
 /// Finds every program called `name` along PATH, in order, as a shell would.
 pub fn all<'a>(name: &'a OsStr, path: &'a OsStr) -> impl Iterator<Item = PathBuf> + 'a {
-    // An empty part is the working directory, as everywhere on a system; a PATH of which nothing is left has no parts.
+    // An empty part of PATH is the working directory, as in a shell; an empty PATH has no parts.
     let path = Some(path).filter(|path| !path.is_empty()).into_iter();
     let dirs = path.flat_map(|path| path.as_bytes().split(|byte| *byte == b':')).map(|part| if part.is_empty() { &b"."[..] } else { part });
     dirs.map(move |dir| Path::new(OsStr::from_bytes(dir)).join(name)).filter(|file| is_program(file))
 }
 
-/// Finds the first program called `name` along PATH that is none of silo's own.
+/// Finds the first program called `name` along PATH that is not one of silo's own.
 pub fn next(name: &OsStr, path: &OsStr, is_own: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     all(name, path).find(|file| !is_own(file))
 }
@@ -75,7 +75,7 @@ mod tests {
         program(&this, 0o755);
         symlink(&this, dir("bin/tool")).expect("made");
         symlink(dir("bin"), dir("other-name")).expect("made");
-        // A link to this program elsewhere, a file that is no program, and at last one that is.
+        // A link to silo elsewhere, a file that is not executable, and last a program.
         symlink(&this, dir("a/tool")).expect("made");
         program(&dir("b/tool"), 0o644);
         program(&dir("c/tool"), 0o755);
@@ -88,6 +88,6 @@ mod tests {
         assert_eq!(next(OsStr::new("tool"), &clean, is_own), Some(dir("c/tool")));
         assert_eq!(without(dir("bin").as_os_str(), &dir("bin")), "");
         assert_eq!(next(OsStr::new("none"), &clean, is_own), None);
-        assert_eq!(without(OsStr::new(":/x::"), &dir("bin")), ":/x::", "what is not ours stays as it is");
+        assert_eq!(without(OsStr::new(":/x::"), &dir("bin")), ":/x::", "other entries are unchanged");
     }
 }

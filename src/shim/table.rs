@@ -1,6 +1,6 @@
-//! The table of shims, `~/.silo/shims`: which tools have shims, under which names, and which are pinned.
+//! The table of shims, `~/.silo/shims`: the tools that have shims, the names of the shims, and the pinned tools.
 //!
-//! It is read each time a shim is called, so it is lines of words, and no larger than it must be:
+//! Each call of a shim reads the table, so its format is short lines that need little parsing:
 //!
 //! ```text
 //! silo shims 1
@@ -13,9 +13,9 @@
 //! tool node free
 //! ```
 //!
-//! The oldest tool comes first. `shim` is a command that the tool's recipe names, `alias` one that the user added, with
-//! its words; `hidden` is one of the recipe's that the user removed, and `local` one that the tool has in some project
-//! only, from an add-on.
+//! The oldest tool comes first. `shim` is a command of the tool's recipe. `alias` is a command that the user added, with the command line
+//! to run. `hidden` is a command of the recipe that the user removed. `local` is a command that the tool has in some project only, from an
+//! add-on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -39,27 +39,27 @@ pub struct Table {
 pub struct Entry {
     /// The tool.
     pub tool: String,
-    /// Whether its shims lead to it everywhere.
+    /// True if the tool is pinned: its shims run it everywhere.
     pub pinned: bool,
     /// Its shims, by the name that is typed.
     pub shims: BTreeMap<String, Shim>,
 }
 
-/// Where a shim comes from.
+/// Origin of a shim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shim {
-    /// The recipe, which says what it runs.
+    /// The recipe, which defines its command line.
     Recipe,
-    /// The user, who said which words it stands for.
+    /// The user, with the command line to run.
     Alias(Vec<String>),
-    /// The recipe has it, and the user removed it.
+    /// The recipe, but the user removed it.
     Hidden,
     /// An add-on of some project; elsewhere the tool has no such command.
     Local,
 }
 
 impl Table {
-    /// Finds the tools that answer to a name, the oldest first.
+    /// Finds the tools that have a command of this name, the oldest first.
     pub fn owners<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a Entry> + use<'a, 'n> {
         self.tools.iter().filter(move |entry| entry.answers(name))
     }
@@ -69,7 +69,7 @@ impl Table {
         self.tools.iter().find(|entry| entry.tool == tool)
     }
 
-    /// Finds a tool's entry, or makes an empty one, which is the youngest.
+    /// Returns a tool's entry; if there is none, appends an empty one.
     pub fn entry(&mut self, tool: &str) -> &mut Entry {
         let at = self.tools.iter().position(|entry| entry.tool == tool).unwrap_or_else(|| {
             self.tools.push(Entry { tool: tool.to_owned(), pinned: false, shims: BTreeMap::new() });
@@ -78,7 +78,7 @@ impl Table {
         &mut self.tools[at]
     }
 
-    /// Returns every name that some tool answers to.
+    /// Returns every name that some tool has a command of.
     pub fn names(&self) -> std::collections::BTreeSet<&str> {
         self.tools
             .iter()
@@ -88,17 +88,17 @@ impl Table {
 }
 
 impl Entry {
-    /// Says whether the tool answers to a name.
+    /// Returns true if the tool has a command of this name, in any project.
     pub fn answers(&self, name: &str) -> bool {
         self.shims.get(name).is_some_and(|shim| *shim != Shim::Hidden)
     }
 
-    /// Says whether the tool answers to a name everywhere, not only in some project.
+    /// Returns true if the tool has a command of this name everywhere, not only in some project.
     pub fn answers_everywhere(&self, name: &str) -> bool {
         matches!(self.shims.get(name), Some(Shim::Recipe | Shim::Alias(_)))
     }
 
-    /// Returns the words that the user gave a name.
+    /// Returns the command line that the user gave to a name.
     pub fn alias(&self, name: &str) -> Option<&[String]> {
         match self.shims.get(name) {
             Some(Shim::Alias(words)) => Some(words),
@@ -107,13 +107,13 @@ impl Entry {
     }
 }
 
-/// Says whether a name can be typed as a command and be a file's.
+/// Returns true if a name is valid as a shim: it can be typed as a command and is a safe file name.
 pub fn is_shim_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
     name.len() <= 255 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain)
 }
 
-/// Reads the table at a path; one that is not there is empty.
+/// Reads the table at a path; a missing file is an empty table.
 pub fn read(path: &Path) -> Result<Table, document::Error> {
     match document::text_of(path)? {
         Some(text) => parse(&text).map_err(|line| wrong(path, line)),
@@ -122,11 +122,11 @@ pub fn read(path: &Path) -> Result<Table, document::Error> {
 }
 
 fn wrong(path: &Path, line: usize) -> document::Error {
-    let message = format!("line {line} is not of a table of shims that this silo knows; `silo doctor --fix` makes it anew");
+    let message = format!("line {line} is not valid in the table of shims of this version; `silo doctor --fix` rebuilds the table");
     document::Error::Meaning { path: path.to_owned(), message }
 }
 
-/// Parses a table; an error is the number of the line that is wrong.
+/// Parses a table; the error is the number of the first wrong line.
 pub fn parse(text: &str) -> Result<Table, usize> {
     let mut lines = text.lines();
     if lines.next() != Some(HEAD) {
@@ -163,7 +163,7 @@ fn parse_line(line: &str, table: &mut Table) -> Option<()> {
     entry.shims.insert(name.to_owned(), shim).is_none().then_some(())
 }
 
-/// Writes a table as [`parse`] reads it.
+/// Encodes a table in the format that [`parse`] reads.
 pub fn write(table: &Table) -> String {
     let mut text = format!("{HEAD}\n");
     for entry in &table.tools {
