@@ -173,7 +173,7 @@ print('on')"
     fs::write(bench.project().join("second"), "").expect("written");
     let output = silo.wait_with_output().expect("silo ends");
     assert_eq!(text(&output), "True True True\non\n", "{}", errors(&output));
-    assert_eq!(errors(&output), "silo: the network of this run is gone: its broker was killed by signal 9\n");
+    assert_eq!(errors(&output), "silo: this run has no network any more: its broker was killed by signal 9\n");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Launching from a process with threads: the program is started anew and told the spec.
+//! Launching from a multi-threaded process: re-executes the program as a child and sends it the spec.
 //!
-//! The child reads the spec from its standard input and answers on its standard output; it dies with its
-//! parent, so a build that is killed leaves no step running.
+//! The child reads the spec from standard input and answers on standard output. It dies with its parent, so a killed build leaves no step
+//! running.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -18,19 +18,19 @@ use super::error::Error;
 use super::spec::Spec;
 use super::{Exit, launch};
 
-/// The word on the command line that makes the program serve one launch.
+/// The subcommand that serves launches.
 pub const WORD: &str = "__launch";
 
-/// The option by which it takes a snapshot instead.
+/// The option of [`WORD`] that takes a snapshot instead.
 const SNAPSHOT: &str = "--snapshot";
 
-/// Between two looks at the caller's wish to stop; a person does not feel a twentieth of a second.
+/// Interval between checks of the caller's stop flag; 50 ms is too short for a person to notice.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Largest answer read: an exit or an error's text.
+/// Largest answer accepted: an exit status or an error message.
 const MAX_ANSWER_BYTES: u32 = 1 << 20;
 
-/// Largest spec read: its script and environment are bounded by the kernel's limit for arguments.
+/// Largest spec accepted. The kernel's limit on arguments bounds its script and environment.
 const MAX_SPEC_BYTES: u32 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -41,21 +41,22 @@ enum Answer {
     Failed(String),
 }
 
-/// What surrounds a launch without being part of its spec.
+/// Process settings around a launch that are not part of its spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circumstances {
-    /// As it comes.
+    /// The normal settings.
     Usual,
-    /// Otherwise than usual, for builds that must not depend on it: one processor, another umask, time zone and locale.
+    /// Different settings, for reproducibility checks: one processor, umask 077, another time zone and locale.
     Other,
 }
 
-/// Launches `spec` in a process of `program` and waits for its end, or kills it when `stop` is set.
+/// Launches `spec` in a process of `program` and waits for its exit, or kills it when `stop` is set.
 ///
-/// A thread that launches one step after another keeps the process that did it: it serves one launch at a time.
+/// Each thread keeps its last server process and reuses it, so a thread that launches several steps starts only one. A server runs one
+/// launch at a time.
 pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &AtomicBool) -> Result<Exit, Error> {
     let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
-    // What serves a network, or lives in other circumstances, is not used again.
+    // A server with a network or with other circumstances is not reused.
     let reusable = circumstances == Circumstances::Usual && spec.network.is_none();
     let idle = if reusable { IDLE.with(|idle| idle.borrow_mut().take()) } else { None };
     let mut server = match idle.filter(|server| server.program == program) {
@@ -63,7 +64,7 @@ pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &Ato
         None => Server::start(program, circumstances).map_err(|source| failed("starting", source))?,
     };
     let json = spec.to_json()?;
-    let answer = server.ask(&json, stop).map_err(|source| failed("listening to", source))?;
+    let answer = server.ask(&json, stop).map_err(|source| failed("reading the answer of", source))?;
     match serde_json::from_slice(&answer) {
         Ok(answer) => {
             if reusable {
@@ -80,7 +81,7 @@ pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &Ato
 }
 
 thread_local! {
-    /// The process that served this thread's last launch. It dies with the thread, which the kernel sees to.
+    /// The server process of this thread's last launch. It is dropped, and so ends, with the thread.
     static IDLE: RefCell<Option<Server>> = const { RefCell::new(None) };
 }
 
@@ -111,15 +112,15 @@ impl Server {
         Ok(Server { program: program.to_owned(), child })
     }
 
-    /// Sends a spec and reads the answer; nothing where the process has died. It is not waited for meanwhile, so its number
-    /// is still its own when it is killed.
+    /// Sends a spec and reads the answer, which is empty if the process died. The child is not reaped before that, so its PID cannot have
+    /// been reused when it is killed.
     fn ask(&mut self, spec: &[u8], stop: &AtomicBool) -> io::Result<Vec<u8>> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let (Some(input), Some(output)) = (&mut self.child.stdin, &mut self.child.stdout) else { return Ok(Vec::new()) };
         match write_frame(input, spec) {
-            // A process that died before it read all says so by having no answer.
+            // A process that died before it read the whole spec sends no answer, which is handled below.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            // One that lives would wait for the rest; it ends when its input does.
+            // A live process would wait for the rest of the spec; closing its input ends it.
             sent => sent?,
         }
         let ended = AtomicBool::new(false);
@@ -129,7 +130,7 @@ impl Server {
                     thread::park_timeout(LOOK);
                 }
                 if let Some(pid) = pid.filter(|_| stop.load(Ordering::Relaxed)) {
-                    // One that has just ended cannot be killed, and need not be.
+                    // A process that has just exited cannot be killed; ignore the error.
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                 }
             });
@@ -144,14 +145,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It ends when it is told nothing more; one that was killed has ended.
+        // The server exits at end of input; a killed one has exited already.
         drop(self.child.stdin.take());
         drop(self.child.wait());
     }
 }
 
-/// Starts a process that takes the snapshot which this launch could have used, if there is none, and does not
-/// wait for it. Without a snapshot the next machines boot, too, so nobody is told where it cannot be started.
+/// Starts a process that takes the snapshot for this launch if it is missing, and does not wait for it. A failure is ignored: without a
+/// snapshot, later VMs boot as before.
 pub fn take_snapshot_apart(spec: &Spec) {
     if !super::wants_snapshot(spec) {
         return;
@@ -165,7 +166,7 @@ pub fn take_snapshot_apart(spec: &Spec) {
     }
 }
 
-/// Serves launches until there are no more: the other side of [`run`].
+/// Serves launches until end of input: the child's side of [`run`].
 pub fn serve() -> Result<(), Error> {
     die_with_parent();
     let failed = |step: &str, source| Error::Host { step: step.to_owned(), source };
@@ -187,7 +188,7 @@ pub fn serve() -> Result<(), Error> {
     }
 }
 
-/// Writes a length of four bytes, the lowest first, and as many bytes.
+/// Writes the length as four bytes, little-endian, and then the bytes.
 fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     to.write_all(&length.to_le_bytes())?;
@@ -195,7 +196,7 @@ fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// Reads what [`write_frame`] wrote; nothing at the end of the stream, or where it ends within.
+/// Reads a frame from [`write_frame`]; `None` at the end of the stream, also in the middle of a frame.
 fn read_frame(from: &mut impl Read, most: u32) -> io::Result<Option<Vec<u8>>> {
     let whole = |result: io::Result<()>| match result {
         Ok(()) => Ok(true),
@@ -208,18 +209,18 @@ fn read_frame(from: &mut impl Read, most: u32) -> io::Result<Option<Vec<u8>>> {
     }
     let length = u32::from_le_bytes(length);
     if length > most {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than any honest one"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message exceeds the size limit"));
     }
     let mut bytes = vec![0; length as usize];
     Ok(whole(from.read_exact(&mut bytes))?.then_some(bytes))
 }
 
-/// Gives a child, which waits for its spec, only one processor.
+/// Restricts a child that still waits for its spec to one processor.
 #[cfg(target_os = "linux")]
 fn one_processor(child: &Child) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // Where it cannot be had, that circumstance is not another one.
+    // If the affinity cannot be read or set, the check runs with all processors.
     let Ok(all) = sched_getaffinity(pid) else { return };
     if let Some(last) = (0..CpuSet::MAX_CPU).rev().find(|cpu| all.is_set(*cpu)) {
         let mut one = CpuSet::new();
@@ -234,25 +235,25 @@ fn one_processor(_: &Child) {}
 #[cfg(target_os = "linux")]
 fn die_with_parent() {
     let parent = rustix::process::getppid();
-    // Where the kernel refuses, a killed build's step runs on until its end; nothing waits for it.
+    // If the kernel refuses, the step of a killed build runs on to its end; nothing waits for it.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     if rustix::process::getppid() != parent || parent == Some(Pid::INIT) {
-        // The parent died before the kernel knew that we die with it.
+        // The parent died before the death signal was set.
         let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
     }
 }
 
-/// Nothing tells of a parent's death here, so it is looked for.
+/// This system has no parent-death signal, so a thread polls the parent's PID.
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent() {
     use rustix::process::{getpid, getppid, kill_process};
     let parent = getppid();
-    // Without a thread for it, a machine may outlive a killed build until its own end.
+    // If the thread cannot start, a VM may outlive a killed build until its program exits.
     let _ = crate::thread::apart(move || {
         while getppid() == parent {
             thread::sleep(LOOK);
         }
-        // A machine ends with the process that it belongs to.
+        // A VM ends with the process that owns it.
         let _ = kill_process(getpid(), Signal::KILL);
     });
 }

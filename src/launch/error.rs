@@ -1,92 +1,92 @@
-//! What can go wrong between a launch spec and a running program.
+//! Errors between a launch spec and a running program.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a sandbox could not be started or followed to its end.
+/// The reason why a sandbox could not be started or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The calling process has more than one thread (see [`crate::launch`]).
-    #[error("launching needs a process with a single thread, and this one has {count}")]
+    #[error("launching needs a process with a single thread; this one has {count}")]
     Threads {
         /// The number of threads found.
         count: u64,
     },
-    /// The spec contradicts itself or asks for what no sandbox can be.
+    /// The spec contradicts itself or describes an impossible sandbox.
     #[error("launch spec: {reason}")]
     Spec {
-        /// What is wrong with it, naming the object.
+        /// The reason, with the object's name.
         reason: String,
     },
     /// The spec's JSON could not be read or written.
     #[error("launch spec")]
     Json(#[from] serde_json::Error),
-    /// A port of this machine cannot be listened at.
+    /// The host port of a port forward cannot be listened on.
     #[error("port {port} of this machine: {source}")]
     Port {
         /// The port.
         port: u16,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A system call outside the sandbox failed.
     #[error("{step}: {source}")]
     Host {
-        /// What was being done.
+        /// The failed step.
         step: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A step of making the sandbox failed.
-    #[error("making the sandbox: {step}: {source}")]
+    /// A step of the sandbox setup failed.
+    #[error("setting up the sandbox: {step}: {source}")]
     Setup {
-        /// What was being done, naming the object.
+        /// The failed step, with the object's name.
         step: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The program is not in the image (a shell says 127).
+    /// The program is not in the image (exit code 127, as in a shell).
     #[error("{}: not found in the image", program.display())]
     NotFound {
         /// The program as the spec names it.
         program: PathBuf,
     },
-    /// The program is in the image and cannot be executed (a shell says 126).
+    /// The program is in the image but cannot be executed (exit code 126, as in a shell).
     #[error("{}: cannot be executed: {source}", program.display())]
     NotExecutable {
         /// The program as the spec names it.
         program: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The sandbox's first process died before it could say how the program ended.
-    #[error("the sandbox ended without saying how (killed from outside, or out of memory)")]
+    /// The sandbox's first process died before it reported the program's exit status.
+    #[error("the sandbox died without an exit status (killed from outside, or out of memory)")]
     Lost,
-    /// A virtual machine ended, or never began, without saying how its program ended.
+    /// A virtual machine failed to start or ended without reporting the program's exit status.
     #[error("the virtual machine {what}")]
     Machine {
-        /// What became of it.
+        /// The failure, as a predicate of "the virtual machine".
         what: String,
     },
-    /// The user wanted to stop before there was a program to tell.
+    /// The user interrupted the launch before the program started.
     #[error("interrupted by signal {signal}")]
     Interrupted {
         /// The signal.
         signal: i32,
     },
-    /// A launch that another process of ours did for this one failed there.
+    /// The launch failed in a server process of ours (see [`super::again`]).
     #[error("{message}")]
     Elsewhere {
-        /// What it said.
+        /// The error message of that process.
         message: String,
     },
-    /// This system has no native tier, and no machine was named.
-    #[error("the native tier needs Linux, and there is nothing yet to make a machine of")]
+    /// This system has no native tier, and the spec has no VM.
+    #[error("the native tier needs Linux, and there is no image for a virtual machine")]
     NoTier,
 }
 
 impl Error {
-    /// Returns the exit code for a command line that ends with this error, as shells and `env` choose it.
+    /// Returns the exit code for this error, as shells and `env` choose it.
     pub fn code(&self) -> u8 {
         match self {
             Error::NotFound { .. } => 127,

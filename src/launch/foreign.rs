@@ -1,13 +1,12 @@
-//! What Linux numbers in one way and another host in its own: errors, signals, and a terminal's settings.
+//! Linux's numbers for errors, signals and terminal settings, for hosts that number them differently.
 //!
-//! Whoever is inside a machine is Linux, so Linux's numbers are what travels. On Linux each table is the identity, which the
-//! tests here hold, and so they hold the numbers.
+//! A VM always runs Linux, so the wire carries Linux's numbers. On Linux each table is the identity; the tests there check the numbers.
 
 use std::io;
 
 use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios};
 
-/// Signals that are passed on, with Linux's number.
+/// Signals that are forwarded, with Linux's number.
 const SIGNALS: [(i32, u8); 13] = [
     (libc::SIGHUP, 1),
     (libc::SIGINT, 2),
@@ -24,9 +23,9 @@ const SIGNALS: [(i32, u8); 13] = [
     (libc::SIGWINCH, 28),
 ];
 
-/// Error numbers up to this one mean the same everywhere, but for [`DIFFERENT_ERROR`].
+/// Error numbers up to this one are the same on all systems, except [`DIFFERENT_ERROR`].
 const LAST_SAME_ERROR: i32 = 34;
-/// To try again, on Linux, and a deadlock elsewhere.
+/// EAGAIN on Linux, EDEADLK elsewhere.
 const DIFFERENT_ERROR: i32 = 11;
 
 const INPUT: [(InputModes, u32); 13] = [
@@ -68,10 +67,10 @@ const LOCAL: [(LocalModes, u32); 10] = [
 
 const CONTROL: [(ControlModes, u32); 4] =
     [(ControlModes::CSTOPB, 0o100), (ControlModes::CREAD, 0o200), (ControlModes::PARENB, 0o400), (ControlModes::HUPCL, 0o2000)];
-/// Eight bits a character, and a speed that means nothing.
+/// Eight data bits (`CS8`) and a baud rate that has no meaning for a pseudo-terminal.
 const USUAL_CONTROL: u32 = 0o60 | 0o17;
 
-/// The special characters that travel, in this order; one is Linux's alone.
+/// The special characters on the wire, in this order; one exists only on Linux.
 const CODES: [Option<SpecialCodeIndex>; 17] = [
     Some(SpecialCodeIndex::VINTR),
     Some(SpecialCodeIndex::VQUIT),
@@ -91,13 +90,13 @@ const CODES: [Option<SpecialCodeIndex>; 17] = [
     Some(SpecialCodeIndex::VLNEXT),
     Some(SpecialCodeIndex::VEOL2),
 ];
-/// How other systems spell that there is no such character; Linux says 0.
+/// The value other systems use for an unset special character; Linux uses 0.
 const NO_CHARACTER: u8 = 0xff;
 
-/// Whether this system's numbers are Linux's.
+/// True if this system's numbers are Linux's.
 const IS_LINUX: bool = matches!(std::env::consts::OS.as_bytes(), b"linux");
 
-/// Returns Linux's number of one of this system's signals; 0, which is none, of one that is not passed on.
+/// Returns Linux's number of one of this system's signals, or 0 for a signal that is not forwarded.
 pub fn signal(own: i32) -> u8 {
     if IS_LINUX {
         return u8::try_from(own).unwrap_or(0);
@@ -105,12 +104,12 @@ pub fn signal(own: i32) -> u8 {
     SIGNALS.iter().find(|(signal, _)| *signal == own).map_or(0, |(_, number)| *number)
 }
 
-/// Returns this system's number of one of Linux's signals that stop; its own for any other.
+/// Returns this system's number of one of Linux's stop signals; an unknown number is returned unchanged.
 pub fn stop(number: u8) -> i32 {
     SIGNALS.iter().find(|(_, linux)| *linux == number).map_or_else(|| i32::from(number), |(own, _)| *own)
 }
 
-/// Returns an error by Linux's number.
+/// Returns the error with this Linux error number.
 pub fn error(number: i32) -> io::Error {
     if IS_LINUX || number <= LAST_SAME_ERROR && number != DIFFERENT_ERROR {
         return io::Error::from_raw_os_error(number);
@@ -118,8 +117,7 @@ pub fn error(number: i32) -> io::Error {
     io::Error::other(format!("error {number} of Linux"))
 }
 
-/// Returns a terminal's modes (input, output, local, control) and special characters by Linux's numbers, as far as both know
-/// them.
+/// Returns a terminal's modes (input, output, local, control) and special characters in Linux's numbers, as far as both systems have them.
 pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
     let input = INPUT.iter().filter(|(mode, _)| settings.input_modes.contains(*mode)).map(|(_, bit)| bit);
     let output = OUTPUT.iter().filter(|(mode, _)| settings.output_modes.contains(*mode)).map(|(_, bit)| bit);
@@ -137,7 +135,7 @@ pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// Numbers are what is compared, whatever type a system has for them.
+    /// Compares as numbers, because the types differ between systems.
     fn same<T: Into<i128>>(own: T, linux: u32) {
         assert_eq!(own.into(), i128::from(linux));
     }

@@ -1,18 +1,17 @@
-//! Launching: one sandbox from one [`spec::Spec`], on the tier that this system has.
+//! Launches one sandbox from one [`spec::Spec`], on this system's tier.
 //!
-//! There is exactly one way to start a process in Silo, whoever asks (`silo run`, a build step, a
-//! language server): describe it as a [`spec::Spec`], hand it to [`launch`], get an [`Exit`].
+//! There is exactly one way to start a process in Silo, for `silo run`, a build step and a language server alike: describe it as a
+//! [`spec::Spec`], pass it to [`launch`], get an [`Exit`].
 //!
-//! **`launch` must be called from a process with a single thread.** The sandbox's first process is
-//! a copy of the caller that goes on running Rust code (it allocates); in a copy of a process with
-//! threads, any lock that another thread held stays locked for ever. So whoever has threads (the
-//! build scheduler) starts silo anew for each step and sends the spec as JSON; `launch` checks, and
-//! refuses otherwise.
+//! **`launch` must be called from a process with a single thread.** The sandbox's first process is a fork of the caller that goes on
+//! running Rust code and allocates memory. In a fork of a multi-threaded process, a lock held by another thread stays locked for ever. So a
+//! caller with threads (the build scheduler) re-executes silo for each step and sends the spec as JSON (see [`again`]). `launch` checks the
+//! number of threads and refuses more than one.
 
 pub mod error;
 pub mod spec;
 
-// Of use where the numbers differ; its tests hold them where they are the same.
+// Only macOS needs the tables; on Linux their tests check the numbers.
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 mod foreign;
 
@@ -27,7 +26,7 @@ mod vm;
 
 pub mod again;
 
-// For fuzzing: a guest's kernel is on its other side.
+// Public for fuzzing: the peer is a guest's kernel, which is not trusted.
 pub use vm::conversation;
 
 use std::path::{Path, PathBuf};
@@ -35,20 +34,20 @@ use std::path::{Path, PathBuf};
 use error::Error;
 use spec::Spec;
 
-/// Returns the last that a program printed to a terminal of its sandbox's own.
+/// Returns the last output that the program printed to its sandbox's own terminal.
 pub fn printed() -> Vec<u8> {
     host::notices::heard()
 }
 
-/// In the work directory of an overlay: the directory that says that the overlay could not be mounted.
+/// Name of the marker directory in an overlay's work directory; it exists if the overlay could not be mounted.
 pub const UNLAYERED: &str = "read-only";
 
-/// How the program ended.
+/// The exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It exited with this code.
     Code(u8),
-    /// This signal killed it.
+    /// It was killed by this signal.
     Signal(i32),
 }
 
@@ -63,8 +62,8 @@ impl Exit {
 }
 
 impl Exit {
-    /// Ends this process as the program was ended, by its signal, so that a shell does what it does after the program. Returns
-    /// where an exit code has to say it.
+    /// Ends this process by the signal that ended the program, so that a shell reacts as if it had run the program itself. Returns if the
+    /// program exited with a code, or if the signal does not end this process.
     pub fn end_by_signal(self) {
         if let Exit::Signal(signal) = self {
             host::system::end_by(signal);
@@ -72,16 +71,16 @@ impl Exit {
     }
 }
 
-/// One thing that the launcher needs, tried rather than looked up.
+/// The result of trying one thing that the launcher needs.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Check {
-    /// What was tried.
+    /// The name of the feature.
     pub name: &'static str,
-    /// How it went.
+    /// The outcome.
     pub state: State,
-    /// What was found, as one plain sentence without a dot.
+    /// The finding, as one plain sentence without a full stop.
     pub detail: String,
-    /// What the user can do about it; empty when there is nothing to do.
+    /// The user's remedy; empty if none is needed.
     pub cure: String,
 }
 
@@ -91,50 +90,50 @@ pub struct Check {
 pub enum State {
     /// It works.
     Ok,
-    /// Sandboxes run, with one protection or limit less; `detail` says which.
+    /// Sandboxes run with one protection or limit less; `detail` names it.
     Degraded,
     /// No sandbox can run on this tier.
     Missing,
 }
 
-/// Runs the spec's program in a new sandbox and waits until nothing of the sandbox is left.
+/// Runs the spec's program in a new sandbox and waits until all of the sandbox is gone.
 ///
-/// See the module's documentation: the calling process must have one thread.
+/// The calling process must have one thread; see the module's documentation.
 pub fn launch(spec: &Spec) -> Result<Exit, Error> {
     launch_noting(spec, &mut |_| {})
 }
 
-/// A moment of a launch.
+/// A phase of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// There is a machine that waits for what it is to do, where the program gets one.
+    /// A VM is ready and waits for its command; only for programs that run in a VM.
     Ready,
-    /// The sandbox is there, and the program starts in it.
+    /// The sandbox is set up, and the program starts in it.
     Started,
-    /// The program has run for a moment, or is about to run in a machine: time for work that a short run needs none of.
+    /// The program has run for a moment, or is about to run in a VM: the time for work that a short run does not need.
     Lasting,
     /// The program has ended.
     Ended,
-    /// The caller's terminal is about to be taken over. It may come again.
+    /// The launcher is about to take over the caller's terminal. This may happen more than once.
     Terminal,
 }
 
-/// Whether programs can be run without a machine here: under this system's own kernel.
+/// True if programs can run without a VM, under this system's own kernel.
 pub const HAS_NATIVE: bool = cfg!(target_os = "linux");
 
-/// Says why the processor runs no guests by itself, if it does not. Like [`launch`], to be called from a process with one thread.
+/// Returns the reason if the processor cannot run VMs with hardware virtualisation. Like [`launch`], it needs a process with one thread.
 #[cfg(target_os = "linux")]
 pub fn runs_guests() -> Result<(), &'static str> {
     vm::runs_guests()
 }
 
-/// Apple's framework has no other way.
+/// Apple's framework always uses hardware virtualisation.
 #[cfg(target_os = "macos")]
 pub fn runs_guests() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The same as [`launch`], telling `noted` what is reached.
+/// Like [`launch`], and reports each phase to `noted`.
 #[cfg(target_os = "linux")]
 pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     spec.check()?;
@@ -145,42 +144,42 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
     }
 }
 
-/// The same as [`launch`], telling `noted` what is reached. There are only machines here, and nothing is copied for them.
+/// Like [`launch`], and reports each phase to `noted`. This system has only VMs; nothing is forked, so threads are allowed.
 #[cfg(target_os = "macos")]
 pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     spec.check()?;
     vm::launch(spec, spec.machine.as_ref().ok_or(Error::NoTier)?, noted)
 }
 
-/// Returns the program that runs, whatever has its name meanwhile.
+/// Returns the path of the running program's file, even if the file was replaced.
 pub fn this_program() -> Result<PathBuf, Error> {
     let failed = |source| Error::Host { step: "finding this program's own file".to_owned(), source };
-    // Behind whatever links lead to it.
+    // On macOS, with symlinks resolved.
     if HAS_NATIVE { Ok("/proc/self/exe".into()) } else { std::env::current_exe().and_then(std::fs::canonicalize).map_err(failed) }
 }
 
-/// Names the initial file system that virtual machines of this program of silo need.
+/// Returns the cache key of the initramfs for this silo binary.
 pub fn initial_name(program: &Path) -> Result<String, Error> {
     vm::first_process(program).and_then(|program| vm::initial::name(&program))
 }
 
-/// Makes it; `root` is that of the image with the kernel's modules.
+/// Makes the initramfs; `root` is the root of the image with the kernel's modules.
 pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
     vm::initial::make(root, &vm::first_process(program)?)
 }
 
-/// Unpacks into a directory what a machine says that a step has changed, whoever wrote it.
+/// Unpacks the archive of a step's changes from a VM into a directory. The archive is not trusted.
 pub fn unpack_changes(from: &mut dyn std::io::Read, dir: &Path) -> std::io::Result<()> {
     vm::unpack_changes(from, dir)
 }
 
-/// Whether a launch in a machine had to boot one, because there is no snapshot that it could have used.
+/// True if a launch had to boot its VM because no snapshot was usable.
 #[cfg(target_os = "linux")]
 pub fn wants_snapshot(spec: &Spec) -> bool {
     spec.machine.as_ref().is_some_and(|machine| vm::snapshot::is_wanted(spec, machine))
 }
 
-/// Takes the snapshot that launches like this one can use. Like [`launch`], to be called from a process with one thread.
+/// Takes the snapshot for launches like this one. Like [`launch`], it needs a process with one thread.
 #[cfg(target_os = "linux")]
 pub fn take_snapshot(spec: &Spec) -> Result<(), Error> {
     spec.check()?;
@@ -188,22 +187,21 @@ pub fn take_snapshot(spec: &Spec) -> Result<(), Error> {
     spec.machine.as_ref().map_or(Ok(()), |machine| vm::snapshot::take(spec, machine))
 }
 
-/// Whether this process is the first one of a virtual machine, which the kernel started by this name.
+/// True if this process is the first process of a VM; the kernel starts it under this name.
 #[cfg(target_os = "linux")]
 pub fn is_guest(argv0: &std::ffi::OsStr) -> bool {
     vm::guest::is_first(argv0)
 }
 
-/// Does what the first process of a virtual machine does.
+/// Runs as the first process of a VM.
 #[cfg(target_os = "linux")]
 pub fn guest() -> ! {
     vm::guest::main()
 }
 
-/// Tries everything that the tiers of this system are made of; `silo doctor` shows the result.
+/// Tests every feature that this system's tiers need; `silo doctor` shows the result.
 ///
-/// `store` is the (existing) directory that holds the images. Like [`launch`], to be called from a
-/// process with one thread.
+/// `store` is the existing directory of the images. Like [`launch`], it needs a process with one thread.
 #[cfg(target_os = "linux")]
 pub fn probe(store: &Path) -> Vec<Check> {
     let mut checks = native::probe::probe(store);
@@ -211,33 +209,33 @@ pub fn probe(store: &Path) -> Vec<Check> {
     checks
 }
 
-/// Says that this system keeps no snapshots.
+/// Returns false: this system has no snapshots.
 #[cfg(target_os = "macos")]
 pub fn wants_snapshot(_spec: &Spec) -> bool {
     false
 }
 
-/// Says that this system keeps no snapshots.
+/// Fails: this system has no snapshots.
 #[cfg(target_os = "macos")]
 pub fn take_snapshot(_spec: &Spec) -> Result<(), Error> {
     Err(Error::NoTier)
 }
 
-/// A program for another system is never the first process of a machine.
+/// Returns false: a program for another system is never the first process of a VM.
 #[cfg(target_os = "macos")]
 pub fn is_guest(_argv0: &std::ffi::OsStr) -> bool {
     false
 }
 
-/// A program for another system is never the first process of a machine.
+/// Never called: a program for another system is never the first process of a VM.
 #[cfg(target_os = "macos")]
 pub fn guest() -> ! {
     std::process::abort()
 }
 
-/// Tries everything that the tiers of this system are made of; `silo doctor` shows the result.
+/// Tests every feature that this system's tiers need; `silo doctor` shows the result.
 ///
-/// `store` is the (existing) directory that holds the images.
+/// `store` is the existing directory of the images.
 #[cfg(target_os = "macos")]
 pub fn probe(store: &Path) -> Vec<Check> {
     vec![vm::probe(), host::system::probe_names(store)]

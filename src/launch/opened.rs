@@ -1,8 +1,8 @@
-//! Opens files and directories of the host so that what was checked is what gets mounted.
+//! Opens host files and directories so that the checked file is the one that gets mounted.
 //!
-//! A path is opened once, one component after another, each relative to the directory before it. A symlink is followed only
-//! where the caller says so, by the place of the symlink. The descriptor is what the caller checks; [`Opened::host`] names it
-//! in a launch spec, and the launcher refuses to mount anything else.
+//! A path is opened once, component by component, each relative to the directory before it. A symlink is followed only if the caller allows
+//! it, by the symlink's own path. The caller checks the file descriptor; [`Opened::host`] names the file in a launch spec, and the launcher
+//! refuses to mount any other.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,12 +17,12 @@ use rustix::io::Errno;
 use super::host::system;
 use super::spec::host_path::{HostPath, Inode};
 
-/// Symlinks followed on one path, as many as Linux follows.
+/// Most symlinks followed on one path, as on Linux.
 const MAX_LINKS: usize = 40;
 
-/// A file or directory of the host that is open.
+/// An open file or directory of the host.
 ///
-/// Its inode number is not reused while this value lives: keep it until what is launched with [`Opened::host`] has started.
+/// Its inode number is not reused while this value lives. Keep it until the launch with [`Opened::host`] has started.
 #[derive(Debug)]
 pub struct Opened {
     path: PathBuf,
@@ -30,16 +30,16 @@ pub struct Opened {
     fd: OwnedFd,
 }
 
-/// Which symlinks on a path are followed.
+/// The symlinks on a path that are followed.
 #[derive(Clone, Copy)]
 pub enum Links<'a> {
     /// None: a symlink is an error.
     Refuse,
-    /// Those for whose own path this returns true; any other is an error.
+    /// Symlinks for whose path this returns true; any other is an error.
     If(&'a dyn Fn(&Path) -> bool),
 }
 
-/// Why something could not be opened.
+/// The reason why a path could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system refused.
@@ -50,13 +50,13 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// A symlink that may not be followed.
+    /// A symlink that must not be followed.
     #[error("{path} is a symlink", path = .path.display())]
     Link {
         /// The symlink.
         path: PathBuf,
     },
-    /// The path leads out of the directory that it must be in.
+    /// The path leaves the directory that it must be in.
     #[error("{path} is not below its directory", path = .path.display())]
     Outside {
         /// The path.
@@ -80,27 +80,27 @@ impl Opened {
         walk(here, path, Links::Refuse)
     }
 
-    /// Returns the path that was opened, in which no component is a symlink.
+    /// Returns the opened path, in which no component is a symlink.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names it for a launch spec.
+    /// Names the file for a launch spec.
     pub fn host(&self) -> HostPath {
         HostPath::opened(self.path.clone(), self.inode())
     }
 
-    /// Returns its identity.
+    /// Returns the file's identity.
     pub fn inode(&self) -> Inode {
         inode(&self.stat)
     }
 
-    /// Whether it is a directory.
+    /// True for a directory.
     pub fn is_dir(&self) -> bool {
         self.kind() == FileType::Directory
     }
 
-    /// Whether it is a regular file.
+    /// True for a regular file.
     pub fn is_file(&self) -> bool {
         self.kind() == FileType::RegularFile
     }
@@ -130,7 +130,7 @@ fn open_at(dir: BorrowedFd<'_>, name: &Path, shown: &Path) -> Result<Opened, Err
     open().map_err(|error| Error::Open { path: shown.to_owned(), source: error.into() })
 }
 
-/// Opens what a relative path names, from a directory on.
+/// Opens a path relative to a directory.
 fn walk(from: Opened, path: &Path, links: Links<'_>) -> Result<Opened, Error> {
     let mut to_go: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
     let mut trail = vec![from];
@@ -172,7 +172,7 @@ enum Step {
 fn next(dir: &Opened, name: &Path, shown: &Path) -> Result<Step, Error> {
     match open_at(dir.as_fd(), name, shown) {
         Ok(opened) if opened.kind() != FileType::Symlink => Ok(Step::There(opened)),
-        // Where a symlink cannot be opened itself, the system says that it is one.
+        // A system that cannot open a symlink itself reports ELOOP for one.
         Err(Error::Open { source, .. }) if source.raw_os_error() != Some(Errno::LOOP.raw_os_error()) => {
             Err(Error::Open { path: shown.to_owned(), source })
         }
@@ -245,7 +245,7 @@ mod tests {
         ] {
             assert_eq!(project.below(Path::new(path)).is_ok(), expect, "{path}");
         }
-        // What was opened stays what it is, whatever has its name now.
+        // An open file keeps its identity after another file takes its name.
         let before = project.below(Path::new("conf/a")).expect("a file").inode();
         fs::rename(top.join("p/conf/a"), top.join("p/conf/b")).expect("moved");
         fs::write(top.join("p/conf/a"), "other").expect("written");

@@ -1,8 +1,7 @@
 //! The launch spec: everything one launch needs, as data.
 //!
-//! Pure: nothing here touches the system. A spec can travel to another process as JSON
-//! ([`Spec::to_json`], [`Spec::from_json`]); paths, arguments and variables stay exact byte for
-//! byte on the way, empty ones and ones that are not UTF-8 included.
+//! Pure: nothing here touches the system. A spec can be sent to another process as JSON ([`Spec::to_json`], [`Spec::from_json`]). Paths,
+//! arguments and variables keep their exact bytes, also empty ones and ones that are not UTF-8.
 
 mod text;
 
@@ -26,25 +25,23 @@ use host_path::HostPath;
 pub struct Spec {
     /// The root file system.
     pub root: Root,
-    /// What of the host is visible, in the order of mounting (an outer one before an inner one).
+    /// Host files and directories to mount, in order (an outer one before an inner one).
     pub mounts: Vec<Mount>,
     /// Directories that must exist before the start.
     pub dirs: Vec<Dir>,
-    /// Files written before the start; they hide what the image has at their place.
+    /// Files written before the start; they hide the image's files of the same path.
     pub files: Vec<File>,
-    /// Guest paths inside writable mounts that are read-only all the same.
+    /// Guest paths inside writable mounts that are mounted read-only.
     ///
-    /// Those that do not exist are passed over. Every directory between the mount and such a path
-    /// is pinned (it cannot be renamed or removed inside), since otherwise a guest could move
-    /// `.git` away and make another one with hooks of its own. A host directory that is mounted at
-    /// two places needs its paths listed for both.
+    /// Missing paths are skipped. Every directory between the mount and such a path is pinned: it cannot be renamed or removed inside.
+    /// Otherwise a guest could move `.git` away and make another one with its own hooks. A host directory that is mounted at two places
+    /// needs its paths listed for both.
     #[serde(with = "text::list")]
     pub read_only: Vec<PathBuf>,
-    /// Directories of mounts that the program sees under a layer of its own.
+    /// Directories of mounts that the program sees through an overlay.
     #[serde(default)]
     pub overlays: Vec<Overlay>,
-    /// Guest paths inside mounts at which something empty is seen, whatever the host has there. Those that do not exist are
-    /// passed over.
+    /// Guest paths inside mounts that appear empty in the sandbox. Missing paths are skipped.
     #[serde(with = "text::list", default)]
     pub hidden: Vec<PathBuf>,
     /// The program and its arguments; a program without a slash is looked up in the `PATH` of `env`.
@@ -56,18 +53,18 @@ pub struct Spec {
     /// The working directory, as a guest path.
     #[serde(with = "text::one")]
     pub cwd: PathBuf,
-    /// The name that `hostname` gives inside.
+    /// The sandbox's host name.
     pub hostname: String,
-    /// Who the program is.
+    /// The program's user.
     pub identity: Identity,
-    /// Where its standard streams lead.
+    /// The standard streams.
     pub stdio: Stdio,
-    /// What it may use up.
+    /// The resource limits.
     pub limits: Limits,
-    /// What it may reach; by default nothing, and then there is nothing to ask either.
+    /// The network policy; without one there is no network and no broker.
     #[serde(default)]
     pub network: Option<Network>,
-    /// The virtual machine that it runs in; by default it runs under the host's own kernel.
+    /// The virtual machine to run in; without one the program runs under the host's own kernel.
     #[serde(default)]
     pub machine: Option<Machine>,
 }
@@ -76,58 +73,57 @@ pub struct Spec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// The root of the image that has QEMU and the kernel's modules.
+    /// The root of the image with QEMU and the kernel's modules.
     #[serde(with = "text::one")]
     pub root: PathBuf,
     /// The kernel, unpacked.
     #[serde(with = "text::one")]
     pub kernel: PathBuf,
-    /// The initial file system.
+    /// The initramfs.
     #[serde(with = "text::one")]
     pub initial: PathBuf,
-    /// The program's root as a file system, which holds what `root.lower` of the spec does; without one the directories
-    /// themselves are shared, which is slower to read.
+    /// A file system image of the program's root, with the same content as `root.lower` of the spec. Without one the directories themselves
+    /// are shared, which is slower to read.
     #[serde(with = "text::perhaps", default)]
     pub disk: Option<PathBuf>,
-    /// Memory of the machine.
+    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Its processors.
+    /// Number of processors.
     pub cpus: u32,
-    /// Where snapshots of such machines lie; without it each one boots.
+    /// The directory of snapshots of such VMs; without it each VM boots.
     #[serde(with = "text::perhaps", default)]
     pub snapshots: Option<PathBuf>,
-    /// What runs once in a machine before its snapshot is taken, so that its files are in memory.
+    /// A command run once before the VM's snapshot is taken, so that its files are in the page cache.
     #[serde(with = "text::list", default)]
     pub warm_up: Vec<OsString>,
 }
 
-/// The root file system: read-only directories below, a writable one above.
+/// The root file system: read-only lower directories and a writable upper one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Root {
-    /// Host directories, the topmost first; usually the one tree that was composed for the image.
+    /// Host directories, the topmost first; usually only the tree composed for the image.
     #[serde(with = "text::list")]
     pub lower: Vec<PathBuf>,
-    /// Where writes go.
+    /// The writable layer.
     pub upper: Upper,
 }
 
-/// Where writes to the root file system go.
+/// The writable layer of the root file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Upper {
-    /// Into memory, gone with the sandbox.
+    /// In memory; discarded with the sandbox.
     Ephemeral {
-        /// At most so many bytes.
+        /// Limit in bytes.
         size_bytes: u64,
     },
-    /// Into a directory, to be captured afterwards.
+    /// In a directory, to be captured afterwards.
     ///
-    /// `dirs`, `files` and mount points that the image lacks do not show up there: they are put
-    /// into a layer of their own below it. `/tmp` is in memory then. Writes are never synced: after
-    /// a crash of the machine the directory is worth nothing.
+    /// `dirs`, `files` and missing mount points do not show up there: they go into a separate layer below it. `/tmp` is in memory then.
+    /// Writes are never synced: after a crash of the host the directory's content is not usable.
     Kept {
-        /// The directory that receives what the program changed.
+        /// The directory that receives the program's changes.
         #[serde(with = "text::one")]
         upper: PathBuf,
         /// A directory on the same file system, for the kernel's own use.
@@ -136,22 +132,21 @@ pub enum Upper {
     },
 }
 
-/// A host file or directory made visible inside, with everything mounted below it.
+/// A host file or directory made visible inside, with all mounts below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// The file or directory on the host.
     pub host: HostPath,
-    /// Where it appears; made when missing (on the host, if it lies inside another writable mount).
+    /// The mount point. It is created if missing (on the host, if it is inside another writable mount).
     #[serde(with = "text::one")]
     pub guest: PathBuf,
-    /// Whether it can be written.
+    /// Read-only or writable.
     pub access: Access,
 }
 
-/// A directory of the host that is seen under a layer of the sandbox's own: what is written goes there, and the host's
-/// directory stays as it is. Where the kernel cannot do that the directory is read-only, and a directory
-/// [`UNLAYERED`](crate::launch::UNLAYERED) in `work` says so.
+/// An overlay over a host directory: writes go to `upper`, and the host directory does not change. If the kernel cannot mount the overlay,
+/// the directory is read-only, and a directory named [`UNLAYERED`](crate::launch::UNLAYERED) is created in `work`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {
@@ -163,12 +158,12 @@ pub struct Overlay {
     /// A directory on the same file system, for the kernel's own use.
     #[serde(with = "text::one")]
     pub work: PathBuf,
-    /// Where it appears, in mounts that are there.
+    /// The guest paths; they are inside other mounts.
     #[serde(with = "text::list")]
     pub guests: Vec<PathBuf>,
 }
 
-/// Whether a mount can be written.
+/// Access of a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
     /// Read only.
@@ -183,110 +178,108 @@ pub enum Access {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dir {
-    /// Where.
+    /// The guest path.
     #[serde(with = "text::one")]
     pub guest: PathBuf,
     /// Its permission bits.
     pub mode: u32,
 }
 
-/// The mode of a [`File`] that is a symlink: its type as the kernel has it, and all permissions.
+/// The mode of a [`File`] that is a symlink: the kernel's file type, and all permissions.
 pub const SYMLINK: u32 = 0o120_777;
 
 /// A file written before the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Where.
+    /// The guest path.
     #[serde(with = "text::one")]
     pub guest: PathBuf,
-    /// Its content; the target of a symlink.
+    /// The file's content, or a symlink's target.
     #[serde(with = "text::one")]
     pub bytes: text::Bytes,
     /// Its permission bits, or [`SYMLINK`].
     pub mode: u32,
 }
 
-/// Who the program is.
+/// The program's user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// The caller, by the same number: what it makes in a project belongs to the caller.
+    /// The caller, with the same uid: files it makes in a project belong to the caller.
     Caller,
     /// Root of its own user namespace, for build steps.
     ///
-    /// Changes of ownership succeed and are recorded as the extended attribute `user.silo.owner`
-    /// (`uid:gid`) of files and directories of the root file system; changes of the own identity
-    /// succeed without effect. Needs [`Upper::Kept`] to be of any use.
+    /// A change of ownership succeeds and is recorded in the extended attribute `user.silo.owner` (`uid:gid`) of files and directories of
+    /// the root file system. A change of the own identity succeeds without effect. Only useful with [`Upper::Kept`].
     Root,
-    /// The caller under the name of root, with no more power than [`Identity::Caller`]: for the program that is a
-    /// virtual machine. So what belongs to the caller belongs to the machine's root, whoever the caller is.
+    /// The caller, mapped to uid 0, with no more privileges than [`Identity::Caller`]: for QEMU. So the caller's files belong to the VM's
+    /// root, for any caller.
     Machine,
 }
 
-/// Where the standard streams lead.
+/// The standard streams of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Stdio {
-    /// A terminal of the sandbox's own when the caller's input and output are terminals, else the
-    /// caller's own streams.
+    /// A terminal of the sandbox's own if the caller's input and output are terminals; otherwise the caller's own streams.
     Auto,
     /// No input; output and errors are appended to this host file.
     Log {
-        /// The file; made when missing.
+        /// The file; created if missing.
         #[serde(with = "text::one")]
         path: PathBuf,
     },
 }
 
-/// What a sandbox may use up; `None` sets no limit beyond the caller's own.
+/// Resource limits of a sandbox; `None` adds no limit to the caller's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Memory of all processes together; without a delegated cgroup, of each single one.
+    /// Memory of all processes together; without a delegated cgroup, the limit of each process.
     pub memory_bytes: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
     /// Open files of each process.
     pub open_files: Option<u64>,
-    /// Processors' worth of time, in thousandths (1500 is one and a half); only with a delegated cgroup.
+    /// CPU time in thousandths of a processor (1500 is one and a half); only with a delegated cgroup.
     pub cpu_thousandths: Option<u64>,
 }
 
-/// What a program may reach, by name: it asks a resolver inside, and Silo dials from outside.
+/// The network policy of a program, by host name: the program asks the DNS resolver inside, and Silo connects from outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// What is granted, as [`Grant`] has it. A host granted by its own name may be of the host's own network.
+    /// Grants, in the syntax of [`Grant`]. A host granted by its own name may have an address in the host's own network.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// The same, for public addresses alone.
+    /// Grants for public addresses only.
     #[serde(default)]
     pub public: Vec<String>,
-    /// What is not, unless something granted names it more closely.
+    /// Denied names, unless a grant matches more specifically.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// Grants every name with a public address, and notes each `name:port` that was reached in this host file.
+    /// Grants every name with a public address, and records each `name:port` that was reached in this host file.
     #[serde(default)]
     pub learn: Option<Learn>,
-    /// The machine's own proxies.
+    /// The host's own proxies.
     #[serde(default)]
     pub proxies: Proxies,
-    /// Where a grant would be written.
+    /// The file in which a missing grant would be written.
     #[serde(default)]
     pub asker: Asker,
-    /// Ports of this machine's own loopback that lead to ports inside.
+    /// Port forwards from the host's loopback to ports inside.
     #[serde(default)]
     pub ports: Vec<Port>,
-    /// The user's ssh agent, which a program may ask for signatures at [`SSH_AGENT`].
+    /// The user's ssh agent; the program can request signatures at [`SSH_AGENT`].
     #[serde(default)]
     pub ssh_agent: Option<SshAgent>,
-    /// Where what was asked for and what came of it is noted.
+    /// The log of requested connections and their results.
     #[serde(default)]
     pub record: Option<Record>,
 }
 
-/// Where a program finds the user's ssh agent.
+/// The path of the ssh agent's socket inside.
 pub const SSH_AGENT: &str = "/run/silo/ssh-agent.sock";
 
 /// The user's ssh agent.
@@ -298,44 +291,44 @@ pub struct SshAgent {
     pub socket: PathBuf,
 }
 
-/// Where what a program did with its network is noted.
+/// The log of a program's network use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// A host file; made when there is something to note.
+    /// A host file; created with the first entry.
     #[serde(with = "text::one")]
     pub into: PathBuf,
     /// Its first line.
     pub title: String,
 }
 
-/// On whose behalf a program asks; it says where a grant that it lacks would be written.
+/// The origin of a network request; it decides the file named in the hint for a missing grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Asker {
-    /// A step of a build: in its recipe.
+    /// A build step: the recipe.
     #[default]
     Step,
-    /// A run: in silo.toml.
+    /// A run: `silo.toml`.
     Run,
 }
 
-/// Where what is learned goes.
+/// The destination of learned names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Learn {
-    /// A host file; made when missing.
+    /// A host file; created if missing.
     #[serde(with = "text::one")]
     pub into: PathBuf,
 }
 
 impl Network {
-    /// Reads what may be reached.
+    /// Parses the grants.
     pub fn policy(&self) -> Result<Policy, Error> {
         Ok(Policy { allow: self.grants(&self.allow)?, public: self.grants(&self.public)?, deny: self.grants(&self.deny)? })
     }
 
-    /// The file that leads programs to the resolver inside.
+    /// Returns a `resolv.conf` that points programs to the resolver inside.
     pub fn file(&self) -> File {
         let text = format!("nameserver {}\n", silo_wire::RESOLVER);
         File { guest: "/etc/resolv.conf".into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }
@@ -361,12 +354,12 @@ impl Spec {
         Ok(serde_json::to_vec(self)?)
     }
 
-    /// Reads what [`Spec::to_json`] wrote.
+    /// Parses the result of [`Spec::to_json`].
     pub fn from_json(json: &[u8]) -> Result<Spec, Error> {
         Ok(serde_json::from_slice(json)?)
     }
 
-    /// Says what no sandbox could be made of.
+    /// Fails if the spec describes an impossible sandbox.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::Spec { reason });
         if self.argv.is_empty() {

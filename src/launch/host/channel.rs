@@ -1,4 +1,4 @@
-//! The way to a sandbox's agent: messages that are kept apart, some with a connection.
+//! The channel to a sandbox's network agent: datagrams, some with a connection's file descriptor.
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,11 +17,11 @@ use crate::broker::Carrier;
 
 /// The broker's end.
 ///
-/// A stream only for who waits for it: messages are sent and received by calls that keep them apart.
+/// A tokio `UnixStream` only for polling. Messages are sent and received by calls that keep message boundaries.
 pub struct Channel(UnixStream);
 
 impl Channel {
-    /// Takes over an end of a socket pair that keeps messages apart.
+    /// Wraps one end of a message-oriented socket pair.
     pub fn new(socket: OwnedFd) -> io::Result<Channel> {
         Ok(Channel(stream(socket)?))
     }
@@ -54,7 +54,7 @@ impl Carrier for Channel {
     }
 }
 
-/// Waits for any word of silo's on the broker's link, or for its end: both mean that the sandbox has ended.
+/// Completes on any message from silo on the broker's link, or when the link closes. Both mean that the sandbox has ended.
 pub fn word_on(link: OwnedFd) -> io::Result<impl Future<Output = ()>> {
     let link = stream(link)?;
     Ok(async move {
@@ -67,7 +67,7 @@ pub fn word_on(link: OwnedFd) -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Hands on those who ask the ssh agent, as they come with messages. One too many is turned away.
+/// Forwards connections to the ssh agent, which arrive one per message, to the broker. Drops a connection if the queue is full.
 pub async fn hand_over(socket: OwnedFd, to: Sender<std::os::unix::net::UnixStream>) {
     let Ok(socket) = stream(socket) else { return };
     while socket.readable().await.is_ok() {
@@ -80,7 +80,7 @@ pub async fn hand_over(socket: OwnedFd, to: Sender<std::os::unix::net::UnixStrea
     }
 }
 
-/// Has a socket waited for. It is a stream only for who waits for it.
+/// Registers a socket with tokio. It is used as a stream only for polling.
 fn stream(socket: OwnedFd) -> io::Result<UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
@@ -101,9 +101,10 @@ fn receive(socket: &UnixStream) -> io::Result<Received> {
     Ok((got.bytes > 0).then(|| (bytes[..got.bytes].to_vec(), passed)))
 }
 
-/// Takes what was passed for a connection, if it is one: over the sandbox's loopback, or, from a machine, an end of a pair.
+/// Wraps a received file descriptor as a connection, if it is one: a TCP connection over the sandbox's loopback or, from a VM, one end of a
+/// socket pair.
 ///
-/// What the broker does with one (read, write, shut down) is the same for both families.
+/// The broker's operations (read, write, shut down) are the same for both address families.
 fn connection(passed: OwnedFd) -> Option<TcpStream> {
     let is_stream = sockopt::socket_type(&passed).is_ok_and(|kind| kind == SocketType::STREAM);
     let families = [AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX];
@@ -128,7 +129,7 @@ mod tests {
     use crate::broker::{self, Say, Terms};
     use crate::grant::{Grant, Policy};
 
-    /// Whoever took the agent's place.
+    /// A client that sends forged messages in place of the agent.
     struct Forger {
         channel: OwnedFd,
         told: Arc<Mutex<Vec<String>>>,
@@ -151,7 +152,7 @@ mod tests {
                 doors: Vec::new(),
                 keys: None,
             };
-            // It ends with its channel.
+            // The broker ends with its channel.
             let serve = move || broker::serve(|| Ok((Channel::new(host)?, std::future::pending())), terms);
             drop(crate::thread::apart(serve).expect("a thread"));
             Forger { channel, told }
@@ -188,7 +189,7 @@ mod tests {
         let server = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = server.local_addr().expect("bound").port();
         let forger = Forger::granted(&["a.example", "*.b.example:*", "10.0.0.0/8:*", "0.0.0.0/0:*"]);
-        // Whatever name the loopback has, a forger may not have it dialled; nor the metadata of a cloud.
+        // No name of the loopback may be dialled, and no cloud metadata address.
         for name in [
             "host.silo.internal",
             "HOST.silo.internal.",
@@ -210,12 +211,12 @@ mod tests {
         ] {
             assert_eq!(forger.outcome(name, port), Outcome::Denied, "{name}");
         }
-        // Messages that are none, connections that nobody asked for, things that are no connections.
+        // Invalid messages, connections that were not requested, and descriptors that are no connections.
         let (udp, file) = (UdpSocket::bind(("127.0.0.1", 0)).expect("a port"), std::fs::File::open("/dev/null").expect("there"));
         let own = Plain::connect(("127.0.0.1", port)).expect("it listens");
         let (mut ours, _) = server.accept().expect("it came");
         for bytes in [&b""[..], b"A", b"Z\0\0\0\0", b"C\0\0\0\0\0\0a", &[0xff; 1029], b"P\0\0\0\0\x50\0\x50\0", b"O\0\0\0\0o"] {
-            // An empty message would be the end.
+            // An empty message would mean the end.
             if !bytes.is_empty() {
                 forger.send(bytes, &[]);
                 forger.send(bytes, &[file.as_fd(), udp.as_fd(), own.as_fd()]);
@@ -230,7 +231,7 @@ mod tests {
             }
             forger.ask(&Ask::Nobody { id });
         }
-        // The broker still answers, and nothing was said on the connection that it was handed.
+        // The broker still answers, and it sent nothing on the unrequested connection.
         forger.ask(&Ask::Lookup { id: 8, name: "a.example".to_owned() });
         assert_eq!(forger.answer(), Answer::Ports { id: 8, ranges: vec![(80, 80), (443, 443)] });
         forger.ask(&Ask::Lookup { id: 9, name: "b.example".to_owned() });

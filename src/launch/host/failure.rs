@@ -1,4 +1,4 @@
-//! A failed step inside the sandbox, in a form that travels to the host side.
+//! A failed step inside the sandbox, in a form that can be sent to the host side.
 
 use std::{fmt, io};
 
@@ -6,39 +6,39 @@ use crate::launch::error::Error;
 use crate::launch::foreign;
 use crate::plain;
 
-/// A step that failed while the sandbox was made or the program started.
+/// A step that failed during the sandbox's setup or the program's start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What sort of step it was.
+    /// The kind of step.
     pub stage: Stage,
-    /// What was being done, naming the object.
+    /// The step, with the object's name.
     pub step: String,
-    /// Why it failed.
+    /// The reason.
     pub cause: Cause,
 }
 
-/// Why a step failed.
+/// The reason of a failed step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The error number of Linux's kernel.
+    /// An error number of the Linux kernel.
     Number(i32),
-    /// What was wrong, where no call of the kernel failed.
+    /// A description, if no system call failed.
     Words(String),
 }
 
-/// The sorts of steps that a caller tells apart.
+/// The kinds of steps that a caller distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Making the sandbox.
+    /// Setting up the sandbox.
     Setup,
-    /// Looking for the program.
+    /// Looking up the program.
     Find,
-    /// Executing the program that was found.
+    /// Executing the program.
     Execute,
 }
 
 impl Failure {
-    /// Returns its number and text, as they travel: 0 for a cause in words, which stands behind the step and a NUL byte.
+    /// Returns the error number and text for the wire. A cause in words has number 0 and follows the step and a NUL byte.
     pub fn to_parts(&self) -> (i32, String) {
         match &self.cause {
             Cause::Number(errno) => (*errno, self.step.clone()),
@@ -46,7 +46,7 @@ impl Failure {
         }
     }
 
-    /// Reads what [`Failure::to_parts`] returned. Whoever wrote it may have been taken over, so the text is escaped.
+    /// Parses the result of [`Failure::to_parts`]. The sender may be compromised, so the text is escaped.
     pub fn from_parts(stage: Stage, errno: i32, text: &str) -> Failure {
         let (step, cause) = match text.split_once('\0').filter(|_| errno == 0) {
             Some((step, words)) => (step, Cause::Words(plain::line(words))),
@@ -65,7 +65,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Says what failed inside, as an error.
+/// Converts a failure inside into an error.
 pub fn failed(failure: Failure) -> Error {
     let source = match failure.cause {
         Cause::Number(errno) => foreign::error(errno),
@@ -78,11 +78,11 @@ pub fn failed(failure: Failure) -> Error {
     }
 }
 
-/// Names the step during which a call failed.
+/// Adds the name of the step to an error.
 pub trait During<T> {
-    /// For a step that needs no naming of an object.
+    /// For a constant step name.
     fn during(self, step: &str) -> Result<T, Failure>;
-    /// For a step whose name is only made when it failed.
+    /// For a step name that is only built on failure.
     fn during_this(self, step: impl FnOnce() -> String) -> Result<T, Failure>;
 }
 
@@ -109,8 +109,8 @@ mod tests {
         let unread: Result<(), _> = Err(io::Error::from(serde_json::from_str::<u8>("x").expect_err("no number")));
         let missing: Result<(), _> = Err(io::Error::from_raw_os_error(libc::ENOENT));
         for (result, expect) in [
-            (unread.during("reading the job"), "making the sandbox: reading the job: expected value at line 1 column 1"),
-            (missing.during("opening it"), "making the sandbox: opening it: No such file or directory (os error 2)"),
+            (unread.during("reading the job"), "setting up the sandbox: reading the job: expected value at line 1 column 1"),
+            (missing.during("opening it"), "setting up the sandbox: opening it: No such file or directory (os error 2)"),
         ] {
             let (errno, text) = result.expect_err("it failed").to_parts();
             assert_eq!(failed(Failure::from_parts(Stage::Setup, errno, &text)).to_string(), expect);

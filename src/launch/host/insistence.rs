@@ -1,19 +1,18 @@
-//! The meaning of a repeated signal: at first it is the program's alone, then that it should end.
+//! Signal escalation: repeated requests to end become stronger.
 //!
-//! Ctrl-C goes to the program, which may take it as it likes. Pressed again at once, it is followed by SIGTERM, which is
-//! how programs are told to end; pressed a third time, it ends the sandbox. Signals that processes send mean what they
-//! say, however often: a supervisor sends one to a process and to its group, and a notebook interrupts its kernel for ever.
-//! In a terminal of the sandbox's own the keys are the program's, as outside a sandbox, and Ctrl-\ is the way out.
+//! Ctrl-C goes to the program, which may handle it in any way. A second Ctrl-C within two seconds also sends SIGTERM; a third one kills the
+//! sandbox. Signals from processes never escalate like that: a supervisor sends one to a process and to its group, and a notebook
+//! interrupts its kernel many times. With a terminal of the sandbox's own, keys go to the program as outside a sandbox, and Ctrl-\ ends it.
 
 use std::time::{Duration, Instant};
 
-/// Two signals further apart than this are two wishes. Long enough to press a key twice, short enough to forget.
+/// Most time between two signals that count as repeated: long enough to press a key twice.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// Signals that ask for an end, where there is no program that could answer them.
+/// Signals that ask silo to end while there is no program to handle them.
 pub const ENDS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// Who made a signal, and for whom.
+/// The sender and the target of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The kernel (a key on the terminal, a hang-up), for silo's process group.
@@ -24,36 +23,36 @@ pub enum Origin {
     Process,
 }
 
-/// A signal that arrived.
+/// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrived {
-    /// Its number.
+    /// The signal number.
     pub signal: i32,
-    /// Who made it.
+    /// The sender.
     pub origin: Origin,
 }
 
 impl Arrived {
-    /// Whether it was for all of silo's process group, so that it is for all of the program's.
+    /// True if it was sent to silo's whole process group; it is then forwarded to the program's whole group.
     pub fn is_for_group(self) -> bool {
         self.origin != Origin::Process
     }
 }
 
-/// What is done with a signal.
+/// The reaction to a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is passed on.
+    /// Forward it.
     Pass,
-    /// It is passed on; a program that cannot even be given it is ended.
+    /// Forward it; kill the program if it cannot be delivered.
     Insist,
-    /// It is passed on, and SIGTERM after it.
+    /// Forward it, and send SIGTERM after it.
     Terminate,
-    /// Everything is killed.
+    /// Kill the sandbox.
     Kill,
 }
 
-/// How often an end was asked for.
+/// Counts requests to end.
 #[derive(Debug, Default)]
 pub struct Insistence {
     last: Option<Instant>,
@@ -62,12 +61,12 @@ pub struct Insistence {
 }
 
 impl Insistence {
-    /// Says whether [`Answer::Kill`] was given.
+    /// True if [`Answer::Kill`] was returned.
     pub fn has_killed(&self) -> bool {
         self.killed
     }
 
-    /// Hears a signal at a moment.
+    /// Decides the reaction to a signal that arrived at `now`.
     pub fn hear(&mut self, arrived: Arrived, now: Instant) -> Answer {
         let is_key = arrived.origin == Origin::Kernel && [libc::SIGINT, libc::SIGQUIT].contains(&arrived.signal);
         if !is_key && ![libc::SIGTERM, libc::SIGHUP].contains(&arrived.signal) {

@@ -1,4 +1,4 @@
-//! The program as a job of the caller's shell: it is stopped and continued with silo, and has the foreground when silo has it.
+//! The program as a job of the caller's shell: it stops and continues with silo, and is in the foreground when silo is.
 
 use super::insistence::Arrived;
 use super::system::{self, Signals, Who};
@@ -6,32 +6,32 @@ use super::terminal::{Screen, Turn};
 use crate::launch::Phase;
 use crate::launch::error::Error;
 
-/// Signals that stop a process that uses a terminal in whose background it is.
+/// Signals that stop a background process that uses its terminal.
 const BACKGROUND: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
 
-/// The way to the program.
+/// Control of the program inside the sandbox.
 pub trait Inside {
-    /// Sends it a signal.
+    /// Sends the program a signal.
     fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error>;
-    /// Puts it into the foreground of its terminal, or into the background.
+    /// Moves the program to the foreground or background of its terminal.
     fn foreground(&mut self, is_foreground: bool) -> Result<(), Error>;
-    /// Gives its terminal the settings of the caller's.
+    /// Applies the settings of the caller's terminal to the program's terminal.
     fn settings(&mut self, screen: &mut Screen, settings: &rustix::termios::Termios) -> Result<(), Error>;
-    /// Gives its terminal the size of the caller's.
+    /// Applies the size of the caller's terminal to the program's terminal.
     fn resize(&mut self, screen: &Screen) -> Result<(), Error>;
-    /// Sees to it that all of this is on its way: this process is about to stop.
+    /// Sends all buffered commands, because this process is about to stop.
     fn flush(&mut self) -> Result<(), Error>;
 }
 
-/// What a job remembers.
+/// State of a job.
 #[derive(Debug, Default)]
 pub struct Job {
-    /// Whether all of silo's process group was asked to stop, so that it need not be once more.
+    /// True if silo's whole process group received the stop signal, so it must not be sent again.
     was_asked: bool,
 }
 
 impl Job {
-    /// Does with a signal what it is for.
+    /// Forwards a signal to the sandbox; a resize updates the terminal's size.
     pub fn pass_on(&mut self, arrived: Arrived, screen: Option<&Screen>, inside: &mut dyn Inside) -> Result<(), Error> {
         if let (libc::SIGWINCH, Some(screen)) = (arrived.signal, screen) {
             return inside.resize(screen);
@@ -42,7 +42,7 @@ impl Job {
         inside.signal(arrived.signal, arrived.is_for_group())
     }
 
-    /// Takes the caller's terminal over or lets go of it, where silo came to the foreground or left it.
+    /// Takes over or releases the caller's terminal after silo entered or left the foreground.
     pub fn turn(&mut self, screen: &mut Screen, inside: &mut dyn Inside, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
         match screen.turn() {
             None => {}
@@ -59,8 +59,8 @@ impl Job {
         Ok(())
     }
 
-    /// The program was stopped by a signal: silo stops by the same one, so that the caller's shell has its prompt back, and
-    /// both are continued together. Returns the other signals that came meanwhile.
+    /// Handles a stopped program: silo stops by the same signal, so that the caller's shell shows its prompt, and both continue together.
+    /// Returns the other signals that arrived during the stop.
     pub fn stopped(
         &mut self,
         signal: i32,
@@ -95,7 +95,8 @@ impl Job {
         if let Some(screen) = screen {
             match screen.turn() {
                 Some(Turn::Came) => take(screen, inside, noted)?,
-                // No shell can give it the foreground, and the kernel stops no such process: its reads end.
+                // No shell can put silo into the foreground, and the kernel does not stop an orphaned process group: end the program's
+                // input.
                 _ if is_use && !was_continued => {
                     inside.foreground(true)?;
                     screen.type_end();
@@ -103,13 +104,13 @@ impl Job {
                 _ => inside.foreground(false)?,
             }
         }
-        // Whoever continued silo did so by a signal; once is enough.
+        // Silo was continued by a signal; forward it once.
         inside.signal(libc::SIGCONT, true)?;
         Ok(others)
     }
 }
 
-/// Takes the caller's terminal over, and gives the program the foreground of its own.
+/// Takes over the caller's terminal, and moves the program to the foreground of its own.
 pub fn take(screen: &mut Screen, inside: &mut dyn Inside, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
     noted(Phase::Terminal);
     let settings = screen.take()?;

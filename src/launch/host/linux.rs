@@ -1,4 +1,4 @@
-//! What a host's side does in Linux's own way.
+//! The host side of a launch on Linux.
 
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
@@ -27,90 +27,90 @@ pub use crate::launch::native::confine::Agent;
 use crate::launch::native::sys::{self, SignalSet};
 use crate::launch::native::{self, confine};
 
-/// The kind of socket that keeps messages apart and has an end.
+/// The socket type that keeps message boundaries and reports end of file.
 pub const MESSAGES: SocketType = SocketType::SEQPACKET;
-/// How a message is sent: a reader that is gone is an error and no signal.
+/// Flags for sending: a closed peer is an error, not SIGPIPE.
 pub const SENDING: SendFlags = SendFlags::NOSIGNAL;
-/// How a message is received: what comes with it is no program's.
+/// Flags for receiving: programs do not inherit received descriptors.
 pub const RECEIVING: RecvFlags = RecvFlags::CMSG_CLOEXEC;
-/// How a directory is opened that is only a place.
+/// Flags for opening a directory only as a location.
 pub const PLACE: OFlags = OFlags::PATH;
 
-/// Permission bits as the system takes them.
+/// Converts permission bits to the system's type.
 pub fn mode(bits: u32) -> Mode {
     Mode::from_raw_mode(bits)
 }
 
-/// The permissions that new files of the caller's lack. Must be called where there is one thread: it is read by being set.
+/// Returns the caller's umask. Needs a process with one thread, because reading the umask sets it.
 pub fn umask() -> u32 {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask);
     umask.as_raw_mode()
 }
 
-/// The kind of file that a mode tells.
+/// Returns the file type in a mode.
 pub fn file_type(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
 }
 
-/// Makes two sockets that are connected.
+/// Creates a pair of connected sockets.
 pub fn pair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
 }
 
-/// Makes a file that is nowhere.
+/// Creates a file in memory.
 pub fn in_memory() -> io::Result<File> {
     Ok(File::from(memfd_create("silo-job", MemfdFlags::CLOEXEC)?))
 }
 
-/// Makes a file without a name beside a directory.
+/// Creates a file without a name in a directory's file system.
 pub fn nameless(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     Ok(openat(CWD, dir, flags, Mode::RUSR | Mode::WUSR)?)
 }
 
-/// Opens what a descriptor refers to once more: an open file of its own, with flags of its own.
+/// Opens the file of a descriptor again, with its own open file description and flags.
 pub fn open_again(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
     let again = openat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty());
-    // A terminal of another user's: this process's own terminal has a name that anybody may open.
+    // A terminal of another user: anybody may open the controlling terminal as `/dev/tty`.
     match again {
         Err(_) if is_own_terminal(fd) => Ok(openat(CWD, "/dev/tty", flags, Mode::empty())?),
         again => Ok(again?),
     }
 }
 
-/// Whether a terminal is the one that controls this process.
+/// True if the terminal controls this process.
 pub fn is_own_terminal(fd: BorrowedFd<'_>) -> bool {
     tcgetsid(fd).is_ok_and(|session| getsid(None) == Ok(session))
 }
 
-/// Whether a descriptor is but a place in the file system, which may be opened anew for more.
+/// True for an `O_PATH` descriptor; it is only a location, which can be opened for more access.
 pub fn is_path_only(fd: BorrowedFd<'_>) -> bool {
     fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH))
 }
 
-/// Opens what is beneath a directory and behind no link.
+/// Opens a path below a directory without following symlinks.
 pub fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     Ok(openat2(dir, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve)?)
 }
 
-/// Makes what hides a name of the layers below, as the kernel's overlays have it.
+/// Creates an overlay whiteout, which hides a name of the lower layers.
 pub fn make_whiteout(dir: &OwnedFd, name: &Path) -> io::Result<()> {
     Ok(mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?)
 }
 
-/// Whether that is one.
+/// True for a whiteout.
 pub fn is_whiteout(_: &Path, data: &Metadata) -> bool {
     file_type(data.mode()) == FileType::CharacterDevice && data.rdev() == 0
 }
 
-/// Makes a named pipe.
+/// Creates a named pipe.
 pub fn make_fifo(dir: &OwnedFd, name: &Path, mode: Mode) -> io::Result<()> {
     Ok(mknodat(dir, name, FileType::Fifo, mode, 0)?)
 }
 
-/// The special characters that travel, in this order.
+/// The special characters on the wire, in this order.
 const CODES: [SpecialCodeIndex; 17] = [
     SpecialCodeIndex::VINTR,
     SpecialCodeIndex::VQUIT,
@@ -137,7 +137,7 @@ pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
     (modes, CODES.into_iter().map(|code| settings.special_codes[code]).collect())
 }
 
-/// Lays modes and special characters over those of a terminal that is new.
+/// Applies modes and special characters to the settings of a new terminal.
 pub fn new_terminal([input, output, local, control]: [u32; 4], codes: &[u8]) -> io::Result<Termios> {
     let new = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     let mut settings = tcgetattr(&new)?;
@@ -151,8 +151,8 @@ pub fn new_terminal([input, output, local, control]: [u32; 4], codes: &[u8]) -> 
     Ok(settings)
 }
 
-/// Signals that are passed on to the program: all that one process sends to another and that can be caught, and the first of
-/// those that programs number themselves.
+/// Signals that are forwarded to the program: all that one process sends to another and that can be caught. [`NUMBERED`] adds the real-time
+/// signals.
 const FORWARDED: [i32; 20] = [
     libc::SIGINT,
     libc::SIGTERM,
@@ -175,29 +175,29 @@ const FORWARDED: [i32; 20] = [
     libc::SIGXCPU,
     libc::SIGXFSZ,
 ];
-/// Signals that programs number themselves, behind those that the C library keeps.
+/// The real-time signals, except those reserved by the C library.
 const NUMBERED: std::ops::RangeInclusive<i32> = 34..=64;
 
-/// How long a witness may take to answer. It takes microseconds, unless it was stopped.
+/// Time limit for an answer of the witness. It takes microseconds, unless the witness was stopped.
 const WITNESS_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// The caller's signals, read instead of acted on; as before when dropped.
+/// The caller's signals, blocked and read from a signalfd. Dropping it restores the signal mask.
 pub struct Signals {
     before: SignalSet,
     arriving: OwnedFd,
     witness: RefCell<Option<Witness>>,
 }
 
-/// A process of silo's own process group that sees which signals are sent to the whole group: a signal does not say that.
+/// A child in silo's process group that detects signals sent to the whole group. A received signal does not show this.
 struct Witness {
     pid: Pid,
     socket: OwnedFd,
-    /// The signals that it saw and this process has not read yet, a bit each.
+    /// A bit for each signal that the witness received and this process has not read yet.
     seen: u64,
 }
 
 impl Witness {
-    /// Starts one. Must be called where there is one thread.
+    /// Starts the witness. Needs a process with one thread.
     fn start(arriving: BorrowedFd<'_>) -> Result<Witness, Error> {
         let step = "starting a process";
         native::require_one_thread()?;
@@ -205,7 +205,7 @@ impl Witness {
         let parent = getpid();
         match host(sys::fork(), step)?.map(Pid::from_raw) {
             None => {
-                // Nothing of this process's own may be unwound into, or dropped: it is a copy.
+                // A fork must not unwind into or drop values of the parent.
                 let _ = catch_unwind(AssertUnwindSafe(|| testify(&theirs, arriving, parent)));
                 sys::exit(0)
             }
@@ -213,7 +213,7 @@ impl Witness {
         }
     }
 
-    /// Says whether it saw a signal as well.
+    /// True if the witness received the signal as well.
     fn saw(&mut self, signal: i32) -> bool {
         let bit = u32::try_from(signal - 1).ok().and_then(|shift| 1_u64.checked_shl(shift)).unwrap_or(0);
         self.seen |= self.asked().unwrap_or(0);
@@ -226,7 +226,7 @@ impl Witness {
         send(&self.socket, b"?", SENDING)?;
         let answers = || poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&WITNESS_PATIENCE));
         if answers()? == 0 {
-            // Whoever continued this process alone has left it stopped.
+            // The witness is still stopped if only this process was continued.
             kill_process(self.pid, Signal::CONT)?;
             answers()?;
         }
@@ -238,14 +238,14 @@ impl Witness {
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        // It is this process's own child, and was not waited for: its number is its own.
+        // The child was not reaped, so its PID cannot have been reused.
         let _ = kill_process(self.pid, Signal::KILL);
         let _ = waitpid(Some(self.pid), WaitOptions::empty());
     }
 }
 
-/// Answers each question with the signals that have come since the last one. They are blocked here, as they are in the
-/// process of which this one is a copy; the descriptor reads those of whoever reads it.
+/// Answers each request with the signals received since the last one. The signals are blocked, as in the parent; a signalfd reads the
+/// signals of the process that reads it.
 fn testify(socket: &OwnedFd, arriving: BorrowedFd<'_>, parent: Pid) -> io::Result<()> {
     set_name(c"silo-witness")?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -265,7 +265,7 @@ fn testify(socket: &OwnedFd, arriving: BorrowedFd<'_>, parent: Pid) -> io::Resul
 }
 
 impl Signals {
-    /// Takes the signals over.
+    /// Blocks the signals and opens a signalfd.
     pub fn take_over() -> Result<Signals, Error> {
         let step = "blocking signals";
         let all: Vec<i32> = FORWARDED.into_iter().chain(NUMBERED).collect();
@@ -274,23 +274,23 @@ impl Signals {
         Ok(Signals { before, arriving, witness: RefCell::default() })
     }
 
-    /// From here on tells signals for the whole process group from signals for this process: there is a program now.
+    /// Starts to distinguish signals to the whole process group from signals to this process. Call it once a program runs.
     pub fn tell_apart(&self) -> Result<(), Error> {
         self.witness.replace(Some(Witness::start(self.arriving())?));
         Ok(())
     }
 
-    /// What was blocked before.
+    /// Returns the signal mask from before.
     pub fn before(&self) -> SignalSet {
         self.before
     }
 
-    /// The descriptor that is readable while a signal waits.
+    /// Returns the file descriptor that is readable while a signal is pending.
     pub fn arriving(&self) -> BorrowedFd<'_> {
         self.arriving.as_fd()
     }
 
-    /// Takes all signals that wait, and returns one that asks for an end, if one does.
+    /// Consumes all pending signals, and returns one that asks for an end, if any.
     pub fn asks_for_an_end(&self) -> Option<i32> {
         let mut asked = None;
         while let Ok(Some(arrived)) = self.next() {
@@ -299,7 +299,7 @@ impl Signals {
         asked
     }
 
-    /// Takes the next signal, if one is there.
+    /// Returns the next pending signal, if any.
     pub fn next(&self) -> Result<Option<Arrived>, Error> {
         let Some((signal, from_kernel)) = host(sys::next_signal(self.arriving()), "reading signals")? else { return Ok(None) };
         let saw = self.witness.borrow_mut().as_mut().is_some_and(|witness| witness.saw(signal));
@@ -314,26 +314,26 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // It was the mask before; the kernel takes any mask.
+        // Restoring a valid mask cannot fail.
         let _ = sys::set_blocked_signals(&self.before);
     }
 }
 
-/// Whom a signal is for.
+/// The target of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// This process.
     This,
-    /// Its whole process group, as of a key on the terminal.
+    /// Its whole process group, as for a key on the terminal.
     Group,
 }
 
-/// Stops this process by a signal, until it is continued. Where nobody could continue it (no shell with job control is
-/// above), the kernel stops it by SIGSTOP alone, and it goes on at once.
+/// Stops this process by a signal, until it is continued. If no shell with job control could continue it (an orphaned process group), the
+/// kernel ignores stop signals other than SIGSTOP, and the process continues immediately.
 pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
     let step = "stopping";
     let signal = host(Signal::from_named_raw(signal).ok_or(Errno::INVAL), step)?;
-    // All other signals wait: a key that is pressed before the terminal is taken back is the program's.
+    // All other signals stay blocked: a key pressed before the terminal is taken back is for the program.
     let (_, taken) = host(sys::block_signals(&[]), step)?;
     host(sys::set_blocked_signals(&taken.without(signal.as_raw())), step)?;
     let stopped = match who {
@@ -344,44 +344,44 @@ pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
     host(stopped, step)
 }
 
-/// Sends the other processes of this process's group a signal of a key that only the program has got.
+/// Sends a key's signal, which only the program received, to the other processes of this process group.
 pub fn share_key(signal: i32, signals: &Signals) {
     if let Some(signal) = Signal::from_named_raw(signal) {
-        // The group has at least this process, which has had it by the key.
+        // This process is in the group; its copy of the signal is discarded below.
         let _ = kill_current_process_group(signal);
         while let Ok(Some(_)) = signals.next() {}
     }
 }
 
-/// Does something with a terminal for which a process in its background would be stopped.
+/// Runs an operation on a terminal that would stop a background process, with SIGTTOU blocked.
 pub fn unstopped<T>(act: impl FnOnce() -> T) -> T {
     let before = sys::block_signals(&[libc::SIGTTOU]);
     let done = act();
     if let Ok((_, before)) = before {
-        // It was the mask before; the kernel takes any mask.
+        // Restoring a valid mask cannot fail.
         let _ = sys::set_blocked_signals(&before);
     }
     done
 }
 
-/// Opens the terminal that controls this process, if there is one.
+/// Opens the controlling terminal, if there is one.
 pub fn own_terminal(_: &[bool; 3]) -> Option<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     openat(CWD, "/dev/tty", flags, Mode::empty()).ok()
 }
 
-/// Ends this process by a signal, as a program that it has run was ended; returns where that cannot be done.
+/// Ends this process by the signal that ended its program; returns if that fails.
 pub fn end_by(signal: i32) {
-    // The memory is not the program's: it is not dumped.
+    // Prevents a core dump: this memory is not the program's.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     sys::end_by(signal);
 }
 
-/// A piece of work in a process of its own. It dies with this one.
+/// A task in a child process. It dies with this process.
 pub struct Apart(Option<Pid>);
 
-/// Does work in a process of its own that is confined to what a broker does: `kept` are all descriptors that it has. The
-/// process first waits in `asked`, and ends if that returns false. Must be called where there is one thread.
+/// Runs a task in a child process that is confined for the broker and has only the descriptors `kept`. The process first waits in `asked`,
+/// and ends if that returns false. Needs a process with one thread.
 pub fn apart<W: Send + 'static>(
     kept: &[RawFd],
     agent: Agent,
@@ -394,7 +394,7 @@ pub fn apart<W: Send + 'static>(
     match host(sys::fork(), "starting the broker")? {
         Some(pid) => Ok(Apart(Pid::from_raw(pid))),
         None => {
-            // Nothing of this process's own may be unwound into, or dropped: it is a copy.
+            // A fork must not unwind into or drop values of the parent.
             let done = catch_unwind(AssertUnwindSafe(|| {
                 close_others(kept)?;
                 if !asked(&work) {
@@ -408,7 +408,7 @@ pub fn apart<W: Send + 'static>(
     }
 }
 
-/// Closes all descriptors but these; standard streams lead nowhere, so that whoever reads this process's sees their end.
+/// Closes all other descriptors. The standard streams become `/dev/null`, so that readers of this process's streams see their end.
 fn close_others(kept: &[RawFd]) -> io::Result<()> {
     let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
@@ -423,19 +423,19 @@ fn close_others(kept: &[RawFd]) -> io::Result<()> {
         }
         first = number + 1;
     }
-    // Closed with the others.
+    // Closed by the last `close_range`.
     std::mem::forget(null);
     sys::close_range(first, u32::MAX)
 }
 
 impl Apart {
-    /// Is none, for tests of what is said.
+    /// No process, for tests of messages.
     #[cfg(test)]
     pub fn none() -> Apart {
         Apart(None)
     }
 
-    /// Waits for its end; says how it ended, unless it ended as it should.
+    /// Waits for its end; returns a description of the failure, if it failed.
     pub fn wait(&mut self) -> Option<String> {
         let pid = self.0.take()?;
         loop {
@@ -453,10 +453,10 @@ impl Apart {
         }
     }
 
-    /// Ends it.
+    /// Kills the process and reaps it.
     pub fn kill(&mut self) {
         if let Some(pid) = self.0 {
-            // It is this process's own child, and was not waited for: its number is its own.
+            // The child was not reaped, so its PID cannot have been reused.
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = self.wait();

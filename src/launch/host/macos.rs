@@ -1,4 +1,4 @@
-//! What a host's side does in macOS's own way. Nothing of it was ever run on a Mac.
+//! The host side of a launch on macOS. This code has never run on a Mac.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,36 +22,36 @@ use super::streams::host;
 use crate::launch::error::Error;
 use crate::launch::{Check, State, foreign};
 
-/// The kind of socket that keeps messages apart; that the other end is gone is told by an error instead of an end.
+/// The socket type that keeps message boundaries; a closed peer is reported as an error, not as end of file.
 pub const MESSAGES: SocketType = SocketType::DGRAM;
-/// How a message is sent: SIGPIPE is ignored by every program of Rust.
+/// Flags for sending: every Rust program ignores SIGPIPE.
 pub const SENDING: SendFlags = SendFlags::empty();
-/// How a message is received.
+/// Flags for receiving.
 pub const RECEIVING: RecvFlags = RecvFlags::empty();
-/// How a directory is opened that is only a place; it must be readable.
+/// Flags for opening a directory only as a location; it must be readable.
 pub const PLACE: OFlags = OFlags::empty();
 
-/// The attribute by which an empty file hides a name.
+/// The extended attribute that makes an empty file a whiteout.
 const WHITEOUT: &str = "user.overlay.whiteout";
 
-/// Permission bits as the system takes them.
+/// Converts permission bits to the system's type.
 pub fn mode(bits: u32) -> Mode {
     Mode::from_raw_mode((bits & 0o7777) as RawMode)
 }
 
-/// The permissions that new files of the caller's lack. Must be called where there is one thread: it is read by being set.
+/// Returns the caller's umask. Needs a process with one thread, because reading the umask sets it.
 pub fn umask() -> u32 {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask);
     umask.as_raw_mode().into()
 }
 
-/// The kind of file that a mode tells.
+/// Returns the file type in a mode.
 pub fn file_type(mode: u32) -> FileType {
     FileType::from_raw_mode(mode as RawMode)
 }
 
-/// Makes two sockets that are connected. Nothing is started between the calls, so nobody inherits them.
+/// Creates a pair of connected sockets. No process starts between the calls, so none inherits them.
 pub fn pair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (one, other) = socketpair(AddressFamily::UNIX, kind, SocketFlags::empty(), None)?;
     fcntl_setfd(&one, rustix::io::FdFlags::CLOEXEC)?;
@@ -59,28 +59,27 @@ pub fn pair(kind: SocketType) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((one, other))
 }
 
-/// Makes a file that has no name.
+/// Creates a file without a name.
 pub fn in_memory() -> io::Result<File> {
     tempfile::tempfile()
 }
 
-/// Makes a file without a name beside a directory.
+/// Creates a file without a name next to a directory.
 pub fn nameless(dir: &Path) -> io::Result<OwnedFd> {
     Ok(tempfile::tempfile_in(dir.parent().unwrap_or(dir))?.into())
 }
 
-/// There is no way to open what a descriptor refers to once more: `/dev/fd` gives the same open file, and `/dev/tty` cannot
-/// be polled.
+/// Always fails: `/dev/fd` gives the same open file description, and `/dev/tty` cannot be polled.
 pub fn open_again(_: BorrowedFd<'_>, _: OFlags) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// There is no such descriptor here.
+/// Returns false: macOS has no `O_PATH` descriptors.
 pub fn is_path_only(_: BorrowedFd<'_>) -> bool {
     false
 }
 
-/// Opens what is beneath a directory and behind no link, one step after another.
+/// Opens a path below a directory, component by component, without following symlinks.
 pub fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let step = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = openat(dir, ".", step, Mode::empty())?;
@@ -93,34 +92,34 @@ pub fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<Ow
     Ok(at)
 }
 
-/// Makes what hides a name of the layers below: devices are root's to make, so it is an empty file that says so, which Linux
-/// knows and a capture reads as well.
+/// Creates a whiteout, which hides a name of the lower layers: an empty file with an extended attribute. Only root can make device files.
+/// Linux and a capture of changes both understand this form.
 pub fn make_whiteout(dir: &OwnedFd, name: &Path) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
     Ok(fsetxattr(&made, WHITEOUT, b"y", XattrFlags::empty())?)
 }
 
-/// Whether that is one.
+/// True for a whiteout.
 pub fn is_whiteout(path: &Path, data: &Metadata) -> bool {
     data.is_file() && data.len() == 0 && lgetxattr(path, WHITEOUT, &mut [0; 8]).is_ok()
 }
 
-/// A named pipe is of no use in a layer.
+/// Always fails: named pipes in a layer are not supported here.
 pub fn make_fifo(_: &OwnedFd, name: &Path, _: Mode) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::Unsupported, format!("{} is a named pipe", name.display())))
 }
 
-/// Returns a terminal's modes (input, output, local, control) and special characters, as Linux numbers them.
+/// Returns a terminal's modes (input, output, local, control) and special characters in Linux's numbers.
 pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
     foreign::terminal(settings)
 }
 
-/// What is passed on to the program. `SIGWINCH` and `SIGTSTP` are treated by themselves.
+/// Signals that are forwarded to the program. `SIGWINCH` and `SIGTSTP` get special treatment.
 const FORWARDED: [i32; 9] =
     [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT, libc::SIGTSTP, libc::SIGWINCH];
 
-/// The caller's signals, noted instead of acted on.
+/// The caller's signals, recorded by handlers.
 pub struct Signals {
     arriving: UnixStream,
     delivery: RefCell<SignalDelivery<UnixStream, SignalOnly>>,
@@ -128,7 +127,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over.
+    /// Installs the handlers.
     pub fn take_over() -> Result<Signals, Error> {
         let step = "taking signals over";
         let (arriving, noting) = host(UnixStream::pair(), step)?;
@@ -137,12 +136,12 @@ impl Signals {
         Ok(Signals { arriving, delivery: RefCell::new(delivery), waiting: RefCell::default() })
     }
 
-    /// The descriptor that is readable while a signal waits.
+    /// Returns the file descriptor that is readable while a signal is pending.
     pub fn arriving(&self) -> BorrowedFd<'_> {
         self.arriving.as_fd()
     }
 
-    /// Takes all signals that wait, and returns one that asks for an end, if one does.
+    /// Consumes all pending signals, and returns one that asks for an end, if any.
     pub fn asks_for_an_end(&self) -> Option<i32> {
         let mut asked = None;
         while let Ok(Some(arrived)) = self.next() {
@@ -151,7 +150,7 @@ impl Signals {
         asked
     }
 
-    /// Takes the next signal, if one is there.
+    /// Returns the next pending signal, if any.
     pub fn next(&self) -> Result<Option<Arrived>, Error> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() {
@@ -161,7 +160,7 @@ impl Signals {
         Ok(waiting.pop_front().map(|signal| Arrived { signal, origin: origin(signal) }))
     }
 
-    /// There is no way to tell signals for the whole process group from signals for this process.
+    /// Does nothing: macOS cannot distinguish signals to the whole process group from signals to this process.
     pub fn tell_apart(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -173,22 +172,22 @@ impl Drop for Signals {
     }
 }
 
-/// Whether a signal is taken for a key of the terminal: who sent it is not told here.
+/// True if a signal is assumed to come from a key of the terminal; macOS does not report the sender.
 fn is_key(signal: i32) -> bool {
     let is_of_terminal = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGHUP, libc::SIGWINCH].contains(&signal);
     is_of_terminal && (isatty(rustix::stdio::stdin()) || isatty(rustix::stdio::stdout()) || isatty(rustix::stdio::stderr()))
 }
 
-/// Whom a signal is for.
+/// The target of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// This process.
     This,
-    /// Its whole process group, as of a key on the terminal.
+    /// Its whole process group, as for a key on the terminal.
     Group,
 }
 
-/// Stops this process, until it is continued; goes on at once where nobody could continue it.
+/// Stops this process until it is continued; returns immediately if no shell could continue it.
 pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
     let step = "stopping";
     match who {
@@ -198,46 +197,46 @@ pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
     }
 }
 
-/// Sends the other processes of this process's group a signal of a key that only the program has got.
+/// Sends a key's signal, which only the program received, to the other processes of this process group.
 pub fn share_key(signal: i32, signals: &Signals) {
     if let Some(signal) = Signal::from_named_raw(signal) {
-        // The group has at least this process, which has had it by the key.
+        // This process is in the group; its copy of the signal is discarded below.
         let _ = kill_current_process_group(signal);
         while let Ok(Some(_)) = signals.next() {}
     }
 }
 
-/// Does something with a terminal for which a process in its background would be stopped.
+/// Runs an operation on a terminal that would stop a background process. SIGTTOU is not blocked here.
 pub fn unstopped<T>(act: impl FnOnce() -> T) -> T {
     act()
 }
 
-/// Whether a terminal is the one that controls this process.
+/// True if the terminal controls this process.
 pub fn is_own_terminal(fd: BorrowedFd<'_>) -> bool {
     tcgetpgrp(fd).is_ok()
 }
 
-/// Copies a standard stream that is the terminal which controls this process, if one is: `/dev/tty` cannot be polled.
+/// Copies a standard stream that is the controlling terminal, if there is one: `/dev/tty` cannot be polled.
 pub fn own_terminal(on: &[bool; 3]) -> Option<OwnedFd> {
     let all = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let (stream, _) = all.into_iter().zip(on).find(|(_, is_there)| **is_there)?;
     rustix::io::fcntl_dupfd_cloexec(stream, 3).ok()
 }
 
-/// Ends this process by a signal, as a program that it has run was ended; returns where that cannot be done.
+/// Ends this process by the signal that ended its program; returns if that fails.
 pub fn end_by(signal: i32) {
-    // What it refuses is told by an exit code.
+    // After a failure the caller exits with a code.
     let _ = signal_hook::low_level::emulate_default_handler(signal);
 }
 
-/// Whether a process of this session but of another group is above: a shell with job control.
+/// True if the parent is in this session but in another process group: a shell with job control.
 fn has_shell() -> bool {
     let above = getppid();
     let is_of_session = above.is_some() && getsid(above).ok() == getsid(None).ok();
     is_of_session && getpgid(above).is_ok_and(|group| group != getpgrp())
 }
 
-/// Tries whether the file system of a directory tells names apart that differ in letters' case alone: packages have such.
+/// Checks if a directory's file system is case-sensitive: packages contain names that differ only in case.
 pub fn probe_names(dir: &Path) -> Check {
     let name = "file names";
     let tried = tempfile::Builder::new().prefix("case-").tempfile_in(dir).map(|file| {
@@ -246,29 +245,29 @@ pub fn probe_names(dir: &Path) -> Check {
     });
     let check = |state, detail: String, cure: &str| Check { name, state, detail, cure: cure.to_owned() };
     match tried {
-        Ok(false) => check(State::Ok, format!("{} tells upper from lower case", dir.display()), ""),
+        Ok(false) => check(State::Ok, format!("{} is case-sensitive", dir.display()), ""),
         Ok(true) => check(
             State::Missing,
-            format!("{} takes names for one that differ in case, and packages have such", dir.display()),
-            "put ~/.silo on a volume of the format APFS (Case-sensitive); docs/macos.md says how",
+            format!("{} is not case-sensitive, and packages contain names that differ only in case", dir.display()),
+            "put ~/.silo on a volume of the format APFS (Case-sensitive); see docs/macos.md",
         ),
         Err(error) => check(State::Missing, format!("{}: {error}", dir.display()), ""),
     }
 }
 
-/// Whether the broker asks the user's ssh agent.
+/// The broker's access to the user's ssh agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agent {
-    /// It is asked.
+    /// It uses the agent.
     Asked,
-    /// There is none.
+    /// There is no agent.
     None,
 }
 
-/// A piece of work in a thread of its own: nothing of another process is confined here.
+/// A task in a thread; macOS has no confined broker process.
 pub struct Apart(Option<JoinHandle<io::Result<()>>>);
 
-/// Does work in a thread of its own, which first waits in `asked` and ends if that returns false.
+/// Runs a task in a thread, which first waits in `asked` and ends if that returns false.
 pub fn apart<W: Send + 'static>(
     _: &[RawFd],
     _: Agent,
@@ -282,13 +281,13 @@ pub fn apart<W: Send + 'static>(
 }
 
 impl Apart {
-    /// Is none, for tests of what is said.
+    /// No thread, for tests of messages.
     #[cfg(test)]
     pub fn none() -> Apart {
         Apart(None)
     }
 
-    /// Waits for its end; says how it ended, unless it ended as it should.
+    /// Waits for its end; returns a description of the failure, if it failed.
     pub fn wait(&mut self) -> Option<String> {
         match self.0.take()?.join() {
             Ok(Ok(())) => None,
@@ -297,7 +296,7 @@ impl Apart {
         }
     }
 
-    /// A thread cannot be ended; this process does not wait for it.
+    /// Detaches the thread: a thread cannot be killed.
     pub fn kill(&mut self) {
         self.0 = None;
     }

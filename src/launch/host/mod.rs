@@ -1,7 +1,7 @@
-//! The host's side of a launch, as far as all tiers and systems share it: the caller's streams and terminal, lines that are
-//! told while a program runs, and the network that is served outside.
+//! The host side of a launch that all tiers and systems share: the caller's streams and terminal, status lines during a run, and the broker
+//! for the sandbox's network.
 //!
-//! What each system has its own way to do is in `linux` and `macos`, by the same names; this is where one is chosen.
+//! `linux` and `macos` implement the system-specific parts under the same names; this module selects one as `system`.
 
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
@@ -10,7 +10,7 @@ pub mod system;
 #[path = "macos.rs"]
 pub mod system;
 
-// What of these sandboxes of namespaces use is not used elsewhere.
+// Some items are used only by the native tier.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod failure;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]

@@ -1,8 +1,8 @@
-//! A descriptor that is read and written without ever waiting, also where it is somebody else's.
+//! Non-blocking reads and writes, also on a shared file descriptor.
 //!
-//! The caller's standard streams are shared with other programs, so the flag that says not to wait cannot be set on them:
-//! it belongs to the open file, not to the descriptor. Pipes and terminals are opened once more instead, which gives an
-//! open file of our own. For sockets each call says that it does not wait. Files never make anybody wait for a reader.
+//! The caller's standard streams are shared with other programs, so `O_NONBLOCK` cannot be set on them: the flag belongs to the open file
+//! description, not to the descriptor. Pipes and terminals are opened again instead, which gives a separate open file description. Socket
+//! calls take a flag (`MSG_DONTWAIT`). Regular files never block for a reader.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,19 +13,19 @@ use rustix::termios::isatty;
 
 use super::system;
 
-/// What can be written to a pipe without waiting, once it has room at all (`PIPE_BUF`).
+/// The size that a writable pipe accepts without blocking (`PIPE_BUF`).
 const PIECE_BYTES: usize = 4096;
 
-/// Which way a descriptor is used.
+/// The direction in which a descriptor is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// It is read.
+    /// Reading.
     Read,
-    /// It is written.
+    /// Writing.
     Write,
 }
 
-/// A descriptor, and how it is kept from waiting.
+/// A file descriptor and its non-blocking method.
 #[derive(Debug)]
 pub struct NoWait {
     fd: OwnedFd,
@@ -34,26 +34,27 @@ pub struct NoWait {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// The open file is our own and does not wait, or it is a file.
+    /// The open file description is our own and non-blocking, or it is a regular file.
     Own,
-    /// A socket of somebody else's: each call says so.
+    /// A shared socket: each call has the flag.
     Socket,
-    /// It could not be opened once more. Small pieces are written when it has room; another writer may be faster.
+    /// It could not be opened again. Small pieces are written after a poll; another writer may fill the buffer first, and then a write
+    /// blocks.
     Pieces,
 }
 
 impl NoWait {
-    /// Takes a descriptor of our own that does not wait.
+    /// Wraps a non-blocking descriptor of our own.
     pub fn own(fd: OwnedFd) -> NoWait {
         NoWait { fd, how: How::Own }
     }
 
-    /// Takes a descriptor that others use as well.
+    /// Wraps a descriptor that others use as well.
     pub fn shared(fd: BorrowedFd<'_>, way: Way) -> Result<NoWait, Errno> {
         let kind = FileType::from_raw_mode(fstat(fd)?.st_mode);
         let flags = if way == Way::Read { OFlags::RDONLY } else { OFlags::WRONLY };
         if kind == FileType::Fifo || kind == FileType::CharacterDevice && isatty(fd) {
-            // Who started silo by another user's name may not open the terminal anew.
+            // Opening the terminal again fails if it belongs to another user (after su or sudo).
             if let Ok(fd) = system::open_again(fd, flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC) {
                 return Ok(NoWait { fd, how: How::Own });
             }
@@ -66,7 +67,7 @@ impl NoWait {
         Ok(NoWait { fd: rustix::io::fcntl_dupfd_cloexec(fd, 3)?, how })
     }
 
-    /// Reads; `EAGAIN` where nothing is there.
+    /// Reads; `EAGAIN` if no data is available.
     pub fn read(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
         match self.how {
             How::Socket => recv(&self.fd, bytes, RecvFlags::DONTWAIT).map(|(length, _)| length),
@@ -74,7 +75,7 @@ impl NoWait {
         }
     }
 
-    /// Writes; `EAGAIN` where there is no room.
+    /// Writes; `EAGAIN` if the buffer is full.
     pub fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self.how {
             How::Own => write(&self.fd, bytes),
@@ -97,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes until there is no room; a call that waits would never come back.
+    /// Writes until the buffer is full; a blocking call would never return.
     fn fill(fd: BorrowedFd<'_>) -> usize {
         let shared = NoWait::shared(fd, Way::Write).expect("taken");
         let mut taken = 0;

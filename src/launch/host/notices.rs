@@ -1,7 +1,7 @@
-//! Lines that silo tells while a program runs, kept out of programs that use the whole screen.
+//! Status lines of silo while a program runs, deferred while the program uses the whole screen.
 //!
-//! A program that switches to the terminal's other screen (an editor, a pager) would have its picture torn by a line
-//! in between. Such lines wait until it switches back or has ended.
+//! A line printed in between would corrupt the display of a program on the terminal's alternate screen (an editor, a pager). Such lines
+//! wait until the program switches back or ends.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -15,19 +15,19 @@ use super::streams::{Lead, Streams, host};
 use crate::launch::error::Error;
 use crate::plain;
 
-/// The most lines that wait; more of them say nothing new.
+/// Most deferred lines; further ones are dropped.
 const MAX_HELD: usize = 100;
-/// The most bytes that wait for somebody to read them; lines beyond are lost.
+/// Most bytes queued for a slow reader; lines beyond that are lost.
 const MAX_WAITING_BYTES: usize = 64 << 10;
-/// How long a reader may take at the end for what waits still.
+/// Time limit at the end for writing the rest of the queue.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// Modes of a terminal (ECMA-48 private modes, as xterm numbers them) that switch to its other screen.
+/// Terminal modes that switch to the alternate screen (ECMA-48 private modes, in xterm's numbers).
 const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
 
-/// Bytes of a program's output that are kept, from its end.
+/// Most bytes kept of a program's output, counted from its end.
 const MAX_HEARD_BYTES: usize = 64 << 10;
 
-/// The last that the program of this process printed to a terminal of the sandbox's own. One process launches one program.
+/// The last output to a terminal of the sandbox's own. One process launches one program.
 static HEARD: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
 
 fn hear(bytes: &[u8]) {
@@ -37,12 +37,12 @@ fn hear(bytes: &[u8]) {
     heard.drain(..over);
 }
 
-/// Returns the last that was printed to a terminal of the sandbox's own.
+/// Returns the last output to a terminal of the sandbox's own.
 pub fn heard() -> Vec<u8> {
     HEARD.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter().copied().collect()
 }
 
-/// Where lines go; shared by who tells them and who sees what the program prints.
+/// The destination of lines; shared by their producers and the reader of the program's output.
 #[derive(Clone)]
 pub struct Notices(Arc<Mutex<Board>>);
 
@@ -51,25 +51,25 @@ struct Board {
     end: &'static str,
     switches: Switches,
     held: Vec<String>,
-    /// What could not be written, because nobody reads: whoever tells a line is in the middle of something else.
+    /// Bytes not written yet because the reader is slow. A producer of lines must not block.
     waiting: VecDeque<u8>,
 }
 
 impl Notices {
-    /// Writes lines where the program's errors go.
+    /// Writes lines to the program's standard error.
     pub fn new(streams: &Streams) -> Result<Notices, Error> {
         let errors = match &streams.leads[2] {
             Lead::To(log) => log.as_fd(),
             Lead::Caller | Lead::Terminal => rustix::stdio::stderr(),
         };
-        // The caller's terminal may be raw meanwhile.
+        // The caller's terminal may be in raw mode, which needs a carriage return.
         let end = if streams.on_terminal()[2] { "\r\n" } else { "\n" };
         let errors = host(NoWait::shared(errors, Way::Write), "copying the log's descriptor")?;
         let (switches, held, waiting) = (Switches::default(), Vec::new(), VecDeque::new());
         Ok(Notices(Arc::new(Mutex::new(Board { errors, end, switches, held, waiting }))))
     }
 
-    /// Tells a line, now or when it disturbs nobody.
+    /// Prints a line, or defers it while the program is on the alternate screen.
     pub fn tell(&self, line: &str) {
         let mut board = self.board();
         if !board.switches.is_other {
@@ -79,7 +79,7 @@ impl Notices {
         }
     }
 
-    /// Looks at what the program has printed.
+    /// Tracks screen switches in the program's output.
     pub fn printed(&self, bytes: &[u8]) {
         hear(bytes);
         let mut board = self.board();
@@ -90,7 +90,7 @@ impl Notices {
         board.flush();
     }
 
-    /// Tells what still waits: there is no program any more.
+    /// Prints the deferred lines after the program's end.
     pub fn finish(&self) {
         self.board().let_go();
     }
@@ -109,14 +109,14 @@ impl Board {
 
     fn write(&mut self, line: &str) {
         let line = format!("silo: {}{}", plain::line(line), self.end);
-        // A line that nobody can be told is lost; the guest was answered all the same.
+        // A line that does not fit in the queue is lost. The guest was answered nevertheless.
         if self.waiting.len() + line.len() <= MAX_WAITING_BYTES {
             self.waiting.extend(line.as_bytes());
         }
         self.flush();
     }
 
-    /// Writes what waits, as far as it is taken now.
+    /// Writes as much of the queue as the reader accepts without blocking.
     fn flush(&mut self) {
         while !self.waiting.is_empty() {
             match self.errors.write(self.waiting.make_contiguous()) {
@@ -131,14 +131,14 @@ impl Drop for Board {
     fn drop(&mut self) {
         self.let_go();
         if !self.waiting.is_empty() {
-            // A reader that is only slow reads now.
+            // Gives a slow reader one more chance.
             let _ = poll(&mut [PollFd::new(&self.errors, PollFlags::OUT)], Some(&PATIENCE));
             self.flush();
         }
     }
 }
 
-/// Follows which screen a program's output is on: `ESC [ ? modes h` switches, `l` instead of `h` switches back.
+/// Tracks the screen of a program's output: `ESC [ ? modes h` switches to the alternate one, `l` instead of `h` switches back.
 #[derive(Default)]
 struct Switches {
     is_other: bool,

@@ -1,8 +1,8 @@
-//! The host side of a sandbox's network: a broker for the agent that PID 1 started inside.
+//! The host side of a sandbox's network: a broker that serves the agent inside.
 //!
-//! The agent's sockets belong to the sandbox's network namespace and the broker's own to the host's. The broker is started,
-//! in a process of its own, which waits until something is asked or may be asked from outside; for most programs that never
-//! happens. It tells what is to be told, learned and recorded ([`super::serving`]); files and the terminal stay silo's.
+//! The agent's sockets belong to the sandbox's network namespace, the broker's sockets to the host's. The broker is forked early into a
+//! process of its own and waits for a first request; most programs never make one. It reports status lines, learned names and record
+//! entries to silo ([`super::serving`]); only silo writes files and the terminal.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -30,17 +30,17 @@ use crate::grant::Port;
 use crate::launch::error::Error;
 use crate::launch::spec::{Asker, Network};
 
-/// The most names learned in one run; a client that asks for more is no client of one ecosystem.
+/// Most names learned in one run; the clients of one ecosystem need far fewer.
 const MAX_LEARNED: usize = 1024;
-/// The most of those who ask the ssh agent that wait for the broker.
+/// Most queued connections to the ssh agent.
 const MAX_ASKING: usize = 16;
 
-/// Where those come from who ask the user's ssh agent.
+/// The source of connections to the user's ssh agent.
 pub enum Askers {
-    /// They connect to what listens inside.
+    /// A listening socket inside the sandbox.
     #[allow(dead_code, reason = "only the native tier has one, which macOS has not")]
     Listener(OwnedFd),
-    /// They are handed over by this socket, one with each message.
+    /// A socket that passes one connection with each message.
     Handed(OwnedFd),
 }
 
@@ -55,37 +55,37 @@ pub struct Outlet<'a> {
 }
 
 impl<'a> Outlet<'a> {
-    /// Prepares it before there is a sandbox; fails where a port of this machine is taken.
+    /// Opens the port forwards before the sandbox starts; fails if a host port is in use.
     pub fn open(network: &'a Network, notices: Notices) -> Result<Outlet<'a>, Error> {
         let doors = network.ports.iter().map(door).collect::<Result<_, _>>()?;
         Ok(Outlet { network, notices, doors, channel: None, keys: None, serving: None })
     }
 
-    /// Returns what to watch: when it is readable, something was asked, and [`Outlet::serve`] is due.
+    /// Returns the file descriptor to poll; when it is readable, call [`Outlet::serve`].
     pub fn asked(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd).or_else(|| self.serving.as_ref().map(Serving::link))
     }
 
-    /// Takes the way to the agent.
+    /// Takes the channel to the agent.
     pub fn take_channel(&mut self, channel: OwnedFd) -> Result<(), Error> {
         self.channel = Some(channel);
-        // Forked now, while this process has one thread; the broker itself waits until something is asked. Where the ssh
-        // agent may be asked, that way must be there, too.
+        // Forked now, while this process has one thread; the broker itself waits for a first request. If the ssh agent may be used, its
+        // connections must be available, too.
         if self.network.ssh_agent.is_none() { self.serve() } else { Ok(()) }
     }
 
-    /// Whether the program may ask the user's ssh agent.
+    /// True if the program may use the user's ssh agent.
     pub fn has_keys(&self) -> bool {
         self.network.ssh_agent.is_some()
     }
 
-    /// Takes the way by which those come who ask the user's ssh agent.
+    /// Takes the source of connections to the user's ssh agent.
     pub fn take_keys(&mut self, keys: Askers) -> Result<(), Error> {
         self.keys = Some(keys);
         self.serve()
     }
 
-    /// Serves the network from here on, or hears what the broker that does so tells.
+    /// Starts the broker, or handles the messages of the running one.
     pub fn serve(&mut self) -> Result<(), Error> {
         let Some(channel) = self.channel.take() else {
             if self.serving.as_mut().is_some_and(|serving| !serving.listen()) {
@@ -109,7 +109,7 @@ impl<'a> Outlet<'a> {
         Ok(())
     }
 
-    /// Puts together what the broker is to do.
+    /// Collects the broker's configuration.
     fn work(&mut self, channel: OwnedFd, link: OwnedFd) -> Result<Work, Error> {
         let network = self.network;
         let link = Arc::new(link);
@@ -146,7 +146,7 @@ impl<'a> Outlet<'a> {
     }
 }
 
-/// What the broker does in its own process, and the descriptors that it has there.
+/// The broker's task in its own process, with its file descriptors.
 struct Work {
     channel: OwnedFd,
     link: Arc<OwnedFd>,
@@ -155,7 +155,7 @@ struct Work {
 }
 
 impl Work {
-    /// Returns the numbers of all descriptors that it needs.
+    /// Returns the numbers of all file descriptors that the broker needs.
     fn descriptors(&self) -> Vec<RawFd> {
         let mut all = vec![self.channel.as_raw_fd(), self.link.as_raw_fd()];
         all.extend(self.handed.as_ref().map(|(socket, _)| socket.as_raw_fd()));
@@ -166,7 +166,7 @@ impl Work {
         all
     }
 
-    /// Waits until something may be asked; returns false where the sandbox ends before that.
+    /// Waits for a possible first request; returns false if the sandbox ends before that.
     fn is_asked(&self) -> bool {
         if !self.terms.doors.is_empty() || self.terms.keys.is_some() {
             return true;
@@ -209,28 +209,28 @@ fn door(port: &Port) -> Result<Door, Error> {
     Ok(Door { listener, inside: port.guest.get() })
 }
 
-/// Raises this process's own limit of open files, which is low for the sake of programs that use `select`.
+/// Raises this process's soft limit of open files to the hard limit. The default is low for programs that use `select`.
 fn open_as_many_as_allowed() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // With the limit as it was there are fewer connections.
+    // A failure only limits the number of connections.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Notes each new line in a file.
+/// Appends each new line to a file.
 fn notebook(path: &Path) -> Result<Say, Error> {
     let file = host(appending(path), &format!("opening {}", path.display()))?;
     let known = Mutex::new(BTreeSet::new());
     Ok(Box::new(move |line| {
         let mut known = known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if known.len() < MAX_LEARNED && known.insert(line.to_owned()) {
-            // What could not be noted was not learned; whoever reads the file finds less in it.
+            // A line that cannot be written is missing in the file; the run continues.
             let _ = write(&file, format!("{line}\n").as_bytes());
         }
     }))
 }
 
-/// Writes lines to a file that is made, with its title, for the first of them.
+/// Writes lines to a file. The first line creates the file, with its title.
 fn journal(path: &Path, title: &str) -> Say {
     let (path, title) = (path.to_owned(), title.to_owned());
     let file = OnceLock::new();
@@ -241,7 +241,7 @@ fn journal(path: &Path, title: &str) -> Say {
             write(&file, format!("{title}\n").as_bytes()).ok()?;
             Some(file)
         });
-        // A run goes on whether or not it can be noted; nothing depends on the note.
+        // The run does not depend on the record, so a failure to write it is ignored.
         if let Some(file) = file {
             let _ = write(file, format!("{line}\n").as_bytes());
         }

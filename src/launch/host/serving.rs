@@ -1,7 +1,7 @@
-//! The broker at work, seen from silo: what it tells, and its end.
+//! Silo's side of a running broker: its messages and its end.
 //!
-//! The broker is apart from silo, and reads what hostile programs and servers send. So silo believes nothing of what it
-//! tells without reading it as data: messages are kept apart, bounded, and as many as one run may need.
+//! The broker runs in a separate process and parses input from hostile programs and servers. So silo treats its messages as untrusted data:
+//! they are datagrams of limited size, and one run accepts a limited number of lines.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,19 +16,19 @@ use crate::broker::record::{Entry, Record};
 use crate::broker::{MAX_LINES, Say};
 use crate::grant::Grant;
 
-/// The longest message.
+/// Largest message.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;
-/// The most messages taken in one turn, so that other things have theirs.
+/// Most messages handled per turn, so that other events get their turn.
 const MAX_TURN: usize = 64;
-/// How long the broker may take to end: what the sandbox wrote last may be carried out for five seconds.
+/// Time limit for the broker to end. It may spend five seconds on delivering the sandbox's last writes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What kinds of things it tells.
+/// The kinds of messages from the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A line for the user.
     Line,
-    /// A `name:port` that was reached while everything is learned.
+    /// A `name:port` that was reached in learning mode.
     Learned,
     /// An entry of the run's record.
     Entry,
@@ -36,17 +36,17 @@ pub enum Kind {
 
 const LETTERS: [(Kind, u8); 3] = [(Kind::Line, b'T'), (Kind::Learned, b'L'), (Kind::Entry, b'R')];
 
-/// Who takes what it tells.
+/// The receivers of the broker's messages.
 pub struct Ears {
-    /// Takes lines for the user.
+    /// Receives lines for the user.
     pub tell: Say,
-    /// Takes what is learned.
+    /// Receives learned names.
     pub learned: Option<Say>,
-    /// Takes the entries.
+    /// Receives the record's entries.
     pub record: Option<Record>,
 }
 
-/// A broker at work; ended when dropped, after what the sandbox wrote last was carried out.
+/// A running broker. Dropping it ends the broker, after it has delivered the sandbox's last writes.
 pub struct Serving {
     link: OwnedFd,
     apart: Apart,
@@ -54,7 +54,7 @@ pub struct Serving {
     lines: usize,
 }
 
-/// Sends one thing from the broker's side; one that nobody takes any more is lost, and so is the end of one that is too long.
+/// Sends one message from the broker. A message without a receiver is lost; one that is too long is truncated.
 pub fn say(link: BorrowedFd<'_>, kind: Kind, text: &str) {
     let letter = LETTERS.iter().find(|(one, _)| *one == kind).map_or(b'T', |(_, letter)| *letter);
     let end = (0..=text.len().min(MAX_MESSAGE_BYTES - 1)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -62,14 +62,14 @@ pub fn say(link: BorrowedFd<'_>, kind: Kind, text: &str) {
     loop {
         match send(link, &message, SENDING) {
             Err(Errno::INTR) => {}
-            // Silo has other things to do, or is stopped, and then so is what it runs: nothing is lost.
+            // Silo is busy, or it is stopped together with the sandbox: wait, so that no message is lost.
             Err(Errno::AGAIN) => drop(poll(&mut [PollFd::from_borrowed_fd(link, PollFlags::OUT)], None)),
             _ => return,
         }
     }
 }
 
-/// Reads what was sent.
+/// Parses a message.
 fn parse(message: &[u8]) -> Option<(Kind, &str)> {
     let (first, text) = message.split_first()?;
     let (kind, _) = LETTERS.iter().find(|(_, letter)| letter == first)?;
@@ -95,18 +95,18 @@ impl Ears {
 }
 
 impl Serving {
-    /// Takes charge of a broker, and of silo's end of its link.
+    /// Takes over a broker process and silo's end of its link.
     pub fn new(link: OwnedFd, apart: Apart, ears: Ears) -> Serving {
         Serving { link, apart, ears, lines: 0 }
     }
 
-    /// Returns what is readable when there is something to hear.
+    /// Returns the file descriptor to poll for messages.
     pub fn link(&self) -> BorrowedFd<'_> {
         self.link.as_fd()
     }
 
-    /// Hears what there is; returns whether the broker is still at work. One that ended by itself, though it should not have,
-    /// is told once: from there on nothing is reached any more.
+    /// Handles pending messages; returns false if the broker has ended. An unexpected end is reported once: from then on the run has no
+    /// network.
     pub fn listen(&mut self) -> bool {
         for _ in 0..MAX_TURN {
             match self.take() {
@@ -114,7 +114,7 @@ impl Serving {
                 Err(Errno::AGAIN | Errno::INTR) => return true,
                 Ok(false) | Err(_) => {
                     if let Some(how) = self.apart.wait() {
-                        (self.ears.tell)(&format!("the network of this run is gone: its broker {how}"));
+                        (self.ears.tell)(&format!("this run has no network any more: its broker {how}"));
                     }
                     return false;
                 }
@@ -123,7 +123,7 @@ impl Serving {
         true
     }
 
-    /// Takes one message; `false` at the end of them.
+    /// Handles one message; `false` at the end of them.
     fn take(&mut self) -> rustix::io::Result<bool> {
         let mut message = [0; MAX_MESSAGE_BYTES];
         let (length, _) = recv(&self.link, &mut message[..], RecvFlags::DONTWAIT)?;
@@ -133,7 +133,7 @@ impl Serving {
         let Some((kind, text)) = parse(&message[..length]) else { return Ok(true) };
         if kind == Kind::Line {
             self.lines += 1;
-            // The line that says that there are more, and the one about refused connections, come after the last.
+            // Two lines may follow the last one: the note that further lines are omitted, and the one about refused connections.
             if self.lines > MAX_LINES + 2 {
                 return Ok(true);
             }
@@ -143,9 +143,9 @@ impl Serving {
         Ok(true)
     }
 
-    /// Hears it out after its sandbox has ended.
+    /// Handles the remaining messages after the sandbox has ended.
     fn hear_out(&mut self) -> io::Result<()> {
-        // One of both says it, on each system; a broker that is gone hears neither.
+        // Signals the end to the broker: some systems need the message, others the shutdown. A broker that is gone gets neither.
         let _ = send(&self.link, b"E", SENDING | SendFlags::DONTWAIT);
         let _ = shutdown(&self.link, Shutdown::Write);
         let until = Instant::now() + PATIENCE;
@@ -170,9 +170,9 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         match self.hear_out() {
-            // How it ended does not matter any more.
+            // Its exit status no longer matters.
             Ok(()) => drop(self.apart.wait()),
-            // One that does not end in time is ended.
+            // The time limit has passed.
             Err(_) => self.apart.kill(),
         }
     }
@@ -210,7 +210,7 @@ mod tests {
         let entry = "entry {\"name\":\"a.example\",\"port\":443,\"verdict\":\"reached\",\"sent\":0,\"received\":0}";
         assert_eq!(heard_then[..3], ["line one[1mline", "learned a.example:443", entry]);
         assert!(heard_then.len() == 4 && heard_then[3].starts_with("line éé"), "{heard_then:?}");
-        // However much is told, there is an end of it.
+        // The number of lines is limited.
         for _ in 0..1000 {
             say(theirs.as_fd(), Kind::Line, "x");
             assert!(serving.listen());

@@ -1,7 +1,7 @@
-//! Where a program's streams lead, found out before there is a sandbox.
+//! Resolves the program's standard streams before the sandbox starts.
 //!
-//! A stream on the caller's terminal leads to a terminal of the sandbox's own. The program has that terminal also where no
-//! stream leads there: `/dev/tty` is there whenever silo has a controlling terminal.
+//! A stream on the caller's terminal is connected to a terminal of the sandbox's own. The program also gets that terminal as `/dev/tty`
+//! whenever silo has a controlling terminal, even if no stream is on a terminal.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,74 +14,73 @@ use super::system;
 use crate::launch::error::Error;
 use crate::launch::spec::Stdio;
 
-/// Where the program's streams lead.
+/// The program's standard streams and terminal.
 pub struct Streams {
-    /// Its terminal, if it has one.
+    /// The program's terminal, if it has one.
     pub terminal: Option<Terminal>,
-    /// Its input, output and errors.
+    /// Input, output and errors.
     pub leads: [Lead; 3],
     /// The caller's terminal, if the program has one.
     pub console: Option<Console>,
 }
 
-/// Where one stream leads.
+/// The destination of one stream.
 pub enum Lead {
-    /// To the caller's own.
+    /// The caller's own stream.
     Caller,
-    /// To the program's terminal.
+    /// The program's terminal.
     Terminal,
-    /// To a descriptor of silo's own.
+    /// A file descriptor of silo's own.
     To(OwnedFd),
 }
 
-/// A terminal to be made.
+/// A terminal to create in the sandbox.
 pub struct Terminal {
-    /// Its settings.
+    /// Settings.
     pub settings: Box<Termios>,
-    /// Its size.
+    /// Size.
     pub size: Winsize,
-    /// Whether the program begins in its foreground.
+    /// True if the program starts in its foreground.
     pub is_foreground: bool,
 }
 
 /// The caller's terminal.
 pub struct Console {
-    /// For keys.
+    /// The file descriptor for input.
     pub keyboard: OwnedFd,
-    /// For output.
+    /// The file descriptor for output.
     pub display: OwnedFd,
-    /// When it is taken over.
+    /// The time of taking it over.
     pub take: Take,
 }
 
-/// When the caller's terminal is taken over by a program in the foreground.
+/// The time when a program in the foreground takes over the caller's terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// As long as it is in the foreground.
+    /// For as long as it is in the foreground.
     Always,
-    /// From when the program first reads it or changes its settings: another program of the pipeline may be the one that
-    /// reads keys.
+    /// On the program's first read or change of settings. Until then another program of the pipeline may be the one that reads keys.
     AtUse,
 }
 
-/// Fails with the step's name.
+/// Adds the step's name to an error.
 pub fn host<T, E: Into<std::io::Error>>(result: Result<T, E>, step: &str) -> Result<T, Error> {
     result.map_err(|error| Error::Host { step: step.to_owned(), source: error.into() })
 }
 
 impl Streams {
-    /// Streams that are descriptors of silo's own.
+    /// Uses descriptors of silo's own as streams.
     pub fn given(input: OwnedFd, output: OwnedFd, errors: OwnedFd) -> Streams {
         Streams { terminal: None, leads: [input, output, errors].map(Lead::To), console: None }
     }
 
-    /// Which of the streams lead to the terminal.
+    /// Returns for each stream if it is on the program's terminal.
     pub fn on_terminal(&self) -> [bool; 3] {
         [0, 1, 2].map(|number| matches!(self.leads[number], Lead::Terminal))
     }
 }
 
-/// Finds out where a program's streams lead.
+/// Resolves the program's streams.
 pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
     match stdio {
         Stdio::Log { path } => {
@@ -112,7 +111,7 @@ pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
     }
 }
 
-/// Finds the caller's terminal, and which streams lead there.
+/// Finds the caller's terminal, and the streams that are on it.
 fn console() -> Result<Option<(Console, [bool; 3])>, Error> {
     let [input, output, errors] = standard();
     let step = "opening the caller's terminal";
@@ -121,7 +120,7 @@ fn console() -> Result<Option<(Console, [bool; 3])>, Error> {
         let console = Console { keyboard: copy(input)?, display: copy(output)?, take: Take::Always };
         return Ok(Some((console, [true, true, isatty(errors)])));
     }
-    // A shell's terminal is another one than a terminal that was opened by its name.
+    // A stream may be on another terminal, opened by its name; only the controlling terminal counts.
     let on = standard().map(|stream| isatty(stream) && system::is_own_terminal(stream));
     let Some(keyboard) = system::own_terminal(&on) else { return Ok(None) };
     let display = copy(keyboard.as_fd())?;
@@ -134,12 +133,12 @@ fn is_pipe(stream: BorrowedFd<'_>) -> Result<bool, Error> {
     Ok([FileType::Fifo, FileType::Socket].contains(&FileType::from_raw_mode(stat.st_mode)))
 }
 
-/// Whether this process is in the foreground of a terminal; on one that does not control it, everybody is.
+/// True if this process is in the foreground of a terminal; also true if the terminal does not control it.
 pub fn is_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
 }
 
-/// Makes a terminal's settings the usual ones where its shell is about to read keys one by one: these are not the program's.
+/// Resets the settings of a terminal whose shell reads single keys to canonical mode: they are the shell's, not the program's.
 fn usual(settings: &mut Termios) {
     if settings.local_modes.contains(LocalModes::ICANON) {
         return;
@@ -150,7 +149,7 @@ fn usual(settings: &mut Termios) {
         LocalModes::ISIG | LocalModes::ICANON | LocalModes::ECHO | LocalModes::ECHOE | LocalModes::ECHOK | LocalModes::IEXTEN;
 }
 
-/// A directory as a stream would be a door into the host's file system (`openat(0, "..")`).
+/// A directory as a stream would give access to the host's file system (`openat(0, "..")`).
 fn refuse_directories() -> Result<(), Error> {
     for (name, stream) in ["input", "output", "errors"].iter().zip(standard()) {
         let stat = host(fstat(stream), &format!("looking at the standard {name}"))?;

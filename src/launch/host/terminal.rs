@@ -1,10 +1,9 @@
-//! The caller's terminal while a program has one of its own inside.
+//! The caller's terminal while a program has its own terminal inside.
 //!
-//! The sandbox's terminal is made in the sandbox; its other end is here. The caller's terminal is touched only while silo is
-//! in its foreground, as a shell's job may: then it is raw, so every key goes through, and the terminal inside makes signals,
-//! echo and job control out of them. In the background its settings stay as they are, no key is read, and the program is in
-//! the background of its own terminal, too, so that the kernel stops it where it would stop it outside. Nothing inside ever
-//! holds the caller's terminal.
+//! The sandbox creates its own pseudo-terminal and passes the master side here. Silo changes the caller's terminal only while it is in the
+//! foreground, as a shell's job may. Then the terminal is raw, so every key is forwarded, and the terminal inside does signals, echo and
+//! job control. In the background silo leaves the settings alone and reads no keys. The program is then in the background of its own
+//! terminal, too, so the kernel stops it as it would outside. No process inside ever has the caller's terminal open.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
@@ -23,52 +22,52 @@ use super::system::{self, Signals};
 use crate::launch::Exit;
 use crate::launch::error::Error;
 
-/// Bytes carried at a time: a small piece lets a key (Ctrl-C) through soon, even while a lot is being printed.
+/// Bytes copied at a time. Small pieces let a key (Ctrl-C) through quickly during large output.
 const PIECE_BYTES: usize = 4096;
 
-/// How often a terminal that nobody has open is looked at, and whether silo came to the foreground, in nanoseconds: shells
-/// do not tell a job that runs already.
+/// Interval, in nanoseconds, for polling a terminal that no process has open, and for polling silo's foreground state. A shell does not
+/// signal a job that is already running.
 const LOOK_NANOS: i64 = 50_000_000;
 
-/// The settings to go back to if the process panics, while the terminal is raw.
+/// The terminal settings to restore if the process panics while the terminal is raw.
 static AT_PANIC: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
-/// The caller's terminal, and the host's end of the sandbox's.
+/// The caller's terminal, and the master side of the sandbox's terminal.
 pub struct Screen {
-    /// The caller's terminal, opened once more where that can be done: neither typing nor printing waits.
+    /// The caller's terminal, opened again if possible, so that reads and writes do not block.
     keyboard: NoWait,
     display: NoWait,
     take: Take,
-    /// Whether the program has used its terminal, which counts for [`Take::AtUse`].
+    /// True if the program has used its terminal, for [`Take::AtUse`].
     is_used: bool,
-    /// While it is taken over: its settings before, and those that it was given.
+    /// While the terminal is taken over: its settings before and its raw settings.
     taken: Option<(Termios, Termios)>,
-    /// Whether the terminal controls this process, so that a shell decides about the foreground.
+    /// True if the terminal controls this process, so that a shell decides about the foreground.
     is_controlling: bool,
-    /// The settings that the terminal inside was given last.
+    /// The settings last applied to the terminal inside.
     given: Termios,
     inside: Option<OwnedFd>,
     typed: Vec<u8>,
     printed: Vec<u8>,
     input_open: bool,
     is_hung_up: bool,
-    /// The signal of the last key that makes one.
+    /// The signal of the last key that generates one.
     key: Option<i32>,
     deserted: bool,
     notices: Notices,
 }
 
-/// A change of the foreground that was found.
+/// A detected change of the foreground.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Silo came to the foreground.
     Came,
-    /// Silo left it without having been stopped.
+    /// Silo left the foreground without being stopped.
     Left,
 }
 
 impl Screen {
-    /// Takes charge of the caller's terminal, if the program is to have one of its own.
+    /// Takes charge of the caller's terminal, if the program gets one of its own.
     pub fn of(streams: &Streams, notices: Notices) -> Result<Option<Screen>, Error> {
         let (Some(terminal), Some(console)) = (&streams.terminal, &streams.console) else { return Ok(None) };
         let step = "taking the terminal over";
@@ -91,27 +90,27 @@ impl Screen {
         }))
     }
 
-    /// Whether silo is in the foreground of the caller's terminal.
+    /// True if silo is in the foreground of the caller's terminal.
     pub fn is_foreground(&self) -> bool {
         is_foreground(self.keyboard.as_fd())
     }
 
-    /// Whether the caller's terminal is taken over.
+    /// True if the caller's terminal is taken over.
     pub fn is_taken(&self) -> bool {
         self.taken.is_some()
     }
 
-    /// Notes that the program uses its terminal.
+    /// Records that the program uses its terminal.
     pub fn note_use(&mut self) {
         self.is_used = true;
     }
 
-    /// Whether the terminal is to be taken over in the foreground.
+    /// True if the terminal should be taken over in the foreground.
     fn is_wanted(&self) -> bool {
         self.input_open && (self.take == Take::Always || self.is_used)
     }
 
-    /// Looks whether silo came to the foreground or left it.
+    /// Checks if silo entered or left the foreground.
     pub fn turn(&self) -> Option<Turn> {
         match (self.is_taken(), self.is_wanted() && self.is_foreground()) {
             (false, true) => Some(Turn::Came),
@@ -120,7 +119,7 @@ impl Screen {
         }
     }
 
-    /// Makes the caller's terminal raw, with silo in the foreground; returns the settings that it had.
+    /// Makes the caller's terminal raw, with silo in the foreground; returns the previous settings.
     pub fn take(&mut self) -> Result<Termios, Error> {
         let step = "making the terminal raw";
         let settings = host(tcgetattr(&self.keyboard), step)?;
@@ -128,25 +127,24 @@ impl Screen {
         raw.make_raw();
         restore_at_panic(&self.keyboard, settings.clone());
         host(tcsetattr(&self.keyboard, OptionalActions::Drain, &raw), step)?;
-        // As the system has them, which may add some of its own.
+        // Read back, because the system may add settings of its own.
         let raw = host(tcgetattr(&self.keyboard), step)?;
         self.taken = Some((settings.clone(), raw));
         self.resize()?;
         Ok(settings)
     }
 
-    /// Gives the caller's terminal its settings back, unless another program has changed them since.
+    /// Restores the settings of the caller's terminal, unless another program has changed them since.
     pub fn release(&mut self) {
         let Some((settings, raw)) = self.taken.take() else { return };
         if tcgetattr(&self.keyboard).is_ok_and(|now| is_same(&now, &raw)) {
-            // The terminal may have gone away, and then it needs nothing. A process that another one has put into the
-            // background would be stopped for this.
+            // The terminal may be gone; then there is nothing to restore. A process in the background would be stopped by this call.
             let _ = system::unstopped(|| tcsetattr(&self.keyboard, OptionalActions::Drain, &settings));
         }
         forget_at_panic();
     }
 
-    /// Gives the terminal inside the caller's settings, unless the program has settings of its own.
+    /// Applies the caller's settings to the terminal inside, unless the program has changed them.
     pub fn give_settings(&mut self, settings: &Termios) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.given, settings.clone());
         let Some(inside) = &self.inside else { return Ok(()) };
@@ -154,59 +152,59 @@ impl Screen {
         Ok(())
     }
 
-    /// The size of the caller's terminal.
+    /// Returns the size of the caller's terminal.
     pub fn size(&self) -> Option<Winsize> {
         tcgetwinsize(&self.display).ok()
     }
 
-    /// Types the end of input for a program that reads a terminal which nobody will type on.
+    /// Types end of input for a program that reads a terminal on which nobody will type.
     pub fn type_end(&mut self) {
         let end = self.given.special_codes[SpecialCodeIndex::VEOF];
         self.typed.push(end);
         self.enter_typed();
     }
 
-    /// Says once that the terminal is gone, where nobody else tells the program.
+    /// Returns true once after a hangup, if the kernel does not signal the program itself.
     pub fn was_hung_up(&mut self) -> bool {
         std::mem::take(&mut self.is_hung_up) && !self.is_controlling
     }
 
-    /// Whether a signal that ended the program came from a key: then it was for silo's whole process group.
+    /// True if a key generated the signal that ended the program; then the signal was for silo's whole process group.
     fn made_by_key(&self, signal: i32) -> bool {
         self.is_controlling && self.key == Some(signal)
     }
 
-    /// Connects the host's end of the sandbox's terminal.
+    /// Connects the master side of the sandbox's terminal.
     pub fn connect(&mut self, inside: OwnedFd) -> Result<(), Error> {
         host(rustix::io::ioctl_fionbio(&inside, true), "connecting the terminal")?;
         self.inside = Some(inside);
-        // The size may have changed since the sandbox was asked for.
+        // The size may have changed since the sandbox was requested.
         self.resize()
     }
 
-    /// Gives the terminal inside the size of the caller's.
+    /// Applies the caller's terminal size to the terminal inside.
     pub fn resize(&self) -> Result<(), Error> {
         let Some(inside) = &self.inside else { return Ok(()) };
         let Some(size) = self.size() else { return Ok(()) };
         match tcsetwinsize(inside, size) {
-            // The way to a terminal in a machine, which is told otherwise.
+            // This is the connection to a terminal in a VM, which gets its size in a message.
             Err(Errno::NOTTY | Errno::OPNOTSUPP) => Ok(()),
             set => host(set, "resizing the terminal"),
         }
     }
 
-    /// How long to poll: nothing says when somebody inside opens a deserted terminal again, or when the foreground changes.
+    /// Returns the poll timeout: no event reports that a process inside opens a deserted terminal again, or that the foreground changed.
     pub fn patience(&self) -> Option<Timespec> {
         let waits_for_turn = self.is_controlling && self.is_wanted() && !self.is_taken();
         (self.deserted || waits_for_turn).then_some(Timespec { tv_sec: 0, tv_nsec: LOOK_NANOS })
     }
 
-    /// To be called when that time is over: looks at a deserted terminal again.
+    /// Resumes reading a deserted terminal; call it after the timeout.
     pub fn look_again(&mut self) {
         self.deserted = false;
     }
 
-    /// Says what to poll for: input unless some waits to be carried, output unless some waits.
+    /// Adds the descriptors to poll: for input unless some waits to be written, for output if some waits.
     pub fn interest<'a>(&'a self, fds: &mut Vec<(BorrowedFd<'a>, PollFlags)>) {
         let Some(inside) = &self.inside else { return };
         if self.deserted {
@@ -220,13 +218,13 @@ impl Screen {
             fds.push((self.display.as_fd(), PollFlags::OUT));
         }
         if self.input_open && self.typed.is_empty() {
-            // Without interest, its end is told all the same.
+            // A hangup is reported even without requested events.
             let keys = if self.is_taken() { PollFlags::IN } else { PollFlags::empty() };
             fds.push((self.keyboard.as_fd(), keys));
         }
     }
 
-    /// Carries what can be carried; `events` belong to what [`Screen::interest`] named.
+    /// Copies pending data; `events` belong to the descriptors from [`Screen::interest`].
     pub fn carry(&mut self, events: &[PollFlags]) {
         let mut events = events.iter();
         let Some(of_inside) = events.next() else { return };
@@ -248,7 +246,7 @@ impl Screen {
 
     fn take_typed(&mut self) {
         let mut piece = [0; PIECE_BYTES];
-        // Keys are another's by now: the next look finds that out.
+        // In the background the keys belong to another process; the next check of the foreground notices.
         if !self.is_foreground() {
             return;
         }
@@ -264,7 +262,7 @@ impl Screen {
         self.enter_typed();
     }
 
-    /// The signal that a key makes in a terminal with the caller's settings.
+    /// Returns the signal that a key generates with the caller's settings.
     fn signal_of(&self, key: u8) -> Option<i32> {
         let (settings, _) = self.taken.as_ref()?;
         let makes = |code| settings.special_codes[code] == key;
@@ -275,7 +273,7 @@ impl Screen {
         }
     }
 
-    /// The caller's terminal is gone: so is the one inside.
+    /// Closes the terminal inside after the caller's terminal is gone.
     fn hang_up(&mut self) {
         self.input_open = false;
         self.inside = None;
@@ -290,12 +288,12 @@ impl Screen {
         match write(inside, &self.typed) {
             Ok(length) => drop(self.typed.drain(..length)),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // Nobody reads any more; the program's end is on its way.
+            // No process reads any more; the program is about to end.
             Err(_) => self.typed.clear(),
         }
     }
 
-    /// Takes what was printed inside; says whether there was anything.
+    /// Reads output from inside; returns false if there was none.
     fn take_printed(&mut self) -> bool {
         let Some(inside) = &self.inside else { return false };
         let mut piece = [0; PIECE_BYTES];
@@ -310,21 +308,20 @@ impl Screen {
                 return true;
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // EIO: nothing inside has the terminal open at the moment, and all output was read. Our
-            // end stays open: closing it would kill a program that has closed its streams and is
-            // about to exit (SIGHUP).
+            // EIO: no process inside has the terminal open now, and all output was read. Our end stays open: closing it would kill (SIGHUP)
+            // a program that has closed its streams and is about to exit.
             Ok(_) | Err(_) => self.deserted = true,
         }
         false
     }
 
-    /// Whether the caller's terminal puts a return before each new line, as the one inside has done already.
+    /// True if the caller's terminal adds a carriage return before each newline, as the one inside has already done.
     fn adds_returns(&self) -> bool {
         let both = OutputModes::OPOST | OutputModes::ONLCR;
         tcgetattr(&self.display).is_ok_and(|settings| settings.output_modes.contains(both))
     }
 
-    /// Writes what waits, if the caller's terminal takes it now.
+    /// Writes queued output, if the caller's terminal accepts it now.
     fn print(&mut self) {
         let mut fds = [PollFd::new(&self.display, PollFlags::OUT)];
         if !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1)) {
@@ -336,7 +333,7 @@ impl Screen {
                 drop(self.printed.drain(..length));
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // Nobody sees it any more.
+            // The terminal is gone.
             Err(_) => {
                 self.printed.clear();
                 self.hang_up();
@@ -344,8 +341,8 @@ impl Screen {
         }
     }
 
-    /// Prints what the sandbox left; gives a key's signal that ended the program to the rest of silo's process group, which a
-    /// terminal would have done when it was typed.
+    /// Prints the remaining output. If a key's signal ended the program, sends it to the rest of silo's process group, as a terminal in
+    /// canonical mode would have done.
     pub fn finish(self, exit: &Result<Exit, Error>, signals: &Signals) {
         let signal = match exit {
             Ok(Exit::Signal(signal)) if self.made_by_key(*signal) => Some(*signal),
@@ -357,13 +354,13 @@ impl Screen {
         }
     }
 
-    /// Prints what the sandbox left, after its end: nothing more can come then. A signal that asks for an end ends it, since a
-    /// terminal may be stopped (Ctrl-S) or not read by anybody.
+    /// Prints the remaining output after the sandbox's end. A signal that asks for an end stops this, because a terminal may be stopped
+    /// (Ctrl-S) or have no reader.
     fn drain(mut self, signals: &Signals) {
         loop {
             while !self.printed.is_empty() {
                 let mut fds = [PollFd::new(&self.display, PollFlags::OUT), PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
-                // An interrupted wait is only tried again.
+                // An interrupted wait is repeated.
                 let _ = poll(&mut fds, None);
                 let has_signal = !fds[1].revents().is_empty();
                 if has_signal && signals.asks_for_an_end().is_some() {
@@ -385,20 +382,20 @@ impl Drop for Screen {
     }
 }
 
-/// Gives a terminal inside new settings, unless it has others than those before, which are the program's own.
+/// Applies new settings to a terminal inside, unless the program has changed the previous ones.
 pub fn refresh(terminal: impl AsFd, before: &Termios, new: &Termios) {
-    // A terminal that refuses keeps its settings. The way to one in a machine has none.
+    // A terminal that refuses keeps its settings. The connection to a terminal in a VM has none.
     if tcgetattr(&terminal).is_ok_and(|now| is_same(&now, before)) && !is_same(before, new) {
         let _ = tcsetattr(&terminal, OptionalActions::Now, new);
     }
 }
 
-/// Whether two settings are the same.
+/// True if two settings are equal.
 fn is_same(one: &Termios, other: &Termios) -> bool {
     system::terminal(one) == system::terminal(other)
 }
 
-/// Drops each return before a new line.
+/// Removes the carriage return before each newline.
 fn drop_returns(text: &mut Vec<u8>) {
     let mut kept = 0;
     for at in 0..text.len() {
@@ -411,7 +408,7 @@ fn drop_returns(text: &mut Vec<u8>) {
     text.truncate(kept);
 }
 
-/// Has a panic restore the terminal before it prints, also where panics abort.
+/// Installs a panic hook that restores the terminal before it prints, also if panics abort.
 fn restore_at_panic(terminal: &NoWait, settings: Termios) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     let Ok(terminal) = rustix::io::fcntl_dupfd_cloexec(terminal, 3) else { return };

@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::text;
 
-/// A file or directory of the host that a sandbox is given.
+/// A host file or directory for a sandbox.
 ///
-/// A path alone may name another file by the time it is mounted. The kernel mounts only what was opened in the sandbox's own
-/// mount namespace, so a descriptor of the caller's cannot be mounted itself. Instead the caller keeps its descriptor open,
-/// which keeps the inode number from being reused, and the launcher opens the path again without following any symlink and
-/// mounts it only if it has the same inode.
+/// A path alone may name another file by the time it is mounted. The kernel mounts only files that were opened in the sandbox's own mount
+/// namespace, so the caller's file descriptor cannot be mounted itself. Instead the caller keeps its descriptor open, which keeps the inode
+/// number from being reused. The launcher opens the path again without following any symlink, and mounts it only if the inode is the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostPath {
@@ -22,18 +21,18 @@ pub struct HostPath {
     inode: Option<Inode>,
 }
 
-/// A file's identity as long as somebody has it open.
+/// The identity of a file, valid while a file descriptor to it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inode {
     /// The device of its file system.
     pub device: u64,
-    /// Its number there.
+    /// The inode number.
     pub number: u64,
 }
 
 impl HostPath {
-    /// Names a file that was opened: mounted only if this path still has this inode, and no symlink is on the way.
+    /// Names an opened file. It is mounted only if this path still has this inode and contains no symlink.
     pub fn opened(path: PathBuf, inode: Inode) -> HostPath {
         HostPath { path, inode: Some(inode) }
     }
@@ -43,13 +42,13 @@ impl HostPath {
         &self.path
     }
 
-    /// Returns the inode that the path must have; `None` for a path that only Silo itself writes to.
+    /// Returns the inode that the path must have; `None` for a path that only Silo writes to.
     pub fn inode(&self) -> Option<Inode> {
         self.inode
     }
 }
 
-/// For paths that no other program can replace: Silo's own files, and those of the machine.
+/// For paths that no other program can replace: Silo's own files and the host's system files.
 impl From<PathBuf> for HostPath {
     fn from(path: PathBuf) -> HostPath {
         HostPath { path, inode: None }

@@ -1,11 +1,11 @@
-//! Byte-exact text in JSON: a string where it is UTF-8, else a list of byte values.
+//! Byte-exact text in JSON: a string if it is UTF-8, otherwise a list of byte values.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde::{Deserialize, Serialize};
 
-/// The content of a file, written as text where it is text.
+/// The content of a file, serialized as text if it is UTF-8.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 
@@ -50,12 +50,12 @@ pub mod one {
 
     use super::{Deserialize, OsStr, OsString, Serialize, Text};
 
-    /// Writes it.
+    /// Serializes one value.
     pub fn serialize<T: AsRef<OsStr>, S: Serializer>(text: &T, to: S) -> Result<S::Ok, S::Error> {
         Text::of(text.as_ref()).serialize(to)
     }
 
-    /// Reads it.
+    /// Deserializes one value.
     pub fn deserialize<'de, T: From<OsString>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
         Ok(Text::deserialize(from)?.into_os().into())
     }
@@ -67,12 +67,12 @@ pub mod perhaps {
 
     use super::{Deserialize, OsStr, OsString, Serialize, Text};
 
-    /// Writes it.
+    /// Serializes an optional value.
     pub fn serialize<T: AsRef<OsStr>, S: Serializer>(text: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
         text.as_ref().map(|text| Text::of(text.as_ref())).serialize(to)
     }
 
-    /// Reads it.
+    /// Deserializes an optional value.
     pub fn deserialize<'de, T: From<OsString>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
         Ok(Option::<Text>::deserialize(from)?.map(|text| text.into_os().into()))
     }
@@ -84,12 +84,12 @@ pub mod list {
 
     use super::{Deserialize, OsStr, OsString, Text};
 
-    /// Writes it.
+    /// Serializes a list.
     pub fn serialize<T: AsRef<OsStr>, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(list.iter().map(|text| Text::of(text.as_ref())))
     }
 
-    /// Reads it.
+    /// Deserializes a list.
     pub fn deserialize<'de, T: From<OsString>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
         let list = Vec::<Text>::deserialize(from)?;
         Ok(list.into_iter().map(|text| text.into_os().into()).collect())
@@ -104,12 +104,12 @@ pub mod map {
 
     use super::{Deserialize, OsString, Text};
 
-    /// Writes them.
+    /// Serializes the variables.
     pub fn serialize<S: Serializer>(map: &BTreeMap<OsString, OsString>, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(map.iter().map(|(name, value)| (Text::of(name), Text::of(value))))
     }
 
-    /// Reads them.
+    /// Deserializes the variables.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<OsString, OsString>, D::Error> {
         let pairs = Vec::<(Text, Text)>::deserialize(from)?;
         Ok(pairs.into_iter().map(|(name, value)| (name.into_os(), value.into_os())).collect())
