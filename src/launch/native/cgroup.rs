@@ -1,8 +1,7 @@
-//! Limits on all of a sandbox's processes together, where a part of the cgroup tree is ours to divide.
+//! Limits on all of a sandbox's processes together, if part of the cgroup tree is delegated to the user.
 //!
-//! Only cgroup v2. Systemd delegates such a part to each user's session; a limit can be set where
-//! the parent directory can be written and hands the controllers down. Without one, the limits of
-//! [`super::limits`] have to do, and `doctor` says so.
+//! Only cgroup v2. Systemd delegates a subtree to each user's session. A limit needs a parent directory that is writable and enables the
+//! controllers for its children. Otherwise only the limits of [`super::limits`] apply, and `doctor` reports that.
 
 use std::fs;
 use std::io;
@@ -13,17 +12,17 @@ use rustix::fs::{Mode, OFlags, open};
 
 use crate::launch::spec::Limits;
 
-/// A cgroup of one sandbox; removed when dropped, after all its processes are gone.
+/// The cgroup of one sandbox; removed on drop, after all its processes are gone.
 pub struct Cgroup {
     path: PathBuf,
     directory: OwnedFd,
 }
 
-/// Names our cgroups; the rest is the silo process's id.
+/// Prefix of our cgroups' names; the rest is the silo process's PID.
 const PREFIX: &str = "silo-";
 
 impl Cgroup {
-    /// Makes one with these limits; `None` when none is wanted or nothing is delegated.
+    /// Creates one with these limits; `None` if no limit is set or no cgroup is delegated.
     pub fn make(limits: &Limits) -> Option<Cgroup> {
         if limits.memory_bytes.is_none() && limits.tasks.is_none() && limits.cpu_thousandths.is_none() {
             return None;
@@ -46,7 +45,7 @@ impl Cgroup {
         };
         if let Some(bytes) = limits.memory_bytes {
             cgroup.write("memory.max", &bytes.to_string())?;
-            // Kernels without swap accounting lack the first, old ones the second.
+            // Kernels without swap accounting lack the first file, old ones the second.
             let _ = cgroup.write("memory.swap.max", "0");
             let _ = cgroup.write("memory.oom.group", "1");
         }
@@ -60,7 +59,7 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// The directory that `clone3` takes.
+    /// Returns the directory for `clone3`.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
@@ -72,12 +71,12 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // What cannot be removed is empty and is swept by a later start.
+        // If this fails, a later start removes the empty cgroup.
         let _ = fs::remove_dir(&self.path);
     }
 }
 
-/// Removes what a killed silo left; a cgroup with processes in it cannot be removed.
+/// Removes cgroups of killed silo processes; a cgroup with processes in it cannot be removed.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -89,7 +88,7 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Finds the nearest cgroup above our own that hands the controllers down and that we may divide.
+/// Finds the nearest cgroup above our own that enables the controllers for its children and that we may write.
 pub fn delegated() -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -103,7 +102,7 @@ pub fn delegated() -> Option<PathBuf> {
 }
 
 fn find(mount: &Path, own: &str) -> Option<PathBuf> {
-    // Processes live in leaves only; so our own cgroup cannot be divided, the ones above it may be.
+    // Only leaf cgroups have processes, so our own cgroup cannot have children; the ones above it may.
     let place = mount.join(own);
     place.ancestors().skip(1).take_while(|dir| dir.starts_with(mount)).find_map(|dir| {
         let handed = fs::read_to_string(dir.join("cgroup.subtree_control")).ok()?;

@@ -1,8 +1,8 @@
-//! Tells when a name comes to, leaves, or moves within directories.
+//! Reports names that are created, removed or renamed in directories.
 //!
-//! The kernel has two ways. `fcntl(F_NOTIFY)` sends a signal for each open directory, and ends without a wait. An inotify
-//! descriptor, used where a kernel is built without the former, costs its process 5 to 20 ms at its end: closing one waits
-//! for a grace period of the whole machine.
+//! The kernel has two interfaces. `fcntl(F_NOTIFY)` sends a signal for each open directory, and closing it does not block. An inotify
+//! descriptor, used if the kernel lacks the former, delays the end of its process by 5 to 20 ms: closing one waits for a kernel-wide grace
+//! period.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,23 +16,23 @@ use rustix::io::Errno;
 
 use super::sys;
 
-/// Room for some events; their content is not used.
+/// Buffer for several events; their content is not used.
 const EVENT_BYTES: usize = 4096;
 
-/// Directories that are watched by this process.
+/// The directories that this process watches.
 pub struct Changes {
     arriving: OwnedFd,
     by: By,
 }
 
 enum By {
-    /// The directories that signals are sent for.
+    /// The directories with signals enabled.
     Signals(BTreeMap<PathBuf, OwnedFd>),
     Inotify,
 }
 
 impl Changes {
-    /// Begins to watch no directory. Blocks `SIGIO` in the calling thread, which must be the process's only one.
+    /// Creates a watcher without directories. Blocks `SIGIO` in the calling thread, which must be the process's only one.
     pub fn new() -> io::Result<Changes> {
         let (signals, _) = sys::block_signals(&[libc::SIGIO])?;
         Ok(Changes { arriving: sys::signalfd(&signals)?, by: By::Signals(BTreeMap::new()) })
@@ -42,12 +42,11 @@ impl Changes {
         Ok(Changes { arriving: init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?, by: By::Inotify })
     }
 
-    /// Watches these directories, and whatever directories have their paths by now. One that is missing is left out: the one
-    /// above it tells when it comes.
+    /// Watches the directories that now have these paths. A missing one is skipped; the watch on its parent reports when it appears.
     pub fn watch<'a>(&mut self, dirs: impl Iterator<Item = &'a Path> + Clone) -> io::Result<()> {
         for dir in dirs.clone() {
             match self.add(dir) {
-                // A kernel, or an administrator (`fs.dir-notify-enable`), without these signals.
+                // The kernel, or an administrator (`fs.dir-notify-enable`), has disabled these signals.
                 Err(Errno::INVAL) if matches!(self.by, By::Signals(_)) => {
                     *self = Changes::by_inotify()?;
                     return self.watch(dirs);
@@ -77,7 +76,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Waits until something has changed since the last wait, or a directory was added.
+    /// Waits for a change since the last wait; adding a directory also ends a wait.
     pub fn wait(&self) -> Result<(), Errno> {
         match poll(&mut [PollFd::new(&self.arriving, PollFlags::IN)], None) {
             Err(Errno::INTR) => return Ok(()),
@@ -99,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    // The way by signals needs a process of its own: tests/guards.rs has it.
+    // Signals need a separate process: see tests/guards.rs.
     #[test]
     fn inotify_tells_of_a_directory_that_was_replaced() {
         let place = tempfile::tempdir().expect("a directory");

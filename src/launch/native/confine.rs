@@ -1,7 +1,7 @@
-//! Confines the broker's process: limits, no capabilities, files that can be read and not written, few system calls.
+//! Confines the broker's process: resource limits, no capabilities, read-only files, few system calls.
 //!
-//! It reads what hostile programs and servers send. Should one of them ever take it over, it can speak to the network, and
-//! that is all: it cannot open the user's files, start a program, or reach another process.
+//! The broker parses input from hostile programs and servers. A compromised broker can use the network but cannot open the user's files,
+//! start a program, or access another process.
 
 use std::fs::canonicalize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,27 +19,27 @@ use crate::launch::host::failure::{During, Failure};
 
 pub use super::broker_calls::Agent;
 
-/// Bytes of memory that it may write to: several times what its budget comes to, with the threads that look names up.
+/// Most bytes of writable memory: several times the broker's memory budget, with the threads for name lookups.
 const DATA_BYTES: u64 = 256 << 20;
 
-// Landlock's rights to files as of its first version: to execute, write, read, list, remove and make them.
+// Landlock's file rights of its first version: execute, write, read, list, remove and create.
 const ALL_FILES: u64 = (1 << 13) - 1;
 const READ: u64 = (1 << 2) | (1 << 3);
 
-/// Where the C library finds how names are looked up: its settings, what writes them, and its own parts.
+/// Paths that the C library reads for name lookups: settings, the directories of their generators, and its own modules.
 const READABLE: [&str; 9] = ["/etc", "/run", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/dev/null"];
-/// Settings that may be links to anywhere.
+/// Settings files that may be symlinks to other directories.
 const SETTINGS: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
-/// Confines this process, a fresh child of `parent` with one thread, to what a broker does.
+/// Confines this process, a new child of `parent` with one thread, to a broker's operations.
 pub fn broker(parent: Pid, agent: Agent) -> Result<(), Failure> {
     let step = "confining the broker";
     set_parent_process_death_signal(Some(Signal::KILL)).during(step)?;
     if getppid() != Some(parent) {
-        // It died before the kernel knew that this process dies with it.
+        // The parent died before the death signal was set.
         sys::exit(0);
     }
-    // What it is called is of use to people alone.
+    // The name is only informative.
     let _ = set_name(c"silo-broker");
     lower(Resource::Core, 0)?;
     lower(Resource::Data, DATA_BYTES)?;
@@ -51,7 +51,7 @@ pub fn broker(parent: Pid, agent: Agent) -> Result<(), Failure> {
     sys::filter(&broker_calls::filter(agent)).during("filtering the broker's system calls")
 }
 
-/// Gives up capabilities. Root's broker keeps the power to connect to a user's ssh agent where it has one to ask.
+/// Drops capabilities. Root's broker keeps the one that is needed to connect to a user's ssh agent, if it uses one.
 fn drop_capabilities(agent: Agent) -> Result<(), Failure> {
     let step = "giving up the broker's capabilities";
     let kept = match agent {
@@ -61,13 +61,13 @@ fn drop_capabilities(agent: Agent) -> Result<(), Failure> {
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() }).during(step)
 }
 
-/// Allows reading what name lookups need, and no other use of files, where the kernel has Landlock.
+/// Allows reading the files for name lookups and no other file access, if the kernel has Landlock.
 fn landlock() -> Result<(), Failure> {
     if sys::landlock_version().is_none() {
         return Ok(());
     }
     let linked = SETTINGS.into_iter().filter_map(|path| canonicalize(path).ok()?.parent().map(Path::to_path_buf));
-    // A link that leads to the top would open everything.
+    // A symlink to a file in the root directory would allow everything.
     let places = READABLE.into_iter().map(PathBuf::from).chain(linked.filter(|place| place.parent().is_some()));
     let open = |place: PathBuf| Some((open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?, place.is_dir()));
     let places: Vec<(OwnedFd, bool)> = places.filter_map(open).collect();

@@ -1,4 +1,4 @@
-//! A fresh `/dev`: six harmless devices of the host, a terminal file system of its own, shared memory.
+//! A new `/dev`: six harmless devices of the host, a separate devpts, shared memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::root::{attach, clone_tree, open_in};
 use super::sys;
 use crate::launch::host::failure::{During, Failure};
 
-/// Those that every program may count on, and that give nothing of the host away.
+/// Devices that every program may expect, and that reveal nothing of the host.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 const LINKS: [(&str, &str); 5] = [
@@ -24,7 +24,7 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-/// What their mounts forbid.
+/// Restrictions of the devices' mounts.
 const LOCKED: u64 =
     MountAttrFlags::MOUNT_ATTR_RDONLY.union(MountAttrFlags::MOUNT_ATTR_NOSUID).union(MountAttrFlags::MOUNT_ATTR_NOEXEC).bits() as u64;
 
@@ -37,7 +37,7 @@ pub fn open_sources() -> Result<Sources, Failure> {
     Ok(Sources(DEVICES.iter().map(one).collect::<Result<_, _>>()?))
 }
 
-/// Mounts `/dev`, made in the scratch tmpfs.
+/// Mounts `/dev`, which is created in the scratch tmpfs.
 pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result<(), Failure> {
     let step = "mounting /dev";
     let dev = open_in(scratch.as_fd(), Path::new("dev")).during(step)?;
@@ -53,11 +53,11 @@ pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result
     }
     let tree = clone_tree(dev.as_fd(), "").during(step)?;
     attach(&tree, root, Path::new("/dev")).during(step)?;
-    // From here on `tree` is the attached mount: what is put on its entries shows in the guest.
+    // From here on `tree` is the attached mount, so mounts on its entries appear in the guest.
     let from_here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     for (name, device) in DEVICES.iter().zip(&sources.0) {
-        // Devices are written through a read-only mount all the same, but whose they are and who may is the host's to say:
-        // for a program of the host's root, they would be its own.
+        // A read-only mount still allows writing to a device, but not changing its owner or mode. Only the host may do that; a program of
+        // the host's root could otherwise do it as the owner.
         sys::mount_setattr(device.as_fd(), LOCKED).during_this(|| format!("closing /dev/{name}"))?;
         move_mount(device, "", &tree, *name, from_here).during_this(|| format!("mounting /dev/{name}"))?;
     }
@@ -67,22 +67,21 @@ pub fn attach_dev(root: &OwnedFd, scratch: &OwnedFd, sources: Sources) -> Result
     move_mount(&terminals, "", &tree, "pts", from_here).during("mounting /dev/pts")
 }
 
-/// Makes a new instance of the terminal file system, in which no terminal of the host exists.
+/// Creates a new devpts instance, which has no terminal of the host.
 fn terminals() -> Result<OwnedFd, Failure> {
     let step = "mounting /dev/pts";
     let context = fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
     fsconfig_set_string(&context, "ptmxmode", "0666").during(step)?;
-    // The customary group `tty` (5) is not mapped in the sandbox; so terminals are the owner's only.
+    // The customary group `tty` (5) is not mapped in the sandbox, so only the owner has access to terminals.
     fsconfig_set_string(&context, "mode", "0600").during(step)?;
     fsconfig_create(&context).during(step)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).during(step)
 }
 
-/// Opens standard streams that are devices of the host anew, in the sandbox's own `/dev`: what was handed down is not
-/// behind its mounts.
+/// Opens standard streams that are devices of the host again, in the sandbox's own `/dev`: a passed descriptor bypasses its mounts.
 ///
-/// To be called inside the new root.
+/// Call it inside the new root.
 pub fn own_streams() -> Result<(), Failure> {
     let step = "opening standard streams";
     for (number, stream) in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().enumerate() {
@@ -90,7 +89,7 @@ pub fn own_streams() -> Result<(), Failure> {
             Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice => found,
             _ => continue,
         };
-        // A terminal is the sandbox's own already, or handed down as it is.
+        // A terminal is either the sandbox's own already or passed on purpose.
         for name in DEVICES.iter().filter(|name| **name != "tty") {
             let path = Path::new("/dev").join(name);
             if stat(&path).during(step)?.st_rdev != found.st_rdev {
@@ -109,9 +108,9 @@ pub fn own_streams() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a new terminal of the sandbox: the host's end and the program's end.
+/// Opens a new terminal of the sandbox, and returns its master side and the program's side.
 ///
-/// To be called inside the new root, so that `ttyname` works there.
+/// Call it inside the new root, so that `ttyname` works there.
 pub fn open_terminal() -> Result<(OwnedFd, OwnedFd), Failure> {
     let step = "opening a terminal";
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;

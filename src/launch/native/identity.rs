@@ -1,4 +1,4 @@
-//! Who the sandbox's processes are, and what they may not do.
+//! The user and the privileges of a sandbox's processes.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,20 +14,19 @@ use super::sys;
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::Identity;
 
-/// What root keeps in a build step, within its own user namespace: the power over the image's files
-/// that maintainer scripts count on. Not `CHOWN`, `SETUID`, `SETGID` (answered by the filter), not
-/// `SETFCAP` (a layer has no file capabilities on disk; scripts fall back to set-user-id), not
-/// `MKNOD`, and nothing that reaches the kernel: no `SYS_ADMIN`, `SYS_PTRACE`, `NET_ADMIN`.
+/// Capabilities of root in a build step, within its own user namespace: access to the image's files, which maintainer scripts expect. Not
+/// `CHOWN`, `SETUID`, `SETGID` (the filter handles those calls), not `SETFCAP` (a layer stores no file capabilities; scripts fall back to
+/// set-user-id), not `MKNOD`, and none with access to the kernel: no `SYS_ADMIN`, `SYS_PTRACE`, `NET_ADMIN`.
 const STEP: CapabilitySet =
     CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::FOWNER).union(CapabilitySet::FSETID).union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What PID 1 needs besides, to look up what a script's descriptor or directory is.
+/// Capabilities of PID 1, which also resolves the descriptors and directories of a script's processes.
 const RECORDER: CapabilitySet = STEP.union(CapabilitySet::SYS_PTRACE);
 
-/// The most capabilities there can be; the kernel says where they really end.
+/// Upper limit for capability numbers; the kernel reports the actual end.
 const CAPABILITIES: u32 = 64;
 
-/// Maps the caller's ids into the new user namespace; from the inside, so nobody has to wait.
+/// Maps the caller's ids into the new user namespace. PID 1 does it from the inside, so no process has to wait for another.
 pub fn map(inside: (u32, u32), uid: u32, gid: u32) -> Result<(), Failure> {
     let (inner_uid, inner_gid) = inside;
     fs::write("/proc/self/setgroups", "deny").during("giving up supplementary groups")?;
@@ -35,7 +34,7 @@ pub fn map(inside: (u32, u32), uid: u32, gid: u32) -> Result<(), Failure> {
     fs::write("/proc/self/gid_map", format!("{inner_gid} {gid} 1")).during("mapping the group")
 }
 
-/// Gives up capabilities for good: of the caller's identity all of them.
+/// Drops capabilities permanently: all of them for the caller's identity.
 pub fn drop_capabilities(identity: Identity) -> Result<(), Failure> {
     match identity {
         Identity::Caller | Identity::Machine => reduce_to(CapabilitySet::empty()),
@@ -43,13 +42,13 @@ pub fn drop_capabilities(identity: Identity) -> Result<(), Failure> {
     }
 }
 
-/// Gives up what PID 1 does not need to record owners.
+/// Drops the capabilities that PID 1 does not need for recording owners.
 pub fn drop_capabilities_of_recorder() -> Result<(), Failure> {
     reduce_to(RECORDER)
 }
 
-/// Gives up what the network's agent does not need to listen at low ports, with filters (which newer kernels let no
-/// one else attach), in a network namespace that leads nowhere.
+/// Drops the capabilities that the network agent does not need. It listens on low ports and attaches filters, which newer kernels allow
+/// only with `NET_ADMIN`, in a network namespace without a route outside.
 pub fn drop_capabilities_of_agent() -> Result<(), Failure> {
     reduce_to(CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::NET_ADMIN))
 }
@@ -68,7 +67,7 @@ fn reduce_to(kept: CapabilitySet) -> Result<(), Failure> {
         }
     }
     if kept.is_empty() {
-        // User 0 gets capabilities at exec unless told otherwise.
+        // User 0 gets capabilities at exec by default.
         let no_root = CapabilitiesSecureBits::NO_ROOT
             | CapabilitiesSecureBits::NO_ROOT_LOCKED
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
@@ -80,23 +79,22 @@ fn reduce_to(kept: CapabilitySet) -> Result<(), Failure> {
     set_capabilities(None, sets).during(step)
 }
 
-// Landlock's file rights, and the version from which each exists.
+// Landlock's file rights, and the versions that introduced them.
 const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
 const REFER: u64 = 1 << 13;
 const TRUNCATE: u64 = 1 << 14;
 const REFER_SINCE: u32 = 2;
 const TRUNCATE_SINCE: u32 = 3;
-// Its scopes: abstract Unix sockets, signals.
+// Landlock's scopes: abstract Unix sockets, signals.
 const SCOPES: u64 = 0b11;
 const SCOPES_SINCE: u32 = 6;
 
-/// Confines with Landlock what namespaces may leave open, as far as the kernel has it.
+/// Applies Landlock restrictions that namespaces may not cover, as far as the kernel supports them.
 ///
-/// Signals and abstract sockets stay inside (the namespaces see to that, too). File rules are
-/// needed in one case only, since the view is built from nothing: when the host hands down a
-/// regular file as a standard stream. The guest could open it anew through `/proc/self/fd`, with
-/// more rights than the descriptor has: truncate what was only to be read.
+/// Signals and abstract sockets stay inside; the namespaces ensure this, too. The view contains only granted files, so file rules are
+/// needed in one case: the host passes a regular file as a standard stream. The guest could open it again through `/proc/self/fd` with more
+/// access than the descriptor has, and truncate a file that it may only read.
 pub fn confine() -> Result<(), Failure> {
     let step = "confining with landlock";
     let Some(version) = sys::landlock_version() else { return Ok(()) };
@@ -128,7 +126,7 @@ pub fn confine() -> Result<(), Failure> {
     sys::landlock(&ruleset, &rules).during(step)
 }
 
-/// What a stream's own mode allows; opening `/dev/stdout` anew goes on working.
+/// Returns the rights of a stream's own access mode, so that opening `/dev/stdout` again still works.
 fn rights(stream: &BorrowedFd<'_>) -> u64 {
     match fcntl_getfl(stream).map(|flags| flags & OFlags::ACCMODE) {
         Ok(mode) if mode == OFlags::RDONLY => READ_FILE,

@@ -1,14 +1,13 @@
-//! PID 1 of a sandbox: a list of steps that makes it, then a loop that watches over the program.
+//! PID 1 of a sandbox: the steps that set it up, and then a loop that supervises the program.
 //!
-//! PID 1 is a copy of the silo process, so it takes care to be nothing that the program could learn
-//! from: its copy of the host's arguments and environment is overwritten first, and it is
-//! undumpable, so that nothing of `/proc/1` but names and numbers can be read.
+//! PID 1 is a fork of the silo process, so it must not reveal anything to the program. First it overwrites its copy of the host's arguments
+//! and environment. It is also undumpable, so the program can read only names and numbers in `/proc/1`.
 //!
-//! Where there is a network, a second copy becomes its agent, before the program starts. The program's end is told to it
-//! first, and to the host afterwards: what the program asked for last is still asked for, or a refusal would not be told.
+//! If there is a network, a second fork becomes its agent before the program starts. PID 1 reports the program's end to the agent first and
+//! to the host afterwards: the agent still forwards the program's last requests, so that a refused one is reported.
 //!
-//! When PID 1 ends, the kernel kills everything in its namespace. It ends when the program does,
-//! when the host side of its socket closes, and (by the parent-death signal) when silo is killed.
+//! When PID 1 ends, the kernel kills all processes in its namespace. It ends when the program does, when the host closes its end of the
+//! socket, and (by the parent-death signal) when silo is killed.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -35,18 +34,18 @@ use crate::launch::host::failure::{Cause, During, Failure, Stage};
 use crate::launch::host::streams::{Lead, Streams, Terminal};
 use crate::launch::spec::{Identity, SSH_AGENT, Spec};
 
-/// Programs that wait to be heard by the ssh agent.
+/// Backlog of the ssh agent's socket.
 const KEYS_BACKLOG: i32 = 64;
-/// How long the agent may take to ask what is left when the program has ended: it takes a fraction of a millisecond, unless
-/// processes that are left behind flood it.
+/// Time limit for the agent's last requests after the program has ended. They take a fraction of a millisecond, unless remaining processes
+/// flood the agent.
 const LAST_WORDS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// Makes the sandbox around this new process and runs the program in it; never returns.
+/// Sets up the sandbox around this new process and runs the program in it; never returns.
 pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
     // A panic must not unwind into the copy of the caller's stack.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(spec, plan, socket.as_fd())));
     if let Ok(Err(failure)) = outcome {
-        // When nobody listens any more there is nobody to tell.
+        // Ignored if the host's end is closed.
         let _ = wire::report(socket.as_fd(), &Report::Failed(failure));
     }
     sys::exit(1)
@@ -55,7 +54,7 @@ pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
 fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, Failure> {
     sys::scrub(&plan.strings);
     set_name(c"silo-init").during("naming PID 1")?;
-    // If silo dies before this, its end of the socket is closed, and the loop below sees that.
+    // If silo dies before this call, its end of the socket is closed, and the loop below detects that.
     set_parent_process_death_signal(Some(Signal::KILL)).during("binding PID 1 to silo")?;
     streams(&plan.streams)?;
     close_all_but(socket)?;
@@ -70,11 +69,11 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     let terminal = terminal(&plan.streams, socket)?;
     umask(plan.umask);
     limits::apply(&spec.limits, plan.cgroup.is_some())?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("shielding PID 1")?;
-    set_no_new_privs(true).during("giving up new privileges")?;
-    // Before there is another process: none of the sandbox's is of silo's process group, whose signals are silo's.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("making PID 1 undumpable")?;
+    set_no_new_privs(true).during("setting no_new_privs")?;
+    // Before another process starts: no process of the sandbox may be in silo's process group, whose signals are for silo.
     begin_session(terminal.as_ref())?;
-    // A process that Landlock confines mounts nothing.
+    // Must come first: Landlock forbids mounts.
     let guard = reguard::start(spec)?;
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
@@ -84,17 +83,17 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     }
 }
 
-/// Whom PID 1 speaks with while the program runs.
+/// The peers of PID 1 while the program runs.
 struct Outside<'a> {
     /// The host.
     socket: BorrowedFd<'a>,
-    /// The agent of the network, where there is one.
+    /// The network agent, if there is a network.
     agent: Option<OwnedFd>,
-    /// The process that guards files again, where there are such files.
+    /// The guard process that restores mounts on files, if it is needed.
     guard: Option<i32>,
 }
 
-/// PID 1 is confined as the program is, but for set-id bits of directories, which it sets for the program.
+/// Confines PID 1 like the program, except for set-id bits of directories, which it sets for the program.
 fn start_caller(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     let step = "filtering system calls";
     identity::drop_capabilities(spec.identity)?;
@@ -109,18 +108,18 @@ fn start_caller(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option
         Some(pid) => {
             drop(theirs);
             sys::filter(&calls::filter_for_all()).during(step)?;
-            // A program that could not be started has said why, and is reaped.
+            // `None` if the program could not start; it has reported the reason, and is reaped.
             let modes = wire::take_over(ours.as_fd()).during(step)?.map(modes::Modes::new).transpose()?;
-            // If silo is gone, the loop sees that.
+            // If silo is gone, the loop detects that.
             let _ = wire::report(outside.socket, &Report::Started);
             watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn Judge))
         }
     }
 }
 
-/// PID 1 keeps what it needs to record owners; the program gives more up.
+/// PID 1 keeps the capabilities for recording owners; the program drops more.
 fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
-    // PID 1 has the filter, too, but makes none of the calls that it would have to judge itself.
+    // PID 1 has the filter, too, but makes none of the calls that it would have to answer itself.
     let listener = sys::filter_with_listener(&calls::filter(spec.identity)).during("filtering system calls")?;
     let recorder = owner::Recorder::new(listener)?;
     match sys::fork().during("starting the program")? {
@@ -136,7 +135,7 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<O
     }
 }
 
-/// Puts what was opened for it in place of the standard streams.
+/// Replaces the standard streams with the prepared descriptors.
 fn streams(streams: &Streams) -> Result<(), Failure> {
     for (number, lead) in streams.leads.iter().enumerate() {
         if let Lead::To(fd) = lead {
@@ -146,7 +145,7 @@ fn streams(streams: &Streams) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts a descriptor in place of a standard stream.
+/// Replaces a standard stream with a descriptor.
 fn redirect(number: usize, fd: &OwnedFd) -> Result<(), Errno> {
     match number {
         0 => rustix::stdio::dup2_stdin(fd),
@@ -155,7 +154,7 @@ fn redirect(number: usize, fd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Closes every descriptor but the standard streams and the socket.
+/// Closes every descriptor except the standard streams and the socket.
 fn close_all_but(socket: BorrowedFd<'_>) -> Result<(), Failure> {
     let step = "closing the host's files";
     let kept = u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX);
@@ -165,46 +164,46 @@ fn close_all_but(socket: BorrowedFd<'_>) -> Result<(), Failure> {
     sys::close_range(kept + 1, u32::MAX).during(step)
 }
 
-/// What the new namespaces hold besides mounts: names, an interface, keys.
+/// Sets up the namespaces other than the mount namespace: host name, loopback interface, keyring.
 fn isolate(spec: &Spec) -> Result<(), Failure> {
     sethostname(spec.hostname.as_bytes()).during("setting the host name")?;
     setdomainname(b"").during("setting the domain name")?;
     let any = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).during("opening a socket")?;
-    // Programs that talk to themselves need it; it leads nowhere else.
+    // Programs that connect to themselves need it; it is not connected to any network.
     sys::loopback_up(any.as_fd()).during("bringing the loopback interface up")?;
     match sys::new_session_keyring() {
-        // A kernel (or the container around us) without keyrings has no keys to hide.
+        // A kernel (or a container) without keyrings has no keys to hide.
         Err(error) if [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&error.raw_os_error()) => Ok(()),
         result => result.during("leaving the session's keyring"),
     }
 }
 
-/// Makes this network namespace lead to names, if there is a network, and hands out the way to its agent.
+/// Sets up name resolution in this network namespace, if there is a network, and passes the agent's channel to the host.
 fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<(Agent, OwnedFd)>, Failure> {
     let Some(layout) = &plan.layout else { return Ok(None) };
-    let step = "opening the way to the network";
+    let step = "opening the network channel";
     let (host, ours) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     let agent = Agent::prepare(layout).during(step)?;
     wire::report(socket, &Report::Channel(host)).during(step)?;
     Ok(Some((agent, ours)))
 }
 
-/// Listens where the program looks for the user's ssh agent, for the host to answer there.
+/// Listens on the socket path of the user's ssh agent; the host accepts the connections.
 fn keys(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
     if spec.network.as_ref().is_none_or(|network| network.ssh_agent.is_none()) {
         return Ok(());
     }
-    let step = "opening the way to the ssh agent";
+    let step = "opening the ssh agent's socket";
     let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(step)?;
     bind(&listener, &SocketAddrUnix::new(SSH_AGENT).during(step)?).during(step)?;
     listen(&listener, KEYS_BACKLOG).during(step)?;
     wire::report(socket, &Report::Keys(listener)).during(step)
 }
 
-/// Starts the agent of the network, which may do less than PID 1 and nothing that the program may not; returns how the
-/// program's end is told to it.
+/// Starts the network agent, with fewer privileges than PID 1 and none beyond the program's system calls. Returns the socket that signals
+/// the program's end to it.
 fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
-    let step = "starting the network's agent";
+    let step = "starting the network agent";
     let (ours, end) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(step)?;
     if sys::fork().during(step)?.is_some() {
         return Ok(ours);
@@ -217,12 +216,12 @@ fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
         sys::filter(&calls::filter(Identity::Caller)).during(step)?;
         agent.serve(channel, end.as_fd()).during(step)
     };
-    // A sandbox without its agent has no network, and its program finds out; there is nobody else to tell.
+    // Without its agent a sandbox has no network, and the program notices; there is no other receiver for the error.
     let _ = serve();
     sys::exit(0)
 }
 
-/// Opens the program's terminal, if it is to have one, and hands the other end to the host.
+/// Opens the program's terminal, if it gets one, and passes the master side to the host.
 fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Failure> {
     let Some(Terminal { settings, size, .. }) = &streams.terminal else { return Ok(None) };
     let step = "opening a terminal";
@@ -233,13 +232,13 @@ fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>
     Ok(Some(program))
 }
 
-/// Makes PID 1 the leader of a session, as a shell is, so that the program is a job in it that can be stopped and continued:
-/// the kernel does not stop what has no parent in its session. It is never the caller's session. In that one, the guest
-/// could signal the caller's process group (`kill(0, ...)` does not look at pid namespaces) and read its terminal.
+/// Makes PID 1 a session leader, as a shell is, so that the program is a job that can be stopped and continued: the kernel does not stop an
+/// orphaned process group. The session is never the caller's. There the guest could signal the caller's process group (`kill(0, ...)`
+/// ignores pid namespaces) and read its terminal.
 fn begin_session(terminal: Option<&OwnedFd>) -> Result<(), Failure> {
     setsid().during("starting a session")?;
-    // The terminal's end is told to the leader; whether the program hears of it, the host says. Who is in the background
-    // may give the foreground away only while it does not mind the other signal.
+    // The kernel signals the terminal's end to the session leader; the host decides if the program gets the signal. A background process
+    // may change the foreground group only with SIGTTOU blocked.
     sys::block_signals(&[libc::SIGHUP, libc::SIGTTOU]).during("blocking signals")?;
     terminal.map_or(Ok(()), |terminal| ioctl_tiocsctty(terminal).during("taking the terminal"))
 }
@@ -269,17 +268,17 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
     program::exec(&plan.program)
 }
 
-/// Reaps, forwards signals and answers what the filter asks until the program ends. The terminal stays open here, so that
-/// the host's end is at its end only when all of the sandbox is.
+/// Reaps processes, forwards signals and answers calls from the filter until the program ends. Keeps the terminal open, so that the host's
+/// side reads end of file only after all of the sandbox has ended.
 fn watch(program: i32, outside: &Outside<'_>, terminal: Option<OwnedFd>, judge: Option<&dyn Judge>) -> Result<Infallible, Failure> {
     let step = "watching the program";
     let socket = outside.socket;
-    // A stream that the program closes is closed: PID 1 must not hold it open.
+    // PID 1 must not keep a stream open that the program closes.
     sys::close_range(0, 2).during(step)?;
     let (children, _) = sys::block_signals(&[libc::SIGCHLD, libc::SIGHUP]).during(step)?;
     let children = sys::signalfd(&children).during(step)?;
     let program = Pid::from_raw(program).ok_or(Errno::SRCH).during(step)?;
-    // It does the same: whoever is first. It may be gone, or another program by now.
+    // The program makes the same call; the first one wins. It may be gone or have executed already, so an error is ignored.
     let _ = setpgid(Some(program), Some(program));
     let mut job = Job { program, terminal, foreground: None };
     let mut is_asked = true;
@@ -300,14 +299,14 @@ fn watch(program: i32, outside: &Outside<'_>, terminal: Option<OwnedFd>, judge: 
             while sys::next_signal(children.as_fd()).during(step)?.is_some() {}
         }
         if let (true, Some(judge)) = (ready(2), judge) {
-            // Nobody who has the filter is left: it would be told again and again.
+            // No process with the filter is left, and poll would report the hangup again and again.
             is_asked = !fds[2].revents().contains(PollFlags::HUP);
             judge.answer_one();
         }
     }
 }
 
-/// Reaps every dead process; when the program is among them, says how it ended and ends.
+/// Reaps every dead process; if the program is among them, reports its end and exits.
 fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
     let socket = outside.socket;
     loop {
@@ -318,9 +317,9 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
             Err(error) => return Err(error).during("waiting for processes"),
         };
         if Some(pid.as_raw_nonzero().get()) == outside.guard {
-            let cause = Cause::Words("a program inside stopped the process that does it, so the sandbox ended".to_owned());
+            let cause = Cause::Words("a program inside stopped the guard process, so the sandbox ended".to_owned());
             let failure = Failure { stage: Stage::Setup, step: "guarding the project's files".to_owned(), cause };
-            // If silo is gone nobody wants to know; the end is the same.
+            // Ignored if silo is gone: the sandbox ends in any case.
             let _ = wire::report(socket, &Report::Failed(failure));
             sys::exit(1);
         }
@@ -333,7 +332,7 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
             (None, Some(signal)) => Report::Killed(low(signal)),
             (None, None) => {
                 if let Some(signal) = status.stopping_signal() {
-                    // If silo is gone, the loop sees that.
+                    // If silo is gone, the loop detects that.
                     let _ = wire::report(socket, &Report::Stopped(low(signal)));
                 }
                 continue;
@@ -342,15 +341,15 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
         if let Some(agent) = &outside.agent {
             dismiss(agent);
         }
-        // If silo is gone nobody wants to know; the end is the same.
+        // Ignored if silo is gone: the sandbox ends in any case.
         let _ = wire::report(socket, &report);
         sys::exit(0);
     }
 }
 
-/// Tells the agent that the program has ended, and waits until it has asked what is left to ask.
+/// Signals the program's end to the agent, and waits for its last requests.
 fn dismiss(agent: &OwnedFd) {
-    // One that is gone has nothing to ask.
+    // Fails if the agent is gone, which is fine.
     let _ = shutdown(agent, Shutdown::Write);
     let mut fds = [PollFd::new(agent, PollFlags::IN)];
     let _ = poll(&mut fds, Some(&LAST_WORDS));
@@ -360,12 +359,12 @@ fn dismiss(agent: &OwnedFd) {
 struct Job {
     program: Pid,
     terminal: Option<OwnedFd>,
-    /// The process group that was in the foreground when the job lost it: a shell inside has jobs of its own.
+    /// The foreground process group when the job was moved to the background: a shell inside has jobs of its own.
     foreground: Option<Pid>,
 }
 
 impl Job {
-    /// Does what the host says; ends when the host side is gone.
+    /// Executes the host's next order; exits when the host's end is closed.
     fn obey(&mut self, socket: BorrowedFd<'_>) -> Result<(), Failure> {
         match wire::next_order(socket) {
             Ok(Some(Order::Signal { signal, scope })) => self.signal(i32::from(signal), scope),
@@ -388,13 +387,13 @@ impl Job {
             Scope::Group => -program,
         };
         match sys::kill(to, signal) {
-            // A signal that is none here; or a program that is gone, whose end is told next.
+            // A signal number that does not exist here, or a program that is gone and whose end is reported next.
             Err(error) if [Some(libc::EINVAL), Some(libc::ESRCH)].contains(&error.raw_os_error()) => Ok(()),
             sent => sent.during("signalling the program"),
         }
     }
 
-    /// Puts the job into the foreground of its terminal, or this process: then the kernel stops whoever uses it.
+    /// Moves the job or this process to the foreground of the terminal. With PID 1 in the foreground, the kernel stops jobs that use it.
     fn show(&mut self, is_foreground: bool) {
         let Some(terminal) = &self.terminal else { return };
         let own = getpid();
@@ -407,7 +406,7 @@ impl Job {
             }
             _ => return,
         };
-        // A group that is gone by now has no need of it, and the host's end may be gone.
+        // The group, or the host's side of the terminal, may be gone.
         let _ = tcsetpgrp(terminal, next);
     }
 }

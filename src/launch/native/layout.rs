@@ -1,4 +1,4 @@
-//! What of a sandbox's network is reached by address instead of by name, for the agent inside.
+//! The parts of a sandbox's network that are reached by address instead of by name, for the agent inside.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +10,7 @@ use crate::grant::MACHINE;
 use crate::launch::error::Error;
 use crate::launch::spec::Network;
 
-/// Finds what is granted by address, or by a name that stands for the sandbox's own loopback.
+/// Collects the grants by address, and by a name of the sandbox's own loopback.
 pub fn layout(network: &Network) -> Result<Layout, Error> {
     let policy = network.policy()?;
     let mut layout = Layout { wide_names: policy.count() > MAX_LISTENED, ..Layout::default() };
@@ -21,7 +21,7 @@ pub fn layout(network: &Network) -> Result<Layout, Error> {
         let address = if host.as_str() == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.address() };
         match address {
             Some(address) if address.is_loopback() && many => return Err(Error::Spec { reason: all_of(host.as_str()) }),
-            // The sandbox's own loopback of version 6 has a name here, as that of version 4 has.
+            // The sandbox's IPv6 loopback has a name here, like the IPv4 one.
             Some(IpAddr::V6(address)) if address.is_loopback() => {}
             Some(IpAddr::V4(address)) if !many => layout.literals.push(Literal { address, name: host.as_str().to_owned(), ranges }),
             Some(address) => layout.networks.push((address, if address.is_ipv4() { 32 } else { 128 })),
@@ -34,5 +34,5 @@ pub fn layout(network: &Network) -> Result<Layout, Error> {
 }
 
 fn all_of(name: &str) -> String {
-    format!("{name} at more than {MAX_LISTENED} ports would leave the sandbox too few of its own; grant {MACHINE}:* and ask for that name")
+    format!("{name} at more than {MAX_LISTENED} ports would leave the sandbox too few of its own; grant {MACHINE}:* and connect to it")
 }

@@ -1,4 +1,4 @@
-//! What a sandbox may use up, as far as its own processes can be made to obey without a cgroup.
+//! Resource limits of a sandbox that work without a cgroup.
 
 use std::fs;
 
@@ -7,14 +7,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::Limits;
 
-/// From this kernel on `pid_max` belongs to the pid namespace. Before, it was the host's, and a
-/// sandbox of the host's root would have changed it for everybody: so the number is checked, not tried.
+/// The first kernel with a `pid_max` per pid namespace. Before it, a sandbox of the host's root would change the host's value, so the
+/// version is checked first.
 const OWN_PID_MAX_SINCE: (u32, u32) = (6, 14);
 
-/// The kernel keeps this many process ids for itself, and refuses a smaller `pid_max`.
+/// The number of PIDs that the kernel reserves; it refuses a smaller `pid_max`.
 const RESERVED_PIDS: u64 = 301;
 
-/// Limits this process and its descendants; `by_cgroup` says that memory and tasks are taken care of.
+/// Limits this process and its descendants; with `by_cgroup`, a cgroup limits memory and tasks.
 pub fn apply(limits: &Limits, by_cgroup: bool) -> Result<(), Failure> {
     lower(Resource::Core, 0)?;
     if let Some(files) = limits.open_files {
@@ -24,29 +24,29 @@ pub fn apply(limits: &Limits, by_cgroup: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if let Some(bytes) = limits.memory_bytes {
-        // Not the address space: runtimes reserve far more of it than they ever use.
+        // Not the address space: language runtimes reserve far more of it than they use.
         lower(Resource::Data, bytes)?;
     }
     if let Some(tasks) = limits.tasks {
-        // Counted per user of this user namespace; the host's root is exempt from it.
+        // Counted per user in this user namespace; the host's root is exempt.
         lower(Resource::Nproc, tasks)?;
     }
     Ok(())
 }
 
-/// Address space of QEMU besides its memory: libraries, and what the allocator reserves and does not use.
+/// QEMU's address space in addition to the guest's memory: libraries and unused reservations of the allocator.
 const RESERVED_BYTES: u64 = 2 << 30;
 
-/// Bounds the address space of what runs a machine. Other programs reserve too much for that; QEMU's is known. It bounds
-/// memory that is shared and belongs to no file as well, which the other limits do not count.
+/// Limits the address space of QEMU. Other programs reserve too much for such a limit. It also counts shared anonymous memory, which the
+/// other limits do not.
 pub fn bound_address_space(limits: &Limits) -> Result<(), Failure> {
     limits.memory_bytes.map_or(Ok(()), |bytes| lower(Resource::As, bytes.saturating_add(RESERVED_BYTES)))
 }
 
-/// Bounds the process ids of this pid namespace, which holds for the host's root, too.
+/// Limits the PIDs of this pid namespace, which also works for the host's root.
 ///
-/// To be called while the sandbox's own `/proc/sys` can still be written. Ids are used anew only
-/// after the bound is reached, so this limits how many processes live at once.
+/// Call it while the sandbox's own `/proc/sys` is still writable. PIDs are reused only after the limit is reached, so this limits the
+/// number of live processes.
 pub fn bound_processes(limits: &Limits) -> Result<(), Failure> {
     let Some(tasks) = limits.tasks else { return Ok(()) };
     if kernel() < OWN_PID_MAX_SINCE {
@@ -54,7 +54,7 @@ pub fn bound_processes(limits: &Limits) -> Result<(), Failure> {
     }
     let bound = (tasks + 2).max(RESERVED_PIDS);
     match fs::write("/proc/sys/kernel/pid_max", bound.to_string()) {
-        // The kernel may forbid it (then the other limits hold), or have fewer ids than asked for.
+        // The kernel may forbid it (then the other limits apply), or support fewer PIDs than requested.
         Err(error) if [Some(libc::EACCES), Some(libc::EPERM), Some(libc::EINVAL), Some(libc::EROFS)].contains(&error.raw_os_error()) => {
             Ok(())
         }

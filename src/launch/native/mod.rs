@@ -1,9 +1,8 @@
-//! The native tier: a sandbox out of Linux namespaces, an overlay, Landlock and seccomp.
+//! The native tier: a sandbox from Linux namespaces, an overlay, Landlock and seccomp.
 //!
-//! Two processes of silo take part. The *host side* (this file, `supervise`, `terminal`) stays
-//! outside, forwards signals and carries a terminal's bytes. *PID 1* (`init` and what it calls) is
-//! made by one `clone3` with all namespaces, builds the view from nothing, and starts the program.
-//! Needs Linux 5.12 (idmapped attributes of mounts; overlays in user namespaces since 5.11).
+//! Two processes of silo take part. The *host side* (this file, `supervise`, `terminal`) stays outside, forwards signals and copies a
+//! terminal's bytes. *PID 1* (`init` and its modules) is created by one `clone3` with all namespaces, builds the view from nothing, and
+//! starts the program. Needs Linux 5.12 (`mount_setattr`; overlays in user namespaces exist since 5.11).
 
 mod broker_calls;
 mod calls;
@@ -45,7 +44,7 @@ use super::spec::Spec;
 use super::{Exit, Phase};
 use plan::Plan;
 
-/// A new one of everything that has namespaces, but for time (a sandbox sees the host's clock).
+/// All new namespaces except the time namespace (a sandbox uses the host's clock).
 const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
@@ -56,25 +55,25 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
 
 /// See [`crate::launch::launch`].
 pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
+    // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
     let plan = plan::make(spec, signals.before(), streams::streams(&spec.stdio)?)?;
     let notices = Notices::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
     let mut screen = Screen::of(&plan.streams, notices)?;
     if let Some(screen) = screen.as_mut().filter(|screen| screen.turn() == Some(Turn::Came)) {
-        // Before the program starts: what it prints meets a terminal that is its own.
+        // Before the program starts, so that its first output goes to a raw terminal.
         noted(Phase::Terminal);
         screen.take()?;
     }
     let (sandbox, ours) = start(spec, &plan)?;
     let outcome = supervise::watch(&sandbox, ours.as_fd(), &signals, screen, outlet, noted);
-    // The socket's end tells PID 1 to stop, if it has not.
+    // PID 1 exits at the end of the socket, if it still runs.
     drop(ours);
     outcome
 }
 
-/// Starts a sandbox; the socket is the way to its PID 1.
+/// Starts a sandbox, and returns the socket to its PID 1.
 pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), Error> {
     let (ours, theirs) = host(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None), "making a socket pair")?;
     let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
@@ -83,9 +82,9 @@ pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), 
     Ok((supervise::Sandbox::new(child), ours))
 }
 
-/// Fails where this process has more than one thread, which must not be copied.
+/// Fails if this process has more than one thread: a fork of it would not be safe.
 pub fn require_one_thread() -> Result<(), Error> {
-    // A directory's link count is 2 and one for each subdirectory: one for each thread.
+    // The directory's link count is 2 plus one for each subdirectory, and so for each thread.
     let wanted = StatxFlags::NLINK;
     let tasks = statx(CWD, "/proc/self/task", AtFlags::empty(), wanted);
     match u64::from(host(tasks, "counting threads")?.stx_nlink).saturating_sub(2) {

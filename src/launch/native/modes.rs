@@ -1,9 +1,8 @@
-//! Set-id bits of directories: what a run may set although set-id files are refused.
+//! Set-id bits of directories, which a run may set although set-id files are refused.
 //!
-//! In a directory whose set-group-id bit is set, new files get its group; directories made there inherit the bit, and
-//! programs set it again with the rest of a mode (`cp -a`, `tar xp`, `chmod -R g+w`). A filter sees a mode and not the file, so
-//! it hands such calls to PID 1, which opens the file, and changes the mode of this very file if it is a directory. It has no
-//! more power over files than the program.
+//! In a directory with the set-group-id bit, new files get its group, and new directories inherit the bit. Programs set it again with the
+//! rest of a mode (`cp -a`, `tar xp`, `chmod -R g+w`). A filter sees the mode but not the file. So it passes such calls to PID 1, which
+//! opens the file and changes the mode of exactly this file if it is a directory. PID 1 has no more access to files than the program.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,7 +14,7 @@ use super::named::{Judge, Named};
 use super::sys::{self, Notice};
 use crate::launch::host::failure::{During, Failure};
 
-/// `fchmodat2`, which libc does not have for every C library.
+/// `fchmodat2`; the libc crate does not define it for every C library.
 const FCHMODAT2: libc::c_long = 452;
 
 /// Answers the calls of one sandbox.
@@ -25,10 +24,10 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// Listens; to be made inside the sandbox's root.
+    /// Starts to listen; create it inside the sandbox's root.
     pub fn new(listener: OwnedFd) -> Result<Modes, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open("/", flags, Mode::empty()).during("looking at the root")?;
+        let root = open("/", flags, Mode::empty()).during("opening the root")?;
         Ok(Modes { listener, root })
     }
 
@@ -39,11 +38,11 @@ impl Modes {
         if !sys::still_waits(self.listener.as_fd(), notice.id) {
             return Err(Errno::SRCH);
         }
-        // A descriptor of a directory never comes to be one of a file.
+        // An open descriptor of a directory cannot turn into one of a file.
         if FileType::from_raw_mode(fstat(&target)?.st_mode) != FileType::Directory {
             return Err(Errno::PERM);
         }
-        // The descriptor gives no access, so it is named through /proc.
+        // The `O_PATH` descriptor cannot be changed directly, so the call uses its path in /proc.
         chmodat(CWD, format!("/proc/self/fd/{}", target.as_raw_fd()), mode, AtFlags::empty())
     }
 }
@@ -66,14 +65,14 @@ fn read(notice: &Notice, pid: i32) -> Result<(Named, Mode), Errno> {
         libc::SYS_fchmod => (Named::by_descriptor(args[0]), mode(1)),
         libc::SYS_fchmodat => (Named::at(pid, args[0], args[1], 0)?, mode(2)),
         FCHMODAT2 => (Named::at(pid, args[0], args[1], args[3])?, mode(2)),
-        // chmod, which aarch64 does not have.
+        // chmod; aarch64 does not have it.
         _ => (Named::by_path(pid, args[0])?, mode(1)),
     };
     let descriptor = named.path.as_deref().and_then(own_descriptor);
     Ok((descriptor.map_or(named, Named::by_descriptor), mode))
 }
 
-/// The descriptor that a path names through /proc: so C libraries change the mode of a file that is no symlink.
+/// Returns the descriptor named by a path through /proc: C libraries use such paths to change a mode without following symlinks.
 fn own_descriptor(path: &CStr) -> Option<u64> {
     let path = path.to_str().ok()?;
     let number = path.strip_prefix("/proc/self/fd/").or_else(|| path.strip_prefix("/dev/fd/"))?;

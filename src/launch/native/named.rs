@@ -1,11 +1,10 @@
-//! The file that a process of the sandbox names in a system call, for PID 1, which answers the call.
+//! Resolves the file named in a process's system call, for PID 1, which answers the call.
 //!
-//! PID 1 lives in the sandbox's own root, from which no path leads outside; what is left is what a hostile program could make
-//! it mistake:
+//! PID 1 is in the sandbox's own root, from which no path leaves the sandbox. A hostile program could still try to confuse it:
 //!
-//! * another process's memory and files, by letting a process id be reused: after everything was opened through `/proc/<pid>`,
-//!   the kernel must be asked whether the very same call still waits ([`sys::still_waits`]);
-//! * PID 1's own descriptors, by a path through `/proc/self`: such links are not followed.
+//! * by PID reuse, with another process's memory and files: after every open through `/proc/<pid>`, PID 1 must check that the very same
+//!   call still waits ([`sys::still_waits`]);
+//! * by a path through `/proc/self`, with PID 1's own descriptors: such links are not followed.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,23 +14,23 @@ use rustix::io::Errno;
 
 use super::sys::{self, Notice};
 
-/// The longest path the kernel takes, its NUL included.
+/// The kernel's limit on a path, including its NUL.
 const PATH_BYTES: usize = 4096;
 
-/// Bytes read at a time: never across a page that may not be there.
+/// Bytes read at a time. A read never crosses into a page that may be unmapped.
 const PAGE_BYTES: u64 = 4096;
 
-/// Who answers the system calls that a filter hands to PID 1.
+/// Answers system calls that a filter passes to PID 1.
 pub trait Judge {
-    /// The descriptor that is readable while a call waits.
+    /// Returns the descriptor that is readable while a call waits.
     fn listener(&self) -> BorrowedFd<'_>;
 
-    /// Does what a call asks for.
+    /// Performs a call on behalf of its caller.
     fn judge(&self, notice: &Notice) -> Result<(), Errno>;
 
-    /// Answers the call that waits, if it still does.
+    /// Answers the waiting call, if it still waits.
     fn answer_one(&self) {
-        // The caller may have been killed meanwhile, here and below; then nobody waits for an answer.
+        // The caller may have been killed before, here and below; then no answer is needed.
         let Ok(notice) = sys::next_notice(self.listener()) else { return };
         let errno = match self.judge(&notice) {
             Ok(()) => 0,
@@ -41,32 +40,32 @@ pub trait Judge {
     }
 }
 
-/// How a call names a file.
+/// The file arguments of a call.
 pub struct Named {
-    /// The descriptor that the path starts at, or that is the file where there is no path.
+    /// The descriptor at which the path starts, or the file itself if there is no path.
     pub directory: i32,
-    /// The path.
+    /// The path, if any.
     pub path: Option<CString>,
-    /// Whether a symlink at its end is followed.
+    /// True if a symlink in the last component is followed.
     pub follow: bool,
 }
 
 impl Named {
-    /// The file that a descriptor is.
+    /// Names the file of a descriptor.
     pub fn by_descriptor(descriptor: u64) -> Named {
         let directory = descriptor as u32 as i32;
-        // AT_FDCWD means nothing here.
+        // AT_FDCWD has no meaning here.
         Named { directory: if directory < 0 { -1 } else { directory }, path: None, follow: true }
     }
 
-    /// The file at a path in the caller's memory.
+    /// Names the file at a path in the caller's memory.
     pub fn by_path(pid: i32, path: u64) -> Result<Named, Errno> {
         Named::at(pid, libc::AT_FDCWD as u32 as u64, path, 0)
     }
 
-    /// The file at a path that starts at a directory, with the flags of the `*at` calls.
+    /// Names the file at a path relative to a directory, with the flags of the `*at` calls.
     pub fn at(pid: i32, directory: u64, path: u64, flags: u64) -> Result<Named, Errno> {
-        // Descriptors and flags are 32 bits wide; the kernel ignores what is above, and so is it here.
+        // Descriptors and flags are 32 bits wide; like the kernel, ignore the upper bits.
         let flags = flags as u32 as i32;
         if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
             return Err(Errno::INVAL);
@@ -78,13 +77,13 @@ impl Named {
         Ok(Named { directory: directory as u32 as i32, path: Some(path), follow: flags & libc::AT_SYMLINK_NOFOLLOW == 0 })
     }
 
-    /// Opens the file as the caller would, without any right to its content. `root` is the sandbox's.
+    /// Opens the file as the caller would, without access to its content. `root` is the sandbox's root.
     pub fn open(&self, root: BorrowedFd<'_>, pid: i32) -> Result<OwnedFd, Errno> {
         let path = self.path.as_deref().unwrap_or(c"");
         if path.to_bytes().first() == Some(&b'/') {
             return self.open_at(root, path);
         }
-        // Links of /proc that the kernel follows without a path; they are the caller's own.
+        // Magic links of /proc, which refer to the caller's own files.
         let start = match self.directory {
             libc::AT_FDCWD => format!("/proc/{pid}/cwd"),
             fd if fd >= 0 => format!("/proc/{pid}/fd/{fd}"),
@@ -111,7 +110,7 @@ fn read_path(pid: i32, mut address: u64) -> Result<CString, Errno> {
     while path.len() < PATH_BYTES {
         let in_page = (PAGE_BYTES - address % PAGE_BYTES) as usize;
         let mut part = vec![0; in_page.min(PATH_BYTES - path.len())];
-        // A host may let nobody read another process, not even its own child.
+        // A host may forbid reading any other process, even a child.
         let refused = |error: std::io::Error| if error.raw_os_error() == Some(libc::EPERM) { Errno::PERM } else { Errno::FAULT };
         let got = sys::read_memory(pid, address, &mut part).map_err(refused)?;
         part.truncate(got);

@@ -1,10 +1,9 @@
-//! Changes of ownership in a build step: recorded as an extended attribute, answered as success.
+//! Changes of ownership in a build step: recorded as an extended attribute and answered as success.
 //!
-//! A step's user namespace has one user, so the kernel can give a file to nobody else. The filter
-//! hands every call of the chown family to PID 1, which does what the kernel would have done, but
-//! writes the owner into `user.silo.owner`. PID 1 lives in the sandbox's own root, from which no
-//! path leads outside (`named.rs`). A host file that was mounted or handed down as a stream is left alone: only what lies on
-//! the root's own mount is touched, anything else is answered with success.
+//! A step's user namespace has one user, so the kernel cannot give a file to another user. The filter passes every call of the chown family
+//! to PID 1, which does the same as the kernel, except that it writes the owner to `user.silo.owner`. PID 1 is in the sandbox's own root,
+//! from which no path leaves the sandbox (`named.rs`). Host files, mounted or passed as a stream, do not change: only files on the root's
+//! own mount are changed, and calls for all others succeed without effect.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,10 +15,10 @@ use super::named::{Judge, Named};
 use super::sys::{self, Notice};
 use crate::launch::host::failure::{During, Failure};
 
-/// Where an owner is recorded, as `uid:gid` in decimal; absent means 0:0.
+/// The attribute with a file's owner, as `uid:gid` in decimal; absent means 0:0.
 const OWNER: &str = "user.silo.owner";
 
-/// "Leave it as it is", as a user or group id.
+/// The user or group id that leaves the owner unchanged.
 const UNCHANGED: u32 = u32::MAX;
 
 /// Answers the calls of one sandbox.
@@ -29,7 +28,7 @@ pub struct Recorder {
     root_mount: u64,
 }
 
-/// A call of the chown family, as one.
+/// The arguments of a chown call.
 struct Change {
     named: Named,
     uid: u32,
@@ -37,9 +36,9 @@ struct Change {
 }
 
 impl Recorder {
-    /// Listens; to be made inside the sandbox's root.
+    /// Starts to listen; create it inside the sandbox's root.
     pub fn new(listener: OwnedFd) -> Result<Recorder, Failure> {
-        let step = "looking at the root";
+        let step = "opening the root";
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during(step)?;
         let root_mount = mount_id(root.as_fd()).during(step)?;
@@ -73,14 +72,13 @@ impl Judge for Recorder {
     }
 }
 
-/// Whether a path is one of `/proc` or `/dev`, where nothing is recorded; and where `self` would mean
-/// PID 1, as in `chown x /dev/stdout`.
+/// True for a path in `/proc` or `/dev`: no owners are recorded there, and `self` would mean PID 1, as in `chown x /dev/stdout`.
 fn is_elsewhere(path: &CString) -> bool {
     let path = path.to_bytes();
     path.starts_with(b"/proc/") || path.starts_with(b"/dev/")
 }
 
-/// Reads a call's arguments, the path out of the caller's memory.
+/// Reads a call's arguments, and the path from the caller's memory.
 fn read(notice: &Notice, pid: i32) -> Result<Change, Errno> {
     let args = notice.args;
     let id = |index: usize| args[index] as u32;
@@ -91,7 +89,7 @@ fn read(notice: &Notice, pid: i32) -> Result<Change, Errno> {
     if call == libc::SYS_fchownat {
         return Ok(Change { named: Named::at(pid, args[0], args[1], args[4])?, uid: id(2), gid: id(3) });
     }
-    // chown and lchown, which aarch64 does not have.
+    // chown and lchown; aarch64 does not have them.
     let mut named = Named::by_path(pid, args[0])?;
     named.follow = !is_lchown(call);
     Ok(Change { named, uid: id(1), gid: id(2) })
@@ -107,21 +105,21 @@ fn is_lchown(_call: libc::c_long) -> bool {
     false
 }
 
-/// Names the mount that a file was opened through.
+/// Returns the id of the mount through which a file was opened.
 fn mount_id(file: BorrowedFd<'_>) -> Result<u64, Errno> {
     let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     Ok(stat.stx_mnt_id)
 }
 
-/// Does to a file what a change of ownership does.
+/// Applies a change of ownership to a file.
 fn record(file: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(file)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
-    // The kernel allows user attributes on files and directories only.
+    // The kernel allows user attributes only on files and directories.
     if !matches!(kind, FileType::RegularFile | FileType::Directory) {
         return Ok(());
     }
-    // The descriptor gives no access to the file's content, so it is named through /proc.
+    // The `O_PATH` descriptor gives no access to the file, so the calls use its path in /proc.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     if kind == FileType::RegularFile {
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
@@ -144,13 +142,13 @@ fn record(file: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
         setxattr(&path, OWNER, text.as_bytes(), XattrFlags::empty())
     };
     match written {
-        // A file system without user attributes keeps no owners; builds there are the caller's to refuse.
+        // A file system without user attributes stores no owners; the caller decides if builds may run there.
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
         written => written,
     }
 }
 
-/// The bits a change of ownership leaves: set-group-id stays where it only means mandatory locking.
+/// Returns the mode after a change of ownership: set-group-id stays if it only means mandatory locking.
 fn without_set_id(mode: Mode) -> Mode {
     let mut cleared = mode - Mode::SUID;
     if mode.contains(Mode::XGRP) {

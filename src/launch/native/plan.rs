@@ -1,4 +1,4 @@
-//! What a launch needs to know of the host, gathered before the sandbox's first process exists.
+//! Information about the host that a launch gathers before the sandbox's first process exists.
 
 use std::fs;
 use std::ops::Range;
@@ -15,31 +15,31 @@ use crate::launch::host::streams::{Streams, host};
 use crate::launch::host::system;
 use crate::launch::spec::{Identity, Spec};
 
-/// Everything that PID 1 inherits with its copy of memory.
+/// The data that PID 1 inherits by the fork.
 pub struct Plan {
     /// The caller's user.
     pub uid: u32,
     /// The caller's group.
     pub gid: u32,
-    /// The user and group as which the caller appears inside.
+    /// The caller's user and group inside.
     pub inside: (u32, u32),
-    /// Where the kernel keeps this process's arguments and environment.
+    /// The address range of this process's arguments and environment.
     pub strings: Range<usize>,
     /// The program, ready for `execve`.
     pub program: Program,
-    /// Where its streams lead.
+    /// The program's streams.
     pub streams: Streams,
-    /// Its cgroup, where one can be made.
+    /// The sandbox's cgroup, if one can be created.
     pub cgroup: Option<Cgroup>,
-    /// What of the network is reached by address, if there is a network.
+    /// The part of the network that is reached by address, if there is a network.
     pub layout: Option<Layout>,
-    /// The permissions that the program's new files lack: the caller's choice, but for steps, which come to the same everywhere.
+    /// The program's umask: the caller's, but a fixed one for build steps, so that their results are the same on every host.
     pub umask: Mode,
-    /// The signals that were blocked before the launch.
+    /// The signal mask from before the launch.
     pub signals_before: SignalSet,
 }
 
-/// Looks at the host and prepares what can be prepared.
+/// Gathers the information and prepares the program.
 pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<Plan, Error> {
     let nul = || Error::Spec { reason: "a string holds a NUL byte".to_owned() };
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -63,9 +63,9 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
     })
 }
 
-/// Finds the initial stack's strings in `/proc/self/stat`: fields 48 to 51, arguments then environment.
+/// Finds the range of the initial stack's strings in `/proc/self/stat`: fields 48 to 51, arguments and then environment.
 fn strings(stat: &str) -> Range<usize> {
-    // The second field is the program's name, which may hold anything; fields are counted after it.
+    // The second field is the program's name, which may contain any character; fields are counted after it.
     let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
     let field = |number: usize| after.split_whitespace().nth(number - 3).and_then(|text| text.parse::<usize>().ok());
     match (field(48), field(51)) {

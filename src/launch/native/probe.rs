@@ -1,7 +1,7 @@
-//! What of the native tier works here, found by doing it.
+//! Tests the native tier's features by using them.
 //!
-//! Settings are not trusted: Ubuntu's restriction of user namespaces, for one, lets a namespace be
-//! made and then refuses everything in it. A setting is looked at only to pick the words of a cure.
+//! Settings are not reliable: Ubuntu's restriction of user namespaces, for example, allows creating a namespace and then refuses every
+//! operation in it. A setting only selects the text of a hint.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,13 +20,13 @@ use crate::launch::host::failure::{Cause, During, Failure, Stage};
 use crate::launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
 use crate::launch::{Check, State};
 
-/// The oldest kernel with all the calls that the native tier makes (`mount_setattr` is the newest).
+/// The oldest kernel with all system calls of the native tier (`mount_setattr` is the newest).
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
-/// An attribute to try; nothing reads it.
+/// An attribute for a test write; nothing reads it.
 const TRIED: &str = "user.silo.tried";
 
-/// Tries everything; `store` is the directory that will hold the images.
+/// Runs all tests; `store` is the directory of the images.
 pub fn probe(store: &Path) -> Vec<Check> {
     vec![
         kernel(),
@@ -70,7 +70,7 @@ fn degraded(name: &'static str, detail: &str, cure: &str) -> Check {
     Check { name, state: State::Degraded, detail, cure }
 }
 
-/// What to do when user namespaces are refused, by who seems to refuse them.
+/// Returns the hint for refused user namespaces, by the likely cause.
 fn userns_cure() -> String {
     let is = |file: &str, value: &str| fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|text| text.trim() == value);
     if is("kernel/apparmor_restrict_unprivileged_userns", "1") {
@@ -88,12 +88,12 @@ fn userns_cure() -> String {
     .to_owned()
 }
 
-/// Makes the root of a sandbox as a launch does.
+/// Creates a sandbox's root as a launch does.
 fn whole_root(store: &Path) -> Result<(), Failure> {
     root::enter(&spec(store)).map(drop)
 }
 
-/// Tells a refused overlay from one that cannot keep attributes in memory.
+/// Distinguishes a failed overlay from one without user attributes in memory.
 fn overlay_attributes(store: &Path) -> Check {
     let name = "attributes in memory";
     let tried = attempt(|| {
@@ -105,7 +105,7 @@ fn overlay_attributes(store: &Path) -> Check {
         Ok(()) => fine(name, "tmpfs keeps user attributes".to_owned()),
         Err(_) => degraded(
             name,
-            "tmpfs keeps no user attributes, so a directory of the image that was removed inside cannot be made anew there",
+            "tmpfs keeps no user attributes, so a directory of the image cannot be created again after the program has removed it",
             "use Linux 6.6 or newer",
         ),
     }
@@ -121,8 +121,8 @@ fn landlock() -> Check {
     let cure = "add landlock to the kernel's `lsm=` list, or use Linux 6.12 or newer";
     match sys::landlock_version() {
         Some(version) if version >= 6 => fine("landlock", format!("version {version}")),
-        Some(version) => degraded("landlock", &format!("version {version} cannot scope signals; namespaces do that, too"), cure),
-        None => degraded("landlock", "absent: a file redirected into a sandbox can be opened there for writing, too", cure),
+        Some(version) => degraded("landlock", &format!("version {version} cannot scope signals; namespaces still do"), cure),
+        None => degraded("landlock", "absent: the program can open a file redirected to its input for writing", cure),
     }
 }
 
@@ -130,7 +130,7 @@ fn store_attributes(store: &Path) -> Check {
     let name = "attributes in the store";
     match setxattr(store, TRIED, b"x", XattrFlags::empty()) {
         Ok(()) => {
-            // It stays harmless if it cannot be removed.
+            // Ignored: a remaining attribute is harmless.
             let _ = rustix::fs::removexattr(store, TRIED);
             fine(name, format!("{} keeps user attributes", store.display()))
         }
@@ -144,7 +144,7 @@ fn store_attributes(store: &Path) -> Check {
 
 fn cgroups() -> Check {
     match cgroup::delegated() {
-        Some(path) => fine("limits", format!("cgroups below {} are ours", path.display())),
+        Some(path) => fine("limits", format!("cgroups below {} are delegated", path.display())),
         None => degraded(
             "limits",
             "no cgroup is delegated: memory is limited for each process, not for all together",
@@ -153,9 +153,9 @@ fn cgroups() -> Check {
     }
 }
 
-/// Runs this in a process of its own with all namespaces, and says how it went.
+/// Runs a test in a child process with all namespaces, and returns its result.
 fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
-    // Within the new namespace they would show as nobody's.
+    // In the new namespace these ids would be unmapped.
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let (ours, theirs) =
@@ -166,7 +166,7 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
             Ok(()) => Report::Exited(0),
             Err(failure) => Report::Failed(failure),
         };
-        // With nobody to tell, silence is a failure.
+        // A missing report counts as a failure.
         let _ = wire::report(theirs.as_fd(), &report);
         sys::exit(0)
     };
@@ -176,11 +176,11 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
     match report {
         Ok(Some(Report::Exited(0))) => Ok(()),
         Ok(Some(Report::Failed(failure))) => Err(failure),
-        Ok(_) | Err(_) => Err(Failure { stage: Stage::Setup, step: "trying it".to_owned(), cause: Cause::Number(libc::ECHILD) }),
+        Ok(_) | Err(_) => Err(Failure { stage: Stage::Setup, step: "testing it".to_owned(), cause: Cause::Number(libc::ECHILD) }),
     }
 }
 
-/// A spec whose root is some directory: the store itself.
+/// A spec with some directory as its root: the store itself.
 fn spec(store: &Path) -> Spec {
     Spec {
         machine: None,

@@ -1,8 +1,8 @@
-//! A fresh `/proc` that shows the sandbox's own processes, with the host's doors shut.
+//! A new `/proc` with the sandbox's own processes, and with the entries for the host masked.
 //!
-//! When the caller is the host's root, the sandbox's user is the owner of everything in `/proc`, and
-//! file permissions alone would let it write `/proc/sys/kernel/core_pattern`. So the writable parts
-//! are mounted read-only and the telling ones hidden; without capabilities no mount can be undone.
+//! If the caller is the host's root, the sandbox's user owns everything in `/proc`, and file permissions alone would let it write
+//! `/proc/sys/kernel/core_pattern`. So writable parts are mounted read-only, and entries with information about the host are hidden.
+//! Without capabilities the guest cannot undo a mount.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,30 +14,30 @@ use super::root::{attach, clone_tree};
 use super::sys;
 use crate::launch::host::failure::{During, Failure};
 
-/// Hidden behind `/dev/null`: what everybody may open.
+/// Entries readable by all users, hidden with `/dev/null`.
 const HIDDEN_FILES: [&str; 14] = [
-    "kallsyms",      // what the running kernel consists of
+    "kallsyms",      // symbols of the running kernel
     "keys",          // keyrings
-    "key-users",     // who has keys
-    "timer_stats",   // what the host's processes wait for, on older kernels
-    "latency_stats", // where they wait
+    "key-users",     // owners of keys
+    "timer_stats",   // timers of the host's processes, on older kernels
+    "latency_stats", // wait locations of the host's processes
     "sched_debug",   // every process of the host, on older kernels
-    "interrupts",    // key strokes can be told from its timing
+    "interrupts",    // its timing reveals key strokes
     "softirqs",      // the same
-    "cmdline",       // how the host was started: names of disks, sometimes secrets
-    "bootconfig",    // more of the same
-    "config.gz",     // how the kernel was built: which of its code can be attacked
-    "modules",       // which drivers the host has loaded
+    "cmdline",       // the host's boot options: names of disks, sometimes secrets
+    "bootconfig",    // more boot options
+    "config.gz",     // the kernel's configuration, which shows its attack surface
+    "modules",       // the host's loaded drivers
     "partitions",    // the host's disks
     "mdstat",        // the same
 ];
 
-/// The same for what only the host's root may open, hidden when the caller is that.
+/// Entries readable only by the host's root, also hidden if the caller is root.
 const HIDDEN_FROM_ROOT: [&str; 9] = [
     "kcore",         // the host's physical memory
     "kmsg",          // the host's kernel log
     "sysrq-trigger", // reboots the host
-    "timer_list",    // what the host's processes wait for
+    "timer_list",    // timers of the host's processes
     "kpagecount",    // the host's physical pages, and the next two
     "kpageflags",
     "kpagecgroup",
@@ -45,10 +45,10 @@ const HIDDEN_FROM_ROOT: [&str; 9] = [
     "slabinfo",    // a side channel into its memory
 ];
 
-/// Hidden behind an empty directory.
+/// Directories hidden with an empty directory.
 const HIDDEN_DIRS: [&str; 4] = ["acpi", "asound", "driver", "scsi"];
 
-/// Read-only, since some entry in them changes the host.
+/// Directories mounted read-only, because some entry in them changes the host.
 const READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "mtrr"];
 
 /// An empty read-only directory for each of [`HIDDEN_DIRS`] that exists.
@@ -56,7 +56,7 @@ pub struct NoFiles(Vec<(&'static str, OwnedFd)>);
 
 /// Mounts `/proc`.
 ///
-/// The kernel allows it only while the host's own, unmasked `/proc` is still in sight.
+/// The kernel allows it only while the host's own, unmasked `/proc` is still visible.
 pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<NoFiles, Failure> {
     let step = "mounting /proc";
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
@@ -75,7 +75,7 @@ pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<NoFiles, Failure
     Ok(NoFiles(no_files))
 }
 
-/// Shuts the doors; to be called inside the new root.
+/// Masks the entries; call it inside the new root.
 pub fn mask(no_files: NoFiles, caller: u32) -> Result<(), Failure> {
     let at = |name: &str| Path::new("/proc").join(name);
     let from_root = if caller == 0 { &HIDDEN_FROM_ROOT[..] } else { &[] };

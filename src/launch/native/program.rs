@@ -1,4 +1,4 @@
-//! Becoming the program: found in the image's `PATH`, executed with exactly its arguments.
+//! Executes the program: finds it in the image's `PATH` and passes exactly its arguments.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
@@ -8,10 +8,10 @@ use super::sys::{self, Strings};
 use crate::launch::host::failure::{Cause, Failure, Stage};
 use crate::launch::spec::Spec;
 
-/// Where programs are looked for when the environment has no `PATH`; glibc's own choice.
+/// Search path if the environment has no `PATH`; the same as glibc's.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// What `execve` takes, made before the sandbox is.
+/// The arguments of `execve`, prepared before the sandbox starts.
 pub struct Program {
     candidates: Vec<CString>,
     argv: Strings,
@@ -19,7 +19,7 @@ pub struct Program {
     arguments: Vec<CString>,
 }
 
-/// Prepares a program; `None` when some string holds a NUL byte.
+/// Prepares a program; `None` if a string has a NUL byte.
 pub fn prepare(spec: &Spec) -> Option<Program> {
     let c = |text: &OsStr| CString::new(text.as_bytes()).ok();
     let arguments: Vec<CString> = spec.argv.iter().map(|text| c(text)).collect::<Option<_>>()?;
@@ -34,8 +34,8 @@ pub fn prepare(spec: &Spec) -> Option<Program> {
     })
 }
 
-/// The files to try, in order. An empty name is found nowhere; an empty part of `PATH` is skipped:
-/// it means the working directory, which is a project that nobody vouches for.
+/// Returns the files to try, in order. An empty name matches nothing. An empty part of `PATH` is skipped: it means the working directory,
+/// which is an untrusted project.
 fn candidates(name: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
     if name.is_empty() {
         return Vec::new();
@@ -46,7 +46,7 @@ fn candidates(name: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b':').filter(|dir| !dir.is_empty()).map(|dir| [dir, b"/", name].concat()).collect()
 }
 
-/// Becomes the program; returns only when that fails.
+/// Executes the program; returns only on failure.
 pub fn exec(program: &Program) -> Result<Infallible, Failure> {
     let name = || program.arguments[0].to_string_lossy().into_owned();
     let mut refused = None;
@@ -54,12 +54,12 @@ pub fn exec(program: &Program) -> Result<Infallible, Failure> {
         let error = sys::exec(candidate, &program.argv, &program.env);
         match error.raw_os_error().unwrap_or(libc::EINVAL) {
             libc::ENOENT if exists(candidate) => {
-                // The file is there: it is its interpreter that is not.
+                // The file exists, so its interpreter is missing.
                 refused = Some(libc::ENOENT);
                 break;
             }
             libc::ENOENT | libc::ENOTDIR => {}
-            // As execvp: look on, but remember.
+            // Like execvp, continues the search and keeps the error.
             libc::EACCES => refused = Some(libc::EACCES),
             libc::ENOEXEC => return script(program, candidate),
             errno => return Err(Failure { stage: Stage::Execute, step: name(), cause: Cause::Number(errno) }),
@@ -75,7 +75,7 @@ fn exists(path: &CString) -> bool {
     rustix::fs::access(path.as_c_str(), rustix::fs::Access::EXISTS).is_ok()
 }
 
-/// A text file without `#!` is run by the shell, as `execvp` and every shell do.
+/// Runs a text file without `#!` by the shell, as `execvp` and every shell do.
 fn script(program: &Program, file: &CString) -> Result<Infallible, Failure> {
     let argv = [c"/bin/sh".to_owned(), file.clone()].into_iter().chain(program.arguments.iter().skip(1).cloned()).collect();
     let error = sys::exec(c"/bin/sh", &Strings::new(argv), &program.env);

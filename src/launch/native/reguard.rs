@@ -1,12 +1,12 @@
-//! Puts a guard back on a path when a program of the host has replaced it.
+//! Restores the guard on a path after a program of the host has replaced the path.
 //!
-//! A guard is a mount on a path: read-only, empty, or a layer. The kernel takes the mount away, here too, when the host removes
-//! the path or renames another file over it, and moves it along when the host renames the path. A process of the sandbox's
-//! own, which keeps the right to mount, is told by the kernel of each such change and mounts again, within about a
-//! millisecond: read-only what is there, in place of a layer too, and something empty over what is hidden. A program that
-//! writes in exactly that moment wins, so whoever launches also compares such files at the end.
+//! A guard is a mount on a path: read-only, empty, or an overlay. When the host removes the path or renames another file over it, the
+//! kernel removes the mount, inside the sandbox as well. When the host renames the path, the mount moves along. A separate process of the
+//! sandbox keeps the right to mount. The kernel notifies it of each such change, and it mounts again within about a millisecond: it makes
+//! the new file read-only, also in place of an overlay, and covers a hidden path with an empty file or directory. A program that writes in
+//! exactly that moment wins, so the launcher also compares such files at the end.
 //!
-//! The program may stop or kill this process, whose end is then the end of the sandbox.
+//! The program may stop or kill this process; the end of this process ends the sandbox.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,25 +22,25 @@ use super::sys;
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::{Access, Mount, Spec};
 
-/// A path that is guarded.
+/// A guarded path.
 struct Guarded<'a> {
     path: &'a Path,
-    /// The mount that it lies in.
+    /// The guest path of the mount around it.
     top: &'a Path,
     by: Guard,
 }
 
-/// What guards a path.
+/// The guard of a path.
 enum Guard {
     /// A read-only mount.
     ReadOnly,
-    /// A layer, of which this is the root: a descriptor of it keeps the number of its device from being used again.
+    /// An overlay, by its root: an open descriptor keeps its device number from being reused.
     Layer(OwnedFd),
-    /// Something empty, on one of these devices.
+    /// An empty file or directory, on one of these devices.
     Empty(BTreeSet<u64>),
 }
 
-/// Starts the process, if there is a path that it would have to guard; it must be called before rights are given up.
+/// Starts the process, if there are paths to guard. Call it before privileges are dropped.
 pub fn start(spec: &Spec) -> Result<Option<i32>, Failure> {
     let step = "guarding files";
     let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).during(step)?;
@@ -55,21 +55,21 @@ pub fn start(spec: &Spec) -> Result<Option<i32>, Failure> {
         return Ok(Some(pid));
     }
     let _ = set_name(c"silo-guard");
-    // A program that ends all processes of its session in a friendly way means its own.
+    // A program that sends these signals to all processes of its session means its own ones.
     let _ = sys::block_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]);
-    // Nothing but these: the host must see PID 1's end of its socket close.
+    // Close the others: the host must detect the end of PID 1 by its socket.
     let layers = paths.iter().filter_map(|one| if let Guard::Layer(layer) = &one.by { Some(layer) } else { None });
     let _ = close_all_but(layers.chain([&root]));
-    // Its end ends the sandbox, which says so.
+    // Its exit ends the sandbox, which reports the reason.
     let Ok(mut changes) = Changes::new() else { sys::exit(1) };
     loop {
-        // A directory that was replaced is another one to watch.
+        // A directory that was replaced needs a new watch.
         if changes.watch(dirs.iter().map(PathBuf::as_path)).is_err() {
             sys::exit(1);
         }
-        // After that, for replacements that came before there was a watch.
+        // After adding the watches, because a replacement may have come earlier.
         for one in &mut paths {
-            // One that is gone is guarded when it comes again.
+            // A path that is gone is guarded when it reappears.
             let _ = one.guard(&root);
         }
         if changes.wait().is_err() {
@@ -78,7 +78,7 @@ pub fn start(spec: &Spec) -> Result<Option<i32>, Failure> {
     }
 }
 
-/// Finds the paths whose guards can fall off: those within a mount of a host directory that is written, here or by the host.
+/// Finds the paths that can lose their guard: those within the mount of a host directory that the sandbox or the host writes.
 fn guarded<'a>(spec: &'a Spec, root: &OwnedFd) -> Result<Vec<Guarded<'a>>, Errno> {
     let within = |path: &Path| -> Option<&'a Mount> {
         let outer = spec.mounts.iter().filter(|mount| path.starts_with(&mount.guest) && path != mount.guest);
@@ -93,7 +93,7 @@ fn guarded<'a>(spec: &'a Spec, root: &OwnedFd) -> Result<Vec<Guarded<'a>>, Errno
     for path in spec.overlays.iter().flat_map(|overlay| &overlay.guests) {
         let Some(mount) = within(path) else { continue };
         let (top, found) = (open_in(root.as_fd(), &mount.guest)?, open_in(root.as_fd(), path));
-        // Read-only from the start where there can be no layer, or where it has fallen off already.
+        // Read-only from the start if there is no overlay, or if it was lost already.
         let is_layer = |found: &OwnedFd| Ok::<bool, Errno>(fstat(found)?.st_dev != fstat(&top)?.st_dev);
         let by = match found {
             Ok(found) if is_layer(&found)? => Guard::Layer(found),
@@ -103,7 +103,7 @@ fn guarded<'a>(spec: &'a Spec, root: &OwnedFd) -> Result<Vec<Guarded<'a>>, Errno
     }
     for path in &spec.hidden {
         let (Some(mount), Ok(found)) = (within(path), open_in(root.as_fd(), path)) else { continue };
-        // What the host has replaced already is on the project's own device, and not hidden.
+        // A file that the host has already replaced is on the project's own device, and not hidden.
         let top = open_in(root.as_fd(), &mount.guest)?;
         let device = fstat(&found)?.st_dev;
         let devices = if device == fstat(&top)?.st_dev { BTreeSet::new() } else { BTreeSet::from([device]) };
@@ -113,7 +113,7 @@ fn guarded<'a>(spec: &'a Spec, root: &OwnedFd) -> Result<Vec<Guarded<'a>>, Errno
 }
 
 impl Guarded<'_> {
-    /// Mounts a guard on the path, unless one is there.
+    /// Mounts the guard on the path, unless it is in place.
     fn guard(&mut self, root: &OwnedFd) -> Result<(), Errno> {
         let found = open_in(root.as_fd(), self.path)?;
         let device = fstat(&found)?.st_dev;

@@ -1,15 +1,14 @@
-//! The root file system: an overlay in the sandbox's own mount namespace, and what is mounted in it.
+//! The root file system: an overlay in the sandbox's own mount namespace, and the mounts in it.
 //!
-//! Everything of the host is opened first, by descriptor; then one tmpfs (the *scratch*: upper
-//! layer, `/dev`, `/dev/shm`, `/tmp`) is attached, because overlayfs takes only layers that are;
-//! then the overlay is attached within it and becomes the root. The scratch covers the host's
-//! `/dev`: a directory that every host has, and from which everything was taken by then. So no
-//! staging directory is needed, and one unmount lets go of the host and the scratch at once (each
-//! costs a wait for all processors, as much as everything else here together).
+//! First, all host files are opened as descriptors. Then one tmpfs (the *scratch*: upper layer, `/dev`, `/dev/shm`, `/tmp`) is attached,
+//! because overlayfs accepts only attached layers. Then the overlay is attached within it and becomes the root. The scratch covers the
+//! host's `/dev`, a directory that every host has and that is no longer needed by then. So no staging directory is needed, and one unmount
+//! removes both the host's root and the scratch. Each unmount waits for all processors, which takes as long as everything else here
+//! together.
 //!
-//! Layers are named to the kernel by their descriptors in `/proc/self/fd`: no escaping of `:` and `,`, no path that is
-//! too long, and no host path to be read in the guest's mount table. Mount points in the guest are
-//! opened with `RESOLVE_IN_ROOT`, so that a symlink in an image or project leads nowhere outside.
+//! Layers are passed to the kernel as descriptor numbers in `/proc/self/fd`. So `:` and `,` need no escaping, no path is too long, and the
+//! guest's mount table shows no host path. Mount points in the guest are opened with `RESOLVE_IN_ROOT`, so a symlink in an image or project
+//! cannot point outside.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -31,12 +30,12 @@ use crate::launch::opened;
 use crate::launch::spec::host_path::HostPath;
 use crate::launch::spec::{Access, Overlay, SYMLINK, Spec, Upper};
 
-/// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as
-/// size, so the inodes of a full sandbox take at most a quarter more than its limit.
+/// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as size, so the inodes of a full sandbox take
+/// at most a quarter more than its limit.
 const BYTES_PER_INODE: u64 = 4096;
 
-/// How often a path is opened that has another inode than it should: an editor that saves by rename passes through such a
-/// moment once, and a program that swaps files in a loop leaves the right one in place for about half of the attempts.
+/// Attempts to open a path whose inode differs from the expected one. An editor that saves by rename causes one mismatch; a program that
+/// swaps files in a loop leaves the right file in place in about half of the attempts.
 const OPEN_ATTEMPTS: usize = 64;
 
 /// Flags of every mount that a guest may write to.
@@ -44,7 +43,7 @@ const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAt
 
 const OPEN_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// What the host gives, opened before anything is changed.
+/// The host's files, opened before any change.
 struct Sources {
     lower: Vec<OwnedFd>,
     kept: Option<(OwnedFd, OwnedFd)>,
@@ -52,9 +51,9 @@ struct Sources {
     devices: device::Sources,
 }
 
-/// Makes the root file system and moves into it; `/proc` is still unmasked then.
+/// Creates the root file system and enters it; `/proc` is not masked yet.
 pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
-    // Whatever the host mounts from now on stays out.
+    // Later mounts on the host do not propagate into the sandbox.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("making mounts private")?;
     let sources = open_sources(spec)?;
     let scratch = scratch(spec)?;
@@ -77,8 +76,8 @@ pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
     hide(spec, &root, &scratch)?;
     fchdir(&root).during("entering the root")?;
     pivot_root(".", ".").during("changing the root")?;
-    // The host's root lies on top of ours now, with everything that is mounted in it.
-    unmount(".", UnmountFlags::DETACH).during("letting go of the host's root")?;
+    // The host's root is now on top of ours, with all its mounts.
+    unmount(".", UnmountFlags::DETACH).during("unmounting the host's root")?;
     rustix::process::chdir("/").during("entering the root")?;
     Ok(no_files)
 }
@@ -104,7 +103,7 @@ fn open_sources(spec: &Spec) -> Result<Sources, Failure> {
     Ok(Sources { lower, kept, mounts, devices: device::open_sources()? })
 }
 
-/// Opens what is to be mounted; fails if the path has another inode now than the one that was checked.
+/// Opens a mount's source; fails if the path's inode differs from the checked one.
 fn open_host(host: &HostPath) -> Result<OwnedFd, Failure> {
     let opening = || format!("opening {}", host.path().display());
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -117,10 +116,10 @@ fn open_host(host: &HostPath) -> Result<OwnedFd, Failure> {
             Err(error) => failed = error,
         }
     }
-    Err(failed).during_this(|| format!("opening {}, which another program replaced meanwhile", host.path().display()))
+    Err(failed).during_this(|| format!("opening {}, which another program replaced", host.path().display()))
 }
 
-/// Mounts the scratch tmpfs, where no host path is looked up any more.
+/// Mounts the scratch tmpfs over `/dev`, after the last lookup of a host path.
 fn scratch(spec: &Spec) -> Result<OwnedFd, Failure> {
     let step = "mounting a tmpfs";
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
@@ -155,7 +154,7 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
     furnish(spec, &sources.mounts, &skeleton)?;
 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
-    // From that directory each layer's name is a number, and fifty of them fit into the 255 bytes that the kernel takes.
+    // In that directory each layer's name is a number, and fifty of them fit into the kernel's limit of 255 bytes.
     rustix::process::chdir("/proc/self/fd").during(step)?;
     let by_fd = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let mut lower: Vec<String> = sources.lower.iter().map(by_fd).collect();
@@ -163,14 +162,14 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
         Some((upper, work)) => {
             lower.insert(0, by_fd(&layer));
             forget_volatile(work);
-            // Writes need not be durable before the delta is committed; syncs inside cost nothing.
+            // Writes need not be durable before the step's changes are committed; with this flag, syncs inside cost nothing.
             fsconfig_set_flag(&context, "volatile").during(step)?;
             (by_fd(upper), by_fd(work))
         }
         None => (by_fd(&layer), format!("{}/work", by_fd(scratch))),
     };
-    // `userxattr` is what the kernel allows in a user namespace; it rules out redirects and
-    // metadata-only copies, both of which would make a layer depend on other layers' paths.
+    // The kernel allows only `userxattr` in a user namespace. It rules out redirects and metadata-only copies, both of which would make a
+    // layer depend on other layers' paths.
     fsconfig_set_flag(&context, "userxattr").during(step)?;
     fsconfig_set_string(&context, "lowerdir", lower.join(":")).during(step)?;
     fsconfig_set_string(&context, "upperdir", upper).during(step)?;
@@ -182,7 +181,7 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
     Ok(root)
 }
 
-/// Puts into the skeleton what the spec and the launcher need and the image may lack.
+/// Adds entries to the skeleton that the spec and the launcher need and the image may lack.
 fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(), Failure> {
     skeleton.dir(Path::new("/dev"), 0o755)?;
     skeleton.dir(Path::new("/proc"), 0o555)?;
@@ -210,18 +209,17 @@ fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(
     Ok(())
 }
 
-/// Removes the mark by which overlayfs refuses a directory that was once mounted `volatile`.
+/// Removes the marker by which overlayfs refuses a directory that was once mounted `volatile`.
 ///
-/// The mark stands for "a crash may have lost writes". A layer that a crash interrupted is thrown
-/// away by whoever builds it, and a second start on the same directory (a shell in a failed step)
-/// reads what the page cache has.
+/// The marker means that a crash may have lost writes. The builder discards a layer after a crash, and a second start on the same directory
+/// (a shell in a failed step) reads the page cache.
 fn forget_volatile(work: &OwnedFd) {
-    // Absent at a first start; any other failure shows when the overlay is mounted.
+    // Missing at a first start; any other failure shows when the overlay is mounted.
     let _ = unlinkat(work, "work/incompat/volatile/dirty", AtFlags::empty());
     let _ = unlinkat(work, "work/incompat/volatile", AtFlags::REMOVEDIR);
 }
 
-/// Shows a host directory under a layer of the sandbox's own, or read-only where that cannot be.
+/// Mounts an overlay over a host directory, or mounts the directory read-only if that fails.
 fn layer(overlay: &Overlay, root: &OwnedFd) -> Result<(), Failure> {
     let step = || format!("mounting a layer over {}", overlay.lower.path().display());
     let lower = open_host(&overlay.lower)?;
@@ -229,7 +227,7 @@ fn layer(overlay: &Overlay, root: &OwnedFd) -> Result<(), Failure> {
     let (upper, work) = (dir(&overlay.upper)?, dir(&overlay.work)?);
     let tree = match layered(&lower, &upper, &work) {
         Ok(tree) => tree,
-        // A file system that cannot be layered, or that is layered as often as the kernel allows.
+        // The file system does not support overlays, or the kernel's limit on stacked overlays is reached.
         Err(_) => {
             mkdirat(&work, UNLAYERED, Mode::from_raw_mode(0o700)).during_this(step)?;
             let tree = clone_tree(lower.as_fd(), "").during_this(step)?;
@@ -243,7 +241,7 @@ fn layer(overlay: &Overlay, root: &OwnedFd) -> Result<(), Failure> {
     for guest in &overlay.guests {
         let tree = match (free.take(), &first) {
             (Some(tree), _) => tree,
-            // The same one: two layers with one upper directory would spoil each other.
+            // A clone of the first mount: two overlays with one upper directory would corrupt each other.
             (None, Some(first)) => clone_tree(open_in(root.as_fd(), first).during_this(step)?.as_fd(), "").during_this(step)?,
             (None, None) => break,
         };
@@ -257,8 +255,8 @@ fn layered(lower: &OwnedFd, upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::process::chdir("/proc/self/fd")?;
     fsconfig_set_flag(&context, "userxattr")?;
-    // Without it, unmounting waits until the whole file system of the layer is on disk. A layer is never mounted again: what is
-    // taken over of it is verified, so one that a crash of the machine spoilt harms nothing.
+    // Without it, unmounting waits until the layer's whole file system is synced. A layer is never mounted again, and files copied from it
+    // are verified, so a layer corrupted by a crash of the host does no harm.
     fsconfig_set_flag(&context, "volatile")?;
     for (name, fd) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
         fsconfig_set_string(&context, name, fd.as_raw_fd().to_string())?;
@@ -267,7 +265,7 @@ fn layered(lower: &OwnedFd, upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, 
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, HARMLESS)
 }
 
-/// Mounts something empty over paths that are not to be seen.
+/// Mounts an empty file or directory over hidden paths.
 fn hide(spec: &Spec, root: &OwnedFd, scratch: &OwnedFd) -> Result<(), Failure> {
     for path in &spec.hidden {
         let step = || format!("hiding {}", path.display());
@@ -285,7 +283,7 @@ fn hide(spec: &Spec, root: &OwnedFd, scratch: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Re-mounts paths read-only, and pins the directories that lead to them.
+/// Remounts paths read-only, and pins their parent directories.
 fn protect(spec: &Spec, root: &OwnedFd) -> Result<(), Failure> {
     let mut pinned: BTreeSet<PathBuf> = spec.mounts.iter().map(|m| m.guest.clone()).collect();
     for path in &spec.read_only {
@@ -311,12 +309,12 @@ fn protect(spec: &Spec, root: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a path read-only, as [`enter`] does.
+/// Mounts a path read-only, as [`enter`] does.
 pub fn make_read_only(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
     bind_to_itself(root, path, Some(MountAttrFlags::MOUNT_ATTR_RDONLY))
 }
 
-/// Mounts something empty over a directory or file, as [`enter`] does over paths that are hidden.
+/// Mounts an empty directory or file over a path, as [`enter`] does for hidden paths.
 pub fn cover(root: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     let flags = HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY;
     let tree = if is_dir(target)? {
@@ -330,7 +328,7 @@ pub fn cover(root: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     move_onto(&tree, target)
 }
 
-/// Makes a path a mount point of its own, so that it cannot be renamed or removed.
+/// Makes a path a mount point, so that it cannot be renamed or removed.
 fn bind_to_itself(root: &OwnedFd, path: &Path, flags: Option<MountAttrFlags>) -> Result<(), Errno> {
     let target = open_in(root.as_fd(), path)?;
     let tree = clone_tree(target.as_fd(), "")?;
@@ -340,7 +338,7 @@ fn bind_to_itself(root: &OwnedFd, path: &Path, flags: Option<MountAttrFlags>) ->
     move_onto(&tree, &target)
 }
 
-/// Returns a detached copy of a mounted tree, all mounts below it included.
+/// Returns a detached copy of a mounted tree, with all mounts below it.
 pub fn clone_tree(at: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
@@ -357,7 +355,7 @@ fn move_onto(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     move_mount(tree, "", target, "", flags)
 }
 
-/// Like [`attach`], making the mount point where another mount lacks it.
+/// Like [`attach`], and creates the mount point if it is missing in another mount.
 fn attach_making(tree: &OwnedFd, root: &OwnedFd, guest: &Path) -> Result<(), Errno> {
     match attach(tree, root, guest) {
         Err(Errno::NOENT) => {}
@@ -388,7 +386,7 @@ fn is_dir(tree: &OwnedFd) -> Result<bool, Errno> {
     Ok(FileType::from_raw_mode(fstat(tree)?.st_mode) == FileType::Directory)
 }
 
-/// Opens a path as the guest will see it.
+/// Opens a path as the guest sees it.
 pub fn open_in(root: BorrowedFd<'_>, guest: &Path) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, guest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), within)

@@ -1,8 +1,8 @@
-//! From the table of system calls to a filter program for the kernel.
+//! Compiles the table of system calls to a filter program for the kernel.
 //!
-//! The program first refuses foreign calling conventions, then finds the call's rules by binary
-//! search: the kernel runs the program once for each call number when it is installed (to learn
-//! which calls it always allows), so a long chain of comparisons would be paid at every start.
+//! The program first refuses foreign calling conventions, and then finds the call's rules by binary search. When a filter is installed, the
+//! kernel runs it once for each call number (to learn which calls it always allows). A long chain of comparisons would slow down every
+//! start.
 
 use super::calls::{Action, Condition, Rule, Test};
 use super::sys::Instruction;
@@ -21,28 +21,28 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-// What a filter returns.
+// Return values of a filter.
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const NOTIFY: u32 = 0x7fc0_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-/// Call numbers from here on belong to the x32 convention on x86_64, and to nothing elsewhere.
+/// Call numbers from here on belong to the x32 convention on x86_64, and are unused elsewhere.
 const X32: u32 = 0x4000_0000;
 
-/// Builds a filter: what no rule catches is allowed, calls above `newest` do not exist.
+/// Builds a filter that allows calls without a matching rule; calls above `newest` fail with `ENOSYS`.
 ///
 /// Rules of the same call are tried in the order of the table.
 pub fn compile(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
     program(rules, architecture, newest, ALLOW)
 }
 
-/// Builds a filter: what no rule allows is refused, calls above `newest` do not exist.
+/// Builds a filter that refuses calls without a matching rule; calls above `newest` fail with `ENOSYS`.
 pub fn compile_allowing(rules: &[&Rule], architecture: u32, newest: u32) -> Vec<Instruction> {
     program(rules, architecture, newest, ERRNO | libc::EPERM as u32)
 }
 
-/// Builds a filter; `otherwise` is what it returns for a call that no rule catches.
+/// Builds a filter; `otherwise` is its return value for a call without a matching rule.
 fn program(rules: &[&Rule], architecture: u32, newest: u32, otherwise: u32) -> Vec<Instruction> {
     let mut by_number: std::collections::BTreeMap<u32, Vec<&Rule>> = Default::default();
     for rule in rules {
@@ -52,7 +52,7 @@ fn program(rules: &[&Rule], architecture: u32, newest: u32, otherwise: u32) -> V
     let mut program = vec![
         instruction(LOAD, ARCHITECTURE),
         branch(IF_EQUAL, architecture, 1, 0),
-        // Another convention has other numbers for the same calls: no table fits it.
+        // Another calling convention has other numbers for the same calls, so the table does not apply.
         instruction(RETURN, KILL_PROCESS),
         instruction(LOAD, NUMBER),
         branch(IF_AT_LEAST, X32, 0, 1),
@@ -64,7 +64,7 @@ fn program(rules: &[&Rule], architecture: u32, newest: u32, otherwise: u32) -> V
     program
 }
 
-/// Finds one call among a sorted list; falls into its rules, or returns what counts otherwise.
+/// Finds a call in a sorted list; continues with its rules, or returns `otherwise`.
 fn search(calls: &[(u32, Vec<&Rule>)], otherwise: u32) -> Vec<Instruction> {
     match calls {
         [] => vec![instruction(RETURN, otherwise)],
@@ -86,7 +86,7 @@ fn search(calls: &[(u32, Vec<&Rule>)], otherwise: u32) -> Vec<Instruction> {
     }
 }
 
-/// Returns the action if all conditions hold, else goes on behind its end.
+/// Returns the action if all conditions hold; otherwise continues after the rule.
 fn one(rule: &Rule) -> Vec<Instruction> {
     let verdict = instruction(
         RETURN,
@@ -104,10 +104,10 @@ fn one(rule: &Rule) -> Vec<Instruction> {
     program
 }
 
-/// Goes on if the condition holds, else jumps over what follows it.
+/// Continues if the condition holds; otherwise jumps over the following instructions.
 fn test(condition: &Condition, following: usize) -> Vec<Instruction> {
-    // The low half of the 64-bit argument; the kernel, too, looks at no more of these arguments,
-    // so nothing gets by that has bits set above (as `TIOCSTI + 2^32` once did).
+    // The low half of the 64-bit argument. The kernel reads no more of these arguments either, so setting higher bits cannot bypass a rule
+    // (as `TIOCSTI + 2^32` once did).
     let low_half = if cfg!(target_endian = "big") { 4 } else { 0 };
     let mut program = vec![instruction(LOAD, ARGUMENTS + 8 * u32::from(condition.argument) + low_half), instruction(AND, condition.mask)];
     match condition.test {
@@ -119,7 +119,7 @@ fn test(condition: &Condition, following: usize) -> Vec<Instruction> {
             program.push(jump(following));
         }
         Test::NoneOf(values) => {
-            // A hit leads to the jump at the end, a miss of the last value over it.
+            // A hit jumps to the last instruction of the test; a miss of the last value skips it.
             for (index, value) in values.iter().enumerate() {
                 let left = (values.len() - index - 1) as u8;
                 program.push(branch(IF_EQUAL, *value, left, u8::from(left == 0)));
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::launch::spec::Identity;
 
-    /// Runs a filter as the kernel does.
+    /// Interprets a filter like the kernel.
     fn judge(program: &[Instruction], architecture: u32, number: i64, args: &[u64]) -> u32 {
         let word = |offset: u32| match offset {
             NUMBER => number as u32,

@@ -1,13 +1,11 @@
-//! What the image lacks: files, directories and mount points put into a layer of their own.
+//! Files, directories and mount points that the image lacks, in a layer of their own.
 //!
-//! The layer is a plain directory in memory that becomes a part of the overlay, so writing it is
-//! cheap (nothing is copied up) and, for a build step, none of it shows up in what the step
-//! changed. A directory of this layer lends its mode to the merged directory, so each one is made
-//! with the mode of the image's own.
+//! The layer is a plain directory in memory that becomes part of the overlay. Writing it is cheap (no copy-up), and for a build step it
+//! does not show up in the step's changes. The merged directory takes its mode from this layer, so each directory is created with the mode
+//! of the image's directory.
 //!
-//! Paths are resolved here and not by the kernel, since the overlay does not exist yet. A symlink
-//! of the image leads to another place in the image, never out of it: all opening is done beneath
-//! the layers' own descriptors, without following symlinks.
+//! This module resolves paths itself, because the overlay does not exist yet. A symlink of the image resolves within the image, never
+//! outside it: every open is relative to a layer's descriptor and does not follow symlinks.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -24,13 +22,13 @@ use silo_store::in_root::names;
 
 use crate::launch::host::failure::{During, Failure};
 
-/// As many symlinks as the kernel itself follows in one path.
+/// Most symlinks followed in one path, as in the kernel.
 const SYMLINKS: usize = 40;
 
-/// The owner that a build step recorded for a directory; carried over to our copy of it.
+/// The attribute with a directory's recorded owner from a build step; copied to our copy of the directory.
 const OWNER: &str = "user.silo.owner";
 
-/// The layer to write to and the ones to look at.
+/// The layer to write to and the layers to look up.
 pub struct Skeleton<'a> {
     base: BorrowedFd<'a>,
     trees: Vec<BorrowedFd<'a>>,
@@ -41,13 +39,13 @@ impl<'a> Skeleton<'a> {
     pub fn new(above: Option<BorrowedFd<'a>>, base: BorrowedFd<'a>, below: &'a [OwnedFd]) -> Result<Skeleton<'a>, Failure> {
         let trees = above.into_iter().chain([base]).chain(below.iter().map(AsFd::as_fd)).collect();
         let top = below.first().map_or(base, AsFd::as_fd);
-        let mode = fstat(top).during("looking at the image's root")?.st_mode;
+        let mode = fstat(top).during("inspecting the image's root")?.st_mode;
         let skeleton = Skeleton { base, trees };
         chmodat(base, ".", Mode::from_raw_mode(mode & 0o7777), AtFlags::empty()).during("making the root directory")?;
         Ok(skeleton)
     }
 
-    /// Makes a directory unless it is there.
+    /// Creates a directory unless it exists.
     pub fn dir(&self, guest: &Path, mode: u32) -> Result<(), Failure> {
         let path = self.resolve(guest)?;
         if self.find(&path)?.is_some_and(|(_, kind, _)| kind == FileType::Directory) {
@@ -60,11 +58,11 @@ impl<'a> Skeleton<'a> {
         }
     }
 
-    /// Writes a file, hiding what is at its place.
+    /// Writes a file, which hides an existing entry.
     pub fn file(&self, guest: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
         let step = || format!("writing {}", guest.display());
         let path = match (guest.parent(), guest.file_name()) {
-            // The last part is not followed: a symlink there is hidden as a file would be.
+            // The last component is not followed: a symlink there is hidden, as a file would be.
             (Some(parent), Some(name)) => self.resolve(parent)?.join(name),
             _ => return Err(Errno::ISDIR).during_this(step),
         };
@@ -79,7 +77,7 @@ impl<'a> Skeleton<'a> {
         fchmod(&file, Mode::from_raw_mode(mode & 0o7777)).during_this(step)
     }
 
-    /// Makes a symlink, hiding what is at its place.
+    /// Creates a symlink, which hides an existing entry.
     pub fn symlink(&self, guest: &Path, target: &[u8]) -> Result<(), Failure> {
         let step = || format!("making symlink {}", guest.display());
         let (Some(parent), Some(name)) = (guest.parent(), guest.file_name()) else { return Err(Errno::ISDIR).during_this(step) };
@@ -88,7 +86,7 @@ impl<'a> Skeleton<'a> {
         symlinkat(OsStr::from_bytes(target), self.base, &path).during_this(step)
     }
 
-    /// Makes a place for a file to be mounted on, unless something is there.
+    /// Creates an empty file as a mount point, unless an entry exists.
     pub fn file_mount_point(&self, guest: &Path) -> Result<(), Failure> {
         match self.find(&self.resolve(guest)?)? {
             Some(_) => Ok(()),
@@ -96,7 +94,7 @@ impl<'a> Skeleton<'a> {
         }
     }
 
-    /// Makes our own copies of the directories that lead to a path.
+    /// Creates our own copies of a path's parent directories.
     fn parents(&self, path: &Path) -> Result<(), Failure> {
         let mut prefix = PathBuf::new();
         let parent = path.parent().unwrap_or_else(|| Path::new(""));
@@ -113,7 +111,7 @@ impl<'a> Skeleton<'a> {
         Ok(())
     }
 
-    /// Gives a directory of ours the mode and recorded owner of the image's.
+    /// Copies the mode and recorded owner of the image's directory to ours.
     fn mirror(&self, path: &Path) -> Result<(), Failure> {
         let step = || format!("making directory /{}", path.display());
         for tree in self.trees.iter().filter(|tree| tree.as_raw_fd() != self.base.as_raw_fd()) {
@@ -124,7 +122,7 @@ impl<'a> Skeleton<'a> {
             if let Ok(length) = getxattr(original, OWNER, &mut owner) {
                 let ours = openat(self.base, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during_this(step)?;
                 let ours = format!("/proc/self/fd/{}", ours.as_raw_fd());
-                // Without user xattrs on tmpfs (before Linux 6.6) there is nowhere to keep it.
+                // Without user xattrs on tmpfs (before Linux 6.6) it cannot be stored.
                 let _ = setxattr(ours, OWNER, &owner[..length], XattrFlags::empty());
             }
             return Ok(());
@@ -132,7 +130,7 @@ impl<'a> Skeleton<'a> {
         Ok(())
     }
 
-    /// Follows symlinks within the image; what does not exist stays as written.
+    /// Resolves symlinks within the image; missing components stay as written.
     fn resolve(&self, guest: &Path) -> Result<PathBuf, Failure> {
         let mut left: VecDeque<OsString> = names(guest).map(OsStr::to_owned).collect();
         let mut done = PathBuf::new();
@@ -162,10 +160,10 @@ impl<'a> Skeleton<'a> {
         Ok(done)
     }
 
-    /// Looks a resolved path up in all layers, the topmost first.
+    /// Looks up a resolved path in all layers, the topmost first.
     ///
-    /// An opaque directory is not honoured: then a directory of a lower layer may lend its mode to
-    /// one that hides it, which nobody depends on.
+    /// Opaque directories are ignored: a directory of a lower layer may then supply the mode for one that hides it, which nothing depends
+    /// on.
     fn find(&self, path: &Path) -> Result<Option<(OwnedFd, FileType, u32)>, Failure> {
         for tree in &self.trees {
             if let Some(found) = look(*tree, path)? {
@@ -183,11 +181,11 @@ fn look(tree: BorrowedFd<'_>, path: &Path) -> Result<Option<(OwnedFd, FileType, 
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(tree, path, flags, Mode::empty(), within) {
         Ok(found) => {
-            let stat = fstat(&found).during_this(|| format!("looking at /{}", path.display()))?;
+            let stat = fstat(&found).during_this(|| format!("inspecting /{}", path.display()))?;
             Ok(Some((found, FileType::from_raw_mode(stat.st_mode), stat.st_mode)))
         }
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(error) => Err(error).during_this(|| format!("looking at /{}", path.display())),
+        Err(error) => Err(error).during_this(|| format!("inspecting /{}", path.display())),
     }
 }
 

@@ -1,12 +1,10 @@
-//! The host side of a running sandbox: forwards signals, waits for the end, and leaves nothing behind.
+//! The host side of a running sandbox: forwards signals, waits for the end, and cleans up.
 //!
-//! The program runs in a session of its own, so the keys of the caller's terminal (Ctrl-C, Ctrl-\,
-//! Ctrl-Z) never reach it directly: the kernel sends their signals to silo, which passes each on
-//! exactly once, to the program's process group, as the terminal would have. So does silo with the signals that a process
-//! sends to silo's process group. A signal for silo alone (`kill`) goes to the program alone.
+//! The program runs in a session of its own, so keys of the caller's terminal (Ctrl-C, Ctrl-\, Ctrl-Z) never signal it directly. The kernel
+//! signals silo, and silo forwards each signal exactly once to the program's process group, as the terminal would have. Silo treats a
+//! signal to its whole process group in the same way. A signal to silo alone (`kill`) goes to the program alone.
 //!
-//! A program that is stopped stops silo with it, so that the caller's shell has its prompt back (`host/job.rs`).
-//! Keys that come again and again are in `insistence`.
+//! A stopped program stops silo with it, so that the caller's shell shows its prompt (`host/job.rs`). For repeated keys see `insistence`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -28,33 +26,33 @@ use crate::launch::host::system::Signals;
 use crate::launch::host::terminal::Screen;
 use crate::launch::{Exit, Phase};
 
-/// How long a run is a short one.
+/// Runs that end within this time are short.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// A running sandbox; killed when dropped before its end.
+/// A running sandbox; dropping it kills the sandbox.
 pub struct Sandbox {
     child: Child,
 }
 
 impl Sandbox {
-    /// Takes charge of PID 1.
+    /// Takes ownership of PID 1.
     pub fn new(child: Child) -> Sandbox {
         Sandbox { child }
     }
 
-    /// Kills everything inside.
+    /// Kills all processes inside.
     pub fn kill(&self) {
-        // Gone already is what we want.
+        // An error means that it is gone already.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
     }
 
-    /// Waits until the kernel has killed and reaped everything inside.
+    /// Waits until the kernel has killed and reaped all processes inside.
     fn wait(&self) {
         loop {
             let id = WaitId::PidFd(self.child.pidfd.as_fd());
             match waitid(id, WaitIdOptions::EXITED) {
                 Err(Errno::INTR) => {}
-                // Nothing to wait for means it is gone already.
+                // ECHILD means that it is gone already.
                 Ok(_) | Err(_) => return,
             }
         }
@@ -68,9 +66,9 @@ impl Drop for Sandbox {
     }
 }
 
-/// Watches over a sandbox until it is gone and its last output was written.
+/// Supervises a sandbox until it is gone and its last output was written.
 ///
-/// `outlet` serves the network on what the sandbox hands out, as long as the sandbox lives; `noted` is told of each phase.
+/// `outlet` serves the network on the channels that the sandbox passes, as long as the sandbox lives. `noted` is called with each phase.
 pub fn watch(
     sandbox: &Sandbox,
     socket: BorrowedFd<'_>,
@@ -125,7 +123,7 @@ pub fn watch(
             outlet.serve()?;
         }
         if !events[0].is_empty() {
-            match host(wire::next_report(socket), "listening to the sandbox") {
+            match host(wire::next_report(socket), "receiving from the sandbox") {
                 Ok(Some(Report::Terminal(fd))) => {
                     if let Some(screen) = &mut screen {
                         screen.connect(fd)?;
@@ -159,7 +157,7 @@ pub fn watch(
     };
     noted(Phase::Ended);
     if let Some(screen) = &mut screen {
-        // Keys that are typed from here on are the shell's.
+        // Keys typed from here on are for the shell.
         screen.release();
     }
     sandbox.wait();
@@ -173,7 +171,7 @@ pub fn watch(
     exit
 }
 
-/// Turns a sandbox's last word into an exit or an error.
+/// Converts a sandbox's final report into an exit or an error.
 fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     let failure = match end {
         Some(Report::Exited(code)) => return Ok(Exit::Code(code)),
@@ -186,7 +184,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
     Err(failed(failure))
 }
 
-/// Passes a signal on, or does what it means that it came again and again.
+/// Forwards a signal, or applies its escalation.
 fn answer(
     answer: Answer,
     signal: Arrived,
@@ -202,20 +200,20 @@ fn answer(
             inside.signal(libc::SIGTERM, true)
         }
         Answer::Kill => {
-            // Its end is read afterwards, unless it has another last word.
+            // The loop then reads the final report or the end of the socket.
             sandbox.kill();
             Ok(())
         }
     }
 }
 
-/// The way to PID 1.
+/// The socket to PID 1.
 struct Link<'a>(BorrowedFd<'a>);
 
 impl Link<'_> {
     fn order(&self, order: Order) -> Result<(), Error> {
         match wire::order(self.0, order) {
-            // It is ending; its last word is on the way.
+            // PID 1 is ending; its final report follows.
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
             sent => host(sent, "signalling the sandbox"),
         }

@@ -1,8 +1,7 @@
-//! The system calls that rustix does not have, each behind a safe function; the only unsafe code of the room.
+//! System calls that rustix does not have, each behind a safe function; the only unsafe code of this module.
 //!
-//! `libc` is used for what rustix lacks or keeps to itself: `clone3`, `execve`, `seccomp` and its
-//! notifications, `keyctl`, `mount_setattr`, `signalfd` and signal masks, `close_range`, Landlock,
-//! `process_vm_readv`, interface flags and `_exit`.
+//! Uses `libc` for calls that rustix lacks or does not export: `clone3`, `execve`, `seccomp` and its notifications, `keyctl`,
+//! `mount_setattr`, `signalfd` and signal masks, `close_range`, Landlock, `process_vm_readv`, interface flags and `_exit`.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
@@ -12,22 +11,22 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-/// A result of a bare system call, as io results are made.
+/// Converts the result of a raw system call.
 fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// A new process, seen from the one that made it.
+/// A new child process.
 pub struct Child {
-    /// A handle that never comes to mean another process.
+    /// A file descriptor of the process, which never refers to another one.
     pub pidfd: OwnedFd,
 }
 
-/// Makes a copy of this process in new namespaces; returns `None` in the copy.
+/// Forks this process into new namespaces; returns `None` in the child.
 ///
-/// Sound only for a process with one thread: the copy goes on running Rust code.
+/// Sound only for a process with one thread, because the child continues to run Rust code.
 pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Option<Child>> {
-    // libc has it in a type that is too narrow.
+    // The libc crate's constant has a type that is too narrow.
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid clone_args: every field is a number.
@@ -50,9 +49,9 @@ pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Opti
     Ok(Some(Child { pidfd }))
 }
 
-/// Makes a copy of this process; returns `None` in the copy, its process id in the original.
+/// Forks this process; returns `None` in the child and the child's PID in the parent.
 ///
-/// Sound only for a process with one thread, as [`clone`].
+/// Sound only for a process with one thread, like [`clone`].
 pub fn fork() -> io::Result<Option<i32>> {
     // SAFETY: one thread, so the child may go on running Rust code in its own copy of memory.
     let pid = unsafe { libc::fork() };
@@ -62,7 +61,7 @@ pub fn fork() -> io::Result<Option<i32>> {
     Ok((pid != 0).then_some(pid))
 }
 
-/// Ends this process at once, running nothing on the way.
+/// Ends this process immediately, without destructors or exit handlers.
 pub fn exit(code: u8) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(c_int::from(code)) }
@@ -70,20 +69,20 @@ pub fn exit(code: u8) -> ! {
 
 /// A list of strings in the form that `execve` takes.
 pub struct Strings {
-    // Keeps alive what `pointers` points to; moving a CString does not move its bytes.
+    // Owns the targets of `pointers`; moving a CString does not move its bytes.
     _owned: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
 impl Strings {
-    /// Takes the strings over.
+    /// Takes ownership of the strings.
     pub fn new(owned: Vec<CString>) -> Strings {
         let pointers = owned.iter().map(|one| one.as_ptr()).chain([ptr::null()]).collect();
         Strings { _owned: owned, pointers }
     }
 }
 
-/// Becomes another program; returns only when that fails, with the reason.
+/// Executes another program; returns the reason on failure only.
 pub fn exec(path: &CStr, argv: &Strings, env: &Strings) -> io::Error {
     // SAFETY: all three are NUL-terminated, both lists end with a null pointer, and their strings
     // live as long as the `Strings` that are borrowed here.
@@ -98,7 +97,7 @@ pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
-/// Forgets the keys of the caller's session by joining a new, empty session keyring.
+/// Drops the keys of the caller's session by joining a new, empty session keyring.
 pub fn new_session_keyring() -> io::Result<()> {
     const JOIN_SESSION_KEYRING: c_int = 1;
     let anonymous = ptr::null::<c_char>();
@@ -124,9 +123,9 @@ pub fn load_module(file: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), NO_FLAGS) }).map(drop)
 }
 
-/// Mixes bytes into the kernel's random numbers, counts them as random, and makes every later number depend on them.
+/// Adds bytes to the kernel's random number generator, credits them as entropy, and forces a reseed.
 pub fn reseed(seed: &[u8; 32]) -> io::Result<()> {
-    /// What `RNDADDENTROPY` reads: how many bits are random, how many bytes follow, the bytes.
+    /// The argument of `RNDADDENTROPY`: the number of random bits, the number of bytes, and the bytes.
     #[repr(C)]
     struct Entropy {
         bits: c_int,
@@ -143,7 +142,7 @@ pub fn reseed(seed: &[u8; 32]) -> io::Result<()> {
     checked(c_long::from(unsafe { libc::ioctl(pool.as_raw_fd(), RESEED) })).map(drop)
 }
 
-/// The memory of a guest that is tried: a few pages, which stay where they are.
+/// The memory of the test guest: a few pages with a fixed address.
 #[derive(Default)]
 pub struct GuestMemory(Box<Pages>);
 
@@ -157,7 +156,7 @@ impl Default for Pages {
 }
 
 impl GuestMemory {
-    /// Writes to it, as far as it goes.
+    /// Writes bytes at a guest address; ignores an address out of range.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         let place = usize::try_from(at).ok().and_then(|at| self.0.0.get_mut(at..at + bytes.len()));
         if let Some(place) = place {
@@ -165,7 +164,7 @@ impl GuestMemory {
         }
     }
 
-    /// Makes it the guest's. It is never freed: the process that tries a guest ends right after.
+    /// Maps the memory into the guest. It is never freed: the process that runs the test guest ends right after.
     pub fn give(self, machine: &kvm_ioctls::VmFd) -> io::Result<()> {
         let pages = Box::leak(self.0);
         let region = kvm_bindings::kvm_userspace_memory_region {
@@ -197,7 +196,7 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
 pub struct SignalSet(libc::sigset_t);
 
 impl SignalSet {
-    /// The set without one of its signals.
+    /// Returns the set without one signal.
     pub fn without(mut self, signal: i32) -> SignalSet {
         // SAFETY: the set is initialised by construction; a number that is no signal's changes nothing.
         unsafe { libc::sigdelset(&mut self.0, signal) };
@@ -205,7 +204,7 @@ impl SignalSet {
     }
 }
 
-/// Blocks these signals on top of what is blocked; returns what was blocked before.
+/// Blocks these signals in addition to the blocked ones; returns their set and the previous mask.
 pub fn block_signals(signals: &[i32]) -> io::Result<(SignalSet, SignalSet)> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
@@ -222,14 +221,14 @@ pub fn block_signals(signals: &[i32]) -> io::Result<(SignalSet, SignalSet)> {
     }
 }
 
-/// Makes these the blocked signals.
+/// Sets the signal mask.
 pub fn set_blocked_signals(signals: &SignalSet) -> io::Result<()> {
     // SAFETY: the set is initialised by construction; a null pointer asks for no old set.
     let result = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &signals.0, ptr::null_mut()) };
     checked(c_long::from(result)).map(drop)
 }
 
-/// Returns a descriptor from which these (blocked) signals can be read.
+/// Returns a descriptor that reads these blocked signals.
 pub fn signalfd(signals: &SignalSet) -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised by construction; -1 asks for a new descriptor.
     let fd = unsafe { libc::signalfd(-1, &signals.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -238,9 +237,9 @@ pub fn signalfd(signals: &SignalSet) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends this process `SIGIO` for each name that comes to, leaves, or moves within an open directory, until it is closed.
+/// Requests `SIGIO` for each name that is created, deleted or renamed in an open directory, until the descriptor is closed.
 pub fn notify(dir: BorrowedFd<'_>) -> io::Result<()> {
-    // From linux/fcntl.h: libc does not have them.
+    // From linux/fcntl.h: the libc crate does not define them.
     const CREATE: c_int = 4;
     const DELETE: c_int = 8;
     const RENAME: c_int = 0x10;
@@ -250,7 +249,7 @@ pub fn notify(dir: BorrowedFd<'_>) -> io::Result<()> {
     checked(c_long::from(unsafe { libc::fcntl(dir.as_raw_fd(), libc::F_NOTIFY, changes) })).map(drop)
 }
 
-/// Takes the next signal, if one is there: its number, and whether the kernel made it.
+/// Returns the next pending signal, if any: its number, and true if the kernel sent it.
 pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<(i32, bool)>> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
     // SAFETY: the buffer is as long as said; any bytes make a valid signalfd_siginfo.
@@ -264,23 +263,23 @@ pub fn next_signal(signals: BorrowedFd<'_>) -> io::Result<Option<(i32, bool)>> {
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
     }
     let signal = i32::try_from(info.ssi_signo).unwrap_or(0);
-    // SI_KERNEL; libc does not have it for every target.
+    // SI_KERNEL; the libc crate does not define it for every target.
     Ok(Some((signal, info.ssi_code == 0x80)))
 }
 
-/// Gives SIGPIPE its default action back, which the Rust runtime took away.
+/// Restores SIGPIPE's default action, which the Rust runtime changed.
 pub fn default_sigpipe() {
     // SAFETY: SIG_DFL is a valid disposition, and no handler is involved.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// Sends a signal to a process, or to a process group where the number is negative. Unlike rustix's, it takes any signal.
+/// Sends a signal to a process, or to a process group if the number is negative. Unlike rustix, it takes any signal number.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: only numbers are passed.
     checked(c_long::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }
 
-/// Ends this process by a signal's default action; returns where that does not end it.
+/// Ends this process by a signal's default action; returns if that does not end it.
 pub fn end_by(signal: i32) {
     // SAFETY: SIG_DFL is a valid disposition, and no handler is involved; the kernel refuses odd numbers. The mask and the
     // signal are this process's own.
@@ -296,8 +295,8 @@ pub fn end_by(signal: i32) {
 
 /// Overwrites a range of this process's memory with zeros.
 ///
-/// For the initial stack's argument and environment strings, which `/proc/<pid>/cmdline` shows.
-/// The caller must not read its arguments or environment variables again.
+/// Used for the argument and environment strings on the initial stack, which `/proc/<pid>/cmdline` shows. The caller must not read its
+/// arguments or environment variables afterwards.
 pub fn scrub(range: &Range<usize>) {
     if range.start == 0 || range.end <= range.start {
         return;
@@ -308,15 +307,15 @@ pub fn scrub(range: &Range<usize>) {
     unsafe { ptr::write_bytes(range.start as *mut u8, 0, range.end - range.start) };
 }
 
-/// One instruction of classic BPF, laid out as the kernel takes it.
+/// A classic BPF instruction in the kernel's layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
     /// The operation.
     pub code: u16,
-    /// Instructions to skip when a comparison holds.
+    /// Instructions to skip if a comparison is true.
     pub jump_true: u8,
-    /// Instructions to skip when it does not.
+    /// Instructions to skip if it is false.
     pub jump_false: u8,
     /// The operand.
     pub operand: u32,
@@ -336,12 +335,12 @@ fn install(program: &[Instruction], flags: u32) -> io::Result<c_long> {
     checked(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, ptr::from_ref(&program)) })
 }
 
-/// Filters the system calls of this process and its descendants from now on.
+/// Applies a seccomp filter to this process and its descendants.
 pub fn filter(program: &[Instruction]) -> io::Result<()> {
     install(program, 0).map(drop)
 }
 
-/// Like [`filter`], and returns the descriptor at which the calls to be judged arrive.
+/// Like [`filter`], and returns the descriptor that receives the calls to be answered.
 pub fn filter_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
     const NEW_LISTENER: u32 = 1 << 3;
     let fd = install(program, NEW_LISTENER)?;
@@ -349,11 +348,11 @@ pub fn filter_with_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// A system call that waits for a verdict.
+/// A system call that waits for an answer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Notice {
-    /// Names this wait.
+    /// The id of this wait.
     pub id: u64,
     /// The calling thread, in this process's pid namespace.
     pub pid: u32,
@@ -379,7 +378,7 @@ const NOTIFY_RECEIVE: u64 = 0xc050_2100;
 const NOTIFY_SEND: u64 = 0xc018_2101;
 const NOTIFY_VALID: u64 = 0x4008_2102;
 
-/// Takes the next waiting call.
+/// Receives the next waiting call.
 pub fn next_notice(listener: BorrowedFd<'_>) -> io::Result<Notice> {
     let mut notice = Notice::default();
     // SAFETY: Notice is laid out as seccomp_notif (80 bytes), zeroed as the kernel demands.
@@ -388,7 +387,7 @@ pub fn next_notice(listener: BorrowedFd<'_>) -> io::Result<Notice> {
     Ok(notice)
 }
 
-/// Ends a wait: the call returns 0, or fails with this error number.
+/// Answers a call: it returns 0, or fails with this error number.
 pub fn answer(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
     let mut verdict = Verdict { id, value: 0, error: -errno, flags: 0 };
     // SAFETY: Verdict is laid out as seccomp_notif_resp (24 bytes).
@@ -396,14 +395,14 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
     checked(c_long::from(result)).map(drop)
 }
 
-/// Says whether the caller still waits, that is, whether its pid still means the same process.
+/// Returns true if the caller still waits, which means that its PID still refers to the same process.
 pub fn still_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: NOTIFY_VALID reads one u64, which outlives the call.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_VALID as libc::Ioctl, ptr::from_ref(&id)) };
     result == 0
 }
 
-/// Copies memory of another process; returns how many bytes could be read.
+/// Copies memory of another process; returns the number of bytes read.
 pub fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> io::Result<usize> {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast::<c_void>(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: into.len() };
@@ -412,7 +411,7 @@ pub fn read_memory(pid: i32, address: u64, into: &mut [u8]) -> io::Result<usize>
     checked(read as c_long).map(|read| read as usize)
 }
 
-/// Returns the version of Landlock, if the kernel has it enabled.
+/// Returns the version of Landlock, if it is enabled in the kernel.
 pub fn landlock_version() -> Option<u32> {
     const VERSION: u32 = 1;
     let none = ptr::null::<c_void>();
@@ -421,7 +420,7 @@ pub fn landlock_version() -> Option<u32> {
     u32::try_from(version).ok().filter(|version| *version > 0)
 }
 
-/// What a Landlock ruleset governs.
+/// The accesses that a Landlock ruleset restricts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ruleset {
@@ -429,7 +428,7 @@ pub struct Ruleset {
     pub files: u64,
     /// Network access rights that need a rule.
     pub network: u64,
-    /// What is confined to this domain.
+    /// The scopes confined to this domain.
     pub scoped: u64,
 }
 
@@ -439,7 +438,7 @@ struct PathBeneath {
     parent: RawFd,
 }
 
-/// Confines this process and its descendants, but for these rights beneath these paths.
+/// Restricts this process and its descendants to these rights below these paths.
 pub fn landlock(ruleset: &Ruleset, rules: &[(BorrowedFd<'_>, u64)]) -> io::Result<()> {
     const PATH_BENEATH: c_int = 1;
     // SAFETY: Ruleset is laid out as landlock_ruleset_attr, given with its size.

@@ -1,8 +1,7 @@
-//! What the host side and the sandbox's PID 1 say to each other, over a socket pair that keeps messages apart.
+//! Messages between the host side and the sandbox's PID 1, over a socket pair that keeps message boundaries.
 //!
-//! Both ends are the same program, so the form has no version. PID 1 is trusted until it has
-//! started the program and unreachable for the program afterwards; all the same every message is
-//! checked, and an odd one counts as silence.
+//! Both ends are the same program, so the format has no version. PID 1 is trusted until it starts the program, and the program cannot
+//! access it afterwards. Nevertheless every message is checked, and an invalid one counts as the end of the stream.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,21 +14,21 @@ use rustix::net::{
 
 use crate::launch::host::failure::{Failure, Stage};
 
-/// The longest message: an error that names a path.
+/// Largest message: an error with a path.
 const MESSAGE_BYTES: usize = 8192;
 
-/// From the sandbox to the host.
+/// A message from the sandbox to the host.
 #[derive(Debug)]
 pub enum Report {
     /// A step failed; nothing will run.
     Failed(Failure),
-    /// The host's end of the program's terminal.
+    /// The master side of the program's terminal.
     Terminal(OwnedFd),
-    /// The way to the agent of the network.
+    /// The channel to the network agent.
     Channel(OwnedFd),
-    /// What listens where the program looks for the user's ssh agent.
+    /// The listening socket on the path of the user's ssh agent.
     Keys(OwnedFd),
-    /// The sandbox is made, and the program starts.
+    /// The sandbox is set up, and the program starts.
     Started,
     /// The program was stopped by this signal, as by Ctrl-Z.
     Stopped(u8),
@@ -39,28 +38,28 @@ pub enum Report {
     Killed(u8),
 }
 
-/// From the host to the sandbox.
+/// A message from the host to the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// A signal for the program.
     Signal {
         /// The signal.
         signal: u8,
-        /// To whom.
+        /// The target.
         scope: Scope,
     },
-    /// The program gets the foreground of its terminal.
+    /// Move the program to the foreground of its terminal.
     Foreground,
-    /// The program loses it.
+    /// Move the program to the background.
     Background,
 }
 
-/// Who gets a signal.
+/// The target of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The program alone, as when a process sends it.
+    /// The program alone, as for a signal from a process.
     Program,
-    /// Its process group, as when the terminal sends it.
+    /// Its process group, as for a signal from the terminal.
     Group,
 }
 
@@ -103,7 +102,7 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
 pub fn next_report(from: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
     let mut bytes = [0; MESSAGE_BYTES];
     let (length, fd) = match receive_with(from, &mut bytes) {
-        // The sandbox ended with an order unread. That is told first, and only once: its last word is behind it.
+        // The sandbox ended with an unread order. The kernel reports this error once; its final report can still be read.
         Err(Errno::CONNRESET) => receive_with(from, &mut bytes)?,
         received => received?,
     };
@@ -154,18 +153,18 @@ pub fn next_order(from: BorrowedFd<'_>) -> Result<Option<Order>, Errno> {
     Ok((got == 2).then_some(order))
 }
 
-/// Hands a descriptor to another process of the sandbox.
+/// Passes a descriptor to another process of the sandbox.
 pub fn hand_over(to: BorrowedFd<'_>, fd: OwnedFd) -> Result<(), Errno> {
     send_with(to, b"L", &[fd.as_fd()])
 }
 
-/// Takes a descriptor that another process of the sandbox hands over; `None` when that is gone.
+/// Receives a descriptor from another process of the sandbox; `None` if that process is gone.
 pub fn take_over(from: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     let mut byte = [0; 1];
     receive_with(from, &mut byte).map(|(_, fd)| fd)
 }
 
-/// Sends bytes, and descriptors with them.
+/// Sends bytes with descriptors.
 fn send_with(to: BorrowedFd<'_>, bytes: &[u8], passed: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -175,7 +174,7 @@ fn send_with(to: BorrowedFd<'_>, bytes: &[u8], passed: &[BorrowedFd<'_>]) -> Res
     retry(|| sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)).map(drop)
 }
 
-/// Receives bytes, and a descriptor that comes with them; returns how many bytes came.
+/// Receives bytes with an optional descriptor; returns the number of bytes.
 fn receive_with(from: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
