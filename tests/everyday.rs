@@ -39,7 +39,7 @@ fn shell(silo: &Silo, script: &str) -> Command {
 
 /// Says whether something failed because a package index cannot be reached from this machine.
 fn is_cut_off(done: &Done) -> bool {
-    done.code != 0 && ["is not reached", "is not known here"].iter().any(|why| done.err.contains(why))
+    done.code != 0 && ["is not reachable", "has no known hosts yet"].iter().any(|why| done.err.contains(why))
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
     let _ = terminal.expect_all("stty -echo\n", "@@[0] ");
     for (command, expected) in &commands {
         let (status, came) = at_a_prompt(&mut terminal, command);
-        if came.contains("is not reached") {
+        if came.contains("is not reachable") {
             return skip(&format!("a package index cannot be reached: {came}"));
         }
         assert_eq!(status, "0", "{page}: `{command}` fails\n{came}");

@@ -515,7 +515,7 @@ fn a_step_reaches_what_it_is_granted() {
     };
     let done = run();
     assert_eq!(done.code, 0, "{done:?}");
-    assert!(done.err.contains(&format!("@pypi is localhost:{port}, as its client shows")), "{done:?}");
+    assert!(done.err.contains(&format!("learned @pypi from its client: localhost:{port}")), "{done:?}");
     let root = silo.image_root("python");
     assert_eq!(fs::read_to_string(root.join("opt/given")).expect("made"), "hello");
     assert_eq!(fs::read_to_string(root.join("opt/learned")).expect("made"), "b'hello'\n");

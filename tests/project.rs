@@ -225,7 +225,10 @@ fn what_the_lock_pins_is_rebuilt_alike_or_not_at_all() {
     let changed = elsewhere(&silo);
     write(&changed, "data.txt", "other\n");
     let done = changed.fails(["sync", "--frozen"]);
-    assert!(done.err.contains("`cat data.txt > /opt/data` came to layer") && done.err.contains("where the lock has"), "{done:?}");
+    assert!(
+        done.err.contains("the output of `cat data.txt > /opt/data` differs from the lock") && done.err.contains("is locked"),
+        "{done:?}"
+    );
     assert_eq!(changed.run(["sh", "-c", "true"]).code, 125);
     // Asked to, it pins the new one, and says what is different where both are there.
     assert_ne!(image(&silo, &["--force"]), first);

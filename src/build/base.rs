@@ -1,4 +1,4 @@
-//! The layers of somebody else's image that a tool is made of, fetched by their digests and unpacked side by side.
+//! Base image: fetches the layers of a third-party image by digest and unpacks them in parallel.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,29 +27,29 @@ use super::bench::ours;
 use super::state::State;
 use super::{Error, Target, Workshop, realised};
 
-/// A layer to be made.
+/// A layer to unpack.
 struct Item<'a> {
     at: usize,
     layer: &'a BaseLayer,
 }
 
 impl Item<'_> {
-    /// The derivation of the layer, alone or over those below it.
+    /// Returns the derivation of the layer, unpacked alone or over lower layers.
     fn drv(&self, over: &[LayerId]) -> Derivation {
         let Sha256(blob) = self.layer.sha256;
         Derivation::Blob(derivation::Blob { blob, diff: self.layer.diff.0, over: over.to_vec() })
     }
 }
 
-/// Makes the layers of an image, unless they are known.
+/// Returns the layers of the base image; fetches and unpacks missing ones.
 ///
-/// Most layers mean the same over any others and are unpacked side by side; the rest is unpacked again, each over those below it.
+/// Most layers do not depend on lower ones and are unpacked in parallel. The rest is unpacked again, each over its lower layers.
 pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State, Error> {
     let base = target.lock.images.get(&Arch::host()).ok_or(Error::Worker)?;
     let items: Vec<Item<'_>> = base.layers.iter().enumerate().map(|(at, layer)| Item { at, layer }).collect();
     let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(shop, &item.drv(&[]))).collect();
     let name = target.recipe.image.clone().unwrap_or_default();
-    // A layer that is known only over those below it is looked for when these are.
+    // A layer that depends on lower ones has no realisation of its own. It is looked up later, by its lower layers.
     let missing: Vec<&Item<'_>> = items.iter().filter(|item| alone[item.at].is_none()).collect();
     let known = over_known(shop, &items, &alone)?;
     if let Some(over) = known {
@@ -90,7 +90,7 @@ pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State,
     Ok(State { over, made, ..State::default() })
 }
 
-/// Finds all layers among those that are known already, alone or over others.
+/// Returns all layers if each has a realisation, alone or over its lower layers.
 fn over_known(shop: &Workshop<'_>, items: &[Item<'_>], alone: &[Option<LayerId>]) -> Result<Option<Vec<LayerId>>, Error> {
     let mut over: Vec<LayerId> = Vec::with_capacity(items.len());
     for item in items {
@@ -106,7 +106,7 @@ fn over_known(shop: &Workshop<'_>, items: &[Item<'_>], alone: &[Option<LayerId>]
     Ok(Some(over))
 }
 
-/// Says whether a layer that was unpacked alone means the same over others.
+/// Returns true if a layer that was unpacked alone has the same content over these layers.
 fn fits(shop: &Workshop<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, Error> {
     let failed = |source| Error::store("reading a layer".to_owned(), source);
     let index = silo_store::layer::read_index(shop.store, &layer).map_err(failed)?;
@@ -116,7 +116,7 @@ fn fits(shop: &Workshop<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, E
     Ok(below::fits(&index, &merged(shop, over)?.index))
 }
 
-/// Lays the layers below over each other.
+/// Merges the indexes of the lower layers.
 fn merged(shop: &Workshop<'_>, over: &[LayerId]) -> Result<Merged, Error> {
     let failed = |source| Error::store("reading a layer".to_owned(), source);
     let indexes: Vec<Index> =
@@ -140,7 +140,7 @@ fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Res
     };
     let nowhere = requests(&|_| Vec::new());
     let absent: Vec<Request> = nowhere.iter().filter(|request| !download::is_present(&dir, request)).cloned().collect();
-    // What is here needs nobody to be asked.
+    // Without missing files the registry is not contacted.
     let requests = match (absent.is_empty(), &reference.place) {
         (true, _) => nowhere,
         (false, Place::Archive { path, .. }) => {
@@ -157,7 +157,7 @@ fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Res
     Ok(download::fetch_all(&context, &requests, &|_, _| {})?)
 }
 
-/// Unpacks a layer, over those below it where they are given. `None`: it needs them.
+/// Unpacks a layer, over lower layers if `over` has them. Returns `None` if the layer needs them and `over` is `None`.
 fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: Option<&[LayerId]>) -> Result<Option<LayerId>, Error> {
     let began = Instant::now();
     let number = item.at + 1;
@@ -171,7 +171,7 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: O
     let file = File::open(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })?;
     let mut stage = shop.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
     let source = Source { layer: item.layer.sha256.0, size: item.layer.size, diff_id: item.layer.diff.0 };
-    // Below the first layer there is nothing, which is known without being told.
+    // The first layer has no lower layers, whether `over` was given or not.
     let over = over.or_else(|| (item.at == 0).then_some(&[]));
     let merged = over.map(|over| merged(shop, over)).transpose()?;
     let trees: Vec<PathBuf> = over.into_iter().flatten().map(|layer| shop.store.tree(layer)).collect();
@@ -187,7 +187,7 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: O
         Err(layer::Error::Lower { .. }) if over.is_none() => return Ok(None),
         Err(error) => {
             if matches!(error, layer::Error::Digest { .. } | layer::Error::Read { .. }) {
-                // The file is of no use to anybody: the next attempt fetches it again.
+                // The file is corrupt: remove it, so that the next attempt fetches it again.
                 drop(std::fs::remove_file(path));
             }
             return Err(error.into());

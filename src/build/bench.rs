@@ -1,4 +1,4 @@
-//! The place where a step works: the root that it sees, the directory that catches its changes, and its log.
+//! Working directory of a build step: the overlay's upper directory, and the log.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,32 +23,32 @@ use super::check::Check;
 use super::ground::Ground;
 use super::{Error, Workshop, keystore};
 
-/// The launch spec of a failed step that was kept, in its directory.
+/// File name of the launch spec that is kept with a failed step.
 pub const SPEC: &str = "spec.json";
 
-/// Between two tries at a lock that another process holds.
+/// Interval of the attempts to take a lock that another process holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Between two looks at a log that grows.
+/// Interval of the reads of a growing log.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
-/// The most of a log that is read at once, and the longest line that is told whole.
+/// Bytes of a log read at a time. A line longer than `MAX_LINE_BYTES` is split.
 const MAX_FOLLOWED_BYTES: u64 = 64 << 10;
 const MAX_LINE_BYTES: usize = 4 << 10;
 
-/// Largest key store looked into; Debian's has 170 KB.
+/// Limit on the size of a Java keystore; Debian's has 170 KB.
 const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
 
-/// The lines of a failed step's log that are shown.
+/// Lines shown from the end of a failed step's log.
 const TAIL_LINES: usize = 20;
 
-/// The most of such a log, from its end, that they are looked for in.
+/// Bytes read from the end of a log to find those lines.
 const MAX_TAIL_BYTES: u64 = 16 << 20;
 
-/// The lines of silo's own in such a log that are shown before those.
+/// Most `silo:` lines shown above the log tail.
 const OWN_LINES: usize = 5;
 
-/// Waits until no other process makes this derivation's layer; the user may stop the waiting.
+/// Takes the build lock of a derivation. Waits while another process holds it; the user can stop the wait.
 pub(super) fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error> {
     loop {
         shop.check_stop()?;
@@ -60,30 +60,29 @@ pub(super) fn ours(shop: &Workshop<'_>, key: &Digest) -> Result<BuildLock, Error
     }
 }
 
-/// The directories that one step works in; removed with it. Drop it late: for each new inode ext4 searches past all those
-/// that were freed a moment ago.
+/// The directories of one step; removed on drop. Drop it late: when it allocates an inode, ext4 searches past all recently freed ones.
 #[derive(Debug)]
 pub(super) struct Bench {
     dir: PathBuf,
-    /// The directory of what the step changes, where that is another one.
+    /// Directory of the upper directory, if that is not in `dir`.
     memory: Option<tempfile::TempDir>,
-    /// In which circumstances the step runs.
+    /// Conditions of the run, which a reproducibility check varies.
     pub circumstances: Circumstances,
-    /// Where all that the step says goes.
+    /// Path of the step's log.
     pub log: PathBuf,
-    /// Whether its lines are told as they come.
+    /// True if log lines are also sent as events while the step runs.
     pub tells: bool,
     keep: bool,
 }
 
 impl Bench {
-    /// Clears the place of a derivation, whose lock is ours.
+    /// Creates an empty working directory for a derivation. The caller holds the derivation's build lock.
     pub fn new(shop: &Workshop<'_>, drv: DrvId) -> Result<Bench, Error> {
         let name = drv.to_string();
         Bench::at(shop, &name, None, Circumstances::Usual)
     }
 
-    /// A place for running the same again in other circumstances.
+    /// Creates a working directory for the second run of a reproducibility check, under other conditions.
     pub fn other(shop: &Workshop<'_>, drv: DrvId, check: &Check) -> Result<Bench, Error> {
         let memory = check.memory.as_ref().map(|dir| {
             let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
@@ -94,7 +93,7 @@ impl Bench {
 
     fn at(shop: &Workshop<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: Circumstances) -> Result<Bench, Error> {
         let log = shop.home.logs().join(format!("{name}.log"));
-        // What lies here is the rest of a step that was killed.
+        // Anything here is left from a killed step.
         let bench = Bench { dir: shop.home.work().join(name), memory, circumstances, log, tells: false, keep: false };
         remove_tree(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), shop.home.logs()] {
@@ -108,12 +107,12 @@ impl Bench {
         }
     }
 
-    /// The root as a launch spec names it.
+    /// Returns the root of the step's launch spec.
     pub fn spec_root(&self, shop: &Workshop<'_>, ground: &Ground) -> Root {
         Root { lower: ground.mounts(shop), upper: Upper::Kept { upper: self.upper(), work: self.changes().join("work") } }
     }
 
-    /// The directory that catches the step's changes.
+    /// Returns the overlay's upper directory, which holds the step's changes.
     pub fn upper(&self) -> PathBuf {
         self.changes().join("upper")
     }
@@ -122,7 +121,7 @@ impl Bench {
         self.memory.as_ref().map_or(&self.dir, |memory| memory.path())
     }
 
-    /// Runs a step here; `name` is what an error calls it.
+    /// Runs a step; `name` is the step's name in errors.
     pub fn launch(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, spec: &Spec) -> Result<(), Error> {
         let launched = Spec { machine: shop.machine.cloned(), ..spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -132,7 +131,7 @@ impl Bench {
         let (exit, over) = thread::scope(|scope| {
             let watching = crate::thread::beside(scope, || watch.look(shop.stop, &halt, &ended))?;
             if self.tells {
-                // Without a thread for it the lines are in the log all the same.
+                // If no thread can be started, the lines are still in the log.
                 drop(crate::thread::beside(scope, || follow(&self.log, &ended, &tell)));
             }
             let exit = launch::again::run(shop.program, &launched, self.circumstances, &halt);
@@ -150,10 +149,10 @@ impl Bench {
         self.check(shop, ground, name, exit?, spec)
     }
 
-    /// Makes the bytes of what a step wrote with a clock the same each time.
+    /// Makes files with embedded dates reproducible: the entries of a Java keystore get the date of `epoch`.
     pub fn settle(&self, epoch: i64) -> Result<(), Error> {
         let path = self.upper().join(keystore::PATH);
-        // A link in place of a directory on the way would lead out of the step's changes.
+        // A symlink in place of a parent directory would point outside the step's changes.
         let inside = fs::canonicalize(&path).is_ok_and(|real| fs::canonicalize(self.upper()).is_ok_and(|upper| real.starts_with(upper)));
         if !inside || !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_KEYSTORE_BYTES) {
             return Ok(());
@@ -165,19 +164,19 @@ impl Bench {
         }
     }
 
-    /// Keeps the place of a step that ended well and whose changes are refused, if failed steps are to be kept; returns the error.
+    /// Keeps the directory of a step that ran but whose changes are refused, if failed steps are kept. Returns the error.
     pub fn refused(&mut self, shop: &Workshop<'_>, ground: &mut Ground, spec: &Spec, error: Error) -> Error {
         match self.keep(shop, ground, spec) {
             Ok(None) => error,
             Ok(Some(kept)) => {
-                (shop.sink)(Event::Note { text: format!("the refused step is kept: `silo debug {kept:.12}` looks into it") });
+                (shop.sink)(Event::Note { text: format!("the root of the refused step is kept; `silo debug {kept:.12}` opens it") });
                 error
             }
             Err(error) => error,
         }
     }
 
-    /// Keeps the place of a failed step, if that is wanted; returns the name to find it by.
+    /// Keeps the directory of a failed step if requested; returns its name, for `silo debug`.
     fn keep(&mut self, shop: &Workshop<'_>, ground: &mut Ground, spec: &Spec) -> Result<Option<String>, Error> {
         if !shop.keep_failed || self.memory.is_some() {
             return Ok(None);
@@ -189,7 +188,7 @@ impl Bench {
         Ok(self.dir.file_name().map(|name| name.to_string_lossy().into_owned()))
     }
 
-    /// Turns how a step ended into an error, unless it ended well.
+    /// Returns an error unless the step exited with code 0.
     fn check(&mut self, shop: &Workshop<'_>, ground: &mut Ground, name: &str, exit: Exit, spec: &Spec) -> Result<(), Error> {
         if exit == Exit::Code(0) {
             return Ok(());
@@ -202,22 +201,22 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         if !self.keep {
-            // A directory of a step may be one that cannot be entered, which only our own removal gets away with.
+            // A step may leave directories without search permission, which `std::fs` and `tempfile` cannot remove.
             if let Some(memory) = &self.memory {
                 drop(remove_tree(memory.path()));
             }
-            // What cannot be removed now is swept by `silo gc`; the build's own outcome matters more.
+            // A leftover is swept by `silo gc`; the outcome of the build matters more.
             drop(remove_tree(&self.dir));
         }
     }
 }
 
-/// Removes a directory in which a step may have made directories that cannot be entered.
+/// Removes a directory, including directories in it without search permission.
 fn remove_tree(dir: &Path) -> Result<(), Error> {
     silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
 }
 
-/// Tells the lines of a log as they come, until the step has ended.
+/// Sends the lines of a log as they are written, until the step ends.
 fn follow(log: &Path, ended: &AtomicBool, tell: &dyn Fn(String)) {
     let mut at = 0;
     let mut rest = Vec::new();
@@ -234,7 +233,7 @@ fn follow(log: &Path, ended: &AtomicBool, tell: &dyn Fn(String)) {
             rest.iter().position(|byte| *byte == b'\n').or_else(|| (rest.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES))
         {
             let line: Vec<u8> = rest.drain(..=end.min(rest.len() - 1)).collect();
-            // Of a line that is written over and over, such as a bar, the last state counts.
+            // If a line overwrites itself with carriage returns, as a progress bar does, only the last state counts.
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end().rsplit('\r').next().unwrap_or_default();
             tell(text.to_owned());
@@ -260,12 +259,12 @@ pub(super) fn tail(log: &Path) -> String {
     let text = end_of(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(TAIL_LINES);
-    // What silo itself wrote there (whom it did not let the step reach) says more than the end of a long trace.
+    // Silo's own lines, such as refused connections, explain more than the end of a long trace.
     let own = lines[..from].iter().filter(|line| line.starts_with("silo: ")).take(OWN_LINES);
     own.chain(&lines[from..]).map(|line| format!("  {}", plain::said(line))).collect::<Vec<_>>().join("\n")
 }
 
-/// Reads what is looked into of a log: a step may write without end.
+/// Reads the end of a log, of limited size: a step may write without end.
 fn end_of(log: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();

@@ -1,7 +1,7 @@
-//! Bounds what a step may leave behind: its output and the files that it writes.
+//! Limits the output of a build step and the files that it writes.
 //!
-//! A thread looks at both while the step runs. Of output, the first and the last part are kept. A step that writes more
-//! files than it may is ended, and its build fails. A step of seconds is never looked at: it cannot write much.
+//! A thread checks both while the step runs. Of a long log only the first and the last part are kept. A step that writes too many files is
+//! stopped, and its build fails. A step that takes seconds is not checked before its end: it cannot write much.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,20 +14,20 @@ use silo_store::entry::MAX_ENTRIES;
 
 use crate::amount;
 
-/// Most bytes of files that a step may write, unless settings allow more: more than any image in use has.
+/// Default limit on the bytes of files that a step writes; larger than any image in use.
 pub const MAX_STEP_BYTES: u64 = 64 << 30;
-/// Bytes that are kept of a log's beginning, and of its end.
+/// Bytes kept from the start of a log, and from its end.
 const KEPT_LOG_BYTES: u64 = 1 << 20;
-/// Size at which a log that is still written is cut.
+/// Size at which the log of a running step is truncated.
 const MAX_LOG_BYTES: u64 = 64 << 20;
-/// Between two looks; the disk takes some hundred megabytes in this time.
+/// Interval of the checks; a disk can take some hundred megabytes in this time.
 const LOOK: Duration = Duration::from_millis(50);
-/// Between two counts of the files. A count takes at most a twentieth of the time.
+/// Interval of the counts of files. It grows so that counting takes at most a twentieth of the time.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(2);
-/// Bytes of a block, as `stat` counts them.
+/// Bytes of a block in `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
 
-/// The watch over one step.
+/// Watches the limits of one step.
 pub(super) struct Watch<'a> {
     upper: &'a Path,
     log: &'a Path,
@@ -36,7 +36,7 @@ pub(super) struct Watch<'a> {
     cut: Cut,
 }
 
-/// The parts of a log that was cut while it was written.
+/// Parts saved from a log that was truncated while the step ran.
 #[derive(Default)]
 struct Cut {
     head: Vec<u8>,
@@ -45,12 +45,12 @@ struct Cut {
 }
 
 impl<'a> Watch<'a> {
-    /// Begins to watch a step that has not started.
+    /// Prepares to watch a step that has not started.
     pub fn new(upper: &'a Path, log: &'a Path, max_bytes: u64) -> Watch<'a> {
         Watch { upper, log, max_bytes, free_at_start: free(upper).unwrap_or(0), cut: Cut::default() }
     }
 
-    /// Looks until the step has ended. Sets `halt` if the user wants to stop or the step has written too much, and says the latter.
+    /// Checks until the step ends. Sets `halt` if the user stops the build or the step exceeds a limit; returns the exceeded limit.
     pub fn look(&mut self, stop: &AtomicBool, halt: &AtomicBool, ended: &AtomicBool) -> Option<String> {
         let mut count_at = Instant::now() + BETWEEN_COUNTS;
         while !ended.load(Ordering::Relaxed) {
@@ -74,12 +74,12 @@ impl<'a> Watch<'a> {
         None
     }
 
-    /// Counts what the step wrote.
+    /// Counts the step's files; returns the exceeded limit.
     pub fn count(&self) -> Option<String> {
         let (mut bytes, mut entries) = (0_u64, 0_usize);
         let mut dirs: Vec<PathBuf> = vec![self.upper.to_owned()];
         while let Some(dir) = dirs.pop() {
-            // The step still runs: what has gone counts for nothing.
+            // The step is still running; entries that vanish are not counted.
             for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                 let Ok(facts) = entry.metadata() else { continue };
                 bytes = bytes.saturating_add(facts.blocks().saturating_mul(BLOCK_BYTES));
@@ -98,7 +98,7 @@ impl<'a> Watch<'a> {
         None
     }
 
-    /// Files too deep to be counted still take space: twice as much as is allowed is never others' doing alone.
+    /// Catches files that the count cannot reach by their disk usage. Other processes use the disk too, so it must be twice the limit.
     fn hidden(&self, taken: u64) -> Option<String> {
         (taken / 2 > self.max_bytes).then(|| self.too_much())
     }
@@ -107,8 +107,7 @@ impl<'a> Watch<'a> {
         format!("it wrote more than {} of files", amount::size(self.max_bytes))
     }
 
-    /// Cuts a log that has grown too large. The step appends, so it goes on at the new end. What it writes while the log is
-    /// being cut is left out, too.
+    /// Truncates a log that is too large. The step appends, so it continues at the new end. Output written during the truncation is lost.
     fn cut_log(&mut self) {
         let Ok(mut file) = OpenOptions::new().read(true).write(true).open(self.log) else { return };
         let length = file.metadata().map_or(0, |facts| facts.len());
@@ -123,7 +122,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Leaves the first and the last part of the log of a step that has ended, with a line that says so.
+    /// Reduces the log of a finished step to its first and last part, with a line between them that says so.
     pub fn finish(self) -> io::Result<()> {
         let mut file = match OpenOptions::new().read(true).write(true).open(self.log) {
             Ok(file) => file,
@@ -148,7 +147,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Reads one kept part of a log.
+/// Reads one part of a log.
 fn part(file: &mut fs::File, from: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(from))?;

@@ -1,8 +1,7 @@
-//! Building again in other circumstances, and saying what came out otherwise, where, and probably why.
+//! Reproducibility check: runs each step twice under different conditions, and reports paths that differ with the probable cause.
 //!
-//! The second run has one processor, another umask, time zone and locale of the host, later clocks, and
-//! changes that are caught in memory, where directories list in another order. What the sandbox hides from a step cannot
-//! show; what it cannot hide must not show.
+//! The second run has one processor and another umask, time zone and host locale. It runs later, and its changes are in a tmpfs, where
+//! directories list in another order. Conditions that the sandbox hides cannot affect a step; those that it cannot hide must not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,43 +18,43 @@ use silo_store::path::LayerPath;
 use super::scripted::Unpacked;
 use super::{Error, Workshop, read_index};
 
-/// Largest file that is looked into for a cause.
+/// Limit on the size of a file that is searched for a cause.
 const MAX_LOOK_BYTES: u64 = 16 << 20;
 
-/// How far a number may be from the time of a build to be taken for it.
+/// A number this close to the time of the build is taken for a timestamp.
 const NEAR_SECS: i64 = 2 * 86_400;
 
-/// What a check finds out.
+/// Results of a reproducibility check.
 #[derive(Debug)]
 pub struct Check {
-    /// A directory in memory for the second run's changes, where there is one.
+    /// A directory in a tmpfs for the second run's changes, if there is one.
     pub memory: Option<PathBuf>,
-    /// What was run twice.
+    /// Names of the steps that ran twice.
     pub ran: Mutex<Vec<String>>,
-    /// What came out otherwise.
+    /// Paths that differ.
     pub findings: Mutex<Vec<Finding>>,
 }
 
-/// A path that came out otherwise.
+/// A path that differs between the runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was run.
+    /// The step.
     pub step: String,
-    /// The path and how it differs.
+    /// The path and the difference.
     pub difference: Difference,
-    /// The package whose file it is or whose script names it.
+    /// The package that ships the path, or whose script names it.
     pub package: Option<String>,
-    /// Why, probably.
+    /// The probable cause.
     pub cause: &'static str,
 }
 
 impl Check {
-    /// Prepares a check; `memory` is a directory of a file system in memory, if the machine has one.
+    /// Prepares a check; `memory` is a directory in a tmpfs, if the host has one.
     pub fn new(memory: Option<PathBuf>) -> Check {
         Check { memory, ran: Mutex::default(), findings: Mutex::default() }
     }
 
-    /// Compares what a step came to the first and the second time.
+    /// Compares the layers of a step's two runs.
     pub(super) fn compare(
         &self,
         shop: &Workshop<'_>,
@@ -90,7 +89,7 @@ impl Check {
     }
 }
 
-/// Waits until a clock that shows seconds shows another one than now, when the first run has ended.
+/// Waits for more than a second, so that timestamps in seconds differ between the runs.
 pub(super) fn wait_for_another_second() {
     const SECOND: Duration = Duration::from_millis(1100);
     thread::sleep(SECOND);
@@ -102,7 +101,7 @@ fn look(tree: &Path, path: &LayerPath) -> Option<Vec<u8>> {
     if meta.is_file() && meta.len() <= MAX_LOOK_BYTES { fs::read(file).ok() } else { None }
 }
 
-/// The package that holds a path, else the one whose maintainer script names it.
+/// Returns the package that ships a path, or else one whose maintainer script names it.
 fn package_of(shop: &Workshop<'_>, present: &[Arc<Unpacked>], path: &LayerPath) -> Option<String> {
     if let Some(owner) = present.iter().find(|package| package.index.get(path).is_some_and(|entry| entry.node.kind() != Kind::Dir)) {
         return Some(owner.name().to_owned());
@@ -119,20 +118,20 @@ fn package_of(shop: &Workshop<'_>, present: &[Arc<Unpacked>], path: &LayerPath) 
     present.iter().find(names_it).map(|package| package.name().to_owned())
 }
 
-/// Says why a path probably differs.
+/// Guesses the cause of a difference.
 fn cause(difference: &Difference, contents: Option<(&[u8], &[u8])>, now: i64) -> &'static str {
     let aspects = match &difference.change {
-        Change::Added | Change::Removed => return "it is made only sometimes, or under a name that changes",
+        Change::Added | Change::Removed => return "the file is created in some runs only, or its name changes",
         Change::Changed(aspects) => aspects,
     };
     if let Some((old, new)) = contents.filter(|(old, new)| old != new) {
         return cause_of_bytes(&difference.path.to_string(), old, new, now);
     }
     match aspects.first().map(|aspect| aspect.name) {
-        Some("mode") => "its permissions follow something that changes, such as the umask",
-        Some("owner") => "its owner follows something that changes",
-        Some("kind") => "it is another kind of file each time",
-        Some("time") => "its time is set to something that changes",
+        Some("mode") => "its mode depends on the environment, such as the umask",
+        Some("owner") => "its owner depends on the environment",
+        Some("kind") => "the file type changes",
+        Some("time") => "its mtime is set to a value that changes",
         _ => "unknown",
     }
 }
@@ -141,13 +140,13 @@ fn cause_of_bytes(path: &str, old: &[u8], new: &[u8], now: i64) -> &'static str 
     const GZIP: [u8; 2] = [0x1f, 0x8b];
     let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     if path.ends_with(".pyc") {
-        return "compiled Python knows the time of its source; set SOURCE_DATE_EPOCH where it is compiled";
+        return "compiled Python contains the mtime of its source; set SOURCE_DATE_EPOCH when compiling";
     }
     if old.starts_with(&GZIP) && new.starts_with(&GZIP) && old.len() >= 8 && new.len() >= 8 && old[4..8] != new[4..8] {
-        return "gzip writes the time into its header; use gzip -n";
+        return "the gzip header contains a timestamp; use gzip -n";
     }
     if is_log(path) {
-        return "it is a log";
+        return "log file";
     }
     let sorted = |bytes: &[u8]| {
         let mut lines: Vec<Vec<u8>> = bytes.split(|byte| byte.is_ascii_whitespace()).map(<[u8]>::to_vec).collect();
@@ -155,27 +154,27 @@ fn cause_of_bytes(path: &str, old: &[u8], new: &[u8], now: i64) -> &'static str 
         lines
     };
     if old.len() == new.len() && sorted(old) == sorted(new) {
-        return "the order of a directory or a table; sort it";
+        return "directory or hash table order; sort it";
     }
     let (old_words, new_words) = (changed_words(old, new), changed_words(new, old));
     if old_words.iter().chain(&new_words).any(|word| is_near(word, now)) || has_clock(&old_words) && has_clock(&new_words) {
-        return "it holds the time; use SOURCE_DATE_EPOCH";
+        return "it contains a timestamp; use SOURCE_DATE_EPOCH";
     }
     if old_words.iter().chain(&new_words).any(|word| has(word, "/tmp")) {
-        return "it holds a path that is another one each time";
+        return "it contains the path of a temporary file";
     }
     let numbers = |words: &[&[u8]]| !words.is_empty() && words.iter().all(|word| word.len() <= 20 && word.iter().all(u8::is_ascii_digit));
     if numbers(&old_words) && numbers(&new_words) {
-        return "a number that the machine gives, such as of processors, processes, inodes or memory";
+        return "it contains a number from the system, such as a processor count, a process id, an inode or a memory size";
     }
-    "random numbers, or something that was not thought of"
+    "random numbers, or an unknown cause"
 }
 
 fn is_log(path: &str) -> bool {
     path.starts_with("var/log/") || path.ends_with(".log")
 }
 
-/// The words of one text that the other one does not have.
+/// Returns the words of one text that the other does not have.
 fn changed_words<'a>(of: &'a [u8], other: &[u8]) -> Vec<&'a [u8]> {
     let split = |byte: &u8| !(byte.is_ascii_alphanumeric() || b"/._:+-".contains(byte));
     let mut there: BTreeMap<&[u8], ()> = BTreeMap::new();
@@ -185,14 +184,14 @@ fn changed_words<'a>(of: &'a [u8], other: &[u8]) -> Vec<&'a [u8]> {
     of.split(split).filter(|word| !word.is_empty() && !there.contains_key(word)).collect()
 }
 
-/// Whether a word is a number of seconds, milli-, micro- or nanoseconds since 1970 near a moment.
+/// Returns true if a word is a timestamp near `now`, in seconds, milliseconds, microseconds or nanoseconds since 1970.
 fn is_near(word: &[u8], now: i64) -> bool {
     let digits: String = word.iter().take_while(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
     let Ok(number) = digits.parse::<i64>() else { return false };
     [1, 1_000, 1_000_000, 1_000_000_000].iter().any(|unit| (number / unit - now).abs() < NEAR_SECS)
 }
 
-/// Whether a word is a time of day.
+/// Returns true if a word is a time of day.
 fn has_clock(words: &[&[u8]]) -> bool {
     words.iter().any(|word| {
         let parts: Vec<&[u8]> = word.split(|byte| *byte == b':').collect();

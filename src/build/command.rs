@@ -1,9 +1,9 @@
-//! A step: a command of a recipe or a project, run on all that stands so far; what it changes becomes a layer.
+//! Command steps: run a command of a recipe or a project on the layers so far, and capture its changes as a layer.
 //!
-//! Without a network and without the project's files the result follows from the derivation. With either it does not, so
-//! the lock pins it: the first run says what the result is, and every later one must come to the same. A pinned layer is
-//! taken from the store only if the same step gave it on this machine, and in the same project if it sees the project. A lock
-//! comes from anywhere, and could name a layer of another project; so otherwise the step is run, and must give the layer.
+//! Without network and project files the derivation determines the result. With either it does not, so the lock pins the result: the first
+//! run records it, and every later run must give the same. A lock is untrusted and could name a layer of another project. So a pinned layer
+//! is taken from the store only if the same step made it on this machine, and for a step with project files in the same project. Otherwise
+//! the step is run, and must give the pinned layer.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -29,41 +29,41 @@ use super::ground::Ground;
 use super::state::State;
 use super::{Error, Target, Workshop, network, read_index, realised, realised_as};
 
-/// Where a step that sees the project sees it, wherever it lies on the host.
+/// Mount point of the project in a step, wherever the project is on the host.
 const PROJECT: &str = "/workspace";
 
-/// How many differences an error lists.
+/// Most differences that an error lists.
 const SHOWN: usize = 20;
 
-/// Variables that are the same for every step, whoever runs it and wherever.
+/// Environment variables with the same value in every step.
 const FIXED: [(&str, &str); 8] = [
     ("DEBIAN_FRONTEND", "noninteractive"),
     ("HOME", "/root"),
     ("LC_ALL", "C.UTF-8"),
-    // Orders that differ from run to run would show in what a program writes.
+    // Fixed hash seeds: otherwise the order of sets differs from run to run and may show in output files.
     ("PYTHONHASHSEED", "0"),
     ("TZ", "UTC"),
-    // Caches are no part of an image; what lies in /tmp is not kept.
+    // Caches do not belong in an image; /tmp is dropped.
     ("XDG_CACHE_HOME", "/tmp/cache"),
     ("npm_config_cache", "/tmp/cache/npm"),
     ("PIP_ROOT_USER_ACTION", "ignore"),
 ];
 
-/// One command to run.
+/// A command to run.
 pub(super) struct Task<'a> {
     pub step: &'a Step,
     pub target: &'a Target<'a>,
     pub below: &'a State,
 }
 
-/// The derivation of a step on these layers.
+/// Returns the derivation of a step on these layers.
 pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>) -> derivation::Step {
     let mut env: Vec<(String, String)> = FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     env.push(("SOURCE_DATE_EPOCH".to_owned(), target.lock.epoch.to_string()));
     let own = super::environment_of(target);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());
-    // The last word on a variable counts.
+    // The last value of a variable wins.
     let env: std::collections::BTreeMap<String, String> = env.into_iter().collect();
     derivation::Step {
         arch: Arch::host(),
@@ -76,7 +76,7 @@ pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>)
     }
 }
 
-/// Makes the layer of what a command changes, unless it is known.
+/// Returns the state with the layer of a command's changes; runs the command if the layer is unknown.
 pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Error> {
     let mut state = task.below.handed_on();
     let fields = derivation(task.step, task.target, state.layers());
@@ -91,9 +91,9 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     }
     let own = |layer: LayerId| output_key(task, &key.0, layer);
     let known = || match pinned {
-        // A lock may name any layer. It is this step's only if this very step has given it here, or gives it now.
+        // A lock may name any layer. Accept it only if this very step made it on this machine, or makes it now.
         Some(layer) => own(layer).and_then(|key| realised_as(shop, &key)).filter(|made| *made == layer),
-        // What another project's files, or another day, made of the same command says nothing here.
+        // Without a pin there is nothing to reuse: another project's files, or the network on another day, may give another result.
         None if fixed => None,
         None => realised(shop, &drv),
     };
@@ -138,7 +138,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     Ok(state)
 }
 
-/// Names the fact that a step gave this layer: for a step that sees the project, in this very project.
+/// Returns the key of the fact that a step made this layer. For a step with project files the key includes the project.
 fn output_key(task: &Task<'_>, drv: &Digest, layer: LayerId) -> Option<Digest> {
     let project = match (task.step.project, task.target.project) {
         (false, _) => String::new(),
@@ -147,7 +147,7 @@ fn output_key(task: &Task<'_>, drv: &Digest, layer: LayerId) -> Option<Digest> {
     Some(Digest::of(format!("silo fixed output 1\n{drv}\n{layer}\n{project}\n").as_bytes()))
 }
 
-/// Says in what a step's result is not what the lock pins.
+/// Describes how the output differs from the lock.
 fn other_output(shop: &Workshop<'_>, command: String, pinned: LayerId, made: LayerId) -> Error {
     let indexes = read_index(shop, pinned).and_then(|old| Ok((old, read_index(shop, made)?)));
     let told = match indexes {
@@ -160,7 +160,7 @@ fn other_output(shop: &Workshop<'_>, command: String, pinned: LayerId, made: Lay
             }
             lines.join("\n")
         }
-        Err(_) => format!("  the pinned layer is not on this machine, so the paths that differ cannot be named; the new one is {made}"),
+        Err(_) => format!("  the differing paths are unknown, because the pinned layer is not on this machine; the new layer is {made}"),
     };
     Error::OtherOutput { command, pinned, made, told }
 }
@@ -174,7 +174,7 @@ fn run(
     ground: &mut Ground,
 ) -> Result<LayerId, Error> {
     let began = Instant::now();
-    // Open until the step has ended, so that nothing else is mounted.
+    // Keep it open until the step ends, so that the checked directory is the one that is mounted.
     let project = if fields.project { Some(open_project(task)?) } else { None };
     let mut spec = spec(shop, fields, bench, ground, project.as_ref());
     if let Some(reach) = network::reach(shop, task.target.recipe, &fields.network, &spec.root.lower)? {
@@ -190,7 +190,7 @@ fn run(
         })
     });
     let captured = captured.map_err(|error| bench.refused(shop, ground, &spec, error))?;
-    // A long chain of steps would list its beginning a thousand times; the step below lists its own.
+    // Listing all lower layers in each step of a long chain would be quadratic; the step below lists its own.
     let inputs = match task.below.steps {
         0 => fields.layers.as_slice(),
         _ => &fields.layers[fields.layers.len() - 1..],

@@ -1,9 +1,9 @@
-//! The configure steps: maintainer scripts run in the sandbox, tier by tier, and what they change becomes a layer.
+//! Configure steps: run the packages' maintainer scripts in the sandbox, tier by tier, and capture their changes as a layer.
 //!
-//! A step sees the layers of the packages that take part so far, composed into one root, and the dpkg database
-//! in which those of its tier are unpacked but not configured. It runs without a network, as root of its own user
-//! namespace, with a fixed environment; its changes are caught as the overlay's upper directory. A tier whose packages
-//! fall into two halves that do not need each other is configured by two steps at once (`halves`).
+//! The root of a step is composed of the layers of all packages that take part so far, and a dpkg database in which the packages of the
+//! tier are unpacked but not configured. The step runs without network, as root of its own user namespace, with a fixed environment. The
+//! overlay's upper directory catches its changes. If a tier's packages split into two independent halves, two steps configure it in
+//! parallel (`halves`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,21 +44,21 @@ pub(super) const STATUS: &str = "var/lib/dpkg/status";
 /// dpkg's list of diverted paths.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 
-/// One tier to configure.
+/// A tier to configure.
 pub(super) struct Task<'a> {
     /// The tier.
     pub tier: Tier,
     /// The build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
-    /// Its packages.
+    /// The packages of the tier.
     pub packages: Vec<Arc<Unpacked>>,
-    /// What the tiers before left.
+    /// The state after the earlier tiers.
     pub below: Option<&'a State>,
-    /// Answers to debconf's questions.
+    /// Answers to debconf questions.
     pub answers: &'a [String],
 }
 
-/// Makes the layers of what the scripts of a tier's packages change, unless they are known or there is nothing to run.
+/// Returns the state with the layers of a tier's configure steps; runs a step only if it has scripts to run and its layer is unknown.
 pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Error> {
     let mut state = task.below.map(State::handed_on).unwrap_or_default();
     let mut candidates = state.plain.to_vec();
@@ -71,7 +71,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
         let answers = task.answers.iter().map(String::as_str).filter(|answer| takes_part(source::owner(answer))).collect();
         Step { tier: task.tier, epoch: task.epoch, choice, which, answers }.realise(shop, state)
     };
-    // Essential packages rely on one another without saying so.
+    // Essential packages depend on each other without declaring it.
     let parts = if task.tier == Tier::Base { None } else { halves::split(&state.present, &choice) };
     let Some(Parts { first, halves: [one, other], last }) = parts else { return step(state, &choice, "") };
     let state = step(state, &first, ", first")?;
@@ -83,7 +83,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     let with_one = with_one?;
     let with_other = match with_other {
         Ok(joined) => joined.map_err(|_| Error::Worker)??,
-        // One after the other where there is no thread.
+        // Sequentially, if no thread can be started.
         Err(_) => step(state.beside(), &other, ", other half")?,
     };
     let changes = |state: &State| state.changes.last().cloned().unwrap_or_default();
@@ -94,19 +94,19 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
     step(both, &last, ", last")
 }
 
-/// One run of dpkg over packages of a tier.
+/// One dpkg run over packages of a tier.
 struct Step<'a> {
     tier: Tier,
     epoch: i64,
     choice: &'a Choice,
-    /// Which part of the tier it is.
+    /// Suffix of the step's name: the part of the tier.
     which: &'a str,
-    /// The answers to its packages' questions.
+    /// Answers to questions of its packages.
     answers: Vec<&'a str>,
 }
 
 impl Step<'_> {
-    /// Makes the layer of what it changes, unless it is known or there is nothing to run.
+    /// Returns the state with the step's layer; runs the step if it has packages and its layer is unknown.
     fn realise(&self, shop: &Workshop<'_>, mut state: State) -> Result<State, Error> {
         let choice = self.choice;
         if choice.present.is_empty() && choice.by_dpkg.is_empty() {
@@ -147,7 +147,7 @@ impl Step<'_> {
     }
 }
 
-/// Runs a step, unless another process has done it while we waited.
+/// Runs a step, unless another process has made its layer in the meantime.
 fn make(shop: &Workshop<'_>, drv: &Derivation, name: &str, run: &Run<'_>, state: &mut State) -> Result<LayerId, Error> {
     let key = drv.id().digest();
     let ours = ours(shop, &key)?;
@@ -165,7 +165,7 @@ fn make(shop: &Workshop<'_>, drv: &Derivation, name: &str, run: &Run<'_>, state:
     Ok(layer)
 }
 
-/// Reads a file of a layer, where it has it.
+/// Reads a file of a layer, if the layer has it.
 fn read_from(shop: &Workshop<'_>, layer: LayerId, index: &Index, path: &str) -> Result<Option<Vec<u8>>, Error> {
     let at = LayerPath::parse(path.as_bytes()).expect("a constant path is plain");
     if index.get(&at).is_none_or(|entry| entry.node.kind() != Kind::File) {
@@ -175,7 +175,7 @@ fn read_from(shop: &Workshop<'_>, layer: LayerId, index: &Index, path: &str) -> 
     fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
 }
 
-/// Reads the stanzas that configure steps left, each package's once.
+/// Reads the stanzas of these layers' dpkg databases. If several have a package, the last one counts.
 pub(super) fn stanzas_of(shop: &Workshop<'_>, layers: &[LayerId]) -> Result<Vec<Stanza>, Error> {
     let mut stanzas = BTreeMap::new();
     for layer in layers {
@@ -188,7 +188,7 @@ pub(super) fn stanzas_of(shop: &Workshop<'_>, layers: &[LayerId]) -> Result<Vec<
     Ok(stanzas.into_values().collect())
 }
 
-/// Reads dpkg's diversions: three lines each, the path, where it went, and the package.
+/// Parses dpkg's diversions: three lines each, the path, its new path, and the package.
 fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
     let relative = |path: &[u8]| merged::place(path.strip_prefix(b"/").unwrap_or(path), false);
@@ -198,9 +198,9 @@ fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
 /// One run of a configure step.
 struct Run<'a> {
     step: &'a Step<'a>,
-    /// The packages that are configured already.
+    /// Packages that are configured already.
     earlier: &'a [Arc<Unpacked>],
-    /// The layers with the databases in which they are.
+    /// The layers with the dpkg databases of those packages.
     previous: Vec<LayerId>,
 }
 
@@ -237,7 +237,7 @@ impl Run<'_> {
         Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
     }
 
-    /// Sees to it that the files of the packages that dpkg unpacks itself are here.
+    /// Fetches the .deb files of packages that dpkg itself unpacks.
     fn fetch_debs(&self, shop: &Workshop<'_>) -> Result<Vec<(String, PathBuf)>, Error> {
         let by_dpkg = &self.step.choice.by_dpkg;
         let requests: Vec<_> =
@@ -247,7 +247,7 @@ impl Run<'_> {
         Ok(by_dpkg.iter().map(|package| package.name().to_owned()).zip(paths).collect())
     }
 
-    /// Writes the dpkg database that the step begins with.
+    /// Writes the dpkg database at the start of the step.
     fn seed(&self, shop: &Workshop<'_>, upper: &Path) -> Result<(), Error> {
         const DPKG: &str = "var/lib/dpkg";
         set_mode(upper, 0o755)?;
@@ -266,7 +266,7 @@ impl Run<'_> {
         stanzas.extend(self.step.choice.present.iter().map(|package| {
             let scripted =
                 ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
-            // What has nothing to run is configured by saying so.
+            // A package without scripts is marked as configured.
             status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
         }));
         write(STATUS.to_owned(), &status::write(stanzas), 0o644)?;
@@ -275,17 +275,17 @@ impl Run<'_> {
         for (name, text) in status::triggers(&records) {
             write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
         }
-        // Packages that are configured already would not learn of the new files otherwise.
+        // Configured packages with file triggers must learn of the new files.
         let awaited = scripted::awaited_paths(self.earlier);
         let fired = awaited.into_iter().filter(|path| self.step.choice.present.iter().any(|package| scripted::fires(package, path)));
         let fired: std::collections::BTreeSet<String> = fired.map(|path| format!("{path} -\n")).collect();
         write(format!("{DPKG}/triggers/Unincorp"), &fired.into_iter().collect::<String>(), 0o644)?;
-        // Debian's word for "start no service": there is nothing to start one for (invoke-rc.d(8)).
+        // Exit code 101 forbids starting services, as none run during a build (invoke-rc.d(8)).
         write("usr/sbin/policy-rc.d".to_owned(), "#!/bin/sh\nexit 101\n", 0o755)
     }
 
-    /// Makes the symlinks of the merged /usr, and the directories that they point to, where no package ships them. The first step of a
-    /// root does it, because nothing runs without `/bin/sh`.
+    /// Makes the symlinks of the merged /usr, and their target directories, if no package ships them. The first step of a root does this,
+    /// because nothing runs without `/bin/sh`.
     fn merge_usr(&self, upper: &Path) -> Result<(), Error> {
         let packages = || self.step.choice.present.iter().chain(&self.step.choice.by_dpkg);
         let ships = |path: &str| {
@@ -316,7 +316,7 @@ impl Run<'_> {
             ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
             ("DEBCONF_NONINTERACTIVE_SEEN", "true".to_owned()),
             ("SOURCE_DATE_EPOCH", self.step.epoch.to_string()),
-            // The order of sets in what Python before 3.11 compiles.
+            // Fixes the order of sets in files compiled by Python before 3.11.
             ("PYTHONHASHSEED", "0".to_owned()),
         ];
         let mount = |(name, path): &(String, PathBuf)| Mount {
@@ -345,7 +345,7 @@ impl Run<'_> {
     }
 }
 
-/// Leaves out what says when and where a step ran.
+/// Drops files that depend on the time and place of a step.
 pub(super) fn filter(path: &LayerPath, _: &Meta, _: Kind) -> Verdict {
     match scrub::judge(path.as_bytes()) {
         scrub::Verdict::Keep => Verdict::Keep,
@@ -353,13 +353,13 @@ pub(super) fn filter(path: &LayerPath, _: &Meta, _: Kind) -> Verdict {
     }
 }
 
-/// Fails if the step left a file that everybody with the image would share and nobody should.
+/// Fails if the step left a secret that all users of the image would share.
 pub(super) fn refuse_secrets(upper: &Path) -> Result<(), Error> {
     let left = scrub::SECRETS.iter().find(|secret| fs::symlink_metadata(upper.join(secret.path)).is_ok_and(|meta| meta.len() > 0));
     left.map_or(Ok(()), |secret| Err(Error::Refused { path: secret.path.to_owned(), why: secret.why }))
 }
 
-/// Sets a mode, whatever the caller's umask made of it: it would show in the layer.
+/// Sets a mode explicitly: otherwise the caller's umask would show in the layer.
 fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|source| Error::File {

@@ -1,8 +1,8 @@
-//! The dpkg database of the packages that the configure step did not see, and of a tier's two halves.
+//! The dpkg database of the finished image, as a layer of few files, made without running anything.
 //!
-//! The former have nothing to configure, so they are installed by saying so: the status that the steps left and
-//! their own stanzas, merged. Each of two halves knows only its own packages; then the triggers that all wait for are
-//! noted again too. It is a layer of few files, made without running anything.
+//! Packages that no configure step saw have nothing to configure, so their stanzas are added to the status file as installed. If the last
+//! tier was configured in two halves, each half knows only its own packages. Their status files are merged, and the trigger files of all
+//! packages are rewritten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use super::scripted::Unpacked;
 use super::state::State;
 use super::{Error, Workshop, realised, status};
 
-/// Where dpkg notes which package waits for what.
+/// Directory of dpkg's trigger files.
 const TRIGGERS: &str = "var/lib/dpkg/triggers";
 
-/// Adds the layer of the whole database, where there is anything to add.
+/// Adds the layer of the complete database, if a configure step's own database is not complete.
 pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<State, Error> {
     let mut state = below.handed_on();
     let configured = state.heads.clone();

@@ -1,4 +1,4 @@
-//! Why a build failed.
+//! Errors of a build.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use silo_store::digest::{Digest, LayerId};
 use crate::thread::NoThread;
 use crate::{causes, ecosystem};
 
-/// Why a build failed.
+/// Error of a build.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The lock holds nothing for the architecture.
+    /// The lock has no packages for the architecture.
     #[error("the lock of {recipe} holds no packages for {arch}")]
     NoPackages {
         /// The recipe.
@@ -18,41 +18,41 @@ pub enum Error {
         /// The architecture.
         arch: crate::system::Arch,
     },
-    /// A file could not be fetched.
+    /// Fetching a file failed.
     #[error(transparent)]
     Fetch(#[from] crate::fetch::error::Error),
-    /// A package could not be unpacked.
+    /// Unpacking a package failed.
     #[error(transparent)]
     Unpack(#[from] crate::unpack::deb::Error),
-    /// An image's registry cannot be asked.
+    /// A request to the image's registry failed.
     #[error(transparent)]
     Registry(#[from] crate::registry::Error),
-    /// A layer of an image could not be unpacked.
+    /// Unpacking a layer of a base image failed.
     #[error(transparent)]
     Layer(#[from] crate::unpack::layer::Error),
-    /// A layer is not what it should be.
+    /// The package record of a layer is invalid.
     #[error(transparent)]
     Record(#[from] crate::unpack::record::Error),
-    /// The store refused.
+    /// The store failed.
     #[error("the layer store failed while {doing}")]
     Store {
-        /// What was being done.
+        /// The operation.
         doing: String,
-        /// What it said.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file outside the store could not be read or written.
+    /// An operation on a file outside the store failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A step could not be started.
+    /// Starting a step failed.
     #[error("cannot start a build step")]
     Launch(#[from] crate::launch::error::Error),
     /// A step's command failed.
@@ -60,113 +60,113 @@ pub enum Error {
     Step {
         /// The step.
         name: String,
-        /// How it ended.
+        /// Exit code or signal.
         exit: String,
-        /// Where all it said is kept.
+        /// Path of the log.
         log: PathBuf,
-        /// The last lines of it.
+        /// The last lines of the log.
         tail: String,
-        /// Its derivation, where the root that it left was kept for a look into it.
+        /// The derivation, if the root of the step was kept for `silo debug`.
         kept: Option<String>,
     },
-    /// A step was ended because it took too much.
+    /// A step exceeded a limit and was stopped.
     #[error("{name} was ended: {what}")]
     Budget {
         /// The step.
         name: String,
-        /// What it did.
+        /// The exceeded limit.
         what: String,
     },
-    /// A step's result must be pinned by the lock, and is not.
-    #[error("the lock does not say what `{command}` comes to, and --frozen forbids finding out")]
+    /// The lock must pin the output of a step, and does not.
+    #[error("the output of `{command}` is not in the lock, and --frozen is set")]
     NotPinned {
         /// The command.
         command: String,
     },
-    /// A step came to something else than the lock says.
-    #[error("`{command}` came to layer {made:.12} where the lock has {pinned:.12}\n{told}", made = .made.to_string(), pinned = .pinned.to_string())]
+    /// The output of a step differs from the lock.
+    #[error("the output of `{command}` differs from the lock: layer {made:.12}, but {pinned:.12} is locked\n{told}", made = .made.to_string(), pinned = .pinned.to_string())]
     OtherOutput {
         /// The command.
         command: String,
-        /// What the lock says.
+        /// The pinned layer.
         pinned: LayerId,
-        /// What it came to.
+        /// The actual layer.
         made: LayerId,
-        /// Where the two differ, in lines.
+        /// The differences, a line each.
         told: String,
     },
-    /// A step wants to see the project, and there is none.
-    #[error("`{command}` needs the project's files, and there is no project here")]
+    /// A step needs the project's files, but the build has no project.
+    #[error("`{command}` needs the project's files, but there is no project here")]
     NoProject {
         /// The command.
         command: String,
     },
     /// The project cannot be opened.
-    #[error("`{command}` needs the project's files")]
+    #[error("cannot open the project for `{command}`")]
     Project {
         /// The command.
         command: String,
-        /// Why not.
+        /// The cause.
         source: crate::launch::opened::Error,
     },
-    /// Nothing says which names an ecosystem is.
-    #[error("nothing says which names @{name} is: silo.toml does not, and the recipe of {recipe} has no probe for it")]
+    /// Neither silo.toml nor the recipe gives the host names of an ecosystem.
+    #[error("the host names of @{name} are unknown: silo.toml does not list them, and the recipe of {recipe} has no probe for them")]
     Ecosystem {
         /// The ecosystem.
         name: String,
         /// The recipe.
         recipe: String,
     },
-    /// An ecosystem could not be learned.
-    #[error("cannot learn which names @{name} is: its probe failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
+    /// The probe of an ecosystem failed.
+    #[error("cannot learn the host names of @{name}: its probe failed ({exit}); the log is {log}\n{tail}", log = .log.display())]
     Probe {
         /// The ecosystem.
         name: String,
-        /// How the probe ended.
+        /// Exit code or signal of the probe.
         exit: String,
-        /// Where all it said is kept.
+        /// Path of the log.
         log: PathBuf,
-        /// The last lines of it.
+        /// The last lines of the log.
         tail: String,
     },
-    /// What was learned of an ecosystem could not be read or kept.
+    /// Reading or storing the host names of an ecosystem failed.
     #[error(transparent)]
     Learned(Box<ecosystem::Error>),
-    /// What it shares with another tool failed, and was told there.
-    #[error("what it shares with another tool failed")]
+    /// A dependency shared with another tool failed; the error is reported with that tool.
+    #[error("a shared dependency failed (see above)")]
     Shared,
-    /// Several failed, each for itself; see [`Error::of_all`].
-    #[error("{count} things failed:\n{told}", count = .0.len(), told = told(.0))]
+    /// Several independent errors; see [`Error::of_all`].
+    #[error("{count} errors:\n{told}", count = .0.len(), told = told(.0))]
     Several(Vec<Error>),
-    /// A step made something that an image must not hold.
+    /// A step made a file that an image must not have.
     #[error("a step left {path}: {why}")]
     Refused {
-        /// The path inside.
+        /// The path in the image.
         path: String,
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
-    /// The dpkg database of a layer cannot be read.
+    /// The dpkg database of a layer is invalid.
     #[error("layer {layer}: {what}")]
     Database {
         /// The layer.
         layer: LayerId,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
-    /// A realisation names a layer that is not there.
-    #[error("the store has lost {digest}; run `silo verify`")]
+    /// A realisation names a layer that is not in the store.
+    #[error("{digest} is missing from the store; run `silo verify`")]
     Lost {
-        /// What was looked for.
+        /// The missing digest.
         digest: Digest,
     },
-    /// The user stopped it.
+    /// The user stopped the build.
     #[error("stopped")]
     Stopped,
-    /// The image could not be put together.
+    /// Composing the image failed.
     #[error(transparent)]
     Image(#[from] crate::image::Error),
-    /// The system refuses the threads that the build needs.
+    /// The system refused to start a thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
     /// A worker panicked; its message is on standard error.
@@ -181,8 +181,8 @@ impl From<ecosystem::Error> for Error {
 }
 
 impl Error {
-    /// Makes one error of all that failed, of which there is at least one. A full disk fails much at once: it is told
-    /// once, and beside it only what failed for another reason.
+    /// Combines all errors of a build, of which there is at least one. A full disk causes many errors at a time: it is reported once, with
+    /// only the errors that have another cause.
     pub fn of_all(errors: Vec<Error>) -> Error {
         let (mut full, mut told): (Vec<_>, Vec<_>) = errors.into_iter().partition(|error| causes::is_full_disk(error));
         full.truncate(1);
@@ -197,13 +197,13 @@ impl Error {
         }
     }
 
-    /// Wraps what the store said while `doing` something.
+    /// Wraps an error of the store with the operation.
     pub fn store(doing: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Store { doing: doing.into(), source: Box::new(source) }
     }
 }
 
-/// Tells each of several errors, with its causes.
+/// Renders several errors as a list, each with its causes.
 fn told(errors: &[Error]) -> String {
     let told: Vec<String> = errors.iter().map(|error| format!("- {}", causes::of(error).join(": "))).collect();
     told.join("\n")

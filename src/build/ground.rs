@@ -1,7 +1,7 @@
-//! The root that a step sees: one composed tree, and the layers of the steps since then stacked on it.
+//! Root of a build step: one composed tree, with the layers of later steps stacked on it as overlay lower directories.
 //!
-//! Composing reads and merges what all layers hold, so it is done again only where the kernel cannot stack what came since:
-//! where a step took something away, and after a number of layers that still mount fast.
+//! Composing reads and merges the indexes of all layers. So the tree is composed again only if a step removed something that the kernel
+//! cannot express by stacking, or if the stack gets too deep to mount fast.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,25 +16,25 @@ use silo_store::index::Index;
 use super::bench::Bench;
 use super::{Error, Workshop, read_index};
 
-/// Layers stacked on a composed tree before all are composed anew. Each costs a few microseconds at every mount.
+/// Limit on the layers stacked on a composed tree. Each costs a few microseconds at every mount.
 const MAX_STACKED: usize = 48;
 
-/// A root under construction; its tree is removed with it.
+/// The root of the next step; its tree is removed on drop.
 #[derive(Debug)]
 pub(super) struct Ground {
     tree: PathBuf,
-    /// The layers of the tree, lowest first, and what they are together.
+    /// The layers of the tree, lowest first, and their merged index.
     layers: Vec<LayerId>,
     index: Arc<Index>,
-    /// The layers on it, lowest first.
+    /// The layers stacked on the tree, lowest first.
     stacked: Vec<(LayerId, Arc<Index>)>,
-    /// Where steps have worked; removed late, because ext4 searches past inodes that were freed a moment ago for each new one.
+    /// Working directories of earlier steps. They are removed late: when it allocates an inode, ext4 searches past all recently freed ones.
     spent: Vec<Bench>,
     kept: bool,
 }
 
 impl Ground {
-    /// Makes the root of these layers, out of an earlier one where there is one.
+    /// Makes the root of these layers; reuses as much as possible of an older root.
     pub fn new(shop: &Workshop<'_>, layers: &[LayerId], old: Option<Ground>) -> Result<Ground, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut old = old;
@@ -54,7 +54,7 @@ impl Ground {
         Ok(Ground { tree, layers: layers.to_vec(), index: Arc::new(composed.index), stacked: Vec::new(), spent, kept: false })
     }
 
-    /// Stacks what is missing of these layers, if that can be done; says whether it could.
+    /// Stacks the layers that the root lacks; returns false if that is not possible.
     fn stack(&mut self, shop: &Workshop<'_>, layers: &[LayerId]) -> Result<bool, Error> {
         let have = self.layers.len() + self.stacked.len();
         let own = self.layers.iter().chain(self.stacked.iter().map(|(layer, _)| layer));
@@ -71,33 +71,33 @@ impl Ground {
         Ok(true)
     }
 
-    /// Hands over what the root holds.
+    /// Calls `look` with the indexes of the root.
     pub fn lower<T>(&self, look: impl FnOnce(Lower<'_>) -> T) -> T {
         let indexes: Vec<&Index> = self.stacked.iter().rev().map(|(_, index)| &**index).chain([&*self.index]).collect();
         look(Lower(&indexes))
     }
 
-    /// The directories to mount, the topmost first.
+    /// Returns the directories to mount, the topmost first.
     ///
-    /// A layer that several steps came to is there once, where it is topmost: the kernel refuses to stack a directory
-    /// twice, and nothing of the lower one could be seen.
+    /// If several steps gave the same layer, only its topmost place counts: the kernel refuses to stack a directory twice, and nothing of
+    /// the lower one would be visible.
     pub fn mounts(&self, shop: &Workshop<'_>) -> Vec<PathBuf> {
         let mut seen = BTreeSet::new();
         let topmost = self.stacked.iter().rev().filter(|(layer, _)| seen.insert(*layer));
         topmost.map(|(layer, _)| shop.store.tree(layer)).chain([self.tree.clone()]).collect()
     }
 
-    /// The composed tree, for another one to be made of.
+    /// Returns the composed tree as the base of another one.
     pub fn base(&self) -> Base {
         Base { tree: self.tree.clone(), layers: self.layers.clone() }
     }
 
-    /// Keeps a place that is not needed any more until the root goes.
+    /// Keeps the working directory of a finished step until the root is dropped.
     pub fn put_by(&mut self, bench: Bench) {
         self.spent.push(bench);
     }
 
-    /// Leaves the tree where it is, for a look into it.
+    /// Keeps the tree on drop, for `silo debug`.
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -106,7 +106,7 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         if !self.kept {
-            // What cannot be removed now is swept by `silo gc`; one that another was made of is gone already.
+            // A leftover is swept by `silo gc`. The tree may be gone already, if another one was made of it.
             drop(silo_store::removal::remove_tree(&self.tree));
         }
     }

@@ -1,10 +1,10 @@
-//! A tier in two halves that are configured side by side, because neither needs the other.
+//! Splits the packages of a tier into two independent halves that are configured in parallel.
 //!
-//! Scripts run one after another on one processor, and of a tier's packages many have nothing to do with each other. So a
-//! package is sought that, with all that only it needs, can be one half while the other packages are the other half; what
-//! both need comes first, and what needs that package comes last. Who needs whom is said by the packages: dependencies,
-//! triggers that one waits for and another sets off, or that both set off, questions asked through debconf, which has one
-//! database. Should two halves change the same path all the same, the second is configured on top of the first.
+//! Maintainer scripts run one after another on one processor, and many packages of a tier are independent. For each package, the packages
+//! that only it needs can form one half, with itself, and the other packages form the second half. Packages needed by both halves come
+//! first, and packages that need this package come last. Packages are dependent by dependencies, by a trigger that one activates and
+//! another awaits or that both activate, and by debconf questions, because debconf has one database. If two halves still change the same
+//! path, the second is configured on top of the first.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,28 +15,28 @@ use silo_store::path::LayerPath;
 
 use super::scripted::{Choice, Unpacked, dependencies, fires, providers};
 
-/// Fewest files that the packages with scripts of the smaller half have; scripts mostly go through the files of their
-/// package, and for fewer another sandbox is not worth its start.
+/// Fewest files of packages with scripts in the smaller half. Scripts mostly process the files of their package; for fewer files a second
+/// sandbox costs more than it saves.
 const MIN_FILES: usize = 100;
 
-/// Where dpkg notes what is written anew when the halves are put together.
+/// dpkg files that are rewritten when the halves are merged.
 const DATABASE: [&str; 2] = ["var/lib/dpkg/status", "var/lib/dpkg/triggers"];
 
-/// A tier, taken apart.
+/// A tier, split.
 #[derive(Debug)]
 pub(super) struct Parts {
-    /// What comes before both halves.
+    /// Packages configured before both halves.
     pub first: Choice,
     /// The halves.
     pub halves: [Choice; 2],
-    /// What comes after both.
+    /// Packages configured after both halves.
     pub last: Choice,
 }
 
-/// Packages by their number.
+/// Packages by index.
 type Set = BTreeSet<usize>;
 
-/// Takes the packages of a step apart, if there are two halves worth it; `below` are those that are configured already.
+/// Splits the packages of a step, if the gain is large enough; `below` are the packages configured already.
 pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Parts> {
     let packages = &choice.present;
     let work: Vec<usize> = packages.iter().map(work_of).collect();
@@ -49,7 +49,7 @@ pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Parts> {
     let bound = bound(below, packages);
     let sum = |set: &Set| set.iter().map(|package| work[*package]).sum::<usize>();
     let mut best: Option<(usize, [Set; 4])> = None;
-    // One that needs what needs it has no before and after.
+    // A package in a dependency cycle cannot be a split point.
     let alone = |package: &usize| needed[*package].iter().all(|other| other == package || !needed[*other].contains(package));
     for package in (0..packages.len()).filter(|package| work[*package] > 0).filter(alone) {
         let sets = around(package, &needed, &bound);
@@ -62,13 +62,13 @@ pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Parts> {
     best.map(|(_, [first, one, other, last])| Parts { first: pick(&first), halves: [pick(&other), pick(&one)], last: pick(&last) })
 }
 
-/// Says how much there is to do for a package's scripts.
+/// Estimates the work of a package's scripts, as its number of files.
 fn work_of(package: &Arc<Unpacked>) -> usize {
     let has_scripts = ["preinst", "postinst", "config"].iter().any(|script| package.record.members.contains(*script));
     if has_scripts { package.index.entries().iter().filter(|entry| entry.node.kind() == Kind::File).count() } else { 0 }
 }
 
-/// Returns a package with all that it needs.
+/// Returns a package and everything that it needs, transitively.
 fn reached(package: usize, needs: &[Vec<usize>]) -> Set {
     let mut reached = Set::from([package]);
     let mut queue = vec![package];
@@ -78,7 +78,7 @@ fn reached(package: usize, needs: &[Vec<usize>]) -> Set {
     reached
 }
 
-/// Sorts packages by what they are to one: needed by others too, needed by it alone, nothing, or in need of it.
+/// Groups all packages around one: shared with the other half, needed by it alone, independent of it, dependent on it.
 fn around(package: usize, needed: &[Set], bound: &[Set]) -> [Set; 4] {
     let all = 0..needed.len();
     let last: Set = all.clone().filter(|other| *other != package && needed[*other].contains(&package)).collect();
@@ -102,7 +102,7 @@ fn around(package: usize, needed: &[Set], bound: &[Set]) -> [Set; 4] {
     [first, one, other, last]
 }
 
-/// Lists sets of packages that must not be configured side by side, although none depends on another.
+/// Lists sets of packages that must not be configured in parallel, although no dependency connects them.
 fn bound(below: &[Arc<Unpacked>], packages: &[Arc<Unpacked>]) -> Vec<Set> {
     let asks = |package: &Arc<Unpacked>| ["config", "templates"].iter().any(|member| package.record.members.contains(*member));
     let mut sets = vec![(0..packages.len()).filter(|package| asks(&packages[*package])).collect::<Set>()];
@@ -119,7 +119,7 @@ fn bound(below: &[Arc<Unpacked>], packages: &[Arc<Unpacked>]) -> Vec<Set> {
     sets
 }
 
-/// Returns a path that both halves changed, each its own way, or that one took from under the other.
+/// Returns a path that both halves changed in different ways, or a path of one half below a path that the other replaced.
 pub(super) fn contended(one: &Index, other: &Index) -> Option<LayerPath> {
     let clash = |entry: &Entry, other: &Index| {
         let differs = other.get(&entry.path).is_some_and(|same| same.meta != entry.meta || same.node != entry.node);
@@ -130,7 +130,7 @@ pub(super) fn contended(one: &Index, other: &Index) -> Option<LayerPath> {
     clashes(one, other).or_else(|| clashes(other, one))
 }
 
-/// Says whether a path is written anew when halves are put together.
+/// Returns true if the path is rewritten when the halves are merged.
 fn of_database(path: &LayerPath) -> bool {
     let path = path.as_bytes();
     DATABASE.iter().any(|of| path.strip_prefix(of.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")))
@@ -144,7 +144,7 @@ mod tests {
         numbers.iter().copied().collect()
     }
 
-    /// 0 is a library, 1 needs it, 2 needs 1; 3 needs it too, 4 asks as 3 does and 5 needs 4; 6 needs 2 and 3.
+    /// Package 1 needs 0, which is a library; 2 needs 1; 3 needs 0; 4 asks as 3 does; 5 needs 4; 6 needs 2 and 3.
     fn needs() -> Vec<Vec<usize>> {
         vec![vec![], vec![0], vec![1], vec![0], vec![], vec![4], vec![2, 3]]
     }
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(around(3, &needed, &[]), [set(&[0]), set(&[3]), set(&[1, 2, 4, 5]), set(&[6])]);
         assert_eq!(around(3, &needed, &[set(&[3, 4])]), [set(&[0, 4]), set(&[3]), set(&[1, 2, 5]), set(&[6])]);
         assert_eq!(around(2, &needed, &[]), [set(&[0]), set(&[1, 2]), set(&[3, 4, 5]), set(&[6])]);
-        // What belongs together is not torn apart, whatever remains.
+        // Packages that belong together stay in one half, even if a half gets empty.
         assert_eq!(around(2, &needed, &[set(&[2, 3]), set(&[1, 5])]), [set(&[0, 3, 4, 5]), set(&[1, 2]), set(&[]), set(&[6])]);
     }
 

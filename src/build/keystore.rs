@@ -1,25 +1,25 @@
-//! A Java key store of certificates with the same bytes each time: entries in order, dated with the build's epoch.
+//! Reproducible Java keystore of certificates: sorted entries, dated with the build's epoch.
 //!
-//! ca-certificates-java writes `/etc/ssl/certs/java/cacerts` in the JKS format, in which each entry is dated with the
-//! moment it was added. The format (OpenJDK's `sun.security.provider.JavaKeyStore`): magic, version, count; then for each
-//! entry a tag, a name, milliseconds since 1970, and a certificate's type and bytes; then a SHA-1 of a password, a fixed
-//! phrase and all that. Every number is big-endian; texts have a length of two bytes.
+//! ca-certificates-java writes `/etc/ssl/certs/java/cacerts` in the JKS format, which dates each entry with the time of its addition. The
+//! format (OpenJDK's `sun.security.provider.JavaKeyStore`): magic, version, count; then for each entry a tag, a name, milliseconds since
+//! 1970, and a certificate's type and bytes; then a SHA-1 of a password, a fixed phrase and all that. Numbers are big-endian; strings have
+//! a two-byte length.
 
 use sha1::{Digest, Sha1};
 
-/// Where Debian's Java looks for certificates.
+/// Path of the keystore of Debian's Java.
 pub const PATH: &str = "etc/ssl/certs/java/cacerts";
 
 const MAGIC: u32 = 0xFEED_FEED;
 const VERSION: u32 = 2;
 const TRUSTED_CERTIFICATE: u32 = 2;
-/// The password of Debian's store, which protects nothing: it is the documented default.
+/// The password of Debian's keystore: the documented default, which protects nothing.
 const PASSWORD: &str = "changeit";
 const PHRASE: &[u8] = b"Mighty Aphrodite";
 const DIGEST_BYTES: usize = 20;
 const KIND: &[u8] = b"X.509";
 
-/// What a store holds of one certificate.
+/// A certificate of a keystore.
 struct Entry<'a> {
     name: &'a [u8],
     millis: u64,
@@ -27,7 +27,7 @@ struct Entry<'a> {
     certificate: &'a [u8],
 }
 
-/// Rewrites a store with every entry dated `epoch`; `None` where it is not a store of certificates with the usual password.
+/// Rewrites a keystore with every entry dated `epoch`; `None` if it is not a certificate keystore with the default password.
 pub fn dated(store: &[u8], epoch: i64) -> Option<Vec<u8>> {
     let millis = u64::try_from(epoch).ok()?.checked_mul(1000)?;
     let mut entries = read(store)?;
@@ -38,7 +38,7 @@ pub fn dated(store: &[u8], epoch: i64) -> Option<Vec<u8>> {
     write(&entries)
 }
 
-/// Returns a store with more certificates; `None` where it is not one of certificates with the usual password.
+/// Adds certificates to a keystore; `None` if it is not a certificate keystore with the default password.
 pub fn with(store: &[u8], certificates: &[&[u8]]) -> Option<Vec<u8>> {
     let mut entries = read(store)?;
     let names: Vec<String> = (0..certificates.len()).map(|number| format!("silo-{number}")).collect();
@@ -47,7 +47,7 @@ pub fn with(store: &[u8], certificates: &[&[u8]]) -> Option<Vec<u8>> {
     write(&entries)
 }
 
-/// Returns a store without certificates.
+/// Returns an empty keystore.
 #[cfg(test)]
 pub fn empty() -> Vec<u8> {
     write(&[]).unwrap_or_default()
@@ -144,7 +144,7 @@ mod tests {
         write(&entries).expect("short")
     }
 
-    /// The bytes, written down once by hand: what Java's keytool reads.
+    /// A keystore written by hand, in the form that Java's keytool reads.
     #[test]
     fn a_store_has_javas_form() {
         let body = b"\xfe\xed\xfe\xed\0\0\0\x02\0\0\0\x01\0\0\0\x02\0\x01a\0\0\0\0\0\0\0\x07\0\x05X.509\0\0\0\x02cc";

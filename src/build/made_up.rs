@@ -1,14 +1,14 @@
-//! What packages make up when they are configured: keys, cookies, passwords, identities. An image does not keep them.
+//! Removes secrets and identities that packages generate when they are configured: keys, cookies, passwords, machine identities.
 //!
-//! Everybody with the image would share them, and no two builds of a lock would agree. There is no list of such files; three rules
-//! find them among the files that a step has made and no package ships:
+//! All users of the image would share them, and no two builds of a lock would agree. There is no list of such files. Three rules find them
+//! among the files that a step made and no package ships:
 //!
 //! * a private key in PEM form;
-//! * a file that not everybody may read, if it is no text, or holds a word which nothing that the step was given has: no package's files, scripts or
+//! * a file that is not world-readable, if it is binary, or has a word that no input of the step has: no package's files, scripts or
 //!   templates. A configuration file that a script copies or fills in consists of words from there; a key does not;
-//! * a small text below /etc with a random UUID, or 32 hexadecimal digits, which nothing has either.
+//! * a small text below /etc with a random UUID, or 32 hexadecimal digits, that no input has either.
 //!
-//! A certificate goes with its key, and so do symlinks to either in its directory.
+//! A certificate is removed with its key, and so are symlinks to either in the same directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -25,10 +25,10 @@ use silo_store::path::LayerPath;
 use super::scripted::Unpacked;
 use super::{Error, scrub};
 
-/// Where scripts make files up. Below /usr are packages' own.
+/// Directories in which scripts generate files. Files below /usr belong to packages.
 const PLACES: [&str; 5] = ["etc", "var", "root", "srv", "opt"];
 
-/// Files that not everybody may read, and that hold nothing made up: accounts, logs, and what dpkg and debconf know.
+/// Files that are not world-readable and have no generated content: accounts, logs, and the state of dpkg and debconf.
 const KNOWN: [&str; 10] = [
     "etc/passwd-",
     "etc/group-",
@@ -42,42 +42,42 @@ const KNOWN: [&str; 10] = [
     "var/mail",
 ];
 
-/// How much of a file is looked into.
+/// Bytes of a file that are examined.
 const LOOK_BYTES: u64 = 64 << 10;
 
-/// Largest text that may be an identity.
+/// Limit on the size of a text that may be an identity.
 const IDENTITY_BYTES: usize = 4 << 10;
 
-/// Shortest word that is taken for made up: twelve hexadecimal digits tell machines apart in iSCSI's names.
+/// Shortest word that may be generated: the initiator names of iSCSI have twelve random hexadecimal digits.
 const WORD_BYTES: usize = 12;
 
-/// Largest file of a package in which words are looked for.
+/// Limit on the size of a package's file that is searched for words.
 const SOURCE_BYTES: u64 = 256 << 10;
 
 /// Directories of packages without words that scripts use.
 const PROSE: [&str; 4] = ["usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/"];
 
-/// debconf's answers of the type password.
+/// debconf's answers of type password.
 const PASSWORDS: &str = "var/cache/debconf/passwords.dat";
 
-/// What a file is.
+/// Classification of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guess {
     /// A private key.
     Key,
-    /// One certificate.
+    /// A single certificate.
     Certificate,
-    /// A text for few, made up if one of its words is known nowhere.
+    /// A text that is not world-readable; generated if no input has one of its words.
     Closed,
-    /// No text, and for few.
+    /// A binary file that is not world-readable.
     Sealed,
-    /// Made up if one of its identities is known nowhere.
+    /// A text with identities; generated if no input has one of them.
     Identity,
-    /// Nothing of the kind.
+    /// None of these.
     Plain,
 }
 
-/// Takes what packages made up out of a step's changes; returns the paths, sorted.
+/// Removes generated files from a step's changes; returns their paths, sorted.
 pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>]) -> Result<Vec<String>, Error> {
     blank_passwords(upper)?;
     let mut files = Vec::new();
@@ -88,7 +88,7 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
         let path = LayerPath::parse(path.as_os_str().as_bytes()).ok();
         path.is_some_and(|path| packages.iter().any(|package| package.index.get(&path).is_some()))
     };
-    // What is dropped anyway need not be told.
+    // Files that are dropped anyway need no message.
     let is_kept = |path: &Path| scrub::judge(path.as_os_str().as_bytes()) == scrub::Verdict::Keep;
     files.retain(|path| is_kept(path) && !is_known(path) && !shipped(path));
     let mut guesses: BTreeMap<PathBuf, (Guess, BTreeSet<Vec<u8>>)> = BTreeMap::new();
@@ -128,17 +128,17 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
     Ok(taken.iter().map(|path| format!("/{}", path.display())).collect())
 }
 
-/// One line about what was taken out.
+/// Describes the removed files in one line.
 pub(super) fn told(paths: &[String]) -> String {
     const MOST: usize = 8;
     let more = if paths.len() > MOST { format!(" and {} more", paths.len() - MOST) } else { String::new() };
     format!(
-        "not kept in the image: {}{more}; packages make such keys and identities up, and everybody with the image would share them. Make them where they are needed, such as by dpkg-reconfigure in a run",
+        "not kept in the image: {}{more}; packages generated these keys and identities, and all users of the image would share them. Generate them when they are needed, such as by dpkg-reconfigure in a run",
         paths[..paths.len().min(MOST)].join(", ")
     )
 }
 
-/// Takes the answers out of debconf's passwords; the questions stay.
+/// Removes the answers from debconf's passwords and keeps the questions.
 fn blank_passwords(upper: &Path) -> Result<(), Error> {
     let path = upper.join(PASSWORDS);
     if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
@@ -150,7 +150,7 @@ fn blank_passwords(upper: &Path) -> Result<(), Error> {
     if blanked == text { Ok(()) } else { fs::write(&path, blanked).map_err(|source| file_error("write", &path, source)) }
 }
 
-/// Lists the regular files below a directory of the changes that hold something.
+/// Lists the regular, non-empty files below a directory of the changes.
 fn walk(upper: &Path, dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     let whole = upper.join(dir);
     if !fs::symlink_metadata(&whole).is_ok_and(|meta| meta.is_dir()) {
@@ -158,7 +158,7 @@ fn walk(upper: &Path, dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error>
     }
     let listing = match fs::read_dir(&whole) {
         Ok(listing) => listing,
-        // A directory that cannot be entered is for the capture to judge.
+        // The capture handles directories that cannot be read.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         Err(source) => return Err(file_error("list", &whole, source)),
     };
@@ -183,7 +183,7 @@ fn start_of(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(LOOK_BYTES).read_to_end(&mut bytes).map(|_| bytes),
-        // Its mode may keep even its owner out; then nothing can be said but that it is closed.
+        // The mode may keep even the owner out; then only the mode can be judged.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(bytes),
         Err(error) => Err(error),
     }
@@ -205,7 +205,7 @@ fn guess(path: &Path, mode: u32, bytes: &[u8]) -> Guess {
     }
 }
 
-/// The words of a text that are long enough to be made up. What is no text has none.
+/// Returns the words of a text that are long enough to be generated; none for a binary file.
 fn words(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     if bytes.contains(&0) || std::str::from_utf8(bytes).is_err() {
         return BTreeSet::new();
@@ -214,7 +214,7 @@ fn words(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     words.filter(|word| word.len() >= WORD_BYTES).map(<[u8]>::to_vec).collect()
 }
 
-/// The random UUIDs of a text, and its words of 32 hexadecimal digits.
+/// Returns the random UUIDs of a text, and its words of 32 hexadecimal digits.
 fn identities(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     let words = bytes.split(|byte| !byte.is_ascii_hexdigit() && *byte != b'-');
     let is_identity = |word: &&[u8]| {
@@ -231,7 +231,7 @@ fn identities(bytes: &[u8]) -> BTreeSet<Vec<u8>> {
     words.filter(is_identity).map(<[u8]>::to_vec).collect()
 }
 
-/// Finds which of some words the packages' own files have.
+/// Returns those of the wanted words that occur in the packages' own files.
 fn known_words<'w>(store: &Store, packages: &[&Arc<Unpacked>], wanted: &BTreeSet<&'w [u8]>) -> BTreeSet<&'w [u8]> {
     let mut known = BTreeSet::new();
     let mut layers: BTreeSet<LayerId> = BTreeSet::new();
@@ -246,7 +246,7 @@ fn known_words<'w>(store: &Store, packages: &[&Arc<Unpacked>], wanted: &BTreeSet
             if size > SOURCE_BYTES || PROSE.iter().any(|prose| path.starts_with(prose.as_bytes())) {
                 continue;
             }
-            // One that cannot be read has no words to offer.
+            // An unreadable file contributes no words.
             let Ok(bytes) = fs::read(tree.join(std::ffi::OsStr::from_bytes(path))) else { continue };
             let found = bytes.split(|byte| !byte.is_ascii_alphanumeric() && !b"+=-".contains(byte));
             for word in found.filter(|word| word.len() >= WORD_BYTES) {
@@ -260,7 +260,7 @@ fn known_words<'w>(store: &Store, packages: &[&Arc<Unpacked>], wanted: &BTreeSet
     known
 }
 
-/// Finds the symlinks of the changes that lie beside a file and lead to it by its name alone.
+/// Finds symlinks in the directory of a removed file that point to it by its bare name.
 fn links_to(upper: &Path, taken: &BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, Error> {
     let mut links = Vec::new();
     let dirs: BTreeSet<&Path> = taken.iter().filter_map(|path| path.parent()).collect();

@@ -1,12 +1,12 @@
-//! Building: the plans of some tools into layers, and the layers into images.
+//! The build: turns the plans of tools into layers, and the layers into images.
 //!
-//! [`build`] walks one plan for all tools from its inputs up ([`walk`]). Files are fetched together; each package is
-//! unpacked as soon as its file is whole; a tier is configured as soon as its packages are there, while those of the next
-//! are unpacked; then the steps run, and what is left is put together. What is realised already is not made again, so a
-//! build with nothing to do looks at a few small files and ends.
+//! [`build`] walks one plan for all tools, from inputs to images ([`walk`]). Downloads run in parallel; each package is unpacked as soon as
+//! its file is complete. A tier is configured as soon as its packages are unpacked, in parallel with the unpacking of the next tier. Then
+//! the command steps run, and the images are composed. Realised nodes are reused, so a build with nothing to do reads a few small files and
+//! ends.
 //!
-//! **Invariant.** A realisation is written only after the layer's bytes are synced to disk, and an image is
-//! published by one rename: a build that is killed at any moment leaves nothing or the whole.
+//! **Invariant.** A realisation is written only after the layer's bytes are synced to disk, and an image is published by one rename. So a
+//! build that is killed at any moment leaves either nothing or a complete result.
 
 mod error;
 mod keystore;
@@ -79,45 +79,45 @@ pub use bench::SPEC;
 pub use error::Error;
 pub use notes::Notes;
 
-/// The search path of Debian's root; the image's own environment carries it.
+/// PATH of a Debian root, the default in an image's environment.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a build works with.
+/// Context of a build.
 #[derive(Clone, Copy)]
 pub struct Workshop<'a> {
-    /// The home that the image goes to.
+    /// The home that images are stored in.
     pub home: &'a Home,
     /// Its layer store.
     pub store: &'a Store,
-    /// The right to use the store: nothing is collected while it is held.
+    /// Shared lock on the store: nothing is collected while it is held.
     pub lock: &'a SharedLock,
-    /// The way to the mirrors.
+    /// Transport for downloads.
     pub transport: &'a Transport,
     /// The mirrors.
     pub mirrors: &'a Mirrors,
-    /// The program itself, which is started anew for each step (see [`crate::launch`]).
+    /// Path of the silo binary, which is re-executed for each step (see [`crate::launch`]).
     pub program: &'a Path,
-    /// Seconds since 1970 now; it goes into logs' and layers' records, never into their bytes.
+    /// Current time in seconds since 1970. It goes into logs and manifests, never into the bytes of a layer.
     pub now: i64,
-    /// What the machine knows of the network, for steps that may reach it.
+    /// The host's network configuration, for steps with network.
     pub outside: &'a network::Outside,
-    /// Which names package ecosystems are, where the settings say so.
+    /// Host names of package ecosystems, as given by the settings.
     pub ecosystems: &'a BTreeMap<String, Vec<String>>,
-    /// Processors to use.
+    /// Number of worker threads of each class.
     pub jobs: usize,
-    /// Who is told what happens.
+    /// Receiver of events.
     pub sink: Sink<'a>,
-    /// Set when the user wants to stop.
+    /// Set when the user stops the build.
     pub stop: &'a AtomicBool,
-    /// Whether what a failed step left is kept for a look into it.
+    /// True if the root of a failed step is kept for `silo debug`.
     pub keep_failed: bool,
-    /// Where every step is run twice, what is found out by that.
+    /// Results of the reproducibility check, if enabled. Each step then runs twice.
     pub check: Option<&'a Check>,
-    /// The virtual machine that steps run in; by default they run natively. What they come to is the same.
+    /// The VM to run steps in; `None` runs them natively. The result is the same.
     pub machine: Option<&'a Machine>,
-    /// What has been made and is to be recorded.
+    /// Finished realisations that are not yet written to the store.
     pub notes: &'a Notes,
-    /// Most bytes of files that a step may write.
+    /// Limit on the bytes of files that a step may write.
     pub max_step_bytes: u64,
 }
 
@@ -140,33 +140,33 @@ impl Workshop<'_> {
     }
 }
 
-/// One tool to build.
+/// A tool to build.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// What it is made of.
+    /// The recipe.
     pub recipe: &'a Recipe,
     /// The exact inputs.
     pub lock: &'a Lock,
-    /// The project whose files its steps may see.
+    /// The project whose files the steps may see.
     pub project: Option<&'a Path>,
-    /// Whether what the lock does not pin is an error.
+    /// True if an output that the lock does not pin is an error.
     pub frozen: bool,
-    /// Whether the steps that the lock pins are run again, and pinned anew.
+    /// True if pinned steps run again and get new pins.
     pub anew: bool,
 }
 
-/// What a build did.
+/// Result of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Built {
     /// The image.
     pub image: ImageId,
-    /// Layers that were made, and not found.
+    /// Number of layers that were made, not counting reused ones.
     pub made: usize,
-    /// What the steps that the lock must pin came to; nothing where nothing had to be looked at.
+    /// Outputs of the steps that the lock must pin. `None` if the image was cached.
     pub outputs: Option<BTreeMap<Sha256, StepOutput>>,
 }
 
-/// Builds the images of some tools for the machine's own architecture, in one walk. Tools fail one by one.
+/// Builds the images of tools for the host's architecture, in one walk. Each tool succeeds or fails separately.
 pub fn build(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
     let mut built: Vec<Option<Result<Built, Error>>> = targets.iter().map(|target| found(shop, target)).collect();
     let missing: Vec<usize> = (0..targets.len()).filter(|at| built[*at].is_none()).collect();
@@ -179,12 +179,12 @@ pub fn build(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
     built.into_iter().map(|result| result.unwrap_or(Err(Error::Worker))).collect()
 }
 
-/// Finds the image that the same inputs made before, looking at two small files.
+/// Finds the image of an earlier build with the same inputs; reads two small files.
 pub fn known(home: &Home, target: &Target<'_>) -> Option<ImageId> {
     image::made_by(home, image_drv(target, None))
 }
 
-/// Finds the image that the same inputs made before, or why there can be none.
+/// Returns the image of an earlier build with the same inputs, or the error if the lock has nothing for this architecture.
 fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error>> {
     let arch = Arch::host();
     if target.lock.packages_of(arch).is_none() && !target.lock.images.contains_key(&arch) {
@@ -194,13 +194,13 @@ fn found(shop: &Workshop<'_>, target: &Target<'_>) -> Option<Result<Built, Error
     image.map(|image| Ok(Built { image, made: 0, outputs: None }))
 }
 
-/// The derivation of an image; `outputs` are what its steps came to, where that is not what the lock says.
+/// Returns the derivation of an image; `outputs` replaces the lock's pins of the steps.
 fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>) -> DrvId {
     let arch = Arch::host();
     let packages = || target.lock.packages_of(arch).into_iter().flat_map(BTreeMap::values);
     let layers = || target.lock.images.get(&arch).into_iter().flat_map(|base| &base.layers);
     let outputs = outputs.or_else(|| target.lock.steps.get(&arch));
-    // An image with files of a project is that project's alone, whoever has a copy of its lock.
+    // An image with project files belongs to that project alone, even if another project has a copy of its lock.
     let project = target.project.filter(|_| target.recipe.steps.iter().any(|step| step.project));
     let project = project.map(|project| format!("project={}", project_key(project).unwrap_or_default()));
     Derivation::Image(derivation::Image {
@@ -218,21 +218,21 @@ fn image_drv(target: &Target<'_>, outputs: Option<&BTreeMap<Sha256, StepOutput>>
     .id()
 }
 
-/// Names the project whose files a step has seen; no other project's step can have seen them.
+/// Returns the key of a project whose files a step may see. Steps of different projects have different keys.
 fn project_key(project: &Path) -> Option<String> {
     let id = DirectoryId::of(project).ok()?;
-    // Inode numbers are used again, and then the path tells two directories apart.
+    // File systems reuse inode numbers; then the path distinguishes the directories.
     Some(if id.is_lasting() { id.key() } else { format!("{} {}", id.key(), project.display()) })
 }
 
-/// What a node of the plan gives.
+/// Output of a node of the plan.
 enum Given {
     Package(Arc<Unpacked>),
     State(Arc<State>),
     Image(Built),
 }
 
-/// Walks the plan of tools whose images are not there.
+/// Builds the tools without a cached image.
 fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Error>> {
     let packages: Vec<_> = targets.iter().map(packages::of).collect();
     let tools = targets.iter().zip(&packages);
@@ -271,7 +271,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         if let Err(error) = packages::fetch(shop, &missing, &|| walk.is_over(), &arrived) {
             let here = files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let mut lost = missing.iter().map(|item| item.node).filter(|node| !here.contains_key(node));
-            // One error says it all; what else did not arrive has no error of its own.
+            // One download error is enough; the other missing files are abandoned without an error of their own.
             if let Some(first) = lost.next() {
                 walk.fail(first, error);
             }
@@ -323,7 +323,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         Ok(given)
     };
     let outcome = std::thread::scope(|scope| {
-        // Where there is no thread for it, everything is recorded at the end.
+        // If no thread can be started, all realisations are recorded at the end.
         let recording = thread::beside(scope, || shop.notes.record_now_and_then(shop.store, shop.lock, &over));
         let outcome = walk.run(workers, feed, work);
         over.store(true, Ordering::Relaxed);
@@ -337,7 +337,7 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
         (shop.sink)(Event::Finished { id: unpacking.activity });
     }
     if let Err(source) = shop.notes.record(shop.store, shop.lock) {
-        let text = format!("what was built is there, but could not be noted, so it will be built again: {source}");
+        let text = format!("the results could not be recorded, so the next build makes them again: {source}");
         (shop.sink)(Event::Warning { text });
     }
     match outcome {
@@ -348,12 +348,13 @@ fn walked(shop: &Workshop<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, Erro
     }
 }
 
-/// Small packages of early tiers come first, but for the largest ones, which would keep one processor busy at the end.
+/// Orders packages: early tiers first, and in a tier the largest first, because a large package that starts late would keep one processor
+/// busy at the end.
 fn rank(package: &lock::Package) -> u64 {
     ((package.tier as u64) << 48) + (u64::from(u32::MAX).saturating_sub(package.size))
 }
 
-/// Sorts what the nodes gave by tool; a tool whose image is not there has all the errors that were in its way.
+/// Groups the outputs of the nodes by tool. A tool without an image gets all errors of its dependencies.
 fn results(shop: &Workshop<'_>, plan: &Plan, outcome: walk::Outcome<Given, Error>) -> Vec<Result<Built, Error>> {
     let mut given = outcome.given;
     let mut failed: BTreeMap<NodeIndex, Error> = outcome.failed.into_iter().collect();
@@ -377,7 +378,7 @@ fn results(shop: &Workshop<'_>, plan: &Plan, outcome: walk::Outcome<Given, Error
                 while let Some(input) = below.next(reversed) {
                     errors.extend(failed.remove(&input));
                 }
-                // Where nothing is left, it was told with another tool that needs it too.
+                // If no error is left, it is reported with another tool that has the same dependency.
                 Err(Error::of_all(errors))
             }
         });
@@ -385,7 +386,7 @@ fn results(shop: &Workshop<'_>, plan: &Plan, outcome: walk::Outcome<Given, Error
     results
 }
 
-/// Puts an image together; `without` is what it has besides the steps' layers, where they ran on more.
+/// Composes an image. `without` is the state without packages that only the steps need; the image gets it plus the steps' layers.
 fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, without: Option<&State>, unpacked: usize) -> Result<Built, Error> {
     let image = image::Image {
         arch: Arch::host(),
@@ -410,7 +411,7 @@ fn image_of(shop: &Workshop<'_>, target: &Target<'_>, below: &State, without: Op
     Ok(Built { image: id, made: below.made + unpacked, outputs: Some(below.outputs.clone()) })
 }
 
-/// The unpacking of a plan's packages, as it is shown.
+/// Progress of unpacking a plan's packages.
 struct Unpacking<'a> {
     shop: &'a Workshop<'a>,
     activity: u64,
@@ -441,42 +442,42 @@ impl<'a> Unpacking<'a> {
     }
 }
 
-/// The environment of a tool's image: that of the image it is made of, where it is, and the recipe's over it.
+/// Returns the environment of a tool's image: the base image's, if it has one, overridden by the recipe's.
 fn environment_of(target: &Target<'_>) -> Vec<String> {
     let base = target.lock.images.get(&Arch::host());
     let base = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
     environment(base.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(target.recipe.run.env.clone()))
 }
 
-/// The environment of an image: a search path, and over it what is said, the last word about each name.
+/// Returns the environment of an image: a default PATH, overridden by the given variables. The last value of a variable wins.
 fn environment(said: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
     let env: BTreeMap<String, String> = [("PATH".to_owned(), PATH.to_owned())].into_iter().chain(said).collect();
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// Looks a derivation's realisation up, if its layer is still there.
+/// Returns the layer that a derivation made, if the store still has it.
 fn realised(shop: &Workshop<'_>, drv: &Derivation) -> Option<LayerId> {
     realised_as(shop, &drv.id().digest())
 }
 
-/// The same by the name of the realisation.
+/// Looks up a realisation by its key.
 fn realised_as(shop: &Workshop<'_>, key: &Digest) -> Option<LayerId> {
     if let Some(layer) = shop.notes.get(key) {
         return Some(layer);
     }
-    // A broken or unreadable note is as good as none: the step is run again.
+    // A broken or unreadable realisation counts as missing: the step runs again.
     match silo_store::realisation::get(shop.store, key) {
         Ok(Realisation::Known(layer)) if shop.store.has(&layer) && is_warm(shop, &layer) => Some(layer),
         _ => None,
     }
 }
 
-/// Makes the tree of a compressed layer again, since steps read it; one that cannot be is made anew by its step.
+/// Unpacks the tree of a compressed layer, since steps read it. Returns false if that fails; then the step runs again.
 fn is_warm(shop: &Workshop<'_>, layer: &LayerId) -> bool {
     silo_store::forms::warm(shop.store, shop.lock, std::slice::from_ref(layer), &|_| {}).is_ok()
 }
 
-/// Reads the entries of a layer.
+/// Reads the index of a layer.
 fn read_index(shop: &Workshop<'_>, layer: LayerId) -> Result<Index, Error> {
     silo_store::layer::read_index(shop.store, &layer).map_err(|source| Error::store(format!("reading the index of layer {layer}"), source))
 }

@@ -1,8 +1,7 @@
-//! What a step with a network sees: its grants as names, the way to them, and the machine's own settings.
+//! Network of a build step: its grants as host names, proxies, trusted certificates and the user's registries.
 //!
-//! None of this is hashed. A derivation holds the grants as they were written; which mirror answers for them, through
-//! which proxy, and whose certificates are believed meanwhile, differs from machine to machine, and what comes of it
-//! is pinned by the lock.
+//! None of this is hashed. A derivation has the grants as written. The mirror that answers, the proxy, and the trusted CA certificates
+//! differ between hosts; the lock pins the output of the step.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,54 +23,54 @@ use crate::recipe::Recipe;
 use super::{Error, Workshop, bench, keystore, roots};
 use crate::causes;
 
-/// Where a step finds the machine's own trusted roots; nothing below `/run` gets into a layer.
+/// Path of the host's CA certificates in a step; files below `/run` never get into a layer.
 const ROOTS: &str = "/run/silo/ca-certificates.crt";
 
-/// Where a step's Java finds them.
+/// Path of the same certificates as a Java keystore.
 const JAVA_ROOTS: &str = "/run/silo/cacerts";
 
-/// Where Debian's programs look for trusted roots.
+/// Path of Debian's CA bundle in an image.
 const IMAGE_ROOTS: &str = "etc/ssl/certs/ca-certificates.crt";
 
-/// The most of an image's trusted roots that is read; Debian's have 0.2 MB.
+/// Limit on the size of an image's CA bundle; Debian's has 0.2 MB.
 const MAX_ROOTS_BYTES: u64 = 16 << 20;
 
-/// The variables by which programs are told of other roots, where they do not ask Debian's place anyway.
+/// Environment variables that set the path of the CA bundle for programs that do not use Debian's path.
 const ROOTS_VARIABLES: [&str; 7] =
     ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CARGO_HTTP_CAINFO", "GIT_SSL_CAINFO"];
 
-/// What a probe may write; a package client's cache and one small package.
+/// Limit on the bytes that a probe may write: a package client's cache and one small package.
 const PROBE_BYTES: u64 = 512 << 20;
 
-/// Held while an ecosystem is learned: steps of two tools that need the same one ask once.
+/// Held while the host names of an ecosystem are learned, so that parallel steps run a probe once.
 static LEARNING: Mutex<()> = Mutex::new(());
 
-/// What this machine's own programs know of the network.
+/// The host's network configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Outside {
-    /// The machine's proxies.
+    /// The host's proxies.
     pub proxies: Proxies,
-    /// Where the machine's trusted roots may be; the first file that is there counts.
+    /// Candidate paths of the host's CA bundle; the first existing file is used.
     pub roots: Vec<PathBuf>,
-    /// Variables that name the user's own registries, those of [`registries::ASKED`] that are set.
+    /// Variables of [`registries::ASKED`] that are set; they name the user's own registries.
     pub variables: BTreeMap<String, String>,
-    /// The user's home directory, where package clients keep their settings.
+    /// The user's home directory, with the settings of package clients.
     pub user_home: PathBuf,
 }
 
-/// What a launch spec needs for a network.
+/// Additions to a launch spec for a network.
 #[derive(Debug)]
 pub struct Reach {
-    /// What may be reached.
+    /// The allowed hosts.
     pub network: Option<Network>,
     /// Files that programs need for it.
     pub files: Vec<File>,
-    /// Variables that programs need for it; one that is set already stays.
+    /// Variables that programs need for it; existing variables are kept.
     pub env: Vec<(String, String)>,
 }
 
 impl Reach {
-    /// Lays it over the spec of a step; a variable that is set already stays.
+    /// Adds the network to a launch spec; existing variables are kept.
     pub fn furnish(self, spec: &mut Spec) {
         if let Some(network) = &self.network {
             let resolver = network.file();
@@ -86,7 +85,7 @@ impl Reach {
     }
 }
 
-/// Finds out what a step with these grants sees, on a root that these directories make, the topmost first.
+/// Returns the network of a step with these grants. `root` has the directories of its root, the topmost first.
 pub(super) fn reach(shop: &Workshop<'_>, recipe: &Recipe, grants: &[String], root: &[PathBuf]) -> Result<Option<Reach>, Error> {
     if grants.is_empty() {
         return Ok(None);
@@ -103,20 +102,19 @@ pub(super) fn reach(shop: &Workshop<'_>, recipe: &Recipe, grants: &[String], roo
     Ok(Some(surround(shop.outside, network, &names.registries, root)))
 }
 
-/// What a run is to reach.
+/// Network options of a run.
 pub struct Wish<'a> {
-    /// What is granted: names, or ecosystems such as `@pypi`.
+    /// Allowed: host names, or ecosystems such as `@pypi`.
     pub allow: &'a [String],
-    /// What is not, the same way.
+    /// Denied, in the same form.
     pub deny: &'a [String],
-    /// Which names ecosystems are by `silo.toml`.
+    /// Host names of ecosystems in `silo.toml`.
     pub ecosystems: &'a BTreeMap<String, Vec<String>>,
-    /// Where what was reached is noted, when everything is open to be learned.
+    /// Path of the file that records the contacted hosts, if the run is open in order to learn them.
     pub learn: Option<PathBuf>,
 }
 
-/// Finds out what a run sees. An ecosystem that nobody has learned is told and left out: the run may not need it, and
-/// must not wait for it.
+/// Returns the network of a run. Unknown ecosystems are reported and skipped: the run may not need them, and must not wait for a probe.
 pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>, sink: Sink<'_>) -> Reach {
     let names = Names::new(home, outside, wish.ecosystems);
     let mut network =
@@ -129,7 +127,7 @@ pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>,
         match names.of(name) {
             Ok(Some(ecosystem)) => ecosystem.grant(&mut network),
             Ok(None) => {
-                sink(Event::Note { text: format!("@{name} is not known here yet; `silo config network learn @{name}` asks its client") });
+                sink(Event::Note { text: format!("@{name} has no known hosts yet; `silo config network learn @{name}` learns them") });
             }
             Err(error) => sink(unreached(name, &error)),
         }
@@ -137,14 +135,14 @@ pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>,
     for grant in wish.deny {
         match grant.strip_prefix('@') {
             None => network.deny.push(grant.clone()),
-            // What was never learned was never granted.
+            // An ecosystem that was never learned was never granted.
             Some(name) => network.deny.extend(names.of(name).ok().flatten().into_iter().flat_map(Ecosystem::all)),
         }
     }
     surround(outside, network, &names.registries, root)
 }
 
-/// Learns those ecosystems among some grants that nobody has learned yet; one that cannot be learned now is told.
+/// Learns the host names of all unknown ecosystems among some grants; failures are reported.
 pub fn learn_new(learning: &Learning<'_>, said: &BTreeMap<String, Vec<String>>, grants: &[String], sink: Sink<'_>) {
     let names = Names::new(learning.home, learning.outside, said);
     for name in grants.iter().filter_map(|grant| grant.strip_prefix('@')) {
@@ -156,23 +154,23 @@ pub fn learn_new(learning: &Learning<'_>, said: &BTreeMap<String, Vec<String>>, 
 
 fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
     let why = causes::of(error).into_iter().next().unwrap_or_default();
-    Event::Note { text: format!("@{name} is not reached: {}", why.lines().next().unwrap_or_default()) }
+    Event::Note { text: format!("@{name} is not reachable: {}", why.lines().next().unwrap_or_default()) }
 }
 
-/// Where it stands which names ecosystems are.
+/// Resolves `@ecosystem` to host names.
 struct Names<'a> {
     home: &'a Home,
-    /// By `silo.toml`.
+    /// From `silo.toml`.
     said: &'a BTreeMap<String, Vec<String>>,
-    /// The user's own.
+    /// The user's own registries.
     registries: Vec<Registry>,
 }
 
-/// What an ecosystem is.
+/// Host names of an ecosystem.
 struct Ecosystem {
-    /// What the user named.
+    /// Named by the user.
     allow: Vec<String>,
-    /// What its client showed.
+    /// Contacted by the client in a probe; allowed only at public addresses.
     public: Vec<String>,
 }
 
@@ -192,7 +190,7 @@ impl<'a> Names<'a> {
         Names { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
     }
 
-    /// Returns what an ecosystem is, where that was said or learned under the settings of today.
+    /// Returns the host names of an ecosystem, if they are configured, or were learned under the current settings.
     fn of(&self, name: &str) -> Result<Option<Ecosystem>, ecosystem::Error> {
         if let Some(names) = self.said.get(name) {
             return Ok(Some(Ecosystem { allow: names.clone(), public: Vec::new() }));
@@ -202,7 +200,7 @@ impl<'a> Names<'a> {
         Ok(learned.map(|learned| self.with(name, learned)))
     }
 
-    /// The same, and learns it where nobody has yet.
+    /// Returns the host names of an ecosystem, and learns them if they are unknown.
     fn or_learned(&self, learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Ecosystem, Error> {
         let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(known) = self.of(name)? {
@@ -210,7 +208,7 @@ impl<'a> Names<'a> {
         }
         let learned = asked(learning, name, sink)?;
         let file = self.home.ecosystem(name);
-        let text = format!("@{name} is {}, as its client shows; kept in {}", learned.names.join(", "), file.display());
+        let text = format!("learned @{name} from its client: {}; stored in {}", learned.names.join(", "), file.display());
         sink(Event::Note { text });
         Ok(self.with(name, learned))
     }
@@ -220,7 +218,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The settings of one ecosystem's clients.
+/// Returns the registries of one ecosystem.
 fn of<'a>(name: &str, registries: &'a [Registry]) -> impl Iterator<Item = &'a Registry> {
     registries.iter().filter(move |registry| registry.ecosystem == name)
 }
@@ -229,7 +227,7 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
     of(name, registries).map(|registry| format!("{}={}", registry.variable, registry.value)).collect()
 }
 
-/// Adds to a network what makes programs use it as the machine's own would.
+/// Adds the host's registries and CA certificates to a network.
 fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> Reach {
     let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
     let asker = network.asker;
@@ -240,19 +238,19 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
             None => reach.env.push((registry.variable.to_owned(), registry.value.clone())),
         }
     }
-    // Whoever reaches nobody need trust nobody.
+    // Without a network there is nothing to trust.
     if let Some(machine) = outside.roots.iter().find(|path| reaches && path.is_file()) {
         trust(machine, root, asker, &mut reach);
     }
     reach
 }
 
-/// Has programs trust what this machine trusts, where the image does not.
+/// Adds the host's CA certificates that the image lacks, as a PEM bundle and a Java keystore.
 ///
-/// A run finds it where its programs look anyway. A step must not: what it makes of such a file (a bundle anew, say)
-/// would get into the image. So it is told by variables of a place that is in no layer.
+/// In a run they replace the image's files. In a step they must not: a file derived from them, such as a regenerated bundle, would get into
+/// the image. So a step gets them at paths outside of any layer, named by environment variables.
 fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut Reach) {
-    // What cannot be read is not trusted; the program's own error about a certificate says the rest.
+    // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
     let image = |path: &str| root.iter().find_map(|tree| in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
     let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
     let Some(merged) = roots::merged(&theirs, &own) else { return };
@@ -273,31 +271,31 @@ fn absolute(path: &str) -> PathBuf {
     Path::new("/").join(path)
 }
 
-/// What an ecosystem is learned with.
+/// Context of learning an ecosystem.
 pub struct Learning<'a> {
-    /// The home that what is learned is kept in.
+    /// The home to store the host names in.
     pub home: &'a Home,
-    /// The program itself.
+    /// Path of the silo binary.
     pub program: &'a Path,
-    /// The machine's own settings.
+    /// The host's network configuration.
     pub outside: &'a Outside,
-    /// Set when the user wants to stop.
+    /// Set when the user stops the command.
     pub stop: &'a AtomicBool,
-    /// The recipe that says how.
+    /// The recipe with the probe.
     pub recipe: &'a Recipe,
     /// The directories of a root with the ecosystem's client, the topmost first.
     pub root: &'a [PathBuf],
 }
 
-/// Learns which names an ecosystem is, by running the recipe's probe, and keeps them.
+/// Learns the host names of an ecosystem by running the recipe's probe, and stores them.
 ///
-/// The probe sees the root, nothing of the host, and every name with a public address.
+/// The probe sees the root, no files of the host, and may contact any name with a public address.
 pub fn learn(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
     let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     asked(learning, name, sink)
 }
 
-/// Asks the client with progress shown: it takes some seconds. The caller holds [`LEARNING`].
+/// Runs the probe with progress events, because it takes seconds. The caller must hold [`LEARNING`].
 fn asked(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
     let id = event::next_id();
     sink(Event::Started { id, kind: Activity::Resolve, name: format!("@{name}"), total: None });
@@ -306,7 +304,7 @@ fn asked(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned,
     learned
 }
 
-/// The same, for who holds [`LEARNING`].
+/// Runs the probe and stores the host names. The caller must hold [`LEARNING`].
 fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     let Some(probe) = learning.recipe.ecosystems.get(name) else {
         return Err(Error::Ecosystem { name: name.to_owned(), recipe: learning.recipe.name.clone() });
@@ -335,7 +333,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     surround(learning.outside, network, &registries, learning.root).furnish(&mut spec);
     let exit = launch::again::run(learning.program, &spec, launch::again::Circumstances::Usual, learning.stop);
     let names = ecosystem::noted(&notes);
-    // It was read; nobody else looks at it.
+    // Temporary file, already read.
     let _ = fs::remove_file(&notes);
     let exit = exit?;
     if learning.stop.load(Ordering::Relaxed) {
@@ -343,7 +341,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     }
     let names = names?;
     if exit != Exit::Code(0) || names.is_empty() {
-        let exit = if names.is_empty() && exit == Exit::Code(0) { "it asked for no name".to_owned() } else { bench::told(exit) };
+        let exit = if names.is_empty() && exit == Exit::Code(0) { "it contacted no host".to_owned() } else { bench::told(exit) };
         return Err(Error::Probe { name: name.to_owned(), exit, tail: bench::tail(&log), log });
     }
     let learned = Learned { names, settings: settings(name, &registries) };

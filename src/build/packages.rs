@@ -1,4 +1,4 @@
-//! Packages into layers: those missing are fetched together and unpacked as they arrive.
+//! Makes layers of packages: fetches missing ones in parallel and unpacks each as it arrives.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::unpack::{package, record};
 use super::scripted::Unpacked;
 use super::{Error, Target, Workshop, read_index, realised};
 
-/// Returns the packages of a target; those beside its recipe are where the recipe is.
+/// Returns the packages of a target. The path of a local package is resolved against the recipe's directory.
 pub(super) fn of(target: &Target<'_>) -> BTreeMap<String, lock::Package> {
     let mut packages = target.lock.packages_of(Arch::host()).cloned().unwrap_or_default();
     for package in packages.values_mut().filter(|package| package.archive == lock::Archive::Local) {
@@ -33,10 +33,10 @@ pub(super) fn of(target: &Target<'_>) -> BTreeMap<String, lock::Package> {
     packages
 }
 
-/// Connections to the mirrors at a time.
+/// Parallel connections to the mirrors.
 const FETCHES: usize = 8;
 
-/// How often the user's wish to stop is looked for.
+/// Interval of the checks for cancellation.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A package of the plan.
@@ -46,12 +46,12 @@ pub(super) struct Item<'a> {
     pub package: &'a lock::Package,
     pub epoch: i64,
     pub drv: Derivation,
-    /// The layer that it has become in an earlier build.
+    /// The layer from an earlier build.
     pub known: Option<LayerId>,
 }
 
 impl<'a> Item<'a> {
-    /// Looks up what became of a package.
+    /// Creates the item of a package and looks up its layer.
     pub fn new(shop: &Workshop<'_>, node: NodeIndex, name: &'a str, package: &'a lock::Package, epoch: i64) -> Item<'a> {
         let drv = Derivation::Package(derivation::Package { deb: package.sha256.0 });
         let known = realised(shop, &drv);
@@ -59,10 +59,10 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Where a package's file lies, by its digest, once it has arrived.
+/// Paths of the downloaded package files, by node.
 pub(super) type Arrived = Mutex<BTreeMap<NodeIndex, PathBuf>>;
 
-/// Fetches the files of packages and says of each when it is here. `over` tells that nobody waits any more.
+/// Fetches the files of packages and calls `arrived` for each. Stops when `over` returns true, since then nothing waits for them.
 pub(super) fn fetch(
     shop: &Workshop<'_>,
     missing: &[&Item<'_>],
@@ -92,7 +92,7 @@ pub(super) fn fetch(
     })
 }
 
-/// Makes a package's layer of its file, or finds it, and reads back what it holds. Says whether it was made.
+/// Unpacks a package's layer, unless it is known, and reads its record. Returns true with it if the layer was made.
 pub(super) fn realise(shop: &Workshop<'_>, item: &Item<'_>, file: Option<&Path>) -> Result<(Arc<Unpacked>, bool), Error> {
     let (layer, made) = match (item.known, file) {
         (Some(layer), _) => (layer, false),
@@ -104,7 +104,7 @@ pub(super) fn realise(shop: &Workshop<'_>, item: &Item<'_>, file: Option<&Path>)
     Ok((Arc::new(Unpacked { record, index, source: item.package.clone(), epoch: item.epoch }), made))
 }
 
-/// The file names and addresses to fetch a package from.
+/// Returns the download request of a package.
 pub(super) fn request(shop: &Workshop<'_>, name: &str, package: &lock::Package, epoch: i64) -> Request {
     Request {
         name: name.to_owned(),
@@ -123,7 +123,7 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, path: &Path) -> Result<LayerId, 
     let expected = item.package.sha256.0;
     if let Err(error) = package::unpack(name, file, expected, &mut stage) {
         if matches!(error, crate::unpack::deb::Error::Digest { .. }) {
-            // The file is of no use to anybody: the next attempt fetches it again.
+            // The file is corrupt: remove it, so that the next attempt fetches it again.
             drop(std::fs::remove_file(path));
         }
         return Err(error.into());

@@ -1,4 +1,4 @@
-//! Trusted roots: this machine's, where an image lacks them, in the forms in which programs look for them.
+//! Adds the host's CA certificates to the image's PEM bundle and Java keystore.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::keystore;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// Returns an image's bundle with the machine's further roots behind it; `None` where it has them all.
+/// Returns an image's bundle with the host's additional certificates appended; `None` if it has them all.
 pub fn merged(image: &[u8], machine: &[u8]) -> Option<Vec<u8>> {
     let added = lacking(image, machine);
     if added.is_empty() {
@@ -24,21 +24,21 @@ pub fn merged(image: &[u8], machine: &[u8]) -> Option<Vec<u8>> {
     Some(bundle)
 }
 
-/// Returns an image's Java key store with the machine's roots that the image's bundle lacks; `None` where there is
-/// nothing to add, or the store is none that this can read.
+/// Returns an image's Java keystore with the host's certificates that the image's bundle lacks; `None` if there are none, or the keystore
+/// has an unknown format.
 pub fn merged_store(store: &[u8], image: &[u8], machine: &[u8]) -> Option<Vec<u8>> {
     let added = lacking(image, machine);
-    // What is no certificate to Java is left out, as Java's own importer does.
+    // An invalid certificate is skipped, as Java's own importer does.
     let certificates: Vec<CertificateDer<'_>> =
         added.iter().filter_map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).ok()).collect();
     let certificates: Vec<&[u8]> = certificates.iter().map(|certificate| certificate.as_ref()).collect();
     if certificates.is_empty() { None } else { keystore::with(store, &certificates) }
 }
 
-/// Returns those certificates of one bundle that are not in another, each as it is written there.
+/// Returns the certificates of one bundle that another lacks, in their original text.
 fn lacking(image: &[u8], machine: &[u8]) -> Vec<String> {
     if image == machine {
-        // As on many machines, for every run.
+        // A shortcut for the many hosts that have the same bundle as the image.
         return Vec::new();
     }
     let (image, machine) = (String::from_utf8_lossy(image), String::from_utf8_lossy(machine));
@@ -46,7 +46,7 @@ fn lacking(image: &[u8], machine: &[u8]) -> Vec<String> {
     certificates(&machine).filter(|text| known.insert(body(text))).map(|text| format!("{text}\n")).collect()
 }
 
-/// Finds the certificates of a bundle, from their first line to their last.
+/// Finds the certificates of a bundle, from BEGIN to END line.
 fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
     bundle.match_indices(BEGIN).filter_map(|(at, _)| {
         let rest = &bundle[at..];
@@ -54,7 +54,7 @@ fn certificates(bundle: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns what a certificate is, however its lines are broken.
+/// Returns the text of a certificate without line breaks, for comparison.
 fn body(certificate: &str) -> String {
     certificate.split_ascii_whitespace().collect()
 }
@@ -76,7 +76,7 @@ mod tests {
         let both = merged(image.as_bytes(), format!("{other}{one}{other}").as_bytes()).expect("one is lacking");
         assert_eq!(String::from_utf8(both).expect("text"), format!("{image}{other}"));
         assert_eq!(merged(b"", other.as_bytes()).as_deref(), Some(other.as_bytes()));
-        // A certificate without an end is none.
+        // A certificate without an END line is ignored.
         assert_eq!(merged(b"", b"-----BEGIN CERTIFICATE-----\nAAAA"), None);
     }
 

@@ -1,24 +1,23 @@
-//! The shell script of the configure step: what dpkg does for a fresh system, by its own programs.
+//! The shell script of a configure step: installs unpacked packages with dpkg's own programs.
 //!
-//! The files are in place already, so what is left of an installation is: each preinst, in order; dpkg's
-//! own unpacking for the few packages that need it; then `dpkg --configure -a`. Each preinst runs with
-//! the variables that dpkg sets for it (dpkg's `lib/dpkg/execname.c`, `src/main/script.c`).
+//! The files are already unpacked, so the script runs the rest of an installation: each preinst, in order; dpkg's own unpacking for the few
+//! packages that need it; then `dpkg --configure -a`. Each preinst runs with the variables that dpkg sets for it (dpkg's
+//! `lib/dpkg/execname.c`, `src/main/script.c`).
 
 use std::fmt::Write;
 
 use super::scripted::Choice;
 
-/// Where the .debs that dpkg unpacks itself are shown in the step.
+/// Directory in the step of the .debs that dpkg unpacks itself.
 pub const DEBS: &str = "/run/silo/debs";
 
-/// Options of every dpkg call: its syncing is for machines that may lose power, not for a throw-away root.
+/// Options of every dpkg call. Syncing protects against a power cut, which does not matter for a throw-away root.
 const DPKG: &str = "dpkg --force-unsafe-io --force-confnew --log=/dev/null";
 
-/// Runs a preinst as dpkg does (its `src/main/script.c`): from `tmp.ci`, with the package's control files
-/// beside it, where debconf looks for the templates and for the package's name.
+/// Runs a preinst as dpkg does (its `src/main/script.c`): from `tmp.ci`, with symlinks to the package's control files, where debconf looks
+/// for the templates and the package's name.
 ///
-/// Files of the package's own that the preinst diverted are moved back: dpkg would have run it before they
-/// were there.
+/// If the preinst diverts a file of its own package, the script moves the file back: dpkg would have run the preinst before unpacking it.
 const PREINST: &str = r#"
 dpkg_dir=/var/lib/dpkg
 run_preinst() {
@@ -40,10 +39,10 @@ run_preinst() {
 }
 "#;
 
-/// Compiles Python's caches again with an order of sets that is always the same.
+/// Recompiles Python's caches with a fixed hash seed.
 ///
-/// Before 3.11 a compiled set is in the order of its hashes, which each process draws anew; Debian's compiler is started with `-E`, so the
-/// variable that fixes the seed does not reach it.
+/// Before Python 3.11 a compiled set is in hash order, with a random seed in each process. Debian starts its compiler with `-E`, so the
+/// environment variable that fixes the seed has no effect there.
 const PYTHON: &str = r#"
 for python in /usr/bin/python3.[0-9] /usr/bin/python3.10; do
   [ -x "$python" ] || continue
@@ -60,10 +59,10 @@ for line in sys.stdin:
 done
 "#;
 
-/// Ends the answers in the script; no answer is one word.
+/// Terminator of the here-document with the debconf answers; an answer always has several words.
 const END: &str = "SILO-END";
 
-/// Writes the script of a step; `answers` are given to debconf before anything else.
+/// Generates the script of a step; debconf gets `answers` first.
 pub fn script(choice: &Choice, answers: &[&str]) -> String {
     let mut text = format!("set -e\numask 022\ncd /\n: > /tmp/silo-began\n{PREINST}");
     if !answers.is_empty() {
@@ -73,7 +72,7 @@ pub fn script(choice: &Choice, answers: &[&str]) -> String {
     for package in choice.present.iter().filter(|package| package.record.members.contains("preinst")) {
         let (stanza, members) = (&package.record.stanza, &package.record.members);
         let (name, arch, base) = (stanza.package(), stanza.architecture(), stanza.info_base());
-        // dpkg makes the list of files itself, later.
+        // dpkg writes the list of files itself, later.
         let members: Vec<&str> = members.iter().map(String::as_str).filter(|member| *member != "list").collect();
         line(format_args!("run_preinst '{name}' '{arch}' '{base}' {}", members.join(" ")));
     }

@@ -1,9 +1,8 @@
-//! Which packages take part in a configure step, and in which order.
+//! Selects and orders the packages that take part in a configure step.
 //!
-//! Packages without maintainer scripts or triggers change nothing when they are configured, so a step
-//! sees only those with scripts, all that these depend on, and the essential ones. That is why a package
-//! without scripts can be added to an image without running the step again. The choice is made from the
-//! packages' layers alone, so equal layers give an equal step.
+//! Configuring a package without maintainer scripts or triggers changes nothing. So a step sees only the packages with scripts, all their
+//! dependencies, and the essential packages. That is why adding a package without scripts to an image does not run the step again. The
+//! selection depends on the packages' layers alone, so equal layers give an equal step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,59 +16,59 @@ use crate::lock;
 use crate::unpack::merged;
 use crate::unpack::record::Record;
 
-/// A package of the image with the entries of its layer.
+/// A package of the image, with the index of its layer.
 #[derive(Clone, Debug)]
 pub struct Unpacked {
-    /// What dpkg knows of it.
+    /// The package's record for dpkg.
     pub record: Record,
-    /// Its layer's entries.
+    /// The index of its layer.
     pub index: Index,
-    /// The file that it was unpacked of.
+    /// The package's entry in the lock.
     pub source: lock::Package,
-    /// Seconds since 1970 of the index that named the file.
+    /// Time of the package index that listed the file, in seconds since 1970.
     pub epoch: i64,
 }
 
 impl Unpacked {
-    /// Returns its name.
+    /// Returns the package's name.
     pub fn name(&self) -> &str {
         self.record.stanza.package()
     }
 }
 
-/// What the tiers before have left.
+/// State after the earlier tiers.
 #[derive(Clone, Copy, Debug)]
 pub struct Below<'a> {
     /// The packages that took part.
     pub present: &'a [Arc<Unpacked>],
-    /// What their scripts changed.
+    /// The changes made by their scripts.
     pub changes: &'a [Arc<Index>],
-    /// The paths that a package diverted, with that package.
+    /// The diverted paths, each with the diverting package.
     pub diverted: &'a BTreeMap<Vec<u8>, String>,
 }
 
-/// The packages of a tier, and those that no tier before needed, sorted out.
+/// The candidates of a tier, sorted by their part in its configure step.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// Those in the configure step that are simply there, in the order of their preinst scripts.
+    /// Packages in the step whose layers are used directly, in the order of their preinst scripts.
     pub present: Vec<Arc<Unpacked>>,
-    /// Those in the step whose files dpkg itself must unpack, in order.
+    /// Packages in the step that dpkg itself must unpack, in order.
     pub by_dpkg: Vec<Arc<Unpacked>>,
-    /// Those that the step need not see, by name.
+    /// Packages that the step does not need, by name.
     pub plain: Vec<Arc<Unpacked>>,
 }
 
-/// Orders the layers of packages that are simply there, lowest first.
+/// Orders the layers of unpacked packages, lowest first.
 ///
-/// dpkg leaves a directory as its first package made it, and among the packages of a fresh root that is
-/// base-files; later layers have the last word, so base-files lies on top.
+/// dpkg keeps a directory's metadata from the first package that ships it, which in a fresh root is base-files. The topmost layer wins, so
+/// base-files goes on top.
 pub fn root_order(present: &[Arc<Unpacked>]) -> Vec<LayerId> {
     let mut records: Vec<&Record> = present.iter().map(|package| &package.record).collect();
     records.sort_by_key(|record| (record.stanza.package() == "base-files", record.stanza.package()));
     records.iter().map(|record| record.layer).collect()
 }
 
-/// Sorts out the packages of a tier, and those of earlier tiers that took no part so far.
+/// Sorts the packages of a tier, and those of earlier tiers that took no part so far.
 pub fn choose(below: &Below<'_>, candidates: &[Arc<Unpacked>]) -> Choice {
     let mut packages: Vec<Arc<Unpacked>> = below.present.to_vec();
     let first = packages.len();
@@ -109,12 +108,12 @@ fn has_scripts(record: &Record) -> bool {
         || ["preinst", "postinst", "config", "triggers"].iter().any(|member| record.members.contains(*member))
 }
 
-/// Returns the paths that packages wait for, without the slash before them, with each package that waits.
+/// Returns the paths of all file triggers that packages await, each once for each such package.
 pub fn awaited_paths(packages: &[Arc<Unpacked>]) -> Vec<&str> {
     packages.iter().flat_map(|p| &p.record.interests).map(|i| i.trigger.as_str()).filter(|t| t.starts_with('/')).collect()
 }
 
-/// Says whether a package has a file below a path that some package waits for.
+/// Returns true if a package has a file below the path of an awaited file trigger.
 pub fn fires(package: &Unpacked, awaited: &str) -> bool {
     let awaited = merged::place(awaited.trim_matches('/').as_bytes(), true);
     package.index.entries().iter().any(|entry| {
@@ -123,16 +122,16 @@ pub fn fires(package: &Unpacked, awaited: &str) -> bool {
     })
 }
 
-/// Finds packages whose files lie below a path that some package waits for.
+/// Finds packages that activate a file trigger of some package.
 fn triggering(packages: &[Arc<Unpacked>]) -> Vec<usize> {
     let awaited = awaited_paths(packages);
     (0..packages.len()).filter(|i| awaited.iter().any(|path| fires(&packages[*i], path))).collect()
 }
 
-/// Finds candidates (those from `first` on) that contend for a path: another package holds it too, a script has made it,
-/// it was diverted, or the package's own preinst clears it away before the files come.
+/// Finds candidates (from `first` on) with a contested path: another package ships it too, a script made it, it was diverted, or the
+/// package's own preinst removes it before unpacking.
 ///
-/// Whose file it is then is for dpkg to say (Replaces, diversions), so it unpacks the later of the two.
+/// dpkg must decide the owner of such a path (Replaces, diversions), so dpkg unpacks the later of the two packages.
 fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &Below<'_>) -> BTreeSet<usize> {
     let mut owner: BTreeMap<&[u8], usize> = BTreeMap::new();
     let mut later = BTreeSet::new();
@@ -171,7 +170,7 @@ pub(super) fn providers(packages: &[Arc<Unpacked>]) -> BTreeMap<&str, Vec<usize>
     providers
 }
 
-/// Lists the packages that one depends on; of alternatives, every one that is there.
+/// Lists the dependencies of a package; of alternatives, all that are present.
 pub(super) fn dependencies(record: &Record, providers: &BTreeMap<&str, Vec<usize>>, depends: bool) -> Vec<usize> {
     let fields = ["Pre-Depends", "Depends"];
     let fields = &fields[..if depends { 2 } else { 1 }];
@@ -185,10 +184,9 @@ fn relation_names(field: Option<&str>) -> impl Iterator<Item = &str> {
     parts.filter_map(|part| part.trim().split([' ', '(', '[', ':', '<']).next()).filter(|name| !name.is_empty())
 }
 
-/// Orders packages as their preinst scripts run: what is pre-depended on first, else by name.
+/// Orders packages for their preinst scripts: pre-dependencies first, else by name.
 ///
-/// base-passwd leads, because its preinst writes the user database that chown needs (debootstrap and
-/// mmdebstrap do the same).
+/// base-passwd is the first, because its preinst writes the user database that chown needs (debootstrap and mmdebstrap do the same).
 fn ordered(packages: &[Arc<Unpacked>], providers: &BTreeMap<&str, Vec<usize>>) -> Vec<usize> {
     let mut graph = DiGraph::<usize, ()>::new();
     let nodes: Vec<_> = (0..packages.len()).map(|index| graph.add_node(index)).collect();
@@ -197,7 +195,7 @@ fn ordered(packages: &[Arc<Unpacked>], providers: &BTreeMap<&str, Vec<usize>>) -
             graph.add_edge(nodes[index], nodes[dependency], ());
         }
     }
-    // Strongly connected components come with what they point to first, which is the order wanted.
+    // Tarjan's algorithm returns a component after the components that it points to, which is the required order.
     let mut order: Vec<usize> = Vec::new();
     for mut component in petgraph::algo::tarjan_scc(&graph) {
         component.sort();

@@ -1,19 +1,19 @@
-//! What a step leaves behind that says when and where it ran, and is therefore not kept.
+//! Drops whole files that depend on the time and place of a step.
 //!
-//! Metadata (owners, times, attributes) is the store's to normalise; this is about whole files. Each rule
-//! says why. `docs/reproducible.md` lists them beside what other builders of Debian roots do.
+//! Metadata (owners, times, attributes) is normalised by the store. Each rule has its reason. `docs/reproducible.md` compares the rules
+//! with other builders of Debian roots.
 
-/// What to do with a path that a step wrote.
+/// Decision about a path that a step wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It belongs to the image.
+    /// Keep it in the image.
     Keep,
-    /// It does not.
+    /// Drop it.
     Drop,
 }
 
-/// A pattern and its verdict. A pattern ending in `/` is a directory's content; a `*` stands for any part
-/// of one name, `**` for any number of names.
+/// A pattern and its verdict. A pattern that ends in `/` matches a directory's content; `*` matches any part of a name, `**` any number of
+/// names.
 struct Rule {
     pattern: &'static str,
     verdict: Verdict,
@@ -24,15 +24,15 @@ const fn dropped(pattern: &'static str) -> Rule {
 }
 
 const RULES: &[Rule] = &[
-    // Logs hold times.
+    // Logs contain times.
     dropped("var/log/dpkg.log"),
     dropped("var/log/alternatives.log"),
     dropped("var/log/bootstrap.log"),
     dropped("var/log/apt/"),
     dropped("var/log/fontconfig.log"),
-    // Holds inode numbers and change times; ldconfig makes it again.
+    // Contains inode numbers and change times; ldconfig rebuilds it.
     dropped("var/cache/ldconfig/aux-cache"),
-    // Copies of what stood before the last change, locks, and apt's own caches: of no use in an image.
+    // Backups, locks, and apt's own caches: of no use in an image.
     dropped("var/lib/dpkg/*-old"),
     dropped("var/lib/dpkg/lock"),
     dropped("var/lib/dpkg/lock-frontend"),
@@ -43,25 +43,25 @@ const RULES: &[Rule] = &[
     dropped("var/lib/apt/extended_states"),
     dropped("var/cache/apt/"),
     dropped("etc/.pwd.lock"),
-    // Random numbers and names of the machine; made anew where they are needed.
+    // Random numbers and host names, generated again when needed.
     dropped("etc/machine-id"),
     dropped("var/lib/dbus/machine-id"),
     dropped("var/lib/systemd/random-seed"),
     dropped("var/lib/systemd/credential.secret"),
     dropped("etc/ssh/ssh_host_*"),
-    // Random names that fontconfig before 2.14 gives to directories, and its caches by these names.
+    // Random names that fontconfig before 2.14 gives to directories, and the caches with these names.
     dropped("usr/share/fonts/**/.uuid"),
     dropped("usr/local/share/fonts/**/.uuid"),
     dropped("var/cache/fontconfig/*-*-*-*-*-le64.cache-7"),
-    // Its minute and hour are drawn at random.
+    // Its minute and hour are random.
     dropped("etc/cron.d/popularity-contest"),
-    // What a kernel's package makes to boot by: inode numbers and times. A machine's own is made by Silo.
+    // The initramfs of a kernel package contains inode numbers and times. Silo makes its own for a VM.
     dropped("boot/initrd.img-*"),
-    // The launcher's own, or the builder's.
+    // Set by the launcher or by the build.
     dropped("etc/hostname"),
     dropped("etc/resolv.conf"),
     dropped("usr/sbin/policy-rc.d"),
-    // Not part of a root at rest.
+    // Runtime directories.
     dropped("run/"),
     dropped("tmp/"),
     dropped("var/tmp/"),
@@ -70,27 +70,27 @@ const RULES: &[Rule] = &[
     dropped("sys/"),
 ];
 
-/// Judges a path below the root, without a slash before it.
+/// Returns the verdict on a path; the path is relative to the root.
 pub fn judge(path: &[u8]) -> Verdict {
     let rule = RULES.iter().find(|rule| matches(rule.pattern.as_bytes(), path));
     rule.map_or(Verdict::Keep, |rule| rule.verdict)
 }
 
-/// A file that a step must leave empty, or not make at all.
+/// A file that a step must leave empty or absent.
 pub struct Secret {
-    /// Its path below the root.
+    /// The path relative to the root.
     pub path: &'static str,
-    /// Why an image must not hold it.
+    /// The reason.
     pub why: &'static str,
 }
 
-/// Files that would be secrets in an image that others share.
+/// Files that must not be shared with an image.
 pub const SECRETS: [Secret; 2] = [
-    Secret { path: "etc/ssl/private/ssl-cert-snakeoil.key", why: "a private key that everybody with the image would share" },
+    Secret { path: "etc/ssl/private/ssl-cert-snakeoil.key", why: "a private key that all users of the image would share" },
     Secret { path: "var/cache/debconf/passwords.dat", why: "passwords given to debconf" },
 ];
 
-/// Matches a pattern whose parts are names: a `*` is any part of one name, `**` any number of names.
+/// Matches a pattern of names: `*` matches any part of a name, `**` any number of names.
 fn matches(pattern: &[u8], path: &[u8]) -> bool {
     if pattern.ends_with(b"/") {
         return path.len() > pattern.len() && path.starts_with(pattern);

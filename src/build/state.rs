@@ -1,4 +1,4 @@
-//! What stands when a node of the plan is done: the layers so far, and what later nodes must know of them.
+//! State of an image after a node of the plan: the layers so far, and the data that later nodes need.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -11,40 +11,40 @@ use crate::lock::{Sha256, StepOutput};
 use super::ground::Ground;
 use super::scripted::{self, Unpacked};
 
-/// The layers of an image on its way.
+/// An unfinished image.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// The packages whose layers are simply there, by tier.
+    /// The packages with directly used layers, by tier.
     pub tiers: Vec<Arc<Vec<Arc<Unpacked>>>>,
-    /// All packages that took part in a configure step: those above, and those that dpkg unpacked.
+    /// All packages that took part in a configure step, including those that dpkg unpacked.
     pub present: Arc<Vec<Arc<Unpacked>>>,
-    /// The packages that no step has needed, by name.
+    /// The packages that no step needed, by name.
     pub plain: Arc<Vec<Arc<Unpacked>>>,
-    /// What the packages' scripts changed, by tier.
+    /// The layers of the configure steps, by tier.
     pub configured: Vec<LayerId>,
-    /// Those of them whose dpkg databases together name all of `present`: the last, or the two halves of the last tier.
+    /// The configured layers whose dpkg databases together have all of `present`: the last one, or those of the last tier's two halves.
     pub heads: Vec<LayerId>,
-    /// The entries of the configured layers.
+    /// The indexes of the configured layers.
     pub changes: Vec<Arc<Index>>,
-    /// The paths that a package diverted, with that package.
+    /// The diverted paths, each with the diverting package.
     pub diverted: Arc<BTreeMap<Vec<u8>, String>>,
-    /// What lies over all this: the dpkg database, then the steps' layers.
+    /// The layers above: the dpkg database, then the command steps' layers.
     pub over: Vec<LayerId>,
-    /// What steps with a network came to, by derivation.
+    /// Outputs of steps with network or project files, by derivation.
     pub outputs: BTreeMap<Sha256, StepOutput>,
-    /// The root that the last step saw, for the next root to be made of; whoever comes first may have it.
+    /// The root of the last step, for reuse by the next one; the first node that takes it gets it.
     pub ground: Mutex<Option<Ground>>,
-    /// How many of those are steps.
+    /// Number of command steps' layers in `over`.
     pub steps: usize,
-    /// Layers that were made, and not found.
+    /// Number of layers that were made, not counting reused ones.
     pub made: usize,
 }
 
 impl State {
     /// Returns the layers that a configure step sees, lowest first.
     ///
-    /// dpkg leaves a directory as its first package made it, so the earlier tiers' layers lie over the later ones'; what
-    /// scripts changed lies over all packages.
+    /// dpkg keeps a directory's metadata from the first package that ships it, so the earlier tiers' layers go above the later ones'. The
+    /// changes of scripts go above all packages.
     pub fn seen(&self) -> Vec<LayerId> {
         let mut layers: Vec<LayerId> = self.tiers.iter().rev().flat_map(|tier| scripted::root_order(tier)).collect();
         layers.extend(&self.configured);
@@ -59,22 +59,22 @@ impl State {
         layers
     }
 
-    /// Returns the layers of the steps, lowest first.
+    /// Returns the layers of the command steps, lowest first.
     pub fn of_steps(&self) -> &[LayerId] {
         &self.over[self.over.len().saturating_sub(self.steps)..]
     }
 
-    /// Takes the root that the last step saw.
+    /// Takes the root of the last step.
     pub fn take_ground(&self) -> Option<Ground> {
         self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
     }
 
-    /// Leaves a root for the next one to be made of.
+    /// Stores the root of a step for reuse.
     pub fn put_ground(&self, ground: Ground) {
         *self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ground);
     }
 
-    /// Returns the same state for a half of a tier that is configured beside another one, which keeps the ground.
+    /// Copies the state for the half of a tier that is configured in parallel; the original keeps the root.
     pub fn beside(&self) -> State {
         let kept = self.take_ground();
         let beside = State { made: 0, ..self.handed_on() };
@@ -82,14 +82,14 @@ impl State {
         beside
     }
 
-    /// Puts a state together with that of the other half of its tier; both came of `below`.
+    /// Merges the state with the other half's; both halves started from `below`.
     pub fn and(mut self, mut other: State, below: &State) -> State {
         self.tiers.extend(other.tiers.drain(below.tiers.len()..));
         self.present = Arc::new(self.present.iter().chain(&other.present[below.present.len()..]).cloned().collect());
         self.configured.extend(other.configured.drain(below.configured.len()..));
         self.changes.extend(other.changes.drain(below.changes.len()..));
         self.heads.append(&mut other.heads);
-        // Only one half can have changed dpkg's list.
+        // At most one half can have changed dpkg's list of diversions.
         if other.diverted != below.diverted {
             self.diverted = other.diverted;
         }
@@ -97,7 +97,7 @@ impl State {
         self
     }
 
-    /// Returns the same state for a node above, which takes the ground over.
+    /// Copies the state for a later node; moves the root to the copy.
     pub fn handed_on(&self) -> State {
         State {
             tiers: self.tiers.clone(),

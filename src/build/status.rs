@@ -1,10 +1,10 @@
-//! dpkg's database as text: `status`, `triggers/*`, in the form that dpkg itself writes.
+//! Generates dpkg's database files `status` and `triggers/*`, in the form that dpkg itself writes.
 
 use std::collections::BTreeMap;
 
 use crate::unpack::record::{Record, Stanza};
 
-/// The order in which dpkg writes the fields it knows (its `lib/dpkg/parse.c`); others follow as they stood.
+/// The order in which dpkg writes its known fields (its `lib/dpkg/parse.c`); other fields follow in their original order.
 const ORDER: [&str; 24] = [
     "Package",
     "Essential",
@@ -45,7 +45,7 @@ pub fn stanza(record: &Record, state: &str) -> Stanza {
     stanza
 }
 
-/// Writes a status file of `stanzas`, ordered by name and architecture as dpkg does.
+/// Generates a status file of `stanzas`, ordered by name and architecture as dpkg does.
 pub fn write(mut stanzas: Vec<Stanza>) -> String {
     stanzas.sort_by(|a, b| (a.package(), a.architecture()).cmp(&(b.package(), b.architecture())));
     let mut text = String::new();
@@ -75,7 +75,7 @@ fn push_field(text: &mut String, name: &str, value: &str) {
     text.push('\n');
 }
 
-/// Returns the files of `triggers/` that note which package waits for what, by name.
+/// Returns the files of `triggers/`, by name; they list the packages that await each trigger.
 pub fn triggers(records: &[&Record]) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for record in records {

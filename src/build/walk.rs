@@ -1,8 +1,8 @@
-//! The ready queue: every node of a plan is worked on as soon as all that it needs is there.
+//! Scheduler: runs every node of a plan as soon as its inputs are done.
 //!
-//! A node fails alone: what needs it is given up, everything else goes on, so that one walk reports all independent
-//! errors. Steps block for minutes, so the workers are plain threads; there are some for processor work and some for
-//! steps, and neither waits for the other's kind.
+//! If a node fails, its dependents are abandoned and everything else continues, so that one walk reports all independent errors. Steps
+//! block for minutes, so the workers are plain threads. There is one pool for processor work and one for steps; neither waits for the
+//! other's nodes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,30 +15,30 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::thread::{self, NoThread};
 
-/// How often a sleeping worker looks whether the user wants to stop.
+/// Interval at which a sleeping worker checks for cancellation.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What kind of worker a node waits for.
+/// Class of worker that runs a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// One that uses a processor for a short while.
+    /// Uses a processor for a short while.
     Work,
-    /// One that starts a sandbox and waits for it.
+    /// Starts a sandbox and waits for it.
     Step,
 }
 
-/// How a node is treated.
+/// Scheduling properties of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Who works on it.
+    /// The class of worker.
     pub class: Class,
-    /// Of the nodes that are ready, the one with the lowest rank comes first.
+    /// Of all ready nodes, the one with the lowest rank runs first.
     pub rank: u64,
-    /// Whether it must also be released from outside, such as by a file that arrives.
+    /// True if the node also waits for a release from outside, such as for a finished download.
     pub awaited: bool,
 }
 
-/// How many workers there are.
+/// Numbers of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workers {
     /// For [`Class::Work`].
@@ -47,27 +47,27 @@ pub struct Workers {
     pub steps: usize,
 }
 
-/// What became of a walk.
+/// Result of a walk.
 pub struct Outcome<T, E> {
-    /// What each node gave, by its number; nothing where it failed or was given up.
+    /// The output of each node, by index; `None` if it failed or was abandoned.
     pub given: Vec<Option<T>>,
     /// The failures, in the order of the nodes.
     pub failed: Vec<(NodeIndex, E)>,
 }
 
 struct State<E> {
-    /// What each node still waits for.
+    /// Number of unfinished inputs of each node.
     waits: Vec<usize>,
     ready: [BinaryHeap<Reverse<(u64, usize)>>; 2],
-    /// Nodes that are neither done nor given up.
+    /// Number of nodes that are neither done nor abandoned.
     left: usize,
     given_up: Vec<bool>,
     failed: Vec<(NodeIndex, E)>,
-    /// Whether the workers are to end before all is done.
+    /// True if the workers must end early.
     quit: bool,
 }
 
-/// A walk that is under way.
+/// A running walk.
 pub struct Walk<'a, N, T, E> {
     graph: &'a DiGraph<N, ()>,
     orders: Vec<Order>,
@@ -78,7 +78,7 @@ pub struct Walk<'a, N, T, E> {
 }
 
 impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
-    /// Prepares the walk of a graph whose edges lead from an input to what needs it.
+    /// Prepares the walk of a graph with edges from inputs to dependents.
     pub fn new(graph: &'a DiGraph<N, ()>, stop: &'a AtomicBool, order: impl Fn(&N) -> Order) -> Walk<'a, N, T, E> {
         let orders: Vec<Order> = graph.node_weights().map(order).collect();
         let inputs = |node| graph.neighbors_directed(node, Direction::Incoming).count();
@@ -93,19 +93,19 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         Walk { graph, orders, state: Mutex::new(state), changed: Condvar::new(), given, stop }
     }
 
-    /// Returns what a node gave; a node is only worked on when its inputs have given theirs.
+    /// Returns the output of a node. A node runs only after all its inputs are done.
     pub fn given(&self, node: NodeIndex) -> Option<&T> {
         self.given[node.index()].get()
     }
 
-    /// Releases a node that was awaited from outside.
+    /// Releases a node that waits for it from outside.
     pub fn release(&self, node: NodeIndex) {
         let mut state = self.state();
         self.one_less(&mut state, node);
         self.changed.notify_all();
     }
 
-    /// Says that a node, awaited from outside or worked on, has failed; what needs it is given up.
+    /// Marks a running or waiting node as failed, and abandons its dependents.
     pub fn fail(&self, node: NodeIndex, error: E) {
         let mut state = self.state();
         if !state.given_up[node.index()] {
@@ -114,20 +114,20 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         self.give_up(&mut state, node);
     }
 
-    /// Gives a node, and all that needs it, up without an error of its own.
+    /// Abandons a node and its dependents without an error.
     pub fn abandon(&self, node: NodeIndex) {
         let mut state = self.state();
         self.give_up(&mut state, node);
     }
 
-    /// Says whether nothing is left to do.
+    /// Returns true if no node is left to run.
     pub fn is_over(&self) -> bool {
         let state = self.state();
         state.left == 0 || state.quit
     }
 
-    /// Works on all nodes; `feed` runs beside and releases the awaited ones. One worker of each class is enough, and where not
-    /// even those can be started nothing is done.
+    /// Runs all nodes, while `feed` releases the waiting ones in parallel. One worker of each class is enough; if not even those can be
+    /// started, nothing runs.
     pub fn run(
         self,
         workers: Workers,
@@ -157,7 +157,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     }
 
     fn serve(&self, class: Class, work: &(impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync)) {
-        // A worker that panics would leave its node undone, and the others waiting for it.
+        // If a worker panics, its node is never done; without this the others would wait for it.
         let _end = End(self);
         while let Some(node) = self.next(class) {
             match work(self, node) {
@@ -167,7 +167,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         }
     }
 
-    /// Waits for a node to work on; `None` when there will be no more.
+    /// Waits for a node to run; `None` when there will be no more.
     fn next(&self, class: Class) -> Option<NodeIndex> {
         let mut state = self.state();
         loop {
@@ -183,14 +183,14 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         }
     }
 
-    /// Ends all workers when they are done with the node that they work on.
+    /// Ends all workers after their current node.
     fn quit(&self) {
         self.state().quit = true;
         self.changed.notify_all();
     }
 
     fn done(&self, node: NodeIndex, given: T) {
-        // A node is worked on once, so nothing stands there yet.
+        // A node runs once, so the cell is empty.
         drop(self.given[node.index()].set(given));
         let mut state = self.state();
         state.left -= 1;
@@ -225,7 +225,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     }
 }
 
-/// Ends a walk if its worker panics.
+/// Ends the walk if its worker panics.
 struct End<'w, 'a, N: Sync, T: Send + Sync, E: Send>(&'w Walk<'a, N, T, E>);
 
 impl<N: Sync, T: Send + Sync, E: Send> Drop for End<'_, '_, N, T, E> {
