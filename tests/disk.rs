@@ -347,7 +347,7 @@ fn what_killed_runs_made_in_repositories_is_reported_and_taken_over() {
     let would = json(&silo, &["gc", "--dry-run", "--json"]);
     assert_eq!((would["leftovers"].as_u64(), would["waiting"].as_array().map(Vec::len)), (Some(1), Some(1)), "{would}");
     let done = silo.run(["gc"]);
-    let told = format!("made in the repository of {}; `silo doctor --fix` takes it over", project.display());
+    let told = format!("of work for the repository of {}; `silo doctor --fix` imports it", project.display());
     assert!(done.code == 0 && done.out.contains(" 1 leftovers removed") && done.err.contains(&told), "{done:?}");
     let waiting = json(&silo, &["gc", "--json"])["waiting"].clone();
     assert!(waiting[0]["project"] == *project.to_string_lossy() && waiting[0]["bytes"].as_u64() > Some(0), "{waiting}");
@@ -355,7 +355,7 @@ fn what_killed_runs_made_in_repositories_is_reported_and_taken_over() {
     assert!(checks.as_array().is_some_and(|checks| checks.iter().any(|check| check["name"] == "repositories")), "{checks}");
     assert!(json(&silo, &["cache", "report", "--json"]).to_string().contains("repositories"));
     let fixed = silo.run(["doctor", "--fix"]);
-    assert!(fixed.err.contains("took over what a killed run made in the repository of"), "{fixed:?}");
+    assert!(fixed.err.contains("imported the work of a killed run into the repository of"), "{fixed:?}");
     assert_eq!(fs::read_to_string(project.join(".git/MERGE_MSG")).expect("imported"), "inside\n");
     assert_eq!(fs::read_dir(silo.path("repositories")).expect("there").count(), 0);
     assert!(!silo.run(["doctor"]).out.contains("repositories"));

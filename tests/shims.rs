@@ -136,7 +136,7 @@ fn a_circle_of_shims_ends() {
         program(&machine.join("npm"), &format!("#!/bin/sh\n{line}\n"));
         let ended = call(&silo, "npm", &[], &machine);
         assert_eq!(ended.code, 126, "{ended:?}");
-        assert!(ended.err.contains("npm was handed on 8 times and came back each time"), "{ended:?}");
+        assert!(ended.err.contains("npm called itself through PATH 8 times"), "{ended:?}");
     }
 }
 
@@ -288,8 +288,8 @@ fn doctor_finds_and_mends_what_is_wrong_with_shims() {
     };
     let (bin, system) = (silo.path("bin").display().to_string(), "/usr/bin:/bin".to_owned());
     let (shims, path, disk, clock) = examined(&[], format!("{bin}:{system}"));
-    assert_eq!((shims.as_str(), path.as_str()), ("ok 4 lead to silo", "ok the shims come first"));
-    assert!(disk.contains(" free") && clock == "ok later than this silo was made", "{disk} {clock}");
+    assert_eq!((shims.as_str(), path.as_str()), ("ok 4 start silo", "ok the shims come first"));
+    assert!(disk.contains(" free") && clock == "ok later than this silo was built", "{disk} {clock}");
     assert_eq!(examined(&[], system.clone()).1, format!("degraded {bin} is not on it"));
     let shadowed = examined(&[], format!("{}:{bin}:{system}", machine.display())).1;
     assert_eq!(shadowed, format!("degraded before the shims: npm is {}", machine.join("npm").display()));
@@ -298,14 +298,14 @@ fn doctor_finds_and_mends_what_is_wrong_with_shims() {
     symlink("../program", silo.path("bin/gone")).expect("our own directory");
     fs::remove_file(silo.path("program")).expect("a link of silo's");
     let broken = examined(&[], format!("{bin}:{system}")).0;
-    assert_eq!(broken, "degraded all lead to another silo, or to none; missing npm; left over gone");
-    assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 lead to silo");
+    assert_eq!(broken, "degraded all start another silo, or none; missing npm; left over gone");
+    assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 start silo");
     assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
     // A table that is none is put aside and made anew; until then no call is handed on.
     fs::write(silo.path("shims"), "silo shims 9\n").expect("our own file");
     let refused = call(&silo, "npm", &[], &machine);
     assert!(refused.code == 1 && refused.err.contains("`silo doctor --fix` makes it anew"), "{refused:?}");
-    assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 lead to silo");
+    assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 start silo");
     assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
     assert!(silo.path("shims.broken").exists());
 }

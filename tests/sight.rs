@@ -300,9 +300,9 @@ fn a_user_may_trust_every_project_and_no_project_may_ask_for_that() {
     silo.write(".silo/silo.toml", "trust = \"always\"\n");
     assert!(silo.ok(["sync"]).contains("uses no tools"));
     fs::write(silo.project().join("silo.toml"), "trust = \"always\"\n").expect("our own project");
-    assert!(silo.fails(["sync"]).err.contains("trust is yours to set, and no project's"));
+    assert!(silo.fails(["sync"]).err.contains("trust is a user setting, and a project cannot set it"));
     fs::write(silo.project().join("silo.toml"), "[cache.tools]\nmaxSizeMB = 1\n").expect("our own project");
-    assert!(silo.fails(["sync"]).err.contains("cache is yours to set, and no project's"));
+    assert!(silo.fails(["sync"]).err.contains("cache is a user setting, and a project cannot set it"));
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn unknown_tools_in_silo_toml_are_errors() {
         fs::write(&toml, text).expect("our own project");
         for words in [&["sync"][..], &["trust", "--yes"], &["config", "show"], &["lock"]] {
             let refused = silo.fails(words);
-            let expect = format!("{key} names \"pyhton\", and there is no such tool");
+            let expect = format!("{key} names \"pyhton\", but there is no such tool");
             assert!(refused.err.contains(&expect) && refused.err.contains("did you mean \"python\"?"), "{words:?}: {refused:?}");
         }
     }

@@ -17,9 +17,9 @@ use super::{trust, ui};
 
 /// Add Debian packages, languages or commands to a tool, for this project
 ///
-/// Words that name an add-on (java, kotlin, ruby, or one of yours) add that; all others are Debian packages, which are
-/// solved together with the tool's own. What is added is written to silo.toml and silo.lock, and the tool is built; where
-/// that fails, silo.toml stays as it was.
+/// A word that names an add-on (java, kotlin, ruby, or one of yours) adds that add-on. All other words are Debian packages, resolved
+/// together with the tool's own packages. The additions go into silo.toml and silo.lock, and the tool is built. If the build fails,
+/// silo.toml stays unchanged.
 #[derive(clap::Args)]
 pub struct Args {
     /// Packages and languages
@@ -31,7 +31,7 @@ pub struct Args {
     /// Also run this shell command after the tool's own steps
     #[arg(long = "step", value_name = "COMMAND")]
     steps: Vec<String>,
-    /// What the commands may reach: name, name:port, *.name or @ecosystem
+    /// Hosts that the commands may connect to: name, name:port, *.name or @ecosystem
     #[arg(long, value_name = "NAME", requires = "steps")]
     network: Vec<String>,
     /// Add to the tool everywhere, not only in this project
@@ -98,7 +98,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     )
 }
 
-/// Says how packages are had that are the tool's own ecosystem's and not Debian's.
+/// Names the command that installs packages of the tool's own ecosystem (pip, npm, cargo) instead of Debian's.
 fn by_client(setting: &Setting, tool: &str, packages: &[String]) -> Option<String> {
     let recipe = catalog::find(&setting.places, tool).ok()?.recipe;
     let names = packages.join(" ");
@@ -113,5 +113,5 @@ fn by_client(setting: &Setting, tool: &str, packages: &[String]) -> Option<Strin
     } else {
         return None;
     };
-    Some(format!("`silo build {tool} {client}` bakes it in from its own index; Debian calls such packages {debians}"))
+    Some(format!("`silo build {tool} {client}` installs it into the image from its own index; the Debian package would be {debians}"))
 }

@@ -22,11 +22,11 @@ use super::error::Failure;
 use super::overlay::{self, Target};
 use super::{tier, trust, ui};
 
-/// Run a command once and bake what it changes into a tool, for every run to come
+/// Run a command once and bake its changes into a tool, for every later run
 ///
-/// The command is recorded in silo.toml, and what it comes to is pinned in silo.lock. It sees the project read-only at
-/// /workspace; only changes of the tool's own root are kept. Without a command, the tool is built as silo.toml says. A build
-/// that fails changes nothing.
+/// The command goes into silo.toml, and its output is pinned in silo.lock. The command sees the project read-only at /workspace; only
+/// changes to the tool's own root file system are kept. Without a command, the tool is built as silo.toml describes it. A failed build
+/// changes nothing.
 #[derive(clap::Args)]
 pub struct Args {
     /// The tool
@@ -35,13 +35,13 @@ pub struct Args {
     /// The command, word by word
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
-    /// A command for the shell, instead of words
+    /// A shell command line, instead of separate words
     #[arg(long, alias = "setup", value_name = "COMMAND", conflicts_with = "command")]
     script: Option<String>,
-    /// What the command may reach: name, name:port, *.name or @ecosystem; by default what the tool's recipe says
+    /// Hosts that the command may connect to: name, name:port, *.name or @ecosystem; by default those of the tool's recipe
     #[arg(long, value_name = "NAME")]
     network: Vec<String>,
-    /// The command may reach nothing
+    /// Give the command no network access
     #[arg(long, conflicts_with = "network")]
     no_network: bool,
     /// Bake into the tool everywhere, not only in this project
@@ -50,21 +50,21 @@ pub struct Args {
     /// Remove the recorded command of this number, or all of them
     #[arg(long, alias = "reset", value_name = "NUMBER", num_args = 0..=1, require_equals = true, conflicts_with_all = ["script", "command"])]
     remove: Option<Option<usize>>,
-    /// Run the recorded commands again and pin what they come to now
+    /// Run the recorded commands again and pin their new output
     #[arg(long)]
     rerun: bool,
-    /// Do it for every tool; one that fails does not keep the others from being built
+    /// Build every tool; a failure does not stop the others
     #[arg(long, conflicts_with_all = ["script", "remove"])]
     all: bool,
-    /// Take the lock as it is: what it does not pin is an error
+    /// Fail if the lock is missing or out of date
     #[arg(long, conflicts_with = "rerun")]
     frozen: bool,
-    /// Run every step of the tool twice, in different circumstances, and say what came out otherwise
+    /// Run every build step twice, under different conditions, and report differences in the output
     #[arg(long, conflicts_with_all = ["script", "command", "remove", "rerun"])]
     check: bool,
     #[command(flatten)]
     tier: tier::OfSteps,
-    /// Keep what a failed step left, for `silo debug`
+    /// Keep the state of a failed step, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
 }
@@ -92,7 +92,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if let Some(which) = args.remove {
         let (removed, changed) = settings_file::prepare(&setting.home, &path, |document| document.remove_steps(&tool, which))?;
         if removed == 0 {
-            return Err(Failure::found(format!("{} records no such command for {tool}", path.display()), "look at its postInstall"));
+            return Err(Failure::found(format!("{} records no such command for {tool}", path.display()), "see postInstall in that file"));
         }
         ui::data(&format!("{}: {removed} commands removed\n", plain::path(&path)))?;
         return overlay::apply(globals, &mut setting, &target, Some(changed));
@@ -110,10 +110,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(done)
 }
 
-/// The limit of every step.
+/// A step sees the project read-only; used in the hint of a failed step.
 const READ_ONLY: &str = "the project is read-only in a build, which keeps only changes outside of it";
 
-/// Spells the command that does the same in a run as a step in a build.
+/// Spells the `silo run` or `silo shell` command that does the same as a build step.
 fn as_a_run(tool: &str, step: &NewStep) -> String {
     match step.shell {
         true => format!("silo shell {tool}"),
@@ -121,12 +121,12 @@ fn as_a_run(tool: &str, step: &NewStep) -> String {
     }
 }
 
-/// Says that an environment of the project hides packages that were baked into the tool.
+/// Notes that an active virtual environment of the project hides packages that were just baked into the tool.
 fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
     let installs = step.run.iter().any(|word| word.contains("pip")) && step.run.iter().any(|word| word.contains("install"));
     let Ok(definition) = definition::of(setting.view(), tool, Scope::Project) else { return };
     let rules = &definition.found.recipe.run.activate;
-    // An excluded directory is the sandbox's own.
+    // A sandbox has its own directory in place of an excluded one.
     let keeper = Keeper::new(&setting.home, Some(&setting.project), setting.settings.project_id.as_deref());
     let excluded =
         setting.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?))).collect();
@@ -142,13 +142,13 @@ fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
     {
         let dir = plain::path(&active.dir);
         ui::note(&format!(
-            "{dir} is active in this project and does not see packages that are baked into {tool}\n  try: `silo run {tool} {}` installs into it; `silo run {tool} -m venv --system-site-packages {dir}` lets it see both",
+            "{dir} is active in this project and hides packages that are baked into {tool}\n  try: `silo run {tool} {}` installs into it; `silo run {tool} -m venv --system-site-packages {dir}` makes both visible",
             step.run.join(" ")
         ));
     }
 }
 
-/// The command that is to be recorded, if one was given.
+/// Returns the command to record, if the user gave one.
 fn step(setting: &Setting, args: &Args, tool: &str) -> Result<Option<NewStep>, Failure> {
     let (run, shell) = match (&args.script, args.command.as_slice()) {
         (Some(script), _) => (vec![script.clone()], true),
@@ -181,14 +181,14 @@ fn all(globals: &Globals, setting: &mut Setting, args: &Args, scope: Scope) -> R
     }
     match failed.as_slice() {
         [] => Ok(ExitCode::SUCCESS),
-        failed => Err(Failure::found(format!("not built: {}", failed.join(", ")), "the messages above say why")),
+        failed => Err(Failure::found(format!("not built: {}", failed.join(", ")), "see the messages above")),
     }
 }
 
-/// Paths of one cause that are listed; more are counted.
+/// Paths listed for one cause; the rest are counted.
 const MOST_PATHS: usize = 5;
 
-/// Puts the findings of a step together by package and cause.
+/// Groups the findings of a step by package and cause.
 fn groups(findings: &[&Finding]) -> String {
     let mut groups: BTreeMap<(Option<&str>, &str), Vec<&Finding>> = BTreeMap::new();
     for finding in findings {
@@ -208,7 +208,7 @@ fn groups(findings: &[&Finding]) -> String {
     text
 }
 
-/// Tells what a check has found, where there was one.
+/// Prints the result of `--check`, and fails if outputs differed.
 fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
     let Some(check) = &setting.check else { return done };
     let ran = check.ran.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -224,6 +224,6 @@ fn found(setting: &Setting, done: Result<ExitCode, Failure>) -> Result<ExitCode,
     if findings.is_empty() {
         return Ok(done);
     }
-    let message = format!("{} paths came out otherwise the second time", findings.len());
-    Err(Failure::found(message, "mend the steps above, then run `silo build --check` again"))
+    let message = format!("{} paths differ between the two runs", findings.len());
+    Err(Failure::found(message, "make the steps above reproducible, then run `silo build --check` again"))
 }

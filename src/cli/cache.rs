@@ -1,4 +1,4 @@
-//! `silo cache`: what Silo's directory takes, and ways to make it take less.
+//! `silo cache`: disk usage of Silo's directory, and commands that reduce it.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, gc, ui};
 
-/// Say what Silo's directory takes, and make it take less
+/// Show the disk usage of Silo's directory, and reduce it
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -31,9 +31,9 @@ enum Verb {
     Restore(Restore),
 }
 
-/// Count what everything takes on disk, each file once
+/// Show the disk usage of each part, counting every file once
 ///
-/// The total is what `du` says of the directory.
+/// The total is the same as that of `du`.
 #[derive(clap::Args)]
 struct Report {
     /// Print the report as JSON
@@ -41,7 +41,7 @@ struct Report {
     json: bool,
 }
 
-/// List the images with what they take and who needs them, the most recently used first
+/// List the images with their size and who needs them, most recently used first
 #[derive(clap::Args)]
 struct List {
     /// Print the list as JSON
@@ -49,19 +49,19 @@ struct List {
     json: bool,
 }
 
-/// Replace images that were not used lately by compressed archives of their layers
+/// Compress images that were not used lately
 ///
-/// They stay installed. The next run makes the image again from the archives, verifying every byte, which takes about as
-/// long as unpacking its packages; nothing is fetched. Images of running sandboxes are left alone.
+/// They stay installed. The next run restores the image from the compressed layers and verifies every byte. This takes about as long as
+/// unpacking the packages; nothing is fetched. Images of running sandboxes are skipped.
 #[derive(clap::Args)]
 struct Compress {
-    /// Take the images that were not used for so long; 90s, 36h, 14d or 2w, and a number alone is days
+    /// Compress images that were not used for this long: 90s, 36h, 14d or 2w; a number alone is days
     #[arg(long, value_name = "AGE", value_parser = gc::age, default_value = "14d")]
     older_than: Duration,
-    /// Take every image that is not in use
+    /// Compress every image that is not in use
     #[arg(long, conflicts_with = "older_than")]
     all: bool,
-    /// Say what would be compressed, and compress nothing
+    /// Show the images to compress, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print the outcome as JSON
@@ -69,13 +69,13 @@ struct Compress {
     json: bool,
 }
 
-/// Remove all fetched files, and logs of build steps
+/// Remove all fetched files and build logs
 #[derive(clap::Args)]
 struct Clean {
-    /// Remove the images and layers that nothing needs too, however young
+    /// Also remove unneeded images and layers of any age
     #[arg(long)]
     all: bool,
-    /// Say what would be removed, and remove nothing
+    /// Show the files to remove, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print the outcome as JSON
@@ -83,10 +83,10 @@ struct Clean {
     json: bool,
 }
 
-/// Make a compressed image runnable again
+/// Restore a compressed image
 #[derive(clap::Args)]
 struct Restore {
-    /// The image's id
+    /// Image id
     image: String,
 }
 
@@ -174,14 +174,14 @@ fn squeeze(setting: &Setting, args: &Compress) -> Result<ExitCode, Failure> {
 }
 
 fn clean(setting: &Setting, args: &Clean) -> Result<ExitCode, Failure> {
-    // No thing is that old, and every fetched file goes whatever its age.
+    // Without --all, no layer or image is old enough; fetched files are removed at any age.
     let things = if args.all { Duration::ZERO } else { Duration::MAX };
     let wish = collect::Wish { min_age: things, downloads: true, ..collect::Wish::default() };
     gc::collected(setting, &wish, args.dry_run, args.json)
 }
 
 fn restore(setting: &Setting, args: &Restore) -> Result<ExitCode, Failure> {
-    let no_id = || Failure::usage(format!("\"{}\" is no image id", args.image), "`silo cache list --json` shows them");
+    let no_id = || Failure::usage(format!("\"{}\" is not an image id", args.image), "`silo cache list --json` shows the ids");
     let id = ImageId::parse(&args.image).ok_or_else(no_id)?;
     setting.with(|context| Ok(compress::restore(context, id)?))?;
     Ok(ExitCode::SUCCESS)

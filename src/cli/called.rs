@@ -1,7 +1,7 @@
-//! Being called by another name: as a shim.
+//! Handles a call by another name than `silo`: the program was started as a shim.
 //!
-//! This comes before everything else, the definition of the command line too, because most calls that are handed on to
-//! the next program on PATH should cost nothing that can be felt. `crate::shim` says who gets a call.
+//! This runs before everything else, even before the command line is defined. Most shim calls are passed on to the next program on PATH, so
+//! they must add no noticeable delay. `crate::shim` decides which program gets a call.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -23,11 +23,11 @@ use super::error::Failure;
 use super::run::SILO_FAILED;
 use super::{env, run, trust};
 
-/// The exit codes of a program that is not there, and of one that cannot be executed, as a shell's.
+/// A shell's exit codes for a program that was not found and for one that cannot be executed.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// Answers the call of a shim: of a launcher, or of an older shim, which is a symlink to the program.
+/// Runs as a shim: from a launcher script, or from an older shim, which is a symlink to the program.
 pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
     let home = Home::of_user(&env::home().ok()?);
     let done = match launched(args) {
@@ -38,17 +38,17 @@ pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
         None => {
             let name = Path::new(args.first()?).file_name().filter(|name| *name != PROGRAM)?;
             if home.shim(name.to_str()?).is_symlink() {
-                // From the next call on it is a launcher. This one is answered in any case.
+                // Replace the old symlink by a launcher for later calls. This call continues even if that fails.
                 drop(env::found_as(&home).map(|program| shims::renew(&home, &program)));
             }
-            // A name that was never a shim's is a name that the user gave the program.
+            // Without a shim of this name, the user renamed the program: not a shim call.
             shim(&home, name, args)?
         }
     };
     Some(done.unwrap_or_else(|failure| failure.report()))
 }
 
-/// Returns the name that a launcher says, and the words from the launcher's own path on.
+/// Returns the shim's name from the launcher's argument, and the arguments from the launcher's own path on.
 fn launched(args: &[OsString]) -> Option<(&OsStr, &[OsString])> {
     let name = args.get(1)?.as_encoded_bytes().strip_prefix(launchers::CALLED_AS.as_bytes())?;
     let name = OsStr::from_bytes(name);
@@ -67,7 +67,7 @@ fn shim(home: &Home, name: &OsStr, args: &[OsString]) -> Option<Result<ExitCode,
     Some(answer(home, &table, text, args))
 }
 
-/// Whether a name stands in the directory of the shims, whoever it was made for.
+/// True if the shim directory has an entry of this name, for any tool.
 fn is_link(home: &Home, name: &OsStr) -> bool {
     home.bin().join(name).symlink_metadata().is_ok()
 }
@@ -83,19 +83,19 @@ fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> R
     };
     let choice = choice::choose(table, name, claims)?;
     if let (Choice::Next(_), Some((from, files))) = (&choice, &project) {
-        // A sandbox must not get a program out of sandboxes by a change of silo.toml.
+        // A sandbox must not get a program run outside of sandboxes by changing silo.toml.
         trust::unchanged(home, from, files).map_err(|failure| failure.or_code(SILO_FAILED))?;
     }
     match choice {
         Choice::Tool(entry, why) => run::shim(&Globals { quiet: false }, (&entry.tool, why), name, args.iter().skip(1).cloned().collect()),
         Choice::Next(owners) => match hand_on(home, name, args, &owners)? {},
-        // The shim of a tool that is gone: it is as if it were gone, too.
+        // The tool of this shim is gone: act as if the shim were gone too.
         Choice::Nobody => match hand_on(home, name, args, &[])? {},
         Choice::Several(owners) => Err(several(name, &owners)),
     }
 }
 
-/// Says that a name is several tools'.
+/// The error for a name that several tools have as a command.
 pub fn several(name: &str, owners: &[&Entry]) -> Failure {
     let names: Vec<&str> = owners.iter().map(|entry| entry.tool.as_str()).collect();
     Failure::usage(
@@ -104,19 +104,19 @@ pub fn several(name: &str, owners: &[&Entry]) -> Failure {
     )
 }
 
-/// Becomes the next program of this name on PATH, with the same arguments and without anything of silo's.
+/// Replaces this process by the next program of this name on PATH: same arguments, without Silo's variables and shim directory.
 fn hand_on(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Result<Infallible, Failure> {
     let count = env::var(HANDED_ON).and_then(|count| count.to_str()?.parse::<u32>().ok()).unwrap_or(0);
     if count >= MOST_HANDED_ON {
-        let hint = format!("`silo which -a {name}` shows what is on PATH; something there leads back to {}", home.bin().display());
-        return Err(Failure::found(format!("{name} was handed on {count} times and came back each time"), hint).with_code(NOT_EXECUTABLE));
+        let hint = format!("`silo which -a {name}` lists the programs on PATH; one of them calls back into {}", home.bin().display());
+        return Err(Failure::found(format!("{name} called itself through PATH {count} times"), hint).with_code(NOT_EXECUTABLE));
     }
     let path = search::without(&env::path(), &home.bin());
     let this = search::identity(&env::program()?);
     let is_own = |file: &Path| launchers::leads_to_silo(file, this);
     let Some(program) = search::next(OsStr::new(name), &path, is_own) else { return Err(not_found(name, owners)) };
     let called = args.first().cloned().unwrap_or_default();
-    // A path that leads to the shim would have a program look for its own files beside the shim.
+    // With the shim's path as argv[0], a program would look for its own files beside the shim.
     let as_path = called.as_encoded_bytes().contains(&b'/');
     let mut command = Command::new(&program);
     command.arg0(if as_path { program.as_os_str() } else { &called }).args(args.iter().skip(1));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::error::Failure;
 use super::ui;
 
-/// Print the completions of a shell
+/// Print completions for a shell
 #[derive(clap::Args)]
 pub struct Args {
     /// The shell

@@ -1,4 +1,4 @@
-//! `silo config`: looking at settings, and changing them in place.
+//! `silo config`: shows settings and edits them in place.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ use super::error::Failure;
 use super::ports::{self, Ports};
 use super::{migrate, settings, trust, ui};
 
-/// Look at settings, and change them in silo.toml
+/// Show settings, and change them in silo.toml
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -27,10 +27,10 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// What tools may reach
+    /// Network access of tools
     #[command(subcommand)]
     Network(Network),
-    /// Ports of this machine that lead to a tool
+    /// Port forwards from this machine to a tool
     #[command(subcommand)]
     Ports(Ports),
     Show(settings::Args),
@@ -39,22 +39,22 @@ enum What {
 
 #[derive(Subcommand)]
 enum Network {
-    /// Let tools reach a name
+    /// Let tools connect to a host
     Allow(Change),
-    /// Keep tools from reaching a name, unless something allowed names it more closely
+    /// Forbid connections to a host, unless a more specific rule allows it
     Deny(Change),
-    /// Forget that a name was allowed or denied
+    /// Remove the allow or deny rules of a host
     Remove(Change),
-    /// Show what a tool may reach, and what package ecosystems such as @pypi stand for
+    /// Show the network access of a tool, and the hosts of package ecosystems such as @pypi
     Show {
-        /// The tool; by default all that are installed
+        /// The tool; by default all installed tools
         tool: Option<String>,
     },
-    /// Ask an ecosystem's own client anew which names it needs
+    /// Ask an ecosystem's own client again for the hosts it needs
     Learn {
         /// The ecosystem, such as @pypi
         ecosystem: String,
-        /// The tool whose client is asked; by default one whose recipe says how
+        /// The tool whose client is asked; by default one whose recipe has a probe
         #[arg(long)]
         tool: Option<String>,
     },
@@ -65,10 +65,10 @@ struct Change {
     /// name, name:port, name:from-to, *.name, * or an ecosystem such as @pypi
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
-    /// For this tool alone
+    /// For this tool only
     #[arg(long)]
     tool: Option<String>,
-    /// Say it for everywhere, in ~/.silo/silo.toml
+    /// Apply everywhere: write to ~/.silo/silo.toml
     #[arg(long)]
     global: bool,
 }
@@ -115,13 +115,13 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
     let (_, written) = settings_file::change(&setting.home, &path, |document| {
         change.names.iter().try_for_each(|name| document.add_grant(tool, key, name).map(drop))
     })?;
-    // Whoever types it approves it; what else the file opens is asked about as before.
+    // Typing the command approves this change. Other exposures of the file still need an approval.
     trust::changed(setting, &written)?;
     let names = change.names.join(", ");
     let by = tool.map_or_else(String::new, |tool| format!(" by {tool}"));
     ui::data(&match written.is_new() {
         true => format!("{}: {names} {what}{by}\n", plain::path(&path)),
-        false => format!("{} says so already\n", plain::path(&path)),
+        false => format!("{} has this already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -138,12 +138,12 @@ fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
         Ok(None)
     })?;
     if let Some(name) = unsaid {
-        let hint = "`silo config network show` shows what is said where; --tool and --global say which file and table";
-        return Err(Failure::found(format!("{} says nothing of {name}", path.display()), hint));
+        let hint = "`silo config network show` lists the rules; --tool and --global select the table and file";
+        return Err(Failure::found(format!("{} has no rule for {name}", path.display()), hint));
     }
     changed.commit(&setting.home)?;
     for name in &change.names {
-        ui::data(&format!("{}: nothing is said of {name} any more\n", plain::path(&path)))?;
+        ui::data(&format!("{}: rules for {name} removed\n", plain::path(&path)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,8 +187,8 @@ fn learn(setting: &Setting, ecosystem: &str, tool: Option<&str>) -> Result<ExitC
     let tool = match tool {
         Some(tool) => tool.to_owned(),
         None => record::list(&setting.home)?.into_iter().map(|tool| tool.name).find(knows).ok_or_else(|| {
-            let hint = format!("install one that does, or set ecosystems.{name} = [\"name\", …] in silo.toml");
-            Failure::found(format!("no installed tool knows how to ask @{name}"), hint)
+            let hint = format!("install one that has, or set ecosystems.{name} = [\"name\", …] in silo.toml");
+            Failure::found(format!("no installed tool has a probe for @{name}"), hint)
         })?,
     };
     let learned = setting.with(|context| Ok(ecosystems::learn(context, &tool, name)?))?;

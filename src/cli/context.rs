@@ -1,4 +1,4 @@
-//! What a command needs of the machine before it can do anything: home, store, settings, progress.
+//! The state that every command needs first: home, store, settings, progress.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ use super::env;
 use super::error::Failure;
 use super::ui::{self, Ui};
 
-/// The options of every command.
+/// Options of every command.
 #[derive(clap::Args)]
 pub struct Globals {
     /// Show no progress, only results and errors
@@ -42,45 +42,45 @@ pub struct Globals {
     pub quiet: bool,
 }
 
-/// A command's surroundings, from which it makes a [`Context`].
+/// Everything a command has read at its start; it makes a [`Context`] from this.
 pub struct Setting {
-    /// The home.
+    /// Silo's home directory.
     pub home: Home,
-    /// Its layer store.
+    /// Layer store of the home.
     pub store: Store,
-    /// The directory that the user works in, with what `silo.toml` makes of it.
+    /// Project directory: the working directory or the nearest one above it with a `silo.toml`.
     pub project: PathBuf,
-    /// The directory that the command was given in.
+    /// Directory in which the command was given.
     pub from: PathBuf,
-    /// The files of the project that silo obeys, read once.
+    /// The project's configuration files, read once.
     pub files: ProjectFiles,
-    /// Where recipes are found.
+    /// Directories that hold recipes.
     pub places: Places,
-    /// The settings in force: the user's, with the project's laid over them.
+    /// Settings in force: the user's, overlaid with the project's.
     pub settings: Settings,
-    /// The user's settings alone.
+    /// The user's settings only.
     pub user_settings: Settings,
-    /// The project's settings alone.
+    /// The project's settings only.
     pub project_settings: Settings,
-    /// Whether what a failed step left is kept for a look into it.
+    /// True if the state of a failed step is kept for `silo debug`.
     pub keep_failed: bool,
-    /// Where every step is run twice, what is found out by that.
+    /// Results of the reproducibility check, if enabled.
     pub check: Option<Check>,
-    /// The virtual machine that steps run in; by default they run natively.
+    /// VM for build steps; `None` for the default tier.
     pub machine: Option<Machine>,
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
 }
 
-/// Reads the surroundings of a command.
+/// Reads the state of a command.
 pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
     setting_at(globals, &env::cwd()?)
 }
 
-/// Settings that are not used are told of once.
+/// Reports unused settings only once per process.
 static TOLD_OF_UNUSED: Once = Once::new();
-/// Older settings are told of once.
+/// Reports old-format settings only once per process.
 static TOLD_OF_OLDER: Once = Once::new();
 
 fn tell_of_older(older: &Older) {
@@ -88,12 +88,12 @@ fn tell_of_older(older: &Older) {
     ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", plain::path(&older.path)));
 }
 
-/// Reads the surroundings of a command as if it were given in another directory.
+/// Reads the state of a command as if it were given in another directory.
 pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
     setting_with(globals, dir, None)
 }
 
-/// The same as if a file of settings were changed already.
+/// The same, with a settings file replaced by a change that is not written yet.
 pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
@@ -112,7 +112,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
     if let Some(changed) = changed.filter(|changed| changed.path() == project_config) {
         files = files.with_settings(changed.texts().1)?;
     }
-    // Others beside it or above are no news then.
+    // Report only the nearest; others above it are no news.
     if let Some(nearest) = passed_over.iter().chain(files.passed_over()).next() {
         TOLD_OF_UNUSED.call_once(|| ui::note(&nearest.to_string()));
     }
@@ -125,7 +125,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         (project_settings.mirrors.allow_stale.is_some(), "mirrors.allowStale"),
     ];
     if let Some((_, key)) = mine.into_iter().find(|(said, _)| *said) {
-        let what = format!("{}: {key} is yours to set, and no project's", project_config.display());
+        let what = format!("{}: {key} is a user setting, and a project cannot set it", project_config.display());
         return Err(Failure::usage(what, "set it in ~/.silo/silo.toml"));
     }
     let places = Places { user: Some(home.recipes()), project: files.recipes(), draft: None };
@@ -148,13 +148,13 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
     })
 }
 
-/// Begins to look at what is built; nothing is collected meanwhile.
+/// Opens the built images for reading. No collection runs until the result is dropped.
 pub fn look(setting: &Setting) -> Result<Look<'_>, Failure> {
     Ok(Look::new(setting.view(), &setting.store)?)
 }
 
 impl Setting {
-    /// Returns what decides what a tool is.
+    /// Returns the inputs that define a tool.
     pub fn view(&self) -> View<'_> {
         View {
             home: &self.home,
@@ -167,13 +167,13 @@ impl Setting {
         }
     }
 
-    /// Gives `work` the images of this home.
+    /// Calls `work` with the images of this home.
     pub fn images<T, E: Into<Failure>>(&self, work: impl FnOnce(Images<'_>) -> Result<T, E>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
         work(Images { home: &self.home, store: &self.store, program: &env::program()?, sink: &sink }).map_err(Into::into)
     }
 
-    /// Fails if a silo.toml names an unknown tool: its settings would count for nothing.
+    /// Fails if a silo.toml names an unknown tool, because its settings would have no effect.
     pub fn check_names(&self) -> Result<(), Failure> {
         let mut known: Option<BTreeSet<String>> = None;
         let files = [(&self.project_settings, self.project.join(PROJECT_CONFIG)), (&self.user_settings, self.home.config())];
@@ -191,14 +191,14 @@ impl Setting {
                     let names: Vec<&str> = known.iter().map(String::as_str).collect();
                     let hint = document::nearest(tool, &names)
                         .map_or_else(|| "`silo list --available` shows the tools".to_owned(), |near| format!("did you mean \"{near}\"?"));
-                    return Err(Failure::usage(format!("{}: {key} names \"{tool}\", and there is no such tool", plain::path(&path)), hint));
+                    return Err(Failure::usage(format!("{}: {key} names \"{tool}\", but there is no such tool", plain::path(&path)), hint));
                 }
             }
         }
         Ok(())
     }
 
-    /// Returns the name of every tool that a recipe or an installed image is there for.
+    /// Returns every tool that has a recipe or an installed image.
     fn tools(&self) -> Result<BTreeSet<String>, Failure> {
         let mut names = catalog::names(&self.places)?;
         names.extend(record::list(&self.home)?.into_iter().map(|tool| tool.name));
@@ -210,22 +210,22 @@ impl Setting {
         self.ui.show_steps();
     }
 
-    /// Tells something that is no result, unless that is not wanted.
+    /// Shows a note, unless `--quiet` is set.
     pub fn note(&self, text: String) {
         self.ui.show(Event::Note { text });
     }
 
-    /// Runs `work` with progress shown and Ctrl-C turned into a request to stop.
+    /// Runs `work` with progress shown. A first SIGINT, SIGTERM or SIGHUP asks it to stop.
     pub fn with<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            // A second signal ends the program at once; the order of the two lines makes it so.
+            // A second signal ends the program immediately. This depends on the order of the two lines.
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&self.stop)).map_err(Failure::other)?;
             signal_hook::flag::register(signal, Arc::clone(&self.stop)).map_err(Failure::other)?;
         }
         self.look(work)
     }
 
-    /// Runs `work` that changes nothing, so that Ctrl-C may end the program at once, now and at a question afterwards.
+    /// Runs read-only `work`. Ctrl-C ends the program immediately, also at a later question.
     pub fn look<T>(&self, work: impl FnOnce(&Context<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
         let sink = |event| self.ui.show(event);
         let usual = if self.machine.is_none() { self.images(tier::usual_of_steps)? } else { None };

@@ -16,25 +16,25 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, ui};
 
-/// Say which tools are in force here, and why; of one tool, all that it is here
+/// Show the tools in force here and the reason; with a tool, its complete definition
 #[derive(clap::Args)]
 pub struct Args {
-    /// The tool; by default all that are installed or used here
+    /// The tool; by default all tools installed or used here
     tool: Option<String>,
-    /// Print it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// A tool as it is here.
+/// A tool as defined in this directory.
 struct Row {
     tool: String,
-    /// What runs; or why nothing does.
+    /// Installed image, or the reason why it cannot run.
     image: Result<Option<Installed>, definition::Error>,
     state: State,
 }
 
-/// Whether the tool's commands lead to it here.
+/// Reason why the tool's shims run it here, or do not.
 enum State {
     Project(PathBuf),
     User(PathBuf),
@@ -69,7 +69,7 @@ impl State {
             State::Project(root) => format!("used by {}", plain::path(root)),
             State::User(file) => format!("used by {}", plain::path(file)),
             State::Pinned => "pinned".to_owned(),
-            State::Next => "neither pinned nor used here: its commands lead to the next on PATH".to_owned(),
+            State::Next => "neither pinned nor used here: its commands run the next program on PATH".to_owned(),
         }
     }
 }
@@ -120,7 +120,7 @@ fn json(row: &Row) -> serde_json::Value {
     })
 }
 
-/// One tool: its recipe with the settings laid over it.
+/// Prints one tool: its recipe with the settings applied.
 fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, as_json: bool) -> Result<(), Failure> {
     check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     let found = definition::of(setting.view(), tool, Scope::Project)?.found;

@@ -14,15 +14,14 @@ use crate::recipe::SHELL;
 use super::context::{Globals, setting};
 use super::error::{self, Failure};
 
-/// Open a shell in what a failed step left, which --keep-failed has kept
+/// Open a shell in the state of a failed step, kept by --keep-failed
 ///
-/// The shell sees the root as the step left it, with the step's own environment and mounts. What was kept is removed by
-/// `silo gc`.
+/// The shell sees the root file system as the step left it, with the step's environment and mounts. `silo gc` removes kept states.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The step's derivation, or the beginning of it; by default the step that failed last
+    /// Derivation id of the step, or a prefix of it; by default the step that failed last
     step: Option<String>,
-    /// Run this command there instead of a shell
+    /// Run this command instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -55,7 +54,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(exit.code()))
 }
 
-/// Lists the launch specs of steps that were kept, with their age and name.
+/// Lists the launch specs of kept steps, with their modification time and name.
 fn kept(work: &std::path::Path) -> Result<Vec<(SystemTime, String, PathBuf)>, Failure> {
     let listing = match std::fs::read_dir(work) {
         Ok(listing) => listing,

@@ -11,17 +11,17 @@ use super::ui;
 
 /// Compare two images or layers, by package and by path
 ///
-/// The exit code is 0 where they are equal and 1 where they differ.
+/// The exit code is 0 if they are equal and 1 if they differ.
 #[derive(clap::Args)]
 pub struct Args {
-    /// An installed tool, or the beginning of the id of an image or a layer
+    /// An installed tool, or a prefix of an image or layer id
     a: String,
-    /// What it is compared with
+    /// The tool, image or layer to compare with
     b: String,
-    /// Compare the packages alone
+    /// Compare only the packages
     #[arg(long, conflicts_with = "paths")]
     packages: bool,
-    /// Compare the paths alone, and list every one
+    /// Compare only the paths, and list every one
     #[arg(long)]
     paths: bool,
     /// Print the difference as JSON
@@ -29,9 +29,9 @@ pub struct Args {
     json: bool,
 }
 
-/// The exit code of things that differ, as diff(1)'s.
+/// Exit code if the two differ, as in diff(1).
 const DIFFERENT: u8 = 1;
-/// The exit code of things that could not be compared, as diff(1)'s.
+/// Exit code if the comparison failed, as in diff(1).
 const TROUBLE: u8 = 2;
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {

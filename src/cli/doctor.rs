@@ -19,27 +19,27 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, gc, screen, ui};
 
-/// Try what sandboxes and builds need on this machine, and say what to do about what is missing
+/// Check that sandboxes and builds work on this machine, and name fixes for problems
 ///
-/// The exit code is 1 when a sandbox cannot run here.
+/// The exit code is 1 if no sandbox can run here.
 #[derive(clap::Args)]
 pub struct Args {
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
-    /// Mend what silo can mend by itself: links of shims, and what killed commands left
+    /// Repair shims and leftovers of killed commands
     #[arg(long)]
     fix: bool,
 }
 
-/// Scripts that are named; more are counted.
+/// Scripts listed by name; the rest are counted.
 const MOST_SCRIPTS: usize = 12;
 
-/// Less room than this on the home's disk is too little for most images.
+/// Below this much free space, most images do not fit on the home's disk.
 const LITTLE_ROOM_BYTES: u64 = 2 << 30;
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    // Before anything else: the launcher's trials need a process with one thread.
+    // Run this first: the launcher's probes need a process with one thread.
     let home = Home::of_user(&env::home()?);
     let written = home_check(&home);
     let mut checks = launch::probe(home.root());
@@ -54,13 +54,13 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             checks.extend(tier::check(&setting.home)?);
             checks.extend(shim_checks(&setting));
         }
-        // A home that cannot be written was found above.
+        // The check above has reported an unwritable home already.
         Err(_) if checks.iter().any(|check| check.name == HOME_CHECK && check.state == State::Missing) => {}
         Err(failure) => checks.push(Check {
             name: "settings",
             state: State::Missing,
             detail: failure.message(),
-            cure: failure.hint().unwrap_or("mend the file that is named").to_owned(),
+            cure: failure.hint().unwrap_or("correct the file that the message names").to_owned(),
         }),
     }
     checks.push(clock());
@@ -74,7 +74,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Mends what can be mended, and says what was.
+/// Repairs shims, removes leftovers and imports the repositories of killed runs; notes the result.
 fn fix(setting: &Setting) -> Result<(), Failure> {
     let layers = setting.home.repositories();
     let (foreign, mut gone) = setting.with(|context| {
@@ -87,21 +87,21 @@ fn fix(setting: &Setting) -> Result<(), Failure> {
         ui::note(&taken_over(&project, &finished));
     }
     for name in foreign {
-        ui::note(&format!("{} is a file of your own; it is left", plain::path(&setting.home.shim(&name))));
+        ui::note(&format!("{} is not a shim; it was not changed", plain::path(&setting.home.shim(&name))));
     }
     if gone > 0 {
-        ui::note(&format!("{gone} leftovers of commands that are gone were removed"));
+        ui::note(&format!("removed {gone} leftovers of killed commands"));
     }
     Ok(())
 }
 
-/// Describes what became of a killed run's work in a repository.
+/// Describes the import of a killed run's repository.
 fn taken_over(project: &Path, finished: &Finished) -> String {
     let project = plain::path(project);
     let first = match &finished.left {
-        None => format!("took over what a killed run made in the repository of {project}"),
+        None => format!("imported the work of a killed run into the repository of {project}"),
         Some(left) => format!(
-            "could not take over all that a killed run made in the repository of {project}; the rest is in {}, and `silo doctor --fix` \
+            "could not import all work of a killed run into the repository of {project}; the rest is in {}, and `silo doctor --fix` \
             tries again",
             plain::path(left)
         ),
@@ -109,7 +109,7 @@ fn taken_over(project: &Path, finished: &Finished) -> String {
     [vec![first], finished.told.clone()].concat().join("\n  ")
 }
 
-/// Layers of killed runs: work that waits to be taken over, and rubbish. Nothing where there are none.
+/// Private repository layers of killed runs: work to import, and garbage. `None` if there are none.
 fn leftovers(home: &Home) -> Option<Check> {
     let (name, cure) = ("repositories", "silo doctor --fix".to_owned());
     let (state, detail) = match left::look(&home.repositories()) {
@@ -124,10 +124,10 @@ fn described(left: &Left) -> String {
     if left.is_needed {
         return gc::of_killed_run(left);
     }
-    format!("a killed run has left {} that nobody needs in {}", size(left.bytes), plain::path(&left.dir))
+    format!("a killed run left {} of garbage in {}", size(left.bytes), plain::path(&left.dir))
 }
 
-/// What is right and wrong about the shims.
+/// Checks the shims.
 fn shim_checks(setting: &Setting) -> Vec<Check> {
     let check = |name, state, detail: String, cure: String| Check { name, state, detail, cure };
     let fix = || "silo doctor --fix".to_owned();
@@ -143,13 +143,13 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
         .map_err(|failure| failure.message())
         .and_then(|program| launchers::faults(&setting.home, &table, &program).map_err(|error| Failure::from(error).message()));
     let launchers = match faults {
-        Ok(faults) if faults.is_empty() => check("shims", State::Ok, format!("{} lead to silo", names.len()), String::new()),
+        Ok(faults) if faults.is_empty() => check("shims", State::Ok, format!("{} start silo", names.len()), String::new()),
         Ok(faults) => {
             let told = |what: &str, names: &std::collections::BTreeSet<String>| {
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
             };
-            let moved = faults.program.then(|| "all lead to another silo, or to none".to_owned());
+            let moved = faults.program.then(|| "all start another silo, or none".to_owned());
             let told = [moved, told("missing", &faults.missing), told("left over", &faults.stale), told("not silo's:", &faults.foreign)];
             check("shims", State::Degraded, told.into_iter().flatten().collect::<Vec<_>>().join("; "), fix())
         }
@@ -172,7 +172,7 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
     vec![launchers, path, script_check(setting, &table)]
 }
 
-/// Lists the scripts of this machine that a pinned name takes away from their interpreter.
+/// Lists the scripts on this machine whose interpreter is hidden by a pinned name.
 fn script_check(setting: &Setting, table: &table::Table) -> Check {
     let name = "scripts on PATH";
     let pinned = |name: &&str| table.owners(name).any(|entry| entry.pinned && entry.answers_everywhere(name));
@@ -190,8 +190,8 @@ fn script_check(setting: &Setting, table: &table::Table) -> Check {
     Check {
         name,
         state: State::Degraded,
-        detail: format!("these find a sandbox that does not show them: {}{more}", shown.join(", ")),
-        cure: format!("{unpin} leaves the name to this machine's own wherever no project uses the tool"),
+        detail: format!("these start a sandbox in which they are not visible: {}{more}", shown.join(", ")),
+        cure: format!("{unpin} gives the name back to this machine's own program wherever no project uses the tool"),
     }
 }
 
@@ -217,7 +217,7 @@ fn room(home: &Home) -> Check {
     }
 }
 
-/// Certificates and signed indexes are judged by the clock.
+/// Compares the clock with the built-in locks. Certificates and signed indexes need a correct clock.
 fn clock() -> Check {
     let name = "clock";
     let newest = catalog::BUILT_IN.iter().filter_map(|builtin| {
@@ -226,9 +226,9 @@ fn clock() -> Check {
     });
     let newest = newest.max().unwrap_or(0);
     if env::now() >= newest {
-        return Check { name, state: State::Ok, detail: "later than this silo was made".to_owned(), cure: String::new() };
+        return Check { name, state: State::Ok, detail: "later than this silo was built".to_owned(), cure: String::new() };
     }
-    let detail = "earlier than this silo was made, so signatures and certificates will not be believed".to_owned();
+    let detail = "earlier than this silo was built, so signatures and certificates will be rejected".to_owned();
     Check { name, state: State::Degraded, detail, cure: "set the machine's clock".to_owned() }
 }
 
@@ -242,7 +242,7 @@ fn line(check: &Check) -> String {
     format!("{state:8} {}: {}{cure}\n", check.name, plain::line(&check.detail))
 }
 
-/// The check of the home directory.
+/// Name of the check of the home directory.
 const HOME_CHECK: &str = "silo's home";
 
 fn home_check(home: &Home) -> Check {

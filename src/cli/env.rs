@@ -1,4 +1,4 @@
-//! The process's environment, read here and nowhere else.
+//! The only place that reads the process's environment.
 #![allow(clippy::disallowed_methods)]
 
 use std::ffi::OsString;
@@ -20,12 +20,12 @@ pub fn var(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Returns a variable that is set, if only to nothing: it is handed on as it is.
+/// Returns a variable that is set, even to an empty value.
 fn passed(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Returns where programs are looked for: `PATH`, or what systems take where it is not set.
+/// Returns `PATH`, or the usual default if it is not set.
 pub fn path() -> OsString {
     var("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())
 }
@@ -43,7 +43,7 @@ pub fn user() -> Result<User, Failure> {
     Ok(User { uid, gid, name: account_name(var("USER").as_deref(), uid), home: home()? })
 }
 
-/// Returns the caller with the machine around them.
+/// Returns the calling user, process and network environment.
 pub fn caller() -> Result<Caller<'static>, Failure> {
     let now = u64::try_from(now()).unwrap_or_default();
     let cwd = cwd()?;
@@ -51,15 +51,15 @@ pub fn caller() -> Result<Caller<'static>, Failure> {
     Ok(Caller { user: user()?, cwd, typed, variable: &passed, outside: outside()?, now, pid: std::process::id() })
 }
 
-/// Returns the working directory as the shell names it, if that is a path with symlinks.
+/// Returns the working directory as the shell spells it, if that path has symlinks.
 fn typed(cwd: &Path) -> Option<PathBuf> {
     let typed = PathBuf::from(var("PWD")?);
     let is_plain = typed.is_absolute() && typed.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    // A shell's variable outlives the directory that it was in.
+    // PWD can be stale: a process that changes its directory does not update it.
     (is_plain && typed != cwd && std::fs::canonicalize(&typed).is_ok_and(|real| real == cwd)).then_some(typed)
 }
 
-/// Returns what the machine's own programs know of the network.
+/// Returns the machine's proxies, CA certificate files and registry variables.
 pub fn outside() -> Result<Outside, Failure> {
     let text = |name: &str| var(name).and_then(|value| value.into_string().ok());
     let any = |names: [&str; 4]| names.into_iter().find_map(text);
@@ -86,8 +86,8 @@ pub fn program() -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::usage(format!("cannot find silo's own program: {error}"), "start silo by its full path"))
 }
 
-/// Returns where the program is found again: as it was called, and not what links on the way there lead to, which may be
-/// a directory of one version.
+/// Returns a stable path of this program: as it was called, with symlinks not followed. A symlink may point into a directory of one
+/// version, which an update removes.
 pub fn found_as(home: &Home) -> Result<PathBuf, Failure> {
     let this = program()?;
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
@@ -98,25 +98,25 @@ pub fn found_as(home: &Home) -> Result<PathBuf, Failure> {
         }
         _ => Some(called),
     };
-    // Called as a shim, it is where shims lead already.
+    // Called as a shim, the path in the home is of no use.
     let called = called.and_then(|path| std::path::absolute(path).ok()).filter(|path| !path.starts_with(home.root()));
     let known = std::fs::read_link(home.program()).ok();
     let same = |path: &PathBuf| identity(path).is_some() && identity(path) == identity(&this);
     Ok(called.into_iter().chain(known).find(same).unwrap_or(this))
 }
 
-/// Returns the variables that are handed on to another program: all but silo's own.
+/// Returns the environment for the next program on PATH: everything but Silo's own variables.
 pub fn handed_on() -> Vec<(OsString, OsString)> {
     let own = |name: &OsString| name.as_encoded_bytes().starts_with(crate::shim::INTERNAL.as_bytes());
     std::env::vars_os().filter(|(name, _)| !own(name)).collect()
 }
 
-/// Returns the first port that the caller may listen at.
+/// Returns the lowest port that the caller may listen on.
 pub fn first_open_port() -> u16 {
     if rustix::process::geteuid().is_root() {
         return 0;
     }
-    // Linux alone has a file for it; every other system begins at 1024.
+    // Only Linux has a setting for it; elsewhere it is 1024.
     let said = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     said.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }

@@ -1,4 +1,4 @@
-//! Errors as a user sees them: what failed, why, what to type next, and the exit code.
+//! Errors as shown to the user: message with causes, hint, exit code.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -10,55 +10,55 @@ use super::ui;
 /// A command that failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// What failed and why, outermost first.
+    /// The error and its causes, outermost first.
     messages: Vec<String>,
     hint: Option<String>,
     code: u8,
-    /// The failures of several tools, each with the tool's name.
+    /// Failures of several tools, each with the tool's name.
     parts: Vec<(String, Failure)>,
 }
 
-/// The exit code of a command that failed.
+/// Exit code of a failed command.
 const FAILED: u8 = 1;
-/// The exit code of a command line that cannot be meant, as clap's.
+/// Exit code of a wrong command line, as in clap.
 const USAGE: u8 = 2;
-/// The exit code of a command that the user stopped, as a shell's after SIGINT.
+/// Exit code after the user stopped the command, as in a shell after SIGINT.
 const STOPPED: u8 = 130;
 
 impl Failure {
-    /// A command line or an environment that cannot be worked with.
+    /// A wrong command line or environment.
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Failure {
         Failure { messages: vec![message.into()], hint: Some(hint.into()), code: USAGE, parts: Vec::new() }
     }
 
-    /// An error without anything to add.
+    /// An error without a hint.
     pub fn other(error: impl Error + 'static) -> Failure {
         Failure { messages: causes::of(&error), hint: None, code: FAILED, parts: Vec::new() }
     }
 
-    /// Something found wrong, told as it is.
+    /// A problem described by its message, with a hint.
     pub fn found(message: impl Into<String>, hint: impl Into<String>) -> Failure {
         Failure { messages: vec![message.into()], hint: Some(hint.into()), code: FAILED, parts: Vec::new() }
     }
 
-    /// Takes another exit code, for `silo run`, whose codes are the program's own below 125.
+    /// Sets the exit code. Below 125, the codes of `silo run` belong to the program.
     pub fn with_code(mut self, code: u8) -> Failure {
         self.code = code;
         self
     }
 
-    /// Takes another exit code, where it has one that a program of a run may have, too.
+    /// Replaces exit codes that a program of a run may have too.
     pub fn or_code(self, code: u8) -> Failure {
         if [FAILED, USAGE].contains(&self.code) { self.with_code(code) } else { self }
     }
 
-    /// Adds another way out to the hint.
+    /// Puts another suggestion before the hint.
     pub fn or_hint(mut self, hint: &str) -> Failure {
         self.hint = Some(self.hint.map_or_else(|| hint.to_owned(), |before| format!("{hint}; or: {before}")));
         self
     }
 
-    /// Returns what failed and why, on one line.
+    /// Returns the message with its causes, on one line.
     pub fn message(&self) -> String {
         self.messages.join(": ")
     }
@@ -68,13 +68,13 @@ impl Failure {
         self.hint.as_deref()
     }
 
-    /// Says what to type next.
+    /// Sets the hint.
     pub fn with_hint(mut self, hint: String) -> Failure {
         self.hint = Some(hint);
         self
     }
 
-    /// Tells the user and returns the exit code.
+    /// Prints the failure and returns the exit code.
     pub fn report(&self) -> ExitCode {
         ui::line(&format!("silo: {}", ui::message(&self.message())));
         for (tool, failure) in &self.parts {
@@ -94,7 +94,7 @@ impl Failure {
     }
 }
 
-/// What to do where some cause is a full disk or a limit of processes.
+/// Hint for a full disk or a process limit among the causes.
 fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
     if causes::is_full_disk(error) {
         return Some("free some space, then run the same command again".to_owned());
@@ -103,7 +103,7 @@ fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
     causes::is_out_of_processes(error).then(|| limits.to_owned())
 }
 
-/// Errors that say by themselves what to do, or to which nothing can be added.
+/// Errors whose message says enough without a hint.
 macro_rules! told_as_they_are {
     ($($error:ty),+ $(,)?) => {$(
         impl From<$error> for Failure {
@@ -132,7 +132,7 @@ impl From<tool::shims::Error> for Failure {
     }
 }
 
-/// What to do about shims that cannot be changed so.
+/// Hint for a shim that cannot be changed.
 fn shims_hint(error: &tool::shims::Error) -> Option<String> {
     use tool::shims::Error as E;
     match error {
@@ -180,7 +180,7 @@ impl From<tool::adopt::Error> for Failure {
 impl From<crate::image::export::Error> for Failure {
     fn from(error: crate::image::export::Error) -> Failure {
         let hint = match &error {
-            crate::image::export::Error::Taken { .. } => Some("name a path where nothing is yet, or remove what is there".to_owned()),
+            crate::image::export::Error::Taken { .. } => Some("name a path that does not exist, or remove the existing one".to_owned()),
             _ => None,
         };
         Failure::hinted(&error, hint)
@@ -219,8 +219,8 @@ impl From<tool::compress::Error> for Failure {
         use tool::compress::Error as E;
         let hint = match &error {
             E::Keep(error) => keep_hint(error),
-            E::Form(_) => Some("`silo verify` says what was changed".to_owned()),
-            E::Image(_) | E::Gone(_) => Some("`silo cache list` shows the images; `silo install` makes a tool's anew".to_owned()),
+            E::Form(_) => Some("`silo verify` lists the changed files".to_owned()),
+            E::Image(_) | E::Gone(_) => Some("`silo cache list` shows the images; `silo install` builds a tool's image again".to_owned()),
             E::Path(_) | E::Stopped => None,
         };
         let stopped = matches!(error, E::Stopped);
@@ -241,12 +241,12 @@ impl From<tool::clean::Error> for Failure {
     }
 }
 
-/// What to do about a store whose needs are not known.
+/// Hint for a store whose roots cannot be determined.
 fn keep_hint(error: &tool::keep::Error) -> Option<String> {
     use tool::keep::Error as E;
     match error {
         E::Busy { .. } => Some("try again when it has ended".to_owned()),
-        E::Root(_) => Some("`silo install` of that tool writes it anew".to_owned()),
+        E::Root(_) => Some("`silo install` of that tool writes it again".to_owned()),
         E::Project(_) | E::Kept(_) | E::Image(_) | E::Lock(_) => None,
     }
 }
@@ -268,12 +268,12 @@ impl From<tool::install::Error> for Failure {
 impl From<tool::settings_file::Error> for Failure {
     fn from(error: tool::settings_file::Error) -> Failure {
         let legacy = matches!(error, tool::settings_file::Error::Legacy { .. });
-        Failure::hinted(&error, legacy.then(|| "`silo config migrate` writes it anew as silo.toml".to_owned()))
+        Failure::hinted(&error, legacy.then(|| "`silo config migrate` converts it to silo.toml".to_owned()))
     }
 }
 
 impl Failure {
-    /// Puts the failures of several tools into one; one alone stands as it is.
+    /// Combines the failures of several tools; a single one is returned unchanged.
     pub fn of_several(errors: Vec<(&str, &tool::install::Error)>) -> Option<Failure> {
         let mut failures: Vec<(&str, Failure)> = errors.into_iter().map(|(tool, error)| (tool, Failure::of_install(error))).collect();
         if failures.len() <= 1 {
@@ -291,9 +291,9 @@ impl Failure {
             E::Lock(error) => locking_hint(error),
             E::Build(error) => build_hint(error),
             E::Version { tool, .. } => {
-                Some(format!("`silo lock {tool} --update` takes today's version; `silo list --available` shows what there is"))
+                Some(format!("`silo lock {tool} --update` takes today's version; `silo list --available` shows the versions"))
             }
-            E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks it anew; or set mirrors.snapshot in silo.toml")),
+            E::Gone { tool, .. } => Some(format!("`silo lock {tool} --update` locks newer packages; or set mirrors.snapshot in silo.toml")),
             E::Definition(error) => definition_hint(error),
             E::Shims(error) => shims_hint(error),
             E::Record(_) | E::Project(_) | E::Store(_) => None,
@@ -308,7 +308,7 @@ impl Failure {
     }
 }
 
-/// Whether making a lock failed because the user stopped it.
+/// True if the user stopped the making of a lock.
 fn is_stopped_locking(error: &tool::locking::Error) -> bool {
     use tool::{locking, relock};
     matches!(error, locking::Error::Relock { source, .. } if matches!(**source, relock::Error::Fetch(fetch::error::Error::Cancelled)))
@@ -346,42 +346,44 @@ fn build_hint(error: &build::Error) -> Option<String> {
         build::Error::Fetch(error) => error.hint(),
         build::Error::Launch(error) => launch_hint(error),
         build::Error::Registry(error) => error.hint(),
-        build::Error::Layer(_) => Some("the image cannot be used; tell whoever made it, or name another one".to_owned()),
-        build::Error::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in what it left")),
-        build::Error::Step { kept: None, .. } => Some("the same command with --keep-failed keeps what it left for `silo debug`".to_owned()),
+        build::Error::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
+        build::Error::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),
+        build::Error::Step { kept: None, .. } => {
+            Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned())
+        }
         build::Error::Budget { .. } => {
             Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned())
         }
-        build::Error::NotPinned { .. } => Some("without --frozen it is run, and what it comes to is pinned in the lock".to_owned()),
+        build::Error::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
         build::Error::OtherOutput { .. } => {
-            Some("if the new one is right, `silo sync --force` pins it; else something that it fetched has changed".to_owned())
+            Some("if the new output is correct, `silo sync --force` pins it; otherwise a file that the step fetched has changed".to_owned())
         }
         build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
         build::Error::Ecosystem { name, .. } => {
             Some(format!("set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"))
         }
         build::Error::Unpack(crate::unpack::deb::Error::Digest { .. }) => {
-            Some("it was removed; run the command again to fetch it anew".to_owned())
+            Some("the file was removed; run the command again to fetch it".to_owned())
         }
-        // The hint of the first that has one; a full disk has its own.
+        // The first error that has a hint decides; a full disk has its own hint.
         build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| space_hint(error))),
         _ => None,
     }
 }
 
-/// What to do about a sandbox that could not be made.
+/// Hint for a sandbox that could not be started.
 pub fn launch_hint(error: &launch::error::Error) -> Option<String> {
     match error {
         launch::error::Error::Setup { .. } | launch::error::Error::Host { .. } => {
-            Some("`silo doctor` tries what sandboxes need and says what is missing".to_owned())
+            Some("`silo doctor` checks this machine and names the missing part".to_owned())
         }
         launch::error::Error::Port { port, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            Some(format!("ports below 1024 are root's; map {}:{port} and open localhost:{0}", port.saturating_add(8000)))
+            Some(format!("only root can use ports below 1024; map {}:{port} and open localhost:{0}", port.saturating_add(8000)))
         }
-        launch::error::Error::Port { port, .. } => {
-            Some(format!("stop what listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"))
-        }
-        launch::error::Error::NoTier => Some("docs/macos.md says how to have machines".to_owned()),
+        launch::error::Error::Port { port, .. } => Some(format!(
+            "stop the program that listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"
+        )),
+        launch::error::Error::NoTier => Some("docs/macos.md describes the setup of virtual machines".to_owned()),
         _ => None,
     }
 }

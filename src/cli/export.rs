@@ -14,30 +14,30 @@ use super::context::{Globals, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Write a tool's image as other programs read it
+/// Export a tool's image for other programs
 ///
-/// All layers become one, and every export of an image is the same, byte for byte.
+/// All layers become one. Every export of an image is byte-for-byte identical.
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("form").required(true).args(["oci", "docker", "rootfs", "erofs"])))]
 pub struct Args {
     /// The tool
     tool: String,
-    /// Make a directory that is an OCI image layout, for skopeo, umoci, podman and buildah
+    /// Write an OCI image layout directory, for skopeo, umoci, podman and buildah
     #[arg(long, value_name = "DIR")]
     oci: Option<PathBuf>,
-    /// Make an archive that docker load and podman load take
+    /// Write an archive for docker load and podman load
     #[arg(long, value_name = "FILE")]
     docker: Option<PathBuf>,
-    /// Make a tar of the root file system
+    /// Write a tar of the root file system
     #[arg(long, value_name = "FILE")]
     rootfs: Option<PathBuf>,
-    /// Make an EROFS file system of the root, which the kernel mounts
+    /// Write an EROFS image of the root file system, which the kernel can mount
     #[arg(long, value_name = "FILE")]
     erofs: Option<PathBuf>,
-    /// The name in it; by default silo/TOOL:VERSION, and VERSION in an OCI layout
+    /// The image's name; by default silo/TOOL:VERSION, and VERSION in an OCI layout
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Print what was written as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -53,7 +53,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         (_, _, Some(place), _) => (Form::Rootfs, place, String::new()),
         (_, _, _, Some(place)) => (Form::Erofs, place, String::new()),
         (None, None, None, None) => {
-            return Err(Failure::usage("in which form?", "--oci DIR, --docker FILE, --rootfs FILE or --erofs FILE"));
+            return Err(Failure::usage("no output format is given", "--oci DIR, --docker FILE, --rootfs FILE or --erofs FILE"));
         }
     };
     let digest = setting.with(|context| {

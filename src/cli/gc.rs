@@ -15,28 +15,28 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Remove what no installed tool, project or running sandbox needs
+/// Remove images and layers that no installed tool, project or running sandbox needs
 ///
-/// What is needed is never removed, and what a sandbox uses while it runs is needed. Without --max-age and --max-size,
-/// everything unneeded that was not used for --min-age goes.
+/// Never removes images used by tools, projects or running sandboxes. Without --max-age and --max-size, removes everything unneeded that
+/// was not used for --min-age.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Keep what was used more recently; 90s, 36h, 14d or 2w, and a number alone is days [default: 14d, with --max-size 0]
+    /// Keep everything used more recently than this: 90s, 36h, 14d or 2w; a number alone is days [default: 14d, with --max-size 0]
     #[arg(long, value_name = "AGE", value_parser = age)]
     min_age: Option<Duration>,
-    /// Remove what was not used for so long, fetched files too
+    /// Remove everything not used for this long, fetched files too
     #[arg(long, value_name = "AGE", value_parser = age)]
     max_age: Option<Duration>,
-    /// Remove the least recently used, fetched files too, until all of Silo's directory takes at most this; 500M, 1.5G or 2T
+    /// Remove the least recently used, fetched files too, until Silo's directory takes at most this: 500M, 1.5G or 2T
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
-    /// Remove everything that is not needed, however young, and all fetched files
+    /// Remove everything unneeded of any age, and all fetched files
     #[arg(long, conflicts_with_all = ["min_age", "max_age", "max_size"])]
     all: bool,
-    /// Say what would be removed, and remove nothing
+    /// Show the things to remove, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Say who needs the layers and images whose ids begin so, and remove nothing
+    /// Show who needs the layers and images with this id prefix, and remove nothing
     #[arg(long, value_name = "ID", conflicts_with_all = ["min_age", "max_age", "max_size", "all", "dry_run"])]
     why: Option<String>,
     /// Print the outcome as JSON
@@ -49,7 +49,7 @@ pub struct Args {
 /// The same as `silo gc --all`.
 #[derive(clap::Args)]
 pub struct PruneArgs {
-    /// Say what would be removed, and remove nothing
+    /// Show the things to remove, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print the outcome as JSON
@@ -57,15 +57,15 @@ pub struct PruneArgs {
     json: bool,
 }
 
-/// How long unneeded things are kept when nothing else is said: a tool that is uninstalled by mistake comes back at once.
+/// Default minimum age of removed things: a tool that was uninstalled by mistake can be restored from them.
 const MIN_AGE: Duration = Duration::from_secs(14 * 86_400);
 
-/// Reads an age of the command line.
+/// Parses an age on the command line.
 pub fn age(text: &str) -> Result<Duration, amount::Error> {
     amount::parse_age(text)
 }
 
-/// Reads a size of the command line.
+/// Parses a size on the command line.
 pub fn size(text: &str) -> Result<u64, amount::Error> {
     amount::parse_size(text)
 }
@@ -76,7 +76,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return why(&setting, prefix, args.json);
     }
     let otherwise = if args.all || args.max_size.is_some() { Duration::ZERO } else { MIN_AGE };
-    // Asked to remove what is older than a span, one does not mean to be told of a longer one.
+    // --max-age overrides a longer default: the user asked to remove everything older than it.
     let otherwise = args.max_age.map_or(otherwise, |age| otherwise.min(age));
     let wish = Wish {
         min_age: args.min_age.unwrap_or(otherwise),
@@ -93,7 +93,7 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
     collected(&setting(globals)?, &wish, args.dry_run, args.json)
 }
 
-/// Collects, or says what would be collected.
+/// Collects, or with `dry_run` lists, garbage and old package caches, and prints the result.
 pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let collect = if dry_run { collect::foresee } else { collect::collect };
     let (collected, waiting, cached) = setting.with(|context| {
@@ -106,12 +106,12 @@ pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> R
     tell(&collected, &waiting, dry_run, json)?;
     if let (false, (1.., bytes)) = (json, cached) {
         let verb = if dry_run { "would be removed" } else { "removed" };
-        ui::data(&format!("{} files of package caches {verb}, the least lately used ({})\n", cached.0, amount::size(bytes)))?;
+        ui::data(&format!("{} files of package caches {verb}, least recently used first ({})\n", cached.0, amount::size(bytes)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what was, or would be, collected, and which layers wait to be taken over.
+/// Prints the collected things, and the repository layers that wait for an import.
 pub fn tell(collected: &Collected, waiting: &[Left], dry_run: bool, json: bool) -> Result<(), Failure> {
     if json {
         let row = |left: &Left| serde_json::json!({ "project": left.project, "layer": left.dir, "bytes": left.bytes });
@@ -135,20 +135,20 @@ pub fn tell(collected: &Collected, waiting: &[Left], dry_run: bool, json: bool) 
     ))
 }
 
-/// Describes a layer that a killed run has left, with the command that takes it over.
+/// Describes a killed run's repository layer and the command that imports it.
 pub fn of_killed_run(left: &Left) -> String {
     let (size, dir) = (amount::size(left.bytes), plain::path(&left.dir));
     match &left.project {
         Some(project) => format!(
-            "a killed run has left {size} that it made in the repository of {}; `silo doctor --fix` takes it over, and so does the \
+            "a killed run left {size} of work for the repository of {}; `silo doctor --fix` imports it, and so does the \
             next run there",
             plain::path(project)
         ),
-        None => format!("a killed run has left {size} in {dir}, which this silo cannot read; remove it unless another silo made it"),
+        None => format!("a killed run left {size} in {dir}, which this silo cannot read; remove it unless another silo made it"),
     }
 }
 
-/// The fewest digits that are taken for the beginning of an id.
+/// Fewest digits accepted as an id prefix.
 const MIN_DIGITS: usize = 4;
 
 fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure> {

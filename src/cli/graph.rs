@@ -10,26 +10,26 @@ use super::context::{Globals, look, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Draw how an image was made: packages, steps, image
+/// Draw the build graph of an image: packages, steps, image
 #[derive(clap::Args)]
 pub struct Args {
-    /// An installed tool, or the beginning of an image's id
+    /// An installed tool, or a prefix of an image id
     image: String,
-    /// The language of the drawing
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Svg)]
     format: Format,
-    /// Write to a file and not to standard output
+    /// Write to a file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// A picture for light and dark pages
+    /// SVG picture for light and dark pages
     Svg,
-    /// A diagram for Markdown
+    /// Mermaid diagram for Markdown
     Mermaid,
-    /// A graph for Graphviz
+    /// Graphviz graph
     Dot,
     /// Every layer with its inputs
     Json,

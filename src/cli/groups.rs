@@ -1,6 +1,6 @@
-//! `silo --help`: the commands in groups.
+//! Groups the commands in `silo --help`.
 
-/// The commands of each group, in the order in which a newcomer needs them. A test holds that none is forgotten.
+/// The commands of each group, in the order a newcomer needs them. A test checks that none is missing.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Tools", &["install", "run", "shell", "list", "search", "show", "upgrade", "outdated", "uninstall", "lsp"]),
     ("Projects", &["init", "use", "unuse", "add", "build", "sync", "lock", "current", "projects", "clean"]),
@@ -11,7 +11,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("For shells and editors", &["completions", "man", "schema"]),
 ];
 
-/// Returns the template of the help text of silo itself.
+/// Returns clap's help template for `silo --help`.
 pub fn template(command: &clap::Command) -> String {
     let width = GROUPS.iter().flat_map(|(_, names)| *names).map(|name| name.len()).max().unwrap_or(0);
     let mut text = "{about-with-newline}\n{usage-heading} {usage}\n".to_owned();

@@ -308,7 +308,7 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
     }
     match by_shim {
         Some(Why::Pinned) => {
-            ways.push(format!("`silo unpin {tool}` leaves {tool} to this machine's own wherever no project uses it"));
+            ways.push(format!("`silo unpin {tool}` gives the name back to this machine's own {tool} wherever no project uses it"));
             ways.push(format!("`silo install --projects-only {tool}` does the same as it installs"));
         }
         Some(Why::Project | Why::User) => ways.push("name the machine's own program by its full path".to_owned()),
