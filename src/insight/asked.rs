@@ -1,4 +1,4 @@
-//! Who asked for a package: the line of a recipe, and the shortest chain of dependencies from there.
+//! Finds the reason for a package: the line of a recipe or settings file, and the shortest dependency chain from there.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -17,42 +17,42 @@ use crate::unpack::record::Stanza;
 
 use super::error::Error;
 
-/// A package that a recipe names, and where.
+/// A package named by a recipe or settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// The package.
     pub package: String,
-    /// The recipe; a built-in one is named by its path in Silo's own source.
+    /// The file; for a built-in recipe, its path in Silo's source.
     pub file: PathBuf,
     /// The line, from 1.
     pub line: usize,
-    /// The entry as it is written.
+    /// The text of the entry.
     pub text: String,
 }
 
-/// Why one package came with another.
+/// A dependency between two packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Who depends.
+    /// The dependent package.
     pub from: String,
-    /// On whom.
+    /// The dependency.
     pub to: String,
     /// The field, such as `Depends`.
     pub field: &'static str,
-    /// The relation as it is written.
+    /// The text of the relation.
     pub relation: String,
 }
 
-/// How a package came into an image.
+/// Reasons for a package in an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The entry of a recipe from which the shortest chain leads to it, and that chain, empty where the recipe names it.
+    /// The recipe entry with the shortest chain to the package, and the chain, which is empty if the entry names the package itself.
     pub wished: Option<(Wish, Vec<Step>)>,
-    /// The essential package from which the shortest chain leads to it, and that chain, empty where it is one itself.
+    /// The essential package with the shortest chain to the package, and the chain, which is empty if the package is essential itself.
     pub essential: Option<(String, Vec<Step>)>,
 }
 
-/// The part of a recipe that names packages. Everything else is none of our business here.
+/// The part of a recipe that names packages; other keys are ignored.
 #[derive(Deserialize)]
 struct Named {
     debian: Option<Table>,
@@ -63,7 +63,7 @@ struct Table {
     packages: Option<Vec<Spanned<String>>>,
 }
 
-/// The part of settings that names packages.
+/// The part of a settings file that names packages.
 #[derive(Deserialize)]
 struct Settings {
     #[serde(default)]
@@ -78,7 +78,7 @@ struct Over {
     addons: Vec<Spanned<String>>,
 }
 
-/// Lists the packages that the recipe of `tool` names, and those that settings lay over it.
+/// Lists the packages named by the recipe of `tool` and by settings that override it.
 pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<Wish>, Error> {
     let mut wishes = of_recipe(view.places, tool)?;
     for path in [view.project.join(PROJECT_CONFIG), view.home.config()] {
@@ -96,7 +96,7 @@ pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<Wish>, Error> {
     Ok(wishes)
 }
 
-/// Lists the packages that the recipe of `tool` names. The last of the recipes that lie over one another has the word.
+/// Lists the packages named by the recipe of `tool`. Of overlaid recipes, the topmost one that has the key counts.
 fn of_recipe(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
     for (_, path, text) in catalog::documents(places, &format!("{tool}.toml"))?.into_iter().rev() {
         if let Some(wishes) = named(&text, &path)? {
@@ -107,14 +107,14 @@ fn of_recipe(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
     Ok(named(builtin.recipe, Path::new(&format!("recipes/{tool}.toml")))?.unwrap_or_default())
 }
 
-/// Lists the packages that the text of a recipe names, or `None` where it leaves them to the one below.
+/// Lists the packages named by a recipe's text; `None` if the recipe does not have the key, so that the one below counts.
 fn named(text: &str, path: &Path) -> Result<Option<Vec<Wish>>, Error> {
     let named: Named = document::parse(text, path)?;
     let Some(packages) = named.debian.and_then(|table| table.packages) else { return Ok(None) };
     Ok(Some(packages.into_iter().map(|entry| wish(text, path, entry)).collect()))
 }
 
-/// The wish that an entry of a document is.
+/// Converts an entry of a document.
 fn wish(text: &str, path: &Path, entry: Spanned<String>) -> Wish {
     Wish {
         line: text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1,
@@ -124,12 +124,12 @@ fn wish(text: &str, path: &Path, entry: Spanned<String>) -> Wish {
     }
 }
 
-/// Takes the version off a wished package.
+/// Returns the name of a requested package, without version and architecture.
 fn name_of(package: &str) -> String {
     wanted::name(package).split(':').next().unwrap_or_default().to_owned()
 }
 
-/// Finds how `package` came into an image that holds `stanzas`.
+/// Finds the reasons for `package` in an image with `stanzas`.
 pub fn origin(stanzas: &[Stanza], wishes: &[Wish], package: &str) -> Origin {
     let graph = Graph::new(stanzas);
     let wished: Vec<&str> = wishes.iter().map(|wish| wish.package.as_str()).collect();
@@ -145,13 +145,13 @@ pub fn origin(stanzas: &[Stanza], wishes: &[Wish], package: &str) -> Origin {
     }
 }
 
-/// Returns the packages that provide `name`, which is no package itself.
+/// Returns the packages that provide the virtual package `name`.
 pub fn providers<'a>(stanzas: &'a [Stanza], name: &str) -> Vec<&'a str> {
     let provides = |stanza: &&Stanza| relations(stanza, "Provides").iter().flatten().any(|relation| relation.name == name);
     stanzas.iter().filter(provides).map(|stanza| stanza.package()).collect()
 }
 
-/// Returns for each of `stanzas` the numbers of those that it depends on, sorted.
+/// Returns for each stanza the sorted indexes of its dependencies.
 pub fn dependencies(stanzas: &[Stanza]) -> Vec<Vec<usize>> {
     let graph = Graph::new(stanzas);
     let of = |number: usize| {
@@ -161,10 +161,10 @@ pub fn dependencies(stanzas: &[Stanza]) -> Vec<Vec<usize>> {
     (0..stanzas.len()).map(of).collect()
 }
 
-/// The installed packages and what they depend on.
+/// The dependency graph of the installed packages.
 struct Graph<'a> {
     stanzas: &'a [Stanza],
-    /// Who is called so, or provides it, in which version.
+    /// Packages with this name, or that provide it, with the version.
     called: BTreeMap<&'a str, Vec<(usize, Option<&'a str>)>>,
 }
 
@@ -181,9 +181,9 @@ impl<'a> Graph<'a> {
         Graph { stanzas, called }
     }
 
-    /// Finds the shortest chain from one of `roots` to `goal`; among equals the one whose root comes first.
+    /// Finds the shortest chain from one of `roots` to `goal`; of equal chains, the one whose root comes first.
     fn shortest(&self, roots: &[&str], goal: &str) -> Option<Vec<Step>> {
-        // Recommended packages come only with some recipes, so they count only where nothing stronger leads there.
+        // Only some recipes install recommended packages, so they count only if there is no chain of dependencies.
         self.walk(roots, goal, &["Pre-Depends", "Depends"]).or_else(|| self.walk(roots, goal, &["Pre-Depends", "Depends", "Recommends"]))
     }
 
@@ -219,7 +219,7 @@ impl<'a> Graph<'a> {
         Some(chain)
     }
 
-    /// Lists what a package pulls in.
+    /// Lists the dependencies of a package.
     fn steps(&self, from: usize, fields: &[&'static str]) -> Vec<(usize, Step)> {
         let stanza = &self.stanzas[from];
         let mut steps = Vec::new();
@@ -241,7 +241,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// The alternatives of a relation field. A field that does not parse says nothing, as for dpkg's own queries it would.
+/// Parses a relation field into alternatives. An invalid field counts as empty, as in dpkg's own queries.
 fn relations<'a>(stanza: &'a Stanza, field: &str) -> Vec<Vec<relation::Relation<'a>>> {
     relation::parse(stanza.get(field).unwrap_or_default()).unwrap_or_default()
 }

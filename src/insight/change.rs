@@ -1,4 +1,4 @@
-//! In what two entries differ, and what became of a path from layer to layer.
+//! Compares two entries, and finds the changes of a path from layer to layer.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use silo_store::entry::{Entry, Kind, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
-/// In what two entries at one path differ.
+/// A property in which two entries at one path differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Aspect {
-    /// One is a file, the other a directory or a link.
+    /// The file type.
     Type,
-    /// The bytes of a file.
+    /// The content of a file.
     Content,
-    /// Where a symbolic link points.
+    /// The target of a symbolic link.
     Target,
     /// The permissions.
     Mode,
@@ -22,12 +22,12 @@ pub enum Aspect {
     Owner,
     /// Extended attributes.
     Attributes,
-    /// When a file was last written.
+    /// The modification time.
     Time,
 }
 
 impl Aspect {
-    /// Returns the word for it.
+    /// Returns the name of the property.
     pub fn name(self) -> &'static str {
         match self {
             Aspect::Type => "type",
@@ -47,7 +47,7 @@ impl fmt::Display for Aspect {
     }
 }
 
-/// Returns in what the entries `a` and `b` of two indexes differ.
+/// Returns the properties in which the entries `a` and `b` of two indexes differ.
 pub fn compare(in_a: &Index, a: &Entry, in_b: &Index, b: &Entry) -> Vec<Aspect> {
     let (kind_a, kind_b) = (kind(a), kind(b));
     let mut aspects = Vec::new();
@@ -62,7 +62,7 @@ pub fn compare(in_a: &Index, a: &Entry, in_b: &Index, b: &Entry) -> Vec<Aspect> 
     {
         aspects.push(Aspect::Target);
     }
-    // A link's mode and a directory's time are constants; a change of type says more than what comes of it.
+    // A symlink's mode and a directory's time are constants. After a change of type, the differences that follow from it say nothing more.
     let same_kind = kind_a == kind_b;
     for (aspect, differs) in [
         (Aspect::Mode, same_kind && a.meta.mode != b.meta.mode),
@@ -77,7 +77,7 @@ pub fn compare(in_a: &Index, a: &Entry, in_b: &Index, b: &Entry) -> Vec<Aspect> 
     aspects
 }
 
-/// Returns an entry's kind; that of another name of a file is a file.
+/// Returns an entry's kind; a hard link counts as a file.
 pub fn kind(entry: &Entry) -> Kind {
     match entry.node.kind() {
         Kind::Hardlink => Kind::File,
@@ -85,7 +85,7 @@ pub fn kind(entry: &Entry) -> Kind {
     }
 }
 
-/// Returns what to call a kind.
+/// Returns the display name of a kind.
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Dir => "directory",
@@ -95,7 +95,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Returns the digest of a file's bytes, whichever of its names is asked for.
+/// Returns the digest of a file's content, also for a hard link to it.
 pub fn content(index: &Index, entry: &Entry) -> Option<Digest> {
     match index.resolve(&entry.path).map(|file| &file.node) {
         Some(Node::File { digest, .. }) => Some(*digest),
@@ -103,7 +103,7 @@ pub fn content(index: &Index, entry: &Entry) -> Option<Digest> {
     }
 }
 
-/// Returns the size of a file, whichever of its names is asked for; nothing else has one.
+/// Returns the size of a file, also for a hard link to it; 0 for other kinds.
 pub fn size(index: &Index, entry: &Entry) -> u64 {
     match index.resolve(&entry.path).map(|file| &file.node) {
         Some(Node::File { size, .. }) => *size,
@@ -111,20 +111,20 @@ pub fn size(index: &Index, entry: &Entry) -> u64 {
     }
 }
 
-/// What a layer did to a path.
+/// A layer's change of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// It put something there, where nothing was.
+    /// Added, where nothing was.
     Made,
-    /// It put something else in its place.
+    /// Replaced by something different.
     Changed(Vec<Aspect>),
-    /// It holds the very same.
+    /// Replaced by the same.
     Kept,
-    /// It took it away.
+    /// Removed.
     Removed,
 }
 
-/// Returns which of `layers`, lowest first, did what to `path`.
+/// Returns the changes of `path` by `layers`, lowest first, each with the layer's index.
 pub fn history(layers: &[Index], path: &LayerPath) -> Vec<(usize, Deed)> {
     let mut deeds = Vec::new();
     let mut standing: Option<(&Index, &Entry)> = None;
@@ -147,7 +147,7 @@ pub fn history(layers: &[Index], path: &LayerPath) -> Vec<(usize, Deed)> {
     deeds
 }
 
-/// Whether a layer that holds nothing at `path` hides what lies below.
+/// Returns true if a layer without an entry at `path` hides the path in lower layers.
 fn hides(layer: &Index, path: &LayerPath) -> bool {
     let above = std::iter::successors(path.parent(), LayerPath::parent);
     let covered = above.filter_map(|dir| layer.get(&dir)).any(|entry| match entry.node {

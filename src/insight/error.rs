@@ -1,4 +1,4 @@
-//! Why something could not be told of an image, and what to type next.
+//! Errors of inspecting an image, with hints.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use silo_store::layer::LayerError;
 use crate::tool::{definition, record};
 use crate::{document, image};
 
-/// Why something could not be told of an image.
+/// Error of inspecting an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tool's record cannot be read.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// A project's tool cannot be told, or is not built.
+    /// A project's tool is not defined or not built.
     #[error(transparent)]
     Definition(#[from] definition::Error),
     /// An image cannot be read.
@@ -22,51 +22,51 @@ pub enum Error {
     /// A layer cannot be read.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// A file that a person wrote cannot be read.
+    /// A user's recipe or settings file cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
     /// The store could not be locked.
     #[error("cannot lock the layer store")]
     Lock(#[source] silo_store::PathError),
-    /// A file could not be read.
+    /// An operation on a file failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: std::io::Error,
     },
-    /// A file of the image is not as its format says.
+    /// A file of the image is invalid.
     #[error("{path}: {what}", path = .path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
-    /// A word that names nothing that is here.
+    /// An argument matches nothing.
     #[error("\"{word}\" is {not}")]
     Unknown {
-        /// The word.
+        /// The argument.
         word: String,
-        /// What it could have been.
+        /// The possible kinds.
         not: &'static str,
-        /// What to type next.
+        /// The hint.
         hint: String,
     },
-    /// A word that names more than one thing.
+    /// An argument matches several things.
     #[error("\"{word}\" may be {}", .candidates.join(", "))]
     Ambiguous {
-        /// The word.
+        /// The argument.
         word: String,
-        /// What it may be.
+        /// The matches.
         candidates: Vec<String>,
-        /// What to type next.
+        /// The hint.
         hint: String,
     },
-    /// An image that is not here any more.
+    /// An image does not exist any more.
     #[error("image {image:.12} of {tool} is gone")]
     Gone {
         /// The tool.
@@ -74,26 +74,26 @@ pub enum Error {
         /// The image.
         image: String,
     },
-    /// Something that is not in the image.
+    /// The image does not have the requested path or package.
     #[error("{what} is not in {place}")]
     Absent {
-        /// What was asked for.
+        /// The requested path or package.
         what: String,
-        /// Where it was looked for.
+        /// The image or directory that was searched.
         place: String,
-        /// What to type next.
+        /// The hint.
         hint: String,
     },
 }
 
 impl Error {
-    /// Returns what to type next, where there is something.
+    /// Returns the hint, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Unknown { hint, .. } | Error::Ambiguous { hint, .. } | Error::Absent { hint, .. } => Some(hint.clone()),
             Error::Gone { tool, .. } => Some(format!("silo install {tool}")),
-            Error::Layer(_) | Error::Content { .. } => Some("`silo verify` tells what is not as it was made".to_owned()),
-            Error::Image(image::Error::Config { .. }) => Some("`silo verify` tells what is not as it was made".to_owned()),
+            Error::Layer(_) | Error::Content { .. } => Some("`silo verify` lists damaged files".to_owned()),
+            Error::Image(image::Error::Config { .. }) => Some("`silo verify` lists damaged files".to_owned()),
             Error::Definition(definition::Error::NotBuilt { .. }) => Some("run `silo sync`".to_owned()),
             Error::Definition(_) | Error::Record(_) | Error::Image(_) | Error::Document(_) | Error::Lock(_) | Error::File { .. } => None,
         }

@@ -1,11 +1,11 @@
-//! Sizes, times and names as people read them.
+//! Formats sizes, times and names for display.
 
-/// Returns a number of bytes in three digits or less, such as `6.8 MB`.
+/// Formats a number of bytes with at most three digits, such as `6.8 MB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["bytes", "kB", "MB", "GB", "TB"];
     let mut value = count as f64;
     let mut unit = 0;
-    // What would be written as 1000 is one of the next unit.
+    // A value that would round to 1000 goes to the next unit.
     while value >= if unit == 0 { 1000.0 } else { 999.5 } && unit + 1 < UNITS.len() {
         value /= 1000.0;
         unit += 1;
@@ -18,7 +18,7 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// Returns how long something took, such as `250 ms`, `4.2 s` or `3 min 5 s`.
+/// Formats a duration, such as `250 ms`, `4.2 s` or `3 min 5 s`.
 pub fn duration(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
@@ -27,21 +27,21 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
-/// Returns a number of things: `1 layer`, `2 layers`.
+/// Formats a count: `1 layer`, `2 layers`.
 pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
-/// The most letters of a name.
+/// Limit on the characters of a name.
 const NAME_CHARS: usize = 300;
 
-/// Returns a text on one line, without what could steer a terminal.
+/// Joins a text to one line, without control characters, which could steer a terminal.
 pub fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns a name on one line; names of layers may be whole commands, of which the beginning has to do.
+/// Shortens a name to one line; the name of a layer may be a long command.
 pub fn name(text: &str) -> String {
     let line = one_line(text);
     match line.char_indices().nth(NAME_CHARS) {

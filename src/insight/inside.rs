@@ -1,4 +1,4 @@
-//! An image with what stands beside its layers, and how words on the command line name one.
+//! Opens an image with its manifests and indexes, and resolves command-line arguments to images and layers.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -22,34 +22,34 @@ use crate::unpack::record::{Stanza, parse_stanzas};
 use super::error::Error;
 use super::way;
 
-/// The fewest digits that name an image or a layer. Arbitrary: fewer are more often a typing error.
+/// Shortest prefix of an image or layer id. Arbitrary: a shorter one is more often a typing error.
 const MIN_PREFIX: usize = 4;
-/// dpkg's list of what is installed.
+/// dpkg's status file.
 const STATUS: &str = "var/lib/dpkg/status";
 
-/// What one looks at: a home, in which nothing is collected meanwhile.
+/// A home with a shared lock on its store, so that nothing is collected.
 pub struct Look<'a> {
     /// The home.
     pub home: &'a Home,
     /// Its layer store.
     pub store: &'a Store,
-    /// What decides what a tool is here.
+    /// The settings that define the tools here.
     pub view: View<'a>,
     _lock: SharedLock,
 }
 
 impl<'a> Look<'a> {
-    /// Begins to look.
+    /// Locks the store.
     pub fn new(view: View<'a>, store: &'a Store) -> Result<Look<'a>, Error> {
         Ok(Look { home: view.home, store, view, _lock: lock::share(store).map_err(Error::Lock)? })
     }
 }
 
-/// Lists the tools that can be looked at: those of the project as they are there, and the others that are installed.
+/// Lists the built tools: those of the project as the project defines them, and other installed ones.
 pub fn tools(look: &Look<'_>) -> Result<Vec<Installed>, Error> {
     let mut tools = record::list(look.home)?;
     for name in definition::claimed(look.view).unwrap_or_default() {
-        // One that is not built cannot be looked at; what is installed under its name is another.
+        // A claimed tool that is not built has no image; the installed tool of that name is a different one.
         tools.retain(|tool| tool.name != name);
         tools.extend(definition::image(look.view, &name).ok().flatten());
     }
@@ -57,35 +57,35 @@ pub fn tools(look: &Look<'_>) -> Result<Vec<Installed>, Error> {
     Ok(tools)
 }
 
-/// An image and where it came from.
+/// An image with its manifests.
 #[derive(Debug)]
 pub struct Inside {
     /// Its id.
     pub id: ImageId,
     /// Its configuration.
     pub image: Image,
-    /// The installed tools that have it.
+    /// The installed tools that use it.
     pub tools: Vec<Installed>,
-    /// Where its layers came from, lowest first.
+    /// The manifests of its layers, lowest first.
     pub layers: Vec<Manifest>,
-    /// Where their files are, in the same order.
+    /// The trees of its layers, in the same order.
     trees: Vec<PathBuf>,
     root: PathBuf,
     index_path: PathBuf,
     index: OnceCell<Index>,
 }
 
-/// What a word names.
+/// The object that an argument names.
 #[derive(Debug)]
 pub enum Subject {
-    /// An image, by itself or by a tool.
+    /// An image, named by its id or by a tool.
     Image(Box<Inside>),
     /// A layer.
     Layer(Box<Manifest>),
 }
 
 impl Inside {
-    /// Returns how to call the image: by its tool, where one has it.
+    /// Returns the display name of the image: its tool's name, if a tool uses it.
     pub fn title(&self) -> String {
         match self.tools.first() {
             Some(tool) => format!("{} {}", tool.name, tool.version),
@@ -93,7 +93,7 @@ impl Inside {
         }
     }
 
-    /// Returns the entries of the composed root.
+    /// Returns the index of the composed root.
     pub fn index(&self) -> Result<&Index, Error> {
         if let Some(index) = self.index.get() {
             return Ok(index);
@@ -104,8 +104,7 @@ impl Inside {
         Ok(self.index.get_or_init(|| index))
     }
 
-    /// Returns the bytes of a file of the image, or `None` where there is none. Symbolic links lead to other files of the
-    /// image, never to the machine's own.
+    /// Returns the content of a file of the image, or `None` if there is none. Symlinks are followed in the image and never to host files.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         let index = self.index()?;
         let Some(end) = way::follow(index, path.as_bytes()).end else { return Ok(None) };
@@ -113,19 +112,19 @@ impl Inside {
         if !is_file {
             return Ok(None);
         }
-        // Every directory on the way is one of the index, so the path cannot lead out of the root.
+        // Every parent directory is a directory of the index, so the path cannot leave the root.
         let path = self.root.join(end.as_path());
         fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
     }
 
-    /// Returns what dpkg says is installed, by name; nothing where the image has no dpkg.
+    /// Returns the installed packages from dpkg's database, by name; empty if the image has no dpkg.
     pub fn stanzas(&self) -> Result<Vec<Stanza>, Error> {
         let Some(bytes) = self.read(STATUS)? else { return Ok(Vec::new()) };
         installed_of(&bytes, &self.root)
     }
 
-    /// Returns what dpkg said was installed before the first step ran: packages of the distribution, or of the image that this one
-    /// is made of. What steps install is of an origin that nothing here knows.
+    /// Returns the packages that dpkg had installed before the first command step: packages of the distribution, or of the base image. The
+    /// origin of later packages is unknown.
     pub fn stanzas_before_steps(&self) -> Result<Vec<Stanza>, Error> {
         let below = self.layers.iter().rposition(|layer| !is_step(layer)).map_or(0, |last| last + 1);
         for tree in self.trees[..below].iter().rev() {
@@ -142,7 +141,7 @@ impl Inside {
     }
 }
 
-/// Whether a command of a recipe or a project made a layer (`build/command.rs`).
+/// Returns true if a command step of a recipe or a project made the layer (`build/command.rs`).
 fn is_step(layer: &Manifest) -> bool {
     layer.record.name.starts_with("step ")
 }
@@ -158,7 +157,7 @@ fn is_installed(stanza: &Stanza) -> bool {
     stanza.get("Status").is_some_and(|status| status.ends_with(" installed"))
 }
 
-/// Reads an image.
+/// Opens an image.
 pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
     let tools: Vec<Installed> = tools(look)?.into_iter().filter(|tool| tool.image == id).collect();
     let image = image::get(look.home, id)?.ok_or_else(|| Error::Gone {
@@ -179,7 +178,7 @@ pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
     })
 }
 
-/// Finds the image that a word names: a tool's name, or the beginning of an image's id.
+/// Finds the image of an argument: the name of a tool, or a prefix of an image id.
 pub fn named(look: &Look<'_>, word: &str) -> Result<Inside, Error> {
     if let Some(tool) = installed(look, word)? {
         return open(look, tool.image);
@@ -187,12 +186,12 @@ pub fn named(look: &Look<'_>, word: &str) -> Result<Inside, Error> {
     let images = begin_with(image::list(look.home)?, word);
     match images[..] {
         [id] => open(look, id),
-        [] => Err(unknown(look, word, "neither an installed tool nor the beginning of an image's id")?),
+        [] => Err(unknown(look, word, "neither an installed tool nor the start of an image id")?),
         _ => Err(ambiguous(word, images.iter().map(|id| format!("image {id:.20}", id = id.to_string())).collect())),
     }
 }
 
-/// Finds what a word names: a tool, or the beginning of the id of an image or a layer.
+/// Finds the object of an argument: the name of a tool, or a prefix of an image or layer id.
 pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
     if let Some(tool) = installed(look, word)? {
         return Ok(Subject::Image(Box::new(open(look, tool.image)?)));
@@ -202,7 +201,7 @@ pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
     match (&images[..], &layers[..]) {
         ([id], []) => Ok(Subject::Image(Box::new(open(look, *id)?))),
         ([], [id]) => Ok(Subject::Layer(Box::new(read_manifest(look.store, id)?))),
-        ([], []) => Err(unknown(look, word, "neither an installed tool nor the beginning of an image's or a layer's id")?),
+        ([], []) => Err(unknown(look, word, "neither an installed tool nor the start of an image or layer id")?),
         _ => {
             let images = images.iter().map(|id| format!("image {id:.20}", id = id.to_string()));
             let layers = layers.iter().map(|id| format!("layer {id:.20}", id = id.to_string()));
@@ -212,7 +211,7 @@ pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
 }
 
 fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
-    // The word becomes a file name, so it is looked at first.
+    // Check the word, because it becomes a file name.
     if crate::recipe::file::check_name(word).is_err() {
         return Ok(None);
     }
@@ -222,7 +221,7 @@ fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
     Ok(record::get(look.home, word)?)
 }
 
-/// Returns those of `ids` that begin with `word`, where it is long enough to mean one.
+/// Returns the ids with the prefix `word`, if it is long enough.
 pub fn begin_with<T: ToString>(ids: Vec<T>, word: &str) -> Vec<T> {
     let is_prefix = word.len() >= MIN_PREFIX && word.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     ids.into_iter().filter(|id| is_prefix && id.to_string().starts_with(word)).collect()
@@ -239,17 +238,17 @@ fn unknown(look: &Look<'_>, word: &str, not: &'static str) -> Result<Error, Erro
     Ok(Error::Unknown { word: word.to_owned(), not, hint })
 }
 
-/// The error of a word that names several things.
+/// Returns the error for an argument that matches several things.
 pub fn ambiguous(word: &str, candidates: Vec<String>) -> Error {
-    Error::Ambiguous { word: word.to_owned(), candidates, hint: "write more of the id".to_owned() }
+    Error::Ambiguous { word: word.to_owned(), candidates, hint: "type more of the id".to_owned() }
 }
 
-/// Returns the entries of an image's layers, lowest first.
+/// Returns the indexes of an image's layers, lowest first.
 pub fn indexes(look: &Look<'_>, layers: &[LayerId]) -> Result<Vec<Index>, Error> {
     Ok(layers.iter().map(|layer| read_index(look.store, layer)).collect::<Result<_, _>>()?)
 }
 
-/// Returns a path as it is typed.
+/// Returns a path in absolute form.
 pub fn shown(path: &LayerPath) -> String {
     format!("/{path}")
 }

@@ -1,4 +1,4 @@
-//! The logs of steps: which there are, of what, and what they say.
+//! Lists and reads the logs of build steps.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ pub struct Log {
     pub derivation: Digest,
     /// The file.
     pub path: PathBuf,
-    /// How many bytes it has.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Seconds since 1970 when it was last written.
+    /// The time of its last write, in seconds since 1970.
     pub written: i64,
-    /// What the step is called; none where it made no layer: it failed, or is still running.
+    /// The name of the step; `None` without a layer, because the step failed or is still running.
     pub step: Option<String>,
-    /// The installed tools whose image has the layer.
+    /// The installed tools with the layer in their image.
     pub tools: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub fn list(look: &Look<'_>) -> Result<Vec<Log>, Error> {
     for entry in listing {
         let path = entry.map_err(failed)?.path();
         let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".log"));
-        // Anything else in there is not ours.
+        // Other files are not logs of steps.
         let Some(derivation) = stem.and_then(|stem| Digest::parse(stem).ok()) else { continue };
         logs.push(log(look, derivation, path, &tools)?);
     }
@@ -56,7 +56,7 @@ pub fn list(look: &Look<'_>) -> Result<Vec<Log>, Error> {
 fn log(look: &Look<'_>, derivation: Digest, path: PathBuf, tools: &[(String, Inside)]) -> Result<Log, Error> {
     let meta = fs::metadata(&path).map_err(|source| Error::File { doing: "inspect", path: path.clone(), source })?;
     let written = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
-    // A note that cannot be read is as good as none, as it is for a build.
+    // As in a build, an unreadable realisation counts as missing.
     let layer = match realisation::get(look.store, &derivation) {
         Ok(Realisation::Known(layer)) if look.store.has(&layer) => Some(layer),
         _ => None,
@@ -72,7 +72,7 @@ fn log(look: &Look<'_>, derivation: Digest, path: PathBuf, tools: &[(String, Ins
     })
 }
 
-/// Finds the logs that a word names: those of the steps of a tool's image, or the one of a derivation.
+/// Finds the logs of an argument: all logs of a tool's image, or the log with this prefix of a derivation.
 pub fn named(look: &Look<'_>, word: &str) -> Result<Vec<Log>, Error> {
     let logs = list(look)?;
     let of_drv = inside::begin_with(logs.iter().map(|log| log.derivation).collect(), word);
@@ -84,12 +84,12 @@ pub fn named(look: &Look<'_>, word: &str) -> Result<Vec<Log>, Error> {
     let inside = inside::named(look, word).map_err(|error| match error {
         Error::Unknown { word, .. } => Error::Unknown {
             word,
-            not: "neither an installed tool nor the beginning of the name of a step that has a log",
+            not: "neither an installed tool nor the start of the derivation of a logged step",
             hint: "`silo log` lists the logs".to_owned(),
         },
         other => other,
     })?;
-    // In the order in which the steps ran.
+    // In the order of the steps.
     let order = |log: &Log| inside.layers.iter().position(|layer| layer.record.derivation == log.derivation.to_string());
     let mut found: Vec<(usize, Log)> = logs.into_iter().filter_map(|log| Some((order(&log)?, log))).collect();
     found.sort_by_key(|(place, _)| *place);
@@ -97,7 +97,7 @@ pub fn named(look: &Look<'_>, word: &str) -> Result<Vec<Log>, Error> {
         return Err(Error::Absent {
             what: format!("a log of a step of {word}"),
             place: look.home.logs().display().to_string(),
-            hint: "`silo gc` removes old logs; a step is logged when it is run".to_owned(),
+            hint: "`silo gc` removes old logs; a step writes a log only when it runs".to_owned(),
         });
     }
     Ok(found.into_iter().map(|(_, log)| log).collect())

@@ -1,7 +1,7 @@
-//! What can be told of an image that is there: how it was made, why something is in it, how two differ.
+//! Inspects existing images: build graph, reasons for a path or package, differences between two images, bills of materials.
 //!
-//! Everything is read from what is built (configurations, indexes, manifests, dpkg's database, logs), nothing from the
-//! plan that led to it. So what is told is true of the bytes, whoever made them and by whichever recipe.
+//! All data comes from built objects (configurations, indexes, manifests, dpkg's database, logs) and not from plans. So the results are
+//! true of the bytes, independent of the builder and the recipe.
 
 pub mod error;
 pub mod figures;

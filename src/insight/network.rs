@@ -1,7 +1,6 @@
-//! What runs did with their network: one file a run, made when there was something to note.
+//! Network logs of runs: one file for each run with network activity.
 //!
-//! A file is lines of JSON: a [`Title`], then an [`Entry`] for each name and connection. The newest [`MAX_RECORDS`]
-//! are kept.
+//! A file has lines of JSON: a [`Title`], then an [`Entry`] for each name and connection. The newest [`MAX_RECORDS`] files are kept.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,17 +14,17 @@ use crate::home::Home;
 
 use super::error::Error;
 
-/// How many runs are kept; each is at most some thousands of lines.
+/// Limit on the kept files; each has at most some thousands of lines.
 const MAX_RECORDS: usize = 200;
 
-/// The first line of a record.
+/// The first line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Title {
-    /// The tool that ran.
+    /// The tool.
     pub tool: String,
-    /// The project that it saw.
+    /// The project.
     pub project: Option<String>,
-    /// Seconds since 1970 when it started.
+    /// Start of the run, in seconds since 1970.
     pub started: u64,
 }
 
@@ -36,30 +35,30 @@ impl Title {
     }
 }
 
-/// What a run did with its network.
+/// Network activity of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The file.
     pub path: PathBuf,
-    /// Which run.
+    /// The run.
     pub title: Title,
-    /// What it did, in order.
+    /// The entries, in order.
     pub entries: Vec<Entry>,
 }
 
-/// Everything of one kind.
+/// Totals of equal entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
-    /// How often.
+    /// Number of entries.
     pub times: u64,
-    /// Bytes from inside to outside.
+    /// Bytes sent by the sandbox.
     pub sent: u64,
-    /// Bytes from outside to inside.
+    /// Bytes received by the sandbox.
     pub received: u64,
 }
 
 impl Run {
-    /// Adds up what was done by name, port and verdict.
+    /// Adds up the entries by name, port and verdict.
     pub fn sums(&self) -> BTreeMap<(&str, Option<u16>, Verdict), Sum> {
         let mut sums = BTreeMap::<_, Sum>::new();
         for entry in &self.entries {
@@ -72,18 +71,18 @@ impl Run {
     }
 }
 
-/// Returns the name of the file of a run; names sort by time.
+/// Returns the file name of a run; names sort by time.
 pub fn file_name(started: u64, pid: u32) -> String {
     format!("{started:012}-{pid}.jsonl")
 }
 
-/// Lists the runs that did something, the newest first.
+/// Lists the runs with network activity, the newest first.
 pub fn list(home: &Home) -> Result<Vec<Run>, Error> {
     let mut runs = Vec::new();
     for path in files(home).map_err(|source| Error::File { doing: "list", path: home.network_logs(), source })?.into_iter().rev() {
         let text = match fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            // Another silo has just let go of it.
+            // Another process has just pruned it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(source) => return Err(Error::File { doing: "read", path, source }),
         };
@@ -92,23 +91,23 @@ pub fn list(home: &Home) -> Result<Vec<Run>, Error> {
     Ok(runs)
 }
 
-/// Reads a record; a line that is cut off, as by a crash, is passed over.
+/// Parses a file; skips a line that was truncated by a crash.
 fn parse(path: PathBuf, text: &str) -> Option<Run> {
     let mut lines = text.lines();
     let title = serde_json::from_str(lines.next()?).ok()?;
     Some(Run { path, title, entries: lines.filter_map(|line| serde_json::from_str(line).ok()).collect() })
 }
 
-/// Removes all but the newest records.
+/// Removes all but the newest files.
 pub fn prune(home: &Home) {
     let Ok(files) = files(home) else { return };
     for old in files.iter().rev().skip(MAX_RECORDS) {
-        // What is gone already need not be removed, and what stays is tried again after the next run.
+        // Ignore errors: the file may be gone already, and otherwise the next run tries again.
         let _ = fs::remove_file(old);
     }
 }
 
-/// Returns the records' files, the oldest first.
+/// Returns the files, the oldest first.
 fn files(home: &Home) -> io::Result<Vec<PathBuf>> {
     let listing = match fs::read_dir(home.network_logs()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

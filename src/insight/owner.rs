@@ -1,7 +1,7 @@
-//! Whose a path is by dpkg's own account: the packages' lists of files, and the diversions that part two that hold one path.
+//! Finds the package of a path in dpkg's database: the packages' file lists, and the diversions.
 //!
-//! Layers say it for what was unpacked into a layer of its own. What dpkg unpacked within a step lies in the step's layer,
-//! and only these files know more.
+//! For a package unpacked into its own layer, the manifest is enough. Packages that dpkg unpacked in a step share the step's layer, and
+//! only dpkg's files name their paths.
 
 use silo_store::path::LayerPath;
 
@@ -10,10 +10,10 @@ use crate::unpack::record::INFO;
 use super::error::Error;
 use super::inside::Inside;
 
-/// Where dpkg notes diversions.
+/// dpkg's list of diversions.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 
-/// Another place for the files of all packages but one.
+/// A diversion: the new path of a file for all packages but one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Diversion<'a> {
     from: &'a str,
@@ -21,7 +21,7 @@ struct Diversion<'a> {
     by: &'a str,
 }
 
-/// Finds the package whose file `path` is, or `None` where it is no package's.
+/// Finds the package that owns `path`, or `None` if no package does.
 pub fn owner(inside: &Inside, path: &LayerPath) -> Result<Option<String>, Error> {
     let Ok(info) = LayerPath::parse(INFO.as_bytes()) else { return Ok(None) };
     let Ok(wanted) = std::str::from_utf8(path.as_bytes()).map(|path| format!("/{path}")) else { return Ok(None) };
@@ -39,18 +39,18 @@ pub fn owner(inside: &Inside, path: &LayerPath) -> Result<Option<String>, Error>
     Ok(None)
 }
 
-/// Reads dpkg's diversions: three lines each, of which the last is the package that diverts, or `:` for nobody.
+/// Parses dpkg's diversions: three lines each, of which the last is the diverting package, or `:` for none.
 fn diversions(text: &str) -> Vec<Diversion<'_>> {
     let lines: Vec<&str> = text.lines().collect();
     lines.chunks_exact(3).map(|part| Diversion { from: part[0], to: part[1], by: part[2] }).collect()
 }
 
-/// Whether a package with this list of files holds `path`, after diversions.
+/// Returns true if a package with this file list owns `path`, after diversions.
 fn owns(list: &str, package: &str, path: &str, diversions: &[Diversion<'_>]) -> bool {
     list.lines().any(|listed| {
         let diverted = diversions.iter().find(|diversion| diversion.from == listed && diversion.by != package);
         let stands = diverted.map_or(listed, |diversion| diversion.to);
-        // Old packages still list what lies in /usr by the names that lead there through links.
+        // On a merged /usr, old packages still list files by paths without `/usr`.
         stands == path || path.strip_prefix("/usr").is_some_and(|short| short == stands)
     })
 }

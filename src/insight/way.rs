@@ -1,33 +1,33 @@
-//! Following a path through an image's symbolic links, on its index only.
+//! Resolves a path through an image's symlinks, using its index only.
 
 use silo_store::entry::{Entry, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
-/// The most links that are followed, as Linux has it.
+/// Limit on the symlinks of a path, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// Where a path leads.
+/// Result of resolving a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The links on the way, in order.
+    /// The symlinks on the path, in order.
     pub links: Vec<Link>,
-    /// What is reached, whether something stands there or not; `None` for the root itself, and where links lead in a circle.
+    /// The final path, which may not exist; `None` for the root itself, and for a symlink loop.
     pub end: Option<LayerPath>,
 }
 
-/// A symbolic link on the way.
+/// A symlink on the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The link.
+    /// The symlink.
     pub path: LayerPath,
-    /// Where it points.
+    /// Its target.
     pub target: Vec<u8>,
-    /// Whether it is what the path names, and not a directory above that.
+    /// True if this is the last component of the path, and not a parent directory.
     pub is_last: bool,
 }
 
-/// Follows `path`, absolute or not, through the links of `index`.
+/// Resolves `path`, absolute or not, through the symlinks of `index`.
 pub fn follow(index: &Index, path: &[u8]) -> Way {
     let mut todo = parts(path);
     let mut at: Vec<Vec<u8>> = Vec::new();
@@ -53,7 +53,7 @@ pub fn follow(index: &Index, path: &[u8]) -> Way {
     Way { links, end: LayerPath::parse(&at.join(&b'/')).ok() }
 }
 
-/// The parts of a path that mean something, the last first.
+/// Returns the components of a path in reverse order, without empty ones and `.`.
 fn parts(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b'/').rev().filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec).collect()
 }
@@ -77,7 +77,7 @@ mod tests {
         ] {
             let way = follow(&index, path.as_bytes());
             let told: Vec<String> = way.links.iter().map(|link| format!("{}{}", link.path, if link.is_last { "!" } else { "" })).collect();
-            // A link met while another's target is walked is of the asked thing only if nothing is left to walk.
+            // A symlink met while resolving another's target is last only if no components remain.
             assert_eq!((told.join(" ").as_str(), way.end.map(|end| end.to_string()).as_deref()), (links, end), "{path}");
         }
         let round = follow(&index, b"/circle/x");

@@ -1,4 +1,4 @@
-//! In what two images, or two layers, differ: first their packages, then their paths.
+//! Compares two images or two layers: settings, packages, then paths.
 
 pub mod told;
 
@@ -18,13 +18,13 @@ use crate::insight::inside::{Inside, Look, Subject};
 /// One side of a comparison.
 #[derive(Debug)]
 pub struct Side {
-    /// What it is, for people.
+    /// The display name.
     pub title: String,
-    /// What must be equal besides packages and paths, by name: how an image is run and what it is for.
+    /// Other compared properties of an image, by name, such as its command and architecture.
     pub settings: BTreeMap<&'static str, String>,
     /// The versions of its packages, by name.
     pub packages: BTreeMap<String, String>,
-    /// Its entries.
+    /// Its index.
     pub index: Index,
 }
 
@@ -35,7 +35,7 @@ pub enum Change<T> {
     Added(T),
     /// Only the first has it.
     Removed(T),
-    /// Both have it, and not the same.
+    /// Both have it, with different values.
     Changed(T, T),
 }
 
@@ -44,13 +44,13 @@ pub enum Change<T> {
 pub struct PathChange {
     /// The path.
     pub path: LayerPath,
-    /// What stands there in the one and in the other.
+    /// The entries on both sides.
     pub change: Change<Spot>,
-    /// In what they differ, where both have something there.
+    /// The properties that differ, if both sides have an entry.
     pub aspects: Vec<Aspect>,
 }
 
-/// What stands at a path.
+/// An entry at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
     /// Its kind.
@@ -61,11 +61,11 @@ pub struct Spot {
     pub mode: u32,
     /// User and group.
     pub owner: (u32, u32),
-    /// Where a symbolic link points.
+    /// The target of a symbolic link.
     pub target: Option<String>,
 }
 
-/// All in which two sides differ.
+/// All differences of two sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Settings, by name.
@@ -77,7 +77,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Whether there is none.
+    /// Returns true if there is no difference.
     pub fn is_empty(&self) -> bool {
         self.settings.is_empty() && self.packages.is_empty() && self.paths.is_empty()
     }
@@ -112,11 +112,11 @@ fn image_side(inside: &Inside) -> Result<Side, Error> {
     })
 }
 
-/// Returns the versions of an image's packages, by name: those that dpkg knows, and those that layers say are in them.
+/// Returns the versions of an image's packages, by name, from dpkg's database and the layers' manifests.
 pub fn packages(inside: &Inside) -> Result<BTreeMap<String, String>, Error> {
     let said = inside.layers.iter().flat_map(|layer| &layer.record.packages).map(|package| name_and_version(package));
     let mut packages: BTreeMap<String, String> = said.collect();
-    // dpkg has the last word: a step may have upgraded or removed what a layer brought.
+    // dpkg's database overrides the manifests: a step may have upgraded or removed a layer's package.
     for stanza in inside.stanzas()? {
         packages.insert(stanza.package().to_owned(), stanza.get("Version").unwrap_or_default().to_owned());
     }
@@ -178,7 +178,7 @@ fn spot(index: &Index, entry: &Entry) -> Spot {
         silo_store::Node::Symlink { target } => Some(target.escape_ascii().to_string()),
         _ => None,
     };
-    // Other names of a file take no room of their own.
+    // Hard links to a file take no extra space.
     let size = if entry.node.kind() == Kind::Hardlink { 0 } else { change::size(index, entry) };
     Spot { kind: change::kind(entry), size, mode: entry.meta.mode, owner: (entry.meta.uid, entry.meta.gid), target }
 }

@@ -1,4 +1,4 @@
-//! A difference as text and as JSON.
+//! Renders a difference as text and as JSON.
 
 use std::cmp::Reverse;
 use std::fmt::Write;
@@ -12,22 +12,22 @@ use crate::plain;
 
 use super::{Change, Difference, PathChange, Side, Spot};
 
-/// The most lines that one kind of change of paths has where the whole list was not asked for.
+/// Limit on the lines for one kind of path change, unless the full list was requested.
 const MAX_LINES: usize = 20;
 
-/// Which part of a difference is told.
+/// The part of a difference to render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// All, paths only in outline.
+    /// Everything, with a summary of the paths.
     Outline,
-    /// Packages alone.
+    /// Packages only.
     Packages,
-    /// Paths alone, every one.
+    /// All paths only.
     Paths,
 }
 
 impl Part {
-    /// Keeps of a difference only what this part tells.
+    /// Reduces a difference to this part.
     pub fn of(self, difference: Difference) -> Difference {
         match self {
             Part::Outline => difference,
@@ -37,7 +37,7 @@ impl Part {
     }
 }
 
-/// Tells a difference in lines: `-` only in the first, `+` only in the second, `~` changed.
+/// Renders a difference in lines: `-` only in the first, `+` only in the second, `~` changed.
 pub fn text(a: &Side, b: &Side, difference: &Difference, part: Part) -> String {
     let mut out = format!("a  {}\nb  {}\n", plain::line(&a.title), plain::line(&b.title));
     if part == Part::Outline && !difference.settings.is_empty() {
@@ -82,7 +82,7 @@ fn packages_total<'a>(changes: impl Iterator<Item = &'a Change<String>>) -> Stri
             Change::Changed(..) => changed += 1,
         }
     }
-    format!("{added} added, {removed} removed, {changed} of another version")
+    format!("{added} added, {removed} removed, {changed} with another version")
 }
 
 fn paths_total(changes: &[PathChange]) -> String {
@@ -99,7 +99,7 @@ fn paths_total(changes: &[PathChange]) -> String {
     format!("{} added ({}), {} removed ({}), {} changed ({grown})", added.0, bytes(added.1), removed.0, bytes(removed.1), changed.0)
 }
 
-/// A line of the list of paths: one path, or a directory with all that is below it.
+/// A line of the list of paths: a path, or a directory with all entries below it.
 struct Line<'a> {
     change: &'a PathChange,
     entries: usize,
@@ -127,7 +127,7 @@ impl<'a> Line<'a> {
 fn push_outline(out: &mut String, changes: &[PathChange]) {
     let mut lines: Vec<Line<'_>> = Vec::new();
     for change in changes {
-        // What is below a directory that only one side has is told with it.
+        // Entries below an added or removed directory are counted in the directory's line.
         if let Some(open) = lines.last_mut()
             && !matches!(open.change.change, Change::Changed(..))
             && change.path.is_below(&open.change.path)
@@ -183,7 +183,7 @@ fn told(aspect: Aspect, old: &Spot, new: &Spot) -> String {
     }
 }
 
-/// Tells a difference as JSON.
+/// Renders a difference as JSON.
 pub fn json(a: &Side, b: &Side, difference: &Difference, part: Part) -> Value {
     let mut out = json!({ "a": a.title, "b": b.title });
     let changes = |list: &mut dyn Iterator<Item = (&str, &Change<String>)>| -> Vec<Value> {
@@ -221,7 +221,7 @@ fn spot_json(spot: &Spot) -> Value {
     out
 }
 
-/// What stands in the first and in the second.
+/// Returns the first and the second value.
 fn both<T>(change: &Change<T>) -> (Option<&T>, Option<&T>) {
     match change {
         Change::Added(new) => (None, Some(new)),

@@ -1,22 +1,21 @@
-//! Where boxes of a layered picture stand: rows from what is made of nothing down to the last, without overlaps.
+//! Layered graph layout: assigns boxes to rows, from inputs down to results, without overlaps.
 //!
-//! Four steps, as in every layered drawing: rows (as far down as what is made of a box allows, so that arrows are short),
-//! points that lead long arrows through the rows between, an order within each row that crosses few arrows, and places
-//! that put each box near what it is joined to. Everything is computed in whole pixels in a fixed order, so equal graphs
-//! give equal pictures.
+//! Four steps, as in every layered drawing: rows (as low as the dependents of a box allow, so that arrows are short), waypoints that route
+//! long arrows through the rows between, an order in each row that crosses few arrows, and positions near the connected boxes. All
+//! arithmetic is in whole pixels and in a fixed order, so equal graphs give equal pictures.
 
 use std::collections::BTreeMap;
 
-/// Between two boxes of a row.
+/// Horizontal gap between two boxes of a row.
 const GAP_X: i64 = 40;
-/// Between two rows.
+/// Vertical gap between two rows.
 const GAP_Y: i64 = 64;
-/// The room that an arrow on its way past other boxes has.
+/// Width reserved for an arrow that passes other boxes.
 const LANE: i64 = 16;
-/// How often orders and places are improved. A handful is enough for pictures of a few dozen boxes.
+/// Number of passes that improve orders and positions. A few suffice for some dozens of boxes.
 const ROUNDS: usize = 8;
 
-/// A box's width and height.
+/// The size of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// The width.
@@ -25,18 +24,18 @@ pub struct Size {
     pub height: i64,
 }
 
-/// Where everything stands.
+/// The computed layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// The left upper corner of each box.
+    /// The upper left corner of each box.
     pub boxes: Vec<(i64, i64)>,
-    /// For each arrow the points that it passes: the lower edge of the one box, lanes between others, the upper edge of the other.
+    /// The points of each arrow: the lower edge of the source box, waypoints between other boxes, the upper edge of the target box.
     pub arrows: Vec<Vec<(i64, i64)>>,
-    /// The size of the whole.
+    /// The total size.
     pub size: Size,
 }
 
-/// A box or a point of a lane, with its place in the middle of its width.
+/// A box or a waypoint; `middle` is the centre of its width.
 struct Spot {
     width: i64,
     row: usize,
@@ -45,7 +44,7 @@ struct Spot {
     below: Vec<usize>,
 }
 
-/// Places boxes of these sizes, joined by arrows that lead without circles.
+/// Computes the layout of boxes of these sizes, connected by acyclic arrows.
 pub fn layout(sizes: &[Size], arrows: &[(usize, usize)]) -> Layout {
     let rows = rows(sizes.len(), arrows);
     let mut spots: Vec<Spot> = sizes
@@ -68,10 +67,10 @@ pub fn layout(sizes: &[Size], arrows: &[(usize, usize)]) -> Layout {
     drawn(sizes, arrows, &spots, &order, &lanes)
 }
 
-/// The row of each box, the first being 0: one above the uppermost that is made of it.
+/// Returns the row of each box, from 0: one row above the uppermost of its dependents.
 fn rows(count: usize, arrows: &[(usize, usize)]) -> Vec<usize> {
     let mut height = vec![0; count];
-    // Without circles the longest way has fewer arrows than there are boxes.
+    // In an acyclic graph the longest path has fewer arrows than there are boxes.
     for _ in 0..count {
         for (from, to) in arrows {
             height[*from] = height[*from].max((height[*to] + 1).min(count));
@@ -81,7 +80,7 @@ fn rows(count: usize, arrows: &[(usize, usize)]) -> Vec<usize> {
     height.into_iter().map(|height| top - height).collect()
 }
 
-/// Adds the points that lead an arrow through the rows between its ends; returns all it passes.
+/// Adds the waypoints of an arrow in the rows between its ends; returns all points of the arrow.
 fn lane(spots: &mut Vec<Spot>, (from, to): (usize, usize)) -> Vec<usize> {
     let mut passed = vec![from];
     for row in spots[from].row + 1..spots[to].row {
@@ -96,7 +95,7 @@ fn lane(spots: &mut Vec<Spot>, (from, to): (usize, usize)) -> Vec<usize> {
     passed
 }
 
-/// Orders each row by where its neighbours in the row before stand, going down or up.
+/// Sorts each row by the mean position of the neighbours in the previous row, going down or up.
 fn arrange(spots: &mut [Spot], order: &mut [Vec<usize>], down: bool) {
     let mut numbers: Vec<usize> = (0..order.len()).collect();
     if !down {
@@ -113,7 +112,7 @@ fn arrange(spots: &mut [Spot], order: &mut [Vec<usize>], down: bool) {
     }
 }
 
-/// Puts a row side by side around the middle.
+/// Places a row side by side around the centre.
 fn pack(spots: &mut [Spot], row: &[usize]) {
     let width: i64 = row.iter().map(|spot| spots[*spot].width + GAP_X).sum::<i64>() - GAP_X;
     let mut left = -width / 2;
@@ -128,8 +127,8 @@ fn mean(spots: &[Spot], of: &[usize]) -> Option<i64> {
     (!of.is_empty()).then(|| sum / of.len() as i64)
 }
 
-/// Moves each row's boxes towards what they are joined to, keeping order and gaps. Whoever is joined to more goes first, so
-/// that the long chains of a picture are straight.
+/// Moves the boxes of each row towards their neighbours, keeping order and gaps. Boxes with more connections are placed first, so that the
+/// long chains of a picture are straight.
 fn settle(spots: &mut [Spot], order: &[Vec<usize>], down: bool) {
     let mut numbers: Vec<usize> = (0..order.len()).collect();
     if !down {
@@ -142,7 +141,7 @@ fn settle(spots: &mut [Spot], order: &[Vec<usize>], down: bool) {
         first.sort_by_key(|at| (std::cmp::Reverse(degree(&spots[row[*at]])), *at));
         let mut placed: BTreeMap<usize, i64> = BTreeMap::new();
         for at in first {
-            // Room must be left for those between here and the nearest on either side that stand already.
+            // Leave space for the boxes between this one and the nearest placed ones on both sides.
             let apart = |a: usize, b: usize| -> i64 {
                 let inner: i64 = row[a + 1..b].iter().map(|spot| spots[*spot].width).sum();
                 let halves = (spots[row[a]].width + spots[row[b]].width + 1) / 2;
@@ -161,7 +160,7 @@ fn degree(spot: &Spot) -> usize {
     spot.above.len() + spot.below.len()
 }
 
-/// Where a box would stand by itself: in line with those that are joined to most among its neighbours.
+/// Returns the preferred position of a box: the mean of its neighbours with the most connections.
 fn wish(spots: &[Spot], spot: &Spot) -> i64 {
     let joined = || spot.above.iter().chain(&spot.below).copied();
     let most = joined().map(|other| degree(&spots[other])).max();
@@ -169,7 +168,7 @@ fn wish(spots: &[Spot], spot: &Spot) -> i64 {
     mean(spots, &chosen).unwrap_or(spot.middle)
 }
 
-/// Turns middles into corners, and spreads the ends of arrows along the edges of boxes.
+/// Converts centres to corners, and spreads the ends of arrows along the edges of boxes.
 fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[Spot], order: &[Vec<usize>], lanes: &[Vec<usize>]) -> Layout {
     let left = spots.iter().map(|spot| spot.middle - spot.width / 2).min().unwrap_or(0);
     let right = spots.iter().map(|spot| spot.middle - spot.width / 2 + spot.width).max().unwrap_or(0);
@@ -180,14 +179,14 @@ fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[Spot], order: &[Vec
         tops.push((y, height_of(row)));
         y += height_of(row) + GAP_Y;
     }
-    // A box that is lower than its row stands in the middle of it.
+    // A box that is lower than its row is centred vertically.
     let corner = |(spot, size): (&Spot, &Size)| {
         let (top, height) = tops[spot.row];
         (spot.middle - spot.width / 2 - left, top + (height - size.height) / 2)
     };
     let boxes: Vec<(i64, i64)> = spots.iter().zip(sizes).map(corner).collect();
     let end = |number: usize, of: usize, ends: &[usize]| -> i64 {
-        // The arrows at one edge stand in the order of where they come from, a third of the box apart at most.
+        // The arrows at an edge are sorted by their other ends, and at most a third of the box width apart.
         let mut others: Vec<(i64, usize)> = ends.iter().map(|arrow| (spots[neighbour(lanes, *arrow, of)].middle, *arrow)).collect();
         others.sort_unstable();
         let place = others.iter().position(|(_, arrow)| *arrow == number).unwrap_or(0) as i64;
@@ -209,7 +208,7 @@ fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[Spot], order: &[Vec
     Layout { arrows: paths.collect(), boxes, size: Size { width: right - left, height: (y - GAP_Y).max(0) } }
 }
 
-/// What an arrow passes next to the box `of` at one of its ends.
+/// Returns the point of an arrow next to its end at the box `of`.
 fn neighbour(lanes: &[Vec<usize>], arrow: usize, of: usize) -> usize {
     let lane = &lanes[arrow];
     if lane[0] == of { lane[1] } else { lane[lane.len() - 2] }

@@ -1,8 +1,8 @@
-//! How an image was made, as a graph: packages, steps, image.
+//! The build graph of an image: packages, steps, image.
 //!
-//! The graph is read off the layers' manifests alone. A layer whose inputs are no layers of the image is a package (or
-//! something else that was only unpacked); any other is a step. Packages that the same steps were made of stand together
-//! in one part, and of the arrows only those are kept that no longer way says already.
+//! The graph is derived from the layers' manifests alone. A layer whose inputs are not layers of the image is a package, or something else
+//! that was only unpacked. Every other layer is a step. Packages with the same dependents are grouped in one part. Arrows that follow from
+//! a longer path are omitted.
 
 pub mod layout;
 
@@ -17,36 +17,36 @@ use silo_store::manifest::Manifest;
 use super::figures;
 use super::inside::Inside;
 
-/// How an image was made.
+/// The build graph of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {
-    /// What it is a graph of, such as `python 3.13.5`.
+    /// The title, such as `python 3.13.5`.
     pub title: String,
-    /// The figures of the whole, on one line.
+    /// Totals, on one line.
     pub summary: String,
     /// The parts; the image is the last.
     pub parts: Vec<Part>,
-    /// Which part each was made of, as `(of, made)`, sorted.
+    /// The inputs of the parts, as sorted pairs `(of, made)`.
     pub arrows: Vec<(usize, usize)>,
 }
 
 /// A box of the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its heading.
     pub title: String,
-    /// Figures and names, a line each.
+    /// Sizes and names, a line each.
     pub lines: Vec<String>,
-    /// Its packages, by name; none in a step.
+    /// Its packages, by name; empty for a step.
     pub packages: Vec<Packed>,
 }
 
-/// What a part is.
+/// The kind of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Layers that were unpacked.
+    /// Unpacked layers.
     Packages,
     /// A layer that a step made of others.
     Step,
@@ -61,11 +61,11 @@ pub struct Packed {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The bytes of its layer.
+    /// The size of its layer in bytes.
     pub bytes: u64,
 }
 
-/// What stands in the picture about the image itself.
+/// Properties of the image shown in the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The tool and its version, or the image's id.
@@ -78,17 +78,17 @@ pub struct Head {
     pub command: String,
 }
 
-/// Returns what stands in the picture about an image.
+/// Returns the properties of an image for the picture.
 pub fn head(inside: &Inside) -> Head {
     let image = &inside.image;
     Head { title: inside.title(), image: inside.id.to_string(), arch: image.arch.to_string(), command: image.command.join(" ") }
 }
 
-/// Makes the graph of an image from where its layers came from, lowest first.
+/// Makes the graph of an image from its layers' manifests, lowest first.
 pub fn graph(head: &Head, layers: &[Manifest]) -> Graph {
     let consumers = consumers(layers);
     let mut parts = Vec::new();
-    // For each layer the part that it is in.
+    // The part of each layer.
     let mut part_of = vec![0; layers.len()];
     for group in groups(layers, &consumers) {
         for layer in &group {
@@ -122,7 +122,7 @@ pub fn graph(head: &Head, layers: &[Manifest]) -> Graph {
     }
 }
 
-/// For each layer, which later layers were made of it. A layer is only ever made of those below it, so there is no circle.
+/// Returns for each layer the later layers made of it. A layer is only ever made of lower ones, so there is no cycle.
 fn consumers(layers: &[Manifest]) -> Vec<BTreeSet<usize>> {
     let numbers: BTreeMap<String, usize> = layers.iter().enumerate().map(|(number, layer)| (layer.layer.to_string(), number)).collect();
     let mut consumers = vec![BTreeSet::new(); layers.len()];
@@ -139,7 +139,7 @@ fn is_step(layers: &[Manifest], number: usize) -> bool {
     layers[number].record.inputs.iter().any(|input| below.iter().any(|layer| layer.to_string() == *input))
 }
 
-/// Groups the layers that are no steps by what was made of them, the most used first.
+/// Groups the layers that are not steps by their dependents, the most used first.
 fn groups(layers: &[Manifest], consumers: &[BTreeSet<usize>]) -> Vec<Vec<usize>> {
     let mut groups: BTreeMap<&BTreeSet<usize>, Vec<usize>> = BTreeMap::new();
     for (number, all) in consumers.iter().enumerate().filter(|(number, _)| !is_step(layers, *number)) {
@@ -163,7 +163,7 @@ fn packages(layers: &[&Manifest]) -> Part {
     let bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.bytes));
     let ms = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.record.duration_ms));
     let title = match (packages.len(), layers) {
-        // What came without packages is called as its layer is.
+        // Layers without packages have the name of the layer.
         (0, [layer]) => figures::name(&layer.record.name),
         (0, _) => figures::count(layers.len(), "layer", "layers"),
         (count, _) => figures::count(count, "package", "packages"),
@@ -193,7 +193,7 @@ fn entries(count: u64) -> String {
     if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 
-/// Drops the arrows that a longer way says already. Every arrow leads to a part further on in some order without circles.
+/// Removes the arrows that follow from a longer path. The graph must be acyclic.
 fn reduced(parts: usize, arrows: &BTreeSet<(usize, usize)>) -> Vec<(usize, usize)> {
     let next = |from: usize| arrows.range((from, 0)..(from + 1, 0)).map(|(_, to)| *to);
     let reach = |from: usize| {

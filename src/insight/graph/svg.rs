@@ -1,4 +1,4 @@
-//! The graph as a picture: SVG that needs nothing else, for light and for dark pages.
+//! Renders the graph as a self-contained SVG, for light and dark pages.
 
 use std::fmt::Write;
 
@@ -6,31 +6,31 @@ use super::layout::{self, Layout, Size};
 use super::{Graph, Kind, Packed, Part};
 use crate::insight::figures;
 
-/// Around the whole.
+/// Margin around the picture.
 const MARGIN: i64 = 28;
-/// Title and summary above the boxes.
+/// Height of title and summary above the boxes.
 const HEADER: i64 = 74;
-/// The line that says how to read it.
+/// Height of the legend.
 const FOOTER: i64 = 40;
-/// Inside a box.
+/// Padding in a box.
 const PAD: i64 = 16;
-/// A box's heading with the room below it.
+/// Height of a box's heading, with the space below it.
 const TITLE: i64 = 24;
-/// A line of figures.
+/// Height of a text line.
 const LINE: i64 = 18;
-/// A row of packages.
+/// Height of a row of packages.
 const CELL_HEIGHT: i64 = 18;
-/// A column of packages: a name and its size.
+/// Width of a column of packages: a name and its size.
 const CELL_WIDTH: i64 = 208;
-/// Rows of packages before another column is begun, up to four columns.
+/// Rows of packages per column, until `MAX_COLUMNS` is reached.
 const ROWS: usize = 9;
-/// The most columns.
+/// Limit on the columns.
 const MAX_COLUMNS: usize = 4;
-/// The width of a box without packages.
+/// Width of a box without packages.
 const STEP_WIDTH: i64 = 268;
-/// The longest package name that has room beside its size.
+/// Longest package name that fits beside its size.
 const NAME_CHARS: usize = 23;
-/// The longest line that has room in a box without packages.
+/// Longest line that fits in a box without packages.
 const LINE_CHARS: usize = 36;
 
 const STYLE: &str = "\
@@ -66,7 +66,7 @@ text{fill:#9198a1}
 }
 ";
 
-/// Draws a graph.
+/// Renders a graph.
 pub fn write(graph: &Graph) -> String {
     let sizes: Vec<Size> = graph.parts.iter().map(size).collect();
     let layout = layout::layout(&sizes, &graph.arrows);
@@ -88,7 +88,7 @@ pub fn write(graph: &Graph) -> String {
     for ((part, size), corner) in graph.parts.iter().zip(&sizes).zip(&layout.boxes) {
         push_part(&mut out, part, *size, (corner.0 + x, corner.1 + y));
     }
-    let note = "Each package is a layer. An arrow leads from what a layer was made of to it; the image is all layers, one over another.";
+    let note = "Each package is a layer. Arrows point from inputs to the layers made of them; the image is all layers stacked.";
     let _ = writeln!(out, "<text x=\"{MARGIN}\" y=\"{}\">{note}</text>\n</svg>", height - MARGIN);
     out
 }
@@ -101,13 +101,13 @@ fn size(part: &Part) -> Size {
     Size { width: width.max(STEP_WIDTH), height: 2 * PAD - 6 + TITLE + lines + cells }
 }
 
-/// Columns and rows of so many packages.
+/// Returns the columns and rows for a number of packages.
 fn grid(count: usize) -> (usize, usize) {
     let columns = count.div_ceil(ROWS).min(MAX_COLUMNS);
     (columns, if columns > 0 { count.div_ceil(columns) } else { 0 })
 }
 
-/// A guess of how wide a line is; no font is at hand, and a little too much does no harm.
+/// Estimates the width of a line. The font is unknown; a slightly large value is harmless.
 fn text_width(text: &str) -> i64 {
     text.chars().count() as i64 * 7
 }
@@ -119,7 +119,7 @@ fn push_arrows(out: &mut String, layout: &Layout, x: i64, y: i64) {
         let Some((first, between)) = rest.split_first() else { continue };
         let mut path = format!("M{} {}", first.0, first.1);
         let mut at = *first;
-        // The line ends where the tip begins.
+        // The line ends at the base of the arrowhead.
         for next in between.iter().copied().chain([(*tx, ty - 7)]) {
             let bend = (next.1 - at.1) / 2;
             let _ = if at.0 == next.0 {
@@ -171,7 +171,7 @@ fn push_packages(out: &mut String, packages: &[Packed], x: i64, y: i64) {
     }
 }
 
-/// Cuts a text that has no room.
+/// Shortens a text that does not fit.
 fn cut(text: &str, max: usize) -> String {
     match text.chars().count() {
         count if count <= max => text.to_owned(),
@@ -179,7 +179,7 @@ fn cut(text: &str, max: usize) -> String {
     }
 }
 
-/// Escapes what means something in XML, and what no XML may hold.
+/// Escapes XML metacharacters, and replaces characters that XML forbids.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! The graph as text for other programs: DOT, Mermaid, JSON.
+//! Renders the graph as text for other programs: DOT, Mermaid, JSON.
 
 use std::fmt::Write;
 
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::{Graph, Head, Kind, Part};
 use silo_store::manifest::Manifest;
 
-/// Package names on a line of a box.
+/// Package names per line of a box.
 const NAMES_A_LINE: usize = 4;
 
-/// Writes a graph in Graphviz' language.
+/// Renders a graph in Graphviz's DOT language.
 pub fn dot(graph: &Graph) -> String {
     let mut out = String::from("digraph image {\n");
     // Writing to a string cannot fail, here and below.
@@ -27,7 +27,7 @@ pub fn dot(graph: &Graph) -> String {
     out
 }
 
-/// Writes a graph in Mermaid's language, which Markdown on forges shows as a picture.
+/// Renders a graph in Mermaid's language, which Markdown on forges displays as a picture.
 pub fn mermaid(graph: &Graph) -> String {
     let mut out = String::from("flowchart TB\n");
     for (number, part) in graph.parts.iter().enumerate() {
@@ -53,7 +53,7 @@ pub fn mermaid(graph: &Graph) -> String {
     out
 }
 
-/// Writes all that the graph is made of, ungrouped, with every arrow.
+/// Renders the data of a graph as JSON, ungrouped, with every arrow.
 pub fn json(head: &Head, layers: &[Manifest]) -> Value {
     let layers: Vec<Value> = layers
         .iter()
@@ -105,7 +105,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Escapes a text for a quoted Mermaid label, which is read as HTML with entities by number.
+/// Escapes a text for a quoted Mermaid label, which is read as HTML with numeric entities.
 fn entities(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,20 +1,20 @@
-//! What a package's copyright file says of its licenses, where a machine can read it (DEP-5), as an SPDX expression.
+//! Converts the licenses of a machine-readable copyright file (DEP-5) to an SPDX expression.
 //!
-//! Debian's short names are not SPDX's. What is known to mean the same is translated; every other name becomes a
-//! `LicenseRef-`, which says that the text is in the package and not which license it is.
+//! Debian's short names differ from SPDX's. Names with a known equivalent are translated. Every other name becomes a `LicenseRef-`, which
+//! states only that the text is in the package.
 
 use std::collections::BTreeSet;
 
-/// An SPDX expression, and the names in it that SPDX does not know.
+/// An SPDX expression, with its names that SPDX does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct License {
     /// The expression.
     pub expression: String,
-    /// The references, each with the name that Debian uses.
+    /// The `LicenseRef-` names, each with Debian's name.
     pub references: BTreeSet<(String, String)>,
 }
 
-/// Debian's names for what SPDX calls otherwise; GNU's licenses are translated by rule.
+/// Debian's names with a different SPDX name; GNU's licenses are translated by rule.
 const NAMES: [(&str, &str); 14] = [
     ("apache-2", "Apache-2.0"),
     ("artistic", "Artistic-1.0"),
@@ -32,7 +32,7 @@ const NAMES: [(&str, &str); 14] = [
     ("zlib/libpng", "Zlib"),
 ];
 
-/// Reads a copyright file; `None` where it is not in the form for machines, or names no license.
+/// Parses a copyright file; `None` if it is not machine-readable, or has no license.
 pub fn read(text: &str) -> Option<License> {
     let header = text.trim_start().lines().next()?;
     let is_for_machines = header.starts_with("Format:") || header.starts_with("Format-Specification:");
@@ -42,7 +42,7 @@ pub fn read(text: &str) -> Option<License> {
     let mut references = BTreeSet::new();
     let mut parts = BTreeSet::new();
     for paragraph in text.split("\n\n") {
-        // Paragraphs without files only quote the texts of licenses named elsewhere.
+        // Paragraphs without files only quote the texts of licenses.
         let fields = |name: &str| paragraph.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         if fields("Files:").is_none() && fields("Format:").is_none() {
             continue;
@@ -51,14 +51,14 @@ pub fn read(text: &str) -> Option<License> {
             parts.insert(expression(license, &mut references));
         }
     }
-    // One of several must be kept together where all hold at once.
+    // Parenthesise alternatives if several licenses hold together.
     let is_several = parts.len() > 1;
     let parts = parts.into_iter().map(|part| if is_several && part.contains(" OR ") { format!("({part})") } else { part });
     let expression = parts.collect::<Vec<_>>().join(" AND ");
     (!expression.is_empty()).then_some(License { expression, references })
 }
 
-/// Translates Debian's `A and B or C`; `and` binds closer than `or`, but what stands before a comma closer than both.
+/// Translates Debian's `A and B or C`; `and` binds more closely than `or`, and a comma less closely than both.
 fn expression(license: &str, references: &mut BTreeSet<(String, String)>) -> String {
     let words: Vec<&str> = license.split_whitespace().collect();
     let alternatives = words.split(|word| word.eq_ignore_ascii_case("or"));
@@ -67,7 +67,7 @@ fn expression(license: &str, references: &mut BTreeSet<(String, String)>) -> Str
         let name = name.trim_matches(',').trim();
         (!name.is_empty()).then(|| id(name, references))
     };
-    // A comma groups what the words do not, so such a phrase is kept as one name.
+    // A comma changes the grouping, so the whole phrase is kept as one name.
     if license.contains(',') {
         return id(license, references);
     }
@@ -95,7 +95,7 @@ fn id(name: &str, references: &mut BTreeSet<(String, String)>) -> String {
     reference
 }
 
-/// GNU's licenses: `gpl-2+` is `GPL-2.0-or-later`, `gfdl-niv-1.3` is `GFDL-1.3-no-invariants-only`.
+/// Translates a GNU license: `gpl-2+` is `GPL-2.0-or-later`, `gfdl-niv-1.3` is `GFDL-1.3-no-invariants-only`.
 fn gnu(name: &str) -> Option<String> {
     let (name, suffix) = match name.strip_suffix('+').or_else(|| name.strip_suffix("-or-later")) {
         Some(name) => (name, "or-later"),
@@ -112,7 +112,7 @@ fn gnu(name: &str) -> Option<String> {
     Some(format!("{family}-{version}-{suffix}"))
 }
 
-/// SPDX's own spelling of an id in its list that is not deprecated.
+/// Returns SPDX's spelling of an id, if it is listed and not deprecated.
 fn listed(name: &str) -> Option<&'static str> {
     let found = spdx::identifiers::LICENSES.iter().find(|license| license.name.eq_ignore_ascii_case(name))?;
     let id = spdx::license_id(found.name)?;

@@ -1,10 +1,10 @@
-//! A bill of materials as CycloneDX 1.6 writes it.
+//! Writes a bill of materials as CycloneDX 1.6.
 
 use serde_json::{Value, json};
 
 use super::{Bill, Item, MAKER, MAKER_VERSION, Maintainer, Origin, SUPPLIER, purl, uuid};
 
-/// Writes a bill; equal bills give equal JSON.
+/// Renders a bill; equal bills give equal JSON.
 pub fn write(bill: &Bill) -> Value {
     let refs: Vec<String> = bill.packages.iter().map(|item| purl::purl(&bill.distribution, item)).collect();
     let image = format!("sha256:{}", bill.image);

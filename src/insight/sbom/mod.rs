@@ -1,7 +1,7 @@
-//! Bills of materials: which packages are in an image, from where, under which licenses.
+//! Bills of materials: the packages of an image, with their origins and licenses.
 //!
-//! Everything is read from the image: dpkg's database, the copyright files, the layers' manifests. The same image gives
-//! the same bytes, so there is no random id and no other time than the image's own.
+//! All data comes from the image: dpkg's database, the copyright files, the layers' manifests. The same image gives the same bytes, so
+//! there is no random id, and the only time is the image's own.
 
 pub mod copyright;
 pub mod purl;
@@ -21,12 +21,12 @@ use super::error::Error;
 use super::inside::Inside;
 use copyright::License;
 
-/// What an image is made of.
+/// The bill of materials of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bill {
     /// The tool, or the image's id.
     pub name: String,
-    /// The tool's version; none where no tool has the image.
+    /// The tool's version; `None` if no tool uses the image.
     pub version: Option<String>,
     /// The image's id.
     pub image: Digest,
@@ -34,18 +34,18 @@ pub struct Bill {
     pub arch: String,
     /// The image's own date.
     pub date: String,
-    /// Who made the packages.
+    /// The distribution of the packages.
     pub distribution: Distribution,
     /// The packages, by name.
     pub packages: Vec<Item>,
 }
 
-/// The distribution, as its os-release(5) says.
+/// A distribution, as in its os-release(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution {
     /// Its id, such as `debian`.
     pub id: String,
-    /// Its name, for people.
+    /// Its display name.
     pub name: String,
     /// The release's codename, such as `trixie`.
     pub codename: String,
@@ -58,34 +58,34 @@ pub struct Item {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Its architecture; none where dpkg does not know it.
+    /// Its architecture; `None` if dpkg does not have the package.
     pub architecture: Option<String>,
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
     /// The source package and its version.
     pub source: Option<(String, String)>,
-    /// One line about it.
+    /// Its one-line description.
     pub summary: Option<String>,
     /// Its home page.
     pub homepage: Option<String>,
-    /// Its licenses, where its copyright file is for machines.
+    /// Its licenses, if its copyright file is machine-readable.
     pub license: Option<License>,
-    /// The digest of the file that it was unpacked from.
+    /// The digest of the package file.
     pub sha256: Option<String>,
-    /// The numbers of the packages that it depends on.
+    /// The indexes of its dependencies.
     pub depends: Vec<usize>,
 }
 
-/// Where a package came from.
+/// The origin of a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The distribution's archive, or the image that this one is made of.
+    /// The distribution's archive, or the base image.
     Distribution,
-    /// A file that a step installed; its maintainer, as it says itself.
+    /// A file that a step installed, with the package's stated maintainer.
     Elsewhere(Option<Maintainer>),
 }
 
-/// Whoever a package says maintains it.
+/// A package's stated maintainer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maintainer {
     /// The name.
@@ -94,7 +94,7 @@ pub struct Maintainer {
     pub mail: Option<String>,
 }
 
-/// Reads what an image is made of.
+/// Reads the bill of materials of an image.
 pub fn bill(inside: &Inside) -> Result<Bill, Error> {
     let stanzas = inside.stanzas()?;
     let key = |stanza: &Stanza| {
@@ -144,7 +144,7 @@ fn item(inside: &Inside, stanza: &Stanza, origin: Origin, depends: Vec<usize>) -
     })
 }
 
-/// Reads `Name <address>`. Brackets would end the address in SPDX.
+/// Parses `Name <address>`. Parentheses are removed, because they would end the address in SPDX.
 fn maintainer(text: &str) -> Option<Maintainer> {
     let (name, mail) = match text.trim().strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
         Some((name, mail)) => (name, Some(mail.trim().to_owned()).filter(|mail| !mail.is_empty())),
@@ -155,7 +155,7 @@ fn maintainer(text: &str) -> Option<Maintainer> {
     Some(Maintainer { name, mail: mail.as_deref().map(plain) })
 }
 
-/// Returns the digest of what a package was unpacked from. The layer that is this package and nothing else was made of it.
+/// Returns the digest of the package file: the input of the layer that has this package and no other.
 fn digest(inside: &Inside, package: &str) -> Option<String> {
     let layer = inside.layers.iter().find(|layer| layer.record.packages == [package])?;
     match &layer.record.inputs[..] {
@@ -164,7 +164,7 @@ fn digest(inside: &Inside, package: &str) -> Option<String> {
     }
 }
 
-/// The source package of a binary one: `Source: name (version)`, where either is its own when not said.
+/// Returns the source package of a binary one: `Source: name (version)`; missing parts default to the binary package's own.
 fn source(stanza: &Stanza) -> (String, String) {
     let own = stanza.get("Version").unwrap_or_default();
     let Some(source) = stanza.get("Source") else { return (stanza.package().to_owned(), own.to_owned()) };
@@ -174,7 +174,7 @@ fn source(stanza: &Stanza) -> (String, String) {
     }
 }
 
-/// The packages that layers say are in them and dpkg does not know: what steps installed by other means.
+/// Returns packages that are in layers' manifests and not in dpkg's database: steps installed them by other means.
 fn others(inside: &Inside, stanzas: &[Stanza]) -> Vec<Item> {
     let said = inside.layers.iter().flat_map(|layer| &layer.record.packages).map(|package| super::diff::name_and_version(package));
     let mut others: BTreeMap<String, String> = said.collect();
@@ -194,7 +194,7 @@ fn others(inside: &Inside, stanzas: &[Stanza]) -> Vec<Item> {
     others.into_iter().map(other).collect()
 }
 
-/// Reads an os-release(5).
+/// Parses an os-release(5).
 fn distribution(text: &str) -> Distribution {
     let value = |key: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -203,7 +203,7 @@ fn distribution(text: &str) -> Distribution {
     Distribution { id: value("ID"), name: value("NAME"), codename: value("VERSION_CODENAME") }
 }
 
-/// A UUID of content: version 8 (RFC 9562), of the first digits of a digest.
+/// Returns a UUID made of the first bytes of a digest: version 8 (RFC 9562).
 fn uuid(of: &Digest) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&of.as_bytes()[..16]);
@@ -216,7 +216,7 @@ fn uuid(of: &Digest) -> String {
 /// Supplier of an image: Silo built it on this machine.
 const SUPPLIER: &str = "built locally with silo";
 
-/// This program, as bills name their maker.
+/// Name of this program in bills.
 const MAKER: &str = env!("CARGO_PKG_NAME");
 /// Its version.
 const MAKER_VERSION: &str = env!("CARGO_PKG_VERSION");

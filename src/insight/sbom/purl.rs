@@ -1,10 +1,11 @@
-//! Package URLs: the one name of a package that all scanners know (ECMA-427).
+//! Package URLs (ECMA-427), the package names that scanners use.
 
 use std::fmt::Write;
 
 use super::{Distribution, Item, Origin};
 
-/// Returns the package URL of a package. What is of no distribution's archive is in no registry that a type of package URLs names.
+/// Returns the package URL of a package. Packages from outside the distribution's archive are of type `generic`, since no registry has
+/// them.
 pub fn purl(distribution: &Distribution, item: &Item) -> String {
     let (name, version) = (escaped(&item.name), escaped(&item.version));
     let Some(architecture) = &item.architecture else { return format!("pkg:generic/{name}@{version}") };
@@ -19,7 +20,7 @@ pub fn purl(distribution: &Distribution, item: &Item) -> String {
     out
 }
 
-/// Escapes every byte but letters, digits, `.`, `-`, `_`, `~` and `:`.
+/// Percent-encodes every byte except letters, digits, `.`, `-`, `_`, `~` and `:`.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! A bill of materials as SPDX 2.3 writes it.
+//! Writes a bill of materials as SPDX 2.3.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::{Bill, Item, MAKER, MAKER_VERSION, Maintainer, Origin, SUPPLIER, purl, uuid};
 
-/// What SPDX says where nothing is known.
+/// SPDX's value for unknown fields.
 const NOTHING: &str = "NOASSERTION";
-/// The image's own id in the document.
+/// The image's id in the document.
 const IMAGE: &str = "SPDXRef-Image";
 
-/// Writes a bill; equal bills give equal JSON.
+/// Renders a bill; equal bills give equal JSON.
 pub fn write(bill: &Bill) -> Value {
     let ids: Vec<String> = bill.packages.iter().map(id).collect();
     let mut relationships = vec![relationship("SPDXRef-DOCUMENT", "DESCRIBES", IMAGE)];
@@ -44,7 +44,7 @@ fn image(bill: &Bill) -> Value {
         "downloadLocation": NOTHING,
         "filesAnalyzed": false,
         "primaryPackagePurpose": "CONTAINER",
-        // The id is the digest of the image's configuration, as everywhere in the OCI world.
+        // As in OCI, the id is the digest of the image's configuration.
         "checksums": [{ "algorithm": "SHA256", "checksumValue": bill.image.to_string() }],
         "comment": format!("OCI image configuration, architecture {}", bill.arch),
         "licenseConcluded": NOTHING,
@@ -82,7 +82,7 @@ fn package(bill: &Bill, item: &Item, id: &str) -> Value {
     out
 }
 
-/// Says who supplies a package: the distribution, or the one who maintains it.
+/// Returns the supplier of a package: the distribution, or the maintainer.
 fn supplier(bill: &Bill, item: &Item) -> String {
     match &item.origin {
         Origin::Distribution if !bill.distribution.name.is_empty() => format!("Organization: {}", bill.distribution.name),
@@ -96,7 +96,7 @@ fn relationship(from: &str, kind: &str, to: &str) -> Value {
     json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to })
 }
 
-/// The licenses that are in no list: their texts are in the packages.
+/// Lists the licenses that SPDX does not have; their texts are in the packages.
 fn references(bill: &Bill) -> Vec<Value> {
     let mut packages: BTreeMap<&(String, String), Vec<&str>> = BTreeMap::new();
     for item in &bill.packages {
@@ -104,7 +104,7 @@ fn references(bill: &Bill) -> Vec<Value> {
             packages.entry(reference).or_default().push(&item.name);
         }
     }
-    // Two names of one spelling are one reference.
+    // Different names can give the same reference; it is listed once.
     let mut told: BTreeMap<&str, Value> = BTreeMap::new();
     for ((reference, name), packages) in packages {
         let files: Vec<String> = packages.iter().map(|package| format!("/usr/share/doc/{package}/copyright")).collect();
@@ -114,7 +114,7 @@ fn references(bill: &Bill) -> Vec<Value> {
     told.into_values().collect()
 }
 
-/// The id of a package in the document: letters, digits, `.` and `-` only.
+/// Returns the id of a package in the document: letters, digits, `.` and `-` only.
 fn id(item: &Item) -> String {
     let mut out = String::from("SPDXRef-Package-");
     for byte in format!("{}-{}", item.name, item.architecture.as_deref().unwrap_or("other")).bytes() {

@@ -1,4 +1,4 @@
-//! Why something is in an image: which layer brought a path, which package that is, and who asked for it.
+//! Explains why something is in an image: the layer of a path, its package, and the reason for the package.
 
 pub mod told;
 
@@ -16,49 +16,49 @@ use crate::insight::inside::{self, Inside, Look, begin_with};
 use crate::insight::owner;
 use crate::insight::way::{self, Link};
 
-/// The answer to "why is this here".
+/// Answer of `silo why`.
 #[derive(Debug)]
 pub struct Answer {
-    /// The image, for people.
+    /// Display name of the image.
     pub place: String,
-    /// What was asked about.
+    /// The subject.
     pub about: About,
 }
 
-/// What was asked about.
+/// The subject of an answer.
 #[derive(Debug)]
 pub enum About {
-    /// A path: each thing that it names on its way through links, the last being what is reached.
+    /// A path: every symlink on it, and last its final path.
     Path(Vec<Thing>),
     /// A package.
     Package(Box<Package>),
-    /// A name that packages provide.
+    /// A virtual package.
     Provided {
         /// The name.
         name: String,
-        /// Who provides it.
+        /// The packages that provide it.
         by: Vec<Package>,
     },
     /// A layer.
     Layer(Box<Layer>),
 }
 
-/// Something at a path.
+/// A path with its history.
 #[derive(Debug)]
 pub struct Thing {
     /// The path.
     pub path: LayerPath,
-    /// What stands there; nothing where it was removed.
+    /// The entry; `None` if a layer removed it.
     pub stands: Option<Standing>,
-    /// Whether it is only a directory on the way that is a link.
+    /// True for a symlink in place of a parent directory.
     pub on_the_way: bool,
-    /// Which layers did what to it, lowest first.
+    /// The changes of the path, lowest layer first.
     pub deeds: Vec<(Layer, Deed)>,
-    /// The package whose it is: the topmost layer's, or where that is a step's, the one that dpkg or else the layers below name.
+    /// The owning package: the topmost layer's; if that is a step's layer, the one in dpkg's database, or else a lower layer's.
     pub package: Option<Package>,
 }
 
-/// What stands at a path.
+/// An entry at a path.
 #[derive(Clone, Debug)]
 pub struct Standing {
     /// Its kind.
@@ -67,35 +67,35 @@ pub struct Standing {
     pub mode: u32,
     /// The size of a file.
     pub size: u64,
-    /// Where a symbolic link points.
+    /// The target of a symbolic link.
     pub target: Option<String>,
 }
 
-/// A layer and what it is made of.
+/// A layer.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Where it came from.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// The package that it is, where it is one.
+    /// Its package, if it has exactly one.
     pub package: Option<Package>,
 }
 
-/// A package and how it came into the image.
+/// A package and the reasons for it.
 #[derive(Clone, Debug)]
 pub struct Package {
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Whether every Debian root has it.
+    /// True if every Debian root has it.
     pub essential: bool,
-    /// Who asked for it.
+    /// The reasons for it.
     pub origin: Origin,
-    /// Its layer; none where it was unpacked within a step.
+    /// Its layer; `None` if dpkg unpacked it in a step.
     pub layer: Option<Manifest>,
 }
 
-/// Answers for `what` in the image that `tool` names, or else in the only tool's that has it.
+/// Explains `what` in the image named by `tool`, or else in the only tool that has it.
 pub fn why(look: &Look<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Error> {
     if let Some(tool) = tool {
         let inside = inside::named(look, tool)?;
@@ -165,12 +165,12 @@ fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Resu
     if let Some(end) = &way.end {
         things.extend(thing(known, index, &indexes, end, false)?);
     }
-    // A link that leads on the way to nothing explains nothing.
+    // Symlinks in parent directories of a path that does not exist explain nothing.
     let answers = things.iter().any(|thing| !thing.on_the_way);
     Ok(answers.then_some(About::Path(things)))
 }
 
-/// Tells what is at `path`, or was in some layer.
+/// Describes `path`, if the image or one of its layers has it.
 fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, on_the_way: bool) -> Result<Option<Thing>, Error> {
     let deeds = change::history(layers, path);
     let entry = index.get(path);
@@ -188,7 +188,7 @@ fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, o
     });
     let deeds: Vec<(Layer, Deed)> =
         deeds.into_iter().filter_map(|(number, deed)| Some((known.layer(known.inside.layers.get(number)?), deed))).collect();
-    // A directory that many hold is nobody's.
+    // A directory that several layers have belongs to none.
     let is_dir = stands.as_ref().is_some_and(|standing| standing.kind == Kind::Dir);
     let package = match deeds.last() {
         None => None,
@@ -203,7 +203,7 @@ fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, o
     Ok(Some(Thing { path: path.clone(), stands, on_the_way, package, deeds }))
 }
 
-/// What is known of an image's packages.
+/// Packages of an image, and the recipe entries that name packages.
 struct Known<'a> {
     inside: &'a Inside,
     stanzas: Vec<Stanza>,
@@ -223,7 +223,7 @@ impl<'a> Known<'a> {
         self.stanzas.iter().find(|stanza| stanza.package() == name)
     }
 
-    /// The layer that is the package `name`: it holds that one and was not made of other layers.
+    /// Returns the layer of the package `name`: it has this package only, and was not made of other layers.
     fn layer_of(&self, name: &str) -> Option<&'a Manifest> {
         self.inside.layers.iter().find(|layer| package_of(layer).is_some_and(|(package, _)| package == name))
     }
@@ -251,7 +251,7 @@ impl<'a> Known<'a> {
     }
 }
 
-/// The package that a layer is, as name and version; none where it holds none, or several.
+/// Returns the package of a layer, as name and version; `None` if it has none or several.
 fn package_of(layer: &Manifest) -> Option<(&str, &str)> {
     match &layer.record.packages[..] {
         [package] => Some(package.split_once(' ').unwrap_or((package, ""))),
@@ -259,13 +259,13 @@ fn package_of(layer: &Manifest) -> Option<(&str, &str)> {
     }
 }
 
-/// The error of something that is not in an image, with what is near it.
+/// Returns the error for a missing path or package, with a near match as hint.
 fn absent(inside: &Inside, what: &str) -> Result<Error, Error> {
     let place = inside.title();
     let hint = if what.starts_with('/') {
         let name = what.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let near = inside.index()?.entries().iter().find(|entry| !name.is_empty() && entry.path.name() == name.as_bytes());
-        near.map_or_else(|| format!("`silo shell` looks around in {place}"), |entry| format!("there is {}", inside::shown(&entry.path)))
+        near.map_or_else(|| format!("`silo shell` opens a shell in {place}"), |entry| format!("there is {}", inside::shown(&entry.path)))
     } else {
         let stanzas = inside.stanzas()?;
         let names: Vec<&str> = stanzas.iter().map(|stanza| stanza.package()).collect();

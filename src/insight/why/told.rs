@@ -1,4 +1,4 @@
-//! An answer as text and as JSON.
+//! Renders an answer as text and as JSON.
 
 use std::fmt::Write;
 
@@ -13,10 +13,10 @@ use crate::plain;
 
 use super::{About, Answer, Layer, Package, Standing, Thing};
 
-/// The most layers of a shared directory that are told by name.
+/// Limit on the listed layers of a shared directory.
 const MAX_HOLDERS: usize = 6;
 
-/// Tells an answer in lines.
+/// Renders an answer as text.
 pub fn text(answer: &Answer) -> String {
     let mut out = String::new();
     match &answer.about {
@@ -52,7 +52,7 @@ fn push(out: &mut String, name: &str, value: &str) {
 }
 
 fn push_thing(out: &mut String, thing: &Thing, place: &str) {
-    let what = thing.stands.as_ref().map_or_else(|| "is not there any more".to_owned(), standing);
+    let what = thing.stands.as_ref().map_or_else(|| "was removed".to_owned(), standing);
     let _ = writeln!(out, "{}", plain::line(&format!("/{} {what}", thing.path)));
     if thing.on_the_way {
         if let Some((layer, _)) = thing.deeds.last() {
@@ -62,7 +62,7 @@ fn push_thing(out: &mut String, thing: &Thing, place: &str) {
     }
     let is_dir = thing.stands.as_ref().is_some_and(|standing| standing.kind == Kind::Dir);
     match thing.deeds.split_last() {
-        None => push(out, "layer", &format!("none holds it; {place} needs it as a directory above others")),
+        None => push(out, "layer", &format!("none has it; {place} needs it as a parent directory")),
         Some((_, below)) if is_dir && !below.is_empty() => push_holders(out, thing),
         Some(((layer, deed), below)) => {
             push(out, if *deed == Deed::Removed { "removed by" } else { "layer" }, &layer_line(layer));
@@ -79,7 +79,7 @@ fn push_thing(out: &mut String, thing: &Thing, place: &str) {
         }
     }
     if let Some(package) = &thing.package {
-        // A layer that is the package has said so.
+        // The line of a package's own layer has already named it.
         let told = thing.deeds.last().and_then(|(layer, _)| layer.package.as_ref()).map(|package| package.name.as_str());
         if told != Some(package.name.as_str()) {
             push(out, "package", &format!("{} {}", package.name, package.version));
@@ -89,7 +89,7 @@ fn push_thing(out: &mut String, thing: &Thing, place: &str) {
 }
 
 fn push_holders(out: &mut String, thing: &Thing) {
-    push(out, "layers", &format!("{} hold it, the topmost last", thing.deeds.len()));
+    push(out, "layers", &format!("{} have it, the topmost last", thing.deeds.len()));
     let skipped = thing.deeds.len().saturating_sub(MAX_HOLDERS);
     if skipped > 0 {
         push(out, "", &format!("… {skipped} more"));
@@ -107,7 +107,7 @@ fn standing(standing: &Standing) -> String {
     }
 }
 
-/// How the layer above differs from the one told.
+/// Describes the difference to the layer above.
 fn differs(later: &Deed) -> String {
     match later {
         Deed::Changed(aspects) => {
@@ -133,7 +133,7 @@ fn push_package_layer(out: &mut String, package: &Package) {
             push(out, "layer", &format!("{:.12} ({}, {} entries)", layer.layer.to_string(), figures::bytes(layer.bytes), layer.entries));
             push(out, "derivation", &layer.record.derivation);
         }
-        None => push(out, "layer", "none of its own: dpkg unpacked it within the configure step"),
+        None => push(out, "layer", "none of its own: dpkg unpacked it in the configure step"),
     }
 }
 
@@ -147,11 +147,11 @@ fn push_wanted(out: &mut String, package: &Package) {
     match essential {
         Some((_, chain)) if chain.is_empty() => push(out, "essential", &format!("{} is in every Debian root", package.name)),
         Some((root, chain)) if wished.is_none() => {
-            push(out, "essential", &format!("{root} is in every Debian root, and leads to it"));
+            push(out, "essential", &format!("{root} is in every Debian root, and needs it"));
             push_chain(out, chain);
         }
-        Some((root, _)) => push(out, "essential", &format!("also by way of {root}, which is in every Debian root")),
-        None if wished.is_none() => push(out, "wanted by", "nothing that the image still knows"),
+        Some((root, _)) => push(out, "essential", &format!("also needed by {root}, which is in every Debian root")),
+        None if wished.is_none() => push(out, "wanted by", "unknown: no recipe entry needs it"),
         None => {}
     }
 }
@@ -181,7 +181,7 @@ fn push_whole_layer(out: &mut String, layer: &Layer, place: &str) {
     }
 }
 
-/// Tells an answer as JSON.
+/// Renders an answer as JSON.
 pub fn json(answer: &Answer) -> Value {
     let mut out = match &answer.about {
         About::Path(things) => json!({ "path": things.iter().map(thing_json).collect::<Vec<_>>() }),
