@@ -1,12 +1,10 @@
-//! The canonical tar: the bytes whose SHA-256 is the LayerId.
+//! The canonical tar. The SHA-256 of its bytes is the LayerId.
 //!
-//! One list of entries has exactly one archive: ustar headers, entries in index order, numeric
-//! owners and no names, a PAX header only for what ustar cannot say, hard links to the first
-//! name, OCI whiteouts, two zero blocks at the end. A path longer than 100 bytes always goes
-//! into a PAX record; the ustar prefix field is never used, so there is no choice to make.
+//! One list of entries has exactly one archive: ustar headers, entries in index order, numeric owners without names, a PAX header only for
+//! values that ustar cannot hold, hard links to the first name, OCI whiteouts, two zero blocks at the end. A path longer than 100 bytes
+//! always goes into a PAX record; the ustar prefix field is never used, so each path has one encoding.
 //!
-//! The reader takes only such archives: it writes each header anew from what it understood and
-//! compares the bytes.
+//! The reader accepts only such archives: it re-encodes each parsed header and compares the bytes.
 
 use crate::digest::Digest;
 use crate::entry::{Entry, Meta, Node};
@@ -17,11 +15,11 @@ use std::io::{self, Read, Write};
 use tar::{EntryType, Header};
 
 const BLOCK_BYTES: usize = 512;
-/// How much is read or hashed at once: large enough that system calls do not matter, small
-/// enough to stay in the processor's cache between the two hashes.
+/// Buffer size for reads and hashing: large enough that system calls do not matter, small enough to stay in the CPU cache between the two
+/// hashes.
 pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
-/// The longest PAX header read. A path, a target and every extended attribute Linux keeps on
-/// one inode fit many times; it bounds what a broken archive makes us allocate.
+/// Limit of a PAX header. It has room for a path, a link target and all extended attributes that Linux allows on an inode, many times over,
+/// and bounds the allocation for a broken archive.
 const MAX_PAX_BYTES: u64 = 4 << 20;
 const MAX_OCTAL_ID: u32 = 0o7_777_777;
 const MAX_OCTAL_SIZE: u64 = 0o77_777_777_777;
@@ -29,37 +27,37 @@ const PAX_NAME: &[u8] = b"PaxHeaders/silo";
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Why bytes are no canonical archive.
+/// Reason why bytes are not a canonical archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// Reading failed, or the archive ends early.
     #[error("cannot read the archive")]
     Read(#[from] io::Error),
-    /// A header is not as we would write it.
+    /// A header differs from its canonical encoding.
     #[error("archive entry {number}: {why}")]
     NotCanonical {
-        /// The entry, the first being 1.
+        /// The number of the entry; the first is 1.
         number: u64,
-        /// What is wrong.
+        /// The fault.
         why: &'static str,
     },
-    /// An entry has a path no layer may hold.
+    /// An entry has a path that layers do not allow.
     #[error(transparent)]
     Path(#[from] LayerPathError),
 }
 
-/// An entry as an archive says it: sizes are known, digests are not.
+/// An archive entry: sizes are known, digests are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A directory.
     Dir(LayerPath, Meta),
-    /// The directory of this path, which came before, is opaque.
+    /// The directory at this path, an earlier entry, is opaque.
     Opaque(LayerPath),
     /// A file and its length; its bytes follow.
     File(LayerPath, Meta, u64),
-    /// A symbolic link and its target.
+    /// A symlink and its target.
     Symlink(LayerPath, Meta, Vec<u8>),
-    /// A hard link and the file it is another name of.
+    /// A hard link and the path of its file.
     Hardlink(LayerPath, Meta, LayerPath),
     /// A whiteout.
     Whiteout(LayerPath),
@@ -67,8 +65,8 @@ pub enum Item {
 
 /// Writes the archive of `entries`, which must be those of an index, to `out`.
 ///
-/// `contents` is called once for each file, in order, and must write exactly its size.
-/// The digests of file entries are not looked at, so they may still be unknown.
+/// `contents` is called once for each file, in order, and must write exactly its size. The digests of file entries are not used, so they
+/// may be unknown.
 pub fn write<W: Write, E: From<io::Error>>(
     entries: &[Entry],
     out: &mut W,
@@ -105,10 +103,9 @@ pub fn write<W: Write, E: From<io::Error>>(
     Ok(())
 }
 
-/// Reads an archive, giving each entry to `sink` together with a reader of its bytes.
+/// Reads an archive and passes each entry to `sink` with a reader of its bytes.
 ///
-/// The sink must read a file to its end. Order and references are not checked here: the index
-/// made of the items does that.
+/// The sink must read a file to its end. Order and references are not checked here; building the index of the items checks them.
 pub fn read<E: From<ArchiveError>>(input: &mut dyn Read, sink: &mut dyn FnMut(Item, &mut dyn Read) -> Result<(), E>) -> Result<(), E> {
     let mut number = 0;
     loop {
@@ -178,7 +175,7 @@ fn write_header(out: &mut Vec<u8>, item: &Item) {
     if size > MAX_OCTAL_SIZE {
         pax.insert(b"size".to_vec(), size.to_string().into());
     }
-    // A hard link's attributes are its file's and are said there.
+    // A hard link shares its file's extended attributes; only the file's header has them.
     if kind != EntryType::Link {
         for (name, value) in &meta.xattrs {
             pax.insert([b"SCHILY.xattr.", name.as_slice()].concat(), value.clone());
@@ -212,7 +209,8 @@ fn write_pax(out: &mut Vec<u8>, records: &BTreeMap<Vec<u8>, Vec<u8>>) {
     }
     let mut body = Vec::new();
     for (key, value) in records {
-        // The length counts itself: " " "=" "\n" and its own digits.
+        // The length includes " ", "=", "
+        // " and its own digits.
         let rest = key.len() + value.len() + 3;
         let mut length = rest + 1;
         while rest + length.to_string().len() != length {
@@ -235,7 +233,7 @@ fn write_pax(out: &mut Vec<u8>, records: &BTreeMap<Vec<u8>, Vec<u8>>) {
     out.resize(out.len() + pad, 0);
 }
 
-/// Puts `bytes` into a field of a header if they fit.
+/// Copies `bytes` into a header field if they fit; returns whether they did.
 fn put(field: &mut [u8; 100], bytes: &[u8]) -> bool {
     let fits = bytes.len() <= field.len();
     if fits {
@@ -244,7 +242,7 @@ fn put(field: &mut [u8; 100], bytes: &[u8]) -> bool {
     fits
 }
 
-/// Reads the header blocks of one item, or the end of the archive.
+/// Reads the header blocks of one item; `None` at the end of the archive.
 fn read_header(input: &mut dyn Read, number: u64) -> Result<Option<Item>, ArchiveError> {
     let bad = |why| ArchiveError::NotCanonical { number, why };
     let mut raw = vec![0; BLOCK_BYTES];
@@ -336,7 +334,7 @@ fn read_pax(body: &[u8]) -> Option<BTreeMap<Vec<u8>, Vec<u8>>> {
     Some(records)
 }
 
-/// A digest that stands for one not computed yet.
+/// Placeholder for a digest that is not computed yet.
 pub(crate) fn unknown_digest() -> Digest {
     Digest::from_bytes([0; 32])
 }

@@ -1,9 +1,8 @@
-//! Opening things beneath a directory, never through a link and never outside it.
+//! Opens files below a directory, never through a symlink and never outside it.
 //!
-//! Each component is opened relative to the one before with `O_NOFOLLOW`; a [`LayerPath`] holds
-//! no `..` and no slash at its start, so this is what openat2's `RESOLVE_BENEATH |
-//! RESOLVE_NO_SYMLINKS` gives, on every Unix. The directories on the way to the last parent
-//! stay open: neighbours in an archive share most of it, so an entry costs one open or none.
+//! Each component is opened relative to the previous one with `O_NOFOLLOW`. A [`LayerPath`] has no `..` and no leading slash, so this
+//! equals openat2 with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, on every Unix. The directories up to the last parent stay open: neighbours
+//! in an archive share most of their path, so an entry costs one open or none.
 
 use crate::path::LayerPath;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -14,15 +13,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The length from which the system takes no path in one call.
+/// PATH_MAX: a system call rejects paths of this length or longer.
 const MAX_HOST_BYTES: usize = 4096;
 
-/// A directory that paths are resolved beneath.
+/// A directory with cached file descriptors of directories below it.
 #[derive(Debug)]
 pub(crate) struct Beneath {
     root: OwnedFd,
     root_path: PathBuf,
-    /// Open directories, each inside the one before, with their paths.
+    /// Open directories, each inside the previous one, with their paths.
     levels: Vec<(Vec<u8>, OwnedFd)>,
 }
 
@@ -39,7 +38,7 @@ impl Beneath {
         self.root_path.join(path.as_path())
     }
 
-    /// Returns a host path that the system takes, however long the one from its root is. It is valid until the next call.
+    /// Returns a host path shorter than PATH_MAX: through `/proc/self/fd` if the full path is too long. Valid until the next call.
     pub(crate) fn reach(&mut self, path: &LayerPath) -> Result<PathBuf, Errno> {
         let host = self.host(path);
         if host.as_os_str().len() < MAX_HOST_BYTES {
@@ -49,7 +48,7 @@ impl Beneath {
         Ok(Path::new("/proc/self/fd").join(dir.to_string()).join(OsStr::from_bytes(path.name())))
     }
 
-    /// Returns the directory that holds `path`, open.
+    /// Opens the parent directory of `path`.
     pub(crate) fn parent(&mut self, path: &LayerPath) -> Result<BorrowedFd<'_>, Errno> {
         match path.parent_bytes() {
             Some(dir) => self.dir(dir),
@@ -57,7 +56,7 @@ impl Beneath {
         }
     }
 
-    /// Returns the directory at `dir`, the bytes of a path, open.
+    /// Opens the directory at `dir`, the bytes of a path.
     pub(crate) fn dir(&mut self, dir: &[u8]) -> Result<BorrowedFd<'_>, Errno> {
         let holds = |level: &[u8]| dir.starts_with(level) && matches!(dir.get(level.len()), None | Some(b'/'));
         while self.levels.last().is_some_and(|(path, _)| !holds(path)) {
@@ -75,26 +74,26 @@ impl Beneath {
         Ok(self.levels.last().map_or_else(|| self.root.as_fd(), |(_, fd)| fd.as_fd()))
     }
 
-    /// Opens a regular file to read; anything else standing there is an error.
+    /// Opens a file for reading, without following a symlink at `path`.
     pub(crate) fn file(&mut self, path: &LayerPath) -> Result<File, Errno> {
-        // Without NONBLOCK a fifo put here by someone else would block for ever.
+        // Without NONBLOCK, a fifo put here by another process would block forever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = fs::openat(self.parent(path)?, path.name(), flags, Mode::empty())?;
         Ok(File::from(fd))
     }
 
-    /// Returns what stands at `path`, a link itself and not its target.
+    /// Returns the metadata of `path`; a symlink is not followed.
     pub(crate) fn stat(&mut self, path: &LayerPath) -> Result<fs::Stat, Errno> {
         fs::statat(self.parent(path)?, path.name(), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Closes the remembered directories; needed when one of them was removed.
+    /// Closes the cached directories; needed after one of them is removed.
     pub(crate) fn forget(&mut self) {
         self.levels.clear();
     }
 }
 
-/// Returns a host path of something beneath `root` that the system takes; it is valid as long as `open` is kept.
+/// Returns a host path shorter than PATH_MAX for `path` below `root`; valid while `open` is alive.
 pub(crate) fn reached(root: &Path, path: &LayerPath, open: &mut Option<Beneath>) -> Result<PathBuf, Errno> {
     let host = root.join(path.as_path());
     match host.as_os_str().len() < MAX_HOST_BYTES {

@@ -1,5 +1,4 @@
-//! Reading files that somebody else put in their place: no more than so many bytes, and no device or pipe, which would never
-//! end or never begin.
+//! Size-limited reads of untrusted files: regular files only, because a device or pipe may block or never end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -8,13 +7,13 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Reads the regular file that a path leads to, of at most so many bytes; anything else is an error.
+/// Reads the regular file at `path`, following symlinks. More than `most_bytes` bytes, or another kind of file, is an error.
 pub fn read(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
-    // Without NONBLOCK a pipe would be waited for.
+    // Without NONBLOCK, opening a fifo would block.
     whole(OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?, most_bytes)
 }
 
-/// The same of a file that is open, and was opened without waiting.
+/// Like [`read`], for an open file, which must be opened with NONBLOCK.
 pub fn whole(file: File, most_bytes: u64) -> io::Result<Vec<u8>> {
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {

@@ -1,13 +1,11 @@
-//! Making a layer of what a build step wrote: the upper directory of its overlay, read as the
-//! difference between what was below and what is there now.
+//! Makes a layer of a build step's output: compares the upper directory of its overlay with the lower layers.
 //!
-//! The result does not depend on how the step got there: what equals the lower layers is left
-//! out even if it was rewritten, and a directory that was removed and made again gives
-//! whiteouts for what it lacks, never an opaque directory. Changed parents are entries,
-//! unchanged ones are not.
+//! The result does not depend on the order of the step's writes. A file equal to the lower layers is left out even if it was rewritten, and
+//! a directory that was removed and made again gives a whiteout for each missing entry, never an opaque directory. Changed parents are
+//! entries, unchanged ones are not.
 //!
-//! The whole upper directory is looked at before anything is moved, so a refusal leaves it as
-//! it was. The sandbox must be gone: nobody may change the directory meanwhile.
+//! The whole upper directory is scanned before any file is moved, so a refusal leaves it unchanged. The sandbox must have ended: nobody may
+//! change the directory during the capture.
 
 use crate::beneath::Beneath;
 use crate::digest::{Digest, Hasher};
@@ -30,38 +28,39 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What to do with an entry that a filter is asked about.
+/// Decision of a filter about an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It belongs to the layer.
+    /// The entry belongs to the layer.
     Keep,
-    /// It does not; for a directory, neither does anything below it.
+    /// The entry does not belong to the layer; nor does anything below a directory.
     Drop,
 }
 
-/// Decides about each entry before it is compared; a dropped one is as if the step had not made it.
+/// Decides about each entry before it is compared. A dropped entry is treated as if the step had not made it.
 pub type Filter<'a> = &'a dyn Fn(&LayerPath, &Meta, Kind) -> Verdict;
 
-/// What to capture.
+/// Input of [`capture`].
 #[derive(Clone, Copy)]
 pub struct Capture<'a> {
-    /// The overlay's upper directory, on the store's file system. Its files are moved away.
+    /// The overlay's upper directory, on the store's file system. Its files are moved into the layer.
     pub upper: &'a Path,
-    /// What lies below.
+    /// The lower layers.
     pub lower: Lower<'a>,
-    /// The latest mtime a file may have.
+    /// The latest allowed mtime of a file.
     pub epoch: i64,
-    /// Which entries belong to the layer.
+    /// Selects the entries that belong to the layer.
     pub filter: Filter<'a>,
 }
 
-/// Trees that lie over one another without a whiteout between them, the topmost first; the lowest may be layers merged into
-/// one (see [`crate::merge`]).
+/// Stacked trees without whiteouts between them, the topmost first. The lowest may be several layers merged into one (see
+/// [`crate::merge`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Lower<'a>(pub &'a [&'a Index]);
 
 impl<'a> Lower<'a> {
-    /// Whether a layer can lie over these as it is: it takes nothing away, and makes no directory of what is none.
+    /// Checks if a layer can be stacked on these without a merge: it has no whiteout or opaque directory, and replaces no directory by
+    /// another kind or the reverse.
     pub fn can_bear(&self, layer: &Index) -> bool {
         let is_dir = |node: &Node| matches!(node, Node::Dir { .. });
         layer.entries().iter().all(|entry| match &entry.node {
@@ -89,30 +88,30 @@ impl<'a> Lower<'a> {
     }
 }
 
-/// A layer ready to be looked at, changed and committed.
+/// A captured layer, ready to be inspected, changed and committed.
 #[derive(Debug)]
 pub struct Captured {
     /// The layer being made.
     pub stage: Stage,
-    /// Sockets and fifos, which no layer holds.
+    /// Sockets and fifos; layers do not hold them.
     pub skipped: Vec<LayerPath>,
 }
 
-/// Why an upper directory cannot become a layer.
+/// Reason why an upper directory cannot become a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
-    /// A name no layer may hold.
+    /// A name that layers do not allow.
     #[error(transparent)]
     Path(#[from] LayerPathError),
-    /// An entry no layer may hold.
+    /// An entry that layers do not allow.
     #[error("{path} {why}")]
     Unfit {
         /// The entry.
         path: LayerPath,
-        /// What is wrong with it.
+        /// The fault.
         why: &'static str,
     },
     /// The entries could not be staged.
@@ -133,7 +132,7 @@ pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> R
             Found::Dir(meta) => stage.add_dir(path, meta)?,
             Found::Symlink(meta, target) => stage.add_symlink(path, meta, target)?,
             Found::Whiteout => stage.add_whiteout(path)?,
-            // All names of a file are kept or none, so that they stay one file.
+            // Keep all names of a file or none, so that they stay one inode.
             Found::File { inode, .. } if !changed.contains(inode) => {}
             Found::File { meta, inode, .. } => match moved.get(inode) {
                 Some(first) => stage.add_hardlink(path, first)?,
@@ -148,7 +147,7 @@ pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> R
     Ok(Captured { stage, skipped: scan.skipped })
 }
 
-/// Something in the upper directory that is not as below.
+/// An entry of the upper directory that differs from the lower layers.
 enum Found {
     Dir(Meta),
     Symlink(Meta, Vec<u8>),
@@ -167,16 +166,16 @@ impl Found {
 
 struct Scan<'a> {
     what: &'a Capture<'a>,
-    /// The upper directory, open: a path below it may be too long for one call.
+    /// The upper directory, open: a path below it may be longer than PATH_MAX.
     upper: Beneath,
     found: BTreeMap<LayerPath, Found>,
-    /// The digest of each file already hashed, for its other names.
+    /// The digests of hashed files by inode, for their other names.
     digests: BTreeMap<(u64, u64), Digest>,
     skipped: Vec<LayerPath>,
 }
 
 impl Scan<'_> {
-    /// Looks at a directory; `covers` says that what is below it and not listed here is gone.
+    /// Scans a directory. With `covers`, lower entries that are not listed here are deleted.
     fn dir(&mut self, dir: Option<&LayerPath>, covers: bool) -> Result<(), CaptureError> {
         let host = match dir {
             Some(dir) => self.reach(dir)?,
@@ -212,7 +211,7 @@ impl Scan<'_> {
         Ok(self.upper.reach(path).map_err(at("open the directory of", &self.upper.host(path)))?)
     }
 
-    /// Looks at one item; returns whether something stands there.
+    /// Scans one item; returns whether the layer has an entry other than a whiteout there.
     fn item(&mut self, path: &LayerPath, covers: bool) -> Result<bool, CaptureError> {
         let host = &self.reach(path)?;
         let stat = fs::symlink_metadata(host).map_err(at("inspect", host))?;
@@ -228,7 +227,7 @@ impl Scan<'_> {
             }
             FileType::Fifo | FileType::Socket => {
                 self.skipped.push(path.clone());
-                // What it replaced is gone all the same.
+                // The lower entry at this path is deleted in any case.
                 self.whiteout(path);
                 return Ok(false);
             }
@@ -282,8 +281,8 @@ impl Scan<'_> {
             && (meta.uid, meta.gid) == (old.uid, old.gid)
             && self.digest(host, inode)? == *digest
         {
-            // Capabilities are not on disk, so a copied-up file lacks them; the bytes and
-            // the owner are the same, so nothing happened that would have taken them away.
+            // Capabilities are not stored on disk, so a file copied up by the overlay lacks them. Bytes and owner are unchanged, so nothing
+            // removed the capability.
             if let Some(capability) = old.xattrs.get(normal::CAPABILITY_XATTR) {
                 meta.xattrs.entry(normal::CAPABILITY_XATTR.to_vec()).or_insert_with(|| capability.clone());
             }
@@ -307,7 +306,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Notes a deletion, if there is something to delete.
+    /// Records a deletion, if the lower layers have an entry at `path`.
     fn whiteout(&mut self, path: &LayerPath) {
         let lower = self.what.lower;
         let stood = lower.get(path).is_some() || !lower.below(path).is_empty();
@@ -353,8 +352,7 @@ impl Scan<'_> {
     }
 }
 
-/// Gives us the permissions that reading, and moving out of a directory, take. The entry's
-/// own are in `stat`, which was read before.
+/// Adds the permissions needed to read a file or to move files out of a directory. `stat` has the original ones; it was read before.
 fn make_ours(host: &Path, stat: &fs::Metadata) -> Result<(), PathError> {
     let need = if stat.is_dir() { 0o700 } else { 0o400 };
     if stat.mode() & need == need {
@@ -363,7 +361,7 @@ fn make_ours(host: &Path, stat: &fs::Metadata) -> Result<(), PathError> {
     system::change_mode(rustix::fs::CWD, host, |mode| mode | need).map_err(at("change the mode of", host))
 }
 
-/// Returns an attribute that overlayfs keeps for itself, under either of its two prefixes.
+/// Returns an attribute internal to overlayfs, under either of its two prefixes.
 fn overlay<'a>(xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>, name: &str) -> Option<&'a [u8]> {
     let get = |prefix: &str| xattrs.get(format!("{prefix}.overlay.{name}").as_bytes());
     get("user").or_else(|| get("trusted")).map(Vec::as_slice)

@@ -1,12 +1,10 @@
-//! The only way into the store: stage -> normal entries -> index and digest -> rename.
+//! Commit, the only way to add a layer: stage -> normalised entries -> index and digest -> rename.
 //!
 //! Each file is read once; its bytes feed its own digest and that of the canonical tar.
 //!
-//! **Power cuts.** Nothing is synced here, because hundreds of layers are committed at once. A
-//! layer is trusted only through a realisation or a root that names it. Whoever writes one
-//! calls [`Store::sync`] first, so when the name is there, so are the bytes. A layer that
-//! nothing names may be broken after a power cut; a later commit of the same layer compares it
-//! with its own and replaces a broken one.
+//! **Power loss.** Nothing is synced here, because hundreds of layers are committed together. A layer is trusted only if a realisation or a
+//! root names it. The writer of such a name calls [`Store::sync`] first, so the bytes are on disk before the name. An unnamed layer may be
+//! broken after a power loss; a later commit of the same layer compares the two and replaces a broken one.
 
 use crate::archive::{self, CHUNK_BYTES, unknown_digest};
 use crate::beneath::Beneath;
@@ -27,20 +25,20 @@ use rustix::io::Errno;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// What a commit made.
+/// Result of a commit.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// The layer's name.
+    /// The id of the layer.
     pub id: LayerId,
     /// Its entries.
     pub index: Index,
-    /// The sum of its files' sizes.
+    /// The sum of its file sizes.
     pub bytes: u64,
-    /// Whether the store did not have it before.
+    /// True if the store did not have the layer before.
     pub fresh: bool,
 }
 
-/// Why a stage cannot become a layer.
+/// Reason why a stage cannot become a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     /// A file operation failed.
@@ -49,26 +47,26 @@ pub enum CommitError {
     /// The tree could not be read back.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// The entries do not fit together.
+    /// The entries are inconsistent.
     #[error("the staged entries do not make a layer")]
     Index(#[from] IndexError),
 }
 
-/// Why a tree does not give the bytes its entries promise.
+/// Reason why a tree does not match its entries.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
-    /// A file is not as long as its entry says.
+    /// The length of a file differs from its entry.
     #[error("{path} is not {expected} bytes long any more")]
     Length {
         /// The file.
         path: LayerPath,
-        /// What its entry says.
+        /// The length according to the entry.
         expected: u64,
     },
-    /// A file holds something else than its entry says.
+    /// The contents of a file differ from its entry.
     #[error("{path} was changed")]
     Changed {
         /// The file.
@@ -80,7 +78,7 @@ pub enum TreeError {
 }
 
 impl Store {
-    /// Makes everything committed so far outlive a power cut.
+    /// Syncs all commits so far to disk.
     pub fn sync(&self) -> Result<(), PathError> {
         system::sync_file_system(&self.layers())
     }
@@ -104,7 +102,7 @@ impl Stage {
             Ok(()) => true,
             Err(Errno::EXIST) => {
                 if !is_intact(&home, &text, &index) {
-                    // The broken one comes to lie in our scratch directory and goes with it.
+                    // The broken layer moves into our scratch directory and is removed with it.
                     rename(dir, &home, RenameFlags::EXCHANGE).map_err(at("replace", &home))?;
                 }
                 false
@@ -114,7 +112,7 @@ impl Stage {
         Ok(Committed { id, index, bytes, fresh })
     }
 
-    /// Reads all files and returns the layer's name and entries.
+    /// Reads all files; returns the layer's id and entries.
     pub(crate) fn seal(&mut self) -> Result<(LayerId, Index), CommitError> {
         let mut entries = entries_of(&self.drafts);
         let id = digest_tree(&mut self.beneath, &mut entries)?;
@@ -122,7 +120,7 @@ impl Stage {
     }
 }
 
-/// Reads every file of a tree once; fills in the entries' digests and returns the layer's name.
+/// Reads every file of a tree once, sets the entries' digests and returns the layer's id.
 pub(crate) fn digest_tree(tree: &mut Beneath, entries: &mut [Entry]) -> Result<LayerId, TreeError> {
     let mut digests = vec![unknown_digest(); entries.len()];
     let mut hasher = Hasher::new();
@@ -135,7 +133,7 @@ pub(crate) fn digest_tree(tree: &mut Beneath, entries: &mut [Entry]) -> Result<L
     Ok(LayerId::new(hasher.finish()))
 }
 
-/// Writes the canonical tar of a tree, telling each file's digest by the number of its entry.
+/// Writes the canonical tar of a tree; calls `seen` with each file's entry number and digest.
 pub(crate) fn write_tree<W: Write>(
     tree: &mut Beneath,
     entries: &[Entry],
@@ -170,7 +168,7 @@ pub(crate) fn write_tree<W: Write>(
     })
 }
 
-/// Returns whether the layer in `home` looks like ours: same index, and every entry there with its size.
+/// Checks that the layer in `home` has the same index, and that every entry exists with its size.
 fn is_intact(home: &Path, text: &[u8], index: &Index) -> bool {
     let same_index = std::fs::read(home.join(INDEX)).is_ok_and(|found| found == text);
     let Ok(mut tree) = Beneath::open(&home.join(TREE)) else {
@@ -195,7 +193,7 @@ fn stands(tree: &mut Beneath, entry: &Entry) -> bool {
     })
 }
 
-/// Renames with flags, both paths being absolute or relative to the process.
+/// Renames with flags; both paths are absolute or relative to the working directory.
 pub(crate) fn rename(from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
     fs::renameat_with(fs::CWD, from, fs::CWD, to, flags)
 }

@@ -1,8 +1,8 @@
-//! Making one tree of many layers: hard links to the layers' files, so it costs no bytes.
+//! Composes layers into one tree of hard links to the layers' files, so it uses no space for contents.
 //!
-//! **Composed files are the layers' files.** Whoever mounts the tree does so read-only, as an
-//! overlay's lower directory; a write through it would change every image with that layer, and
-//! `verify` would find it. Where a hard link is impossible (too many, other file system) the file is copied.
+//! **Composed files are the layers' inodes.** The tree must be mounted read-only, as an overlay's lower directory: a write through it would
+//! change every image with that layer, and `verify` would report it. Where a hard link is impossible (too many links, another file system)
+//! the file is copied.
 
 use crate::archive::CHUNK_BYTES;
 use crate::beneath::{Beneath, reached};
@@ -32,15 +32,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A composed tree.
 #[derive(Clone, Debug)]
 pub struct Composed {
-    /// What is in it.
+    /// The entries of the tree.
     pub index: Index,
-    /// Where one layer replaced what another holds.
+    /// Paths at which one layer replaced another's entry.
     pub conflicts: Vec<Conflict>,
-    /// Whether it was made now, and not found there.
+    /// True if the tree was made now, false if it existed.
     pub fresh: bool,
 }
 
-/// Why layers cannot be composed.
+/// Reason why layers cannot be composed.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
     /// A file operation failed.
@@ -49,26 +49,26 @@ pub enum ComposeError {
     /// A layer cannot be read.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// The layers do not fit together.
+    /// The layers are inconsistent.
     #[error(transparent)]
     Merge(#[from] MergeError),
 }
 
-/// How many entries one task links; large enough to be worth a task, small enough to share out.
+/// Entries per parallel task: enough to outweigh the overhead, few enough to spread over the threads.
 const TASK_ENTRIES: usize = 256;
 
-/// A composed tree that nobody needs any more.
+/// An unused composed tree, to be reused for another one.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// Where it stands, on the store's file system.
+    /// The path of the tree, on the store's file system.
     pub tree: PathBuf,
-    /// The layers it was composed of, the first lowest.
+    /// Its layers, lowest first.
     pub layers: Vec<LayerId>,
 }
 
-/// Makes the tree of `layers`, the first lowest, at `into`, telling how many entries are done.
+/// Composes the tree of `layers`, lowest first, at `into`; `progress` gets the number of finished entries.
 ///
-/// The tree is made under stage/ and renamed; one that stands there already is kept.
+/// The tree is made under stage/ and renamed. An existing tree at `into` is kept.
 pub fn compose(
     store: &Store,
     _permission: &SharedLock,
@@ -82,7 +82,7 @@ pub fn compose(
     })
 }
 
-/// Makes the same tree as [`compose`] out of another one, which is used up; what both have is not made again.
+/// Makes the same tree as [`compose`] by changing another one, which is consumed; entries of both are kept.
 pub fn recompose(
     store: &Store,
     _permission: &SharedLock,
@@ -97,7 +97,7 @@ pub fn recompose(
     })
 }
 
-/// Makes a tree, unless it is there; `begin` puts its directory in place and says which entries stand in it already.
+/// Makes a tree unless it exists. `begin` creates its directory and returns which entries are already in it.
 fn make(
     store: &Store,
     layers: &[LayerId],
@@ -133,21 +133,21 @@ fn settle(tree: &Path, into: &Path, merged: Merged) -> Result<Composed, ComposeE
     Ok(Composed { index: merged.index, conflicts: merged.conflicts, fresh })
 }
 
-/// Removes from `tree`, which holds `old`, what is otherwise in `new`; says of each entry of `new` whether it stands.
+/// Removes from `tree`, which holds `old`, the entries that differ in `new`. Returns for each entry of `new` whether it was kept.
 ///
-/// A file stands only if it is the same layer's, because a composed file shares its layer's inode.
+/// A file is kept only if it comes from the same layer, because a composed file shares its layer's inode.
 fn strip(tree: &Path, old: (&Merged, &[LayerId]), new: (&Merged, &[LayerId])) -> Result<Vec<bool>, PathError> {
     let layer_of = |(merged, layers): (&Merged, &[LayerId]), at: usize| merged.sources[at].map(|number| layers[number]);
     let mut standing = vec![false; new.0.sources.len()];
     let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
-    // Backwards, so that a directory is empty when its turn comes.
+    // In reverse order, so that a directory is empty before it is removed.
     for (number, entry) in old.0.index.entries().iter().enumerate().rev() {
         let other = new.0.index.entries().binary_search_by(|other| other.path.cmp(&entry.path)).ok();
         let stands = other.filter(|other| match (&entry.node, &new.0.index.entries()[*other]) {
             (Node::Dir { .. }, Entry { node: Node::Dir { .. }, .. }) => true,
             (Node::Symlink { .. }, now) => entry == now,
             (Node::File { .. }, now) => entry == now && layer_of(old, number) == layer_of(new, *other),
-            // Few, and another name may have become the first.
+            // Hard links are few, and another name may have become the first.
             (Node::Hardlink { .. } | Node::Whiteout | Node::Dir { .. }, _) => false,
         });
         if let Some(other) = stands {
@@ -162,14 +162,14 @@ fn strip(tree: &Path, old: (&Merged, &[LayerId]), new: (&Merged, &[LayerId])) ->
 }
 
 impl Store {
-    /// Makes a composed tree, and all else, outlive a power cut; call it before a root names the image.
+    /// Syncs composed trees to disk. Call it before a root names the image.
     pub fn sync_images(&self) -> Result<(), PathError> {
         system::sync_file_system(&self.images())
     }
 }
 
-/// Makes all entries below `tree` that do not stand there: directories, then files and links, then further names of
-/// files, and last the metadata of all directories, which the others would have changed.
+/// Makes all missing entries below `tree`: directories, then files and symlinks, then hard links. The metadata of all directories comes
+/// last, because the other steps change it.
 fn fill(
     store: &Store,
     tree: &Path,
@@ -214,7 +214,7 @@ fn fill(
     in_tasks(&of(&[Kind::Hardlink], false), &|beneath, entry, _| name_again(beneath, tree, entry))?;
     in_tasks(&of(&[Kind::Dir], true), &|beneath, entry, _| {
         let dressed = beneath.dir(entry.path.as_bytes()).and_then(|dir| {
-            // One that stood may have other attributes.
+            // A kept directory may have other attributes.
             inode::undress(dir)?;
             inode::dress(dir, Kind::Dir, &entry.meta)
         });
@@ -226,7 +226,7 @@ fn fill(
 
 type Act<'a> = dyn Fn(&mut Beneath, &Entry, Option<&Path>) -> Result<(), PathError> + Sync + 'a;
 
-/// Makes a file, by linking it from its layer's tree, or a symbolic link.
+/// Makes a file, as a hard link to its layer's tree, or a symlink.
 fn place(beneath: &mut Beneath, entry: &Entry, layer: Option<&Path>) -> Result<(), PathError> {
     let path = &entry.path;
     let host = beneath.host(path);
@@ -257,7 +257,7 @@ fn place(beneath: &mut Beneath, entry: &Entry, layer: Option<&Path>) -> Result<(
     }
 }
 
-/// Makes another name of a file that stands in the composed tree.
+/// Makes a hard link to a file of the composed tree.
 fn name_again(beneath: &mut Beneath, tree: &Path, entry: &Entry) -> Result<(), PathError> {
     let Node::Hardlink { to } = &entry.node else {
         return Ok(());

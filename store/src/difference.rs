@@ -1,4 +1,4 @@
-//! Where two trees differ, by their entries.
+//! Differences between two trees, by their entries.
 
 use crate::entry::{Entry, Node};
 use crate::index::Index;
@@ -9,31 +9,31 @@ use std::fmt;
 /// One path at which two trees differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Where.
+    /// The path.
     pub path: LayerPath,
-    /// How.
+    /// The kind of difference.
     pub change: Change,
 }
 
-/// How the second tree differs from the first at a path.
+/// Change of a path from the first to the second tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Only the second has it.
+    /// Only the second tree has the path.
     Added,
-    /// Only the first has it.
+    /// Only the first tree has the path.
     Removed,
-    /// Both have it; what is different, each as the first and the second have it.
+    /// Both trees have the path; the aspects that differ.
     Changed(Vec<Aspect>),
 }
 
-/// One thing that is different about an entry.
+/// One aspect of an entry that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aspect {
-    /// What it is: `kind`, `content`, `size`, `target`, `mode`, `owner`, `time` or `attributes`.
+    /// The aspect: `kind`, `content`, `size`, `target`, `mode`, `owner`, `time` or `attributes`.
     pub name: &'static str,
-    /// As the first has it.
+    /// The value in the first tree.
     pub old: String,
-    /// As the second has it.
+    /// The value in the second tree.
     pub new: String,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Lists where `new` differs from `old`, by path.
+/// Lists the differences from `old` to `new`, by path.
 pub fn differences(old: &Index, new: &Index) -> Vec<Difference> {
     let (mut olds, mut news) = (old.entries().iter().peekable(), new.entries().iter().peekable());
     let mut found = Vec::new();
@@ -75,7 +75,7 @@ pub fn differences(old: &Index, new: &Index) -> Vec<Difference> {
     }
 }
 
-/// Lists what is different about two entries of one path.
+/// Lists the differing aspects of two entries with one path.
 fn aspects(old: &Entry, new: &Entry) -> Vec<Aspect> {
     let mut found = Vec::new();
     let mut tell = |name, old: String, new: String| {

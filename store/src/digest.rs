@@ -1,7 +1,6 @@
-//! SHA-256 digests and the names made of them.
+//! SHA-256 digests and ids made of them.
 //!
-//! There is one textual form, 64 lower-case hex digits, and one parser for it, so that two
-//! spellings of one digest cannot exist on disk.
+//! There is one textual form, 64 lower-case hex digits, and one parser for it, so one digest cannot have two spellings on disk.
 
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -11,7 +10,7 @@ use std::io;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
-/// The name of a layer: the digest of its canonical tar, which is also its OCI diff id.
+/// The id of a layer: the digest of its canonical tar, which is also its OCI diff id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerId(Digest);
 
@@ -19,7 +18,7 @@ pub struct LayerId(Digest);
 #[derive(Debug, thiserror::Error)]
 #[error("{text:?} is not a sha-256 digest (64 lower-case hex digits)")]
 pub struct DigestError {
-    /// The refused text, cut to a length that can be shown.
+    /// The rejected text, shortened for display.
     pub text: String,
 }
 
@@ -48,7 +47,7 @@ impl Digest {
         Self::parse_bytes(text.as_bytes()).ok_or_else(|| DigestError { text: text.chars().take(80).collect() })
     }
 
-    /// The one parser; the index reader uses it on bytes.
+    /// Parses bytes; the index reader calls it directly.
     pub(crate) fn parse_bytes(text: &[u8]) -> Option<Self> {
         let digit = |byte: u8| match byte {
             b'0'..=b'9' => Some(byte - b'0'),
@@ -65,7 +64,7 @@ impl Digest {
         Some(Digest(bytes))
     }
 
-    /// Returns the 64 hex digits as bytes, without going through the formatter.
+    /// Returns the 64 hex digits as bytes, without the formatter.
     pub(crate) fn hex(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [0; 64];
@@ -78,7 +77,7 @@ impl Digest {
 }
 
 impl LayerId {
-    /// Returns the id made of `digest`, which must be that of a canonical tar.
+    /// Returns the id for `digest`, which must be that of a canonical tar.
     pub fn new(digest: Digest) -> Self {
         LayerId(digest)
     }
@@ -100,17 +99,17 @@ impl LayerId {
 }
 
 impl Hasher {
-    /// Returns a hasher that has seen nothing.
+    /// Returns a new hasher.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Hashes `bytes` after what was hashed before.
+    /// Adds `bytes` to the hash.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Returns the digest of all that was hashed.
+    /// Returns the digest of all added bytes.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }

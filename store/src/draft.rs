@@ -1,12 +1,11 @@
-//! Entries as they are known before a commit: sizes are known, digests are not, and a file goes
-//! by whichever of its names was added first.
+//! Entries before a commit: sizes are known, digests are not, and the first added name of a file is its main one.
 
 use crate::archive::unknown_digest;
 use crate::entry::{Entry, Meta, Node};
 use crate::path::LayerPath;
 use std::collections::BTreeMap;
 
-/// An entry as it is known before the commit.
+/// An entry before the commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     pub(crate) meta: Meta,
@@ -24,7 +23,7 @@ pub(crate) enum DraftNode {
     Symlink {
         target: Vec<u8>,
     },
-    /// Another name of the file entry `to`.
+    /// A hard link to the file entry `to`.
     Hardlink {
         to: LayerPath,
     },
@@ -33,7 +32,7 @@ pub(crate) enum DraftNode {
 
 /// Returns the entries in order, each file under the first of its names.
 pub(crate) fn entries_of(drafts: &BTreeMap<LayerPath, Draft>) -> Vec<Entry> {
-    // Drafts name a file by whichever path was added first; the canonical one is the least.
+    // Drafts name a file by the path that was added first; the canonical name is the least.
     let mut first: BTreeMap<&LayerPath, &LayerPath> = BTreeMap::new();
     for (path, draft) in drafts {
         if let DraftNode::Hardlink { to } = &draft.node {

@@ -1,4 +1,4 @@
-//! Small files that are there whole or not at all, and making things outlive a power cut.
+//! Atomic writes of small files, and syncs against power loss.
 
 use crate::path_error::{PathError, at};
 use crate::private;
@@ -8,10 +8,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What the names of unfinished small files begin with; gc removes them.
+/// Prefix of the names of temporary files; gc removes them.
 pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 
-/// Returns a number no other call in this process got.
+/// Returns a number that is unique in this process.
 pub(crate) fn next_number() -> u64 {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     NUMBER.fetch_add(1, Ordering::Relaxed)
@@ -24,7 +24,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), PathError> {
     let synced = File::open(&temp).and_then(|file| file.sync_all()).map_err(at("sync", &temp));
     let renamed = synced.and_then(|()| fs::rename(&temp, path).map_err(at("replace", path)));
     if renamed.is_err() {
-        // The first error is the one to tell; what is left here is swept by gc.
+        // Report the first error; gc removes the temporary file if this fails.
         let _ = fs::remove_file(&temp);
     }
     renamed?;
@@ -45,7 +45,7 @@ pub(crate) fn replace_many(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()
     sync_dir(dir)
 }
 
-/// Makes the names in `dir` outlive a power cut.
+/// Syncs a directory, so that its names survive a power loss.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), PathError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(at("sync", dir))
 }
@@ -55,13 +55,13 @@ fn write_temp(dir: &Path, bytes: &[u8]) -> Result<PathBuf, PathError> {
         let name = format!("{TEMP_PREFIX}{}-{}", std::process::id(), next_number());
         let temp = dir.join(name);
         let mut file = match private::create_new(&temp) {
-            // Left by a dead process that had our number.
+            // Left by a dead process with the same pid.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
             made => made.map_err(at("create", &temp))?,
         };
         let written = file.write_all(bytes).map_err(at("write", &temp));
         if written.is_err() {
-            // The first error is the one to tell; what is left here is swept by gc.
+            // Report the first error; gc removes the temporary file if this fails.
             let _ = fs::remove_file(&temp);
         }
         return written.map(|()| temp);

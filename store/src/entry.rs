@@ -1,11 +1,11 @@
-//! What a layer is made of: entries, each a path, its metadata and a node.
+//! Layer entries: each has a path, metadata and a node.
 
 use crate::digest::Digest;
 use crate::path::LayerPath;
 use std::collections::BTreeMap;
 
-/// The most entries one layer may hold. Arbitrary: fifty times a full Debian desktop package;
-/// it bounds what a hostile archive can make us remember.
+/// Limit of the entries of a layer. Arbitrary: fifty times a full Debian desktop package. It bounds the memory that a hostile archive can
+/// use.
 pub const MAX_ENTRIES: usize = 1_000_000;
 
 /// Owner, permissions, time and extended attributes of an entry.
@@ -23,15 +23,14 @@ pub struct Meta {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// What stands at a path.
+/// The object at a path.
 ///
-/// Device nodes, fifos and sockets are not storable: a sandbox gets its devices at start, and
-/// the others mean nothing without the process behind them.
+/// Device nodes, fifos and sockets cannot be stored: a sandbox gets its devices at start, and the others are useless without their process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// A directory; an opaque one hides whatever lower layers hold below this path.
+    /// A directory; an opaque one hides all entries of lower layers below its path.
     Dir {
-        /// Whether lower layers' children are hidden.
+        /// True if entries of lower layers below are hidden.
         opaque: bool,
     },
     /// A regular file.
@@ -41,30 +40,30 @@ pub enum Node {
         /// The digest of its bytes.
         digest: Digest,
     },
-    /// A symbolic link.
+    /// A symlink.
     Symlink {
-        /// Where it points; any bytes but NUL, never resolved by the store.
+        /// The target; any bytes but NUL, never resolved by the store.
         target: Vec<u8>,
     },
-    /// Another name of a file of the same layer.
+    /// A hard link to a file of the same layer.
     Hardlink {
         /// The first name of that file in path order.
         to: LayerPath,
     },
-    /// Nothing stands here any more, whatever lower layers hold.
+    /// Removes the entry of lower layers at this path.
     Whiteout,
 }
 
-/// The kinds of entry, where only the kind matters.
+/// The kind of a [`Node`], without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
     Dir,
     /// A regular file.
     File,
-    /// A symbolic link.
+    /// A symlink.
     Symlink,
-    /// Another name of a file.
+    /// A hard link.
     Hardlink,
     /// A deletion.
     Whiteout,
@@ -73,16 +72,16 @@ pub enum Kind {
 /// One entry of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it stands.
+    /// The path of the entry.
     pub path: LayerPath,
-    /// Its metadata; that of a hard link is its file's, that of a whiteout is constant.
+    /// Its metadata; a hard link has that of its file, a whiteout has constant metadata.
     pub meta: Meta,
-    /// What it is.
+    /// The object itself.
     pub node: Node,
 }
 
 impl Node {
-    /// Returns the kind.
+    /// Returns the kind of the node.
     pub fn kind(&self) -> Kind {
         match self {
             Node::Dir { .. } => Kind::Dir,

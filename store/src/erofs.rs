@@ -1,13 +1,12 @@
-//! One tree as one read-only file system: EROFS, uncompressed, the same bytes for the same entries.
+//! Writes a tree as a read-only EROFS image, uncompressed; the same entries give the same bytes.
 //!
-//! A virtual machine mounts it from a disk, so nothing is copied when it starts. The kernel's documentation
-//! (Documentation/filesystems/erofs.rst) and its `erofs_fs.h` describe the format; docs/store.md says what of it is
-//! used. In short: one block with the superblock, then all inodes in path order, each with its attributes and the last,
-//! broken block of its data right behind it where that fits into its block; then the whole blocks of all data, in the
-//! same order. Everything is known before the first byte is written, so the image is written in one go.
+//! A VM mounts the image as a disk, so its start copies nothing. The kernel's Documentation/filesystems/erofs.rst and `erofs_fs.h` describe
+//! the format; docs/store.md lists the parts used here. In short: one block with the superblock, then all inodes in path order. After each
+//! inode come its attributes and, if it fits into the block, the last partial block of its data. Then follow the whole blocks of all data,
+//! in the same order. The layout is computed before the first byte is written, so the image is written in one pass.
 //!
-//! A virtual machine's disk has the ownership, permissions and attributes of `tree/`, so that it sees what a sandbox of namespaces
-//! would see. An image for other programs has those of the index: the true owners and modes, and capabilities.
+//! A VM's disk has the ownership, permissions and attributes of `tree/`, so that it shows the same as a namespace sandbox. An image for
+//! other programs has those of the index: the true owners and modes, and capabilities.
 
 use crate::beneath::reached;
 use crate::digest::Digest;
@@ -21,42 +20,42 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A block: the size of a page on the machines that mount it.
+/// Block size: the page size of the machines that mount it.
 const BLOCK_BYTES: u64 = 4096;
 const SUPERBLOCK_AT: u64 = 1024;
 const SUPERBLOCK_BYTES: u64 = 128;
 const MAGIC: u32 = 0xe0f5_e1e2;
-/// The time in an inode is that of its contents.
+/// The time in an inode is the mtime.
 const COMPATIBLE: u32 = 0x2;
-/// Inodes are numbered by the place where they begin, in units of this.
+/// An inode number is the inode's offset in units of this.
 const SLOT_BYTES: u64 = 32;
 const INODE_BYTES: u64 = 64;
-/// The format of a long inode; the layout of its data comes on top, shifted by one.
+/// The format of an extended inode; the data layout is added, shifted by one.
 const LONG_INODE: u16 = 1;
 const WHOLE_BLOCKS: u16 = 0;
 const BROKEN_BLOCK_BEHIND_INODE: u16 = 2;
 const DIRENT_BYTES: usize = 12;
 const XATTR_HEADER_BYTES: usize = 12;
-/// Attribute names are written without these, which are numbers.
+/// Name prefixes that attributes store as a number.
 const PREFIXES: [(&[u8], u8); 3] = [(b"user.", 1), (b"trusted.", 4), (b"security.", 6)];
 const NO_BLOCK: u32 = u32::MAX;
 
-/// Why a file system cannot be written.
+/// Reason why an image cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ErofsError {
     /// A file of the tree could not be read.
     #[error(transparent)]
     File(#[from] PathError),
-    /// A file of the tree is not as long as the index says.
+    /// The length of a file in the tree differs from the index.
     #[error("{} is not as long as its index says", path.display())]
     Length {
         /// The file.
         path: PathBuf,
     },
-    /// More than the format can number.
-    #[error("{what} are more than the file system can hold")]
+    /// A count exceeds a limit of the format.
+    #[error("too many {what} for an EROFS image")]
     TooMuch {
-        /// What there is too much of.
+        /// The things there are too many of.
         what: &'static str,
     },
     /// The image could not be written.
@@ -64,16 +63,16 @@ pub enum ErofsError {
     Write(#[source] io::Error),
 }
 
-/// Whose metadata the file system has.
+/// Source of the metadata in the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// Those that `tree/` has on disk: everything is 0:0, and another owner is an attribute.
+    /// The metadata of `tree/` on disk: all owners are 0:0, and another owner is an attribute.
     Tree,
-    /// Those that the index says, for programs that know nothing of Silo.
+    /// The metadata of the index, for programs other than Silo.
     True,
 }
 
-/// An inode that is to be written.
+/// An inode to be written.
 struct Inode<'a> {
     meta: Meta,
     /// The file type and permissions.
@@ -82,27 +81,27 @@ struct Inode<'a> {
     data: Data<'a>,
     size: u64,
     xattrs: Vec<u8>,
-    /// Where it begins.
+    /// Its offset in bytes.
     at: u64,
-    /// The first of its whole blocks.
+    /// The number of its first whole block.
     block: u32,
-    /// Whether the rest of its data stands behind it.
+    /// True if its last partial block follows the inode.
     is_inline: bool,
 }
 
-/// What an inode holds.
+/// The data of an inode.
 enum Data<'a> {
-    /// What the tree holds at this path.
+    /// The contents of the tree's file at this path.
     File(&'a LayerPath),
-    /// Names, and the numbers of what they name among the inodes; the parent's number.
+    /// Child names with their numbers in the inode list, and the parent's number.
     Dir(BTreeMap<&'a [u8], usize>, usize),
-    /// The target of a symbolic link.
+    /// The target of a symlink.
     Link(&'a [u8]),
     /// Nothing: a whiteout.
     None,
 }
 
-/// Writes the tree that `index` describes and `tree` holds; returns how many bytes that were.
+/// Writes the tree that `index` describes and `tree` holds; returns the number of bytes.
 pub fn write(index: &Index, tree: &Path, view: View, out: &mut dyn Write) -> Result<u64, ErofsError> {
     let mut inodes = inodes(index, view)?;
     let blocks = lay_out(&mut inodes)?;
@@ -126,7 +125,7 @@ pub fn write(index: &Index, tree: &Path, view: View, out: &mut dyn Write) -> Res
     Ok(to.written)
 }
 
-/// Lists the inodes, the root first and the others in the order of their first paths.
+/// Lists the inodes: the root first, the others in the order of their first paths.
 fn inodes(index: &Index, view: View) -> Result<Vec<Inode<'_>>, ErofsError> {
     let mut inodes = vec![dir(normal::implied_dir(), false, 0, view)];
     let mut by_path: BTreeMap<&[u8], usize> = BTreeMap::from([(&b""[..], 0)]);
@@ -158,7 +157,7 @@ fn inodes(index: &Index, view: View) -> Result<Vec<Inode<'_>>, ErofsError> {
     Ok(inodes)
 }
 
-/// Finds the directory of a path, making those that no entry describes.
+/// Returns the inode number of a path's parent; adds implied directories that have no entry.
 fn parent_of<'a>(inodes: &mut Vec<Inode<'a>>, by_path: &mut BTreeMap<&'a [u8], usize>, path: &'a [u8], view: View) -> usize {
     let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return 0 };
     if let Some(known) = by_path.get(&path[..slash]) {
@@ -197,12 +196,12 @@ fn inode(entry: &Entry, parent: usize, view: View) -> Inode<'_> {
         Node::Dir { opaque } => dir(meta, *opaque, parent, view),
         Node::File { size, .. } => Inode { size: *size, ..bare(Kind::File, meta, 0o100_000, Data::File(&entry.path), view) },
         Node::Symlink { target } => bare(Kind::Symlink, meta, 0o120_000, Data::Link(target), view),
-        // A character device 0:0 is what overlayfs takes for one.
+        // Overlayfs reads a character device 0:0 as a whiteout.
         Node::Whiteout | Node::Hardlink { .. } => bare(Kind::Whiteout, meta, 0o020_000, Data::None, view),
     }
 }
 
-/// An inode with the metadata of the view.
+/// Returns an inode with the metadata of the view.
 fn bare<'a>(kind: Kind, mut meta: Meta, file_type: u16, data: Data<'a>, view: View) -> Inode<'a> {
     let mut mode = meta.mode;
     if view == View::Tree {
@@ -210,7 +209,7 @@ fn bare<'a>(kind: Kind, mut meta: Meta, file_type: u16, data: Data<'a>, view: Vi
         let owner = normal::owner_text(&meta).filter(|_| has_attributes);
         meta.xattrs.retain(|name, _| name.starts_with(b"user."));
         meta.xattrs.extend(owner.map(|text| (normal::OWNER_XATTR.as_bytes().to_vec(), text.into_bytes())));
-        // Files belong to whoever runs Silo, as those of `tree/` do; a machine has one user.
+        // Files belong to the user that runs Silo, as in `tree/`; a VM has one user.
         (meta.uid, meta.gid) = (0, 0);
         if has_attributes {
             mode = normal::disk_mode(kind, mode);
@@ -220,7 +219,7 @@ fn bare<'a>(kind: Kind, mut meta: Meta, file_type: u16, data: Data<'a>, view: Vi
     Inode { meta, mode, links: 1, data, size: 0, xattrs: Vec::new(), at: 0, block: NO_BLOCK, is_inline: false }
 }
 
-/// Gives every inode and its data their places; returns how many blocks that makes.
+/// Assigns offsets to all inodes and their data; returns the number of blocks.
 fn lay_out(inodes: &mut [Inode<'_>]) -> Result<u32, ErofsError> {
     let mut at = SUPERBLOCK_AT + SUPERBLOCK_BYTES;
     for inode in inodes.iter_mut() {
@@ -229,7 +228,7 @@ fn lay_out(inodes: &mut [Inode<'_>]) -> Result<u32, ErofsError> {
         inode.is_inline = rest > 0 && fixed + rest <= BLOCK_BYTES;
         let together = if inode.is_inline { fixed + rest } else { INODE_BYTES };
         at = at.next_multiple_of(SLOT_BYTES);
-        // What stands behind an inode must not cross the end of a block.
+        // An inode and its inline data must not cross a block boundary.
         if at % BLOCK_BYTES + together > BLOCK_BYTES {
             at = at.next_multiple_of(BLOCK_BYTES);
         }
@@ -247,7 +246,7 @@ fn lay_out(inodes: &mut [Inode<'_>]) -> Result<u32, ErofsError> {
     u32::try_from(block).ok().filter(|blocks| *blocks < NO_BLOCK).ok_or(ErofsError::TooMuch { what: "blocks" })
 }
 
-/// The first block up to the first inode.
+/// Returns the first block up to the first inode.
 fn first_block_start(inodes: &[Inode<'_>], blocks: u32, index: &Index) -> Vec<u8> {
     let name = Digest::of(&index.to_text());
     let mut block = vec![0; SUPERBLOCK_AT as usize];
@@ -260,11 +259,11 @@ fn first_block_start(inodes: &[Inode<'_>], blocks: u32, index: &Index) -> Vec<u8
     put(&(inodes.len() as u64).to_le_bytes());
     put(&[0; 12]);
     put(&blocks.to_le_bytes());
-    // Inodes and shared attributes are counted from the first block.
+    // Block addresses of inodes and shared attributes: from the first block.
     put(&[0; 8]);
     put(&name.as_bytes()[..16]);
     put(&[0; 16]);
-    // No feature that an older kernel would have to know.
+    // No incompatible features.
     put(&[0; 48]);
     block
 }
@@ -279,7 +278,7 @@ fn inode_bytes(inode: &Inode<'_>) -> Vec<u8> {
         0 => 0,
         length => (length - XATTR_HEADER_BYTES) / 4 + 1,
     };
-    // A device's number stands where others have their first block.
+    // For a device, this field holds the device number instead of the first block.
     let place = if matches!(inode.data, Data::None) { 0 } else { inode.block };
     let mut bytes = Vec::with_capacity(INODE_BYTES as usize);
     bytes.extend((LONG_INODE | layout << 1).to_le_bytes());
@@ -288,7 +287,7 @@ fn inode_bytes(inode: &Inode<'_>) -> Vec<u8> {
     bytes.extend(0u16.to_le_bytes());
     bytes.extend(inode.size.to_le_bytes());
     bytes.extend(place.to_le_bytes());
-    // For programs with small inode numbers; any that is unique will do.
+    // The 32-bit inode number for stat(2); any unique one will do.
     bytes.extend((number_of(inode) as u32).to_le_bytes());
     bytes.extend(inode.meta.uid.to_le_bytes());
     bytes.extend(inode.meta.gid.to_le_bytes());
@@ -321,7 +320,7 @@ fn xattr_bytes(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<u8>, ErofsErro
     }
 }
 
-/// Parts sorted names into the blocks of a directory.
+/// Splits sorted names into directory blocks.
 fn dir_blocks<'n>(names: &'n BTreeMap<&[u8], usize>) -> Vec<Vec<(&'n [u8], usize)>> {
     let mut blocks: Vec<Vec<(&[u8], usize)>> = vec![Vec::new()];
     let mut used = 0;
@@ -339,7 +338,7 @@ fn dir_blocks<'n>(names: &'n BTreeMap<&[u8], usize>) -> Vec<Vec<(&'n [u8], usize
     blocks
 }
 
-/// All blocks are whole but the last, which ends with its last name.
+/// Returns the size of a directory: full blocks, except that the last ends after its last name.
 fn dir_size(names: &BTreeMap<&[u8], usize>) -> u64 {
     let blocks = dir_blocks(names);
     let last: usize = blocks.last().into_iter().flatten().map(|(name, _)| DIRENT_BYTES + name.len()).sum();
@@ -392,7 +391,7 @@ fn copy(inode: &Inode<'_>, inodes: &[Inode<'_>], tree: &Path, from: u64, length:
 }
 
 fn copy_file(path: &Path, size: u64, from: u64, length: u64, to: &mut Counted<'_>) -> Result<(), ErofsError> {
-    // A symbolic link in a file's place is not followed.
+    // Do not follow a symlink that replaced the file.
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(no_follow).open(path).map_err(at("open", path))?;
     let found = file.metadata().map_err(at("inspect", path))?;
@@ -410,7 +409,7 @@ fn copy_file(path: &Path, size: u64, from: u64, length: u64, to: &mut Counted<'_
     Ok(())
 }
 
-/// Counts what is written.
+/// A writer that counts its bytes.
 struct Counted<'a> {
     out: &'a mut dyn Write,
     written: u64,

@@ -1,7 +1,7 @@
-//! The forms of a layer: `tree/` and `layer.tar.zst`, each made from the other.
+//! Conversion between the two forms of a layer, `tree/` and `layer.tar.zst`.
 //!
-//! Compression is no identity: the LayerId is that of the bytes inside, and both directions check it.
-//! A layer is *cold* when only its archive stands. Whichever form goes, the other one is whole and synced before.
+//! Compressed bytes do not identify a layer: the LayerId is that of the tar inside, and both directions check it. A layer with an archive
+//! but no tree is *cold*. Before one form is removed, the other is complete and synced.
 
 use crate::archive::{self, ArchiveError, Item};
 use crate::beneath::Beneath;
@@ -25,12 +25,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// The level: as small as gzip -9 at a fraction of the time; more costs far more than it saves.
+/// Compression level: as small as gzip -9 in a fraction of the time. Higher levels cost much more time than they save space.
 const ZSTD_LEVEL: i32 = 3;
-/// Bounds what a broken archive without an index beside it can write: 64 GiB is arbitrary.
+/// Limit of the bytes unpacked from an archive without an index; 64 GiB is arbitrary.
 const MAX_UNPACKED_BYTES: u64 = 64 << 30;
 
-/// Why a form cannot be made.
+/// Reason why a form cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
     /// A file operation failed.
@@ -39,43 +39,43 @@ pub enum FormError {
     /// The layer's index is missing or broken.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// The tree cannot be read, or is not what the index says.
+    /// The tree cannot be read, or differs from the index.
     #[error("cannot pack layer {id}")]
     Tree {
         /// The layer.
         id: LayerId,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: TreeError,
     },
-    /// The archive is no canonical archive.
+    /// The archive is not a canonical archive.
     #[error("{} is broken", path.display())]
     Archive {
         /// The archive.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: ArchiveError,
     },
     /// The entries could not be written.
     #[error(transparent)]
     Stage(#[from] StageError),
-    /// The entries read do not make a layer.
+    /// The entries of the archive do not make a layer.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The bytes are those of another layer.
+    /// The bytes belong to another layer.
     #[error("{} holds layer {found}, not {id}", path.display())]
     Identity {
-        /// What was read.
+        /// The file or tree that was read.
         path: PathBuf,
-        /// The layer it should be.
+        /// The expected layer.
         id: LayerId,
-        /// What its bytes say.
+        /// The layer computed from the bytes.
         found: LayerId,
     },
 }
 
-/// Writes to two places.
+/// A writer that also hashes the bytes.
 struct Both<'a, W: Write>(&'a mut Hasher, W);
 
 impl<W: Write> Write for Both<'_, W> {
@@ -102,7 +102,7 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     let written = (|| {
         let mut encoder = zstd::Encoder::new(&file, ZSTD_LEVEL)?;
         encoder.include_checksum(true)?;
-        // One worker gives the same bytes as many, and other bytes than none: always one.
+        // One worker gives the same bytes as many, but other bytes than the single-threaded mode: always use one.
         encoder.multithread(1)?;
         let mut out = Both(&mut hasher, encoder);
         write_tree(&mut beneath, index.entries(), &mut out, &mut |_, _| {})?;
@@ -114,14 +114,14 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
     if found != *id {
         return Err(FormError::Identity { path: tree, id: *id, found });
     }
-    // The tree may be removed once this stands, so it must outlive a power cut.
+    // The tree may be removed after the rename, so the archive must be synced first.
     file.sync_all().map_err(at("sync", &temp))?;
     let packed = store.packed(id);
     keeping_time(&packed, || fs::rename(&temp, &packed))?;
     Ok(durable::sync_dir(&store.layer(id))?)
 }
 
-/// Writes the canonical tar of a tree that is just what `index` says, such as a composed root; returns its name as a layer.
+/// Writes the canonical tar of a tree that matches `index`, such as a composed root; returns its id as a layer.
 pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Result<LayerId, TreeError> {
     let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
     let mut hasher = Hasher::new();
@@ -138,7 +138,7 @@ pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Resul
     }
 }
 
-/// Makes `layer.tar.zst` unless one that is whole stands there; returns whether it was made.
+/// Makes `layer.tar.zst` unless an intact one exists; returns whether it was made.
 pub fn pack_missing(store: &Store, permission: &SharedLock, id: &LayerId) -> Result<bool, FormError> {
     if store.packed(id).exists() && packed_id(store, id).is_ok_and(|found| found == *id) {
         return Ok(false);
@@ -147,23 +147,23 @@ pub fn pack_missing(store: &Store, permission: &SharedLock, id: &LayerId) -> Res
     Ok(true)
 }
 
-/// Makes `tree/` and `index` from `layer.tar.zst`, replacing those that stand there.
+/// Makes `tree/` and `index` from `layer.tar.zst`, and replaces existing ones.
 pub fn unpack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(), FormError> {
     let (stage, text) = staged(store, id)?;
     store.sync()?;
     place(store, id, &stage, &text)
 }
 
-/// Returns whether a layer has no tree but an archive to make it of.
+/// Returns true if a layer has an archive but no tree.
 pub fn is_cold(store: &Store, id: &LayerId) -> bool {
     !store.tree(id).exists() && store.packed(id).exists()
 }
 
-/// Makes the trees of those layers that are cold, and returns how many those were; tells how many layers are done.
+/// Unpacks the trees of all cold layers of `ids` and returns their number; `progress` gets the number of finished layers.
 ///
-/// Bytes reach the disk before a tree gets its name, so after a power cut a tree that stands is whole.
+/// Bytes are synced before a tree gets its name, so a tree that exists after a power loss is complete.
 pub fn warm(store: &Store, permission: &SharedLock, ids: &[LayerId], progress: &(dyn Fn(u64) + Sync)) -> Result<usize, FormError> {
-    /// Each stage holds directories open, of which a process may have about a thousand.
+    /// Each stage holds open directories; the limit of file descriptors is about a thousand.
     const AT_ONCE: usize = 32;
     if !ids.iter().any(|id| is_cold(store, id)) {
         return Ok(0);
@@ -183,7 +183,7 @@ pub fn warm(store: &Store, permission: &SharedLock, ids: &[LayerId], progress: &
     Ok(cold.len())
 }
 
-/// Removes the archives of those layers that have their tree, which must outlive a power cut already.
+/// Removes the archives of all layers of `ids` that have a tree, which must be synced already.
 pub fn drop_archives(store: &Store, permission: &SharedLock, ids: &[LayerId]) -> Result<(), PathError> {
     let _archives = archives(store, permission)?;
     for id in ids.iter().filter(|id| store.tree(id).exists()) {
@@ -193,15 +193,14 @@ pub fn drop_archives(store: &Store, permission: &SharedLock, ids: &[LayerId]) ->
     Ok(())
 }
 
-/// Waits until nobody else turns archives into trees or removes them: one must not go while another reads it.
+/// Locks the conversion of archives: one must not be removed while another process reads it.
 fn archives(store: &Store, permission: &SharedLock) -> Result<BuildLock, PathError> {
     lock::build(store, permission, &Digest::of(b"archives"))
 }
 
-/// Drops composed roots, and the trees of layers whose archive stands; returns the disk space this frees.
+/// Drops composed roots, and the trees of layers that have an archive; returns the freed disk space.
 ///
-/// Roots go first, because they can be composed anew of trees and archives. The lock is given back before anything is
-/// deleted.
+/// Roots are dropped first, because they can be composed again from trees and archives. The lock is released before the deletion.
 pub fn cool(store: &Store, permission: ExclusiveLock, roots: &[PathBuf], ids: &[LayerId]) -> Result<u64, FormError> {
     let scratch = Scratch::new(store)?;
     let trees = ids.iter().filter(|id| store.packed(id).exists()).map(|id| store.tree(id));
@@ -219,7 +218,7 @@ pub fn cool(store: &Store, permission: ExclusiveLock, roots: &[PathBuf], ids: &[
     Ok(freed?.into_iter().sum())
 }
 
-/// Renames something into or out of a directory whose time says when it was used last, which this is not.
+/// Renames into or out of a directory without changing its mtime, which records the last use.
 fn keeping_time(path: &Path, rename: impl FnOnce() -> io::Result<()>) -> Result<(), PathError> {
     let dir = path.parent().expect("forms lie in a layer's or image's directory");
     let used = fs::metadata(dir).and_then(|found| found.modified()).map_err(at("inspect", dir))?;
@@ -227,13 +226,13 @@ fn keeping_time(path: &Path, rename: impl FnOnce() -> io::Result<()>) -> Result<
     File::open(dir).and_then(|dir| dir.set_modified(used)).map_err(at("set the time of", dir))
 }
 
-/// Reads `layer.tar.zst` into a stage, and checks that it is the layer.
+/// Reads `layer.tar.zst` into a stage and checks the layer's id.
 fn staged(store: &Store, id: &LayerId) -> Result<(Stage, Vec<u8>), FormError> {
     let path = store.packed(id);
     let limit = layer::read_index(store, id).map_or(MAX_UNPACKED_BYTES, |index| index.bytes());
     let file = File::open(&path).map_err(at("open", &path))?;
     let mut decoder = zstd::Decoder::new(file).map_err(at("read", &path))?;
-    // A layer's parents may all lie in lower layers; none may be added to it here.
+    // Parents may be entries of lower layers only; none may be added here.
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
     let read = archive::read(&mut decoder, &mut |item, contents| add(&mut stage, item, contents, limit));
     read.map_err(|error| match error {
@@ -248,7 +247,7 @@ fn staged(store: &Store, id: &LayerId) -> Result<(Stage, Vec<u8>), FormError> {
     Ok((stage, index.to_text()))
 }
 
-/// Moves a staged tree to where the layer's is.
+/// Moves a staged tree to the layer's path.
 fn place(store: &Store, id: &LayerId, stage: &Stage, text: &[u8]) -> Result<(), FormError> {
     if !fs::read(store.index(id)).is_ok_and(|old| old == text) {
         durable::replace(&store.index(id), text)?;
@@ -262,7 +261,7 @@ fn place(store: &Store, id: &LayerId, stage: &Stage, text: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// Returns the name of the layer inside `layer.tar.zst`.
+/// Returns the id of the layer inside `layer.tar.zst`.
 pub(crate) fn packed_id(store: &Store, id: &LayerId) -> Result<LayerId, PathError> {
     let path = store.packed(id);
     let file = File::open(&path).map_err(at("open", &path))?;

@@ -1,11 +1,10 @@
-//! Collecting what nothing needs: mark from roots, order by last use, sweep what was chosen.
+//! Garbage collection: mark from roots, sort by last use, sweep the selected things.
 //!
-//! Marking and burying take the exclusive lock, and each is a matter of milliseconds: what goes is
-//! renamed into stage/ and deleted there when the lock is free again. So a crash never leaves half a
-//! layer under its name, and whoever wants to use the store does not wait for files to be deleted.
+//! Marking and sweeping take the exclusive lock for milliseconds only. Swept things are renamed into stage/ and deleted there after the
+//! lock is released. So a crash never leaves half a layer under its name, and no user of the store waits for deletions.
 //!
-//! Between marking and burying the caller chooses, without the lock. What was chosen is marked again
-//! and goes only if it is still unneeded and was not used meanwhile ([`still`]).
+//! Between marking and sweeping the caller selects candidates, without the lock. The selection is marked again and swept only if it is
+//! still unneeded and unused since ([`still`]).
 
 use crate::digest::{Digest, LayerId};
 use crate::durable::TEMP_PREFIX;
@@ -22,16 +21,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What is kept, and why.
+/// A user of images and layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keeper {
-    /// Who needs it, for people: "tool python".
+    /// A description of the user, for people: "tool python".
     pub why: String,
-    /// What it needs.
+    /// The images and layers that it needs.
     pub root: Root,
 }
 
-/// What can be collected.
+/// An object that can be collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Thing {
     /// A composed image.
@@ -40,43 +39,43 @@ pub enum Thing {
     Layer(LayerId),
 }
 
-/// Something that nothing needs.
+/// A thing that no keeper needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// What it is.
+    /// The thing.
     pub thing: Thing,
-    /// When it was used last; where nothing tells, when it was made.
+    /// The time of the last use, or of creation if no use is recorded.
     pub used: SystemTime,
 }
 
-/// What was removed.
+/// Result of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Images and layers.
     pub things: Vec<Thing>,
-    /// Realisations whose layer went or was gone, or that were broken.
+    /// Removed realisations: broken, or of a layer that is missing or removed.
     pub realisations: Vec<Digest>,
     /// Unfinished work of dead processes.
     pub stages: Vec<PathBuf>,
-    /// The disk space this freed, unfinished work not counted.
+    /// The freed disk space, without unfinished work.
     pub bytes: u64,
 }
 
-/// Why nothing, or not everything, was collected.
+/// Reason why nothing, or not everything, was collected.
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
-    /// A root cannot be read, so what it keeps is unknown.
+    /// A root cannot be read, so the things it keeps are unknown.
     #[error(transparent)]
     Root(#[from] RootError),
 }
 
-/// Returns what no keeper needs, the least recently used first.
+/// Returns all things that no keeper needs, the least recently used first.
 ///
-/// `made_of` says of images what layers they have. A layer is as fresh as the freshest image that has it, and at the
-/// same age images come first; so whatever is cut off at the end of the list, no image that stays loses a layer.
+/// `made_of` maps images to their layers. A layer counts as used when the latest image that has it was used, and images come first among
+/// equals. So no cut of the list removes a layer of an image that stays.
 pub fn unneeded(
     store: &Store,
     _permission: &ExclusiveLock,
@@ -107,13 +106,13 @@ pub fn unneeded(
     Ok(candidates)
 }
 
-/// Returns those of `chosen` that are still in `unneeded` as they were chosen.
+/// Returns the things of `chosen` that are still in `unneeded` with the same time of last use.
 pub fn still(chosen: &[Candidate], unneeded: &[Candidate]) -> Vec<Thing> {
     let now: BTreeMap<Thing, SystemTime> = unneeded.iter().map(|candidate| (candidate.thing, candidate.used)).collect();
     chosen.iter().filter(|chosen| now.get(&chosen.thing) == Some(&chosen.used)).map(|chosen| chosen.thing).collect()
 }
 
-/// Returns where a thing lies.
+/// Returns the path of a thing.
 pub fn place(store: &Store, thing: &Thing) -> PathBuf {
     match thing {
         Thing::Image(id) => store.image(id),
@@ -121,12 +120,12 @@ pub fn place(store: &Store, thing: &Thing) -> PathBuf {
     }
 }
 
-/// Removes things, the realisations that named them, unfinished work of dead processes, and stale lock files.
+/// Removes things, the realisations that name them, unfinished work of dead processes, and stale lock files.
 ///
-/// The lock is given back before anything is deleted.
+/// The lock is released before the deletion.
 pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Thing]) -> Result<Swept, GcError> {
     let mut swept = Swept { realisations: useless(store, things)?, ..Swept::default() };
-    // Names first: a realisation must never outlive its layer.
+    // Names first: a realisation must not outlive its layer.
     for key in &swept.realisations {
         let path = store.realisation(key);
         fs::remove_file(&path).map_err(at("remove", &path))?;
@@ -143,7 +142,7 @@ pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Thing]) -> Resu
         graves.push(grave);
     }
     remove_files(&store.realisations(), TEMP_PREFIX)?;
-    // Build locks are held only together with the store's lock, so nobody holds one now.
+    // Build locks are held only together with the store's lock, so none is held now.
     remove_files(&store.locks(), BUILD_LOCK_PREFIX)?;
     lock::remove_stale_pins(store, &permission)?;
     drop(permission);
@@ -153,13 +152,13 @@ pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Thing]) -> Resu
     Ok(swept)
 }
 
-/// Returns the disk space that removing all of these frees.
+/// Returns the disk space that removing all `paths` frees.
 pub fn freed(paths: &[PathBuf]) -> Result<u64, PathError> {
     let mut ledger = Ledger::default();
     paths.iter().map(|path| Ok(ledger.add(path)?.freed)).sum()
 }
 
-/// Returns the realisations whose layer goes or is gone, or that are broken.
+/// Returns the realisations to remove: broken, or of a layer that is missing or removed.
 fn useless(store: &Store, things: &[Thing]) -> Result<Vec<Digest>, PathError> {
     let mut useless = Vec::new();
     for key in realisation::list(store)? {
@@ -184,7 +183,7 @@ pub fn images(store: &Store) -> Result<Vec<Digest>, PathError> {
     let mut ids = Vec::new();
     for item in fs::read_dir(&dir).map_err(at("list", &dir))? {
         let name = item.map_err(at("list", &dir))?.file_name();
-        // Anything else in here is not ours to touch.
+        // Ignore entries with other names; they are not ours.
         ids.extend(name.to_str().and_then(|name| Digest::parse(name).ok()));
     }
     ids.sort();

@@ -1,8 +1,8 @@
-//! Files that are held with flock(2).
+//! Files locked with flock(2).
 //!
-//! The kernel ties such a lock to the open file and not to the process: a process that was forked meanwhile has a copy of the
-//! descriptor until it executes another program, and closing ours would leave the file locked until then. So the lock is
-//! given back by name, by the process that took it.
+//! The kernel ties such a lock to the open file description, not to the process. A process forked during the lock holds a copy of the file
+//! descriptor until its exec, so closing ours would not release the lock until then. So the process that took the lock unlocks it
+//! explicitly.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -16,19 +16,19 @@ pub struct Held {
 }
 
 impl Held {
-    /// Waits until nobody else holds the file.
+    /// Locks the file exclusively; waits for all other holders.
     pub fn exclusive(file: File) -> io::Result<Held> {
         patiently(|| file.lock())?;
         Ok(Held::of(file))
     }
 
-    /// Waits until nobody else holds the file exclusively.
+    /// Locks the file for sharing; waits for an exclusive holder.
     pub fn shared(file: File) -> io::Result<Held> {
         patiently(|| file.lock_shared())?;
         Ok(Held::of(file))
     }
 
-    /// Locks the file at once, or returns `None` where somebody else holds it.
+    /// Locks the file exclusively without waiting; `None` if it is locked.
     pub fn try_exclusive(file: File) -> io::Result<Option<Held>> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Held::of(file))),
@@ -37,9 +37,9 @@ impl Held {
         }
     }
 
-    /// Makes a shared lock an exclusive one at once, or returns `false` where somebody else holds one.
+    /// Upgrades a shared lock to an exclusive one without waiting; `false` if there are other holders.
     ///
-    /// The kernel may give the shared one up on the way, so `false` leaves the file locked or not.
+    /// The kernel may release the shared lock in between, so after `false` the file may be unlocked.
     pub fn try_upgrade(&self) -> io::Result<bool> {
         match self.file.try_lock() {
             Ok(()) => Ok(true),
@@ -69,15 +69,15 @@ impl DerefMut for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // A forked process only closes its copy: the lock is its parent's.
+        // A forked process only closes its copy: the lock belongs to its parent.
         if self.pid == std::process::id() {
-            // Closing the file does it, too, where nothing else has it.
+            // Closing the file also unlocks it, unless there are copies of the descriptor.
             let _ = self.file.unlock();
         }
     }
 }
 
-/// Waits again when a signal handler ran meanwhile.
+/// Retries a wait that a signal handler interrupted.
 fn patiently(mut wait: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match wait() {

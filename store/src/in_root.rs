@@ -1,7 +1,7 @@
-//! Files of a root as a program inside finds them: links lead to what else is in the root, and never out of it.
+//! Resolves paths inside an image's root as a program there sees them: symlinks never leave the root.
 //!
-//! Who made an image chooses where its links lead. To follow one as the host does could hand any file of the host to the
-//! sandbox that the image is for, or read for ever from a device.
+//! The author of an image chooses its symlinks. Resolving one on the host could expose any host file to the sandbox, or read forever from a
+//! device.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -16,13 +16,13 @@ use rustix::io::Errno;
 
 use crate::bounded;
 
-/// More links than this lead nowhere, as for the kernel.
+/// Limit of symlinks in one path, as in the kernel.
 const MAX_LINKS: usize = 40;
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-// Without NONBLOCK a fifo would block for ever.
+// Without NONBLOCK, opening a fifo would block.
 const LAST_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// Reads a regular file of at most so many bytes; anything else is an error.
+/// Reads a regular file of at most `most_bytes` bytes; anything else is an error.
 pub fn read(root: &Path, path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
     bounded::whole(File::from(open(root, path)?), most_bytes)
 }
@@ -42,7 +42,7 @@ pub fn list(root: &Path, path: &Path) -> io::Result<Vec<OsString>> {
 
 fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     let root = openat(CWD, root, DIR_FLAGS, Mode::empty())?;
-    // Below the root, each inside the one before.
+    // The open directories below the root, each inside the previous one.
     let mut way: Vec<OwnedFd> = Vec::new();
     let mut ahead: VecDeque<OsString> = names(path).map(OsStr::to_owned).collect();
     let mut links = 0;
@@ -77,7 +77,7 @@ fn open(root: &Path, path: &Path) -> io::Result<OwnedFd> {
     Ok(way.pop().unwrap_or(root))
 }
 
-/// Returns the parts of a path that move: names and `..`.
+/// Returns the components of a path that change the directory: names and `..`.
 pub fn names(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
     path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name),

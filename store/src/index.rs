@@ -10,9 +10,8 @@
 //! w <path>
 //! ```
 //!
-//! Paths, targets, names and values are percent-escaped: every byte but printable ASCII, and
-//! `%` and `=`. The reader takes exactly what the writer writes, so equal lists have equal
-//! text and a digest of the text names the list.
+//! Paths, targets, names and values are percent-escaped: every byte but printable ASCII, and `%` and `=`. The reader accepts exactly the
+//! writer's output, so equal lists have equal text, and a digest of the text identifies the list.
 
 use crate::digest::Digest;
 use crate::entry::{Entry, MAX_ENTRIES, Meta, Node};
@@ -28,38 +27,38 @@ pub struct Index {
     entries: Vec<Entry>,
 }
 
-/// Why something is no index.
+/// Reason why a text or list is not an index.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// The first line is not the one we know.
+    /// The first line is not the known header.
     #[error("index starts with {found:?}, not with \"silo-index 1\"")]
     Version {
-        /// The first line, cut.
+        /// The first line, shortened.
         found: String,
     },
-    /// A line is not as the writer would write it.
+    /// A line differs from its canonical form.
     #[error("index line {line}: {why}")]
     Line {
-        /// The line, the first being 1.
+        /// The number of the line; the first is 1.
         line: usize,
-        /// What is wrong.
+        /// The fault.
         why: &'static str,
     },
-    /// An entry does not fit the others.
+    /// An entry contradicts the others.
     #[error("index entry {path}: {why}")]
     Entry {
         /// The entry.
         path: LayerPath,
-        /// What is wrong.
+        /// The fault.
         why: &'static str,
     },
-    /// More entries than a layer may hold.
+    /// More entries than [`MAX_ENTRIES`].
     #[error("more than {MAX_ENTRIES} entries")]
     TooMany,
 }
 
 impl Index {
-    /// Checks a list of entries, which must already be normal and sorted.
+    /// Checks a list of entries, which must be normalised and sorted.
     pub fn new(entries: Vec<Entry>) -> Result<Self, IndexError> {
         if entries.len() > MAX_ENTRIES {
             return Err(IndexError::TooMany);
@@ -80,7 +79,7 @@ impl Index {
         found.ok().map(|at| &self.entries[at])
     }
 
-    /// Returns the entry that holds the bytes of `path`: itself, or what it is a hard link to.
+    /// Returns the entry that has the bytes of `path`: itself, or the target of the hard link.
     pub fn resolve(&self, path: &LayerPath) -> Option<&Entry> {
         match self.get(path)? {
             Entry { node: Node::Hardlink { to }, .. } => self.get(to),
@@ -114,7 +113,7 @@ impl Index {
         out
     }
 
-    /// Reads a canonical text.
+    /// Parses a canonical text.
     pub fn parse(text: &[u8]) -> Result<Self, IndexError> {
         let Some(body) = text.strip_prefix(HEADER) else {
             let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -132,7 +131,7 @@ impl Index {
                 return Err(bad("is not in canonical form"));
             }
             if let Node::Hardlink { to } = &entry.node {
-                // The text leaves a hard link's metadata to its file, which stands above.
+                // A hard link has its file's metadata; the file is an earlier entry.
                 let found = entries.binary_search_by(|other| other.path.cmp(to));
                 let at = found.map_err(|_| bad("is a hard link to a path that is not above it"))?;
                 entry.meta = entries[at].meta.clone();
@@ -146,7 +145,7 @@ impl Index {
     }
 
     fn check(&self) -> Result<(), IndexError> {
-        // The non-directory last seen: whatever is below it would come right after it.
+        // The last entry that is not a directory: an entry below it would follow directly.
         let mut leaf: Option<&LayerPath> = None;
         for (at, entry) in self.entries.iter().enumerate() {
             let bad = |why| IndexError::Entry { path: entry.path.clone(), why };
@@ -154,10 +153,10 @@ impl Index {
                 return Err(bad("is a duplicate or out of order"));
             }
             if leaf.is_some_and(|leaf| entry.path.is_below(leaf)) {
-                return Err(bad("lies below something that is not a directory"));
+                return Err(bad("is below a path that is not a directory"));
             }
             if normal::meta(entry.node.kind(), &entry.meta) != entry.meta {
-                return Err(bad("has metadata that is not normal"));
+                return Err(bad("has metadata that is not normalised"));
             }
             match &entry.node {
                 Node::Dir { .. } => {}
@@ -323,7 +322,7 @@ fn read_line(line: &[u8]) -> Result<Entry, &'static str> {
     }
 }
 
-/// The fields of a line, parted by single spaces.
+/// The fields of a line, separated by single spaces.
 struct Fields<'a, F: FnMut(&u8) -> bool>(std::slice::Split<'a, u8, F>);
 
 impl<'a, F: FnMut(&u8) -> bool> Fields<'a, F> {

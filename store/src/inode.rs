@@ -1,8 +1,7 @@
-//! How an entry's metadata is put on a file or directory on disk, and read from there.
+//! Writes and reads an entry's metadata on disk.
 //!
-//! Files on disk always belong to whoever runs Silo, and the index keeps the truth. What can be
-//! shown to a guest is: permissions (readable by us in any case), mtime, `user.*` attributes,
-//! and an owner other than 0:0 as the attribute `user.silo.owner`.
+//! Files on disk belong to the user that runs Silo; the index has the true owner. The disk has the metadata that a guest can see:
+//! permissions (always readable by us), mtime, `user.*` attributes, and an owner other than 0:0 as the attribute `user.silo.owner`.
 
 use crate::entry::{Kind, Meta};
 use crate::normal;
@@ -12,9 +11,9 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-/// Puts the normal metadata `meta` on a file or directory that was just made.
+/// Sets the normalised metadata `meta` on a new file or directory.
 pub(crate) fn dress(fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> Result<(), Errno> {
-    // Attributes first: the kernel lets user.* be set only where the owner may write.
+    // Attributes first: the kernel allows user.* only with write permission.
     if let Some(owner) = normal::owner_text(meta) {
         set_xattr(fd, normal::OWNER_XATTR.as_bytes(), owner.as_bytes())?;
     }
@@ -25,24 +24,24 @@ pub(crate) fn dress(fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> Result<(), E
     }
     let mode = normal::disk_mode(kind, meta.mode);
     match fs::fchmod(fd, mode_of(mode)) {
-        // A file system or container may forbid setuid bits; the index keeps them.
+        // A file system or container may forbid setuid bits; the index has them.
         Err(Errno::PERM) => fs::fchmod(fd, mode_of(mode & 0o777))?,
         done => done?,
     }
     fs::futimens(fd, &times(meta.mtime))
 }
 
-/// Makes an inode that others wrote carry exactly the normal metadata `meta`.
+/// Resets an inode written by others to exactly the normalised metadata `meta`.
 pub(crate) fn redress(fd: BorrowedFd<'_>, kind: Kind, meta: &Meta) -> Result<(), Errno> {
     fs::fchmod(fd, mode_of(0o600))?;
     undress(fd)?;
     dress(fd, kind, meta)
 }
 
-/// Takes all extended attributes off.
+/// Removes all extended attributes.
 pub(crate) fn undress(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     for name in names(|buffer| fs::flistxattr(fd, buffer))? {
-        // The host's own attributes (labels, say) may resist; no guest is shown them as ours.
+        // The host's own attributes (security labels) may be protected; guests do not see them as ours.
         let removed = fs::fremovexattr(fd, name.as_slice());
         if name.starts_with(b"user.") {
             removed?;
@@ -51,7 +50,7 @@ pub(crate) fn undress(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Returns the extended attributes at `path`, not following a link.
+/// Returns the extended attributes of `path`; a symlink is not followed.
 pub(crate) fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
     let mut found = BTreeMap::new();
     for name in names(|buffer| fs::llistxattr(path, buffer))? {
@@ -61,7 +60,7 @@ pub(crate) fn xattrs(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
                 value.truncate(length);
                 found.insert(name, value);
             }
-            // Removed meanwhile, or not ours to see.
+            // Removed in between, or not permitted.
             Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => {}
             Err(error) => return Err(error),
         }
@@ -73,7 +72,7 @@ pub(crate) fn mode_of(mode: u32) -> Mode {
     Mode::from_raw_mode(mode as RawMode)
 }
 
-/// Returns the permissions that a file or directory has.
+/// Returns the permission bits of a file or directory.
 #[allow(clippy::useless_conversion, reason = "the type of a mode is the system's own")]
 pub(crate) fn permissions(found: &fs::Stat) -> u32 {
     u32::from(found.st_mode) & 0o7777
@@ -86,7 +85,7 @@ pub(crate) fn times(mtime: i64) -> Timestamps {
 
 fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> Result<(), Errno> {
     match fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
-        // No user attributes here; the index keeps them.
+        // The file system has no user attributes; the index has them.
         Err(Errno::NOTSUP) => Ok(()),
         done => done,
     }

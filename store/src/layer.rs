@@ -1,4 +1,4 @@
-//! Reading what stands beside a layer's bytes: its index and its manifest.
+//! Reads a layer's index and manifest.
 
 use crate::digest::LayerId;
 use crate::index::{Index, IndexError};
@@ -8,7 +8,7 @@ use crate::path_error::{PathError, at};
 use std::fs;
 use std::path::PathBuf;
 
-/// Why a layer cannot be read.
+/// Reason why a layer cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// A file operation failed.
@@ -19,7 +19,7 @@ pub enum LayerError {
     Index {
         /// The index.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         #[source]
         source: IndexError,
     },
@@ -28,7 +28,7 @@ pub enum LayerError {
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         #[source]
         source: ManifestError,
     },
@@ -41,7 +41,7 @@ pub fn read_index(store: &Store, id: &LayerId) -> Result<Index, LayerError> {
     Index::parse(&text).map_err(|source| LayerError::Index { path, source })
 }
 
-/// Returns where a layer came from.
+/// Returns a layer's origin and summary.
 pub fn read_manifest(store: &Store, id: &LayerId) -> Result<Manifest, LayerError> {
     let path = store.manifest(id);
     let text = fs::read_to_string(&path).map_err(at("read", &path))?;
@@ -54,7 +54,7 @@ pub fn list(store: &Store) -> Result<Vec<LayerId>, PathError> {
     let mut ids = Vec::new();
     for item in fs::read_dir(&dir).map_err(at("list", &dir))? {
         let name = item.map_err(at("list", &dir))?.file_name();
-        // Anything else in here is not ours to touch.
+        // Ignore entries with other names; they are not ours.
         ids.extend(name.to_str().and_then(|name| LayerId::parse(name).ok()));
     }
     ids.sort();

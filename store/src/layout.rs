@@ -15,17 +15,17 @@ use crate::private::{self, make_dir};
 use crate::system;
 use std::path::{Path, PathBuf};
 
-/// A handle on a store directory; cheap to clone.
+/// A handle to a store directory; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
 }
 
 impl Store {
-    /// Opens the store in `root`, making what is missing; the directory above it must be there.
+    /// Opens the store in `root` and makes missing directories; the parent of `root` must exist.
     ///
-    /// `root` must be the caller's own. Directories are made for their owner alone: a layer may hold setuid files, which no
-    /// other user of the machine may reach.
+    /// `root` must belong to the caller. Directories are made with mode 0700: a layer may hold setuid files, which other users of the host
+    /// must not reach.
     pub fn open(root: &Path) -> Result<Store, PathError> {
         private::open_home(root)?;
         let store = Store { root: root.to_path_buf() };
@@ -36,12 +36,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Returns the directory this store is in.
+    /// Returns the store's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns whether a layer stands here, in whatever form.
+    /// Returns true if the store has the layer, in any form.
     pub fn has(&self, id: &LayerId) -> bool {
         self.index(id).exists()
     }
@@ -111,37 +111,37 @@ impl Store {
         self.root.join("locks")
     }
 
-    /// Returns the lock that readers and writers share and gc takes alone.
+    /// Returns the store's lock file: readers and writers share the lock, gc takes it exclusively.
     pub fn store_lock(&self) -> PathBuf {
         self.locks().join("store")
     }
 
-    /// Returns the lock of whoever builds a derivation.
+    /// Returns the lock file for building a derivation.
     pub fn build_lock(&self, key: &Digest) -> PathBuf {
         self.locks().join(format!("{BUILD_LOCK_PREFIX}{key}"))
     }
 
-    /// Returns the lock that keeps an image while it runs.
+    /// Returns the lock file that protects a running image from gc.
     pub fn pin(&self, image: &Digest) -> PathBuf {
         self.locks().join(format!("{PIN_PREFIX}{image}"))
     }
 }
 
-/// The directory form's name inside a layer.
+/// The name of a layer's tree.
 pub(crate) const TREE: &str = "tree";
 pub(crate) const INDEX: &str = "index";
 pub(crate) const MANIFEST: &str = "manifest.toml";
 pub(crate) const PACKED: &str = "layer.tar.zst";
-/// What the names of build locks begin with.
+/// Prefix of the names of build locks.
 pub(crate) const BUILD_LOCK_PREFIX: &str = "build-";
-/// What the names of pins begin with.
+/// Prefix of the names of pins.
 pub(crate) const PIN_PREFIX: &str = "image-";
 
-/// Makes a directory in whose subdirectories many files come and go; one that exists is left alone.
+/// Makes a directory for subdirectories with many short-lived files; an existing one is not changed.
 ///
-/// ext4 puts a directory near its parent, and new files near their directory. For each it searches past all inodes
-/// nearby that were freed less than a minute ago, one by one: after a large removal this doubles the time that a
-/// build takes. Where the file system knows the wish, subdirectories are spread over the disk instead.
+/// ext4 allocates a directory near its parent, and new files near their directory. For each it searches linearly past all nearby inodes
+/// that were freed in the last minute: after a large removal this doubles the time of a build. Where the file system supports it, a flag
+/// spreads the subdirectories over the disk instead.
 pub fn make_workplace(dir: &Path) -> Result<(), PathError> {
     if !dir.exists() {
         make_dir(dir)?;

@@ -1,8 +1,7 @@
-//! The content-addressed store of layers: a layer is a tree of files, named by the SHA-256 of
-//! its canonical tar, and made only by committing a stage.
+//! The content-addressed store of layers. A layer is a file tree, named by the SHA-256 of its canonical tar. Only the commit of a stage
+//! makes one.
 //!
-//! Formats are described in docs/store.md. Modules are listed by floor, lowest first; a
-//! module uses only floors above its own in the list.
+//! docs/store.md describes the formats. Modules are listed by level, lowest first; a module uses only modules above its own line.
 #![forbid(unsafe_code)]
 
 pub mod digest;

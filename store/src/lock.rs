@@ -1,9 +1,8 @@
-//! Permissions as values: the store's lock, shared to use it and exclusive to collect, one lock per
-//! derivation, so that two processes build a thing once, and pins, which keep an image for a run.
+//! Locks as proofs of permission. There is the store's lock, shared to use the store and exclusive to collect; one lock per derivation, so
+//! that only one process builds it; and pins, which keep an image during a run.
 //!
-//! Locks are flock(2) on files in locks/: the kernel drops them when their holder dies. Build locks
-//! and pins are taken only while the store's lock is shared, so gc may remove files nobody holds.
-//! A pin outlasts the shared lock: a sandbox that runs for hours keeps its image and nothing else.
+//! Locks are flock(2) on files in locks/: the kernel drops them when the holder dies. Build locks and pins are taken only under the shared
+//! lock, so gc may remove files that nobody holds. A pin outlives the shared lock: a sandbox that runs for hours keeps only its image.
 
 use crate::digest::Digest;
 use crate::held::Held;
@@ -17,25 +16,25 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Permission to read the store and add to it; nothing is collected while one is held.
+/// Permission to read the store and add to it; gc waits until it is dropped.
 #[derive(Debug)]
 pub struct SharedLock {
     _held: Held,
 }
 
-/// Permission to remove from the store; nobody else uses it meanwhile.
+/// Permission to remove from the store; no other process uses the store.
 #[derive(Debug)]
 pub struct ExclusiveLock {
     _held: Held,
 }
 
-/// Permission to build one derivation; no other process builds it meanwhile.
+/// Permission to build one derivation; no other process builds it.
 #[derive(Debug)]
 pub struct BuildLock {
     _held: Held,
 }
 
-/// Keeps an image, with what it is made of, from being collected as long as it is held.
+/// Protects an image and its layers from gc while it is held.
 #[derive(Debug)]
 pub struct Pin {
     _held: Held,
@@ -44,37 +43,37 @@ pub struct Pin {
 /// A process that holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Process id.
     pub pid: u32,
-    /// Its program and arguments, empty where they cannot be read.
+    /// Its program and arguments; empty if they cannot be read.
     pub command: Vec<String>,
 }
 
-/// How often a lock that is waited for is tried; short beside anything a person notices.
+/// Interval between attempts to take a lock; too short for a person to notice.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Waits until nothing is being collected.
+/// Takes the shared lock; waits for a running collection.
 pub fn share(store: &Store) -> Result<SharedLock, PathError> {
     let path = store.store_lock();
     let held = Held::shared(open(&path)?).map_err(at("lock", &path))?;
     Ok(SharedLock { _held: held })
 }
 
-/// Waits until nobody uses the store.
+/// Takes the exclusive lock; waits for all users of the store.
 pub fn exclude(store: &Store) -> Result<ExclusiveLock, PathError> {
     let path = store.store_lock();
     let held = Held::exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(ExclusiveLock { _held: held })
 }
 
-/// Returns the exclusive lock, or `None` while somebody uses the store.
+/// Returns the exclusive lock, or `None` if the store is in use.
 pub fn try_exclude(store: &Store) -> Result<Option<ExclusiveLock>, PathError> {
     let path = store.store_lock();
     let held = Held::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(held.map(|held| ExclusiveLock { _held: held }))
 }
 
-/// Returns the exclusive lock as soon as nobody uses the store, or `None` when `patience` is at its end.
+/// Returns the exclusive lock once the store is unused, or `None` after `patience`.
 pub fn exclude_within(store: &Store, patience: Duration) -> Result<Option<ExclusiveLock>, PathError> {
     let began = Instant::now();
     loop {
@@ -85,7 +84,7 @@ pub fn exclude_within(store: &Store, patience: Duration) -> Result<Option<Exclus
     }
 }
 
-/// Keeps an image from being collected; whoever takes a pin looks afterwards whether the image is there.
+/// Protects an image from gc. The caller must check afterwards that the image exists.
 pub fn pin(store: &Store, _permission: &SharedLock, image: &Digest) -> Result<Pin, PathError> {
     let path = store.pin(image);
     let held = Held::shared(open(&path)?).map_err(at("lock", &path))?;
@@ -94,7 +93,7 @@ pub fn pin(store: &Store, _permission: &SharedLock, image: &Digest) -> Result<Pi
 
 /// Returns the pinned images, each with the processes that run it.
 ///
-/// Whoever holds the exclusive lock may rely on it, since a pin is taken under the shared one; to others it is news.
+/// The result is reliable under the exclusive lock, because a pin is taken under the shared one. Otherwise it may be out of date.
 pub fn pins(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
     let mut pinned = BTreeMap::new();
     for image in pin_files(store)? {
@@ -107,7 +106,7 @@ pub fn pins(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
     Ok(pinned)
 }
 
-/// Removes the files of pins that nobody holds.
+/// Removes pin files that no process holds.
 pub(crate) fn remove_stale_pins(store: &Store, _permission: &ExclusiveLock) -> Result<(), PathError> {
     let held = pins(store)?;
     for image in pin_files(store)?.into_iter().filter(|image| !held.contains_key(image)) {
@@ -127,18 +126,18 @@ fn pin_files(store: &Store) -> Result<Vec<Digest>, PathError> {
     Ok(images)
 }
 
-/// Returns the processes that hold the store's lock, as far as the system tells.
+/// Returns the processes that hold the store's lock, if the system lists them.
 pub fn users(store: &Store) -> Vec<Holder> {
     holders(&store.store_lock())
 }
 
-/// Returns who holds a lock on a file: what the kernel lists by the file's number, and has it open.
+/// Returns the holders of a file lock: processes in /proc/locks with the file's inode number that have the file open.
 fn holders(path: &Path) -> Vec<Holder> {
     let number = fs::metadata(path).map(|found| found.ino());
     let (Ok(number), Ok(locks)) = (number, fs::read_to_string("/proc/locks")) else { return Vec::new() };
     let suffix = format!(":{number}");
     let fields = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // `1: FLOCK ADVISORY READ 1234 08:01:5678 0 EOF`; one that waits has an arrow in the second place.
+    // `1: FLOCK ADVISORY READ 1234 08:01:5678 0 EOF`; a waiting process has an arrow in the second column.
     let of = |fields: Vec<&str>| match fields[..] {
         [_, "FLOCK", _, _, pid, file, ..] if file.ends_with(&suffix) => pid.parse::<u32>().ok(),
         _ => None,
@@ -159,14 +158,14 @@ fn command_of(pid: u32) -> Vec<String> {
     words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// Waits until nobody else builds the derivation `key`.
+/// Waits until no other process builds the derivation `key`.
 pub fn build(store: &Store, _permission: &SharedLock, key: &Digest) -> Result<BuildLock, PathError> {
     let path = store.build_lock(key);
     let held = Held::exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(BuildLock { _held: held })
 }
 
-/// Returns the lock of the derivation `key`, or `None` while somebody else builds it.
+/// Returns the lock of the derivation `key`, or `None` if another process builds it.
 pub fn try_build(store: &Store, _permission: &SharedLock, key: &Digest) -> Result<Option<BuildLock>, PathError> {
     let path = store.build_lock(key);
     let held = Held::try_exclusive(open(&path)?).map_err(at("lock", &path))?;

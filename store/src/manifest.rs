@@ -1,23 +1,23 @@
-//! `manifest.toml`: where a layer came from. Nothing here is part of its identity.
+//! `manifest.toml`: the origin of a layer. It is not part of the layer's identity.
 //!
-//! The file is TOML, so that people and tools can read it; the reader takes only what the
-//! writer writes: these keys, in this order, one value or list item a line.
+//! The file is TOML, so that people and tools can read it. The reader accepts only the writer's format: these keys, in this order, one
+//! value or list item per line.
 
 use crate::digest::LayerId;
 use std::fmt::Write;
 
-/// Where a layer came from, as whoever made it says.
+/// The origin of a layer, as reported by its builder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// What the layer is, for people.
+    /// Name of the layer, for people.
     pub name: String,
-    /// The derivation that gave it, in hex; empty where there is none.
+    /// The derivation that was built, in hex; empty if there is none.
     pub derivation: String,
-    /// When it was made, in seconds since 1970.
+    /// Creation time, in seconds since 1970.
     pub created: u64,
-    /// How long that took.
+    /// Build time in milliseconds.
     pub duration_ms: u64,
-    /// What it was made from: digests and ids, in the derivation's order.
+    /// Digests and ids of the inputs, in the derivation's order.
     pub inputs: Vec<String>,
     /// The packages inside, as `name version`.
     pub packages: Vec<String>,
@@ -28,21 +28,21 @@ pub struct Record {
 pub struct Manifest {
     /// The layer.
     pub layer: LayerId,
-    /// How many entries it has.
+    /// Number of entries.
     pub entries: u64,
-    /// How many bytes its files have.
+    /// Total size of the files in bytes.
     pub bytes: u64,
-    /// Where it came from.
+    /// The origin of the layer.
     pub record: Record,
 }
 
-/// Text that is no manifest.
+/// Text that is not a manifest.
 #[derive(Debug, thiserror::Error)]
 #[error("manifest line {line}: {why}")]
 pub struct ManifestError {
-    /// The line, the first being 1.
+    /// The number of the line; the first is 1.
     pub line: usize,
-    /// What is wrong.
+    /// The fault.
     pub why: &'static str,
 }
 
@@ -66,11 +66,11 @@ impl Manifest {
         out
     }
 
-    /// Reads a text that [`Manifest::to_text`] wrote.
+    /// Parses the output of [`Manifest::to_text`].
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let mut lines = Lines { lines: text.lines(), number: 0 };
         if lines.value("version")? != "1" {
-            return Err(lines.bad("is of a version we do not know"));
+            return Err(lines.bad("has an unknown version"));
         }
         let layer = lines.string("layer")?;
         let manifest = Manifest {

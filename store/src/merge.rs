@@ -1,10 +1,8 @@
-//! Laying layers over each other, on their indexes only.
+//! Merges stacked layers, on their indexes only.
 //!
-//! The rules are those of OCI images: a later entry wins; a whiteout removes what is below; an
-//! opaque directory removes what was in it; a directory over a directory takes the later
-//! metadata and keeps the contents; anything else over a directory removes its contents.
-//! Names of one file that survive together stay names of one file. A parent no layer describes
-//! becomes a 0:0 0755 directory.
+//! The rules are those of OCI images. A later entry wins. A whiteout removes the entry below it; an opaque directory removes its earlier
+//! contents. A directory over a directory takes the later metadata and keeps the contents; anything else over a directory removes its
+//! contents. Hard links of one file that survive together stay hard links. A parent without an entry becomes a 0:0 0755 directory.
 
 use crate::entry::{Entry, Node};
 use crate::index::{Index, IndexError};
@@ -13,22 +11,22 @@ use crate::path::LayerPath;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
-/// What layers are together.
+/// Result of a merge.
 #[derive(Clone, Debug, Default)]
 pub struct Merged {
     /// All entries; no whiteouts, nothing opaque.
     pub index: Index,
-    /// For each entry, the number of the layer it comes from; none for an implied directory.
+    /// For each entry, the number of its layer; `None` for an implied directory.
     pub sources: Vec<Option<usize>>,
-    /// Paths where a layer replaced something else than it holds itself.
+    /// Paths at which a layer replaced a different entry.
     pub conflicts: Vec<Conflict>,
 }
 
-/// Two layers that hold different things at one path, both not directories, or of which only
-/// one is. Normal for a step that changes files; between packages it means a lost file.
+/// Two layers with different objects at one path, at most one of them a directory. Normal for a step that changes files; between packages
+/// it means a lost file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Where.
+    /// The path.
     pub path: LayerPath,
     /// The number of the layer that lost.
     pub below: usize,
@@ -36,25 +34,25 @@ pub struct Conflict {
     pub above: usize,
 }
 
-/// Why layers cannot be laid over each other.
+/// Reason why layers cannot be merged.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
-    /// An entry's parent is no directory.
-    #[error("{path} of layer {layer} lies below something that is not a directory")]
+    /// An entry's parent is not a directory.
+    #[error("{path} of layer {layer} is below a path that is not a directory")]
     NotADirectory {
         /// The entry.
         path: LayerPath,
         /// The number of its layer, the lowest being 0.
         layer: usize,
     },
-    /// The result is no index.
+    /// The result is not an index.
     #[error("the layers together are not a tree")]
     Index(#[from] IndexError),
 }
 
 type Slots<'a> = BTreeMap<&'a LayerPath, (usize, &'a Entry)>;
 
-/// Lays `layers` over each other, the first lowest.
+/// Merges `layers`, lowest first.
 pub fn merge(layers: &[&Index]) -> Result<Merged, MergeError> {
     let mut slots = Slots::new();
     let mut conflicts = Vec::new();
@@ -92,7 +90,7 @@ fn remove_below(slots: &mut Slots<'_>, dir: &LayerPath) {
     }
 }
 
-/// Returns whether replacing one entry by the other loses nothing: same directory, bytes or target.
+/// Checks that replacing one entry by the other loses nothing: same directory, bytes or target.
 fn alike(old_layer: &Index, old: &Entry, new_layer: &Index, new: &Entry) -> bool {
     let bytes = |layer: &Index, entry: &Entry| match layer.resolve(&entry.path).map(|file| &file.node) {
         Some(Node::File { digest, .. }) => Some(*digest),
@@ -110,12 +108,12 @@ fn alike(old_layer: &Index, old: &Entry, new_layer: &Index, new: &Entry) -> bool
 
 type Flat = (Vec<Entry>, Vec<Option<usize>>);
 
-/// Makes entries of what is left, adding parents and giving each file its first surviving name.
+/// Converts the remaining slots to entries; adds parents and moves each file to its first surviving name.
 fn flatten(layers: &[&Index], slots: &Slots<'_>) -> Result<Flat, MergeError> {
     let mut entries: Vec<Entry> = Vec::with_capacity(slots.len());
     let mut sources = Vec::with_capacity(slots.len());
     let mut first: HashMap<(usize, &LayerPath), &LayerPath> = HashMap::new();
-    // The directories the current entry may lie in, outermost first.
+    // The open ancestors of the current entry, outermost first.
     let mut open: Vec<LayerPath> = Vec::new();
     for (path, (layer, entry)) in slots {
         while open.last().is_some_and(|dir| !path.is_below(dir)) {
@@ -147,7 +145,7 @@ fn flatten(layers: &[&Index], slots: &Slots<'_>) -> Result<Flat, MergeError> {
     Ok((entries, sources))
 }
 
-/// Returns the ancestors of `path` that lie below `known`, outermost first.
+/// Returns the ancestors of `path` below `known`, outermost first.
 fn missing_parents(path: &LayerPath, known: Option<&LayerPath>) -> Vec<LayerPath> {
     let mut missing = Vec::new();
     let mut above = path.parent();

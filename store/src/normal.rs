@@ -1,27 +1,25 @@
-//! What a normal entry looks like: everything a build's clock, user or file system could
-//! change is either constant or reduced to one form here.
+//! Normalisation of entries: values that a build's clock, user or file system could change are constant or have one form.
 //!
-//! * directories: mtime is constant, because it would couple a layer to the layers beside it;
-//! * symbolic links: mode and mtime are constant, no extended attributes: no tool can set them
-//!   alike everywhere;
-//! * files: mtime is clamped by the caller (see [`clamp`]) and lies in what an octal tar field holds;
+//! * directories: mtime is constant, because it would couple a layer to neighbouring layers;
+//! * symlinks: mode and mtime are constant, without extended attributes: no tool can set them everywhere;
+//! * files: mtime is clamped by the caller (see [`clamp`]) and limited to an octal tar field;
 //! * extended attributes: an allow-list, see [`xattr`].
 
 use crate::entry::{Kind, Meta};
 
-/// The mtime of every directory, symbolic link and whiteout: 1980-01-01, the first date a zip
-/// file can hold, so that nothing made from a root fails on it. A change here changes every LayerId.
+/// The mtime of every directory, symlink and whiteout: 1980-01-01, the first date that a zip file can store, so that zipping files of a
+/// root works. A change here changes every LayerId.
 pub const CONSTANT_MTIME_SECS: i64 = 315_532_800;
 /// The latest mtime an octal ustar field can hold (year 2242).
 pub const MAX_MTIME_SECS: i64 = 0o77_777_777_777;
-/// The longest extended attribute Linux stores.
+/// The longest extended attribute that Linux stores.
 pub const MAX_XATTR_BYTES: usize = 65_536;
-/// The extended attribute that keeps an owner other than 0:0 on disk, as `uid:gid`.
+/// The extended attribute for an owner other than 0:0 on disk, as `uid:gid`.
 pub const OWNER_XATTR: &str = "user.silo.owner";
-/// Where Linux keeps a file's capabilities.
+/// The extended attribute for a file's capabilities.
 pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
 
-/// Returns the normal form of `meta` for an entry of this kind.
+/// Returns the normalised form of `meta` for an entry of this kind.
 pub fn meta(kind: Kind, meta: &Meta) -> Meta {
     match kind {
         Kind::Dir => Meta { mode: meta.mode & 0o7777, mtime: CONSTANT_MTIME_SECS, xattrs: xattrs(kind, meta), ..*meta },
@@ -38,22 +36,21 @@ pub fn whiteout() -> Meta {
     Meta { mtime: CONSTANT_MTIME_SECS, ..Meta::default() }
 }
 
-/// Returns the metadata of a directory nobody described: root's, 0755.
+/// Returns the metadata of a directory without an entry: 0:0, 0755.
 pub fn implied_dir() -> Meta {
     Meta { mode: 0o755, mtime: CONSTANT_MTIME_SECS, ..Meta::default() }
 }
 
-/// Returns `mtime`, or `epoch` where that is earlier: a build's `SOURCE_DATE_EPOCH`.
+/// Returns `mtime`, or `epoch` if that is earlier: a build's `SOURCE_DATE_EPOCH`.
 pub fn clamp(mtime: i64, epoch: i64) -> i64 {
     mtime.min(epoch)
 }
 
-/// Returns the normal value of an extended attribute, or `None` where it is not kept.
+/// Returns the normalised value of an extended attribute, or `None` to drop it.
 ///
-/// Kept are file capabilities, without the user-namespace root that version 3 adds to them,
-/// and `user.*` except what overlayfs and Silo keep there for themselves. Labels, ACLs and
-/// the rest belong to the host that made them. A name with `=` or a control byte cannot be
-/// written into a PAX record and is dropped too.
+/// Two kinds are kept: file capabilities, without the user-namespace root that version 3 adds, and `user.*` except the private attributes
+/// of overlayfs and Silo. Labels, ACLs and the rest belong to the host that made them. A name with `=` or a control byte does not fit into
+/// a PAX record and is dropped too.
 pub fn xattr(kind: Kind, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     let is_file = matches!(kind, Kind::File | Kind::Hardlink);
     if value.len() > MAX_XATTR_BYTES || name.len() > 255 {
@@ -68,7 +65,7 @@ pub fn xattr(kind: Kind, name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     ((is_file || kind == Kind::Dir) && !private && plain).then(|| value.to_vec())
 }
 
-/// Returns a capability set in the 20 bytes of version 2, or `None` for anything else.
+/// Returns a capability set as the 20 bytes of version 2, or `None` for anything else.
 fn capability(value: &[u8]) -> Option<Vec<u8>> {
     // The magic is little-endian: one flag in the low byte, the version in the top one.
     let (body, version) = match value.len() {
@@ -89,12 +86,12 @@ fn xattrs(kind: Kind, meta: &Meta) -> std::collections::BTreeMap<Vec<u8>, Vec<u8
     meta.xattrs.iter().filter_map(normal).collect()
 }
 
-/// Returns the text of the owner attribute, or `None` for 0:0, which needs none.
+/// Returns the text of the owner attribute, or `None` for 0:0.
 pub(crate) fn owner_text(meta: &Meta) -> Option<String> {
     (meta.uid != 0 || meta.gid != 0).then(|| format!("{}:{}", meta.uid, meta.gid))
 }
 
-/// Reads the text of the owner attribute.
+/// Parses the text of the owner attribute.
 pub(crate) fn parse_owner(text: &[u8]) -> Option<(u32, u32)> {
     let (uid, gid) = std::str::from_utf8(text).ok()?.split_once(':')?;
     let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
@@ -104,7 +101,7 @@ pub(crate) fn parse_owner(text: &[u8]) -> Option<(u32, u32)> {
     Some((number(uid)?, number(gid)?))
 }
 
-/// Returns the permissions an entry has on disk: ours to read, and to write below if a directory.
+/// Returns an entry's permissions on disk: always readable by us, and writable if it is a directory.
 pub(crate) fn disk_mode(kind: Kind, mode: u32) -> u32 {
     match kind {
         Kind::Dir => mode | 0o700,

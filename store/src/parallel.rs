@@ -1,7 +1,7 @@
 //! Runs work on many items on a thread pool, or with as many threads as the system allows.
 //!
-//! rayon's global pool panics where a thread cannot be started (a limit of processes, no memory). So the pool is built here,
-//! with fewer threads after each failure; without any, the caller does the work itself, only more slowly.
+//! rayon's global pool panics if a thread cannot be started (a process limit, no memory). So the pool is built here, with fewer threads
+//! after each failure; without threads, the caller does the work itself.
 
 use std::num::NonZero;
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use std::thread;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Returns the result of each item, in their order.
+/// Returns the results in the order of the items.
 pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     match pool(items.len()) {
         Some(pool) => pool.install(|| items.par_iter().map(&work).collect()),
@@ -18,7 +18,7 @@ pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<
     }
 }
 
-/// Returns the result of each item, in their order, or an error; items that nobody has begun by then are left.
+/// Returns the results in the order of the items, or an error; after an error no further items are started.
 pub fn try_map<T: Sync, R: Send, E: Send>(items: &[T], work: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
     match pool(items.len()) {
         Some(pool) => pool.install(|| items.par_iter().map(&work).collect()),
@@ -26,13 +26,13 @@ pub fn try_map<T: Sync, R: Send, E: Send>(items: &[T], work: impl Fn(&T) -> Resu
     }
 }
 
-/// Returns the pool of this process, if there is more than one item to work on and a thread could be started.
+/// Returns this process's pool, or `None` for fewer than two items or if no thread could be started.
 fn pool(items: usize) -> Option<&'static ThreadPool> {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
     if items < 2 { None } else { POOL.get_or_init(|| started(thread::available_parallelism().map_or(1, NonZero::get))).as_ref() }
 }
 
-/// Starts a pool of so many threads, or of half as many, and so on.
+/// Starts a pool with `threads` threads; after a failure with half as many, and so on.
 fn started(threads: usize) -> Option<ThreadPool> {
     let mut halves = std::iter::successors(Some(threads), |threads| Some(threads / 2).filter(|half| *half > 0));
     halves.find_map(|threads| ThreadPoolBuilder::new().num_threads(threads).build().ok())

@@ -1,8 +1,7 @@
-//! A path inside a layer: relative, plain, bounded; any bytes but NUL.
+//! Paths inside a layer: relative, normalised, limited in length; any bytes but NUL.
 //!
-//! Paths are ordered by their components, each compared as bytes. So a parent sorts right
-//! before all that is below it (`a`, `a/b`, `a.b`), which is the order of the canonical tar
-//! and of the index. It differs from comparing whole strings, where `a.b` precedes `a/b`.
+//! Paths are ordered by component, each compared as bytes. So a parent sorts directly before everything below it (`a`, `a/b`, `a.b`), which
+//! is the order of the canonical tar and of the index. Comparing whole strings differs: there `a.b` precedes `a/b`.
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
@@ -10,33 +9,33 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest path, in bytes; Linux cannot open a longer one in one call.
+/// The longest path, in bytes; Linux cannot open a longer one in one system call.
 pub const MAX_PATH_BYTES: usize = 4096;
-/// The longest component, in bytes: the limit of every file system we write to.
+/// The longest component, in bytes: the limit of all supported file systems.
 pub const MAX_COMPONENT_BYTES: usize = 255;
-/// The deepest nesting. Arbitrary: real trees stay below 60, and a stage keeps one open
-/// directory for each level, so this also bounds its file descriptors.
+/// The deepest nesting. Arbitrary: real trees stay below 60. A stage keeps one open directory for each level, so this also limits its file
+/// descriptors.
 pub const MAX_DEPTH: usize = 256;
 
 /// A checked path inside a layer. Never empty: the root of a layer has no entry.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct LayerPath(Vec<u8>);
 
-/// A path that no layer may hold.
+/// A path that layers do not allow.
 #[derive(Debug, thiserror::Error)]
 #[error("path {} {why}", Shown(path))]
 pub struct LayerPathError {
-    /// The refused bytes.
+    /// The rejected bytes.
     pub path: Vec<u8>,
-    /// What is wrong with them.
+    /// The fault.
     pub why: &'static str,
 }
 
 impl LayerPath {
-    /// Checks `bytes` and takes a copy of them.
+    /// Checks `bytes` and copies them.
     ///
-    /// Names beginning with `.wh.` are refused too: OCI layers use them as deletion markers,
-    /// so whoever reads such a layer translates them before making a path of them.
+    /// Names that begin with `.wh.` are rejected too: OCI layers use them as whiteouts, so a reader of such a layer must translate them
+    /// first.
     pub fn parse(bytes: &[u8]) -> Result<Self, LayerPathError> {
         LayerPath::from_vec(bytes.to_vec())
     }
@@ -52,7 +51,7 @@ impl LayerPath {
         }
     }
 
-    /// Returns the path as bytes, components parted by `/`.
+    /// Returns the path as bytes, components separated by `/`.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -62,7 +61,7 @@ impl LayerPath {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
-    /// Returns the directory that holds this path, or `None` at the top.
+    /// Returns the parent directory, or `None` at the top.
     pub fn parent(&self) -> Option<LayerPath> {
         self.parent_bytes().map(|bytes| LayerPath(bytes.to_vec()))
     }
@@ -75,7 +74,7 @@ impl LayerPath {
         }
     }
 
-    /// Returns whether this path is below `dir` (not `dir` itself).
+    /// Returns true if this path is below `dir` (not `dir` itself).
     pub fn is_below(&self, dir: &LayerPath) -> bool {
         self.0.len() > dir.0.len() && self.0[dir.0.len()] == b'/' && self.0.starts_with(&dir.0)
     }
@@ -98,7 +97,7 @@ impl LayerPath {
     }
 }
 
-/// Returns why `bytes` is no path of a layer, if it is none.
+/// Returns the fault of `bytes` as a layer path, if there is one.
 fn fault(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("is empty");
@@ -134,8 +133,8 @@ fn fault(bytes: &[u8]) -> Option<&'static str> {
 pub(crate) fn compare(a: &[u8], b: &[u8]) -> Ordering {
     let shared = a.len().min(b.len());
     match (0..shared).find(|i| a[*i] != b[*i]) {
-        // A slash ends a component, and the shorter component comes first; no path holds
-        // NUL, so taking a slash for one gives exactly that.
+        // A slash ends a component, and the shorter component sorts first. Paths have no NUL, so ranking a slash as NUL gives exactly this
+        // order.
         Some(i) => {
             let rank = |byte: u8| if byte == b'/' { 0 } else { byte };
             rank(a[i]).cmp(&rank(b[i]))
@@ -168,8 +167,7 @@ impl fmt::Debug for LayerPath {
     }
 }
 
-/// Bytes shown to a person: control and non-UTF-8 bytes escaped, so that a hostile name
-/// cannot steer a terminal.
+/// Formats bytes for a terminal: control and non-UTF-8 bytes are escaped, so that a hostile name cannot send control sequences.
 pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Shown<'_> {

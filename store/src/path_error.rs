@@ -1,4 +1,4 @@
-//! An io error that names what was being done to which path.
+//! An I/O error with the attempted operation and its path.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {doing} {}", path.display())]
 pub struct PathError {
-    /// What was tried, as a verb: "open", "write".
+    /// The attempted operation, as a verb: "open", "write".
     pub doing: &'static str,
-    /// What it was tried on.
+    /// The path of the operation.
     pub path: PathBuf,
-    /// What the system answered.
+    /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-/// Returns a function that puts `doing` and `path` around an error, for `map_err`.
+/// Returns a function that adds `doing` and `path` to an error, for `map_err`.
 pub(crate) fn at<'a, E: Into<io::Error>>(doing: &'static str, path: &'a Path) -> impl FnOnce(E) -> PathError + 'a {
     move |source| PathError { doing, path: path.to_path_buf(), source: source.into() }
 }
 
-/// Turns "there is no such file" into `None`.
+/// Turns "not found" into `None`.
 pub(crate) fn if_present<T>(result: Result<T, PathError>) -> Result<Option<T>, PathError> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,7 +1,7 @@
-//! Files and directories that are their owner's alone, whatever the caller's umask says.
+//! Files and directories with access for their owner only, regardless of the umask.
 //!
-//! Everything in a home is made with these: it is private, or Silo obeys it. What was loosely made is mended when the
-//! home is opened; what belongs to another user is refused.
+//! Everything in a home is made with these functions: it is private, or Silo obeys it. Opening a home tightens loose permissions and
+//! rejects files of other users.
 
 use crate::inode::{mode_of, permissions};
 use crate::path_error::{PathError, at};
@@ -20,41 +20,41 @@ use std::path::Path;
 const DIR_MODE: u32 = 0o700;
 /// The mode of a private file.
 const FILE_MODE: u32 = 0o600;
-/// The permissions of everybody else.
+/// The permissions of all other users.
 const OTHERS: u32 = 0o077;
-/// Those with which others change something.
+/// Permissions that allow other users to change a file.
 const WRITE: u32 = 0o022;
-/// What holds files with modes that a guest sees, in directories that nobody else enters.
+/// Directories of files with the modes that a guest sees; other users cannot enter these directories.
 const APART: [&str; 5] = ["baked", "images", "stage", "work", "kept"];
 
-/// Makes a directory and its parents; one that exists is left alone.
+/// Makes a directory and its parents; an existing one is not changed.
 pub fn make_dir(dir: &Path) -> Result<(), PathError> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(at("create", dir))
 }
 
-/// Makes a file that must not exist yet, to write.
+/// Creates a new file for writing; an existing one is an error.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
-/// Opens a file to read and write, and makes it where it is not there.
+/// Opens a file for reading and writing; creates it if missing.
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
-/// Makes a file, or empties the one that is there, to write.
+/// Creates or truncates a file for writing.
 pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
 }
 
-/// Makes a file of these bytes, or replaces what is in it.
+/// Writes a file; replaces existing contents.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create(path)?.write_all(bytes)
 }
 
-/// Opens the home at `root`, which may be a link to a directory, making it where it is not there.
+/// Opens the home at `root`, which may be a symlink to a directory; creates it if missing.
 ///
-/// It must be the caller's own. Permissions that others have to it, or to what stands in it, are taken away.
+/// It must belong to the caller. Other users' permissions on it and its contents are removed.
 pub(crate) fn open_home(root: &Path) -> Result<(), PathError> {
     // Only the last directory is made: a mistyped HOME is an error.
     match DirBuilder::new().mode(DIR_MODE).create(root) {
@@ -79,16 +79,16 @@ pub(crate) fn open_home(root: &Path) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Whether what stands in a directory is looked at, too.
+/// Decides if a directory's contents are checked too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deep {
-    /// Others could have written above it.
+    /// Always: other users could have written to a parent.
     Always,
-    /// Only where others can write in the directory itself.
+    /// Only if other users can write to the directory itself.
     WhereLoose,
 }
 
-/// Takes permissions of others away from what stands in a home, and refuses what another user put there.
+/// Removes other users' permissions on a home's contents, and rejects files of other users.
 fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> Result<(), PathError> {
     let found = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
@@ -98,7 +98,7 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> 
     if kind == FileType::Symlink {
         return check_link(dir, name, path, us);
     }
-    // What root has put there is as good as one's own.
+    // Files of root are trusted like our own.
     if found.st_uid != us && found.st_uid != 0 {
         return Err(foreign(path, found.st_uid, "remove it, or give it to yourself with chown"));
     }
@@ -112,7 +112,7 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> 
         return Ok(());
     }
     let inner = match system::open_dir(dir, Path::new(name)) {
-        // It is mounted there.
+        // It is a mount point, or was removed.
         Err(Errno::XDEV | Errno::NOENT) => return Ok(()),
         opened => opened.map_err(at("open", path))?,
     };
@@ -122,17 +122,17 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> 
     Ok(())
 }
 
-/// Refuses a link to a directory or file of another user, or to one that others can write.
+/// Rejects a symlink whose target belongs to another user or is writable by others.
 fn check_link(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32) -> Result<(), PathError> {
     let found = match fs::statat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NOTDIR) => return Ok(()),
         found => found.map_err(at("inspect", path))?,
     };
     if found.st_uid != us && found.st_uid != 0 {
-        return Err(foreign(path, found.st_uid, "let it lead to something of your own"));
+        return Err(foreign(path, found.st_uid, "point the symlink at a file or directory of your own"));
     }
     if permissions(&found) & 0o002 != 0 {
-        let what = "it leads to something that every user can write; take that away with chmod o-w";
+        let what = "its target is writable by every user; run `chmod o-w` on the target";
         return Err(at("use", path)(io::Error::new(ErrorKind::PermissionDenied, what)));
     }
     Ok(())
@@ -142,12 +142,12 @@ fn foreign(path: &Path, owner: u32, cure: &str) -> PathError {
     at("use", path)(io::Error::new(ErrorKind::PermissionDenied, format!("it belongs to another user ({owner}); {cure}")))
 }
 
-/// On a read-only file system nobody writes, and nothing can be mended.
+/// On a read-only file system nobody can write, and permissions cannot be changed.
 fn unless_read_only(done: Result<(), Errno>) -> Result<(), Errno> {
     if done == Err(Errno::ROFS) { Ok(()) } else { done }
 }
 
-/// Lists a directory, without the two names that lead to itself and above it.
+/// Lists a directory without `.` and `..`.
 fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
     let mut names = Vec::new();
     for entry in fs::Dir::read_from(dir)? {

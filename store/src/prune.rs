@@ -1,4 +1,4 @@
-//! Taking entries out of a stage again: what a package brings and no image should hold.
+//! Removes entries from a stage: files of packages that images do not need.
 
 use crate::draft::{Draft, DraftNode};
 use crate::entry::{MAX_ENTRIES, Meta};
@@ -8,7 +8,7 @@ use crate::stage::{Stage, StageError};
 use rustix::fs::{self, AtFlags};
 
 impl Stage {
-    /// Takes an entry out again, a directory with all below it. A path not there is fine.
+    /// Removes an entry, and for a directory everything below it. A missing path is not an error.
     pub fn remove(&mut self, path: &LayerPath) -> Result<(), StageError> {
         let below = self.drafts.range(path..).map(|(found, _)| found);
         let mut doomed: Vec<LayerPath> = below.take_while(|p| *p == path || p.is_below(path)).cloned().collect();
@@ -32,10 +32,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Lets the next hard link of a removed file stand for it, if there is one.
+    /// Makes the next hard link of a removed file its main name, if there is one.
     fn rename_file(&mut self, gone: &LayerPath, meta: &Meta, size: u64) -> Result<(), StageError> {
         let names = self.names.remove(gone).unwrap_or_default();
-        // A file with many names could be removed under one name after the other, each time moving all others.
+        // A file with many hard links could lose one name after the other, and each time all remaining links are moved: limit the sum.
         self.moved = self.moved.saturating_add(names.len());
         if self.moved > MAX_ENTRIES {
             return Err(StageError::TooMany);

@@ -1,4 +1,4 @@
-//! Realisations: which layer a derivation gave. One small file each, named by the derivation.
+//! Realisations: records of the layer that a derivation gave. One small file each, named by the derivation.
 //!
 //! ```text
 //! silo-realisation 1
@@ -16,21 +16,21 @@ use std::fs;
 
 const HEADER: &str = "silo-realisation 1";
 
-/// What the store knows about a derivation.
+/// Result of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Realisation {
-    /// It gave this layer. Whether that is still here is for [`Store::has`] to say.
+    /// The derivation gave this layer; [`Store::has`] tests if the layer still exists.
     Known(LayerId),
-    /// It was never built, or that was forgotten.
+    /// The derivation was never built, or its record was removed.
     Absent,
-    /// The file is not one we wrote; build again.
+    /// The file is malformed; build again.
     Broken {
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
 }
 
-/// Returns what the derivation `key` gave.
+/// Looks up the layer of the derivation `key`.
 pub fn get(store: &Store, key: &Digest) -> Result<Realisation, PathError> {
     let path = store.realisation(key);
     let bytes = if_present(fs::read(&path).map_err(at("read", &path)))?;
@@ -41,12 +41,12 @@ pub fn get(store: &Store, key: &Digest) -> Result<Realisation, PathError> {
     })
 }
 
-/// Records what one derivation gave.
+/// Records the layer of one derivation.
 pub fn put(store: &Store, _permission: &SharedLock, key: &Digest, id: &LayerId) -> Result<(), PathError> {
     durable::replace(&store.realisation(key), text(id).as_bytes())
 }
 
-/// Records what many derivations gave, syncing everything committed before.
+/// Records the layers of many derivations; first syncs all earlier commits.
 pub fn put_many(store: &Store, _permission: &SharedLock, pairs: &[(Digest, LayerId)]) -> Result<(), PathError> {
     let file = |(key, id): &(Digest, LayerId)| (key.to_string(), text(id).into_bytes());
     let files: Vec<_> = pairs.iter().map(file).collect();

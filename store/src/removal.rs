@@ -1,9 +1,8 @@
-//! Removing a tree of files, whatever is in it.
+//! Removes a file tree safely while other programs may change it.
 //!
-//! Everything is opened and removed relative to the directory above it, and no link is followed and no mounted file system
-//! entered: whatever a program puts in the way while this goes on, nothing outside of the tree is changed. Directories that
-//! forbid it are given the permissions first. At most [`MAX_OPEN`] directories are open; what lies deeper is moved up to the
-//! top of the tree and removed from there.
+//! Everything is opened and removed relative to its parent directory. No symlink is followed and no mount point is entered, so nothing
+//! outside the tree is changed, even if a program replaces parts of the tree during the removal. Directories without write permission get
+//! it first. At most [`MAX_OPEN`] directories are open; deeper ones are moved to the top of the tree and removed from there.
 
 use crate::inode::{mode_of, permissions};
 use crate::path_error::{PathError, at};
@@ -16,18 +15,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Most directories that are open at once: few beside the 1,024 files that a process may have open.
+/// Limit of open directories: few, compared with the usual limit of 1,024 file descriptors.
 const MAX_OPEN: usize = 16;
-/// Most entries of a directory that are listed at once, some ten megabytes of names.
+/// Limit of entries listed at a time: about ten megabytes of names.
 const MAX_LISTED: usize = 1 << 18;
-/// How often a directory is gone through that something new has come into.
+/// Limit of passes over a directory that keeps getting new entries.
 const MAX_PASSES: u32 = 8;
-/// Most entries that are removed: far above any tree, and an end where a program makes files faster than they are removed.
+/// Limit of removed entries: far above any real tree, and an end if a program creates files faster than they are removed.
 const MAX_ENTRIES: u64 = 100_000_000;
-/// What the names of directories begin with that were moved to the top of their tree.
+/// Prefix of the names of directories that were moved to the top of their tree.
 const MOVED: &str = ".silo-removed-";
 
-/// Removes a file, a link or a directory with all below it; a missing one is fine.
+/// Removes a file, a symlink or a directory with everything below it. A missing path is not an error.
 pub fn remove_tree(path: &Path) -> Result<(), PathError> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(at("remove", path)(io::Error::from(io::ErrorKind::InvalidInput)));
@@ -40,18 +39,18 @@ pub fn remove_tree(path: &Path) -> Result<(), PathError> {
     }
 }
 
-/// Removes what is called `name` in an open directory; `path` is what messages call it.
+/// Removes `name` from an open directory; `path` is its name in messages.
 pub fn remove_at(dir: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), PathError> {
     match fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // Systems differ in what they say of a directory.
+        // The error for a directory differs between systems.
         Err(Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {}
         Err(error) => return Err(at("remove", path)(error)),
     }
     let top = match enter(dir, name) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
-        // It is no directory: what it said before is why.
+        // Not a directory, so report the error of the first call.
         Err(Errno::NOTDIR | Errno::LOOP) => return fs::unlinkat(dir, name, AtFlags::empty()).map_err(|error| refused(error, path)),
         Err(error) => return Err(refused(error, path)),
     };
@@ -71,13 +70,13 @@ pub fn remove_at(dir: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), P
     Err(busy(path))
 }
 
-/// One removal at work.
+/// State of one removal.
 struct Removal<'a> {
     path: &'a Path,
-    /// The names, in the top directory, of directories that lay too deep.
+    /// Names of directories from deep levels that were moved to the top directory.
     moved: Vec<OsString>,
     entries: u64,
-    /// The first thing that could not be removed.
+    /// The first error.
     failed: Option<PathError>,
 }
 
@@ -85,12 +84,12 @@ struct Removal<'a> {
 struct Level {
     name: OsString,
     fd: OwnedFd,
-    /// What was in it when it was listed. What comes later is for another pass.
+    /// The entries at the time of the listing; later ones need another pass.
     listed: Vec<(OsString, FileType)>,
-    /// Whether more was in it than is listed at once.
+    /// True if the directory has more entries than the limit of a listing.
     has_more: bool,
     passes: u32,
-    /// Whether something in it stays.
+    /// True if an entry could not be removed.
     stuck: bool,
 }
 
@@ -114,8 +113,8 @@ impl Level {
 }
 
 impl Removal<'_> {
-    /// Goes once through the tree below an open directory, and removes what it can; says whether more was in it than is
-    /// listed at once.
+    /// Walks once through the tree below an open directory and removes entries; returns true if there were more than the limit of a
+    /// listing.
     fn empty(&mut self, top: BorrowedFd<'_>) -> Result<bool, PathError> {
         let top = top.try_clone_to_owned().map_err(at("open", self.path))?;
         let mut levels = vec![Level::open(OsString::new(), top, 0).map_err(at("list", self.path))?];
@@ -145,7 +144,7 @@ impl Removal<'_> {
         let Some(level) = levels.last() else { return Ok(()) };
         match fs::unlinkat(&level.fd, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            // A file system may not say what a directory is, and another may have come in its place.
+            // The file system may not report entry types, and a directory may have replaced the entry.
             Err(Errno::ISDIR) => self.descend(levels, name, 0),
             Err(Errno::PERM) if kind == FileType::Unknown => self.descend(levels, name, 0),
             Err(error) => {
@@ -156,7 +155,7 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Goes into a directory, or moves it to the top where it lies too deep.
+    /// Enters a directory, or moves it to the top if it is too deep.
     fn descend(&mut self, levels: &mut Vec<Level>, name: OsString, passes: u32) {
         let Some(level) = levels.last() else { return };
         let done = match levels.len() {
@@ -174,7 +173,7 @@ impl Removal<'_> {
     }
 
     fn move_up(&mut self, level: &Level, top: &Level, name: &OsStr) -> Result<(), Errno> {
-        // To move a directory is to change its name for the one above it, so it must be ours to write.
+        // Moving a directory changes its `..` entry, so it must be writable.
         permit(level.fd.as_fd(), name)?;
         loop {
             let to = OsString::from(format!("{MOVED}{}", self.entries));
@@ -189,7 +188,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Leaves a directory that was gone through, and removes it, or goes through it again.
+    /// Leaves a finished directory and removes it, or walks it again.
     fn leave(&mut self, levels: &mut Vec<Level>) {
         let Some(level) = levels.pop() else { return };
         let Some(above) = levels.last_mut() else { return };
@@ -209,7 +208,7 @@ impl Removal<'_> {
         }
     }
 
-    /// Notes that something stays; the rest is removed all the same.
+    /// Records a failure; the removal of other entries continues.
     fn stays(&mut self, levels: &mut [Level], error: PathError) {
         if let Some(level) = levels.last_mut() {
             level.stuck = true;
@@ -223,7 +222,7 @@ impl Removal<'_> {
     }
 }
 
-/// Opens a directory to empty it, and takes the permissions that this needs.
+/// Opens a directory to empty it, and adds the needed permissions.
 fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     let fd = match system::open_dir(dir, Path::new(name)) {
         Err(Errno::ACCESS) => {
@@ -234,7 +233,7 @@ fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     };
     let mode = permissions(&fs::fstat(&fd)?);
     if mode & 0o700 != 0o700 {
-        // Where it is not ours to change, removing says why.
+        // If the mode cannot be changed, the removal reports the error.
         let _ = fs::fchmod(&fd, mode_of(mode | 0o700));
     }
     Ok(fd)
@@ -244,20 +243,18 @@ fn permit(dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     system::change_mode(dir, Path::new(name), |mode| mode | 0o700)
 }
 
-/// Says why something cannot be removed, in words that lead on.
+/// Converts an error to one that names the remedy.
 fn refused(error: Errno, path: &Path) -> PathError {
     let source = match error {
         Errno::XDEV | Errno::BUSY => io::Error::new(io::ErrorKind::ResourceBusy, "another file system is mounted there; unmount it first"),
-        Errno::PERM => {
-            io::Error::new(io::ErrorKind::PermissionDenied, "it may not be changed; `lsattr -d` shows whether it is marked immutable")
-        }
+        Errno::PERM => io::Error::new(io::ErrorKind::PermissionDenied, "not permitted; `lsattr -d` shows if it is immutable"),
         other => other.into(),
     };
     at("remove", path)(source)
 }
 
 fn busy(path: &Path) -> PathError {
-    at("remove", path)(io::Error::new(io::ErrorKind::ResourceBusy, "something goes on writing there; stop it first"))
+    at("remove", path)(io::Error::new(io::ErrorKind::ResourceBusy, "a program keeps writing there; stop it first"))
 }
 
 #[cfg(test)]
@@ -301,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_tree_may_be_deeper_than_a_path_can_name() {
-        // In memory where there is one: a disk takes long for so many directories.
+        // Use a tmpfs if there is one: a disk is slow for so many directories.
         let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let top = place.path().join("tree");
         files::create_dir(&top).unwrap();
@@ -338,7 +335,7 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             match done {
                 Ok(()) => assert!(!top.exists()),
-                Err(error) => assert!(error.source.to_string().contains("goes on writing"), "{error}: {}", error.source),
+                Err(error) => assert!(error.source.to_string().contains("keeps writing"), "{error}: {}", error.source),
             }
         });
     }

@@ -1,7 +1,7 @@
-//! A directory that programs write in, looked through and thinned out while it is open.
+//! Lists and prunes a directory that other programs write to, through an open file descriptor.
 //!
-//! Everything is found beneath the open directory, and no link is followed. What is removed is what was seen: a file that
-//! was changed, used or replaced meanwhile stays.
+//! All paths are resolved below the open directory, and no symlink is followed. Only a listed file is removed: one that was changed, used
+//! or replaced since the listing stays.
 
 use crate::inode::{mode_of, permissions};
 use crate::path_error::{PathError, at};
@@ -21,20 +21,20 @@ pub struct Rooted {
     path: PathBuf,
 }
 
-/// A file that was seen.
+/// A file of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// Its name.
     pub name: OsString,
-    /// When it was read or written last.
+    /// The time of the last access or change.
     pub used: SystemTime,
-    /// What it takes on disk.
+    /// Disk usage in bytes.
     pub bytes: u64,
-    /// Which file it is.
+    /// Device, inode and ctime, to detect a replaced or changed file.
     identity: (u64, u64, i64),
 }
 
-/// What is in a directory.
+/// The contents of a directory.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// The names of its directories.
@@ -44,14 +44,14 @@ pub struct Listing {
 }
 
 impl Rooted {
-    /// Opens the directory at a path, which must not be a link.
+    /// Opens the directory at a path, which must not be a symlink.
     pub fn open(path: &Path) -> Result<Rooted, PathError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty()).map_err(at("open", path))?;
         Ok(Rooted { fd, path: path.to_owned() })
     }
 
-    /// Lists a directory beneath, by its relative path.
+    /// Lists a directory below, by its relative path.
     pub fn list(&self, dir: &Path) -> Result<Listing, PathError> {
         let failed = |error| at("list", &self.path.join(dir))(error);
         let opened = self.dir(dir).map_err(failed)?;
@@ -62,7 +62,7 @@ impl Rooted {
             if name == "." || name == ".." {
                 continue;
             }
-            // What vanishes meanwhile takes nothing.
+            // A file that has disappeared since uses no space.
             let Ok(found) = fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             match FileType::from_raw_mode(found.st_mode) {
                 FileType::Directory => listing.dirs.push(name.to_owned()),
@@ -72,9 +72,9 @@ impl Rooted {
         Ok(listing)
     }
 
-    /// Removes a file from a directory beneath, if it is the one that was seen; says whether it was.
+    /// Removes a file of a directory below, if it is unchanged since the listing; returns whether it was.
     ///
-    /// Where the directory forbids it, as Go's client has its own do, it is opened for its owner.
+    /// A directory without write permission gets it first: Go's client makes its directories read-only.
     pub fn remove(&self, dir: &Path, file: &Listed) -> Result<bool, PathError> {
         let failed = |error| at("remove", &self.path.join(dir).join(&file.name))(error);
         let opened = self.dir(dir).map_err(failed)?;
@@ -84,7 +84,7 @@ impl Rooted {
         }
         let mode = permissions(&fs::fstat(&opened).map_err(failed)?);
         if mode & 0o300 != 0o300 {
-            // Where it is not ours to change, removing says why.
+            // If the mode cannot be changed, the removal reports the error.
             let _ = fs::fchmod(&opened, mode_of(mode | 0o300));
         }
         fs::unlinkat(&opened, &file.name, AtFlags::empty()).map_err(failed)?;

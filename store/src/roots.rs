@@ -1,4 +1,4 @@
-//! Named roots: what gc must keep, and why. One small file each under `roots/<kind>/<name>`.
+//! GC roots: names for images and layers that gc must keep. One small file each under `roots/<kind>/<name>`.
 //!
 //! ```text
 //! silo-root 1
@@ -6,8 +6,7 @@
 //! layer <hex>
 //! ```
 //!
-//! Lines are sorted. A root that cannot be read is an error and never a missing root, because
-//! gc would remove what it kept.
+//! Lines are sorted. An unreadable root is an error and never treated as missing, because gc would remove its images and layers.
 
 use crate::digest::{Digest, DigestError, LayerId};
 use crate::durable::{self, TEMP_PREFIX};
@@ -22,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 const HEADER: &str = "silo-root 1\n";
 
-/// What one root keeps.
+/// The objects that one root keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Root {
     /// Composed images.
@@ -38,24 +37,24 @@ pub struct RootName {
     name: String,
 }
 
-/// Why a root cannot be read or written.
+/// Reason why a root cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
-    /// A name that is no plain file name.
+    /// A name that is not a plain file name.
     #[error("{text:?} cannot name a root (letters, digits and ._@+- only, not starting with a dot, at most 128 bytes)")]
     Name {
-        /// The refused name.
+        /// The rejected name.
         text: String,
     },
-    /// The file is not one we wrote.
-    #[error("{} is not a root we know how to read", path.display())]
+    /// The file is malformed.
+    #[error("{} is not a GC root that this version can read", path.display())]
     Broken {
         /// The file.
         path: PathBuf,
-        /// The line that is no digest, if that is what is wrong.
+        /// The line with a malformed digest, if that is the fault.
         #[source]
         source: Option<DigestError>,
     },
@@ -88,7 +87,7 @@ impl RootName {
     }
 }
 
-/// Makes or replaces a root.
+/// Creates or replaces a root.
 pub fn put(store: &Store, _permission: &SharedLock, name: &RootName, root: &Root) -> Result<(), RootError> {
     make_dir(&store.roots().join(&name.kind))?;
     let mut text = String::from(HEADER);
@@ -102,7 +101,7 @@ pub fn put(store: &Store, _permission: &SharedLock, name: &RootName, root: &Root
     Ok(durable::replace(&name.path(store), text.as_bytes())?)
 }
 
-/// Returns a root, or `None` where there is none of this name.
+/// Returns a root, or `None` if there is none of this name.
 pub fn get(store: &Store, name: &RootName) -> Result<Option<Root>, RootError> {
     let path = name.path(store);
     match if_present(fs::read(&path).map_err(at("read", &path)))? {
@@ -111,7 +110,7 @@ pub fn get(store: &Store, name: &RootName) -> Result<Option<Root>, RootError> {
     }
 }
 
-/// Removes a root; one that is not there is fine.
+/// Removes a root; returns whether it existed.
 pub fn remove(store: &Store, _permission: &SharedLock, name: &RootName) -> Result<bool, RootError> {
     let path = name.path(store);
     let was = if_present(fs::remove_file(&path).map_err(at("remove", &path)))?.is_some();
@@ -127,7 +126,7 @@ pub fn list(store: &Store) -> Result<Vec<(RootName, Root)>, RootError> {
     for kind in names(&store.roots())? {
         for name in names(&store.roots().join(&kind))? {
             let name = RootName::new(&kind, &name)?;
-            // One removed between listing and reading is no root any more.
+            // A root removed between listing and reading no longer counts.
             if let Some(root) = get(store, &name)? {
                 found.push((name, root));
             }

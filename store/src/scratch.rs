@@ -1,7 +1,7 @@
-//! A private directory under stage/ for work that may be abandoned at any moment.
+//! Private directories under stage/ for work that may be abandoned at any time.
 //!
-//! Beside `stage/<name>/` lies `stage/<name>.lock`, made before it, removed after it, and held
-//! with flock(2) as long as its owner lives. So whoever gets the lock may remove the directory.
+//! Each `stage/<name>/` has a `stage/<name>.lock`, which is made before it, removed after it, and held with flock(2) while its owner lives.
+//! So the holder of the lock may remove the directory.
 
 use crate::held::Held;
 use crate::layout::Store;
@@ -33,7 +33,7 @@ impl Scratch {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.map_err(at("create", &lock))?,
             };
-            // A sweep may have taken and removed the file before it was locked.
+            // A sweep may have locked and removed the file before us.
             let Some(held) = Held::try_exclusive(held).map_err(at("lock", &lock))? else { continue };
             if is_unlinked(&held, &lock)? {
                 continue;
@@ -51,21 +51,21 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A drop cannot answer; whatever stays behind is found by the next sweep.
+        // Drop cannot return an error; the next sweep removes leftovers.
         if remove_tree(&self.dir).is_ok() {
             let _ = fs::remove_file(&self.lock);
         }
     }
 }
 
-/// Hands over a path on the store's file system to the next sweep, as if a dead process had left it.
+/// Moves a path on the store's file system to stage/, as if a dead process had left it there; the next sweep removes it.
 pub fn abandon(store: &Store, path: &Path) -> Result<(), PathError> {
     let grave = store.stages().join(format!("left-{}-{}", std::process::id(), crate::durable::next_number()));
-    // One of a dead process that had our number is in nobody's way for long.
+    // A name collision with a dead process of the same pid is temporary.
     if_present(fs::rename(path, &grave).map_err(at("remove", path))).map(|_| ())
 }
 
-/// Removes what dead processes left under stage/; returns the directories removed.
+/// Removes leftovers of dead processes under stage/; returns the removed directories.
 pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
     let stages = store.stages();
     let mut removed = Vec::new();

@@ -1,9 +1,8 @@
-//! A layer being made: a private directory that entries are added to, in any order.
+//! A layer under construction: a private directory to which entries are added, in any order.
 //!
-//! Everything is written relative to open directories beneath the stage and never through a
-//! link (see `beneath`). An entry whose parents nobody added gets them as 0:0 0755
-//! directories, which become entries too; a later `add_dir` replaces their metadata. A path
-//! may be added once; only directories may come again, and then the last metadata count.
+//! Everything is written relative to open directories below the stage and never through a symlink (see `beneath`). Missing parents of an
+//! entry become 0:0 0755 directories, which are entries too; a later `add_dir` replaces their metadata. A path may be added once. Only a
+//! directory may be added again; its last metadata count.
 
 use crate::archive::CHUNK_BYTES;
 use crate::beneath::Beneath;
@@ -23,28 +22,28 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-/// A layer being made; dropped without a commit it leaves nothing.
+/// A layer under construction; dropped without a commit it leaves nothing.
 #[derive(Debug)]
 pub struct Stage {
     pub(crate) store: Store,
     pub(crate) scratch: Scratch,
     pub(crate) beneath: Beneath,
     pub(crate) drafts: BTreeMap<LayerPath, Draft>,
-    /// Directories made on disk that are no entries.
+    /// Directories on disk that are not entries.
     pub(crate) unrecorded: BTreeSet<LayerPath>,
-    /// Further names of files, by the name that each goes by; some may be gone.
+    /// Hard links by the main name of their file; some may be removed.
     pub(crate) names: BTreeMap<LayerPath, Vec<LayerPath>>,
-    /// How many names have come to go by another one.
+    /// The number of hard links that were moved to another main name.
     pub(crate) moved: usize,
     parents: Parents,
     pub(crate) bytes: u64,
     buffer: Vec<u8>,
 }
 
-/// What becomes of parent directories nobody added.
+/// Treatment of missing parent directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parents {
-    /// They are entries: right for a package, which is a tree of its own.
+    /// They become entries: right for a package, which is a tree of its own.
     Recorded,
     /// They exist on disk only: right for a difference to lower layers, which have them.
     OnDiskOnly,
@@ -55,17 +54,17 @@ pub(crate) enum Parents {
 pub enum Staged<'a> {
     /// A directory that was added.
     Dir,
-    /// A directory that nobody added, with something in it that was.
+    /// A missing parent directory that was added implicitly.
     ImpliedDir,
     /// A file, under any of its names.
     File,
-    /// A symbolic link with its target.
+    /// A symlink with its target.
     Symlink(&'a [u8]),
     /// A whiteout.
     Whiteout,
 }
 
-/// Why something cannot be staged.
+/// Reason why an entry cannot be staged.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// A file operation failed.
@@ -76,36 +75,36 @@ pub enum StageError {
     Contents {
         /// The entry.
         path: LayerPath,
-        /// What the source answered.
+        /// The error of the source.
         #[source]
         source: io::Error,
     },
     /// The path was added before.
-    #[error("{path} is there twice")]
+    #[error("{path} was added twice")]
     Duplicate {
         /// The entry.
         path: LayerPath,
     },
-    /// Something that is no directory stands where a directory is needed.
-    #[error("{path} lies below something that is not a directory")]
+    /// A parent of the entry is not a directory.
+    #[error("{path} is below a path that is not a directory")]
     ParentNotDirectory {
         /// The entry.
         path: LayerPath,
     },
-    /// The path was not added, or is not what is asked for.
+    /// The path was not added, or has another kind.
     #[error("{path} {why}")]
     Unfit {
         /// The entry.
         path: LayerPath,
-        /// What is wrong with it.
+        /// The fault.
         why: &'static str,
     },
-    /// A hard link to nothing or to something that is no file.
+    /// A hard link to a missing path or to anything but a file.
     #[error("{path} is a hard link to {to}, which is not a file added before")]
     LinkTarget {
         /// The entry.
         path: LayerPath,
-        /// What it should be another name of.
+        /// The target of the hard link.
         to: LayerPath,
     },
     /// A file is longer than the caller allows.
@@ -113,10 +112,10 @@ pub enum StageError {
     TooLong {
         /// The entry.
         path: LayerPath,
-        /// The bytes allowed.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// More entries than a layer may hold.
+    /// More entries than [`MAX_ENTRIES`].
     #[error("more than {MAX_ENTRIES} entries")]
     TooMany,
 }
@@ -127,7 +126,7 @@ impl Store {
         self.stage_with(Parents::Recorded)
     }
 
-    /// Starts a layer that is a difference to others: parent directories that nobody adds are theirs.
+    /// Starts a layer that is a difference to lower layers: missing parent directories belong to those.
     pub fn stage_difference(&self) -> Result<Stage, PathError> {
         self.stage_with(Parents::OnDiskOnly)
     }
@@ -152,7 +151,7 @@ impl Store {
 }
 
 impl Stage {
-    /// Returns the bytes of all files added, so that a caller can bound their sum.
+    /// Returns the total size of all added files, so that a caller can limit it.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -168,7 +167,7 @@ impl Stage {
         }
     }
 
-    /// Lists the directories that nobody added and that are no entries.
+    /// Lists the implied parent directories that are not entries.
     pub fn implied_dirs(&self) -> Vec<LayerPath> {
         self.unrecorded.iter().cloned().collect()
     }
@@ -199,7 +198,7 @@ impl Stage {
         self.dress_dir(path, &meta)
     }
 
-    /// Adds a file with all bytes of `contents`, which must not be more than `limit`.
+    /// Adds a file with all bytes of `contents`, at most `limit`.
     pub fn add_file(&mut self, path: &LayerPath, meta: &Meta, contents: &mut dyn Read, limit: u64) -> Result<(), StageError> {
         let meta = normal::meta(Kind::File, meta);
         self.admit_new(path)?;
@@ -219,14 +218,14 @@ impl Stage {
                 Ok(())
             }
             Err(error) => {
-                // The first error is the one to tell; the stage goes as a whole anyway.
+                // Report the first error; the stage is removed as a whole anyway.
                 let _ = self.beneath.parent(path).and_then(|dir| fs::unlinkat(dir, path.name(), AtFlags::empty()));
                 Err(error)
             }
         }
     }
 
-    /// Adds a symbolic link.
+    /// Adds a symlink.
     pub fn add_symlink(&mut self, path: &LayerPath, meta: &Meta, target: &[u8]) -> Result<(), StageError> {
         if target.is_empty() || target.contains(&0) || target.len() > 4095 {
             let why = "has a link target that is empty, too long or holds a NUL byte";
@@ -244,7 +243,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Adds another name of a file added before.
+    /// Adds a hard link to a file that was added before.
     pub fn add_hardlink(&mut self, path: &LayerPath, to: &LayerPath) -> Result<(), StageError> {
         let (file, meta) = match self.drafts.get(to) {
             Some(Draft { meta, node: DraftNode::File { .. } }) => (to.clone(), meta.clone()),
@@ -254,7 +253,7 @@ impl Stage {
             }
         };
         self.admit_new(path)?;
-        // Both directories are needed open at once, so the first is opened anew.
+        // Both directories must be open at the same time, so the first is cloned.
         let from = self.beneath.parent(&file).and_then(|dir| dir.try_clone_to_owned().map_err(|_| Errno::MFILE));
         let linked = from.and_then(|from| {
             let dir = self.beneath.parent(path)?;
@@ -266,7 +265,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Adds a deletion of whatever lower layers hold at `path`. It stands in the index only.
+    /// Adds a whiteout: deletes the entry of lower layers at `path`. It exists in the index only.
     pub fn add_whiteout(&mut self, path: &LayerPath) -> Result<(), StageError> {
         self.admit_new(path)?;
         let draft = Draft { meta: normal::whiteout(), node: DraftNode::Whiteout };
@@ -274,7 +273,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Makes a directory added before hide what lower layers hold below it. It stands in the index only.
+    /// Makes an added directory hide all entries of lower layers below it. This exists in the index only.
     pub fn set_opaque(&mut self, path: &LayerPath) -> Result<(), StageError> {
         match self.drafts.get_mut(path) {
             Some(Draft { node: DraftNode::Dir { opaque }, .. }) => {
@@ -287,8 +286,8 @@ impl Stage {
 
     /// Moves the regular file at the host path `from` into the stage, without copying.
     ///
-    /// `from` must be on the store's file system and no longer written by anyone. Its
-    /// extended attributes and permissions become those of `meta`.
+    /// `from` must be on the store's file system, and nobody may write to it any more. Its extended attributes and permissions become those
+    /// of `meta`.
     pub fn adopt_file(&mut self, path: &LayerPath, meta: &Meta, from: &Path) -> Result<(), StageError> {
         let meta = normal::meta(Kind::File, meta);
         let stat = fs::lstat(from).map_err(at("inspect", from))?;
@@ -302,7 +301,7 @@ impl Stage {
                 Err(Errno::XDEV) => copy_in(from, dir, path)?,
                 result => result?,
             }
-            // Its mode may forbid us to read it; what was moved is no link, so none is followed.
+            // Its mode may forbid reading. The moved file is not a symlink, so chmod does not follow one.
             fs::chmodat(dir, path.name(), inode::mode_of(0o600), AtFlags::empty())
         });
         moved.map_err(at("move into the store", from))?;
@@ -335,7 +334,7 @@ impl Stage {
         }
     }
 
-    /// Checks that a new path may stand here, and makes its parents.
+    /// Checks that a new path is allowed, and makes its parents.
     fn admit_new(&mut self, path: &LayerPath) -> Result<(), StageError> {
         if self.drafts.contains_key(path) || self.unrecorded.contains(path) {
             return Err(StageError::Duplicate { path: path.clone() });
@@ -389,14 +388,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes the attributes of an earlier `add_dir` off again.
+    /// Removes the attributes of an earlier `add_dir`.
     fn undress_dir(&mut self, path: &LayerPath) -> Result<(), StageError> {
         let undressed = self.beneath.dir(path.as_bytes()).and_then(inode::undress);
         undressed.map_err(at("set the metadata of", &self.beneath.host(path)))?;
         Ok(())
     }
 
-    /// Sets the constant mtime of every directory, once nothing more is put into them.
+    /// Sets the constant mtime of every directory, after the last entry was added.
     pub(crate) fn settle_dirs(&mut self) -> Result<(), PathError> {
         let recorded = self.drafts.iter().filter(|(_, draft)| matches!(draft.node, DraftNode::Dir { .. }));
         let times = inode::times(normal::CONSTANT_MTIME_SECS);
@@ -409,7 +408,7 @@ impl Stage {
     }
 }
 
-/// Copies a file that lies on another file system, and removes it there.
+/// Copies a file from another file system, and removes it there.
 fn copy_in(from: &Path, dir: BorrowedFd<'_>, path: &LayerPath) -> Result<(), Errno> {
     let io = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

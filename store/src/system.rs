@@ -1,5 +1,4 @@
-//! What operating systems do in different ways: syncing one file system, and opening and changing directories without
-//! following a link.
+//! Differences between operating systems: syncing one file system, and opening and changing directories without following a symlink.
 
 use crate::inode::mode_of;
 use crate::path_error::{PathError, at};
@@ -10,42 +9,42 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// How a directory is opened to be listed.
+/// Flags to open a directory for listing.
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Makes everything on the file system that holds `dir` outlive a power cut.
+/// Syncs the file system of `dir`, so that all its writes survive a power loss.
 pub(crate) fn sync_file_system(dir: &Path) -> Result<(), PathError> {
     let file = File::open(dir).map_err(at("open", dir))?;
     sync_file_system_of(&file).map_err(at("sync the file system of", dir))
 }
 
-/// Makes everything on the file system that holds an open directory outlive a power cut.
+/// Syncs the file system of an open directory.
 #[cfg(target_os = "linux")]
 pub fn sync_file_system_of(dir: impl AsFd) -> io::Result<()> {
     Ok(fs::syncfs(dir)?)
 }
 
-/// Makes everything written outlive a power cut; only Linux can do it for one file system.
+/// Syncs all file systems; only Linux can sync a single one.
 #[cfg(not(target_os = "linux"))]
 pub fn sync_file_system_of(dir: impl AsFd) -> io::Result<()> {
     fs::sync();
     Ok(fs::fsync(dir)?)
 }
 
-/// Asks the file system to lay the subdirectories of `dir` far from one another (`chattr +T`).
+/// Asks the file system to spread the subdirectories of `dir` over the disk (`chattr +T`).
 #[cfg(target_os = "linux")]
 pub(crate) fn spread(dir: &Path) {
     use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
     let Ok(file) = File::open(dir) else { return };
-    // Only some file systems know this, and it is a matter of speed alone.
+    // Only some file systems support this, and it affects speed only.
     let _ = ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::TOPDIR));
 }
 
-/// Only Linux has a way to ask for this.
+/// Not available on other systems.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn spread(_: &Path) {}
 
-/// Opens the directory at a relative path, which stays beneath `dir`, passes no link and enters no mounted file system.
+/// Opens the directory at a relative path below `dir`; symlinks and mount points are rejected.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     use rustix::fs::ResolveFlags;
@@ -53,7 +52,7 @@ pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errn
     fs::openat2(dir, path, DIR_FLAGS, Mode::empty(), within)
 }
 
-/// The same, one name after another.
+/// Opens the directory at a relative path below `dir`, component by component; symlinks and mount points are rejected.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     use std::path::Component;
@@ -70,7 +69,7 @@ pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errn
     here.ok_or(Errno::INVAL)
 }
 
-/// Changes the permissions of the file or directory of this name; a link is an error, and what it leads to is left alone.
+/// Changes the permissions of a file or directory. A symlink is an error; its target is not changed.
 #[cfg(target_os = "linux")]
 pub(crate) fn change_mode(dir: BorrowedFd<'_>, name: &Path, mode: impl FnOnce(u32) -> u32) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
@@ -79,12 +78,12 @@ pub(crate) fn change_mode(dir: BorrowedFd<'_>, name: &Path, mode: impl FnOnce(u3
     if fs::FileType::from_raw_mode(found.st_mode) == fs::FileType::Symlink {
         return Err(Errno::LOOP);
     }
-    // A descriptor that was opened for its path alone is changed through its name in /proc, which leads to the very same file.
+    // A file descriptor opened with O_PATH cannot be passed to fchmod; its path in /proc names the same inode.
     let through = format!("/proc/self/fd/{}", opened.as_raw_fd());
     fs::chmodat(fs::CWD, through, mode_of(mode(found.st_mode & 0o7777)), fs::AtFlags::empty())
 }
 
-/// The same, which other systems do by themselves.
+/// Changes the permissions of a file or directory; other systems do not follow a symlink here.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn change_mode(dir: BorrowedFd<'_>, name: &Path, mode: impl FnOnce(u32) -> u32) -> Result<(), Errno> {
     let found = fs::statat(dir, name, fs::AtFlags::SYMLINK_NOFOLLOW)?;

@@ -1,7 +1,7 @@
-//! What files take on disk, each counted once however many names it has.
+//! Disk usage of files, each counted once regardless of its hard links.
 //!
-//! Layers and the images composed of them share their files, so a sum over directories says nothing.
-//! A ledger is told directories one after another and knows which files it has seen before.
+//! Layers and the images composed of them share files, so a sum over directories is meaningless. A ledger gets directories one after
+//! another and remembers the counted files.
 
 use crate::path_error::{PathError, at};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
@@ -12,27 +12,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What one more directory adds to a ledger.
+/// The usage that one more directory adds to a ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Added {
-    /// What those files take that were not seen before, in bytes on disk.
+    /// Disk usage of the files not counted before, in bytes.
     pub fresh: u64,
     /// The lengths of those files.
     pub apparent: u64,
-    /// What those files take whose last name this was: removing all that was added frees it.
+    /// Disk usage of the files whose last hard link was counted: removing everything added so far frees it.
     pub freed: u64,
-    /// Files, directories and links that were not seen before.
+    /// Number of files, directories and symlinks not counted before.
     pub files: u64,
 }
 
-/// Files that were seen, by file system and number.
+/// Counted links by device and inode number.
 #[derive(Debug, Default)]
 pub struct Ledger {
     seen: HashMap<(u64, u64), u64>,
 }
 
 impl Ledger {
-    /// Counts a path and all below it; what vanishes meanwhile, or is not there, takes nothing.
+    /// Counts a path and everything below it; missing or disappearing files count as zero.
     pub fn add(&mut self, path: &Path) -> Result<Added, PathError> {
         let mut added = Added::default();
         self.walk(path, &mut added)?;
@@ -48,7 +48,7 @@ impl Ledger {
         if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
             return Ok(());
         }
-        // A program may make directories far deeper than a path can name: one is open at a time, and the way up is `..`.
+        // A program may nest directories deeper than PATH_MAX: only one is open at a time, and `..` is the way back.
         let Some(mut here) = open(CWD, path).map_err(at("list", path))? else { return Ok(()) };
         let mut inner = self.list(&here, added).map_err(at("list", path))?;
         let mut above: Vec<Above> = Vec::new();
@@ -57,7 +57,7 @@ impl Ledger {
                 let Some(up) = above.pop() else { return Ok(()) };
                 match open(here.as_fd(), Path::new("..")).map_err(at("list", path))? {
                     Some(fd) if identity(&fd).map_err(at("inspect", path))? == up.identity => here = fd,
-                    // It was moved away meanwhile, and what is counted is what there was.
+                    // The directory was moved in between; return the count so far.
                     _ => return Ok(()),
                 }
                 inner = up.inner;
@@ -70,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// Counts what is in a directory; returns the names of the directories in it.
+    /// Counts the entries of a directory; returns the names of its subdirectories.
     fn list(&mut self, dir: &OwnedFd, added: &mut Added) -> Result<Vec<OsString>, Errno> {
         let mut inner = Vec::new();
         for entry in Dir::read_from(dir)? {
@@ -95,7 +95,7 @@ impl Ledger {
 
     fn count(&mut self, found: &Stat, added: &mut Added) {
         let is_dir = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
-        // A block is 512 bytes here whatever the file system's own.
+        // st_blocks counts 512-byte blocks on every file system.
         let bytes = u64::try_from(found.st_blocks).unwrap_or(0) * 512;
         #[allow(clippy::useless_conversion, reason = "the types of these numbers are the system's own")]
         let (device, names) = (u64::try_from(found.st_dev).unwrap_or(0), if is_dir { 1 } else { u64::from(found.st_nlink) });
@@ -112,10 +112,10 @@ impl Ledger {
     }
 }
 
-/// A directory on the way up.
+/// A parent directory to return to.
 struct Above {
     identity: (u64, u64),
-    /// The directories in it that are still to be counted.
+    /// Its subdirectories still to be counted.
     inner: Vec<OsString>,
 }
 
@@ -125,8 +125,8 @@ fn identity(dir: &OwnedFd) -> Result<(u64, u64), Errno> {
     Ok((u64::try_from(found.st_dev).unwrap_or(0), found.st_ino))
 }
 
-/// Opens a directory to count what is in it; `None` where it is gone, or nobody may enter it: overlayfs makes one beside each
-/// step that is at work, and a step may make others.
+/// Opens a directory for counting; `None` if it is gone or not accessible. Overlayfs makes an inaccessible one beside the upper directory
+/// of each running step, and a step may make others.
 fn open(dir: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, path, flags, Mode::empty());
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_tree_deeper_than_a_path_can_name_is_counted() {
-        // In memory where there is one: a disk takes long for so many directories.
+        // Use a tmpfs if there is one: a disk is slow for so many directories.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let mut here = open(CWD, dir.path()).unwrap().unwrap();
         for _ in 0..5_000 {

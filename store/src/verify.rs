@@ -1,4 +1,4 @@
-//! Checking what stands on disk against the index, and both against the LayerId.
+//! Verifies the files on disk against the index, and both against the LayerId.
 
 use crate::archive::CHUNK_BYTES;
 use crate::beneath::Beneath;
@@ -21,37 +21,37 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// One thing that is not as it should be.
+/// One fault of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Where, relative to the tree.
+    /// The path, relative to the tree.
     pub path: Vec<u8>,
-    /// What is wrong there.
+    /// The fault.
     pub what: What,
 }
 
-/// What is wrong at a path.
+/// Kind of fault at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// Nothing stands there.
+    /// The path is missing.
     Missing,
-    /// Something stands there that is not in the index.
+    /// The path is not in the index.
     Extra,
-    /// Something of another kind stands there.
+    /// The object is of another kind.
     Kind,
-    /// The bytes are others.
+    /// The bytes differ.
     Bytes,
-    /// The permissions are others.
+    /// The permissions differ.
     Mode,
-    /// The link points elsewhere.
+    /// The target of the symlink differs.
     Target,
-    /// It is a file of its own and not another name of its file.
+    /// A separate file instead of a hard link.
     Link,
-    /// All is as the index says, but index and tree are not those of this layer.
+    /// Tree and index agree, but do not give this LayerId.
     Identity,
 }
 
-/// Why something cannot be checked at all.
+/// Reason why a layer cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// A file operation failed.
@@ -65,10 +65,10 @@ pub enum VerifyError {
     Tree(#[from] TreeError),
 }
 
-/// What checking one layer gave.
+/// Result of verifying one layer.
 pub type Checked = Result<Vec<Difference>, VerifyError>;
 
-/// Checks many layers at once, telling the bytes of each that is done.
+/// Verifies many layers in parallel; `progress` gets the size of each finished layer.
 pub fn verify_layers(store: &Store, ids: &[LayerId], progress: &(dyn Fn(u64) + Sync)) -> Vec<(LayerId, Checked)> {
     let check = |id: &LayerId| {
         let checked = layer::read_index(store, id).map_err(VerifyError::from).and_then(|index| {
@@ -81,12 +81,12 @@ pub fn verify_layers(store: &Store, ids: &[LayerId], progress: &(dyn Fn(u64) + S
     parallel::map(ids, check)
 }
 
-/// Checks one layer: its tree and its archive, whichever it has.
+/// Verifies one layer: its tree and its archive, if present.
 pub fn verify_layer(store: &Store, id: &LayerId) -> Checked {
     verify_with(store, id, &layer::read_index(store, id)?)
 }
 
-/// Checks a composed tree against its index.
+/// Verifies a composed tree against its index.
 pub fn verify_root(index: &Index, dir: &Path) -> Checked {
     let mut differences = look(index, dir)?;
     differences.extend(changed_bytes(index, dir, &differences)?);
@@ -133,7 +133,7 @@ fn sort(differences: &mut [Difference]) {
     differences.sort_by(|a, b| compare(&a.path, &b.path));
 }
 
-/// Compares everything but bytes.
+/// Compares everything except the bytes.
 fn look(index: &Index, dir: &Path) -> Result<Vec<Difference>, PathError> {
     let mut walk = Walk { index, seen: BTreeSet::new(), differences: Vec::new() };
     walk.dir(dir, &mut Vec::new())?;
@@ -172,7 +172,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Compares one item; returns whether to look below it.
+    /// Compares one item; returns whether to descend into it.
     fn item(&mut self, root: &Path, raw: &[u8], found: &fs::Metadata) -> Result<bool, PathError> {
         let mut tell = |what| self.differences.push(Difference { path: raw.to_vec(), what });
         let Ok(path) = LayerPath::parse(raw) else {
@@ -180,7 +180,7 @@ impl Walk<'_> {
             return Ok(false);
         };
         let Some(entry) = self.index.get(&path) else {
-            // A directory on the way to an entry need not be an entry.
+            // A parent of an entry need not be an entry.
             let on_the_way = found.is_dir() && !self.index.below(&path).is_empty();
             if !on_the_way {
                 tell(What::Extra);
@@ -188,7 +188,7 @@ impl Walk<'_> {
             return Ok(on_the_way);
         };
         let kind = entry.node.kind();
-        // Setuid and setgid bits may be lacking, where they could not be set.
+        // Setuid and setgid bits may be missing, if they could not be set.
         let mode = normal::disk_mode(kind, entry.meta.mode);
         let same_mode = found.mode() & 0o777 == mode & 0o777 && found.mode() & 0o7000 & !mode == 0;
         let what = match &entry.node {
@@ -217,11 +217,11 @@ fn same_file(path: &Path, found: &fs::Metadata) -> bool {
     fs::symlink_metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == (found.dev(), found.ino()))
 }
 
-/// Hashes all files that `known` says nothing about.
+/// Hashes all files without a known fault.
 fn changed_bytes(index: &Index, dir: &Path, known: &[Difference]) -> Result<Vec<Difference>, PathError> {
     const TASK_ENTRIES: usize = 64;
     let known: BTreeSet<&[u8]> = known.iter().map(|difference| difference.path.as_slice()).collect();
-    // Permissions say nothing about bytes, but reading needs them; those files are told already.
+    // Files with wrong permissions are already in `known`, and may not be readable.
     let files: Vec<(&Entry, &Digest)> = index
         .entries()
         .iter()

@@ -1,4 +1,4 @@
-//! Upper directories as layers, by the rule: lower + captured = what the step saw.
+//! Upper directories as layers; the rule is: lower layers + captured layer = the step's view.
 
 use crate::support::{Home, file, meta, path};
 use silo_store::capture::{Capture, CaptureError, Lower, Verdict, capture};
@@ -30,7 +30,7 @@ fn xattr(path: &Path, name: &str, value: &str) -> bool {
     rustix::fs::setxattr(path, name, value.as_bytes(), rustix::fs::XattrFlags::empty()).is_ok()
 }
 
-/// Makes the overlay's sign for a removed path; a user may too.
+/// Makes the overlay's marker for a removed path; an ordinary user may too.
 fn whiteout(path: &Path) {
     let mode = rustix::fs::Mode::empty();
     let device = rustix::fs::FileType::CharacterDevice;

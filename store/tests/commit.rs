@@ -1,4 +1,4 @@
-//! What a commit makes: the golden layer, and that nothing else than the tree decides.
+//! Commits: the golden layer, and that only the tree determines the result.
 
 use crate::support::{Home, file, meta, path};
 use silo_store::archive::{self, Item};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 type Step = fn(&mut Stage);
 
-/// A tree with one of everything, each step independent of the others.
+/// A tree with one entry of each kind; each step is independent of the others.
 const STEPS: &[Step] = &[
     |s| s.add_dir(&path("usr"), &meta(0o755)).unwrap(),
     |s| s.add_dir(&path("usr/bin"), &Meta { mtime: 7, ..meta(0o2775) }).unwrap(),
@@ -84,7 +84,7 @@ fn order_umask_and_history_do_not_matter() {
     let back = other.commit(|stage| STEPS.iter().rev().for_each(|step| step(stage)));
     assert_eq!(forth.id, back.id);
 
-    // The umask is the process's, so another process has it.
+    // The umask is per process, so another process sets it.
     let test = std::env::current_exe().unwrap();
     let script = "umask 0077; exec \"$0\" --exact commit::golden_layer";
     let done = Command::new("sh").args(["-c", script]).arg(test).output().unwrap();
@@ -131,10 +131,10 @@ fn a_stage_refuses_what_no_layer_holds() {
         let error = stage.add_file(&path(name), &meta(0o644), &mut &b"12345"[..], 4);
         error.unwrap_err().to_string()
     };
-    assert_eq!(add("d/file"), "d/file is there twice");
-    assert_eq!(add("d"), "d is there twice");
-    assert_eq!(add("d/link/x"), "d/link/x lies below something that is not a directory");
-    assert_eq!(add("d/file/x"), "d/file/x lies below something that is not a directory");
+    assert_eq!(add("d/file"), "d/file was added twice");
+    assert_eq!(add("d"), "d was added twice");
+    assert_eq!(add("d/link/x"), "d/link/x is below a path that is not a directory");
+    assert_eq!(add("d/file/x"), "d/file/x is below a path that is not a directory");
     assert_eq!(add("long"), "long is longer than 4 bytes");
     assert!(stage.add_hardlink(&path("h"), &path("d")).is_err());
     assert!(stage.add_hardlink(&path("h"), &path("none")).is_err());
@@ -144,7 +144,7 @@ fn a_stage_refuses_what_no_layer_holds() {
     let fifo = home.beside("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     assert!(stage.adopt_file(&path("fifo"), &meta(0o644), &fifo).is_err());
-    // None of the refused left anything behind.
+    // The rejected entries left nothing behind.
     let made = stage.commit(&Record::default(), &home.shared()).unwrap();
     assert_eq!(made.index.entries().len(), 3);
     assert!(verify::verify_layer(&home.store, &made.id).unwrap().is_empty());
@@ -178,7 +178,7 @@ fn the_archive_is_what_tar_reads_and_unpacks_to_the_same_layer() {
         Ok::<(), archive::ArchiveError>(())
     })
     .unwrap();
-    // The opaque directory is two.
+    // The opaque directory has two items.
     assert_eq!(items, made.index.entries().len() + 1);
 
     fs::remove_dir_all(home.store.tree(&made.id)).unwrap();

@@ -1,4 +1,4 @@
-//! Composed trees, and checking them.
+//! Composes trees and verifies them.
 
 use crate::support::{Home, file, meta, names, path};
 use silo_store::compose::{Base, compose, recompose};

@@ -1,4 +1,4 @@
-//! A tree as one file system: what is read back from it, by others, is what the index says.
+//! EROFS images: another implementation reads back the index's entries.
 
 use crate::support::{Home, file, meta, names, path};
 use silo_store::erofs::{self, View};
@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A tree with something of every kind, sizes around a block's, and a directory of many blocks.
+/// A tree with entries of every kind, file sizes around a block, and a directory of many blocks.
 fn tree(home: &Home) -> (Index, PathBuf) {
     let layer = home.commit(|stage| {
         for size in [0, 1, 4031, 4032, 4033, 4095, 4096, 4097, 8191, 8192, 100_000] {
@@ -61,7 +61,7 @@ fn compare(wanted: &Path, found: &Path, attributes: bool) {
         let (one, other) = (fs::symlink_metadata(&wanted).unwrap(), fs::symlink_metadata(&found).unwrap());
         assert_eq!(one.file_type(), other.file_type(), "{name}");
         assert!(!other.file_type().is_char_device());
-        // Who extracts loses the set-id bits; who mounts sees everything.
+        // Extracting drops the set-id bits; a mount shows everything.
         let bits = if attributes { 0o177_777 } else { 0o171_777 };
         assert_eq!(one.mode() & bits, other.mode() & bits, "{name}");
         assert_eq!(one.mtime(), other.mtime(), "{name}");
@@ -132,7 +132,7 @@ fn the_kernel_mounts_it_and_shows_the_tree() {
     }
 }
 
-/// What an image for others says of each entry, as another program reads it.
+/// An image for other programs has the index's owners, modes and capabilities, as another program reads them.
 #[test]
 fn an_image_for_others_has_the_true_owners_modes_and_capabilities() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! Broken disks, broken files, full disks, dead processes: a clear error, and never half a layer.
+//! Faulty disks, broken files, full disks, dead processes: a clear error, and never half a layer.
 
 use crate::support::{Home, file, names, path};
 use silo_store::compose::compose;
@@ -31,7 +31,7 @@ fn a_tampered_layer_is_found_and_replaced_by_the_next_commit() {
         tamper(&home.store, &made.id);
         let found = verify_layer(&home.store, &made.id).unwrap();
         assert_eq!((found.len(), found[0].path.as_slice(), found[0].what), (1, at.as_bytes(), *what));
-        // A commit looks at sizes and names, not at bytes; so help it see the first one.
+        // A commit compares sizes and names, not bytes, so remove the layer in these cases.
         if *what == What::Bytes || *what == What::Extra {
             fs::remove_dir_all(home.store.layer(&made.id)).unwrap();
         }
@@ -76,7 +76,7 @@ fn a_killed_commit_leaves_a_stage_that_is_swept() {
     let mut stage = home.store.stage().unwrap();
     file(&mut stage, "d/a", "x");
     assert!(scratch::sweep_stages(&home.store).unwrap().is_empty(), "the living are not swept");
-    // What a kill leaves: the files without the lock being held.
+    // State after a kill: the files, without a held lock.
     let left = names(&home.store.stages());
     let copy = home.beside("copy");
     assert!(Command::new("cp").arg("-a").arg(home.store.stages()).arg(&copy).status().unwrap().success());
@@ -133,7 +133,7 @@ fn a_full_disk_is_a_clear_error() {
         let meta = crate::support::meta(0o644);
         let error = stage.add_file(&path("big"), &meta, &mut std::io::repeat(1), 4 << 20).unwrap_err();
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        // One that just fits, so that index and manifest do not.
+        // A file that just fits, so that index and manifest do not.
         let mut size = 1 << 20;
         while stage.add_file(&path("fits"), &meta, &mut std::io::Read::take(std::io::repeat(1), size), size).is_err() {
             size -= 4096;

@@ -1,4 +1,4 @@
-//! What is collected and what is not.
+//! Collection and protection of layers and images.
 
 use crate::support::{Home, names};
 use silo_store::compose::compose;
@@ -96,13 +96,13 @@ fn the_least_recently_used_comes_first_and_no_image_loses_a_layer() {
     let found = unneeded(&home, &made_of);
     let order: Vec<Thing> = found.iter().map(|candidate| candidate.thing).collect();
     assert_eq!(order, [Thing::Image(old), Thing::Layer(one), Thing::Layer(three), Thing::Image(young), Thing::Layer(two)]);
-    // What is used between choosing and burying stays, with all that it needs.
+    // An image used between selection and sweep stays, with all its layers.
     age(&home, Thing::Image(young), 1);
     let now = unneeded(&home, &made_of);
     assert_eq!(gc::still(&found, &now), [Thing::Image(old), Thing::Layer(one), Thing::Layer(three)]);
 }
 
-/// A small generator of our own, so that a failure comes again.
+/// A small deterministic generator, so that a failure can be reproduced.
 struct Random(u64);
 
 impl Random {
@@ -140,7 +140,7 @@ fn whatever_the_roots_are_nothing_reachable_is_removed() {
         }
         drop(permission);
         let found = unneeded(&home, &made_of);
-        // Any beginning of the list is a choice that a caller may make.
+        // A caller may select any prefix of the list.
         let chosen = &found[..usize::try_from(random.below(found.len() as u64 + 1)).unwrap()];
         let exclusive = lock::exclude(store).unwrap();
         gc::sweep(store, exclusive, &gc::still(chosen, &found)).unwrap();
@@ -171,7 +171,7 @@ fn cold_layers_come_back_as_they_were() {
         assert!(!forms::pack_missing(store, &permission, id).unwrap());
         assert!(!forms::is_cold(store, id));
     }
-    // One that is broken is made anew while there is a tree to make it of.
+    // A broken archive is made again if there is a tree.
     fs::write(store.packed(&ids[0]), "junk").unwrap();
     assert!(forms::pack_missing(store, &permission, &ids[0]).unwrap());
     drop(permission);

@@ -1,11 +1,11 @@
-//! A store in a directory of its own, and short ways to fill it.
+//! A store in a temporary directory, with helpers to fill it.
 
 use silo_store::lock;
 use silo_store::{Committed, LayerPath, Meta, Record, SharedLock, Stage, Store};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A store that goes with the test.
+/// A store that is removed after the test.
 pub struct Home {
     pub dir: TempDir,
     pub store: Store,
@@ -58,7 +58,7 @@ pub fn file(stage: &mut Stage, name: &str, contents: &str) {
     stage.add_file(&path(name), &meta(0o644), &mut bytes, u64::MAX).unwrap();
 }
 
-/// Returns what lies in a directory, sorted.
+/// Returns the names in a directory, sorted.
 pub fn names(dir: &Path) -> Vec<String> {
     let name = |item: std::io::Result<std::fs::DirEntry>| item.unwrap().file_name().into_string().unwrap();
     let mut names: Vec<String> = std::fs::read_dir(dir).unwrap().map(name).collect();
