@@ -1,8 +1,8 @@
-//! What a machine of Apple's Virtualization framework is made of, from a launch spec: pure, data in, data out.
+//! Builds the configuration of a VM for Apple's Virtualization framework from a launch spec. Pure: data in, data out.
 //!
-//! The counterpart of the command line in [`super::machine`], for a host whose own program is the hypervisor. There is no
-//! sandbox around it: Apple runs each machine in a process of its own. So a share that is read-only is so by the
-//! framework, and the paths in a writable one that may only be read are kept by the sandbox inside alone.
+//! This is the counterpart of the command line in [`super::machine`], for a host with a built-in hypervisor. There is no sandbox around the
+//! VM: Apple runs each VM in a process of its own. So the framework enforces read-only shares, and only the sandbox inside protects
+//! read-only paths in writable shares.
 
 use std::path::PathBuf;
 
@@ -10,52 +10,52 @@ use super::machine::{self, Inside, LOWER_TAG, PORT, Sharing};
 use super::shares::{Shares, tag};
 use crate::launch::spec::{Access, Machine, Spec};
 
-/// What the guest's kernel is told: to say nothing until it dies, and then to start anew, which is noticed; to trust the
-/// processor's random numbers. There is no console before the one of virtio.
+/// The kernel command line. The kernel prints nothing until a panic, and then reboots, which the framework reports as the end. It trusts
+/// the processor's random number generator. The virtio console is the first one.
 const COMMAND_LINE: &str = "console=hvc0 quiet loglevel=1 panic=-1 random.trust_cpu=on";
 
-/// A machine, as data.
+/// The configuration of a VM, as data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
-    /// The kernel; for an ARM processor it must be unpacked.
+    /// The kernel; on ARM it must be uncompressed.
     pub kernel: PathBuf,
-    /// What it is told.
+    /// The kernel command line.
     pub command_line: &'static str,
-    /// Processors, of which the framework gives as many as it can.
+    /// Number of processors, limited to the framework's maximum.
     pub cpus: u32,
     /// Memory, in whole MiB.
     pub memory_bytes: u64,
-    /// The one disk, which is read-only.
+    /// The read-only disk, if any.
     pub disk: Option<PathBuf>,
-    /// What of the host is shared.
+    /// The host's shares.
     pub shares: Vec<Share>,
-    /// The name of the port that carries frames.
+    /// The name of the port for frames.
     pub port: &'static str,
 }
 
-/// One shared directory.
+/// A shared directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// By which the machine mounts it.
+    /// The mount tag.
     pub tag: String,
-    /// What is in it.
+    /// The content.
     pub holds: Holds,
-    /// Whether it can be written.
+    /// Read-only or writable.
     pub access: Access,
 }
 
-/// What is in a shared directory.
+/// The content of a shared directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// What is in this one.
+    /// A host directory.
     Directory(PathBuf),
-    /// One file of the host: only a directory can be shared, so it lies in one that is made for it.
+    /// A single host file. Only directories can be shared, so it gets a directory of its own.
     File(PathBuf),
-    /// These directories, numbered.
+    /// These host directories, under their numbers.
     Numbered(Vec<PathBuf>),
 }
 
-/// Makes a machine of a spec, and what runs inside.
+/// Builds the configuration of a VM, and the data for its job.
 pub fn make(spec: &Spec, machine: &Machine) -> (Configuration, Inside) {
     let shares = Shares::of(spec);
     let memory_bytes = machine::memory(spec, machine);
@@ -153,7 +153,7 @@ mod tests {
         let hosts: Vec<String> = inside.spec.mounts.iter().map(|mount| mount.host.path().display().to_string()).collect();
         assert_eq!(hosts, ["/share/0", "/share/0", "/share/1", "/share/2/hosts"]);
         assert_eq!(inside.spec.read_only, spec().read_only, "nothing outside keeps them");
-        // The framework's own bounds.
+        // The framework's limits.
         assert!(configuration.memory_bytes.is_multiple_of(1 << 20));
         assert!(configuration.shares.iter().all(|share| share.tag.len() < 36));
     }

@@ -1,10 +1,10 @@
-//! What a step of a build has written, on its way between the host and a machine: the upper directory of an overlay as a tar.
+//! The files written by a build step, in transit between the host and a VM: the upper directory of an overlay as a tar archive.
 //!
-//! The same code packs and unpacks on either side: the host sends what a step begins with, the machine what is there at the
-//! end. Whiteouts are the kernel's, devices of number 0. Of extended attributes those are carried that a layer is made from.
+//! Both sides use the same code: the host sends the initial content of a step, and the VM sends the final content. Whiteouts are the
+//! kernel's, devices with number 0. Only the extended attributes that a layer needs are included.
 //!
-//! What is unpacked on the host was written by whoever is root of the machine: each path is opened beneath the directory
-//! and without following links, nothing is written to that was not made here, and no device is made but a whiteout.
+//! The archive that the host unpacks was written by root of the VM and is not trusted. Each path is opened below the directory without
+//! following symlinks, only files created here are written to, and no device is created except a whiteout.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -25,29 +25,29 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use crate::launch::host::system::{self, PLACE};
 
-/// The extended attributes that count: the owner that was recorded, and that a directory hides what is below it.
+/// The extended attributes included: the recorded owner, and the mark of an opaque directory.
 const ATTRIBUTES: [&str; 2] = ["user.silo.owner", "user.overlay.opaque"];
-/// How a tar spells that one follows.
+/// Prefix of an extended attribute in a tar archive.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
-/// The longest value of one: two numbers.
+/// Longest value of an attribute: two numbers.
 const MAX_VALUE_BYTES: usize = 64;
-/// What may stand before an entry: extended headers, which are read as a whole.
+/// Most bytes before an entry: extended headers, which are read into memory.
 const MAX_HEAD_BYTES: u64 = 1 << 20;
 
-/// What a tar of few and small files may have besides.
+/// Extra size allowed for an archive of few and small files.
 const SMALL_BYTES: u64 = 64 << 20;
-/// The most entries: a step's files have their place in a machine's memory, which a million fills.
+/// Most entries. A step's files are in a VM's memory, which a million files fill.
 const MAX_ENTRIES: usize = 4 << 20;
-/// The most of their paths, which are kept until the end.
+/// Most bytes of their paths, which are kept until the end.
 const MAX_PATHS_BYTES: usize = 512 << 20;
 
-/// Returns the longest tar that a machine with so much memory can honestly send: what a step wrote is in that memory, and
-/// small files take more there than in a tar.
+/// Returns the size limit for an archive from a VM with this much memory. A step's files are in that memory, and small files take more
+/// space there than in an archive.
 pub fn most(memory_bytes: u64) -> u64 {
     memory_bytes.saturating_mul(2).saturating_add(SMALL_BYTES)
 }
 
-/// Packs all that is in a directory, and its own mode.
+/// Packs the content of a directory, and the directory's own mode.
 pub fn pack(dir: &Path, out: impl Write) -> io::Result<()> {
     let mut packing = Packing { tar: Builder::new(out), dir, linked: BTreeMap::new() };
     packing.tar.mode(tar::HeaderMode::Complete);
@@ -67,7 +67,7 @@ pub fn pack(dir: &Path, out: impl Write) -> io::Result<()> {
 struct Packing<'a, W: Write> {
     tar: Builder<W>,
     dir: &'a Path,
-    /// The first path of files that have several.
+    /// The first path of each file with hard links.
     linked: BTreeMap<(u64, u64), PathBuf>,
 }
 
@@ -94,7 +94,7 @@ impl<W: Write> Packing<'_, W> {
             FileType::Symlink => EntryType::Symlink,
             FileType::CharacterDevice if system::is_whiteout(&full, &data) => EntryType::Char,
             FileType::Fifo => EntryType::Fifo,
-            // A socket is of no use without who listens, and nobody does any more.
+            // A socket without its listening process is useless, and that process has ended.
             FileType::Socket => return Ok(()),
             _ => return Err(io::Error::new(ErrorKind::InvalidData, format!("{} is a device", path.display()))),
         });
@@ -123,7 +123,7 @@ fn attributes(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
         let mut value = [0; MAX_VALUE_BYTES];
         match lgetxattr(path, name, &mut value) {
             Ok(length) => found.push((format!("{ATTRIBUTE}{name}"), value[..length].to_vec())),
-            // Not every kind of file can have one.
+            // Not every type of file supports extended attributes.
             Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
@@ -131,7 +131,7 @@ fn attributes(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
     Ok(found)
 }
 
-/// Unpacks into a directory, which is empty.
+/// Unpacks an archive into an empty directory.
 pub fn unpack(from: &mut dyn Read, dir: &Path) -> io::Result<()> {
     let flags = PLACE | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = open(dir, flags, Mode::empty())?;
@@ -146,14 +146,14 @@ pub fn unpack(from: &mut dyn Read, dir: &Path) -> io::Result<()> {
             let path = String::from_utf8_lossy(&spelled).into_owned();
             io::Error::new(error.kind(), format!("{}: {error}", path.escape_debug()))
         })?;
-        // What is left of a file's own bytes belongs to the next head.
+        // The rest of a file's data would otherwise count as the next header.
         io::copy(&mut entry, &mut io::sink())?;
         left.set(MAX_HEAD_BYTES);
     }
     unpacking.finish()
 }
 
-/// A reader that ends with an error once its allowance is used up.
+/// A reader that fails after its allowance is used up.
 struct Bounded<'a> {
     inner: &'a mut dyn Read,
     left: &'a std::cell::Cell<u64>,
@@ -163,7 +163,7 @@ impl Read for Bounded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
         if most == 0 && !buffer.is_empty() {
-            return Err(refused("a head that is longer than any honest one"));
+            return Err(refused("the header is too long"));
         }
         let length = self.inner.read(&mut buffer[..most])?;
         self.left.set(self.left.get() - length as u64);
@@ -173,11 +173,11 @@ impl Read for Bounded<'_> {
 
 struct Unpacking {
     root: OwnedFd,
-    /// Directories with what they are to be like once everything is in them.
+    /// Directories with the mode and time to set at the end.
     dirs: Vec<(PathBuf, u32, i64)>,
-    /// Files that were made here, which other names may be given to.
+    /// Files created here, which may be targets of hard links.
     files: BTreeSet<PathBuf>,
-    /// How many entries there were, and how long their paths are.
+    /// Number of entries, and the total length of their paths.
     entries: usize,
     path_bytes: usize,
 }
@@ -191,7 +191,7 @@ impl Unpacking {
         self.entries += 1;
         self.path_bytes += path.as_os_str().len();
         if self.entries > MAX_ENTRIES || self.path_bytes > MAX_PATHS_BYTES {
-            return Err(refused("more files than a machine has room for"));
+            return Err(refused("too many files"));
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             // The directory itself.
@@ -220,14 +220,14 @@ impl Unpacking {
                 self.files.insert(path);
             }
             EntryType::Symlink => {
-                let target = entry.link_name_bytes().ok_or_else(|| refused("a link without a target"))?;
+                let target = entry.link_name_bytes().ok_or_else(|| refused("the link has no target"))?;
                 symlinkat(OsString::from_vec(target.into_owned()), &parent, name)?;
                 utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             }
             EntryType::Link => {
-                let old = plain(&entry.link_name_bytes().ok_or_else(|| refused("a link without a target"))?)?;
+                let old = plain(&entry.link_name_bytes().ok_or_else(|| refused("the link has no target"))?)?;
                 let (Some(dir), Some(file), true) = (old.parent(), old.file_name(), self.files.contains(&old)) else {
-                    return Err(refused("a name of a file that is not there"));
+                    return Err(refused("the hard link's target does not exist"));
                 };
                 let dir = beneath(self.root.as_fd(), dir, OFlags::DIRECTORY | PLACE)?;
                 linkat(&dir, file, &parent, name, AtFlags::empty())?;
@@ -237,12 +237,12 @@ impl Unpacking {
                 system::make_whiteout(&parent, Path::new(name))?;
             }
             EntryType::Fifo => system::make_fifo(&parent, Path::new(name), system::mode(mode & 0o777))?,
-            _ => return Err(refused("what no step writes")),
+            _ => return Err(refused("unsupported type of file")),
         }
         Ok(())
     }
 
-    /// Gives the directories their modes and times, the innermost first.
+    /// Sets the modes and times of directories, the innermost first.
     fn finish(&self) -> io::Result<()> {
         for (path, mode, mtime) in self.dirs.iter().rev() {
             let dir = beneath(self.root.as_fd(), path, OFlags::DIRECTORY)?;
@@ -274,7 +274,7 @@ fn set(fd: &OwnedFd, attributes: &[(&'static str, Vec<u8>)]) -> io::Result<()> {
     attributes.iter().try_for_each(|(name, value)| fsetxattr(fd, *name, value, XattrFlags::empty()).map_err(Into::into))
 }
 
-/// Reads a path that leads down and nowhere else; empty for the directory itself.
+/// Checks that a path stays below the directory; empty for the directory itself.
 fn plain(bytes: &[u8]) -> io::Result<PathBuf> {
     let path = Path::new(std::ffi::OsStr::from_bytes(bytes));
     let mut plain = PathBuf::new();
@@ -282,13 +282,13 @@ fn plain(bytes: &[u8]) -> io::Result<PathBuf> {
         match component {
             Component::Normal(name) => plain.push(name),
             Component::CurDir => {}
-            Component::RootDir | Component::ParentDir | Component::Prefix(_) => return Err(refused("a path that leads out")),
+            Component::RootDir | Component::ParentDir | Component::Prefix(_) => return Err(refused("the path leaves the directory")),
         }
     }
     Ok(plain)
 }
 
-/// Opens what is beneath a directory and behind no link.
+/// Opens a path below a directory without following symlinks.
 fn beneath(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     system::beneath(dir, path, flags)
@@ -298,7 +298,7 @@ fn refused(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
 
-/// Removes everything in a directory, for other things to be unpacked into it.
+/// Removes all content of a directory, before an archive is unpacked into it.
 pub fn clear(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         remove_tree(&entry?.path()).map_err(|error| error.source)?;
@@ -364,7 +364,7 @@ mod tests {
         assert_eq!(fs::read_dir(&to).expect("there").count(), 0);
         for cut in (0..tar.len() - 1024).step_by(100) {
             clear(&to).expect("cleared");
-            // Cut at an entry's border it is a whole one, and otherwise it is refused; it never panics.
+            // An archive cut between two entries is valid, any other cut is an error; neither panics.
             drop(unpack(&mut &tar[..cut], &to));
             let closed = to.join("closed");
             if closed.exists() {
@@ -388,8 +388,8 @@ mod tests {
             tar.append(&header, io::empty()).expect("appended");
         }
         let cases: [(&str, Make); 9] = [
-            ("a path that leads out", |tar| put(tar, EntryType::Regular, b"../out", b"")),
-            ("a path that leads out", |tar| put(tar, EntryType::Regular, b"/out", b"")),
+            ("the path leaves the directory", |tar| put(tar, EntryType::Regular, b"../out", b"")),
+            ("the path leaves the directory", |tar| put(tar, EntryType::Regular, b"/out", b"")),
             ("Not a directory", |tar| {
                 put(tar, EntryType::Symlink, b"a", b"..");
                 put(tar, EntryType::Regular, b"a/out", b"");
@@ -398,13 +398,13 @@ mod tests {
                 put(tar, EntryType::Symlink, b"a", b"../out");
                 put(tar, EntryType::Regular, b"a", b"");
             }),
-            ("a path that leads out", |tar| put(tar, EntryType::Link, b"a", b"../out")),
-            ("a name of a file that is not there", |tar| put(tar, EntryType::Link, b"a", b"out")),
-            ("a name of a file that is not there", |tar| {
+            ("the path leaves the directory", |tar| put(tar, EntryType::Link, b"a", b"../out")),
+            ("the hard link's target does not exist", |tar| put(tar, EntryType::Link, b"a", b"out")),
+            ("the hard link's target does not exist", |tar| {
                 put(tar, EntryType::Symlink, b"a", b"../out");
                 put(tar, EntryType::Link, b"b", b"a");
             }),
-            ("what no step writes", |tar| put(tar, EntryType::Block, b"a", b"")),
+            ("unsupported type of file", |tar| put(tar, EntryType::Block, b"a", b"")),
             ("No such file", |tar| put(tar, EntryType::Regular, b"no/parent", b"")),
         ];
         for (expect, make) in cases {

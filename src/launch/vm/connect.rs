@@ -1,4 +1,4 @@
-//! Connects the caller's own streams, and who serves its network, to the port of a machine.
+//! Connects the caller's streams and the network broker to the port of a VM.
 
 use std::fs::File;
 use std::io::{BufReader, Seek, Write};
@@ -21,9 +21,9 @@ use crate::launch::host::streams::{Lead, Streams, host};
 use crate::launch::host::system;
 use crate::launch::host::terminal::Screen;
 
-const STEP: &str = "connecting the machine's streams";
+const STEP: &str = "connecting the virtual machine's streams";
 
-/// Connects the program's streams; returns what terminal it is to have, and where its errors go.
+/// Connects the program's streams; returns the description of its terminal, if it gets one, and the destination of its errors.
 pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Result<(Option<Terminal>, Errors), Error> {
     let terminal = streams.terminal.as_ref().map(|terminal| Terminal::of(terminal, streams.on_terminal()));
     if terminal.is_some() {
@@ -57,7 +57,7 @@ pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) ->
     Ok((terminal, errors))
 }
 
-/// Connects the agent of the network inside with the broker, and whoever asks the user's ssh agent with that.
+/// Connects the network agent inside to the broker, and ssh agent clients to the user's ssh agent.
 pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
     let (agent, broker) = host(system::pair(system::MESSAGES), STEP)?;
     mux.take_messenger(agent);
@@ -70,7 +70,7 @@ pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sends what a directory that catches changes begins with; returns the file into which it comes back.
+/// Sends the initial content of the directory for changes; returns the file that receives the result.
 pub fn changes(mux: &mut Mux, upper: &Path, memory_bytes: u64) -> Result<File, Error> {
     let step = || format!("packing {}", upper.display());
     let mut before = Vec::new();
@@ -82,7 +82,7 @@ pub fn changes(mux: &mut Mux, upper: &Path, memory_bytes: u64) -> Result<File, E
     Ok(after.into())
 }
 
-/// Puts what came back into the directory.
+/// Unpacks the received changes into the directory.
 pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
     let mut put = || {
         after.rewind()?;
@@ -92,7 +92,7 @@ pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
     host(put(), &format!("unpacking what the step changed into {}", upper.display()))
 }
 
-/// Sends what is to be done.
+/// Sends the job.
 pub fn job(mux: &mut Mux, job: &[u8]) -> Result<(), Error> {
     let file = host(in_memory(job), STEP)?;
     mux.add(JOB, NoWait::own(file), End::Shared, Ways::OUT);
@@ -103,7 +103,7 @@ fn shared(fd: impl AsFd, way: Way) -> Result<NoWait, Error> {
     host(NoWait::shared(fd.as_fd(), way), STEP)
 }
 
-/// Whether two descriptors are of one file: then what is written to both must keep its order.
+/// True if two descriptors are of one file: then the order of writes to both must be kept.
 fn is_one_file(one: impl AsFd, other: impl AsFd) -> bool {
     match (fstat(one), fstat(other)) {
         (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
@@ -111,7 +111,7 @@ fn is_one_file(one: impl AsFd, other: impl AsFd) -> bool {
     }
 }
 
-/// Puts bytes into a file that is nowhere.
+/// Writes bytes to a file in memory.
 fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     let mut file = system::in_memory()?;
     file.write_all(bytes)?;

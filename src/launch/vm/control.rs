@@ -1,9 +1,8 @@
-//! Commands to QEMU about a machine as a whole, over QMP: save its state, restore from one.
+//! QMP commands to QEMU: saving and restoring the state of a VM.
 //!
-//! Commands and answers are JSON, a line each. Between them come events, and QEMU's messages in plain text when something
-//! is wrong: the way is its standard error, the one descriptor that it has left. What is in QEMU's place may say anything,
-//! so lines, words and events are bounded, a command has one deadline however much is said meanwhile, and no call waits
-//! where a signal could not be heard.
+//! Commands and answers are JSON, one per line. Events come between them, and so do QEMU's error messages in plain text, because the socket
+//! is its standard error, the one descriptor left. A compromised QEMU may send anything. So the size of lines, messages and events is
+//! limited, a command has one deadline, and no call blocks without listening for signals.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,49 +15,49 @@ use serde_json::{Value, json};
 
 use crate::launch::host::system::Signals;
 
-/// How long one command may take, its answer included; a quiet host needs a tenth of a second.
+/// Time limit for one command including its answer; a quiet host needs 0.1 s.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at how far a save is.
+/// Interval between queries of a save's progress.
 const LOOK: Duration = Duration::from_millis(20);
-/// Most that is kept of plain words.
+/// Most bytes kept of plain text messages.
 const MAX_WORDS_BYTES: usize = 16 << 10;
-/// The longest line that is read; QEMU's own have some hundred bytes.
+/// Longest line accepted; QEMU's own lines have some hundred bytes.
 const MAX_LINE_BYTES: usize = 64 << 10;
-/// The most lines until an answer.
+/// Most lines before an answer.
 const MAX_LINES: usize = 1024;
 
-/// Why QEMU did not do what it was asked to.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It said no.
+    /// QEMU returned an error.
     #[error("QEMU refused {command}: {error}")]
     Refused {
         /// The command.
         command: String,
-        /// Its own words.
+        /// QEMU's message.
         error: String,
     },
-    /// It said what is no answer.
-    #[error("QEMU's answer is longer than {MAX_LINE_BYTES} bytes, or is none")]
+    /// The answer is invalid.
+    #[error("QEMU's answer is invalid or longer than {MAX_LINE_BYTES} bytes")]
     Malformed,
-    /// It has closed its end.
+    /// QEMU closed its end.
     #[error("QEMU ended before it answered")]
     Ended,
-    /// It said nothing for too long.
+    /// QEMU did not answer in time.
     #[error("QEMU did not answer within {} seconds", PATIENCE.as_secs())]
     Late,
-    /// The user wanted to stop meanwhile.
+    /// The user interrupted the command.
     #[error("interrupted by signal {signal}")]
     Interrupted {
         /// The signal.
         signal: i32,
     },
-    /// A call failed.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// A conversation with QEMU.
+/// A QMP connection to QEMU.
 pub struct Control {
     socket: OwnedFd,
     arrived: Vec<u8>,
@@ -72,28 +71,28 @@ impl Control {
         Ok(Control { socket, arrived: Vec::new(), words: Vec::new() })
     }
 
-    /// What QEMU said in plain words.
+    /// Returns QEMU's plain text messages.
     pub fn words(&self) -> &[u8] {
         &self.words
     }
 
-    /// Begins: memory that is in a file is not part of a state.
+    /// Negotiates capabilities: memory in a file is excluded from a saved state.
     pub fn begin(&mut self, signals: &Signals) -> Result<(), Error> {
         let turn = &mut Turn::new(signals);
-        // It greets first.
+        // QEMU sends a greeting first.
         self.value(turn)?;
         self.ask(&json!({ "execute": "qmp_capabilities" }), turn)?;
         let capabilities = json!([{ "capability": "x-ignore-shared", "state": true }]);
         self.ask(&json!({ "execute": "migrate-set-capabilities", "arguments": { "capabilities": capabilities } }), turn).map(drop)
     }
 
-    /// Lets a machine that waits for it go on from a state.
+    /// Restores a waiting VM from a saved state.
     pub fn restore(&mut self, path: &str, signals: &Signals) -> Result<(), Error> {
         let command = json!({ "execute": "migrate-incoming", "arguments": { "uri": format!("file:{path}") } });
         self.ask(&command, &mut Turn::new(signals)).map(drop)
     }
 
-    /// Saves a machine's state, and leaves it standing still.
+    /// Saves a VM's state, and leaves the VM paused.
     pub fn save(&mut self, path: &str, signals: &Signals) -> Result<(), Error> {
         let turn = &mut Turn::new(signals);
         self.ask(&json!({ "execute": "migrate", "arguments": { "uri": format!("file:{path}") } }), turn)?;
@@ -134,7 +133,7 @@ impl Control {
         }
     }
 
-    /// Returns the next line that is JSON, and keeps the others as words.
+    /// Returns the next line of JSON, and keeps other lines as messages.
     fn value(&mut self, turn: &mut Turn<'_>) -> Result<Value, Error> {
         loop {
             while let Some(end) = self.arrived.iter().position(|byte| *byte == b'\n') {
@@ -166,7 +165,7 @@ impl Control {
     }
 }
 
-/// The time for one command, in which signals are heard.
+/// The time limit for one command, with a check for signals.
 struct Turn<'a> {
     signals: &'a Signals,
     until: Instant,
@@ -182,13 +181,13 @@ impl Turn<'_> {
         if Instant::now() >= self.until { Err(Error::Late) } else { Ok(()) }
     }
 
-    /// Waits until something can be done with the socket.
+    /// Waits until the socket is ready.
     fn wait(&self, socket: &OwnedFd, flags: PollFlags) -> Result<(), Error> {
         self.poll(Some((socket, flags)), self.until.saturating_duration_since(Instant::now()))?;
         self.check()
     }
 
-    /// Waits for a while.
+    /// Waits for one interval.
     fn rest(&self) -> Result<(), Error> {
         self.poll(None, LOOK)?;
         self.check()
@@ -219,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes behind the greeting.
+    /// The behaviour after the greeting.
     #[derive(Clone, Copy)]
     enum Then {
         Again(&'static [u8]),
@@ -227,7 +226,7 @@ mod tests {
         End,
     }
 
-    /// Begins with something that greets, goes on, and reads nothing.
+    /// Begins with a peer that greets, behaves as `then` says, and reads nothing.
     fn begin_with(greeting: &'static [u8], then: Then) -> (Result<(), Error>, Vec<u8>) {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let speaking = Builder::new().spawn(move || {
@@ -237,7 +236,7 @@ mod tests {
             {
                 said = theirs.write_all(words);
             }
-            // Its end stays open until this one is closed.
+            // The peer's end stays open until this one is closed.
             matches!(then, Then::Nothing).then_some(theirs)
         });
         let signals = Signals::take_over().expect("taken over");

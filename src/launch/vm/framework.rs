@@ -1,12 +1,12 @@
-//! Apple's Virtualization framework, as far as Silo uses it: one machine of a [`Configuration`], started and stopped.
+//! Bindings to Apple's Virtualization framework, as far as Silo needs it: starts and stops one VM from a [`Configuration`].
 //!
-//! The only unsafe code for macOS. Its rules, which Apple's headers state:
+//! The only unsafe code for macOS. It follows these rules from Apple's headers:
 //!
-//! * A machine belongs to one serial queue. It is asked and tells on that queue alone, and is let go of there, so what is
-//!   not on the queue holds it only behind [`OnQueue`].
-//! * A machine does not keep its delegate; whoever made it does.
-//! * What is wrong with an argument may be told by an exception. One that reached a frame of Rust would end the process,
-//!   so every call stands within [`guarded`].
+//! * A VM belongs to one serial queue. All calls and callbacks run on that queue, and so does its release. Code outside the queue holds a
+//!   VM only behind [`OnQueue`].
+//! * A VM has only a weak reference to its delegate, so the creator must own the delegate.
+//! * An invalid argument may raise an exception. An exception in a Rust frame would end the process, so every call runs within
+//!   [`guarded`].
 #![allow(unsafe_code)]
 
 use std::io::Write;
@@ -35,27 +35,27 @@ use objc2_virtualization::{
 use super::apple::{Configuration, Holds, Share};
 use crate::launch::spec::Access;
 
-/// How long the framework may take to say that a machine has started; it then has not booted yet.
+/// Time limit for the framework to report that a VM has started, which is before the guest boots.
 const START: Duration = Duration::from_secs(60);
-/// How long it may take to end one. What does not end by then ends with this process.
+/// Time limit for stopping a VM. After that it ends with this process.
 const STOP: Duration = Duration::from_secs(10);
 /// The queue's name, for debuggers.
 const QUEUE: &str = "silo.machine";
 
-/// Why the framework does not do what it is asked.
+/// The reason why the framework refused a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It says so.
+    /// It returned an error.
     #[error("{0}")]
     Said(String),
     /// It raised an exception.
     #[error("the framework raised an exception: {0}")]
     Raised(String),
-    /// It says nothing.
+    /// It did not answer in time.
     #[error("the framework does not answer")]
     Silent,
-    /// It would be given a path that it cannot take.
-    #[error("{} is not there, or not what it should be", .0.display())]
+    /// The path does not exist or has the wrong type.
+    #[error("{} does not exist or has the wrong type", .0.display())]
     Path(PathBuf),
 }
 
@@ -65,46 +65,46 @@ impl From<Retained<NSError>> for Refusal {
     }
 }
 
-/// What a machine is connected to.
+/// The connections of a VM.
 pub struct Ends {
     /// The far end of the port for frames.
     pub port: OwnedFd,
-    /// Where its console goes.
+    /// Receives the console's output.
     pub console: OwnedFd,
-    /// Where it is said how it ended, if it ended by itself.
+    /// Receives the reason if the VM ends by itself.
     pub told: UnixStream,
 }
 
-/// Whether this machine and this program may have virtual machines at all.
+/// True if this host and this program may run VMs.
 pub fn is_supported() -> bool {
-    // SAFETY: a question to the class, without arguments.
+    // SAFETY: a class method without arguments.
     guarded(|| Ok(unsafe { VZVirtualMachine::isSupported() })).unwrap_or(false)
 }
 
-/// A machine; stopped when dropped.
+/// A VM; dropping it stops the VM.
 pub struct Virtual {
     queue: DispatchRetained<DispatchQueue>,
     machine: Option<Arc<OnQueue<Retained<VZVirtualMachine>>>>,
-    // The machine only points at it.
+    // The VM has only a weak reference to it.
     _delegate: Arc<OnQueue<Retained<Delegate>>>,
 }
 
 impl Virtual {
-    /// Makes a machine and starts it. `files` are the directories for those shares that hold one file, in their order.
+    /// Creates a VM and starts it. `files` are the directories for the shares of a single file, in order.
     pub fn start(configuration: &Configuration, initial: &Path, files: &[PathBuf], ends: Ends) -> Result<Virtual, Refusal> {
         let Ends { port, console, told } = ends;
         let configured = guarded(|| configure(configuration, initial, files, port, console))?;
         let queue = DispatchQueue::new(QUEUE, None);
         let delegate = Arc::new(OnQueue(Delegate::new(told)));
         let made = guarded(|| {
-            // SAFETY: the queue is a serial one; the configuration is whole and is copied.
+            // SAFETY: the queue is a serial one; the configuration is complete and is copied.
             Ok(unsafe { VZVirtualMachine::initWithConfiguration_queue(VZVirtualMachine::alloc(), &configured, &queue) })
         })?;
         let this = Virtual { queue, machine: Some(Arc::new(OnQueue(made))), _delegate: Arc::clone(&delegate) };
         this.ask(START, move |machine, answer| {
             let delegate: &ProtocolObject<dyn VZVirtualMachineDelegate> = ProtocolObject::from_ref(&**delegate.get());
             let done = RcBlock::new(move |error: *mut NSError| answer_with(&answer, error));
-            // SAFETY: on the machine's queue; the delegate is kept for as long as the machine is.
+            // SAFETY: on the VM's queue; the delegate lives as long as the VM.
             unsafe {
                 machine.setDelegate(Some(delegate));
                 machine.startWithCompletionHandler(&done);
@@ -113,7 +113,7 @@ impl Virtual {
         Ok(this)
     }
 
-    /// Has something done on the queue, and waits until it is answered.
+    /// Runs a closure on the queue, and waits for its answer.
     fn ask(
         &self,
         most: Duration,
@@ -127,7 +127,7 @@ impl Virtual {
                 what(machine.get(), answer);
                 Ok(())
             }) {
-                // Nobody waits for it any more if it took too long.
+                // The receiver is gone after a timeout.
                 let _ = raised.send(Err(refusal));
             }
         });
@@ -138,50 +138,50 @@ impl Virtual {
 impl Drop for Virtual {
     fn drop(&mut self) {
         let stopped = self.ask(STOP, |machine, answer| {
-            // SAFETY: on the machine's queue.
+            // SAFETY: on the VM's queue.
             if !unsafe { machine.canStop() } {
-                // It has ended already, or never begun.
+                // It has ended already, or never started.
                 let _ = answer.send(Ok(()));
                 return;
             }
             let done = RcBlock::new(move |error: *mut NSError| answer_with(&answer, error));
-            // SAFETY: on the machine's queue.
+            // SAFETY: on the VM's queue.
             unsafe { machine.stopWithCompletionHandler(&done) };
         });
-        // One that cannot be stopped ends with this process, which has nothing left to do.
+        // A VM that cannot be stopped ends with this process.
         drop(stopped);
         let machine = self.machine.take();
         self.queue.exec_async(move || drop(machine));
     }
 }
 
-/// Something that belongs to the queue and may be held elsewhere.
+/// A value that is used only on the queue, and may be owned elsewhere.
 struct OnQueue<T>(T);
 
-// SAFETY: it is opened by `get` alone, which this file calls on the queue only, and its last owner is let go of there or,
-// for the delegate, holds nothing but a socket.
+// SAFETY: only `get` gives access, and this file calls it on the queue only. The last owner is dropped there; the delegate may be dropped
+// elsewhere, because it holds only a socket.
 unsafe impl<T> Send for OnQueue<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for OnQueue<T> {}
 
 impl<T> OnQueue<T> {
-    /// Opens it. A method and no field, of which a closure would take hold by itself.
+    /// Returns the value. A method, because a closure would capture a field by itself.
     fn get(&self) -> &T {
         &self.0
     }
 }
 
 define_class!(
-    // SAFETY: NSObject asks nothing of a class that is made of it, and this one has no Drop.
+    // SAFETY: NSObject has no requirements for subclasses, and this class has no Drop.
     #[unsafe(super(NSObject))]
     #[name = "SiloMachineDelegate"]
     #[ivars = UnixStream]
     struct Delegate;
 
-    // SAFETY: a class that is made of NSObject is one.
+    // SAFETY: a subclass of NSObject conforms to the protocol.
     unsafe impl NSObjectProtocol for Delegate {}
 
-    // SAFETY: both methods have the types of the protocol's.
+    // SAFETY: both methods have the types that the protocol declares.
     unsafe impl VZVirtualMachineDelegate for Delegate {
         #[unsafe(method(guestDidStopVirtualMachine:))]
         fn ended(&self, _: &VZVirtualMachine) {
@@ -198,24 +198,24 @@ define_class!(
 impl Delegate {
     fn new(saying: UnixStream) -> Retained<Delegate> {
         let this = Self::alloc().set_ivars(saying);
-        // SAFETY: NSObject's `init` takes nothing and returns the object.
+        // SAFETY: NSObject's `init` has no arguments and returns the object.
         unsafe { msg_send![super(this), init] }
     }
 
     fn tell(&self, how: &str) {
-        // Whoever would hear it is gone.
+        // Ignored if the receiver is gone.
         let _ = self.ivars().write_all(how.as_bytes());
     }
 }
 
-/// Sends what a completion handler was given, which is nothing or an error.
+/// Sends the result of a completion handler: success, or an error.
 fn answer_with(answer: &Sender<Result<(), Refusal>>, error: *mut NSError) {
     // SAFETY: the framework calls with null or an error that lives for the call.
     let result = match unsafe { error.as_ref() } {
         None => Ok(()),
         Some(error) => Err(Refusal::Said(told(error))),
     };
-    // Nobody waits for it any more if it took too long.
+    // The receiver is gone after a timeout.
     let _ = answer.send(result);
 }
 
@@ -224,14 +224,14 @@ fn told(error: &NSError) -> String {
     format!("{}{why} ({} {})", error.localizedDescription(), error.domain(), error.code())
 }
 
-/// Makes an exception an error.
+/// Converts an exception to an error.
 fn guarded<T>(call: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     objc2::exception::catch(AssertUnwindSafe(call)).unwrap_or_else(|exception| {
-        Err(Refusal::Raised(exception.map_or_else(|| "without a word".to_owned(), |exception| format!("{exception:?}"))))
+        Err(Refusal::Raised(exception.map_or_else(|| "without a message".to_owned(), |exception| format!("{exception:?}"))))
     })
 }
 
-/// Builds the framework's own description of a machine.
+/// Builds the framework's VM configuration.
 fn configure(
     from: &Configuration,
     initial: &Path,
@@ -243,8 +243,8 @@ fn configure(
     let shares = from.shares.iter().map(|share| shared(share, &mut files)).collect::<Result<Vec<_>, _>>()?;
     let (kernel, initial) = (file(&from.kernel)?, file(initial)?);
     let disks = from.disk.iter().map(|path| disk(path)).collect::<Result<Vec<_>, _>>()?;
-    // SAFETY: these are setters of objects that were made here and that nobody else has; each is given the class that its
-    // type names, and numbers within the bounds that the class itself tells.
+    // SAFETY: these are setters of objects that were created here and have no other owner. Each argument has the class that the type names,
+    // and numbers are within the bounds that the class reports.
     unsafe {
         let boot = VZLinuxBootLoader::initWithKernelURL(VZLinuxBootLoader::alloc(), &kernel);
         boot.setInitialRamdiskURL(Some(&initial));
@@ -264,10 +264,10 @@ fn configure(
     }
 }
 
-/// The console, and the port that carries frames, by its name.
+/// Creates the console, and the named port for frames.
 fn ports(name: &str, port: OwnedFd, console: OwnedFd) -> Result<Retained<VZVirtioConsoleDeviceConfiguration>, Refusal> {
     let other_way = port.try_clone().map_err(|error| Refusal::Said(format!("copying a descriptor: {error}")))?;
-    // SAFETY: as in `configure`. Each descriptor is given away whole: its handle alone closes it.
+    // SAFETY: as in `configure`. Each descriptor is moved to its handle, which closes it.
     unsafe {
         let device = VZVirtioConsoleDeviceConfiguration::new();
         let ports = device.ports();
@@ -296,8 +296,8 @@ fn handle(fd: OwnedFd) -> Retained<NSFileHandle> {
 }
 
 fn disk(image: &Path) -> Result<Retained<objc2_virtualization::VZStorageDeviceConfiguration>, Refusal> {
-    // SAFETY: as in `configure`; the file is there. What is only read needs no writing through; `Cached`, because the
-    // automatic choice has shown guests other bytes than the file's.
+    // SAFETY: as in `configure`; the file exists. A read-only disk needs no synchronisation. `Cached`, because with the automatic choice
+    // guests have read wrong bytes.
     unsafe {
         let attached = VZDiskImageStorageDeviceAttachment::initWithURL_readOnly_cachingMode_synchronizationMode_error(
             VZDiskImageStorageDeviceAttachment::alloc(),
@@ -318,7 +318,7 @@ fn shared<'a>(
     let is_read_only = share.access == Access::ReadOnly;
     let one = |path: &Path| -> Result<_, Refusal> {
         let url = directory(path)?;
-        // SAFETY: as in `configure`; the directory is there.
+        // SAFETY: as in `configure`; the directory exists.
         Ok(unsafe { VZSharedDirectory::initWithURL_readOnly(VZSharedDirectory::alloc(), &url, is_read_only) })
     };
     let single = |path: &Path| -> Result<Retained<VZDirectoryShare>, Refusal> {
@@ -338,7 +338,7 @@ fn shared<'a>(
             unsafe { VZMultipleDirectoryShare::initWithDirectories(VZMultipleDirectoryShare::alloc(), &named) }.into_super()
         }
     };
-    // SAFETY: as above; the tag is one that the framework has looked at.
+    // SAFETY: as above; the framework has validated the tag.
     unsafe {
         VZVirtioFileSystemDeviceConfiguration::validateTag_error(&tag)?;
         let device = VZVirtioFileSystemDeviceConfiguration::initWithTag(VZVirtioFileSystemDeviceConfiguration::alloc(), &tag);
@@ -347,13 +347,13 @@ fn shared<'a>(
     }
 }
 
-/// A file's address. One that is not there would be answered by an exception.
+/// Returns a file's URL, if the file exists. A missing file would raise an exception.
 fn file(path: &Path) -> Result<Retained<NSURL>, Refusal> {
     let url = if path.is_file() { NSURL::from_file_path(path) } else { None };
     url.ok_or_else(|| Refusal::Path(path.to_owned()))
 }
 
-/// A directory's address, in the same way.
+/// Returns a directory's URL, if the directory exists.
 fn directory(path: &Path) -> Result<Retained<NSURL>, Refusal> {
     let url = if path.is_dir() { NSURL::from_directory_path(path) } else { None };
     url.ok_or_else(|| Refusal::Path(path.to_owned()))

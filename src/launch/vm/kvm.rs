@@ -1,8 +1,8 @@
-//! Whether the host's processor can run a guest, found by running one: a `/dev/kvm` that opens is no proof.
+//! Tests if the host's processor can run guests, by running one: opening `/dev/kvm` is no proof.
 //!
-//! Some hosts, themselves guests, offer a KVM that translates every instruction of a guest's kernel: each call succeeds,
-//! and no kernel boots in a minute. So a guest of two instructions is run for a while and its time is taken. That costs
-//! some milliseconds, which is why nothing is remembered of it: what is remembered can be wrong.
+//! Some hosts are VMs themselves and offer a KVM that emulates every instruction of a guest's kernel. Each call succeeds, but no kernel
+//! boots within a minute. So this test runs a guest of two instructions in a loop and measures the time. It takes some milliseconds. The
+//! result is not cached on disk, because a cached result can become wrong.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,23 +15,23 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 
 use crate::launch::native::sys;
 
-/// The device.
+/// The device file.
 const DEVICE: &str = "/dev/kvm";
-/// How often the guest counts.
+/// Number of loop rounds in the guest.
 const ROUNDS: u32 = 20_000;
-/// The most that this may take: a hundred times what a processor needs, a fifth of what was seen where it is translated.
+/// Time limit for the loop: a hundred times the time on a real processor, a fifth of the time measured under emulation.
 const MOST: Duration = Duration::from_millis(2);
-/// How long a guest that does not come back is waited for.
+/// Time limit for a guest that does not return.
 const DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// What is read of the kernel's account of processors: the first has about 1,500 bytes.
+/// Most bytes read of /proc/cpuinfo; the first processor's entry has about 1,500.
 const MAX_CPUINFO_BYTES: u64 = 4096;
 
 const FAST: u8 = 0;
 const SLOW: u8 = 1;
 const FAILED: u8 = 2;
 
-/// Says why no guest can be run, if none can; found out once in a process. To be called from one with one thread.
+/// Returns the reason if no guest can run. The result is cached in the process. Needs a process with one thread.
 pub fn works() -> Result<(), &'static str> {
     static HERE: OnceLock<Result<(), String>> = OnceLock::new();
     match HERE.get_or_init(probe) {
@@ -42,24 +42,24 @@ pub fn works() -> Result<(), &'static str> {
 
 fn probe() -> Result<(), String> {
     if access(DEVICE, Access::EXISTS).is_err() {
-        return Err(format!("there is no {DEVICE}"));
+        return Err(format!("{DEVICE} does not exist"));
     }
     if access(DEVICE, Access::READ_OK | Access::WRITE_OK).is_err() {
-        return Err(format!("{DEVICE} may not be used by this user"));
+        return Err(format!("this user may not open {DEVICE}"));
     }
     if cfg!(target_arch = "x86_64") && !has_extensions(&cpuinfo()) {
         return Err(format!(
-            "{DEVICE} opens, but the processor has no instructions for guests (neither vmx nor svm), so they are translated"
+            "{DEVICE} opens, but the processor has no virtualisation instructions (neither vmx nor svm), so guests are emulated"
         ));
     }
-    let failed = |what: &str, error: io::Error| format!("{DEVICE} cannot be tried: {what}: {error}");
-    // A guest may never come back, and then only its process can be ended.
+    let failed = |what: &str, error: io::Error| format!("{DEVICE} cannot be tested: {what}: {error}");
+    // A guest may never return; then only its process can be killed.
     let Some(child) = sys::fork().map_err(|error| failed("starting a process", error))? else { sys::exit(attempt()) };
     let child = Pid::from_raw(child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let child = child.ok_or_else(|| format!("{DEVICE} cannot be tried"))?;
+    let child = child.ok_or_else(|| format!("{DEVICE} cannot be tested"))?;
     let came_back = matches!(poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&DEADLINE)), Ok(1));
     if !came_back {
-        // Just ended is ended, too.
+        // The process may have ended already.
         let _ = pidfd_send_signal(&child, Signal::KILL);
     }
     let status = waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&child)), WaitIdOptions::EXITED);
@@ -67,23 +67,23 @@ fn probe() -> Result<(), String> {
     match code.and_then(|code| u8::try_from(code).ok()).filter(|_| came_back) {
         Some(FAST) => Ok(()),
         Some(SLOW) => Err(format!(
-            "{DEVICE} opens, but guests are translated, not run by the processor: {ROUNDS} steps of one took more than {} ms",
+            "{DEVICE} opens, but guests are emulated, not run by the processor: {ROUNDS} steps of one took more than {} ms",
             MOST.as_millis()
         )),
-        Some(_) => Err(format!("{DEVICE} opens, but a guest cannot be run")),
-        None => Err(format!("{DEVICE} opens, but a guest of two instructions did not come back within a second")),
+        Some(_) => Err(format!("{DEVICE} opens, but cannot run a guest")),
+        None => Err(format!("{DEVICE} opens, but a guest of two instructions did not return within a second")),
     }
 }
 
-/// Reads what the kernel says of the first processor; there may be hundreds.
+/// Reads the kernel's description of the first processor; there may be hundreds.
 fn cpuinfo() -> String {
     let mut text = Vec::new();
-    // Without it, the attempt says what is true.
+    // Without it, the test of a guest decides.
     let _ = File::open("/proc/cpuinfo").and_then(|file| file.take(MAX_CPUINFO_BYTES).read_to_end(&mut text));
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Whether a processor of x86 can run guests by itself, unless nothing is known of it.
+/// True if an x86 processor supports virtualisation, or if its flags are unknown.
 fn has_extensions(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")?.split_once(':'));
     flags.is_none_or(|(_, flags)| flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
@@ -97,26 +97,26 @@ fn attempt() -> u8 {
     }
 }
 
-/// Runs a guest that counts down, and takes its time.
+/// Runs a guest that counts down, and measures its time.
 #[cfg(target_arch = "x86_64")]
 fn run() -> io::Result<Duration> {
     use kvm_ioctls::{Kvm, VcpuExit};
 
-    /// Where the guest's code lies in its memory.
+    /// The guest address of the code.
     const CODE_AT: u64 = 0x1000;
     let mut code = [&b"\xb9\0\0\0\0"[..], b"\xff\xc9", b"\x75\xfc", b"\xe6\x10", b"\xf4"].concat();
     // mov ecx, ROUNDS; dec ecx; jnz back; out 0x10, al; hlt
     code[1..5].copy_from_slice(&ROUNDS.to_le_bytes());
     let system = Kvm::new().map_err(io::Error::from)?;
     let machine = system.create_vm().map_err(io::Error::from)?;
-    // Where the kernel keeps what some processors need for real mode; anywhere that is not memory.
+    // Memory that the kernel needs for real mode on some processors; any address outside the guest's memory.
     machine.set_tss_address(0xfffb_d000).map_err(io::Error::from)?;
     let mut memory = sys::GuestMemory::default();
     memory.write(CODE_AT, &code);
     memory.give(&machine)?;
     let mut processor = machine.create_vcpu(0).map_err(io::Error::from)?;
     let mut special = processor.get_sregs().map_err(io::Error::from)?;
-    // Flat segments in protected mode, as a kernel has them.
+    // Flat segments in protected mode, as in a kernel.
     let flat = |selector: u16, kind: u8| kvm_bindings::kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -141,7 +141,7 @@ fn run() -> io::Result<Duration> {
     }
 }
 
-/// Makes a machine with one processor. There is no such KVM without the processor's own help here.
+/// Creates a VM with one processor. On this architecture KVM always needs hardware support.
 #[cfg(target_arch = "aarch64")]
 fn run() -> io::Result<Duration> {
     let began = Instant::now();
@@ -160,10 +160,10 @@ mod tests {
         assert!(!of("fpu sse hypervisor") && !of("vmxnet"));
     }
 
-    /// Whatever this machine is, there is an answer, and one that says why.
+    /// Every host gives an answer, and a failure has a message.
     #[test]
     fn there_is_an_answer() {
-        // In a process of its own: the tests have threads.
+        // The launcher uses a child process; the tests call it directly, because they have threads.
         match super::run() {
             Ok(took) => assert!(took > std::time::Duration::ZERO),
             Err(error) => assert!(!error.to_string().is_empty()),

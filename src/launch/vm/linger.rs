@@ -1,18 +1,18 @@
-//! How long a machine is kept for what its program wrote to the network last: as long as that is carried on.
+//! The time limit for draining: a VM is kept after its program's end until the program's last network data was forwarded.
 
 use std::time::{Duration, Instant};
 
 use rustix::fs::Timespec;
 
-/// How long nothing may move: whoever outside takes nothing for so long keeps the user's prompt no longer. Twice what the
-/// native tier allows, because a translated machine may have to wait for a processor meanwhile.
+/// Time without progress after which draining ends, so that a peer that accepts nothing does not delay the user's prompt. Twice the limit
+/// of the native tier, because an emulated VM may have to wait for a processor.
 const STALLED: Duration = Duration::from_secs(1);
-/// The most altogether. Bytes are bounded by what kernels hold of connections.
+/// Time limit for all of it. The kernels' socket buffers bound the number of bytes.
 const MOST: Duration = Duration::from_secs(10);
-/// How often it is looked at meanwhile.
+/// Poll interval during draining.
 pub const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// What is known of it.
+/// The progress of draining.
 #[derive(Debug, Default)]
 pub struct Linger {
     began: Option<Instant>,
@@ -20,7 +20,7 @@ pub struct Linger {
 }
 
 impl Linger {
-    /// Says whether it has been enough; `moved` changes whenever something is carried.
+    /// Returns true if draining should end; `moved` changes with each forwarded piece of data.
     pub fn is_over(&mut self, moved: u64, now: Instant) -> bool {
         let began = *self.began.get_or_insert(now);
         match self.last {

@@ -1,4 +1,4 @@
-//! The way from silo to the program in a machine: signals, the foreground, its terminal's settings and size, as frames.
+//! The control link from silo to the program in a VM: signals, foreground, terminal settings and size, as frames.
 
 use rustix::termios::Termios;
 use silo_wire::frame::Frame;
@@ -10,7 +10,7 @@ use crate::launch::host::job::Inside;
 use crate::launch::host::system;
 use crate::launch::host::terminal::Screen;
 
-/// The way to the program in the machine.
+/// Controls the program in the VM.
 pub struct Link<'a>(pub &'a mut Mux);
 
 impl Inside for Link<'_> {
@@ -38,7 +38,7 @@ impl Inside for Link<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        // What the machine does not take now, it gets when silo goes on. What it says meanwhile is read then.
+        // Sends as much as the VM accepts now. The rest is sent, and output is read, after silo continues.
         let _ = self.0.turn(&[]);
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! What a virtual machine is made of, from a launch spec: pure, data in, data out.
+//! Builds the description of a VM from a launch spec. Pure: data in, data out.
 //!
-//! One spec becomes two. The *outer* one is the sandbox of namespaces in which QEMU runs: it sees the files that it needs and
-//! the project, and nothing else of the host, so whoever breaks out of the machine is in a sandbox like any other. The
-//! *inner* one is what the machine's first process is to launch, with paths as they are inside.
+//! One spec becomes two. The *outer* one describes the namespace sandbox of QEMU: it contains the files that QEMU needs and the project,
+//! and nothing else of the host. So a program that escapes from the VM is still in a sandbox like any other. The *inner* one is launched by
+//! the VM's first process, with paths as they are inside.
 //!
-//! The shares' rules hold outside, where the guest's kernel cannot change them: a read-only mount is one in the outer
-//! sandbox, and so are the paths that a program may only read.
+//! The rules for shares are enforced outside, where the guest's kernel cannot change them: a read-only mount is read-only in the outer
+//! sandbox, and so are the protected paths.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,71 +17,71 @@ use super::shares::{Shares, shared_dir, tag};
 use super::tty::Terminal;
 use crate::launch::spec::{Access, Dir, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
 
-/// Where QEMU's sandbox has what Silo gives it.
+/// The directory with Silo's files in QEMU's sandbox.
 pub const GIVEN: &str = "/silo";
-/// Where the machine has its program's root.
+/// The mount point of the program's root in the VM.
 pub const IMAGE: &str = "/image";
-/// Where the machine has the directories that its program's root is made of, where there is no disk.
+/// The mount point of the root's lower directories in the VM, if there is no disk.
 pub const LOWER: &str = "/lower";
-/// The share with them.
+/// The tag of their share.
 pub const LOWER_TAG: &str = "lower";
-/// Where the machine catches changes that are kept.
+/// The directory for captured changes in the VM.
 pub const CHANGES: &str = "/changes";
-/// Where the machine has what it shares with the host.
+/// The mount point of the host's shares in the VM.
 pub const SHARES: &str = "/share";
-/// The machine's disk with the program's root.
+/// The VM's disk with the program's root.
 pub const DISK: &str = "/dev/vda";
 /// The name of the port to the host.
 pub const PORT: &str = "silo.0";
-/// What QEMU may write besides shares, in memory: nothing but the places of its mounts.
+/// Writable memory in QEMU's sandbox, in addition to shares: it holds only mount points.
 const SCRATCH_BYTES: u64 = 64 << 20;
 /// Threads of QEMU: a few for processors, at most 64 for files, and some of its own.
 const TASKS: u64 = 256;
-/// Open files of QEMU: it has one for each file of a share that the guest has open, and closes some when it has half of these.
+/// Open files of QEMU: one for each file of a share that the guest has open. QEMU closes some at half of this limit.
 const OPEN_FILES: u64 = 4096;
-/// Memory of QEMU besides the machine's: up to 1 GiB of translated code, half a GiB of stacks of 64 threads for files, as much
-/// of stacks of requests, and its own heap. Without room for one more of them QEMU aborts.
+/// Memory of QEMU in addition to the guest's: up to 1 GiB of translated code, half a GiB for the stacks of 64 file threads, the same for
+/// the stacks of requests, and its own heap. QEMU aborts if an allocation fails.
 const QEMU_MEMORY_BYTES: u64 = 2560 << 20;
-/// Processors of QEMU besides the machine's: for files and channels.
+/// CPU time of QEMU in addition to the guest's: for files and channels.
 const QEMU_CPU_THOUSANDTHS: u64 = 1000;
-/// Of the machine's memory, what a program's files may take, as a fraction.
+/// The fraction of the VM's memory that a program's files may use.
 const UPPER_SHARE: (u64, u64) = (3, 4);
-/// What the machine's kernel and Silo need besides the program.
+/// Memory for the guest's kernel and Silo, in addition to the program's.
 const OWN_MEMORY_BYTES: u64 = 160 << 20;
-/// The smallest machine that boots with room for a program.
+/// The smallest memory size that boots with room for a program.
 const LEAST_MEMORY_BYTES: u64 = 384 << 20;
-/// What every guest kernel is told: to say nothing until it dies, and then to stop; not to judge timers and clocks by how
-/// they tick while the host is busy; to trust the processor's random numbers; to begin without what no program of a
-/// sandbox can reach, which takes a sixth of a start by translation: tests of its own ciphers, keys for signatures of modules
-/// and for files, programs of the kernel's that only root may load, other security modules than the one that sandboxes use. What
-/// it does not know, the last word, it hands on to its first process.
+/// The kernel command line of every guest. The kernel prints nothing until a panic, and then powers off. It does not check timers and
+/// clocks for drift while the host is busy, and it trusts the processor's random number generator. It skips features that no program in a
+/// sandbox can use, which take a sixth of a start under TCG: self-tests of ciphers, keys for signatures of modules and files, BPF programs
+/// that only root may load, and security modules other than Landlock. The kernel passes the last word, which it does not know, to its first
+/// process as a variable.
 const COMMAND_LINE: &str = "earlyprintk=ttyS0 console=hvc0 quiet loglevel=1 panic=-1 no_timer_check tsc=reliable random.trust_cpu=on \
     cryptomgr.notests lsm=landlock rcupdate.rcu_expedited=1 initcall_blacklist=load_system_certificate_list,jent_mod_init,\
     crypto_kdf108_init,init_encrypted,platform_keyring_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init,bpf_sockmap_iter_init \
     LD_LIBRARY_PATH=/silo/lib";
 
-/// How the processors of a machine are made.
+/// The implementation of a VM's processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processor {
-    /// By the host's own.
+    /// Hardware virtualisation (KVM).
     Kvm,
-    /// By translation.
+    /// Emulation (TCG).
     Translated,
 }
 
-/// Where a machine begins.
+/// The starting point of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At its kernel.
+    /// The kernel boots.
     Boot,
-    /// The same, and its memory is a file of a directory of the host, where a snapshot can be taken.
+    /// The kernel boots, and the VM's memory is a file in a host directory, so that a snapshot can be taken.
     Observed {
         /// The directory.
         dir: PathBuf,
-        /// How many shares it has places for.
+        /// The number of share devices to provide.
         shares: usize,
     },
-    /// Where a snapshot was taken, which lies in a directory of the host.
+    /// The VM is restored from a snapshot in a host directory.
     Restored {
         /// The directory.
         dir: PathBuf,
@@ -89,38 +89,38 @@ pub enum Start {
 }
 
 impl Start {
-    /// Whether QEMU is told what to do with the machine as a whole.
+    /// True if QEMU has a QMP socket.
     pub fn is_controlled(&self) -> bool {
         *self != Start::Boot
     }
 }
 
-/// The memory of a snapshot, in its directory.
+/// The file of a snapshot's memory, in its directory.
 pub const MEMORY: &str = "memory";
-/// The rest of its state.
+/// The file of the other VM state.
 pub const STATE: &str = "state";
-/// Where QEMU's sandbox has the directory.
+/// The snapshot's directory in QEMU's sandbox.
 pub const SNAPSHOT: &str = "/silo/snapshot";
 
-/// What the machine's first process is to do.
+/// The job for the VM's first process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// What to launch, with paths inside the machine.
+    /// The spec to launch, with paths inside the VM.
     pub spec: Spec,
-    /// As whom the machine's root appears to the program.
+    /// The ids by which the program sees the VM's root.
     pub user: (u32, u32),
-    /// The permissions that the program's new files lack.
+    /// The umask of the program.
     pub umask: u32,
-    /// Whether there is a disk with the program's root.
+    /// True if there is a disk with the program's root.
     pub has_disk: bool,
-    /// How many shares to mount.
+    /// Number of shares to mount.
     pub shares: usize,
-    /// What they are mounted by.
+    /// The protocol of the shares.
     pub sharing: Sharing,
     /// The program's terminal, if it has one.
     pub terminal: Option<Terminal>,
-    /// Where its errors go, if not there.
+    /// The destination of its errors, if they are not on the terminal.
     pub errors: Errors,
     /// Most processes at once.
     pub tasks: Option<u64>,
@@ -128,60 +128,60 @@ pub struct Job {
     pub now: (i64, i64),
 }
 
-/// By which protocol a machine mounts what the host shares.
+/// The protocol by which a VM mounts the host's shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sharing {
-    /// QEMU's own, which needs no program besides.
+    /// QEMU's built-in one, which needs no extra program.
     NineP,
     /// The only one of Apple's framework.
     Virtiofs,
 }
 
-/// Where a program's errors go.
+/// The destination of a program's errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Errors {
-    /// To a stream of their own.
+    /// A separate stream.
     Apart,
-    /// Where the output goes, in the order in which they are written.
+    /// The stream of the output, which keeps the order of writes.
     WithOutput,
 }
 
-/// Both sides of one machine.
+/// Both specs of one VM.
 #[derive(Debug)]
 pub struct Made {
     /// QEMU's sandbox.
     pub outer: Spec,
-    /// What runs inside.
+    /// The spec that runs inside.
     pub inner: Spec,
-    /// How many shares there are.
+    /// Number of shares.
     pub shares: usize,
-    /// The machine's memory.
+    /// The VM's memory.
     pub memory_bytes: u64,
 }
 
-/// What the machine's first process is to be told, whatever the machine is made of.
+/// The data for the job that does not depend on the hypervisor.
 #[derive(Debug)]
 pub struct Inside {
-    /// What to launch.
+    /// The spec to launch.
     pub spec: Spec,
-    /// How many shares there are.
+    /// Number of shares.
     pub shares: usize,
-    /// What they are mounted by.
+    /// The protocol of the shares.
     pub sharing: Sharing,
-    /// The machine's memory.
+    /// The VM's memory.
     pub memory_bytes: u64,
 }
 
 impl Made {
-    /// Returns what is told inside.
+    /// Returns the data for the job.
     pub fn inside(self) -> Inside {
         Inside { spec: self.inner, shares: self.shares, sharing: Sharing::NineP, memory_bytes: self.memory_bytes }
     }
 }
 
-/// Makes both specs of one.
+/// Builds both specs from one.
 pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) -> Made {
     let given = Path::new(GIVEN);
     let read_only = |host: &Path, name: &str| Mount { host: host.into(), guest: given.join(name), access: Access::ReadOnly };
@@ -232,7 +232,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
             hostname: "silo-vm".to_owned(),
             identity: Identity::Machine,
             stdio: Stdio::Auto,
-            // Whatever takes QEMU's place has no more, with or without a cgroup.
+            // The limits also bind a compromised QEMU, with or without a cgroup.
             limits: Limits {
                 memory_bytes: Some(memory.saturating_add(QEMU_MEMORY_BYTES)),
                 tasks: Some(TASKS.saturating_add(machine.cpus.into())),
@@ -248,12 +248,12 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
     }
 }
 
-/// The two files of a snapshot, without their directory: nothing can be put in their place.
+/// Returns mounts of a snapshot's two files, without their directory, so that they cannot be replaced.
 fn snapshot(dir: &Path, access: Access) -> [Mount; 2] {
     [MEMORY, STATE].map(|name| Mount { host: dir.join(name).into(), guest: Path::new(SNAPSHOT).join(name), access })
 }
 
-/// The machine's memory: what the program may have, and what the machine itself needs.
+/// Returns the VM's memory: the program's limit, and the VM's own needs.
 pub(super) fn memory(spec: &Spec, machine: &Machine) -> u64 {
     let wanted = spec.limits.memory_bytes.map_or(machine.memory_bytes, |bytes| bytes.saturating_add(OWN_MEMORY_BYTES));
     wanted.max(LEAST_MEMORY_BYTES).next_multiple_of(1 << 20)
@@ -262,7 +262,7 @@ pub(super) fn memory(spec: &Spec, machine: &Machine) -> u64 {
 pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
     let mut inner = spec.clone();
     inner.machine = None;
-    // They are in the shares already: what a share is made of cannot be the upper directory of an overlay.
+    // Overlays are part of the shares already: a share cannot be the upper directory of an overlay.
     inner.overlays = Vec::new();
     inner.root.lower = match machine.disk {
         Some(_) => vec![IMAGE.into()],
@@ -278,22 +278,22 @@ pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64
     for mount in &mut inner.mounts {
         mount.host = shares.inside(&mount.host).into();
     }
-    // The machine has no more processors than the program may have.
+    // The VM has only as many processors as the program may use.
     inner.limits.cpu_thousandths = None;
     inner
 }
 
-/// QEMU's command line. Each odd word has its reason beside it.
+/// Returns QEMU's command line. Comments give the reasons for unusual options.
 fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, start: &Start) -> Vec<OsString> {
     let mut words: Vec<String> = Vec::new();
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
     put(PROGRAM);
-    // Nothing that is not named, and nothing that a host's files name.
+    // No default devices, and no configuration files.
     put("-nodefaults -no-user-config -display none -no-reboot");
     match processor {
         Processor::Kvm => put("-accel kvm -cpu host"),
-        // Translated code must not see 16-byte exchanges: older versions break flags with them. Copying by the byte, fast
-        // on a processor, takes a step for each; a fifth level of pages makes each miss dearer.
+        // Translated code must not use 16-byte compare-and-exchange: older versions corrupt flags with it. Fast byte copies of a real
+        // processor take one emulated step per byte. A fifth page table level makes each TLB miss slower.
         Processor::Translated => put("-accel tcg,thread=multi -cpu max,-cx16,-erms,-fsrm,-la57"),
     }
     let backed = |how: &str| {
@@ -302,11 +302,11 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, sta
     put(&match start {
         Start::Boot => MACHINE.to_owned(),
         Start::Observed { .. } => MACHINE.to_owned() + &backed("share=on"),
-        // Each machine has a copy of its own of what it changes.
+        // Private mapping: each VM has its own copy of the pages that it changes.
         Start::Restored { .. } => MACHINE.to_owned() + &backed("share=off,readonly=on,rom=off"),
     });
     put(&format!("-m {}M -smp {}", memory >> 20, machine.cpus));
-    // A machine that is restored has the same firmware, which is one for this kind of kernel.
+    // A restored VM needs the same firmware, which is chosen by the kind of kernel.
     put("-kernel /silo/kernel");
     if !matches!(start, Start::Restored { .. }) {
         put("-initrd /silo/initial");
@@ -323,7 +323,7 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, sta
         Some(_) => {
             put("-drive id=disk,file=/silo/disk,format=raw,if=none,readonly=on,file.locking=off -device virtio-blk-pci,drive=disk");
         }
-        // One share for all: there are only so many places for devices.
+        // One share for all of them: the number of device slots is limited.
         None => {
             put(&format!("-fsdev local,id=lower,path={GIVEN}/lower,security_model=none,readonly=on,multidevs=remap"));
             put(&format!("-device virtio-9p-pci,fsdev=lower,mount_tag={LOWER_TAG}"));
@@ -331,30 +331,30 @@ fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, sta
     }
     put("-device virtio-rng-pci");
     if *start == Start::Boot {
-        // Memory that the guest has no use for any more is the host's again. Of a snapshot's file nothing can be given back.
+        // Returns free guest memory to the host. Memory of a snapshot's file cannot be returned.
         put("-device virtio-balloon-pci,free-page-reporting=on");
     }
-    // What the kernel says when it dies, and nothing before.
+    // Output of the kernel, only after a panic.
     put("-chardev socket,id=log,fd=1,mux=on -serial chardev:log -device virtio-serial-pci -device virtconsole,chardev=log");
-    // The port's other end is this program's standard input: nothing on disk, and nobody else can connect.
+    // The port's other end is this process's standard input: no socket on disk, and no other process can connect.
     put(&format!("-chardev socket,id=silo,fd=0 -device virtserialport,chardev=silo,name={PORT}"));
     for number in 0..shares {
-        // Ownership is not kept but taken from who writes: that is the caller, always. Inodes of several file systems differ.
+        // Ownership is not stored: every file belongs to the writer, which is always the caller. File systems may share inode numbers.
         let dir = shared_dir(number);
         put(&format!("-fsdev local,id=f{number},path={},security_model=none,multidevs=remap", dir.display()));
         put(&format!("-device virtio-9p-pci,fsdev=f{number},mount_tag={}", tag(number)));
     }
-    // Within the sandbox of namespaces another one: nothing is started, nothing of the old system calls is there.
+    // A second sandbox within the namespaces: no new processes and no obsolete system calls.
     put("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     words.into_iter().map(OsString::from).collect()
 }
 
-/// Robust under translation, where the smaller `microvm` needs the host's clock measured; five per cent slower.
+/// More robust under TCG than the smaller `microvm`, which must calibrate against the host's clock; five per cent slower.
 #[cfg(target_arch = "x86_64")]
 const MACHINE: &str = "-machine q35,graphics=off,vmport=off,smbus=off,sata=off,hpet=off,usb=off";
 #[cfg(target_arch = "x86_64")]
 const PROGRAM: &str = "qemu-system-x86_64";
-/// The one machine of this architecture that is made for machines that are none.
+/// The generic virtual machine type of this architecture.
 #[cfg(target_arch = "aarch64")]
 const MACHINE: &str = "-machine virt,gic-version=max";
 #[cfg(target_arch = "aarch64")]
@@ -442,7 +442,7 @@ mod tests {
         ];
         assert_eq!(seen, expect);
         assert_eq!(made.outer.read_only, [PathBuf::from("/silo/share/0/.git/hooks")]);
-        // The layer lies outside, where the guest's kernel cannot change it, and once.
+        // The overlay is outside, where the guest's kernel cannot change it, and is mounted once.
         assert_eq!(made.outer.overlays.len(), 1);
         assert_eq!(made.outer.overlays[0].guests, [PathBuf::from("/silo/share/0/.jj")]);
         assert_eq!(made.outer.hidden, [PathBuf::from("/silo/share/0/socket")]);

@@ -1,14 +1,14 @@
-//! The vm tier: a machine of its own for each launch, with its own kernel, ended with its program.
+//! The vm tier: a VM for each launch, with its own kernel, ended with its program.
 //!
-//! The machine is QEMU, from an image like any other, in a sandbox of the native tier ([`machine`] says what it sees). Its
-//! first process is silo again ([`guest`]), which launches the program in a sandbox of the native tier *inside*. Between
-//! the two is one port that carries frames ([`mux`]). So a program sees on both tiers the same, made by the same code, and
-//! between it and the host stand two walls more: the machine, and the sandbox around QEMU.
+//! The VM is QEMU, from an image like any other, in a sandbox of the native tier (see [`machine`] for its view). The VM's first process is
+//! silo again ([`guest`]), which launches the program in a sandbox of the native tier *inside*. One port between the two carries frames
+//! ([`mux`]). So the same code builds the same view for a program on both tiers. Two more barriers separate it from the host: the VM, and
+//! the sandbox around QEMU.
 //!
-//! What counts is what the machine says in its last frame. That QEMU ends, in whatever way, says nothing.
+//! Only the VM's final report decides the result. QEMU's own end does not, in any form.
 //!
-//! That is Linux. On macOS the machine is one of Apple's framework ([`apple`] says what it sees, `vz` starts it), without a
-//! sandbox around it; the guest, the port and the host's side of it ([`watch`]) are the same.
+//! This is Linux. On macOS the VM runs in Apple's framework (see [`apple`] for its view; `vz` starts it), without a sandbox around it. The
+//! guest, the port and the host side of it ([`watch`]) are the same.
 
 #[cfg(target_os = "linux")]
 pub mod guest;
@@ -23,7 +23,7 @@ pub mod initial;
 mod kvm;
 mod linger;
 mod link;
-// Each system has one of its two.
+// Each system uses one of its two functions.
 #[allow(dead_code)]
 mod program;
 #[cfg(target_os = "linux")]
@@ -35,7 +35,7 @@ mod start;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod watch;
 
-// What of these QEMU and the guest use is not used elsewhere.
+// Some items are used only by QEMU and the guest.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod machine;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
@@ -45,7 +45,7 @@ mod shares;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod tty;
 
-// Data that is tested where Apple's framework is not.
+// Data that is tested also on systems without Apple's framework.
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 mod apple;
 #[cfg(target_os = "macos")]
@@ -71,7 +71,7 @@ use watch::{Until, Watch};
 /// See [`crate::launch::unpack_changes`].
 pub use changes::unpack as unpack_changes;
 
-/// What belongs to a program of silo as a machine's first process.
+/// Finds the silo binary that is a VM's first process, with its libraries.
 #[cfg(target_os = "macos")]
 pub use program::beside as first_process;
 #[cfg(target_os = "linux")]
@@ -95,7 +95,7 @@ pub use vz::probe;
 
 /// See [`crate::launch::launch`].
 pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
-    // From here on no signal is lost: what arrives before there is a program is forwarded to it.
+    // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
     let streams = streams::streams(&spec.stdio)?;
     let notices = Notices::new(&streams)?;
@@ -107,7 +107,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     noted(Phase::Ready);
     watch.screen = Screen::of(&streams, notices)?;
     if let Some(screen) = watch.screen.as_mut().filter(|screen| screen.turn() == Some(Turn::Came)) {
-        // Before the program starts: what it prints meets a terminal that is its own.
+        // Before the program starts, so that its first output goes to a raw terminal.
         noted(Phase::Terminal);
         screen.take()?;
     }
@@ -116,7 +116,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     let outcome = watch.run(&signals, Until::Ended, noted);
     noted(Phase::Ended);
     let exit = watch.close(outcome, &signals)?;
-    // What follows takes a while, and whoever interrupts it means this process.
+    // Unpacking takes a while; from here on a signal interrupts this process.
     drop(signals);
     if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
         connect::changed(after, upper)?;
@@ -124,7 +124,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
     Ok(exit)
 }
 
-/// Connects the program's streams, and tells the machine what to do. What the program changes comes into the file.
+/// Connects the program's streams, and sends the job to the VM. Returns the file that receives the program's changes.
 fn tell(watch: &mut Watch<'_>, spec: &Spec, inside: Inside, streams: &Streams) -> Result<Option<File>, Error> {
     let (terminal, errors) = connect::streams(&mut watch.mux, watch.screen.as_mut(), streams)?;
     if let Some(outlet) = &mut watch.outlet {

@@ -1,25 +1,25 @@
-//! The program that is a machine's first process: silo for Linux, and what has to be there for it.
+//! The program that is a VM's first process: silo for Linux, with its libraries.
 //!
-//! On Linux it is this very program with the libraries that it has loaded: where it runs, they are, and nothing has to be
-//! built, found or shipped besides. Elsewhere it is a program without libraries that lies beside this one.
+//! On Linux it is this very binary with the libraries that it has loaded. Where this process runs, these files exist, so nothing must be
+//! built, found or shipped. On other systems it is a static binary, installed next to this one.
 
 use std::path::{Path, PathBuf};
 
 use super::initial::failed;
 use crate::launch::error::Error;
 
-/// A machine's first process.
+/// The first process of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// The libraries that it needs.
     pub libraries: Vec<PathBuf>,
-    /// The modules by which it mounts what is shared, the last on the others.
+    /// The kernel modules for mounting shares; each follows the modules it depends on.
     pub shared_files: &'static [&'static str],
 }
 
-/// Takes a program of silo; it has the libraries that this process has.
+/// Describes a silo binary; its libraries are those of this process.
 pub fn of(program: &Path) -> Result<Program, Error> {
     let (own, maps) = (Path::new("/proc/self/exe"), Path::new("/proc/self/maps"));
     let target = std::fs::read_link(own).map_err(|source| failed("reading", own, source))?;
@@ -27,7 +27,7 @@ pub fn of(program: &Path) -> Result<Program, Error> {
     Ok(Program { path: program.to_owned(), libraries: loaded(&text, &target), shared_files: &["9pnet_virtio", "9p"] })
 }
 
-/// Lists the libraries that a process has loaded besides its program.
+/// Lists the libraries that a process has loaded.
 fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find('/')?..]))).collect();
     paths.retain(|path| path != program && path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
@@ -36,10 +36,10 @@ fn loaded(maps: &str, program: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Where the program for a machine lies from the directory of this one: as a package has it, and side by side.
+/// The locations of the VM's binary relative to this one's directory: as in a package, and side by side.
 const PLACES: [&str; 2] = ["../libexec/silo", "."];
 
-/// Finds the program for Linux that lies beside this one.
+/// Finds the Linux binary installed next to this one.
 pub fn beside(this: &Path) -> Result<Program, Error> {
     let name = format!("silo-linux-{}", std::env::consts::ARCH);
     let dir = this.parent().unwrap_or_else(|| Path::new("/"));
@@ -48,7 +48,7 @@ pub fn beside(this: &Path) -> Result<Program, Error> {
         Some(path) => Ok(Program { path: path.clone(), libraries: Vec::new(), shared_files: &["virtiofs"] }),
         None => {
             let [usual, _] = candidates;
-            let what = format!("needs silo's program for Linux, which is not at {}; a release has it", usual.display());
+            let what = format!("needs silo's program for Linux, which is not at {}; install a release", usual.display());
             Err(Error::Machine { what })
         }
     }

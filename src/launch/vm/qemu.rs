@@ -1,4 +1,4 @@
-//! QEMU at work, as whoever attends to the machine sees it: a process in a sandbox that has a last word of its own.
+//! A running QEMU: a process in a sandbox that reports its end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -9,33 +9,33 @@ use crate::launch::host::streams::host;
 use crate::launch::native::supervise::Sandbox;
 use crate::launch::native::wire::{self, Report};
 
-/// A machine that QEMU runs; ended when dropped.
+/// A VM in QEMU; dropping it ends the VM.
 pub struct Running {
-    /// Kills it when it is dropped.
+    /// Kills QEMU when dropped.
     _sandbox: Sandbox,
     socket: OwnedFd,
     control: Option<Control>,
 }
 
 impl Running {
-    /// Takes charge of QEMU's sandbox.
+    /// Takes ownership of QEMU's sandbox.
     pub fn new(sandbox: Sandbox, socket: OwnedFd, control: Option<Control>) -> Running {
         Running { _sandbox: sandbox, socket, control }
     }
 
-    /// The way to QEMU itself, if there is one.
+    /// Returns the QMP connection, if there is one.
     pub fn control(&mut self) -> Option<&mut Control> {
         self.control.as_mut()
     }
 
-    /// What is readable when it has something to say.
+    /// Returns the descriptor that is readable when a report is available.
     pub fn saying(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Hears what it says, once that is readable; whether that was its last word.
+    /// Reads a report, once one is available; returns the reason if QEMU has ended.
     pub fn look(&self) -> Result<Option<Gone>, Error> {
-        Ok(match host(wire::next_report(self.socket.as_fd()), "listening to the machine's sandbox")? {
+        Ok(match host(wire::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
             Some(Report::Started | Report::Stopped(_)) => None,
             report => Some(told(report)),
         })

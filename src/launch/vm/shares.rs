@@ -1,4 +1,4 @@
-//! What a machine sees of the host's directories and files: each once, by its rule.
+//! The host directories and files shared with a VM: each once, with its access.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,29 +7,29 @@ use super::machine::{GIVEN, SHARES};
 use crate::launch::spec::host_path::HostPath;
 use crate::launch::spec::{Access, Overlay, Spec};
 
-/// A host directory, or one file, that a machine sees.
+/// A host directory or a single file shared with a VM.
 pub(super) struct Share {
-    /// Where it is on the host.
+    /// The path on the host.
     pub host: HostPath,
-    /// Whether it can be written.
+    /// Read-only or writable.
     pub access: Access,
-    /// Its name, if it is a file: only a directory can be shared, so it lies in one that is made for it.
+    /// The name of a single file. Only directories can be shared, so the file gets a directory of its own.
     pub file: Option<OsString>,
 }
 
-/// What of the host a machine sees.
+/// All shares of a VM.
 pub(super) struct Shares {
-    /// Each once.
+    /// The shares, without duplicates.
     pub hosts: Vec<Share>,
 }
 
 impl Shares {
-    /// Lists what is shared, each once.
+    /// Collects the shares of a spec, without duplicates.
     pub fn of(spec: &Spec) -> Shares {
         let mut hosts: Vec<Share> = Vec::new();
         for mount in &spec.mounts {
             match hosts.iter_mut().find(|share| share.host == mount.host) {
-                // Read-only where it is mounted so; the inner sandbox sees to that.
+                // A read-only mount of a writable share is enforced by the inner sandbox.
                 Some(share) if mount.access == Access::ReadWrite => share.access = Access::ReadWrite,
                 Some(_) => {}
                 None => {
@@ -42,7 +42,7 @@ impl Shares {
         Shares { hosts }
     }
 
-    /// Where a host path of the spec is inside.
+    /// Returns the path inside for a host path of the spec.
     pub fn inside(&self, host: &HostPath) -> PathBuf {
         let number = self.hosts.iter().position(|share| share.host == *host).unwrap_or_default();
         let dir = Path::new(SHARES).join(number.to_string());
@@ -52,7 +52,7 @@ impl Shares {
         }
     }
 
-    /// Guest paths as QEMU sees them, each once; those that are in no share are left out.
+    /// Converts guest paths to paths in QEMU's sandbox, without duplicates; skips paths outside all shares.
     pub fn protected(&self, guests: &[PathBuf], spec: &Spec) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = guests.iter().filter_map(|path| self.outside(path, spec)).collect();
         paths.sort();
@@ -60,7 +60,7 @@ impl Shares {
         paths
     }
 
-    /// The layers over directories of shares.
+    /// Returns the overlays over directories of shares.
     pub fn overlays(&self, spec: &Spec) -> Vec<Overlay> {
         let outside = |overlay: &Overlay| Overlay { guests: self.protected(&overlay.guests, spec), ..overlay.clone() };
         spec.overlays.iter().map(outside).collect()
@@ -71,7 +71,7 @@ impl Shares {
         let mount = outer.max_by_key(|mount| mount.guest.as_os_str().len())?;
         let number = self.hosts.iter().position(|share| share.host == mount.host)?;
         let (top, below) = (self.hosts[number].outside(number), path.strip_prefix(&mount.guest).unwrap_or(path));
-        // A path that ends with a slash is that of a directory, which a file's is not.
+        // Joining an empty path would add a slash, which is invalid for a file.
         Some(if below.as_os_str().is_empty() { top } else { top.join(below) })
     }
 }
@@ -90,7 +90,7 @@ pub fn shared_dir(number: usize) -> PathBuf {
     Path::new(GIVEN).join("share").join(number.to_string())
 }
 
-/// The tag by which the machine mounts a share.
+/// Returns the mount tag of a share.
 pub fn tag(number: usize) -> String {
     format!("share{number}")
 }

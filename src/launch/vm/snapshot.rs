@@ -1,9 +1,9 @@
-//! Snapshots: a machine that has booted, as files, from which any number of machines go on.
+//! VM snapshots on disk; any number of VMs can be restored from one.
 //!
-//! A snapshot is of a machine that has its image mounted and no program, no project and no network yet; what one run gives
-//! to another through it is the image and nothing else. Its memory is mapped, not read, so each machine reads of it what
-//! it uses, and what it changes is its own. It is for one program, one QEMU, one kernel, one image and one size of machine:
-//! all of that is in its name, and whatever has another name is of no use here. It never leaves this computer.
+//! A snapshot contains a VM with its image mounted, before it has a program, project or network. So the image is all that one run can pass
+//! to another through a snapshot. Its memory is mapped, not read: each VM reads only the pages that it uses, and its changes are private. A
+//! snapshot matches one silo binary, one QEMU, one kernel, one image and one VM size. Its name is a hash of all of them, so a mismatch is
+//! never found. It never leaves this host.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -32,16 +32,16 @@ use crate::launch::host::streams::{self, host};
 use crate::launch::host::system::Signals;
 use crate::launch::spec::{Machine, Spec, Stdio, Upper};
 
-/// Snapshots of one image that are kept: one for each number of shares and size of machine that is in use.
+/// Most snapshots kept per image: one for each combination of share count and VM size in use.
 const MOST: usize = 4;
-/// The most that QEMU writes of a machine besides its memory: some hundred thousand bytes.
+/// Largest state of a VM without its memory; QEMU writes some hundred kilobytes.
 const MAX_STATE_BYTES: u64 = 64 << 20;
-/// The beginning of the name of one that is not done.
+/// Name prefix of unfinished snapshots.
 const UNDONE: &str = "undone-";
-/// What runs in a machine before its snapshot is taken where its tool says nothing.
+/// The default command to run in a VM before its snapshot is taken.
 const WARM_UP: [&str; 3] = ["sh", "-c", ":"];
 
-/// Where the snapshot for a launch is, or would be.
+/// The location of the snapshot for a launch, whether it exists or not.
 #[derive(Debug)]
 pub struct Place {
     parent: PathBuf,
@@ -49,7 +49,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Names it; none where none are kept.
+    /// Returns the location; `None` if snapshots are not enabled.
     pub fn of(spec: &Spec, machine: &Machine, processor: Processor) -> Option<Place> {
         let parent = machine.snapshots.clone()?;
         let made = machine::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() });
@@ -63,7 +63,7 @@ impl Place {
             put(path.as_os_str().as_bytes());
         }
         if processor == Processor::Kvm {
-            // Its instructions are the host's.
+            // The guest uses the host processor's instructions.
             let text = fs::read_to_string("/proc/cpuinfo").ok()?;
             text.lines()
                 .filter(|line| line.starts_with("model name") || line.starts_with("flags"))
@@ -77,51 +77,51 @@ impl Place {
         self.parent.join(&self.name)
     }
 
-    /// Returns the directory of a snapshot that is there, and notes that it is used. Removes one whose files are none.
+    /// Returns the directory of an existing snapshot, and updates its time of use. Removes an invalid snapshot.
     pub fn find(&self, memory_bytes: u64) -> Option<PathBuf> {
         let dir = self.dir();
         match whole(&dir, memory_bytes) {
             Ok(state) => {
                 let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
                 let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-                // One that cannot be noted is used all the same.
+                // Failing to update the time of use does not matter.
                 let _ = rustix::fs::futimens(&state, &Timestamps { last_access: omit, last_modification: now });
                 Some(dir)
             }
-            // There is none.
+            // No snapshot exists.
             Err(error) if error.kind() == ErrorKind::NotFound && !dir.exists() => None,
             Err(error) if error.kind() == ErrorKind::InvalidData || error.kind() == ErrorKind::NotFound => {
                 self.remove();
                 None
             }
-            // The host has no descriptor left, or the like.
+            // Out of file descriptors, or a similar problem of the host.
             Err(_) => None,
         }
     }
 
-    /// Removes one that is of no use.
+    /// Removes an invalid snapshot.
     pub fn remove(&self) {
-        // Whoever has its files open goes on with them.
+        // A VM that has its files open is not affected.
         let _ = remove_tree(&self.dir());
     }
 }
 
-/// Whether a launch would have used a snapshot, and there is none.
+/// True if a launch would use a snapshot and none exists.
 pub fn is_wanted(spec: &Spec, machine: &Machine) -> bool {
     let place = machine.snapshots.is_some().then(|| Place::of(spec, machine, processor())).flatten();
     place.is_some_and(|place| !place.dir().join(STATE).exists())
 }
 
-/// The processor that a machine has here, which takes some milliseconds to find out.
+/// Returns the type of processor for VMs on this host; the test takes some milliseconds.
 pub fn processor() -> Processor {
     if kvm::works().is_ok() { Processor::Kvm } else { Processor::Translated }
 }
 
-/// Takes the snapshot for launches like this one, unless it is there or somebody else takes one.
+/// Takes the snapshot for launches like this one, unless it exists or another process is taking one.
 pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     let processor = processor();
     let Some(place) = Place::of(spec, machine, processor) else { return Ok(()) };
-    let step = || format!("making a snapshot in {}", place.parent.display());
+    let step = || format!("taking a snapshot in {}", place.parent.display());
     host(fs::DirBuilder::new().recursive(true).mode(0o700).create(&place.parent), &step())?;
     let lock = private::create(&place.parent.join("lock")).and_then(Held::try_exclusive);
     let Some(_held) = host(lock, &step())? else { return Ok(()) };
@@ -134,13 +134,13 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     host(prepare(&staged, memory_bytes), &step())?;
     let taken = record(spec, machine, processor, &staged).and_then(|()| host(persist(&staged, &place.dir(), memory_bytes), &step()));
     if taken.is_err() {
-        // The next one does it, otherwise.
+        // If this fails, the next attempt removes it.
         let _ = remove_tree(&staged);
     }
     taken
 }
 
-/// Boots a machine, runs what is to be in memory, and saves it.
+/// Boots a VM, runs the warm-up command, and saves the VM.
 fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> Result<(), Error> {
     let signals = Signals::take_over()?;
     let shares = machine::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() }).shares;
@@ -151,12 +151,12 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     if machine.disk.is_some() {
         tell(&mut watch, &plain, made.inside(), &streams::streams(&plain.stdio)?)?;
         watch.run(&signals, Until::Ended, &mut |_| {})?;
-        // A program that is not there, or fails, has warmed what it could; a machine that fails is no good.
+        // A missing or failing command has still warmed the page cache; a setup error makes the VM useless.
         if let Some(frame::Report::Failed { stage: frame::Stage::Setup, step, .. }) = &watch.end {
-            return Err(Error::Machine { what: format!("could not run anything ({step})") });
+            return Err(Error::Machine { what: format!("could not run the warm-up command ({step})") });
         }
     } else {
-        // It has everything in memory that any program needs once it says so again.
+        // At its second hello it has all modules in memory that any program needs.
         watch.mux.expect_hello();
         watch.mux.send(&awake()?);
         watch.run(&signals, Until::Heard, &mut |_| {})?;
@@ -166,7 +166,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     host(control.save(&format!("{}/{STATE}", machine::SNAPSHOT), &signals).map_err(io::Error::other), step)
 }
 
-/// What is run: the image's own program, with nothing of the user's.
+/// Returns a spec of the image's own program, without the user's files.
 fn plain(spec: &Spec, machine: &Machine) -> Spec {
     let mut plain = spec.clone();
     plain.mounts.clear();
@@ -185,7 +185,7 @@ fn plain(spec: &Spec, machine: &Machine) -> Spec {
     plain
 }
 
-/// Removes what was left undone, and the snapshots that were not used for longest. Whoever makes some holds the lock.
+/// Removes unfinished snapshots and the least recently used ones. The caller must hold the lock.
 fn make_room(parent: &Path) -> io::Result<()> {
     let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(parent)?.flatten() {
@@ -203,8 +203,7 @@ fn make_room(parent: &Path) -> io::Result<()> {
     kept.into_iter().take(surplus).try_for_each(|(_, path)| remove_tree(&path).map_err(|error| error.source))
 }
 
-/// Makes the files of a snapshot, for QEMU to write to: its sandbox has these two and not their directory, so it can put
-/// nothing else in their place.
+/// Creates the files of a snapshot. QEMU's sandbox gets these two but not their directory, so it cannot replace them.
 fn prepare(staged: &Path, memory_bytes: u64) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(staged)?;
     for (name, size) in [(MEMORY, memory_bytes), (STATE, 0)] {
@@ -214,7 +213,7 @@ fn prepare(staged: &Path, memory_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the files of a snapshot and checks what they are; returns the state.
+/// Opens the files of a snapshot and checks their type and size; returns the state file.
 fn whole(dir: &Path, memory_bytes: u64) -> io::Result<File> {
     let place = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
     let place = place.map_err(|error| if error == Errno::NOTDIR || error == Errno::LOOP { odd(dir) } else { error.into() })?;
@@ -224,11 +223,11 @@ fn whole(dir: &Path, memory_bytes: u64) -> io::Result<File> {
     if fits { Ok(state) } else { Err(odd(dir)) }
 }
 
-/// Opens a file of a snapshot, by which nobody else can be meant and nobody is waited for.
+/// Opens a file of a snapshot without following a symlink and without blocking on a pipe.
 fn regular(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(dir, name, flags, Mode::empty()) {
-        // A link, or a socket.
+        // A symlink, or a socket.
         Err(Errno::LOOP | Errno::NXIO) => return Err(odd(Path::new(name))),
         opened => File::from(opened?),
     };
@@ -238,16 +237,16 @@ fn regular(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
 }
 
 fn odd(path: &Path) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("{} is not what a snapshot has", path.display()))
+    io::Error::new(ErrorKind::InvalidData, format!("{} is not a valid file of a snapshot", path.display()))
 }
 
-/// Gives a snapshot its name, once it is on disk: half a memory would be no machine.
+/// Syncs a snapshot to disk and renames it to its final name: a partial memory file would be useless.
 fn persist(staged: &Path, to: &Path, memory_bytes: u64) -> io::Result<()> {
     whole(staged, memory_bytes)?;
     let place = open(staged, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     for name in [MEMORY, STATE] {
         let file = regular(place.as_fd(), name)?;
-        // QEMU owned it meanwhile.
+        // QEMU could change its mode before.
         fchmod(&file, Mode::RUSR | Mode::WUSR)?;
         file.sync_all()?;
     }
@@ -312,7 +311,7 @@ mod tests {
             fs::write(&state, "state").expect("written");
             assert!(place.find(MEMORY_BYTES).is_some(), "{what}");
             spoil(&state);
-            // A pipe that nobody writes would be waited for here.
+            // Opening a pipe without a writer must not block here.
             assert_eq!(place.find(MEMORY_BYTES), None, "{what}");
             assert!(!place.dir().exists(), "{what}: the next run makes another one");
         }

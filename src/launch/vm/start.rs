@@ -1,4 +1,4 @@
-//! How a machine starts on Linux: QEMU boots it, or goes on from a snapshot.
+//! Starts a VM on Linux: QEMU boots it or restores it from a snapshot.
 
 use rustix::net::SocketType;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -20,8 +20,8 @@ use crate::launch::spec::{Machine, Spec};
 use crate::launch::{Check, State};
 use crate::plain;
 
-/// Restores a machine, or boots one where there is no snapshot of such machines. Nothing of the program runs before it is
-/// heard, so a machine that is not may be tried again, and at last by the way that works everywhere.
+/// Restores a VM, or boots one if there is no matching snapshot. The program does not start before the VM says hello. So a failed start can
+/// be retried: first without the snapshot, and then with emulation (TCG), which works everywhere.
 pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
     start(spec, machine, signals).map(|(watch, made)| (watch, made.inside()))
 }
@@ -33,7 +33,7 @@ fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch
     {
         match boot(machine::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
             Err(Unstarted { error: interrupted @ Error::Interrupted { .. }, .. }) => return Err(interrupted),
-            // Memory, descriptors or processes that the host lacks say nothing about the snapshot, nor does a kill.
+            // A lack of memory, descriptors or processes on the host, or a kill, does not prove that the snapshot is bad.
             Err(Unstarted { blame: Blame::Snapshot, .. }) => place.remove(),
             Err(Unstarted { blame: Blame::Host, .. }) => {}
             Ok(restored) => return Ok(restored),
@@ -48,18 +48,18 @@ fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch
     .map_err(|unstarted| unstarted.error)
 }
 
-/// Why there is no machine.
+/// The reason why no VM started.
 pub struct Unstarted {
     pub error: Error,
     blame: Blame,
 }
 
-/// Whose fault it is.
+/// The cause of a failed start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blame {
-    /// The host's: it has no memory, or somebody killed the machine.
+    /// The host: it lacks memory, or the VM was killed from outside.
     Host,
-    /// The snapshot's, if it was restored from one.
+    /// The snapshot, if the VM was restored from one.
     Snapshot,
 }
 
@@ -69,9 +69,9 @@ impl From<Error> for Unstarted {
     }
 }
 
-/// What QEMU says when the host lacks something.
+/// Words in QEMU's messages about a lack of resources on the host.
 const LACKS: [&str; 5] = ["allocate", "temporarily unavailable", "Too many open files", "No space left", "Operation not permitted"];
-/// Signals by which a process ends itself: what it read was wrong.
+/// Signals from a process's own faults, which hint at invalid input.
 const OWN_SIGNALS: [i32; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP];
 
 fn blame(gone: Option<&Gone>, words: &str) -> Blame {
@@ -83,23 +83,23 @@ fn blame(gone: Option<&Gone>, words: &str) -> Blame {
     if is_its_own && !LACKS.iter().any(|lack| words.contains(lack)) { Blame::Snapshot } else { Blame::Host }
 }
 
-/// What makes one of several machines that were the same another one.
+/// Returns the frame that reseeds a restored VM's random number generator and sets its clock.
 pub fn awake() -> Result<Frame, Error> {
     let mut seed = [0; SEED_BYTES];
-    let got = host(getrandom(&mut seed, GetRandomFlags::empty()), "asking for random numbers")?;
+    let got = host(getrandom(&mut seed, GetRandomFlags::empty()), "reading random numbers")?;
     if got != seed.len() {
-        return Err(Error::Host { step: "asking for random numbers".to_owned(), source: std::io::ErrorKind::UnexpectedEof.into() });
+        return Err(Error::Host { step: "reading random numbers".to_owned(), source: std::io::ErrorKind::UnexpectedEof.into() });
     }
     let now = clock_gettime(ClockId::Realtime);
     Ok(Frame::Awake { seed, secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) })
 }
 
-/// Starts a machine and waits until its first process is heard.
+/// Starts a VM and waits for its hello.
 pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, Made), Unstarted> {
-    let step = "opening the way to the machine";
+    let step = "connecting to the virtual machine";
     let (ours, theirs) = host(system::pair(SocketType::STREAM), step)?;
     host(rustix::io::ioctl_fionbio(&ours, true), step)?;
-    // A socket pair also for what QEMU and the machine's kernel say: QEMU writes the latter to nothing else that is open.
+    // The output of QEMU and the guest's kernel uses a socket pair, too: QEMU can write the latter only to an open socket.
     let (log, output) = host(system::pair(SocketType::STREAM), step)?;
     host(rustix::io::ioctl_fionbio(&log, true), step)?;
     let (mut control, errors) = match &way {
@@ -133,7 +133,7 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
         Ok(()) => watch.run(signals, Until::Heard, &mut |_| {}),
         Err(control::Error::Interrupted { signal }) => Err(Error::Interrupted { signal }),
         Err(error) => {
-            let what = format!("could not be told what to do ({error}) {}", String::from_utf8_lossy(&said(&mut watch)).trim());
+            let what = format!("did not accept commands ({error}) {}", String::from_utf8_lossy(&said(&mut watch)).trim());
             Err(watch.await_end(signals, &plain::line(&what)))
         }
     };
@@ -146,30 +146,30 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
     }
 }
 
-/// What QEMU said beside its answers.
+/// Returns QEMU's messages between its answers.
 fn said(watch: &mut Watch<'_>) -> Vec<u8> {
     watch.running().and_then(Running::control).map_or_else(Vec::new, |control| control.words().to_vec())
 }
 
-/// How a machine starts.
+/// The way in which a VM starts.
 pub enum Way {
-    /// By its kernel.
+    /// Booted by its kernel.
     Booted,
-    /// By its kernel, and a snapshot of it is taken.
+    /// Booted by its kernel, in order to take a snapshot.
     Observed,
-    /// From a snapshot, with this as the first thing that it hears.
+    /// Restored from a snapshot; this is the first frame it receives.
     Restored(Frame),
 }
 
-/// Says what the vm tier runs on here.
+/// Reports the virtualisation that the vm tier uses here.
 pub fn probe() -> Check {
     let name = "hardware virtualisation";
     match kvm::works() {
         Ok(()) => {
-            Check { name, state: State::Ok, detail: "works; where vm is installed, tools run in machines".to_owned(), cure: String::new() }
+            Check { name, state: State::Ok, detail: "works; once vm is installed, tools run inside VMs".to_owned(), cure: String::new() }
         }
         Err(why) => {
-            let detail = format!("{why}; tools run natively, and `--tier vm` works by translation, which is slow");
+            let detail = format!("{why}; tools run natively, and `--tier vm` uses slow emulation (TCG)");
             Check { name, state: State::Degraded, detail, cure: String::new() }
         }
     }

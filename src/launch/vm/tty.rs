@@ -1,28 +1,28 @@
-//! A terminal's settings as data: what the host's terminal is like, for one inside a machine to be like it.
+//! A terminal's settings as data, to create a terminal with the same settings in a VM.
 
 use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
 
 use crate::launch::host::{streams, system};
 
-/// A terminal's settings, as Linux's kernel has them.
+/// A terminal's settings in Linux's numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Terminal {
-    /// Modes of input, output, line and conversation.
+    /// Input, output, local and control modes.
     pub modes: [u32; 4],
     /// The special characters.
     pub codes: Vec<u8>,
     /// Rows and columns.
     pub size: (u16, u16),
-    /// Whether the program begins in its foreground.
+    /// True if the program starts in its foreground.
     pub is_foreground: bool,
-    /// Which of the program's streams lead there: input, output, errors.
+    /// For each stream (input, output, errors), true if it is on the terminal.
     pub on: [bool; 3],
 }
 
 impl Terminal {
-    /// Takes the settings of the terminal that a program is to have.
+    /// Copies the settings of the program's future terminal.
     pub fn of(terminal: &streams::Terminal, on: [bool; 3]) -> Terminal {
         let (modes, codes) = system::terminal(&terminal.settings);
         let size = (terminal.size.ws_row, terminal.size.ws_col);
@@ -30,7 +30,7 @@ impl Terminal {
     }
 }
 
-/// A size as the kernel takes it.
+/// Converts a size to the kernel's form.
 pub fn size((rows, columns): (u16, u16)) -> Winsize {
     Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }

@@ -1,7 +1,7 @@
-//! A machine on macOS: Apple's Virtualization framework instead of QEMU, the same guest, the same frames.
+//! A VM on macOS: Apple's Virtualization framework instead of QEMU, with the same guest and the same frames.
 //!
-//! Nothing of this file and of [`super::framework`] was ever run on a Mac. The configuration ([`super::apple`]), the guest,
-//! and all that is said over the port are tested on Linux.
+//! The code in this file and in [`super::framework`] has never run on a Mac. The configuration ([`super::apple`]), the guest and the
+//! protocol on the port are tested on Linux.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -25,18 +25,18 @@ use crate::launch::host::system::{self, Signals};
 use crate::launch::spec::{Access, Machine, Spec};
 use crate::launch::{Check, State};
 
-/// The longest message about how a machine ended.
+/// Longest message about a VM's end.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
-/// Starts a machine of the framework.
+/// Starts a VM with the framework.
 pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
     let (configuration, inside) = apple::make(spec, machine);
     boot(&configuration, &machine.initial, signals).map(|watch| (watch, inside))
 }
 
-/// Starts a machine and waits until its first process is heard.
+/// Starts a VM and waits for its hello.
 fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) -> Result<Watch<'a>, Error> {
-    let step = "opening the way to the machine";
+    let step = "connecting to the virtual machine";
     let stage = Stage::make(configuration)?;
     let (ours, port) = host(system::pair(SocketType::STREAM), step)?;
     host(rustix::io::ioctl_fionbio(&ours, true), step)?;
@@ -51,27 +51,27 @@ fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) ->
     Ok(watch)
 }
 
-/// A machine that the framework runs; ended when dropped.
+/// A VM in the framework; dropping it ends the VM.
 pub struct Running {
     _machine: Virtual,
     saying: UnixStream,
-    // Behind the machine: what it shares outlives it.
+    // After the VM in drop order: its shared files must outlive it.
     _stage: Stage,
 }
 
 impl Running {
-    /// What is readable when the machine has ended by itself.
+    /// Returns the descriptor that is readable after the VM has ended by itself.
     pub fn saying(&self) -> BorrowedFd<'_> {
         self.saying.as_fd()
     }
 
-    /// Hears what became of it, once that is readable.
+    /// Reads the reason of the end, once it is available.
     pub fn look(&self) -> Result<Option<Gone>, Error> {
         let mut text = [0; MAX_MESSAGE_BYTES];
         let length = loop {
             match (&self.saying).read(&mut text) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whoever would say it is gone.
+                // The sender is gone.
                 read => break read.unwrap_or(0),
             }
         };
@@ -80,16 +80,16 @@ impl Running {
     }
 }
 
-/// A directory with what the framework takes by name alone, gone with the machine.
+/// A temporary directory for files that the framework needs by path; removed with the VM.
 struct Stage {
     dir: TempDir,
-    /// For each file that is shared, the directory in which it lies, in the order of the shares.
+    /// The directory of each shared file, in the order of the shares.
     files: Vec<PathBuf>,
 }
 
 impl Stage {
     fn make(configuration: &Configuration) -> Result<Stage, Error> {
-        let dir = host(tempfile::tempdir(), "making a directory for the machine")?;
+        let dir = host(tempfile::tempdir(), "creating a directory for the virtual machine")?;
         let mut stage = Stage { dir, files: Vec::new() };
         for share in &configuration.shares {
             if let Holds::File(path) = &share.holds {
@@ -102,26 +102,26 @@ impl Stage {
     }
 }
 
-/// Puts a file into a directory of its own: under another name, or, where it is only read, as a copy.
+/// Puts a file into a directory of its own: as a hard link, or as a copy if it is read-only.
 fn share_file(file: &Path, dir: &Path, access: Access) -> std::io::Result<()> {
     fs::create_dir(dir)?;
     let name = dir.join(file.file_name().ok_or(ErrorKind::InvalidInput)?);
     match (fs::hard_link(file, &name), access) {
-        // It may be on another volume.
+        // Hard links do not work across volumes.
         (Err(_), Access::ReadOnly) => fs::copy(file, &name).map(drop),
         (linked, _) => linked,
     }
 }
 
-/// Says what the vm tier runs on here.
+/// Reports the virtualisation that the vm tier uses here.
 pub fn probe() -> Check {
     let name = "virtual machines";
     let check = |state, detail: &str, cure: String| Check { name, state, detail: detail.to_owned(), cure };
     if !framework::is_supported() {
-        return check(State::Missing, "the Virtualization framework does not run machines here", String::new());
+        return check(State::Missing, "the Virtualization framework does not run virtual machines here", String::new());
     }
     match crate::launch::this_program().and_then(|this| program::beside(&this)) {
-        Ok(_) => check(State::Degraded, "the Virtualization framework is there; Silo was never run with it", String::new()),
+        Ok(_) => check(State::Degraded, "the Virtualization framework is available, but Silo has never been tested with it", String::new()),
         Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
     }
 }
