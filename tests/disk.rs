@@ -261,7 +261,7 @@ fn projects_keep_their_images_until_they_are_gone() {
     let why = silo.ok(["gc", "--why", &pinned.image.to_string()]);
     assert!(why.contains(&format!("kept by project {}", path.display())), "{why}");
     let said = silo.ok(["clean", "--force"]);
-    assert!(said.contains("1 images stay, because something else needs them"), "{said}");
+    assert!(said.contains("1 images stay, because other tools or projects need them"), "{said}");
     assert!(store.image(&pinned.image.digest()).exists());
 
     fs::remove_dir(&other).expect("our own project");

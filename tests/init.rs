@@ -35,7 +35,7 @@ fn a_directory_becomes_a_project_that_works() {
     assert_eq!(silo.ok(["python", "-c", "import sys; print(sys.prefix)"]), format!("{}/.venv\n", project.display()));
     assert_eq!(fs::read_dir(silo.project().join(".venv")).expect("the place of it").count(), 0);
     let again = silo.fails(["init"]);
-    assert!(again.code == 2 && again.err.contains("silo.toml is there already"), "{again:?}");
+    assert!(again.code == 2 && again.err.contains("silo.toml exists already"), "{again:?}");
 }
 
 /// What `silo init` advises is all that there is to do: nothing was installed before.
@@ -63,7 +63,7 @@ fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others
     // What could not be asked then is asked the next time, although there is nothing else to do.
     fs::remove_dir_all(silo.path("ecosystems")).expect("ours");
     let again = silo.ok(["sync"]);
-    assert!(again.contains("is there") && learned(), "{again}");
+    assert!(again.contains("is up to date") && learned(), "{again}");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn what_is_found_is_asked_about_and_what_is_named_is_taken() {
         (["--tool", "pyton"], "did you mean \"python\"?"),
         (["--tool", "python@!"], "is not a tool with a version"),
         (["--addon", "cobol"], "there is no add-on \"cobol\""),
-        (["--port", "80"], "--port needs one tool"),
+        (["--port", "80"], "--port needs exactly one tool"),
         (["--pass-env", "A=B"], "is not a variable name"),
     ] {
         let done = silo.fails(["init", "--no-interactive"].iter().chain(&args));

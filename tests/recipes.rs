@@ -111,7 +111,7 @@ fn what_can_be_had_is_listed_and_found() {
         assert!(found.lines().any(|line| line.starts_with(expect)), "{words:?}: {found}");
     }
     let done = silo.fails(["search", "pyton"]);
-    assert!(done.err.contains("nothing here has to do with \"pyton\"; did you mean \"python\"?"), "{done:?}");
+    assert!(done.err.contains("no tool or add-on matches \"pyton\"; did you mean \"python\"?"), "{done:?}");
     let shown = silo.ok(["show", "playwright"]);
     assert!(shown.contains("requires      node\n") && shown.contains("# reaches @npm"), "{shown}");
 }

@@ -158,7 +158,7 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
     assert_eq!(ask().code, 125);
     silo.ok(["trust", "--yes"]);
     assert_eq!(ask().out, "open\n");
-    assert!(silo.ok(["trust"]).contains("nothing that is not approved"));
+    assert!(silo.ok(["trust"]).contains("everything is approved"));
     silo.ok(["config", "network", "remove", &place]);
     assert!(ask().out.contains("not known"));
 

@@ -75,16 +75,16 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
     assert!(!silo.project().join("silo.toml").exists());
 
     let said = silo.ok(["config", "migrate"]);
-    assert!(said.contains(".siloconf is written as ") && said.contains(".siloconf.bak"), "{said}");
+    assert!(said.contains(".siloconf is converted to ") && said.contains(".siloconf.bak"), "{said}");
     let text = fs::read_to_string(silo.project().join("silo.toml")).expect("written");
     assert!(text.starts_with("# Not taken from the older form: overrides.python.image") && text.contains("tools = [\"python\"]"), "{text}");
     assert!(silo.project().join(".siloconf.bak").exists() && !silo.project().join(".siloconf").exists());
     assert!(silo.path("silo.toml").exists() && silo.path("siloconf.bak").exists());
     let shown = silo.run(["config", "show"]);
     assert!(shown.err.is_empty() && shown.out.contains("overrides.python.env.A = \"b\""), "{shown:?}");
-    assert!(silo.ok(["config", "migrate"]).contains("no settings of the older form"));
+    assert!(silo.ok(["config", "migrate"]).contains("no old settings to convert"));
     write(&silo, ".siloconf", "tools: []\n");
-    assert!(silo.ok(["config", "migrate"]).contains("is there already"));
+    assert!(silo.ok(["config", "migrate"]).contains("exists already"));
     fs::remove_file(silo.project().join("silo.toml")).expect("ours");
     write(&silo, ".siloconf", "toolz: []\n");
     let wrong = silo.fails(["config", "migrate"]);

@@ -40,7 +40,7 @@ fn words_of_other_programs_and_slips_lead_to_the_command() {
         assert!(refused.err.contains(expect), "{name}: {refused:?}");
     }
     let outside = silo.fails(["sync"]);
-    assert!(outside.err.contains("is no project") && outside.err.contains("silo init"), "{outside:?}");
+    assert!(outside.err.contains("is not in a project") && outside.err.contains("silo init"), "{outside:?}");
 }
 
 #[test]

@@ -24,40 +24,40 @@ use super::{env, run, trust as trust_command, ui};
 
 /// Make this directory a project: write its silo.toml
 ///
-/// Finds tools and languages by files such as requirements.txt, package.json or pom.xml, and asks about each on a terminal.
-/// Directories that are better made inside (.venv, node_modules, target) are excluded: a sandbox has its own, and .gitignore
-/// names them.
+/// Detects tools and languages by files such as requirements.txt, package.json or pom.xml, and asks about each one on a terminal.
+/// Directories that are better created inside (.venv, node_modules, target) are excluded: each sandbox has its own, and .gitignore lists
+/// them.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Use these tools, with a version if you like, instead of looking for some
+    /// Use these tools, each with an optional version, and detect none
     #[arg(long = "tool", value_name = "TOOL[@VERSION]", value_delimiter = ',')]
     tools: Vec<String>,
-    /// Lay these add-ons over the tool
+    /// Add these add-ons to the tool
     #[arg(long = "addon", value_name = "ADDON", value_delimiter = ',')]
     addons: Vec<String>,
-    /// The tool that languages are laid over; by default claude-code where it is installed, else sh
+    /// The tool that languages are added to; by default claude-code if installed, else sh
     #[arg(long = "for", value_name = "TOOL")]
     base: Option<String>,
-    /// Lead this port of this machine to the tool
+    /// Forward this port of this machine to the tool
     #[arg(long, value_name = "PORT:INSIDE", value_parser = run::port)]
     port: Vec<Port>,
-    /// Hand this variable of yours into every tool
+    /// Pass this variable of yours to every tool
     #[arg(long = "pass-env", value_name = "NAME", value_delimiter = ',')]
     pass_env: Vec<String>,
     /// Exclude no directories
     #[arg(long)]
     no_exclude: bool,
-    /// Take what is found without asking
+    /// Accept everything detected without asking
     #[arg(long)]
     no_interactive: bool,
 }
 
-/// What is written.
+/// Contents of the new silo.toml.
 #[derive(Default)]
 struct Plan {
-    /// As they are written: `python`, `python@3.13`.
+    /// As written: `python`, `python@3.13`.
     tools: Vec<String>,
-    /// Each with the tool that it is laid over.
+    /// Each add-on with its tool.
     addons: Vec<(String, String)>,
     exclude: Vec<&'static str>,
 }
@@ -65,11 +65,10 @@ struct Plan {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let dir = env::cwd()?;
     let path = dir.join(PROJECT_CONFIG);
-    // What an init that was killed has begun is finished first, and then there.
+    // Finish an init that was killed first; its files then exist.
     let mut setting = setting_at(globals, &dir)?;
     let legacy = dir.join(LEGACY_CONFIG);
-    let taken =
-        |there: &Path| Failure::usage(format!("{} is there already", plain::path(there)), "`silo use`, `add` and `config` change it");
+    let taken = |there: &Path| Failure::usage(format!("{} exists already", plain::path(there)), "`silo use`, `add` and `config` change it");
     let before = document::text_of(&path)?;
     if before.as_ref().is_some_and(|before| !before.starts_with(HEAD)) || (before.is_none() && path.is_symlink()) {
         return Err(taken(&path));
@@ -77,13 +76,13 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if legacy.exists() {
         return Err(taken(&legacy));
     }
-    // The directory itself is to be the project, whatever lies above it.
+    // This directory becomes the project, even inside another project.
     setting.project.clone_from(&fs::canonicalize(&dir).map_err(|error| Failure::usage(error.to_string(), "change to a directory"))?);
     trust_command::showable(&setting, &setting.project)?;
     check_variables("--pass-env", args.pass_env.iter()).map_err(|error| Failure::usage(error.to_string(), "write a variable's name"))?;
     let plan = plan(&setting, args, &dir)?;
     let text = text(args, &plan)?;
-    // The same once more, as after a kill, is no change.
+    // The same text again, as after a kill, is no change.
     if before.as_ref().is_some_and(|before| *before != text) {
         return Err(taken(&path));
     }
@@ -140,7 +139,7 @@ fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
-/// An add-on that is named goes over the only tool, if there is one.
+/// A named add-on goes to the only tool, if there is just one.
 fn base_of(plan: &Plan, otherwise: &str) -> String {
     match plan.tools.as_slice() {
         [only] => only.split('@').next().unwrap_or(only).to_owned(),
@@ -148,21 +147,21 @@ fn base_of(plan: &Plan, otherwise: &str) -> String {
     }
 }
 
-/// Asks on a terminal; without one, what is found is wanted.
+/// Asks on a terminal; without a terminal, accepts everything detected.
 fn wanted(args: &Args, found: &Found) -> Result<bool, Failure> {
     if args.no_interactive || !ui::is_asking() {
         return Ok(true);
     }
-    // Only a plain no is one.
-    Ok(!ui::ask(&format!("Use {} ({})? [Y/n] ", found.name, found.file), "n", "--no-interactive takes what is found")?)
+    // Only an explicit "n" declines.
+    Ok(!ui::ask(&format!("Use {} ({})? [Y/n] ", found.name, found.file), "n", "--no-interactive accepts everything detected")?)
 }
 
-const HEAD: &str = "# What this project uses and what its tools may see and reach; https://example.com/silo has every key.
-# `silo sync` builds it, `silo config show` shows what counts, `silo config network allow NAME` lets tools reach more.
+const HEAD: &str = "# Tools of this project, their mounts and their network access; https://example.com/silo documents every key.
+# `silo sync` builds it, `silo config show` shows the settings in force, `silo config network allow NAME` grants network access.
 ";
 
 fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
-    let wrong = |error: crate::config::edit::Error| Failure::found(error.to_string(), "this is a fault of silo's");
+    let wrong = |error: crate::config::edit::Error| Failure::found(error.to_string(), "this is an internal error of silo");
     let mut document = Document::parse("").map_err(wrong)?;
     document.list_of(&["tools"], plan.tools.iter().map(String::as_str)).map_err(wrong)?;
     if !args.pass_env.is_empty() {
@@ -177,7 +176,7 @@ fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
     for port in &args.port {
         let [tool] = plan.tools.as_slice() else {
             return Err(Failure::usage(
-                "--port needs one tool that it leads to",
+                "--port needs exactly one tool to forward to",
                 "name it with --tool, or `silo config ports add TOOL PORT` later",
             ));
         };
@@ -186,11 +185,11 @@ fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
     Ok(format!("{HEAD}\n{}", document.text()))
 }
 
-/// Works out how .gitignore names directories that it does not name yet; returns those, and the change.
+/// Adds the directories that .gitignore does not list yet; returns them and the change.
 fn ignore(home: &Home, dir: &Path, exclude: &[&'static str]) -> Result<(Vec<&'static str>, Option<Change>), Failure> {
     let path = dir.join(".gitignore");
     if path.is_symlink() {
-        // A program may have made it, and what it leads to is not ours to change.
+        // A sandbox may have made the symlink; do not follow it to a file outside.
         return Ok((Vec::new(), None));
     }
     let there = document::text_of(&path)?;
@@ -208,7 +207,7 @@ fn ignore(home: &Home, dir: &Path, exclude: &[&'static str]) -> Result<(Vec<&'st
 
 fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
     let listed = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let mut text = format!("{} is written\n  tools     {}\n", plain::path(path), listed(&plan.tools));
+    let mut text = format!("wrote {}\n  tools     {}\n", plain::path(path), listed(&plan.tools));
     for (addon, tool) in &plan.addons {
         text += &format!("  add-on    {addon}, over {tool}\n");
     }
@@ -216,7 +215,7 @@ fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
         text += &format!("  excluded  {}\n", plan.exclude.join(", "));
     }
     if !ignored.is_empty() {
-        text += &format!("  .gitignore names {}\n", ignored.join(", "));
+        text += &format!("  .gitignore lists {}\n", ignored.join(", "));
     }
     let next = if plan.tools.is_empty() && plan.addons.is_empty() { "`silo use TOOL` adds a tool" } else { "`silo sync` builds it" };
     text + next + "\n"

@@ -18,43 +18,43 @@ use super::{env, reserved, shims, tier, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
-/// The tool is installed only when everything is in place: an install that is interrupted leaves nothing.
+/// The tool is installed only when everything is complete: an interrupted install leaves nothing behind.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The tools, each with a version if you like: python, python@3.13
+    /// The tools, each with an optional version: python, python@3.13
     #[arg(required = true, value_name = "TOOL[@VERSION]")]
     tools: Vec<String>,
-    /// The version, or its beginning, of the one tool that is named
+    /// The version, or a prefix of it, if only one tool is named
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Make the tool of an image: registry.example.com/name:tag, oci:layout:name, oci-archive:file.tar:name or
+    /// Make the tool from a container image: registry.example.com/name:tag, oci:layout:name, oci-archive:file.tar:name or
     /// docker-archive:file.tar:name
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["version", "frozen", "projects_only"])]
     image: Option<String>,
-    /// With --image: commands of the tool, as name or name:program; without it, those found in the image
+    /// With --image: commands of the tool, as name or name:program; by default those found in the image
     #[arg(long, value_name = "SHIM", value_delimiter = ',', requires = "image")]
     shim: Vec<String>,
-    /// With --image: a command for the shell, run in it once
+    /// With --image: a shell command that is run in the image once
     #[arg(long, value_name = "COMMAND", requires = "image")]
     setup: Vec<String>,
-    /// With --image: what the tool may reach
+    /// With --image: hosts that the tool may connect to
     #[arg(long, value_name = "NAME", requires = "image")]
     network: Vec<String>,
-    /// With --image: processors that a run may use
+    /// With --image: CPU limit of a run
     #[arg(long, value_name = "N", requires = "image")]
     cpus: Option<u32>,
-    /// With --image: memory that a run may use, such as 2G
+    /// With --image: memory limit of a run, such as 2G
     #[arg(long, value_name = "SIZE", requires = "image")]
     memory: Option<String>,
-    /// Lead the tool's commands to it only in projects that use it, as `silo unpin` does
+    /// Let the tool's commands start it only in projects that use it, as `silo unpin` does
     #[arg(long)]
     projects_only: bool,
-    /// Do not make a lock where the recipe has none for what it asks for
+    /// Fail if the recipe has no lock for the requested tool
     #[arg(long)]
     frozen: bool,
     #[command(flatten)]
     tier: tier::OfSteps,
-    /// Print what was installed as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -95,14 +95,17 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes a tool of an image.
+/// Makes a tool from a container image.
 fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Failure> {
     let [spec] = args.tools.as_slice() else {
         return Err(Failure::usage("--image makes one tool", "name one"));
     };
     let parsed = parse(spec, Resolving::Allowed)?;
     if parsed.version.is_some() {
-        return Err(Failure::usage(format!("\"{spec}\" has a version, and an image has its own"), "put the version into the image's tag"));
+        return Err(Failure::usage(
+            format!("\"{spec}\" has a version, but the version of an image is its tag"),
+            "put the version into the image's tag",
+        ));
     }
     check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
     let memory = args.memory.as_deref().map(amount::parse_size).transpose();
@@ -126,10 +129,10 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lays `--version` over the one tool that is named.
+/// Applies `--version` to the only tool on the command line.
 fn give_version(wishes: &mut [Wish], version: &str, specs: &[String]) -> Result<(), Failure> {
     let [wish] = wishes else {
-        return Err(Failure::usage("--version is for one tool", "type the version behind each tool: python@3.13"));
+        return Err(Failure::usage("--version is for one tool", "type the version after each tool: python@3.13"));
     };
     if wish.version.as_deref().is_some_and(|other| other != version) {
         let message = format!("conflicting versions: \"{}\" and --version {version}", specs.join(" "));
@@ -158,7 +161,7 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
     Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving, anew: false, with: Vec::new() })
 }
 
-/// Tells what an install did.
+/// Describes the result of an install.
 pub fn line(outcome: &Outcome) -> String {
     let tool = &outcome.tool;
     let state = if outcome.fresh { "installed" } else { "is installed already" };

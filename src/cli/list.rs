@@ -14,10 +14,10 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
-/// List the installed tools and those of projects, or all that there are recipes for
+/// List the tools that are installed or used by projects, or all available ones
 #[derive(clap::Args)]
 pub struct Args {
-    /// List what can be installed: versions, what is fetched for it, where it comes from, when it was tested
+    /// List available tools: versions, download size, source, and date of the last test
     #[arg(long)]
     available: bool,
     /// Print the list as JSON
@@ -25,13 +25,13 @@ pub struct Args {
     json: bool,
 }
 
-/// Search the tools and add-ons that there are by words of their names, descriptions, commands and packages
+/// Search tools and add-ons by name, description, command and package
 #[derive(clap::Args)]
 pub struct SearchArgs {
-    /// What all must stand in it
+    /// Words that must all match
     #[arg(required = true, value_name = "WORD")]
     words: Vec<String>,
-    /// Print what was found as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -67,8 +67,8 @@ pub fn search(globals: &Globals, args: &SearchArgs) -> Result<ExitCode, Failure>
         let known: Vec<&str> = offers.iter().map(|offer| offer.definition.tool()).collect();
         let near = document::nearest(&args.words[0], &known).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
         return Err(Failure::found(
-            format!("nothing here has to do with \"{}\"{near}", args.words.join(" ")),
-            "`silo list --available` shows all tools; docs/recipe.md tells how to write a recipe of your own",
+            format!("no tool or add-on matches \"{}\"{near}", args.words.join(" ")),
+            "`silo list --available` shows all tools; docs/recipe.md describes how to write a recipe",
         ));
     }
     print(rows, args.json)

@@ -14,17 +14,16 @@ use super::{sync as sync_command, trust, ui};
 
 /// Pin the exact packages of tools, for every architecture
 ///
-/// Reads the distribution's signed indexes and writes the lock: in a project that uses the tool its silo.lock, else the
-/// recipe's own. What is locked already stays as it is, unless --update asks for today's packages. Without a tool, all tools
-/// of the project are locked.
+/// Reads the distribution's signed indexes and writes the lock. In a project that uses the tool this is silo.lock, otherwise the recipe's
+/// own lock. Existing pins stay unless --update asks for today's packages. Without a tool, locks all tools of the project.
 #[derive(clap::Args)]
 pub struct Args {
     /// The tool
     tool: Option<String>,
-    /// Lock today's packages, although there is a lock
+    /// Replace an existing lock by today's packages
     #[arg(long)]
     update: bool,
-    /// Write the lock of the recipe to this file instead of where silo looks for it
+    /// Write the recipe's lock to this file instead of the default place
     #[arg(long, value_name = "FILE", requires = "tool")]
     output: Option<PathBuf>,
 }
@@ -70,7 +69,7 @@ fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failur
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether locks may be made.
+/// Allows new locks unless `--frozen` is set.
 pub fn resolving(frozen: bool) -> Resolving {
     if frozen { Resolving::Frozen } else { Resolving::Allowed }
 }

@@ -12,18 +12,18 @@ use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Show what the steps of an image said while they ran, or list all logs; with --network, what a run reached
+/// Show the build logs of an image, or list all logs; with --network, the connections of a run
 #[derive(clap::Args)]
 pub struct Args {
-    /// An installed tool, or the beginning of a derivation; without it, all logs are listed
+    /// An installed tool, or a prefix of a derivation id; without it, all logs are listed
     step: Option<String>,
-    /// Show what this project's last run (of the tool, if one is named) asked its network for, and what came of it
+    /// Show the connections and their results in this project's last run (of the tool, if one is named)
     #[arg(long)]
     network: bool,
     /// Print the paths of the log files
     #[arg(long)]
     path: bool,
-    /// Print it as JSON; with --network, all runs that are kept
+    /// Print the result as JSON; with --network, all recorded runs
     #[arg(long, conflicts_with = "path")]
     json: bool,
 }
@@ -85,12 +85,12 @@ fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
         ui::json(&runs.iter().map(|run| serde_json::json!({ "run": run.title, "entries": run.entries })).collect())?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Of several projects that are worked on at once, this one's is meant, if it has any.
+    // With several projects in use, prefer the runs of this one.
     let here = setting.project.to_string_lossy();
     let own = runs.iter().find(|run| run.title.project.as_deref() == Some(&*here));
     let Some(run) = own.or_else(|| runs.first()) else {
         let of = args.step.as_ref().map_or_else(String::new, |tool| format!(" of {tool}"));
-        return Err(Failure::found(format!("no run{of} is known to have asked its network for anything"), "a run that asks is noted"));
+        return Err(Failure::found(format!("no run{of} with network access is recorded"), "a run is recorded when it opens a connection"));
     };
     let project = run.title.project.as_ref().map_or_else(String::new, |project| format!(" in {}", figures::one_line(project)));
     let started = moment::rfc3339(i64::try_from(run.title.started).unwrap_or(i64::MAX));

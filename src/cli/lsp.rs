@@ -13,27 +13,26 @@ use super::error::Failure;
 use super::run::{self, SILO_FAILED};
 use super::{env, trust, ui};
 
-/// Run a tool's language server in the sandbox that `silo run` gives the tool
+/// Run a tool's language server in the sandbox of `silo run`
 ///
-/// An editor starts it and speaks with it on standard input and output. The project lies at its own path inside, so
-/// nothing of what they say needs to be rewritten. The server is built when it is first wanted, over the tool's own image,
-/// and goes with the tool's version.
+/// An editor starts it and talks to it on standard input and output. The project has the same path inside, so no message needs rewriting.
+/// The server is built at its first use, on top of the tool's image, and follows the tool's version.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     visible: run::Visible,
-    /// Build the server, and do not run it
+    /// Only build the server
     #[arg(long)]
     build: bool,
-    /// With --build: do not make a lock where there is none
+    /// With --build: fail if there is no lock
     #[arg(long, requires = "build")]
     frozen: bool,
-    /// The tool, and arguments for the server besides its own
+    /// The tool, and more arguments for its server
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL [ARGUMENTS]...")]
     words: Vec<OsString>,
 }
 
-/// Memory that a server needs at least: one for TypeScript or Python holds a whole project.
+/// Minimum memory of a server: one for TypeScript or Python holds a whole project.
 const LEAST_MEMORY_MB: u64 = 2048;
 
 pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
@@ -50,7 +49,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
-/// Finds the tool that is meant, and its language server.
+/// Finds the tool and its language server.
 fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: bool) -> Result<(Target, Server), Failure> {
     let word = words.first().map(OsString::as_os_str).unwrap_or_default();
     let hint = run::hints(globals.quiet);
@@ -58,13 +57,13 @@ fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: b
     let tool = &target.tool.name;
     let server = server::of(setting.view(), tool, no_project)?;
     let server = server.ok_or_else(|| {
-        let hint = format!("[lsp] of a recipe, or [overrides.{tool}.lsp] of silo.toml, says what it is and how to install it");
+        let hint = format!("define one in [lsp] of a recipe, or in [overrides.{tool}.lsp] of silo.toml");
         Failure::found(format!("{tool} has no language server"), hint)
     })?;
     Ok((target, server))
 }
 
-/// Makes of a tool what is run of its server, which is built first where it is not there.
+/// Turns the run of a tool into a run of its server. Builds the server first if it is missing.
 fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Server, typed: (&[OsString], bool)) -> Result<Target, Failure> {
     let (words, no_project) = typed;
     if !no_project {
@@ -76,21 +75,21 @@ fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Serv
             None => {
                 build_apart(globals, &words[0], no_project)?;
                 let mend = format!("silo lsp --build {}", server.tool);
-                // Its lock is new.
+                // The build wrote a new lock: read the settings again.
                 let fresh = super::context::setting(globals)?;
                 if !no_project {
                     trust::require(&fresh, Some(&server.tool))?;
                 }
                 let again = server::of(fresh.view(), &server.tool, no_project)?;
                 let image = again.map(|server| server.known(fresh.view())).transpose()?.flatten();
-                image.ok_or_else(|| Failure::found(format!("the language server of {} is not there", server.tool), mend))?
+                image.ok_or_else(|| Failure::found(format!("the language server of {} is missing", server.tool), mend))?
             }
         };
     }
     if let Some(recipe) = &mut target.recipe {
         recipe.run.cache = kept::over(std::mem::take(&mut recipe.run.cache), server.lsp.cache);
     }
-    // What it writes is read by a program.
+    // The server's output is read by a program.
     target.env.push(("TERM".to_owned(), "dumb".to_owned()));
     target.env.extend(server.lsp.env);
     target.least_memory_mb = LEAST_MEMORY_MB;
@@ -98,8 +97,8 @@ fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Serv
     Ok(target)
 }
 
-/// Builds it in a process of its own: this one must have no other thread when it launches, and nothing but the server's words
-/// on standard output.
+/// Builds the server in a separate process: this process must have no other thread when it launches, and only the server may write to
+/// standard output.
 fn build_apart(globals: &Globals, word: &OsString, no_project: bool) -> Result<(), Failure> {
     let mut command = Command::new(env::program()?);
     command.args(["lsp", "--build"]).args(no_project.then_some("--no-project")).args(globals.quiet.then_some("--quiet")).arg(word);

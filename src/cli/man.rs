@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use super::error::Failure;
 use super::ui;
 
-/// Print the manual, or write one page a command
+/// Print the manual, or write one page per command
 #[derive(clap::Args)]
 pub struct Args {
-    /// Write silo.1 and a page for each command into this directory
+    /// Write silo.1 and a page per command into this directory
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

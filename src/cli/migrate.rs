@@ -14,9 +14,9 @@ use crate::plain;
 use super::error::Failure;
 use super::{env, ui};
 
-/// Write settings of the older form (.siloconf, YAML) as silo.toml
+/// Convert old settings (.siloconf, YAML) to silo.toml
 ///
-/// The project's and your own. The older file stays as .siloconf.bak; where there is a silo.toml nothing is done.
+/// Converts the project's and your own settings. The old file is renamed to .siloconf.bak. An existing silo.toml is never changed.
 #[derive(clap::Args)]
 pub struct Args {}
 
@@ -34,7 +34,7 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     if !found {
-        ui::data("there are no settings of the older form here\n")?;
+        ui::data("there are no old settings to convert\n")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -43,9 +43,9 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), 
     let text = written(older, whose)?;
     let there = document::text_of(newer)?;
     if there.as_ref().is_some_and(|there| *there != text.0) {
-        return ui::data(&format!("{} is there already; nothing is done with {}\n", plain::path(newer), plain::path(older)));
+        return ui::data(&format!("{} exists already; {} was not converted\n", plain::path(newer), plain::path(older)));
     }
-    // What is wrong in it is told before anything is written.
+    // Check the result first: errors are reported before anything is written.
     read::read_any(newer, older, whose)?;
     let (text, left) = text;
     let failed = |path: &Path, error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the directory yours?");
@@ -53,10 +53,10 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), 
     journal::commit(home, &[change]).map_err(Failure::other)?;
     let kept = backup(older);
     fs::rename(older, &kept).map_err(|error| failed(&kept, error))?;
-    ui::data(&format!("{} is written as {}; the older file is {}\n{left}", plain::path(older), plain::path(newer), plain::path(&kept)))
+    ui::data(&format!("{} is converted to {}; the old file is {}\n{left}", plain::path(older), plain::path(newer), plain::path(&kept)))
 }
 
-/// Returns what older settings are today, and what of them is not taken.
+/// Returns the old settings as TOML, and comments about the dropped ones.
 fn written(older: &Path, whose: Whose) -> Result<(String, String), Failure> {
     let yaml = document::text_of(older)?.unwrap_or_default();
     let taken = legacy::to_toml(&yaml, older, whose)?;

@@ -1,4 +1,4 @@
-//! The command line: one definition for parsing, help, the manual and completions; one file a command.
+//! The command line: one definition for parsing, help, manual and completions; one file per command.
 
 mod env;
 mod error;
@@ -137,7 +137,7 @@ enum Command {
     Tool(Vec<OsString>),
 }
 
-/// Runs the command line `args`, the program's own name first.
+/// Runs a command line. `args[0]` is the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     ui::report_panics();
     if let Some(code) = called::by_another_name(&args) {
@@ -167,7 +167,7 @@ fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// Reports an error of clap. Clap repeats arguments in its message as they are, so the message is made again from escaped ones.
+/// Reports a clap error. Clap quotes arguments unescaped, so this parses escaped arguments again and prints that error.
 fn report_usage(args: &[OsString], error: &clap::Error) {
     match parse(args.iter().map(|arg| plain::bytes(arg.as_encoded_bytes()))) {
         Err(again) if again.kind() == error.kind() => ui::styled(&again),
@@ -175,14 +175,14 @@ fn report_usage(args: &[OsString], error: &clap::Error) {
     }
 }
 
-/// The definition of the command line.
+/// Definition of the command line.
 pub fn command() -> clap::Command {
     let command = Cli::command();
     let template = groups::template(&command);
     command.help_template(template)
 }
 
-/// The first words that can name no tool, because they are commands.
+/// Returns the names that no tool can have, because they are commands.
 fn reserved() -> Vec<String> {
     let definition = command();
     let names = definition.get_subcommands().flat_map(|command| command.get_name_and_visible_aliases());
@@ -271,7 +271,7 @@ mod tests {
         serde_json::json!(words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>()).to_string()
     }
 
-    /// The options that were given, as they are typed.
+    /// Returns the given options as typed.
     fn options(name: &str, matches: &ArgMatches) -> String {
         let definition = command();
         let options = definition.find_subcommand(name).expect("a command").get_opts();

@@ -1,4 +1,4 @@
-//! Words that older versions or other programs have: each is understood, or leads to the word that silo has for it.
+//! Commands of older versions and of other programs: each is translated, or the error suggests Silo's command.
 
 use std::ffi::OsString;
 
@@ -6,15 +6,15 @@ use crate::document;
 
 use super::ui;
 
-/// A command that has another name now.
+/// A renamed command.
 struct Older {
-    /// The words as they were.
+    /// Old name.
     was: &'static [&'static str],
-    /// The words as they are.
+    /// Current name.
     is: &'static [&'static str],
 }
 
-/// All of them. What stands after them on a command line stays as it is.
+/// All renamed commands. The arguments after the name stay unchanged.
 const OLDER: &[Older] = &[
     Older { was: &["setup"], is: &["build"] },
     Older { was: &["rebuild"], is: &["build", "--rerun"] },
@@ -25,7 +25,7 @@ const OLDER: &[Older] = &[
     Older { was: &["config", "remove-port"], is: &["config", "ports", "remove"] },
 ];
 
-/// Words that other programs have for a command of silo.
+/// Commands of other programs, with Silo's equivalent.
 const CUSTOMARY: &[(&str, &str)] = &[
     ("audit", "verify"),
     ("check", "doctor"),
@@ -52,7 +52,7 @@ const CUSTOMARY: &[(&str, &str)] = &[
     ("x", "run"),
 ];
 
-/// Returns the command that a word which is no tool's name stands for: by custom, or mistyped.
+/// Suggests a command for a word that is no tool: by custom, or by spelling.
 pub fn meant(word: &str) -> Option<String> {
     if let Some((_, command)) = CUSTOMARY.iter().find(|(customary, _)| *customary == word) {
         return Some((*command).to_owned());
@@ -62,12 +62,12 @@ pub fn meant(word: &str) -> Option<String> {
     document::nearest(word, &commands).filter(|near| near.len() > 2).map(str::to_owned)
 }
 
-/// Returns the first words of older commands, which can name no tool either.
+/// Returns the first words of old commands; no tool can have these names.
 pub fn words() -> impl Iterator<Item = &'static str> {
     OLDER.iter().map(|older| older.was[0])
 }
 
-/// Puts today's words into a command line, and says so once.
+/// Translates an old command line, and notes the new spelling.
 pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
     let at = first_word(&args);
     let args = as_options(args, at);
@@ -82,7 +82,7 @@ pub fn translated(args: Vec<OsString>) -> Vec<OsString> {
     build_order(args, at)
 }
 
-/// Makes `--help` and `--version` of the words by which most programs have them, too.
+/// Turns the words `help` and `version`, which most programs have as commands, into options.
 fn as_options(args: Vec<OsString>, at: usize) -> Vec<OsString> {
     let (before, after) = args.split_at(at);
     match after.split_first() {
@@ -92,8 +92,8 @@ fn as_options(args: Vec<OsString>, at: usize) -> Vec<OsString> {
     }
 }
 
-/// Puts options of `build` that stand between the tool and the command before the tool: no program begins with a dash, so
-/// they can only be silo's. And `--remove 2` is `--remove=2`, or the number of a command would be told from a tool by chance.
+/// Moves the options of `build` between the tool and the command before the tool. No program name starts with a dash, so they can only be
+/// Silo's. Also joins `--remove 2` to `--remove=2`, so that the number cannot be taken for the tool.
 fn build_order(args: Vec<OsString>, at: usize) -> Vec<OsString> {
     if args.get(at).is_none_or(|word| word != "build") {
         return args;
@@ -121,7 +121,7 @@ fn build_order(args: Vec<OsString>, at: usize) -> Vec<OsString> {
     args[..=at].iter().cloned().chain(options).chain(tool).chain(words).collect()
 }
 
-/// Whether a word is an option of `build`, and if so, whether the next word is its value.
+/// Returns `None` if the word is no option of `build`, else true if the next word is its value.
 fn option(word: &str) -> Option<bool> {
     let definition = super::command();
     let build = definition.find_subcommand("build")?;
@@ -135,7 +135,7 @@ fn option(word: &str) -> Option<bool> {
     Some(arg.get_action().takes_values() && !arg.is_require_equals_set() && !has_value)
 }
 
-/// Turns `shim <tool> add …` into `shim add <tool> …`: both are understood.
+/// Turns `shim <tool> add …` into `shim add <tool> …`: both are accepted.
 fn shim_order(mut args: Vec<OsString>, at: usize) -> Vec<OsString> {
     const ACTIONS: [&str; 3] = ["add", "remove", "list"];
     let is_action = |at: usize| args.get(at).is_some_and(|word| ACTIONS.iter().any(|action| word == action));
@@ -145,7 +145,7 @@ fn shim_order(mut args: Vec<OsString>, at: usize) -> Vec<OsString> {
     args
 }
 
-/// The place of the first word that is no option; silo's own options before it take no values.
+/// Returns the index of the first word that is no option. Silo's global options take no values.
 fn first_word(args: &[OsString]) -> usize {
     let is_option = |arg: &&OsString| arg.as_encoded_bytes().starts_with(b"-");
     let options = args.iter().skip(1).take_while(is_option).count();

@@ -1,7 +1,8 @@
-//! The last that a program printed as errors, kept while it goes where it goes.
+//! Keeps the last error output of a program while it is passed on.
 //!
-//! Where errors go to a pipe or a file, they pass through a pipe of silo's own, which a thread copies. Output that goes to the
-//! same place passes there, too, so that the order stays. Where errors go to a terminal, the launcher sees them itself.
+//! If standard error is a pipe, a socket or a file, the program writes into a pipe of Silo's instead, and a thread copies. Standard output
+//! takes the same way if it has the same target, which keeps the order. If standard error is a terminal, the launcher reads the output
+//! itself.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,29 +17,29 @@ use rustix::termios::isatty;
 
 use crate::thread;
 
-/// The most that is kept, from the end.
+/// Maximum number of kept bytes, counted from the end.
 const MAX_KEPT_BYTES: usize = 64 << 10;
-/// Bytes that are copied at once.
+/// Size of one copy.
 const PIECE_BYTES: usize = 64 << 10;
-/// How long a process that outlives the program may be silent before it is not waited for.
+/// Maximum wait for a process that outlives the program and writes nothing.
 const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// No descriptor below this is used for the copies: the first three are the streams themselves.
+/// The copied descriptors are at least this; 0 to 2 are the standard streams.
 const FIRST_FREE: i32 = 3;
 
-/// The streams while they are listened to.
+/// The redirected streams.
 pub struct Overheard {
     errors: OwnedFd,
-    /// Where output went, if it goes to the same place.
+    /// Original standard output, if it has the same target.
     output: Option<OwnedFd>,
     from: Option<OwnedFd>,
-    /// Closed when nothing more is to come.
+    /// Closed at the end of the program.
     stop: Option<OwnedFd>,
     stopped: Option<OwnedFd>,
     copier: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Overheard {
-    /// Puts a pipe before where errors go; `None` where that is a terminal, or cannot be done.
+    /// Redirects standard error into a pipe. Returns `None` if it is a terminal, or if that fails.
     pub fn begin() -> Option<Overheard> {
         if isatty(stderr()) {
             return None;
@@ -63,7 +64,7 @@ impl Overheard {
         Some(heard)
     }
 
-    /// Begins to copy. To be called when the program has started: a thread is made for it.
+    /// Starts the copying thread. Call it after the program has started, because the launch needs a single thread.
     pub fn start(&mut self) {
         let (Some(from), Some(stopped)) = (self.from.take(), self.stopped.take()) else { return };
         let Ok(to) = self.errors.try_clone() else { return self.restore() };
@@ -73,20 +74,20 @@ impl Overheard {
         }
     }
 
-    /// Puts the streams back, and returns the last that came.
+    /// Restores the streams, and returns the last output.
     pub fn finish(mut self) -> Vec<u8> {
         self.restore();
         drop(self.stop.take());
         match (self.copier.take(), self.from.take(), self.stopped.take()) {
             (Some(copier), ..) => copier.join().unwrap_or_default(),
-            // Nothing was started; lines of silo itself wait in the pipe.
+            // No thread was started: copy Silo's own lines out of the pipe.
             (None, Some(from), Some(stopped)) => copy(from, &self.errors, &stopped),
             _ => Vec::new(),
         }
     }
 
     fn restore(&self) {
-        // A stream that cannot be put back is lost in any case.
+        // If restoring fails, the stream is lost in any case.
         let _ = dup2_stderr(&self.errors);
         if let Some(output) = &self.output {
             let _ = dup2_stdout(output);
@@ -94,7 +95,7 @@ impl Overheard {
     }
 }
 
-/// Copies until the last writer is gone, or until there is nothing more after `stopped` was closed; returns the end of it.
+/// Copies until the last writer has closed, or until the pipe is empty after `stopped` was closed. Returns the end of the data.
 fn copy(from: OwnedFd, to: &OwnedFd, stopped: &OwnedFd) -> Vec<u8> {
     let mut kept = VecDeque::new();
     let mut piece = vec![0; PIECE_BYTES];
@@ -123,7 +124,7 @@ fn copy(from: OwnedFd, to: &OwnedFd, stopped: &OwnedFd) -> Vec<u8> {
                 kept.extend(&piece[..length]);
                 let over = kept.len().saturating_sub(MAX_KEPT_BYTES);
                 kept.drain(..over);
-                // Without a reader the program is to learn of it: with the pipe closed, its next write fails.
+                // The reader is gone. Closing the pipe lets the program's next write fail.
                 if !write_all(to.as_fd(), &piece[..length]) {
                     break;
                 }
@@ -133,7 +134,7 @@ fn copy(from: OwnedFd, to: &OwnedFd, stopped: &OwnedFd) -> Vec<u8> {
     kept.into()
 }
 
-/// Writes all of it, also to a descriptor that somebody made non-blocking; says whether that was possible.
+/// Writes everything, also to a descriptor that another process made non-blocking. Returns false on failure.
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match write(to, bytes) {

@@ -1,4 +1,4 @@
-//! What commands that lay something over a tool have in common: which tool is meant, and building it.
+//! Shared by commands that change a tool's settings: selects the tool and builds it.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -20,13 +20,13 @@ use super::{install as install_command, sync as sync_command, trust, ui};
 pub struct Target {
     pub tool: String,
     pub scope: Scope,
-    /// Whether steps that the lock pins are run again.
+    /// Run pinned steps again.
     pub anew: bool,
-    /// Whether the lock must not change.
+    /// Do not change the lock.
     pub frozen: bool,
 }
 
-/// Finds the tool that is meant: the one that was named, or the only one there can be.
+/// Selects the tool: the named one, or the only candidate.
 pub fn tool(setting: &Setting, named: Option<&str>, scope: Scope) -> Result<String, Failure> {
     if let Some(tool) = named {
         let definition = definition::of(setting.view(), tool, scope)?;
@@ -47,7 +47,7 @@ pub fn tool(setting: &Setting, named: Option<&str>, scope: Scope) -> Result<Stri
     }
 }
 
-/// Builds a tool as if its settings had changed, and changes them with its lock where that goes well.
+/// Builds a tool with changed settings. Writes the settings and the lock only if the build succeeds.
 pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed: Option<Changed>) -> Result<ExitCode, Failure> {
     let mut fresh = setting_with(globals, &setting.project, changed.as_ref())?;
     fresh.keep_failed = setting.keep_failed;
@@ -64,8 +64,8 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
     if let (Err(_), Some(changed)) = (&done, changed)
         && changed.is_new()
     {
-        // The error itself is told after it.
-        ui::note(&format!("{} is as it was before", plain::path(changed.path())));
+        // The error itself is printed after this note.
+        ui::note(&format!("{} was not changed", plain::path(changed.path())));
     }
     done
 }

@@ -15,27 +15,27 @@ use super::context::{Globals, setting};
 use super::error::Failure;
 use super::{trust, ui};
 
-/// Say in silo.toml that the project uses a tool, and which version
+/// Add a tool to the project's silo.toml, with an optional version
 ///
 /// Writes silo.toml only; `silo sync` locks and builds the tool.
 #[derive(clap::Args)]
 pub struct UseArgs {
-    /// The tool, with a version or the beginning of one if you like: python, python@3.13
+    /// The tool, with an optional version or version prefix: python, python@3.13
     #[arg(value_name = "TOOL[@VERSION]")]
     tool: String,
-    /// Say it for everywhere, in ~/.silo/silo.toml
+    /// Apply everywhere: write to ~/.silo/silo.toml
     #[arg(long)]
     global: bool,
 }
 
-/// Say in silo.toml that the project does not use a tool any more
+/// Remove a tool from the project's silo.toml
 ///
-/// What else silo.toml says of the tool stays; only the tool's name and version go.
+/// Removes only the tool's name and version; other settings of the tool stay in silo.toml.
 #[derive(clap::Args)]
 pub struct UnuseArgs {
     /// The tool
     tool: String,
-    /// Say it for everywhere, in ~/.silo/silo.toml
+    /// Apply everywhere: write to ~/.silo/silo.toml
     #[arg(long)]
     global: bool,
 }
@@ -62,8 +62,8 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
     trust::changed(&setting, &changed)?;
     let next = if args.global { format!("silo install {tool}") } else { "silo sync".to_owned() };
     ui::data(&match changed.is_new() {
-        true => format!("{}: uses {}; `{next}` makes it so\n", plain::path(&path), args.tool),
-        false => format!("{} says so already\n", plain::path(&path)),
+        true => format!("{}: uses {}; run `{next}` next\n", plain::path(&path), args.tool),
+        false => format!("{} has this already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -77,7 +77,7 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
         Ok(document.unset_version(&args.tool)? || listed)
     })?;
     if !was {
-        return Err(Failure::found(format!("{} does not say that it uses {}", path.display(), args.tool), "`silo list` shows the tools"));
+        return Err(Failure::found(format!("{} does not list {}", path.display(), args.tool), "`silo list` shows the tools"));
     }
     let lock = if args.global { None } else { locking::forget(&setting.home, &setting.project.join(PROJECT_LOCK), &args.tool)? };
     let left = lock.is_some();

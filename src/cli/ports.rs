@@ -16,14 +16,14 @@ use super::context::Setting;
 use super::error::Failure;
 use super::{env, run, trust as trust_command, ui};
 
-/// What is done with ports.
+/// Actions on port forwards.
 #[derive(Subcommand)]
 pub enum Ports {
-    /// Lead ports of this machine, on 127.0.0.1, to ports of a tool
+    /// Forward ports of this machine, on 127.0.0.1, to ports of a tool
     Add(Change),
-    /// Lead them there no more
+    /// Remove port forwards
     Remove(Change),
-    /// Show which ports lead where
+    /// Show the port forwards
     Show,
 }
 
@@ -34,7 +34,7 @@ pub struct Change {
     /// PORT:INSIDE, or one number for both
     #[arg(required = true, value_name = "PORT:INSIDE", value_parser = run::port)]
     ports: Vec<Port>,
-    /// Say it for everywhere, in ~/.silo/silo.toml
+    /// Apply everywhere: write to ~/.silo/silo.toml
     #[arg(long)]
     global: bool,
 }
@@ -60,24 +60,24 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     let (_, written) = settings_file::change(&setting.home, &path, |document| {
         change.ports.iter().try_for_each(|port| document.add_port(tool, *port).map(drop))
     })?;
-    // Whoever types it approves it; what else the file opens is asked about as before.
+    // Typing the command approves this change. Other exposures of the file still need an approval.
     trust_command::changed(setting, &written)?;
     ui::data(&match written.is_new() {
         true => change.ports.iter().map(|port| format!("{}: {}\n", plain::path(&path), exposure::listens(tool, *port))).collect(),
-        false => format!("{} says so already\n", plain::path(&path)),
+        false => format!("{} has this already\n", plain::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fails for a port that only root may listen at, where the caller is not root.
+/// Fails for a privileged port if the caller is not root.
 fn listenable(port: Port) -> Result<(), Failure> {
     let first = env::first_open_port();
     if port.host.get() >= first {
         return Ok(());
     }
     let higher = port.host.get().saturating_add(8000);
-    let what = format!("port {} of this machine is root's: yours begin at {first}", port.host);
-    Err(Failure::usage(what, format!("write {higher}:{}, and open localhost:{higher}", port.guest)))
+    let what = format!("port {} of this machine needs root; other users can listen from {first} on", port.host);
+    Err(Failure::usage(what, format!("type {higher}:{}, and open localhost:{higher}", port.guest)))
 }
 
 fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
@@ -91,12 +91,12 @@ fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
         Ok(None)
     })?;
     if let Some(port) = unsaid {
-        let hint = "`silo config ports show` shows which lead where; --global says which file";
-        return Err(Failure::found(format!("{} does not lead {port} to {}", path.display(), change.tool), hint));
+        let hint = "`silo config ports show` lists the port forwards; --global selects the file";
+        return Err(Failure::found(format!("{} has no port forward {port} to {}", path.display(), change.tool), hint));
     }
     changed.commit(&setting.home)?;
     for port in &change.ports {
-        ui::data(&format!("{}: {port} leads to {} no more\n", plain::path(&path), change.tool))?;
+        ui::data(&format!("{}: port forward {port} to {} removed\n", plain::path(&path), change.tool))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -106,6 +106,6 @@ fn show(setting: &Setting) -> Result<ExitCode, Failure> {
     for tool in setting.settings.overrides.keys() {
         text.extend(setting.settings.ports(tool).iter().map(|port| format!("{}\n", exposure::listens(tool, *port))));
     }
-    ui::data(if text.is_empty() { "no port of this machine leads to a tool\n" } else { &text })?;
+    ui::data(if text.is_empty() { "there are no port forwards\n" } else { &text })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, gc, ui};
 
-/// Say which projects have images, caches or state of their own
+/// List projects that have images, caches or state of their own
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -29,7 +29,7 @@ enum Verb {
     Ls(Ls),
 }
 
-/// List the projects with what they take and when they were used last
+/// List the projects with their size and last use
 #[derive(clap::Args)]
 struct Ls {
     /// List only projects whose directory is gone
@@ -40,21 +40,21 @@ struct Ls {
     json: bool,
 }
 
-/// Forget a project, and remove the images and layers that nothing else needs
+/// Remove a project's data, and the images and layers that nothing else needs
 ///
-/// Nothing in the project's own directory is touched.
+/// Never touches the project's own directory.
 #[derive(clap::Args)]
 pub struct CleanArgs {
     /// The project's directory; by default the one around the working directory
     #[arg(value_name = "DIR", conflicts_with = "orphaned")]
     path: Option<PathBuf>,
-    /// Forget all projects whose directory is gone
+    /// Remove the data of all projects whose directory is gone
     #[arg(long)]
     orphaned: bool,
-    /// Keep what other tools or projects use too, which is always so; for scripts that say it
+    /// Keep everything that other tools or projects use; always on, accepted for scripts
     #[arg(long)]
     keep_shared: bool,
-    /// Say what would be removed, and remove nothing
+    /// Show the things to remove, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not ask
@@ -134,7 +134,7 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
         text += &format!("its package caches, private state (logins) and excluded directories ({})\n", amount::size(kept));
     }
     if own.shared > 0 {
-        text += &format!("{} images stay, because something else needs them\n", own.shared);
+        text += &format!("{} images stay, because other tools or projects need them\n", own.shared);
     }
     ui::data(&text)?;
     if args.dry_run {
@@ -160,11 +160,11 @@ fn chosen(setting: &Setting, args: &CleanArgs) -> Result<Vec<Project>, Failure> 
     let path = args.path.clone().unwrap_or_else(|| setting.project.clone());
     let path = absolute(&path)?;
     let found = clean::project_of(&setting.home, &path)?;
-    let none = || Failure::found(format!("nothing is kept for {}", path.display()), "`silo projects ls` shows the projects that have");
+    let none = || Failure::found(format!("nothing is kept for {}", path.display()), "`silo projects ls` lists the projects with data");
     Ok(vec![found.ok_or_else(none)?])
 }
 
-/// The canonical path where there is one; a project whose directory is gone is named as it was recorded.
+/// Returns the canonical path if it exists; a project whose directory is gone keeps its recorded path.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     match fs::canonicalize(path) {
         Ok(path) => Ok(path),

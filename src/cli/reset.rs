@@ -9,9 +9,9 @@ use crate::tool::clean;
 use super::error::Failure;
 use super::{env, ui};
 
-/// Remove everything that Silo has: tools, images, fetched files, and your settings and recipes in its directory
+/// Remove all of Silo's data: tools, images, fetched files, and your settings and recipes in its directory
 ///
-/// Projects are not touched. It is refused while a sandbox runs or something is built.
+/// Projects are not touched. Fails while a sandbox or a build runs.
 #[derive(clap::Args)]
 pub struct Args {
     /// Do not ask

@@ -1,4 +1,4 @@
-//! `silo run`, and `silo <tool>` for short.
+//! `silo run`, and its short form `silo <tool>`.
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
@@ -33,58 +33,58 @@ use super::timing::Timing;
 use super::trust;
 use super::ui;
 
-/// What of the host a run may see.
+/// Host resources that a run may use.
 #[derive(clap::Args, Default)]
 pub struct Visible {
-    /// Show this directory as the project instead of the one around the working directory
+    /// Use this directory as the project, instead of the one around the working directory
     #[arg(long, value_name = "DIR", conflicts_with = "no_project")]
     project: Option<PathBuf>,
-    /// Show no project at all
+    /// Run without a project
     #[arg(long)]
     no_project: bool,
     /// Show the project although it holds your home directory, keys or the whole machine
     #[arg(long)]
     expose: bool,
-    /// Let the tool reach every name with a public address, and say afterwards which it needed
+    /// Allow all hosts with a public address, and list the used ones afterwards
     #[arg(long)]
     learn: bool,
-    /// Lead this port of this machine, on 127.0.0.1, to one inside; a single number is both
+    /// Forward a port of this machine, on 127.0.0.1, to a port inside; one number is both
     #[arg(long, short, value_name = "PORT:INSIDE", value_parser = port)]
     port: Vec<Port>,
-    /// Let the tool ask your ssh agent for signatures
+    /// Let the tool use your ssh agent
     #[arg(long)]
     ssh_agent: bool,
-    /// Set a variable for this run; without a value it is the one that you have
+    /// Set a variable for this run; without a value, pass your own
     #[arg(long, short, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, Option<String>)>,
-    /// Let this run reach a name, too: name, name:port, *.name or an ecosystem such as @pypi
+    /// Also allow connections to this host: name, name:port, *.name or an ecosystem such as @pypi
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
-    /// Memory that this run may use, such as 2G
+    /// Memory limit of this run, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
-    /// Processors that this run may use
+    /// CPU limit of this run
     #[arg(long, value_name = "N")]
     cpus: Option<NonZero<u32>>,
-    /// Where the tool runs; by default what `tier` in silo.toml says, else in a machine where that is quick, else natively
+    /// Where the tool runs; by default the `tier` of silo.toml, else in a virtual machine if the processor supports it, else natively
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
-    /// Boot a virtual machine anew, without a snapshot, and take none
+    /// Boot the virtual machine without a snapshot, and take no snapshot
     #[arg(long)]
     cold: bool,
-    /// Say on standard error how long each phase took
+    /// Print the duration of each phase on standard error
     #[arg(long)]
     timing: bool,
-    /// Write how long each phase took to this file, as JSON for trace viewers
+    /// Write the duration of each phase to this file, as JSON for trace viewers
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Set where nobody typed silo, so that a directory which must not be shown is left out instead of being an error.
+    /// Set if started through a shim: a directory that must not be shown is then left out instead of an error.
     #[arg(skip)]
     by_shim: Option<Why>,
 }
 
 impl Visible {
-    /// Says whether the project is left out.
+    /// True if the run has no project.
     pub fn is_without_project(&self) -> bool {
         self.no_project
     }
@@ -114,59 +114,58 @@ impl Visible {
     }
 }
 
-/// Reads `NAME` or `NAME=VALUE`.
+/// Parses `NAME` or `NAME=VALUE`.
 fn variable(text: &str) -> Result<(String, Option<String>), String> {
     let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
     file::check_variables("--env", [name.to_owned()].iter()).map_err(|error| error.to_string())?;
     Ok((name.to_owned(), value))
 }
 
-/// Reads an amount of memory, in MiB.
+/// Parses a memory size; returns MiB.
 fn memory(text: &str) -> Result<u64, String> {
     let bytes = amount::parse_size(text).map_err(|error| error.to_string())?;
     let mib = bytes >> 20;
     if mib < LEAST_MEMORY_MIB { Err(format!("no program starts in less than {LEAST_MEMORY_MIB}M")) } else { Ok(mib) }
 }
 
-/// Less memory than this is a slip of the unit.
+/// A smaller size is taken for a wrong unit.
 const LEAST_MEMORY_MIB: u64 = 4;
 
 /// Run a tool in a throw-away sandbox that sees this project and nothing else
 ///
-/// Options of silo stand before the tool; everything after it is the tool's, byte for byte. The exit code
-/// is the program's own; 125 means that silo failed, 126 and 127 that the program cannot be executed or
-/// is not there, and 128+n that signal n ended it.
+/// Silo's options come before the tool; everything after it goes to the tool unchanged. The exit code is the program's own. 125 means that
+/// silo failed, 126 that the program cannot be executed, 127 that it was not found, and 128+n that signal n ended it.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     visible: Visible,
-    /// Run this program of the tool's image instead of the tool's own
+    /// Run this program of the tool's image instead of the tool's own command
     #[arg(long, value_name = "PROGRAM")]
     shim: Option<OsString>,
     /// The tool and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "TOOL [ARGUMENTS]...")]
     words: Vec<OsString>,
-    /// Whether the words after the tool are looked at for options, as older scripts have them.
+    /// True if options after the tool are still accepted, as older scripts have them.
     #[arg(skip = true)]
     older: bool,
 }
 
 impl Args {
-    /// What `silo <tool> …` means.
+    /// Arguments of `silo <tool> …`.
     pub fn shorthand(words: Vec<OsString>) -> Args {
         Args { visible: Visible::default(), shim: None, words, older: false }
     }
 
-    /// The same sandbox for another program of the image.
+    /// The same sandbox, for another program of the image.
     pub fn program(visible: Visible, program: &str, tool: OsString) -> Args {
         Args { visible, shim: Some(program.into()), words: vec![tool], older: false }
     }
 }
 
-/// The exit code that says that silo failed, and not the program.
+/// Exit code of a failure of silo itself.
 pub(super) const SILO_FAILED: u8 = 125;
 
-/// Reads a pair of ports as it is typed.
+/// Parses a port pair.
 pub(super) fn port(text: &str) -> Result<Port, String> {
     Port::parse(text).ok_or_else(|| "write 8080:80, or 8080 for both; ports are 1 to 65535".to_owned())
 }
@@ -186,23 +185,23 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
-/// Says that a first word is neither a tool nor a command, and which command it may be meant to be.
+/// The error for a first word that is neither a tool nor a command; suggests a command.
 fn no_tool(error: run::error::Error, word: &OsStr) -> Failure {
     use run::error::Error as E;
     let is_unknown = matches!(error, E::Recipe(catalog::Error::Unknown { .. }));
     let meant = word.to_str().filter(|_| is_unknown || matches!(error, E::Missing { .. })).and_then(older::meant);
     match meant {
         Some(command) if is_unknown => {
-            let what = format!("silo has no command \"{}\", and there is no tool of that name", word.display());
+            let what = format!("silo has no command \"{}\", and no tool has that name", word.display());
             Failure::usage(what, format!("did you mean `silo {command}`?"))
         }
-        // A tool has such a command, but it is not there.
+        // A tool has this command, but it is not installed.
         Some(command) => Failure::from(error).or_hint(&format!("`silo {command}`, if that is meant")),
         None => error.into(),
     }
 }
 
-/// Runs the shim `name` of a tool, which got the call for this reason.
+/// Runs the shim `name` of a tool; `why` is the reason why this tool got the call.
 pub fn shim(globals: &Globals, (tool, why): (&str, Why), name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
     launched(globals, Visible { by_shim: Some(why), ..Visible::default() }, |setting, _| {
         Ok(target::of_shim(setting.view(), tool, name, args)?)
@@ -210,7 +209,7 @@ pub fn shim(globals: &Globals, (tool, why): (&str, Why), name: &str, args: Vec<O
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
 
-/// Takes silo's options from where older scripts have them.
+/// Moves Silo's options from after the tool, as older scripts have them.
 fn take_older_options(args: &mut Args) {
     let Some((tool, rest)) = args.words.split_first() else { return };
     let Some((older, left)) = grammar::older_options(rest) else { return };
@@ -218,10 +217,10 @@ fn take_older_options(args: &mut Args) {
     args.visible.ssh_agent |= older.ssh_agent;
     args.shim = args.shim.take().or(older.program);
     args.words = [tool.clone(), "--".into()].into_iter().chain(left.iter().cloned()).collect();
-    ui::note("options of silo stand before the tool now; between the tool and a `--` they will be the tool's one day");
+    ui::note("put options of silo before the tool; a later version will pass options between the tool and `--` to the tool");
 }
 
-/// Shows hints, unless only errors are wanted.
+/// Prints hints, unless `--quiet` is set.
 pub(super) fn hints(quiet: bool) -> impl Fn(&str) {
     move |text| {
         if !quiet {
@@ -230,7 +229,7 @@ pub(super) fn hints(quiet: bool) -> impl Fn(&str) {
     }
 }
 
-/// Runs what `find` finds in the sandbox of its tool.
+/// Runs the target that `find` returns, in the sandbox of its tool.
 pub(super) fn launched(
     globals: &Globals,
     mut visible: Visible,
@@ -278,7 +277,7 @@ pub(super) fn launched(
     }
 }
 
-/// Plans the run; where a directory must be confirmed first, it is asked about.
+/// Plans the run. Asks first if a directory needs confirmation.
 fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec, Leases), Failure> {
     let caller = env::caller()?;
     setting.images(|images| -> Result<_, Failure> {
@@ -296,39 +295,39 @@ fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec
     })
 }
 
-/// Says that the sandbox does not show the script that the command line names, and how the script can be run.
+/// Notes that the script on the command line is not visible in the sandbox, and suggests alternatives.
 fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<Why>) -> Result<(), Failure> {
     let Some(script) = unseen::script(spec, &env::cwd()?, &target.args) else { return Ok(()) };
     let tool = &target.tool.name;
     let mut ways = Vec::new();
     let dir = script.parent().and_then(|dir| std::fs::canonicalize(dir).ok());
-    // A directory that is not shown either is no way out.
+    // Suggest the script's directory only if it may be shown.
     if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private::why_private(&home, dir).is_none())) {
         ways.push(format!("cd {} and run it there", plain::path(&dir)));
     }
     match by_shim {
         Some(Why::Pinned) => {
             ways.push(format!("`silo unpin {tool}` gives the name back to this machine's own {tool} wherever no project uses it"));
-            ways.push(format!("`silo install --projects-only {tool}` does the same as it installs"));
+            ways.push(format!("`silo install --projects-only {tool}` does the same at install time"));
         }
         Some(Why::Project | Why::User) => ways.push("name the machine's own program by its full path".to_owned()),
         None => ways.push(format!("silo run --project DIR {tool} … shows another directory")),
     }
     let shown = match spec.mounts.iter().any(|mount| mount.guest == setting.project) {
-        true => format!("shows {}, and no other file of yours", plain::path(&setting.project)),
-        false => "shows no file of yours".to_owned(),
+        true => format!("shows {} and none of your other files", plain::path(&setting.project)),
+        false => "shows none of your files".to_owned(),
     };
     ui::note(&format!("{} is not in the sandbox of {tool}, which {shown}\n  try: {}", plain::path(&script), ways.join("\n   or: ")));
     Ok(())
 }
 
-/// Launches the program; returns how it ended, and the last that it printed.
+/// Launches the program; returns its exit and its last output.
 fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, launch::error::Error>, Vec<u8>) {
     let mut kept = None;
     let mut heard = Overheard::begin();
     let done = launch::launch_noting(spec, &mut |phase| match phase {
         Phase::Ready => timing.done("machine ready"),
-        // Watching over the project takes a thread.
+        // Watching the project needs a thread.
         Phase::Lasting => leases.started(),
         Phase::Started => {
             if let Some(heard) = &mut heard {
@@ -337,7 +336,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
             timing.done("sandbox made");
         }
         Phase::Ended => timing.done("program ended"),
-        // Its settings are what they are before it is taken over for the first time.
+        // Save the terminal's settings before they change for the first time.
         Phase::Terminal => {
             kept.get_or_insert_with(|| screen::keep(&setting.home));
         }
@@ -348,7 +347,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
     (done, said)
 }
 
-/// Explains messages of a program that failed, and announces an install that is gone.
+/// Explains error messages of a failed program, and notes a lost install.
 fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[u8]) {
     let tool = &target.tool.name;
     if exit == Exit::Code(0) {
@@ -374,7 +373,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     explain::explain(&plain::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 
-/// Reports what the run changed.
+/// Reports changes made by the run.
 fn report(setting: &Setting, leases: Leases) {
     leases.close(&setting.home).iter().for_each(|report| ui::note(report));
 }

@@ -10,15 +10,15 @@ use super::context::{Globals, look, setting};
 use super::error::Failure;
 use super::ui;
 
-/// List what is in an image as a bill of materials
+/// Print the software bill of materials of an image
 #[derive(clap::Args)]
 pub struct Args {
-    /// An installed tool, or the beginning of an image's id
+    /// An installed tool, or a prefix of an image id
     image: String,
-    /// The form of the list
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Spdx)]
     format: Format,
-    /// Write to a file and not to standard output
+    /// Write to a file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }

@@ -9,19 +9,19 @@ use crate::recipe::file::RecipeFile;
 use super::error::Failure;
 use super::ui;
 
-/// Print the JSON schema of a file that people write, for editors
+/// Print the JSON schema of a configuration file, for editors
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which file
+    /// The kind of file
     #[arg(value_enum)]
     of: Of,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Of {
-    /// An add-on: recipes/addons/<name>.toml
+    /// Add-on: recipes/addons/<name>.toml
     Addon,
-    /// A recipe
+    /// Recipe
     Recipe,
     /// silo.toml
     Silo,

@@ -1,8 +1,8 @@
-//! The terminal of a run that ended without giving it back.
+//! Restores the terminal after a run that was killed.
 //!
-//! While a program has a terminal of its own inside, the caller's is raw. Silo gives it its settings back however it ends,
-//! but for SIGKILL or a crash of the machine's. So the settings are written down for as long as a run lasts, by the
-//! terminal's number; the next silo there finds the note of a process that is gone, and gives them back then.
+//! While a program has a terminal of its own inside, the caller's terminal is in raw mode. Silo restores it on every exit except SIGKILL
+//! and a crash. For these cases the settings are saved to a file per terminal for the length of a run. The next silo on this terminal finds
+//! the file of a dead process and restores the settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use rustix::termios::{
 use crate::document;
 use crate::home::Home;
 
-/// The first line of a note.
+/// First line of the file.
 const HEAD: &str = "silo terminal 1";
 
-/// A note of how the terminal is; gone when dropped.
+/// A saved terminal state; its file is removed on drop.
 pub struct Kept(Option<PathBuf>);
 
-/// Writes down how the terminal is, where a run is about to take it over.
+/// Saves the terminal's settings before a run changes them.
 pub fn keep(home: &Home) -> Kept {
     let input = rustix::stdio::stdin();
     if !isatty(input) {
@@ -30,7 +30,7 @@ pub fn keep(home: &Home) -> Kept {
     }
     let Some((path, settings)) = note_path(home).zip(tcgetattr(input).ok()) else { return Kept(None) };
     let pid = getpid().as_raw_nonzero().get();
-    // Without the note, only a crash leaves the terminal raw.
+    // If saving fails, only a crash leaves the terminal raw.
     let written = document::write(&path, &text(pid, started(pid), &settings));
     Kept(written.is_ok().then_some(path))
 }
@@ -38,16 +38,16 @@ pub fn keep(home: &Home) -> Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // A note that stays is of a process that is gone, and of settings that are right.
+            // A leftover file names a dead process and correct settings, so it does no harm.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Gives the terminal its settings back, where a run that is gone did not.
+/// Restores the terminal's settings after a killed run.
 pub fn give_back(home: &Home) {
     let input = rustix::stdio::stdin();
-    // In the background its settings are another program's business.
+    // In the background, the terminal belongs to another program.
     if !isatty(input) || tcgetpgrp(input).is_ok_and(|group| group != getpgrp()) {
         return;
     }
@@ -61,13 +61,13 @@ pub fn give_back(home: &Home) {
         && !now.local_modes.contains(LocalModes::ICANON)
     {
         note.lay_over(&mut now);
-        // A terminal that refuses is as it was.
+        // Ignore the error: the terminal stays unchanged.
         let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &now);
     }
     let _ = fs::remove_file(&path);
 }
 
-/// Removes the notes of runs that are gone; returns how many there were.
+/// Removes the files of dead runs; returns their number.
 pub fn sweep(home: &Home) -> usize {
     let notes = fs::read_dir(home.terminals()).into_iter().flatten().flatten().map(|entry| entry.path());
     let gone = |path: &Path| {
@@ -77,18 +77,18 @@ pub fn sweep(home: &Home) -> usize {
     notes.filter(|path| gone(path) && fs::remove_file(path).is_ok()).count()
 }
 
-/// How a terminal was, and who wrote that down.
+/// Settings of a terminal, and the process that saved them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Note {
     pid: i32,
-    /// When the process started, as the kernel counts; another process may have its number by now.
+    /// Start time of the process as the kernel counts it, because process ids are reused.
     started: u64,
     modes: [u32; 4],
     codes: [u8; 2],
 }
 
 impl Note {
-    /// Puts back what a raw terminal has otherwise.
+    /// Overwrites the settings that raw mode changes.
     fn lay_over(&self, now: &mut Termios) {
         let [input, output, control, local] = self.modes;
         now.input_modes = InputModes::from_bits_retain(input as _);
@@ -127,7 +127,7 @@ fn parse(text: &str) -> Option<Note> {
     Some(Note { pid, started, modes, codes })
 }
 
-/// Where the note of the caller's terminal is.
+/// Path of the file for the caller's terminal.
 fn note_path(home: &Home) -> Option<PathBuf> {
     let terminal = fstat(rustix::stdio::stdin()).ok()?;
     Some(home.terminals().join(format!("{:x}", terminal.st_rdev)))
@@ -138,10 +138,10 @@ fn is_running(pid: i32, since: u64) -> bool {
     alive && started(pid) == since
 }
 
-/// When a process started; 0 where the system does not say.
+/// Start time of a process; 0 if the system does not provide it.
 fn started(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field is the program's name, which may hold anything; fields are counted after it.
+    // The second field is the program's name, which may contain anything; count the fields after it.
     let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
     after.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }

@@ -14,19 +14,19 @@ use super::context::Setting;
 use super::error::Failure;
 use super::{env, ui};
 
-/// Show the settings that count, and which file and line each comes from
+/// Show the settings in force, with the file and line of each
 ///
-/// What is printed is a silo.toml itself. With a tool, what its recipe says stands below it.
+/// The output is a valid silo.toml. With a tool, it includes the settings of the tool's recipe.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The tool whose recipe is shown, too
+    /// Also show the recipe of this tool
     tool: Option<String>,
     /// Print the settings as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Keys of a recipe that settings have, too.
+/// Keys of a recipe that silo.toml has too.
 const RECIPE_KEYS: [&str; 7] = ["env", "passEnv", "cache", "state", "network", "cpus", "memoryMB"];
 
 pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
@@ -65,7 +65,7 @@ pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A value as JSON: it is a value of TOML by itself.
+/// Converts a TOML value to JSON.
 fn value(toml: &str) -> serde_json::Value {
     let read = toml::from_str::<serde_json::Value>(&format!("value = {toml}")).ok();
     read.and_then(|mut table| table.get_mut("value").map(serde_json::Value::take)).unwrap_or_default()
@@ -80,7 +80,7 @@ fn of_file(path: &Path, older: &Path, whose: Whose) -> Result<Option<Source>, Fa
     Ok(Some(source(older, legacy::to_toml(&yaml, older, whose)?.text)))
 }
 
-/// The texts of a recipe, the built-in one first.
+/// Returns the texts of a recipe, the built-in one first.
 fn of_recipe(setting: &Setting, tool: &str) -> Result<Vec<Source>, Failure> {
     let tool = catalog::find(&setting.places, tool)?.recipe.name;
     let name = format!("{tool}.toml");

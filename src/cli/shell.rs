@@ -7,7 +7,7 @@ use super::context::Globals;
 use super::error::Failure;
 use super::run;
 
-/// Open a shell in the sandbox that `silo run` gives the tool
+/// Open a shell in the sandbox of `silo run`
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -16,7 +16,7 @@ pub struct Args {
     tool: OsString,
 }
 
-/// The shell that every image has.
+/// A shell that every image has.
 const SHELL: &str = "/bin/sh";
 
 pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {

@@ -6,26 +6,26 @@ use std::process::ExitCode;
 use super::error::Failure;
 use super::{env, ui};
 
-/// Print what puts silo's commands first on a shell's PATH, for the shell's start-up file
+/// Print the code that puts silo's commands first on PATH, for a shell's start-up file
 ///
-/// bash, zsh, sh: eval "$(silo shellenv)" · fish: silo shellenv fish | source · nushell: silo shellenv nushell | save -f silo.nu,
-/// then source silo.nu. Evaluated twice it does what it does once.
+/// bash, zsh, sh: eval "$(silo shellenv)" · fish: silo shellenv fish | source · nushell: silo shellenv nushell | save -f silo.nu, then
+/// source silo.nu. It can be evaluated twice.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The shell; by default the one that SHELL names
+    /// The shell; by default that of $SHELL
     shell: Option<String>,
 }
 
-/// A shell's way to put a directory first on PATH, where it is not there already.
+/// A shell's code that puts a directory first on PATH, unless it is there already.
 struct Shell {
     names: &'static [&'static str],
-    /// What is printed.
+    /// Printed code.
     text: &'static str,
-    /// What a user puts into a start-up file, or types.
+    /// Line for a start-up file or prompt.
     advice: &'static str,
 }
 
-/// The shells. `$HOME` is left to the shell, so that the text is the same on all machines.
+/// Known shells. The shell expands `$HOME`, so the text is the same on all machines.
 const SHELLS: &[Shell] = &[
     Shell {
         names: &["sh", "bash", "zsh", "dash", "ksh", "mksh", "ash"],
@@ -67,14 +67,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
                 || Failure::usage(format!("\"{shell}\" is not a shell that silo knows"), format!("name one of {}", names.join(", ")));
             known(shell).ok_or_else(unknown)?
         }
-        // Whatever it is called, it most likely understands what all the others do.
+        // An unknown shell most likely understands the code for sh.
         None => env::var("SHELL").and_then(|shell| known(Path::new(&shell).file_name()?.to_str()?)).unwrap_or(&SHELLS[0]),
     };
     ui::data(shell.text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns what a user of a shell types.
+/// Returns the line for a start-up file.
 pub fn advice(shell: &str) -> &'static str {
     known(shell).unwrap_or(&SHELLS[0]).advice
 }

@@ -1,4 +1,4 @@
-//! `silo shim`, `silo pin` and `silo unpin`, and what is told about shims after a tool is made.
+//! `silo shim`, `silo pin` and `silo unpin`, and the notes about shims after an install.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, ui};
 
-/// Change under which names a tool's commands stand on PATH
+/// Change the commands of a tool on PATH
 ///
 /// `silo shim python add …` means the same as `silo shim add python …`.
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Give a tool another command, such as npm, or "ipython:python -m IPython"
+    /// Add a command to a tool, such as npm, or "ipython:python -m IPython"
     Add {
         /// The tool
         tool: String,
@@ -34,7 +34,7 @@ enum What {
         #[arg(required = true, value_name = "NAME[:PROGRAM...]")]
         shims: Vec<String>,
     },
-    /// Take commands of a tool away from PATH
+    /// Remove commands of a tool from PATH
     Remove {
         /// The tool
         tool: String,
@@ -42,7 +42,7 @@ enum What {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// List the commands of tools, and what each runs
+    /// List the commands of tools and the programs they run
     List {
         /// The tool; by default all
         tool: Option<String>,
@@ -52,14 +52,14 @@ enum What {
     },
 }
 
-/// Have a tool's commands lead to it everywhere, not only in projects that use it
+/// Let a tool's commands start it everywhere, not only in projects that use it
 #[derive(clap::Args)]
 pub struct PinArgs {
     /// The tool
     tool: String,
 }
 
-/// Have a tool's commands lead to it only in projects that use it; elsewhere the next on PATH is run
+/// Let a tool's commands start it only in projects that use it; elsewhere they run the next program on PATH
 #[derive(clap::Args)]
 pub struct UnpinArgs {
     /// The tool
@@ -74,7 +74,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             check(tool)?;
             let changed = shims::add(setting.view(), &program, tool, specs)?;
             for name in &changed.foreign {
-                ui::note(&format!("{} is a file of your own; it is left, and {name} has no shim", plain::path(&setting.home.shim(name))));
+                ui::note(&format!("{} is not a shim and was not changed, so {name} has no shim", plain::path(&setting.home.shim(name))));
             }
             let names: Vec<&str> = specs.iter().map(|spec| spec.split(':').next().unwrap_or_default()).collect();
             for name in &names {
@@ -120,7 +120,7 @@ fn list(setting: &Setting, tool: Option<&str>, json: bool) -> Result<(), Failure
     ui::data(&rows.iter().map(line).collect::<String>())
 }
 
-/// The names of a tool's shims, and what each runs.
+/// Returns the names of a tool's shims and their commands.
 fn words(setting: &Setting, entry: &Entry) -> Vec<(String, Vec<String>)> {
     let recipe = definition::of(setting.view(), &entry.tool, Scope::Project).ok().map(|definition| definition.found.recipe.run);
     let of_recipe = |name: &str| {
@@ -151,9 +151,9 @@ fn change_pin(globals: &Globals, tool: &str, pinned: bool) -> Result<(), Failure
     let setting = setting(globals)?;
     let changed = shims::pin(&setting.home, &env::found_as(&setting.home)?, tool, pinned)?;
     let text = match (pinned, changed) {
-        (true, true) => format!("{tool} is pinned: its commands lead to it everywhere\n"),
+        (true, true) => format!("{tool} is pinned: its commands start it everywhere\n"),
         (true, false) => format!("{tool} is pinned already\n"),
-        (false, true) => format!("{tool} is not pinned any more: outside projects that use it, the next on PATH is run\n"),
+        (false, true) => format!("{tool} is no longer pinned: outside projects that use it, its commands run the next program on PATH\n"),
         (false, false) => format!("{tool} is not pinned\n"),
     };
     ui::data(&text)?;
@@ -163,7 +163,7 @@ fn change_pin(globals: &Globals, tool: &str, pinned: bool) -> Result<(), Failure
     Ok(())
 }
 
-/// Says which commands of a tool are not what is found on PATH, and why.
+/// Notes the commands of a tool that PATH does not find, and why.
 pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
     let table = table::read(&setting.home.shims())?;
     let Some(entry) = table.get(tool) else { return Ok(()) };
@@ -185,12 +185,12 @@ pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the directory of the shims is on PATH.
+/// True if the shim directory is on PATH.
 pub fn on_path(setting: &Setting) -> bool {
     search::contains(&env::path(), &setting.home.bin())
 }
 
-/// The names for which something else comes first on PATH, and what.
+/// Returns the names for which another file comes first on PATH, and that file.
 pub fn shadowed(setting: &Setting, names: &[&str]) -> Vec<(String, std::path::PathBuf)> {
     let path = env::path();
     let shims = search::identity(&setting.home.program());
@@ -199,7 +199,7 @@ pub fn shadowed(setting: &Setting, names: &[&str]) -> Vec<(String, std::path::Pa
     named.filter(|(_, file)| !launchers::leads_to_silo(file, shims)).collect()
 }
 
-/// What puts the directory of the shims first on PATH, for the user's shell.
+/// Returns the line that puts the shim directory first on PATH, for the user's shell.
 pub fn advice() -> &'static str {
     let shell = env::var("SHELL").and_then(|shell| std::path::Path::new(&shell).file_name()?.to_str().map(str::to_owned));
     super::shellenv::advice(shell.as_deref().unwrap_or_default())

@@ -13,12 +13,12 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Show what a tool is here: its recipe with all that lies over it, its versions, and what its lock says
+/// Show the definition of a tool here: its recipe with all overrides, its versions, and its lock
 #[derive(clap::Args)]
 pub struct Args {
     /// The tool
     tool: String,
-    /// Print it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -68,7 +68,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
         "locked",
         match offer.lock {
             Some(_) => format!("{} packages, {} to fetch{made}", weight.packages, amount::size(weight.fetched)),
-            None => "not for this yet".to_owned(),
+            None => "no lock for this definition yet".to_owned(),
         },
     );
     for step in &recipe.steps {
@@ -101,7 +101,7 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     text
 }
 
-/// A step as it is typed, with what it reaches.
+/// Formats a step as a command, with its network access.
 fn shown(step: &Step) -> String {
     let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
     format!("{}{reach}", step.shown().trim())

@@ -1,4 +1,4 @@
-//! The hidden command by which a build starts silo anew for one step (see `launch`).
+//! The hidden command with which a build re-executes silo for one step (see `launch`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,20 +7,20 @@ use crate::launch::{self, again, error, launch, spec::Spec};
 
 use super::error::Failure;
 
-/// The command's word; nobody types it.
+/// Name of the command; users do not type it.
 pub const WORD: &str = again::WORD;
 
-/// Launch a spec: from a build over a pipe, or from a file to look into a launch by hand
+/// Launch a spec: from a build over a pipe, or from a file for debugging
 #[derive(clap::Args)]
 pub struct Args {
-    /// A launch spec as JSON; its program gets silo's own streams and gives the exit code
+    /// A launch spec as JSON; its program gets silo's standard streams, and its exit code is silo's
     spec: Option<PathBuf>,
-    /// Take the snapshot that launches like this one can use, in the background
+    /// Take a snapshot for later launches of this spec, in the background
     #[arg(long, requires = "spec")]
     snapshot: bool,
 }
 
-/// Between all that has to be done at once, what can wait.
+/// Low priority for background work.
 const NICE: i32 = 10;
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -42,7 +42,7 @@ fn by_hand(file: &std::path::Path) -> Result<u8, Failure> {
 }
 
 fn snapshot(file: &std::path::Path) -> Result<(), Failure> {
-    // Whoever is done with the terminal is not asked about what goes on.
+    // Leave the terminal's session, so that job control does not affect this process.
     let _ = rustix::process::setsid();
     let _ = rustix::process::nice(NICE);
     let json =

@@ -12,29 +12,28 @@ use super::error::Failure;
 use super::lock::resolving;
 use super::{tier, trust, ui};
 
-/// Make the project's tools what its silo.toml and silo.lock say
+/// Lock and build the project's tools as silo.toml and silo.lock define them
 ///
-/// Locks what is not locked, builds what is not built, and changes nothing where everything is there. A tool that fails does
-/// not keep the others from being made.
+/// Locks and builds only missing parts, and changes nothing if everything is up to date. A tool that fails does not stop the others.
 #[derive(clap::Args)]
 pub struct Args {
     /// The project; by default the one around the working directory
     path: Option<PathBuf>,
-    /// Only say what would be done
+    /// Show the work to do, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Run the steps that the lock pins again, and pin what they come to now
+    /// Run pinned steps again, and pin their new output
     #[arg(long, conflicts_with = "frozen")]
     force: bool,
-    /// Take silo.lock as it is: what it does not pin is an error
+    /// Fail if silo.lock is missing or out of date
     #[arg(long)]
     frozen: bool,
     #[command(flatten)]
     tier: tier::OfSteps,
-    /// Keep what a failed step left, for `silo debug`
+    /// Keep the state of a failed step, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
-    /// Print what was done as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -61,13 +60,14 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-/// Tells what became of each tool; fails if one failed.
+/// Prints the result of each tool; fails if one failed.
 pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCode, Failure> {
     if all.is_empty() {
         let file = setting.project.join(PROJECT_CONFIG);
         if !file.exists() && !setting.project.join(LEGACY_CONFIG).exists() {
-            let what = format!("{} is no project: neither it nor a directory above it has a {PROJECT_CONFIG}", plain::path(&setting.from));
-            return Err(Failure::found(what, "`silo init` makes one of this directory; `silo install TOOL` needs none"));
+            let what =
+                format!("{} is not in a project: neither it nor a directory above it has a {PROJECT_CONFIG}", plain::path(&setting.from));
+            return Err(Failure::found(what, "`silo init` makes this directory a project; `silo install TOOL` works without one"));
         }
         ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", plain::path(&file)))?;
         return Ok(ExitCode::SUCCESS);
@@ -85,7 +85,7 @@ fn line(tool: &str, done: &Done, dry_run: bool) -> String {
     };
     let image = match (done.image, done.fresh, dry_run) {
         (Some(image), true, false) => format!(", image {:.12} built ({} new layers)", image.to_string(), done.made),
-        (Some(image), ..) => format!(", image {:.12} is there", image.to_string()),
+        (Some(image), ..) => format!(", image {:.12} is up to date", image.to_string()),
         (None, _, true) => ", would be built".to_owned(),
         (None, ..) => String::new(),
     };
@@ -102,7 +102,7 @@ fn json(one: &Synced) -> serde_json::Value {
     }
 }
 
-/// The failures of all tools as one.
+/// Combines the failures of all tools.
 fn failures(all: &[Synced]) -> Option<Failure> {
     Failure::of_several(all.iter().filter_map(|one| Some((one.tool.as_str(), one.outcome.as_ref().err()?))).collect())
 }

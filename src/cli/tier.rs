@@ -1,4 +1,4 @@
-//! `--tier` on the command line.
+//! Parses `--tier`.
 
 use crate::config::Tier;
 use crate::launch;
@@ -7,7 +7,7 @@ use crate::run::tier::{self, Pins, VM};
 use super::context::Setting;
 use super::error::Failure;
 
-/// Reads a tier from the command line.
+/// Parses a tier.
 pub fn parse(text: &str) -> Result<Tier, String> {
     match text {
         "native" => Ok(Tier::Native),
@@ -16,16 +16,16 @@ pub fn parse(text: &str) -> Result<Tier, String> {
     }
 }
 
-/// Where the steps of a build run.
+/// The tier of build steps.
 #[derive(clap::Args)]
 pub struct OfSteps {
-    /// Where the steps of a build run; by default natively
+    /// Where build steps run; by default natively
     #[arg(long, value_name = "native|vm", value_parser = parse)]
     tier: Option<Tier>,
 }
 
 impl OfSteps {
-    /// Has the steps run there. The pins keep the images that machines are made of meanwhile.
+    /// Selects the VM for build steps, if `--tier vm` is set. Keep the pins: they protect the VM's images from collection.
     pub fn prepare(&self, setting: &mut Setting) -> Result<Option<Pins>, Failure> {
         if self.tier != Some(Tier::Vm) {
             return Ok(None);
@@ -36,15 +36,17 @@ impl OfSteps {
     }
 }
 
-/// Says, once an image for machines is installed, which tier runs have from now on.
+/// Notes the tier of later runs after the image for VMs is installed.
 pub fn announce(setting: &Setting, tool: &str) {
     if tool != VM || !launch::HAS_NATIVE {
         return;
     }
     let text = match launch::runs_guests() {
-        Ok(()) => "tools run in machines from now on, unless --tier native is typed or silo.toml says `tier = \"native\"`".to_owned(),
+        Ok(()) => {
+            "tools run in virtual machines from now on, unless you pass --tier native or set `tier = \"native\"` in silo.toml".to_owned()
+        }
         Err(why) => format!(
-            "tools still run natively, under this machine's own kernel, unless --tier vm is typed or silo.toml says `tier = \"vm\"`: {why}"
+            "tools still run natively, on this machine's kernel, unless you pass --tier vm or set `tier = \"vm\"` in silo.toml: {why}"
         ),
     };
     setting.note(text);

@@ -1,4 +1,4 @@
-//! How long the phases of a run take, for `--timing` and `--trace`.
+//! Durations of a run's phases, for `--timing` and `--trace`.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::error::Failure;
 use super::ui;
 
-/// The phases of a run so far.
+/// The completed phases of a run.
 pub struct Timing {
     began: Instant,
     phases: Vec<Phase>,
@@ -22,7 +22,7 @@ struct Phase {
 }
 
 impl Timing {
-    /// Begins the first phase. A file for the trace is made now, so that one that cannot be is told before anything runs.
+    /// Starts the first phase. Creates the trace file now, so that an unwritable path fails before the run.
     pub fn begin(told: bool, trace: Option<&Path>) -> Result<Timing, Failure> {
         let open = |path: &Path| match File::create(path) {
             Ok(file) => Ok((path.to_owned(), file)),
@@ -31,12 +31,12 @@ impl Timing {
         Ok(Timing { began: Instant::now(), phases: Vec::new(), told, trace: trace.map(open).transpose()? })
     }
 
-    /// Says that what has gone on since the last phase is done.
+    /// Ends the current phase.
     pub fn done(&mut self, name: &'static str) {
         self.phases.push(Phase { name, ended: self.began.elapsed() });
     }
 
-    /// Tells it all, on standard error and in the file.
+    /// Prints the durations, and writes the trace file.
     pub fn tell(mut self) -> Result<(), Failure> {
         if self.told {
             let mut began = Duration::ZERO;
@@ -52,7 +52,7 @@ impl Timing {
             .map_err(|error| Failure::found(format!("cannot write {}: {error}", path.display()), "is the disk full?"))
     }
 
-    /// The spans as trace viewers read them: the "trace event format", times in microseconds.
+    /// Formats the phases in the Trace Event Format; times are in microseconds.
     fn trace_text(&self) -> String {
         let mut began = Duration::ZERO;
         let mut spans = Vec::new();

@@ -1,4 +1,4 @@
-//! `silo trust`, and the questions that come before a project's own files count.
+//! `silo trust`, and the checks before a project's own files take effect.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,10 +20,10 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{env, ui};
 
-/// Approve what this project's silo.toml and recipes open to its tools
+/// Approve the permissions that this project's silo.toml and recipes grant to its tools
 ///
-/// Shows what is new since the last approval and asks. What silo itself writes into silo.toml counts as approved. Where a tool could
-/// write silo.toml, silo.lock or recipes while they changed, it shows the changes and asks about them, too.
+/// Shows everything new since the last approval and asks. Changes that silo itself makes to silo.toml need no approval. If a tool could
+/// write silo.toml, silo.lock or recipes while they changed, it also shows these changes and asks about them.
 #[derive(clap::Args)]
 pub struct Args {
     /// Approve without asking
@@ -32,7 +32,7 @@ pub struct Args {
     /// Show this directory to tools from now on, although it holds your home directory, keys or the whole machine
     #[arg(long)]
     expose: bool,
-    /// Revoke every approval of this project, and list what was approved
+    /// Revoke every approval of this project, and list the revoked approvals
     #[arg(long, conflicts_with_all = ["yes", "expose"])]
     revoke: bool,
 }
@@ -51,10 +51,10 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     if asked.is_nothing() {
-        ui::data(&format!("{}: nothing that is not approved\n", plain::path(&setting.project)))?;
+        ui::data(&format!("{}: everything is approved\n", plain::path(&setting.project)))?;
         let changes = trust::changes(&setting.home, &setting.files)?;
         if !changes.is_empty() {
-            ui::data(&format!("changed since a tool ran here last, and needs no approval:\n{}", listed(&changes)))?;
+            ui::data(&format!("changed since the last run of a tool here; needs no approval:\n{}", listed(&changes)))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -79,7 +79,7 @@ fn revoke(setting: &Setting) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fails where a project opens to a tool, or to any of its tools, what nobody has approved; on a terminal it asks first.
+/// Fails if a project grants a tool (or any of its tools) permissions that are not approved; on a terminal it asks first.
 pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
     setting.check_names()?;
     if setting.user_settings.trust == Some(Trust::Always) {
@@ -99,7 +99,7 @@ pub fn require(setting: &Setting, tool: Option<&str>) -> Result<(), Failure> {
     Err(Failure::found(what, "`silo trust` shows and approves it; --no-project runs without the project and its settings"))
 }
 
-/// Fails where a tool could have changed the files of the project that keep a program in a sandbox.
+/// Fails if a tool could have changed the project files that keep a program in a sandbox.
 pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), Failure> {
     let lost = trust::lost_between(home, from, files.root())?;
     let lines = match trust::judge(home, files)? {
@@ -112,11 +112,11 @@ pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), F
     }
     let root = plain::path(lost.as_ref().unwrap_or(files).root());
     let what = format!("a tool could write these files of {root} when they came or changed:\n{}", listed(&lines));
-    let hint = "nothing is run outside of a sandbox until `silo trust` has shown and approved them";
+    let hint = "nothing runs outside of a sandbox until `silo trust` has shown and approved them";
     Err(Failure::found(what.trim_end().to_owned(), hint))
 }
 
-/// Fails where a directory holds what no tool is meant to see, unless that was confirmed; on a terminal it asks first.
+/// Fails if a directory holds private files and was not confirmed; on a terminal it asks first.
 pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
     match private::hidden(&setting.home, &env::home()?, dir)? {
         Some(why) => confirm_private(setting, dir, why),
@@ -124,8 +124,8 @@ pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Returns the silo.toml to change: the user's, or the project's. A directory such as the home directory does not become a
-/// project by chance: without a silo.toml there, the user is asked; without a terminal it is an error.
+/// Returns the silo.toml to change: the user's or the project's. A directory such as the home directory must not become a project by
+/// accident: without a silo.toml there, this asks, and without a terminal it fails.
 pub fn settings_path(setting: &Setting, scope: Scope) -> Result<PathBuf, Failure> {
     if scope == Scope::Global {
         return Ok(setting.home.config());
@@ -136,26 +136,26 @@ pub fn settings_path(setting: &Setting, scope: Scope) -> Result<PathBuf, Failure
     let what = format!("{} would become a project: {why}", plain::path(&setting.project));
     if ui::is_asking() {
         ui::note(&what);
-        if ui::ask("Make it one all the same? Type yes: ", "yes", "")? {
+        if ui::ask("Make it one anyway? Type yes: ", "yes", "")? {
             return Ok(path);
         }
     }
-    Err(Failure::usage(what, "change to the project's own directory first; or add --global, which says it for everywhere"))
+    Err(Failure::usage(what, "change to the project's own directory first; or add --global to change your own settings"))
 }
 
-/// Asks whether a directory that holds what no tool is meant to see is shown from now on; without a terminal it is an error.
+/// Asks whether a directory with private files may be shown from now on; fails without a terminal.
 pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Result<(), Failure> {
     let refused = Error::Private { dir: dir.to_owned(), why };
     if ui::is_asking() {
         ui::note(&refused.to_string());
-        if ui::ask("Show it all the same, from now on? Type yes: ", "yes", "")? {
+        if ui::ask("Show it anyway, from now on? Type yes: ", "yes", "")? {
             return Ok(trust::approve(&setting.home, dir, &[private::approval(why)].into())?);
         }
     }
     Err(refused.into())
 }
 
-/// Approves what a change of the project's silo.toml opens; one of the user's own needs no approval.
+/// Approves a change of the project's silo.toml. The user's own silo.toml needs no approval.
 pub fn changed(setting: &Setting, changed: &Changed) -> Result<(), Failure> {
     if changed.path() == setting.home.config() {
         return Ok(());
@@ -168,7 +168,7 @@ fn why_hidden(dir: &Path) -> Result<Option<&'static str>, Failure> {
     Ok(private::why_private(&env::home()?, dir))
 }
 
-/// What the project's own files open to a tool, or to all that it claims.
+/// Returns the permissions that the project's files grant to a tool, or to all its tools.
 fn exposures(setting: &Setting, tool: Option<&str>) -> Exposures {
     let mut exposed = exposure::of_settings(&setting.project_settings, &setting.user_settings);
     let claimed = if tool.is_none() { setting.settings.claims() } else { Default::default() };
@@ -178,10 +178,10 @@ fn exposures(setting: &Setting, tool: Option<&str>) -> Exposures {
     exposed
 }
 
-/// What is not approved of a project.
+/// Unapproved parts of a project.
 struct Asked {
     lines: Exposures,
-    /// How files differ that a sandbox may have written.
+    /// Changes of files that a sandbox may have written.
     files: Vec<String>,
     /// A directory below the project whose settings a sandbox may have removed.
     lost: Option<ProjectFiles>,
@@ -215,10 +215,10 @@ impl Asked {
         }
         if let Some(lost) = &self.lost {
             let lost = plain::path(lost.root());
-            text += &format!("{lost} had settings, which a tool could remove; without them those of {project} count\n");
+            text += &format!("{lost} had settings, which a tool could remove; without them those of {project} apply\n");
         }
         if !self.lines.is_empty() {
-            text += &format!("{project} asks for what is not approved:\n{}", listed(&self.lines));
+            text += &format!("{project} asks for permissions that are not approved:\n{}", listed(&self.lines));
         }
         text
     }
@@ -233,12 +233,12 @@ impl Asked {
         if let Some(lost) = &self.lost {
             trust::approve_files(&setting.home, lost)?;
         }
-        // So that a project that is moved is known again.
+        // Records the project's identity, so that it is recognized after a move.
         Ok(kept::own_by(&setting.home, &kept::id(&setting.project, None), &setting.project)?)
     }
 }
 
-/// What is written was made by somebody else: nothing of it acts on a terminal.
+/// Formats lines that others wrote; escaped, so that they cannot act on the terminal.
 fn listed<'a>(lines: impl IntoIterator<Item = &'a String>) -> String {
     lines.into_iter().map(|line| format!("  {}\n", line.escape_debug())).collect()
 }

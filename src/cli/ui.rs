@@ -1,11 +1,10 @@
-//! What a user sees while a command works: bars on a terminal, plain lines elsewhere.
+//! Output for the user: progress bars on a terminal, plain lines elsewhere.
 //!
-//! Data goes to standard output, everything else to standard error. The first moment is silent, so that
-//! a command with nothing to do says nothing but its result.
+//! Data goes to standard output, everything else to standard error. Nothing is shown in the first moment, so a command without work prints
+//! only its result.
 //!
-//! This is the only way from Silo to a terminal, and all text is escaped on it ([`plain`]). So text of a project, a registry, a
-//! package or a sandbox cannot act on the terminal, wherever it gets into a message. A message keeps its own lines apart from
-//! Silo's: all lines but its first are indented.
+//! All output of Silo passes through this module, which escapes it ([`plain`]). Text of a project, a registry, a package or a sandbox
+//! cannot act on the terminal, in any message. All lines of a message but the first are indented, so they cannot pass for Silo's own.
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
@@ -23,18 +22,18 @@ use crate::thread;
 use super::env;
 use super::error::Failure;
 
-/// How long an activity is silent.
+/// Initial time without output.
 const SILENT: Duration = Duration::from_millis(250);
-/// When an activity that began in the first moment shows a sign of life where there are no bars.
+/// Without bars: time after which a line is shown for activities that began in the silent time.
 const LATER: Duration = Duration::from_secs(1);
-/// How often the time of an activity without a size is drawn.
+/// Redraw interval of an activity without a known size.
 const TICK: Duration = Duration::from_millis(200);
-/// How often a bar is drawn at most.
+/// Maximum redraw rate of a bar.
 const DRAWS_PER_SEC: u8 = 10;
 
-/// Before each line of a message but the first; more than hints and tables have.
+/// Indent of a message's lines after the first; deeper than hints and tables.
 const INDENT: &str = "    ";
-/// Most characters of a message: a step's last lines and a file's line with its error fit in it.
+/// Maximum characters of a message: enough for a step's last lines, or a line of a file with its error.
 const MAX_MESSAGE_CHARS: usize = 64 << 10;
 
 /// Shows events.
@@ -42,9 +41,9 @@ pub struct Ui {
     mode: Mode,
     began: Instant,
     running: Arc<Mutex<HashMap<u64, Running>>>,
-    /// Set when somebody looks after activities that began in the silent moment.
+    /// Set once a thread watches for activities that began in the silent time.
     looks: AtomicBool,
-    /// Whether the lines of steps are shown.
+    /// Show the output of build steps.
     shows_steps: AtomicBool,
 }
 
@@ -63,7 +62,7 @@ struct Running {
 }
 
 impl Ui {
-    /// Chooses how to show events from what standard error is.
+    /// Chooses the output mode by the type of standard error.
     pub fn new(quiet: bool) -> Ui {
         let mode = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Mode::Quiet,
@@ -73,12 +72,12 @@ impl Ui {
         Ui { mode, began: Instant::now(), running: Arc::default(), looks: AtomicBool::new(false), shows_steps: AtomicBool::new(false) }
     }
 
-    /// Shows the lines of steps from now on, too.
+    /// Also shows the output of build steps from now on.
     pub fn show_steps(&self) {
         self.shows_steps.store(true, Ordering::Relaxed);
     }
 
-    /// Shows an event; called from any thread.
+    /// Shows an event; callable from any thread.
     pub fn show(&self, event: Event) {
         match event {
             Event::Warning { text } => self.line(&format!("silo: warning: {}", message(&text))),
@@ -93,7 +92,7 @@ impl Ui {
         }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub fn clear(&self) {
         for (_, running) in self.running().drain() {
             if let Some(bar) = running.bar {
@@ -116,7 +115,7 @@ impl Ui {
     fn started(&self, id: u64, kind: Activity, name: String, total: Option<u64>) {
         let name = plain::line(name.lines().next().unwrap_or_default());
         let mut running = Running { name, kind, total, bar: None, told: false };
-        // On plain lines a file's own progress would be noise beside the total's.
+        // On plain lines, skip the progress of single files; the total has its own line.
         if let Mode::Plain = self.mode
             && shows_in_plain(kind, total)
             && self.began.elapsed() >= SILENT
@@ -131,13 +130,13 @@ impl Ui {
         }
         let is_untold = matches!(self.mode, Mode::Plain) && shows_in_plain(kind, total) && !running.told;
         self.running().insert(id, running);
-        // A run must have one thread when it launches its sandbox; what it does before that is short.
+        // A run must have a single thread when it launches its sandbox, so only the activities of builds get a thread.
         if is_untold && matches!(kind, Activity::Build | Activity::Resolve | Activity::Step | Activity::Verify) {
             self.tell_later();
         }
     }
 
-    /// Tells activities that began in the silent moment, if they still go on after it. Without a thread for it nothing is lost.
+    /// Shows the activities of the silent time that are still running after it. If the thread cannot start, only these lines are missing.
     fn tell_later(&self) {
         if self.looks.swap(true, Ordering::Relaxed) {
             return;
@@ -208,13 +207,13 @@ fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
     bar.set_prefix(verb(kind));
     bar.set_message(name.to_owned());
     if total.is_none() {
-        // What tells nothing of its progress shows at least that it goes on.
+        // No known size: show at least the elapsed time.
         keep_ticking(&bar);
     }
     bar
 }
 
-/// Draws a bar again now and then until it is gone. Without a thread for it, its time stands still.
+/// Redraws a bar until it is finished. If the thread cannot start, its elapsed time stops.
 fn keep_ticking(bar: &ProgressBar) {
     let bar = bar.downgrade();
     let _ = thread::apart(move || {
@@ -226,7 +225,7 @@ fn keep_ticking(bar: &ProgressBar) {
     });
 }
 
-/// Writes lines beside the results. Lines after the first are Silo's own if they are indented.
+/// Writes a note. Indented lines after the first count as Silo's own.
 pub fn note(text: &str) {
     let mut lines = text.split('\n');
     line(&format!("silo: {}", lines.next().unwrap_or_default()));
@@ -235,12 +234,12 @@ pub fn note(text: &str) {
     }
 }
 
-/// Writes a line to standard error; one that cannot be written is no reason to fail.
+/// Writes a line to standard error; a failed write is ignored.
 pub fn line(text: &str) {
     drop(writeln!(io::stderr(), "{}", plain::text(text)));
 }
 
-/// Returns a message with all lines but its first indented, so that none of them looks like a line of Silo's own.
+/// Indents all lines of a message but the first, so that none looks like a line of Silo's own.
 pub fn message(text: &str) -> String {
     let text = match text.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((at, _)) => format!("{} …", &text[..at]),
@@ -249,33 +248,33 @@ pub fn message(text: &str) -> String {
     text.replace('\n', &format!("\n{INDENT}"))
 }
 
-/// Reports a panic, of any thread, as Silo reports errors.
+/// Reports a panic of any thread as an error of Silo.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let what = panic.payload_as_str().unwrap_or("a value that is no text");
+        let what = panic.payload_as_str().unwrap_or("a panic without a text");
         let place = panic.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
-        line(&format!("silo: this is a fault of silo: {}{place}", message(what)));
+        line(&format!("silo: internal error: {}{place}", message(what)));
         if env::var("RUST_BACKTRACE").is_some() {
             line(&std::backtrace::Backtrace::force_capture().to_string());
         }
     }));
 }
 
-/// Writes an error of clap in clap's own colours, or the help that was asked for.
+/// Writes an error or help text of clap in clap's own colours.
 pub fn styled(error: &clap::Error) {
-    // Where the reader has gone there is nobody to tell.
+    // Ignore the error: the reader is gone.
     drop(error.print());
 }
 
-/// Whether somebody is there to be asked.
+/// True if a user can be asked.
 pub fn is_asking() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Asks on the terminal, and says whether the answer is `yes` in whatever case; without a terminal it is an error with this hint.
+/// Asks on the terminal; returns true if the answer is `yes` in any case. Without a terminal it fails with this hint.
 pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage("nobody can be asked, because standard input is no terminal", hint));
+        return Err(Failure::usage("cannot ask, because standard input is not a terminal", hint));
     }
     let failed = |error: io::Error| Failure::found(format!("cannot ask: {error}"), hint);
     let mut err = io::stderr().lock();
@@ -285,12 +284,12 @@ pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
     Ok(answer.trim().eq_ignore_ascii_case(yes))
 }
 
-/// Writes text to standard output; a reader that has gone away is no error.
+/// Writes text to standard output; a closed pipe is no error.
 pub fn data(text: &str) -> Result<(), Failure> {
     write(plain::text(text).as_bytes())
 }
 
-/// Writes text to a file as it is where one is named, else to standard output.
+/// Writes text unchanged to a file, or escaped to standard output.
 pub fn data_to(file: Option<&Path>, text: &str) -> Result<(), Failure> {
     match file {
         Some(file) => write_file(file, text),
@@ -298,7 +297,7 @@ pub fn data_to(file: Option<&Path>, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes the output of a program: exactly as it is to a file or a pipe, and without its control characters to a terminal.
+/// Writes a program's output: unchanged to a file or pipe, without control characters to a terminal.
 pub fn program_output(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() { data(&plain::said_lines(bytes)) } else { write(bytes) }
 }
@@ -308,8 +307,7 @@ pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
     json_to(None, value)
 }
 
-/// Writes a value as JSON to a file where one is named, else to standard output. Control and format characters are escaped
-/// in JSON's own way, so that the value is the same.
+/// Writes a value as JSON to a file or to standard output. Control and format characters get JSON escapes, so the value stays the same.
 pub fn json_to(file: Option<&Path>, value: &serde_json::Value) -> Result<(), Failure> {
     let text = plain::json(&format!("{value:#}\n"));
     match file {

@@ -12,20 +12,20 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{install as install_command, sync as sync_command, trust, ui};
 
-/// Show which locked packages have newer versions today
+/// Show locked packages with newer versions
 #[derive(clap::Args)]
 pub struct OutdatedArgs {
-    /// Only these tools; by default the project's, or the installed ones where it has none
+    /// Only these tools; by default those of the project, or the installed ones outside a project
     tools: Vec<String>,
     /// Print the list as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Lock tools anew from today's indexes, and build them
+/// Lock today's packages for tools, and build them
 #[derive(clap::Args)]
 pub struct UpgradeArgs {
-    /// Only these tools; by default the project's, or the installed ones where it has none
+    /// Only these tools; by default those of the project, or the installed ones outside a project
     tools: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ pub fn run_outdated(globals: &Globals, args: &OutdatedArgs) -> Result<ExitCode, 
         return Ok(ExitCode::SUCCESS);
     }
     if rows.is_empty() {
-        ui::data("everything is as new as the mirrors have it\n")?;
+        ui::data("everything is up to date\n")?;
         return Ok(ExitCode::SUCCESS);
     }
     let width = |of: fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0);
@@ -58,7 +58,7 @@ pub fn run_outdated(globals: &Globals, args: &OutdatedArgs) -> Result<ExitCode, 
             row.tool,
             row.package,
             row.shown_locked(),
-            row.available.as_deref().unwrap_or("not needed any more")
+            row.available.as_deref().unwrap_or("no longer needed")
         )
     };
     ui::data(&rows.iter().map(line).collect::<String>())?;
@@ -80,7 +80,7 @@ pub fn run_upgrade(globals: &Globals, args: &UpgradeArgs) -> Result<ExitCode, Fa
     Ok(ExitCode::SUCCESS)
 }
 
-/// Which tools are meant, and where.
+/// Returns the selected tools and their scope.
 fn meant(setting: &Setting, named: &[String]) -> Result<(Scope, BTreeSet<String>), Failure> {
     let claimed = definition::claimed(setting.view())?;
     let installed: BTreeSet<String> = crate::tool::record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect();

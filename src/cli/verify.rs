@@ -9,12 +9,12 @@ use super::context::{Globals, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Hash all that installed tools and projects stand on, and tell what was changed
+/// Hash all images and layers in use, and report changed files
 #[derive(clap::Args)]
 pub struct Args {
     /// Only these tools
     tools: Vec<String>,
-    /// Every image and layer, whether anything needs it or not
+    /// Every image and layer, also unneeded ones
     #[arg(long, conflicts_with = "tools")]
     all: bool,
     /// Print the findings as JSON
@@ -45,7 +45,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     Err(Failure::found(
-        "the store is not as it was made",
-        "`silo gc --all` after `silo uninstall` removes it; `silo install` makes it anew",
+        "files in the store were changed",
+        "`silo uninstall` and `silo gc --all` remove the tool; `silo install` builds it again",
     ))
 }

@@ -13,22 +13,22 @@ use super::context::{Globals, Setting, setting};
 use super::error::Failure;
 use super::{called, env, ui};
 
-/// Say what a command runs here, and why
+/// Show the program that a command runs here, and why
 ///
-/// The first word of a line is the file that is found. The exit code is 1 where nothing is found.
+/// Each line starts with the file. The exit code is 1 if nothing is found.
 #[derive(clap::Args)]
 pub struct Args {
-    /// List everything of that name, the first choice first
+    /// List every candidate, the first choice first
     #[arg(long, short)]
     all: bool,
-    /// Print it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
     /// The command
     name: String,
 }
 
-/// One thing that the command could be.
+/// A candidate for the command.
 struct Row {
     file: Option<PathBuf>,
     tool: Option<String>,
@@ -55,12 +55,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     if rows.is_empty() {
         let hint = format!("`silo list --available` shows the tools; `silo {}` runs one without a shim", args.name);
-        return Err(Failure::found(format!("{} is not on PATH, and no tool has such a command", args.name), hint));
+        return Err(Failure::found(format!("{} is not on PATH, and no tool has this command", args.name), hint));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is found along PATH, in order; of the shims the first counts. A tool whose shim is not on PATH comes last.
+/// Returns the candidates in the order of PATH; only the first shim counts. A tool whose shim is not on PATH comes last.
 fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result<Vec<Row>, Failure> {
     let choice = choice::choose(table, name, || Ok::<_, Failure>(claims.clone()))?;
     let (mut tool, others) = match &choice {

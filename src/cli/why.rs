@@ -8,16 +8,16 @@ use super::context::{Globals, look, setting};
 use super::error::Failure;
 use super::ui;
 
-/// Say why a path, a package or a layer is in an image
+/// Show why a path, a package or a layer is in an image
 ///
-/// It names the layer, the package and the line of the recipe that asked for it.
+/// Names the layer, the package and the line of the recipe that asked for it.
 #[derive(clap::Args)]
 #[command(override_usage = "silo why [OPTIONS] [TOOL] <PATH|PACKAGE|LAYER>")]
 pub struct Args {
-    /// The tool, where several have it, then what is asked about: a path, a package, or the beginning of a layer's id
+    /// The tool (if several match), then a path, a package, or a prefix of a layer id
     #[arg(required = true, num_args = 1..=2, value_name = "WHAT")]
     words: Vec<String>,
-    /// The tool, or the beginning of an image's id
+    /// The tool, or a prefix of an image id
     #[arg(long)]
     tool: Option<String>,
     /// Print the answer as JSON

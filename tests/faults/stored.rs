@@ -23,7 +23,7 @@ fn check_found(silo: &Silo, expect: &[String]) {
         assert!(done.out.lines().any(|line| line.starts_with(text.as_str())), "{text}: {done:?}");
     }
     assert!(done.out.ends_with(&format!(" {} faults\n", done.out.lines().count() - 1)), "{done:?}");
-    assert!(done.err.contains("silo: the store is not as it was made") && done.err.contains("hint: "), "{done:?}");
+    assert!(done.err.contains("silo: files in the store were changed") && done.err.contains("hint: "), "{done:?}");
 }
 
 /// Replaces a file by one of other bytes, so that its other names keep theirs.
