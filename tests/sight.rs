@@ -45,6 +45,59 @@ fn excluded_directories_are_the_sandboxs_own_and_stay() {
 }
 
 #[test]
+fn excluded_directories_are_removed_and_made_again_and_the_hosts_stay() {
+    let silo = project("[mount]\nexclude = [\"node_modules\", \"web/target\", \"web\"]\n");
+    for dir in ["node_modules", "web/target"] {
+        fs::create_dir_all(silo.project().join(dir)).expect("our own project");
+        fs::write(silo.project().join(dir).join("hosts"), "mine").expect("our own project");
+    }
+    let check = |script: &str, expect: &str| {
+        let tried = silo.run(["sh", "-c", script]);
+        assert_eq!((tried.out.as_str(), tried.code), (expect, 0), "{script}: {tried:?}");
+    };
+    // Removed, it is gone at both of its paths; made again, it is empty and has the mode that was asked for.
+    let gone = "test ! -e node_modules && ! ls /workspace/node_modules 2>/dev/null && ! test -d \"$PWD/node_modules\" && echo gone";
+    check(&format!("mkdir node_modules/a && touch node_modules/a/b && rm -rf node_modules && {gone}"), "gone\n");
+    check(
+        &format!("rmdir node_modules/ && {gone} && rm -rf node_modules && ! rmdir node_modules 2>/dev/null && echo twice"),
+        "gone\ntwice\n",
+    );
+    let again = "mkdir -m 750 node_modules && touch node_modules/x && ls -A /workspace/node_modules && stat -c %a node_modules";
+    check(&format!("rm -rf node_modules; {again}"), "x\n750\n");
+    check("umask 077; rm -rf node_modules; mkdir -p node_modules/deep/er && stat -c %a node_modules && ls node_modules", "700\ndeep\n");
+    // One that is not empty is not removed, and one that is there is not made.
+    check("rmdir node_modules 2>&1 | grep -o 'not empty'; mkdir node_modules 2>&1 | grep -o 'exists'", "not empty\nexists\n");
+    // Renamed, it goes to another file system, as does what is renamed over it.
+    check("rm -rf old; mv node_modules old && test ! -e node_modules && mv old node_modules && ls node_modules && test ! -e old", "deep\n");
+    check("rm -rf node_modules; mkdir new; touch new/n; mv -T new node_modules && ls node_modules; test ! -e new", "n\n");
+    check("cd web && rm -rf target && mkdir target && touch target/t && cd .. && rm -rf web && test ! -e web/target && mkdir web", "");
+    // A file or a symlink cannot take its place; why is said.
+    let tried = silo.run(["sh", "-c", "rm -rf node_modules && ln -s /tmp node_modules"]);
+    assert!(tried.code != 0 && tried.err.contains("node_modules is in mount.exclude"), "{tried:?}");
+    // It counts for this run; the directory is kept, and the host's are as they were.
+    check("rm -rf node_modules", "");
+    check("ls -A node_modules && touch node_modules/kept", "");
+    check("ls -A node_modules", "kept\n");
+    for dir in ["node_modules", "web/target"] {
+        let names: Vec<_> = fs::read_dir(silo.project().join(dir)).expect("there").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["hosts"], "the host's own is not touched");
+    }
+}
+
+#[test]
+fn nothing_but_excluded_directories_is_removed_or_made_otherwise() {
+    let silo = project("[mount]\nexclude = [\"target\"]\n");
+    let script = "mkdir -p other/target && touch other/target/file && ! rmdir other/target 2>/dev/null && rm -rf other/target && \
+                  mkdir other/target && mv other/target other/moved && ls other && ln -s other target2 && rm target2 && ls -d target other && \
+                  rm -rf target && mkdir sub && cd sub && mkdir ../target && rmdir ../sub/../target && ! ls -d ../target 2>/dev/null";
+    assert_eq!(sh(&silo, script), "moved\nother\ntarget\n");
+    // Where the project cannot be written, nothing of it is removed.
+    settled(&silo, "[mount]\nmode = \"ro\"\nexclude = [\"target\"]\n");
+    let tried = silo.run(["sh", "-c", "rmdir target || rm -r target || ls -d target"]);
+    assert!(tried.out == "target\n" && tried.err.contains("Read-only file system"), "{tried:?}");
+}
+
+#[test]
 fn a_project_can_be_read_only() {
     let silo = project("[mount]\nmode = \"ro\"\nexclude = [\"out\"]\n");
     fs::write(silo.project().join("file"), "mine").expect("our own project");

@@ -497,3 +497,35 @@ fn a_machine_that_cannot_be_is_refused_in_words() {
     let wrong = silo.fails(["run", "--tier", "moon", "sh"]);
     assert!(wrong.err.contains("native or vm"), "{wrong:?}");
 }
+
+#[test]
+fn memory_and_processors_of_one_run_are_those_that_are_asked_for() {
+    let silo = silo(As::Me);
+    let script = "nproc; read -r _ total _ </proc/meminfo; echo $((total >> 10))";
+    let seen = |memory: &str, cpus: &str| {
+        let said = silo.ok(words(&["--memory", memory, "--cpus", cpus, "sh", "-c", script]));
+        let numbers: Vec<u64> = said.lines().map(|line| line.parse().expect("a number")).collect();
+        (numbers[0], numbers[1])
+    };
+    let (cpus, memory) = seen("700M", "1");
+    assert!(cpus == 1 && (700..860).contains(&memory), "{cpus} {memory}");
+    // No more processors than this machine has.
+    let here = thread::available_parallelism().map_or(1, |number| number.get() as u64);
+    let (cpus, memory) = seen("1500M", "2");
+    assert!(cpus == here.min(2) && (1500..1700).contains(&memory), "{cpus} {memory}");
+}
+
+#[test]
+fn excluded_directories_are_removed_and_made_again_in_machines_too() {
+    let silo = silo(As::Me);
+    fs::write(silo.project().join("silo.toml"), "[mount]\nexclude = [\"node_modules\"]\n").expect("our own project");
+    fs::create_dir(silo.project().join("node_modules")).expect("our own project");
+    fs::write(silo.project().join("node_modules/hosts"), "mine").expect("our own project");
+    drop(silo.ok(["trust", "--yes"]));
+    let script = "mkdir -p node_modules/a/b && rm -rf node_modules && test ! -e /workspace/node_modules && mkdir node_modules && \
+                  touch node_modules/c && mv node_modules old && test ! -e node_modules && mv old node_modules && ls node_modules";
+    assert_eq!(silo.ok(words(&["sh", "-c", script])), "c\n");
+    let names: Vec<_> =
+        fs::read_dir(silo.project().join("node_modules")).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(names, ["hosts"], "the host's own is not touched");
+}

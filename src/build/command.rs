@@ -224,6 +224,7 @@ fn spec(shop: &Workshop<'_>, fields: &derivation::Step, bench: &Bench, ground: &
         read_only: Vec::new(),
         overlays: Vec::new(),
         hidden: Vec::new(),
+        removable: Vec::new(),
         argv: fields.argv.iter().map(Into::into).collect(),
         env: env.map(|(name, value)| (name.into(), value.into())).collect(),
         cwd,

@@ -333,6 +333,7 @@ impl Run<'_> {
             read_only: Vec::new(),
             overlays: Vec::new(),
             hidden: Vec::new(),
+            removable: Vec::new(),
             argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, &self.step.answers).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: "/".into(),

@@ -363,6 +363,7 @@ fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
         read_only: Vec::new(),
         overlays: Vec::new(),
         hidden: Vec::new(),
+        removable: Vec::new(),
         argv: argv.iter().map(Into::into).collect(),
         env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: "/tmp/project".into(),

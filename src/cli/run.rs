@@ -369,7 +369,9 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     let text = |value: &OsString| value.to_string_lossy().into_owned();
     let proxies =
         spec.env.iter().map(|(name, value)| (text(name), text(value))).filter(|(name, value)| is_proxy(name) && !value.is_empty());
-    let facts = Facts { tool, has: &has, grants: &grants, proxies: proxies.collect() };
+    let inner = |guest: &PathBuf| guest.strip_prefix(run::WORKSPACE).ok().map(ToOwned::to_owned);
+    let excluded: Vec<PathBuf> = spec.removable.iter().filter_map(inner).collect();
+    let facts = Facts { tool, has: &has, grants: &grants, excluded: &excluded, proxies: proxies.collect() };
     explain::explain(&plain::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 

@@ -44,6 +44,10 @@ pub struct Spec {
     /// Guest paths inside mounts that appear empty in the sandbox. Missing paths are skipped.
     #[serde(with = "text::list", default)]
     pub hidden: Vec<PathBuf>,
+    /// Guest paths of mounted directories that the program may remove and make again, with [`Identity::Caller`]. The host's
+    /// directories below the mounts stay as they are.
+    #[serde(with = "text::list", default)]
+    pub removable: Vec<PathBuf>,
     /// The program and its arguments; a program without a slash is looked up in the `PATH` of `env`.
     #[serde(with = "text::list")]
     pub argv: Vec<OsString>,
@@ -376,6 +380,7 @@ impl Spec {
             .chain(self.files.iter().map(|file| &file.guest))
             .chain(&self.read_only)
             .chain(&self.hidden)
+            .chain(&self.removable)
             .chain(self.overlays.iter().flat_map(|overlay| &overlay.guests))
             .chain([&self.cwd]);
         for guest in guests {
@@ -431,6 +436,7 @@ mod tests {
                 guests: vec!["/home/a b/.git".into()],
             }],
             hidden: vec!["/home/a b/socket".into()],
+            removable: vec!["/home/a b/node_modules".into()],
             argv: vec!["prog".into(), OsString::new(), OsString::from_vec(vec![0x80, b'"', 0xfe])],
             env: BTreeMap::from([("PATH".into(), "/bin".into()), (OsString::from_vec(vec![0xff]), OsString::from_vec(vec![0xfe]))]),
             cwd: "/home/a b".into(),

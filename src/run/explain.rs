@@ -2,7 +2,7 @@
 //!
 //! Pure: the last lines that the program printed, and facts of the run, become at most a few lines for the user.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::lost::quoted;
 
@@ -14,6 +14,8 @@ pub struct Facts<'a> {
     pub has: &'a dyn Fn(&str) -> bool,
     /// Says whether a name may be reached by itself, such as `localhost`.
     pub grants: &'a dyn Fn(&str) -> bool,
+    /// Directories of the project that the sandbox has of its own.
+    pub excluded: &'a [PathBuf],
     /// Proxy variables that the program sees, each with its value.
     pub proxies: Vec<(String, String)>,
 }
@@ -29,6 +31,7 @@ pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
     all.extend(refused(&lines, facts));
     all.extend(author(&lines));
     all.extend(unreachable(&lines, facts));
+    all.extend(replaced(&lines, facts));
     all.truncate(MOST);
     all
 }
@@ -224,13 +227,47 @@ fn unreachable(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     }
 }
 
+/// Says that a directory of the sandbox's own stays a directory, on a file system of its own.
+fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
+    const REFUSED: [&str; 12] = [
+        "File exists",
+        "file already exists",
+        "EEXIST",
+        "Is a directory",
+        "is a directory",
+        "EISDIR",
+        "cross-device link",
+        "EXDEV",
+        "Device or resource busy",
+        "EBUSY",
+        "Not a directory",
+        "non-directory",
+    ];
+    let names = |line: &str, dir: &Path| {
+        let name = dir.to_string_lossy();
+        let is_of_name = |letter: char| letter.is_alphanumeric() || "-_.".contains(letter);
+        line.match_indices(name.as_ref()).any(|(at, found)| {
+            let (before, after) = (line[..at].chars().next_back(), line[at + found.len()..].chars().next());
+            // Not a file in it, nor another name that has this one in it.
+            !before.is_some_and(is_of_name) && !after.is_some_and(|letter| is_of_name(letter) || letter == '/')
+        })
+    };
+    let refused = lines.iter().filter(|line| REFUSED.iter().any(|word| line.contains(word)));
+    let dir = refused.flat_map(|line| facts.excluded.iter().find(|dir| names(line, dir))).next()?;
+    Some(format!(
+        "{0} is in mount.exclude: the sandbox has a directory of its own there. It can be removed and made again, but no file or symlink can take its place, and it is on a file system of its own\n  try: take {0} out of mount.exclude in silo.toml",
+        dir.display()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn told(said: &str, tool: &str, proxies: &[(&str, &str)]) -> String {
         let proxies = proxies.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        explain(said, &Facts { tool, has: &|name| name == "there", grants: &|_| false, proxies }).join("\n")
+        explain(said, &Facts { tool, has: &|name| name == "there", grants: &|_| false, excluded: &[PathBuf::from("web/target")], proxies })
+            .join("\n")
     }
 
     #[test]
@@ -274,6 +311,20 @@ mod tests {
             "",
         ] {
             assert_eq!(told(said, "python", &[]), "", "{said}");
+        }
+    }
+
+    #[test]
+    fn excluded_directories_are_named_as_such() {
+        for said in [
+            "ln: failed to create symbolic link 'web/target': File exists",
+            "Error: EXDEV: cross-device link not permitted, rename '/p/web/target' -> '/p/old'",
+            "OSError: [Errno 16] Device or resource busy: 'web/target'",
+        ] {
+            assert!(told(said, "sh", &[]).contains("take web/target out of mount.exclude"), "{said}");
+        }
+        for said in ["mkdir: cannot create directory 'web/targets': File exists", "EEXIST: web/target/x", "web/target: No such file"] {
+            assert_eq!(told(said, "sh", &[]), "", "{said}");
         }
     }
 

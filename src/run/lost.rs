@@ -169,6 +169,7 @@ mod tests {
                 read_only: Vec::new(),
                 overlays: Vec::new(),
                 hidden: Vec::new(),
+                removable: Vec::new(),
                 cwd: "/p".into(),
                 user: &user,
                 accounts: Accounts::default(),

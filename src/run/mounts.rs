@@ -52,6 +52,8 @@ pub struct Mounts {
     pub overlays: Vec<Overlay>,
     /// Guest paths at which something empty is seen.
     pub hidden: Vec<PathBuf>,
+    /// Guest paths of directories that the program may remove and make again.
+    pub removable: Vec<PathBuf>,
     /// What the user is to know.
     pub notes: Vec<String>,
     /// Variables that name kept directories.
@@ -130,6 +132,7 @@ fn mount_project(found: &mut Mounts, shown: &Shown, host: HostPath) {
         found.mounts.push(Mount { host: host.clone(), guest: guest.to_owned(), access: shown.access });
         for (inner, dir) in &shown.excluded {
             found.mounts.push(Mount { host: dir.clone().into(), guest: guest.join(inner), access: Access::ReadWrite });
+            found.removable.push(guest.join(inner));
         }
     }
 }

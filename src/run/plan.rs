@@ -205,6 +205,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         read_only: std::mem::take(&mut mounts.read_only),
         overlays: std::mem::take(&mut mounts.overlays),
         hidden: std::mem::take(&mut mounts.hidden),
+        removable: std::mem::take(&mut mounts.removable),
         cwd,
         user: &caller.user,
         budget,

@@ -37,6 +37,8 @@ pub struct Parts<'a> {
     pub overlays: Vec<Overlay>,
     /// Guest paths at which something empty is seen.
     pub hidden: Vec<PathBuf>,
+    /// Guest paths of directories that the program may remove and make again.
+    pub removable: Vec<PathBuf>,
     /// The directory to start in.
     pub cwd: PathBuf,
     /// The caller.
@@ -89,6 +91,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
         read_only: parts.read_only,
         overlays: parts.overlays,
         hidden: parts.hidden,
+        removable: parts.removable,
         argv: parts.argv,
         env: parts.env,
         cwd: parts.cwd,

@@ -69,6 +69,7 @@ mod tests {
             read_only: Vec::new(),
             overlays: Vec::new(),
             hidden: Vec::new(),
+            removable: Vec::new(),
             cwd: at("project"),
             user: &user,
             accounts: Accounts::default(),

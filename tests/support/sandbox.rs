@@ -67,6 +67,7 @@ impl Bench {
             read_only: vec![],
             overlays: vec![],
             hidden: vec![],
+            removable: vec![],
             argv: argv.iter().map(|text| text.as_ref().to_owned()).collect(),
             env: BTreeMap::from([
                 (OsString::from("PATH"), OsString::from("/usr/local/bin:/usr/bin:/bin")),

@@ -28,6 +28,7 @@ use silo_init::agent::Agent;
 
 use super::named::Judge;
 use super::plan::Plan;
+use super::removable::{self, Removable};
 use super::wire::{self, Order, Report, Scope};
 use super::{calls, device, identity, limits, modes, owner, program, reguard, root, sys};
 use crate::launch::host::failure::{Cause, During, Failure, Stage};
@@ -75,10 +76,11 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     begin_session(terminal.as_ref())?;
     // Must come first: Landlock forbids mounts.
     let guard = reguard::start(spec)?;
+    let removable = removable::start(spec)?;
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
     match spec.identity {
-        Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent, guard }, terminal),
+        Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent, guard }, removable, terminal),
         Identity::Root => start_root(spec, plan, Outside { socket, agent, guard }, terminal),
     }
 }
@@ -93,15 +95,23 @@ struct Outside<'a> {
     guard: Option<i32>,
 }
 
-/// Confines PID 1 like the program, except for set-id bits of directories, which it sets for the program.
-fn start_caller(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+/// Confines PID 1 like the program, except for set-id bits of directories, which it sets for the program, and for excluded
+/// directories, which it removes and makes for it.
+fn start_caller(
+    spec: &Spec,
+    plan: &Plan,
+    outside: Outside<'_>,
+    removable: Option<Removable>,
+    terminal: Option<OwnedFd>,
+) -> Result<Infallible, Failure> {
     let step = "filtering system calls";
     identity::drop_capabilities(spec.identity)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     match sys::fork().during("starting the program")? {
         None => {
             drop(ours);
-            let listener = sys::filter_with_listener(&calls::filter(spec.identity)).during(step)?;
+            let filter = if removable.is_some() { calls::filter_with_removable(spec.identity) } else { calls::filter(spec.identity) };
+            let listener = sys::filter_with_listener(&filter).during(step)?;
             wire::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
         }
@@ -109,7 +119,7 @@ fn start_caller(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option
             drop(theirs);
             sys::filter(&calls::filter_for_all()).during(step)?;
             // `None` if the program could not start; it has reported the reason, and is reaped.
-            let modes = wire::take_over(ours.as_fd()).during(step)?.map(modes::Modes::new).transpose()?;
+            let modes = wire::take_over(ours.as_fd()).during(step)?.map(|listener| modes::Modes::new(listener, removable)).transpose()?;
             // If silo is gone, the loop detects that.
             let _ = wire::report(outside.socket, &Report::Started);
             watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn Judge))

@@ -22,6 +22,7 @@ pub mod probe;
 mod proc;
 mod program;
 mod reguard;
+mod removable;
 mod root;
 mod seccomp;
 mod skeleton;

@@ -10,25 +10,29 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, open};
 use rustix::io::Errno;
 
-use super::named::{Judge, Named};
+use super::named::{Judge, Named, Verdict};
+use super::removable::{self, Removable};
 use super::sys::{self, Notice};
 use crate::launch::host::failure::{During, Failure};
 
 /// `fchmodat2`; the libc crate does not define it for every C library.
-const FCHMODAT2: libc::c_long = 452;
+pub const FCHMODAT2: libc::c_long = 452;
+/// `chmod`; aarch64 does not have it, and no call has this number there.
+pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1 };
 
 /// Answers the calls of one sandbox.
 pub struct Modes {
     listener: OwnedFd,
     root: OwnedFd,
+    removable: Option<Removable>,
 }
 
 impl Modes {
-    /// Starts to listen; create it inside the sandbox's root.
-    pub fn new(listener: OwnedFd) -> Result<Modes, Failure> {
+    /// Starts to listen; create it inside the sandbox's root. `removable` judges the calls about excluded directories.
+    pub fn new(listener: OwnedFd, removable: Option<Removable>) -> Result<Modes, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during("opening the root")?;
-        Ok(Modes { listener, root })
+        Ok(Modes { listener, root, removable })
     }
 
     fn serve(&self, notice: &Notice) -> Result<(), Errno> {
@@ -52,8 +56,13 @@ impl Judge for Modes {
         self.listener.as_fd()
     }
 
-    fn judge(&self, notice: &Notice) -> Result<(), Errno> {
-        self.serve(notice)
+    fn judge(&self, notice: &Notice) -> Result<Verdict, Errno> {
+        match &self.removable {
+            Some(own) if removable::is_judged(notice.call) => {
+                own.judge(notice, self.root.as_fd(), &|| sys::still_waits(self.listener.as_fd(), notice.id))
+            }
+            _ => self.serve(notice).map(|()| Verdict::Done),
+        }
     }
 }
 

@@ -20,23 +20,33 @@ const PATH_BYTES: usize = 4096;
 /// Bytes read at a time. A read never crosses into a page that may be unmapped.
 const PAGE_BYTES: u64 = 4096;
 
+/// The answer to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// PID 1 has performed it: the call succeeds.
+    Done,
+    /// The kernel makes the call as if there were no filter. Only for calls that the program may make with any arguments: it can
+    /// change them in memory after they were read.
+    Continue,
+}
+
 /// Answers system calls that a filter passes to PID 1.
 pub trait Judge {
     /// Returns the descriptor that is readable while a call waits.
     fn listener(&self) -> BorrowedFd<'_>;
 
     /// Performs a call on behalf of its caller.
-    fn judge(&self, notice: &Notice) -> Result<(), Errno>;
+    fn judge(&self, notice: &Notice) -> Result<Verdict, Errno>;
 
     /// Answers the waiting call, if it still waits.
     fn answer_one(&self) {
         // The caller may have been killed before, here and below; then no answer is needed.
         let Ok(notice) = sys::next_notice(self.listener()) else { return };
-        let errno = match self.judge(&notice) {
-            Ok(()) => 0,
-            Err(errno) => errno.raw_os_error(),
+        let _ = match self.judge(&notice) {
+            Ok(Verdict::Done) => sys::answer(self.listener(), notice.id, 0),
+            Ok(Verdict::Continue) => sys::let_through(self.listener(), notice.id),
+            Err(errno) => sys::answer(self.listener(), notice.id, errno.raw_os_error()),
         };
-        let _ = sys::answer(self.listener(), notice.id, errno);
     }
 }
 

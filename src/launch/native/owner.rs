@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, XattrFlags, chmodat, getxattr, open, removexattr, setxattr, statx};
 use rustix::io::Errno;
 
-use super::named::{Judge, Named};
+use super::named::{Judge, Named, Verdict};
 use super::sys::{self, Notice};
 use crate::launch::host::failure::{During, Failure};
 
@@ -67,8 +67,8 @@ impl Judge for Recorder {
         self.listener.as_fd()
     }
 
-    fn judge(&self, notice: &Notice) -> Result<(), Errno> {
-        self.serve(notice)
+    fn judge(&self, notice: &Notice) -> Result<Verdict, Errno> {
+        self.serve(notice).map(|()| Verdict::Done)
     }
 }
 

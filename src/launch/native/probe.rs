@@ -191,6 +191,7 @@ fn spec(store: &Path) -> Spec {
         read_only: Vec::new(),
         overlays: Vec::new(),
         hidden: Vec::new(),
+        removable: Vec::new(),
         argv: vec!["true".into()],
         env: BTreeMap::new(),
         cwd: "/".into(),

@@ -133,7 +133,8 @@ impl Guarded<'_> {
     }
 }
 
-fn close_all_but<'a>(kept: impl Iterator<Item = &'a OwnedFd>) -> std::io::Result<()> {
+/// Closes every descriptor but these.
+pub fn close_all_but<'a>(kept: impl Iterator<Item = &'a OwnedFd>) -> std::io::Result<()> {
     let kept: BTreeSet<u32> = kept.map(|fd| u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)).collect();
     let mut from = 0;
     for fd in kept {

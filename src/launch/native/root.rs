@@ -350,7 +350,8 @@ pub fn attach(tree: &OwnedFd, root: &OwnedFd, guest: &Path) -> Result<(), Errno>
     move_onto(tree, &open_in(root.as_fd(), guest)?)
 }
 
-fn move_onto(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+/// Mounts a detached tree on an opened directory or file.
+pub fn move_onto(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, "", target, "", flags)
 }

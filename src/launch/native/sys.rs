@@ -395,6 +395,15 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
     checked(c_long::from(result)).map(drop)
 }
 
+/// Ends a wait: the kernel makes the call.
+pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    const CONTINUE: u32 = 1;
+    let mut verdict = Verdict { id, value: 0, error: 0, flags: CONTINUE };
+    // SAFETY: Verdict is laid out as seccomp_notif_resp (24 bytes).
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), NOTIFY_SEND as libc::Ioctl, ptr::from_mut(&mut verdict)) };
+    checked(c_long::from(result)).map(drop)
+}
+
 /// Returns true if the caller still waits, which means that its PID still refers to the same process.
 pub fn still_waits(listener: BorrowedFd<'_>, id: u64) -> bool {
     // SAFETY: NOTIFY_VALID reads one u64, which outlives the call.

@@ -109,6 +109,7 @@ mod tests {
             read_only: vec!["/Users/me/p/.git/hooks".into()],
             overlays: Vec::new(),
             hidden: Vec::new(),
+            removable: Vec::new(),
             argv: vec!["true".into()],
             env: BTreeMap::new(),
             cwd: "/Users/me/p".into(),

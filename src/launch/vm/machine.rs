@@ -222,6 +222,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
             read_only: shares.protected(&spec.read_only, spec),
             overlays: shares.overlays(spec),
             hidden: shares.protected(&spec.hidden, spec),
+            removable: Vec::new(),
             argv,
             env: BTreeMap::from([
                 ("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into()),
@@ -385,6 +386,7 @@ mod tests {
                 guests: vec!["/home/me/p/.jj".into(), "/workspace/.jj".into()],
             }],
             hidden: vec!["/workspace/socket".into()],
+            removable: Vec::new(),
             argv: vec!["true".into()],
             env: BTreeMap::new(),
             cwd: "/home/me/p".into(),
