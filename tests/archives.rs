@@ -317,7 +317,7 @@ fn what_docker_saves_is_judged_too() {
         (list(&config, &["m.tar"]), made.config.clone(), layer.clone(), "it has no m.tar"),
         (list(&config, &["l.tar", "l.tar"]), made.config.clone(), layer.clone(), "it names 1 layers, and manifest.json 2"),
         (right.clone(), b"{}".to_vec(), layer.clone(), "its sha-256 is"),
-        (right.clone(), made.config.clone(), other_layer, "but the image says"),
+        (right.clone(), made.config.clone(), other_layer, "but the image has"),
     ];
     for (list, config_bytes, layer, expect) in cases {
         let reference = docker(&[("l.tar", &layer), (&config, &config_bytes), ("manifest.json", list.as_bytes())], &file);

@@ -1,16 +1,16 @@
-//! OpenPGP public keys, and which of their parts may sign what when.
+//! OpenPGP public keys and the rules for their signatures.
 //!
-//! The crypto crate checks single signatures. Which key may speak at all is decided here, as gpgv does: a primary key needs
-//! a self-signature, a subkey one by the primary key *and* one back (else anybody could claim another's signing key as a
-//! subkey); both must be meant for signing, not revoked, and alive when the data was signed. Keys that expired later are
-//! fine: snapshots of an archive stay verifiable.
+//! The crypto crate verifies single signatures. The rules for valid keys are here, as in gpgv. A primary key needs a self-signature. A
+//! subkey needs one by the primary key *and* one back, otherwise anybody could claim another's signing key as a subkey. Both must be
+//! signing keys, not revoked, and valid when the data was signed. Keys that expired later are accepted, so that snapshots of an archive
+//! stay verifiable.
 
 use pgp::composed::{Deserializable, SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType, SubpacketData};
 use pgp::types::{Fingerprint, KeyDetails, KeyId, Tag, VerifyingKey};
 
-/// Largest keyring that is read. Debian's has 34 KB.
+/// Limit of a keyring's size. Debian's has 34 KB.
 pub const MAX_KEYRING_BYTES: usize = 10 * 1024 * 1024;
 
 /// Trusted public keys.
@@ -19,7 +19,7 @@ pub struct Keyring {
     keys: Vec<SignedPublicKey>,
 }
 
-/// Why a file is no keyring.
+/// Reason why a file is not a keyring.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
@@ -29,19 +29,19 @@ pub enum Error {
     /// A key does not parse.
     #[error("bad key in keyring: {reason}")]
     Bad { reason: String },
-    /// There is no key in it.
+    /// The file has no keys.
     #[error("keyring has no keys")]
     Empty,
 }
 
-/// Why a key's signature does not count.
+/// Reason why a key's signature is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// No valid self-signature or binding makes it a key for signing.
+    /// No valid self-signature or binding allows signing.
     NotForSigning,
     /// The key or its primary key was revoked.
     Revoked,
-    /// The key was made later, or had expired.
+    /// The key was created later, or had expired.
     NotAlive,
 }
 
@@ -74,7 +74,7 @@ impl Keyring {
     }
 }
 
-/// Cuts a text into its public key blocks.
+/// Splits a text into its public key blocks.
 fn armoured_blocks(text: &str) -> Result<Vec<&str>, Error> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     const END: &str = "-----END PGP PUBLIC KEY BLOCK-----";
@@ -107,15 +107,15 @@ impl Signer<'_> {
         hex(self.primary.primary_key.fingerprint().as_bytes())
     }
 
-    /// Tells whether a signature claims to be by this key.
+    /// Returns true if the signature names this key as its issuer.
     pub fn is_claimed_by(&self, signature: &Signature) -> bool {
         let (fingerprint, id) = (self.raw_fingerprint(), self.id());
         let fingerprints = signature.issuer_fingerprint();
-        // The full fingerprint decides where it is given; the 64 bits of an id can be forged.
+        // Compare the full fingerprint if it is given; the 64 bits of a key id can be forged.
         if fingerprints.is_empty() { signature.issuer_key_id().contains(&&id) } else { fingerprints.contains(&&fingerprint) }
     }
 
-    /// Checks a signature over a text. This is the crypto alone.
+    /// Verifies a signature over a text; checks only the cryptography.
     pub fn verify(&self, signature: &Signature, text: &[u8]) -> bool {
         match self.subkey {
             Some(subkey) => signature.verify(&subkey.key, text).is_ok(),
@@ -123,7 +123,7 @@ impl Signer<'_> {
         }
     }
 
-    /// Checks whether the key could make a data signature at the given Unix time.
+    /// Checks if the key was allowed to sign data at the given Unix time.
     pub fn may_sign(&self, at: u32) -> Result<(), Flaw> {
         let key = &self.primary.primary_key;
         if self.primary.details.revocation_signatures.iter().any(|revocation| revocation.verify_key(key).is_ok()) {
@@ -156,7 +156,7 @@ impl Signer<'_> {
         if is_alive(&subkey.key, binding, at) { Ok(()) } else { Err(Flaw::NotAlive) }
     }
 
-    /// Lists the valid statements of the primary key about itself.
+    /// Lists the valid self-signatures of the primary key.
     fn self_signatures(&self) -> impl Iterator<Item = &Signature> {
         let key = &self.primary.primary_key;
         let direct = self.primary.details.direct_signatures.iter().filter(|signature| signature.verify_key(key).is_ok());
@@ -177,7 +177,7 @@ impl Signer<'_> {
     }
 }
 
-/// Tells whether a hash still resists collisions.
+/// Returns true if a hash is still collision resistant.
 pub fn is_strong(hash: HashAlgorithm) -> bool {
     matches!(
         hash,
@@ -190,7 +190,7 @@ pub fn is_strong(hash: HashAlgorithm) -> bool {
     )
 }
 
-/// Tells whether a signature is dated, strongly hashed and has no critical part that we do not understand.
+/// Returns true if a signature has a date and a strong hash, and no unknown critical subpacket.
 pub fn is_sound(signature: &Signature) -> bool {
     let Some(config) = signature.config() else { return false };
     let understood =
@@ -200,7 +200,7 @@ pub fn is_sound(signature: &Signature) -> bool {
         && config.hashed_subpackets().all(|sub| !sub.is_critical || understood(&sub.data))
 }
 
-/// Formats bytes as capital hexadecimal digits.
+/// Formats bytes as upper-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
@@ -209,15 +209,15 @@ fn latest<'s>(signatures: impl Iterator<Item = &'s Signature>) -> Option<&'s Sig
     signatures.max_by_key(|signature| signature.created().map(|created| created.as_secs()))
 }
 
-/// Tells whether a key existed and had not expired at a Unix time.
+/// Returns true if a key existed and had not expired at a Unix time.
 fn is_alive(key: &impl VerifyingKey, statement: &Signature, at: u32) -> bool {
     let created = key.created_at().as_secs();
-    // A lifetime of zero means none, RFC 9580 §5.2.3.13.
+    // A lifetime of zero means unlimited, RFC 9580 §5.2.3.13.
     let lifetime = statement.key_expiration_time().map_or(0, |lifetime| lifetime.as_secs());
     created <= at && (lifetime == 0 || u64::from(at) < u64::from(created) + u64::from(lifetime))
 }
 
-/// Tells what the key flags say about signing data; `None` if there are no flags.
+/// Returns the key flag for signing data; `None` if there are no flags.
 fn may_sign_data(statement: &Signature) -> Option<bool> {
     let flags = |data: &SubpacketData| match data {
         SubpacketData::KeyFlags(flags) => Some(flags.sign()),
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn the_shipped_keyring_may_sign() {
         let keyring = Keyring::parse(include_bytes!("../../recipes/keyrings/debian.asc")).expect("in the tree");
-        // 2026-11-21, when all of them were in use.
+        // 2026-11-21, when all of them were valid.
         assert_eq!(keyring.signers().filter(|signer| signer.may_sign(1_795_252_544).is_ok()).count(), 10);
         assert_eq!(keyring.signers().count(), 10);
     }

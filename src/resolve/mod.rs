@@ -1,7 +1,7 @@
-//! From a distribution's signed indexes to an exact list of packages: all pure, bytes in, data out.
+//! Resolves a distribution's signed indexes to an exact list of packages. Pure: bytes in, data out.
 //!
-//! The way is `keyring` and `signature` (whose text is it), `release` (which indexes belong to it), `packages` (what there
-//! is), `solve` (what apt would install). Fetching is somebody else's work.
+//! The steps are `keyring` and `signature` (verify the text), `release` (list its indexes), `packages` (parse them) and `solve` (select
+//! packages as apt would). The `fetch` module downloads the files.
 
 pub mod keyring;
 pub mod version;

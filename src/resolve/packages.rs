@@ -1,19 +1,18 @@
-//! A Packages index: one stanza a binary package.
+//! A Packages index: one stanza for each binary package.
 //!
-//! An index has 70,000 stanzas and a solve looks at a few hundred of them. So a parsed package borrows its text, and its
-//! relation fields stay text until something asks for them. What ends up in a path, a URL or a lock (name, version,
-//! filename, size, digest) is checked at once.
+//! An index has 70,000 stanzas, and a solve looks at a few hundred of them. So a parsed package borrows its text, and its relation fields
+//! are parsed on demand. Values used in a path, a URL or a lock (name, version, filename, size, digest) are checked during parsing.
 
 use crate::resolve::relation::{self, Relation};
 use crate::resolve::version;
 
-/// Largest index that is read. Debian's `main` has 57 MB; the bound keeps a hostile one from filling memory.
+/// Limit of an index's size. Debian's `main` has 57 MB; the limit keeps a hostile one from filling memory.
 pub const MAX_INDEX_BYTES: usize = 512 * 1024 * 1024;
 
 /// A parsed Packages index.
 #[derive(Clone, Debug, Default)]
 pub struct Index<'a> {
-    /// The packages in the order of the file; a name may occur in several versions.
+    /// The packages in file order; a name may occur in several versions.
     pub packages: Vec<Package<'a>>,
 }
 
@@ -26,13 +25,13 @@ pub struct Package<'a> {
     pub version: &'a str,
     /// An architecture, or `all`.
     pub architecture: &'a str,
-    /// What it allows to other architectures.
+    /// Use by packages of other architectures.
     pub multi_arch: MultiArch,
-    /// `Essential: yes`: every Debian root has it.
+    /// `Essential: yes`: part of every Debian root.
     pub essential: bool,
-    /// `Protected: yes` (or the older `Important: yes`): not to be removed lightly.
+    /// `Protected: yes` (or the older `Important: yes`): not to be removed casually.
     pub protected: bool,
-    /// How much a system wants it.
+    /// Importance for a system.
     pub priority: Priority,
     /// The text of `Pre-Depends`.
     pub pre_depends: &'a str,
@@ -58,7 +57,7 @@ pub struct Package<'a> {
     pub size: u64,
     /// The SHA-256 of the .deb.
     pub sha256: [u8; 32],
-    /// The line of the index at which the stanza begins.
+    /// The line number of the stanza's first line.
     pub line: usize,
 }
 
@@ -68,15 +67,15 @@ pub enum MultiArch {
     /// Serves its own architecture only.
     #[default]
     No,
-    /// May be installed for several architectures at once.
+    /// May be installed for several architectures together.
     Same,
     /// Serves packages of every architecture.
     Foreign,
-    /// Serves every architecture to those who ask with `:any`.
+    /// Serves every architecture in dependencies with `:any`.
     Allowed,
 }
 
-/// The `Priority` field, most wanted first. A package without one ranks first, as in apt.
+/// The `Priority` field, most important first. A package without one ranks first, as in apt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// The field is missing.
@@ -90,30 +89,30 @@ pub enum Priority {
     Standard,
     /// `optional`
     Optional,
-    /// `extra`, or a word nobody knows
+    /// `extra`, or an unknown word
     Extra,
 }
 
-/// What is wrong with a Packages index.
+/// A fault of a Packages index.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
     /// The index is larger than [`MAX_INDEX_BYTES`].
     #[error("packages index of {bytes} bytes is too large")]
     TooLarge { bytes: usize },
-    /// A stanza has a broken line.
+    /// A line of a stanza is not a field.
     #[error("package {package} in line {line}: not a field: `{text}`")]
     NotAField { package: String, line: usize, text: String },
-    /// A stanza has no such field.
+    /// A required field is missing.
     #[error("package {package} in line {line}: no {field}")]
     Missing { package: String, line: usize, field: &'static str },
-    /// A field does not say what it should.
+    /// A field has an invalid value.
     #[error("package {package} in line {line}: bad {field} `{value}`")]
     Bad { package: String, line: usize, field: &'static str, value: String },
 }
 
 impl<'a> Package<'a> {
-    /// Parses one of this package's relation fields; the error names package and line.
+    /// Parses a relation field of this package; the error names package and line.
     pub fn relations(&self, field: &'static str, text: &'a str) -> Result<Vec<Vec<Relation<'a>>>, Error> {
         relation::parse(text).map_err(|error| self.bad(field, &error.text))
     }
@@ -144,7 +143,7 @@ pub fn parse(text: &[u8]) -> Result<Index<'_>, Error> {
     Ok(Index { packages })
 }
 
-/// The fields of a stanza that are text until they are checked.
+/// Fields of a stanza that are not checked yet.
 #[derive(Default)]
 struct Raw<'a> {
     multi_arch: &'a str,
@@ -156,7 +155,7 @@ struct Raw<'a> {
     sha256: &'a str,
 }
 
-/// Reads up to the next blank line; returns no package if there was nothing but blank lines.
+/// Parses up to the next blank line; returns no package if there were only blank lines.
 fn parse_stanza<'a>(text: &'a str, line: &mut usize, start: usize) -> Result<(Option<Package<'a>>, &'a str), Error> {
     let mut package = empty(start);
     let mut raw = Raw::default();
@@ -182,7 +181,7 @@ fn parse_stanza<'a>(text: &'a str, line: &mut usize, start: usize) -> Result<(Op
         };
         let value = rest[key.len() + 1..end].trim_matches(|c: char| c.is_ascii_whitespace());
         if let Some(slot) = slot(&mut package, &mut raw, key) {
-            // dpkg refuses a field given twice; taking either one silently would let two readers disagree.
+            // dpkg rejects a repeated field; choosing one silently would let two readers disagree.
             if !slot.is_empty() {
                 return Err(Error::Bad { package: name_or_unknown(package.name), line: *line, field: "second field", value: shown(key) });
             }
@@ -198,9 +197,9 @@ fn parse_stanza<'a>(text: &'a str, line: &mut usize, start: usize) -> Result<(Op
     Ok((Some(check(package, &raw)?), rest))
 }
 
-/// Finds where a field's value goes; `None` for a field that nothing here needs.
+/// Returns the slot for a field's value; `None` for an unused field.
 fn slot<'p, 'a>(package: &'p mut Package<'a>, raw: &'p mut Raw<'a>, key: &str) -> Option<&'p mut &'a str> {
-    // Field names are case-insensitive; the archive writes them in one way, which is tried first because it is quick.
+    // Field names are case-insensitive. The archive's usual spelling is tried first, because it is fast.
     Some(match key {
         "Package" => &mut package.name,
         "Version" => &mut package.version,
@@ -229,7 +228,7 @@ fn slot<'p, 'a>(package: &'p mut Package<'a>, raw: &'p mut Raw<'a>, key: &str) -
     })
 }
 
-/// The field names `slot` knows, for those who spell them with other capitals.
+/// The field names in `slot`, for case-insensitive comparison.
 const KNOWN: [&str; 20] = [
     "Package",
     "Version",
@@ -253,7 +252,7 @@ const KNOWN: [&str; 20] = [
     "SHA256",
 ];
 
-/// Turns the texts of a stanza into a package, or says what is missing or wrong.
+/// Checks the texts of a stanza and converts them to a package.
 fn check<'a>(mut package: Package<'a>, raw: &Raw<'a>) -> Result<Package<'a>, Error> {
     let required = [
         ("Package", package.name),
@@ -306,7 +305,7 @@ fn check<'a>(mut package: Package<'a>, raw: &Raw<'a>) -> Result<Package<'a>, Err
     Ok(package)
 }
 
-/// Tells whether the path is relative, printable and stays below the directory it is joined to.
+/// Returns true if the path is relative, printable and stays below the directory it is joined to.
 pub(crate) fn is_pool_path(path: &str) -> bool {
     path.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
@@ -350,7 +349,7 @@ fn empty(line: usize) -> Package<'static> {
     }
 }
 
-/// Cuts off the first line, without its end (LF or CRLF).
+/// Splits off the first line, without its line end (LF or CRLF).
 fn cut_line(text: &str) -> (&str, &str) {
     let (line, rest) = text.split_once('\n').unwrap_or((text, ""));
     (line.strip_suffix('\r').unwrap_or(line), rest)
@@ -360,7 +359,7 @@ fn name_or_unknown(name: &str) -> String {
     if name.is_empty() { "(unnamed)".to_owned() } else { shown(name) }
 }
 
-/// Shortens a foreign text so that it fits an error message.
+/// Escapes and shortens foreign text for an error message.
 fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
@@ -392,7 +391,7 @@ mod tests {
 
     #[test]
     fn names_package_and_line() {
-        // Edit of the good stanza, expected message.
+        // Change of the valid stanza, expected message.
         for (from, to, message) in [
             ("Version: 1-1\n", "", "package a in line 1: no Version"),
             ("1-1", "1_1", "package a in line 1: bad Version `1_1`"),

@@ -1,7 +1,7 @@
-//! The packages as a problem for the SAT solver.
+//! Translates the packages to a problem for the SAT solver.
 //!
-//! Each candidate is a name of its own with one version. A clause becomes a union of such names, in the order of
-//! preference; Conflicts and Breaks become constraints that the target's one version does not meet.
+//! Each candidate is a name with a single version. A clause becomes a union of such names, in order of preference. Conflicts and Breaks
+//! become constraints that the target's version does not satisfy.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,17 +17,16 @@ use crate::resolve::packages;
 use crate::resolve::universe::{Clause, Id, Kind, Universe};
 use crate::resolve::walk::Recommends;
 
-/// Why there is no solution.
+/// Reason why there is no solution.
 #[derive(Debug)]
 pub enum Failure {
-    /// The request cannot be met; a text for people.
+    /// The request cannot be satisfied; the text explains why.
     Unsolvable(String),
-    /// An index is broken.
+    /// An index is invalid.
     Index(packages::Error),
 }
 
-/// Solves for the wanted packages; where there is a choice, those in `preferred` come first. The result is in the order
-/// of the numbers.
+/// Solves for the wanted packages; prefers those in `preferred` among alternatives. The result is sorted by id.
 pub fn solve(universe: &Universe<'_>, wanted: &[Id], preferred: &[Id], recommends: Recommends) -> Result<Vec<Id>, Failure> {
     let mut rank = vec![false; universe.len()];
     for id in preferred {
@@ -53,7 +52,7 @@ pub fn solve(universe: &Universe<'_>, wanted: &[Id], preferred: &[Id], recommend
     }
 }
 
-/// The one version of a name.
+/// The only version of a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Version {
     id: Id,
@@ -74,7 +73,7 @@ enum Sense {
     Unwanted,
 }
 
-/// A relation seen from one of its targets; the text is what people read.
+/// A relation from the view of one of its targets; the text is for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Bound {
     text: String,
@@ -96,7 +95,7 @@ struct Provider<'u, 'a> {
     preferred: Vec<bool>,
     recommends: Recommends,
     pool: Pool<Bound>,
-    /// The solvable of a name that was interned. Only looked into, never listed: its order is not stable.
+    /// The solvables of interned names. Only for lookups: its order is not stable.
     known: RefCell<HashMap<NameId, SolvableId>>,
     error: RefCell<Option<packages::Error>>,
 }
@@ -126,7 +125,7 @@ impl Provider<'_, '_> {
                 targets.push((*id, text));
             }
         }
-        // A stable sort: among equals the order of preference stays.
+        // A stable sort, so equal ones stay in order of preference.
         targets.sort_by_key(|(id, _)| !self.preferred[id.index()]);
         let mut sets = targets.iter().map(|(id, text)| self.version_set(*id, text, Sense::Wanted));
         let first = sets.next()?;
@@ -152,7 +151,7 @@ impl Provider<'_, '_> {
                         known.constrains.push(self.version_set(*target, &text, Sense::Unwanted));
                     }
                 }
-                // A recommended package that cannot be had is no failure: only one the walk could install is kept.
+                // A missing recommended package is not a failure: keep only a clause that the walk could satisfy.
                 Kind::Recommends if self.recommends == Recommends::Install => {
                     let kept = clause.members.iter().flat_map(|member| &member.targets).any(|id| self.preferred[id.index()]);
                     if kept && let Some(requirement) = self.requirement(clause) {
@@ -166,7 +165,7 @@ impl Provider<'_, '_> {
     }
 }
 
-/// Writes a clause as its field has it.
+/// Formats a clause as in its field.
 fn written(clause: &Clause<'_>) -> String {
     let members: Vec<&str> = clause.members.iter().map(|member| member.relation.text).collect();
     members.join(" | ")

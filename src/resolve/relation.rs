@@ -1,12 +1,12 @@
 //! Relations between binary packages: `a (>= 1) | b:any, c`.
 //!
-//! Build-time restrictions (`[arch]`, `<profile>`) never stand in a Packages index; they are errors here.
+//! Build-time restrictions (`[arch]`, `<profile>`) do not occur in a Packages index; they are errors here.
 
 use std::cmp::Ordering;
 
 use crate::resolve::version;
 
-/// How a relation bounds the version of its target.
+/// Comparison of a relation's version bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `<<`
@@ -21,12 +21,12 @@ pub enum Operator {
     Later,
 }
 
-/// The architecture a relation asks of its target.
+/// The required architecture of a relation's target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Qualifier<'a> {
-    /// None given: the depending package's own.
+    /// None given: the architecture of the depending package.
     Own,
-    /// `:any`, which only a `Multi-Arch: allowed` package grants.
+    /// `:any`, satisfied only by a `Multi-Arch: allowed` package.
     Any,
     /// `:native` or a named architecture.
     Named(&'a str),
@@ -35,17 +35,17 @@ pub enum Qualifier<'a> {
 /// One alternative of one relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relation<'a> {
-    /// The package name asked for, real or virtual.
+    /// The name of the package, real or virtual.
     pub name: &'a str,
-    /// The architecture asked for.
+    /// The required architecture.
     pub qualifier: Qualifier<'a>,
-    /// The bound on its version.
+    /// The bound on the version.
     pub bound: Option<(Operator, &'a str)>,
-    /// The alternative as it is written.
+    /// The text of the alternative.
     pub text: &'a str,
 }
 
-/// What is wrong with the text of a relation field.
+/// Invalid text of a relation field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad relation `{text}`")]
 pub struct Error {
@@ -54,8 +54,8 @@ pub struct Error {
 }
 
 impl Relation<'_> {
-    /// Tells whether a package of this version is within the bound; `None` is an unversioned `Provides`, which
-    /// satisfies only a relation without a bound.
+    /// Returns true if a package of this version satisfies the bound. `None` is an unversioned `Provides`, which satisfies only a relation
+    /// without a bound.
     pub fn admits(&self, version: Option<&str>) -> bool {
         let Some((operator, bound)) = self.bound else { return true };
         let Some(version) = version else { return false };
@@ -72,7 +72,7 @@ impl Relation<'_> {
 
 /// Parses a relation field into its clauses, each a list of alternatives in order of preference.
 pub fn parse(field: &str) -> Result<Vec<Vec<Relation<'_>>>, Error> {
-    // A trailing comma is legal in debian/control and harmless.
+    // A trailing comma is valid in debian/control and harmless.
     let clauses = field.split(',').map(trim).filter(|clause| !clause.is_empty());
     clauses.map(|clause| clause.split('|').map(|text| parse_one(trim(text))).collect()).collect()
 }
@@ -101,14 +101,14 @@ pub fn parse_one(text: &str) -> Result<Relation<'_>, Error> {
     Ok(Relation { name, qualifier, bound, text })
 }
 
-/// Tells whether the text has the form of a package name. It is a little wider than policy (capitals, one letter,
-/// underscore), because old names are mentioned in relations, but has nothing that could be a path.
+/// Returns true if the text is a valid package name. The rule is a little wider than Debian policy (capitals, one letter, underscore),
+/// because relations mention old names, but excludes anything that could be a path.
 pub fn is_name(text: &str) -> bool {
     text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._".contains(&b))
 }
 
-/// Returns the operator of a spelling.
+/// Parses an operator.
 pub fn operator(spelling: &str) -> Option<Operator> {
     match spelling {
         "<<" => Some(Operator::Earlier),
@@ -120,7 +120,7 @@ pub fn operator(spelling: &str) -> Option<Operator> {
     }
 }
 
-/// Parses the inside of a bound's parentheses.
+/// Parses the contents of a bound's parentheses.
 fn parse_bound(text: &str) -> Option<(Operator, &str)> {
     const SPELLINGS: [(&str, Operator); 7] = [
         ("<<", Operator::Earlier),
@@ -136,7 +136,7 @@ fn parse_bound(text: &str) -> Option<(Operator, &str)> {
     version::is_valid(version).then_some((operator, version))
 }
 
-/// Trims ASCII blanks and the line breaks of a folded field.
+/// Trims ASCII white space, including the line breaks of a folded field.
 fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_ascii_whitespace())
 }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn bounds() {
-        // Relation, provided version, verdict.
+        // Relation, provided version, result.
         for (relation, version, verdict) in [
             ("a", None, true),
             ("a (>= 1)", None, false),

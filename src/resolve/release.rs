@@ -1,39 +1,39 @@
-//! A Release file: which indexes belong to a suite, and by which digests they are known.
+//! A Release file: the indexes of a suite and their digests.
 
 use std::collections::BTreeMap;
 
 use crate::moment::days_from_civil;
 use crate::resolve::packages::{is_pool_path, sha256};
 
-/// Largest Release file that is read. Debian's have 150 KB.
+/// Limit of a Release file's size. Debian's have 150 KB.
 pub const MAX_RELEASE_BYTES: usize = 10 * 1024 * 1024;
 
-/// What a Release file says.
+/// The contents of a Release file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// Who publishes it, as `Debian`.
+    /// The publisher, as `Debian`.
     pub origin: String,
     /// The role of the suite, as `stable`.
     pub suite: String,
     /// The name of the suite, as `trixie`.
     pub codename: String,
-    /// When it was made, in Unix seconds.
+    /// Creation time, in Unix seconds.
     pub date_secs: i64,
-    /// Until when it may be taken for current, in Unix seconds; a stable suite has no end.
+    /// Expiry time, in Unix seconds; a stable suite has none.
     pub valid_until_secs: Option<i64>,
-    /// The architectures it has indexes for.
+    /// The architectures with indexes.
     pub architectures: Vec<String>,
-    /// The components it has indexes for, as `main`.
+    /// The components with indexes, as `main`.
     pub components: Vec<String>,
-    /// Whether apt takes packages of it only when they are asked for, as of backports.
+    /// True if apt uses its packages only on request, as for backports.
     pub not_automatic: bool,
-    /// Whether indexes can be fetched by their digest, `by-hash/SHA256/<digest>` beside their name.
+    /// True if indexes can be fetched by digest, as `by-hash/SHA256/<digest>` in their directory.
     pub acquire_by_hash: bool,
-    /// The indexes by their path below the suite's directory.
+    /// The indexes by path below the suite's directory.
     pub files: BTreeMap<String, File>,
 }
 
-/// One index as the Release file knows it.
+/// One index in a Release file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct File {
     /// Its SHA-256.
@@ -42,28 +42,28 @@ pub struct File {
     pub size: u64,
 }
 
-/// What is wrong with a Release file.
+/// A fault of a Release file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
     /// The file is larger than [`MAX_RELEASE_BYTES`].
     #[error("release file of {bytes} bytes is too large")]
     TooLarge { bytes: usize },
-    /// A line is no field.
+    /// A line is not a field.
     #[error("release file, line {line}: not a field")]
     NotAField { line: usize },
-    /// A field stands twice.
+    /// A field is repeated.
     #[error("release file, line {line}: second {field}")]
     Twice { line: usize, field: String },
     /// A field is missing.
     #[error("release file has no {field}")]
     Missing { field: &'static str },
-    /// A field does not say what it should.
+    /// A field has an invalid value.
     #[error("release file: bad {field} `{value}`")]
     Bad { field: &'static str, value: String },
 }
 
-/// Parses the text of a Release file, as it was signed.
+/// Parses the signed text of a Release file.
 pub fn parse(text: &str) -> Result<Release, Error> {
     if text.len() > MAX_RELEASE_BYTES {
         return Err(Error::TooLarge { bytes: text.len() });
@@ -78,7 +78,7 @@ pub fn parse(text: &str) -> Result<Release, Error> {
         Some("yes") => Ok(true),
         Some(value) => Err(Error::Bad { field, value: shown(value) }),
     };
-    // An archive may have either name; which one was asked for is compared later.
+    // An archive may be known by either name; the caller compares it with the requested one.
     let name = |field: &str| optional(field).unwrap_or_default().to_owned();
     let (suite, codename) = (name("Suite"), name("Codename"));
     if suite.is_empty() && codename.is_empty() {
@@ -98,7 +98,7 @@ pub fn parse(text: &str) -> Result<Release, Error> {
     })
 }
 
-/// Cuts the one stanza into its fields, by lower-case name.
+/// Splits the single stanza into its fields, by lower-case name.
 fn fields(text: &str) -> Result<BTreeMap<String, &str>, Error> {
     let mut fields = BTreeMap::new();
     let text = text.trim_end_matches(['\r', '\n']);
@@ -114,7 +114,7 @@ fn fields(text: &str) -> Result<BTreeMap<String, &str>, Error> {
             at = next_line(text, at);
         }
         let (name, value) = text[start..at].split_once(':').ok_or(Error::NotAField { line: first })?;
-        // A blank line would begin a second stanza, which nobody would look at.
+        // A blank line would begin a second stanza, which would be ignored.
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(Error::NotAField { line: first });
         }
@@ -125,12 +125,12 @@ fn fields(text: &str) -> Result<BTreeMap<String, &str>, Error> {
     Ok(fields)
 }
 
-/// Returns where the line after the one at `at` begins.
+/// Returns the start of the line after the one at `at`.
 fn next_line(text: &str, at: usize) -> usize {
     text[at..].find('\n').map_or(text.len(), |length| at + length + 1)
 }
 
-/// Parses the table of digests: digest, size and path in each line.
+/// Parses the digest table: digest, size and path in each line.
 fn files(table: &str) -> Result<BTreeMap<String, File>, Error> {
     let mut files = BTreeMap::new();
     for line in table.lines() {
@@ -138,7 +138,7 @@ fn files(table: &str) -> Result<BTreeMap<String, File>, Error> {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let [digest, size, path] = words[..] else { return Err(bad()) };
         let file = File { sha256: sha256(digest).ok_or_else(bad)?, size: size.parse().map_err(|_| bad())? };
-        // One path with two digests would leave it to chance which one counts.
+        // A path with two digests would be ambiguous.
         if !is_pool_path(path) || files.insert(path.to_owned(), file).is_some_and(|other| other != file) {
             return Err(bad());
         }
@@ -146,7 +146,7 @@ fn files(table: &str) -> Result<BTreeMap<String, File>, Error> {
     Ok(files)
 }
 
-/// Reads a date as `Sat, 21 Nov 2026 09:15:44 UTC`; the zone is always UTC in an archive.
+/// Parses a date like `Sat, 21 Nov 2026 09:15:44 UTC`; archives always use UTC.
 pub fn date_secs(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -155,7 +155,7 @@ pub fn date_secs(text: &str) -> Option<i64> {
     let (day, year) = (number(day, 1..=31)?, number(year, 1970..=9999)?);
     let clock: Vec<&str> = time.split(':').collect();
     let [hour, minute, second] = clock[..] else { return None };
-    // A leap second is a valid time.
+    // A leap second is valid.
     let (hour, minute, second) = (number(hour, 0..=23)?, number(minute, 0..=59)?, number(second, 0..=60)?);
     if day > days_in(month, year) {
         return None;
@@ -173,7 +173,7 @@ fn days_in(month: i64, year: i64) -> i64 {
     next - days_from_civil(year, month, 1)
 }
 
-/// Shortens a foreign text so that it fits an error message.
+/// Escapes and shortens foreign text for an error message.
 fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }

@@ -1,80 +1,80 @@
-//! The signature of an InRelease file: what it says is returned only if a trusted key has signed exactly that.
+//! Verifies the signature of an InRelease file and returns exactly the signed text.
 //!
-//! The frame of a clearsigned message is read here and strictly: one block, nothing before it, nothing after it but line
-//! ends, only `Hash` headers, every line that begins with a dash escaped. The text that is returned is built from the same
-//! lines as the text that is hashed, so there is nothing a second reader could see differently.
+//! The frame of a clearsigned message is parsed strictly: one block, nothing before it, only line ends after it, only `Hash` headers, every
+//! line with a leading dash escaped. The returned text is built from the same lines as the hashed one, so no other reader can see a
+//! different text.
 
 use pgp::armor::Dearmor;
 use pgp::packet::{Packet, PacketParser, Signature, SignatureType};
 
 use crate::resolve::keyring::{Flaw, Keyring, Signer, hex, is_sound, is_strong};
 
-/// Largest InRelease that is read. Debian's have 150 KB.
+/// Limit of an InRelease file's size. Debian's have 150 KB.
 pub const MAX_INRELEASE_BYTES: usize = 10 * 1024 * 1024;
 
-/// Most signatures that are looked at. Debian's have three; each costs time.
+/// Limit of checked signatures. Debian has three; each costs time.
 const MAX_SIGNATURES: usize = 32;
 
-/// A text that a trusted key has signed.
+/// A text signed by a trusted key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// The signed text, unescaped, lines ended by LF but for the last.
+    /// The signed text, unescaped, with LF after each line except the last.
     pub text: String,
-    /// The fingerprint of the key or subkey that signed, in capital hexadecimal digits.
+    /// The fingerprint of the signing key or subkey, in upper-case hexadecimal digits.
     pub fingerprint: String,
     /// The fingerprint of its primary key.
     pub primary_fingerprint: String,
-    /// When it was signed, in Unix seconds.
+    /// Signature time, in Unix seconds.
     pub signed_at_secs: u32,
 }
 
-/// Why a text is not to be trusted.
+/// Reason why a text is not trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
     /// The file is larger than [`MAX_INRELEASE_BYTES`].
     #[error("signed file of {bytes} bytes is too large")]
     TooLarge { bytes: usize },
-    /// It does not begin as a clearsigned message.
+    /// The file does not begin like a clearsigned message.
     #[error("file is not signed")]
     NotSigned,
-    /// The frame is broken, or there is something outside it.
+    /// The frame is invalid, or there is text outside it.
     #[error("bad signed file, line {line}: {reason}")]
     Frame { line: usize, reason: &'static str },
-    /// The block of signatures does not parse.
+    /// The signature block does not parse.
     #[error("bad signature block: {reason}")]
     Armour { reason: String },
-    /// There is a block, but no signature in it.
+    /// The signature block is empty.
     #[error("file has no signature")]
     NoSignature,
-    /// Only keys have signed that are not in the keyring.
+    /// All signing keys are missing from the keyring.
     #[error("no trusted key has signed: signed by {}", ids.join(", "))]
     UnknownKey { ids: Vec<String> },
-    /// A trusted key's signature does not fit the text.
-    #[error("bad signature by {key}: the text is not what was signed")]
+    /// A trusted key's signature does not match the text.
+    #[error("bad signature by {key}: the text differs from the signed one")]
     BadSignature { key: String },
-    /// The signature uses a hash that can be forged.
+    /// The signature uses a weak hash.
     #[error("signature by {key} uses the weak hash {hash}")]
     WeakHash { key: String, hash: String },
-    /// The key was not alive when it signed.
-    #[error("key {key} was expired or not yet made when it signed")]
+    /// The key was not valid at the time of the signature.
+    #[error("key {key} was expired or not yet created when it signed")]
     ExpiredKey { key: String },
     /// The key was revoked.
     #[error("key {key} is revoked")]
     RevokedKey { key: String },
-    /// The key may not sign data.
+    /// The key is not a signing key.
     #[error("key {key} is not for signing")]
     NotForSigning { key: String },
-    /// The signature itself had an end.
+    /// The signature has expired.
     #[error("signature by {key} has expired")]
     ExpiredSignature { key: String },
-    /// The signature is of another kind, undated, or has critical parts nobody here understands.
+    /// The signature is of another type, has no date, or has unknown critical parts.
     #[error("signature by {key} is of an unknown kind")]
     UnknownKind { key: String },
 }
 
-/// Verifies a clearsigned message and returns what was signed. `now_unix` only ends signatures that bear an end of their
-/// own; keys are judged by the time of the signature.
+/// Verifies a clearsigned message and returns the signed text. `now_unix` only applies to signatures with an expiry time; keys are judged
+/// by the time of the signature.
 pub fn verify(inrelease: &[u8], keyring: &Keyring, now_unix: i64) -> Result<Verified, Error> {
     if inrelease.len() > MAX_INRELEASE_BYTES {
         return Err(Error::TooLarge { bytes: inrelease.len() });
@@ -93,7 +93,7 @@ pub fn verify(inrelease: &[u8], keyring: &Keyring, now_unix: i64) -> Result<Veri
                     let (fingerprint, primary_fingerprint) = (signer.fingerprint(), signer.primary_fingerprint());
                     good.get_or_insert((fingerprint, primary_fingerprint, signed_at_secs));
                 }
-                // As apt does: when a trusted key contradicts, another's consent does not help.
+                // As in apt: if the signature of a trusted key is bad, another good one does not help.
                 Err(error @ Error::BadSignature { .. }) => return Err(error),
                 Err(error) => _ = first_error.get_or_insert(error),
             }
@@ -112,7 +112,7 @@ pub fn verify(inrelease: &[u8], keyring: &Keyring, now_unix: i64) -> Result<Veri
     }
 }
 
-/// Judges one signature by one key; returns when it was made.
+/// Verifies one signature with one key; returns the signature time.
 fn judge(signature: &Signature, signer: &Signer<'_>, text: &[u8], now_unix: i64) -> Result<u32, Error> {
     let key = signer.fingerprint();
     if let Some(hash) = signature.hash_alg().filter(|hash| !is_strong(*hash)) {
@@ -138,7 +138,7 @@ fn judge(signature: &Signature, signer: &Signer<'_>, text: &[u8], now_unix: i64)
     Ok(created)
 }
 
-/// Names the key that a signature claims, as well as it is known.
+/// Returns the claimed issuer of a signature, as precisely as known.
 fn issuer(signature: &Signature) -> String {
     let fingerprint = signature.issuer_fingerprint().first().map(|fingerprint| hex(fingerprint.as_bytes()));
     let id = || signature.issuer_key_id().first().map(|id| hex(id.as_ref()));
@@ -194,7 +194,7 @@ fn split(message: &[u8]) -> Result<(String, &str), Error> {
     Ok((text.join("\n"), armour))
 }
 
-/// Lines without their ends and, as the signature does not cover it, without blanks before the end.
+/// Iterates over lines without line ends and without trailing blanks, which the signature does not cover.
 struct Lines<'a> {
     rest: &'a str,
     number: usize,
@@ -220,7 +220,7 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// Parses the signature packets of an armoured block; kinds that are not known are left out.
+/// Parses the signature packets of an armoured block.
 fn parse_signatures(armour: &str) -> Result<Vec<Signature>, Error> {
     let bad = |error: pgp::errors::Error| Error::Armour { reason: error.to_string() };
     let mut dearmor = Dearmor::new(armour.as_bytes());
@@ -229,7 +229,7 @@ fn parse_signatures(armour: &str) -> Result<Vec<Signature>, Error> {
     for packet in PacketParser::new(std::io::BufReader::new(dearmor)) {
         match packet.map_err(bad)? {
             Packet::Signature(signature) => signatures.push(signature),
-            _ => return Err(Error::Armour { reason: "a packet that is no signature".to_owned() }),
+            _ => return Err(Error::Armour { reason: "a packet that is not a signature".to_owned() }),
         }
         if signatures.len() > MAX_SIGNATURES {
             return Err(Error::Armour { reason: format!("more than {MAX_SIGNATURES} signatures") });
@@ -304,7 +304,7 @@ mod tests {
         let (head, _) = PLAIN.split_once("-----BEGIN PGP SIGNATURE-----\n\n").expect("fixture");
         let signature = &PLAIN[head.len()..];
         let begin = "-----BEGIN PGP SIGNED MESSAGE-----\n";
-        // What was done, the result, how the message of the error begins.
+        // Change, result, and the first words of the error message.
         for (what, message, expect) in [
             ("a word", PLAIN.replace("tiny", "tine"), "bad signature by "),
             ("a case", PLAIN.replace("Suite", "suite"), "bad signature by "),
@@ -351,8 +351,8 @@ mod tests {
         for at in start..end {
             let mut message = PLAIN.as_bytes().to_vec();
             message[at] = if message[at] == b'A' { b'B' } else { b'A' };
-            // Unhashed parts are not covered, so some changes only turn the key into an unknown one, or do nothing to
-            // what was signed: then the text must be the signed one.
+            // Unhashed parts are not covered by the signature. Some changes there only make the key unknown, or have no effect: then the
+            // text must be the signed one.
             if let Ok(verified) = verify(&message, &Keyring::parse(KEYRING).expect("fixture"), NOW) {
                 assert_eq!(verified.text, TEXT, "byte {at}");
             }

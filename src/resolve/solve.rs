@@ -1,8 +1,8 @@
-//! From wanted packages to the exact set that apt would install on an empty system.
+//! Resolves wanted packages to the exact set that apt would install on an empty system.
 //!
-//! Two parts work together. The *walk* follows apt's own policy and proposes a set. The *solver* judges: it proves that the
-//! proposed set fits together, and where it does not, it searches all combinations for one that does, keeping as
-//! much of the proposal as it can. If there is none, it says why.
+//! Two parts work together. The *walk* follows apt's own policy and proposes a set. The *solver* proves that the proposed set is
+//! consistent. If it is not, the solver searches all combinations for a consistent one and keeps as much of the proposal as possible. If
+//! there is none, it explains why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,53 +15,53 @@ use crate::resolve::universe::{Id, Kind, Universe};
 use crate::resolve::version;
 use crate::resolve::walk::{self, Recommends};
 
-/// What is asked for.
+/// Input of a solve.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// The Debian name of the architecture, as `amd64`.
     pub architecture: &'a str,
-    /// The packages, see [`wanted`]. Their order matters as it does for apt: earlier choices bind later ones.
+    /// The packages, see [`wanted`]. Their order matters, as in apt: earlier choices constrain later ones.
     pub packages: Vec<Relation<'a>>,
-    /// Packages wanted over those.
+    /// Additional packages, for example of a project.
     pub added: Vec<Relation<'a>>,
-    /// Packages wanted over all those, while steps run.
+    /// Additional packages that are needed while steps run.
     pub build: Vec<Relation<'a>>,
-    /// Whether recommended packages are installed where they can be.
+    /// Install recommended packages if possible.
     pub recommends: bool,
-    /// Whether all `Essential: yes` packages are wanted, before the others, as every Debian root has them.
+    /// Install all `Essential: yes` packages first, as in every Debian root.
     pub include_essential: bool,
 }
 
 /// The packages to install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Solution<'a> {
-    /// All packages, sorted by name; one version each; and why each is there.
+    /// All packages, sorted by name, one version each, with their tier.
     pub packages: Vec<(&'a Package<'a>, Tier)>,
 }
 
-/// Why a request has no solution.
+/// Reason why a request has no solution.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
-    /// An index is broken.
+    /// An index is invalid.
     #[error(transparent)]
     Index(#[from] packages::Error),
-    /// A wanted package is not written as one.
+    /// A wanted package has invalid syntax.
     #[error("bad package `{text}`: expected `name`, `name=version` or `name (>= version)`")]
     Wanted { text: String },
-    /// No index knows the name.
+    /// No index has the name.
     #[error("package {name} does not exist for {architecture}")]
     Unknown { name: String, architecture: String },
-    /// No index has a version that is wanted.
+    /// No index has a suitable version.
     #[error("package {wanted} does not exist for {architecture}: the indexes have {available}")]
     NoSuchVersion { wanted: String, architecture: String, available: String },
-    /// The suite that is named has no such package, or not in that version.
+    /// The named suite has no such package, or not in that version.
     #[error("{suite} has no package {wanted} for {architecture}")]
     NotInSuite { wanted: String, suite: String, architecture: String },
-    /// Several packages provide the name and none bears it.
+    /// Several packages provide the name, and none has it as its own.
     #[error("package {name} is virtual: choose one of {providers}")]
     Virtual { name: String, providers: String },
-    /// The packages do not fit together.
+    /// The packages conflict.
     #[error("packages do not fit together:\n{text}")]
     Unsolvable { text: String },
 }
@@ -75,7 +75,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// Parses a wanted package: `name`, `name=version` or `name (>= version)`. The suite that it may name is not part of the relation.
+/// Parses a wanted package: `name`, `name=version` or `name (>= version)`. A suite is not part of the relation.
 pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
     let bad = || Error::Wanted { text: text.to_owned() };
     let parsed = wanted::parse(text.trim()).filter(|wanted| wanted.of.is_none() && wanted.on.is_none()).ok_or_else(bad)?;
@@ -87,8 +87,7 @@ pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
     Ok(Relation { name: parsed.name, qualifier: Qualifier::Own, bound, text })
 }
 
-/// Finds the packages that apt would install for a request, from indexes in the order of the sources (base, updates,
-/// security).
+/// Selects the packages that apt would install for a request. The indexes are in the order of the sources (base, updates, security).
 pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<Solution<'a>, Error> {
     let pins: Vec<Relation<'_>> = request.packages.iter().chain(&request.added).chain(&request.build).copied().collect();
     let universe = Universe::new(indexes, request.architecture, &pins)?;
@@ -105,7 +104,7 @@ pub fn solve<'a>(indexes: &'a [Index<'a>], request: &'a Request<'a>) -> Result<S
     Ok(Solution { packages })
 }
 
-/// Lists the numbers of what is wanted, each once and by tier: the essential packages by name, then the request's in its order.
+/// Lists the ids of the wanted packages by tier, each once: the essential packages by name, then the request's in order.
 fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>; 4], Error> {
     let mut essential: Vec<Id> = Vec::new();
     if request.include_essential {
@@ -124,7 +123,7 @@ fn all_wanted(universe: &Universe<'_>, request: &Request<'_>) -> Result<[Vec<Id>
     Ok(roots)
 }
 
-/// Says of every chosen package in which tier it is: the first one whose wanted packages lead to it.
+/// Returns the tier of every chosen package: the first tier whose wanted packages need it.
 fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommends: bool) -> Result<BTreeMap<Id, Tier>, Error> {
     let chosen: BTreeSet<Id> = chosen.iter().copied().collect();
     let mut tiers = BTreeMap::new();
@@ -141,7 +140,7 @@ fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommend
             }
         }
     }
-    // What nothing leads to was chosen for a reason that only the solver knows; it belongs to the last tier.
+    // A package that no tier needs was chosen by the solver for its own reasons; it belongs to the last tier.
     let wanted = Tier::ALL.into_iter().zip(roots).filter(|(_, roots)| !roots.is_empty());
     let last = wanted.map(|(tier, _)| tier).max().unwrap_or(Tier::Recipe).max(Tier::Recipe);
     for id in chosen {
@@ -150,7 +149,7 @@ fn tiers(universe: &Universe<'_>, chosen: &[Id], roots: &[Vec<Id>; 4], recommend
     Ok(tiers)
 }
 
-/// Finds the candidate for one wanted package; a virtual name will do if only one package provides it.
+/// Returns the candidate for one wanted package; a virtual name needs a single provider.
 fn one_wanted(universe: &Universe<'_>, request: &Request<'_>, relation: &Relation<'_>) -> Result<Id, Error> {
     let architecture = request.architecture.to_owned();
     match universe.by_name(relation.name) {
@@ -215,7 +214,7 @@ mod tests {
 
     #[test]
     fn chooses_as_apt() {
-        // What it is about, index, wanted, result. Each was checked against apt 2.6, but for the bound in a wish, which is ours.
+        // Case, index, wanted packages, result. Each was compared with apt 2.6, except version bounds in the request, which apt lacks.
         for (what, index, packages, expect) in [
             ("essential", "base 1; Essential: yes; Depends: lib\nlib 1\na 1", "a", "a=1 base=1 lib=1"),
             ("left to right", "a 1; Depends: b | c\nb 1\nc 1", "a", "a=1 b=1"),
@@ -275,8 +274,7 @@ mod tests {
 
     #[test]
     fn searches_where_the_walk_fails() {
-        // The walk takes b for a, then f, which conflicts with b, for d; the solver goes back to c, and so does the second
-        // stage of apt.
+        // The walk takes b for a, then for d it takes f, which conflicts with b. The solver goes back to c, as does apt's second stage.
         let index = "a 1; Depends: b | c\nb 1\nc 1\nd 1; Depends: e\ne 1; Depends: f\nf 1; Conflicts: b";
         assert_eq!(run(index, "a, d", false), "a=1 c=1 d=1 e=1 f=1");
     }
@@ -339,7 +337,7 @@ mod tests {
         let mut lines: Vec<String> = (0..1_000).map(|n| format!("p{n} 1; Depends: p{}", n + 1)).collect();
         lines.push("p1000 1".to_owned());
         let index = lines.join("\n");
-        // Deeper than the walk goes: the solver does the rest.
+        // Deeper than the walk's limit: the solver does the rest.
         assert_eq!(run(&index, "p0", false).split(' ').count(), 1_001);
     }
 }

@@ -1,8 +1,7 @@
-//! The packages a solve chooses from: one candidate a name, and who provides what.
+//! The packages available to a solve: one candidate for each name, and the providers of each name.
 //!
-//! As in apt, only the *candidate* of a name can be installed: its highest version over all indexes (of equal ones the one
-//! from the earlier index), unless the request pins another. Everything that depends on names is looked up here, so the
-//! walk and the solver above see numbers only.
+//! As in apt, only the *candidate* of a name can be installed: its highest version over all indexes (of equal ones, that of the earlier
+//! index), unless the request pins another. All lookups by name happen here, so the walk and the solver only use ids.
 
 use std::cell::OnceCell;
 use std::cmp::{Ordering, Reverse};
@@ -13,18 +12,18 @@ use crate::resolve::packages::{Error, Index, MultiArch, Package};
 use crate::resolve::relation::{Qualifier, Relation};
 use crate::resolve::version;
 
-/// The number of a candidate in its universe.
+/// The id of a candidate in its universe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(u32);
 
 impl Id {
-    /// Returns the number as an index into a table of all candidates.
+    /// Returns the id as an index into a table of all candidates.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// The relation fields that matter, in the order in which apt goes through them.
+/// The relation fields in apt's processing order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `Pre-Depends`
@@ -37,17 +36,17 @@ pub enum Kind {
     Breaks,
     /// `Recommends`
     Recommends,
-    /// `Suggests`: never installed for its own sake, but keeps what was installed for another reason.
+    /// `Suggests`: never installed for its own sake, but keeps an installed package.
     Suggests,
 }
 
 impl Kind {
-    /// Tells whether the targets must be absent.
+    /// Returns true if the targets must be absent.
     pub fn is_negative(self) -> bool {
         matches!(self, Kind::Conflicts | Kind::Breaks)
     }
 
-    /// Tells whether a package is broken without it.
+    /// Returns true if an unsatisfied clause breaks the package.
     pub fn is_critical(self) -> bool {
         !matches!(self, Kind::Recommends | Kind::Suggests)
     }
@@ -56,20 +55,20 @@ impl Kind {
 /// One clause of a package's relations.
 #[derive(Debug)]
 pub struct Clause<'a> {
-    /// The field it stands in.
+    /// The field of the clause.
     pub kind: Kind,
     /// The alternatives, left to right; a negative clause has one.
     pub members: Vec<Member<'a>>,
 }
 
-/// One alternative and whom it means.
+/// One alternative and its targets.
 #[derive(Debug)]
 pub struct Member<'a> {
-    /// The relation as written.
+    /// The parsed relation.
     pub relation: Relation<'a>,
-    /// The candidates that satisfy it, the one that apt prefers first.
+    /// The candidates that satisfy it, apt's first choice first.
     pub targets: Vec<Id>,
-    /// The candidates that bear or provide the name in any version.
+    /// The candidates that have or provide the name in any version.
     pub touching: Vec<Id>,
 }
 
@@ -84,13 +83,13 @@ pub struct Universe<'a> {
     mentions: OnceCell<Vec<u32>>,
 }
 
-/// A table by name. It is looked into and never listed, so its order reaches nothing.
+/// A table by name. Only for lookups, so its order does not affect the result.
 type Names<'a, T> = HashMap<&'a str, T, BuildHasherDefault<NameHasher>>;
 
-/// Who provides a name, and in which version.
+/// The providers of a name, with the provided version.
 type Providers<'a> = Names<'a, Vec<(Id, Option<&'a str>)>>;
 
-/// A candidate with the flags that any version of its name sets.
+/// A candidate, with flags set by any version of its name.
 struct Candidate<'a> {
     package: &'a Package<'a>,
     admitted: bool,
@@ -99,7 +98,7 @@ struct Candidate<'a> {
 }
 
 impl<'a> Universe<'a> {
-    /// Chooses the candidates. `pins` bound the versions of single names.
+    /// Selects the candidates. `pins` restrict the versions of single names.
     pub fn new(indexes: &'a [Index<'a>], architecture: &'a str, pins: &[Relation<'a>]) -> Result<Universe<'a>, Error> {
         let total = indexes.iter().map(|index| index.packages.len()).sum();
         let mut candidates: Vec<Candidate<'a>> = Vec::with_capacity(total);
@@ -108,7 +107,7 @@ impl<'a> Universe<'a> {
             if package.architecture != architecture && package.architecture != "all" {
                 continue;
             }
-            // The bound count of stanzas in MAX_INDEX_BYTES keeps this far below u32::MAX.
+            // MAX_INDEX_BYTES limits the number of stanzas, so this stays far below u32::MAX.
             let id = *by_name.entry(package.name).or_insert(Id(candidates.len() as u32));
             let admitted = pins.iter().all(|pin| pin.name != package.name || pin.admits(Some(package.version)));
             let Some(held) = candidates.get_mut(id.index()) else {
@@ -122,7 +121,7 @@ impl<'a> Universe<'a> {
                 (held.package, held.admitted) = (package, admitted);
             }
         }
-        // usrmerge converts a system that is not merged; here every root is merged before its first package, as debootstrap's are.
+        // usrmerge converts an unmerged system; here every root is merged before its first package, as with debootstrap.
         let converter = by_name.get("usrmerge").filter(|_| by_name.contains_key("usr-is-merged"));
         if let Some(converter) = converter.filter(|_| pins.iter().all(|pin| pin.name != "usrmerge")) {
             candidates[converter.index()].admitted = false;
@@ -137,7 +136,7 @@ impl<'a> Universe<'a> {
         self.candidates.len()
     }
 
-    /// Tells whether there are no candidates at all.
+    /// Returns true if there are no candidates.
     pub fn is_empty(&self) -> bool {
         self.candidates.is_empty()
     }
@@ -147,7 +146,7 @@ impl<'a> Universe<'a> {
         self.candidates[id.index()].package
     }
 
-    /// Lists the versions that the indexes have of a name, the highest first.
+    /// Lists the versions of a name in the indexes, highest first.
     pub fn versions(&self, name: &str) -> Vec<&'a str> {
         let packages = self.indexes.iter().flat_map(|index| &index.packages).filter(|package| package.name == name);
         let own = packages.filter(|package| package.architecture == self.architecture || package.architecture == "all");
@@ -157,28 +156,28 @@ impl<'a> Universe<'a> {
         versions
     }
 
-    /// Returns the candidate of a name and whether the pins admit it.
+    /// Returns the candidate of a name, and true if the pins admit it.
     pub fn by_name(&self, name: &str) -> Option<(Id, bool)> {
         let id = *self.by_name.get(name)?;
         Some((id, self.candidates[id.index()].admitted))
     }
 
-    /// Tells whether the pins admit a candidate's version.
+    /// Returns true if the pins admit a candidate's version.
     pub fn is_admitted(&self, id: Id) -> bool {
         self.candidates[id.index()].admitted
     }
 
-    /// Returns all numbers.
+    /// Returns all ids.
     pub fn ids(&self) -> impl Iterator<Item = Id> + use<> {
         (0..self.candidates.len() as u32).map(Id)
     }
 
-    /// Tells whether any version of the candidate's name is essential.
+    /// Returns true if any version of the candidate's name is essential.
     pub fn is_essential(&self, id: Id) -> bool {
         self.candidates[id.index()].essential
     }
 
-    /// Tells whether any version of the candidate's name is protected.
+    /// Returns true if any version of the candidate's name is protected.
     pub fn is_protected(&self, id: Id) -> bool {
         self.candidates[id.index()].protected
     }
@@ -193,8 +192,8 @@ impl<'a> Universe<'a> {
         Ok(cell.get_or_init(|| clauses))
     }
 
-    /// Returns who satisfies a relation, the one that apt prefers first. `owner` is the package whose field it is: a
-    /// negative relation never means its own package (a self-conflict through `Provides` is how one says "only one of us").
+    /// Returns the candidates that satisfy a relation, apt's first choice first. `owner` is the package with the relation. A negative
+    /// relation never applies to its own package: a self-conflict through `Provides` means that only one such package may be installed.
     pub fn targets(&self, relation: &Relation<'_>, owner: Option<Id>) -> Vec<Id> {
         let mut targets: Vec<Id> = self.bearers(relation).filter(|(_, v)| relation.admits(*v)).map(|(id, _)| id).collect();
         targets.retain(|target| Some(*target) != owner);
@@ -229,7 +228,7 @@ impl<'a> Universe<'a> {
         Member { relation, targets: self.targets(&relation, owner), touching }
     }
 
-    /// Returns every candidate that bears or provides the relation's name, with the version it does so in.
+    /// Returns every candidate that has or provides the relation's name, with the version.
     fn bearers(&self, relation: &Relation<'_>) -> impl Iterator<Item = (Id, Option<&'a str>)> {
         let any = relation.qualifier == Qualifier::Any;
         let foreign = match relation.qualifier {
@@ -243,13 +242,12 @@ impl<'a> Universe<'a> {
         real.into_iter().chain(virtuals).filter(move |(id, _)| admissible(id))
     }
 
-    /// Orders two providers as apt does: the real package, essential, protected, priority, and at last whichever name
-    /// the indexes mention later.
+    /// Orders two providers as apt does: the real package, essential, protected, priority; finally the name that the indexes mention later.
     fn prefer(&self, relation: &Relation<'_>, left: Id, right: Id) -> Ordering {
         if left == right {
             return Ordering::Equal;
         }
-        // For apt `name:any` is a name of its own, that nobody bears.
+        // For apt, `name:any` is a separate name, which no package has as its own.
         let own_name = |id: Id| relation.qualifier != Qualifier::Any && self.package(id).name == relation.name;
         let key = |id: Id| {
             let candidate = &self.candidates[id.index()];
@@ -259,10 +257,10 @@ impl<'a> Universe<'a> {
         by_key.then_with(|| self.mention(right).cmp(&self.mention(left)))
     }
 
-    /// Returns when the indexes first mention a candidate's name, in a stanza of its own or in any relation.
+    /// Returns the position at which the indexes first mention a candidate's name, in its own stanza or in any relation.
     ///
-    /// apt breaks its last ties by the number of a package in its cache, which is just this order. It means nothing, but
-    /// it is what makes the choice the same as apt's. Ties are rare, so the order is made on first need.
+    /// apt breaks ties by the id of a package in its cache, which has this order. The order has no meaning, but makes the choice the same
+    /// as apt's. Ties are rare, so the order is computed on first use.
     fn mention(&self, id: Id) -> u32 {
         self.mentions.get_or_init(|| self.order_of_mention())[id.index()]
     }
@@ -297,7 +295,7 @@ impl<'a> Universe<'a> {
     }
 }
 
-/// Lists who provides which name, in which version.
+/// Lists the providers of each name, with the provided version.
 fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
     let mut providers = Providers::default();
     for (number, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.admitted) {
@@ -309,7 +307,7 @@ fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
             let version = match relation.bound {
                 None => None,
                 Some((crate::resolve::relation::Operator::Equal, version)) => Some(version),
-                // dpkg and apt ignore such a thing.
+                // dpkg and apt ignore such a bound.
                 Some(_) => continue,
             };
             providers.entry(relation.name).or_default().push((Id(number as u32), version));
@@ -318,7 +316,7 @@ fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
     Ok(providers)
 }
 
-/// Calls back for each name in a relation field, bounds skipped. `name:any` is another name, so the colon stays.
+/// Calls back for each name in a relation field, without bounds. `name:any` is a separate name, so the colon stays.
 fn each_name<'a>(field: &'a str, mut call: impl FnMut(&'a str)) {
     let mut rest = field;
     while !rest.is_empty() {
@@ -330,8 +328,7 @@ fn each_name<'a>(field: &'a str, mut call: impl FnMut(&'a str)) {
     }
 }
 
-/// A quick hash for names. A solve looks up a million of them, and whoever could make them collide could as well sign
-/// any other index.
+/// A fast hash for names. A solve does a million lookups, and an attacker who could choose colliding names could also sign any other index.
 #[derive(Default)]
 struct NameHasher(u64);
 
@@ -356,7 +353,7 @@ mod tests {
     use crate::resolve::relation::parse_one;
 
     fn index(stanzas: &str) -> Index<'static> {
-        // Stanzas in short: a blank line apart, the fields nobody tests added.
+        // Stanzas in short form, separated by a blank line; fields without influence are added.
         let text: String = stanzas
             .split("\n\n")
             .map(|stanza| format!("{stanza}\nFilename: pool/x.deb\nSize: 1\nSHA256: {}\n\n", "0".repeat(64)))

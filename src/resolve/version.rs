@@ -1,17 +1,17 @@
 //! The order of Debian version strings, deb-version(7).
 //!
-//! Versions stay borrowed strings: an index holds 70,000 of them and most are never compared.
+//! Versions are borrowed strings: an index has 70,000 of them, and most are never compared.
 
 use std::cmp::Ordering;
 
-/// Tells whether the text has the form of a Debian version: an optional numeric epoch, then an upstream version and an
-/// optional revision of letters, digits and `.+-~`.
+/// Returns true if the text is a valid Debian version: an optional numeric epoch, an upstream version, and an optional revision of letters,
+/// digits and `.+-~`.
 pub fn is_valid(text: &str) -> bool {
     let (epoch, rest) = match text.split_once(':') {
         Some((epoch, rest)) => (epoch, rest),
         None => ("0", text),
     };
-    // Nine digits are more than any epoch in use and still fit dpkg's signed 32-bit integer.
+    // Nine digits exceed any epoch in use and still fit dpkg's signed 32-bit integer.
     !epoch.is_empty()
         && epoch.len() <= 9
         && epoch.bytes().all(|b| b.is_ascii_digit())
@@ -29,14 +29,14 @@ pub fn compare(left: &str, right: &str) -> Ordering {
     digits(left_epoch, right_epoch).then_with(|| part(left_upstream, right_upstream)).then_with(|| part(left_revision, right_revision))
 }
 
-/// Cuts a version into epoch, upstream version and revision.
+/// Splits a version into epoch, upstream version and revision.
 fn split(text: &str) -> (&[u8], &[u8], &[u8]) {
     let (epoch, rest) = text.split_once(':').unwrap_or(("", text));
     let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
     (epoch.as_bytes(), upstream.as_bytes(), revision.as_bytes())
 }
 
-/// Compares upstream versions or revisions: runs of non-digits and runs of digits in turn.
+/// Compares upstream versions or revisions: alternating runs of non-digits and digits.
 fn part(mut left: &[u8], mut right: &[u8]) -> Ordering {
     while !left.is_empty() || !right.is_empty() {
         let (left_text, left_rest) = left.split_at(run(left, |b| !b.is_ascii_digit()));
@@ -59,7 +59,7 @@ fn part(mut left: &[u8], mut right: &[u8]) -> Ordering {
     Ordering::Equal
 }
 
-/// Returns how many bytes at the start are of the wanted kind.
+/// Returns the length of the leading run of matching bytes.
 fn run(text: &[u8], wanted: fn(&u8) -> bool) -> usize {
     text.iter().position(|b| !wanted(b)).unwrap_or(text.len())
 }
@@ -74,7 +74,7 @@ fn weight(byte: Option<&u8>) -> i32 {
     }
 }
 
-/// Compares digit strings of any length by their value, without overflow.
+/// Compares digit strings of any length by value, without overflow.
 fn digits(left: &[u8], right: &[u8]) -> Ordering {
     let left = &left[run(left, |b| *b == b'0')..];
     let right = &right[run(right, |b| *b == b'0')..];
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn orders_as_dpkg() {
-        // Each line is strictly ascending; every pair in it is checked both ways.
+        // Each line is strictly ascending; every pair in it is checked in both directions.
         let ascending: &[&[&str]] = &[
             &["1.0~~", "1.0~~a", "1.0~", "1.0", "1.0-1", "1.0a", "1.0+b1", "1.0.1", "1.1", "1:0.1"],
             &["2.9", "2.10", "2.10-1", "2.10-1+deb13u1", "2.10-1.1", "2.10-10"],

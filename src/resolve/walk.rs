@@ -1,31 +1,29 @@
-//! What apt's own walk through the dependencies would choose.
+//! Reproduces apt's walk through the dependencies.
 //!
-//! apt does not search for a best set. It goes depth first from each wanted package, takes the first alternative that
-//! works out, and what is chosen early satisfies what comes later. So the order of the walk *is* the policy, and only
-//! the same walk gives the same packages. The walk never takes back much, and may end in a set that does not fit together;
-//! the solver above judges its result.
+//! apt does not search for a best set. It goes depth first from each wanted package and takes the first alternative that works; early
+//! choices satisfy later dependencies. So the order of the walk *is* the policy, and only the same walk gives the same packages. The walk
+//! hardly backtracks and may end in an inconsistent set; the solver checks its result.
 //!
-//! Three flags a package carry the policy, named as apt names them: *installed*; *protected* (the state was asked for and
-//! only its owner changes it); *candidate* (can still be installed; lost for good when it conflicts with something
-//! protected or cannot work).
+//! Three flags per package, named as in apt, control the policy: *installed*; *protected* (the state was requested, and only its requester
+//! changes it); *candidate* (can still be installed; lost for good if it conflicts with a protected package or cannot work).
 
 use crate::resolve::packages::Error;
 use crate::resolve::universe::{Clause, Id, Kind, Member, Universe};
 
-/// How deep the walk follows dependencies. In Debian's `main` the deepest seen was 16, for whole desktops; each level costs
-/// stack, and a thread may have only 2 MiB of it. What is cut off here is left to the solver.
+/// Limit of the walk's depth. The deepest dependency in Debian's `main` was 16, for whole desktops. Each level uses stack, and a thread may
+/// have only 2 MiB of it. The solver handles deeper dependencies.
 const MAX_DEPTH: usize = 500;
 
-/// Whether recommended packages are wanted too.
+/// Treatment of recommended packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recommends {
-    /// Only dependencies are followed.
+    /// Follow dependencies only.
     Ignore,
-    /// Recommended packages are installed where they can be.
+    /// Install recommended packages if possible.
     Install,
 }
 
-/// Returns the set that apt would choose for the wanted packages, in the order of their numbers.
+/// Returns the set that apt would choose for the wanted packages, sorted by id.
 pub fn walk(universe: &Universe<'_>, wanted: &[Id], recommends: Recommends) -> Result<Vec<Id>, Error> {
     let mut walk = Walk { universe, states: vec![State::default(); universe.len()], clock: 0, recommends };
     for id in universe.ids() {
@@ -45,7 +43,7 @@ pub fn walk(universe: &Universe<'_>, wanted: &[Id], recommends: Recommends) -> R
     walk.sweep(wanted)
 }
 
-/// Returns the installed packages whose critical relations the set does not satisfy.
+/// Returns the installed packages with unsatisfied critical relations.
 pub fn broken(universe: &Universe<'_>, set: &[Id]) -> Result<Vec<Id>, Error> {
     let mut walk = Walk { universe, states: vec![State::default(); universe.len()], clock: 0, recommends: Recommends::Ignore };
     for id in set {
@@ -60,7 +58,7 @@ pub fn broken(universe: &Universe<'_>, set: &[Id]) -> Result<Vec<Id>, Error> {
     Ok(broken)
 }
 
-/// Follows relations from the roots through a set and returns what is reached.
+/// Follows relations from the roots inside a set and returns all reached packages.
 pub fn reachable(universe: &Universe<'_>, set: &[Id], roots: &[Id]) -> Result<Vec<Id>, Error> {
     let mut within = vec![false; universe.len()];
     for id in set {
@@ -95,9 +93,9 @@ struct State {
     candidate: bool,
     installed: bool,
     protected: bool,
-    /// When the candidate was lost.
+    /// Time at which the candidate was lost.
     lost: u32,
-    /// When `installed` last changed.
+    /// Time at which `installed` last changed.
     changed: u32,
 }
 
@@ -109,7 +107,7 @@ struct Walk<'u, 'a> {
 }
 
 impl<'u, 'a> Walk<'u, 'a> {
-    /// Marks a package for installation and, if told so, what it needs. Returns whether that worked out.
+    /// Marks a package for installation and, depending on `follow`, its dependencies. Returns true on success.
     fn mark(&mut self, id: Id, follow: Follow, asked: Asked, depth: usize) -> Result<bool, Error> {
         let state = self.states[id.index()];
         let forbidden = asked == Asked::ByDependency && state.protected && !state.installed;
@@ -140,7 +138,7 @@ impl<'u, 'a> Walk<'u, 'a> {
             return Ok(false);
         }
         self.set_installed(id, true);
-        // While its dependencies are sought nothing may throw the package out again.
+        // Nothing may remove the package while its dependencies are installed.
         self.states[id.index()].protected = true;
         let installed = self.install_dependencies(&to_install, state.protected, asked, depth)?;
         if !installed && fail_early {
@@ -151,7 +149,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok(removed && installed)
     }
 
-    /// Lists the clauses to act on: all of a protected package, else those not satisfied yet.
+    /// Lists the clauses to act on: all of a protected package, otherwise the unsatisfied ones.
     fn collect(&self, id: Id, protected: bool) -> Result<(Vec<&'u Clause<'a>>, Vec<&'u Clause<'a>>), Error> {
         let wanted = |clause: &&Clause<'_>| self.is_important(clause.kind) && (protected || !self.is_satisfied(clause));
         let universe: &'u Universe<'a> = self.universe;
@@ -159,7 +157,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok((positive, negative))
     }
 
-    /// Removes what conflicts. For a protected package the others lose their candidates as well, for good.
+    /// Removes conflicting packages. If `protected`, they lose their candidates for good.
     fn remove_conflicts(&mut self, clauses: &[&Clause<'_>], protected: bool, asked: Asked) -> bool {
         let mut failed = false;
         for target in clauses.iter().flat_map(|clause| &clause.members).flat_map(|member| &member.targets) {
@@ -185,7 +183,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         !failed
     }
 
-    /// Installs the first solution of each clause that works out. Returns whether all critical ones have one.
+    /// Installs the first working solution of each clause. Returns true if all critical clauses have one.
     fn install_dependencies(&mut self, clauses: &[&'u Clause<'a>], protected: bool, asked: Asked, depth: usize) -> Result<bool, Error> {
         let mut failed = false;
         for clause in clauses {
@@ -206,7 +204,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok(!failed)
     }
 
-    /// Hands protection on to a dependency that has no alternative.
+    /// Protects a dependency that has no alternative.
     fn protect_only_solution(&mut self, clause: &Clause<'_>, depth: usize) -> Result<bool, Error> {
         let mut solutions = self.solutions(clause);
         solutions.sort();
@@ -239,8 +237,8 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok(false)
     }
 
-    /// Lists the candidates that satisfy a clause, left to right, of each alternative the protected ones first, without
-    /// those whose absence is protected.
+    /// Lists the candidates that satisfy a clause, left to right; for each alternative the protected ones first, without those whose
+    /// absence is protected.
     fn solutions(&self, clause: &Clause<'_>) -> Vec<Id> {
         let mut solutions = Vec::new();
         for member in &clause.members {
@@ -253,8 +251,8 @@ impl<'u, 'a> Walk<'u, 'a> {
         solutions
     }
 
-    /// Tells whether each dependency has a candidate at all. As apt does, it believes a lost candidate until something
-    /// that bears the name changes.
+    /// Returns true if each dependency has a candidate. As in apt, a lost candidate still counts until a package with the same name
+    /// changes.
     fn can_be_satisfied(&self, id: Id) -> Result<bool, Error> {
         let believed = |member: &Member<'_>| {
             let seen = member.touching.iter().map(|id| self.states[id.index()].changed).max().unwrap_or(0);
@@ -264,7 +262,7 @@ impl<'u, 'a> Walk<'u, 'a> {
         Ok(self.universe.clauses(id)?.iter().filter(dependencies).all(|clause| clause.members.iter().any(believed)))
     }
 
-    /// Tells whether an installed package has an unsatisfied relation that matters.
+    /// Returns true if an installed package has an unsatisfied important relation.
     fn is_broken(&self, id: Id) -> Result<bool, Error> {
         let unsatisfied = |clause: &Clause<'_>| self.is_important(clause.kind) && !self.is_satisfied(clause);
         Ok(self.states[id.index()].installed && self.universe.clauses(id)?.iter().any(unsatisfied))
@@ -290,12 +288,12 @@ impl<'u, 'a> Walk<'u, 'a> {
     fn lose_candidate(&mut self, id: Id) {
         self.clock += 1;
         let state = &mut self.states[id.index()];
-        // An installed package keeps the version it has.
+        // An installed package keeps its version.
         state.candidate = state.installed;
         state.lost = self.clock;
     }
 
-    /// Drops what an abandoned alternative has left behind.
+    /// Drops the leftovers of abandoned alternatives.
     fn sweep(&self, wanted: &[Id]) -> Result<Vec<Id>, Error> {
         let installed: Vec<Id> = self.universe.ids().filter(|id| self.states[id.index()].installed).collect();
         let rooted = |id: &&Id| self.universe.is_essential(**id) || self.universe.is_protected(**id);

@@ -1,7 +1,7 @@
-//! Suites from which a package comes only when it is named, such as backports: `name/suite`.
+//! Suites whose packages are used only on request, such as backports: `name/suite`.
 //!
-//! As apt does for `apt-get install name/suite`, the named package is taken in the version of that suite, and of what it needs only
-//! that which no other suite has in a fitting version.
+//! As with `apt-get install name/suite`, the named package has the version of that suite. A dependency comes from it only if no other suite
+//! has a suitable version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,18 +9,18 @@ use crate::resolve::packages::{Error, Index, Package};
 use crate::resolve::relation::{Operator, Relation};
 use crate::resolve::version;
 
-/// An index with the suite that it is of.
+/// An index with its suite.
 #[derive(Clone, Debug)]
 pub struct Offer<'a> {
     /// The suite.
     pub suite: &'a str,
-    /// Whether its packages count only when they are named, or needed by those.
+    /// True if its packages are used only if they are named, or needed by named ones.
     pub is_withheld: bool,
     /// The packages.
     pub index: Index<'a>,
 }
 
-/// Finds the version in which a suite has a wanted package: the highest that it admits.
+/// Returns the highest version of a wanted package in a suite that the relation admits.
 pub fn version_in<'a>(offers: &[Offer<'a>], architecture: &str, wanted: &Relation<'_>, suite: &str) -> Option<&'a str> {
     let of_suite = offers.iter().filter(|offer| offer.suite == suite).flat_map(|offer| &offer.index.packages);
     let fits =
@@ -28,7 +28,7 @@ pub fn version_in<'a>(offers: &[Offer<'a>], architecture: &str, wanted: &Relatio
     fits.map(|package| package.version).max_by(|one, other| version::compare(one, other))
 }
 
-/// Leaves in the withheld indexes only the packages that are named, and those that they need of them.
+/// Removes all packages from the withheld indexes, except the named ones and their dependencies that no other suite satisfies.
 pub fn withhold(offers: &mut [Offer<'_>], architecture: &str, named: &BTreeSet<&str>) -> Result<(), Error> {
     if offers.iter().all(|offer| !offer.is_withheld) {
         return Ok(());
@@ -64,7 +64,7 @@ pub fn withhold(offers: &mut [Offer<'_>], architecture: &str, named: &BTreeSet<&
     Ok(())
 }
 
-/// The names that packages have and provide, each with who offers it and in which version.
+/// Names that packages have or provide, with the package and the version.
 type Offered<'a> = BTreeMap<&'a str, Vec<(&'a str, Option<&'a str>)>>;
 
 fn offered<'a, 'p>(packages: impl Iterator<Item = &'p Package<'a>>) -> Result<Offered<'a>, Error>
@@ -82,7 +82,7 @@ where
     Ok(offered)
 }
 
-/// Finds who offers what a relation asks for.
+/// Returns the first package that satisfies a relation.
 fn fitting<'a>(offered: &Offered<'a>, relation: &Relation<'_>) -> Option<&'a str> {
     let offers = offered.get(relation.name)?;
     offers.iter().find(|(_, version)| relation.admits(*version)).map(|(by, _)| *by)

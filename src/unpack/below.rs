@@ -1,8 +1,8 @@
-//! The layers below one of somebody else's image: what a layer's names mean over them.
+//! The layers below a foreign image's layer, and the meaning of the layer's paths over them.
 //!
-//! A layer is a difference. Where it names a path below something that only lower layers have, a program that unpacks all layers
-//! into one directory follows their symbolic links (umoci, `docker load` without overlays), and so does Silo. Most layers name
-//! every directory that they change; those mean the same over any others and are unpacked side by side.
+//! A layer is a difference. If it names a path below a directory that only lower layers have, a program that unpacks all layers into one
+//! directory follows their symlinks there (umoci, `docker load` without overlays). Silo does the same. Most layers list every directory
+//! that they change; such layers do not depend on lower layers and are unpacked in parallel.
 
 use std::fs::File;
 use std::io;
@@ -11,27 +11,27 @@ use silo_store::entry::{Entry, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
-/// Most symbolic links on the way to one path, as in Linux.
+/// Limit of symlinks in one path, as in Linux.
 pub const MAX_LINKS: usize = 40;
 
 /// The layers below.
 #[derive(Clone, Copy)]
 pub struct Lower<'a> {
-    /// What they are together.
+    /// All lower layers, merged.
     pub index: &'a Index,
-    /// Opens a file of theirs.
+    /// Opens one of their files.
     pub open: &'a dyn Fn(&LayerPath) -> io::Result<File>,
 }
 
 impl Lower<'_> {
-    /// Returns what stands at a path.
+    /// Returns the entry at a path.
     pub fn get(&self, path: &LayerPath) -> Option<&Entry> {
         self.index.get(path)
     }
 }
 
-/// Says whether a layer that was unpacked alone means the same over lower layers. It does if each directory that its entries are
-/// in, and that it does not list, is a directory in them or missing.
+/// Checks if a layer that was unpacked alone has the same meaning over lower layers: each unlisted parent directory of its entries must be
+/// a directory there or missing.
 pub fn fits(layer: &Index, lower: &Index) -> bool {
     let is_dir = |dir: &LayerPath| lower.get(dir).is_none_or(|entry| matches!(entry.node, Node::Dir { .. }));
     let mut seen: Option<LayerPath> = None;
@@ -42,16 +42,16 @@ pub fn fits(layer: &Index, lower: &Index) -> bool {
     })
 }
 
-/// Says whether a layer has entries in directories that are no entries.
+/// Returns true if a layer has entries whose parent directories are not entries.
 pub fn is_loose(layer: &Index) -> bool {
     loose(layer).next().is_some()
 }
 
-/// Lists the directories above a layer's entries that are none.
+/// Lists the parent directories of a layer's entries that are not entries.
 fn loose(layer: &Index) -> impl Iterator<Item = LayerPath> {
     layer.entries().iter().flat_map(move |entry| {
         let above = std::iter::successors(entry.path.parent(), LayerPath::parent);
-        // Whatever has an entry was described together with what is above it, or is looked at itself.
+        // Stop at the first listed parent: its own parents are checked with it.
         above.take_while(move |dir| layer.get(dir).is_none())
     })
 }

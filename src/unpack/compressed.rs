@@ -1,31 +1,31 @@
-//! Bytes that may be compressed, as their beginning says, and how many may come of them.
+//! Decompression by the format's magic bytes, with a limit on the output.
 
 use std::io::{self, BufRead, BufReader, Read};
 
-/// Most that anything may unpack to: this is arbitrary, and far above any that is used.
+/// Limit of the output of any file: arbitrary, far above any real one.
 pub const MAX_BYTES: u64 = 64 << 30;
-/// How much larger than its file something may become; zeros compress to a thousandth, nothing useful to less.
+/// Limit of the output in multiples of the file size; zeros compress to a thousandth, useful data less.
 const MAX_RATIO: u64 = 2_000;
-/// What anything may unpack to, however small its file is.
+/// Output that is always allowed, however small the file is.
 const FREE_BYTES: u64 = 64 << 20;
-/// The window that zstd may ask for, as a power of two.
+/// Limit of zstd's window, as a power of two.
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
-/// Memory that decompressing xz may take; its strongest setting needs 65 MiB.
+/// Memory limit of the xz decoder; the strongest setting needs 65 MiB.
 const MAX_XZ_BYTES: u64 = 128 << 20;
 
-/// What is decompressed, until it is out of all proportion to its file.
+/// Decompressed data, limited in proportion to the compressed size.
 pub struct Bounded<'a> {
     inner: Box<dyn Read + 'a>,
     left: u64,
     limit: u64,
 }
 
-/// Reads what may be compressed by gzip, zstd or xz, from a file of `size` bytes.
+/// Decompresses gzip, zstd or xz by the magic bytes, or passes other data through; the file has `size` bytes.
 pub fn decompressed<'a>(from: impl Read + 'a, size: u64) -> io::Result<Bounded<'a>> {
     Ok(Bounded::new(opened(from)?, limit(size)))
 }
 
-/// Returns how many bytes may come of a file of `size` bytes.
+/// Returns the output limit for a file of `size` bytes.
 pub fn limit(size: u64) -> u64 {
     size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES).min(MAX_BYTES)
 }
@@ -49,17 +49,17 @@ fn opened<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
 }
 
 impl<'a> Bounded<'a> {
-    /// Bounds what a decompressor gives.
+    /// Limits the output of a decompressor.
     pub fn new(inner: Box<dyn Read + 'a>, limit: u64) -> Bounded<'a> {
         Bounded { inner, left: limit, limit }
     }
 
-    /// Returns how many bytes may come.
+    /// Returns the limit in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Says whether more came than may.
+    /// Returns true if the limit is reached.
     pub fn is_over(&self) -> bool {
         self.left == 0
     }
@@ -68,7 +68,7 @@ impl<'a> Bounded<'a> {
 impl Read for Bounded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 {
-            let what = format!("it unpacks to more than {} bytes, out of all proportion to its file", self.limit);
+            let what = format!("it unpacks to more than {} bytes, out of proportion to its file size", self.limit);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -108,6 +108,6 @@ mod tests {
         let bomb = zstd::encode_all(io::repeat(0).take(100 << 20), 1).expect("memory");
         let mut from = decompressed(bomb.as_slice(), bomb.len() as u64).expect("it begins well");
         let error = io::copy(&mut from, &mut io::sink()).expect_err("it is too much");
-        assert!(from.is_over() && error.to_string().contains("out of all proportion"), "{error}");
+        assert!(from.is_over() && error.to_string().contains("out of proportion"), "{error}");
     }
 }

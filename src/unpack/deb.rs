@@ -1,7 +1,7 @@
 //! The container of a .deb: an `ar` archive of `debian-binary`, `control.tar*` and `data.tar*` (deb(5)).
 //!
-//! A .deb is hostile until its digest is seen to be right, which is only when all of it was read; what is
-//! made of it before that is staged and thrown away on a wrong digest.
+//! A .deb is untrusted until its digest is verified, which needs all of its bytes. So its contents are staged and discarded if the digest
+//! is wrong.
 
 use std::io::{self, BufReader, Read};
 
@@ -10,15 +10,15 @@ use silo_store::digest::Digest;
 
 use super::compressed::{self, Bounded};
 
-/// Why a .deb cannot be unpacked.
+/// Reason why a .deb cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The container is not as deb(5) says.
+    /// The container violates deb(5).
     #[error("{deb}: {what}")]
     Container {
         /// The file's name.
         deb: String,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// Reading or decompressing failed.
@@ -28,27 +28,27 @@ pub enum Error {
         deb: String,
         /// The member of the container.
         member: String,
-        /// What went wrong.
+        /// The cause.
         source: io::Error,
     },
-    /// The bytes are not those that the lock names.
-    #[error("{deb}: its sha-256 is {got}, but the lock says {expected}; it was changed after it was fetched")]
+    /// The digest differs from the lock.
+    #[error("{deb}: its sha-256 is {got}, but the lock has {expected}; the file was changed after the download")]
     Digest {
         /// The file's name.
         deb: String,
-        /// What it should be.
+        /// The digest in the lock.
         expected: Digest,
-        /// What it is.
+        /// The digest of the bytes.
         got: Digest,
     },
-    /// An entry of the archive that no layer can hold.
+    /// An entry of the archive that layers do not allow.
     #[error("{deb}: {path}: {what}")]
     Entry {
         /// The file's name.
         deb: String,
-        /// The entry's path as the archive spells it.
+        /// The entry's path, unescaped as in the archive.
         path: String,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// The layer could not be written.
@@ -56,33 +56,32 @@ pub enum Error {
     Stage {
         /// The file's name.
         deb: String,
-        /// What the store said.
+        /// The error of the store.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Most that a control member may hold: the largest in Debian are symbol files of a few megabytes.
+/// Limit of a control archive's decompressed size: the largest in Debian contain symbol files of a few megabytes.
 const MAX_CONTROL_BYTES: u64 = 64 << 20;
-/// Memory that decompressing one member may take; xz -9 needs 65 MiB, zstd's long mode 128 MiB.
+/// Memory limit for decompressing one member; xz -9 needs 65 MiB, zstd's long mode 128 MiB.
 const MAX_DECODER_BYTES: u64 = 256 << 20;
-/// The window that zstd members may ask for, as a power of two.
+/// Limit of the window of zstd members, as a power of two.
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 
-/// What a .deb's two archives are handed to.
+/// Receives the two archives of a .deb.
 pub trait Members {
     /// Receives the decompressed control archive.
     fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error>;
-    /// Receives the decompressed data archive; files with holes may not be larger than its limit either.
+    /// Receives the decompressed data archive; its limit also applies to sparse files.
     fn data(&mut self, tar: &mut Bounded<'_>) -> Result<(), Error>;
 }
 
-/// Reads the .deb `name` from `from` and hands its archives to `to`, control first; fails unless all
-/// bytes together have the digest `expected`.
+/// Reads the .deb `name` from `from` and passes its archives to `to`, control first. Fails unless all bytes have the digest `expected`.
 pub fn read(name: &str, from: impl Read, expected: Digest, to: &mut dyn Members) -> Result<(), Error> {
     let mut hashing = Hashing { inner: BufReader::with_capacity(1 << 17, from), hash: Sha256::new() };
     let result = members(name, &mut hashing, to);
-    // A wrong digest explains any other fault, so it is the one that is told.
+    // A wrong digest explains any other fault, so report it first.
     io::copy(&mut hashing, &mut io::sink()).map_err(|source| read_error(name, "the rest", source))?;
     let got = Digest::from_bytes(hashing.hash.finalize().into());
     if got != expected {
@@ -100,7 +99,7 @@ fn members(name: &str, from: &mut dyn Read, to: &mut dyn Members) -> Result<(), 
         let mut entry = entry.map_err(|source| read_error(name, "the container", source))?;
         let member = String::from_utf8_lossy(entry.header().identifier()).trim_end_matches('/').to_owned();
         if first != (member == "debian-binary") {
-            return Err(wrong("\"debian-binary\" is not its first member: this is no .deb"));
+            return Err(wrong("its first member is not \"debian-binary\": not a .deb"));
         }
         first = false;
         let limit = compressed::limit(entry.header().size());
@@ -114,7 +113,7 @@ fn members(name: &str, from: &mut dyn Read, to: &mut dyn Members) -> Result<(), 
                 data = true;
                 to.data(&mut Bounded::new(decompress(form, &mut entry, &member, name)?, limit))?;
             }
-            // deb(5): members whose names begin with an underscore may be ignored.
+            // deb(5): members with a leading underscore may be ignored.
             (other, _) if other.starts_with('_') => {}
             (other, _) => return Err(wrong(&format!("unexpected member \"{other}\""))),
         }

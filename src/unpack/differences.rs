@@ -1,25 +1,25 @@
-//! Differences between a layer of somebody else's image and ours: device nodes that are left out, times that are moved.
+//! Differences between a foreign image's layer and ours: omitted device nodes, clamped times.
 
 use super::entries::shown;
 
-/// Most paths that are named of those left out.
+/// Limit of omitted paths in a message.
 const MAX_NAMED: usize = 3;
 
-/// Differences between a layer and what Silo makes of it.
+/// Differences between a foreign layer and Silo's version of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// How many device nodes and pipes were left out.
+    /// Number of omitted device nodes and pipes.
     pub nodes: usize,
-    /// The paths of the first of them.
+    /// The first omitted paths.
     pub named: Vec<String>,
-    /// How many files have a time before 1970 or after 2242, which became the nearest of those.
+    /// Number of files whose time is before 1970 or after 2242 and was clamped.
     pub times: usize,
-    /// How many entries have an owner, a time or an attribute from a global pax header.
+    /// Number of entries with an owner, a time or an attribute from a global pax header.
     pub by_global: usize,
 }
 
 impl Differences {
-    /// Notes a device node or a pipe.
+    /// Records an omitted device node or pipe.
     pub fn leave_out(&mut self, path: &[u8]) {
         self.nodes += 1;
         if self.named.len() < MAX_NAMED {
@@ -27,7 +27,7 @@ impl Differences {
         }
     }
 
-    /// Says them, one in a line.
+    /// Returns the messages, one per difference.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.nodes > 0 {

@@ -1,9 +1,9 @@
-//! Going through a tar of somebody else's, entry by entry: the one place where Silo reads an archive that it did not write.
+//! Walks through the entries of a foreign tar: the only place that reads archives not written by Silo.
 //!
-//! An entry is read as GNU tar, libarchive and Go read it. Where they differ, or where an archive is damaged, it is an error: an
-//! archive must not mean one thing here and another to those who made it. The exceptions, where one of the readers is
-//! followed, are in docs/store.md. The `tar` crate is not used for reading, since it passes over the holes of pax archives, takes a
-//! size of what has no contents for contents, and cannot say times before 1970.
+//! An entry is read as GNU tar, libarchive and Go read it. Where they differ, or an archive is damaged, it is an error: an archive must not
+//! have one meaning here and another for its author. docs/store.md lists the exceptions, where one of the readers is followed. The `tar`
+//! crate is not used for reading: it ignores the holes of pax sparse files, treats the size of an entry without contents as contents, and
+//! cannot represent times before 1970.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -12,21 +12,21 @@ use super::header::{self, BLOCK_BYTES, Block, Tag};
 use super::pax::{self, Records};
 use super::sparse::{self, Filled, Map, Said, invalid};
 
-/// Most that may stand before one entry's contents: headers, their records, and maps of holes. Paths are at most 4 KiB.
+/// Limit of the data before an entry's contents: headers, their records, and sparse maps. Paths are at most 4 KiB.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
-/// Most bytes of one entry, with holes: more than any file system holds.
+/// Limit of an entry's size, with holes: more than any file system supports.
 const MAX_ENTRY_BYTES: u64 = 1 << 60;
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
     Dir,
-    /// A symbolic link.
+    /// A symlink.
     Symlink,
-    /// Another name of a file.
+    /// A hard link.
     Link,
     /// A character device.
     Char,
@@ -36,27 +36,27 @@ pub enum Kind {
     Pipe,
 }
 
-/// One entry; reading it gives its contents, holes as zeros.
+/// One entry; it reads as its contents, with holes as zeros.
 pub struct Entry<'a> {
-    /// Its path, as the archive spells it.
+    /// Its path, unescaped as in the archive.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
-    /// The target of a link, as the archive spells it.
+    /// The target of a link, unescaped as in the archive.
     pub link: Vec<u8>,
     /// The permission bits.
     pub mode: u32,
-    /// The owner's number.
+    /// User id.
     pub uid: u32,
-    /// The group's number.
+    /// Group id.
     pub gid: u32,
-    /// The time of the last change, in seconds since 1970.
+    /// The mtime in seconds since 1970.
     pub mtime: i64,
-    /// How many bytes its contents are.
+    /// Length of the contents in bytes.
     pub size: u64,
-    /// Extended attributes by their names.
+    /// Extended attributes by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Whether a global pax header says something of it. POSIX and GNU tar apply that; Go and libarchive do not.
+    /// True if a global pax header applies to it. POSIX and GNU tar apply such a header; Go and libarchive do not.
     pub by_global: bool,
     contents: Box<dyn Read + 'a>,
 }
@@ -67,11 +67,10 @@ impl Read for Entry<'_> {
     }
 }
 
-/// Hands each entry of a tar to `act`; `failed` tells of what cannot be read. What is in an entry is bounded by whoever
-/// reads it.
+/// Passes each entry of a tar to `act`; `failed` wraps read errors. The caller limits the contents it reads.
 ///
-/// The last entry may lack the zeros that fill its block, and those that end the archive: umoci leaves them out, and other
-/// readers do not mind. What an entry says that it holds must be there.
+/// The last entry may lack the padding of its block, and the archive its final zero blocks: umoci omits both, and other readers accept
+/// that. The contents of an entry must be complete.
 pub fn each<E>(tar: &mut dyn Read, failed: impl Fn(io::Error) -> E, mut act: impl FnMut(&mut Entry<'_>) -> Result<(), E>) -> Result<(), E> {
     let mut all = Records::default();
     while let Some(head) = head(tar, &mut all).map_err(&failed)? {
@@ -89,16 +88,16 @@ pub fn each<E>(tar: &mut dyn Read, failed: impl Fn(io::Error) -> E, mut act: imp
     Ok(())
 }
 
-/// Reads the padding behind the last entry.
+/// Reads the padding after the last entry.
 pub fn padding(tar: &mut dyn Read) -> io::Result<()> {
     match io::copy(&mut tar.take(MAX_HEADER_BYTES + 1), &mut io::sink())? {
-        count if count > MAX_HEADER_BYTES => Err(invalid(&format!("more than {MAX_HEADER_BYTES} bytes behind its end"))),
+        count if count > MAX_HEADER_BYTES => Err(invalid(&format!("more than {MAX_HEADER_BYTES} bytes after its end"))),
         _ => Ok(()),
     }
 }
 
-/// Returns a path below the root as all readers understand it, without `/` or `.` anywhere that mean nothing; `None` is the root
-/// itself. A `..` takes back the name before it; one that leaves the root is an error.
+/// Normalises a path relative to the root: empty components and `.` are dropped, and `..` removes the name before it. `None` is the root
+/// itself; a path that leaves the root is an error.
 pub fn plain(spelled: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in spelled.split(|byte| *byte == b'/') {
@@ -116,7 +115,7 @@ pub fn plain(spelled: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
 struct Head {
     block: Block,
     tag: Tag,
-    /// The records for it, those for all entries among them.
+    /// Its pax records, including the global ones.
     records: Records,
     path: Vec<u8>,
     link: Vec<u8>,
@@ -125,9 +124,9 @@ struct Head {
     gid: u32,
     mode: u32,
     mtime: i64,
-    /// Whether records for all entries are among its own.
+    /// True if a global pax header applies to it.
     by_global: bool,
-    /// How many bytes stand in the archive.
+    /// Length of the contents in the archive.
     stored: u64,
     map: Option<Map>,
 }
@@ -144,7 +143,7 @@ impl Head {
     }
 }
 
-/// Reads the headers up to the next entry's contents; `None` is the end of the archive.
+/// Reads the headers up to the next entry's contents; `None` at the end of the archive.
 fn head(tar: &mut dyn Read, all: &mut Records) -> io::Result<Option<Head>> {
     let mut left = Allowance(MAX_HEADER_BYTES);
     let (mut own, mut long_name, mut long_link) = (None, None, None);
@@ -163,7 +162,7 @@ fn head(tar: &mut dyn Read, all: &mut Records) -> io::Result<Option<Head>> {
             Tag::Global => {
                 let records = pax::parse(&body(tar, &block, &mut left)?).map_err(invalid)?;
                 if records.is_of_one_entry() {
-                    return Err(invalid("a global pax header with a path, a size or a map, which readers take for different things"));
+                    return Err(invalid("a global pax header with a path, a size or a map, which tar readers interpret differently"));
                 }
                 *all = all.over(records);
             }
@@ -176,7 +175,7 @@ fn head(tar: &mut dyn Read, all: &mut Records) -> io::Result<Option<Head>> {
     }
 }
 
-/// Takes what an extended header says; readers disagree which of two counts.
+/// Stores the value of an extended header. A second one is an error: readers disagree on which to use.
 fn set<T>(place: &mut Option<T>, value: T) -> io::Result<()> {
     match place.replace(value) {
         None => Ok(()),
@@ -186,7 +185,7 @@ fn set<T>(place: &mut Option<T>, value: T) -> io::Result<()> {
 
 type Before = (Records, Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// Puts together what the headers before an entry and its own say.
+/// Combines the extended headers before an entry with its own header.
 fn whole(tar: &mut dyn Read, block: Block, tag: Tag, before: Before, left: &mut Allowance) -> io::Result<Head> {
     let (mut records, long_name, long_link) = before;
     let path = records.path.take().or(long_name).unwrap_or_else(|| header::path(&block));
@@ -204,7 +203,7 @@ fn whole(tar: &mut dyn Read, block: Block, tag: Tag, before: Before, left: &mut 
     let kind = match tag {
         Tag::File { or_dir: true } if ends_with_slash && size == 0 => Kind::Dir,
         Tag::File { .. } | Tag::Sparse if ends_with_slash => {
-            return Err(wrong("a file with a name of a directory, which readers take for different things"));
+            return Err(wrong("a file with a trailing slash in its name, which tar readers interpret differently"));
         }
         Tag::File { .. } | Tag::Sparse => Kind::File,
         Tag::Dir => Kind::Dir,
@@ -213,11 +212,11 @@ fn whole(tar: &mut dyn Read, block: Block, tag: Tag, before: Before, left: &mut 
         Tag::Char => Kind::Char,
         Tag::Block => Kind::Block,
         Tag::Pipe => Kind::Pipe,
-        Tag::Other(tag) => return Err(wrong(&format!("an entry of kind \"{}\", which is not read", char::from(tag).escape_debug()))),
+        Tag::Other(tag) => return Err(wrong(&format!("an entry of unsupported type \"{}\"", char::from(tag).escape_debug()))),
         Tag::Pax | Tag::Global | Tag::LongName | Tag::LongLink => return Err(wrong("a header without an entry")),
     };
-    // What has no contents may still have a size: some writers say a file's with each of its links. POSIX and Go say that nothing
-    // follows then.
+    // An entry without contents may still have a size: some writers repeat a file's size in its hard links. In POSIX and Go no data follows
+    // then.
     let stored = if kind == Kind::File { size } else { 0 };
     let mode = number(header::mode(&block))?;
     let mut head = Head {
@@ -243,11 +242,11 @@ fn whole(tar: &mut dyn Read, block: Block, tag: Tag, before: Before, left: &mut 
     Ok(head)
 }
 
-/// Reads where a file's holes are, if it has any.
+/// Reads a file's sparse map, if it has one.
 fn holes(tar: &mut dyn Read, head: &mut Head, left: &mut Allowance) -> io::Result<()> {
     let said = sparse::said(&head.records).map_err(invalid)?;
     if head.kind != Kind::File && said != Said::Nothing {
-        return Err(invalid("holes in something that is not a file"));
+        return Err(invalid("holes in an entry that is not a file"));
     }
     let map = match said {
         Said::Nothing if head.tag == Tag::Sparse => {
@@ -260,7 +259,7 @@ fn holes(tar: &mut dyn Read, head: &mut Head, left: &mut Allowance) -> io::Resul
             Map { pieces, size }
         }
         Said::Nothing => return Ok(()),
-        Said::Map(..) | Said::Size(..) if head.tag == Tag::Sparse => return Err(invalid("a file with holes in two forms")),
+        Said::Map(..) | Said::Size(..) if head.tag == Tag::Sparse => return Err(invalid("a sparse file in two formats")),
         Said::Map(map, name) => {
             head.path = name.unwrap_or_else(|| std::mem::take(&mut head.path));
             map
@@ -275,7 +274,7 @@ fn holes(tar: &mut dyn Read, head: &mut Head, left: &mut Allowance) -> io::Resul
     Ok(())
 }
 
-/// What may still be read before an entry's contents.
+/// Bytes that may still be read before an entry's contents.
 struct Allowance(u64);
 
 impl Allowance {
@@ -298,11 +297,11 @@ impl Read for Limited<'_> {
     }
 }
 
-/// Reads the next header; `None` is the end of the archive, with or without the zeros that mark it.
+/// Reads the next header; `None` at the end of the archive, with or without its final zero blocks.
 fn block(tar: &mut dyn Read, left: &mut Allowance) -> io::Result<Option<Block>> {
     let Some(block) = raw(tar, left)? else { return Ok(None) };
     if !header::is_zero(&block) {
-        return if header::is_sound(&block) { Ok(Some(block)) } else { Err(invalid("a damaged header: its sum is not what it says")) };
+        return if header::is_sound(&block) { Ok(Some(block)) } else { Err(invalid("a damaged header: wrong checksum")) };
     }
     let mut next = [0; BLOCK_BYTES];
     let count = fill(tar, &mut next)?;
@@ -334,7 +333,7 @@ fn body(tar: &mut dyn Read, block: &Block, left: &mut Allowance) -> io::Result<V
     }
 }
 
-/// Reads the rest of a block of which `size` bytes were read; says whether it is there.
+/// Reads the padding after `size` bytes; returns false at the end of the input.
 fn pad(tar: &mut dyn Read, size: u64) -> io::Result<bool> {
     let length = (size.wrapping_neg() % BLOCK_BYTES as u64) as usize;
     match fill(tar, &mut [0; BLOCK_BYTES][..length])? {
@@ -344,7 +343,7 @@ fn pad(tar: &mut dyn Read, size: u64) -> io::Result<bool> {
     }
 }
 
-/// Reads until the buffer is full or nothing more comes.
+/// Reads until the buffer is full or the input ends.
 fn fill(tar: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut count = 0;
     while count < buffer.len() {
@@ -362,9 +361,9 @@ fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is cut short")
 }
 
-/// Returns a path for a message.
+/// Escapes and shortens a path for a message.
 pub fn shown(path: &[u8]) -> String {
-    /// Most bytes of a name in a message.
+    /// Limit of a name in a message, in bytes.
     const MOST: usize = 300;
     let cut = if path.len() > MOST { "…" } else { "" };
     format!("{}{cut}", String::from_utf8_lossy(&path[..path.len().min(MOST)]).escape_debug())
@@ -406,7 +405,7 @@ mod tests {
         for length in [end - 1, end + 1, 1536 + 1, 1536 - 1, 1024 + 1, 600, 512 + 3, 1] {
             contents(&whole[..length]).expect_err("something is missing");
         }
-        // What some readers would find behind a block of zeros, and others would not.
+        // Entries after a block of zeros: some readers see them, others do not.
         let hidden = [&whole[..1024], &[0; 512], &whole[1024..]].concat();
         assert!(contents(&hidden).expect_err("it is hidden").to_string().contains("some readers stop"));
     }

@@ -1,38 +1,38 @@
-//! One header block of a tar: its fields, as GNU tar, libarchive and Go read them where those agree. Pure.
+//! One header block of a tar: the fields as GNU tar, libarchive and Go read them if they agree. Pure.
 //!
-//! The three disagree about damaged headers. Such a header is an error here, so that no archive means one thing to Silo and
-//! another to the program that made or checked it.
+//! The three disagree about damaged headers. Such a header is an error here, so that no archive has one meaning for Silo and another for
+//! the program that made or checked it.
 
-/// The size of a header, and the unit in which an archive is written.
+/// The size of a header, and the block size of archives.
 pub const BLOCK_BYTES: usize = 512;
 
 /// One header block.
 pub type Block = [u8; BLOCK_BYTES];
 
-/// Which writer's rules the block follows: the three differ in the bytes behind the magic.
+/// Format of a block: the bytes after the magic differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Before POSIX: no prefix of names.
+    /// Before POSIX: no prefix field.
     V7,
-    /// POSIX, with the prefix of Jörg Schilling's star where its mark is there.
+    /// POSIX, with the prefix of Jörg Schilling's star if its marker is present.
     Ustar,
-    /// GNU's older form: holes of files instead of the prefix.
+    /// GNU's old format: sparse map instead of the prefix.
     Gnu,
 }
 
-/// What follows a header, as its type byte says.
+/// The type of an entry, from its type byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tag {
-    /// A regular file; the older tag leaves open whether it is a directory.
+    /// A regular file; the old type byte also allows a directory.
     File {
-        /// Whether a slash at the end of the name makes it a directory.
+        /// True if a trailing slash makes it a directory.
         or_dir: bool,
     },
-    /// A regular file with holes, as GNU's older form writes it.
+    /// A sparse file in GNU's old format.
     Sparse,
     /// A hard link.
     Link,
-    /// A symbolic link.
+    /// A symlink.
     Symlink,
     /// A character device.
     Char,
@@ -42,24 +42,24 @@ pub enum Tag {
     Dir,
     /// A pipe.
     Pipe,
-    /// Records about the next entry.
+    /// Records for the next entry.
     Pax,
-    /// Records about all entries that follow.
+    /// Records for all following entries.
     Global,
     /// The next entry's path.
     LongName,
     /// The next entry's link target.
     LongLink,
-    /// Something that no reader agrees on.
+    /// A type without an agreed meaning.
     Other(u8),
 }
 
-/// Returns whether a block holds nothing but zeros.
+/// Returns true if all bytes of a block are zero.
 pub fn is_zero(block: &[u8]) -> bool {
     block.iter().all(|byte| *byte == 0)
 }
 
-/// Checks the sum of a header's bytes; older programs summed them as signed ones.
+/// Verifies the checksum of a header; old programs added signed bytes.
 pub fn is_sound(block: &Block) -> bool {
     let Ok(said) = number(&block[148..156]) else { return false };
     let counted = |at: usize| if (148..156).contains(&at) { b' ' } else { block[at] };
@@ -68,7 +68,7 @@ pub fn is_sound(block: &Block) -> bool {
     said == unsigned || said == signed
 }
 
-/// Returns whose rules a header follows.
+/// Returns the format of a header.
 pub fn form(block: &Block) -> Form {
     match &block[257..265] {
         b"ustar  \0" => Form::Gnu,
@@ -77,7 +77,7 @@ pub fn form(block: &Block) -> Form {
     }
 }
 
-/// Returns what kind of entry a header announces.
+/// Returns the type of a header's entry.
 pub fn tag(block: &Block) -> Tag {
     match block[156] {
         0 => Tag::File { or_dir: true },
@@ -118,22 +118,22 @@ pub fn mode(block: &Block) -> Result<i64, &'static str> {
     number(&block[100..108])
 }
 
-/// Returns the owner's number.
+/// Returns the user id.
 pub fn uid(block: &Block) -> Result<i64, &'static str> {
     number(&block[108..116])
 }
 
-/// Returns the group's number.
+/// Returns the group id.
 pub fn gid(block: &Block) -> Result<i64, &'static str> {
     number(&block[116..124])
 }
 
-/// Returns how many bytes follow, where the kind has any.
+/// Returns the length of the contents, for types that have any.
 pub fn size(block: &Block) -> Result<i64, &'static str> {
     number(&block[124..136])
 }
 
-/// Returns the time of the last change, in seconds since 1970.
+/// Returns the mtime in seconds since 1970.
 pub fn mtime(block: &Block) -> Result<i64, &'static str> {
     number(&block[136..148])
 }
@@ -143,7 +143,7 @@ pub fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Reads a number: octal digits, or the bytes themselves where the first bit says so. Blank is zero.
+/// Parses a number: octal digits, or binary if the first bit is set. Blank is zero.
 pub fn number(field: &[u8]) -> Result<i64, &'static str> {
     if field.first().is_some_and(|first| first & 0x80 != 0) {
         return binary(field);
@@ -153,23 +153,23 @@ pub fn number(field: &[u8]) -> Result<i64, &'static str> {
     if !matches!(field.get(start + digits), None | Some(b' ' | 0)) {
         return Err("a number with other characters than octal digits");
     }
-    // Twelve octal digits, the most of any field, are 36 bits.
+    // Twelve octal digits, the longest field, are 36 bits.
     Ok(field[start..start + digits].iter().fold(0, |value, digit| value << 3 | i64::from(digit - b'0')))
 }
 
-/// Reads a number in the two's complement of its bytes, behind the one bit that marks it.
+/// Parses a two's complement number after the marker bit.
 fn binary(field: &[u8]) -> Result<i64, &'static str> {
     let is_negative = field[0] & 0x40 != 0;
     let first = if is_negative { field[0] } else { field[0] & 0x7f };
     let (mut value, fill) = if is_negative { (-1_i128, 0xff) } else { (0, 0) };
     for (at, byte) in std::iter::once(first).chain(field[1..].iter().copied()).enumerate() {
-        // What no number of 64 bits has must be the sign alone.
+        // Bytes beyond 64 bits may only repeat the sign.
         if at + 9 <= field.len() && byte != fill {
             return Err("a number of more than 64 bits");
         }
         value = value << 8 | i128::from(byte);
     }
-    // The shifts keep sixteen bytes at most, and fields have twelve.
+    // The value has at most twelve bytes, so the shifts do not overflow.
     i64::try_from(value).map_err(|_| "a number of more than 64 bits")
 }
 

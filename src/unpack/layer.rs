@@ -1,9 +1,8 @@
-//! One layer of somebody else's image into one of ours.
+//! Unpacks a layer of a foreign image into one of ours.
 //!
-//! The tar may be plain or compressed, as its first bytes say. It is taken as podman and umoci take it: whiteouts become ours, an
-//! entry that comes again replaces the one before, and device nodes, pipes and the leftovers of aufs are left out. Names that
-//! leave the root are refused. What was read must have the digest that the image's configuration states, so nothing that was
-//! changed on the way becomes a layer.
+//! The tar may be compressed, as shown by its magic bytes. It is interpreted like podman and umoci do: whiteouts become ours, a repeated
+//! entry replaces the earlier one, and device nodes, pipes and the leftovers of aufs are omitted. Paths that leave the root are rejected.
+//! The decompressed bytes must have the digest in the image's configuration, so a tampered download never becomes a layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -20,64 +19,64 @@ use super::compressed::{self, Bounded};
 use super::differences::Differences;
 use super::entries::{self, Entry, Kind, plain, shown};
 
-/// The name that a whiteout's begins with.
+/// Prefix of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
-/// The whiteout of all that lower layers have in a directory.
+/// Marker of an opaque directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// The beginning of the names that aufs, which Docker once used, kept for itself; the marker above comes from there too.
+/// Prefix of the private files of aufs, which Docker once used; the opaque marker also comes from there.
 const AUFS: &[u8] = b".wh..wh.";
-/// Where aufs kept the files that have several names.
+/// Directory in which aufs kept files with several names.
 const AUFS_FILES: &[u8] = b".wh..wh.plnk/";
-/// Where such files are until the end; an image with a file of this name is refused.
+/// Temporary directory for such files during unpacking; an image with this name is rejected.
 const AUFS_KEPT: &str = ".silo-aufs";
-/// Why a layer could not be unpacked.
+/// Reason why a layer could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or decompressing failed.
     #[error("cannot read layer {layer}")]
     Read {
-        /// The layer as it is fetched.
+        /// The digest of the downloaded layer.
         layer: Digest,
-        /// What went wrong.
+        /// The cause.
         source: io::Error,
     },
-    /// An entry that no layer can hold.
+    /// An entry that layers do not allow.
     #[error("layer {layer}: {path}: {what}")]
     Entry {
-        /// The layer as it is fetched.
+        /// The digest of the downloaded layer.
         layer: Digest,
-        /// The entry's path as the archive spells it.
+        /// The entry's path, unescaped as in the archive.
         path: String,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
-    /// The decompressed bytes are not those that the image's configuration names.
-    #[error("layer {layer}: decompressed, its sha-256 is {got}, but the image says {expected}")]
+    /// The decompressed bytes do not have the digest in the image's configuration.
+    #[error("layer {layer}: decompressed, its sha-256 is {got}, but the image has {expected}")]
     Digest {
-        /// The layer as it is fetched.
+        /// The digest of the downloaded layer.
         layer: Digest,
-        /// What it should be.
+        /// The digest in the configuration.
         expected: Digest,
-        /// What it is.
+        /// The digest of the bytes.
         got: Digest,
     },
     /// Our layer could not be written.
     #[error("layer {layer}: {path}")]
     Stage {
-        /// The layer as it is fetched.
+        /// The digest of the downloaded layer.
         layer: Digest,
-        /// The entry's path as the archive spells it.
+        /// The entry's path, unescaped as in the archive.
         path: String,
-        /// What the store said.
+        /// The error of the store.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What the layer means depends on those below it, which were not given.
+    /// The layer depends on lower layers, which were not given.
     #[error("layer {layer}: {path}: it needs the layers below")]
     Lower {
-        /// The layer as it is fetched.
+        /// The digest of the downloaded layer.
         layer: Digest,
-        /// The entry's path as the archive spells it.
+        /// The entry's path, unescaped as in the archive.
         path: String,
     },
 }
@@ -85,15 +84,15 @@ pub enum Error {
 /// A layer to unpack.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
-    /// Its digest as it is fetched, for messages.
+    /// Its digest as downloaded, for messages.
     pub layer: Digest,
-    /// Its size as it is fetched.
+    /// Its size as downloaded.
     pub size: u64,
     /// Its digest when decompressed.
     pub diff_id: Digest,
 }
 
-/// Unpacks a layer into `stage`, over the layers below where they are given.
+/// Unpacks a layer into `stage`, over the lower layers if they are given.
 pub fn unpack(source: Source, from: impl Read, lower: Option<Lower<'_>>, stage: &mut Stage) -> Result<Differences, Error> {
     let failed = |error| Error::Read { layer: source.layer, source: error };
     let mut bytes = Hashed { inner: compressed::decompressed(from, source.size).map_err(failed)?, hash: Sha256::new() };
@@ -112,10 +111,10 @@ pub fn unpack(source: Source, from: impl Read, lower: Option<Lower<'_>>, stage: 
     };
     let walked = unpacking.walk(&mut bytes);
     if unpacking.count > MAX_ENTRIES || matches!(walked, Err(Error::Lower { .. })) {
-        // Nobody waits for the rest of it.
+        // Give up without reading the rest.
         return walked.map(|()| Differences::default());
     }
-    // A wrong digest explains any other fault, so it is the one that is told; a bomb is told as what it is.
+    // A wrong digest explains any other fault, so report it first. A decompression bomb is reported as such.
     let rest = io::copy(&mut bytes, &mut io::sink());
     if !bytes.inner.is_over() && rest.is_ok() {
         let got = Digest::from_bytes(bytes.hash.finalize().into());
@@ -132,19 +131,19 @@ struct Unpacking<'a> {
     layer: Digest,
     stage: &'a mut Stage,
     lower: Option<Lower<'a>>,
-    /// Most bytes that its files may have together, those that are replaced among them.
+    /// Limit of the sum of its file sizes, including replaced files.
     limit: u64,
-    /// Bytes of files so far.
+    /// Sum of file sizes so far.
     written: u64,
-    /// Entries so far, those of which nothing is kept among them.
+    /// Number of entries so far, including ignored ones.
     count: usize,
-    /// What lower layers have and this one takes away.
+    /// Entries of lower layers that this layer deletes.
     whiteouts: BTreeSet<LayerPath>,
-    /// Directories of which lower layers' contents are taken away.
+    /// Directories whose contents in lower layers are deleted.
     opaque: BTreeSet<LayerPath>,
-    /// Whether all that lower layers have is taken away.
+    /// True if all entries of lower layers are deleted.
     is_root_opaque: bool,
-    /// The files of several names that aufs kept, by its names for them.
+    /// Files of aufs with several names, by their names in aufs.
     aufs: BTreeMap<Vec<u8>, LayerPath>,
     differences: Differences,
 }
@@ -170,7 +169,7 @@ impl Unpacking<'_> {
             return self.keep_aufs(&spelled, &path, entry);
         }
         if path.split(|byte| *byte == b'/').next() == Some(AUFS_KEPT.as_bytes()) {
-            return Err(self.wrong(&spelled, "a name that silo needs for itself"));
+            return Err(self.wrong(&spelled, "a name reserved by silo"));
         }
         if let Some(gone) = name.strip_prefix(WHITEOUT) {
             let gone = self.place(&spelled, dir, gone)?;
@@ -181,7 +180,7 @@ impl Unpacking<'_> {
         self.add(&spelled, &place, entry)
     }
 
-    /// Adds an entry at its place.
+    /// Adds an entry at its resolved path.
     fn add(&mut self, spelled: &[u8], place: &LayerPath, entry: &mut Entry<'_>) -> Result<(), Error> {
         let meta = self.meta(entry);
         let staged = |error| staged(self.layer, spelled, error);
@@ -189,7 +188,7 @@ impl Unpacking<'_> {
         match self.stage.holds(place) {
             None => {}
             Some(Staged::Dir | Staged::ImpliedDir) if is_dir => {}
-            // A link to itself would remove what it leads to.
+            // Replacing a hard link to itself would remove its target.
             Some(_) if entry.kind == Kind::Link && self.target(spelled, &entry.link)? == *place => return Ok(()),
             Some(_) => self.stage.remove(place).map_err(staged)?,
         }
@@ -207,14 +206,14 @@ impl Unpacking<'_> {
             Kind::Link => self.link(spelled, place, &entry.link, &meta),
             Kind::Char | Kind::Block | Kind::Pipe => {
                 self.differences.leave_out(place.as_bytes());
-                // It replaces what lower layers have there all the same.
+                // The entry of lower layers at this path is replaced in any case.
                 self.whiteouts.insert(place.clone());
                 Ok(())
             }
         }
     }
 
-    /// Adds another name of something.
+    /// Adds a hard link.
     fn link(&mut self, spelled: &[u8], place: &LayerPath, target: &[u8], meta: &Meta) -> Result<(), Error> {
         let to = self.target(spelled, target)?;
         let failed = |error| staged(self.layer, spelled, error);
@@ -231,8 +230,8 @@ impl Unpacking<'_> {
         let found = lower.get(&to).filter(|_| !self.is_gone(&to));
         match found.map(|entry| &entry.node) {
             Some(Node::File { .. } | Node::Hardlink { .. }) => {
-                let file = lower.index.resolve(&to).ok_or_else(|| self.wrong(spelled, "a hard link to nothing"))?;
-                let Node::File { size, .. } = file.node else { return Err(self.wrong(spelled, "a hard link to nothing")) };
+                let file = lower.index.resolve(&to).ok_or_else(|| self.wrong(spelled, "a hard link to a missing file"))?;
+                let Node::File { size, .. } = file.node else { return Err(self.wrong(spelled, "a hard link to a missing file")) };
                 let left = self.limit.saturating_sub(self.written);
                 if size > left {
                     return Err(self.wrong(spelled, &format!("the layer unpacks to more than {} bytes", self.limit)));
@@ -244,12 +243,12 @@ impl Unpacking<'_> {
             Some(Node::Symlink { target }) => self.stage.add_symlink(place, meta, target).map_err(failed),
             Some(Node::Dir { .. }) => Err(self.wrong(spelled, "a hard link to a directory")),
             Some(Node::Whiteout) | None => {
-                Err(self.wrong(spelled, &format!("a hard link to {}, which is not there", shown(to.as_bytes()))))
+                Err(self.wrong(spelled, &format!("a hard link to {}, which does not exist", shown(to.as_bytes()))))
             }
         }
     }
 
-    /// Finds what a hard link leads to.
+    /// Resolves the target of a hard link.
     fn target(&self, spelled: &[u8], target: &[u8]) -> Result<LayerPath, Error> {
         let plain = plain(target).map_err(|what| self.wrong(spelled, what))?;
         let plain = plain.ok_or_else(|| self.wrong(spelled, "a hard link to the root"))?;
@@ -260,7 +259,7 @@ impl Unpacking<'_> {
         self.place(spelled, dir, name)
     }
 
-    /// Keeps a file of aufs as long as other names of it may come, and nothing else.
+    /// Keeps a file of aufs until the end, for later hard links to it; ignores all other entries.
     fn keep_aufs(&mut self, spelled: &[u8], path: &[u8], entry: &mut Entry<'_>) -> Result<(), Error> {
         let Some(name) = path.strip_prefix(AUFS_FILES).filter(|_| entry.kind == Kind::File) else { return Ok(()) };
         let kept = format!("{AUFS_KEPT}/{}", self.aufs.len());
@@ -269,14 +268,14 @@ impl Unpacking<'_> {
         self.add(spelled, &kept, entry)
     }
 
-    /// Notes that a directory hides what lower layers have in it.
+    /// Records an opaque directory.
     fn hide(&mut self, spelled: &[u8], dir: &[u8]) -> Result<(), Error> {
         if dir.is_empty() {
             self.is_root_opaque = true;
             return Ok(());
         }
         let (above, name) = split(dir);
-        // A link to a directory is followed: the marker is a name in it.
+        // A symlink to a directory is followed: the marker is a file in it.
         let place = self.place(spelled, above, name)?;
         if self.link_at(spelled, &place)?.is_none() {
             self.opaque.insert(place);
@@ -291,14 +290,14 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Returns where a name in a directory lies, links on the way followed.
+    /// Resolves the path of `name` in a directory; symlinks are followed.
     fn place(&self, spelled: &[u8], dir: &[u8], name: &[u8]) -> Result<LayerPath, Error> {
         let dir = self.resolved(spelled, dir)?;
         let path = if dir.is_empty() { name.to_vec() } else { [&dir, &b"/"[..], name].concat() };
         LayerPath::parse(&path).map_err(|error| self.wrong(spelled, &error.to_string()))
     }
 
-    /// Follows the links on the way to a directory; where nothing stands yet, the names are as they are spelled.
+    /// Follows the symlinks in a directory's path; components that do not exist yet stay as they are.
     fn resolved(&self, spelled: &[u8], dir: &[u8]) -> Result<Vec<u8>, Error> {
         let is_plain = LayerPath::parse(dir).is_ok_and(|dir| self.stage.holds(&dir) == Some(Staged::Dir));
         if dir.is_empty() || is_plain {
@@ -320,7 +319,7 @@ impl Unpacking<'_> {
             let Some(target) = self.link_at(spelled, &here)? else { continue };
             links += 1;
             if links > MAX_LINKS {
-                return Err(self.wrong(spelled, "too many symbolic links on the way to it"));
+                return Err(self.wrong(spelled, "too many symlinks in its path"));
             }
             done.pop();
             if target.starts_with(b"/") {
@@ -331,10 +330,10 @@ impl Unpacking<'_> {
         Ok(done.join(&b'/'))
     }
 
-    /// Returns the target of the symbolic link at a path, if there is one.
+    /// Returns the target of the symlink at a path, if there is one.
     fn link_at(&self, spelled: &[u8], path: &LayerPath) -> Result<Option<&[u8]>, Error> {
         match (self.stage.holds(path), self.lower) {
-            // Its target may be a symlink of lower layers.
+            // The target may be a symlink of lower layers.
             (Some(Staged::Symlink(_)), None) => Err(self.needs_lower(spelled)),
             (Some(Staged::Symlink(target)), Some(_)) => Ok(Some(target)),
             (None, Some(lower)) if !self.is_gone(path) => match lower.index.get(path).map(|entry| &entry.node) {
@@ -345,7 +344,7 @@ impl Unpacking<'_> {
         }
     }
 
-    /// Says whether this layer has taken away what lower layers have at a path.
+    /// Returns true if this layer deletes the entry of lower layers at a path.
     fn is_gone(&self, path: &LayerPath) -> bool {
         let mut above = path.parent();
         while let Some(dir) = above {
@@ -366,7 +365,7 @@ impl Unpacking<'_> {
         Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs }
     }
 
-    /// Adds what lower layers lose. What this layer has itself stays: a directory then hides what was below it.
+    /// Adds the whiteouts. A directory of this layer at a deleted path becomes opaque instead.
     fn whiten(mut self) -> Result<Differences, Error> {
         if !self.aufs.is_empty() {
             let kept = LayerPath::parse(AUFS_KEPT.as_bytes()).map_err(|error| self.wrong(AUFS_FILES, &error.to_string()))?;
@@ -385,7 +384,7 @@ impl Unpacking<'_> {
             let failed = |error| staged(self.layer, gone.as_bytes(), error);
             match self.stage.holds(&gone) {
                 None => match self.stage.add_whiteout(&gone) {
-                    // Below something that is no directory any more there is nothing to take away.
+                    // The parent is no longer a directory, so there is nothing to delete.
                     Err(StageError::ParentNotDirectory { .. }) => {}
                     other => other.map_err(failed)?,
                 },
@@ -394,14 +393,14 @@ impl Unpacking<'_> {
                     self.stage.add_dir(&gone, &normal::implied_dir()).map_err(failed)?;
                     self.stage.set_opaque(&gone).map_err(failed)?;
                 }
-                // A file in its place covers it by itself.
+                // A file at this path replaces the lower entry by itself.
                 Some(Staged::File | Staged::Symlink(_) | Staged::Whiteout) => {}
             }
         }
         Ok(self.differences)
     }
 
-    /// Makes directories entries that nobody described and that stand where lower layers have a file.
+    /// Adds implied directories as entries if lower layers have a file at their path.
     fn stand_over_files(&mut self) -> Result<(), Error> {
         let Some(lower) = self.lower else { return Ok(()) };
         let is_file = |path: &LayerPath| lower.get(path).is_some_and(|entry| !matches!(entry.node, Node::Dir { .. }));
@@ -411,7 +410,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Makes a directory hide what lower layers have in it; where only they describe it, it is as they say.
+    /// Makes a directory opaque; if only lower layers have an entry for it, uses their metadata.
     fn make_opaque(&mut self, dir: &LayerPath) -> Result<(), Error> {
         let failed = |error| staged(self.layer, dir.as_bytes(), error);
         match self.stage.holds(dir) {
@@ -447,7 +446,7 @@ fn staged(layer: Digest, path: &[u8], source: StageError) -> Error {
     Error::Stage { layer, path: shown(path), source: Box::new(source) }
 }
 
-/// Splits a path into its directory and its name.
+/// Splits a path into directory and name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -455,7 +454,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// What was read, hashed on its way.
+/// A reader that hashes the decompressed data.
 struct Hashed<'a> {
     inner: Bounded<'a>,
     hash: Sha256,

@@ -1,15 +1,14 @@
-//! The merged /usr: which top directories are symlinks into /usr, and where a package's paths lie because of that.
+//! The merged /usr: top directories that are symlinks into /usr, and the resulting paths of a package's files.
 //!
-//! Every root that Silo makes has a merged /usr from its first layer on, as debootstrap and the hooks of mmdebstrap make it. From
-//! Debian 13 on, base-files ships the symlinks; before, packages ship files below /bin, /sbin and /lib themselves, and the tool that
-//! makes the root makes the symlinks.
+//! Every root of Silo has a merged /usr from its first layer on, as made by debootstrap and mmdebstrap's hooks. Since Debian 13, base-files
+//! contains the symlinks; before, packages contain files below /bin, /sbin and /lib, and the tool that creates the root makes the symlinks.
 
 use crate::system::Arch;
 
 /// The top directories that are symlinks into /usr wherever they exist.
 const TOP: [&[u8]; 7] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libo32", b"libx32"];
 
-/// Lists the symlinks that a root of an architecture has, as debootstrap's `setup_merged_usr` does.
+/// Lists the symlinks in a root of an architecture, as made by debootstrap's `setup_merged_usr`.
 pub fn links(arch: Arch) -> &'static [&'static str] {
     match arch {
         Arch::Amd64 => &["bin", "sbin", "lib", "lib32", "lib64", "libx32"],
@@ -17,15 +16,14 @@ pub fn links(arch: Arch) -> &'static [&'static str] {
     }
 }
 
-/// Returns where a path, relative to the root, lies when the top directories are symlinks. A top name that is no directory stays: it
-/// is the symlink.
+/// Maps a path, relative to the root, to its path in a merged /usr. A top name that is not a directory is unchanged: it is the symlink.
 pub fn place(path: &[u8], is_dir: bool) -> Vec<u8> {
     let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
     if TOP.contains(&first) && (is_dir || first.len() < path.len()) { [b"usr/", path].concat() } else { path.to_vec() }
 }
 
-/// Tells whether a symlink at `place` points to its own place: a package that has a file in /bin and a symlink to it in /usr/bin means
-/// one file when both are one directory.
+/// Returns true if a symlink at `place` points to itself. A package with a file in /bin and a symlink to it in /usr/bin gives one file if
+/// both are one directory.
 pub fn is_own_place(place: &[u8], target: &[u8]) -> bool {
     let mut parts: Vec<&[u8]> = Vec::new();
     if !target.starts_with(b"/") {

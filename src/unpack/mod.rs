@@ -1,4 +1,4 @@
-//! Packages of a distribution, and layers of other people's images, into layers of ours, without running anything of theirs.
+//! Unpacks packages of a distribution, and layers of foreign images, into layers of ours, without running their code.
 
 pub mod compressed;
 pub mod deb;

@@ -1,7 +1,7 @@
-//! One .deb into one layer: its files, and what dpkg would note about them under `var/lib/dpkg/info`.
+//! Unpacks one .deb into one layer: its files, and dpkg's files about it in `var/lib/dpkg/info`.
 //!
-//! Besides dpkg's own members the layer keeps the package's control stanza (`info/<package>.control`),
-//! so that the database of any set of packages can be made from their layers alone.
+//! In addition to dpkg's own files, the layer has the package's control stanza (`info/<package>.control`), so that the database of any set
+//! of packages can be made from their layers alone.
 
 use std::io::Read;
 
@@ -15,11 +15,11 @@ use super::deb::{self, Error, read_error};
 use super::entries::{self, Entry, Kind, plain, shown};
 use super::{merged, record};
 
-/// Most that one package may unpack to: Debian's largest are some gigabytes.
+/// Limit of a package's unpacked size: Debian's largest have some gigabytes.
 const MAX_PACKAGE_BYTES: u64 = 16 << 30;
-/// Longest control file. With holes it may claim any size; the largest in Debian are symbol files of a few megabytes.
+/// Limit of a control file. A sparse file may claim any size; the largest in Debian are symbol files of a few megabytes.
 const MAX_MEMBER_BYTES: u64 = 64 << 20;
-/// Longest list of files kept for a package, against archives of nothing but names.
+/// Limit of a package's file list, against archives that contain nothing but names.
 const MAX_LIST_BYTES: usize = 256 << 20;
 
 /// Unpacks the .deb `name`, read from `from`, into `stage`.
@@ -66,9 +66,9 @@ struct Unpacking<'a> {
     stage: &'a mut Stage,
     members: Vec<(String, Meta, Vec<u8>)>,
     list: Vec<u8>,
-    /// Most bytes that its files may have together.
+    /// Limit of the sum of its file sizes.
     limit: u64,
-    /// Entries so far.
+    /// Number of entries so far.
     count: usize,
 }
 
@@ -84,7 +84,7 @@ impl deb::Members for Unpacking<'_> {
 }
 
 impl Unpacking<'_> {
-    /// Hands each entry of an archive to `act`.
+    /// Passes each entry of an archive to `act`.
     fn each(
         &mut self,
         tar: &mut dyn Read,
@@ -94,11 +94,11 @@ impl Unpacking<'_> {
         let deb = self.deb;
         let failed = |source| read_error(deb, archive, source);
         entries::each(tar, failed, |entry| act(self, entry))?;
-        // Only padding is left; reading it to its end makes the decompressor look at its own checksums.
+        // Only padding is left; reading it makes the decompressor verify its checksum.
         entries::padding(tar).map_err(failed)
     }
 
-    /// Takes a member of the control archive.
+    /// Stores a member of the control archive.
     fn member(&mut self, entry: &mut Entry<'_>) -> Result<(), Error> {
         if entry.kind != Kind::File {
             return Ok(());
@@ -140,7 +140,7 @@ impl Unpacking<'_> {
             Kind::Dir => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
             Kind::File => {
                 let left = self.limit.saturating_sub(self.stage.bytes());
-                // A file with holes may claim any size without bytes to show for it.
+                // A sparse file may claim any size without data.
                 if entry.size > left {
                     return Err(self.wrong(&spelled, &format!("the package unpacks to more than {} bytes", self.limit)));
                 }
@@ -151,17 +151,17 @@ impl Unpacking<'_> {
             Kind::Link => {
                 let target = self.path(&entry.link)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
                 let target = LayerPath::parse(&merged::place(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
-                // Two names of one file may be the same place with merged directories.
+                // In a merged /usr, two hard links may be the same path.
                 if target != place || self.stage.holds(&place).is_none() {
                     self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;
                 }
             }
-            Kind::Char | Kind::Block | Kind::Pipe => return Err(self.wrong(&spelled, "a device node or pipe, which no layer can hold")),
+            Kind::Char | Kind::Block | Kind::Pipe => return Err(self.wrong(&spelled, "a device node or pipe, which layers cannot hold")),
         }
         self.listed(&[b"/", path.as_slice()].concat())
     }
 
-    /// Returns the path as everybody understands it, or `None` for the root itself.
+    /// Returns the normalised path, or `None` for the root itself.
     fn path(&self, spelled: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let Some(path) = plain(spelled).map_err(|what| self.wrong(spelled, what))? else { return Ok(None) };
         if path.contains(&b'\n') {
@@ -179,7 +179,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Writes what dpkg notes of a package.
+    /// Writes dpkg's files about the package.
     fn note(mut self) -> Result<(), Error> {
         let control = self.members.iter().find(|(member, ..)| member == "control");
         let (_, meta, stanza) = control.ok_or_else(|| self.container("no control file"))?;

@@ -1,36 +1,36 @@
-//! The records of a pax header: facts about the next entry, or about all that follow, that the header has no room for. Pure.
+//! The records of a pax header: values for the next entry, or for all following ones, that do not fit into the header. Pure.
 
 use std::collections::BTreeMap;
 
-/// Where extended attributes are; no other prefix is in use by who makes images and packages.
+/// Prefix of extended attributes; tools that make images and packages use no other.
 const XATTR: &[u8] = b"SCHILY.xattr.";
-/// Facts about holes.
+/// Prefix of records about holes.
 const SPARSE: &[u8] = b"GNU.sparse.";
-/// Facts that change what an entry is and that are not read: a part of a file, or holes in another program's way.
+/// Records that change the type of an entry and are not supported: a part of a file, or another program's sparse format.
 const FOREIGN: [&[u8]; 4] = [b"GNU.volume.", b"GNU.dumpdir", b"SCHILY.realsize", b"SUN.holesdata"];
 
-/// What records say. An empty value takes a fact back.
+/// The values of the records. An empty value removes an earlier one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     /// The path.
     pub path: Option<Vec<u8>>,
-    /// A link's target.
+    /// The target of a link.
     pub link: Option<Vec<u8>>,
-    /// How many bytes follow.
+    /// The length of the contents.
     pub size: Option<u64>,
-    /// The owner's number.
+    /// User id.
     pub uid: Option<i64>,
-    /// The group's number.
+    /// Group id.
     pub gid: Option<i64>,
-    /// The time of the last change, in seconds since 1970, rounded down.
+    /// The mtime in seconds since 1970, rounded down.
     pub mtime: Option<i64>,
-    /// Extended attributes by their names.
+    /// Extended attributes by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What is said of holes, in the order of the records, without the common beginning of the keys.
+    /// Sparse records in order, without the common prefix of their keys.
     pub sparse: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Reads the records of one header.
+/// Parses the records of one header.
 pub fn parse(body: &[u8]) -> Result<Records, &'static str> {
     let mut records = Records::default();
     let mut rest = body;
@@ -42,7 +42,7 @@ pub fn parse(body: &[u8]) -> Result<Records, &'static str> {
     Ok(records)
 }
 
-/// Splits off one record: `length key=value`, the length counting all of it with its line break.
+/// Splits off one record: `length key=value`; the length includes itself and the newline.
 fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
     let length = usize::try_from(decimal(&bytes[..space])?).ok()?;
@@ -65,7 +65,7 @@ impl Records {
             b"uid" => self.uid = said.map(|value| signed(value).ok_or("a malformed owner in a pax record")).transpose()?,
             b"gid" => self.gid = said.map(|value| signed(value).ok_or("a malformed group in a pax record")).transpose()?,
             b"mtime" => self.mtime = said.map(|value| seconds(value).ok_or("a malformed time in a pax record")).transpose()?,
-            _ if FOREIGN.iter().any(|foreign| key.starts_with(foreign)) => return Err("a file in a form that is not read"),
+            _ if FOREIGN.iter().any(|foreign| key.starts_with(foreign)) => return Err("a file in an unsupported format"),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
                     self.xattrs.insert(name.to_vec(), value.to_vec());
@@ -77,12 +77,12 @@ impl Records {
         Ok(())
     }
 
-    /// Says whether records about all entries name something that only one entry can have.
+    /// Returns true if global records set a value that only a single entry can have.
     pub fn is_of_one_entry(&self) -> bool {
         self.path.is_some() || self.link.is_some() || self.size.is_some() || !self.sparse.is_empty()
     }
 
-    /// Lays another header's records over these.
+    /// Merges another header's records over these.
     pub fn over(&self, above: Records) -> Records {
         Records {
             uid: above.uid.or(self.uid),
@@ -93,13 +93,13 @@ impl Records {
         }
     }
 
-    /// Says whether there is nothing in them that an entry has.
+    /// Returns true if no record sets a value.
     pub fn is_empty(&self) -> bool {
         *self == Records::default()
     }
 }
 
-/// Reads a number without a sign.
+/// Parses an unsigned number.
 pub fn decimal(text: &[u8]) -> Option<u64> {
     let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
@@ -112,7 +112,7 @@ fn signed(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// Reads a time, of which parts of a second are rounded down.
+/// Parses a time; fractions of a second are rounded down.
 fn seconds(text: &[u8]) -> Option<i64> {
     let (whole, part) = match text.iter().position(|byte| *byte == b'.') {
         Some(dot) => (&text[..dot], &text[dot + 1..]),

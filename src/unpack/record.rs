@@ -1,4 +1,4 @@
-//! What dpkg knows of an unpacked package, read back from its layer.
+//! Reads dpkg's data about an unpacked package back from its layer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -10,22 +10,22 @@ use silo_store::index::Index;
 
 use super::merged;
 
-/// dpkg's directory of what it knows of each package.
+/// dpkg's directory of files about each package.
 pub const INFO: &str = "var/lib/dpkg/info";
 
-/// A control stanza: its fields in order, values as spelled, continuation lines included.
+/// A control stanza: its fields in order, values unchanged, including continuation lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stanza {
     fields: Vec<(String, String)>,
 }
 
 impl Stanza {
-    /// Returns a field's value; names are compared without case, as deb822(5) says.
+    /// Returns the value of a field; names are case-insensitive, see deb822(5).
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Sets a field, in place where it stands already.
+    /// Sets a field; an existing one keeps its position.
     pub fn set(&mut self, name: &str, value: String) {
         match self.fields.iter_mut().find(|(field, _)| field.eq_ignore_ascii_case(name)) {
             Some((_, old)) => *old = value,
@@ -48,7 +48,7 @@ impl Stanza {
         self.get("Architecture").unwrap_or_default()
     }
 
-    /// Returns the beginning of the names of dpkg's files about the package.
+    /// Returns the prefix of the names of dpkg's files about the package.
     pub fn info_base(&self) -> String {
         match self.get("Multi-Arch") {
             Some("same") => format!("{}:{}", self.package(), self.architecture()),
@@ -57,7 +57,7 @@ impl Stanza {
     }
 }
 
-/// Parses one control stanza. The values are kept byte for byte, because dpkg's database repeats them.
+/// Parses one control stanza. Values are kept byte for byte, because dpkg's database repeats them.
 pub fn parse_stanza(bytes: &[u8]) -> Result<Stanza, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "control: not UTF-8".to_owned())?;
     let mut fields: Vec<(String, String)> = Vec::new();
@@ -92,32 +92,32 @@ pub fn parse_stanzas(bytes: &[u8]) -> Result<Vec<Stanza>, String> {
 /// One unpacked package.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The layer it lies in.
+    /// The layer with its files.
     pub layer: LayerId,
     /// Its control stanza.
     pub stanza: Stanza,
-    /// The kinds of control files it has, such as `postinst`.
+    /// The types of its control files, such as `postinst`.
     pub members: BTreeSet<String>,
-    /// The triggers it waits for.
+    /// The triggers in which it is interested.
     pub interests: Vec<Interest>,
-    /// The triggers that it sets off by its files being there.
+    /// The triggers that its unpacking activates.
     pub activates: Vec<String>,
     /// Its configuration files with their MD5s.
     pub conffiles: Vec<(String, String)>,
-    /// Directories that its preinst removes whole, as they are left of an older version.
+    /// Directories that its preinst removes, left over from an older version.
     pub swept: Vec<String>,
 }
 
-/// A trigger that a package waits for.
+/// A trigger in which a package is interested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interest {
     /// A path, or a name without `/`.
     pub trigger: String,
-    /// Whether who activates it need not wait.
+    /// True if packages that activate it do not wait for it.
     pub noawait: bool,
 }
 
-/// Why a layer cannot be read as a package.
+/// Reason why a layer cannot be read as a package.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of the layer could not be read.
@@ -125,20 +125,20 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The layer holds no package.
+    /// The layer contains no package.
     #[error("layer {layer}: {what}")]
     NoPackage {
         /// The layer.
         layer: LayerId,
-        /// What is missing or wrong.
+        /// The fault.
         what: String,
     },
 }
 
-/// Reads the record of the package in `layer`, whose files lie in `tree`.
+/// Reads the record of the package in `layer`, whose files are in `tree`.
 pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error> {
     let wrong = |what: String| Error::NoPackage { layer, what };
     let mut members = BTreeMap::new();
@@ -154,7 +154,7 @@ pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error>
     let text = |member: &str| -> Result<String, Error> {
         members.get(member).map_or_else(|| Ok(String::new()), |path| read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
-    let control = members.get("control").ok_or_else(|| wrong("it holds no package".to_owned()))?;
+    let control = members.get("control").ok_or_else(|| wrong("it contains no package".to_owned()))?;
     let stanza = parse_stanza(&read(control)?).map_err(wrong)?;
     let mut conffiles = Vec::new();
     for path in conffile_paths(&text("conffiles")?) {
@@ -182,12 +182,12 @@ fn directives(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Lists what a `triggers` member sets off.
+/// Lists the triggers that a `triggers` member activates.
 fn activates(text: &str) -> Vec<String> {
     directives(text).filter(|(directive, _)| directive.starts_with("activate")).map(|(_, trigger)| trigger.to_owned()).collect()
 }
 
-/// Lists what a `triggers` member is interested in.
+/// Lists the triggers in which a `triggers` member declares interest.
 fn interests(text: &str) -> Vec<Interest> {
     directives(text)
         .filter(|(directive, _)| directive.starts_with("interest"))
@@ -195,7 +195,7 @@ fn interests(text: &str) -> Vec<Interest> {
         .collect()
 }
 
-/// Lists the absolute paths that a script removes with `rm -r`, as far as they are spelled out.
+/// Lists the literal absolute paths that a script removes with `rm -r`.
 fn swept(script: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for command in script.lines().flat_map(|line| line.split([';', '&', '|'])) {

@@ -1,40 +1,40 @@
-//! Files with holes: where their data lies, in GNU's four ways to write it down, and reading them with the holes filled.
+//! Sparse files: parses GNU's four formats of the sparse map, and reads the contents with holes as zeros.
 
 use std::io::{self, Read};
 
 use super::header::{self, BLOCK_BYTES, Block};
 use super::pax::{Records, decimal};
 
-/// Bytes of one offset or length in a header.
+/// Length of an offset or length in a header.
 const FIELD_BYTES: usize = 12;
-/// How many pieces a header names, and how many each block behind it.
+/// Number of pieces in a header; `IN_BLOCK` is the number in each following block.
 const IN_HEADER: usize = 4;
 const IN_BLOCK: usize = 21;
 
-/// A piece of data of a file: where it begins, and its length.
+/// A data segment of a file: offset and length.
 pub type Piece = (u64, u64);
 
-/// A file with holes.
+/// The map of a sparse file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map {
-    /// The data, in order.
+    /// The data segments, in order.
     pub pieces: Vec<Piece>,
     /// The size with the holes.
     pub size: u64,
 }
 
-/// What a pax header says of holes.
+/// Sparse information in a pax header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// Nothing.
+    /// No sparse information.
     Nothing,
-    /// All of it: the map, and the file's name where the header has another (versions 0.0 and 0.1).
+    /// The complete map, and the file's real name if it differs (versions 0.0 and 0.1).
     Map(Map, Option<Vec<u8>>),
-    /// The size and the name; the map stands before the data (version 1.0).
+    /// The size and the name; the map precedes the data (version 1.0).
     Size(u64, Option<Vec<u8>>),
 }
 
-/// Reads the pieces of one header or of a block behind it; says whether another block follows.
+/// Parses the segments of a header or of a following block; returns true if another block follows.
 pub fn old(block: &Block, is_header: bool, pieces: &mut Vec<Piece>) -> Result<bool, &'static str> {
     let (start, count) = if is_header { (386, IN_HEADER) } else { (0, IN_BLOCK) };
     for at in (0..count).map(|number| start + 2 * FIELD_BYTES * number) {
@@ -47,7 +47,7 @@ pub fn old(block: &Block, is_header: bool, pieces: &mut Vec<Piece>) -> Result<bo
     Ok(block[start + 2 * FIELD_BYTES * count] != 0)
 }
 
-/// Returns the size with holes that a header of the older form says.
+/// Returns the size with holes from a header in the old format.
 pub fn old_size(block: &Block) -> Result<u64, &'static str> {
     positive(header::number(&block[483..495])?)
 }
@@ -56,9 +56,9 @@ fn positive(value: i64) -> Result<u64, &'static str> {
     u64::try_from(value).map_err(|_| "a negative size")
 }
 
-/// Reads what a pax header says of holes.
+/// Parses the sparse records of a pax header.
 pub fn said(records: &Records) -> Result<Said, &'static str> {
-    const MALFORMED: &str = "a malformed record of a file with holes";
+    const MALFORMED: &str = "a malformed sparse file record";
     if records.sparse.is_empty() {
         return Ok(Said::Nothing);
     }
@@ -73,7 +73,7 @@ pub fn said(records: &Records) -> Result<Said, &'static str> {
             b"major" => major = Some(number()?),
             b"minor" => minor = Some(number()?),
             b"numblocks" => count = Some(number()?),
-            // They take turns, the offset first.
+            // Offsets and lengths alternate, the offset first.
             b"offset" | b"numbytes" if !has_map && numbers.len().is_multiple_of(2) == (key == b"offset") => numbers.push(number()?),
             b"map" if numbers.is_empty() && !has_map => {
                 has_map = true;
@@ -90,7 +90,7 @@ pub fn said(records: &Records) -> Result<Said, &'static str> {
             let pieces = paired(&numbers).filter(|pieces| count.is_none_or(|count| count == pieces.len() as u64)).ok_or(MALFORMED)?;
             Ok(Said::Map(Map { pieces, size }, name))
         }
-        _ => Err("a file with holes in a form that is not read"),
+        _ => Err("a sparse file in an unsupported format"),
     }
 }
 
@@ -98,10 +98,9 @@ fn paired(numbers: &[u64]) -> Option<Vec<Piece>> {
     numbers.len().is_multiple_of(2).then(|| numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-/// Reads the map that stands before a file's data, in whole blocks; `left` is how much there is of both, and becomes that of the
-/// data.
+/// Parses the map before a file's data, in whole blocks. `left` is the length of map and data, and becomes that of the data.
 pub fn leading(from: &mut dyn Read, left: &mut u64, size: u64) -> io::Result<Map> {
-    let wrong = || invalid("a malformed map of a file with holes");
+    let wrong = || invalid("a malformed sparse file map");
     let (mut block, mut at) = ([0; BLOCK_BYTES], BLOCK_BYTES);
     let mut number = || -> io::Result<u64> {
         let mut value: Option<u64> = None;
@@ -123,7 +122,7 @@ pub fn leading(from: &mut dyn Read, left: &mut u64, size: u64) -> io::Result<Map
         }
     };
     let count = number()?;
-    // The reader's allowance bounds how much is read and held.
+    // The reader's allowance limits the size of the map.
     let mut pieces = Vec::new();
     for _ in 0..count {
         pieces.push((number()?, number()?));
@@ -132,30 +131,30 @@ pub fn leading(from: &mut dyn Read, left: &mut u64, size: u64) -> io::Result<Map
 }
 
 impl Map {
-    /// Checks that the pieces are in order, within the file, and together as long as what is stored.
+    /// Checks that the segments are in order, within the file, and together as long as the stored data.
     pub fn check(&self, stored: u64) -> Result<(), &'static str> {
         let mut end = 0;
         let mut sum: u64 = 0;
         for (offset, length) in &self.pieces {
             let next = offset.checked_add(*length).filter(|next| *offset >= end && *next <= self.size);
-            end = next.ok_or("a map of a file with holes that is not in order or leaves the file")?;
+            end = next.ok_or("a sparse file map that is out of order or exceeds the file size")?;
             sum += length;
         }
-        if sum == stored { Ok(()) } else { Err("a file with holes that has more or less data than its map says") }
+        if sum == stored { Ok(()) } else { Err("a sparse file whose data does not match its map") }
     }
 }
 
-/// Reads a file with its holes as zeros.
+/// Reads a sparse file with its holes as zeros.
 pub struct Filled<R> {
     inner: R,
     map: Map,
-    /// The piece that is read or comes next.
+    /// The current or next segment.
     piece: usize,
     at: u64,
 }
 
 impl<R: Read> Filled<R> {
-    /// Reads the data of `map` from `inner`; the map was checked.
+    /// Reads the data of `map`, which was checked, from `inner`.
     pub fn new(inner: R, map: Map) -> Filled<R> {
         Filled { inner, map, piece: 0, at: 0 }
     }

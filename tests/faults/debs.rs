@@ -190,7 +190,7 @@ fn broken_containers_are_refused() {
         ("no control", vec![binary, ("data.tar.xz", &data)], "unexpected member"),
         ("data first", vec![binary, ("data.tar.xz", &data), ("control.tar.xz", &control)], "unexpected member"),
         ("two datas", vec![binary, ("control.tar.xz", &control), ("data.tar.xz", &data), ("data.tar.xz", &data)], "unexpected member"),
-        ("no version", vec![("control.tar.xz", &control), ("data.tar.xz", &data)], "this is no .deb"),
+        ("no version", vec![("control.tar.xz", &control), ("data.tar.xz", &data)], "not a .deb"),
         ("another version", vec![("debian-binary", b"3.0\n"), ("control.tar.xz", &control)], "format 3.0 is not 2.x"),
         ("a version of bytes", vec![("debian-binary", b"\xff\xfe\n"), ("control.tar.xz", &control)], "debian-binary"),
         ("another compression", vec![binary, ("control.tar.lz4", &control)], "cannot decompress"),

@@ -1,4 +1,4 @@
-//! Signed indexes that are not what was signed. The archive's keys are compiled in, so the real InRelease is tampered with.
+//! Tampered signed indexes. The archive's keys are compiled in, so the real InRelease is tampered with.
 
 use super::mirror::{mirror, origin};
 use super::{names, silo_of};
@@ -39,9 +39,9 @@ fn a_tampered_inrelease_is_refused() {
     let broken = "InRelease of trixie: ";
     let hint = "hint: the mirror may be broken or hostile; set another in mirrors.debian of ~/.silo/silo.toml";
     for (text, expect) in [
-        (honest.replacen("Origin: Debian", "Origin: Dablan", 1), vec![broken, "the text is not what was signed", hint]),
+        (honest.replacen("Origin: Debian", "Origin: Dablan", 1), vec![broken, "the text differs from the signed one", hint]),
         // One digit of one digest: the very attack that the signature is for.
-        (tampered_digest(&honest), vec![broken, "the text is not what was signed", hint]),
+        (tampered_digest(&honest), vec![broken, "the text differs from the signed one", hint]),
         (honest[body..armour].to_owned(), vec![broken, "file is not signed", hint]),
         (honest[..armour].to_owned(), vec![broken, hint]),
         (format!("{}-----BEGIN PGP SIGNATURE-----\n\n-----END PGP SIGNATURE-----\n", &honest[..armour]), vec![broken, hint]),

@@ -43,7 +43,7 @@ fn a_package_changed_after_it_was_fetched_is_refused_and_fetched_anew() {
     fs::write(&file, bytes).expect("our own file");
     let done = silo.fails(["install", "sh"]);
     assert_eq!(done.code, 1, "{done:?}");
-    let expect = format!("but the lock says {}; it was changed after it was fetched", digest_of("coreutils"));
+    let expect = format!("but the lock has {}; the file was changed after the download", digest_of("coreutils"));
     assert!(done.err.contains("coreutils_") && done.err.contains(&expect), "{done:?}");
     assert!(done.err.contains("hint: the file was removed; run the command again to fetch it"), "{done:?}");
     assert_nothing(&silo);
