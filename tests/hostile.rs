@@ -116,16 +116,16 @@ fn a_machine_that_speaks_the_frames_is_one() {
 #[test]
 fn what_is_said_out_of_turn_ends_a_machine_in_every_phase() {
     for (program, expect) in [
-        ("send(b'Q' * 100000)", "sent bytes that are no frame"),
-        ("send(frame('H', 0, struct.pack('<H', 9)))", "speaks version 9"),
+        ("send(b'Q' * 100000)", "sent a malformed frame"),
+        ("send(frame('H', 0, struct.pack('<H', 9)))", "uses version 9 of the protocol"),
         ("send(frame('D', 2, b'x'))", "sent a frame out of turn (data before hello)"),
         ("hello(); hello()", "sent a frame out of turn (hello before the program began)"),
         ("begin(); hello()", "sent a frame out of turn (hello while the program ran)"),
-        ("begin(); send(b'Q' * 100000)", "sent bytes that are no frame"),
-        ("begin(); send(frame('D', 1, b'x'))", "stream 1, which is not its own"),
-        ("begin(); send(frame('K', 16))", "stream 16, which is not its own"),
+        ("begin(); send(b'Q' * 100000)", "sent a malformed frame"),
+        ("begin(); send(frame('D', 1, b'x'))", "stream 1, which it may not use"),
+        ("begin(); send(frame('K', 16))", "stream 16, which it may not use"),
         ("begin(); sys.exit(9)", "ended by itself (QEMU exited with 9)"),
-        ("begin(); os.close(0); time.sleep(1000)", "closed its port and went on"),
+        ("begin(); os.close(0); time.sleep(1000)", "closed its port without ending"),
         ("begin(); os.kill(os.getpid(), 9)", "was killed (signal 9)"),
     ] {
         let (_bench, done) = run(&format!("{program}\ntime.sleep(20)"));

@@ -1,8 +1,7 @@
-//! Silo as the first process of a machine: mounts what it was given, launches one program, and tells how it ended.
+//! Silo as the first process of a VM: mounts the shares, launches one program, and reports its end.
 //!
-//! The program runs in a sandbox of namespaces, as it would on the host and by the same code; the machine is one more wall
-//! around it, with a kernel of its own. This process carries its streams over the port and says its last word; then the
-//! host ends the machine.
+//! The program runs in a namespace sandbox, as it would on the host and by the same code. The VM with its own kernel is one more barrier
+//! around it. This process copies the program's streams over the port and sends the final report; then the host ends the VM.
 
 use std::fs;
 use std::io;
@@ -38,30 +37,30 @@ use crate::launch::native::wire::{self, Order, Report, Scope};
 use crate::launch::native::{self, sys};
 use crate::launch::spec::{Identity, Upper};
 
-/// How often a terminal that nobody has open is looked at, in nanoseconds.
+/// Interval, in nanoseconds, for polling a terminal that no process has open.
 const DESERTED_NANOS: i64 = 50_000_000;
-/// Processes besides the program's: this one, the sandbox's first one, and the network's agent.
+/// Processes in addition to the program's: this one, the sandbox's first one, and the network agent.
 const OWN_TASKS: u64 = 3;
-/// Of the machine's memory, what changes that are kept may take.
+/// The share of the VM's memory that captured changes may use.
 const UPPER_PER_CENT: u32 = 75;
-/// Bytes that the kernel and QEMU carry at once of a share.
+/// Largest message between the kernel and QEMU for a share.
 const SHARE_BYTES: u32 = 512 << 10;
 
-/// Whether this process is the first of a machine: the kernel starts it by this name and no other.
+/// True if this process is the first one of a VM; the kernel starts it only under this name.
 pub fn is_first(argv0: &std::ffi::OsStr) -> bool {
     rustix::process::getpid().is_init() && argv0 == "/init"
 }
 
-/// Does what a machine is for, and powers it off.
+/// Runs the VM's job, and powers the VM off.
 pub fn main() -> ! {
-    // Whatever happens, this process must not end: the kernel would say that it has died of it.
+    // This process must never exit: the kernel would panic.
     std::panic::set_hook(Box::new(|panic| log(&panic.to_string())));
     let done = std::panic::catch_unwind(|| {
         let (port, others) = prepare()?;
         serve(port, others)
     });
     if let Ok(Err(failure)) = done {
-        // Before there is a port there is nobody to tell; the host has a deadline.
+        // Before the port is open, the kernel's log is the only output; the host has a time limit.
         log(&failed(failure).to_string());
     }
     let _ = reboot(RebootCommand::PowerOff);
@@ -70,12 +69,12 @@ pub fn main() -> ! {
     }
 }
 
-/// Says something by the kernel's log, the one way out that there is before the port is open; at the one level that is shown.
+/// Writes a message to the kernel's log, the only output before the port is open, at the one level that is shown.
 fn log(text: &str) {
     let _ = fs::write("/dev/kmsg", format!("<0>silo: {text}\n"));
 }
 
-/// Mounts what a process expects, loads the modules, opens the port, and moves onto a root that can be changed.
+/// Mounts the basic file systems, loads modules, opens the port, and moves to a writable root.
 fn prepare() -> Result<(OwnedFd, Loading), Failure> {
     let none = MountFlags::empty();
     mount("proc", "/proc", "proc", none, None).during("mounting /proc")?;
@@ -85,7 +84,7 @@ fn prepare() -> Result<(OwnedFd, Loading), Failure> {
     mount("devpts", "/dev/pts", "devpts", none, None).during("mounting /dev/pts")?;
     load(&modules(FIRST_MODULES)?)?;
     let others = modules(OTHER_MODULES)?;
-    // While the host hears and says what it has to; nothing else of this process runs meanwhile that would have to know.
+    // In parallel with the exchange with the host. No other code in this process depends on the modules until then.
     let others = std::thread::Builder::new().spawn(move || load(&others)).during("starting a thread")?;
     let port = open_port()?;
     mount("root", "/new", "tmpfs", none, Some(c"mode=0755")).during("mounting a root")?;
@@ -96,7 +95,7 @@ fn prepare() -> Result<(OwnedFd, Loading), Failure> {
             mount_move(Path::new("/").join(dir), &path).during_this(|| format!("moving {}", path.display()))?;
         }
     }
-    // What the kernel unpacked cannot be left, only covered.
+    // The root that the kernel unpacked cannot be unmounted, only covered.
     rustix::process::chdir("/new").during("entering the root")?;
     mount_move(".", "/").during("changing the root")?;
     rustix::process::chroot(".").during("changing the root")?;
@@ -107,10 +106,10 @@ fn prepare() -> Result<(OwnedFd, Loading), Failure> {
     Ok((port, others))
 }
 
-/// Modules that are being loaded.
+/// A thread that loads modules.
 type Loading = std::thread::JoinHandle<Result<(), Failure>>;
 
-/// Opens the modules of a directory, in the order of their names.
+/// Opens the modules of a directory, sorted by name.
 fn modules(dir: &str) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
     let listing = fs::read_dir(Path::new("/").join(dir)).during("listing the modules")?;
     let mut paths: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
@@ -125,7 +124,7 @@ fn modules(dir: &str) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
 fn load(modules: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
     for (path, file) in modules {
         match sys::load_module(file.as_fd()) {
-            // It is part of the kernel, or there already.
+            // Built into the kernel, or loaded already.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             loaded => loaded.during_this(|| format!("loading {}", path.display()))?,
         }
@@ -133,7 +132,7 @@ fn load(modules: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Finds the port by its name.
+/// Finds the port by its name, and opens it.
 fn open_port() -> Result<OwnedFd, Failure> {
     let step = "opening the port";
     let listing = fs::read_dir("/sys/class/virtio-ports").during(step)?;
@@ -147,8 +146,8 @@ fn open_port() -> Result<OwnedFd, Failure> {
     Err(Errno::NOENT).during(step)
 }
 
-/// Hears what is to be done, does it, and tells how it ended; then the host ends the machine, or takes a snapshot of it,
-/// and whoever is restored of that is told what to do.
+/// Receives a job, runs it, and reports the result. Then the host ends the VM, or takes a snapshot of it. A restored VM continues here with
+/// its next job.
 fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
     let mut others = Some(others);
     let mut mux = Mux::new(port, Side::Guest);
@@ -162,14 +161,14 @@ fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
             Ok(report) => report,
             Err(failure) => told(failure),
         };
-        // What was written to the shares must be there when the host goes on.
+        // Writes to the shares must be complete before the host continues.
         sync();
         mux.send(&Frame::Report(report));
     }
 }
 
 fn await_modules(others: Loading) -> Result<(), Failure> {
-    others.join().unwrap_or_else(|_| Err(io::Error::other("it broke off")).during("loading modules"))
+    others.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")).during("loading modules"))
 }
 
 fn told(failure: Failure) -> frame::Report {
@@ -182,27 +181,27 @@ fn told(failure: Failure) -> frame::Report {
     frame::Report::Failed { stage, errno, step }
 }
 
-/// Waits for what is to be done, and for the modules that it needs: the sandbox's first process is a copy of this one, which
-/// must have one thread then.
+/// Waits for the job, and for the modules that it needs. The sandbox's first process is a fork of this one, which must have only one thread
+/// by then.
 fn hear(mux: &mut Mux, others: &mut Option<Loading>) -> Result<Job, Failure> {
     loop {
         turn(mux, None, None)?;
         while let Some(frame) = mux.next_frame() {
             if let Frame::Awake { seed, secs, nanos } = frame {
                 others.take().map_or(Ok(()), await_modules)?;
-                sys::reseed(&seed).during("mixing random numbers")?;
+                sys::reseed(&seed).during("reseeding the random number generator")?;
                 set_clock(secs, i64::from(nanos))?;
                 mux.send(&Frame::Hello { version: VERSION });
             }
         }
         if let Some(json) = mux.whole(JOB) {
             others.take().map_or(Ok(()), await_modules)?;
-            return serde_json::from_slice(&json).map_err(io::Error::from).during("reading what is to be done");
+            return serde_json::from_slice(&json).map_err(io::Error::from).during("reading the job");
         }
     }
 }
 
-/// Waits and carries once. Says whether the sandbox's socket can be read.
+/// Polls and copies data once. Returns true if the sandbox's socket is readable.
 fn turn(mux: &mut Mux, sandbox: Option<&OwnedFd>, patience: Option<&Timespec>) -> Result<bool, Failure> {
     let interest = mux.interest();
     let mut fds: Vec<PollFd<'_>> = interest.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
@@ -213,7 +212,7 @@ fn turn(mux: &mut Mux, sandbox: Option<&OwnedFd>, patience: Option<&Timespec>) -
     };
     let said = sandbox.is_some() && fds.last().is_some_and(|fd| !fd.revents().is_empty());
     let events: Vec<(Source, PollFlags)> = interest.iter().zip(&fds).map(|((source, ..), fd)| (*source, fd.revents())).collect();
-    mux.turn(&events).map_err(io::Error::other).during("talking to the host")?;
+    mux.turn(&events).map_err(io::Error::other).during("exchanging data with the host")?;
     Ok(said)
 }
 
@@ -228,7 +227,7 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     let mut terminal = Inside { settings: streams.terminal.as_ref().map(|terminal| (*terminal.settings).clone()) };
     let plan = plan(job, &signals, streams)?;
     let (sandbox, socket) = native::start(&job.spec, &plan).map_err(step).during("starting the sandbox")?;
-    // The program's ends of its pipes: as long as they are open here, too, none of them ends.
+    // Closes the program's ends of its pipes: while they are open here, too, no pipe ends.
     drop(plan);
     let end = attend(mux, &socket, &mut terminal)?;
     drop(sandbox);
@@ -241,7 +240,7 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
         Some(Report::Failed(failure)) => told(failure),
         Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => {
-            told(Failure { stage: Stage::Setup, step: "hearing how the program ended".to_owned(), cause: Cause::Number(libc::EPIPE) })
+            told(Failure { stage: Stage::Setup, step: "receiving the program's exit status".to_owned(), cause: Cause::Number(libc::EPIPE) })
         }
     })
 }
@@ -250,16 +249,16 @@ fn set_clock(secs: i64, nanos: i64) -> Result<(), Failure> {
     clock_settime(ClockId::Realtime, Timespec { tv_sec: secs, tv_nsec: nanos }).during("setting the clock")
 }
 
-/// Mounts the shares, and the program's root where it is one of them, and sets what belongs to the whole machine.
+/// Mounts the shares, with the program's root if it is one of them, and applies settings of the whole VM.
 fn furnish(job: &Job) -> Result<(), Failure> {
     let (secs, nanos) = job.now;
     set_clock(secs, nanos)?;
     if !job.has_disk {
-        // Nobody changes them, so whatever was read is true for ever.
+        // These files never change, so cached data stays valid.
         share(job.sharing, LOWER_TAG, Path::new(LOWER), "loose", MountFlags::RDONLY | MountFlags::NODEV)?;
     }
     for number in 0..job.shares {
-        // Programs that map files to write to them need that one cache; nothing else is kept.
+        // Programs need this cache mode for writable mappings; it caches nothing else.
         let at = Path::new(SHARES).join(number.to_string());
         share(job.sharing, &tag(number), &at, "mmap", MountFlags::NOSUID | MountFlags::NODEV)?;
     }
@@ -269,7 +268,7 @@ fn furnish(job: &Job) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Mounts what the host shares.
+/// Mounts a share of the host.
 fn share(sharing: Sharing, tag: &str, at: &Path, cache: &str, flags: MountFlags) -> Result<(), Failure> {
     let step = || format!("mounting {}", at.display());
     fs::create_dir(at).during_this(step)?;
@@ -281,9 +280,9 @@ fn share(sharing: Sharing, tag: &str, at: &Path, cache: &str, flags: MountFlags)
     mount(tag, at, "9p", flags, Some(options.as_c_str())).during_this(step)
 }
 
-/// Makes the directory that catches changes, with what it begins with.
+/// Creates the directory for captured changes, with the initial content.
 fn begin_changes(mux: &mut Mux, upper: &Path, work: &Path) -> Result<(), Failure> {
-    let step = "unpacking what the step begins with";
+    let step = "unpacking the step's initial files";
     let before = loop {
         match mux.whole(BEFORE) {
             Some(before) => break before,
@@ -300,19 +299,19 @@ fn begin_changes(mux: &mut Mux, upper: &Path, work: &Path) -> Result<(), Failure
     changes::unpack(&mut &before[..], upper).during(step)
 }
 
-/// Sends what the step has changed, beside the rest of what it said.
+/// Sends the step's changes, in parallel with the rest of its output.
 fn finish_with_changes(mux: &mut Mux, upper: &Path) -> Result<(), Failure> {
-    let step = "packing what the step changed";
+    let step = "packing the step's changes";
     let (ours, theirs) = channel().during(step)?;
     mux.add(AFTER, NoWait::own(ours), End::Own, Ways::OUT);
     let upper = upper.to_owned();
     let pack = move || changes::pack(&upper, io::BufWriter::with_capacity(1 << 16, fs::File::from(theirs)));
     let packing = std::thread::Builder::new().spawn(pack).during(step)?;
     finish(mux)?;
-    packing.join().unwrap_or_else(|_| Err(io::Error::other("it broke off"))).during(step)
+    packing.join().unwrap_or_else(|_| Err(io::Error::other("it panicked"))).during(step)
 }
 
-/// Limits how many processes there are at once, by a cgroup: whoever is root of the machine is exempt from limits of users.
+/// Limits the number of processes by a cgroup, because root of the VM is exempt from limits per user.
 fn limit_tasks(tasks: u64) -> io::Result<()> {
     let place = Path::new("/sys/fs/cgroup");
     mount("cgroup", place, "cgroup2", MountFlags::empty(), None)?;
@@ -320,11 +319,11 @@ fn limit_tasks(tasks: u64) -> io::Result<()> {
     let own = place.join("silo");
     fs::create_dir(&own)?;
     fs::write(own.join("pids.max"), tasks.saturating_add(OWN_TASKS).to_string())?;
-    // This process, and all that come of it.
+    // This process and all its descendants.
     fs::write(own.join("cgroup.procs"), "0")
 }
 
-/// Makes the program's streams and gives their other ends to the port.
+/// Creates the program's streams, and connects their other ends to the port.
 fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
     let step = "making the program's streams";
     let on = job.terminal.as_ref().map_or([false; 3], |terminal| terminal.on);
@@ -362,7 +361,7 @@ fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
     Ok(Streams { terminal, leads: [input, output, errors], console: None })
 }
 
-/// A pipe whose end to read from does not wait.
+/// Creates a pipe with a non-blocking read end.
 fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
@@ -373,14 +372,14 @@ fn plan(job: &Job, signals: &Signals, streams: Streams) -> Result<Plan, Failure>
     let made = plan::make(&job.spec, signals.before(), streams).map_err(io::Error::other);
     let mut plan = made.during("planning the sandbox")?;
     if job.spec.identity == Identity::Caller {
-        // The machine's root is the host's caller, under the caller's own number.
+        // The VM's root is the host's caller, and appears under the caller's own ids.
         plan.inside = job.user;
         plan.umask = system::mode(job.umask);
     }
     Ok(plan)
 }
 
-/// Carries until the sandbox's first process has said its last word.
+/// Copies data until the sandbox's first process sends its final report.
 fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option<Report>, Failure> {
     loop {
         let while_deserted = Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS };
@@ -393,7 +392,7 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option
         if !said {
             continue;
         }
-        match wire::next_report(socket.as_fd()).during("listening to the sandbox")? {
+        match wire::next_report(socket.as_fd()).during("receiving from the sandbox")? {
             Some(Report::Terminal(fd)) => {
                 rustix::io::ioctl_fionbio(&fd, true).during("connecting the terminal")?;
                 mux.attach(TERMINAL, fd);
@@ -402,7 +401,7 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option
             Some(Report::Started) => mux.send(&Frame::Started),
             Some(Report::Stopped(signal)) => mux.send(&Frame::Stopped { signal }),
             Some(Report::Keys(fd)) => {
-                rustix::io::ioctl_fionbio(&fd, true).during("listening for the ssh agent")?;
+                rustix::io::ioctl_fionbio(&fd, true).during("opening the ssh agent's socket")?;
                 mux.take_keys(Keys::Listener(fd.into()));
             }
             end => return Ok(end),
@@ -412,13 +411,13 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option
 
 /// The program's terminal, if it has one.
 struct Inside {
-    /// The settings that it was given last.
+    /// The settings last applied.
     settings: Option<Termios>,
 }
 
 impl Inside {
     fn obey(&mut self, frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
-        // A sandbox that is gone has said so, and is heard next.
+        // A failure means that the sandbox is gone; its report is read next.
         let order = |order: Order| {
             let _ = wire::order(socket.as_fd(), order);
         };
@@ -435,17 +434,17 @@ impl Inside {
             }
             Frame::Window { rows, columns } => {
                 if let Some(terminal) = terminal {
-                    // The program sees the size before.
+                    // On failure the program sees the old size.
                     let _ = tcsetwinsize(terminal, tty::size((*rows, *columns)));
                 }
             }
-            // An honest host says nothing else.
+            // The host sends no other frames here.
             _ => {}
         }
     }
 }
 
-/// Carries what the program left in its streams, and what it asked of the network, and wrote to it, last.
+/// Copies the remaining output of the program, and its last network requests and data.
 fn finish(mux: &mut Mux) -> Result<(), Failure> {
     mux.remove(INPUT);
     let mut linger = Linger::default();

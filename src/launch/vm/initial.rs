@@ -1,13 +1,13 @@
-//! The initial file system of a machine: this very program as its first process, and the modules that the kernel needs.
+//! The initramfs of a VM: this silo binary as its first process, and the kernel modules.
 //!
-//! **The first process of a machine is silo itself**, as it is on the host, so both sides of the port are of one version;
-//! [`super::program`] says where it is taken from. It is taken as far as it is loaded (without what is there for debuggers).
-//! What it needs to know, it is told over the port.
+//! **The first process of a VM is silo itself**, the same binary as on the host, so both sides of the port have the same version. See
+//! [`super::program`] for its location. The archive contains only its loaded segments, without debug information. It receives its job over
+//! the port.
 //!
-//! Modules are put in as the kernel uses them: unpacking one takes a translated machine a hundred times as long as this
-//! one, which does it once. Who made them was checked when their package was fetched, so signatures stay behind.
+//! Modules are stored uncompressed, because decompression in an emulated VM takes a hundred times as long as here, where it is done once.
+//! Signatures of modules are removed; their package was verified when it was fetched.
 //!
-//! The archive is the kernel's `newc` form of cpio, the same bytes for the same files.
+//! The archive has the kernel's `newc` format of cpio, and is identical for identical files.
 
 use std::fs;
 use std::io::{self, Read};
@@ -24,41 +24,41 @@ use silo_store::in_root;
 use super::program::Program;
 use crate::launch::error::Error;
 
-/// The size is padded to pages: firmware keeps tables of its own at the end of memory, where the archive is put as well.
+/// The size is padded to pages: firmware stores its own tables at the end of memory, next to the archive.
 const PAGE_BYTES: usize = 4096;
-/// Where the machine's first process finds its libraries; the kernel's command line says so, too.
+/// The directory of the first process's libraries; the kernel command line names it, too.
 const LIBRARIES: &str = "silo/lib";
-/// Where it finds the modules that it needs to be heard and to see its disk, in the order in which they are to be loaded.
+/// The directory of the modules for the port and the disk, numbered in load order.
 pub const FIRST_MODULES: &str = "modules/first";
-/// Where it finds those that it needs to run a program.
+/// The directory of the modules for running a program.
 pub const OTHER_MODULES: &str = "modules/other";
-/// What a machine needs, in this order; what is part of the kernel has no file, and what others need comes before them.
+/// The required modules, in this order. Built-in ones have no file; dependencies are added before them.
 const WANTED_FIRST: [&str; 5] = ["crc32c_generic", "virtio_pci", "virtio_console", "virtio_blk", "erofs"];
 const WANTED_THEN: [&str; 3] = ["overlay", "virtio_rng", "virtio_balloon"];
-/// Where an image has them, in a directory for each kernel.
+/// The directory of modules in an image, with a subdirectory for each kernel.
 const MODULES: &str = "usr/lib/modules";
-/// The largest file of a kernel's modules that is read or unpacked; the largest of these has 0.7 MB.
+/// The largest module file that is read or unpacked; the largest of these modules has 0.7 MB.
 const MAX_MODULE_BYTES: u64 = 16 << 20;
-/// What stands at the end of a signed module, and how much of its signature stands before that, at its end in four bytes.
+/// The end of a signed module. Before it come the signature and a trailer, with the signature's length in the last four bytes.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
 const SIGNATURE_BYTES: usize = 12;
 
-/// Names the archive that a machine needs whose first process is this program.
+/// Returns the cache key of the initramfs for this binary.
 pub fn name(program: &Program) -> Result<String, Error> {
-    let own = fs::metadata(&program.path).map_err(|source| failed("looking at", &program.path, source))?;
+    let own = fs::metadata(&program.path).map_err(|source| failed("inspecting", &program.path, source))?;
     let mut hasher = Hasher::new();
     [own.dev(), own.ino(), own.size()].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
     [own.mtime(), own.mtime_nsec(), own.ctime(), own.ctime_nsec()].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
     Ok(hasher.finish().to_string())
 }
 
-/// Makes the archive; `root` is that of the image with the kernel's modules.
+/// Creates the archive; `root` is the root of the image with the kernel's modules.
 pub fn make(root: &Path, program: &Program) -> Result<Vec<u8>, Error> {
     let mut archive = Archive::default();
     for dir in ["dev", "proc", "sys", "new", "modules", FIRST_MODULES, OTHER_MODULES, "silo", LIBRARIES] {
         archive.dir(dir);
     }
-    // The kernel opens the first for its first process, and the runtime library wants the second if the first is not there.
+    // The kernel opens the first as its first process's streams; Rust's runtime opens the second if they are missing.
     archive.device("dev/console", (5, 1));
     archive.device("dev/null", (1, 3));
     let loaded = Loaded::of(&read(&program.path)?).ok_or_else(|| broken(&program.path))?;
@@ -68,7 +68,7 @@ pub fn make(root: &Path, program: &Program) -> Result<Vec<u8>, Error> {
         let found = Loaded::of(&bytes).ok_or_else(|| broken(library))?;
         let name = found.name.or_else(|| library.file_name().map(|name| name.as_bytes().to_vec())).unwrap_or_default();
         archive.file(&format!("{LIBRARIES}/{}", String::from_utf8_lossy(&name)), 0o755, &found.bytes);
-        // The loader itself is found by the path that the program has for it.
+        // The dynamic loader must be at the path in the program's header.
         if let Some(loader) = loaded.loader.as_ref().filter(|loader| loader.file_name().is_some_and(|own| own.as_bytes() == name)) {
             archive.with_parents(loader, &found.bytes);
         }
@@ -83,7 +83,7 @@ pub fn make(root: &Path, program: &Program) -> Result<Vec<u8>, Error> {
     Ok(archive.finish())
 }
 
-/// Unpacks a module, and takes its signature off.
+/// Unpacks a module, and removes its signature.
 fn module(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut module = Vec::new();
     if bytes.starts_with(b"\xfd7zXZ\0") {
@@ -97,10 +97,10 @@ fn module(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let signature = u32::from_be_bytes(*length) as usize + SIGNATURE_BYTES - length.len();
         module.truncate(before.len().saturating_sub(signature));
     }
-    if module.starts_with(b"\x7fELF") { Ok(module) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "it is no module")) }
+    if module.starts_with(b"\x7fELF") { Ok(module) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a kernel module")) }
 }
 
-/// A program or library, as far as it is loaded.
+/// The loaded segments of a program or library.
 struct Loaded {
     bytes: Vec<u8>,
     loader: Option<PathBuf>,
@@ -115,7 +115,7 @@ impl Loaded {
         let end =
             segments.iter().filter(|one| one.p_type(endian) == PT_LOAD).map(|one| one.p_offset(endian) + one.p_filesz(endian)).max()?;
         let mut kept = bytes.get(..usize::try_from(end).ok()?)?.to_vec();
-        // The table of sections is beyond the end now; nobody who runs a program asks for it.
+        // The section table is cut off; running a program does not need it.
         kept.get_mut(0x28..0x30)?.fill(0);
         kept.get_mut(0x3c..0x40)?.fill(0);
         let loader = segments.iter().find_map(|one| one.interpreter(endian, bytes).ok().flatten());
@@ -139,7 +139,7 @@ impl Loaded {
     }
 }
 
-/// Lists the modules that a machine needs, each after those that it needs itself.
+/// Lists the required modules, each after its dependencies.
 fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 2], Error> {
     let dir = modules_dir(root)?;
     let path = dir.join("modules.dep");
@@ -155,7 +155,7 @@ fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 
     Ok([first, then].map(|order| order.into_iter().map(|module| dir.join(module)).collect()))
 }
 
-/// The directory of the one kernel's modules, below the root.
+/// Returns the directory of the kernel's modules, relative to the root.
 fn modules_dir(root: &Path) -> Result<PathBuf, Error> {
     let parent = Path::new(MODULES);
     let names = in_root::list(root, parent).map_err(|source| failed("listing", parent, source))?;
@@ -163,7 +163,7 @@ fn modules_dir(root: &Path) -> Result<PathBuf, Error> {
     Ok(parent.join(last))
 }
 
-/// Puts modules into the order of loading, by what depmod wrote: a module, a colon, and what it needs, the last first.
+/// Sorts modules into load order by depmod's file: a module, a colon, and its dependencies in reverse order.
 fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Item = &'static str>) -> Result<Vec<&'a str>, &'static str> {
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or_default();
@@ -180,7 +180,7 @@ fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Ite
                     }
                 }
             }
-            // Only some kernels have this one apart from the rest.
+            // Some kernels have it built into another module.
             None if name == "crc32c_generic" || built_in.lines().any(|path| stem(path) == name) => {}
             None => return Err(name),
         }
@@ -202,10 +202,10 @@ pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
 }
 
 fn broken(path: &Path) -> Error {
-    failed("reading", path, io::Error::new(io::ErrorKind::InvalidData, "it is no program that can be loaded"))
+    failed("reading", path, io::Error::new(io::ErrorKind::InvalidData, "it is not a loadable ELF program"))
 }
 
-/// An archive in the kernel's form.
+/// A cpio archive in the kernel's format.
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -225,7 +225,7 @@ impl Archive {
         self.entry(name, 0o020_600, number, &[]);
     }
 
-    /// Adds a program at an absolute path, with the directories above it.
+    /// Adds a program at an absolute path, with its parent directories.
     fn with_parents(&mut self, path: &Path, bytes: &[u8]) {
         let name = path.to_string_lossy();
         let name = name.trim_start_matches('/');
@@ -314,7 +314,7 @@ mod tests {
         let file = dir.path().join("archive");
         fs::write(&file, &bytes).expect("written");
         let listed = std::process::Command::new("cpio").arg("-it").arg("--quiet").stdin(fs::File::open(&file).expect("there")).output();
-        // Not every machine has it; the kernel, which is what counts, reads the archive in the tests of machines.
+        // Not every host has cpio; the tests of VMs check that the kernel reads the archive.
         if let Ok(listed) = listed {
             assert_eq!(String::from_utf8_lossy(&listed.stdout), "dev\ndev/null\na\na/b\n");
         }

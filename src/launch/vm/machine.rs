@@ -50,11 +50,11 @@ const UPPER_SHARE: (u64, u64) = (3, 4);
 const OWN_MEMORY_BYTES: u64 = 160 << 20;
 /// The smallest memory size that boots with room for a program.
 const LEAST_MEMORY_BYTES: u64 = 384 << 20;
-/// The kernel command line of every guest. The kernel prints nothing until a panic, and then powers off. It does not check timers and
-/// clocks for drift while the host is busy, and it trusts the processor's random number generator. It skips features that no program in a
-/// sandbox can use, which take a sixth of a start under TCG: self-tests of ciphers, keys for signatures of modules and files, BPF programs
-/// that only root may load, and security modules other than Landlock. The kernel passes the last word, which it does not know, to its first
-/// process as a variable.
+/// The kernel command line of every guest. The kernel prints nothing until a panic, and then reboots, which ends QEMU. It does not check
+/// timers and clocks for drift while the host is busy, and it trusts the processor's random number generator. It skips features that no
+/// program in a sandbox can use, which take a sixth of a start under TCG: self-tests of ciphers, keys for signatures of modules and files,
+/// BPF programs that only root may load, and security modules other than Landlock. The kernel passes the last word, which it does not know,
+/// to its first process as a variable.
 const COMMAND_LINE: &str = "earlyprintk=ttyS0 console=hvc0 quiet loglevel=1 panic=-1 no_timer_check tsc=reliable random.trust_cpu=on \
     cryptomgr.notests lsm=landlock rcupdate.rcu_expedited=1 initcall_blacklist=load_system_certificate_list,jent_mod_init,\
     crypto_kdf108_init,init_encrypted,platform_keyring_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init,bpf_sockmap_iter_init \

@@ -1,7 +1,7 @@
-//! The host's side of one machine at work: waits for everything at once, carries, hears signals, and judges its end.
+//! The host side of a running VM: polls all descriptors, copies data, handles signals, and determines the VM's end.
 //!
-//! No call in the loop waits but `poll`, so a signal is heard in every phase, whatever the machine, the broker or the reader
-//! of an output does or leaves undone.
+//! The only blocking call in the loop is `poll`. So a signal is handled in every phase, even if the VM, the broker or the reader of an
+//! output hangs.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -28,75 +28,75 @@ use crate::launch::host::terminal::Screen;
 use crate::launch::{self, Exit};
 use crate::plain;
 
-/// The most of QEMU's messages that is told.
+/// Most bytes of QEMU's messages in an error.
 const MAX_LOG_BYTES: usize = 4096;
-/// How long a machine whose link is closed may take to end, and one that has ended to be heard out.
+/// Time limit for a VM to end after its link was closed, and for reading the link of a VM that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long a machine is attended to.
+/// The event until which a VM is supervised.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Its first process is heard.
+    /// Its first process has sent hello.
     Heard,
-    /// It has reported, and everything before it was written.
+    /// It has sent its report, and all earlier output was written.
     Ended,
 }
 
-/// What becomes of a machine that has reported.
+/// The action after a VM's report.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
-    /// It is ended at once: what is in QEMU's place has nothing more to do.
+    /// End it immediately, because a compromised QEMU must not continue.
     Ends,
-    /// It goes on, to be saved.
+    /// Keep it running, to save it.
     Stays,
 }
 
-/// How a machine ended that has not reported.
+/// The way a VM ended without a report.
 #[derive(Clone, Debug)]
 pub enum Gone {
-    /// It was never made.
+    /// Its sandbox could not be created.
     Failed(Failure),
-    /// What ran it exited with this code.
+    /// The hypervisor exited with this code.
     Exited(u8),
-    /// What ran it was killed by this signal.
+    /// The hypervisor was killed by this signal.
     Killed(u8),
     /// It ended in another way.
     Ended(String),
-    /// It was silent, closed its port, or said what no machine says.
+    /// It did not answer in time, closed its port, or violated the protocol.
     Misbehaved,
 }
 
-/// A machine at work.
+/// A running VM under supervision.
 pub struct Watch<'a> {
     running: Option<Running>,
     log: Option<OwnedFd>,
-    /// What QEMU and the machine's kernel said last.
+    /// The last output of QEMU and the guest's kernel.
     words: Vec<u8>,
     pub mux: Mux,
     pub screen: Option<Screen>,
     pub outlet: Option<Outlet<'a>>,
     afterwards: Afterwards,
     patience: Patience,
-    /// Since when the conversation is in its phase.
+    /// The current phase of the conversation, and its start.
     since: (Phase, Instant),
-    /// The report.
+    /// The VM's report.
     pub end: Option<frame::Report>,
-    /// Whether the program has begun, and the signal by which it was stopped, which were not told yet.
+    /// The program's start and the signal that stopped it, if not handled yet.
     has_started: bool,
     stopped: Option<u8>,
     job: Job,
-    /// How long it was waited for what the program wrote to the network last.
+    /// The drain timer after the program's end.
     linger: Linger,
-    /// When the link was closed, or the machine ended, without a report.
+    /// The time at which the link was closed or the VM ended, without a report.
     ending: Option<Instant>,
     is_closed: bool,
     gone: Option<Gone>,
-    /// How often an end was asked for.
+    /// The signal escalation.
     insistence: Insistence,
 }
 
 impl<'a> Watch<'a> {
-    /// Begins with a machine that has not been heard.
+    /// Starts with a VM that has not sent hello.
     pub fn new(running: Running, log: OwnedFd, mux: Mux, patience: Patience, afterwards: Afterwards) -> Self {
         Watch {
             running: Some(running),
@@ -120,17 +120,17 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// How the machine ended without a report, once that is known.
+    /// Returns the way the VM ended without a report, once it is known.
     pub fn gone(&self) -> Option<&Gone> {
         self.gone.as_ref()
     }
 
-    /// What runs the machine.
+    /// Returns the hypervisor.
     pub fn running(&mut self) -> Option<&mut Running> {
         self.running.as_mut()
     }
 
-    /// What QEMU and the machine's kernel said last.
+    /// Returns the last output of QEMU and the guest's kernel.
     pub fn words(&self) -> &[u8] {
         &self.words
     }
@@ -151,7 +151,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Carries until then.
+    /// Runs the loop until the event.
     pub fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
@@ -191,7 +191,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Fails where a deadline is over.
+    /// Fails after a time limit.
     fn keep_time(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let phase = self.phase();
@@ -204,19 +204,19 @@ impl<'a> Watch<'a> {
             self.gone = Some(Gone::Misbehaved);
             return Err(self.lost(&format!("{what} within {} seconds", most.as_secs())));
         }
-        // Both halves of the end have come, or one and nothing behind it.
+        // Both the link and the hypervisor have ended, or one of them has and the time limit for the other is over.
         let is_over = self.is_closed && self.gone.is_some() || self.ending.is_some_and(|since| now >= since + LAST_WORDS);
         if self.end.is_none() && is_over { Err(self.over()) } else { Ok(()) }
     }
 
-    /// When something is to be done although nothing happens.
+    /// Returns the next deadline, at which the loop must act without an event.
     fn wake(&self) -> Option<Instant> {
         let phase = self.patience.of(self.since.0).map(|(most, _)| self.since.1 + most);
         let ending = self.ending.map(|since| since + LAST_WORDS);
         [phase, ending, self.mux.broker_deadline()].into_iter().flatten().min()
     }
 
-    /// Waits until something can be done.
+    /// Polls all descriptors.
     fn wait(&self, signals: &Signals) -> Result<Ready, Error> {
         let mut fds = vec![PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         fds.extend(self.log.iter().map(|log| PollFd::new(log, PollFlags::IN)));
@@ -251,7 +251,7 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Hears what the machine says.
+    /// Handles data and frames from the VM.
     fn listen(&mut self, streams: &[(Source, PollFlags)]) -> Result<(), Error> {
         let turned = self.mux.turn(streams);
         while let Some(frame) = self.mux.next_frame() {
@@ -264,13 +264,13 @@ impl<'a> Watch<'a> {
                         self.running = None;
                     }
                 }
-                // The phase says it.
+                // The phase already reflects it.
                 _ => {}
             }
         }
         match turned {
             Ok(()) => Ok(()),
-            // It says why, or not.
+            // The reason follows, or the time limit ends the wait.
             Err(mux::Error::Gone) => {
                 self.is_closed = true;
                 self.ending.get_or_insert_with(Instant::now);
@@ -280,11 +280,11 @@ impl<'a> Watch<'a> {
                 self.gone = Some(Gone::Misbehaved);
                 Err(self.lost(&violation.to_string()))
             }
-            Err(mux::Error::Io(source)) => Err(Error::Host { step: "talking to the machine".to_owned(), source }),
+            Err(mux::Error::Io(source)) => Err(Error::Host { step: "exchanging data with the virtual machine".to_owned(), source }),
         }
     }
 
-    /// Looks whether what runs the machine has ended; what it said before is heard then.
+    /// Checks if the hypervisor has ended; earlier data on the link is still read.
     fn look(&mut self) -> Result<(), Error> {
         if let Some(running) = &self.running
             && let Some(gone) = running.look()?
@@ -295,7 +295,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Waits for the end of a machine that was not heard, for as long as that may take; says how it ended.
+    /// Waits for the end of a VM that sent no hello, within the time limit; returns the error.
     pub fn await_end(&mut self, signals: &Signals, what: &str) -> Error {
         self.ending = Some(Instant::now());
         self.is_closed = true;
@@ -315,7 +315,7 @@ impl<'a> Watch<'a> {
             if ready.is_logged {
                 self.note();
             }
-            // Whatever it says now is too late.
+            // Data is ignored now.
             let _ = self.listen(&ready.streams);
             if ready.is_ended
                 && let Err(error) = self.look()
@@ -326,7 +326,7 @@ impl<'a> Watch<'a> {
         self.lost(what)
     }
 
-    /// The machine is gone, and has not reported.
+    /// Returns the error for a VM that ended without a report.
     fn over(&mut self) -> Error {
         self.note();
         match self.gone.get_or_insert(Gone::Misbehaved).clone() {
@@ -334,11 +334,11 @@ impl<'a> Watch<'a> {
             Gone::Exited(code) => self.lost(&format!("ended by itself (QEMU exited with {code})")),
             Gone::Killed(signal) => self.lost(&format!("was killed (signal {signal})")),
             Gone::Ended(how) => self.lost(&plain::line(&how)),
-            Gone::Misbehaved => self.lost("closed its port and went on"),
+            Gone::Misbehaved => self.lost("closed its port without ending"),
         }
     }
 
-    /// Reads what QEMU and the machine's kernel say, and keeps the last of it.
+    /// Reads the output of QEMU and the guest's kernel, and keeps the last part.
     fn note(&mut self) {
         let mut piece = [0; MAX_LOG_BYTES];
         let Some(log) = &self.log else { return };
@@ -349,21 +349,21 @@ impl<'a> Watch<'a> {
                 self.words.drain(..old);
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // At its end it would be readable for ever.
+            // At the end of file it would stay readable.
             Ok(_) | Err(_) => self.log = None,
         }
     }
 
-    /// Says what became of the machine, with QEMU's own words.
+    /// Returns an error about the VM, with QEMU's own messages.
     pub fn lost(&self, what: &str) -> Error {
-        // A guest may say what it likes; none of it may move a terminal's cursor.
+        // The guest controls this text, so it is escaped for the terminal.
         let words = String::from_utf8_lossy(&self.words);
         let words: Vec<String> = words.lines().map(plain::line).filter(|line| !line.is_empty()).collect();
         let words = if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
         Error::Machine { what: format!("{what}{words}") }
     }
 
-    /// Passes a signal on, or does what it means that it came again and again.
+    /// Forwards a signal, or applies its escalation.
     fn heed(&mut self, arrived: Arrived) -> Result<(), Error> {
         match self.insistence.hear(arrived, Instant::now()) {
             Answer::Pass => self.pass_on(arrived),
@@ -382,19 +382,19 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Does with a signal what it is for.
+    /// Forwards a signal to the program.
     fn pass_on(&mut self, arrived: Arrived) -> Result<(), Error> {
         if ENDS.contains(&arrived.signal) && (self.phase() != Phase::Running || self.ending.is_some()) {
-            // There is no program yet that could hear it, or none any more.
+            // The program has not started, or the VM is ending.
             return Err(Error::Interrupted { signal: arrived.signal });
         }
         if arrived.signal == libc::SIGTSTP && self.phase() != Phase::Running {
-            // Nor one that could be stopped.
+            // The program has not started, so silo stops alone.
             if let Some(screen) = &mut self.screen {
                 screen.release();
             }
             system::stop_by(arrived.signal, Who::This)?;
-            // The time in which silo was stopped is nobody's fault.
+            // The time during the stop does not count for the time limit.
             self.since.1 = Instant::now();
             return Ok(());
         }
@@ -402,20 +402,20 @@ impl<'a> Watch<'a> {
         job.pass_on(arrived, screen.as_ref(), &mut Link(mux))
     }
 
-    /// Fails where the machine does not even take a signal: it will answer none.
+    /// Fails if the VM does not even accept a signal, because it will not react to any.
     fn require_taken(&self, signal: i32) -> Result<(), Error> {
         if self.mux.conversation().is_flushed() { Ok(()) } else { Err(Error::Interrupted { signal }) }
     }
 
-    /// Follows the foreground of the caller's terminal.
+    /// Handles changes of the foreground of the caller's terminal.
     fn turn(&mut self, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
         let Watch { mux, screen, job, .. } = self;
         screen.as_mut().map_or(Ok(()), |screen| job.turn(screen, &mut Link(mux), noted))
     }
 
-    /// The program was stopped: silo stops with it, and both are continued together.
+    /// Handles a stopped program: silo stops with it, and both continue together.
     fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
-        // What the program printed before it is shown before.
+        // Shows the program's earlier output first.
         self.listen(&[])?;
         let Watch { mux, screen, job, .. } = self;
         let others = job.stopped(foreign::stop(signal), screen.as_mut(), signals, &mut Link(mux), noted)?;
@@ -423,7 +423,7 @@ impl<'a> Watch<'a> {
         others.into_iter().try_for_each(|arrived| self.heed(arrived))
     }
 
-    /// Begins to serve a network that was not asked before its program ended: refusals are told.
+    /// Starts the broker for requests that came just before the program's end, so that refusals are reported.
     fn serve_last(&mut self) -> Result<(), Error> {
         let Some(outlet) = &mut self.outlet else { return Ok(()) };
         let Some(channel) = outlet.asked() else { return Ok(()) };
@@ -432,14 +432,14 @@ impl<'a> Watch<'a> {
         if waits > 0 { outlet.serve() } else { Ok(()) }
     }
 
-    /// Ends the machine, prints what is left, and says how the program ended.
+    /// Ends the VM, prints the remaining output, and returns the program's result.
     pub fn close(mut self, outcome: Result<(), Error>, signals: &Signals) -> Result<Exit, Error> {
         if let Some(screen) = &mut self.screen {
-            // Keys that are typed from here on are the shell's.
+            // Keys typed from here on are for the shell.
             screen.release();
         }
         self.serve_last()?;
-        // Nothing of it is needed any more: its memory, its disk's mount and its sandbox go with it.
+        // Frees the VM's memory, its mounts and its sandbox.
         drop(self.running);
         drop(self.mux);
         let exit = match outcome {
@@ -454,7 +454,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Turns a machine's last word into an exit or an error.
+/// Converts a VM's report into an exit or an error.
 fn conclude(end: Option<frame::Report>) -> Result<Exit, Error> {
     match end {
         Some(frame::Report::Exited(code)) => Ok(Exit::Code(code)),
@@ -471,7 +471,7 @@ fn conclude(end: Option<frame::Report>) -> Result<Exit, Error> {
     }
 }
 
-/// What a wait found.
+/// The result of a poll.
 #[derive(Default)]
 struct Ready {
     is_idle: bool,

@@ -1,32 +1,32 @@
-//! What comes of a conversation: acts that are to be done, and violations that end it.
+//! The results of a conversation: actions to perform, and protocol violations that end it.
 
 use silo_wire::frame::{Frame, VERSION};
 
 use super::phase::Phase;
 use super::stream::Fate;
 
-/// Which side of the link this is.
+/// The side of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Outside: streams of the network are made into connections. The other side is hostile.
+    /// The host: streams of the network become connections. The peer is not trusted.
     Host,
-    /// Inside: connections of the network are made into streams.
+    /// The guest: connections of the network become streams.
     Guest,
 }
 
-/// A frame or byte that no honest side sends.
+/// A frame or byte that violates the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// Bytes that are no frame.
-    #[error("sent bytes that are no frame")]
+    /// The bytes are not a valid frame.
+    #[error("sent a malformed frame")]
     Malformed,
     /// Another version of the protocol.
-    #[error("speaks version {version} of the protocol, and this silo version {VERSION}")]
+    #[error("uses version {version} of the protocol, but this silo uses version {VERSION}")]
     Version {
         /// The version.
         version: u16,
     },
-    /// A frame that the phase, or the side, does not allow.
+    /// A frame that is not allowed in this phase, or from this side.
     #[error("sent a frame out of turn ({name} {phase})")]
     OutOfTurn {
         /// The frame's name.
@@ -34,49 +34,49 @@ pub enum Violation {
         /// The phase.
         phase: Phase,
     },
-    /// More bytes of a stream than it has room for, or bytes after its end.
+    /// More bytes than the stream's window, or bytes after its end.
     #[error("sent more of stream {stream} than it may")]
     TooMuch {
         /// The stream.
         stream: u32,
     },
     /// Credit for bytes that were never sent.
-    #[error("took more of stream {stream} than was sent")]
+    #[error("gave credit for more bytes of stream {stream} than were sent")]
     TooMuchCredit {
         /// The stream.
         stream: u32,
     },
-    /// A frame about a stream that never was, or that goes the other way.
-    #[error("sent bytes of stream {stream}, which is not its own")]
+    /// A frame of a stream that never existed, or that has the other direction.
+    #[error("sent a frame of stream {stream}, which it may not use")]
     NotIts {
         /// The stream.
         stream: u32,
     },
-    /// A new stream with a number that is in use.
-    #[error("gave the number of stream {stream} twice")]
+    /// A new stream with a number in use.
+    #[error("used the number of stream {stream} twice")]
     InUse {
         /// The stream.
         stream: u32,
     },
-    /// A message of the network beyond its bound.
-    #[error("sent a message of {length} bytes")]
+    /// A network message over the size limit.
+    #[error("sent a message of {length} bytes, which is too long")]
     LongMessage {
-        /// Its length.
+        /// The length in bytes.
         length: usize,
     },
 }
 
-/// What is to be done about what arrived.
+/// An action in response to received data.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Hand a message of the network on; with a connection, if it names a stream.
+    /// Forward a network message; with a new connection, if it names a stream.
     Message {
-        /// The stream, which is not there yet.
+        /// The stream, which does not exist yet.
         stream: Option<u32>,
         /// The message.
         bytes: Vec<u8>,
     },
-    /// Connect the stream, which is not there yet, with the user's ssh agent.
+    /// Connect a new stream to the user's ssh agent.
     Keys {
         /// The stream.
         stream: u32,
@@ -85,9 +85,9 @@ pub enum Act {
     Settle {
         /// The stream.
         stream: u32,
-        /// How.
+        /// The action on the descriptor.
         fate: Fate,
     },
-    /// Tell the caller.
+    /// Report a frame to the caller.
     Tell(Frame),
 }

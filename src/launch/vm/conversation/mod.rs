@@ -1,13 +1,12 @@
-//! The conversation over a link with a machine, as a state machine: bytes and events in, acts and bytes out. It touches no
-//! descriptor and no clock, so all of it can be fuzzed (`fuzz/fuzz_targets/conversation.rs`).
+//! The conversation over a link with a VM, as a state machine: bytes and events in, actions and bytes out. It uses no descriptor and no
+//! clock, so all of it can be fuzzed (`fuzz/fuzz_targets/conversation.rs`).
 //!
-//! Of each stream only so much is sent as the other side has room for, so a program that does not read holds up its own
-//! input and nothing else.
+//! Each stream has a window with flow control. So a program that does not read blocks only its own input.
 //!
-//! **Invariants**, for whatever arrives (`hostile_conversations_end_and_keep_little`):
-//! * What is kept is bounded: per stream by its window, altogether by [`BUDGET_BYTES`]; above it the link is not read.
-//! * A phase allows its own frames only. After the report nothing is read any more.
-//! * A violation ends the conversation at once and for good; what arrived is dropped, and never parsed a second time.
+//! **Invariants**, for any input (`hostile_conversations_end_and_keep_little`):
+//! * Memory is limited: per stream by its window, in total by [`BUDGET_BYTES`]; above that limit the link is not read.
+//! * A phase allows only its own frames. After the report no more data is read.
+//! * A violation ends the conversation permanently; received data is dropped and never parsed again.
 
 mod act;
 mod phase;
@@ -24,15 +23,15 @@ pub use stream::{End, Fate, Ways};
 
 use stream::Stream;
 
-/// Frames that wait for the link; nothing more is read for it meanwhile.
+/// Outbox size above which no more stream data is read for the link.
 const OUTBOX_BYTES: usize = 256 << 10;
-/// Frames that wait for the link although nothing was read for it: then the other side is not heard, either.
+/// Outbox size above which the peer's frames are not parsed either.
 const CLOGGED_BYTES: usize = 1 << 20;
-/// Frames that wait for the link at most: what the caller wants to send beyond is dropped.
+/// Most bytes in the outbox: further frames from the caller are dropped.
 const FULL_BYTES: usize = 2 << 20;
-/// Bytes that arrived and were not looked at. Longer than any frame, so a frame always fits.
+/// Most bytes received and not parsed. More than any frame, so a whole frame always fits.
 const ARRIVED_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
-/// Most of all streams together that a host keeps for a machine. 1,024 streams with full windows would be four times that.
+/// Most bytes that a host keeps for a VM over all streams. 1,024 streams with full windows would need four times that.
 pub const BUDGET_BYTES: usize = 64 << 20;
 
 /// One side of the conversation.
@@ -41,24 +40,24 @@ pub struct Conversation {
     side: Side,
     phase: Phase,
     arrived: Vec<u8>,
-    /// How much of `arrived` was parsed.
+    /// The number of parsed bytes in `arrived`.
     parsed: usize,
     outbox: VecDeque<u8>,
     streams: BTreeMap<u32, Stream>,
-    /// Bits of the fixed streams that were ever there.
+    /// A bit for each fixed stream that ever existed.
     opened: u32,
-    /// The highest number that the other side gave a stream.
+    /// The highest stream number used by the peer.
     highest: u32,
     next: u32,
     moved: u64,
 }
 
 impl Conversation {
-    /// Begins one.
+    /// Starts a conversation.
     pub fn new(side: Side) -> Conversation {
         Conversation {
             side,
-            // A guest begins when its host is there.
+            // The guest starts after its host.
             phase: if side == Side::Host { Phase::Boot } else { Phase::Running },
             arrived: Vec::new(),
             parsed: 0,
@@ -71,24 +70,24 @@ impl Conversation {
         }
     }
 
-    /// How far it is.
+    /// Returns the current phase.
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Which side this is.
+    /// Returns the side.
     pub fn side(&self) -> Side {
         self.side
     }
 
-    /// Has a machine that waits for its job say hello once more.
+    /// Expects a second hello from a VM that waits for its job.
     pub fn expect_hello(&mut self) {
         if self.phase == Phase::Setup {
             self.phase = Phase::Boot;
         }
     }
 
-    /// Ends it: the link is closed or broken. Nothing is kept.
+    /// Ends the conversation, because the link is closed or broken. Drops all data.
     pub fn end(&mut self) {
         self.phase = Phase::Over;
         self.arrived = Vec::new();
@@ -97,9 +96,9 @@ impl Conversation {
         self.streams.clear();
     }
 
-    // What arrives.
+    // Receiving.
 
-    /// How many bytes may be read from the link now; the rest has to wait there.
+    /// Returns how many bytes may be read from the link now; the rest must wait there.
     pub fn room(&self) -> usize {
         let is_full = self.side == Side::Host && self.kept() >= BUDGET_BYTES;
         if !self.is_open() || is_full || self.outbox.len() >= CLOGGED_BYTES {
@@ -108,7 +107,7 @@ impl Conversation {
         ARRIVED_BYTES.saturating_sub(self.arrived.len() - self.parsed)
     }
 
-    /// Takes bytes that were read from the link, no more than there is [`Conversation::room`] for.
+    /// Accepts bytes read from the link, at most [`Conversation::room`].
     pub fn arrive(&mut self, bytes: &[u8]) {
         if self.is_open() {
             self.arrived.drain(..self.parsed);
@@ -117,9 +116,9 @@ impl Conversation {
         }
     }
 
-    /// Parses what arrived until something is to be done.
+    /// Parses received bytes up to the next action.
     pub fn next_act(&mut self) -> Result<Option<Act>, Violation> {
-        // A frame may be answered by another one: while those are not taken, no more is parsed.
+        // Handling a frame may queue another one, so parsing pauses while the outbox is too full.
         while self.is_open() && self.outbox.len() < CLOGGED_BYTES {
             let act = match Frame::read(&self.arrived[self.parsed..]) {
                 Ok(None) => {
@@ -192,7 +191,7 @@ impl Conversation {
         if self.side == Side::Host && [JOB, INPUT, BEFORE].contains(&number) {
             return Err(Violation::NotIts { stream: number });
         }
-        // What was under way when a stream was dropped is dropped, too.
+        // Data in transit when a stream was dropped is dropped, too.
         let Some(stream) = self.streams.get_mut(&number).filter(|stream| stream.back) else { return Ok(None) };
         if let Some(bytes) = stream.keep(number, bytes)? {
             self.send(&Frame::Credit { stream: number, bytes });
@@ -201,7 +200,7 @@ impl Conversation {
     }
 
     fn mark(&mut self, number: u32, mark: impl Fn(&mut Stream)) -> Result<Option<Act>, Violation> {
-        // The end of a fixed stream that this program does not have says nothing.
+        // Ignore the end of a fixed stream that this program does not have.
         if number >= FIRST_FREE {
             self.must_be_known(number)?;
         }
@@ -225,7 +224,7 @@ impl Conversation {
         Ok(Some(Act::Message { stream, bytes }))
     }
 
-    /// Frames about a stream that is gone may have been under way; those about one that never was are nobody's.
+    /// A frame of a closed stream may have been in transit; a frame of one that never existed is a violation.
     fn must_be_known(&self, number: u32) -> Result<(), Violation> {
         let is_known = match (self.side, number < FIRST_FREE) {
             (Side::Guest, _) => true,
@@ -247,7 +246,7 @@ impl Conversation {
         Violation::OutOfTurn { name: frame.name(), phase: self.phase }
     }
 
-    /// Nothing more comes, and nothing more is sent; what came before is still written.
+    /// Ends both directions; data received before is still written.
     fn report(&mut self) {
         self.phase = Phase::Reported;
         self.arrived = Vec::new();
@@ -263,9 +262,9 @@ impl Conversation {
         self.phase < Phase::Reported
     }
 
-    // What is sent.
+    // Sending.
 
-    /// Queues a frame that is about no stream. Drops it where the other side takes nothing any more.
+    /// Queues a frame that belongs to no stream. Drops it if the peer no longer reads.
     pub fn send(&mut self, frame: &Frame) {
         if self.is_open() && self.outbox.len() < FULL_BYTES {
             let mut bytes = Vec::with_capacity(64);
@@ -274,30 +273,30 @@ impl Conversation {
         }
     }
 
-    /// The next bytes for the link.
+    /// Returns the next bytes for the link.
     pub fn outbox(&self) -> &[u8] {
         let (first, _) = self.outbox.as_slices();
         &first[..first.len().min(MAX_PAYLOAD_BYTES)]
     }
 
-    /// Notes that the link took so many of them.
+    /// Removes bytes from the outbox that were written to the link.
     pub fn sent(&mut self, length: usize) {
         self.outbox.drain(..length.min(self.outbox.len()));
     }
 
-    /// Drops what waits for the link: its other side does not read any more.
+    /// Drops the outbox, because the peer no longer reads.
     pub fn drop_outbox(&mut self) {
         self.outbox = VecDeque::new();
     }
 
-    /// Whether more may be read for the link.
+    /// True if more data may be read for the link.
     pub fn has_room(&self) -> bool {
         self.is_open() && self.outbox.len() < OUTBOX_BYTES
     }
 
     // Streams.
 
-    /// Adds a stream; without a descriptor, what comes waits for one.
+    /// Adds a stream; without a descriptor, received data waits for one.
     pub fn add(&mut self, number: u32, end: End, ways: Ways, is_attached: bool) {
         if number < FIRST_FREE {
             self.opened |= 1 << number;
@@ -305,7 +304,7 @@ impl Conversation {
         self.streams.insert(number, Stream::new(end, ways, is_attached));
     }
 
-    /// Adds a stream under a number that is free.
+    /// Adds a stream under a free number.
     pub fn add_next(&mut self) -> u32 {
         while self.streams.contains_key(&self.next) {
             self.next = self.next.checked_add(1).unwrap_or(FIRST_FREE);
@@ -316,30 +315,30 @@ impl Conversation {
         number
     }
 
-    /// Bounds what may come of a stream altogether.
+    /// Limits the total bytes that may arrive on a stream.
     pub fn bound(&mut self, number: u32, bytes: u64) {
         if let Some(stream) = self.streams.get_mut(&number) {
             stream.left = bytes;
         }
     }
 
-    /// Turns a stream away that the other side began.
+    /// Rejects a stream that the peer opened.
     pub fn refuse(&mut self, number: u32) {
         self.send(&Frame::Closed { stream: number });
         self.send(&Frame::End { stream: number });
     }
 
-    /// Whether another stream may begin.
+    /// True if another stream may be opened.
     pub fn has_place(&self) -> bool {
         self.streams.len() < MAX_STREAMS
     }
 
-    /// Notes that a stream has its descriptor.
+    /// Records that a stream has its descriptor.
     pub fn attach(&mut self, number: u32) -> Fate {
         if let Some(stream) = self.streams.get_mut(&number) {
             stream.is_attached = true;
         }
-        // Its end may have come already.
+        // Its end may have arrived already.
         self.settle(number)
     }
 
@@ -348,33 +347,33 @@ impl Conversation {
         self.streams.remove(&number);
     }
 
-    /// Whether a stream is there still.
+    /// True if a stream exists.
     pub fn has(&self, number: u32) -> bool {
         self.streams.contains_key(&number)
     }
 
-    /// Whether a stream is the master of a terminal.
+    /// True if a stream is the master side of a terminal.
     pub fn is_terminal(&self, number: u32) -> bool {
         self.streams.get(&number).is_some_and(|stream| stream.end == End::Terminal)
     }
 
-    /// The numbers of all streams.
+    /// Returns the numbers of all streams.
     pub fn numbers(&self) -> Vec<u32> {
         self.streams.keys().copied().collect()
     }
 
-    /// What arrived of a stream and is to be written.
+    /// Returns a stream's received bytes that are to be written.
     pub fn pending(&self, number: u32) -> &[u8] {
         self.streams.get(&number).filter(|stream| stream.back && stream.is_attached).map_or(&[], |stream| stream.pending.as_slices().0)
     }
 
-    /// How many bytes of a stream may be read and sent now.
+    /// Returns how many bytes of a stream may be read and sent now.
     pub fn may_send(&self, number: u32) -> usize {
         let stream = self.streams.get(&number).filter(|stream| stream.out && stream.is_attached && self.has_room());
         stream.map_or(0, |stream| stream.may_send.min(MAX_PAYLOAD_BYTES))
     }
 
-    /// Sends bytes that were read, no more than [`Conversation::may_send`]; none for the end.
+    /// Sends bytes, at most [`Conversation::may_send`]; an empty list means the end.
     pub fn send_data(&mut self, number: u32, bytes: Vec<u8>) -> Fate {
         let Some(stream) = self.streams.get_mut(&number) else { return Fate::Stays };
         if bytes.is_empty() {
@@ -388,7 +387,7 @@ impl Conversation {
         self.settle(number)
     }
 
-    /// Notes that so many pending bytes of a stream were written.
+    /// Records that pending bytes of a stream were written.
     pub fn wrote(&mut self, number: u32, length: usize) -> Fate {
         let Some(stream) = self.streams.get_mut(&number) else { return Fate::Stays };
         if let Some(bytes) = stream.wrote(length) {
@@ -398,7 +397,7 @@ impl Conversation {
         self.settle(number)
     }
 
-    /// Notes that nobody takes bytes of a stream any more.
+    /// Records that the receiver of a stream is gone.
     pub fn closed(&mut self, number: u32) -> Fate {
         let Some(stream) = self.streams.get_mut(&number) else { return Fate::Stays };
         stream.pending = VecDeque::new();
@@ -408,13 +407,13 @@ impl Conversation {
         self.settle(number)
     }
 
-    /// Takes what came of a stream that is kept, once it has ended.
+    /// Takes the content of a kept stream, once it has ended.
     pub fn whole(&mut self, number: u32) -> Option<Vec<u8>> {
         let ended = self.streams.get(&number).is_some_and(|stream| stream.is_ending && stream.end == End::Kept);
         ended.then(|| self.streams.remove(&number).map(|stream| stream.pending.into())).flatten()
     }
 
-    /// Passes an end on once everything before it was written, and drops a stream that goes neither way.
+    /// Applies an end after all data before it was written, and drops a stream that has ended in both directions.
     pub fn settle(&mut self, number: u32) -> Fate {
         let fate = self.streams.get_mut(&number).map_or(Fate::Stays, Stream::settle);
         if fate == Fate::Gone {
@@ -423,14 +422,14 @@ impl Conversation {
         fate
     }
 
-    // What is under way.
+    // Progress.
 
-    /// Whether everything that was to be sent is sent.
+    /// True if the outbox is empty.
     pub fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
     }
 
-    /// Whether something of connections is still to be carried on towards the host: what their programs wrote last.
+    /// True if data of connections is still to be forwarded to the host: the last writes of their programs.
     pub fn owes(&self) -> bool {
         self.streams.range(FIRST_FREE..).any(|(_, stream)| match self.side {
             Side::Guest => stream.out,
@@ -438,17 +437,17 @@ impl Conversation {
         })
     }
 
-    /// Whether something of the program's own streams is still to be written.
+    /// True if data of the program's own streams is still to be written.
     pub fn has_output(&self) -> bool {
         self.streams.range(..FIRST_FREE).any(|(_, stream)| stream.back && !stream.pending.is_empty())
     }
 
-    /// Says how often something of connections was carried.
+    /// Returns a counter that increases with each piece of connection data.
     pub fn moved(&self) -> u64 {
         self.moved
     }
 
-    /// How many bytes are kept for the other side.
+    /// Returns the number of bytes kept for the peer.
     pub fn kept(&self) -> usize {
         let pending: usize = self.streams.values().map(|stream| stream.pending.len()).sum();
         self.arrived.len() + self.outbox.len() + pending

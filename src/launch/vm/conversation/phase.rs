@@ -1,42 +1,40 @@
-//! How far the conversation with a machine is, and how long each part of it may take.
+//! The phases of a conversation with a VM, and their time limits.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A part of the conversation. Each allows its own frames; none comes again once it is over, but for
-/// [`Phase::Boot`] before a snapshot.
+/// A phase of the conversation. Each phase allows only certain frames. No phase is repeated, except [`Phase::Boot`] before a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// The machine has not said hello.
+    /// The VM has not sent hello.
     Boot,
-    /// The machine makes the sandbox; the program has not begun.
+    /// The VM sets up the sandbox; the program has not started.
     Setup,
     /// The program runs.
     Running,
-    /// The machine has reported how the program ended. Nothing more is read from the link; only what arrived before is
-    /// written out.
+    /// The VM has reported the program's end. No more data is read from the link; only data received before is written out.
     Reported,
-    /// The link is closed or broken. Nothing is read, sent or kept any more.
+    /// The link is closed or broken. No data is read, sent or kept.
     Over,
 }
 
-/// Time that a machine has for a phase. A program itself runs as long as it likes.
+/// Time limits of a VM's phases. The program itself has none.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// From the start of QEMU to hello.
     pub hello: Duration,
-    /// From the job to the beginning of the program.
+    /// From the job to the program's start.
     pub begin: Duration,
 }
 
 impl Patience {
-    /// Time for a machine that boots: three seconds by translation on a quiet machine. Ten at once on two processors that
-    /// have other work take a minute. One that takes longer hangs.
+    /// Time limits for a VM that boots. Under TCG, hello takes three seconds on a quiet host, and a minute if ten VMs boot at the same time
+    /// on two busy processors. A VM that takes longer hangs.
     pub const BOOTED: Patience = Patience { hello: Duration::from_secs(180), begin: Duration::from_secs(180) };
-    /// Time for a machine that is restored from a snapshot: a tenth of a second, and a few seconds on a busy host.
+    /// Time limits for a VM that is restored from a snapshot: hello takes 0.1 s, and a few seconds on a busy host.
     pub const RESTORED: Patience = Patience { hello: Duration::from_secs(60), begin: Duration::from_secs(180) };
 
-    /// Returns the time for a phase, if it is limited, and what the machine failed to do when it is over.
+    /// Returns the time limit for a phase, if it has one, and the error text for exceeding it.
     pub fn of(self, phase: Phase) -> Option<(Duration, &'static str)> {
         match phase {
             Phase::Boot => Some((self.hello, "did not start")),

@@ -1,4 +1,4 @@
-//! One end of one stream of a link, as data: which ways it goes, what arrived and is not written yet, and what may be sent.
+//! One end of a stream on a link, as data: its directions, received bytes not yet written, and credit for sending.
 
 use std::collections::VecDeque;
 
@@ -6,78 +6,78 @@ use silo_wire::frame::WINDOW_BYTES;
 
 use super::Violation;
 
-/// Written bytes that are worth a credit frame.
+/// Number of written bytes after which a credit frame is sent.
 const CREDIT_BYTES: usize = WINDOW_BYTES / 4;
-/// Most bytes of a stream that is kept as a whole: the job of a machine, and the changes that a step begins with.
+/// Most bytes of a stream that is kept as a whole: the job of a VM, and the initial files of a step.
 const MAX_KEPT_BYTES: usize = 64 << 20;
 
-/// What is at the end of a stream.
+/// The descriptor at the end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// A pipe, file or terminal that others use, too.
+    /// A pipe, file or terminal shared with other processes.
     Shared,
     /// A pipe or socket of our own.
     Own,
-    /// The master of a terminal, which reads as ended while nobody has it open.
+    /// The master side of a terminal, which reports an error while no process has the terminal open.
     Terminal,
-    /// Nothing: what comes is kept until it is asked for.
+    /// None: received data is kept until it is requested.
     Kept,
 }
 
-/// Which way bytes go.
+/// The directions of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ways {
-    /// From here to the other side.
+    /// From this side to the peer.
     pub out: bool,
-    /// From the other side to here.
+    /// From the peer to this side.
     pub back: bool,
 }
 
 impl Ways {
-    /// From here alone.
+    /// Outgoing only.
     pub const OUT: Ways = Ways { out: true, back: false };
-    /// To here alone.
+    /// Incoming only.
     pub const BACK: Ways = Ways { out: false, back: true };
-    /// Both.
+    /// Both directions.
     pub const BOTH: Ways = Ways { out: true, back: true };
 }
 
-/// What becomes of the descriptor of a stream.
+/// The action on a stream's descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Nothing.
+    /// None.
     Stays,
-    /// Everything was written, and no more comes: its writing half is shut down.
+    /// All data was written and no more comes: shut down the write half.
     HalfShut,
-    /// The stream goes neither way: it is closed.
+    /// Both directions have ended: close it.
     Gone,
 }
 
 /// One end of one stream.
 #[derive(Debug)]
 pub struct Stream {
-    /// What is at its end.
+    /// The descriptor's type.
     pub end: End,
-    /// Whether what comes from the descriptor is sent.
+    /// True if data from the descriptor is sent.
     pub out: bool,
-    /// Whether what comes over the link is written to the descriptor.
+    /// True if data from the link is written to the descriptor.
     pub back: bool,
-    /// Whether nothing more comes over the link.
+    /// True if no more data comes from the link.
     pub is_ending: bool,
-    /// Whether there is a descriptor; without one, what comes waits for it.
+    /// True if there is a descriptor; without one, received data waits for it.
     pub is_attached: bool,
-    /// What came over the link and is not written yet.
+    /// Bytes received and not yet written.
     pub pending: VecDeque<u8>,
-    /// Bytes that the other side has room for.
+    /// Send credit in bytes.
     pub may_send: usize,
-    /// Bytes that may still come, altogether.
+    /// Most bytes that may still arrive in total.
     pub left: u64,
-    /// Bytes that were written and that the other side has not been given credit for.
+    /// Bytes written for which the peer has not received credit.
     taken: usize,
 }
 
 impl Stream {
-    /// Begins one.
+    /// Creates one end.
     pub fn new(end: End, ways: Ways, is_attached: bool) -> Stream {
         Stream {
             end,
@@ -92,7 +92,7 @@ impl Stream {
         }
     }
 
-    /// Keeps bytes that arrived until they are written; returns the credit that the other side gets for them at once.
+    /// Stores received bytes until they are written; returns credit to send immediately.
     pub fn keep(&mut self, number: u32, bytes: &[u8]) -> Result<Option<u32>, Violation> {
         let most = if self.end == End::Kept { MAX_KEPT_BYTES } else { WINDOW_BYTES };
         let left = self.left.checked_sub(bytes.len() as u64);
@@ -104,7 +104,7 @@ impl Stream {
         Ok((self.end == End::Kept).then_some(bytes.len() as u32))
     }
 
-    /// Notes that so many pending bytes were written; returns the credit that is due.
+    /// Records that pending bytes were written; returns credit to send.
     pub fn wrote(&mut self, length: usize) -> Option<u32> {
         let length = length.min(self.pending.len());
         self.pending.drain(..length);
@@ -112,7 +112,7 @@ impl Stream {
         (self.taken >= CREDIT_BYTES).then(|| std::mem::take(&mut self.taken) as u32)
     }
 
-    /// Takes credit for bytes that were sent.
+    /// Adds credit from the peer.
     pub fn credit(&mut self, number: u32, bytes: u32) -> Result<(), Violation> {
         let may_send = self.may_send.saturating_add(bytes as usize);
         if may_send > WINDOW_BYTES {
@@ -122,12 +122,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Notes an end once everything before it was written, and says what becomes of the descriptor.
+    /// Applies an end after all data before it was written, and returns the action on the descriptor.
     pub fn settle(&mut self) -> Fate {
         let mut fate = Fate::Stays;
         if self.back && self.is_ending && self.pending.is_empty() && self.is_attached {
             self.back = false;
-            // A terminal that is hung up is so in both directions.
+            // A hangup of a terminal ends both directions.
             self.out &= self.end != End::Terminal;
             if self.end == End::Own {
                 fate = Fate::HalfShut;

@@ -1,4 +1,4 @@
-//! What each phase allows, and how much is kept. Whole hostile conversations are in `tests/corpus.rs`.
+//! The frames that each phase allows, and the limits on memory. Whole hostile conversations are in `tests/corpus.rs`.
 
 use silo_wire::frame::{AFTER, ERRORS, OUTPUT, Report, Stage, TERMINAL, WINDOW_BYTES};
 
@@ -16,7 +16,7 @@ fn data(stream: u32, length: usize) -> Frame {
     Frame::Data { stream, bytes: vec![1; length] }
 }
 
-/// Has a machine say frames; returns what is to be done, up to a violation.
+/// Sends frames as the VM; returns the actions, up to a violation.
 fn say(host: &mut Conversation, frames: &[Frame]) -> (Vec<Act>, Option<Violation>) {
     let mut acts = Vec::new();
     for frame in frames {
@@ -34,7 +34,7 @@ fn say(host: &mut Conversation, frames: &[Frame]) -> (Vec<Act>, Option<Violation
     (acts, None)
 }
 
-/// A host that has heard of its machine, with the streams of a program.
+/// A host that has received hello, with the streams of a program.
 fn heard() -> Conversation {
     let mut host = Conversation::new(Side::Host);
     assert_eq!(say(&mut host, &[hello()]).1, None);
@@ -58,7 +58,7 @@ fn each_phase_allows_its_own_frames() {
         (vec![hello(), data(OUTPUT, 9), message(), Frame::Started], Phase::Running),
         (vec![hello(), failed], Phase::Reported),
         (vec![hello(), Frame::Started, report()], Phase::Reported),
-        // After the report nothing is heard, and nothing of it is an error.
+        // After the report no frame is read, so none can be a violation.
         (vec![hello(), report(), report(), hello(), message()], Phase::Reported),
         (vec![Frame::Started], Phase::Over),
         (vec![report()], Phase::Over),
@@ -71,7 +71,7 @@ fn each_phase_allows_its_own_frames() {
         (vec![hello(), signal()], Phase::Over),
         (vec![hello(), Frame::Window { rows: 1, columns: 1 }], Phase::Over),
         (vec![hello(), long], Phase::Over),
-        // Streams that go the other way, or were never there.
+        // Streams of the other direction, or that never existed.
         (vec![hello(), data(INPUT, 1)], Phase::Over),
         (vec![hello(), data(AFTER, 1)], Phase::Over),
         (vec![hello(), Frame::End { stream: 17 }], Phase::Over),
@@ -112,7 +112,7 @@ fn after_the_report_what_came_before_is_written_and_nothing_is_read() {
     assert!(host.has_output() && host.room() == 0 && !host.has_room() && host.is_flushed());
     host.arrive(&[b'Q'; 60_000]);
     assert_eq!((host.next_act(), host.kept()), (Ok(None), 100), "only what is to be written");
-    // No end of the stream was said: the report is one.
+    // The stream sent no end: the report ends it.
     assert_eq!(host.wrote(OUTPUT, 100), Fate::Gone);
     assert_eq!([JOB, INPUT].map(|number| host.settle(number)), [Fate::Gone; 2]);
     assert!(host.numbers().is_empty());
@@ -138,7 +138,7 @@ fn all_streams_together_have_a_budget() {
     }
     let kept = host.kept();
     assert!((BUDGET_BYTES..BUDGET_BYTES + (1 << 20)).contains(&kept) && said <= kept, "{said} {kept}");
-    // It is heard again when some of it was taken.
+    // The link is read again after some data was written.
     assert_eq!(host.wrote(FIRST_FREE, WINDOW_BYTES), Fate::Stays);
     assert!(host.room() > 0);
 }
@@ -171,7 +171,7 @@ fn a_machine_that_is_saved_says_hello_again() {
     assert_eq!(host.phase(), Phase::Boot);
     say(&mut host, &[hello()]);
     assert_eq!(host.phase(), Phase::Setup);
-    // Not once its program runs.
+    // Not after the program's start.
     say(&mut host, &[Frame::Started]);
     host.expect_hello();
     assert_eq!(host.phase(), Phase::Running);

@@ -1,5 +1,5 @@
-//! What is handed over a link besides bytes: messages of the network's agent, connections that come with them, and who asks
-//! the user's ssh agent.
+//! Passing of messages and descriptors over a link: messages of the network agent, their connections, and connections to the user's ssh
+//! agent.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -16,19 +16,19 @@ use silo_wire::frame::Frame;
 use super::{Act, End, Error, Mux, NoWait, Side, Violation, Ways};
 use crate::launch::host::system::{RECEIVING, SENDING};
 
-/// The way to the user's ssh agent.
+/// The connection to the user's ssh agent.
 pub enum Keys {
-    /// Inside: what listens where programs look for it.
+    /// In the guest: the listening socket for programs.
     Listener(UnixListener),
-    /// Outside: who takes those that ask.
+    /// On the host: the socket to the broker, which accepts clients.
     Broker(OwnedFd),
 }
 
 impl Mux {
-    /// Hands a message to the messenger, with a connection where a stream came with it; returns it where that would wait.
+    /// Sends a message to the messenger, with a new connection if it names a stream; returns the action if this would block.
     pub(super) fn deliver(&mut self, stream: Option<u32>, bytes: Vec<u8>) -> Result<Option<Act>, Error> {
         let Some(messenger) = &self.messenger else {
-            // Nobody serves the network, or not any more.
+            // There is no broker, or it has ended.
             stream.into_iter().for_each(|number| self.conversation.refuse(number));
             return Ok(None);
         };
@@ -36,7 +36,7 @@ impl Mux {
             None => None,
             Some(number) => match connection(self.conversation.has_place()) {
                 Some((ours, theirs)) => Some((number, ours, theirs)),
-                // The message is about this connection alone.
+                // The message is only about this connection.
                 None => {
                     self.conversation.refuse(number);
                     return Ok(None);
@@ -55,7 +55,7 @@ impl Mux {
             (Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS), _) => return Ok(Some(Act::Message { stream, bytes })),
             (Ok(_), Some((number, ours, _))) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
             (Ok(_), None) => {}
-            // More descriptors are under way than the kernel lets one user have.
+            // The kernel's limit on passed descriptors per user is reached.
             (Err(Errno::TOOMANYREFS), made) => made.iter().for_each(|(number, ..)| self.conversation.refuse(*number)),
             (Err(_), made) => {
                 self.messenger = None;
@@ -65,7 +65,7 @@ impl Mux {
         Ok(None)
     }
 
-    /// Sends a message on, with a stream where a connection came with it.
+    /// Forwards a message to the link, with a new stream if it has a connection.
     pub(super) fn forward(&mut self) -> Result<(), Error> {
         let Some(messenger) = self.messenger.as_ref().filter(|_| self.conversation.has_room()) else { return Ok(()) };
         let mut bytes = [0; MAX_MESSAGE_BYTES];
@@ -84,7 +84,7 @@ impl Mux {
             _ => None,
         });
         let stream = passed.filter(|_| self.conversation.side() == Side::Guest && self.conversation.has_place()).map(|connection| {
-            // One that cannot be told not to wait is no socket; it is carried all the same.
+            // This fails for a descriptor that is no socket; it is forwarded nevertheless.
             let _ = rustix::io::ioctl_fionbio(&connection, true);
             self.add_next(connection)
         });
@@ -92,10 +92,10 @@ impl Mux {
         Ok(())
     }
 
-    /// Begins a stream for somebody inside who asks the ssh agent.
+    /// Opens a stream for a client of the ssh agent inside.
     pub(super) fn let_ask(&mut self) {
         let Some(Keys::Listener(listener)) = &self.keys else { return };
-        // Who has gone again asks nothing; one too many is turned away.
+        // The client may be gone already; surplus clients are rejected.
         let Ok((asking, _)) = listener.accept() else { return };
         if self.conversation.has_place() && asking.set_nonblocking(true).is_ok() {
             let stream = self.add_next(asking.into());
@@ -103,14 +103,14 @@ impl Mux {
         }
     }
 
-    /// Hands somebody who asks the ssh agent on to who knows it.
+    /// Passes a client of the ssh agent to the broker.
     pub(super) fn hand_on(&mut self, number: u32) -> Result<(), Error> {
         let Some(Keys::Broker(broker)) = &self.keys else {
             self.conversation.end();
             self.fds.clear();
             return Err(Violation::NotIts { stream: number }.into());
         };
-        // Where nobody serves any more, or too many wait, whoever asks is turned away.
+        // The client is rejected if the broker has ended or its queue is full.
         let made = connection(self.conversation.has_place());
         match made.and_then(|(ours, theirs)| pass(broker, theirs.as_fd()).then_some(ours)) {
             Some(ours) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
@@ -119,7 +119,7 @@ impl Mux {
         Ok(())
     }
 
-    /// Adds a stream under a number that is free.
+    /// Adds a stream under a free number.
     fn add_next(&mut self, fd: OwnedFd) -> u32 {
         let number = self.conversation.add_next();
         self.fds.insert(number, NoWait::own(fd));
@@ -127,7 +127,7 @@ impl Mux {
     }
 }
 
-/// Passes somebody who asks the ssh agent to the broker; says whether it takes him. Nothing waits for it.
+/// Passes a client of the ssh agent to the broker without blocking; returns false if the broker does not accept it.
 fn pass(broker: &OwnedFd, asking: BorrowedFd<'_>) -> bool {
     let passed = [asking];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -136,7 +136,7 @@ fn pass(broker: &OwnedFd, asking: BorrowedFd<'_>) -> bool {
     sendmsg(broker, &[IoSlice::new(b"K")], &mut control, SENDING | SendFlags::DONTWAIT).is_ok()
 }
 
-/// Makes two ends of a connection, ours without waiting; none where there is no place for one, or no descriptor.
+/// Creates a socket pair, with a non-blocking end for us; `None` without a free stream or descriptor.
 fn connection(has_place: bool) -> Option<(OwnedFd, OwnedFd)> {
     if !has_place {
         return None;

@@ -1,8 +1,7 @@
-//! A conversation with its descriptors, on either side of a link: what is read here is written there. No call waits.
+//! A conversation with its descriptors, on either side of a link: copies data between descriptors and the link. No call blocks.
 //!
-//! A *messenger* is a socket that keeps messages apart: the guest's end of it is the agent of the network, the host's
-//! the broker. A connection that the agent hands over becomes a stream, and on the host a connection again. So does
-//! whoever asks the user's ssh agent.
+//! A *messenger* is a message-oriented socket: in the guest its peer is the network agent, on the host the broker. A connection that the
+//! agent passes becomes a stream, and on the host a connection again. Clients of the user's ssh agent are forwarded in the same way.
 
 mod handover;
 
@@ -21,21 +20,21 @@ use crate::launch::host::no_wait::NoWait;
 
 pub use handover::Keys;
 
-/// The most reads of the link before what came is looked at.
+/// Most reads of the link before the received data is handled.
 const READS_AT_ONCE: usize = 16;
-/// How long a broker may leave a message lying before it counts as gone: meanwhile nothing else is heard of the machine.
+/// Time limit for the broker to accept a message before it counts as gone; no other frame is handled during the wait.
 const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why the conversation is over.
+/// The reason why the conversation ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The other side is gone.
+    /// The peer closed the link.
     #[error("the link is closed")]
     Gone,
-    /// The other side says what nobody who is honest says.
+    /// The peer violated the protocol.
     #[error(transparent)]
     Broken(#[from] Violation),
-    /// A call failed.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -43,35 +42,35 @@ pub enum Error {
 /// One end of a link with its streams.
 pub struct Mux {
     link: OwnedFd,
-    /// Whether the other side reads no more; it may have said something before.
+    /// True if the peer no longer reads; data sent before may still arrive.
     is_deaf: bool,
     conversation: Conversation,
     piece: Vec<u8>,
     fds: BTreeMap<u32, NoWait>,
-    /// Terminals that are open nowhere at the moment.
+    /// Terminals that no process has open now.
     deserted: Vec<u32>,
     messenger: Option<OwnedFd>,
     keys: Option<Keys>,
-    /// What could not be handed on yet. Nothing is parsed meanwhile.
+    /// An action that the receiver could not accept yet. Parsing pauses until it does.
     waiting: Option<(Act, Instant)>,
     told: VecDeque<Frame>,
 }
 
-/// What a descriptor that is polled is for.
+/// The purpose of a polled descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The link.
     Link,
     /// The messenger.
     Messenger,
-    /// What listens for who asks the ssh agent.
+    /// The listening socket for clients of the ssh agent.
     Keys,
     /// A stream.
     Stream(u32),
 }
 
 impl Mux {
-    /// Begins with a link that does not wait.
+    /// Starts with a non-blocking link.
     pub fn new(link: OwnedFd, side: Side) -> Mux {
         Mux {
             link,
@@ -87,12 +86,12 @@ impl Mux {
         }
     }
 
-    /// The conversation as data.
+    /// Returns the state of the conversation.
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
     }
 
-    /// Has a machine say hello once more.
+    /// Expects a second hello from the VM.
     pub fn expect_hello(&mut self) {
         self.conversation.expect_hello();
     }
@@ -103,17 +102,17 @@ impl Mux {
         self.fds.insert(number, fd);
     }
 
-    /// Adds a stream without a descriptor; what comes waits for one.
+    /// Adds a stream without a descriptor; received data waits for one.
     pub fn add_unattached(&mut self, number: u32, end: End, ways: Ways) {
         self.conversation.add(number, end, ways, false);
     }
 
-    /// Bounds what may come of a stream altogether.
+    /// Limits the total bytes that may arrive on a stream.
     pub fn bound(&mut self, number: u32, bytes: u64) {
         self.conversation.bound(number, bytes);
     }
 
-    /// Gives a stream that waits for it its descriptor.
+    /// Gives a waiting stream its descriptor.
     pub fn attach(&mut self, number: u32, fd: OwnedFd) {
         if self.conversation.has(number) {
             self.fds.insert(number, NoWait::own(fd));
@@ -122,42 +121,42 @@ impl Mux {
         }
     }
 
-    /// Takes the messenger.
+    /// Sets the messenger.
     pub fn take_messenger(&mut self, messenger: OwnedFd) {
         self.messenger = Some(messenger);
     }
 
-    /// Takes the way to the ssh agent.
+    /// Sets the connection to the ssh agent.
     pub fn take_keys(&mut self, keys: Keys) {
         self.keys = Some(keys);
     }
 
-    /// Whether the messenger is there still.
+    /// True if the messenger is still open.
     pub fn has_messenger(&self) -> bool {
         self.messenger.is_some()
     }
 
-    /// Sends a frame that is about no stream.
+    /// Sends a frame that belongs to no stream.
     pub fn send(&mut self, frame: &Frame) {
         self.conversation.send(frame);
     }
 
-    /// Returns the next frame that is about no stream.
+    /// Returns the next frame that belongs to no stream.
     pub fn next_frame(&mut self) -> Option<Frame> {
         self.told.pop_front()
     }
 
-    /// The descriptor at the end of a stream.
+    /// Returns the descriptor of a stream.
     pub fn descriptor(&self, number: u32) -> Option<BorrowedFd<'_>> {
         self.fds.get(&number).map(AsFd::as_fd)
     }
 
-    /// Takes what came of a stream that is kept, once it has ended.
+    /// Takes the content of a kept stream, once it has ended.
     pub fn whole(&mut self, number: u32) -> Option<Vec<u8>> {
         self.conversation.whole(number)
     }
 
-    /// Whether a stream is there still.
+    /// True if a stream exists.
     pub fn has(&self, number: u32) -> bool {
         self.conversation.has(number)
     }
@@ -168,23 +167,23 @@ impl Mux {
         self.fds.remove(&number);
     }
 
-    /// Whether a terminal is to be looked at again after a while: nothing says when somebody opens it.
+    /// True if a terminal must be polled again later: no event reports that a process opens it.
     pub fn is_deserted(&self) -> bool {
         !self.deserted.is_empty()
     }
 
-    /// Looks at deserted terminals again.
+    /// Polls deserted terminals again.
     pub fn look_again(&mut self) {
         self.deserted.clear();
     }
 
-    /// When a message that waits for the broker is given up.
+    /// Returns the time at which a message for the broker is given up.
     pub fn broker_deadline(&self) -> Option<Instant> {
         self.waiting.as_ref().map(|(_, since)| *since + BROKER_PATIENCE)
     }
 
-    /// Says what to poll for. A descriptor that nothing is wanted of is left out: the kernel tells of its end all the same,
-    /// again and again.
+    /// Returns the descriptors to poll, with their events. A descriptor without events is left out: the kernel would report its hangup on
+    /// every poll.
     pub fn interest(&self) -> Vec<(Source, BorrowedFd<'_>, PollFlags)> {
         let mut all = Vec::new();
         let mut put = |source, fd, read: bool, write: bool| {
@@ -213,7 +212,7 @@ impl Mux {
         all
     }
 
-    /// Does what can be done without waiting.
+    /// Does all work that does not block.
     pub fn turn(&mut self, events: &[(Source, PollFlags)]) -> Result<(), Error> {
         for (source, flags) in events {
             let readable = flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
@@ -230,14 +229,14 @@ impl Mux {
         }
         self.take()?;
         self.flush()?;
-        // What was not parsed because too much waited for the link.
+        // Parses the rest, which had to wait for space in the outbox.
         self.take()?;
         self.flush()
     }
 
     /// Reads the link.
     fn hear(&mut self) -> Result<(), Error> {
-        // A port gives a page at a time, however much waits.
+        // A port returns one page per read.
         for _ in 0..READS_AT_ONCE {
             let room = self.conversation.room().min(self.piece.len());
             if room == 0 || self.waiting.is_some() {
@@ -257,7 +256,7 @@ impl Mux {
         Ok(())
     }
 
-    /// The link is closed: what came before it counts, and then it is over.
+    /// Handles the data received before the link was closed, and ends the conversation.
     fn gone(&mut self) -> Result<(), Error> {
         self.is_deaf = true;
         self.conversation.drop_outbox();
@@ -270,7 +269,7 @@ impl Mux {
         Err(Error::Gone)
     }
 
-    /// Does what came over the link, as far as it can be done now.
+    /// Performs received actions, as far as possible now.
     fn take(&mut self) -> Result<(), Error> {
         loop {
             let (act, since) = match self.waiting.take() {
@@ -291,13 +290,13 @@ impl Mux {
         }
     }
 
-    /// Does one thing; returns it where it has to wait.
+    /// Performs one action; returns it if it would block.
     fn act(&mut self, act: Act) -> Result<Option<Act>, Error> {
         match act {
             Act::Message { stream, bytes } => return self.deliver(stream, bytes),
             Act::Keys { stream } => self.hand_on(stream)?,
             Act::Settle { stream, fate } => self.settle(stream, fate),
-            // Once is enough: silo stops, and goes on.
+            // One stop is enough: silo stops and continues once.
             Act::Tell(Frame::Stopped { .. }) if matches!(self.told.back(), Some(Frame::Stopped { .. })) => {}
             Act::Tell(frame) => {
                 let is_report = matches!(frame, Frame::Report(_));
@@ -350,7 +349,7 @@ impl Mux {
             Fate::Stays => {}
             Fate::HalfShut => {
                 if let Some(fd) = self.fds.get(&number) {
-                    // Only a socket has halves.
+                    // Only sockets have halves; the error is ignored for others.
                     let _ = shutdown(fd, Shutdown::Write);
                 }
             }
@@ -364,7 +363,7 @@ impl Mux {
                 Ok(0) | Err(Errno::AGAIN) => return Ok(()),
                 Ok(length) => self.conversation.sent(length),
                 Err(Errno::INTR) => {}
-                // What it said before is still to be read; its end comes behind.
+                // Data sent before is still to be read, and then the end of the link.
                 Err(Errno::PIPE | Errno::CONNRESET) => {
                     self.is_deaf = true;
                     self.conversation.drop_outbox();

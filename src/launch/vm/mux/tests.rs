@@ -1,4 +1,4 @@
-//! What two ends of a link carry for each other.
+//! Data exchange between the two ends of a link.
 
 use rustix::event::{PollFd, poll};
 use rustix::fs::Timespec;
@@ -32,7 +32,7 @@ fn given(fd: OwnedFd) -> NoWait {
     NoWait::own(fd)
 }
 
-/// Turns both sides until neither has anything to do for a while.
+/// Runs both sides until neither has work for a while.
 pub fn run(muxes: [&mut Mux; 2]) -> Result<(), Error> {
     let [one, other] = muxes;
     let mut idle = 0;
@@ -99,7 +99,7 @@ fn who_does_not_read_gets_a_window_and_no_more() {
         }
         run([&mut host, &mut guest]).expect("both are honest");
     }
-    // The window, and what a pipe holds.
+    // The window, and the capacity of a pipe.
     assert!(taken <= WINDOW_BYTES + (1 << 20), "{taken}");
     assert!((WINDOW_BYTES..WINDOW_BYTES + 1024).contains(&guest.conversation.kept()));
     drop(to);
@@ -128,7 +128,7 @@ fn a_reader_that_is_gone_is_told() {
     assert!(!guest.has(2), "the pipe inside is closed, and its writer hears of it");
 }
 
-/// A link that breaks, a broker and a reader that take nothing: no call waits, and what comes first counts.
+/// A broken link, and a broker and a reader that accept nothing: no call blocks, and data sent earlier is still handled.
 #[test]
 fn nobody_who_takes_nothing_holds_the_host_up() {
     let (mut host, mut guest) = linked();
@@ -147,7 +147,7 @@ fn nobody_who_takes_nothing_holds_the_host_up() {
     assert!(host.waiting.is_some() && host.broker_deadline().is_some(), "a message waits for the broker");
     assert!(host.fds.len() < 1024 && host.conversation.kept() < 1 << 20, "{} {}", host.fds.len(), host.conversation.kept());
     assert!(host.interest().iter().all(|(source, ..)| *source != Source::Link), "the link is not read meanwhile");
-    // A broker that is gone makes nobody wait, either.
+    // A closed broker does not block either.
     drop((broker, reader));
     for _ in 0..100 {
         host.turn(&[(Source::Messenger, PollFlags::OUT), (Source::Link, PollFlags::IN)]).expect("the machine is honest");
