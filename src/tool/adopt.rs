@@ -1,4 +1,4 @@
-//! Making a tool of somebody else's image: its recipe, with the image pinned and the programs in it as shims.
+//! Turns a third-party image into a tool: writes a recipe with the image, and its programs as shims.
 
 use std::fs;
 use std::io;
@@ -23,58 +23,58 @@ use super::install::{self, Outcome};
 use super::locking::{self, Resolving};
 use super::record;
 
-/// Where programs are looked for.
+/// Directories that are searched for programs.
 const DIRS: [&[u8]; 6] = [b"usr/local/bin", b"usr/local/sbin", b"usr/bin", b"usr/sbin", b"bin", b"sbin"];
 
-/// Programs that nearly every image has, and nobody installs an image for.
+/// Programs that nearly every image has, and that are not the reason to install an image.
 const EVERYDAY: &str = include_str!("everyday.txt");
 
-/// Most programs that become shims by themselves: an image with more is a system, and its user names what is wanted.
+/// Limit on the automatic shims. An image with more programs is a whole system; its user can name the wanted ones.
 const MAX_SHIMS: usize = 64;
 
-/// Why an image could not become a tool.
+/// Error of turning an image into a tool.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is a recipe of that name already.
+    /// A recipe of that name exists already.
     #[error("there is a recipe for {tool} already{}", .path.as_ref().map_or_else(String::new, |path| format!(": {}", path.display())))]
     Taken {
         /// The tool.
         tool: String,
-        /// The recipe's file, where it has one.
+        /// The recipe's file; `None` for a built-in recipe.
         path: Option<PathBuf>,
     },
-    /// The recipe could not be written.
+    /// Writing the recipe failed.
     #[error(transparent)]
     File(#[from] PathError),
-    /// The tool could not be installed.
+    /// Installing the tool failed.
     #[error(transparent)]
     Install(Box<install::Error>),
-    /// What was installed cannot be read.
+    /// The installed image cannot be read.
     #[error(transparent)]
     Image(#[from] image::Error),
 }
 
-/// What is wanted of an image.
+/// Options of `silo install --image`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// The tool's name.
     pub name: String,
     /// The image.
     pub image: String,
-    /// Its shims; none for those that are found in it.
+    /// Its shims; if empty, the programs found in the image.
     pub shims: Vec<String>,
-    /// Commands for the shell, run in it once.
+    /// Shell commands that run once, as build steps.
     pub steps: Vec<String>,
-    /// What the tool may reach.
+    /// Allowed hosts of the tool.
     pub network: Vec<String>,
-    /// Processors that a run may use.
+    /// Limit on the processors of a run.
     pub cpus: Option<u32>,
-    /// Memory that a run may use, in MiB.
+    /// Limit on the memory of a run, in MiB.
     pub memory_mb: Option<u64>,
 }
 
-/// Makes an image a tool: tries the recipe for it, and writes and installs it where that goes well; returns what was done and
-/// the shims.
+/// Turns an image into a tool. Builds it with a draft recipe first; writes the recipe and records the tool only if that succeeds. Returns
+/// the outcome and the shims.
 pub fn adopt(context: &Context<'_>, wish: &Wish) -> Result<(Outcome, Vec<String>), Error> {
     let path = context.home.recipes().join(format!("{}.toml", wish.name));
     let taken = || Error::Taken { tool: wish.name.clone(), path: Some(path.clone()).filter(|path| path.exists()) };
@@ -87,7 +87,7 @@ pub fn adopt(context: &Context<'_>, wish: &Wish) -> Result<(Outcome, Vec<String>
     }
 }
 
-/// Goes on where the same command was killed after the recipe was written and before the tool had its commands.
+/// Resumes an install that was killed between writing the recipe and making the shims.
 fn again(context: &Context<'_>, wish: &Wish, text: &str) -> Option<Result<(Outcome, Vec<String>), Error>> {
     let there: toml::Table = text.parse().ok()?;
     let list = |key: &str| -> Vec<String> {
@@ -127,7 +127,7 @@ fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec
         Some(shim) => shim.split_once(':').map_or(shim.as_str(), |(_, program)| program).split_whitespace().map(str::to_owned).collect(),
         None => said,
     };
-    // What a shim runs takes its arguments as they are.
+    // With given shims, the base image's default arguments do not apply.
     let arguments = base.and_then(|base| base.arguments.clone()).filter(|_| wish.shims.is_empty());
     let command = (words.as_slice(), arguments.as_deref());
     let places = draft(command, &wish.shims);
@@ -154,7 +154,7 @@ fn failed(error: install::Error) -> Error {
     Error::Install(Box::new(error))
 }
 
-/// Finds the programs of an image in the usual directories and those of its `path`, but for those that nearly every image has.
+/// Finds the programs of an image in the usual directories and those of its `path`, except programs that nearly every image has.
 pub fn programs(index: &Index, path: &str) -> Vec<String> {
     let own = path.split(':').map(|dir| dir.trim_matches('/').as_bytes());
     let dirs: Vec<&[u8]> = DIRS.into_iter().chain(own).collect();
@@ -181,7 +181,7 @@ fn program(entry: &Entry, dirs: &[&[u8]]) -> Option<String> {
         .then(|| name.to_owned())
 }
 
-/// Writes the recipe.
+/// Generates the recipe.
 fn recipe(wish: &Wish, (command, arguments): (&[String], Option<&[String]>), shims: &[String]) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let list = |items: &[String]| format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "));

@@ -1,4 +1,4 @@
-//! Which apt archives and files a recipe's packages may come from.
+//! Lists the apt archives and local files that a recipe's packages may come from.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,47 +12,47 @@ use crate::recipe::{Debian, wanted};
 use crate::system::Arch;
 use crate::unpack::{deb, package};
 
-/// Suites that are one archive, without updates beside it.
+/// Suites without a separate suite of updates.
 const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
 
-/// What stands behind a release's name for its backports.
+/// Suffix of a backports suite, after the release's name.
 const BACKPORTS: &str = "-backports";
 
-/// Largest .deb that is read beside a recipe.
+/// Limit on the size of a local .deb.
 const MAX_DEB_BYTES: u64 = 8 << 30;
 
-/// Which packages of a suite count.
+/// The packages of a suite that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
-    /// All of them.
+    /// All.
     All,
-    /// Those that the recipe takes from this suite by name, with what they need of it.
+    /// Packages that the recipe requests from this suite by name, and their dependencies from it.
     Named,
-    /// All of them, unless the suite itself says that apt takes none of its own accord.
+    /// All, unless the suite is marked `NotAutomatic`, as in apt.
     AsTheSuiteSays,
 }
 
-/// One suite of an archive.
+/// A suite of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The suite.
     pub suite: String,
     /// The archive.
     pub archive: Archive,
-    /// Its components.
+    /// The components.
     pub components: Vec<String>,
-    /// The key that signs it, where it is not one of Debian's.
+    /// The signing key; `None` for Debian's own.
     pub key: Option<String>,
-    /// Which of its packages count.
+    /// The packages that may be chosen.
     pub counts: Counts,
 }
 
-/// Returns the release that a suite belongs to: `trixie` for `trixie-backports`.
+/// Returns the release of a suite: `trixie` for `trixie-backports`.
 pub fn release(suite: &str) -> &str {
     suite.strip_suffix(BACKPORTS).unwrap_or(suite)
 }
 
-/// Lists the suites that a recipe's packages come from, in the order in which apt would have them.
+/// Lists the suites for a recipe's packages, in apt's usual order.
 pub fn of(debian: &Debian) -> Vec<Source> {
     let of_debian = |suite: String, archive, counts| Source { suite, archive, components: debian.components.clone(), key: None, counts };
     let release = release(&debian.suite);
@@ -82,12 +82,12 @@ pub fn of(debian: &Debian) -> Vec<Source> {
     sources
 }
 
-/// The other architecture that locks are made for.
+/// Returns the other architecture of a lock.
 pub fn other_than(arch: Arch) -> Arch {
     Arch::ALL.into_iter().find(|other| *other != arch).unwrap_or(arch)
 }
 
-/// Why a .deb beside a recipe cannot be used.
+/// Error of using a local .deb.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
@@ -95,21 +95,21 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
-    /// It leads out of the recipe's directory.
+    /// It is outside the recipe's directory.
     #[error("debian.debs: {path} is a symlink out of the recipe's directory", path = .path.display())]
     Outside {
         /// The file.
         path: PathBuf,
     },
-    /// It is no package.
+    /// It is not a valid package.
     #[error("debian.debs")]
     Deb(#[from] deb::Error),
 }
 
-/// Writes the stanzas that a package index would have about files beside a recipe.
+/// Generates a package index of the local files.
 pub fn index_of(debs: &[LocalDeb]) -> Result<String, Error> {
     let mut text = String::new();
     for LocalDeb { name, dir } in debs {

@@ -1,4 +1,4 @@
-//! Giving up what one project has, and everything.
+//! Removes the data of projects, or all of Silo's data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,16 +21,16 @@ use super::keep;
 use super::kept;
 use super::projects::{self, Project};
 
-/// Why nothing was given up.
+/// Error of removing data.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A project's record could not be read or removed.
     #[error(transparent)]
     Project(#[from] projects::Error),
-    /// It is not known what is kept for a project.
+    /// The kept directories could not be read.
     #[error(transparent)]
     Kept(#[from] kept::Error),
-    /// What it had could not be collected.
+    /// Collecting a project's images failed.
     #[error(transparent)]
     Collect(#[from] collect::Error),
     /// The store is in use, or could not be locked.
@@ -39,17 +39,17 @@ pub enum Error {
     /// Sandboxes are running.
     #[error("{count} images are in use by running sandboxes")]
     Running {
-        /// How many.
+        /// The number of their images.
         count: usize,
     },
-    /// The directory could not be removed.
+    /// An operation on a path failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -60,18 +60,18 @@ impl From<silo_store::path_error::PathError> for Error {
     }
 }
 
-/// What projects have that nobody else does.
+/// Data that only these projects need.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
     /// Images and layers.
     pub choice: Choice,
-    /// Images of theirs that stay because somebody else needs them too.
+    /// Number of their images that stay because something else needs them.
     pub shared: usize,
-    /// How many and how much it is.
+    /// Counts and sizes.
     pub measured: Collected,
 }
 
-/// Finds what these projects have that no tool, other project or running sandbox needs.
+/// Finds images and layers of these projects that no tool, other project or running sandbox needs.
 pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<Own, Error> {
     let ids: BTreeSet<Digest> = projects.iter().flat_map(Project::images).map(|id| id.digest()).collect();
     let made_of = keep::made_of(context.home)?;
@@ -83,7 +83,7 @@ pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<Own, Error> {
     let unneeded = silo_store::gc::unneeded(context.store, &exclusive, &keepers, &made_of).map_err(collect::Error::from)?;
     drop(exclusive);
     let going: BTreeSet<Digest> = unneeded.iter().filter_map(|candidate| image_of(candidate).filter(|id| ids.contains(id))).collect();
-    // An image that stays, needed or not, keeps its layers.
+    // A layer of an image that stays is not removed, even if the image is unneeded.
     let stays: BTreeSet<Thing> =
         made_of.iter().filter(|(id, _)| !going.contains(id)).flat_map(|(_, layers)| layers).map(|layer| Thing::Layer(*layer)).collect();
     let is_theirs = |candidate: &Candidate| match candidate.thing {
@@ -103,14 +103,14 @@ fn image_of(candidate: &Candidate) -> Option<Digest> {
     }
 }
 
-/// Forgets projects and removes what [`own`] found.
+/// Removes the records and kept directories of projects, and the images and layers found by [`own`].
 pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<Collected, Error> {
     let shared = lock::share(context.store)?;
     let owners = kept::owners(context.home)?;
     for project in projects {
         for owner in owners.iter().filter(|owner| owner.path == project.path) {
             let room = context.home.kept_project(&owner.id);
-            // What runs in it may be about to write there.
+            // A running sandbox may be writing there.
             let _ours = kept::take(&room).ok_or(Error::Running { count: 1 })?;
             remove_tree(&room)?;
         }
@@ -120,10 +120,9 @@ pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<C
     Ok(collect::remove(context, &own.choice, None, keep::PATIENCE)?)
 }
 
-/// Removes all of Silo's directory, unless something uses it; returns whether there was one.
+/// Removes all of Silo's directory, unless it is in use; returns true if it existed.
 ///
-/// It is moved aside first, in one step: a kill leaves all of it, or nothing under its name and a rest that the next
-/// call removes.
+/// The directory is renamed first. So a kill leaves either everything, or a renamed rest that the next call removes.
 pub fn reset(home: &Home) -> Result<bool, Error> {
     let rest = home.discarded();
     remove_tree(&rest)?;
@@ -138,7 +137,7 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
     }
     match fs::rename(home.root(), &rest) {
         Ok(()) => remove_tree(&rest)?,
-        // A mount point or another's directory: it stays, and what is in it goes.
+        // A mount point, or a parent directory of another owner: empty the directory instead of removing it.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied | io::ErrorKind::CrossesDevices) =>
         {
@@ -158,7 +157,7 @@ fn empty(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Lists the projects that something is recorded or kept for, by path.
+/// Lists the projects with a record or kept directories, by path.
 pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
     let mut all = projects::list(home)?;
     for owner in kept::owners(home)? {
@@ -171,7 +170,7 @@ pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
     Ok(all)
 }
 
-/// Counts what is kept for projects besides images: caches, private state, excluded directories.
+/// Returns the size of projects' kept directories: caches, private state, excluded directories.
 pub fn kept_bytes(home: &Home, projects: &[Project]) -> Result<u64, Error> {
     let mut ledger = Ledger::default();
     let mut bytes = 0;
@@ -181,10 +180,10 @@ pub fn kept_bytes(home: &Home, projects: &[Project]) -> Result<u64, Error> {
     Ok(bytes)
 }
 
-/// Finds the known project that a path means: the path itself or the nearest directory above it.
+/// Finds the known project at a path or in the nearest parent directory.
 pub fn project_of(home: &Home, path: &Path) -> Result<Option<Project>, Error> {
     let mut known = known(home)?;
-    // The deepest directory stands last.
+    // The deepest directory is the last.
     known.sort_by_key(|project| project.path.components().count());
     Ok(known.into_iter().rfind(|project| path.starts_with(&project.path)))
 }

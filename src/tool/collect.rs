@@ -1,7 +1,7 @@
-//! Collecting what nothing needs: images, layers, downloads, and the leftovers of killed commands.
+//! Garbage collection: removes unneeded images, layers and downloads, and leftovers of killed commands.
 //!
-//! What goes is chosen without holding anybody up: under the store's lock it is only looked up what is unneeded, then
-//! chosen and measured without the lock, then looked up again and renamed away under it, and deleted afterwards.
+//! The store's exclusive lock is held only for short moments. Unneeded objects are listed under the lock, and selected and measured without
+//! it. Then they are checked again and renamed away under the lock, and deleted afterwards.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,82 +30,82 @@ use super::keep;
 use super::shims;
 use super::trust::record;
 
-/// Why nothing was collected.
+/// Error of collecting garbage.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not known what is needed, or the store is in use.
+    /// The needed objects are unknown, or the store is in use.
     #[error("nothing was collected")]
     Keep(#[from] keep::Error),
-    /// The store refused.
-    #[error("the layer store refused to collect")]
+    /// The store failed.
+    #[error("garbage collection in the layer store failed")]
     Store(#[from] gc::GcError),
-    /// A path of the store could not be worked with.
+    /// An operation on a path of the store failed.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// A file could not be listed or removed.
+    /// Listing or removing a file failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
-/// What to collect of all that nothing needs.
+/// Options of a garbage collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// What was used more recently is kept, whatever else is wished.
+    /// Keep objects that were used more recently, in any case.
     pub min_age: Duration,
-    /// What was not used for so long goes. Without this and `max_size`, everything goes.
+    /// Remove objects unused for this time. Without this and `max_size`, all unneeded objects are removed.
     pub max_age: Option<Duration>,
-    /// The least recently used goes until all of Silo's directory takes at most so much.
+    /// Remove the least recently used objects until Silo's directory has at most this size.
     pub max_size: Option<u64>,
-    /// Whether fetched files go too, whatever their age; by age and size they go anyway.
+    /// Also remove downloads of any age. Limits of age and size apply to downloads in any case.
     pub downloads: bool,
-    /// At most so many images, layers and files go.
+    /// Limit on the number of removed images and layers, and of removed downloads.
     pub limit: Option<usize>,
 }
 
-/// What was, or would be, collected.
+/// Counts and size of the collected objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Layers.
     pub layers: usize,
     /// Images.
     pub images: usize,
-    /// Fetched files.
+    /// Downloads.
     pub downloads: usize,
     /// Leftovers of killed commands.
     pub leftovers: usize,
-    /// The disk space that images, layers and fetched files give back.
+    /// Disk space freed by the removal of images, layers and downloads.
     pub bytes: u64,
 }
 
-/// What was chosen to go.
+/// Objects selected for removal.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
     /// Images and layers.
     pub things: Vec<Candidate>,
-    /// Fetched files.
+    /// Downloads.
     pub downloads: Vec<PathBuf>,
 }
 
-/// Collects.
+/// Collects garbage.
 pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     collect_within(context, wish, keep::PATIENCE)
 }
 
 fn collect_within(context: &Context<'_>, wish: &Wish, patience: Duration) -> Result<Collected, Error> {
     let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, patience)?)?)?;
-    // A step that fails is run and logged anew, so all logs go with all fetched files.
+    // With all downloads, all logs are removed too: a failed step will run again and write a new log.
     let logs = if wish.downloads { Some(now(context)) } else { now(context).checked_sub(wish.min_age) };
     remove(context, &choice, logs, patience)
 }
 
-/// Says what [`collect`] would do, and does nothing.
+/// Computes the result of [`collect`] and removes nothing.
 pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, keep::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
@@ -117,7 +117,7 @@ pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
     Ok(foreseen)
 }
 
-/// Counts what a choice is and takes.
+/// Returns the counts and size of a selection.
 pub fn measured(context: &Context<'_>, choice: &Choice) -> Result<Collected, Error> {
     let mut counted = count(choice.things.iter().map(|candidate| candidate.thing));
     counted.downloads = choice.downloads.len();
@@ -137,18 +137,18 @@ fn count(things: impl Iterator<Item = Thing>) -> Collected {
     counted
 }
 
-/// How long passes between two collections that nobody asked for.
+/// Interval of automatic collections.
 const AUTOMATIC_EVERY: Duration = Duration::from_secs(86_400);
-/// How long unneeded things stay unused before they go by themselves, unless gc.maxAge says otherwise.
+/// Default of gc.maxAge for automatic collections.
 const AUTOMATIC_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
-/// What is younger never goes by itself: an install that failed is likely to be tried again.
+/// Automatic collections keep newer objects: a failed install is likely to be tried again.
 const AUTOMATIC_MIN_AGE: Duration = Duration::from_secs(86_400);
-/// How much goes by itself at once; the rest goes the next day.
+/// Limit on the objects that an automatic collection removes, so that it is fast; the rest is removed the next day.
 const AUTOMATIC_LIMIT: usize = 200;
 
-/// Collects by itself what the settings allow, after a command that added something; at most once a day.
+/// Automatic garbage collection after a command that added something, at most daily and as the settings allow.
 ///
-/// What goes wrong is told as a warning: the command itself has succeeded. Nobody is waited for.
+/// Errors become warnings, because the command itself has succeeded. It does not wait for other users of the store.
 pub fn by_itself(context: &Context<'_>) {
     let settings = &context.settings.gc;
     let stamp = context.home.collected();
@@ -156,12 +156,12 @@ pub fn by_itself(context: &Context<'_>) {
         return;
     }
     let last = fs::metadata(&stamp).and_then(|found| found.modified());
-    // The first time there is nothing old enough to go.
+    // Without a stamp this is a new home, in which nothing is old enough.
     let due = last.as_ref().is_ok_and(|last| now(context).duration_since(*last).is_ok_and(|age| age >= AUTOMATIC_EVERY));
     if last.is_ok() && !due {
         return;
     }
-    // Without the stamp it would be tried after every install, which costs time and harms nothing.
+    // If the stamp cannot be written, every install collects, which is slow and otherwise harmless.
     drop(private::write(&stamp, b""));
     if !due {
         return;
@@ -176,40 +176,40 @@ pub fn by_itself(context: &Context<'_>) {
     shrink_caches(context);
     match collect_within(context, &wish, Duration::ZERO) {
         Ok(collected) if collected.bytes > 0 => {
-            let text = format!("{} were freed of what nothing needed for a while (`silo gc --help`)", amount::size(collected.bytes));
+            let text = format!("freed {} of long unneeded images, layers and downloads (`silo gc --help`)", amount::size(collected.bytes));
             (context.sink)(Event::Note { text });
         }
         Ok(_) | Err(Error::Keep(keep::Error::Busy { .. })) => {}
-        Err(error) => (context.sink)(Event::Warning { text: format!("collecting what nothing needs: {error}; `silo gc` says more") }),
+        Err(error) => (context.sink)(Event::Warning { text: format!("automatic gc failed: {error}; run `silo gc` for details") }),
     }
 }
 
-/// Removes what is too old or too much in package caches, and says so.
+/// Shrinks package caches to their limits, with a note.
 fn shrink_caches(context: &Context<'_>) {
     let chosen = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), now(context));
     let text = match chosen.map(|choice| evict::remove(&choice)) {
         Ok((0, _)) => return,
-        Ok((files, bytes)) => format!("{files} files of package caches were removed, the least lately used ({})", amount::size(bytes)),
-        Err(error) => return (context.sink)(Event::Warning { text: format!("making package caches smaller: {error}") }),
+        Ok((files, bytes)) => format!("removed {files} least recently used files from package caches ({})", amount::size(bytes)),
+        Err(error) => return (context.sink)(Event::Warning { text: format!("cannot shrink package caches: {error}") }),
     };
     (context.sink)(Event::Note { text });
 }
 
-/// Whole seconds, rounded up: what was made in this very second is not younger than now.
+/// Returns the current time, rounded up to a second, so that objects from this second are not in the future.
 pub fn now(context: &Context<'_>) -> SystemTime {
     let secs = u64::try_from(context.now).unwrap_or(0).saturating_add(1);
-    // A clock beyond the end of what the system counts tells nothing, so nothing is old.
+    // If the clock is out of range, nothing is old.
     UNIX_EPOCH.checked_add(Duration::from_secs(secs)).unwrap_or(UNIX_EPOCH)
 }
 
-/// Returns what nothing needs, the least recently used first.
+/// Returns the unneeded objects, the least recently used first.
 pub fn unneeded(context: &Context<'_>, exclusive: &ExclusiveLock) -> Result<Vec<Candidate>, Error> {
     let made_of = keep::made_of(context.home)?;
     let keepers = keep::keepers(context.home, context.store, &made_of)?;
     Ok(gc::unneeded(context.store, exclusive, &keepers, &made_of)?)
 }
 
-/// Chooses of what nothing needs, in its order, so that no image that stays loses a layer.
+/// Selects from the unneeded objects, in their order. No image that stays loses a layer.
 fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Result<Choice, Error> {
     let now = now(context);
     let is_older = |used: SystemTime, age: Duration| now.duration_since(used).is_ok_and(|since| since >= age);
@@ -220,7 +220,7 @@ fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Resul
     for path in fetched(context)? {
         items.push(Item::Download(used(&path)?, path));
     }
-    // Stable: things of one time stay in their order.
+    // A stable sort: objects of the same time stay in dependency order.
     items.sort_by_key(Item::used);
     for item in items {
         let whatever_its_age = wish.downloads && matches!(item, Item::Download(..));
@@ -244,7 +244,7 @@ fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Resul
     Ok(choice)
 }
 
-/// Adds to a choice what has to go, the first first, until what stays fits.
+/// Extends the selection, in order, until the remaining size fits the limit.
 fn fit(context: &Context<'_>, cap: u64, choice: &mut Choice, rest: Vec<Item>) -> Result<(), Error> {
     let takes = Ledger::default().add(context.home.root())?.fresh;
     let mut going = Ledger::default();
@@ -292,7 +292,7 @@ impl Choice {
     }
 }
 
-/// Removes what was chosen and is still unneeded, and the leftovers of killed commands. Logs from before `logs` go too.
+/// Removes selected objects that are still unneeded, leftovers of killed commands, and logs from before `logs`.
 pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, patience: Duration) -> Result<Collected, Error> {
     let exclusive = keep::exclude(context.store, patience)?;
     let things = gc::still(&choice.things, &unneeded(context, &exclusive)?);
@@ -304,7 +304,7 @@ pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, 
         removed(path)?;
         collected.downloads += 1;
     }
-    // Nobody builds while the lock is ours, so all of this is left over.
+    // No build runs while we hold the exclusive lock, so everything here is left over.
     for path in listed(&context.home.work())? {
         scratch::abandon(context.store, &path)?;
     }
@@ -318,7 +318,7 @@ pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, 
     Ok(collected)
 }
 
-/// Removes what killed commands were writing of silo's own small files, and returns how many those were.
+/// Removes temporary files of Silo's own small files after killed commands, and returns their number.
 pub fn half_written(home: &Home) -> Result<usize, Error> {
     let mut dirs = vec![home.root().to_owned(), home.tools(), home.projects(), home.locks(), home.ecosystems(), home.terminals()];
     dirs.extend(listed(&home.kept_projects())?);
@@ -338,14 +338,14 @@ pub fn half_written(home: &Home) -> Result<usize, Error> {
     Ok(gone)
 }
 
-/// Whether a name is `<name>.new.<process>`, which earlier versions gave to what was not whole yet.
+/// Returns true for `<name>.new.<pid>`, the form of temporary names in earlier versions.
 fn is_of_earlier(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let process = name.rsplit_once(".new.").map(|(_, process)| process);
     process.is_some_and(|process| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Removes the notes of which derivation made an image that is gone or goes, and what is no whole note.
+/// Removes invalid records of derivations, and those of missing or removed images.
 fn forget_images(context: &Context<'_>, things: &[Thing]) -> Result<(), Error> {
     let going = |thing: &Thing| match thing {
         Thing::Image(id) => Some(*id),
@@ -364,7 +364,7 @@ fn forget_images(context: &Context<'_>, things: &[Thing]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the logs of steps from before a moment; a step that fails is run and logged anew.
+/// Removes the logs of steps from before a time.
 fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), Error> {
     for path in listed(&context.home.logs())? {
         if before.is_some_and(|before| used(&path).is_ok_and(|used| used <= before)) {
@@ -374,7 +374,7 @@ fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), 
     Ok(())
 }
 
-/// Returns the fetched files, whole or not.
+/// Returns the downloads, complete or partial.
 pub fn fetched(context: &Context<'_>) -> Result<Vec<PathBuf>, Error> {
     listed(&context.home.downloads())
 }

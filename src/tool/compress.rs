@@ -1,8 +1,8 @@
-//! Making images cold: the archives of their layers instead of trees and roots.
+//! Compresses images: replaces roots and layer trees by archives of the layers.
 //!
-//! A root is hard links to its layers' trees, so only giving up both frees anything. First every layer gets its
-//! archive, whole and synced, while anybody may run anything; then, under the store's lock and for a moment, roots and
-//! trees are renamed away, unless an image was used meanwhile. A kill at any moment leaves images that run.
+//! A root consists of hard links to its layers' trees, so only removing both frees space. First every layer gets its archive, complete and
+//! synced, while other commands may run anything. Then the store's exclusive lock is held for a moment, and roots and trees are renamed
+//! away, unless the image was used since. A kill at any moment leaves images that run.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,43 +21,43 @@ use super::Context;
 use super::collect::now;
 use super::keep;
 
-/// Why images could not be made cold, or warm again.
+/// Error of compressing or restoring images.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not known what is in use.
+    /// The images in use are unknown.
     #[error(transparent)]
     Keep(#[from] keep::Error),
-    /// A layer's archive could not be made.
+    /// Making a layer's archive failed.
     #[error(transparent)]
     Form(#[from] FormError),
     /// The store could not be locked or measured.
     #[error(transparent)]
     Path(#[from] silo_store::path_error::PathError),
-    /// An image cannot be read or made.
+    /// An image cannot be read or restored.
     #[error(transparent)]
     Image(#[from] image::Error),
-    /// There is no such image.
-    #[error("image {0} is not here")]
+    /// The image does not exist.
+    #[error("there is no image {0}")]
     Gone(ImageId),
-    /// The user wants to stop.
-    #[error("stopped; images that are not compressed yet are as they were")]
+    /// The user stopped the command.
+    #[error("stopped; images not yet compressed are unchanged")]
     Stopped,
 }
 
-/// What was, or would be, made cold.
+/// Counts and sizes of compressed images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compressed {
     /// Images.
     pub images: usize,
     /// Layers.
     pub layers: usize,
-    /// What their trees and roots took on disk.
+    /// Disk space of the trees and roots.
     pub before: u64,
-    /// What their archives take.
+    /// Disk space of the archives.
     pub after: u64,
 }
 
-/// Returns the images with a root that were not used for so long and are not running.
+/// Returns the images with a root that were not used for this time and are not running.
 pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>, Error> {
     let running = lock::pins(context.store)?;
     let unused = |id: &ImageId| {
@@ -71,7 +71,7 @@ pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>,
     Ok(images.filter(|id| !cold::is_cold(context.home, *id) && !running.contains_key(&id.digest()) && unused(id)).collect())
 }
 
-/// Says what compressing would give up; how small the archives get is not known before.
+/// Computes the counts and the disk space that compressing would remove. The size of the archives is unknown in advance.
 pub fn foresee(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed, Error> {
     let layers = theirs_alone(context, images)?;
     let mut foreseen = Compressed { images: images.len(), layers: layers.len(), ..Compressed::default() };
@@ -83,7 +83,7 @@ pub fn foresee(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed, 
     Ok(foreseen)
 }
 
-/// Makes images cold that are not used since they were listed.
+/// Compresses the images that were not used since the call.
 pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed, Error> {
     if images.is_empty() {
         return Ok(Compressed::default());
@@ -96,7 +96,7 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
         !running.contains_key(&id.digest()) && image::last_used(context.home, *id) == *used && used.is_some()
     };
     let going: Vec<ImageId> = seen.iter().filter(still).map(|(id, _)| *id).collect();
-    // Counted anew: another image may have been made of the same layers.
+    // List the layers again, since another image with the same layers may have been made.
     let layers: Vec<LayerId> = theirs_alone(context, &going)?.into_iter().filter(|id| context.store.packed(id).exists()).collect();
     let roots: Vec<_> = going.iter().flat_map(|id| boot::made_of_layers(context.home, *id)).collect();
     let before = forms::cool(context.store, exclusive, &roots, &layers)?;
@@ -147,7 +147,7 @@ fn pack_one(context: &Context<'_>, shared: &lock::SharedLock, layer: &LayerId, t
     Ok(())
 }
 
-/// Makes a cold image warm again.
+/// Restores the root of a compressed image.
 pub fn restore(context: &Context<'_>, id: ImageId) -> Result<(), Error> {
     let shared = lock::share(context.store)?;
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;

@@ -1,4 +1,4 @@
-//! What a tool is where it is used: its recipe, with what the settings in force lay over it, and where its lock is kept.
+//! The definition of a tool in a scope: its recipe, overridden by the settings in force, and the path of its lock.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,36 +15,36 @@ use super::View;
 use super::locking;
 use super::record::{self, Installed};
 
-/// Where a tool is used.
+/// Scope of a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everywhere that no project says otherwise.
+    /// Outside of projects that define the tool.
     Global,
     /// In the project around the working directory.
     Project,
 }
 
 impl Scope {
-    /// Reads the option `--global`.
+    /// Converts the option `--global`.
     pub fn of(global: bool) -> Scope {
         if global { Scope::Global } else { Scope::Project }
     }
 }
 
-/// A tool as it is used somewhere.
+/// A tool as defined in a scope.
 #[derive(Clone, Debug)]
 pub struct Definition {
-    /// The recipe with all that is laid over it, and where it comes from.
+    /// The recipe with all overrides, and its origin.
     pub found: Found,
-    /// The version that is wanted, or its beginning.
+    /// The requested version, or a prefix of it.
     pub version: Option<String>,
-    /// The lock file that must hold its lock; without one, the recipe's own lock counts.
+    /// The lock file that must have its lock; `None` for the recipe's own lock.
     pub lock_file: Option<PathBuf>,
     /// The project whose files its steps may see.
     pub project: Option<PathBuf>,
 }
 
-/// Why a definition could not be had.
+/// Error of reading a definition.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such recipe.
@@ -53,22 +53,22 @@ pub enum Error {
     /// The settings cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// Settings name an add-on that there is none of.
+    /// The settings name an unknown add-on.
     #[error("overrides.{tool}.addons: there is no add-on \"{name}\"{near}")]
     Addon {
         /// The tool.
         tool: String,
         /// The add-on.
         name: String,
-        /// A name near it, as the end of the sentence, or nothing.
+        /// A similar name, as the end of the sentence, or empty.
         near: String,
     },
-    /// Settings lay something impossible over a recipe.
+    /// The settings override a recipe with something invalid.
     #[error("overrides.{tool}")]
     Overlay {
         /// The tool.
         tool: String,
-        /// What.
+        /// The fault.
         #[source]
         source: file::Error,
     },
@@ -78,22 +78,22 @@ pub enum Error {
     /// The record of an installed tool cannot be read.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// A project uses the tool, and its image is not there.
+    /// A project uses the tool, and its image does not exist.
     #[error("this project's {tool} is not built: {why}")]
     NotBuilt {
         /// The tool.
         tool: String,
-        /// What is missing.
+        /// The reason.
         why: &'static str,
     },
 }
 
-/// Returns what a tool is in a scope.
+/// Returns the definition of a tool in a scope.
 pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Definition, Error> {
     of_version(view, tool, scope, None)
 }
 
-/// The same in the version that is wanted; else in that of the settings, else in the one that is installed.
+/// Returns the definition in the wanted version; else in the version of the settings, else in the installed one.
 pub fn of_version(view: View<'_>, tool: &str, scope: Scope, wanted: Option<&str>) -> Result<Definition, Error> {
     let settings = settings(view, scope);
     let over = settings.overrides.get(tool).cloned().unwrap_or_default();
@@ -129,30 +129,30 @@ fn unknown_addon(view: View<'_>, tool: &str, name: &str) -> Error {
     Error::Addon { tool: tool.to_owned(), name: name.to_owned(), near }
 }
 
-/// Returns the tools that the project claims: those of its settings, and those of its lock.
+/// Returns the tools claimed by the project's settings and its lock.
 pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
     let mut tools = view.project_settings.claims();
-    // Language servers are locked there, too.
+    // The lock also has entries of language servers, which are not tools.
     tools.extend(locking::of_project(view)?.into_keys().filter(|name| check_name(name).is_ok()));
     Ok(tools)
 }
 
-/// Finds the image that the project's tool is now, or nothing where the project does not claim the tool.
+/// Finds the current image of the project's tool; `None` if the project does not claim the tool.
 ///
-/// The definition and the lock name the image together, so a wrong one cannot be found.
+/// Definition and lock together determine the image, so an image of another definition is never found.
 pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     if !is_claimed(view, tool)? {
         return Ok(None);
     }
     let definition = of(view, tool, Scope::Project)?;
     let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), why };
-    let lock = locking::existing(view, &definition)?.ok_or_else(|| not_built("silo.lock does not say what it is made of"))?;
+    let lock = locking::existing(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
     let found = build::known(view.home, &definition.target(&lock));
-    let image = found.ok_or_else(|| not_built("what silo.toml and silo.lock say was never built on this machine"))?;
+    let image = found.ok_or_else(|| not_built("this version of silo.toml and silo.lock was never built on this machine"))?;
     Ok(Some(Installed { name: tool.to_owned(), version: locking::version(&definition.found, &lock), image }))
 }
 
-/// Finds the image that a tool is now: the project's where the project claims the tool, else the installed one.
+/// Finds the current image of a tool: the project's if the project claims the tool, else the installed one.
 pub fn current(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     match image(view, tool)? {
         Some(own) => Ok(Some(own)),
@@ -160,7 +160,7 @@ pub fn current(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     }
 }
 
-/// Returns where a tool is defined: in the project that claims it, else for everywhere.
+/// Returns the scope of a tool: the project if it claims the tool, else global.
 pub fn scope(view: View<'_>, tool: &str) -> Result<Scope, Error> {
     Ok(if is_claimed(view, tool)? { Scope::Project } else { Scope::Global })
 }
@@ -173,12 +173,12 @@ fn is_claimed(view: View<'_>, tool: &str) -> Result<bool, Error> {
 }
 
 impl Definition {
-    /// The definition as what is to be built from a lock.
+    /// Returns the build target of the definition with a lock.
     pub fn target<'a>(&'a self, lock: &'a crate::lock::Lock) -> Target<'a> {
         Target { recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
     }
 
-    /// The tool's name.
+    /// Returns the tool's name.
     pub fn tool(&self) -> &str {
         &self.found.recipe.name
     }

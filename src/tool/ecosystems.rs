@@ -1,4 +1,4 @@
-//! Learning which names a package ecosystem is, and forgetting it, apart from any build.
+//! Learns and forgets the host names of package ecosystems, outside of builds.
 
 use crate::build;
 use crate::build::network;
@@ -9,7 +9,7 @@ use crate::recipe::catalog;
 use super::Context;
 use super::record;
 
-/// Why an ecosystem could not be learned or forgotten.
+/// Error of learning or forgetting an ecosystem.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such recipe.
@@ -18,7 +18,7 @@ pub enum Error {
     /// The tool's record could not be read.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// The tool, whose client is to be asked, is not installed.
+    /// The tool with the ecosystem's client is not installed.
     #[error("{tool} is not installed")]
     NotInstalled {
         /// The tool.
@@ -27,12 +27,12 @@ pub enum Error {
     /// The probe failed.
     #[error(transparent)]
     Build(#[from] build::Error),
-    /// What was learned could not be kept or removed.
+    /// Storing or removing the host names failed.
     #[error(transparent)]
     Ecosystem(#[from] ecosystem::Error),
 }
 
-/// Learns an ecosystem anew from an installed tool.
+/// Learns the host names of an ecosystem again, with the client of an installed tool.
 pub fn learn(context: &Context<'_>, tool: &str, ecosystem: &str) -> Result<Learned, Error> {
     let found = catalog::find(context.places, tool)?;
     let installed = record::get(context.home, tool)?.ok_or_else(|| Error::NotInstalled { tool: tool.to_owned() })?;
@@ -40,7 +40,7 @@ pub fn learn(context: &Context<'_>, tool: &str, ecosystem: &str) -> Result<Learn
     Ok(network::learn(&context.learning(&found.recipe, &root), ecosystem, context.sink)?)
 }
 
-/// Forgets what was learned; returns whether there was anything. The next step that needs it learns it anew.
+/// Forgets the host names of an ecosystem; returns false if there were none. The next step that needs them learns them again.
 pub fn forget(context: &Context<'_>, ecosystem: &str) -> Result<bool, Error> {
     Ok(ecosystem::forget(context.home, ecosystem)?)
 }

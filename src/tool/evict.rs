@@ -1,7 +1,6 @@
-//! Making package caches smaller: the files that were used least lately go, one by one, never a whole cache at once.
+//! Evicts the least recently used files of package caches, file by file and never a whole cache.
 //!
-//! A cache that a running sandbox has is left alone. Private state and excluded directories are not caches, and nothing
-//! here touches them.
+//! The caches of a running sandbox are left alone. Private state and excluded directories are not caches, and are never touched.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,26 +13,26 @@ use crate::home::Home;
 
 use super::kept::{self, Class, Error};
 
-/// What all caches may take, unless cache.tools.maxSizeMB says otherwise.
+/// Default limit on all caches together, unless cache.tools.maxSizeMB is set.
 const MAX_SIZE_BYTES: u64 = 4096 << 20;
-/// How long files stay unused, unless cache.tools.maxAgeDays says otherwise.
+/// Default age of unused files, unless cache.tools.maxAgeDays is set.
 const MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
-/// Most files that are looked at; far above any cache, small enough to hold.
+/// Limit on the examined files: far above any cache, and few enough to fit in memory.
 const MAX_FILES: usize = 2_000_000;
 
-/// How much caches may take.
+/// Limits on caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// All together, in bytes.
+    /// All caches together, in bytes.
     pub max_size: Option<u64>,
-    /// How long a file stays unused.
+    /// Age of an unused file.
     pub max_age: Option<Duration>,
-    /// One cache or each of a tool's, in bytes.
+    /// A single cache, or each cache of a tool, in bytes.
     pub per_mount: BTreeMap<String, u64>,
 }
 
 impl Policy {
-    /// Reads what settings say; 0 is no limit.
+    /// Reads the settings; 0 is no limit.
     pub fn of(cache: &Cache) -> Policy {
         let tools = &cache.tools;
         let limit = |said: Option<u64>, unit: u64, otherwise: u64| match said {
@@ -49,7 +48,7 @@ impl Policy {
         }
     }
 
-    /// What a cache may take by itself: said of it, of its last name alone, or of its tool.
+    /// Returns the limit of a single cache, by its full name, its last name, or its tool.
     fn of_mount(&self, cache: &CacheDir) -> Option<u64> {
         let last = cache.name.rsplit("%2F").next().unwrap_or(&cache.name);
         let names = [format!("{}/{}", cache.tool, cache.name.replace("%2F", "/")), format!("{}/{last}", cache.tool), cache.tool.clone()];
@@ -60,41 +59,41 @@ impl Policy {
 /// A package cache on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CacheDir {
-    /// The project's or tool's room, which is locked while it is used.
+    /// The storage directory of the project or tool, which is locked while in use.
     room: PathBuf,
     /// The tool.
     pub tool: String,
-    /// Its path inside, as a file name.
+    /// Its path in the sandbox, encoded as a file name.
     name: String,
     /// The directory.
     pub path: PathBuf,
 }
 
-/// A file of a cache, found relative to the cache's open directory.
+/// A file of a cache, relative to the cache's open directory.
 #[derive(Clone, Debug)]
 struct Item {
     cache: usize,
-    /// The directory that it is in, beneath the cache's.
+    /// Its directory, relative to the cache's.
     dir: PathBuf,
     file: Listed,
 }
 
-/// Files that are to go.
+/// Files selected for eviction.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
     files: BTreeMap<CacheDir, Vec<(PathBuf, Listed)>>,
     count: usize,
-    /// What they take on disk.
+    /// Their disk space.
     pub bytes: u64,
 }
 
 impl Choice {
-    /// How many they are.
+    /// Returns the number of files.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no files.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -128,12 +127,12 @@ fn of_tool(room: &Path, dir: &Path, tool: &str) -> Result<Vec<CacheDir>, Error> 
     Ok(names.map(|name| CacheDir { room: room.to_owned(), tool: tool.to_owned(), path: dir.join(&name), name }).collect())
 }
 
-/// Chooses what is to go: what is too old, then what is too much of one cache, then of all.
+/// Selects the files to evict: first files that are too old, then by the limit of each cache, then by the limit of all.
 pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, Error> {
     let caches = caches(home)?;
     let mut items = Vec::new();
     for (number, cache) in caches.iter().enumerate() {
-        // What is in use is neither looked at nor counted: its program may be changing it.
+        // A cache in use is neither examined nor counted: its program may be changing it.
         if let Some(_ours) = kept::take(&cache.room) {
             walk(number, cache, &mut items);
         }
@@ -165,7 +164,7 @@ pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, E
     Ok(choice)
 }
 
-/// Collects the files of a cache; what cannot be looked at is not counted, and stays.
+/// Lists the files of a cache. Unreadable directories are not counted and stay.
 fn walk(number: usize, cache: &CacheDir, items: &mut Vec<Item>) {
     let Ok(top) = Rooted::open(&cache.path) else { return };
     let mut dirs = vec![PathBuf::new()];
@@ -181,17 +180,17 @@ fn walk(number: usize, cache: &CacheDir, items: &mut Vec<Item>) {
     }
 }
 
-/// Removes what was chosen and is as it was then, but for what is in use; returns how many files went and what they took.
+/// Removes selected files that are unchanged and not in use; returns their number and their size.
 ///
-/// A room is held as long as something of it is removed. A program that ran between the choice and this may have put
-/// anything in place of the directories: they are opened anew beneath the cache's own, and no link is followed.
+/// The storage directory stays locked during the removal. A program that ran since the selection may have replaced directories, also by
+/// symlinks. So they are opened again relative to the cache's own directory, without following symlinks.
 pub fn remove(choice: &Choice) -> (usize, u64) {
     let mut gone = (0, 0);
     for (cache, files) in &choice.files {
         let Some(_ours) = kept::take(&cache.room) else { continue };
         let Ok(top) = Rooted::open(&cache.path) else { continue };
         for (dir, file) in files {
-            // What cannot be removed is looked at again the next time.
+            // If a removal fails, the next run examines the file again.
             if let Ok(true) = top.remove(dir, file) {
                 gone = (gone.0 + 1, gone.1 + file.bytes);
             }
@@ -247,7 +246,7 @@ mod tests {
         drop(held);
         assert_eq!(remove(&by_age), (2, 128 << 10));
         assert_eq!(names(&pip), ["less", "young"]);
-        // 0 is no limit, and one cache has its own.
+        // 0 is no limit, and one cache has its own limit.
         file(&uv, "big", 2048, 2);
         let one = choose(&home, &policy("[tools]\nmaxSizeMB = 0\nmaxAgeDays = 0\nperMount = { \"python/uv\" = 1 }"), now).expect("chosen");
         assert_eq!(remove(&one).0, 2);
@@ -276,7 +275,7 @@ mod tests {
         let policy = Policy::of(&Cache::default());
         let choice = choose(&home, &policy, SystemTime::now()).expect("chosen");
         assert_eq!(choice.len(), 3);
-        // What a program may do between the choice and the removal.
+        // Changes that a program may make between selection and removal.
         fs::rename(cache.join("a/b"), cache.join("moved")).expect("moved");
         symlink(&outside, cache.join("a/b")).expect("linked");
         fs::remove_file(cache.join("c/old")).expect("removed");

@@ -1,4 +1,4 @@
-//! Installing a tool: its lock, its image, its record, in this order; only the last makes it installed.
+//! Installs a tool: makes its lock, its image, its record, in this order. Only with the record it is installed.
 
 use std::cell::OnceCell;
 
@@ -26,16 +26,16 @@ use super::projects;
 use super::record::{self, Installed};
 use super::shims;
 
-/// Why a tool could not be installed.
+/// Error of installing a tool.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What it is made of cannot be told.
+    /// The definition of the tool cannot be read.
     #[error(transparent)]
     Definition(#[from] definition::Error),
     /// It has no lock.
     #[error(transparent)]
     Lock(#[from] locking::Error),
-    /// It could not be built.
+    /// The build failed.
     #[error(transparent)]
     Build(#[from] build::Error),
     /// Its record could not be read or written.
@@ -45,35 +45,35 @@ pub enum Error {
     #[error(transparent)]
     Project(#[from] projects::Error),
     /// The store could not be locked or written.
-    #[error("the layer store refused")]
+    #[error("the layer store failed")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The lock holds another version than was asked for.
+    /// The lock has another version than requested.
     #[error("{tool} {wanted} is not available: {}", told(.available, .others))]
     Version {
         /// The tool.
         tool: String,
-        /// The version asked for.
+        /// The requested version.
         wanted: String,
-        /// The version that its lock has.
+        /// The version of its lock.
         available: String,
-        /// The other versions that its recipe has.
+        /// The other versions of its recipe.
         others: Vec<String>,
     },
     /// Its shims could not be made.
     #[error(transparent)]
     Shims(#[from] shims::Error),
-    /// A locked file is on no mirror any more.
-    #[error("{tool}: a locked package is on no mirror any more, and the snapshot archive does not have it either or is not known")]
+    /// A locked file is not available any more.
+    #[error("{tool}: a locked package was not found on any mirror or in the snapshot archive")]
     Gone {
         /// The tool.
         tool: String,
-        /// Which, and where it was looked for.
+        /// The file and the addresses that were tried.
         #[source]
         source: Box<build::Error>,
     },
 }
 
-/// Says which versions there are.
+/// Lists the available versions.
 fn told(available: &str, others: &[String]) -> String {
     match others {
         [] => format!("its lock has {available}"),
@@ -81,33 +81,33 @@ fn told(available: &str, others: &[String]) -> String {
     }
 }
 
-/// What is to be installed.
+/// Options of an install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// The tool.
     pub name: String,
-    /// The version or the beginning of one, such as `3.13`.
+    /// The version or a prefix of one, such as `3.13`.
     pub version: Option<String>,
-    /// Whether a lock may be made.
+    /// Permission to make a lock.
     pub resolving: Resolving,
-    /// Whether steps that the lock pins are run again and pinned anew.
+    /// True if pinned steps run again and get new pins.
     pub anew: bool,
-    /// Changes of files that are made if it succeeds, together with that of its lock.
+    /// Changes of files that are committed together with the lock, if the install succeeds.
     pub with: Vec<Change>,
 }
 
-/// What an install did.
+/// Result of an install.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The tool as it is installed now.
+    /// The installed tool.
     pub tool: Installed,
-    /// Whether anything changed.
+    /// True if anything changed.
     pub fresh: bool,
-    /// Layers that were made, and not found.
+    /// Number of layers that were made, not counting reused ones.
     pub made: usize,
 }
 
-/// Installs a tool, or finds that it is installed already.
+/// Installs a tool, unless it is installed already.
 pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
     let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
@@ -116,14 +116,14 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
     record(context, &shared, &definition, made, &wish.with)
 }
 
-/// What a tool is made of, and what came of it. Nothing is recorded yet.
+/// A built tool, before it is recorded.
 pub(super) struct Made {
     pub lock: Lock,
     pub built: Built,
     version: String,
 }
 
-/// Builds a tool from a lock, or from today's where that is too old.
+/// Builds a tool from a lock; if files of a built-in lock are not available any more, from a new lock.
 pub(super) fn make(
     context: &Context<'_>,
     shared: &SharedLock,
@@ -138,7 +138,8 @@ pub(super) fn make(
             if definition.found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen || definition.lock_file.is_some() {
                 return Err(Error::Gone { tool: wish.name.clone(), source: Box::new(gone) });
             }
-            let text = format!("{}: its lock is older than what the mirrors keep; locking it anew from today's signed index", wish.name);
+            let text =
+                format!("{}: the mirrors no longer have its locked packages; making a new lock from today's signed index", wish.name);
             (context.sink)(Event::Note { text });
             lock = locking::resolve(context, definition)?;
             version = check_version(definition, &lock)?;
@@ -151,13 +152,13 @@ pub(super) fn make(
         if definition.found.recipe.versions.is_empty() {
             pins.clear();
         }
-        // Other versions have their own.
+        // The pins of other versions are kept.
         pins.extend(outputs.iter().map(|(step, output)| (*step, output.clone())));
     }
     Ok(Made { lock, built, version })
 }
 
-/// Makes a tool that was built the installed one: what keeps its layers, the files that say what it is, its record.
+/// Records a built tool as installed: its GC root, changed files, its record.
 pub(super) fn record(
     context: &Context<'_>,
     shared: &SharedLock,
@@ -184,13 +185,13 @@ pub(super) fn record(
     Ok(Outcome { tool, fresh, made: built.made })
 }
 
-/// Learns what the ecosystems are that the tool may reach when it is run; one that cannot be learned now is told.
+/// Learns the host names of ecosystems that the tool may reach in a run; failures are reported.
 pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
     let root = [image::root(context.home, image)];
     network::learn_new(&context.learning(recipe, &root), &context.settings.ecosystems, &recipe.run.network, context.sink);
 }
 
-/// Locks a tool anew from today's indexes, and installs that.
+/// Makes a new lock of a tool from today's indexes, and installs that.
 pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
     let definition = definition::of(context.view(), name, Scope::Global)?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
@@ -207,7 +208,7 @@ fn build(context: &Context<'_>, shared: &SharedLock, definition: &Definition, lo
     build::build(&shop, &[target]).remove(0)
 }
 
-/// What a verb builds with.
+/// Returns the build context of a command.
 pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mirrors: &'a OnceCell<Mirrors>) -> Workshop<'a> {
     Workshop {
         home: context.home,
@@ -232,11 +233,11 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
 
 fn step_bytes(context: &Context<'_>) -> u64 {
     let size = context.user_settings.build.max_step_size.as_ref();
-    // It was read, so it can be parsed.
+    // The settings were validated when they were read.
     size.and_then(|size| amount::parse_size(size).ok()).unwrap_or(MAX_STEP_BYTES)
 }
 
-/// Returns the version that a tool has by its lock, if it is the one that is wanted.
+/// Returns the version of a tool in a lock, if it matches the requested one.
 pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<String, Error> {
     let available = locking::version(&definition.found, lock);
     match &definition.version {
@@ -248,14 +249,14 @@ pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<Stri
     }
 }
 
-/// Removes a tool; returns whether it was installed.
+/// Removes a tool; returns true if it was installed.
 pub fn uninstall(context: &Context<'_>, name: &str) -> Result<bool, Error> {
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
     let was = record::remove(context.home, name)?;
     shims::settle(context.home, &context.found_as)?;
     let root = root_name(name).map_err(store)?;
-    // Where only this is left, an uninstall was killed.
+    // A GC root without a record is left from a killed uninstall.
     let had = roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
     Ok(was || had)
 }

@@ -1,4 +1,4 @@
-//! What is needed and by whom: installed tools, projects that are still there, and running sandboxes.
+//! The GC root set: objects needed by installed tools, existing projects and running sandboxes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,23 +15,23 @@ use crate::image::{self, ImageId};
 
 use super::projects;
 
-/// The kind of an installed tool's root.
+/// Kind of the GC root of an installed tool.
 const TOOL: &str = "tool";
-/// The kind of a language server's root.
+/// Kind of the GC root of a language server.
 pub const SERVER: &str = "server";
-/// How long those who use the store for a moment are waited for; a sandbox that starts needs milliseconds.
+/// Default wait for short-time users of the store; a starting sandbox needs it for milliseconds.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Why it is not known what is needed.
+/// Error of reading the GC root set.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A root cannot be read, so what it keeps is unknown.
+    /// A GC root cannot be read.
     #[error(transparent)]
     Root(#[from] roots::RootError),
     /// A project's record cannot be read.
     #[error(transparent)]
     Project(#[from] projects::Error),
-    /// It is not known what is kept for projects.
+    /// The kept directories cannot be read.
     #[error(transparent)]
     Kept(#[from] super::kept::Error),
     /// The images could not be listed.
@@ -40,15 +40,15 @@ pub enum Error {
     /// The store could not be locked.
     #[error(transparent)]
     Lock(#[from] silo_store::path_error::PathError),
-    /// Somebody builds or verifies.
+    /// Another process builds or verifies.
     #[error("the store is in use by {who}")]
     Busy {
-        /// Their commands and numbers.
+        /// Commands and process ids.
         who: String,
     },
 }
 
-/// Returns the store's lock for collecting, or says who has it.
+/// Takes the store's exclusive lock, or returns an error that names its users.
 pub fn exclude(store: &Store, patience: Duration) -> Result<ExclusiveLock, Error> {
     match lock::exclude_within(store, patience)? {
         Some(exclusive) => Ok(exclusive),
@@ -56,9 +56,9 @@ pub fn exclude(store: &Store, patience: Duration) -> Result<ExclusiveLock, Error
     }
 }
 
-/// Returns everything that is needed, with who needs it.
+/// Returns all GC roots with their reasons.
 ///
-/// Whoever is to remove the rest holds the store's lock; without it an install may be about to need something.
+/// The caller must hold the store's exclusive lock before it removes anything else: without it, an install may be about to need an object.
 pub fn keepers(home: &Home, store: &Store, made_of: &MadeOf) -> Result<Vec<Keeper>, Error> {
     let mut keepers = Vec::new();
     for (name, root) in roots::list(store)? {
@@ -71,23 +71,23 @@ pub fn keepers(home: &Home, store: &Store, made_of: &MadeOf) -> Result<Vec<Keepe
     Ok(keepers)
 }
 
-/// Which layers each image has.
+/// The layers of each image.
 pub type MadeOf = BTreeMap<Digest, BTreeSet<LayerId>>;
 
-/// Reads which layers each image has; one whose configuration is broken has none that are known.
+/// Reads the layers of each image; an image with a broken configuration has none.
 pub fn made_of(home: &Home) -> Result<MadeOf, Error> {
     let layers = |id: ImageId| image::get(home, id).ok().flatten().map(|image| image.layer_set()).unwrap_or_default();
     Ok(image::list(home)?.into_iter().map(|id| (id.digest(), layers(id))).collect())
 }
 
-/// Says who needs a root, or `None` where nobody does any more.
+/// Returns the reason for a GC root, or `None` if it is stale.
 ///
-/// A root is written before the record it stands for and removed after it; while the store is locked nobody is between
-/// the two, so a root without a record is what a killed command left.
+/// A GC root is written before its record and removed after it. While the store is locked no process is between the two, so a root without
+/// a record is left from a killed command.
 fn why(home: &Home, name: &RootName) -> Result<Option<String>, Error> {
     Ok(match name.kind() {
         TOOL => home.tool(name.name()).exists().then(|| format!("tool {}", name.name())),
-        // A server is needed as long as its tool is: named by the tool, and the project that it is for.
+        // The root of a language server is named after its tool, and also after its project if it has one. It is needed while they exist.
         SERVER => match name.name().split_once('.') {
             None => home.tool(name.name()).exists().then(|| format!("the language server of {}", name.name())),
             Some((tool, id)) => {
@@ -103,7 +103,7 @@ fn why(home: &Home, name: &RootName) -> Result<Option<String>, Error> {
     })
 }
 
-/// Names processes by their commands and numbers.
+/// Lists processes by command and process id.
 fn told(holders: &[Holder]) -> String {
     let one = |holder: &Holder| {
         let program = holder.command.first().map(|program| Path::new(program).file_name().unwrap_or_default().to_string_lossy());
@@ -112,7 +112,7 @@ fn told(holders: &[Holder]) -> String {
         if words.is_empty() { format!("process {}", holder.pid) } else { format!("`{}` (process {})", words.join(" "), holder.pid) }
     };
     if holders.is_empty() {
-        // The system does not tell, or it has just ended.
+        // The system does not give the user of the lock, or the process has just ended.
         return "another process".to_owned();
     }
     holders.iter().map(one).collect::<Vec<_>>().join(", ")

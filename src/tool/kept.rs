@@ -1,18 +1,18 @@
-//! Directories that outlive runs: `~/.silo/kept/`. Excluded directories and package caches and private state of a
-//! project, and what a tool keeps in all projects.
+//! Kept directories, which outlive runs, in `~/.silo/kept/`: excluded directories, package caches and private state of projects, and
+//! directories that a tool shares among all projects.
 //!
 //! ```text
-//! projects/<id>/owner.toml              whose it is
-//! projects/<id>/lock                    held by whoever uses it
-//! projects/<id>/exclude/<directory>     what a sandbox has instead of the project's own
-//! projects/<id>/cache/<tool>/<path>     may be emptied
-//! projects/<id>/state/<tool>/<path>     may not
+//! projects/<id>/owner.toml              its owner
+//! projects/<id>/lock                    locked while in use
+//! projects/<id>/exclude/<directory>     replaces the project's own in a sandbox
+//! projects/<id>/cache/<tool>/<path>     may be emptied at any time
+//! projects/<id>/state/<tool>/<path>     must be kept
 //! tools/<tool>/{lock,cache,state}       the same for all projects
 //! ```
 //!
-//! A room is named by the project's path and bound to its directory by inode and time of birth, which nothing that a guest
-//! writes can imitate. Another directory at the same path gets a room of its own, and the old one is set aside. A project that
-//! was moved is found again by its directory.
+//! The storage of a project is named by its path and bound to its directory by inode and birth time, which a sandboxed program cannot
+//! forge. A different directory at the same path gets new storage, and the old one is set aside. The storage of a moved project is found by
+//! its directory.
 
 use std::fs;
 use std::io;
@@ -33,31 +33,31 @@ use super::projects;
 /// The version of the format of `owner.toml`.
 const VERSION: u32 = 1;
 
-/// How the rooms of projects begin that have a name of their own; those made of a path have none of these letters.
+/// Prefix of the storage of projects with an explicit id; ids made from a path are hexadecimal and cannot have it.
 const NAMED: &str = "named-";
 
-/// Why something cannot be kept.
+/// Error of using a kept directory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A record is not as it was written.
+    /// A record is invalid.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// The system refused.
+    /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
 }
 
-/// What a directory is for.
+/// Class of a kept directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// Packages that can be fetched again.
     Cache,
-    /// What cannot be made again, such as logins.
+    /// Data that cannot be made again, such as logins.
     State,
 }
 
 impl Class {
-    /// Its name on disk and for users.
+    /// Returns its name on disk and for users.
     pub fn name(self) -> &'static str {
         match self {
             Class::Cache => "cache",
@@ -66,32 +66,32 @@ impl Class {
     }
 }
 
-/// What is kept for a project, or for a tool without one.
+/// Manages the storage of a project and of tools.
 #[derive(Clone, Debug)]
 pub struct Keeper<'a> {
     home: &'a Home,
     project: Option<(String, &'a Path)>,
 }
 
-/// A directory in use: it is not emptied as long as this lives.
+/// Directories in use: they are not emptied as long as this lives.
 #[derive(Debug)]
 pub struct InUse {
-    /// Nothing is read from it; it holds the locks.
+    /// Never read; holds the locks.
     _locks: Vec<Held>,
 }
 
 impl<'a> Keeper<'a> {
-    /// The keeper of the project at a canonical path, which may have a name of its own.
+    /// Creates a keeper for the project at a canonical path, which may have an explicit id.
     pub fn new(home: &'a Home, project: Option<&'a Path>, named: Option<&str>) -> Keeper<'a> {
         Keeper { home, project: project.map(|path| (id(path, named), path)) }
     }
 
-    /// Names the directory that is shown instead of one of the project's; without a project there is none.
+    /// Returns the directory that replaces an excluded one of the project; `None` without a project.
     pub fn excluded(&self, inner: &str) -> Option<PathBuf> {
         self.project.as_ref().map(|(id, _)| self.home.kept_project(id).join("exclude").join(file_name(inner)))
     }
 
-    /// Names the directory that a tool keeps; without a project only what is for all of them is kept.
+    /// Returns the path of a tool's kept directory; `None` for a project's directory without a project.
     pub fn kept(&self, tool: &str, class: Class, kept: &Kept) -> Option<PathBuf> {
         let name = file_name(&kept.guest);
         match (kept.scope, &self.project) {
@@ -101,7 +101,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Makes directories that this keeper named, unless they are there, and holds them.
+    /// Creates directories of this keeper if they are missing, and locks their storage.
     pub fn open(&self, dirs: &[PathBuf]) -> Result<InUse, Error> {
         if let Some((id, path)) = &self.project {
             set_aside(self.home, id, path)?;
@@ -120,29 +120,29 @@ impl<'a> Keeper<'a> {
         Ok(InUse { _locks: locks })
     }
 
-    /// Whether anything is kept for the project.
+    /// Returns true if the project has storage.
     pub fn is_known(&self) -> Result<bool, Error> {
         let Some((id, path)) = &self.project else { return Ok(true) };
         Ok(owner(self.home, id)?.is_some_and(|owner| is_named(id) || owner.is_at(path)))
     }
 }
 
-/// The name under which something is kept for a project: its own name, or one made of its path.
+/// Returns the id of a project's storage: the explicit id, or one made from its path.
 pub fn id(project: &Path, named: Option<&str>) -> String {
     named.map_or_else(|| projects::id(project), |name| format!("{NAMED}{name}"))
 }
 
-/// The directory of a project or tool that a kept directory is in.
+/// Returns the storage directory of a project or tool that contains a kept directory.
 fn room(home: &Home, dir: &Path) -> Option<PathBuf> {
     let mut names = dir.strip_prefix(home.kept()).ok()?.components();
     Some(home.kept().join(names.next()?).join(names.next()?))
 }
 
-/// A path as one file name: what is not plain is written as `%` and two digits.
+/// Encodes a path as one file name; special characters become `%` and two digits.
 fn file_name(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let name: String = path.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect();
-    // The two names that lead elsewhere.
+    // `.` and `..` would name other directories.
     if name.chars().all(|c| c == '.') { name.replace('.', "%2E") } else { name }
 }
 
@@ -150,7 +150,7 @@ fn make(dir: &Path) -> Result<(), Error> {
     if fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir()) {
         return Ok(());
     }
-    // What a login leaves is nobody else's to read.
+    // Private, since a login may leave secrets there.
     Ok(private::make_dir(dir)?)
 }
 
@@ -160,24 +160,24 @@ fn hold(room: &Path) -> Result<Held, Error> {
     Ok(private::open(&path).and_then(Held::shared).map_err(failed)?)
 }
 
-/// Takes a room for emptying it, unless somebody uses it.
+/// Locks storage exclusively, for emptying it; `None` if it is in use.
 pub fn take(room: &Path) -> Option<Held> {
     private::open(&room.join("lock")).and_then(Held::try_exclusive).ok().flatten()
 }
 
-/// Whose a room is.
+/// The owner of a project's storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The name of the room.
+    /// The id of the storage.
     pub id: String,
-    /// The directory of the project when it was last used.
+    /// The project's directory at the last use.
     pub path: PathBuf,
-    /// Which directory that is, whatever its path.
+    /// The identity of that directory, independent of its path.
     identity: Option<DirectoryId>,
 }
 
 impl Owner {
-    /// Whether its directory is gone; one that cannot be looked at may be there.
+    /// Returns true if the owner's directory is gone; an unreadable one may exist.
     pub fn is_orphaned(&self) -> bool {
         match DirectoryId::of(&self.path) {
             Ok(_) => !is_named(&self.id) && !self.is_at(&self.path),
@@ -185,7 +185,7 @@ impl Owner {
         }
     }
 
-    /// Whether the directory at a path is this owner.
+    /// Returns true if the directory at a path is the owner.
     fn is_at(&self, path: &Path) -> bool {
         self.identity.is_some_and(|own| DirectoryId::of(path).is_ok_and(|found| found.is_same(&own)))
     }
@@ -195,13 +195,13 @@ fn is_named(id: &str) -> bool {
     id.starts_with(NAMED)
 }
 
-/// Sets the room of another directory aside that was at the same path before.
+/// Renames the storage of another directory that was at the same path before.
 fn set_aside(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
     let Some(owner) = owner(home, id)?.filter(|owner| !is_named(id) && !owner.is_at(project)) else { return Ok(()) };
     let other = owner.identity.map_or_else(|| "unknown".to_owned(), |identity| identity.key());
     let (from, to) = (home.kept_project(id), home.kept_project(&format!("{id}-{other}")));
     match fs::rename(&from, &to) {
-        // Another silo was faster.
+        // Another process has renamed it already.
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PathError { doing: "set aside", path: from, source }.into()),
         _ => Ok(()),
     }
@@ -211,7 +211,7 @@ fn set_aside(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
 #[serde(deny_unknown_fields)]
 struct Written {
     format: u32,
-    /// The path in hexadecimal digits, since a path may be any bytes; the comment above it is for people.
+    /// The path in hexadecimal digits, because a path may have any bytes; a comment in the file has it for people.
     path: String,
     directory: Option<String>,
 }
@@ -220,7 +220,7 @@ fn owner_file(home: &Home, id: &str) -> PathBuf {
     home.kept_project(id).join("owner.toml")
 }
 
-/// Notes whose a room is, unless that is noted. One with a name of its own is whose last used it.
+/// Records the owner of storage, if it is not recorded. Storage with an explicit id belongs to the last project that used it.
 pub fn own_by(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
     set_aside(home, id, project)?;
     if owner(home, id)?.is_some_and(|owner| !is_named(id) || owner.path == project) {
@@ -229,23 +229,23 @@ pub fn own_by(home: &Home, id: &str, project: &Path) -> Result<(), Error> {
     make(&home.kept_project(id))?;
     let directory = DirectoryId::of(project).ok().map(|identity| identity.text());
     let written = Written { format: VERSION, path: projects::hex(project), directory };
-    // A path may hold line breaks, which a comment must not.
+    // A path may contain line breaks, which would end the comment.
     let text = format!("# {project:?}\n{}", toml::to_string(&written).expect("strings and numbers are TOML"));
     let path = owner_file(home, id);
     Ok(document::write(&path, &text).map_err(|source| PathError { doing: "write", path, source })?)
 }
 
-/// Reads whose a room is.
+/// Reads the owner of storage.
 pub fn owner(home: &Home, id: &str) -> Result<Option<Owner>, Error> {
     let path = owner_file(home, id);
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let project = projects::unhex(&written.path).filter(|_| written.format == VERSION);
-    let wrong = || document::Error::Meaning { path: path.clone(), message: "it is not as this silo writes it".to_owned() };
+    let wrong = || document::Error::Meaning { path: path.clone(), message: "it was not written by this version of silo".to_owned() };
     let identity = written.directory.as_deref().and_then(DirectoryId::parse);
     Ok(Some(Owner { id: id.to_owned(), path: project.ok_or_else(wrong)?, identity }))
 }
 
-/// Lists the rooms of projects by name.
+/// Lists the owners of all storage of projects, by id.
 pub fn owners(home: &Home) -> Result<Vec<Owner>, Error> {
     let mut all = Vec::new();
     for name in names(&home.kept_projects())? {
@@ -254,7 +254,7 @@ pub fn owners(home: &Home) -> Result<Vec<Owner>, Error> {
     Ok(all)
 }
 
-/// Lists the names in a directory, sorted; one that is not there has none.
+/// Lists the names in a directory, sorted; a missing directory has none.
 pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
     let failed = |source| PathError { doing: "list", path: dir.to_owned(), source };
     let listing = match fs::read_dir(dir) {
@@ -270,22 +270,22 @@ pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Finds what is kept for the directory at a canonical path under the path that it had before it was moved.
+/// Finds the storage that the directory at a canonical path had under its former path.
 pub fn moved_from(home: &Home, project: &Path) -> Result<Option<Owner>, Error> {
     let Ok(own) = DirectoryId::of(project) else { return Ok(None) };
-    // Without a time of birth it may be a directory that came later.
+    // Without a birth time, the directory may be a later one with the same inode number.
     if !own.is_lasting() {
         return Ok(None);
     }
-    // It may be back where it was, after another directory was there.
+    // The directory may be back at its former path, where another directory was since.
     let is_elsewhere = |owner: &Owner| owner.path != project || owner.id != projects::id(project);
-    // A bind mount shows it at both paths.
+    // A bind mount shows the directory at both paths.
     let has_left = |owner: &Owner| owner.path == project || !owner.is_at(&owner.path);
     let is_it = |owner: &Owner| owner.identity.is_some_and(|other| other.is_same(&own)) && !is_named(&owner.id);
     Ok(owners(home)?.into_iter().find(|owner| is_it(owner) && is_elsewhere(owner) && has_left(owner)))
 }
 
-/// Makes what is kept for a moved project its own again.
+/// Renames the storage of a moved project to its new path.
 pub fn adopt(home: &Home, old: &Owner, project: &Path) -> Result<(), Error> {
     let id = projects::id(project);
     set_aside(home, &id, project)?;
@@ -344,7 +344,7 @@ mod tests {
         drop(keeper.open(std::slice::from_ref(&dir)).expect("made"));
         fs::write(dir.join("file"), "kept").expect("written");
         if !DirectoryId::of(&before).expect("there").is_lasting() {
-            // Nothing is found again then, and nothing is taken for another.
+            // Then no moved directory is found, and none is mistaken for another.
             let line = "SKIPPED a_moved_directory_is_found_and_another_one_is_not: the file system has no times of birth\n";
             return io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error is open");
         }
@@ -369,7 +369,7 @@ mod tests {
         let keeper = Keeper::new(&home, Some(&path), None);
         let held = keeper.open(&[dir(&keeper)]).expect("made");
         fs::write(dir(&keeper).join("file"), "first").expect("written");
-        // The first one is still in use, too.
+        // The first directory is still in use.
         fs::rename(&path, &away).expect("moved");
         fs::create_dir(&path).expect("made");
         assert!(!keeper.is_known().expect("read"));
@@ -382,7 +382,7 @@ mod tests {
         if !DirectoryId::of(&path).expect("there").is_lasting() {
             return;
         }
-        // And each finds its own again, also at the path where the other was.
+        // Each directory finds its own storage again, also at the path where the other was.
         fs::rename(&path, place.path().join("second")).expect("moved");
         fs::rename(&away, &path).expect("moved");
         let old = moved_from(&home, &path).expect("read").expect("it was here before");

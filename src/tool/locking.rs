@@ -1,8 +1,8 @@
-//! Which lock a recipe is built from, and where a new one is kept.
+//! Finds the lock of a recipe, and stores new locks.
 //!
-//! A built-in recipe ships its lock. A recipe of the user's or the project's has its lock beside it
-//! (`recipes/<tool>.lock`). A lock that `silo lock` made on this machine for a built-in recipe is kept in
-//! the home and comes before the one that ships. A project's tools are locked in its `silo.lock` alone.
+//! A built-in recipe ships its lock. A recipe of the user or the project has its lock beside it (`recipes/<tool>.lock`). A lock that `silo
+//! lock` made on this machine for a built-in recipe is stored in the home and has priority over the shipped one. The tools of a project are
+//! locked only in its `silo.lock`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,36 +22,36 @@ use super::relock;
 use super::trust;
 use super::{Context, View};
 
-/// Why no lock could be had.
+/// Error of finding or making a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The lock cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// There is no lock for what the recipe asks for, and none may be made.
-    #[error("{tool}: the recipe has no lock for what it asks for, and --frozen forbids making one")]
+    /// The recipe has no current lock, and making one is forbidden.
+    #[error("{tool}: the lock of the recipe is missing or out of date, and --frozen is set")]
     Frozen {
         /// The tool.
         tool: String,
     },
-    /// The project's lock does not hold the tool as it is now, and may not be changed.
-    #[error("{path} has no lock for {tool} as it is now, and --frozen forbids making one", path = .path.display())]
+    /// The project's lock has no current lock of the tool, and may not be changed.
+    #[error("{path}: the lock of {tool} is missing or out of date, and --frozen is set", path = .path.display())]
     FrozenProject {
         /// The tool.
         tool: String,
         /// The lock file.
         path: PathBuf,
     },
-    /// A new lock could not be made.
+    /// Making a new lock failed.
     #[error("cannot lock {tool}")]
     Relock {
         /// The tool.
         tool: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: Box<relock::Error>,
     },
-    /// It could not be recorded that the lock is silo's own.
+    /// The lock could not be recorded as written by silo.
     #[error(transparent)]
     Trust(#[from] trust::Error),
     /// The new lock could not be written.
@@ -59,16 +59,16 @@ pub enum Error {
     Write(#[from] PathError),
 }
 
-/// Whether a lock may be made where there is none.
+/// Permission to make a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolving {
-    /// It may.
+    /// Allowed.
     Allowed,
-    /// It may not: `--frozen`.
+    /// Forbidden: `--frozen`.
     Frozen,
 }
 
-/// Returns the lock to build a tool from, making it where there is none. It is not kept by that.
+/// Returns the lock to build a tool from; makes one if there is none. Does not store it.
 pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolving) -> Result<Lock, Error> {
     if let Some(lock) = existing(context.view(), definition)? {
         return Ok(lock);
@@ -77,7 +77,7 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
     match (resolving, &definition.lock_file) {
         (Resolving::Frozen, Some(path)) => Err(Error::FrozenProject { tool, path: path.clone() }),
         (Resolving::Frozen, None) => Err(Error::Frozen { tool }),
-        // A tool that is as its recipe says is made of the packages that the recipe is tried with.
+        // If the project changes nothing about a tool, its lock is the tested one of the recipe.
         (Resolving::Allowed, Some(_)) => match of_recipe(context.view(), &definition.found)? {
             Some(lock) => Ok(lock),
             None => resolve(context, definition),
@@ -86,7 +86,7 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
     }
 }
 
-/// Returns the lock that a tool has, if it is for what the tool is made of.
+/// Returns the stored lock of a tool, if it matches the tool's definition.
 pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
     let Some(path) = &definition.lock_file else { return of_recipe(view, &definition.found) };
     let asked = Asked::by(&definition.found.recipe);
@@ -94,7 +94,7 @@ pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>,
     Ok(locks.remove(definition.tool()).filter(|lock| lock.asked == asked))
 }
 
-/// Returns the lock that a recipe has, if it is for what the recipe asks for.
+/// Returns the lock of a recipe, if it matches the recipe.
 fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
     let asked = Asked::by(&found.recipe);
     let tool = &found.recipe.name;
@@ -112,16 +112,16 @@ fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
     Ok(locks.remove(tool).filter(|lock| lock.asked == asked))
 }
 
-/// Locks that are to be kept, file by file, together and last of all.
+/// Changed locks, by file, that are written together at the end.
 #[derive(Debug, Default)]
 pub struct Staged {
     files: BTreeMap<PathBuf, (Option<String>, BTreeMap<String, Lock>)>,
 }
 
 impl Staged {
-    /// Puts a tool's lock where it belongs, beside the others in the same file; says whether anything changes.
+    /// Adds a tool's lock to its file; returns true if anything changes.
     pub fn put(&mut self, view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
-        // What ships needs no copy, which would come before the lock of a later silo.
+        // Do not store a copy of a shipped lock: it would have priority over the lock of a later version of silo.
         if definition.lock_file.is_none() && of_recipe(view, &definition.found).ok().flatten().as_ref() == Some(lock) {
             return Ok(false);
         }
@@ -131,7 +131,7 @@ impl Staged {
             let locks = match before.as_ref().map(|text| lock::parse(text, &path)) {
                 None => BTreeMap::new(),
                 Some(Ok(locks)) => locks,
-                // What cannot be read because it is of another version is made anew.
+                // A lock of another version is replaced.
                 Some(Err(document::Error::Meaning { .. })) => BTreeMap::new(),
                 Some(Err(error)) => return Err(error.into()),
             };
@@ -145,7 +145,7 @@ impl Staged {
         Ok(true)
     }
 
-    /// The changes of files that this comes to.
+    /// Returns the changes of files.
     pub fn changes(self, home: &Home) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();
         for (path, (before, locks)) in self.files {
@@ -161,7 +161,7 @@ impl Staged {
     }
 }
 
-/// Writes a tool's lock where it belongs; says whether anything changed.
+/// Writes a tool's lock to its file; returns true if anything changed.
 pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool, Error> {
     let mut staged = Staged::default();
     let is_new = staged.put(view, definition, lock)?;
@@ -169,7 +169,7 @@ pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool
     Ok(is_new)
 }
 
-/// Makes a tool's lock from today's indexes, which may not be older than those of its last lock.
+/// Makes a tool's lock from today's indexes, which must not be older than those of its last lock.
 pub fn resolve(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
     let (found, tool) = (&definition.found, definition.tool());
     let failed = |source| Error::Relock { tool: tool.to_owned(), source: Box::new(source) };
@@ -181,12 +181,12 @@ pub fn resolve(context: &Context<'_>, definition: &Definition) -> Result<Lock, E
     Ok(lock)
 }
 
-/// The last lock of a tool in a file. A file that cannot be read is replaced anyway.
+/// Returns the last lock of a tool in a file; an unreadable file is replaced anyway.
 fn last(path: &Path, tool: &str) -> Option<Lock> {
     read(path).ok()?.remove(tool)
 }
 
-/// Returns where a recipe's lock is kept.
+/// Returns the path of a recipe's lock.
 pub fn path(view: View<'_>, found: &Found) -> PathBuf {
     let dir = match found.origin {
         Origin::BuiltIn => None,
@@ -196,7 +196,7 @@ pub fn path(view: View<'_>, found: &Found) -> PathBuf {
     dir.unwrap_or_else(|| view.home.locks()).join(format!("{}.lock", found.recipe.name))
 }
 
-/// Works out the change that takes a tool out of a lock file; there is none where it is not in it.
+/// Returns the change that removes a tool from a lock file; `None` if the file does not have it.
 pub fn forget(home: &Home, path: &Path, tool: &str) -> Result<Option<Change>, Error> {
     let before = document::text_of(path)?;
     let mut locks = read(path)?;
@@ -208,7 +208,7 @@ pub fn forget(home: &Home, path: &Path, tool: &str) -> Result<Option<Change>, Er
     Ok(Some(Change::new(home, path, before, after)?))
 }
 
-/// Reads the locks of the project: as its files were judged, or from disk where a verb changes them.
+/// Reads the locks of the project: from the approved text of its files, or from disk for a command that changes them.
 pub fn of_project(view: View<'_>) -> Result<BTreeMap<String, Lock>, Error> {
     let path = view.project.join(PROJECT_LOCK);
     match view.files.map(|files| files.text(PROJECT_LOCK)).transpose()? {
@@ -218,7 +218,7 @@ pub fn of_project(view: View<'_>) -> Result<BTreeMap<String, Lock>, Error> {
     }
 }
 
-/// Reads a lock file; one that is not there has no locks.
+/// Reads a lock file; a missing one has no locks.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Lock>, Error> {
     match document::text_of(path)? {
         Some(text) => Ok(lock::parse(&text, path)?),
@@ -226,13 +226,13 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Lock>, Error> {
     }
 }
 
-/// Writes a lock file that the user has named.
+/// Writes a lock file that the user named.
 pub fn write(home: &Home, path: &Path, locks: &BTreeMap<String, Lock>) -> Result<(), Error> {
     let before = document::text_of(path)?;
     Ok(journal::commit(home, &[Change::new(home, path, before, Some(lock::write(locks)))?])?)
 }
 
-/// Returns a tool's version: its recipe's, or the upstream part of that of its main package in a lock.
+/// Returns a tool's version: the recipe's, or the upstream version of its main package in a lock.
 pub fn version(found: &Found, lock: &Lock) -> String {
     if let Some(version) = &found.recipe.version {
         return version.clone();
@@ -242,7 +242,7 @@ pub fn version(found: &Found, lock: &Lock) -> String {
     package.map_or_else(|| "unknown".to_owned(), |package| upstream(&package.version))
 }
 
-/// Takes epoch and revision off a Debian version, and what marks a repackaged source.
+/// Removes the epoch and revision of a Debian version, and the suffix of a repackaged source.
 fn upstream(version: &str) -> String {
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
     let version = version.rsplit_once('-').map_or(version, |(rest, _)| rest);

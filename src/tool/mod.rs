@@ -1,4 +1,4 @@
-//! What the verbs do, without the command line around them.
+//! Implements the commands, without the command line.
 
 pub mod projects;
 pub mod record;
@@ -49,71 +49,71 @@ use crate::home::Home;
 use crate::recipe::Recipe;
 use crate::recipe::catalog::Places;
 
-/// What every verb works with.
+/// Context of a command.
 pub struct Context<'a> {
     /// The home.
     pub home: &'a Home,
     /// Its layer store.
     pub store: &'a Store,
-    /// Where recipes are found.
+    /// The locations of recipes.
     pub places: &'a Places,
-    /// The settings in force: the user's, with the project's laid over them.
+    /// The settings in force: the user's, overridden by the project's.
     pub settings: &'a Settings,
-    /// The user's settings alone.
+    /// The user's settings only.
     pub user_settings: &'a Settings,
-    /// The project's settings alone.
+    /// The project's settings only.
     pub project_settings: &'a Settings,
     /// The directory of the project.
     pub project: &'a std::path::Path,
-    /// Whether what a failed step left is kept for a look into it.
+    /// True if the root of a failed step is kept for `silo debug`.
     pub keep_failed: bool,
-    /// Where every step is run twice, what is found out by that.
+    /// Results of the reproducibility check, if enabled. Each step then runs twice.
     pub check: Option<&'a crate::build::check::Check>,
-    /// The virtual machine that steps run in; by default they run natively.
+    /// The VM to run steps in; `None` runs them natively.
     pub machine: Option<&'a crate::launch::spec::Machine>,
-    /// What has been made and is to be recorded.
+    /// Finished realisations that are not yet written to the store.
     pub notes: crate::build::Notes,
-    /// The machine's apt configuration.
+    /// The host's apt configuration directory.
     pub apt_dir: PathBuf,
-    /// The way to the mirrors.
+    /// Transport for downloads.
     pub transport: &'a Transport,
-    /// What the machine knows of the network.
+    /// The host's network configuration.
     pub outside: Outside,
-    /// The program itself.
+    /// Path of the silo binary.
     pub program: PathBuf,
-    /// Where the program is found again, as the user has it: the name that stays when a new version is put there.
+    /// Path by which launchers start the binary; it stays valid when a new version is installed there.
     pub found_as: PathBuf,
-    /// Seconds since 1970 now.
+    /// Current time in seconds since 1970.
     pub now: i64,
-    /// Processors to use.
+    /// Number of worker threads.
     pub jobs: usize,
-    /// Who is told what happens.
+    /// Receiver of events.
     pub sink: Sink<'a>,
-    /// Set when the user wants to stop.
+    /// Set when the user stops the command.
     pub stop: &'a AtomicBool,
 }
 
-/// What decides what a tool is, on disk and in settings.
+/// The settings and files that define tools.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// The home.
     pub home: &'a Home,
-    /// Where recipes are found.
+    /// The locations of recipes.
     pub places: &'a Places,
-    /// The settings in force: the user's, with the project's laid over them.
+    /// The settings in force: the user's, overridden by the project's.
     pub settings: &'a Settings,
-    /// The user's settings alone.
+    /// The user's settings only.
     pub user_settings: &'a Settings,
-    /// The project's settings alone.
+    /// The project's settings only.
     pub project_settings: &'a Settings,
     /// The directory of the project.
     pub project: &'a std::path::Path,
-    /// The files of the project as they were read and judged; a verb that changes them looks at the disk instead.
+    /// The files of the project as they were read and judged; `None` for a command that changes them, which reads the disk.
     pub files: Option<&'a ProjectFiles>,
 }
 
 impl Context<'_> {
-    /// The same context with other recipes.
+    /// Returns the same context with other recipes.
     pub fn among<'b>(&'b self, places: &'b Places) -> Context<'b> {
         Context {
             places,
@@ -139,7 +139,7 @@ impl Context<'_> {
         }
     }
 
-    /// Returns the part of the context that decides what a tool is.
+    /// Returns the part of the context that defines tools.
     pub fn view(&self) -> View<'_> {
         View {
             home: self.home,
@@ -152,12 +152,12 @@ impl Context<'_> {
         }
     }
 
-    /// Returns what ecosystems are learned with, by a recipe's probes in a root.
+    /// Returns the context for learning an ecosystem with a recipe's probe in a root.
     pub fn learning<'b>(&'b self, recipe: &'b Recipe, root: &'b [PathBuf]) -> Learning<'b> {
         Learning { home: self.home, program: &self.program, outside: &self.outside, stop: self.stop, recipe, root }
     }
 
-    /// Returns the mirrors to fetch from: the settings', else the machine's.
+    /// Returns the mirrors: those of the settings, else the host's.
     pub fn mirrors(&self) -> Mirrors {
         let machine = sources::read_machine(&self.apt_dir);
         for warning in &machine.warnings {

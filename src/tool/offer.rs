@@ -1,4 +1,4 @@
-//! What can be had: each tool with its versions, its size and where it comes from, told from its recipe and lock alone.
+//! Catalogue entries: each tool with its versions, size and origin, from its recipe and lock only.
 
 use crate::lock::Lock;
 use crate::recipe::Recipe;
@@ -10,31 +10,31 @@ use super::definition::{self, Definition, Scope};
 use super::locking;
 use super::record::{self, Installed};
 
-/// A tool that can be had.
+/// A catalogue entry.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// What it is here.
+    /// The tool's definition.
     pub definition: Definition,
-    /// Its lock, where it has one that fits.
+    /// Its lock, if it has a current one.
     pub lock: Option<Lock>,
-    /// Its version, where the lock or the recipe says it.
+    /// Its version, from the lock or the recipe.
     pub version: Option<String>,
-    /// What of it is installed.
+    /// The installed tool of this name.
     pub installed: Option<Installed>,
 }
 
-/// What a lock says of one machine's share.
+/// Size of a tool on this architecture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
-    /// Packages.
+    /// Number of packages.
     pub packages: usize,
-    /// Bytes of the packages' files, which are fetched.
+    /// Bytes of the packages' files, which are downloaded.
     pub fetched: u64,
-    /// Bytes of the files that its pinned steps make; of several versions, the most.
+    /// Bytes of the files that its pinned steps make; of several versions, the largest.
     pub made: u64,
 }
 
-/// Tells of one tool.
+/// Returns the entry of a tool.
 pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Offer, definition::Error> {
     let definition = definition::of(view, tool, scope)?;
     let lock = locking::existing(view, &definition)?;
@@ -43,18 +43,18 @@ pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Offer, definition:
     Ok(Offer { version, lock, installed: record::get(view.home, tool)?, definition })
 }
 
-/// Tells of every tool that there is a recipe for, by name.
+/// Returns the entries of all recipes, by name.
 pub fn all(view: View<'_>) -> Result<Vec<Offer>, definition::Error> {
     catalog::names(view.places)?.iter().map(|name| of(view, name, Scope::Global)).collect()
 }
 
 impl Offer {
-    /// Its recipe, resolved.
+    /// Returns its resolved recipe.
     pub fn recipe(&self) -> &Recipe {
         &self.definition.found.recipe
     }
 
-    /// Where it comes from: whose recipe, and the release or the ecosystems that its parts are of.
+    /// Describes its origin: the recipe's, and the release or image and the ecosystems of its parts.
     pub fn source(&self) -> String {
         let recipe = self.recipe();
         let base = recipe.image.as_ref().map_or_else(|| format!("Debian {}", recipe.debian.suite), |image| format!("the image {image}"));
@@ -71,11 +71,11 @@ impl Offer {
         format!("{}{origin}", parts.join(" + "))
     }
 
-    /// What this machine would fetch and make of it.
+    /// Returns the size of the tool on this machine.
     pub fn weight(&self) -> Weight {
         let Some(lock) = &self.lock else { return Weight::default() };
         let packages = lock.packages_of(Arch::host());
-        // The pins of other versions are no part of the recipe's own.
+        // Without steps of its own, the recipe's pins belong to other versions.
         let steps = lock.steps.get(&Arch::host()).filter(|_| !self.recipe().steps.is_empty());
         Weight {
             packages: packages.map_or(0, |packages| packages.len()),
@@ -84,7 +84,7 @@ impl Offer {
         }
     }
 
-    /// Says whether all `words`, in small letters, stand in what is told of the tool: name, description, commands, packages.
+    /// Returns true if name, description, commands and packages of the tool contain all `words`, which must be lower case.
     pub fn speaks_of(&self, words: &[String]) -> bool {
         let recipe = self.recipe();
         let told = [&recipe.name, &recipe.description].into_iter().chain(recipe.run.shims.keys()).chain(&recipe.debian.packages);

@@ -1,4 +1,4 @@
-//! What has become newer since a tool was locked.
+//! Compares a tool's lock with today's package versions.
 
 use crate::lock::Package;
 use crate::system::Arch;
@@ -8,7 +8,7 @@ use super::definition::{self, Scope};
 use super::install::Error;
 use super::locking;
 
-/// A locked package that would be locked otherwise today.
+/// A package whose locked version differs from today's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The tool.
@@ -22,13 +22,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// Returns the locked version for people.
+    /// Returns the locked version for display.
     pub fn shown_locked(&self) -> &str {
         self.locked.as_deref().unwrap_or("not locked")
     }
 }
 
-/// Compares a tool's lock with what it would be today.
+/// Compares a tool's lock with a new one.
 pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<Row>, Error> {
     let definition = definition::of(context.view(), tool, scope)?;
     let old = locking::existing(context.view(), &definition)?;

@@ -1,7 +1,7 @@
-//! The projects that have images of their own: `~/.silo/projects/<id>.toml`, each with a root that keeps what it names.
+//! Records of projects with their own images: `~/.silo/projects/<id>.toml`, each with a GC root for its images.
 //!
-//! The root is written before the record and removed after it, and gc takes no root for one that has no record: so a
-//! crash between the two keeps nothing for ever and loses nothing. When a project was used last is its record's time.
+//! The GC root is written before the record and removed after it, and gc ignores a root without a record. So a crash between the two
+//! neither keeps anything for ever nor loses anything. The modification time of the record is the time of the project's last use.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,25 +22,25 @@ use crate::document;
 use crate::home::Home;
 use crate::image::{self, ImageId};
 
-/// The kind of a project's root.
+/// Kind of the GC root of a project.
 pub const KIND: &str = "project";
 /// The version of the format.
 const VERSION: u32 = 1;
-/// How much of the path's digest names a record: 64 bits, far more than there are projects.
+/// Digits of the path's digest in an id: 64 bits, which suffice for any number of projects.
 const ID_DIGITS: usize = 16;
 
-/// A project and the tools that were made for it.
+/// A project and the tools that were built for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
     /// Its directory, canonical.
     pub path: PathBuf,
     /// Its tools by name.
     pub tools: BTreeMap<String, Pinned>,
-    /// When it was used last, in seconds since 1970.
+    /// Time of the last use, in seconds since 1970.
     pub last_used: i64,
 }
 
-/// A tool as a project has it.
+/// A tool of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pinned {
     /// The tool's version.
@@ -50,12 +50,12 @@ pub struct Pinned {
 }
 
 impl Project {
-    /// Returns the name of its record and root.
+    /// Returns the id of its record and GC root.
     pub fn id(&self) -> String {
         id(&self.path)
     }
 
-    /// Whether its directory is gone; one that cannot be looked at may be there.
+    /// Returns true if its directory is gone; an unreadable one may exist.
     pub fn is_orphaned(&self) -> bool {
         matches!(self.path.try_exists(), Ok(false))
     }
@@ -70,7 +70,7 @@ impl Project {
 #[serde(deny_unknown_fields)]
 struct Written {
     format: u32,
-    /// The path in hexadecimal digits, since a path may be any bytes; the comment above it is for people.
+    /// The path in hexadecimal digits, because a path may have any bytes; a comment in the file has it for people.
     path: String,
     #[serde(default)]
     tools: BTreeMap<String, WrittenTool>,
@@ -83,68 +83,72 @@ struct WrittenTool {
     image: String,
 }
 
-/// Why a project could not be read or recorded.
+/// Error of reading or recording a project.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The record is not as it was written.
+    /// The record is invalid.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// The system refused.
+    /// A file operation failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
-    /// The root could not be written.
+    /// The GC root could not be written.
     #[error(transparent)]
     Root(#[from] RootError),
-    /// An image that the project names cannot be read.
+    /// An image of the project cannot be read.
     #[error(transparent)]
     Image(#[from] image::Error),
 }
 
-/// Returns the name of the record of the project at a canonical path.
+/// Returns the id of the project at a canonical path.
 pub fn id(path: &Path) -> String {
     let mut digest = Digest::of(path.as_os_str().as_bytes()).to_string();
     digest.truncate(ID_DIGITS);
     digest
 }
 
-/// Reads the record of the project at a canonical path, or `None` where there is none.
+/// Reads the record of the project at a canonical path; `None` if there is none.
 pub fn get(home: &Home, path: &Path) -> Result<Option<Project>, Error> {
     by_id(home, &id(path))
 }
 
-/// Reads the record of this name.
+/// Reads the record with this id.
 pub fn by_id(home: &Home, id: &str) -> Result<Option<Project>, Error> {
     let file = home.project(id);
     let Some(written) = document::read::<Written>(&file)? else { return Ok(None) };
     let wrong = |message: String| document::Error::Meaning { path: file.clone(), message };
     if written.format != VERSION {
-        return Err(wrong(format!("format {} is not known to this silo; remove the file and sync the project anew", written.format)).into());
+        return Err(wrong(format!(
+            "format {} is unknown to this version of silo; remove the file and run `silo sync` in the project",
+            written.format
+        ))
+        .into());
     }
     let path = unhex(&written.path).ok_or_else(|| wrong("path is not a path in hexadecimal digits".to_owned()))?;
     let mut tools = BTreeMap::new();
     for (name, tool) in written.tools {
-        let image = ImageId::parse(&tool.image).ok_or_else(|| wrong(format!("tools.{name}: image \"{}\" is no digest", tool.image)))?;
+        let image = ImageId::parse(&tool.image).ok_or_else(|| wrong(format!("tools.{name}: image \"{}\" is not a digest", tool.image)))?;
         tools.insert(name, Pinned { version: tool.version, image });
     }
     let last_used = fs::metadata(&file).map_or(0, |found| found.mtime());
     Ok(Some(Project { path, tools, last_used }))
 }
 
-/// Keeps a project's images and records it; what was recorded of it before is replaced.
+/// Records a project and keeps its images; replaces an earlier record.
 pub fn put(home: &Home, store: &Store, shared: &SharedLock, project: &Project) -> Result<(), Error> {
     let mut root = Root::default();
     for id in project.images() {
         root.images.insert(id.digest());
         root.layers.extend(image::get(home, id)?.map(|image| image.layer_set()).unwrap_or_default());
     }
-    // First what keeps the layers from being collected, then what says that they are needed.
+    // GC root first: a record without a root would name images that can be collected.
     roots::put(store, shared, &RootName::new(KIND, &project.id())?, &root)?;
     write(home, project)
 }
@@ -156,7 +160,7 @@ fn write(home: &Home, project: &Project) -> Result<(), Error> {
         path: hex(&project.path),
         tools: project.tools.iter().map(|(name, pinned)| (name.clone(), tool(pinned))).collect(),
     };
-    // A path may hold line breaks, which a comment must not.
+    // A path may contain line breaks, which would end the comment.
     let text = format!("# {:?}\n{}", project.path, toml::to_string(&written).expect("strings and numbers are TOML"));
     let path = home.project(&project.id());
     let used = Duration::from_secs(u64::try_from(project.last_used).unwrap_or(0));
@@ -165,19 +169,19 @@ fn write(home: &Home, project: &Project) -> Result<(), Error> {
     written.map_err(|source| Error::File { doing: "write", path, source })
 }
 
-/// Notes that the project at a canonical path is used now; a project without a record has nothing to note.
+/// Updates the time of the last use of the project at a canonical path, if it has a record.
 pub fn touch(home: &Home, path: &Path) {
     image::stamp(&home.project(&id(path)));
 }
 
-/// Makes the record of a project that was moved its own again; where there is none nothing happens.
+/// Moves the record of a moved project to its new path, if it has one.
 pub fn moved(home: &Home, store: &Store, shared: &SharedLock, from: &Path, to: &Path) -> Result<(), Error> {
     let Some(project) = get(home, from)? else { return Ok(()) };
     put(home, store, shared, &Project { path: to.to_owned(), ..project })?;
     remove(home, store, shared, from).map(drop)
 }
 
-/// Forgets a project and gives up what it keeps; returns whether there was a record.
+/// Removes the record and GC root of a project; returns true if there was a record.
 pub fn remove(home: &Home, store: &Store, shared: &SharedLock, path: &Path) -> Result<bool, Error> {
     let id = id(path);
     let file = home.project(&id);
@@ -209,12 +213,12 @@ pub fn list(home: &Home) -> Result<Vec<Project>, Error> {
     Ok(projects)
 }
 
-/// Spells a path in hexadecimal digits.
+/// Encodes a path in hexadecimal digits.
 pub fn hex(path: &Path) -> String {
     path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads what [`hex`] spelled.
+/// Decodes a path encoded by [`hex`].
 pub fn unhex(text: &str) -> Option<PathBuf> {
     let bytes = text.as_bytes();
     if !bytes.len().is_multiple_of(2) || !bytes.iter().all(u8::is_ascii_hexdigit) {

@@ -1,7 +1,6 @@
 //! The record of an installed tool: `~/.silo/tools/<name>.toml`, written by one rename.
 //!
-//! A tool is installed when its record is there; everything else that an install makes is of no effect
-//! without it, and collected in time.
+//! A tool is installed if its record exists. Without it, everything else that an install makes has no effect and is collected in time.
 
 use std::fs;
 use std::io;
@@ -35,37 +34,37 @@ struct Written {
     image: String,
 }
 
-/// Why a record could not be read or written.
+/// Error of reading or writing a record.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The record is not as it was written.
+    /// The record is invalid.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// The system refused.
+    /// A file operation failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation, as a verb.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Reads the record of a tool, or `None` where it is not installed.
+/// Reads the record of a tool; `None` if it is not installed.
 pub fn get(home: &Home, name: &str) -> Result<Option<Installed>, Error> {
     let path = home.tool(name);
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let wrong = |message: String| document::Error::Meaning { path: path.clone(), message };
     if written.format != VERSION {
         return Err(wrong(format!(
-            "format {} is not known to this silo; `silo uninstall {name}` and `silo install {name}` write it anew",
+            "format {} is unknown to this version of silo; run `silo uninstall {name}` and `silo install {name}`",
             written.format
         ))
         .into());
     }
-    let image = ImageId::parse(&written.image).ok_or_else(|| wrong(format!("image \"{}\" is no digest", written.image)))?;
+    let image = ImageId::parse(&written.image).ok_or_else(|| wrong(format!("image \"{}\" is not a digest", written.image)))?;
     Ok(Some(Installed { name: name.to_owned(), version: written.version, image }))
 }
 
@@ -77,7 +76,7 @@ pub fn put(home: &Home, tool: &Installed) -> Result<(), Error> {
     document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
 }
 
-/// Removes the record of a tool; returns whether there was one.
+/// Removes the record of a tool; returns true if there was one.
 pub fn remove(home: &Home, name: &str) -> Result<bool, Error> {
     let path = home.tool(name);
     match fs::remove_file(&path) {

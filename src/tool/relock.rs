@@ -1,7 +1,7 @@
-//! Making a lock: signed indexes are fetched and verified, and every architecture is solved.
+//! Makes a lock: fetches and verifies signed indexes, and solves the dependencies for every architecture.
 //!
-//! Trust goes one way: the keyring in this program, the InRelease file that a key of it signed, the
-//! package index whose digest that file states, the package whose digest the index states.
+//! The chain of trust: the keyring in this binary, the InRelease file signed by one of its keys, the package index whose digest is in that
+//! file, the package whose digest is in the index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -34,27 +34,27 @@ use crate::unpack::compressed;
 use super::Context;
 use super::archives::{self, Counts, Source};
 
-/// The keys of Debian's archive (its package debian-archive-keyring; the file says which).
+/// The keys of Debian's archive (from its package debian-archive-keyring; the file gives the version).
 const DEBIAN_KEYS: &[u8] = include_bytes!("../../recipes/keyrings/debian.asc");
 
-/// Largest package index taken, decompressed: Debian's main area is about 60 MB.
+/// Limit on the size of a decompressed package index; Debian's main area has about 60 MB.
 const MAX_INDEX_BYTES: u64 = 512 << 20;
 
-/// Why a lock could not be made.
+/// Error of making a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An index could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// No mirror knows the suite.
+    /// No mirror has the suite.
     #[error("no mirror has the suite {suite}")]
     NoSuite {
         /// The suite.
         suite: String,
-        /// Where it was looked for.
+        /// The addresses that were tried.
         source: FetchError,
     },
-    /// The keyring of this program is broken.
+    /// The keyring in this binary is broken.
     #[error("the archive keyring")]
     Keyring(#[from] keyring::Error),
     /// A signature is missing or wrong.
@@ -62,47 +62,47 @@ pub enum Error {
     Signature {
         /// The suite.
         suite: String,
-        /// What is wrong with it.
+        /// The fault.
         source: signature::Error,
     },
-    /// A signed index is not as it should be.
+    /// A signed index is invalid.
     #[error("InRelease of {suite}")]
     Release {
         /// The suite.
         suite: String,
-        /// What is wrong with it.
+        /// The fault.
         source: release::Error,
     },
-    /// An image could not be had.
+    /// Resolving or reading an image failed.
     #[error(transparent)]
     Registry(#[from] registry::Error),
-    /// An image whose name cannot be read.
+    /// The name of an image is invalid.
     #[error("image: \"{image}\": {what}")]
     Image {
         /// The name.
         image: String,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
-    /// A mirror answered with another suite's index.
-    #[error("the mirror answered for {got} when asked for {suite}")]
+    /// A mirror sent the index of another suite.
+    #[error("the mirror sent the index of {got} instead of {suite}")]
     OtherSuite {
-        /// What was asked for.
+        /// The requested suite.
         suite: String,
-        /// What came.
+        /// The suite of the index.
         got: String,
     },
-    /// A mirror holds updates back, or somebody on the way does.
-    #[error("the index of {suite} was valid until {until}: the mirror may hold updates back", until = moment::rfc3339(*until))]
+    /// The index is expired: the mirror, or somebody between, may withhold updates.
+    #[error("the index of {suite} expired at {until}: the mirror may withhold updates", until = moment::rfc3339(*until))]
     Expired {
         /// The suite.
         suite: String,
-        /// Its last moment.
+        /// The end of its validity.
         until: i64,
     },
-    /// A mirror holds an older index than one that was used before.
+    /// The index is older than the one of the last lock.
     #[error(
-        "the index of {suite} is of {got}, and the last lock was made from that of {before}: the mirror may hold updates back",
+        "the index of {suite} from {got} is older than that of the last lock, {before}: the mirror may withhold updates",
         got = moment::rfc3339(*got), before = moment::rfc3339(*before)
     )]
     Older {
@@ -110,17 +110,17 @@ pub enum Error {
         suite: String,
         /// Its date.
         got: i64,
-        /// The date of the index of the last lock.
+        /// The date of the last lock's index.
         before: i64,
     },
-    /// An index that the signed one does not list.
+    /// The signed index does not list a package index.
     #[error("{suite} has no {path}; its components are {components}")]
     NotListed {
         /// The suite.
         suite: String,
         /// The path below the suite.
         path: String,
-        /// The components that it has.
+        /// The components of the suite.
         components: String,
     },
     /// An index could not be read or decompressed.
@@ -128,7 +128,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: std::io::Error,
     },
     /// An index could not be parsed.
@@ -138,7 +138,7 @@ pub enum Error {
         suite: String,
         /// The architecture.
         arch: Arch,
-        /// What is wrong with it.
+        /// The fault.
         source: packages::Error,
     },
     /// The packages cannot be installed together.
@@ -146,32 +146,32 @@ pub enum Error {
     Solve {
         /// The architecture.
         arch: Arch,
-        /// Why not.
+        /// The reason.
         source: solve::Error,
-        /// A package that another architecture has, with that architecture.
+        /// The missing package and the other architecture that has it.
         only_on: Option<(String, Arch)>,
     },
-    /// The key of one of the recipe's own archives.
+    /// The key of one of the recipe's own archives is invalid.
     #[error("the key of {suite} in debian.sources")]
     Key {
         /// The suite.
         suite: String,
-        /// What is wrong with it.
+        /// The fault.
         source: keyring::Error,
     },
-    /// An answer to a question of a package that is not there.
+    /// An answer to a debconf question of a package that is not installed.
     #[error("debian.debconf answers a question of {owner}, and no package of the recipe needs {owner}")]
     Answer {
         /// The package.
         owner: String,
     },
-    /// A file beside the recipe.
+    /// A local .deb is invalid.
     #[error(transparent)]
     Local(#[from] archives::Error),
 }
 
 impl Error {
-    /// What to type next.
+    /// Returns the hint.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Fetch(error) if error.is_gone() => {
@@ -186,14 +186,14 @@ impl Error {
                 "set another mirror in mirrors.debian of ~/.silo/silo.toml; or mirrors.allowStale = true there, for a mirror or snapshot that is frozen on purpose"
                     .to_owned(),
             ),
-            Error::NoSuite { .. } => Some("is debian.suite of the recipe a release of Debian, and is it still on the mirrors?".to_owned()),
+            Error::NoSuite { .. } => Some("check that debian.suite of the recipe is a Debian release that the mirrors still have".to_owned()),
             Error::Solve { only_on: Some((name, arch)), .. } => {
-                Some(format!("only {arch} has it: write \"{name} [{arch}]\" in the recipe, so that it is wanted there alone"))
+                Some(format!("only {arch} has it: write \"{name} [{arch}]\" in the recipe to limit it to {arch}"))
             }
             Error::NotListed { .. } => Some("look at debian.components in the recipe".to_owned()),
             Error::Local(_) => Some("debian.debs names files below the recipe's directory".to_owned()),
             Error::Solve { arch, source: solve::Error::Unknown { name, .. }, .. } => Some(format!(
-                "Debian has no package {name} for {arch}; look for its name at Debian, or write \"{name} [{}]\" for one that another architecture alone has",
+                "Debian has no package {name} for {arch}; check the name, or write \"{name} [{}]\" if only the other architecture has it",
                 archives::other_than(*arch)
             )),
             Error::Solve { .. } => Some("name other packages or versions, in silo.toml or in the recipe".to_owned()),
@@ -202,14 +202,14 @@ impl Error {
     }
 }
 
-/// A suite whose index was verified.
+/// A suite with a verified index.
 struct Verified {
     source: Source,
     release: Release,
     used: UsedIndex,
 }
 
-/// Makes the lock of a recipe from what the mirrors hold now.
+/// Makes the lock of a recipe from the current indexes of the mirrors.
 pub fn relock(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
     let id = event::next_id();
     (context.sink)(Event::Started { id, kind: Activity::Resolve, name: recipe.name.clone(), total: None });
@@ -251,7 +251,7 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
     })
 }
 
-/// Pins what an image's name stands for now.
+/// Pins the current digest of an image's name.
 fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock, Error> {
     let reference = reference::parse(image).map_err(|what| Error::Image { image: image.to_owned(), what })?;
     let asking = registry::Context { transport: context.transport, user_home: &context.outside.user_home, cancel: context.stop };
@@ -292,7 +292,7 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
     let text = text.bytes;
     let signed = signature::verify(&text, keyring, context.now).map_err(|source| Error::Signature { suite: suite.clone(), source })?;
     let release = release::parse(&signed.text).map_err(|source| Error::Release { suite: suite.clone(), source })?;
-    // A valid index of another suite, or of an older release, would pass every other check.
+    // A validly signed index of another suite, or of an older release, would pass every other check.
     if release.codename != suite && release.suite != suite {
         return Err(Error::OtherSuite { suite, got: release.codename });
     }
@@ -304,17 +304,17 @@ fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source:
     Ok(Verified { source, release, used })
 }
 
-/// Returns the last moment of an index that is past it.
+/// Returns the end of validity of an expired index.
 fn expired(until: Option<i64>, now: i64) -> Option<i64> {
     until.filter(|until| *until < now)
 }
 
-/// Whether expired and older indexes are taken: frozen mirrors and snapshots have nothing else.
+/// Returns true if expired and older indexes are allowed, as needed for frozen mirrors and snapshots.
 fn takes_stale(context: &Context<'_>) -> bool {
     context.user_settings.mirrors.allow_stale == Some(true)
 }
 
-/// Fails if a mirror's index is older than the one that the last lock was made from.
+/// Fails if an index is older than the one of the last lock.
 pub fn check_age(context: &Context<'_>, lock: &Lock, before: &Lock) -> Result<(), Error> {
     let older = |index: &UsedIndex| {
         let known = before
@@ -329,8 +329,7 @@ pub fn check_age(context: &Context<'_>, lock: &Lock, before: &Lock) -> Result<()
     }
 }
 
-/// Fetches the package indexes of all suites, components and architectures; returns them by suite,
-/// architecture and component.
+/// Fetches the package indexes of all suites, components and architectures; returns their paths by suite, architecture and component.
 fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) -> Result<BTreeMap<(usize, Arch, String), PathBuf>, Error> {
     let mut keys = Vec::new();
     let mut requests = Vec::new();
@@ -339,7 +338,7 @@ fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) 
             for component in &suite.source.components {
                 let name = &suite.source.suite;
                 let Some((path, file)) = listed(suite, component, arch) else {
-                    // Other archives often have packages for one architecture alone.
+                    // Third-party archives often have packages for a single architecture.
                     if matches!(suite.source.archive, Archive::Source(_)) && suite.release.components.contains(component) {
                         continue;
                     }
@@ -358,7 +357,7 @@ fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) 
             }
         }
     }
-    // Empty indexes of several architectures are one file.
+    // Empty indexes of several architectures are the same file.
     let mut once: Vec<download::Request> = Vec::new();
     for request in &requests {
         if !once.iter().any(|other| other.sha256 == request.sha256) {
@@ -367,13 +366,13 @@ fn fetch_indexes(context: &Context<'_>, mirrors: &Mirrors, suites: &[Verified]) 
     }
     let dir = context.home.downloads();
     let fetching = Fetching { transport: context.transport, dir: &dir, jobs: download::MAX_JOBS, sink: context.sink, cancel: context.stop };
-    // They may lie here since long ago, and what they say is trusted from here on.
+    // Verify the digests again: old downloads may be damaged, and from here on they are trusted.
     let paths = download::fetch_checked(&fetching, &once)?;
     let by_digest: BTreeMap<[u8; 32], PathBuf> = once.iter().map(|request| request.sha256).zip(paths).collect();
     Ok(keys.into_iter().zip(&requests).map(|(key, request)| (key, by_digest[&request.sha256].clone())).collect())
 }
 
-/// Finds a package index in a suite's list, in the form that takes the least to fetch.
+/// Finds a package index in a suite's list, in the smallest compressed form.
 fn listed<'a>(suite: &'a Verified, component: &str, arch: Arch) -> Option<(String, &'a release::File)> {
     let names = [".xz", ".gz", ""].map(|end| format!("{component}/binary-{arch}/Packages{end}"));
     names.into_iter().find_map(|name| suite.release.files.get(&name).map(|file| (name, file)))
@@ -387,7 +386,7 @@ fn not_listed(suite: &Verified, component: &str, arch: Arch) -> Error {
     }
 }
 
-/// Says of a package that one architecture does not have whether another one has it.
+/// Adds to the error of a missing package the other architecture that has it.
 fn elsewhere(error: Error, files: &BTreeMap<(usize, Arch, String), PathBuf>) -> Error {
     let Error::Solve { arch, source: source @ solve::Error::Unknown { .. }, .. } = error else { return error };
     let solve::Error::Unknown { name, .. } = &source else { return Error::Solve { arch, source, only_on: None } };
@@ -412,7 +411,7 @@ fn solved(
             texts.push((*at, decompressed(path)?));
         }
     }
-    // Files beside the recipe come first: of equal versions the earlier index counts.
+    // Local files come first: of equal versions, the one of the earlier index is chosen.
     let parsed = packages::parse(local.as_bytes()).map_err(|source| Error::Packages { suite: "debian.debs".to_owned(), arch, source });
     let mut offers = vec![Offer { suite: "", is_withheld: false, index: parsed? }];
     for (at, text) in &texts {
@@ -466,7 +465,7 @@ fn solved(
     Ok(chosen)
 }
 
-/// Lists what is wanted on an architecture; what must come from one suite is wanted in the version of that suite.
+/// Lists the requested packages of an architecture; a package requested from a suite is bound to the version in that suite.
 fn asked<'a>(names: &'a [String], offers: &[Offer<'a>], arch: Arch) -> Result<Vec<Relation<'a>>, solve::Error> {
     let here = names.iter().map(|name| wanted::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
     here.map(|(name, _)| {

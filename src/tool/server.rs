@@ -1,7 +1,7 @@
-//! A tool's language server: an image of its own over the tool's, built when it is first wanted and locked beside the tool.
+//! A tool's language server: a separate image on top of the tool's, built on first use and locked with the tool.
 //!
-//! Its lock is the tool's with what the server adds, so it stands on the same layers and goes with the tool's version: once
-//! the tool is locked anew, the server is too. What the tool itself is made of never changes for it.
+//! Its lock is the tool's lock plus the server's packages and steps, so both images share layers, and the server follows the tool's
+//! version: a new lock of the tool also locks the server again. The server never changes the tool itself.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -23,23 +23,22 @@ use super::keep::SERVER;
 use super::locking::{self, Resolving};
 use super::{Context, View, projects};
 
-/// A language server as it is used somewhere.
+/// A language server in a scope.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// The tool that it is of.
+    /// The tool.
     pub tool: String,
-    /// What is run, and what it needs.
+    /// Its command, packages and steps.
     pub lsp: Lsp,
-    /// Whether it is a project's own.
+    /// The scope: the project's if the project itself configures the server.
     scope: Scope,
-    /// The tool with the server's packages and steps.
+    /// The tool's definition with the server's packages and steps.
     definition: Definition,
     /// The tool's own lock, if it has one.
     base: Option<Lock>,
 }
 
-/// Returns a tool's language server, where its recipe or the settings say of one. The user's settings alone count where the
-/// project is left out.
+/// Returns a tool's language server, if its recipe or the settings define one. With `no_project`, only the user's settings count.
 pub fn of(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Server>, Error> {
     let settings = if no_project { view.user_settings } else { view.settings };
     let own = view.project_settings.overrides.get(tool).filter(|_| !no_project).is_some_and(|over| over.lsp.is_some());
@@ -58,14 +57,14 @@ pub fn of(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Server>
     };
     let mut definition = laid(found, &lsp).map_err(wrong)?;
     if own {
-        // What a project says of a server is locked with the project, whoever has the tool.
+        // A server configured by the project is locked in the project, even if the tool is global.
         definition.lock_file = Some(view.project.join(PROJECT_LOCK));
     }
     let scope = if own { Scope::Project } else { scope };
     Ok(Some(Server { tool: tool.to_owned(), lsp, scope, definition, base }))
 }
 
-/// Lays what a server adds over its tool.
+/// Adds a server's packages and steps to its tool.
 fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, crate::recipe::file::Error> {
     let recipe = &mut definition.found.recipe;
     recipe.name = lock::server(&recipe.name);
@@ -82,18 +81,18 @@ fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, crate::reci
 }
 
 impl Server {
-    /// Says whether it is in the tool's own image already.
+    /// Returns true if the tool's own image has the server.
     pub fn is_in_tool(&self) -> bool {
         self.lsp.packages.is_empty() && self.lsp.steps.is_empty()
     }
 
-    /// Finds the image that it is now, looking at a few small files.
+    /// Finds the current image of the server; reads a few small files.
     pub fn known(&self, view: View<'_>) -> Result<Option<ImageId>, Error> {
         let Some(lock) = self.locked(view)? else { return Ok(None) };
         Ok(build::known(view.home, &self.definition.target(&lock)))
     }
 
-    /// Returns its lock, if it is for what the server adds and for the tool as that is locked now.
+    /// Returns its lock, if it matches the server's definition and the tool's current lock.
     fn locked(&self, view: View<'_>) -> Result<Option<Lock>, Error> {
         let Some(base) = &self.base else { return Ok(None) };
         Ok(locking::existing(view, &self.definition)?.filter(|lock| stands_on(lock, base)))
@@ -108,7 +107,7 @@ impl Server {
     }
 }
 
-/// Builds a server's image, unless it is there, and keeps it from being collected as long as its tool is needed.
+/// Builds a server's image, unless it exists, and keeps it as long as its tool is needed.
 pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<ImageId, Error> {
     let view = context.view();
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
@@ -118,7 +117,7 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
     };
     let built = match built(context, &shared, server, &lock, resolving) {
         Err(build::Error::Fetch(error)) if error.is_gone() && resolving == Resolving::Allowed => {
-            let text = format!("{}: its lock is older than what the mirrors keep; locking it anew", server.definition.tool());
+            let text = format!("{}: the mirrors no longer have its locked packages; making a new lock", server.definition.tool());
             (context.sink)(Event::Note { text });
             lock = made(context, server, resolving)?;
             self::built(context, &shared, server, &lock, resolving)?
@@ -147,7 +146,7 @@ fn built(context: &Context<'_>, shared: &SharedLock, server: &Server, lock: &Loc
     build::build(&shop, &[target]).remove(0)
 }
 
-/// Makes the lock of a server: that of its tool, with what the server adds as the mirrors have it now.
+/// Makes the lock of a server: the tool's lock, plus the server's packages from the current indexes.
 fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<Lock, Error> {
     let definition = &server.definition;
     let base = match (&server.base, resolving) {
@@ -168,22 +167,22 @@ fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<
     Ok(over(base, today, asked))
 }
 
-/// Lays what is needed today over what is locked already, which stays as it is.
+/// Adds newly resolved packages to a lock without changing its entries.
 fn over(base: Lock, today: Lock, asked: Asked) -> Lock {
     let mut packages = base.packages;
     for (arch, all) in today.packages {
         let own = packages.entry(arch).or_default();
         for (name, package) in all {
             let tier = package.tier.max(Tier::Added);
-            // What only the tool's steps have, the server may have for good.
+            // A package that the tool needs only for build steps may become part of the server's image.
             own.entry(name).and_modify(|own| own.tier = own.tier.min(tier)).or_insert(Package { tier, ..package });
         }
     }
-    // The moment of the tool's lock stays too: it is in every layer that both have.
+    // The epoch of the tool's lock stays, because it is part of all shared layers.
     Lock { asked, packages, steps: BTreeMap::new(), ..base }
 }
 
-/// Says whether a lock has all that another one has, as it is there.
+/// Returns true if a lock has all entries of another one, unchanged.
 fn stands_on(lock: &Lock, base: &Lock) -> bool {
     let of_base = |(arch, packages): (&Arch, &BTreeMap<String, Package>)| {
         let own = lock.packages.get(arch);

@@ -1,4 +1,4 @@
-//! Changing a `silo.toml`: worked out first, tried by whoever wants to, and written last.
+//! Changes a `silo.toml` in two steps: prepares the new text, so that the caller can try it, and writes it at the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,22 +11,22 @@ use crate::document;
 use crate::home::{Home, LEGACY_CONFIG, LEGACY_USER_CONFIG};
 use crate::journal::{self, Change};
 
-/// Why a file of settings could not be changed.
+/// Error of changing a settings file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// It does not allow the change.
+    /// The change is not possible.
     #[error("{path}", path = .path.display())]
     Edit {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         #[source]
         source: edit::Error,
     },
-    /// It is written in the older form, which is read and not changed.
+    /// It has the old format, which is only read.
     #[error("{path} is in the older form", path = .path.display())]
     Legacy {
         /// The file.
@@ -37,7 +37,7 @@ pub enum Error {
     Write(#[from] PathError),
 }
 
-/// A changed file of settings, which is not written yet.
+/// A changed settings file that is not written yet.
 #[derive(Clone, Debug)]
 pub struct Changed {
     path: PathBuf,
@@ -45,7 +45,7 @@ pub struct Changed {
     after: String,
 }
 
-/// Works out a change of the settings at `path`, which may not be there yet. Nothing is written.
+/// Prepares a change of the settings at `path`, which may not exist. Writes nothing.
 pub fn prepare<T>(home: &Home, path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
     let before = document::text_of(path)?;
     let old = [LEGACY_CONFIG, LEGACY_USER_CONFIG].map(|name| path.with_file_name(name)).into_iter().find(|old| old.is_file());
@@ -60,15 +60,15 @@ pub fn prepare<T>(home: &Home, path: &Path, change: impl FnOnce(&mut Document) -
     Ok((done, Changed { path: path.to_owned(), before, after }))
 }
 
-/// Changes the settings at `path`; nothing is written where nothing changes.
+/// Changes the settings at `path`; writes nothing if nothing changes.
 pub fn change<T>(home: &Home, path: &Path, change: impl FnOnce(&mut Document) -> Result<T, edit::Error>) -> Result<(T, Changed), Error> {
     let (done, changed) = prepare(home, path, change)?;
     changed.commit(home)?;
     Ok((done, changed))
 }
 
-/// A project's settings may be a link to where somebody keeps such files. What a link leads to is changed only if it is
-/// settings already: a program may have made the link.
+/// A project's settings may be a symlink to a file elsewhere. The target is changed only if it contains settings already, because a
+/// sandboxed program may have made the symlink.
 fn check_link(home: &Home, path: &Path, before: Option<&str>) -> Result<(), Error> {
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     if !is_link || path == home.config() {
@@ -82,28 +82,28 @@ fn check_link(home: &Home, path: &Path, before: Option<&str>) -> Result<(), Erro
 }
 
 impl Changed {
-    /// Says whether anything changes.
+    /// Returns true if anything changes.
     pub fn is_new(&self) -> bool {
         self.before.as_deref().unwrap_or_default() != self.after
     }
 
-    /// The text before and after.
+    /// Returns the text before and after.
     pub fn texts(&self) -> (&str, &str) {
         (self.before.as_deref().unwrap_or_default(), &self.after)
     }
 
-    /// The file.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The change as one of the journal's.
+    /// Returns the change for the journal.
     pub fn change(&self, home: &Home) -> Result<Change, Error> {
         let after = if self.is_new() { Some(self.after.clone()) } else { self.before.clone() };
         Ok(Change::new(home, &self.path, self.before.clone(), after)?)
     }
 
-    /// Makes the change.
+    /// Writes the change.
     pub fn commit(&self, home: &Home) -> Result<(), Error> {
         Ok(journal::commit(home, &[self.change(home)?])?)
     }

@@ -1,6 +1,6 @@
-//! Which shims a tool has: made with it, changed by the user, gone with it.
+//! Makes and changes the shims of tools: made at the install, changed by the user, removed with the tool.
 //!
-//! The table and its launchers are changed under one lock, the directory of the launchers itself.
+//! The table and its launchers change under one lock, the flock on the directory of the launchers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -22,13 +22,13 @@ use super::projects;
 use super::record;
 use super::{Context, View};
 
-/// Why shims could not be changed.
+/// Error of changing shims.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The table cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// What a tool is cannot be told.
+    /// The definition of a tool cannot be read.
     #[error(transparent)]
     Definition(#[from] definition::Error),
     /// The records of projects cannot be read.
@@ -37,16 +37,16 @@ pub enum Error {
     /// The records of tools cannot be read.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// The system refused.
+    /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
-    /// A tool that is neither installed nor synced has no shims.
-    #[error("{0} is neither installed nor used by a project that was synced")]
+    /// The tool is neither installed nor synced, so it has no shims.
+    #[error("{0} is neither installed nor used by a synced project")]
     NotHere(String),
-    /// A text that is no shim.
+    /// The text is not a valid shim.
     #[error("\"{0}\" is not a shim; write name, or name:program and arguments")]
     Spec(String),
-    /// The name of the program itself.
+    /// The name is that of silo itself.
     #[error("\"{0}\" is silo itself and cannot be a shim")]
     Itself(String),
     /// Another tool has the name.
@@ -54,7 +54,7 @@ pub enum Error {
     Taken {
         /// The name.
         name: String,
-        /// Whose it is.
+        /// The other tool.
         owner: String,
     },
     /// The tool has no such shim.
@@ -67,16 +67,16 @@ pub enum Error {
     },
 }
 
-/// A change of the table that was made.
+/// A finished change of the table.
 #[derive(Debug)]
 pub struct Changed<T> {
-    /// What the change returned.
+    /// Result of the change.
     pub done: T,
-    /// Names whose place in the directory of the shims is taken by a file of the user's.
+    /// Names whose launcher could not be made, because the user has another file there.
     pub foreign: BTreeSet<String>,
 }
 
-/// Changes the table, and makes the launchers that it asks for. They start `program`.
+/// Changes the table and makes its launchers, which start `program`.
 pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<Changed<T>, Error> {
     private::make_dir(&home.bin())?;
     let _alone = hold(home)?;
@@ -95,15 +95,15 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
     Ok(Changed { done, foreign })
 }
 
-/// Waits until nobody else changes the table or the links.
+/// Locks the table and the launchers; waits for other processes.
 fn hold(home: &Home) -> Result<Held, PathError> {
     let bin = home.bin();
     File::open(&bin).and_then(Held::exclusive).map_err(|source| PathError { doing: "lock", path: bin, source })
 }
 
-/// Removes a link to the program that a killed command has made and not put in its place; returns how many there were.
+/// Removes the temporary files of a killed command and returns their number.
 pub fn sweep(home: &Home) -> Result<usize, PathError> {
-    // A home without shims has nobody who makes links.
+    // A home without launchers has no directory to lock.
     if !home.bin().is_dir() {
         return launchers::unstage(home);
     }
@@ -111,12 +111,12 @@ pub fn sweep(home: &Home) -> Result<usize, PathError> {
     launchers::unstage(home)
 }
 
-/// Gives an installed tool its shims; one that was not installed before is pinned.
+/// Makes the shims of an installed tool; pins a newly installed one.
 pub fn installed(context: &Context<'_>, tool: &str, newly: bool) -> Result<(), Error> {
     refresh(context, &[tool], Scope::Global, |entry_is_new| newly || entry_is_new)
 }
 
-/// Gives tools that a project uses their shims; they are not pinned by that.
+/// Makes the shims of tools of a project, without pinning them.
 pub fn synced(context: &Context<'_>, tools: &[&str]) -> Result<(), Error> {
     if tools.is_empty() {
         return Ok(());
@@ -154,13 +154,13 @@ fn refresh(context: &Context<'_>, tools: &[&str], scope: Scope, pins: impl Fn(bo
     Ok(())
 }
 
-/// The other tool that a name leads to, whoever else has it.
+/// Returns another tool that is pinned and has the name.
 fn keeper(table: &Table, name: &str, tool: &str) -> Option<String> {
     table.owners(name).find(|entry| entry.pinned).filter(|entry| entry.tool != tool).map(|entry| entry.tool.clone())
 }
 
-/// Lays a tool's commands into its shims, those that it has everywhere and those that it has in a project only, and returns
-/// those of the former that are new. What the user changed stays, and so do those of other projects.
+/// Updates a tool's shims to its current commands, everywhere and in the project, and returns the new ones of the former. Changes by the
+/// user and shims of other projects stay.
 fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>, local: &BTreeSet<String>) -> Vec<String> {
     shims.retain(|name, shim| names.contains(name) || local.contains(name) || matches!(shim, Shim::Alias(_) | Shim::Local));
     let is_new = |name: &&String| matches!(shims.get(*name), None | Some(Shim::Local));
@@ -172,10 +172,9 @@ fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>, local: &BTr
     fresh
 }
 
-/// Returns the names that a tool gets shims for by itself: the commands of its recipe and of add-ons, and its own name.
+/// Returns the default shims of a tool: the commands of its recipe and of add-ons, and its own name.
 ///
-/// A project's own recipes and add-ons add none: they came with the project, and what stands on the user's PATH is the
-/// user's to say.
+/// A project's own recipes and add-ons give no shims: they come with the project, and only the user decides about commands on PATH.
 fn names_of(view: View<'_>, tool: &str, scope: Scope) -> Result<BTreeSet<String>, Error> {
     let places = Places { project: None, ..view.places.clone() };
     match definition::of(View { places: &places, ..view }, tool, scope) {
@@ -188,8 +187,7 @@ fn names_of(view: View<'_>, tool: &str, scope: Scope) -> Result<BTreeSet<String>
     }
 }
 
-/// Takes the shims of tools away that are neither installed nor used by a project; what is used by projects alone is not
-/// pinned any more.
+/// Removes the shims of tools that are neither installed nor used by a project, and unpins tools that are not installed.
 pub fn settle(home: &Home, program: &Path) -> Result<(), Error> {
     let installed: BTreeSet<String> = record::list(home)?.into_iter().map(|tool| tool.name).collect();
     let projects = projects::list(home)?.into_iter().filter(|project| !project.is_orphaned());
@@ -205,7 +203,7 @@ pub fn settle(home: &Home, program: &Path) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Pins a tool, or lets it be claimed by projects alone; returns whether that is new.
+/// Pins or unpins a tool; returns true if that is a change.
 pub fn pin(home: &Home, program: &Path, tool: &str, pinned: bool) -> Result<bool, Error> {
     let changed = change(home, program, |table| {
         table.get(tool).ok_or_else(|| Error::NotHere(tool.to_owned()))?;
@@ -215,12 +213,12 @@ pub fn pin(home: &Home, program: &Path, tool: &str, pinned: bool) -> Result<bool
     Ok(changed.done)
 }
 
-/// Gives a tool shims of the user's own; returns those that are new.
+/// Adds the user's own shims to a tool; returns the new ones.
 pub fn add(view: View<'_>, program: &Path, tool: &str, specs: &[String]) -> Result<Changed<Vec<String>>, Error> {
     let specs: Vec<(String, Vec<String>)> = specs.iter().map(|spec| parse(spec)).collect::<Result<_, _>>()?;
     let of_recipe: BTreeSet<String> = match definition::of(view, tool, Scope::Project) {
         Ok(definition) => definition.found.recipe.run.shims.into_keys().collect(),
-        // A tool whose recipe is gone has its aliases all the same.
+        // A tool without a recipe can still have aliases.
         Err(_) => BTreeSet::new(),
     };
     change(view.home, program, |table| {
@@ -239,14 +237,14 @@ pub fn add(view: View<'_>, program: &Path, tool: &str, specs: &[String]) -> Resu
     })
 }
 
-/// Takes shims away from a tool.
+/// Removes shims of a tool.
 pub fn remove(home: &Home, program: &Path, tool: &str, names: &[String]) -> Result<(), Error> {
     change(home, program, |table| {
         table.get(tool).ok_or_else(|| Error::NotHere(tool.to_owned()))?;
         for name in names {
             let shims = &mut table.entry(tool).shims;
             match shims.get(name) {
-                // It is remembered, or the next install would make it again.
+                // Remembered as hidden, or the next install would make it again.
                 Some(Shim::Recipe | Shim::Local) => drop(shims.insert(name.clone(), Shim::Hidden)),
                 Some(Shim::Alias(_)) => drop(shims.remove(name)),
                 Some(Shim::Hidden) | None => return Err(Error::NoSuch { tool: tool.to_owned(), name: name.clone() }),
@@ -270,18 +268,18 @@ fn parse(spec: &str) -> Result<(String, Vec<String>), Error> {
     Ok((name.to_owned(), words))
 }
 
-/// Makes the launchers that the table asks for, where nobody else does so already.
+/// Makes missing launchers of the table.
 pub fn renew(home: &Home, program: &Path) -> Result<(), Error> {
     change(home, program, |_| Ok(())).map(drop)
 }
 
-/// Makes the table anew where it cannot be read, from what is installed, and its launchers.
+/// Rebuilds an invalid table from the installed tools, and makes its launchers.
 pub fn mend(context: &Context<'_>) -> Result<BTreeSet<String>, Error> {
     if table::read(&context.home.shims()).is_err() {
         let broken = context.home.shims();
         let aside = broken.with_extension("broken");
         fs::rename(&broken, &aside).map_err(|source| PathError { doing: "put aside", path: broken, source })?;
-        (context.sink)(Event::Note { text: format!("the table of shims was not one; it is {} now", aside.display()) });
+        (context.sink)(Event::Note { text: format!("the table of shims was invalid and is now {}", aside.display()) });
     }
     for tool in record::list(context.home)? {
         installed(context, &tool.name, false)?;

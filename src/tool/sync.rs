@@ -1,4 +1,4 @@
-//! Making a project's tools what its `silo.toml` and `silo.lock` say, all in one build.
+//! Builds and records the tools of a project as defined by its `silo.toml` and `silo.lock`, all in one build.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,26 +23,25 @@ use super::projects::{self, Pinned, Project};
 use super::shims;
 use super::trust;
 
-/// Between two looks at whether another process has finished with the same project.
+/// Interval of the attempts to take a lock that another process holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// What is to be synced, and how.
+/// Options of a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
-    /// Only these tools; by default all that the project claims.
+    /// The tools to sync; `None` for all tools that the project claims.
     pub only: Option<BTreeSet<String>>,
-    /// Whether the lock may be changed.
+    /// Permission to change the lock.
     pub resolving: Resolving,
-    /// Whether the tools are locked anew, although they are locked.
+    /// True if locked tools get new locks.
     pub update: bool,
-    /// Whether steps that the lock pins are run again and pinned anew.
+    /// True if pinned steps run again and get new pins.
     pub anew: bool,
-    /// Whether only the lock is made, and nothing built.
+    /// True to make the lock only, and build nothing.
     pub lock_only: bool,
-    /// Whether nothing is done, only told.
+    /// True to report only, and change nothing.
     pub dry_run: bool,
-    /// Changes of files that are made together with the lock's. Where there are some, a tool that fails keeps all from being
-    /// made.
+    /// Changes of files that are committed together with the lock. If there are any, nothing is committed unless all tools succeed.
     pub with: Vec<Change>,
 }
 
@@ -52,38 +51,38 @@ impl Default for Wish {
     }
 }
 
-/// What became of one tool.
+/// Result for one tool.
 #[derive(Debug)]
 pub struct Synced {
     /// The tool.
     pub tool: String,
-    /// What was done, or why it could not be.
+    /// The result.
     pub outcome: Result<Done, Error>,
 }
 
-/// What was done, or would be, for one tool.
+/// Changes made, or to be made, for one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done {
     /// The version.
     pub version: String,
-    /// The image, where it is there.
+    /// The image, if it exists.
     pub image: Option<ImageId>,
-    /// Whether the lock changed.
+    /// True if the lock changed.
     pub locked: bool,
-    /// Layers that were made, and not found.
+    /// Number of layers that were made, not counting reused ones.
     pub made: usize,
-    /// Whether the image was not there before.
+    /// True if the image is new.
     pub fresh: bool,
 }
 
-/// A tool with its lock, on its way to an image.
+/// A tool with its lock, before the build.
 struct Prepared {
     definition: Definition,
     lock: Lock,
     version: String,
 }
 
-/// Syncs the project's tools. One that fails does not keep the others from being done.
+/// Syncs the project's tools. Each succeeds or fails separately.
 pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
     let tools = match &wish.only {
         Some(only) => only.clone(),
@@ -91,7 +90,7 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
     };
     let store = |source: Box<dyn std::error::Error + Send + Sync>| Error::Store(source);
     let shared = store_lock::share(context.store).map_err(|error| store(Box::new(error)))?;
-    // Two syncs of one project would write one lock file.
+    // Two syncs of one project would write the same lock file.
     let _ours = if wish.dry_run { None } else { Some(alone(context, &shared)?) };
     let prepared: Vec<(String, Result<Prepared, Error>)> =
         tools.into_iter().map(|tool| (tool.clone(), prepare(context, &tool, wish))).collect();
@@ -116,7 +115,7 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
     if wish.dry_run || (!wish.with.is_empty() && all.iter().any(|one| one.outcome.is_err())) {
         return Ok(all);
     }
-    // First what keeps the images from being collected, then what says that they are the project's.
+    // GC roots first: a record without a root would name images that can be collected.
     if !wish.lock_only {
         keep_images(context, &shared, &all)?;
     }
@@ -129,7 +128,7 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
     Ok(all)
 }
 
-/// Waits until no other process syncs this project.
+/// Locks the project against other syncs; waits for them.
 fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error> {
     use std::os::unix::ffi::OsStrExt;
     let key = Digest::of(context.project.as_os_str().as_bytes());
@@ -172,7 +171,7 @@ fn failed(tool: &str, error: build::Error) -> Error {
     }
 }
 
-/// Says what a sync would find and do.
+/// Describes the result of a sync, without doing it.
 fn told(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
     let existing = locking::existing(context.view(), &prepared.definition)?;
     let image = build::known(context.home, &prepared.definition.target(&prepared.lock));
@@ -201,15 +200,15 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
     Ok(Done { version, image: Some(built.image), locked, made: built.made, fresh })
 }
 
-/// Says whether a tool's client is the one that everybody has. What a client shows that a project had a hand in counts for
-/// no other project, so it is not kept.
+/// Returns true if the tool's client is unmodified. A modified client could report the hosts that a project wants, and learned hosts count
+/// in all projects, so only an unmodified client may be asked.
 fn is_as_it_ships(context: &Context<'_>, definition: &Definition) -> bool {
     let over = context.settings.overrides.get(definition.tool());
     let is_changed = over.is_some_and(|over| !(over.packages.is_empty() && over.addons.is_empty() && over.post_install.is_empty()));
     !is_changed && definition.found.origin != Origin::Project
 }
 
-/// Keeps the images of the project's tools from being collected, those of other tools than the ones just synced too.
+/// Keeps the images of all tools of the project, including tools that were not just synced.
 fn keep_images(context: &Context<'_>, shared: &SharedLock, all: &[Synced]) -> Result<(), Error> {
     let mut tools: BTreeMap<String, Pinned> = BTreeMap::new();
     for tool in definition::claimed(context.view())? {

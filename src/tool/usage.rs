@@ -1,4 +1,4 @@
-//! What Silo's directory takes, by room, and what each image takes and why it is there.
+//! Disk usage of Silo's directory, by subdirectory, and of each image, with the reasons for it.
 
 use std::path::Path;
 
@@ -14,36 +14,36 @@ use super::keep;
 use super::kept;
 use super::projects::Project;
 
-/// One room of the directory.
+/// A subdirectory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Its name.
     pub name: String,
-    /// What is in it.
+    /// Its contents.
     pub what: &'static str,
-    /// What it takes that no room before it has.
+    /// Disk usage, not counting files shared with earlier subdirectories.
     pub takes: Added,
 }
 
-/// What is known of the rooms, in the order in which shared files are counted.
+/// The known subdirectories, in the order in which shared files are counted.
 const ROOMS: [(&str, &str); 14] = [
     ("baked", "layers"),
-    ("images", "images, without what they share with layers"),
+    ("images", "images, not counting files shared with layers"),
     ("downloads", "fetched files"),
     ("kept", "package caches, private state and excluded directories"),
     ("repositories", "layers over .git, of running and of killed runs"),
     ("work", "unfinished steps"),
     ("stage", "unfinished layers"),
     ("logs", "logs of steps"),
-    ("realisations", "notes of what was made"),
-    ("made", "notes of which image was made"),
+    ("realisations", "results of build steps"),
+    ("made", "images by derivation"),
     ("tools", "installed tools"),
     ("projects", "projects"),
     ("recipe-locks", "locks made here"),
     ("recipes", "your recipes"),
 ];
 
-/// Counts every file once; the rooms together are what `du` says of the directory.
+/// Counts every file once; the total is the same as that of `du`.
 pub fn report(root: &Path) -> Result<Vec<Room>, PathError> {
     let mut ledger = Ledger::default();
     let mut rooms = Vec::new();
@@ -54,20 +54,20 @@ pub fn report(root: &Path) -> Result<Vec<Room>, PathError> {
     Ok(rooms)
 }
 
-/// An image, what it takes and who needs it.
+/// An image with its disk usage and reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The image.
     pub id: ImageId,
-    /// Whether its root has to be made again before it runs.
+    /// True if its root must be rebuilt before a run.
     pub cold: bool,
-    /// What it and its layers take on disk, also where others share it.
+    /// Disk usage with its layers, including shared ones.
     pub takes: u64,
-    /// What removing it and its layers would free.
+    /// Disk space that its removal would free.
     pub alone: u64,
-    /// When it was used last, in seconds since 1970.
+    /// Time of the last use, in seconds since 1970.
     pub last_used: Option<i64>,
-    /// Who needs it.
+    /// Tools, projects and sandboxes that need it.
     pub kept_by: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, keep::Error> {
     Ok(rows)
 }
 
-/// Returns what a project's images and their layers take on disk, also where others share it.
+/// Returns the disk usage of a project's images and their layers, including shared ones.
 pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, keep::Error> {
     let mut ledger = Ledger::default();
     let mut bytes = ledger.add(&context.home.project(&project.id()))?.fresh;
@@ -114,20 +114,20 @@ pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, keep:
     Ok(bytes)
 }
 
-/// Why an image or a layer is here.
+/// Reasons for an image or a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {
-    /// What it is.
+    /// The image or layer.
     pub thing: Thing,
-    /// Where a layer came from, as its manifest says; nothing for an image.
+    /// The name in a layer's manifest; empty for an image.
     pub name: String,
-    /// Who needs it.
+    /// Tools, projects and sandboxes that need it.
     pub kept_by: Vec<String>,
-    /// Images that have the layer, needed or not.
+    /// All images with the layer, needed or not.
     pub images: Vec<ImageId>,
 }
 
-/// Says why the images and layers are here whose ids begin so.
+/// Returns the reasons for the images and layers with this prefix of their id.
 pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, keep::Error> {
     let (keepers, made_of) = marked(context)?;
     let begins = |id: &dyn std::fmt::Display| id.to_string().starts_with(prefix);
@@ -138,7 +138,7 @@ pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, keep::Error>
     }
     for id in layer::list(context.store)?.into_iter().filter(|id| begins(id)) {
         let thing = Thing::Layer(id);
-        // A layer whose manifest is broken has no name to tell.
+        // A layer with a broken manifest has no name.
         let name = layer::read_manifest(context.store, &id).map(|manifest| manifest.record.name).unwrap_or_default();
         let having = made_of.iter().filter(|(_, layers)| layers.contains(&id));
         let images = having.filter_map(|(image, _)| ImageId::parse(&image.to_string())).collect();

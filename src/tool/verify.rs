@@ -1,4 +1,4 @@
-//! Hashing everything that tools stand on, and telling what is not as it was made.
+//! Verifies the hashes of images and layers, and reports damage.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use super::definition;
 use super::projects;
 use super::record;
 
-/// Why nothing could be verified.
+/// Error of verifying.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tool's record cannot be read.
@@ -26,13 +26,13 @@ pub enum Error {
     /// A project's record cannot be read.
     #[error(transparent)]
     Project(#[from] projects::Error),
-    /// What a tool is cannot be told.
+    /// The definition of a tool cannot be read.
     #[error(transparent)]
     Definition(#[from] definition::Error),
     /// The images cannot be listed.
     #[error(transparent)]
     Image(#[from] image::Error),
-    /// A tool that is not installed.
+    /// The tool is not installed.
     #[error("{0} is not installed")]
     NotInstalled(String),
     /// The store could not be locked.
@@ -40,29 +40,29 @@ pub enum Error {
     Lock(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What verifying found.
+/// Result of verifying.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Layers that were hashed.
+    /// Number of verified layers.
     pub layers: usize,
-    /// Bytes in them.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// What is not as it was made, a line each.
+    /// Damage, a line each.
     pub faults: Vec<String>,
 }
 
-/// What is to be verified.
+/// Objects to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// What installed tools and projects stand on.
+    /// Images and layers of installed tools and projects.
     Used,
-    /// What these tools stand on.
+    /// Images and layers of these tools.
     Tools(Vec<String>),
-    /// Every image and layer, whether anything needs it or not.
+    /// All images and layers, needed or not.
     All,
 }
 
-/// Verifies.
+/// Verifies images and layers.
 pub fn verify(context: &Context<'_>, wish: &Wish) -> Result<Findings, Error> {
     let images = chosen(context, wish)?;
     let _shared = lock::share(context.store).map_err(|source| Error::Lock(Box::new(source)))?;
@@ -122,7 +122,7 @@ fn check_layers(context: &Context<'_>, layers: &[LayerId], findings: &mut Findin
     findings.bytes = bytes.into_inner();
 }
 
-/// Checks that the composed root of an image holds what its layers give, and that its own index says so.
+/// Verifies that an image's composed root and its index match the composition of its layers.
 fn check_root(context: &Context<'_>, image: ImageId, layers: &[LayerId], findings: &mut Findings) {
     let subject = format!("image {image}: root");
     let index = match composed(context, layers) {
@@ -136,12 +136,12 @@ fn check_root(context: &Context<'_>, image: ImageId, layers: &[LayerId], finding
         Err(error) => findings.faults.push(format!("{subject}: {}: {error}", path.display())),
     }
     if cold::is_cold(context.home, image) {
-        // Its layers are here and were verified; its root is made of them when it is run.
+        // Its layers are verified, and its root will be composed of them before a run.
         return;
     }
     let seen = faults(&subject, verify::verify_root(&index, &image::root(context.home, image)));
     if seen.is_empty() {
-        // What machines start from is made of the root, so it can be judged only where that is right.
+        // Kernel and disk are derived from the root, so they can be verified only if the root is intact.
         match boot::changed(context.home, image) {
             Ok(changed) => findings.faults.extend(changed.iter().map(|path| format!("{} was changed; remove it", path.display()))),
             Err(error) => findings.faults.push(format!("{subject}: {error}")),
@@ -150,7 +150,7 @@ fn check_root(context: &Context<'_>, image: ImageId, layers: &[LayerId], finding
     findings.faults.extend(seen);
 }
 
-/// Returns what layers give when they are composed.
+/// Returns the index of the composition of layers.
 fn composed(context: &Context<'_>, layers: &[LayerId]) -> Result<Index, String> {
     let indexes: Result<Vec<Index>, _> = layers.iter().map(|layer| layer::read_index(context.store, layer)).collect();
     let indexes = indexes.map_err(|error| error.to_string())?;

@@ -113,8 +113,8 @@ fn a_record_that_says_nonsense_is_told() {
     let id = image(&silo);
     for (text, expect) in [
         (record.replace(&id, &"0".repeat(64)), "it is gone"),
-        (record.replace(&id, "../../etc"), "is no digest"),
-        (record.replace("format = 1", "format = 99"), "format 99 is not known to this silo"),
+        (record.replace(&id, "../../etc"), "is not a digest"),
+        (record.replace("format = 1", "format = 99"), "format 99 is unknown to this version of silo"),
         (record.replace("version", "versoin"), "did you mean \"version\"?"),
         (String::new(), "missing field"),
     ] {

@@ -101,7 +101,7 @@ fn a_dropped_package_of_a_users_recipe_says_what_to_run() {
     for (args, tool) in [(vec!["install", "mine"], "mine"), (vec!["install", "--frozen", "sh"], "sh")] {
         let done = silo.fails(args);
         assert_eq!(done.code, 1, "{done:?}");
-        assert!(done.err.contains(&format!("{tool}: a locked package is on no mirror any more")), "{done:?}");
+        assert!(done.err.contains(&format!("{tool}: a locked package was not found on any mirror")), "{done:?}");
         assert!(done.err.contains("dash: gone from http://127.0.0.1:"), "{done:?}");
         assert!(done.err.contains(&format!("hint: `silo lock {tool} --update` locks newer packages")), "{done:?}");
         assert_nothing(&silo);
@@ -118,7 +118,7 @@ fn a_dropped_package_of_a_built_in_recipe_is_locked_anew() {
     let done = silo.run(["install", "sh"]);
     assert_eq!(done.code, 0, "{done:?}");
     let said = done.err.lines().filter(|line| line.contains("lock")).collect::<Vec<_>>();
-    assert_eq!(said, ["silo: sh: its lock is older than what the mirrors keep; locking it anew from today's signed index"], "{done:?}");
+    assert_eq!(said, ["silo: sh: the mirrors no longer have its locked packages; making a new lock from today's signed index"], "{done:?}");
     assert_eq!(names(&silo.path("recipe-locks")), ["sh.lock"]);
     let done = silo.run(["verify"]);
     assert!(done.code == 0 && done.out.contains(" 0 faults"), "{done:?}");

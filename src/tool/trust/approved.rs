@@ -1,4 +1,4 @@
-//! Lines that are approved of a directory: returned, extended and revoked.
+//! Reads, adds and revokes approved lines of a directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub fn approved(home: &Home, dir: &Path) -> Result<Exposures, Error> {
     Ok(place(home, dir)?.read()?.approved)
 }
 
-/// Approves these lines besides those that were approved before.
+/// Approves additional lines.
 pub fn approve(home: &Home, dir: &Path, more: &Exposures) -> Result<(), Error> {
     let place = place(home, dir)?;
     let held = place.hold()?;
@@ -22,12 +22,12 @@ pub fn approve(home: &Home, dir: &Path, more: &Exposures) -> Result<(), Error> {
     place.write(&record, &held)
 }
 
-/// Approvals that were revoked.
+/// Revoked approvals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
     /// Lines.
     pub lines: Exposures,
-    /// Names of files that counted as they were.
+    /// Names of files that were approved by their content.
     pub files: Vec<String>,
 }
 

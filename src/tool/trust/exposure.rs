@@ -1,8 +1,8 @@
-//! Lists everything that a project's own files open to its tools, as lines of text.
+//! Lists the rights that a project's own files give to its tools, as lines of text.
 //!
-//! A project comes from anywhere, and its `silo.toml` with it. What that file lets a tool reach, read, keep or be made of
-//! counts only once the user has approved its line. A line that is new since then is asked about again. A version alone opens
-//! nothing: it chooses among those of a recipe, whose own lines are here where the project has it.
+//! A project is untrusted, and so is its `silo.toml`. A right in that file (hosts, files, kept directories, packages) counts only after the
+//! user approves its line. New lines need a new approval. The choice of a version needs no approval: it only selects among the versions of
+//! a recipe, and if the recipe is the project's, its rights are listed too.
 
 use std::collections::BTreeSet;
 
@@ -15,10 +15,10 @@ use crate::recipe::kept::{self, Kept, KeptEntry, Scope};
 use crate::recipe::lsp::{self, Lsp};
 use crate::recipe::{Recipe, Step};
 
-/// What a project opens, one line each.
+/// The rights that a project gives, one per line.
 pub type Exposures = BTreeSet<String>;
 
-/// Finds what a project's `silo.toml` opens to its tools beyond what the user's own settings say.
+/// Lists the rights that a project's `silo.toml` gives to its tools in addition to the user's own settings.
 pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     let mut found = Exposures::new();
     of_place("every tool", &project.network, &project.pass_env, project.pass_ssh_agent, &mut found);
@@ -52,8 +52,8 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     found.iter().map(|line| plain(line)).collect()
 }
 
-/// Spells out what would not show as it is, such as line breaks and what turns text around: what is approved is what was
-/// read, each on a line of its own, and no two things are spelled alike.
+/// Escapes invisible characters, such as line breaks and text direction marks. So the approved text is the displayed text, each line is a
+/// line of its own, and different texts have different escaped forms.
 pub(super) fn plain(line: &str) -> String {
     let turns = |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut plain = String::with_capacity(line.len());
@@ -115,12 +115,12 @@ fn runs(tool: &str, step: &Step) -> String {
     format!("{tool} runs `{}` when it is built{network}{project}", step.shown())
 }
 
-/// Says of a tool that a port of this machine leads to it.
+/// Returns the line for a port of the host that is forwarded to a tool.
 pub fn listens(tool: &str, port: Port) -> String {
     format!("{tool} answers at port {} of this machine, from its port {}", port.host, port.guest)
 }
 
-/// Finds what a project's own recipes open to a tool beyond what the recipe without them does.
+/// Lists the rights that a project's own recipes give to a tool in addition to the recipe without them.
 pub fn of_recipe(places: &Places, tool: &str) -> Exposures {
     if places.project.is_none() {
         return Exposures::new();

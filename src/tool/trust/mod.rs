@@ -1,14 +1,14 @@
-//! Which of a project's files count: what they open is approved line by line, and what a sandbox may have written is
-//! approved by its content.
+//! Decides whether a project's files count. Rights that they give are approved line by line; files that a sandbox may have written are
+//! approved by their content.
 //!
-//! Before a sandbox starts that can write a project, the digests of its `silo.toml`, `silo.lock` and recipes are recorded
-//! in the home, and a mark says that it runs. Files with other digests count for nothing until they are approved, if
+//! Before a sandbox starts that can write a project, the digests of its `silo.toml`, `silo.lock` and recipes are recorded in the home, with
+//! a mark that it runs. Files with other digests do not count until they are approved, if
 //!
-//! * a sandbox can write the directory, or one above it, or
-//! * its silo was killed, or
+//! * a sandbox can write the directory, or a parent directory, or
+//! * silo was killed while its sandbox ran, or
 //! * the files were different when the sandbox ended.
 //!
-//! Where no sandbox could write the directory since the files were compared, a change is the user's own.
+//! If no sandbox could write the directory since the files were compared, a change is the user's own.
 
 pub mod record;
 pub mod runs;
@@ -39,13 +39,13 @@ pub use run::{RunRecord, begin_run, came_inside, remember};
 pub use verdict::{Verdict, approve_files, changes, judge, lost_between};
 pub use written::{approve_change, commit, wrote};
 
-/// Why approvals could not be read or written.
+/// Error of reading or writing approvals.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A record is not as it was written.
+    /// A record is invalid.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// The system refused.
+    /// A file operation failed.
     #[error(transparent)]
     File(#[from] PathError),
 }
@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// As a silo that is killed leaves it.
+    /// Leaves a run as a killed silo does.
     fn killed(mut run: RunRecord) {
         drop(run.running.take());
     }
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(ground.asks(), expect, "another one runs");
         two.finish().expect("ended");
         assert_eq!(ground.asks(), expect, "it came while they ran");
-        // A run of which nobody was asked changes nothing about that.
+        // A run without an approval changes nothing.
         ground.begin(&ground.project).finish().expect("ended");
         assert_eq!(ground.asks(), expect);
         approve_files(&ground.home, &ground.files()).expect("approved");
@@ -170,7 +170,7 @@ mod tests {
         approve_files(&ground.home, &ground.files()).expect("approved");
         ground.write("tools = [\"c\"]");
         assert_eq!(ground.asks(), Vec::<String>::new());
-        // One that was never used before is as new as the sandbox above could make it.
+        // A directory that was never used before could have been made by the sandbox of the parent directory.
         let inner = ground.project.join("inner");
         fs::create_dir(&inner).expect("made");
         fs::write(inner.join("silo.toml"), "").expect("written");
@@ -178,7 +178,7 @@ mod tests {
             judge(&ground.home, &ProjectFiles::read(&inner).expect("read")).expect("judged"),
             Verdict::Asks(vec!["silo.toml is new".into()])
         );
-        // And a moved directory is no other one.
+        // A moved directory keeps its identity.
         let moved = ground.outer.with_file_name("moved");
         fs::rename(&ground.outer, &moved).expect("moved");
         let inner = moved.join("project/inner");
@@ -198,7 +198,7 @@ mod tests {
         fs::write(below.join("real"), "tools = [\"a\"]").expect("written");
         assert_eq!(ground.asks().len(), 1, "a sandbox could write what the symlink leads to");
         approve_files(&ground.home, &ground.files()).expect("approved");
-        // A second name of the file itself.
+        // A hard link to the file itself.
         fs::remove_file(ground.project.join("silo.toml")).expect("there");
         ground.write("tools = [\"a\"]");
         fs::hard_link(ground.project.join("silo.toml"), ground.outer.join("other")).expect("linked");
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(ground.asks(), Vec::<String>::new());
         run.finish().expect("ended");
         assert_eq!(ground.asks(), Vec::<String>::new());
-        // A change of a file that does not count makes it count no more than it did.
+        // A change of an unapproved file does not approve it.
         let run = ground.begin(&ground.project);
         ground.write("tools = [\"evil\", \"b\"]\n");
         approve_change(&ground.home, &ground.project, &user, "tools = [\"evil\"]\n", "tools = [\"evil\", \"b\"]\n").expect("recorded");
@@ -319,7 +319,7 @@ mod tests {
     fn what_is_approved_hides_nothing_between_lines() {
         let text = "[overrides.t]\npostInstall = [\"true\\nt may reach *\\n\", 'true\\nt may reach *\\n', \"\\u001b[2K\\u202e\"]\n";
         let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
-        // A line break, and the letters that spell one.
+        // A line break, and the characters that spell its escape.
         assert_eq!(found.len(), 3, "{found:?}");
         let dir = tempfile::tempdir().expect("a directory");
         let home = Home::new(dir.path().to_owned());

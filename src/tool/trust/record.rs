@@ -3,11 +3,11 @@
 //! ```text
 //! record.toml     approved lines, and the digests of the files that count
 //! known/<file>    copies of those files, from which a change is described
-//! runs            whether a sandbox can write the directory, see `runs`
-//! lock            held while the record changes
+//! runs            marks of sandboxes that can write the directory, see `runs`
+//! lock            locked while the record changes
 //! ```
 //!
-//! Its name is made of the directory's identity, so another directory at the same path has no part in it.
+//! The record is named by the directory's identity, so another directory at the same path does not use it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
@@ -30,14 +30,14 @@ use super::Error;
 
 /// The version of the format of `record.toml`.
 const VERSION: u32 = 1;
-/// Files of which a copy is kept, so that a change of them can be described.
+/// Files with a stored copy, so that a change of them can be described.
 pub const DESCRIBED: [&str; 2] = [PROJECT_CONFIG, PROJECT_LOCK];
-/// The directory of those copies in a record's.
+/// Directory of the copies in a record.
 pub const COPIES: &str = "known";
-/// The largest copy that is kept: a lock of 20,000 packages. A larger file is described by its digest alone.
+/// Limit on the size of a copy: a lock of 20,000 packages. A larger file is described by its digest only.
 const MAX_COPY_BYTES: u64 = 8 << 20;
 
-/// A directory and the place of its record.
+/// A directory and the location of its record.
 #[derive(Clone, Debug)]
 pub struct Place {
     dir: PathBuf,
@@ -46,18 +46,18 @@ pub struct Place {
     is_lasting: bool,
 }
 
-/// What is recorded of a directory.
+/// The record of a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Lines that the user approved.
     pub approved: BTreeSet<String>,
-    /// Digest of the files that the user approved as they were.
+    /// Digest of the files that the user approved by content.
     pub approved_files: Option<Digest>,
-    /// Digests of the files that count: recorded before a sandbox started, written by silo or approved.
+    /// Digests of the files that count: recorded before a sandbox started, written by silo, or approved.
     pub known: Option<BTreeMap<String, Digest>>,
-    /// A sandbox may have changed the files since.
+    /// True if a sandbox may have changed the files since.
     pub suspect: bool,
-    /// For each directory above: the number of its last sandbox when the files were compared.
+    /// For each parent directory, the number of its last sandbox when the files were compared.
     pub above: BTreeMap<String, u64>,
 }
 
@@ -65,7 +65,7 @@ pub struct Record {
 #[serde(deny_unknown_fields)]
 struct Written {
     format: u32,
-    /// The path in hexadecimal digits, since a path may be any bytes; the comment above it is for people.
+    /// The path in hexadecimal digits, because a path may have any bytes; a comment in the file has it for people.
     path: String,
     #[serde(default)]
     suspect: bool,
@@ -78,29 +78,29 @@ struct Written {
 }
 
 impl Place {
-    /// Names the record of the directory at a path; nothing is created.
+    /// Returns the location of the record for the directory at a path; creates nothing.
     pub fn of(home: &Home, path: &Path) -> io::Result<Place> {
         let id = DirectoryId::of(path)?;
         let key = id.key();
         Ok(Place { dir: home.trust_of(&key), path: path.to_owned(), key, is_lasting: id.is_lasting() })
     }
 
-    /// The name of the record.
+    /// Returns the name of the record.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The directory that the record is of.
+    /// Returns the directory of the record.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file that says whether a sandbox can write the directory.
+    /// Returns the path of the file with the marks of runs.
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")
     }
 
-    /// Makes the place and holds it for a change.
+    /// Creates the location and locks it for a change.
     pub fn hold(&self) -> Result<Held, Error> {
         self.make()?;
         let path = self.dir.join("lock");
@@ -109,7 +109,7 @@ impl Place {
         Ok(file.and_then(Held::exclusive).map_err(failed)?)
     }
 
-    /// Makes the directory of the record.
+    /// Creates the directory of the record.
     pub fn make(&self) -> Result<(), Error> {
         if self.dir.is_dir() {
             return Ok(());
@@ -118,14 +118,15 @@ impl Place {
         Ok(made.map_err(|source| PathError { doing: "create", path: self.dir.clone(), source })?)
     }
 
-    /// Reads the record; where there is none, nothing is recorded.
+    /// Reads the record; without one, returns an empty record.
     pub fn read(&self) -> Result<Record, Error> {
         let path = self.dir.join("record.toml");
         let Some(written) = document::read::<Written>(&path)? else { return Ok(Record::default()) };
         let wrong = |message: &str| document::Error::Meaning { path: path.clone(), message: message.to_owned() };
         let known_path = projects::unhex(&written.path).filter(|_| written.format == VERSION);
-        let known_path = known_path.ok_or_else(|| wrong("it is not as this silo writes it; remove it, and approve the project again"))?;
-        // Without a time of birth, an inode number may be another directory's by now.
+        let known_path =
+            known_path.ok_or_else(|| wrong("it was not written by this version of silo; remove it, and approve the project again"))?;
+        // Without a birth time, another directory may have the inode number now.
         if !self.is_lasting && known_path != self.path {
             return Ok(Record::default());
         }
@@ -142,7 +143,7 @@ impl Place {
         })
     }
 
-    /// Writes the record; the caller holds the place.
+    /// Writes the record; the caller holds the lock.
     pub fn write(&self, record: &Record, _held: &Held) -> Result<(), Error> {
         let spell = |known: &BTreeMap<String, Digest>| known.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect();
         let written = Written {
@@ -154,12 +155,12 @@ impl Place {
             known: record.known.as_ref().map(spell),
             above: record.above.clone(),
         };
-        // A path may hold line breaks, which a comment must not.
+        // A path may contain line breaks, which would end the comment.
         let text = format!("# {:?}\n{}", self.path, toml::to_string(&written).expect("strings, numbers and tables are TOML"));
         write(&self.dir.join("record.toml"), &text)
     }
 
-    /// Keeps a copy of a file that counts.
+    /// Stores a copy of a file that counts.
     pub fn keep_copy(&self, name: &str, text: &str) -> Result<(), Error> {
         if !DESCRIBED.contains(&name) || text.len() as u64 > MAX_COPY_BYTES {
             return Ok(());
@@ -178,7 +179,7 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     Ok(document::write(path, text).map_err(|source| PathError { doing: "write", path: path.to_owned(), source })?)
 }
 
-/// One digest of all files.
+/// Returns one digest of all files.
 pub fn digest_of(files: &BTreeMap<String, Digest>) -> Digest {
     let lines: String = files.iter().map(|(name, digest)| format!("{digest} {}:{name}\n", name.len())).collect();
     Digest::of(lines.as_bytes())

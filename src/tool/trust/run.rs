@@ -1,4 +1,4 @@
-//! The record of a sandbox that can write a project: the files that counted before it started, and the comparison at its end.
+//! Records a run that can write a project: the files that count before it starts, and the comparison at its end.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,18 +14,18 @@ use super::runs::{self, Running};
 use super::verdict::State;
 use super::{Error, place};
 
-/// A sandbox that can write a directory. Whoever holds it ends it when the sandbox is gone; a silo that is killed never does.
+/// A sandbox that can write a directory. Its holder finishes the record after the sandbox ends; a killed silo never does.
 #[derive(Debug)]
 pub struct RunRecord {
     home: Home,
     dir: PathBuf,
-    /// Which directory that was.
+    /// Identity of the directory.
     key: String,
     before: BTreeMap<String, Digest>,
     pub(super) running: Option<Running>,
 }
 
-/// Records the files that count before a sandbox starts that shows the project, and returns their digests.
+/// Records the files that count before a sandbox of the project starts, and returns their digests.
 pub fn remember(home: &Home, files: &ProjectFiles) -> Result<BTreeMap<String, Digest>, Error> {
     let held = place(home, files.root())?.hold()?;
     let mut state = State::of(home, files)?;
@@ -43,9 +43,9 @@ pub fn remember(home: &Home, files: &ProjectFiles) -> Result<BTreeMap<String, Di
     Ok(digests)
 }
 
-/// Records the files that count, and marks the directory that a sandbox can write, before that sandbox starts.
+/// Before a sandbox starts, records the files that count, and marks the directory that it can write.
 ///
-/// The files are those of the project whose settings count; the directory may be another one.
+/// `files` are those of the project whose settings count; `shown` may be another directory.
 pub fn begin_run(home: &Home, files: &ProjectFiles, shown: &Path) -> Result<RunRecord, Error> {
     let mut before = remember(home, files)?;
     if shown != files.root() {
@@ -58,14 +58,14 @@ pub fn begin_run(home: &Home, files: &ProjectFiles, shown: &Path) -> Result<RunR
 }
 
 impl RunRecord {
-    /// Ends the run: files that are different now count once they are approved.
+    /// Ends the run; changed files then need an approval.
     pub fn finish(mut self) -> Result<(), Error> {
         self.end()
     }
 
     fn end(&mut self) -> Result<(), Error> {
         let Some(running) = self.running.take() else { return Ok(()) };
-        // Another directory is there now. The one that was written stays open, wherever it is.
+        // Another directory is at the path now. The mark of the written directory stays open, wherever that is.
         if place(&self.home, &self.dir)?.key() != self.key {
             return Ok(());
         }
@@ -88,7 +88,7 @@ impl RunRecord {
 
 impl Drop for RunRecord {
     fn drop(&mut self) {
-        // Where this fails the run stays open, as if silo had been killed.
+        // After an error the mark stays open, as if silo had been killed.
         let _ = self.end();
     }
 }
@@ -96,7 +96,7 @@ impl Drop for RunRecord {
 /// Files that Silo itself obeys.
 const SILOS: [&str; 4] = [PROJECT_CONFIG, LEGACY_CONFIG, PROJECT_LOCK, RECIPES];
 
-/// Notes what of a project came while a sandbox ran; files that silo does not obey are passed over.
+/// Marks the project as suspect if one of these paths, which came while a sandbox ran, is obeyed by silo.
 pub fn came_inside(home: &Home, project: &Path, paths: &[PathBuf]) -> Result<(), Error> {
     if !paths.iter().any(|path| SILOS.iter().any(|name| path.starts_with(name))) {
         return Ok(());

@@ -1,8 +1,8 @@
-//! Whether a sandbox can write a directory now, or could when its silo was killed: the file `runs` of its record.
+//! Marks of sandboxes that can write a directory: the file `runs` of its record.
 //!
-//! The file holds a number and a word: the number of the last sandbox, and whether all of them have ended and were looked
-//! at ("ended") or not ("open"). Each silo that runs one holds a shared lock on it, which the kernel takes back however that
-//! silo ends. So "open" without a lock means that a silo was killed.
+//! The file has the number of the last sandbox and a word: "ended" if all sandboxes have ended and their changes were compared, else
+//! "open". Each silo that runs a sandbox holds a shared lock on the file, which the kernel releases however silo ends. So "open" without a
+//! lock means that a silo was killed.
 
 use std::fs::File;
 use std::io;
@@ -14,30 +14,30 @@ use silo_store::path_error::PathError;
 
 use super::Error;
 
-/// Digits of a number in the file, so that writing in place always writes all of it.
+/// Digits of the number, so that a write in place always replaces all of it.
 const DIGITS: usize = 20;
-/// How often an ended run asks whether it is the last one; another silo that only looks holds the lock for microseconds.
+/// Attempts of an ended run to get the exclusive lock; a silo that only reads the file holds the lock for microseconds.
 const TRIES: usize = 64;
 
-/// What sandboxes did with a directory, at one moment.
+/// State of the sandboxes of a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
     /// The number of the last one; 0 if there was none.
     pub last: u64,
-    /// Not all have ended and were looked at.
+    /// True if some have not ended, or were not compared.
     pub is_open: bool,
-    /// One is there now.
+    /// True if one is running.
     pub is_live: bool,
 }
 
-/// A sandbox that can write a directory.
+/// A running sandbox that can write a directory.
 #[derive(Debug)]
 pub struct Running {
     file: Held,
     number: u64,
 }
 
-/// Looks at the file of a directory.
+/// Reads the file of a directory.
 pub fn look(path: &Path) -> Result<Runs, Error> {
     let file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
@@ -46,12 +46,12 @@ pub fn look(path: &Path) -> Result<Runs, Error> {
     };
     let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
     let (last, is_open) = read(&file).map_err(failed)?;
-    // All that run have opened it; nobody needs to be asked about others.
+    // Every running silo has opened the file, so an "ended" file needs no check of the lock.
     let is_live = is_open && Held::try_exclusive(file).map_err(failed)?.is_none();
     Ok(Runs { last, is_open, is_live })
 }
 
-/// Begins a run, in a directory that exists.
+/// Marks the start of a run, in an existing directory.
 pub fn begin(path: &Path) -> Result<Running, Error> {
     let failed = |doing| move |source| PathError { doing, path: path.to_owned(), source };
     let options = &mut File::options();
@@ -63,7 +63,7 @@ pub fn begin(path: &Path) -> Result<Running, Error> {
 }
 
 impl Running {
-    /// Ends a run after which the directory's files were looked at: if it is the last one, nothing is open.
+    /// Marks the end of a run whose files were compared; the last one writes "ended".
     pub fn end(self) -> io::Result<()> {
         for _ in 0..TRIES {
             if self.file.try_upgrade()? {
@@ -72,12 +72,12 @@ impl Running {
             }
             std::thread::yield_now();
         }
-        // Another one runs; the last of them ends it.
+        // Another one is running; the last of them writes "ended".
         Ok(())
     }
 }
 
-/// Reads number and word. A file that is not as it is written says the worst.
+/// Reads number and word. An invalid file counts as open.
 fn read(file: &File) -> io::Result<(u64, bool)> {
     let mut bytes = [0; DIGITS + 6];
     let mut filled = 0;
@@ -113,7 +113,7 @@ mod tests {
         assert!(look(&path).expect("read").is_live);
         two.end().expect("ended");
         assert_eq!(look(&path).expect("read"), Runs { last: 2, is_open: false, is_live: false });
-        // As if its silo was killed.
+        // As after a killed silo.
         drop(begin(&path).expect("begun"));
         assert_eq!(look(&path).expect("read"), Runs { last: 3, is_open: true, is_live: false });
         std::fs::write(&path, "nonsense").expect("written");

@@ -1,4 +1,4 @@
-//! Whether the files of a project count, by their content and by the sandboxes that could write them.
+//! Decides whether the files of a project count, by their content and by the sandboxes that could write them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,37 +12,37 @@ use super::record::{self, Place, Record, digest_of};
 use super::runs::{self, Runs};
 use super::{Error, place, words};
 
-/// Whether the files of a project count.
+/// Decision about the files of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// They do.
+    /// They count.
     Counts,
-    /// They do once the user has approved these differences.
+    /// They count after the user approves these differences.
     Asks(Vec<String>),
 }
 
-/// A directory with what is recorded of it, and who could have changed it.
+/// A directory with its record, and the sandboxes that could have changed it.
 pub struct State {
-    /// Where the record is.
+    /// The location of the record.
     pub place: Place,
-    /// What is recorded.
+    /// The record.
     pub record: Record,
     own: Runs,
-    /// Other directories in which sandboxes ran that could write the files: those above, and those that links lead to.
+    /// Other directories with sandboxes that could write the files: parent directories, and targets of symlinks.
     above: BTreeMap<String, Runs>,
-    /// A file has a second name, which any sandbox may have written.
+    /// True if a file has a hard link, through which any sandbox may have written it.
     is_linked: bool,
 }
 
 impl State {
-    /// Reads the marks of runs first: one that ends meanwhile writes the record before its mark goes.
+    /// Reads the marks of runs before the record, because an ending run writes the record before its mark.
     pub fn of(home: &Home, files: &ProjectFiles) -> Result<State, Error> {
         let place = place(home, files.root())?;
         let own = runs::look(&place.runs())?;
         let mut above = BTreeMap::new();
         let outer = files.root().ancestors().skip(1).chain(files.elsewhere().flat_map(Path::ancestors));
         for dir in outer {
-            // A directory that cannot be looked at has no record by its identity.
+            // An unreadable directory has no record.
             let Ok(outer) = Place::of(home, dir) else { continue };
             let found = runs::look(&outer.runs())?;
             if found.last > 0 && outer.key() != place.key() {
@@ -53,24 +53,24 @@ impl State {
         Ok(State { place, record, own, above, is_linked: files.is_linked() })
     }
 
-    /// Whether these are the files that count, or approved ones.
+    /// Returns true if these are the files that count, or approved ones.
     pub fn is_known(&self, digests: &BTreeMap<String, Digest>) -> bool {
         let known = self.record.known.as_ref();
         known == Some(digests) || self.record.approved_files == Some(digest_of(digests)) || known.is_none() && digests.is_empty()
     }
 
-    /// Whether a sandbox may have changed the files since they were compared.
+    /// Returns true if a sandbox may have changed the files since they were compared.
     pub fn is_suspect(&self) -> bool {
         let since = |(key, runs): (&String, &Runs)| runs.is_live || self.record.above.get(key) != Some(&runs.last);
         self.record.suspect || self.is_linked || self.own.is_open || self.above.iter().any(since)
     }
 
-    /// Whether files of these digests count.
+    /// Returns true if files with these digests count.
     pub fn counts(&self, digests: &BTreeMap<String, Digest>) -> bool {
         self.is_known(digests) || !self.is_suspect()
     }
 
-    /// Makes these the files that count, and returns whether anything changed.
+    /// Records these as the files that count; returns true if anything changed.
     pub fn settle(&mut self, files: &ProjectFiles, digests: &BTreeMap<String, Digest>) -> Result<bool, Error> {
         let before = self.record.clone();
         if self.record.known.as_ref() != Some(digests) {
@@ -84,7 +84,7 @@ impl State {
         let over: BTreeMap<String, u64> =
             self.above.iter().filter(|(_, runs)| !runs.is_live).map(|(key, runs)| (key.clone(), runs.last)).collect();
         let is_new = self.record.suspect || over.iter().any(|(key, last)| self.record.above.get(key) != Some(last));
-        // A sandbox that ended after the files were read may have changed them before it ended.
+        // A sandbox that ended after the files were read may have changed them before its end, so read them again.
         if is_new && ProjectFiles::read(files.root())?.digests() == *digests {
             self.record.suspect = false;
             self.record.above.extend(over);
@@ -93,7 +93,7 @@ impl State {
     }
 }
 
-/// Judges the files of a project, as they were read.
+/// Decides about the files of a project, as they were read.
 pub fn judge(home: &Home, files: &ProjectFiles) -> Result<Verdict, Error> {
     let state = State::of(home, files)?;
     let digests = files.digests();
@@ -103,7 +103,7 @@ pub fn judge(home: &Home, files: &ProjectFiles) -> Result<Verdict, Error> {
     Ok(Verdict::Asks(words::differences(&state.place, state.record.known.as_ref(), files)))
 }
 
-/// Finds settings that a sandbox may have removed from a directory between two, so that those of one above it would count.
+/// Finds a directory between two whose settings a sandbox may have removed, so that the settings of a parent directory would count instead.
 pub fn lost_between(home: &Home, from: &Path, root: &Path) -> Result<Option<ProjectFiles>, Error> {
     for dir in from.ancestors().take_while(|dir| *dir != root) {
         let Ok(place) = Place::of(home, dir) else { continue };
@@ -119,7 +119,7 @@ pub fn lost_between(home: &Home, from: &Path, root: &Path) -> Result<Option<Proj
     Ok(None)
 }
 
-/// Describes how files that count differ from those of the last time, for a person who wants to know.
+/// Describes the differences between files that count and those of the last time, for information.
 pub fn changes(home: &Home, files: &ProjectFiles) -> Result<Vec<String>, Error> {
     let state = State::of(home, files)?;
     let digests = files.digests();

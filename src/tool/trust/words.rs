@@ -1,4 +1,4 @@
-//! Differences of a project's files in words, one line a file.
+//! Describes differences of a project's files, in one line per file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::lock::{self, Lock, Package, StepOutput};
 use super::exposure::plain;
 use super::record::Place;
 
-/// Most changes of one file that are spelled out.
+/// Most described changes of a file.
 const SHOWN: usize = 24;
-/// Most letters of a value that are spelled out.
+/// Most displayed characters of a value.
 const LETTERS: usize = 160;
 
-/// Describes how files differ from those that counted before.
+/// Describes the differences to the files that counted before.
 pub fn differences(place: &Place, known: Option<&BTreeMap<String, Digest>>, files: &ProjectFiles) -> Vec<String> {
     let none = BTreeMap::new();
     let (known, now) = (known.unwrap_or(&none), files.digests());
@@ -68,7 +68,7 @@ fn details(name: &str, before: &str, after: &str) -> Vec<String> {
     }
 }
 
-/// Compares two texts in TOML key by key; a text that is no TOML has no keys.
+/// Compares two TOML texts key by key; an invalid text has no keys.
 fn of_settings(before: &str, after: &str) -> Vec<String> {
     let (before, after) = (flat(before), flat(after));
     let mut lines = Vec::new();
@@ -104,7 +104,7 @@ fn flatten(path: &str, value: &toml::Value, found: &mut BTreeMap<String, String>
     }
 }
 
-/// Compares two locks tool by tool: packages and their versions, images, results of steps.
+/// Compares two locks tool by tool: packages and their versions, images, outputs of steps.
 pub fn of_locks(before: &str, after: &str) -> Vec<String> {
     let read = |text: &str| if text.is_empty() { Some(BTreeMap::new()) } else { lock::parse(text, Path::new(PROJECT_LOCK)).ok() };
     let (Some(before), Some(after)) = (read(before), read(after)) else { return vec!["it cannot be read".to_owned()] };
@@ -172,7 +172,7 @@ fn of_tool(tool: &str, old: &Lock, new: &Lock, lines: &mut Vec<String>) {
     }
 }
 
-/// Calls back for each key whose values differ.
+/// Calls back for each key with different values.
 fn compare<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>, mut differs: impl FnMut(&str, Option<&T>, Option<&T>)) {
     for (key, value) in new {
         if old.get(key) != Some(value) {

@@ -1,9 +1,9 @@
-//! Approvals of a repository's main worktree that count in its linked worktrees.
+//! Extends approvals of a repository's main worktree to its linked worktrees.
 //!
-//! Approval follows content: where `silo.toml`, `silo.lock` and recipes are byte for byte those that count in the main
-//! worktree, the user has read and approved them, as with `git checkout` there. A linked worktree is one that the repository
-//! itself names, which no sandbox can write; its `.git` file, which anybody can write, is not enough. All three directories
-//! belong to one user. That a directory holds what no tool is meant to see is approved for each directory alone.
+//! Approvals follow content. If `silo.toml`, `silo.lock` and recipes are byte for byte those that count in the main worktree, the user has
+//! approved them, as with `git checkout` there. The worktree must be registered in the repository itself, which no sandbox can write. Its
+//! `.git` file is not enough, because anybody can write it. All three directories must have the same owner. A directory with files that no
+//! tool should see is approved separately for each directory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,14 +17,14 @@ use super::exposure::Exposures;
 use super::record::digest_of;
 use super::{Error, Verdict};
 
-/// Returns the lines that are approved of the main worktree, if these are the files of a linked one, and the same as count there.
+/// Returns the approved lines of the main worktree, if the files are in a linked worktree and equal those that count there.
 pub fn approved_in_main(home: &Home, files: &ProjectFiles) -> Result<Exposures, Error> {
     let Some(main) = main_of(files.root()) else { return Ok(Exposures::new()) };
     let record = super::place(home, &main)?.read()?;
     let digests = files.digests();
     let counted = record.known.as_ref() == Some(&digests) || record.approved_files == Some(digest_of(&digests));
     let counts = counted || {
-        // Approved, and nothing ran there since.
+        // Approved, and no sandbox ran there since.
         let files = ProjectFiles::read(&main)?;
         files.digests() == digests && super::judge(home, &files)? == Verdict::Counts
     };
@@ -54,7 +54,7 @@ mod tests {
 
     const LINE: &str = "every tool sees the variable TOKEN";
 
-    /// What is done to a ground.
+    /// A change of the repository under test.
     type Change = fn(&Ground);
 
     struct Ground {
@@ -104,7 +104,7 @@ mod tests {
     fn a_linked_worktree_has_what_is_approved_of_the_same_files_in_the_main_one() {
         let ground = Ground::new();
         assert!(ground.is_approved());
-        // The main one goes on; its files were those that counted when a tool ran there last.
+        // The main worktree changes; its last recorded files are those of the last run there.
         remember(&ground.home, &ProjectFiles::read(&ground.root.join("main")).expect("read")).expect("recorded");
         ground.write("main/silo.toml", "# another branch\n");
         assert!(ground.is_approved());

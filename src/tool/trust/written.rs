@@ -1,4 +1,4 @@
-//! Files of a project that silo itself changes: they count afterwards if they did before.
+//! Records changes of a project's files by silo itself: if a file counted before, it counts afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::exposure::{Exposures, of_settings};
 use super::verdict::State;
 use super::{Error, place};
 
-/// Records a file that silo itself has changed from one text to another, of which the empty one is no file: it counts if it did before.
+/// Records that silo changed a file from one text to another; an empty text is a missing file. The new text counts if the old one did.
 pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Result<(), Error> {
     let (before, after) = texts;
     let place = place(home, project)?;
@@ -25,7 +25,7 @@ pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Re
     let mut state = State::of(home, &files)?;
     let is_alone = files.names().all(|found| found == name);
     if !state.is_suspect() {
-        // Everything counts as it is.
+        // All files count as they are.
         state.settle(&files, &files.digests())?;
     } else if state.record.known.is_none() && before.is_empty() && is_alone {
         state.record.known = Some(BTreeMap::new());
@@ -46,7 +46,7 @@ pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Re
     place.write(&state.record, &held)
 }
 
-/// Makes changes of files of a project and of the home, and records those of files that silo obeys.
+/// Commits changes of files of a project and of the home, and records the files that silo obeys.
 pub fn commit(home: &Home, project: &Path, changes: &[Change]) -> Result<(), Error> {
     journal::commit(home, changes)?;
     for change in changes {
@@ -58,11 +58,11 @@ pub fn commit(home: &Home, project: &Path, changes: &[Change]) -> Result<(), Err
     Ok(())
 }
 
-/// Approves what a change of a project's `silo.toml` opens: whoever typed the command has said so.
+/// Approves the rights given by a change of a project's `silo.toml`: by the command, the user has approved them.
 pub fn approve_change(home: &Home, project: &Path, user: &Settings, before: &str, after: &str) -> Result<(), Error> {
     wrote(home, project, PROJECT_CONFIG, (before, after))?;
     let path = project.join(PROJECT_CONFIG);
-    // A text that cannot be read opened nothing.
+    // An invalid text gave no rights.
     let opened = |text: &str| read::parse(text, &path).map(|settings| of_settings(&settings, user)).unwrap_or_default();
     let more: Exposures = opened(after).difference(&opened(before)).cloned().collect();
     if more.is_empty() { Ok(()) } else { approve(home, project, &more) }
