@@ -10,15 +10,15 @@ use crate::support::{Silo, golden};
 
 const BEFORE: &str = "# silo.toml
 
-This page is made from the types that read the file (`the_reference_is_that_of_the_types` in `tests/reference.rs`). A key that is not here is an error that names file, line, column and the nearest known key.
+A test generates this page from the types that parse the file (`the_reference_is_that_of_the_types` in `tests/reference.rs`). An unknown key is an error that names file, line, column and the nearest known key.
 
-| file | whose |
+| file | scope |
 |---|---|
 | `~/.silo/silo.toml` | yours, for everything |
-| `<project>/silo.toml` | the project's; the nearest one upwards from where you are that belongs to you or root, in such a directory, and that nobody else can write. Its directory is what tools see |
+| `<project>/silo.toml` | the project's: the file in the nearest parent directory. You or root must own it and its directory, and nobody else may write either. Tools see this directory |
 
-The recipe of a tool lies lowest, your file over it, the project's over both. `silo config show [TOOL]` shows what counts and the file and line that each value comes from; `--json` for scripts. `silo config network` and `silo config ports` edit the file and keep its comments;
-so do `silo use`, `add` and `build`. What a project's file opens counts once you approve it ([security.md](security.md#what-a-project-opens-counts-once-you-approve-it)).
+Your file overrides the recipe of a tool, and the project's file overrides both. `silo config show [TOOL]` prints the effective values, each with its file and line; `--json` is for scripts. `silo config network` and `silo config ports` edit the file and keep its comments,
+as do `silo use`, `add` and `build`. Grants in a project's file need your approval ([security.md](security.md#approval-of-project-settings)).
 
 ```toml
 #:schema https://example.com/docs/schema/silo.json
@@ -33,25 +33,25 @@ env = { MODE = \"test\" }
 memoryMB = 2048
 ```
 
-The JSON schema is [schema/silo.json](schema/silo.json) (`silo schema silo`); a first line `#:schema <path or address>` tells editors that understand it where it is.
+The JSON schema is [schema/silo.json](schema/silo.json) (`silo schema silo`); a first line `#:schema <path or address>` gives its address to editors that support it.
 
 ## Keys
 
-*Joined* lists have what every file says; a *replaced* value is that of the file that lies uppermost; tables are merged key by key.
+*Joined* lists add up the entries of all files; a *replaced* value comes from the most specific file; tables are merged key by key.
 
-| key | type | together | meaning |
+| key | type | merge | meaning |
 |---|---|---|---|
 ";
 
 const AFTER: &str = "
-## Not here
+## Not supported
 
-`overrides.<tool>.image` is an error: an image stands in a recipe ([oci.md](oci.md)).
+`overrides.<tool>.image` is an error: set an image in a recipe ([oci.md](oci.md)).
 
-## The older form
+## The older format
 
-A project's `.siloconf` and your `~/.silo/siloconf`, which are YAML with the same keys, are read where there is no `silo.toml`, with one warning. `silo config migrate` writes them as `silo.toml` and keeps them as `.siloconf.bak`; what is not taken over is told and
-stands as a comment. `project_id` is read as `projectId`, `network.hostAccess` and `network.proxy.*` as today's lists, `cache.rootfs` as `gc`.
+Without a `silo.toml`, Silo reads a project's `.siloconf` and your `~/.silo/siloconf`, YAML files with the same keys, and prints one warning. `silo config migrate` writes them as `silo.toml` and renames them to `.siloconf.bak`. It lists settings that it cannot convert and
+adds them as comments. `project_id` is read as `projectId`, `network.hostAccess` and `network.proxy.*` as the current lists, `cache.rootfs` as `gc`.
 ";
 
 #[test]
