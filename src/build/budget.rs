@@ -1,7 +1,7 @@
 //! Limits the output of a build step and the files that it writes.
 //!
-//! A thread checks both while the step runs. Of a long log only the first and the last part are kept. A step that writes too many files is
-//! stopped, and its build fails. A step that takes seconds is not checked before its end: it cannot write much.
+//! A thread checks both while the step runs: the free disk space every `LOOK`, and the step's files at longer intervals. Of a long log
+//! only the first and the last part are kept. A step that writes too many files is stopped, and its build fails.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -1,9 +1,9 @@
 //! Configure steps: run the packages' maintainer scripts in the sandbox, tier by tier, and capture their changes as a layer.
 //!
-//! The root of a step is composed of the layers of all packages that take part so far, and a dpkg database in which the packages of the
-//! tier are unpacked but not configured. The step runs without network, as root of its own user namespace, with a fixed environment. The
-//! overlay's upper directory catches its changes. If a tier's packages split into two independent halves, two steps configure it in
-//! parallel (`halves`).
+//! The root of a step is composed of the layers of all packages that take part so far. In its dpkg database the packages of the tier are
+//! unpacked but not configured. The step runs without network, as root of its own user namespace, with a fixed environment. The overlay's
+//! upper directory catches its changes. If a tier's packages split into two independent halves, two steps configure it in parallel
+//! (`halves`).
 
 use std::collections::BTreeMap;
 use std::fs;

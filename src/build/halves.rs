@@ -1,10 +1,11 @@
 //! Splits the packages of a tier into two independent halves that are configured in parallel.
 //!
-//! Maintainer scripts run one after another on one processor, and many packages of a tier are independent. For each package, the packages
-//! that only it needs can form one half, with itself, and the other packages form the second half. Packages needed by both halves come
-//! first, and packages that need this package come last. Packages are dependent by dependencies, by a trigger that one activates and
-//! another awaits or that both activate, and by debconf questions, because debconf has one database. If two halves still change the same
-//! path, the second is configured on top of the first.
+//! Maintainer scripts run one after another on one processor, and many packages of a tier are independent. The split point is a package. It
+//! and the packages that only it needs form one half; the other packages form the second half. Packages needed by both halves come first,
+//! and packages that need the split point come last.
+//!
+//! Packages depend on each other by dependencies, by a trigger that one activates and another awaits or that both activate, and by debconf
+//! questions, because debconf has one database. If two halves still change the same path, the second is configured on top of the first.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ fn bound(below: &[Arc<Unpacked>], packages: &[Arc<Unpacked>]) -> Vec<Set> {
     sets
 }
 
-/// Returns a path that both halves changed in different ways, or a path of one half below a path that the other replaced.
+/// Returns a path that both halves changed in different ways, or that one half replaced while the other changed a path below it.
 pub(super) fn contended(one: &Index, other: &Index) -> Option<LayerPath> {
     let clash = |entry: &Entry, other: &Index| {
         let differs = other.get(&entry.path).is_some_and(|same| same.meta != entry.meta || same.node != entry.node);

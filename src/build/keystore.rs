@@ -1,9 +1,9 @@
 //! Reproducible Java keystore of certificates: sorted entries, dated with the build's epoch.
 //!
 //! ca-certificates-java writes `/etc/ssl/certs/java/cacerts` in the JKS format, which dates each entry with the time of its addition. The
-//! format (OpenJDK's `sun.security.provider.JavaKeyStore`): magic, version, count; then for each entry a tag, a name, milliseconds since
-//! 1970, and a certificate's type and bytes; then a SHA-1 of a password, a fixed phrase and all that. Numbers are big-endian; strings have
-//! a two-byte length.
+//! format (OpenJDK's `sun.security.provider.JavaKeyStore`): magic, version, number of entries, entries, digest. An entry has a tag, a name,
+//! milliseconds since 1970, and a certificate's type and bytes. The digest is the SHA-1 of a password, a fixed phrase and all preceding
+//! bytes. Numbers are big-endian; strings have a two-byte length.
 
 use sha1::{Digest, Sha1};
 

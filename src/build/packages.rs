@@ -22,7 +22,7 @@ use crate::unpack::{package, record};
 use super::scripted::Unpacked;
 use super::{Error, Target, Workshop, read_index, realised};
 
-/// Returns the packages of a target. The path of a local package is resolved against the recipe's directory.
+/// Returns the packages of a target. The archive of a local package becomes the directory of its file.
 pub(super) fn of(target: &Target<'_>) -> BTreeMap<String, lock::Package> {
     let mut packages = target.lock.packages_of(Arch::host()).cloned().unwrap_or_default();
     for package in packages.values_mut().filter(|package| package.archive == lock::Archive::Local) {

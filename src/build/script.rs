@@ -1,7 +1,7 @@
 //! The shell script of a configure step: installs unpacked packages with dpkg's own programs.
 //!
-//! The files are already unpacked, so the script runs the rest of an installation: each preinst, in order; dpkg's own unpacking for the few
-//! packages that need it; then `dpkg --configure -a`. Each preinst runs with the variables that dpkg sets for it (dpkg's
+//! The files are already unpacked, so the script runs the rest of an installation. First each preinst runs, in order. Then dpkg unpacks the
+//! few packages that need it, and `dpkg --configure -a` configures all. Each preinst runs with the variables that dpkg sets for it (dpkg's
 //! `lib/dpkg/execname.c`, `src/main/script.c`).
 
 use std::fmt::Write;

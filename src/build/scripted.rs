@@ -108,7 +108,7 @@ fn has_scripts(record: &Record) -> bool {
         || ["preinst", "postinst", "config", "triggers"].iter().any(|member| record.members.contains(*member))
 }
 
-/// Returns the paths of all file triggers that packages await, each once for each such package.
+/// Returns the paths of all file triggers that packages await, with duplicates.
 pub fn awaited_paths(packages: &[Arc<Unpacked>]) -> Vec<&str> {
     packages.iter().flat_map(|p| &p.record.interests).map(|i| i.trigger.as_str()).filter(|t| t.starts_with('/')).collect()
 }

@@ -226,7 +226,7 @@ mod tests {
             bytes[5] ^= 1;
             fs::write(&path, &bytes).expect("written");
         }
-        assert!(fs::read_dir(home.work()).expect("there").next().is_none(), "nothing is left over");
+        assert!(fs::read_dir(home.work()).expect("there").next().is_none(), "no temporary file is left");
     }
 
     #[test]

@@ -142,7 +142,7 @@ mod tests {
         fs::write(home.network_logs().join(file_name(9, 9)), "nothing").expect("written");
         prune(&home);
         let runs = list(&home).expect("listed");
-        assert_eq!(runs.len(), MAX_RECORDS - 1, "what is no record is passed over");
+        assert_eq!(runs.len(), MAX_RECORDS - 1, "other files are skipped");
         assert!(runs[0].path.ends_with(file_name(MAX_RECORDS as u64 + 2, 1)), "{:?}", runs[0].path);
         assert_eq!(runs[0].title, title);
         let sums = runs[0].sums();

@@ -243,7 +243,7 @@ mod tests {
         for program in [&one, &two] {
             fs::write(program, "the program").expect("written");
         }
-        assert!(faults(&home, &Table::default(), &one).expect("looked").is_empty(), "nothing is needed for nothing");
+        assert!(faults(&home, &Table::default(), &one).expect("looked").is_empty(), "an empty table needs no launchers");
         let first = table("tool python pinned\nshim pip\nshim python\n");
         assert!(make(&home, &first, &one).expect("made").is_empty());
         assert_eq!(names(&home), ["pip", "python"]);

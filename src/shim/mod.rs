@@ -1,13 +1,13 @@
 //! Shims: commands on the user's PATH that run tools.
 //!
 //! A shim is a small file in `~/.silo/bin` that starts silo with the shim's name. A [`table`] maps each name to its tools. For a call by
-//! such a name, silo makes a [`choice`]: a pinned tool always gets the call; another tool gets it only if the project or the user's
+//! such a name, silo makes a [`choice`]. A pinned tool always gets the call; another tool gets it only if the project or the user's
 //! settings claim it. Otherwise the call goes to the next program of that name on PATH, found by [`search`], as if there were no shim.
 //! [`launchers`] makes the files.
 //!
 //! **No shim calls itself for ever.** The search for the next program skips the directory of the shims, every other launcher, and the silo
-//! binary itself (by device and inode). Each call that is passed on increments a counter in [`HANDED_ON`], which the next program inherits:
-//! if scripts still lead back to the shim, the counter ends the loop.
+//! binary (by device and inode). Each call that is passed on increments a counter in [`HANDED_ON`], which the next program inherits. If
+//! scripts still return to the shim, the counter ends the loop.
 
 pub mod table;
 

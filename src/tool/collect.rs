@@ -220,7 +220,7 @@ fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Resul
     for path in fetched(context)? {
         items.push(Item::Download(used(&path)?, path));
     }
-    // A stable sort: objects of the same time stay in dependency order.
+    // A stable sort: at equal times, images stay before their layers.
     items.sort_by_key(Item::used);
     for item in items {
         let whatever_its_age = wish.downloads && matches!(item, Item::Download(..));

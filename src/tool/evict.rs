@@ -48,7 +48,7 @@ impl Policy {
         }
     }
 
-    /// Returns the limit of a single cache, by its full name, its last name, or its tool.
+    /// Returns the limit of a single cache: by its path, by the last component of its path, or by its tool.
     fn of_mount(&self, cache: &CacheDir) -> Option<u64> {
         let last = cache.name.rsplit("%2F").next().unwrap_or(&cache.name);
         let names = [format!("{}/{}", cache.tool, cache.name.replace("%2F", "/")), format!("{}/{last}", cache.tool), cache.tool.clone()];
@@ -289,6 +289,6 @@ mod tests {
         fs::create_dir(place.path().join("other")).expect("made");
         fs::rename(&cache, place.path().join("other/cache")).expect("moved");
         symlink(place.path().join("other/cache"), &cache).expect("linked");
-        assert!(choose(&home, &policy, SystemTime::now()).expect("chosen").is_empty(), "a cache is no link");
+        assert!(choose(&home, &policy, SystemTime::now()).expect("chosen").is_empty(), "a symlink is not a cache");
     }
 }

@@ -349,7 +349,7 @@ mod tests {
             return io::Write::write_all(&mut io::stderr(), line.as_bytes()).expect("standard error is open");
         }
         fs::create_dir(&other).expect("made");
-        assert_eq!(moved_from(&home, &before).expect("read"), None, "it is where it was");
+        assert_eq!(moved_from(&home, &before).expect("read"), None, "it was not moved");
         fs::rename(&before, &after).expect("moved");
         assert_eq!(moved_from(&home, &other).expect("read"), None);
         let old = moved_from(&home, &after).expect("read").expect("it was moved");

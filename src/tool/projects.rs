@@ -237,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let home = Home::new(dir.path().join("home"));
         let store = Store::open(home.root()).expect("a store");
-        let shared = silo_store::lock::share(&store).expect("nobody collects");
+        let shared = silo_store::lock::share(&store).expect("no gc runs");
         let image = ImageId::parse(&"ab".repeat(32)).expect("an id");
         let paths = ["/a/b", "/with\nline \"and\" quote", "/é"].map(PathBuf::from);
         let raw = PathBuf::from(OsString::from_vec(b"/raw\xff".to_vec()));

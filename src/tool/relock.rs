@@ -1,7 +1,7 @@
 //! Makes a lock: fetches and verifies signed indexes, and solves the dependencies for every architecture.
 //!
-//! The chain of trust: the keyring in this binary, the InRelease file signed by one of its keys, the package index whose digest is in that
-//! file, the package whose digest is in the index.
+//! The chain of trust: a key of the keyring in this binary signs the InRelease file, that file has the digests of the package indexes, and
+//! an index has the digests of its packages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

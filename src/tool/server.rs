@@ -1,7 +1,7 @@
 //! A tool's language server: a separate image on top of the tool's, built on first use and locked with the tool.
 //!
-//! Its lock is the tool's lock plus the server's packages and steps, so both images share layers, and the server follows the tool's
-//! version: a new lock of the tool also locks the server again. The server never changes the tool itself.
+//! Its lock is the tool's lock plus the server's packages and steps, so both images share layers. A new lock of the tool also locks the
+//! server again. The server never changes the tool itself.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;

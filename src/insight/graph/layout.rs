@@ -1,8 +1,8 @@
 //! Layered graph layout: assigns boxes to rows, from inputs down to results, without overlaps.
 //!
-//! Four steps, as in every layered drawing: rows (as low as the dependents of a box allow, so that arrows are short), waypoints that route
-//! long arrows through the rows between, an order in each row that crosses few arrows, and positions near the connected boxes. All
-//! arithmetic is in whole pixels and in a fixed order, so equal graphs give equal pictures.
+//! Four steps, as in every layered drawing. First, boxes are assigned to rows, as low as their dependents allow, so that arrows are short.
+//! Second, waypoints route long arrows through the rows between. Third, each row is ordered so that few arrows cross. Last, boxes move near
+//! their neighbours. All arithmetic is in whole pixels and in a fixed order, so equal graphs give equal pictures.
 
 use std::collections::BTreeMap;
 

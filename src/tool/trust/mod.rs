@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(ground.asks(), Vec::<String>::new());
         ground.begin(&ground.project).finish().expect("ended");
         ground.write("tools = [\"b\"]");
-        assert_eq!(ground.asks(), Vec::<String>::new(), "no sandbox was there: it is the user's own edit");
+        assert_eq!(ground.asks(), Vec::<String>::new(), "no sandbox ran: the user edited it");
         assert_eq!(changes(&ground.home, &ground.files()).expect("read").len(), 1);
     }
 
@@ -127,16 +127,16 @@ mod tests {
         let expect = ["silo.toml is new: overrides.box.env.X = \"1\""];
         assert_eq!(ground.asks(), expect);
         one.finish().expect("ended");
-        assert_eq!(ground.asks(), expect, "another one runs");
+        assert_eq!(ground.asks(), expect, "another sandbox runs");
         two.finish().expect("ended");
-        assert_eq!(ground.asks(), expect, "it came while they ran");
+        assert_eq!(ground.asks(), expect, "the file is from the time of the runs");
         // A run without an approval changes nothing.
         ground.begin(&ground.project).finish().expect("ended");
         assert_eq!(ground.asks(), expect);
         approve_files(&ground.home, &ground.files()).expect("approved");
         assert_eq!(ground.asks(), Vec::<String>::new());
         ground.write("tools = [\"mine\"]");
-        assert_eq!(ground.asks(), Vec::<String>::new(), "an edit after it was approved is the user's own");
+        assert_eq!(ground.asks(), Vec::<String>::new(), "a later edit is the user's own");
     }
 
     #[test]
@@ -144,16 +144,16 @@ mod tests {
         let ground = ground();
         ground.write("tools = [\"a\"]\n[network]\ndeny = [\"x\"]");
         killed(ground.begin(&ground.project));
-        assert_eq!(ground.asks(), Vec::<String>::new(), "it is as it was");
+        assert_eq!(ground.asks(), Vec::<String>::new(), "unchanged");
         ground.write("tools = [\"b\"]");
         assert_eq!(ground.asks(), ["silo.toml was changed: tools = [\"b\"] instead of [\"a\"]; no network.deny"]);
         fs::remove_file(ground.project.join("silo.toml")).expect("there");
-        assert_eq!(ground.asks(), ["silo.toml is gone: no network.deny; no tools"], "what it forbids is gone, too");
+        assert_eq!(ground.asks(), ["silo.toml is gone: no network.deny; no tools"], "its denials are lost, too");
         ground.write("tools = [\"a\"]\n[network]\ndeny = [\"x\"]");
         assert_eq!(ground.asks(), Vec::<String>::new());
         ground.begin(&ground.project).finish().expect("ended");
         ground.write("tools = [\"c\"]");
-        assert_eq!(ground.asks(), Vec::<String>::new(), "the next run ended it");
+        assert_eq!(ground.asks(), Vec::<String>::new(), "the next run closed the mark");
     }
 
     #[test]
@@ -162,11 +162,11 @@ mod tests {
         ground.write("tools = [\"a\"]");
         ground.begin(&ground.project).finish().expect("ended");
         let outer = ground.begin(&ground.outer);
-        assert_eq!(ground.asks(), Vec::<String>::new(), "it is as it was");
+        assert_eq!(ground.asks(), Vec::<String>::new(), "unchanged");
         ground.write("tools = [\"b\"]");
         assert_eq!(ground.asks().len(), 1);
         outer.finish().expect("ended");
-        assert_eq!(ground.asks().len(), 1, "it came while that one ran");
+        assert_eq!(ground.asks().len(), 1, "the file is from the time of that run");
         approve_files(&ground.home, &ground.files()).expect("approved");
         ground.write("tools = [\"c\"]");
         assert_eq!(ground.asks(), Vec::<String>::new());
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(ground.asks(), Vec::<String>::new());
         ground.begin(&below).finish().expect("ended");
         fs::write(below.join("real"), "tools = [\"a\"]").expect("written");
-        assert_eq!(ground.asks().len(), 1, "a sandbox could write what the symlink leads to");
+        assert_eq!(ground.asks().len(), 1, "a sandbox could write the target of the symlink");
         approve_files(&ground.home, &ground.files()).expect("approved");
         // A hard link to the file itself.
         fs::remove_file(ground.project.join("silo.toml")).expect("there");
@@ -204,7 +204,7 @@ mod tests {
         fs::hard_link(ground.project.join("silo.toml"), ground.outer.join("other")).expect("linked");
         ground.begin(&ground.project).finish().expect("ended");
         fs::write(ground.outer.join("other"), "tools = [\"b\"]").expect("written");
-        assert_eq!(ground.asks().len(), 1, "nobody knows who has the other name");
+        assert_eq!(ground.asks().len(), 1, "a sandbox may have written through the hard link");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn look(path: &Path) -> Result<Runs, Error> {
     };
     let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
     let (last, is_open) = read(&file).map_err(failed)?;
-    // Every running silo has opened the file, so an "ended" file needs no check of the lock.
+    // Every running silo has written "open", so otherwise the lock needs no check.
     let is_live = is_open && Held::try_exclusive(file).map_err(failed)?.is_none();
     Ok(Runs { last, is_open, is_live })
 }

@@ -117,8 +117,8 @@ mod tests {
     fn no_other_directory_and_no_other_file_has_it() {
         let spoilt: [(&str, Change); 7] = [
             ("other settings", |ground| ground.write("tree/silo.toml", "passEnv = [\"TOKEN\"]\n#\n")),
-            ("a lock besides", |ground| ground.write("tree/silo.lock", "")),
-            ("a recipe besides", |ground| ground.write("tree/recipes/x.toml", "")),
+            ("an additional lock", |ground| ground.write("tree/silo.lock", "")),
+            ("an additional recipe", |ground| ground.write("tree/recipes/x.toml", "")),
             ("the repository names another worktree", |ground| {
                 ground.write("other/.git", "");
                 let other = ground.root.join("other/.git");
