@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use silo::lock::{self, Asked};
-use silo::recipe::Recipe;
 use silo::recipe::catalog::{self, Places};
 use silo::recipe::wanted::for_arch;
+use silo::recipe::{Recipe, addon};
 use silo::system::Arch;
 
 use crate::support::{Silo, golden};
@@ -114,6 +114,18 @@ fn what_can_be_had_is_listed_and_found() {
     assert!(done.err.contains("no tool or add-on matches \"pyton\"; did you mean \"python\"?"), "{done:?}");
     let shown = silo.ok(["show", "playwright"]);
     assert!(shown.contains("requires      node\n") && shown.contains("# reaches @npm"), "{shown}");
+}
+
+#[test]
+fn each_add_on_brings_its_commands() {
+    for (name, _) in addon::BUILT_IN {
+        let addon = addon::find(&Places::default(), name).expect("it can be read").expect("it is built in");
+        assert!(addon.shims.contains_key(*name), "{name}: its own name is no command of it: {:?}", addon.shims.keys());
+        assert_eq!(catalog::addon_with(name), Some(*name));
+    }
+    for (command, addon) in [("javac", "java"), ("mvn", "java"), ("kotlinc", "kotlin"), ("bundle", "ruby"), ("uvx", "uv"), ("python", "")] {
+        assert_eq!(catalog::addon_with(command).unwrap_or_default(), addon, "{command}");
+    }
 }
 
 #[test]

@@ -121,6 +121,34 @@ fn a_shim_leads_to_its_tool_or_to_the_next_on_path() {
 }
 
 #[test]
+fn a_command_of_an_add_on_leads_to_its_tool_where_the_project_has_the_add_on() {
+    let silo = silo();
+    let machine = machine(&silo, &["java", "native"]);
+    silo.write(".silo/recipes/addons/native.toml", "steps = [\"ln -s node /usr/local/bin/native\"]\nshims = [\"native\", \"only\"]\n");
+    let toml = silo.project().join("silo.toml");
+    fs::write(&toml, "[overrides.node]\naddons = [\"native\"]\n").expect("our own project");
+    let _ = silo.ok(["trust", "--yes"]);
+    let _ = silo.ok(["sync", "--quiet"]);
+    assert_eq!(call(&silo, "native", &["a"], &machine).out, "[native][a]\n");
+    assert_eq!(silo.ok(["native", "a"]), "[native][a]\n");
+
+    // The same tool without the add-on has no such command, whether it is pinned or not.
+    let _ = silo.run(["install", "--quiet", "node"]);
+    assert_eq!(call(&silo, "native", &["a"], &machine).out, "[native][a]\n");
+    fs::write(&toml, "tools = [\"node\"]\n").expect("our own project");
+    let _ = silo.ok(["sync", "--quiet"]);
+    let next = call(&silo, "native", &["a"], &machine);
+    assert!(next.code == 5 && next.out.starts_with("machine[native]machine[a]"), "{next:?}");
+    let path = format!("{}:{}", silo.path("bin").display(), machine.display());
+    let which = done(silo.command(["which", "native"]).env("PATH", path));
+    assert!(which.out.contains("the machine's own: node has it only with an add-on"), "{which:?}");
+    let nothing = call(&silo, "only", &[], &machine);
+    assert!(nothing.code == 127 && nothing.err.contains("node has it only with an add-on"), "{nothing:?}");
+    let refused = silo.fails(["native", "a"]);
+    assert!(refused.err.contains("native is a command of node only with an add-on"), "{refused:?}");
+}
+
+#[test]
 fn a_circle_of_shims_ends() {
     let silo = silo();
     let _ = silo.run(["install", "--quiet", "node"]);

@@ -13,6 +13,7 @@ use std::process::{Command, ExitCode};
 use crate::config::discover;
 use crate::config::project::ProjectFiles;
 use crate::home::{Home, PROGRAM};
+use crate::recipe::catalog;
 use crate::shim::choice::{self, Choice};
 use crate::shim::table::{self, Entry};
 use crate::shim::{HANDED_ON, MOST_HANDED_ON, claims, launchers, search};
@@ -139,6 +140,12 @@ fn not_found(name: &str, owners: &[&Entry]) -> Failure {
         return Failure::found(format!("{name} is the shim of a tool that is gone, and nothing else on PATH"), hint).with_code(NOT_FOUND);
     };
     let tool = &owner.tool;
+    if !owner.answers_everywhere(name) {
+        let addon = catalog::addon_with(name).unwrap_or("ADD-ON");
+        let hint = format!("`silo add {addon} --for {tool}` adds it to this project");
+        return Failure::found(format!("{name}: {tool} has it only with an add-on, and nothing else on PATH is called so"), hint)
+            .with_code(NOT_FOUND);
+    }
     Failure::found(
         format!("{name}: this project does not use {tool}, {tool} is not pinned, and nothing else on PATH is called so"),
         format!("`silo use {tool} && silo sync` for this project; `silo install {tool}` for everywhere"),

@@ -65,6 +65,9 @@ fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result
     let choice = choice::choose(table, name, || Ok::<_, Failure>(claims.clone()))?;
     let (mut tool, others) = match &choice {
         Choice::Tool(entry, why) => (Some((entry.tool.clone(), because(*why, claims))), "the machine's own".to_owned()),
+        Choice::Next(owners) if !owners.iter().any(|entry| entry.answers_everywhere(name)) => {
+            (None, format!("the machine's own: {} has it only with an add-on that is not used here", names(owners)))
+        }
         Choice::Next(owners) => (None, format!("the machine's own: {} is neither pinned nor used by a project here", names(owners))),
         Choice::Nobody => (None, "the machine's own".to_owned()),
         Choice::Several(owners) => return Err(called::several(name, owners)),

@@ -328,7 +328,7 @@ fn unknown(places: &Places, name: &str) -> Error {
 
 /// Returns the end of a sentence that a name is no recipe's: the thing that has this name, or a name near it.
 fn instead(places: &Places, name: &str) -> String {
-    let addons: Vec<(&str, &str)> = ADDONS.to_vec();
+    let addons = ADDONS;
     let own = names_below(places, "addons/").unwrap_or_default();
     if own.contains(name) || addons.iter().any(|(addon, _)| *addon == name) {
         return format!("; it is an add-on, which a tool is given: silo add {name} --for TOOL");
@@ -336,7 +336,7 @@ fn instead(places: &Places, name: &str) -> String {
     if let Some(tool) = shim_owners(places, name).ok().and_then(|owners| owners.into_keys().next()) {
         return format!("; it is a command of {tool}: silo install {tool}");
     }
-    if let Some((addon, _)) = addons.iter().find(|(_, text)| commands_of(text).any(|command| command == name)) {
+    if let Some(addon) = addon_with(name) {
         return format!("; it is a command of the add-on {addon}, which a tool is given: silo add {addon} --for TOOL");
     }
     let known = names(places).unwrap_or_default();
@@ -345,6 +345,13 @@ fn instead(places: &Places, name: &str) -> String {
         Some(near) => format!("; did you mean \"{near}\"?"),
         None => "; `silo list --available` shows them all".to_owned(),
     }
+}
+
+/// Returns the built-in add-on that brings a command; of several the one that is called so, else the first.
+pub fn addon_with(command: &str) -> Option<&'static str> {
+    let mut with = ADDONS.iter().filter(|(_, text)| commands_of(text).any(|other| other == command)).map(|(addon, _)| *addon);
+    let first = with.next()?;
+    Some(with.find(|addon| *addon == command).unwrap_or(first))
 }
 
 /// Returns the commands that an add-on brings.

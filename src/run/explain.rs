@@ -115,7 +115,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fd", "fd-find"),
     ("go", "golang-go"),
     ("gpg", "gnupg"),
-    ("gradle", "java"),
     ("ifconfig", "net-tools"),
     ("ip", "iproute2"),
     ("java", "java"),

@@ -205,6 +205,13 @@ fn several(name: &str, owners: &[String]) -> Error {
 
 fn missing(view: View<'_>, table: &Table, name: &str) -> Error {
     let owners = catalog::shim_owners(view.places, name).unwrap_or_default();
+    if owners.is_empty()
+        && let Some(entry) = table.owners(name).next().filter(|entry| !entry.answers_everywhere(name))
+    {
+        let tool = &entry.tool;
+        let addon = catalog::addon_with(name).unwrap_or("ADD-ON");
+        return Error::missing(format!("{name} is a command of {tool} only with an add-on"), format!("silo add {addon} --for {tool}"));
+    }
     let owner = owners.keys().next().cloned().or_else(|| table.owners(name).next().map(|entry| entry.tool.clone()));
     let tool = owner.as_deref().unwrap_or(name);
     match catalog::find(view.places, tool) {

@@ -1,6 +1,6 @@
 //! Decides whether a call by a shim's name goes to a tool, and to which one, or to the next program on PATH. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::table::{Entry, Table};
@@ -12,6 +12,8 @@ pub struct Claims {
     pub root: PathBuf,
     /// Tools claimed by the project.
     pub project: BTreeSet<String>,
+    /// Commands of the project's add-ons, by tool.
+    pub local: BTreeMap<String, BTreeSet<String>>,
     /// Tools claimed by the user's settings.
     pub user: BTreeSet<String>,
 }
@@ -49,8 +51,10 @@ pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Resu
         _ => {}
     }
     let claims = claims()?;
+    let local = |entry: &Entry| claims.local.get(&entry.tool).is_some_and(|commands| commands.contains(name));
     for (claimed, why) in [(&claims.project, Why::Project), (&claims.user, Why::User)] {
-        let here = |entry: &&Entry| claimed.contains(&entry.tool) && (why == Why::Project || entry.answers_everywhere(name));
+        let here =
+            |entry: &&Entry| claimed.contains(&entry.tool) && (entry.answers_everywhere(name) || why == Why::Project && local(entry));
         let claimed: Vec<&Entry> = owners.iter().copied().filter(here).collect();
         match claimed.as_slice() {
             [] => {}
@@ -75,12 +79,14 @@ mod tests {
     #[test]
     fn claims_come_before_pins_and_pins_before_the_next_on_path() {
         let table = parse(
-            "silo shims 1\ntool python pinned\nshim py\nshim pip\nlocal poetry\ntool python2 pinned\nshim py\ntool node free\nshim npm\ntool deno free\nshim npm\n",
+            "silo shims 1\ntool python pinned\nshim py\nshim pip\nlocal poetry\ntool python2 pinned\nshim py\nlocal poetry\ntool node free\nshim npm\ntool deno free\nshim npm\n",
         )
         .expect("a table");
         let told = |name: &str, project: &[&str], user: &[&str]| {
             let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            let claims = Claims { root: "/p".into(), project: set(project), user: set(user) };
+            // The project's python has the add-on, its python2 does not.
+            let local = BTreeMap::from([("python".to_owned(), set(&["poetry"]))]);
+            let claims = Claims { root: "/p".into(), project: set(project), local, user: set(user) };
             match choose::<Infallible>(&table, name, || Ok(claims)) {
                 Ok(Choice::Tool(entry, why)) => format!("{} {why:?}", entry.tool),
                 Ok(Choice::Next(of)) => format!("next {}", of.len()),
@@ -100,8 +106,10 @@ mod tests {
             ("npm", &["python"], &[], "next 2"),
             ("npm", &["node"], &[], "node Project"),
             ("npm", &[], &["deno"], "deno User"),
-            ("poetry", &[], &["python"], "next 1"),
+            ("poetry", &[], &["python"], "next 2"),
             ("poetry", &["python"], &[], "python Project"),
+            ("poetry", &["python2"], &[], "next 2"),
+            ("poetry", &["python", "python2"], &[], "python Project"),
             ("cargo", &["cargo"], &[], "nobody"),
         ] {
             assert_eq!(told(name, project, user), expect, "{name} {project:?} {user:?}");
