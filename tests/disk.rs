@@ -182,7 +182,7 @@ fn a_compressed_tool_is_made_ready_by_its_next_run() {
     assert!(silo.ok(["verify"]).contains(" 0 faults"));
     assert!(silo.ok(["install", "sh"]).contains("is installed already"));
     let said = works(&silo);
-    assert!(said.contains("making it ready") && said.lines().count() == 1, "{said}");
+    assert!(said.contains("restoring it") && said.lines().count() == 1, "{said}");
     assert_eq!(works(&silo), "");
     assert!(silo.ok(["verify"]).contains(" 0 faults"));
     // Some directories that runs make were not there before.
@@ -192,7 +192,7 @@ fn a_compressed_tool_is_made_ready_by_its_next_run() {
     let id = layer::list(&store(&silo)).expect("a store")[0];
     fs::write(store(&silo).packed(&id), "junk").expect("our own file");
     let done = silo.fails(["run", "--no-project", "sh", "-c", "true"]);
-    assert!(done.code == 125 && done.err.contains("could not be made ready") && done.err.contains("hint: "), "{done:?}");
+    assert!(done.code == 125 && done.err.contains("could not be restored") && done.err.contains("hint: "), "{done:?}");
     assert!(!root.exists());
 }
 

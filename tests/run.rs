@@ -145,7 +145,7 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
 
     let script = format!("import socket; socket.create_connection(('host.silo.internal', {port}), 60)");
     let learned = silo.run(["run", "--learn", "python", "-c", &script]);
-    let told = format!("silo: it reached {place}\n  try: silo config network allow {place}\n");
+    let told = format!("silo: the run reached {place}\n  try: silo config network allow {place}\n");
     assert!(learned.code == 0 && learned.err.contains(&told), "{learned:?}");
 
     // What silo.toml opens by itself is asked about first; what goes away needs nobody.
@@ -164,7 +164,7 @@ fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
 
     // Everything public may be reached to learn what is needed, and this machine may not.
     let learned = silo.run(["run", "--learn", "python", "-c", "import socket; socket.getaddrinfo('host.silo.internal', 1)"]);
-    assert!(learned.code == 1 && learned.err.contains("silo: it reached nothing that needs a grant\n"), "{learned:?}");
+    assert!(learned.code == 1 && learned.err.contains("silo: the run reached no host that needs a grant\n"), "{learned:?}");
 }
 
 #[test]

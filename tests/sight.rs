@@ -234,13 +234,13 @@ fn files_that_the_host_obeys_are_guarded_and_every_change_of_them_is_reported() 
     let told = silo.run(["sh", "-c", "echo x > .envrc; mkdir .vscode; echo 'passEnv = []' > silo.toml; echo x > AGENTS.md"]);
     let expect =
         "\n  .envrc (new; direnv)\n  .vscode (new; Visual Studio Code)\n  AGENTS.md (new; coding agents)\n  silo.toml (new; Silo)\n";
-    assert!(told.err.contains("programs of this machine obey") && told.err.ends_with(expect), "{told:?}");
+    assert!(told.err.contains("programs of this machine act on") && told.err.ends_with(expect), "{told:?}");
     // From now on they cannot be changed, and a silo.toml that a guest made is not obeyed by itself.
     let refused = silo.run(["sh", "-c", "true"]);
     assert!(refused.code == 125 && refused.err.contains(" silo.toml is new: passEnv = []\n"), "{refused:?}");
     let _ = silo.ok(["trust", "--yes"]);
     let again = silo.run(["sh", "-c", "echo y > .envrc; echo y > .vscode/tasks.json; rm -f silo.toml; mv .vscode x"]);
-    assert!(again.code != 0 && !again.err.contains("programs of this machine obey"), "{again:?}");
+    assert!(again.code != 0 && !again.err.contains("programs of this machine act on"), "{again:?}");
     assert_eq!(fs::read_to_string(silo.project().join(".envrc")).expect("there"), "x\n");
     assert!(silo.project().join("silo.toml").exists() && silo.project().join(".vscode").exists());
 }

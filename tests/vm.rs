@@ -201,7 +201,7 @@ sys.exit(7)
     assert_eq!(lines.next(), Some(format!("input given given {}", here.display()).as_str()));
     assert_eq!([lines.next(), lines.next(), lines.next()], [Some("30"), Some("30"), Some("16")], "read-only twice, and busy");
     assert_eq!(lines.next().map(str::len), Some(1_000_000));
-    assert!(done.err.ends_with("is read-only inside: it is not a whole repository\nerrors\n"), "{}", done.err);
+    assert!(done.err.ends_with("is read-only inside: it is not a complete repository\nerrors\n"), "{}", done.err);
     let made = project.join("dir/made");
     assert_eq!(fs::read_to_string(&made).expect("it stays"), "made");
     assert_eq!(fs::metadata(&made).expect("there").permissions().mode() & 0o7777, 0o640);

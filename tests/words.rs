@@ -130,7 +130,7 @@ fn messages_of_a_program_that_failed_are_explained() {
     let refused = silo.run(["python", "-c", "import socket; socket.create_connection((\"localhost\", 18765), 3)"]);
     assert!(refused.code == 1 && refused.err.contains("ConnectionRefusedError"), "{refused:?}");
     assert!(
-        refused.err.lines().any(|line| line.starts_with("silo: ") && line.contains("localhost inside is the sandbox's own")),
+        refused.err.lines().any(|line| line.starts_with("silo: ") && line.contains("inside, localhost is the sandbox itself")),
         "{refused:?}"
     );
     let missing = silo.run(["sh", "-c", "jq ."]);

@@ -1,7 +1,7 @@
-//! Directories of a project that change how a tool is run where they are there: `.venv` for python, and their like.
+//! Project directories that change a tool's environment if they exist, such as `.venv` for python.
 //!
-//! A recipe's rules say which. They are looked for from where the run starts up to the project, the nearest first, and
-//! nothing of it is part of an image. Pure: whether something is there is asked of the caller.
+//! The recipe's rules name them. The search goes from the working directory up to the project root, nearest first. Nothing here becomes
+//! part of an image. Pure: the caller answers whether a path exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -9,24 +9,24 @@ use std::path::{Path, PathBuf};
 
 use crate::recipe::Activation;
 
-/// A directory that was found, and by which rule.
+/// An active directory and its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Active<'a> {
-    /// The rule.
+    /// Rule that matched.
     pub rule: &'a Activation,
-    /// The directory.
+    /// Active directory.
     pub dir: PathBuf,
 }
 
 impl Active<'_> {
-    /// The file or directory that had to be there.
+    /// Path that had to exist.
     pub fn mark(&self) -> PathBuf {
         self.rule.has.as_ref().map_or_else(|| self.dir.clone(), |has| self.dir.join(has))
     }
 }
 
-/// Finds what is active for a run that starts in `cwd`. Of the rules that set the same variable, one counts: that of the
-/// nearest directory, and there the first.
+/// Finds the active directories for a run that starts in `cwd`. Of several rules that set the same variable, the nearest directory wins,
+/// then the first rule.
 pub fn find<'a>(rules: &'a [Activation], project: &Path, cwd: &Path, is_there: impl Fn(&Path) -> bool) -> Vec<Active<'a>> {
     let from = if cwd.starts_with(project) { cwd } else { project };
     let mut set = BTreeSet::new();
@@ -42,7 +42,7 @@ pub fn find<'a>(rules: &'a [Activation], project: &Path, cwd: &Path, is_there: i
     found
 }
 
-/// Puts what is active into an environment: its variables, and its programs first on PATH, the nearest before the others.
+/// Sets the variables of the active directories, and puts their program directories first on PATH, nearest first.
 pub fn apply(active: &[Active<'_>], env: &mut BTreeMap<OsString, OsString>) {
     let mut path = OsString::new();
     for Active { rule, dir } in active {

@@ -1,4 +1,4 @@
-//! What a project's own directories, such as `.venv`, change about a run.
+//! Activates project directories such as `.venv` for a run.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,16 +10,16 @@ use crate::recipe::Run;
 
 use super::activate::{self, Active};
 
-/// More links than this lead nowhere, as for the kernel.
+/// Limit of followed symlinks, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-/// More versions of a tool than this are in no environment.
+/// Limit of compared version names; a real environment has one or two.
 const MAX_NAMES: usize = 8;
 
-/// The image's root, and where on the host a path of the project is that a sandbox sees.
+/// The image's root, and a function that maps a visible project path to its host path.
 type Seen<'a> = (&'a Path, &'a dyn Fn(&Path) -> Option<PathBuf>);
 
-/// Sets the variables of what the tool's rules find in the project, and says what cannot be activated.
+/// Sets the variables of the tool's active directories. Returns a message for each directory that cannot be used.
 pub fn activate(run: &Run, project: &Path, cwd: &Path, seen: Seen<'_>, env: &mut BTreeMap<OsString, OsString>) -> Vec<String> {
     let is_there = |path: &Path| seen.1(path).is_some_and(|real| real.symlink_metadata().is_ok());
     let found = activate::find(&run.activate, project, cwd, is_there);
@@ -37,11 +37,11 @@ pub fn activate(run: &Run, project: &Path, cwd: &Path, seen: Seen<'_>, env: &mut
     lost
 }
 
-/// Says why a directory that was found is of no use to this image.
+/// Returns why a directory cannot be used with this image.
 fn why_unusable(active: &Active<'_>, seen: Seen<'_>) -> Option<String> {
     let mark = active.mark();
     if !is_inside(&mark, seen) {
-        return Some(format!("{} leads to nothing in the sandbox", plain::path(&mark)));
+        return Some(format!("{} is a broken symlink in the sandbox", plain::path(&mark)));
     }
     let (above, start) = made_by(active)?;
     let own = names(&seen.1(&active.dir.join(above))?, start);
@@ -50,13 +50,13 @@ fn why_unusable(active: &Active<'_>, seen: Seen<'_>) -> Option<String> {
     (!fits).then(|| format!("it was made by {}, and this image has {}", own.join(" and "), of_image.join(" and ")))
 }
 
-/// Takes the rule's pattern apart: the directory, and the start of the names in it.
+/// Splits the rule's pattern into the directory and the prefix of the names in it.
 fn made_by<'a>(active: &Active<'a>) -> Option<(&'a str, &'a str)> {
     let start = active.rule.made_by.as_deref()?.strip_suffix('*')?;
     Some(start.rsplit_once('/').unwrap_or(("", start)))
 }
 
-/// Lists the names in a directory that begin with `start`, at most a few.
+/// Lists up to `MAX_NAMES` names in a directory that begin with `start`.
 fn names(dir: &Path, start: &str) -> Vec<String> {
     let listing = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> =
@@ -66,8 +66,8 @@ fn names(dir: &Path, start: &str) -> Vec<String> {
     names
 }
 
-/// Whether a path of the project leads, over links, to something that is there inside: of the project, or of the image.
-/// A virtual environment that was made outside leads to the machine's own python.
+/// True if a project path resolves, over symlinks, to an existing file in the project or the image. A virtual environment made outside
+/// links to the host's own python.
 fn is_inside(path: &Path, (root, on_host): Seen<'_>) -> bool {
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -80,7 +80,7 @@ fn is_inside(path: &Path, (root, on_host): Seen<'_>) -> bool {
     false
 }
 
-/// Takes `.` and `..` out of a path.
+/// Removes `.` and `..` from a path.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {

@@ -1,4 +1,4 @@
-//! The environment of a run: the image's variables, the caller's that are passed, and those of the settings.
+//! Builds the environment of a run from the image, the passed variables and the settings.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,25 +10,25 @@ use crate::recipe::Run;
 
 use super::user::User;
 
-/// Variables of the terminal, which say nothing of the machine and without which programs look wrong.
+/// Terminal variables. They reveal nothing about the machine, and programs look wrong without them.
 const TERMINAL: [&str; 3] = ["TERM", "COLORTERM", "NO_COLOR"];
 
 /// The variables of a run.
 pub type Environment = BTreeMap<OsString, OsString>;
 
-/// Where the variables of a run come from; the later fields win.
+/// Sources of a run's variables; later fields win.
 pub struct Sources<'a> {
-    /// The image's own, as `NAME=value`.
+    /// Variables of the image, as `NAME=value`.
     pub image: &'a [String],
     /// The caller.
     pub user: &'a User,
-    /// Variables that name kept directories.
+    /// Variables that name persistent directories.
     pub kept: &'a [(String, PathBuf)],
     /// The settings in force.
     pub settings: &'a Settings,
-    /// The recipe's part about running.
+    /// The recipe's `run` section.
     pub recipe: Option<&'a Run>,
-    /// Reads a variable of the caller's.
+    /// Reads one of the caller's variables.
     pub caller: &'a dyn Fn(&str) -> Option<OsString>,
     /// The settings for this tool.
     pub over: &'a Override,
@@ -36,7 +36,7 @@ pub struct Sources<'a> {
     pub command: &'a [(String, String)],
 }
 
-/// Puts the variables of a run together.
+/// Builds the environment of a run.
 pub fn environment(from: &Sources<'_>) -> Environment {
     let pairs = from.image.iter().filter_map(|pair| pair.split_once('='));
     let mut env: Environment = pairs.map(|(name, value)| (name.into(), value.into())).collect();
@@ -57,7 +57,7 @@ pub fn environment(from: &Sources<'_>) -> Environment {
     env
 }
 
-/// Adds what programs need to use a network; a variable that is set already stays.
+/// Adds the variables that programs need for the network; variables that are set already stay.
 pub fn add_network(variables: Vec<(String, String)>, network: Option<&Network>, env: &mut Environment) {
     for (name, value) in variables {
         env.entry(name.into()).or_insert_with(|| value.into());

@@ -10,32 +10,32 @@ use crate::launch::opened;
 use crate::tool::{definition, kept, projects, record, trust};
 use crate::{document, ecosystem, image, launch, recipe};
 
-/// Why a run could not be planned.
+/// Reason why a run could not be planned.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The command line or the settings say something impossible.
+    /// The command line or the settings are invalid.
     #[error("{what}")]
     Usage {
-        /// What.
+        /// Message.
         what: String,
-        /// What to type instead.
+        /// Suggested command.
         hint: String,
     },
-    /// Something that a run needs is not there.
+    /// A tool, image or file that the run needs is missing.
     #[error("{what}")]
     Missing {
-        /// What.
+        /// Message.
         what: String,
-        /// What to type first.
+        /// Suggested command.
         hint: String,
     },
-    /// No such tool, and no recipe for one.
+    /// Unknown tool, or an invalid recipe.
     #[error(transparent)]
     Recipe(#[from] recipe::catalog::Error),
     /// A file of Silo's own, such as the table of shims, cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// It cannot be found out what the tool is here.
+    /// The tool's definition cannot be determined.
     #[error(transparent)]
     Definition(#[from] definition::Error),
     /// The record of installed tools cannot be read.
@@ -44,13 +44,13 @@ pub enum Error {
     /// Approvals cannot be read.
     #[error(transparent)]
     Trust(#[from] trust::Error),
-    /// What is kept for the project cannot be had.
+    /// A persistent directory of the project cannot be used.
     #[error(transparent)]
     Kept(#[from] kept::Error),
     /// The record of the project cannot be read or written.
     #[error(transparent)]
     Project(#[from] projects::Error),
-    /// A lock of the store cannot be had.
+    /// A lock of the store cannot be taken.
     #[error(transparent)]
     Store(#[from] PathError),
     /// The image of a tool cannot be read.
@@ -58,52 +58,52 @@ pub enum Error {
     Image {
         /// The tool.
         tool: String,
-        /// Why.
+        /// Cause.
         source: image::Error,
     },
     /// The image of a tool cannot be booted.
-    #[error("{tool}: no machine can be made of its image")]
+    #[error("{tool}: its image cannot be booted in a virtual machine")]
     Boot {
         /// The tool.
         tool: String,
-        /// Why.
+        /// Cause.
         source: image::Error,
     },
     /// A file or directory cannot be opened.
     #[error(transparent)]
     Opened(#[from] opened::Error),
-    /// What was reached cannot be read back.
+    /// The record of reached hosts cannot be read.
     #[error(transparent)]
     Ecosystem(#[from] ecosystem::Error),
-    /// What of the project the host obeys cannot be found out.
+    /// The files of the project that host programs act on cannot be listed.
     #[error(transparent)]
     Guard(#[from] guard::Error),
-    /// What git obeys cannot be found out.
+    /// Git's configuration cannot be read.
     #[error(transparent)]
     Named(#[from] named::Error),
     /// The repository cannot be read.
     #[error(transparent)]
     Repository(#[from] repository::Error),
-    /// Machines cannot be made here.
+    /// VMs cannot be started here.
     #[error(transparent)]
     Launch(#[from] launch::error::Error),
     /// A temporary file cannot be made.
     #[error("cannot make a temporary file")]
     Temporary(#[source] std::io::Error),
-    /// A directory that is not shown to a tool unless the user confirms it.
+    /// A private directory, which needs the user's confirmation.
     #[error("{dir} is not shown to a tool: {why}", dir = .dir.display())]
     Private {
         /// The directory.
         dir: PathBuf,
-        /// Why.
+        /// Reason.
         why: &'static str,
     },
-    /// A directory that cannot be found.
+    /// A directory that does not exist or cannot be read.
     #[error("{path}: {source}", path = .path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// The system's error.
+        /// Error of the system.
         source: std::io::Error,
     },
 }
@@ -117,7 +117,7 @@ impl Error {
         Error::Missing { what: what.into(), hint: hint.into() }
     }
 
-    /// Returns what to type next, where that is known.
+    /// Returns the suggested command, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Usage { hint, .. } | Error::Missing { hint, .. } => Some(hint.clone()),
@@ -125,13 +125,15 @@ impl Error {
             Error::Image { tool, .. } => Some(format!("silo install {tool}")),
             Error::Boot { tool, .. } => Some(format!("silo uninstall {tool}, then silo install {tool}")),
             Error::Private { .. } => {
-                let instead = "--no-project shows nothing, --expose shows it for once, `silo trust --expose` from now on";
+                let instead = "--no-project shows nothing, --expose shows it once, `silo trust --expose` from now on";
                 Some(format!("work in a project's own directory; or {instead}"))
             }
             Error::Guard(guard::Error::TooMany { most }) | Error::Named(named::Error::TooMany { most }) => {
                 Some(format!("raise mount.maxGuarded above {most} in ~/.silo/silo.toml, or hide directories with mount.exclude"))
             }
-            Error::Named(named::Error::Config { .. }) => Some("`git config --list --show-origin` says what git reads".to_owned()),
+            Error::Named(named::Error::Config { .. }) => {
+                Some("`git config --list --show-origin` lists the files that git reads".to_owned())
+            }
             Error::Directory { .. } => Some("name a directory that exists".to_owned()),
             _ => None,
         }

@@ -1,29 +1,29 @@
-//! Explains messages of a program that failed: messages that are true and do not name the sandbox as their cause.
+//! Explains error messages of a program whose cause is the sandbox, which the messages do not name.
 //!
-//! Pure: the last lines that the program printed, and facts of the run, become at most a few lines for the user.
+//! Pure: turns the program's last lines and facts about the run into at most a few lines for the user.
 
 use std::path::{Path, PathBuf};
 
 use super::lost::quoted;
 
-/// Facts of the run that are needed to understand a message.
+/// Facts about the run that the explanations use.
 pub struct Facts<'a> {
     /// The tool.
     pub tool: &'a str,
-    /// Says whether the image or the project has a program of this name.
+    /// True if the image or the project has a program of this name.
     pub has: &'a dyn Fn(&str) -> bool,
-    /// Says whether a name may be reached by itself, such as `localhost`.
+    /// True if a host such as `localhost` is granted.
     pub grants: &'a dyn Fn(&str) -> bool,
     /// Directories of the project that the sandbox has of its own.
     pub excluded: &'a [PathBuf],
-    /// Proxy variables that the program sees, each with its value.
+    /// Proxy variables of the program, with their values.
     pub proxies: Vec<(String, String)>,
 }
 
-/// More explanations than this explain nothing.
+/// Maximum number of explanations.
 const MOST: usize = 2;
 
-/// Explains the last lines of a program that failed.
+/// Explains the last lines of a failed program.
 pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
     let mut all = Vec::new();
@@ -36,7 +36,7 @@ pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
     all
 }
 
-/// Names the package of a program that is not there.
+/// Suggests the package of a missing program.
 fn missing(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     let header = lines.iter().any(|line| line.contains("Python.h: No such file"));
     let name = lines.iter().filter_map(|line| program(line)).map(bare).find(|name| !(facts.has)(name));
@@ -48,7 +48,7 @@ fn missing(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     Some(format!("{what}\n  try: silo add {packages} --for {}", facts.tool))
 }
 
-/// Finds the program that a line says is not there.
+/// Returns the program that a line reports as missing.
 fn program<'a>(line: &'a str) -> Option<&'a str> {
     let between = |start: &str, end: &str| -> Option<&'a str> {
         let rest = &line[line.find(start)? + start.len()..];
@@ -85,14 +85,14 @@ fn program<'a>(line: &'a str) -> Option<&'a str> {
     found.map(str::trim).filter(|name| is_program(bare(name)))
 }
 
-/// Returns a compiler's name without the machine that it compiles for.
+/// Returns a compiler's name without the target prefix.
 fn bare(name: &str) -> &str {
     ["x86_64-linux-gnu-", "aarch64-linux-gnu-"].iter().find_map(|machine| name.strip_prefix(machine)).unwrap_or(name)
 }
 
 fn is_program(name: &str) -> bool {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_+.".contains(letter);
-    // A file of data has an extension, a program seldom.
+    // Data files have an extension; programs seldom have one.
     let has_extension = Path::new(name)
         .extension()
         .is_some_and(|end| end.len() <= 4 && end.to_str().is_some_and(|end| !end.chars().all(|c| c.is_ascii_digit())));
@@ -103,7 +103,7 @@ fn is_program(name: &str) -> bool {
         && !has_extension
 }
 
-/// Programs with the packages or add-ons that bring them under another name.
+/// Programs whose package or add-on has another name.
 const PACKAGES: &[(&str, &str)] = &[
     ("ar", "binutils"),
     ("aclocal", "automake"),
@@ -148,7 +148,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("xmllint", "libxml2-utils"),
 ];
 
-/// Returns the packages that bring a program, with the headers that a compiler needs.
+/// Returns the packages of a program, with the headers that a compiler needs.
 fn packages(name: &str, tool: &str) -> String {
     let with_headers = |compiler: &str| match tool {
         "python" | "jupyter" => format!("{compiler} libc6-dev python3-dev"),
@@ -164,7 +164,7 @@ fn packages(name: &str, tool: &str) -> String {
     }
 }
 
-/// Says that a service at `localhost` is looked for in the sandbox itself.
+/// Explains a refused connection: `localhost` is the sandbox itself.
 fn refused(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     const REFUSED: [&str; 4] = ["Connection refused", "connection refused", "ECONNREFUSED", "Couldn't connect to server"];
     let line = lines.iter().rev().find(|line| REFUSED.iter().any(|word| line.contains(word)))?;
@@ -179,11 +179,11 @@ fn refused(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
         _ => "PORT".to_owned(),
     };
     Some(format!(
-        "if that was for a service of this machine: localhost inside is the sandbox's own\n  try: silo run --allow localhost:{port} …, or `silo config network allow localhost:{port}` for every run"
+        "if you meant a service on this machine: inside, localhost is the sandbox itself\n  try: silo run --allow localhost:{port} …, or `silo config network allow localhost:{port}` for every run"
     ))
 }
 
-/// Returns the port that stands behind a name, or 0 where the name stands without one.
+/// Returns the port after a host name, or 0 if there is none.
 fn port_after(text: &str, name: &str) -> Option<u16> {
     let rest = &text[text.find(name)? + name.len()..];
     let rest = rest.trim_start_matches(['"', '\'', ']']);
@@ -193,7 +193,7 @@ fn port_after(text: &str, name: &str) -> Option<u16> {
     Some(digits.parse().unwrap_or(0))
 }
 
-/// Says whether a line names an address or a host with a port.
+/// True if a line contains a host or an address with a port.
 fn has_address(line: &str) -> bool {
     line.split(|letter: char| !(letter.is_ascii_alphanumeric() || ".:-[]".contains(letter))).any(|word| {
         let Some((host, port)) = word.trim_end_matches([':', '.']).rsplit_once(':') else { return false };
@@ -201,7 +201,7 @@ fn has_address(line: &str) -> bool {
     })
 }
 
-/// Says that git's settings of the user are not in the sandbox.
+/// Explains a missing git identity: the user's git configuration is not in the sandbox.
 fn author(lines: &[&str]) -> Option<String> {
     const UNKNOWN: [&str; 3] = ["Author identity unknown", "Please tell me who you are", "unable to auto-detect email address"];
     lines.iter().any(|line| UNKNOWN.iter().any(|word| line.contains(word))).then(|| {
@@ -209,7 +209,7 @@ fn author(lines: &[&str]) -> Option<String> {
     })
 }
 
-/// Says that addresses and proxies are not reached by themselves.
+/// Explains unreachable addresses and proxies.
 fn unreachable(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     const NO_WAY: [&str; 5] = ["No route to host", "EHOSTUNREACH", "Network is unreachable", "ENETUNREACH", "no route to host"];
     const PROXY: [&str; 4] =
@@ -217,10 +217,10 @@ fn unreachable(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     let has = |words: &[&str]| lines.iter().any(|line| words.iter().any(|word| line.contains(word)));
     match facts.proxies.first() {
         Some((name, value)) if has(&NO_WAY) || has(&PROXY) => Some(format!(
-            "the program asked the proxy of {name} ({value}), which is not in the sandbox; silo uses this machine's proxies by itself\n  try: silo run --env {name}= …, and take {name} out of passEnv"
+            "the program used the proxy of {name} ({value}), which the sandbox cannot reach; silo already uses this machine's proxies\n  try: silo run --env {name}= …, and remove {name} from passEnv"
         )),
         None if has(&NO_WAY) => Some(
-            "a sandbox reaches granted names, and an address only where it is granted by itself\n  try: silo run --allow ADDRESS:PORT …, or `silo config network allow ADDRESS:PORT` for every run".to_owned(),
+            "a sandbox can connect only to granted hosts; an IP address needs its own grant\n  try: silo run --allow ADDRESS:PORT …, or `silo config network allow ADDRESS:PORT` for every run".to_owned(),
         ),
         _ => None,
     }

@@ -1,64 +1,64 @@
-//! What the words of a run mean: which tool, which of its programs, with which arguments. Pure.
+//! Interprets the words of a run: the tool, its program, the arguments. Pure.
 //!
-//! The first word is a tool, or a command of just one tool. Everything after it is the program's, byte for byte, with
-//! three exceptions that users rely on: a `--` right after the tool is dropped, as older habits put one there; a first
-//! argument that is another command of the same tool is that command (`node npm run dev`); and silo's own options
-//! between the tool and a `--`, where older scripts have them ([`older_options`]), are silo's.
+//! The first word is a tool, or a command of exactly one tool. Everything after it goes to the program unchanged, with three exceptions
+//! that users rely on. A `--` right after the tool is dropped, as in older versions. A first argument that is another command of the same
+//! tool selects it (`node npm run dev`). Silo's own options between the tool and a `--`, as older scripts have them, belong to silo
+//! ([`older_options`]).
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
-/// The commands of one tool.
+/// Commands of one tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commands {
-    /// The tool's own.
+    /// The tool's own command.
     pub command: Vec<String>,
-    /// Its arguments where none are typed.
+    /// Default arguments, if none are typed.
     pub arguments: Vec<String>,
-    /// Whether it is no more than a default, as CMD of an image without an ENTRYPOINT: a program that is named replaces it.
+    /// True if the command is only a default, like CMD of an image without an ENTRYPOINT: a named program replaces it.
     pub is_default: bool,
-    /// The others, by the name that is typed.
+    /// Other commands, by their typed name.
     pub shims: BTreeMap<String, Vec<String>>,
 }
 
-/// Tools with their commands, by name: all that could be meant.
+/// The candidate tools with their commands, by name.
 pub type Known = BTreeMap<String, Commands>;
 
-/// What was typed.
+/// The typed words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Typed<'a> {
-    /// The tool, or a command of one.
+    /// A tool, or a command of one.
     pub word: &'a str,
-    /// The program that was asked for by an option.
+    /// Value of `--shim`.
     pub program: Option<OsString>,
-    /// Everything after the word.
+    /// Everything after the first word.
     pub rest: Vec<OsString>,
 }
 
-/// What it means.
+/// The interpretation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meant {
-    /// The tool.
+    /// Tool.
     pub tool: String,
-    /// The program and its arguments; without a program, the image's own.
+    /// Program and arguments; empty for the image's own command.
     pub argv: Vec<OsString>,
-    /// The tool that the first argument is a command of, where that is another.
+    /// Another tool that has the first argument as a command.
     pub other: Option<String>,
 }
 
-/// Why it means nothing.
+/// Reason why the words have no meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unclear {
-    /// No tool is called so, nor any command of one.
+    /// No tool or command has this name.
     Unknown,
-    /// Several tools have such a command.
+    /// Several tools have this command.
     Several(Vec<String>),
 }
 
-/// Finds out what was meant.
+/// Interprets the typed words.
 pub fn meaning(mut typed: Typed<'_>, known: &Known) -> Result<Meant, Unclear> {
     let (tool, commands, by_shim) = find(typed.word, known)?;
-    // Older habits put a `--` after the tool; it was never meant for the program.
+    // Older versions needed a `--` after the tool; it never belonged to the program.
     if typed.rest.first().is_some_and(|first| first == "--") {
         typed.rest.remove(0);
     }
@@ -80,14 +80,13 @@ pub fn meaning(mut typed: Typed<'_>, known: &Known) -> Result<Meant, Unclear> {
     Ok(Meant { tool: tool.to_owned(), argv: argv.into_iter().chain(typed.rest).collect(), other })
 }
 
-/// The tool's own command, with its usual arguments where none are typed.
+/// The tool's own command, with its default arguments if none are typed.
 fn own(commands: &Commands, typed: &[OsString]) -> Vec<OsString> {
     let usual = if typed.is_empty() { &commands.arguments[..] } else { &[] };
     commands.command.iter().chain(usual).map(OsString::from).collect()
 }
 
-/// Returns what a program that is asked for by name is, before the arguments that are typed: a command of the tool, or these very
-/// words.
+/// Returns the command line of a program named by the user, before the typed arguments: a command of the tool, or the words themselves.
 pub fn named(tool: &str, commands: &Commands, program: &OsStr, typed: &[OsString]) -> Vec<OsString> {
     let Some(text) = program.to_str() else { return vec![program.to_owned()] };
     match commands.shims.get(text) {
@@ -109,14 +108,14 @@ fn find<'a>(word: &str, known: &'a Known) -> Result<(&'a str, &'a Commands, bool
     }
 }
 
-/// The command that the first argument is, where it is one of the same tool's and not what runs anyway.
+/// Returns the command of the same tool that the first argument names, unless it is the one that runs anyway.
 fn sibling<'a>(tool: &str, commands: &'a Commands, first: Option<&OsString>) -> Option<&'a [String]> {
     let runs_anyway = |first: &str| first == tool || commands.command.first().is_some_and(|own| own == first);
     let first = first?.to_str().filter(|first| commands.is_default || !runs_anyway(first))?;
     commands.shims.get(first).map(Vec::as_slice)
 }
 
-/// The tool that the first argument is a command of, where that is only others.
+/// Returns another tool that has the first argument as a command, if this tool does not have it.
 fn elsewhere(tool: &str, commands: &Commands, known: &Known, first: Option<&OsString>) -> Option<String> {
     let first = first?.to_str().filter(|first| *first != tool && !commands.shims.contains_key(*first))?;
     let has = |commands: &Commands| commands.shims.contains_key(first);
@@ -127,7 +126,7 @@ fn owned(words: &[String]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-/// Options of silo's that older scripts have between the tool and a `--`.
+/// Silo's options between the tool and a `--`, as in older scripts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Older {
     /// `--timing`.
@@ -138,7 +137,7 @@ pub struct Older {
     pub program: Option<OsString>,
 }
 
-/// Takes silo's options from between the tool and the first `--`, where nothing else stands there.
+/// Parses silo's options between the tool and the first `--`. Returns `None` if there is anything else.
 pub fn older_options(rest: &[OsString]) -> Option<(Older, &[OsString])> {
     let mut older = Older::default();
     let mut words = rest.iter().enumerate();

@@ -1,5 +1,5 @@
-//! Watches over a project while a run goes on: takes over what is made in its repository, and notes every change of what the
-//! host obeys. In a thread of its own, which begins when the sandbox is made: before that this process must have one thread.
+//! Watches a project during a run: imports changes of its repository, and records every change of the files that host programs act on. Runs
+//! in a thread that starts after the sandbox is made, because until then the process must have one thread.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,34 +16,34 @@ use crate::guard::watch::Watch;
 use crate::guard::{self, Asked, Guards};
 use crate::plain;
 
-/// Before the first look: a run is 200 ms old when the watch begins.
+/// Delay before the first round, which starts about 200 ms into the run.
 const FIRST: Duration = Duration::from_millis(100);
-/// Between two looks.
+/// Delay between two rounds.
 const BETWEEN: Duration = Duration::from_millis(300);
-/// Of the time, a look may take this part.
+/// A round takes at most one part in this many of the time.
 const SHARE: u32 = 10;
 
-/// What of a project is guarded.
+/// The watched parts of a project.
 #[derive(Clone, Debug)]
 pub struct Guarded {
-    /// The project.
+    /// Project directory.
     pub project: PathBuf,
-    /// The user's home directory.
+    /// Home directory of the user.
     pub user_home: PathBuf,
-    /// The project's directory of recipes, where silo reads one.
+    /// Recipe directory of the project, if silo reads one.
     pub recipes: Option<&'static str>,
-    /// Paths that git obeys.
+    /// Paths that git acts on.
     pub named: Vec<(PathBuf, String)>,
-    /// Paths in its directories that are compared, each with the program that obeys it.
+    /// Paths in subdirectories to compare, each with the program that acts on it.
     pub nested: Vec<(PathBuf, String)>,
-    /// Directories of it that the sandbox has of its own.
+    /// Directories that the sandbox replaces by its own.
     pub excluded: Vec<PathBuf>,
-    /// Most paths.
+    /// Maximum number of watched paths.
     pub most: usize,
 }
 
 impl Guarded {
-    /// Looks at the project as it is now.
+    /// Records the current state of the project.
     pub fn look(&self) -> Result<Guards, guard::Error> {
         guard::look(&self.project, &self.asked())
     }
@@ -53,45 +53,45 @@ impl Guarded {
     }
 }
 
-/// A project that is watched over.
+/// A watched project.
 pub struct Guarding {
     guarded: Guarded,
     kept: Option<Kept>,
     running: Option<(Sender<()>, JoinHandle<Kept>)>,
 }
 
-/// What travels to the thread and back.
+/// State that moves to the thread and back.
 struct Kept {
     watch: Option<Watch>,
     layer: Option<Layer>,
 }
 
-/// What a run has left.
+/// Result of the watch.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// What the host obeys and is not as it was.
+    /// Changed files that host programs act on.
     pub differences: BTreeMap<PathBuf, Difference>,
-    /// What of the repository was not taken over as it was.
+    /// Repository changes that were not imported unchanged.
     pub repository: Vec<String>,
-    /// What could not be found out.
+    /// Errors of the watch.
     pub failed: Vec<String>,
 }
 
 impl Guarding {
-    /// Prepares to watch over a project that a run may write.
+    /// Prepares the watch of a writable project.
     pub fn new(guarded: Guarded, start: Option<Guards>, layer: Option<Layer>) -> Guarding {
         let watch = start.map(|start| Watch::new(&guarded.project, start));
         Guarding { guarded, kept: Some(Kept { watch, layer }), running: None }
     }
 
-    /// Begins, when the sandbox is there. Without another thread everything is done at the end.
+    /// Starts the thread, after the sandbox is made. If the thread cannot start, `end` does all the work.
     pub fn start(&mut self) {
         let Some(kept) = self.kept.take() else { return };
         let (stop, stopped) = mpsc::channel();
         let (give, take) = mpsc::channel::<Kept>();
         let guarded = self.guarded.clone();
         let work = move || {
-            // Sent by whoever made this thread.
+            // The creator of the thread sends this.
             let mut kept = take.recv().unwrap_or(Kept { watch: None, layer: None });
             let mut pause = FIRST;
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
@@ -100,7 +100,7 @@ impl Guarding {
                     layer.round();
                 }
                 if let Some(watch) = &mut kept.watch {
-                    // What cannot be looked at now is told at the end.
+                    // An error now is reported at the end.
                     let _ = watch.tick(&guarded.asked());
                 }
                 pause = BETWEEN.max(began.elapsed() * SHARE);
@@ -116,7 +116,7 @@ impl Guarding {
         }
     }
 
-    /// Looks a last time, when nothing of the sandbox is left, and takes over what is left.
+    /// Does a last round after the sandbox has ended, and imports the rest.
     pub fn end(mut self) -> Ended {
         let mut ended = Ended::default();
         if let Some((stop, thread)) = self.running.take() {
@@ -138,7 +138,7 @@ impl Guarding {
             told(layer.finish(), &mut ended.repository);
         }
         let Some(watch) = watch else { return ended };
-        // What git names by now counts, too: the host may have changed it.
+        // Git's configuration may name more files by now; the host can have changed it.
         let place = Place { project: &self.guarded.project, home: &self.guarded.user_home, most: self.guarded.most };
         self.guarded.named.extend(named::named(place).unwrap_or_default().obeyed);
         let nearby = nearby::look(&self.guarded.project);
@@ -151,17 +151,17 @@ impl Guarding {
     }
 }
 
-/// Files of the list in directories of the project.
+/// Files of the list in subdirectories of the project.
 pub fn nested(nearby: &Nearby) -> impl Iterator<Item = (PathBuf, String)> {
     nearby.nested.iter().map(|(path, of)| (path.clone(), (*of).to_owned()))
 }
 
-/// What git obeys of repositories in directories of the project.
+/// Files that git acts on in repositories in subdirectories of the project.
 pub fn of_repositories(nearby: Nearby) -> impl Iterator<Item = (PathBuf, String)> {
     nearby.obeyed.into_iter().map(|path| (path, "git, in a repository of its own".to_owned()))
 }
 
-/// Takes over what a silo that was killed has left of runs in a project.
+/// Imports the repository layers that killed runs left in a project.
 pub fn recover(layers: &Path, project: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     for layer in left::of_project(layers, project) {
@@ -172,5 +172,5 @@ pub fn recover(layers: &Path, project: &Path) -> Vec<String> {
 
 fn told(finished: Finished, lines: &mut Vec<String>) {
     lines.extend(finished.told);
-    lines.extend(finished.left.map(|left| format!("what is left of it is in {} and is tried again at the next run", plain::path(&left))));
+    lines.extend(finished.left.map(|left| format!("the rest of it is in {}; the next run tries again", plain::path(&left))));
 }

@@ -1,4 +1,4 @@
-//! Makes sure that the image of a run stays and can be used.
+//! Pins the image of a run, and restores it if it is compressed.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,24 +13,24 @@ use crate::tool::record::Installed;
 
 use super::error::Error;
 
-/// The words of the command line that restore a compressed image.
+/// Hidden command that restores a compressed image.
 pub const RESTORE: [&str; 2] = ["cache", "restore"];
 
-/// Where images are, and who restores one that is compressed.
+/// Access to images, and the program that restores compressed ones.
 #[derive(Clone, Copy)]
 pub struct Images<'a> {
-    /// The home.
+    /// Silo's home directory.
     pub home: &'a Home,
-    /// Its layer store.
+    /// Layer store of the home.
     pub store: &'a Store,
-    /// This program, which restores an image in a process of its own: a process that launches must have one thread.
+    /// This program. It restores an image in a separate process, because a process that launches must have one thread.
     pub program: &'a Path,
     /// Receives progress.
     pub sink: Sink<'a>,
 }
 
 impl Images<'_> {
-    /// Keeps an image from being collected while the pin lives, and restores it where it is compressed.
+    /// Pins an image, so that it is not collected, and restores it if it is compressed.
     pub fn pin(&self, tool: &Installed) -> Result<Pin, Error> {
         let pin = {
             let shared = lock::share(self.store)?;
@@ -49,16 +49,16 @@ impl Images<'_> {
     }
 
     fn restore(&self, tool: &Installed) -> Result<(), Error> {
-        (self.sink)(Event::Note { text: format!("{} is compressed; making it ready", tool.name) });
+        (self.sink)(Event::Note { text: format!("{} is compressed; restoring it", tool.name) });
         let mut command = Command::new(self.program);
         command.args(RESTORE).arg(tool.image.to_string()).arg("--quiet").stdin(Stdio::null()).stdout(Stdio::null());
         let hint = || {
             format!(
-                "`silo verify {}` says what is wrong; `silo uninstall {0}`, `silo gc --all`, `silo install {0}` make it anew",
+                "`silo verify {}` shows the damage; `silo uninstall {0}`, `silo gc --all`, `silo install {0}` build it again",
                 tool.name
             )
         };
         let status = command.status().map_err(|error| Error::missing(format!("cannot start silo itself: {error}"), hint()))?;
-        if status.success() { Ok(()) } else { Err(Error::missing(format!("the image of {} could not be made ready", tool.name), hint())) }
+        if status.success() { Ok(()) } else { Err(Error::missing(format!("the image of {} could not be restored", tool.name), hint())) }
     }
 }

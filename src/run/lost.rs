@@ -1,29 +1,29 @@
-//! Installs that succeed and are gone with the sandbox: `pip install` without an environment, `npm install -g` and their like.
+//! Notes installs that disappear with the sandbox: `pip install` without an environment, `npm install -g` and others.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::launch::spec::Spec;
 
-/// A command that installs something outside of the project.
+/// A command that installs outside of the project.
 struct Rule {
-    /// Programs that have it.
+    /// Programs with this command.
     programs: &'static [&'static str],
-    /// Its words, of which one of each must be there, in this order.
+    /// Words of the command in order; each entry lists alternatives.
     words: &'static [&'static [&'static str]],
-    /// Options of which one must be there; none where all such commands count.
+    /// Options, of which one must be given; empty if none is needed.
     wanted: &'static [&'static str],
-    /// Options with which it installs elsewhere, or nothing.
+    /// Options that install elsewhere or not at all.
     elsewhere: &'static [&'static str],
-    /// A variable that names a place of the project's.
+    /// A variable that selects a place in the project.
     variable: Option<&'static str>,
-    /// The directory below the home directory that receives it, where there is one.
+    /// Target directory in the home directory, if it has one.
     place: Option<&'static str>,
-    /// The other way to keep it, besides a build.
+    /// Alternative to a build.
     way: &'static str,
 }
 
-/// Options by which a program only talks.
+/// Options that only print.
 const TALK: &[&str] = &["--help", "-h", "--dry-run"];
 
 const RULES: &[Rule] = &[
@@ -34,7 +34,7 @@ const RULES: &[Rule] = &[
         elsewhere: &["-t", "--target", "--prefix", "--root", "--python"],
         variable: Some("VIRTUAL_ENV"),
         place: None,
-        way: "`silo python -m venv .venv` makes a place for it in the project",
+        way: "`silo python -m venv .venv` makes an environment for it in the project",
     },
     Rule {
         programs: &["npm", "pnpm"],
@@ -101,15 +101,15 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Announces that an install is gone with its sandbox, and names two ways to keep it.
+/// Describes an install that disappears with its sandbox, and names two ways to keep it.
 pub fn lost(spec: &Spec, tool: &str) -> Option<String> {
     let (program, args) = called(&spec.argv)?;
     let rule = RULES.iter().find(|rule| rule.programs.contains(&program.as_str()) && applies(rule, spec, &args))?;
     let words: Vec<String> = std::iter::once(program).chain(args.into_iter().map(|word| quoted(&word))).collect();
-    Some(format!("this is gone with the sandbox; to keep it, `silo build {tool} {}` bakes it in, or {}", words.join(" "), rule.way))
+    Some(format!("this install is gone with the sandbox; to keep it, `silo build {tool} {}` bakes it in, or {}", words.join(" "), rule.way))
 }
 
-/// Returns the program by its bare name, with its arguments: `pip` of `/usr/bin/pip3.13` and of `python3 -m pip`.
+/// Returns the program by its bare name, with its arguments: `pip` for `/usr/bin/pip3.13` and for `python3 -m pip`.
 fn called(argv: &[OsString]) -> Option<(String, Vec<String>)> {
     let words: Option<Vec<&str>> = argv.iter().map(|word| word.to_str()).collect();
     let words = words?;
@@ -138,7 +138,7 @@ fn applies(rule: &Rule, spec: &Spec, args: &[String]) -> bool {
     commands && wanted && !has(rule.elsewhere) && !has(TALK) && !named && !rule.place.is_some_and(is_kept)
 }
 
-/// Spells a word as it is typed in a shell.
+/// Quotes a word for a shell.
 pub fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@,+%".contains(letter);
     match !word.is_empty() && word.chars().all(is_plain) {

@@ -1,8 +1,8 @@
-//! From what a user typed to a launch spec: the policy of a run.
+//! The policy of a run: turns the user's command line into a launch spec.
 //!
-//! [`plan::plan`] reads the image, the recipe and the settings once, decides everything in one place, and returns a complete
-//! launch spec with the leases that must be held while it runs. Nothing changes the spec afterwards. A program that embeds
-//! Silo calls [`plan::plan`] and gives the spec to [`crate::launch`].
+//! [`plan::plan`] reads the image, the recipe and the settings once, decides everything in one place, and returns a complete launch spec
+//! with the leases to hold during the run. Nothing changes the spec afterwards. A program that embeds Silo calls [`plan::plan`] and passes
+//! the spec to [`crate::launch`].
 
 pub mod error;
 pub mod grammar;
@@ -35,5 +35,5 @@ pub mod leases;
 
 pub mod plan;
 
-/// Where a project also appears, whatever its own path is.
+/// Second mount point of every project.
 pub const WORKSPACE: &str = "/workspace";

@@ -1,7 +1,7 @@
-//! What of the host a run sees besides its image: the project, directories that outlive runs, files of the user's.
+//! Host files that a run sees in addition to its image: the project, persistent directories, passed files.
 //!
-//! Each host path that another program can replace is opened here once and checked as that descriptor; the launch spec then
-//! names the descriptor's inode, and nothing else is mounted.
+//! A host path that another program could replace is opened here once and checked through its descriptor. The launch spec names the
+//! descriptor's inode, and only that inode is mounted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,64 +23,64 @@ use super::error::Error;
 use super::guarding::{self, Guarded, Guarding};
 use super::repository;
 
-/// What decides what a run sees.
+/// Inputs that decide the mounts.
 pub struct Given<'a> {
-    /// The home.
+    /// Silo's home directory.
     pub home: &'a Home,
     /// The settings in force.
     pub settings: &'a Settings,
-    /// The tool's name.
+    /// Name of the tool.
     pub tool: &'a str,
-    /// Its recipe's part about running.
+    /// The `run` section of its recipe.
     pub run: Option<&'a Run>,
-    /// The name under which things are kept for the project, where its own settings give one.
+    /// Id under which project caches and state are stored, if the project's settings set one.
     pub project_id: Option<&'a str>,
-    /// Whether silo reads recipes of the project.
+    /// True if silo reads recipes of the project.
     pub has_recipes: bool,
-    /// The user's home directory.
+    /// Home directory of the user.
     pub user_home: &'a Path,
 }
 
-/// What a run sees.
+/// The mounts of a run.
 #[derive(Default)]
 pub struct Mounts {
-    /// All of it.
+    /// All mounts.
     pub mounts: Vec<Mount>,
-    /// Guest paths that are read-only all the same.
+    /// Guest paths that are read-only inside writable mounts.
     pub read_only: Vec<PathBuf>,
-    /// Layers over directories of the mounts.
+    /// Overlays over directories of the mounts.
     pub overlays: Vec<Overlay>,
-    /// Guest paths at which something empty is seen.
+    /// Guest paths that appear empty.
     pub hidden: Vec<PathBuf>,
     /// Guest paths of directories that the program may remove and make again.
     pub removable: Vec<PathBuf>,
-    /// What the user is to know.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// Variables that name kept directories.
+    /// Variables that name persistent directories.
     pub env: Vec<(String, PathBuf)>,
-    /// The project, if it is seen.
+    /// The project, if it is mounted.
     pub project: Option<Shown>,
     /// Descriptors that must stay open until the program has started.
     pub opened: Vec<Opened>,
-    /// Keeps the kept directories from being emptied.
+    /// Protects persistent directories from being emptied.
     pub in_use: Option<InUse>,
 }
 
-/// The project as a run sees it.
+/// A mounted project.
 pub struct Shown {
-    /// Its directory.
+    /// Project directory.
     pub path: PathBuf,
-    /// Whether it can be written.
+    /// Access of the mount.
     pub access: Access,
-    /// Directories of it that the sandbox has of its own, each with the host directory that is mounted there.
+    /// Excluded directories, each with the host directory mounted there instead.
     pub excluded: Vec<(PathBuf, PathBuf)>,
-    /// Watches over what of it the host obeys, where it can be written.
+    /// Watches files that host programs act on, if the project is writable.
     pub guarding: Option<Guarding>,
 }
 
-/// Finds what a run sees, and makes the directories that are kept for it.
+/// Decides the mounts of a run, and makes its persistent directories.
 ///
-/// `settle` is called before anything is kept for a project for which nothing was kept before.
+/// Calls `settle` before the first persistent directory of a project is made.
 pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() -> Result<(), Error>) -> Result<Mounts, Error> {
     let mut found = Mounts::default();
     let keeper = Keeper::new(given.home, project.as_ref().map(Opened::path), given.project_id);
@@ -110,7 +110,7 @@ pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() ->
     Ok(found)
 }
 
-/// Adds what a tool keeps; returns the host directories that it is kept in.
+/// Adds a tool's persistent directories; returns their host paths.
 fn keep(found: &mut Mounts, given: &Given<'_>, keeper: &Keeper<'_>) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     let (settings, tool) = (given.settings, given.tool);
@@ -137,7 +137,7 @@ fn mount_project(found: &mut Mounts, shown: &Shown, host: HostPath) {
     }
 }
 
-/// Guards what of the project the host obeys: its repository, the files that its programs act on, its sockets.
+/// Protects the parts of the project that host programs act on: its repository, known files, sockets.
 fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Opened) -> Result<(), Error> {
     let (path, mount) = (project.path(), &given.settings.mount);
     let layers = given.home.repositories();
@@ -145,7 +145,7 @@ fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Ope
     if !left.is_empty() {
         found
             .notes
-            .push(format!("of an earlier run that was killed, not all was taken over into the repository:\n  {}", left.join("\n  ")));
+            .push(format!("not all changes of an earlier, killed run could be imported into the repository:\n  {}", left.join("\n  ")));
     }
     let most = mount.max_guarded.map_or(MAX_GUARDED, |most| most as usize);
     let named = named::named(Place { project: path, home: given.user_home, most })?;
@@ -180,32 +180,32 @@ fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Ope
     Ok(())
 }
 
-/// In a project that cannot be written there must be a place for an excluded directory.
+/// A read-only project must already contain the excluded directory, as mount point.
 fn excludable(project: &Path, inner: &str, access: Access) -> Result<(), Error> {
     let place = project.join(inner);
     match fs::metadata(&place) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(Error::usage(format!("mount.exclude: {} is not a directory", place.display()), "take it out of silo.toml")),
+        Ok(_) => Err(Error::usage(format!("mount.exclude: {} is not a directory", place.display()), "remove it from silo.toml")),
         Err(_) if access == Access::ReadOnly => {
-            let what = format!("mount.exclude: {} is not there, and mount.mode = \"ro\" keeps it from being made", place.display());
+            let what = format!("mount.exclude: {} does not exist, and mount.mode = \"ro\" prevents silo from creating it", place.display());
             Err(Error::usage(what, format!("mkdir -p {}", place.display())))
         }
         Err(_) => Ok(()),
     }
 }
 
-/// Adds a file that the settings name.
+/// Adds a file of `passFiles`.
 fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<&Opened>) -> Result<(), Error> {
     let (host, guest) = (file.host(), file.guest());
     let wrong = |what: String| {
         Error::usage(
             format!("passFiles: {host}: {what}"),
-            "`silo config show` says which silo.toml names it; make the file, or take it out",
+            "`silo config show` shows the silo.toml that names it; create the file, or remove the entry",
         )
     };
     let opened = match (file.is_of_project(), project) {
         (true, Some(project)) => project.below(Path::new(host)),
-        // Without the project there is none of its files.
+        // Without a project, its files cannot be passed.
         (true, None) => return Ok(()),
         (false, _) => open_users_file(given, &below(given.user_home, host), project.map(Opened::path)),
     };
@@ -227,28 +227,28 @@ fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<
     Ok(())
 }
 
-/// Opens a file that the user named by a path of their own. Its symlinks are the user's, but for those in projects: a tool
-/// that runs there can make them.
+/// Opens a file that the user named by path. Symlinks are followed, except in projects and persistent directories, where a tool can have
+/// made them.
 fn open_users_file(given: &Given<'_>, path: &Path, project: Option<&Path>) -> Result<Opened, opened::Error> {
     let written_by_tools = |link: &Path| {
         let in_project = |dir: &Path| link.starts_with(dir);
-        // Where the list cannot be read, no symlink counts as the user's own.
+        // If the list cannot be read, follow no symlink.
         let recorded = projects::list(given.home).map_or(true, |all| all.iter().any(|recorded| in_project(&recorded.path)));
         project.is_some_and(in_project) || link.starts_with(given.home.kept()) || recorded
     };
     Opened::open(path, Links::If(&|link| !written_by_tools(link)))
 }
 
-/// Reads `~/` as the home directory, which has the same path inside.
+/// Expands `~/`; the home directory has the same path inside.
 fn below(home: &Path, path: &str) -> PathBuf {
     path.strip_prefix("~/").map_or_else(|| PathBuf::from(path), |rest| home.join(rest))
 }
 
 impl Shown {
-    /// Returns the host path of a path of the project, which in an excluded directory is elsewhere.
+    /// Returns the host path of a project path; in an excluded directory it is elsewhere.
     pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
         let inner = path.strip_prefix(&self.path).ok()?;
-        // The deepest directory that is excluded has the last word.
+        // The deepest excluded directory wins.
         let of = |(dir, host): &(PathBuf, PathBuf)| Some((dir.components().count(), host.join(inner.strip_prefix(dir).ok()?)));
         let elsewhere = self.excluded.iter().filter_map(of).max_by_key(|(depth, _)| *depth);
         Some(elsewhere.map_or_else(|| path.to_owned(), |(_, host)| host))

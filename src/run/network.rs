@@ -1,4 +1,4 @@
-//! The network of a run: grants, forwarded ports, the ssh agent, and the record of what was reached.
+//! The network of a run: grants, port forwards, ssh agent, and the connection log.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,11 +16,11 @@ use crate::recipe::Recipe;
 
 use super::error::Error;
 
-/// What decides the network of a run.
+/// Inputs that decide the network of a run.
 pub struct Given<'a> {
-    /// The home.
+    /// Silo's home directory.
     pub home: &'a Home,
-    /// The tool's name.
+    /// Name of the tool.
     pub tool: &'a str,
     /// Its recipe; without one, nothing is granted.
     pub recipe: Option<&'a Recipe>,
@@ -28,33 +28,33 @@ pub struct Given<'a> {
     pub settings: &'a Settings,
     /// The image's composed root.
     pub root: &'a Path,
-    /// What the machine knows of the network.
+    /// Proxies and CA certificates of the host.
     pub outside: &'a Outside,
-    /// Where names are noted that were reached with `--learn`.
+    /// Record of the hosts reached with `--learn`.
     pub learn: Option<&'a Lesson>,
-    /// What the command line asks for.
+    /// Grants of the command line.
     pub asked: Asked,
     /// Receives progress.
     pub sink: Sink<'a>,
 }
 
-/// What the command line opens besides the settings.
+/// Grants of the command line, in addition to the settings.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
-    /// Forwarded ports.
+    /// Port forwards.
     pub ports: Vec<Port>,
-    /// The socket of the user's ssh agent, if it may be asked.
+    /// Socket of the user's ssh agent, if it is passed.
     pub ssh_agent: Option<PathBuf>,
-    /// Names that may be reached.
+    /// Allowed hosts.
     pub allow: Vec<String>,
 }
 
-/// Decides what a run may reach; the files and variables are what its programs need for that.
+/// Decides the network access of a run, with the files and variables that programs need for it.
 pub fn reach(given: Given<'_>) -> Reach {
     let named = given.recipe.is_some() || !given.asked.allow.is_empty();
     let reach = named.then(|| {
         let of_recipe = given.recipe.map_or(&[][..], |recipe| &recipe.run.network);
-        // Without a recipe only typed names count.
+        // Without a recipe, only hosts on the command line are granted.
         let mut granted = given.recipe.map(|_| given.settings.network(given.tool, of_recipe)).unwrap_or_default();
         granted.allow.extend(given.asked.allow.iter().filter(|name| !granted.allow.contains(name)).cloned().collect::<Vec<_>>());
         let root = [given.root.to_owned()];
@@ -68,7 +68,7 @@ pub fn reach(given: Given<'_>) -> Reach {
     });
     let mut reach = reach.unwrap_or_else(nothing);
     let mut ports = given.settings.ports(given.tool).to_vec();
-    // What is typed counts more: it may forward a port of this machine elsewhere for once.
+    // The command line wins: it may forward a port of this machine elsewhere for this run.
     ports.retain(|port| given.asked.ports.iter().all(|own| own.host != port.host));
     ports.extend(given.asked.ports);
     ports.sort();
@@ -82,42 +82,42 @@ pub fn reach(given: Given<'_>) -> Reach {
     reach
 }
 
-/// A tool without a recipe is granted nothing.
+/// Without a recipe, nothing is granted.
 fn nothing() -> Reach {
     Reach { network: None, files: Vec::new(), env: Vec::new() }
 }
 
-/// The names that a run reaches while everything with a public address is granted.
+/// Records the hosts that a run reaches while all public addresses are granted.
 pub struct Lesson {
     notes: tempfile::NamedTempFile,
 }
 
 impl Lesson {
-    /// Begins one.
+    /// Starts a record.
     pub fn begin() -> Result<Lesson, Error> {
         Ok(Lesson { notes: tempfile::NamedTempFile::new().map_err(Error::Temporary)? })
     }
 
-    /// Describes what was reached, and the grant that would cover it.
+    /// Describes the reached hosts, and suggests a grant.
     pub fn summary(&self) -> Result<String, Error> {
         let names = ecosystem::noted(self.notes.path())?;
         if names.is_empty() {
-            return Ok("it reached nothing that needs a grant".to_owned());
+            return Ok("the run reached no host that needs a grant".to_owned());
         }
-        // What a grant without a port covers needs none.
+        // A grant without a port covers 80 and 443.
         let short = |name: &String| name.strip_suffix(":443").or_else(|| name.strip_suffix(":80")).unwrap_or(name).to_owned();
         let names: std::collections::BTreeSet<String> = names.iter().map(short).collect();
         let names: Vec<String> = names.into_iter().collect();
-        Ok(format!("it reached {}\n  try: silo config network allow {}", names.join(", "), names.join(" ")))
+        Ok(format!("the run reached {}\n  try: silo config network allow {}", names.join(", "), names.join(" ")))
     }
 }
 
-/// Returns the record that a run's network is written to.
+/// Returns the target of a run's connection log.
 pub fn record(home: &Home, title: &journal::Title, pid: u32) -> Record {
     Record { into: home.network_logs().join(journal::file_name(title.started, pid)), title: title.line() }
 }
 
-/// Removes the oldest records once there is a new one.
+/// Removes the oldest logs if this run wrote one.
 pub fn prune_records(home: &Home, record: Option<&Path>) {
     if record.is_some_and(|record| fs::symlink_metadata(record).is_ok()) {
         journal::prune(home);

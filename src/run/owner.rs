@@ -1,6 +1,6 @@
-//! What root of a sandbox can do with another user's project, said before the program starts.
+//! Notes, before the program starts, the limits of root in a sandbox on another user's project.
 //!
-//! Root inside is the host's root without its power over other users' files, so the project's permission bits count.
+//! Root inside has no power over other users' files, so the project's permission bits apply.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +11,7 @@ use crate::plain;
 
 use super::user::User;
 
-/// Says what root can do with a project that belongs to another user, unless it can do everything.
+/// Describes the access of root to another user's project, unless it is full access.
 pub fn note(user: &User, project: &Path, access: Access) -> Option<String> {
     let found = fs::metadata(project).ok().filter(|found| user.uid == 0 && found.uid() != 0)?;
     let is_of_group =
@@ -23,7 +23,7 @@ pub fn note(user: &User, project: &Path, access: Access) -> Option<String> {
     ))
 }
 
-/// What somebody who is not the owner can do with a directory, if that is less than everything.
+/// Describes the access of a user who is not the owner, unless it is full access.
 fn can(mode: u32, is_of_group: bool, access: Access) -> Option<&'static str> {
     let bits = if is_of_group { mode >> 3 & 7 } else { mode & 7 };
     match (bits & 5 == 5, bits & 2 == 2 && access == Access::ReadWrite) {

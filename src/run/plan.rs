@@ -28,72 +28,72 @@ use super::tier::{self, Boot};
 use super::user::{Accounts, User};
 use super::{WORKSPACE, activation, moved, owner, private};
 
-/// The most of an image's `/etc/passwd` or `/etc/group` that is read; Debian's have a thousand bytes.
+/// Maximum size of an image's `/etc/passwd` or `/etc/group`; Debian's have a thousand bytes.
 const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
 
-/// Everything that decides a run. What is read of it was read once, before.
+/// Inputs of a run. All files among them were read once, before.
 pub struct Inputs<'a> {
-    /// The settings, the recipes and the project that they are of.
+    /// The settings, the recipes and their project.
     pub view: View<'a>,
-    /// Where images are.
+    /// Access to images.
     pub images: Images<'a>,
-    /// The caller and the machine around them.
+    /// The caller and the host environment.
     pub caller: &'a Caller<'a>,
-    /// The tool, and the program to run of it.
+    /// The tool, and its program to run.
     pub target: &'a Target,
-    /// What was typed besides.
+    /// Options of the command line.
     pub options: Options,
-    /// Takes lines for the user that --quiet does not hide.
+    /// Prints lines that `--quiet` does not hide.
     pub say: &'a dyn Fn(&str),
 }
 
-/// The caller and the machine around them.
+/// The caller and the host environment.
 pub struct Caller<'a> {
-    /// Who calls.
+    /// Calling user.
     pub user: User,
-    /// The working directory.
+    /// Working directory.
     pub cwd: PathBuf,
-    /// The same as the user's shell names it, where that path has symlinks.
+    /// The working directory as the user's shell spells it, if that path has symlinks.
     pub typed: Option<PathBuf>,
-    /// Reads a variable of the caller's environment.
+    /// Reads one of the caller's variables.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
-    /// What the machine knows of the network.
+    /// Proxies and CA certificates of the host.
     pub outside: Outside,
-    /// Seconds since 1970 now.
+    /// Current time in seconds since 1970.
     pub now: u64,
-    /// The number of this process.
+    /// Id of this process.
     pub pid: u32,
 }
 
-/// What was typed besides the tool.
+/// Options of the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The project to show.
+    /// Project to show.
     pub project: Project,
-    /// Grant every name with a public address, and report which were reached.
+    /// Grant all public addresses, and report the reached hosts.
     pub learn: bool,
-    /// Ports to forward.
+    /// Port forwards.
     pub ports: Vec<Port>,
     /// Pass the user's ssh agent.
     pub ssh_agent: bool,
-    /// Variables that are set for this run.
+    /// Variables for this run.
     pub env: Vec<(String, OsString)>,
-    /// Names that may be reached besides those of the settings.
+    /// Allowed hosts, in addition to the settings.
     pub allow: Vec<String>,
-    /// Memory to use at most, in MiB.
+    /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
-    /// Processors to use at most.
+    /// CPU limit.
     pub cpus: Option<u32>,
-    /// The tier that was asked for.
+    /// Requested tier.
     pub tier: Option<Tier>,
-    /// Boot a machine without a snapshot, and take none.
+    /// Boot the VM without a snapshot, and take none.
     pub cold: bool,
 }
 
 /// The project to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Project {
-    /// None.
+    /// No project.
     None,
     /// A directory; by default the one around the working directory.
     Of(Option<PathBuf>, Private),
@@ -105,18 +105,18 @@ impl Default for Project {
     }
 }
 
-/// What to do about a directory that holds keys, logins or the machine itself.
+/// Handling of a directory with keys, logins or the whole machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Private {
     /// Fail with [`Error::Private`].
     Refuse,
-    /// Show no project, and say so: nobody typed silo.
+    /// Show no project, and print a note. For calls through a shim.
     Hide,
     /// Show it.
     Show,
 }
 
-/// Decides a run: returns its launch spec, complete, and what must be held until its end.
+/// Decides a run. Returns the complete launch spec, and the leases to hold until the end.
 pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let Inputs { view, images, caller, target, options, .. } = inputs;
     let tool = &target.tool;
@@ -173,7 +173,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     if let (Some(alias), Some(shown)) = (&alias, &mounts.project)
         && let Ok(inner) = cwd.strip_prefix(&shown.path)
     {
-        // As its shell would tell it.
+        // As the caller's shell would set it.
         env.entry("PWD".into()).or_insert_with(|| alias.components().chain(inner.components()).collect::<PathBuf>().into());
     }
     environment::add_network(reach.env, network.as_ref(), &mut env);
@@ -220,7 +220,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     Ok((spec, leases))
 }
 
-/// The path by which the user knows the project, where symlinks lead from there to it and not the other way round.
+/// Returns the path by which the user knows the project, if symlinks lead from it to the project.
 fn alias(inputs: &Inputs<'_>, project: &Path) -> Option<PathBuf> {
     let named = match &inputs.options.project {
         Project::Of(Some(dir), _) if dir.is_absolute() && !dir.components().any(|part| part == Component::ParentDir) => Some(dir),
@@ -232,13 +232,13 @@ fn alias(inputs: &Inputs<'_>, project: &Path) -> Option<PathBuf> {
     is_apart.then(|| alias.components().collect())
 }
 
-/// Opens the project to show, unless it is one that must not be shown by chance.
+/// Opens the project, unless it is private and not confirmed.
 fn project(inputs: &Inputs<'_>) -> Result<Option<Opened>, Error> {
     let Project::Of(dir, private) = &inputs.options.project else { return Ok(None) };
     let dir = dir.as_deref().unwrap_or(inputs.view.project);
     let absolute = inputs.caller.cwd.join(dir);
     let canonical = std::fs::canonicalize(&absolute).map_err(|source| Error::Directory { path: dir.to_owned(), source })?;
-    // Its path has no symlinks now; if it gets one, nothing is opened.
+    // The canonical path has no symlinks. If one appears now, opening fails.
     let opened = Opened::open(&canonical, Links::Refuse)?;
     if !opened.is_dir() {
         return Err(Error::usage(format!("{} is not a directory", dir.display()), "name a directory"));
@@ -250,7 +250,7 @@ fn project(inputs: &Inputs<'_>) -> Result<Option<Opened>, Error> {
     if *private == Private::Refuse {
         return Err(Error::Private { dir: opened.path().to_owned(), why });
     }
-    (inputs.say)(&format!("nothing of {} is shown to the tool: {why}", plain::path(opened.path())));
+    (inputs.say)(&format!("{} is not shown to the tool: {why}", plain::path(opened.path())));
     Ok(None)
 }
 
@@ -274,7 +274,7 @@ fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Opt
     })
 }
 
-/// The directory to start in: the one of the settings, else the caller's where it is seen, else the project or the home.
+/// Working directory of the program: that of the settings, else the caller's if it is visible, else the project or the home directory.
 fn cwd(over: &Override, project: Option<&Shown>, caller: &Caller<'_>) -> PathBuf {
     match (&over.workdir, project) {
         (Some(workdir), _) => workdir.into(),
@@ -289,7 +289,7 @@ fn activate(run: Option<&Run>, project: Option<&Shown>, cwd: &Path, root: &Path,
     activation::activate(run, &shown.path, cwd, (root, &|path| shown.on_host(path)), env)
 }
 
-/// Returns the socket of the user's ssh agent, where it may be asked and is there.
+/// Returns the socket of the user's ssh agent, if it is passed and exists.
 fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     if !inputs.options.ssh_agent && !settings.passes_ssh_agent(&inputs.target.tool.name) {
         return None;
@@ -297,7 +297,7 @@ fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     let socket = (inputs.caller.variable)("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(PathBuf::from);
     let why = match socket {
         None => "SSH_AUTH_SOCK is not set".to_owned(),
-        Some(socket) if !socket.exists() => format!("nothing is at {}", plain::path(&socket)),
+        Some(socket) if !socket.exists() => format!("{} does not exist", plain::path(&socket)),
         Some(socket) => return Some(socket),
     };
     (inputs.say)(&format!("there is no ssh agent to pass: {why}\n  try: eval \"$(ssh-agent)\" && ssh-add"));
@@ -312,7 +312,7 @@ fn budget(over: &Override, run: Option<&Run>, asked: &Options, least_memory_mb: 
     }
 }
 
-/// Reads the image's accounts; root needs none.
+/// Reads the image's account files; root needs no entry.
 fn accounts(user: &User, root: &Path) -> Accounts {
     if user.uid == 0 {
         return Accounts::default();

@@ -1,4 +1,4 @@
-//! Directories that no tool sees unless the user confirms it.
+//! Private directories, which tools see only after the user's confirmation.
 
 use std::fs;
 use std::path::Path;
@@ -12,18 +12,18 @@ pub fn hidden(home: &Home, user_home: &Path, dir: &Path) -> Result<Option<&'stat
     Ok((!trust::approved(home, dir)?.contains(&approval(why))).then_some(why))
 }
 
-/// Returns why a directory is hidden from tools, whatever was approved.
+/// Returns why a directory is hidden from tools by default.
 pub fn why_private(user_home: &Path, dir: &Path) -> Option<&'static str> {
     let user_home = fs::canonicalize(user_home).unwrap_or_else(|_| user_home.to_owned());
     exposes(dir, &user_home)
 }
 
-/// Returns the line that is approved to show a directory all the same.
+/// Returns the approval line for showing a directory anyway.
 pub fn approval(why: &str) -> String {
     format!("it is shown to tools although {why}")
 }
 
-/// Why a directory is not shown to a tool without an explicit yes.
+/// Returns why a directory needs an explicit approval.
 fn exposes(project: &Path, home: &Path) -> Option<&'static str> {
     if project == Path::new("/") {
         Some("it is the whole machine")

@@ -1,4 +1,4 @@
-//! How a run sees the project's git repository: under a layer of its own, read-only, not at all, or as it is.
+//! Decides how a run sees the project's git repository: through a private overlay, read-only, hidden, or directly.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,51 +16,51 @@ use crate::plain;
 use super::error::Error;
 use super::{WORKSPACE, worktree};
 
-/// What git obeys of a repository that tools write directly.
+/// Files of a directly writable repository that git acts on.
 const OBEYED: [&str; 5] = [".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir", ".git/info"];
-/// Repositories in it, of which tools write nothing then.
+/// Inner repositories; read-only when the repository is directly writable.
 const INNER: [&str; 2] = ["modules", "worktrees"];
 
-/// What a run sees of a repository.
+/// A run's view of a repository.
 #[derive(Default)]
 pub struct Seen {
-    /// Mounts besides the project's own.
+    /// Mounts in addition to the project's.
     pub mounts: Vec<Mount>,
-    /// Layers over directories.
+    /// Overlays over directories.
     pub overlays: Vec<Overlay>,
-    /// Guest paths that are read-only.
+    /// Read-only guest paths.
     pub read_only: Vec<PathBuf>,
-    /// Guest paths at which something empty is seen.
+    /// Guest paths that appear empty.
     pub hidden: Vec<PathBuf>,
-    /// Paths in the project that git obeys.
+    /// Project paths that git acts on.
     pub obeyed: Vec<(PathBuf, String)>,
     /// Descriptors that must stay open until the program has started.
     pub opened: Vec<Opened>,
-    /// The layer, to be taken over.
+    /// The layer to import.
     pub layer: Option<Layer>,
-    /// What the user is to know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// What decides how a repository is seen.
+/// Inputs that decide the view.
 pub struct Given<'a> {
-    /// Where layers lie.
+    /// Directory of the layers.
     pub layers: &'a Path,
-    /// How it is wished for.
+    /// Setting `mount.git`.
     pub git: Git,
-    /// Whether the project can be written.
+    /// Access to the project.
     pub access: Access,
     /// Working trees of submodules.
     pub submodules: &'a [PathBuf],
 }
 
-/// Decides how the repository of a project is seen.
+/// Decides how a run sees the project's repository.
 pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
     let mut seen = Seen::default();
     let path = project.path();
     let at_git = [path.join(".git"), Path::new(WORKSPACE).join(".git")];
     let Ok(git) = fs::symlink_metadata(&at_git[0]) else {
-        // One that comes is reported.
+        // Report a repository that appears during the run.
         seen.obeyed.extend(OBEYED.iter().map(|name| (PathBuf::from(name), "git".to_owned())));
         return Ok(seen);
     };
@@ -72,7 +72,7 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
     let writes = given.access == Access::ReadWrite;
     if given.git == Git::Direct || !writes {
         if git.is_dir() && writes {
-            // So that there is something to guard. Where it cannot be made it is looked for after the run.
+            // Create it as mount point for the guard. If that fails, the check after the run finds a new one.
             let _ = fs::create_dir(at_git[0].join("hooks"));
             seen.read_only.extend(at_git.iter().flat_map(|git| INNER.map(|name| git.join(name))));
             seen.obeyed.extend(OBEYED.iter().map(|name| (PathBuf::from(name), "git".to_owned())));
@@ -101,7 +101,7 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
     match layer {
         Some(layer) => {
             if linked.is_some() {
-                // Covered by the layer as a whole.
+                // The overlay covers this mount completely.
                 seen.mounts.push(Mount { host: dir.host(), guest: common, access: Access::ReadWrite });
             }
             seen.overlays.push(overlay(&layer, dir.host(), guests));
@@ -114,26 +114,25 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
     Ok(seen)
 }
 
-/// Finds the guest paths of a repository that lies elsewhere in the project: `git init --separate-git-dir`, or a `.git` that is
-/// a symlink.
+/// Finds the guest paths of a repository elsewhere in the project: `git init --separate-git-dir`, or a `.git` that is a symlink.
 fn elsewhere(project: &Path) -> Vec<PathBuf> {
-    // What git on the host cannot read either obeys nothing.
+    // If silo cannot read it, git on the host most likely cannot either.
     let Ok(Some(repository)) = Repository::find(project) else { return Vec::new() };
     let inner = [repository.own(), repository.common()].into_iter().filter_map(|dir| dir.strip_prefix(project).ok());
     inner.flat_map(|inner| [project, Path::new(WORKSPACE)].map(|top| top.join(inner))).collect()
 }
 
-/// Makes the layer, unless the repository is one that cannot be taken over to.
+/// Makes the layer, unless silo cannot import into this repository.
 fn layer(given: &Given<'_>, project: &Path, common: &Path, seen: &mut Seen) -> Result<Option<Layer>, Error> {
     let mut note = |why: &str| seen.notes.push(format!("the repository in {} is read-only inside: {why}", plain::path(common)));
     if !HAS_NATIVE {
-        note("this system has no layers for files");
+        note("this system has no overlay file system");
         return Ok(None);
     }
     match Repository::find(project)? {
-        None => note("it is not a whole repository"),
-        Some(repository) if repository.layout() == Layout::Other => note("it keeps its refs in a way that silo does not read"),
-        Some(repository) if repository.common() != common => note("it has its objects elsewhere"),
+        None => note("it is not a complete repository"),
+        Some(repository) if repository.layout() == Layout::Other => note("silo cannot read its ref format"),
+        Some(repository) if repository.common() != common => note("its objects are in another directory"),
         Some(repository) => {
             let over = Over { layers: given.layers, project, repository: &repository, submodules: given.submodules };
             match Layer::begin(over) {

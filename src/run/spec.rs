@@ -1,8 +1,7 @@
-//! Puts the parts of a run together to a launch spec. Pure: it asks neither the file system nor the environment.
+//! Assembles the launch spec of a run. Pure: uses neither the file system nor the environment.
 //!
-//! A program sees the image's root below a layer that is gone afterwards, one project at its own path (and at
-//! `/workspace`), the directories that outlive its runs, and the files and variables that are named. Nothing else of the host
-//! is there to be seen.
+//! A program sees the image's root under a temporary overlay, one project at its own path (and at `/workspace`), persistent directories,
+//! and the named files and variables. Nothing else of the host is visible.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,63 +14,63 @@ use crate::launch::spec::{
 
 use super::user::{Accounts, User};
 
-/// Most that a run may write outside the project: it is kept in memory and gone afterwards.
+/// Default limit of writes outside the project; they are kept in memory and discarded at the end.
 const SCRATCH_BYTES: u64 = 4 << 30;
-/// Processes and threads that a run may have: far above any build's needs, far below what hurts a host.
+/// Limit of processes and threads: far above any build's needs, far below a danger to the host.
 const TASKS: u64 = 8192;
 
-/// Everything that was decided about a run.
+/// All decisions about one run.
 #[derive(Clone, Debug)]
 pub struct Parts<'a> {
     /// The image's composed root.
     pub root: PathBuf,
-    /// The program and its arguments.
+    /// Program and arguments.
     pub argv: Vec<OsString>,
-    /// The whole environment.
+    /// Complete environment.
     pub env: BTreeMap<OsString, OsString>,
-    /// What of the host is visible, in any order.
+    /// Mounts in any order.
     pub mounts: Vec<Mount>,
-    /// Guest paths that are read-only all the same.
+    /// Read-only guest paths inside writable mounts.
     pub read_only: Vec<PathBuf>,
-    /// Layers over directories of them.
+    /// Overlays over directories of the mounts.
     pub overlays: Vec<Overlay>,
-    /// Guest paths at which something empty is seen.
+    /// Guest paths that appear empty.
     pub hidden: Vec<PathBuf>,
     /// Guest paths of directories that the program may remove and make again.
     pub removable: Vec<PathBuf>,
-    /// The directory to start in.
+    /// Working directory.
     pub cwd: PathBuf,
     /// The caller.
     pub user: &'a User,
-    /// The image's accounts, to which the caller is added.
+    /// The image's account files, to which the caller is added.
     pub accounts: Accounts,
-    /// What it may use up.
+    /// Resource limits.
     pub budget: Budget,
-    /// What it may reach; `None` for no network at all.
+    /// Network access; `None` for no network.
     pub network: Option<Network>,
-    /// Files that programs need for that network.
+    /// Files that programs need for the network.
     pub network_files: Vec<File>,
-    /// A path that leads to another one: the user's path to the project.
+    /// A symlink and its target: the user's own path to the project.
     pub alias: Option<(PathBuf, PathBuf)>,
-    /// The virtual machine that it runs in, if it is not run natively.
+    /// VM of the run; `None` for the native tier.
     pub machine: Option<Machine>,
 }
 
-/// What a run may use up.
+/// Resource limits of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Processors to use at most.
+    /// CPU limit.
     pub cpus: Option<u32>,
-    /// Memory to use at most, in MiB.
+    /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
-    /// What may be written outside of what is mounted, in MiB, where that is not as usual.
+    /// Limit of writes outside of mounts in MiB; `None` for the default.
     pub scratch_mb: Option<u64>,
 }
 
-/// Makes the launch spec.
+/// Assembles the launch spec.
 pub fn assemble(parts: Parts<'_>) -> Spec {
     let mut mounts = parts.mounts;
-    // An outer one before an inner one: what is mounted later hides what is below it.
+    // Outer mounts first: a later mount hides everything below its path.
     mounts.sort_by_key(|mount| mount.guest.components().count());
     let mib = |mib: u64| mib.saturating_mul(1 << 20);
     let mut dirs = vec![Dir { guest: parts.user.home.clone(), mode: 0o700 }];
@@ -108,7 +107,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
     }
 }
 
-/// The files by which a program finds its own name, and the resolver inside.
+/// Files for the host name and the resolver.
 fn host_files(network: Option<&Network>) -> Vec<File> {
     let file = |guest: &str, text: &str| File { guest: guest.into(), bytes: Bytes(text.as_bytes().to_vec()), mode: 0o644 };
     vec![

@@ -1,4 +1,4 @@
-//! Which tool a command line means, and what is run of it.
+//! Finds the tool and the program of a command line.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -17,44 +17,44 @@ use crate::tool::record::{self, Installed};
 use super::error::Error;
 use super::grammar::{self, Commands, Known, Meant, Typed, Unclear};
 
-/// What is to be run.
+/// The program to run.
 pub struct Target {
-    /// The tool.
+    /// Installed tool.
     pub tool: Installed,
-    /// Its recipe; a tool whose recipe is gone still runs as its image says.
+    /// Recipe of the tool; without one, the tool still runs with its image's configuration.
     pub recipe: Option<Recipe>,
-    /// The program and its arguments.
+    /// Program and arguments.
     pub argv: Vec<OsString>,
-    /// The arguments that were typed.
+    /// Typed arguments.
     pub args: Vec<OsString>,
-    /// Variables that are set for it, over all others.
+    /// Variables that override all others.
     pub env: Vec<(String, String)>,
-    /// Memory that it needs at least, in MiB, where it is limited.
+    /// Minimum memory in MiB, applied to a memory limit.
     pub least_memory_mb: u64,
 }
 
 impl Target {
-    /// A tool's program as anybody runs it.
+    /// A target without extra variables or memory needs.
     fn plain(tool: Installed, recipe: Option<Recipe>, argv: Vec<OsString>, args: Vec<OsString>) -> Target {
         Target { tool, recipe, argv, args, env: Vec::new(), least_memory_mb: 0 }
     }
 }
 
-/// What the command line says of it.
+/// The parsed command line.
 pub struct Wanted<'a> {
-    /// The tool, or a command of one.
+    /// A tool, or a command of one.
     pub word: &'a OsStr,
-    /// The program that is asked for by an option.
+    /// Value of `--shim`.
     pub program: Option<OsString>,
-    /// Everything after the word.
+    /// Everything after the first word.
     pub rest: Vec<OsString>,
-    /// Whether the project is left out of it.
+    /// True to ignore the project.
     pub no_project: bool,
-    /// Takes a hint for the user.
+    /// Prints a hint for the user.
     pub hint: &'a dyn Fn(&str),
 }
 
-/// Finds the installed tool that is meant, and the program with its arguments.
+/// Finds the installed tool, its program and the arguments.
 pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
     let places;
     let view = if wanted.no_project {
@@ -91,7 +91,7 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
     Ok(Target::plain(tool, recipe, argv, args))
 }
 
-/// Finds what the shim `name` of a tool runs; nothing of the arguments is looked at.
+/// Finds the command of the shim `name`; the arguments are not interpreted.
 pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> Result<Target, Error> {
     let table = table::read(&view.home.shims())?;
     let installed = usable(view, tool, false)?.ok_or_else(|| missing(view, &table, tool))?;
@@ -103,19 +103,18 @@ pub fn of_shim(view: View<'_>, tool: &str, name: &str, args: Vec<OsString>) -> R
 fn plain(word: &OsStr) -> Result<&str, Error> {
     let shown = word.to_string_lossy();
     if shown.starts_with('-') {
-        return Err(Error::usage(format!("unknown option {shown}"), "options of silo stand before the tool; `silo run --help` lists them"));
+        return Err(Error::usage(format!("unknown option {shown}"), "put options of silo before the tool; `silo run --help` lists them"));
     }
     let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
     let name = name.ok_or_else(|| Error::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
     if let Some((tool, version)) = name.split_once('@') {
         let hint = format!("silo install {tool}@{version}, then silo run {tool}");
-        return Err(Error::usage("a version is chosen when a tool is installed, not when it is run", hint));
+        return Err(Error::usage("the version is set when a tool is installed, not when it runs", hint));
     }
     Ok(name)
 }
 
-/// The tools that `name` may mean: the one that is called so, else those that have such a command; those that the project
-/// claims before others.
+/// Returns the tools that `name` can mean: the tool of this name, else the tools with such a command, those of the project first.
 fn candidates(view: View<'_>, table: &Table, name: &str, no_project: bool) -> Result<Vec<Installed>, Error> {
     if check_name(name).is_ok()
         && let Some(tool) = usable(view, name, no_project)?
@@ -137,12 +136,12 @@ fn candidates(view: View<'_>, table: &Table, name: &str, no_project: bool) -> Re
     Ok(tools)
 }
 
-/// Finds the image of a tool: the project's where the project claims the tool, else the installed one.
+/// Finds the image of a tool: the project's if the project uses the tool, else the installed one.
 fn usable(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Installed>, Error> {
     if no_project { Ok(record::get(view.home, tool)?) } else { Ok(definition::current(view, tool)?) }
 }
 
-/// The commands of a tool: its recipe's with those of add-ons, and the user's own names for them.
+/// Returns the commands of a tool: those of its recipe, its add-ons, and the user's aliases.
 fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Option<Recipe>, Commands) {
     let scope = if no_project { Scope::Global } else { Scope::Project };
     let recipe = definition::of(view, tool, scope).ok().map(|definition| definition.found.recipe);
@@ -159,11 +158,11 @@ fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Opt
     (recipe, commands)
 }
 
-/// Adds the program of an image that the first argument names, where the image's command is no more than a default.
+/// Adds the program that the first argument names, if the image's own command is only a default.
 fn know_programs(view: View<'_>, tool: &Installed, first: Option<&OsString>, commands: &mut Commands) {
     let Some(first) = first.and_then(|first| first.to_str()).filter(|first| commands.is_default && !first.is_empty()) else { return };
     let (root, path) = (image::root(view.home, tool.image), Path::new(first));
-    // A path that is not absolute is one of the project.
+    // A relative path with directories is a path in the project.
     let dirs: Vec<PathBuf> = match (path.is_absolute(), path.components().count()) {
         (true, _) => path.parent().map(Path::to_owned).into_iter().collect(),
         (false, 1) => {
@@ -180,7 +179,7 @@ fn know_programs(view: View<'_>, tool: &Installed, first: Option<&OsString>, com
     }
 }
 
-/// Adds the tools whose command the first argument is, so that it can be told that it is theirs.
+/// Adds other tools that have the first argument as a command, for a hint.
 fn know_others(table: &Table, first: Option<&OsString>, known: &mut Known) {
     let Some(first) = first.and_then(|first| first.to_str()) else { return };
     for entry in table.owners(first) {

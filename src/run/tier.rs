@@ -1,4 +1,4 @@
-//! The tier of a run, and the image, kernel and disk that a virtual machine needs.
+//! Selects the tier of a run, and the image, kernel and disk of its VM.
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -17,54 +17,52 @@ use crate::tool::record::{self, Installed};
 use super::error::Error;
 use super::image::Images;
 
-/// The tool whose image machines are made of.
+/// Tool whose image VMs are made from.
 pub const VM: &str = "vm";
-/// The tool whose kernel they boot, where it is installed; else it is that of the former.
+/// Tool whose kernel VMs boot, if installed; otherwise the kernel of [`VM`].
 const KERNEL: &str = "kernel";
-/// A tool that was made of such an image, where nothing can be built before there are machines.
+/// Tool made from a container image, for hosts where no build can run before there is a VM.
 const FROM_IMAGE: &str = "machine";
-/// Memory of a machine where nothing says otherwise; only what is used of it is taken from the host.
+/// Default memory of a VM; the host allocates only the used part.
 const MEMORY_BYTES: u64 = 2 << 30;
-/// Processors of a machine where nothing says otherwise.
+/// Default number of CPUs of a VM.
 const CPUS: u32 = 2;
 
-/// Keeps images from being collected.
+/// Protect images from collection.
 pub type Pins = Vec<Pin>;
 
-/// How a machine of a run starts.
+/// Boot mode of a VM.
 #[derive(Clone, Copy, Debug)]
 pub enum Boot<'a> {
-    /// It boots, and no snapshot is taken.
+    /// Boot without a snapshot, and take none.
     Cold,
-    /// From a snapshot where there is one; it was taken after this command line had run once.
+    /// Restore a snapshot if there is one. It is taken after this command line has run once.
     Warm(&'a [String]),
 }
 
-/// Returns the tier of a run where none was asked for: a machine, where the processor runs guests and an image for machines
-/// is installed, or where there is no other tier.
+/// Returns the default tier: `vm` if the processor supports VMs and an image for them is installed, or if there is no native tier.
 pub fn usual(home: &Home) -> Result<Tier, Error> {
     let has_machines = !launch::HAS_NATIVE || (found(home)?.is_some() && launch::runs_guests().is_ok());
     Ok(if has_machines { Tier::Vm } else { Tier::Native })
 }
 
-/// Makes the machine that build steps run in where nothing is said: none, or, where there is no native tier, one as soon as
-/// an image for machines is installed.
+/// Returns the default VM for build steps: none, or, on hosts without a native tier, one as soon as an image for VMs is installed.
 pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(Machine, Pins)>, Error> {
     if launch::HAS_NATIVE || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
 }
 
-/// Makes the machine that build steps run in: without a disk, because each step has another root.
+/// Makes the VM for build steps. It has no disk, because each step has another root.
 pub fn of_steps(images: Images<'_>) -> Result<(Machine, Pins), Error> {
     let parts = parts(images)?;
     let snapshots = Some(boot::snapshots(images.home, parts.own.image));
     Ok((Machine { snapshots, ..machine(images, &parts, None, CPUS.min(processors()))? }, parts.pins))
 }
 
-/// Makes the machine that a tool runs in, for at most so many processors.
+/// Makes the VM for a tool, with at most `cpus` CPUs.
 pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option<u32>) -> Result<(Machine, Pins), Error> {
     let parts = parts(images)?;
     if !boot::has(images.home, tool.image, boot::DISK) {
-        (images.sink)(Event::Note { text: format!("making a disk of {} for machines, once", tool.name) });
+        (images.sink)(Event::Note { text: format!("creating a disk of {} for virtual machines, once", tool.name) });
     }
     let disk = boot::disk(images.home, tool.image).map_err(|source| Error::Boot { tool: tool.name.clone(), source })?;
     let (snapshots, warm_up) = match boot {
@@ -80,7 +78,7 @@ fn processors() -> u32 {
     thread::available_parallelism().map_or(1, |count: NonZero<usize>| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
-/// Finds the tool whose image machines are made of.
+/// Finds the tool whose image VMs are made from.
 fn found(home: &Home) -> Result<Option<Installed>, Error> {
     match record::get(home, VM)? {
         Some(own) => Ok(Some(own)),
@@ -88,7 +86,7 @@ fn found(home: &Home) -> Result<Option<Installed>, Error> {
     }
 }
 
-/// The image that QEMU runs in, the one with the kernel, which may be the same, and the pins that keep them.
+/// The image with QEMU, the image with the kernel (may be the same), and their pins.
 struct MachineImages {
     own: Installed,
     kernel: Installed,
@@ -97,7 +95,7 @@ struct MachineImages {
 
 fn parts(images: Images<'_>) -> Result<MachineImages, Error> {
     let own = found(images.home)?;
-    let own = own.ok_or_else(|| Error::missing("the vm tier needs the image that its machines are made of", how_to_have_it()))?;
+    let own = own.ok_or_else(|| Error::missing("the vm tier needs an image for virtual machines", how_to_have_it()))?;
     let mut pins = vec![images.pin(&own)?];
     let kernel = kernel_of(images.home, &own)?;
     if kernel.image != own.image {
@@ -106,26 +104,26 @@ fn parts(images: Images<'_>) -> Result<MachineImages, Error> {
     Ok(MachineImages { own, kernel, pins })
 }
 
-/// Finds the tool whose kernel machines boot.
+/// Finds the tool whose kernel VMs boot.
 fn kernel_of(home: &Home, own: &Installed) -> Result<Installed, Error> {
     Ok(record::get(home, KERNEL)?.unwrap_or_else(|| own.clone()))
 }
 
-/// Says which kernel machines boot, if an image for machines is installed.
+/// Reports the kernel of VMs, if an image for VMs is installed.
 pub fn check(home: &Home) -> Result<Option<Check>, Error> {
     let Some(own) = found(home)? else { return Ok(None) };
     let tool = kernel_of(home, &own)?;
-    let release = boot::release(home, tool.image).unwrap_or_else(|| "not looked at, it is compressed".to_owned());
+    let release = boot::release(home, tool.image).unwrap_or_else(|| "unknown, the image is compressed".to_owned());
     let detail = format!("{release}, of `{}`", tool.name);
     Ok(Some(Check { name: "kernel of machines", state: State::Ok, detail, cure: String::new() }))
 }
 
-/// Where no step can run before there are machines, theirs must come as an image.
+/// Without a native tier, no build can run before there is a VM, so the image must be imported.
 fn how_to_have_it() -> String {
     if launch::HAS_NATIVE {
         format!("silo install {VM}")
     } else {
-        format!("silo install {FROM_IMAGE} --image IMAGE --shim {FROM_IMAGE}:true; docs/macos.md says which image")
+        format!("silo install {FROM_IMAGE} --image IMAGE --shim {FROM_IMAGE}:true; docs/macos.md names the image")
     }
 }
 

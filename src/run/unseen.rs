@@ -1,4 +1,4 @@
-//! Files that a command line names and that the sandbox does not show: a script elsewhere on this machine, most of all.
+//! Finds files on the command line that are not visible in the sandbox, such as a script elsewhere on this machine.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 
 use crate::launch::spec::{File, SYMLINK, Spec};
 
-/// Finds the script that the arguments name where it is there on this machine and not in the sandbox.
+/// Returns the script on the command line, if it exists on this machine and not in the sandbox.
 ///
-/// The first argument that is a file of this machine is taken for the script. Later ones are the script's own.
+/// The first argument that is a file counts as the script. Later arguments belong to the script.
 pub fn script(spec: &Spec, cwd: &Path, args: &[OsString]) -> Option<PathBuf> {
     let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-") || arg.is_empty();
     let named = args.iter().filter(|arg| !is_option(arg)).map(Path::new);
     let (arg, file) = named.map(|arg| (arg, cwd.join(arg))).find(|(_, file)| fs::metadata(file).is_ok_and(|found| found.is_file()))?;
-    // A relative path starts inside where the program does.
+    // A relative path is resolved inside in the program's working directory.
     (!is_shown(spec, &spec.cwd.join(arg))).then_some(file)
 }
 
-/// Says whether a path is there in the sandbox: in a mount, or in the image.
+/// True if a path exists in the sandbox: in a mount, or in the image.
 fn is_shown(spec: &Spec, guest: &Path) -> bool {
     let mut links = spec.files.iter().filter(|file| file.mode == SYMLINK);
     let behind = |file: &File| Some(Path::new(OsStr::from_bytes(&file.bytes.0)).join(guest.strip_prefix(&file.guest).ok()?));
@@ -27,11 +27,11 @@ fn is_shown(spec: &Spec, guest: &Path) -> bool {
         let inner = guest.strip_prefix("/").unwrap_or(guest);
         return spec.root.lower.iter().any(|root| root.join(inner).symlink_metadata().is_ok());
     };
-    // A symlink can lead out of the mount.
+    // A symlink can point out of the mount.
     fs::canonicalize(&real).is_ok_and(|end| end == real || mounted(spec, &end).is_some_and(|again| again.exists()))
 }
 
-/// Returns the file of this machine that the innermost mount has at a path inside.
+/// Returns the host path of a guest path in its innermost mount.
 fn mounted(spec: &Spec, guest: &Path) -> Option<PathBuf> {
     let covering = spec.mounts.iter().filter_map(|mount| Some((mount, guest.strip_prefix(&mount.guest).ok()?)));
     let (mount, inner) = covering.max_by_key(|(mount, _)| mount.guest.components().count())?;

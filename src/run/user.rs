@@ -1,24 +1,24 @@
-//! The caller, and the account that a sandbox shows of them.
+//! The calling user, and their account in a sandbox.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use crate::launch::spec::{Bytes, File};
 
-/// Who calls.
+/// The calling user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The user's number.
+    /// User id.
     pub uid: u32,
-    /// The group's number.
+    /// Group id.
     pub gid: u32,
-    /// The user's name.
+    /// User name.
     pub name: String,
-    /// The user's home directory, which exists inside but holds nothing.
+    /// Home directory, which exists inside but is empty.
     pub home: PathBuf,
 }
 
-/// The account files of an image.
+/// Account files of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
     /// `/etc/passwd`.
@@ -41,7 +41,7 @@ impl User {
     }
 }
 
-/// Returns a name that can stand in `/etc/passwd`: the one given where it is plain, else `user`.
+/// Returns a valid name for `/etc/passwd`: the given one if it is plain, else `user`.
 pub fn account_name(name: Option<&OsStr>, uid: u32) -> String {
     if uid == 0 {
         return "root".to_owned();

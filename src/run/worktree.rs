@@ -1,8 +1,8 @@
-//! The repository of a linked git worktree, which lies outside the project.
+//! The repository of a linked git worktree, which is outside the project.
 //!
-//! The project's `.git` is then a file that names a directory of the repository, and a guest could have written it. So it
-//! counts only where that directory, which no guest of this project can write, says that this project is its worktree.
-//! The repository is read-only but for what commits write: objects, refs and the worktree's own index and heads.
+//! The project's `.git` is a file that names a directory of the repository, and a guest can have written that file. So it is accepted only
+//! if that directory, which no guest of this project can write, names the project as its worktree. The repository is read-only except for
+//! the paths that commits write: objects, refs, and the worktree's own index and heads.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,23 +11,23 @@ use silo_store::bounded;
 
 use crate::launch::spec::{Access, Mount};
 
-/// The largest of the small files by which git's directories name one another.
+/// Maximum size of the small files with which git's directories refer to each other.
 const MAX_LINK_BYTES: u64 = 8192;
-/// What commits write in a repository.
+/// Directories of a repository that commits write.
 const WRITTEN: [&str; 3] = ["objects", "refs", "logs"];
-/// What git obeys in a worktree's own directory.
+/// Files in a worktree's own directory that git acts on.
 const OBEYED: [&str; 3] = ["commondir", "gitdir", "config.worktree"];
 
-/// What of a repository a program in its linked worktree sees, at its own path.
+/// The mounts of a linked worktree's repository, at its own path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repository {
-    /// The mounts, an outer one before an inner one.
+    /// Mounts, outer ones first.
     pub mounts: Vec<Mount>,
-    /// What of them is read-only all the same.
+    /// Read-only paths inside them.
     pub read_only: Vec<PathBuf>,
 }
 
-/// Finds the repository of the linked worktree at a canonical path; with `access` to write, commits can be made.
+/// Finds the repository of a linked worktree by the worktree's canonical path. With write access, commits are possible.
 pub fn repository(project: &Path, access: Access) -> Option<Repository> {
     let file = project.join(".git");
     if !fs::symlink_metadata(&file).ok()?.is_file() {
@@ -55,7 +55,7 @@ fn is_plain_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
-/// Reads the one line of a small file.
+/// Reads a small file of one line.
 fn line(path: &Path) -> Option<String> {
     let text = String::from_utf8(bounded::read(path, MAX_LINK_BYTES).ok()?).ok()?;
     Some(text.trim_end_matches(['\n', '\r']).to_owned())
@@ -87,7 +87,7 @@ mod tests {
             [(common.clone(), read), (common.join("objects"), written), (common.join("refs"), written), (own.clone(), written)]
         );
         assert_eq!(repository(&project, Access::ReadOnly).expect("a worktree").mounts.len(), 1);
-        // The other way of writing it.
+        // The other spelling.
         write(own.join("gitdir"), "../../../../tree/.git\n".to_owned());
         write(project.join(".git"), "gitdir: ../main/.git/worktrees/tree\n".to_owned());
         assert!(repository(&project, Access::ReadWrite).is_some());
@@ -96,7 +96,7 @@ mod tests {
         fs::create_dir(&other).expect("made");
         write(other.join(".git"), format!("gitdir: {}\n", own.display()));
         assert_eq!(repository(&other, Access::ReadWrite), None);
-        // A repository that the guest made in the project, to be led out of it by `commondir`.
+        // A repository that the guest made in the project, with a `commondir` that points out of it.
         let inner = other.join("x/worktrees/w");
         fs::create_dir_all(&inner).expect("made");
         write(inner.join("gitdir"), format!("{}\n", other.join(".git").display()));
