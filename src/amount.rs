@@ -1,36 +1,36 @@
-//! Amounts as people write and read them: sizes on disk and spans of time.
+//! Parses and formats amounts for people: sizes on disk and durations.
 
 use std::time::Duration;
 
-/// A text that is no amount.
+/// A text that is not an amount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No size.
-    #[error("\"{0}\" is no size; write a number and K, M, G or T, such as 500M or 1.5G")]
+    /// Not a size.
+    #[error("\"{0}\" is not a size; write a number and K, M, G or T, such as 500M or 1.5G")]
     Size(String),
-    /// No span of time.
-    #[error("\"{0}\" is no span of time; write a number and s, m, h, d or w, such as 36h or 14d")]
+    /// Not a duration.
+    #[error("\"{0}\" is not a duration; write a number and s, m, h, d or w, such as 36h or 14d")]
     Age(String),
 }
 
-/// The units of sizes, each 1024 of the one before.
+/// The units of sizes, each 1024 times the previous one.
 const SIZES: [(&str, u64); 5] = [("", 1), ("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)];
-/// The units of spans of time in seconds; a number alone is in days.
+/// The units of durations in seconds; a number without a unit is in days.
 const AGES: [(&str, u64); 6] = [("", 86_400), ("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 604_800)];
 
-/// Reads a size: `500M`, `1.5G`, `2GiB`; units are of 1024, and a number alone is in bytes.
+/// Parses a size: `500M`, `1.5G`, `2GiB`; units are powers of 1024, and a number without a unit is in bytes.
 pub fn parse_size(text: &str) -> Result<u64, Error> {
     let upper = text.to_uppercase();
     let short = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
     scaled(short, &SIZES).ok_or_else(|| Error::Size(text.to_owned()))
 }
 
-/// Reads a span of time: `90s`, `36h`, `14d`, `2w`; a number alone is in days.
+/// Parses a duration: `90s`, `36h`, `14d`, `2w`; a number without a unit is in days.
 pub fn parse_age(text: &str) -> Result<Duration, Error> {
     scaled(text, &AGES).map(Duration::from_secs).ok_or_else(|| Error::Age(text.to_owned()))
 }
 
-/// Reads a number with at most three decimals and a unit.
+/// Parses a number with at most three decimals and a unit.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -44,7 +44,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     whole.checked_mul(factor)?.checked_add(factor.checked_mul(thousandths)? / 1000)
 }
 
-/// Spells a size with one decimal: `1.2 GiB`.
+/// Formats a size with one decimal: `1.2 GiB`.
 pub fn size(bytes: u64) -> String {
     let unit = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match unit.into_iter().find(|(_, factor)| bytes >= *factor) {
@@ -53,7 +53,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Spells how long ago a moment was, both in seconds since 1970.
+/// Formats the time between two moments, both in seconds since 1970.
 pub fn ago(now: i64, then: i64) -> String {
     let secs = now.saturating_sub(then);
     match secs {

@@ -1,5 +1,5 @@
-//! TOML that a person wrote: read strictly, with errors that name file, line, column and the nearest known key. And
-//! small files of text, written whole or not at all.
+//! Reads TOML written by people: strictly, with errors that name file, line, column and the nearest known key. Also writes small text files
+//! atomically.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -11,18 +11,18 @@ use serde::de::DeserializeOwned;
 use silo_store::held::Held;
 use silo_store::{bounded, private};
 
-/// Why a document could not be read.
+/// Reason why a document could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file could not be read at all.
+    /// The file could not be read.
     #[error("cannot read {path}", path = .path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The text is not TOML, or not of this shape.
+    /// The text is not valid TOML, or not of the expected shape.
     #[error("{path}:{line}:{column}: {message}\n  {line:>4} | {text}{hint}", path = .path.display())]
     Syntax {
         /// The file.
@@ -31,27 +31,27 @@ pub enum Error {
         line: usize,
         /// The column in characters, from 1.
         column: usize,
-        /// What is wrong.
+        /// The fault.
         message: String,
         /// The line's text.
         text: String,
-        /// What to type instead, with its own line break, or nothing.
+        /// The suggested fix, with its own line break, or empty.
         hint: String,
     },
-    /// The text is of the right shape but says something impossible.
+    /// The text is well-formed, but its values are invalid.
     #[error("{path}: {message}", path = .path.display())]
     Meaning {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
 }
 
-/// Largest document read: far above any honest one, small enough to hold and quote.
+/// Limit of a document's size: far above any real one, small enough to hold and quote.
 pub const MAX_BYTES: u64 = 16 << 20;
 
-/// Reads the document at `path`, or `None` where there is no such file.
+/// Reads the document at `path`, or `None` if there is no such file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     match text_of(path)? {
         Some(text) => parse(&text, path).map(Some),
@@ -59,7 +59,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     }
 }
 
-/// Reads the text at `path`, or `None` where there is no such file.
+/// Reads the text at `path`, or `None` if there is no such file.
 pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     match bounded::read(path, MAX_BYTES) {
@@ -69,10 +69,10 @@ pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// Writes a text of silo's own to `path` by one rename, and makes it outlive a power cut; directories above it are made.
+/// Writes a text to `path` by one rename and syncs it to disk; missing parent directories are made.
 ///
-/// It is written beside its place under a name of which there is one, and held meanwhile: what a killed process left there is
-/// taken over by the next that writes.
+/// The temporary file has a single fixed name per target and is locked during the write: a leftover of a killed process is reused by the
+/// next writer.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     private::make_dir(dir).map_err(|error| error.source)?;
@@ -85,7 +85,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The name of a text until it takes its place.
+/// Returns the name of the temporary file.
 fn staged(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -93,19 +93,19 @@ fn staged(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Opens a file under its lock, and waits for whoever has it.
+/// Opens a file and locks it; waits for another holder.
 fn held(path: &Path) -> io::Result<Held> {
     loop {
         let file = Held::exclusive(private::open(path)?)?;
         let (ours, named) = (file.metadata()?, fs::symlink_metadata(path));
-        // Whoever had it has given it its name meanwhile.
+        // The previous holder has renamed the file in between.
         if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
             return Ok(file);
         }
     }
 }
 
-/// Removes from a directory what killed processes were writing; returns how much it was.
+/// Removes temporary files of killed processes from a directory; returns their number.
 pub fn sweep(dir: &Path) -> io::Result<usize> {
     let listing = match fs::read_dir(dir) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(0),
@@ -117,7 +117,7 @@ pub fn sweep(dir: &Path) -> io::Result<usize> {
         if !(name.starts_with(b".") && name.ends_with(STAGED.as_bytes())) {
             continue;
         }
-        // Whoever is about to lock it finds that it is not there any more, and makes another.
+        // A process that is about to lock the file will find it missing and create another.
         if File::open(&path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_some()) {
             fs::remove_file(&path)?;
             gone += 1;
@@ -126,7 +126,7 @@ pub fn sweep(dir: &Path) -> io::Result<usize> {
     Ok(gone)
 }
 
-/// What the names of texts end with that are not whole.
+/// Suffix of the names of temporary files.
 const STAGED: &str = ".new";
 
 /// Parses `text`, which came from `path`.
@@ -134,22 +134,22 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Error> {
     toml::from_str(text).map_err(|error| syntax(text, path, &error))
 }
 
-/// The line that git puts before the two sides of a conflict.
+/// The line with which git marks the first side of a conflict.
 const CONFLICT: &str = "<<<<<<< ";
 
-/// Finds a conflict of git's in a text, and names the way out.
+/// Finds a merge conflict of git in a text; the error describes the fix.
 fn conflict(text: &str, path: &Path) -> Option<Error> {
     let at = text.lines().position(|line| line.starts_with(CONFLICT))?;
     let is_lock = path.extension().is_some_and(|extension| extension == "lock");
     let hint = match is_lock {
-        true => "take one side whole (`git checkout --ours` or `--theirs` with this file), then `silo lock`",
+        true => "take one whole side (`git checkout --ours` or `--theirs` with this file), then `silo lock`",
         false => "choose between the two sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>",
     };
     Some(Error::Syntax {
         path: path.to_owned(),
         line: at + 1,
         column: 1,
-        message: "a conflict of a merge is not resolved".to_owned(),
+        message: "unresolved merge conflict".to_owned(),
         text: text.lines().nth(at).unwrap_or_default().to_owned(),
         hint: format!("\n       = {hint}"),
     })
@@ -170,21 +170,21 @@ fn syntax(text: &str, path: &Path, error: &toml::de::Error) -> Error {
     Error::Syntax { path: path.to_owned(), line, column, text: text.lines().nth(line - 1).unwrap_or_default().to_owned(), message, hint }
 }
 
-/// Takes serde's "unknown field `x`, expected one of `a`, `b`" apart; the wording is held by a test below.
+/// Splits serde's "unknown field `x`, expected one of `a`, `b`"; a test below checks the wording.
 fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
     let mut quoted = message.strip_prefix("unknown ")?.split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
     Some((unknown, quoted.collect()))
 }
 
-/// Returns the known word nearest to `word`, if one is near enough to be meant.
+/// Returns the known word nearest to `word`, if one is near enough.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
     let (distance, near) = known.iter().map(|candidate| (edits(&plain(word), &plain(candidate)), *candidate)).min()?;
     (distance <= near.len().div_ceil(3)).then_some(near)
 }
 
-/// Counts the single-character edits between two words (Levenshtein's distance).
+/// Counts the single-character edits between two words (Levenshtein distance).
 fn edits(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -221,7 +221,7 @@ mod tests {
         let text = "a = 1\n<<<<<<< HEAD\nb = 1\n=======\nb = 2\n>>>>>>> other\n";
         for (path, hint) in [("silo.toml", "choose between the two sides"), ("silo.lock", "then `silo lock`")] {
             let error = parse::<Sample>(text, Path::new(path)).expect_err("a conflict").to_string();
-            assert!(error.starts_with(&format!("{path}:2:1: a conflict of a merge is not resolved")) && error.contains(hint), "{error}");
+            assert!(error.starts_with(&format!("{path}:2:1: unresolved merge conflict")) && error.contains(hint), "{error}");
         }
     }
 

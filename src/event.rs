@@ -1,59 +1,59 @@
-//! What happens during a command, as data, for whoever shows it.
+//! Events during a command, as data, for the user interface.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Receives what happens, from any thread.
+/// Receives events from any thread.
 pub type Sink<'a> = &'a (dyn Fn(Event) + Sync);
 
-/// One thing that happened.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An activity began; `total` is its size in the unit of its kind, where known.
+    /// An activity began; `total` is its size in the unit of its kind, if known.
     Started {
         /// The activity, from [`next_id`].
         id: u64,
-        /// What sort of work it is.
+        /// The kind of work.
         kind: Activity,
-        /// What is worked on.
+        /// The object of the work.
         name: String,
-        /// Bytes or items in all, where known.
+        /// Total bytes or items, if known.
         total: Option<u64>,
     },
-    /// An activity got this far, counted from its beginning.
+    /// Progress of an activity, counted from its beginning.
     Progress {
         /// The activity.
         id: u64,
         /// Bytes or items done.
         done: u64,
     },
-    /// An activity said something.
+    /// Output of an activity.
     Log {
         /// The activity.
         id: u64,
         /// One line, without its newline.
         line: String,
     },
-    /// An activity ended, well or not.
+    /// An activity ended, successfully or not.
     Finished {
         /// The activity.
         id: u64,
     },
-    /// Something worth a plain line.
+    /// A message.
     Note {
         /// The line.
         text: String,
     },
-    /// Something the user should act on.
+    /// A message that the user should act on.
     Warning {
         /// The line.
         text: String,
     },
 }
 
-/// The sorts of work that take longer than a moment.
+/// Kinds of work that take longer than a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// Walking a whole plan; its size is in nodes.
+    /// Executing a plan; its size is in nodes.
     Build,
     /// Reading indexes and solving.
     Resolve,
@@ -67,15 +67,15 @@ pub enum Activity {
     Commit,
     /// Composing an image's root.
     Compose,
-    /// Hashing what is stored.
+    /// Verifying stored files.
     Verify,
     /// Making archives of layers.
     Compress,
-    /// Making an image's root again of archives.
+    /// Making an image's root from archives.
     Restore,
 }
 
-/// Returns an activity number that no other activity of this process has.
+/// Returns an activity id that is unique in this process.
 pub fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -1,9 +1,8 @@
-//! Grants: which hosts a sandbox may reach, by name and port.
+//! Grants: the hosts that a sandbox may reach, by name and port.
 //!
-//! Pure text in, data out. A name is compared without regard to case and to a dot at its end. What the
-//! system's resolver would take for an address in one of its many spellings (`127.1`, `0x7f.1`,
-//! `2130706433`) counts as an address: only a grant that spells it the same way covers it. A name with other letters
-//! than ASCII's is the one that DNS has for it (IDNA).
+//! Pure: text in, data out. Names are compared without case and without a trailing dot. A text that the system's resolver would read as an
+//! address in one of its many spellings (`127.1`, `0x7f.1`, `2130706433`) counts as an address: only a grant with the same spelling covers
+//! it. A name with non-ASCII letters is converted to its DNS form (IDNA).
 
 pub mod address;
 pub mod block;
@@ -17,21 +16,21 @@ use serde::{Deserialize, Serialize};
 
 use block::Block;
 
-/// The longest name that DNS can carry.
+/// The longest name in DNS.
 const MAX_NAME_BYTES: usize = 253;
-/// The longest part between two dots.
+/// The longest label between two dots.
 const MAX_LABEL_BYTES: usize = 63;
-/// The longest name that is read in other letters; they take more bytes than what DNS has for them.
+/// Limit of a name with non-ASCII letters; such a name has more bytes than its DNS form.
 const MAX_TYPED_BYTES: usize = 4 * MAX_NAME_BYTES;
-/// What a grant without a port covers: https and http.
+/// The ports of a grant without a port: https and http.
 const USUAL_PORTS: [u16; 2] = [443, 80];
 
-/// A host as somebody asks for it: a name or an address, spelled in one way.
+/// A requested host: a name or an address, in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Host(String);
 
 impl Host {
-    /// Reads a name, an IPv4 address, or an IPv6 address in brackets.
+    /// Parses a name, an IPv4 address, or an IPv6 address in brackets.
     pub fn parse(text: &str) -> Option<Host> {
         if let Some(inner) = text.strip_prefix('[') {
             let address: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
@@ -49,17 +48,17 @@ impl Host {
         plain.then(|| Host(name.to_ascii_lowercase()))
     }
 
-    /// Returns it as it is compared.
+    /// Returns the canonical form, for comparison.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns it as a resolver takes it: an IPv6 address without its brackets.
+    /// Returns the form for a resolver: an IPv6 address without its brackets.
     pub fn for_resolver(&self) -> &str {
         self.0.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Returns an address as a guest would ask for it.
+    /// Returns the host for an address, in the form that a guest would use.
     pub fn of(address: IpAddr) -> Host {
         match address {
             IpAddr::V4(address) => Host(address.to_string()),
@@ -67,18 +66,18 @@ impl Host {
         }
     }
 
-    /// Returns the address that it is, in its usual spelling.
+    /// Returns the address, if the host is one in its usual spelling.
     pub fn address(&self) -> Option<IpAddr> {
         self.for_resolver().parse().ok()
     }
 
-    /// Whether a resolver would take it for an address rather than for a name.
+    /// Returns true if a resolver would read it as an address rather than as a name.
     pub fn is_address(&self) -> bool {
         let last = self.0.rsplit('.').next().unwrap_or_default();
         self.0.starts_with('[') || last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x")
     }
 
-    /// Whether it stands for this machine itself, from a sandbox's point of view: its own loopback.
+    /// Returns true if it means the loopback of the machine that resolves it.
     pub fn is_loopback(&self) -> bool {
         let address = self.for_resolver().parse::<IpAddr>();
         self.0 == "localhost" || self.0.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
@@ -92,16 +91,16 @@ fn is_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-/// The name by which a sandbox asks for this machine's own services; only a grant of just this name covers it.
+/// The name of the host's own services in a sandbox; only a grant of exactly this name covers it.
 pub const MACHINE: &str = "host.silo.internal";
 
 /// A host or a family of hosts that may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     who: Who,
-    /// Both ends of a range, or nothing for the usual ones.
+    /// First and last port of a range; `None` for the usual ports.
     ports: Option<(u16, u16)>,
-    /// Whether port 443 may carry something else than TLS for the name.
+    /// Port 443 may carry protocols other than TLS for the name.
     raw: bool,
 }
 
@@ -111,23 +110,23 @@ enum Who {
     Exactly(Host),
     /// Every address of this network.
     Within(Block),
-    /// Every name below this one, which is not covered itself.
+    /// Every name below this one, which itself is not covered.
     Below(Host),
     /// Every name.
     All,
 }
 
-/// How a grant covers a host.
+/// Precision with which a grant covers a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cover {
-    /// As one of a family.
+    /// As a member of a family.
     Family,
     /// By its own name.
     Exact,
 }
 
 impl Grant {
-    /// Reads `name`, `*.name`, `*` or a network, each with `:port`, `:from-to`, `:*` or nothing, and perhaps `/tcp` at the end.
+    /// Parses `name`, `*.name`, `*` or a network, each with an optional `:port`, `:from-to` or `:*`, and an optional trailing `/tcp`.
     pub fn parse(text: &str) -> Option<Grant> {
         let (text, raw) = text.strip_suffix("/tcp").map_or((text, false), |text| (text, true));
         let (host, ports) = split_range(text)?;
@@ -140,37 +139,37 @@ impl Grant {
         Some(Grant { who, ports, raw })
     }
 
-    /// Says whether and how the grant covers a host's port.
+    /// Returns how the grant covers a host's port, or `None` if it does not.
     pub fn covers(&self, host: &Host, port: u16) -> Option<Cover> {
         self.rank(host).filter(|_| self.opens(port)).map(|_| match &self.who {
             Who::Exactly(_) => Cover::Exact,
-            // Whoever names a part of a private network means it; whoever names half of the world does not.
+            // A grant for part of a private network is deliberate; one for half of the internet is not.
             Who::Within(block) if block.is_apart() => Cover::Exact,
             Who::Within(_) | Who::Below(_) | Who::All => Cover::Family,
         })
     }
 
-    /// Says why nothing can be reached by this grant, whatever listens there, and what to write instead.
+    /// Returns the reason why this grant can never work, regardless of the services, with the text to write instead.
     pub fn flaw(&self) -> Option<String> {
         let host = match &self.who {
             Who::Exactly(host) => host,
-            // One that is the same for all of them.
+            // A reason that applies to the whole network.
             Who::Within(block) => return flaw_of(block.first).filter(|why| flaw_of(block.last()).as_ref() == Some(why)),
             Who::Below(parent) => {
                 let below = parent.0 == "localhost" || parent.0.ends_with(".localhost");
-                return below.then(|| "names below localhost lead to the sandbox itself; write localhost:PORT".to_owned());
+                return below.then(|| "names below localhost mean the sandbox itself; write localhost:PORT".to_owned());
             }
             Who::All => return None,
         };
         match host.address() {
             Some(address) => flaw_of(address),
             None if host.is_address() => Some("it is an address in an unusual spelling; write it as in 192.0.2.7".to_owned()),
-            None if host.0.ends_with(".localhost") => Some("it leads to the sandbox itself; write localhost:PORT".to_owned()),
+            None if host.0.ends_with(".localhost") => Some("it means the sandbox itself; write localhost:PORT".to_owned()),
             None => None,
         }
     }
 
-    /// How closely the grant names a host: the longer the name, the closer; nothing where it does not.
+    /// Returns how closely the grant names a host: a longer name ranks higher; `None` if it does not match.
     fn rank(&self, host: &Host) -> Option<usize> {
         match &self.who {
             Who::Exactly(own) => (own == host).then_some(usize::MAX),
@@ -183,7 +182,7 @@ impl Grant {
         }
     }
 
-    /// The host, where the grant names a single one.
+    /// Returns the host, if the grant names a single one.
     pub fn host(&self) -> Option<&Host> {
         match &self.who {
             Who::Exactly(host) => Some(host),
@@ -191,7 +190,7 @@ impl Grant {
         }
     }
 
-    /// The network, where the grant names one.
+    /// Returns the network, if the grant names one.
     pub fn block(&self) -> Option<Block> {
         match &self.who {
             Who::Within(block) => Some(*block),
@@ -203,45 +202,45 @@ impl Grant {
         self.ports.map_or_else(|| USUAL_PORTS.contains(&port), |(from, to)| (from..=to).contains(&port))
     }
 
-    /// The ports that it covers, as ranges.
+    /// Returns the covered ports, as ranges.
     pub fn ranges(&self) -> Vec<(u16, u16)> {
         self.ports.map_or_else(|| USUAL_PORTS.map(|port| (port, port)).to_vec(), |range| vec![range])
     }
 }
 
-/// What may be reached, and what not.
+/// The network policy of a sandbox: granted and denied hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// What is granted.
+    /// Granted hosts.
     pub allow: Vec<Grant>,
-    /// What is granted where it leads to a public address.
+    /// Hosts that are granted only at public addresses.
     pub public: Vec<Grant>,
-    /// What is not, unless something granted names the host more closely; without a port, at every port.
+    /// Denied hosts, unless a grant names the host more closely; without a port, at every port.
     pub deny: Vec<Grant>,
 }
 
-/// What is said of an address.
+/// Verdict on an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
-    /// It is granted as it is, or as one of a private network.
+    /// Granted exactly, or as part of a private network.
     Granted,
-    /// It is denied.
+    /// Denied.
     Denied,
-    /// Nothing.
+    /// Neither granted nor denied.
     Nothing,
 }
 
-/// How something may be reached.
+/// Permission to reach a host's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leave {
-    /// How it is covered.
+    /// The precision of the covering grant.
     pub cover: Cover,
-    /// Whether port 443 may carry something else than TLS for the name.
+    /// Port 443 may carry protocols other than TLS for the name.
     pub raw: bool,
 }
 
 impl Policy {
-    /// Says whether and how a host's port may be reached.
+    /// Returns the permission for a host's port, or `None` if it is not allowed.
     pub fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
         let allowed = |grants: &[Grant], cover: Option<Cover>| {
             let fit = |grant: &Grant| {
@@ -253,7 +252,7 @@ impl Policy {
         allowed(&self.allow, None).or_else(|| allowed(&self.public, Some(Cover::Family)))
     }
 
-    /// Says what is said of an address that a granted name leads to, beside the name's own grant.
+    /// Returns the verdict on an address of a granted name, independent of the name's own grant.
     pub fn said_of(&self, address: IpAddr, port: u16) -> Said {
         let host = Host::of(address);
         let denied = |deny: &Grant| deny.rank(&host).is_some() && deny.ports.is_none_or(|_| deny.opens(port));
@@ -265,7 +264,7 @@ impl Policy {
         }
     }
 
-    /// Whether a grant names this very address, or this machine's loopback by a name that means nothing else.
+    /// Returns true if a grant names exactly this address, or names the host's loopback explicitly.
     pub fn names(&self, address: IpAddr, port: u16) -> bool {
         let by = |host: &Host| {
             let named = |grant: &&Grant| grant.host() == Some(host) && grant.opens(port);
@@ -275,13 +274,13 @@ impl Policy {
         by(&Host::of(address)) || (is_usual && [MACHINE, "localhost"].into_iter().filter_map(Host::parse).any(|host| by(&host)))
     }
 
-    /// How many ports the grants open, all of them together.
+    /// Returns the number of ports opened by all grants together.
     pub fn count(&self) -> usize {
         let ranges = self.allow.iter().chain(&self.public).flat_map(Grant::ranges);
         ranges.map(|(from, to)| usize::from(to - from) + 1).sum()
     }
 
-    /// Returns the ports at which a host may be reached, as far as whole grants tell; none when it may not.
+    /// Returns the ports at which a host may be reached, considering only whole grants; empty if there are none.
     pub fn ranges(&self, host: &Host) -> Vec<(u16, u16)> {
         let grants = self.allow.iter().chain(&self.public);
         let open = grants.filter(|grant| grant.rank(host).is_some() && !self.is_denied(grant, host, None));
@@ -291,14 +290,14 @@ impl Policy {
         ranges
     }
 
-    /// Whether something denied names a host at least as closely as a grant does: at a port, or at all that it opens.
+    /// Returns true if a denial names a host at least as closely as a grant: at `port`, or at all ports of the grant.
     fn is_denied(&self, grant: &Grant, host: &Host, port: Option<u16>) -> bool {
         let rank = grant.rank(host);
         self.deny.iter().any(|deny| {
             let here = match (deny.ports, port) {
                 (None, _) => true,
                 (Some((from, to)), Some(port)) => (from..=to).contains(&port),
-                // All that the grant opens.
+                // All ports of the grant.
                 (Some((from, to)), None) => grant.ranges().iter().all(|(first, last)| from <= *first && *last <= to),
             };
             here && deny.rank(host).is_some_and(|denied| Some(denied) >= rank)
@@ -306,29 +305,29 @@ impl Policy {
     }
 }
 
-/// Says why nothing can be reached at an address from inside a sandbox.
+/// Returns the reason why an address can never be reached from inside a sandbox.
 fn flaw_of(address: IpAddr) -> Option<String> {
     let why = match address {
         IpAddr::V6(address) if address.is_loopback() => {
-            "inside, ::1 is the sandbox itself; write localhost:PORT, which leads to both loopback addresses of this machine"
+            "inside, ::1 is the sandbox itself; write localhost:PORT, which means both loopback addresses of the host"
         }
         IpAddr::V6(address) => match address.to_ipv4_mapped() {
             Some(inner) => return Some(format!("it is an IPv4 address; write {inner}")),
-            None if address.is_unicast_link_local() => {
-                "a link-local address of version 6 needs an interface, which a sandbox does not have"
-            }
+            None if address.is_unicast_link_local() => "an IPv6 link-local address needs an interface, which a sandbox does not have",
             None if address.is_multicast() => "a multicast address takes no connections",
-            None if address.is_unspecified() || address.to_ipv4().is_some() => "it is no address of a host",
+            None if address.is_unspecified() || address.to_ipv4().is_some() => "it is not a host address",
             None => return None,
         },
         IpAddr::V4(address) if address.is_multicast() || address.is_broadcast() => "a multicast or broadcast address takes no connections",
-        IpAddr::V4(address) if address.octets()[0] == 0 => "it is no address of a host; write host.silo.internal:PORT for this machine",
+        IpAddr::V4(address) if address.octets()[0] == 0 => {
+            "it is not a host address; write host.silo.internal:PORT for the host's own services"
+        }
         IpAddr::V4(_) => return None,
     };
     Some(why.to_owned())
 }
 
-/// Takes the port or the range of ports off a grant.
+/// Splits the port or range of ports off a grant.
 fn split_range(text: &str) -> Option<(&str, Option<(u16, u16)>)> {
     if let Some(host) = text.strip_suffix(":*") {
         return Some((host, Some((1, u16::MAX))));
@@ -341,12 +340,12 @@ fn split_range(text: &str) -> Option<(&str, Option<(u16, u16)>)> {
     (from <= to).then_some((host, Some((from, to))))
 }
 
-/// Spells the grant that would cover a host's port.
+/// Formats the grant that would cover a host's port.
 pub fn that_covers(host: &Host, port: u16) -> String {
     if USUAL_PORTS.contains(&port) { host.0.clone() } else { format!("{}:{port}", host.0) }
 }
 
-/// Takes the port off `host` or `host:port`.
+/// Splits `host` or `host:port`.
 pub fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     let colon = match text.rfind(']') {
         Some(end) => text[end..].find(':').map(|at| end + at),
@@ -359,18 +358,18 @@ pub fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     Some((&text[..colon], Some(port)))
 }
 
-/// A port of this machine that leads to a port inside.
+/// A port forward from the host into a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
-    /// The port on 127.0.0.1 of this machine.
+    /// The port on 127.0.0.1 of the host.
     pub host: NonZeroU16,
     /// The port inside.
     pub guest: NonZeroU16,
 }
 
 impl Port {
-    /// Reads `host:guest`, or one number for both.
+    /// Parses `host:guest`, or one number for both.
     pub fn parse(text: &str) -> Option<Port> {
         let (host, guest) = text.split_once(':').unwrap_or((text, text));
         let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
@@ -440,8 +439,8 @@ mod tests {
             ("[fe80::1]:80", "needs an interface"),
             ("[fe80::/10]:80", "needs an interface"),
             ("[ff02::1]:80", "takes no connections"),
-            ("[::]:80", "no address of a host"),
-            ("[::7f00:1]:80", "no address of a host"),
+            ("[::]:80", "not a host address"),
+            ("[::7f00:1]:80", "not a host address"),
             ("0.0.0.0:80", "host.silo.internal:PORT"),
             ("224.0.0.1:80", "takes no connections"),
             ("239.0.0.0/8:80", "takes no connections"),

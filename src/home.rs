@@ -1,17 +1,17 @@
 //! The paths of a Silo home (`~/.silo`) outside the layer store.
 //!
-//! The store's own paths are in `silo-store`'s `layout`; nothing else builds a path in a home.
+//! `silo-store`'s `layout` has the store's own paths; no other module builds paths in a home.
 
 use std::path::{Path, PathBuf};
 
-/// A Silo home directory. Nothing is created by naming it.
+/// A Silo home directory. Creating the value creates no files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
     root: PathBuf,
 }
 
 impl Home {
-    /// Names the home at `root`.
+    /// Returns the home at `root`.
     pub fn new(root: PathBuf) -> Home {
         Home { root }
     }
@@ -21,7 +21,7 @@ impl Home {
         Home::new(user_home.join(".silo"))
     }
 
-    /// The directory itself, which is also the layer store's.
+    /// The directory itself, which is also the layer store's root.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -36,7 +36,7 @@ impl Home {
         self.root.join(RECIPES)
     }
 
-    /// Locks made on this machine for recipes that ship none, or whose lock had to be made anew.
+    /// Locks made on this host for recipes that include none, or whose lock was out of date.
     pub fn locks(&self) -> PathBuf {
         self.root.join("recipe-locks")
     }
@@ -56,7 +56,7 @@ impl Home {
         self.root.join("images")
     }
 
-    /// Notes of which image a derivation made.
+    /// Records of the image that each derivation made.
     pub fn made(&self) -> PathBuf {
         self.root.join("made")
     }
@@ -81,37 +81,37 @@ impl Home {
         self.projects().join(format!("{id}.toml"))
     }
 
-    /// Changes of files that people wrote, as long as they are being made.
+    /// The journal: pending changes to files written by people.
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")
     }
 
-    /// A file whose time says when things were collected by themselves last.
+    /// A file whose mtime is the time of the last automatic collection.
     pub fn collected(&self) -> PathBuf {
         self.root.join("collected")
     }
 
-    /// Where this home is moved to before it is removed, so that it goes all at once.
+    /// The temporary name of this home before its removal, so that it disappears atomically.
     pub fn discarded(&self) -> PathBuf {
         self.root.with_extension("removed")
     }
 
-    /// What was learned of package ecosystems.
+    /// Learned package ecosystems.
     pub fn ecosystems(&self) -> PathBuf {
         self.root.join("ecosystems")
     }
 
-    /// What was learned of one package ecosystem.
+    /// One learned package ecosystem.
     pub fn ecosystem(&self, name: &str) -> PathBuf {
         self.root.join("ecosystems").join(format!("{name}.toml"))
     }
 
-    /// Where it stands what was approved of projects.
+    /// Approvals of projects.
     pub fn trust(&self) -> PathBuf {
         self.root.join("trust")
     }
 
-    /// What is recorded and approved of one directory.
+    /// Approvals and records of one directory.
     pub fn trust_of(&self, key: &str) -> PathBuf {
         self.trust().join(key)
     }
@@ -126,22 +126,22 @@ impl Home {
         self.root.join("bin").join(name)
     }
 
-    /// Which shims there are, and whose they are.
+    /// The table of shims and their tools.
     pub fn shims(&self) -> PathBuf {
         self.root.join("shims")
     }
 
-    /// A link to the program, which all shims lead through: when the program moves, one link changes.
+    /// A symlink to the program, through which all shims go: if the program moves, one link changes.
     pub fn program(&self) -> PathBuf {
         self.root.join("program")
     }
 
-    /// What terminals looked like before a program got them, by the terminal's number.
+    /// Terminal settings before a run, by the terminal's device number.
     pub fn terminals(&self) -> PathBuf {
         self.root.join("terminals")
     }
 
-    /// Private layers over projects' repositories.
+    /// Private overlays of projects' repositories.
     pub fn repositories(&self) -> PathBuf {
         self.root.join("repositories")
     }
@@ -151,22 +151,22 @@ impl Home {
         self.root.join("kept")
     }
 
-    /// All that is kept for projects.
+    /// Persistent directories of all projects.
     pub fn kept_projects(&self) -> PathBuf {
         self.kept().join("projects")
     }
 
-    /// What is kept for one project.
+    /// Persistent directories of one project.
     pub fn kept_project(&self, id: &str) -> PathBuf {
         self.kept_projects().join(id)
     }
 
-    /// What is kept for a tool in all projects.
+    /// Persistent directories of a tool for all projects.
     pub fn kept_tool(&self, tool: &str) -> PathBuf {
         self.kept().join("tools").join(tool)
     }
 
-    /// The user's settings as they were written before `silo.toml`.
+    /// The user's settings in the format before `silo.toml`.
     pub fn legacy_config(&self) -> PathBuf {
         self.root.join(LEGACY_USER_CONFIG)
     }
@@ -176,7 +176,7 @@ impl Home {
         self.root.join("work")
     }
 
-    /// What runs did with their network.
+    /// Network logs of runs.
     pub fn network_logs(&self) -> PathBuf {
         self.logs().join("network")
     }
@@ -187,15 +187,15 @@ impl Home {
     }
 }
 
-/// The name of the program itself; called by another one, it is a shim.
+/// The name of the program; under any other name it runs as a shim.
 pub const PROGRAM: &str = "silo";
 /// The directory of recipes in a home or a project.
 pub const RECIPES: &str = "recipes";
 /// The file that makes a directory a project.
 pub const PROJECT_CONFIG: &str = "silo.toml";
-/// The settings of a project as they were written before [`PROJECT_CONFIG`].
+/// The settings of a project in the format before [`PROJECT_CONFIG`].
 pub const LEGACY_CONFIG: &str = ".siloconf";
-/// The settings of a user as they were written before [`PROJECT_CONFIG`].
+/// The settings of a user in the format before [`PROJECT_CONFIG`].
 pub const LEGACY_USER_CONFIG: &str = "siloconf";
 /// A project's lock file.
 pub const PROJECT_LOCK: &str = "silo.lock";

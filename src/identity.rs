@@ -1,7 +1,7 @@
-//! The identity of a directory: which one it is, whatever its path.
+//! Identity of a directory, independent of its path.
 //!
-//! Inode and time of birth name a directory across renames, and no program can choose either. Device numbers change when a
-//! machine starts anew (btrfs, NFS), so the device counts only where a file system has no times of birth.
+//! Inode and birth time identify a directory across renames, and no program can choose either. Device numbers change at a reboot (btrfs,
+//! NFS), so the device is compared only on file systems without birth times.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -14,7 +14,7 @@ use std::time::UNIX_EPOCH;
 pub struct DirectoryId {
     device: u64,
     inode: u64,
-    /// Nanoseconds since 1970, where the file system has times of birth.
+    /// Nanoseconds since 1970, if the file system has birth times.
     born: Option<u128>,
 }
 
@@ -24,17 +24,17 @@ impl DirectoryId {
         Ok(DirectoryId::from(&fs::metadata(path)?))
     }
 
-    /// Says whether both are the same directory.
+    /// Returns true if both are the same directory.
     pub fn is_same(&self, other: &DirectoryId) -> bool {
         self.inode == other.inode && self.born == other.born && (self.born.is_some() || self.device == other.device)
     }
 
-    /// Says whether no other directory can have this identity later. Without a time of birth, inode numbers are used again.
+    /// Returns true if no other directory can get this identity later. Without a birth time, inode numbers are reused.
     pub fn is_lasting(&self) -> bool {
         self.born.is_some()
     }
 
-    /// Returns a file name for this directory; the same directory always has the same one.
+    /// Returns a file name for this directory, which never changes.
     pub fn key(&self) -> String {
         match self.born {
             Some(born) => format!("{:x}-{born:x}", self.inode),
@@ -42,13 +42,13 @@ impl DirectoryId {
         }
     }
 
-    /// Spells it for a record.
+    /// Formats it for a record.
     pub fn text(&self) -> String {
         let born = self.born.map_or_else(|| "-".to_owned(), |born| born.to_string());
         format!("{}:{}:{born}", self.device, self.inode)
     }
 
-    /// Reads what [`text`](DirectoryId::text) spelled.
+    /// Parses the output of [`text`](DirectoryId::text).
     pub fn parse(text: &str) -> Option<DirectoryId> {
         let mut parts = text.split(':');
         let (device, inode, born) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);

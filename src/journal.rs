@@ -1,8 +1,8 @@
-//! Changing files that people wrote, such as `silo.toml` and `silo.lock`: all that belong together, or none.
+//! Changes files written by people, such as `silo.toml` and `silo.lock`, atomically as a group.
 //!
-//! What is to be changed is written to `~/.silo/journal/` first, by one rename, and that is the moment at which the change is
-//! made: a silo that is killed before it has changed nothing, and what one that is killed afterwards has not done, the next
-//! one does. Each file is replaced by one rename. It keeps its permissions and its owner, and a link to it stays a link.
+//! The change is first written to `~/.silo/journal/` by one rename, which commits it. If silo is killed before, nothing has changed; if it
+//! is killed after, the next silo finishes the change. Each file is replaced by one rename. It keeps its permissions and its owner, and a
+//! symlink to it stays a symlink.
 //!
 //! ```text
 //! journal/new-<pid>-<number>   being written; held with flock(2) as long as its writer lives
@@ -10,7 +10,7 @@
 //! <dir>/.<file>.silo-<pid>-<number>   a file of that change, until it has its name
 //! ```
 //!
-//! Where a file has been changed by somebody else since, theirs stays.
+//! A file that somebody else changed in between is kept.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -32,22 +32,22 @@ use crate::home::Home;
 
 /// The version of the format.
 const VERSION: u32 = 1;
-/// What the names of entries begin with that are not whole.
+/// Prefix of the names of incomplete entries.
 const UNFINISHED: &str = "new-";
 
 /// One file of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The file itself, and no link to it.
+    /// The file itself, never a symlink to it.
     path: PathBuf,
-    /// What is in it; `None` where there is none.
+    /// The current contents; `None` if there is no file.
     before: Option<String>,
-    /// What it is to be; `None` where it goes.
+    /// The new contents; `None` to remove the file.
     after: Option<String>,
 }
 
 impl Change {
-    /// A change of the file at `path` from one text to another, found where links lead.
+    /// A change of the file at `path` from one text to another; symlinks are resolved.
     pub fn new(home: &Home, path: &Path, before: Option<String>, after: Option<String>) -> Result<Change, PathError> {
         Ok(Change { path: real(home, path)?, before, after })
     }
@@ -57,18 +57,18 @@ impl Change {
         &self.path
     }
 
-    /// The text before and after, of which the empty one is no file.
+    /// The texts before and after; empty if there is no file.
     pub fn texts(&self) -> (&str, &str) {
         (self.before.as_deref().unwrap_or_default(), self.after.as_deref().unwrap_or_default())
     }
 
-    /// Whether there is anything to do.
+    /// Returns true if the change does anything.
     fn is_one(&self) -> bool {
         self.before != self.after
     }
 }
 
-/// A change as it stands in the journal.
+/// A change in the journal's format.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -79,15 +79,15 @@ struct Written {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenFile {
-    /// A path may be any bytes.
+    /// Paths may have any bytes.
     path: Vec<u8>,
     before: Option<String>,
     after: Option<String>,
 }
 
-/// Returns the file that a path leads to.
+/// Returns the target of a path.
 ///
-/// A link to nothing is an error, since nobody has said what it is to be; and so is one from outside into the home, which a
+/// A dangling symlink is an error, because its contents are undefined. So is a symlink from outside into the home, which a sandboxed
 /// program may have made.
 pub fn real(home: &Home, path: &Path) -> Result<PathBuf, PathError> {
     let failed = |source| PathError { doing: "write", path: path.to_owned(), source };
@@ -96,34 +96,35 @@ pub fn real(home: &Home, path: &Path) -> Result<PathBuf, PathError> {
         let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         return Ok(fs::canonicalize(above).map_err(failed)?.join(name));
     }
-    let real = fs::canonicalize(path).map_err(|error| failed(io::Error::new(error.kind(), format!("it is a link to nothing: {error}"))))?;
+    let real =
+        fs::canonicalize(path).map_err(|error| failed(io::Error::new(error.kind(), format!("it is a dangling symlink: {error}"))))?;
     if !path.starts_with(home.root()) && fs::canonicalize(home.root()).is_ok_and(|home| real.starts_with(home)) {
-        return Err(failed(io::Error::new(ErrorKind::PermissionDenied, "it is a link into silo's own directory; remove it")));
+        return Err(failed(io::Error::new(ErrorKind::PermissionDenied, "it is a symlink into silo's own directory; remove it")));
     }
     Ok(real)
 }
 
-/// Makes a change: all of it, or none where it fails.
+/// Applies a change completely, or not at all if it fails.
 pub fn commit(home: &Home, changes: &[Change]) -> Result<(), PathError> {
     let changes: Vec<&Change> = changes.iter().filter(|change| change.is_one()).collect();
     if changes.is_empty() {
         return Ok(());
     }
-    // What can be known to fail is told before anything is promised.
+    // Report foreseeable failures before the commit.
     for change in &changes {
         open_above(&change.path)?;
         if document::text_of(&change.path).ok() != Some(change.before.clone()) {
-            let source = io::Error::other("it was changed meanwhile; look at it, and run the command again");
+            let source = io::Error::other("it was changed in between; check it and run the command again");
             return Err(PathError { doing: "write", path: change.path.clone(), source });
         }
     }
     let entry = Entry::write(home, &changes)?;
     for (at, change) in changes.iter().enumerate() {
         if let Err(error) = apply(change, &entry.number) {
-            // Its own, too: it may have failed after it was done.
+            // Undo the failed one too: it may have failed after the rename.
             for done in changes[..=at].iter().rev() {
                 let back = Change { path: done.path.clone(), before: done.after.clone(), after: done.before.clone() };
-                // The first error is the one to tell.
+                // Report the first error.
                 let _ = apply(&back, &entry.number);
             }
             entry.remove()?;
@@ -133,7 +134,7 @@ pub fn commit(home: &Home, changes: &[Change]) -> Result<(), PathError> {
     entry.remove()
 }
 
-/// Finishes what silos that are gone have begun; returns how many changes there were.
+/// Finishes the changes of dead processes; returns their number.
 pub fn settle(home: &Home) -> Result<usize, PathError> {
     let dir = home.journal();
     let listing = match fs::read_dir(&dir) {
@@ -148,7 +149,7 @@ pub fn settle(home: &Home) -> Result<usize, PathError> {
         let Some((entry, text)) = Entry::of_the_dead(&path)? else { continue };
         let written = serde_json::from_slice::<Written>(&text).ok().filter(|written| written.format == VERSION);
         if !name.as_bytes().starts_with(UNFINISHED.as_bytes()) {
-            // One of a later silo is not ours to finish.
+            // An entry of a newer silo cannot be finished by this one.
             let Some(written) = written else { continue };
             finish(written, &entry.number)?;
             settled += 1;
@@ -167,17 +168,17 @@ fn finish(written: Written, number: &str) -> Result<(), PathError> {
         let now = document::text_of(&change.path).ok();
         is_ours &= now.is_some_and(|now| now == change.before || now == change.after);
     }
-    // A person has gone on with one of them: what the others are is a person's to say, too.
+    // If a person has changed one of the files, leave all of them to that person.
     if is_ours {
         changes.iter().try_for_each(|change| apply(change, number))?;
     }
     Ok(())
 }
 
-/// Removes what a killed silo left beside a file.
+/// Removes a temporary file of a killed process.
 fn clear(path: &Path, number: &str) {
     if let (Ok(dir), Some(name)) = (open_above(path), path.file_name()) {
-        // It is seldom there.
+        // Usually there is none.
         let _ = rustix::fs::unlinkat(&dir, staged(name, number), AtFlags::empty());
     }
 }
@@ -185,7 +186,7 @@ fn clear(path: &Path, number: &str) {
 /// An entry of the journal.
 struct Entry {
     path: PathBuf,
-    /// What tells it from others, also in the names of the files that are staged.
+    /// Unique part of the entry's name, also used for the temporary files.
     number: String,
     _held: Held,
 }
@@ -209,7 +210,7 @@ impl Entry {
                 let path = unfinished.clone();
                 move |source| PathError { doing, path, source }
             };
-            // A process that is gone may have had our number.
+            // A dead process may have had the same pid.
             if path.symlink_metadata().is_ok() {
                 continue;
             }
@@ -227,10 +228,10 @@ impl Entry {
             })();
             match done {
                 Ok(held) => return Ok(Entry { path, number, _held: held }),
-                // Another silo took it for a dead one's before it was locked.
+                // Another silo considered the entry dead before it was locked.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
-                    // The first error is the one to tell; the next silo removes what is left.
+                    // Report the first error; the next silo removes leftovers.
                     let _ = fs::remove_file(&unfinished);
                     let _ = fs::remove_file(&path);
                     return Err(failed("write")(error));
@@ -239,7 +240,7 @@ impl Entry {
         }
     }
 
-    /// Opens an entry whose writer is gone, with its text; `None` where the writer lives, or it is gone too.
+    /// Opens an entry whose writer is dead, and reads its text; `None` if the writer is alive or the entry is gone.
     fn of_the_dead(path: &Path) -> Result<Option<(Entry, Vec<u8>)>, PathError> {
         let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
         let file = match File::open(path) {
@@ -266,7 +267,7 @@ impl Entry {
     }
 }
 
-/// Whether an open file still has this name: its writer may have given it another one meanwhile.
+/// Returns true if an open file still has this name: its writer may have renamed it.
 fn is_same(path: &Path, found: &Stat) -> bool {
     rustix::fs::lstat(path).is_ok_and(|now| (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino))
 }
@@ -278,7 +279,7 @@ fn open_above(path: &Path) -> Result<OwnedFd, PathError> {
     opened.map_err(|error| PathError { doing: "open", path: above.to_owned(), source: error.into() })
 }
 
-/// The name of a file until it takes its place.
+/// Returns the name of the temporary file.
 fn staged(name: &OsStr, number: &str) -> OsString {
     let mut staged = OsString::from(".");
     staged.push(name);
@@ -286,7 +287,7 @@ fn staged(name: &OsStr, number: &str) -> OsString {
     staged
 }
 
-/// Makes one file what it is to be.
+/// Applies one change.
 fn apply(change: &Change, number: &str) -> Result<(), PathError> {
     let failed = |error: Errno| PathError { doing: "write", path: change.path.clone(), source: error.into() };
     let dir = open_above(&change.path)?;
@@ -302,19 +303,18 @@ fn apply(change: &Change, number: &str) -> Result<(), PathError> {
     .map_err(failed)
 }
 
-/// Puts a text in the place of a file by one rename. A new file has the permissions that the caller's umask leaves, and none
-/// that its directory does not give.
+/// Replaces a file by one rename. A new file gets the permissions allowed by the umask and by its directory.
 fn replace(dir: BorrowedFd<'_>, name: &OsStr, staged: &OsStr, text: &str) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let make = || rustix::fs::openat(dir, staged, flags, Mode::from_raw_mode(0o666));
     let fd = match make() {
-        // What a killed silo of our number left is nobody's.
+        // A leftover of a killed process with the same pid.
         Err(Errno::EXIST) => rustix::fs::unlinkat(dir, staged, AtFlags::empty()).and_then(|()| make())?,
         made => made?,
     };
     let written = fill(dir, name, fd, text).and_then(|()| rustix::fs::renameat(dir, staged, dir, name));
     if written.is_err() {
-        // The first error is the one to tell.
+        // Report the first error.
         let _ = rustix::fs::unlinkat(dir, staged, AtFlags::empty());
     }
     written
@@ -325,7 +325,7 @@ fn fill(dir: BorrowedFd<'_>, name: &OsStr, fd: OwnedFd, text: &str) -> Result<()
     let mode = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => {
             if (old.st_uid, old.st_gid) != (made.st_uid, made.st_gid) {
-                // Only root gives files away; to others the file becomes their own, as with any editor.
+                // Only root can keep another owner; for other users the file becomes theirs, as with any editor.
                 let _ = rustix::fs::fchown(&fd, Some(Uid::from_raw(old.st_uid)), Some(Gid::from_raw(old.st_gid)));
             }
             old.st_mode & 0o777
@@ -403,7 +403,7 @@ mod tests {
         lay(&project);
         let all = changes(&home, &project);
         let all: Vec<&Change> = all.iter().collect();
-        // Killed before the first file, after it, and while the second was written.
+        // Killed before the first file, after it, and during the second.
         for done in 0..=2 {
             lay(&project);
             let _ = fs::remove_file(project.join("silo.lock"));
@@ -441,7 +441,7 @@ mod tests {
         let (_place, home, project) = place();
         lay(&project);
         let mut all = changes(&home, &project);
-        // A directory that is not empty is in the way of the last.
+        // A directory that is not empty blocks the last change.
         fs::create_dir_all(project.join("taken/x")).expect("made");
         all.push(Change::new(&home, &project.join("taken"), None, Some("x".to_owned())).expect("a change"));
         assert!(commit(&home, &all).is_err());

@@ -1,9 +1,9 @@
 //! Silo: dev tools in throw-away sandboxes, booted from pinned, reproducible images.
 //!
-//! The modules stand by floor, lowest first; a module uses only floors above it in this list
-//! (`tests/architecture.rs` holds that). `docs/architecture.md` is the way through the house.
+//! Modules are listed by level, lowest first; a module uses only modules above it in this list (`tests/architecture.rs` checks this).
+//! `docs/architecture.md` is the overview.
 
-// Words.
+// Basic types and text.
 pub mod amount;
 pub mod event;
 pub mod home;
@@ -30,7 +30,7 @@ pub mod lock;
 pub mod plan;
 pub mod resolve;
 
-// Hands: one kind of I/O each.
+// I/O, one kind for each module.
 pub mod identity;
 
 pub mod broker;
@@ -43,7 +43,7 @@ pub mod unpack;
 
 pub mod registry;
 
-// What of a project the host obeys.
+// The project's repository and the files that the host executes.
 pub mod git;
 
 pub mod guard;
@@ -52,14 +52,14 @@ pub mod guard;
 pub mod build;
 pub mod shim;
 
-// What the verbs do.
+// The implementation of the commands.
 pub mod tool;
 
-// What can be told of the outcome.
+// Reports about images and builds.
 pub mod insight;
 
-// From what was typed to a launch spec.
+// From the command line to a launch spec.
 pub mod run;
 
-// The command line, one file a command.
+// The command line, one file per command.
 pub mod cli;

@@ -1,11 +1,11 @@
 //! Locks: the exact inputs of a tool, for every architecture, with digests and sizes.
 //!
-//! A lock file holds one lock a tool: a recipe's (`recipes/<tool>.lock`) that of its tool, a project's (`silo.lock`) those of
-//! its tools. A tool's language server has a lock of its own beside the tool's, under [`server`]'s name.
+//! A lock file has one lock for each tool: a recipe's (`recipes/<tool>.lock`) has that of its tool, a project's (`silo.lock`) those of its
+//! tools. A tool's language server has its own lock beside the tool's, under the name from [`server`].
 //!
-//! A lock is data only; `resolve` makes it and `fetch` obeys it. It is written by our own code, one
-//! line a package and sorted, so that two people's changes merge and making it again changes nothing
-//! that did not change. It names pool paths and digests, never hosts. `docs/lock.md` is the format's page.
+//! A lock is data only; `resolve` makes it and `fetch` follows it. Our own code writes it, sorted and with one line per package, so that
+//! concurrent changes merge and an update changes only the lines that differ. It has pool paths and digests, never hosts. `docs/lock.md`
+//! describes the format.
 
 pub mod base;
 
@@ -30,61 +30,61 @@ pub const VERSION: u32 = 2;
 /// The exact inputs of one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// What was asked for; a recipe that asks for something else needs another lock.
+    /// The request for this lock; a recipe with another request needs another lock.
     pub asked: Asked,
-    /// Seconds since 1970 of the newest index used: the build's SOURCE_DATE_EPOCH.
+    /// The date of the newest index, in seconds since 1970: the build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
     /// The signed indexes that were used.
     pub indexes: Vec<UsedIndex>,
     /// The packages by architecture and name.
     pub packages: BTreeMap<Arch, BTreeMap<String, Package>>,
-    /// The image that the tool is made of instead, by architecture.
+    /// The base image of the tool instead of packages, by architecture.
     pub images: BTreeMap<Arch, Base>,
-    /// What steps with a network came to, by architecture and derivation.
+    /// The outputs of steps with a network, by architecture and derivation.
     pub steps: BTreeMap<Arch, BTreeMap<Sha256, StepOutput>>,
 }
 
 impl Lock {
-    /// Returns the packages of an architecture, where the lock has any.
+    /// Returns the packages of an architecture, if the lock has any.
     pub fn packages_of(&self, arch: Arch) -> Option<&BTreeMap<String, Package>> {
         self.packages.get(&arch).filter(|packages| !packages.is_empty())
     }
 }
 
-/// What a step with a network came to when the lock was made: a rebuild must give the same.
+/// The output of a step with a network at the time of the lock: a rebuild must give the same.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepOutput {
     /// The layer.
     pub layer: Sha256,
-    /// The sum of its files' sizes.
+    /// The sum of its file sizes.
     pub size: u64,
     /// The command, for people who read the lock.
     pub command: String,
 }
 
-/// The part of a recipe that decides which packages are needed.
+/// The part of a recipe that determines the packages.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
-    /// The release's codename.
+    /// The codename of the release.
     pub suite: String,
-    /// The archive's areas.
+    /// The components of the archive.
     pub components: Vec<String>,
-    /// The packages wanted.
+    /// The requested packages.
     pub packages: Vec<String>,
-    /// The packages wanted over the recipe's own, such as a project's.
+    /// Packages in addition to the recipe's own, for example of a project.
     #[serde(default)]
     pub added: Vec<String>,
-    /// The packages wanted while steps run.
+    /// Packages that are needed while steps run.
     #[serde(default)]
     pub build: Vec<String>,
-    /// Whether recommended packages come too.
+    /// Install recommended packages too.
     pub recommends: bool,
-    /// The image that is wanted instead of packages.
+    /// The requested image instead of packages.
     #[serde(default)]
     pub image: Option<String>,
-    /// Other apt archives, a line each: address, suite, components, and the digest of the key.
+    /// Other apt archives, one per line: address, suite, components, and the digest of the key.
     #[serde(default)]
     pub sources: Vec<String>,
     /// The .deb files beside the recipe.
@@ -96,7 +96,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Takes what decides the packages, or the image, out of a recipe.
+    /// Copies the values that determine the packages or the image from a recipe.
     pub fn by(recipe: &Recipe) -> Asked {
         let debian = &recipe.debian;
         Asked {
@@ -114,26 +114,26 @@ impl Asked {
     }
 }
 
-/// Why a package is in a lock. Packages are configured tier by tier, so that what a later tier adds leaves the layers of
-/// the earlier ones as they are, and every tool of a release shares its base.
+/// Origin of a package in a lock. Packages are configured tier by tier, so that packages of a later tier do not change the layers of the
+/// earlier ones, and all tools of a release share the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// Essential, or an essential one needs it.
+    /// Essential, or needed by an essential package.
     Base,
-    /// The recipe wants it, or one that the recipe wants needs it.
+    /// Requested by the recipe, or needed by such a package.
     Recipe,
-    /// It came over the recipe's own.
+    /// Added to the recipe's own packages.
     Added,
-    /// It is there while steps run, and not in the image.
+    /// Present while steps run, but not in the image.
     Build,
 }
 
 impl Tier {
-    /// Every tier, in the order in which they are configured.
+    /// Every tier, in configuration order.
     pub const ALL: [Tier; 4] = [Tier::Base, Tier::Recipe, Tier::Added, Tier::Build];
 
-    /// Returns the word for it in locks and messages.
+    /// Returns the name in locks and messages.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Base => "base",
@@ -148,20 +148,20 @@ impl Tier {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UsedIndex {
-    /// The suite it is of, such as `trixie-security`.
+    /// Its suite, such as `trixie-security`.
     pub suite: String,
     /// Its date, in seconds since 1970.
     pub date: i64,
     /// The digest of its InRelease file.
     pub inrelease: Sha256,
-    /// The fingerprint of the key that signed it.
+    /// The fingerprint of the signing key.
     pub key: String,
-    /// The address of its archive, where that is one of the recipe's own sources.
+    /// The address of its archive, if it is one of the recipe's own sources.
     #[serde(default)]
     pub archive: Option<String>,
 }
 
-/// Which archive a package lies in.
+/// The archive of a package.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Archive {
@@ -169,9 +169,9 @@ pub enum Archive {
     Main,
     /// The archive of security updates.
     Security,
-    /// Another archive, which the recipe names, by its address.
+    /// Another archive from the recipe, by its address.
     Source(String),
-    /// None: the file lies beside the recipe.
+    /// No archive: the file is beside the recipe.
     Local,
 }
 
@@ -195,7 +195,7 @@ impl TryFrom<String> for Archive {
             "security" => Ok(Archive::Security),
             "local" => Ok(Archive::Local),
             uri if uri.contains(":/") => Ok(Archive::Source(text)),
-            _ => Err(format!("\"{text}\" is no archive: expected main, security, local or the address of a source")),
+            _ => Err(format!("\"{text}\" is not an archive: expected main, security, local or the address of a source")),
         }
     }
 }
@@ -206,9 +206,9 @@ impl TryFrom<String> for Archive {
 pub struct Package {
     /// Its version.
     pub version: String,
-    /// Why it is here.
+    /// Its tier.
     pub tier: Tier,
-    /// The archive it lies in.
+    /// Its archive.
     pub archive: Archive,
     /// Its path below the archive's root.
     pub path: String,
@@ -218,7 +218,7 @@ pub struct Package {
     pub sha256: Sha256,
 }
 
-/// A sha-256 as locks write it.
+/// A sha-256 in a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Sha256(pub Digest);
@@ -261,18 +261,18 @@ struct Versioned {
     version: u32,
 }
 
-/// The name under which the lock of a tool's language server stands; no tool can have such a name.
+/// Returns the name of the lock of a tool's language server; no tool can have such a name.
 pub fn server(tool: &str) -> String {
     format!("{tool}.lsp")
 }
 
-/// Names the tools of a lock file by its headings alone, for whoever must not take the time to read it.
+/// Returns the tools of a lock file by its headings alone, without parsing it.
 pub fn names(text: &str) -> impl Iterator<Item = &str> {
     let headings = text.lines().filter_map(|line| line.strip_prefix("[tool.")?.strip_suffix(']'));
     headings.filter(|name| !name.contains('.'))
 }
 
-/// Parses the text of the lock file `path`: one lock a tool.
+/// Parses the text of the lock file `path`.
 pub fn parse(text: &str, path: &Path) -> Result<BTreeMap<String, Lock>, document::Error> {
     check_version(text, path)?;
     let written: Written = document::parse(text, path)?;
@@ -286,7 +286,7 @@ fn check_version(text: &str, path: &Path) -> Result<(), document::Error> {
         return Ok(());
     }
     let message =
-        format!("lock version {version} is not known to this silo, which reads version {VERSION}; `silo lock --update` makes it anew");
+        format!("lock version {version} is not supported, this silo reads version {VERSION}; run `silo lock --update` to make it again");
     Err(document::Error::Meaning { path: path.to_owned(), message })
 }
 
@@ -297,26 +297,26 @@ fn checked(body: Body, path: &Path) -> Result<Lock, document::Error> {
         if !is_pool_path(&package.path) {
             return Err(wrong(format!("package {name}: \"{}\" is not a path below an archive", package.path)));
         }
-        // A lock alone sends nobody anywhere: the recipe must have named the archive and the file.
+        // A lock alone cannot send a download anywhere: the recipe must name the archive and the file.
         let is_asked = match &package.archive {
             Archive::Main | Archive::Security => true,
             Archive::Source(uri) => body.asked.sources.iter().any(|line| source::uri_of(line) == uri),
             Archive::Local => body.asked.debs.contains(&package.path),
         };
         if !is_asked {
-            return Err(wrong(format!("package {name}: {} {} is not what was asked for", package.archive.name(), package.path)));
+            return Err(wrong(format!("package {name}: {} {} is not listed under `asked`", package.archive.name(), package.path)));
         }
     }
     Ok(Lock { asked: body.asked, epoch: body.epoch, indexes: body.index, packages, images: body.image, steps: body.steps })
 }
 
-/// A path that can be put behind a mirror's URL without leaving it.
+/// Checks that a path appended to a mirror's URL stays below it.
 fn is_pool_path(path: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "+-._~%:".contains(c);
     path.len() <= 1024 && path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain))
 }
 
-/// Writes a lock file: one lock a tool.
+/// Writes a lock file.
 pub fn write(locks: &BTreeMap<String, Lock>) -> String {
     let mut text = format!("# Made by `silo lock`: the exact inputs of each tool. Check it in; do not edit it.\nversion = {VERSION}\n");
     for (tool, lock) in locks {
@@ -327,7 +327,7 @@ pub fn write(locks: &BTreeMap<String, Lock>) -> String {
     text
 }
 
-/// Writes what a lock says, its tables' names behind `prefix`.
+/// Writes one lock; `prefix` precedes its tables' names.
 fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
     push(text, format_args!("epoch = {}\n", lock.epoch));
     let asked = &lock.asked;
@@ -389,10 +389,10 @@ fn list(items: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// Returns the moment for which the snapshot archive is asked, as `YYYYMMDDTHHMMSSZ`.
+/// Returns the moment for queries to the snapshot archive, as `YYYYMMDDTHHMMSSZ`.
 ///
-/// The archive is photographed a few times a day, so what an index names may be missing from the last
-/// picture before the index's date; a day later it is there, and superseded files are kept by the later ones.
+/// The archive is copied a few times a day, so a package of an index may be missing from the last snapshot before the index's date. A day
+/// later it is there, and later snapshots keep superseded files.
 pub fn snapshot_time(epoch: i64) -> String {
     const DAY_SECS: i64 = 86_400;
     moment::compact(epoch.saturating_add(DAY_SECS))
@@ -472,13 +472,13 @@ mod tests {
             (
                 "sources = [\"https://packages.example.com/apt",
                 "sources = [\"https://other.example.com/apt",
-                "x.lock: package libc6:i386: https://packages.example.com/apt pool/updates/main/h/hello/hello_2.0~rc1-3_amd64.deb is not what was asked for",
+                "x.lock: package libc6:i386: https://packages.example.com/apt pool/updates/main/h/hello/hello_2.0~rc1-3_amd64.deb is not listed under `asked`",
             ),
-            ("debs = [\"debs/own_1.deb\"]", "debs = []", "x.lock: package own: local debs/own_1.deb is not what was asked for"),
+            ("debs = [\"debs/own_1.deb\"]", "debs = []", "x.lock: package own: local debs/own_1.deb is not listed under `asked`"),
             (
                 "version = 2\n",
                 "version = 9\n",
-                "x.lock: lock version 9 is not known to this silo, which reads version 2; `silo lock --update` makes it anew",
+                "x.lock: lock version 9 is not supported, this silo reads version 2; run `silo lock --update` to make it again",
             ),
             (
                 "pool/updates",

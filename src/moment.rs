@@ -1,7 +1,6 @@
-//! Moments: seconds since 1970 in UTC, and how they are spelled. Nothing here asks the clock.
+//! Moments: seconds since 1970 in UTC, and their text formats. Nothing here reads the clock.
 //!
-//! The calendar is Howard Hinnant's method (chrono-compatible low-level date algorithms): eras of 400
-//! years, years that begin in March.
+//! The calendar uses Howard Hinnant's method (chrono-compatible low-level date algorithms): eras of 400 years, years that begin in March.
 
 /// A civil date and the seconds of its day.
 fn civil(secs: i64) -> (i64, i64, i64, i64) {
@@ -26,19 +25,19 @@ pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// Spells a moment as `YYYYMMDDTHHMMSSZ`, as the snapshot archive does.
+/// Formats a moment as `YYYYMMDDTHHMMSSZ`, as used by the snapshot archive.
 pub fn compact(secs: i64) -> String {
     let (year, month, day, rest) = civil(secs);
     format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
 }
 
-/// Spells a moment as RFC 3339 does, in UTC.
+/// Formats a moment as RFC 3339, in UTC.
 pub fn rfc3339(secs: i64) -> String {
     let (year, month, day, rest) = civil(secs);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
 }
 
-/// Reads what [`rfc3339`] spells.
+/// Parses the output of [`rfc3339`].
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let field =
         |range: std::ops::Range<usize>| text.get(range).filter(|part| part.bytes().all(|b| b.is_ascii_digit()))?.parse::<i64>().ok();

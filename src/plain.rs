@@ -1,9 +1,9 @@
-//! Escapes text for a terminal, so that nothing in it can act on the terminal or look like other text.
+//! Escapes text for a terminal, so that it can neither control the terminal nor imitate other text.
 //!
-//! Control characters move the cursor, retitle windows and write clipboards. Format characters reorder or hide letters.
-//! [`line`] is for one value inside a line of Silo's own: it escapes line ends, too, so that a value cannot make a second
-//! line. [`text`] is for whole output of Silo: line ends and tabs stay. [`said`] is for output of programs, which is full of
-//! colours and progress bars: those are removed instead of escaped.
+//! Control characters move the cursor, change window titles and write to the clipboard. Format characters reorder or hide letters. [`line`]
+//! is for one value inside a line: it escapes line ends too, so that a value cannot add a second line. [`text`] is for whole output of
+//! Silo: line ends and tabs stay. [`said`] is for output of programs, which is full of colours and progress bars: those are removed instead
+//! of escaped.
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -11,12 +11,11 @@ use std::path::Path;
 
 use anstream::adapter::strip_str;
 
-/// Most characters of a value; more than that is no name of anything.
+/// Limit of a value in characters; no name is longer.
 const MAX_CHARS: usize = 4096;
 
-/// Characters that are escaped besides the control characters: general category Cf, line and paragraph separators, and
-/// everything that Unicode calls default-ignorable (invisible: variation selectors, tags, fillers), and private use, which
-/// looks as a font likes. Sorted.
+/// Escaped characters in addition to control characters: general category Cf, line and paragraph separators, everything that Unicode calls
+/// default-ignorable (invisible: variation selectors, tags, fillers), and private use, which depends on the font. Sorted.
 const HIDDEN: [(u32, u32); 28] = [
     (0xad, 0xad),
     (0x34f, 0x34f),
@@ -48,7 +47,7 @@ const HIDDEN: [(u32, u32); 28] = [
     (0xe0000, 0x0010_ffff),
 ];
 
-/// Whether a character shows itself and does nothing else.
+/// Returns true if a character is visible and has no other effect.
 pub fn is_plain(letter: char) -> bool {
     let code = u32::from(letter);
     // Nearly all text is ASCII.
@@ -62,7 +61,7 @@ pub fn is_plain(letter: char) -> bool {
     at == 0 || HIDDEN[at - 1].1 < code
 }
 
-/// Escapes a value that is part of one line: line ends and tabs as well. Cuts it at 4,096 characters.
+/// Escapes a value inside a line, including line ends and tabs. Cuts it after 4,096 characters.
 pub fn line(value: &str) -> String {
     cut(value, is_plain)
 }
@@ -72,12 +71,12 @@ pub fn text(text: &str) -> String {
     escaped(text.chars(), |letter| is_plain(letter) || matches!(letter, '\n' | '\t'))
 }
 
-/// Escapes a path as one value; bytes that are no UTF-8 are shown as numbers.
+/// Escapes a path as one value; bytes that are not UTF-8 become numbers.
 pub fn path(path: &Path) -> String {
     bytes(path.as_os_str().as_bytes())
 }
 
-/// Escapes bytes as one value; those that are no UTF-8 are shown as numbers.
+/// Escapes bytes as one value; those that are not UTF-8 become numbers.
 pub fn bytes(bytes: &[u8]) -> String {
     let mut shown = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -90,7 +89,7 @@ pub fn bytes(bytes: &[u8]) -> String {
     shown
 }
 
-/// Returns a line of a program's output without colours, and of text that a carriage return overwrites the last.
+/// Returns a line of a program's output without colours, and only the part after the last carriage return.
 pub fn said(output: &str) -> String {
     let stripped = strip_str(output).to_string();
     let last = stripped.rsplit('\r').find(|part| !part.is_empty()).unwrap_or_default();
@@ -98,12 +97,12 @@ pub fn said(output: &str) -> String {
     cut(&printed, |letter| is_plain(letter) || letter == '\t')
 }
 
-/// Returns each line of a program's output as [`said`] does.
+/// Applies [`said`] to each line of a program's output.
 pub fn said_lines(output: &[u8]) -> String {
     String::from_utf8_lossy(output).lines().map(|output| said(output) + "\n").collect()
 }
 
-/// Escapes JSON text in JSON's own way, so that its meaning stays the same.
+/// Escapes JSON text with JSON's own escapes, so that its value stays the same.
 pub fn json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for letter in json.chars() {

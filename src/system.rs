@@ -1,11 +1,11 @@
-//! The platforms Silo makes images for.
+//! The supported architectures of images.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A processor architecture, by Debian's name.
+/// A CPU architecture, by Debian's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
@@ -16,10 +16,10 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// Every architecture that a lock covers.
+    /// All architectures in a lock.
     pub const ALL: [Arch; 2] = [Arch::Amd64, Arch::Arm64];
 
-    /// Returns the architecture this program was compiled for.
+    /// Returns the architecture of this binary.
     pub fn host() -> Arch {
         if cfg!(target_arch = "aarch64") { Arch::Arm64 } else { Arch::Amd64 }
     }
@@ -39,7 +39,7 @@ impl fmt::Display for Arch {
     }
 }
 
-/// A name that is no architecture Silo knows.
+/// An unknown architecture name.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown architecture \"{0}\"; known are amd64 and arm64")]
 pub struct UnknownArch(String);

@@ -1,11 +1,11 @@
-//! Starts threads, which can fail: of users (`ulimit -u`), of control groups (`pids.max`) and of memory there are limits.
+//! Starts threads, which can fail: users (`ulimit -u`), control groups (`pids.max`) and memory have limits.
 //!
-//! `std::thread::spawn` and `Scope::spawn` panic there, so they are used nowhere (`tests/architecture.rs` holds that).
+//! `std::thread::spawn` and `Scope::spawn` panic in this case, so they are not used (`tests/architecture.rs` checks this).
 
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
-/// The system refuses another thread.
+/// The system refused to start a thread.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start a thread")]
 pub struct NoThread {
@@ -13,7 +13,7 @@ pub struct NoThread {
     source: io::Error,
 }
 
-/// Starts a thread that ends before its scope does. Where others of the scope wait for it, the caller stops them.
+/// Starts a scoped thread. If starting fails, the caller must stop other threads of the scope that wait for it.
 pub fn beside<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
@@ -21,7 +21,7 @@ pub fn beside<'scope, T: Send + 'scope>(
     Ok(Builder::new().spawn_scoped(scope, work)?)
 }
 
-/// Starts a thread that nothing waits for.
+/// Starts a detached thread.
 pub fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, NoThread> {
     Ok(Builder::new().spawn(work)?)
 }

@@ -320,7 +320,7 @@ fn it_is_collected_by_itself_at_most_once_a_day() {
     again();
     assert!(!store(&silo).has(&old));
     silo.write(".silo/silo.toml", "[gc]\nmaxSize = \"much\"\n");
-    assert!(silo.fails(["list"]).err.contains("gc.maxSize: \"much\" is no size"));
+    assert!(silo.fails(["list"]).err.contains("gc.maxSize: \"much\" is not a size"));
 }
 
 /// A layer over a project's repository whose run was killed after it had begun to write a message.

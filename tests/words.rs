@@ -86,7 +86,7 @@ fn files_of_people_keep_their_line_ends_and_comments() {
     let conflict = "<<<<<<< HEAD\nversion = 1\n=======\nversion = 2\n>>>>>>> other\n";
     fs::write(silo.project().join("silo.lock"), conflict).expect("our own project");
     let told = silo.fails(["sync"]);
-    assert!(told.err.contains("silo.lock:1:1: a conflict of a merge is not resolved") && told.err.contains("`silo lock`"), "{told:?}");
+    assert!(told.err.contains("silo.lock:1:1: unresolved merge conflict") && told.err.contains("`silo lock`"), "{told:?}");
     fs::write(&toml, conflict).expect("our own project");
     assert!(silo.fails(["config", "show"]).err.contains("choose between the two sides"));
 }

@@ -1,23 +1,23 @@
-//! The canonical bytes of a derivation, written field by field.
+//! The canonical encoding of a derivation, field by field.
 //!
-//! `silo-derivation 1\n`, then the kind, then each field as name and value. Every string is its length
-//! (8 bytes, little-endian) and its bytes; a list is its count (likewise) and its items. Fields stand in
-//! the order below, which is alphabetical. A kind's `rules` number rises whenever the same inputs would
-//! be built into other bytes by a newer Silo.
+//! `silo-derivation 1
+//! `, then the kind, then each field as name and value. A string is its length (8 bytes, little-endian) and its bytes; a list is its count
+//! (likewise) and its items. Fields are in alphabetical order, as below. A kind's `rules` number must be increased whenever a newer Silo
+//! builds different bytes from the same inputs.
 
 use super::{Blob, Configure, Database, Derivation, Image, Package, Step};
 
-/// How .debs are unpacked (`unpack`).
+/// Version of unpacking .debs (`unpack`).
 const PACKAGE_RULES: u64 = 2;
-/// How maintainer scripts are run and their changes captured (`build::configure`).
+/// Version of running maintainer scripts and capturing their changes (`build::configure`).
 const CONFIGURE_RULES: u64 = 5;
-/// How the database is merged (`build::database`).
+/// Version of merging the database (`build::database`).
 const DATABASE_RULES: u64 = 2;
-/// How layers of images are unpacked (`unpack::layer`).
+/// Version of unpacking layers of images (`unpack::layer`).
 pub(super) const BLOB_RULES: u64 = 2;
-/// How a command is run and its changes captured (`build::command`).
+/// Version of running a command and capturing its changes (`build::command`).
 const STEP_RULES: u64 = 1;
-/// How an image is put together (`image`).
+/// Version of assembling an image (`image`).
 const IMAGE_RULES: u64 = 2;
 
 pub fn encode(derivation: &Derivation) -> Vec<u8> {
@@ -67,7 +67,7 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.text("image");
             out.some("answers", answers);
             out.field("arch", arch.name().as_bytes());
-            // Most images have none, and keep their names.
+            // Most images have no arguments; omitting the field keeps their ids.
             if let Some(arguments) = arguments {
                 out.list("arguments", arguments);
             }
@@ -76,7 +76,7 @@ pub fn encode(derivation: &Derivation) -> Vec<u8> {
             out.list("env", env);
             out.field("epoch", epoch.to_string().as_bytes());
             out.list("outputs", outputs);
-            // An image is looked up before its inputs are built, so its name must change with any of their rules.
+            // An image is looked up before its inputs are built, so its id must change with any of their rules.
             out.list("rules", &[PACKAGE_RULES, CONFIGURE_RULES, DATABASE_RULES, STEP_RULES, IMAGE_RULES]);
             out.list("steps", steps);
             out.list("tiers", tiers);
@@ -112,7 +112,7 @@ impl Encoder {
         self.field(name, value.to_string().as_bytes());
     }
 
-    /// A field that is there only where it holds something: it came later than the others.
+    /// Writes a list only if it is not empty: a field that was added later must not change existing ids.
     fn some(&mut self, name: &str, items: &[String]) {
         if !items.is_empty() {
             self.list(name, items);

@@ -1,9 +1,8 @@
 //! Derivations: build steps as data, named by the hash of their canonical encoding.
 //!
-//! A derivation refers to its inputs by what they *are* (the digest of a file, the id of a layer),
-//! never by how they were made, so an input that rebuilds to the same bytes stops the rebuild there.
-//! Everything that can change the result is a field; nothing else is. `docs/derivation.md` is the
-//! encoding's page, and `tests/golden/derivation/` holds it still.
+//! A derivation refers to its inputs by content (the digest of a file, the id of a layer), not by the way they were built. So an input that
+//! rebuilds to the same bytes stops the rebuild there. The fields are exactly the values that can change the result. `docs/derivation.md`
+//! describes the encoding, and `tests/golden/derivation/` tests it.
 
 mod encode;
 
@@ -13,7 +12,7 @@ use silo_store::digest::{Digest, LayerId};
 
 use crate::system::Arch;
 
-/// The name of a derivation: the sha-256 of its encoding.
+/// The id of a derivation: the sha-256 of its encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DrvId(Digest);
 
@@ -30,20 +29,20 @@ impl fmt::Display for DrvId {
     }
 }
 
-/// One build step with all that its result depends on.
+/// One build step with all values that affect its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Derivation {
-    /// Unpacks one .deb into a layer, running nothing.
+    /// Unpacks one .deb into a layer, without running any code of it.
     Package(Package),
-    /// Runs the packages' maintainer scripts and keeps what they change.
+    /// Runs the packages' maintainer scripts and captures their changes.
     Configure(Configure),
-    /// Writes the dpkg database of packages that have no scripts, running nothing.
+    /// Writes the dpkg database of packages without scripts; runs no code.
     Database(Database),
-    /// Unpacks one layer of somebody else's image, running nothing.
+    /// Unpacks one layer of a foreign image, without running any code of it.
     Blob(Blob),
-    /// Runs a command and keeps what it changes.
+    /// Runs a command and captures its changes.
     Step(Step),
-    /// Puts layers and a run configuration together.
+    /// Combines layers and a run configuration.
     Image(Image),
 }
 
@@ -57,46 +56,46 @@ pub struct Package {
 /// Unpacks one layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
-    /// The layer's digest as it is fetched.
+    /// The digest of the downloaded layer.
     pub blob: Digest,
     /// Its digest when decompressed.
     pub diff: Digest,
-    /// The layers below, lowest first, where what it means depends on them.
+    /// The layers below, lowest first, if its meaning depends on them.
     pub over: Vec<LayerId>,
 }
 
 /// Runs maintainer scripts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configure {
-    /// The architecture that the scripts run on.
+    /// The architecture of the scripts.
     pub arch: Arch,
     /// The build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
-    /// The layers of the root that the scripts see, lowest first.
+    /// The layers of the scripts' root, lowest first.
     pub layers: Vec<LayerId>,
     /// The .debs that dpkg itself unpacks in the step, in order.
     pub debs: Vec<Digest>,
-    /// The answers to the packages' questions, as debconf-set-selections(1) takes them, sorted.
+    /// Answers to the packages' questions in the format of debconf-set-selections(1), sorted.
     pub answers: Vec<String>,
 }
 
 /// Writes a dpkg database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
-    /// The layers that hold the databases to add to: one, or two where a tier was configured in halves.
+    /// The layers with the databases to extend: one, or two if a tier was configured in two halves.
     pub configured: Vec<LayerId>,
-    /// The build's SOURCE_DATE_EPOCH, which dates the files.
+    /// The build's SOURCE_DATE_EPOCH, the mtime of the files.
     pub epoch: i64,
-    /// The layers of the packages to add, in the order of their names.
+    /// The layers of the packages to add, sorted by package name.
     pub layers: Vec<LayerId>,
-    /// Where there are two databases, the layers of the packages whose triggers are noted anew.
+    /// With two databases, the layers of the packages whose triggers are recorded again.
     pub triggers: Vec<LayerId>,
 }
 
 /// Runs a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The architecture that it runs on.
+    /// The architecture of the command.
     pub arch: Arch,
     /// The program and its arguments.
     pub argv: Vec<String>,
@@ -104,22 +103,22 @@ pub struct Step {
     pub env: Vec<String>,
     /// The build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
-    /// The layers of the root that it sees, lowest first.
+    /// The layers of its root, lowest first.
     pub layers: Vec<LayerId>,
-    /// What it may reach, sorted.
+    /// Its network grants, sorted.
     pub network: Vec<String>,
-    /// Whether it sees the project's files. They are not hashed, so its result is pinned by the lock.
+    /// True if it can read the project's files. They are not hashed, so the lock pins its result.
     pub project: bool,
 }
 
 impl Step {
-    /// Says whether something that is not hashed can change the result, which the lock therefore pins.
+    /// Returns true if unhashed input can change the result, so that the lock must pin it.
     pub fn is_fixed_output(&self) -> bool {
         self.project || !self.network.is_empty()
     }
 }
 
-/// Puts an image together.
+/// Assembles an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// The architecture.
@@ -130,22 +129,22 @@ pub struct Image {
     pub debs: Vec<Digest>,
     /// The program and its first arguments.
     pub command: Vec<String>,
-    /// Its arguments where a run has none.
+    /// Default arguments of a run.
     pub arguments: Option<Vec<String>>,
     /// The environment, as `NAME=value`, sorted.
     pub env: Vec<String>,
     /// The tiers of the .debs, in the same order.
     pub tiers: Vec<String>,
-    /// The steps, each as the derivation that it would be on no layers at all.
+    /// The steps, each as the id of its derivation without layers.
     pub steps: Vec<DrvId>,
-    /// What the lock says that steps came to, as `derivation=layer`, sorted.
+    /// The outputs of steps according to the lock, as `derivation=layer`, sorted.
     pub outputs: Vec<String>,
     /// The answers to the packages' questions, sorted.
     pub answers: Vec<String>,
 }
 
 impl Blob {
-    /// Returns the word for a layer that lies in an image's base, among the tiers of others.
+    /// Returns the tier of a layer of an image's base.
     pub fn tier() -> String {
         format!("image {}", encode::BLOB_RULES)
     }
@@ -157,7 +156,7 @@ impl Derivation {
         encode::encode(self)
     }
 
-    /// Returns the derivation's name.
+    /// Returns the derivation's id.
     pub fn id(&self) -> DrvId {
         DrvId(Digest::of(&self.encode()))
     }

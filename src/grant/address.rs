@@ -1,8 +1,8 @@
-//! Whose an IP address is: the world's, a private network's, or one that only a grant of this very address opens.
+//! Classifies IP addresses: public, private network, or reachable only by a grant of exactly this address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whose an address is. A later variant is closer to this machine.
+/// Scope of an address. A later variant is closer to this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// A public address.
@@ -13,20 +13,20 @@ pub enum Owner {
     Machine,
 }
 
-/// Addresses at which clouds serve a machine's metadata, outside of the link-local ranges. They look like anybody's.
+/// Cloud metadata addresses outside the link-local ranges. They look like ordinary addresses.
 const METADATA_V4: [Ipv4Addr; 2] = [
-    // Azure's host.
+    // Azure.
     Ipv4Addr::new(168, 63, 129, 16),
     // Alibaba Cloud.
     Ipv4Addr::new(100, 100, 100, 200),
 ];
-/// The same of version 6: Amazon's and Google's.
+/// IPv6 addresses of cloud metadata: Amazon and Google.
 const METADATA_V6: [Ipv6Addr; 2] = [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
-/// Returns whose an address is, as far as the address alone tells.
+/// Returns the scope of an address, judged by the address alone.
 ///
-/// Ranges for documentation and measurements count as the world's: nobody's services are there, while resolvers of
-/// gateways answer with such addresses for names that they catch.
+/// Documentation and benchmark ranges count as public: no service uses them, but intercepting resolvers of gateways answer with such
+/// addresses.
 pub fn owner(address: IpAddr) -> Owner {
     match canonical(address) {
         IpAddr::V4(address) => owner_v4(address),
@@ -34,7 +34,7 @@ pub fn owner(address: IpAddr) -> Owner {
     }
 }
 
-/// Returns the IPv4 address that an IPv4-mapped IPv6 address is to the kernel, and every other address as it is.
+/// Converts an IPv4-mapped IPv6 address to the IPv4 address that the kernel uses for it; other addresses are unchanged.
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
@@ -42,7 +42,7 @@ pub fn canonical(address: IpAddr) -> IpAddr {
 fn owner_v4(address: Ipv4Addr) -> Owner {
     let [a, b, c, _] = address.octets();
     let is_shared = a == 100 && (64..128).contains(&b);
-    // IETF protocol assignments; one cloud's metadata among them.
+    // IETF protocol assignments, including one cloud's metadata.
     let is_assigned = a == 192 && b == 0 && c == 0;
     if a == 0 || a >= 224 || is_assigned || address.is_loopback() || address.is_link_local() || METADATA_V4.contains(&address) {
         return Owner::Machine;
@@ -59,9 +59,9 @@ fn owner_v6(address: Ipv6Addr) -> Owner {
         return Owner::Machine;
     }
     match address.segments() {
-        // An IPv4 address inside: NAT64 (RFC 6052), and 6to4 (RFC 3056).
+        // An embedded IPv4 address: NAT64 (RFC 6052) and 6to4 (RFC 3056).
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => inner(high, low),
-        // NAT64 of a network's own (RFC 8215).
+        // Local-use NAT64 (RFC 8215).
         [0x64, 0xff9b, 1, _, _, _, high, low] => inner(high, low).max(Owner::Network),
         // Teredo contains a scrambled IPv4 address; the service was shut down.
         [0x2001, 0, ..] => Owner::Machine,

@@ -1,8 +1,8 @@
-//! Networks of addresses, as grants name them (`192.0.2.0/24`, `[2001:db8::/32]`).
+//! Networks as CIDR blocks in grants (`192.0.2.0/24`, `[2001:db8::/32]`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Ranges in which every network has its own hosts: whoever names a part of one means exactly that.
+/// Private and link-local ranges: a grant for part of one names a specific network.
 const APART: [Block; 7] = [
     Block::v4([10, 0, 0, 0], 8),
     Block::v4([100, 64, 0, 0], 10),
@@ -13,12 +13,12 @@ const APART: [Block; 7] = [
     Block::v6(0xfe80, 10),
 ];
 
-/// Addresses that begin alike.
+/// A CIDR block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The first of them.
+    /// The first address.
     pub first: IpAddr,
-    /// How many bits count.
+    /// The prefix length.
     pub bits: u8,
 }
 
@@ -31,7 +31,7 @@ impl Block {
         Block { first: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), bits }
     }
 
-    /// Reads `192.0.2.0/24`, or one of version 6 in brackets. Bits that do not count must be zero: else it is a slip.
+    /// Parses `192.0.2.0/24`, or an IPv6 block in brackets. Host bits must be zero: otherwise it is a typo.
     pub fn parse(text: &str) -> Option<Block> {
         let (inner, of_v6) = match text.strip_prefix('[') {
             Some(inner) => (inner.strip_suffix(']')?, true),
@@ -41,16 +41,16 @@ impl Block {
         let plain = !bits.is_empty() && bits.len() <= 3 && bits.bytes().all(|byte| byte.is_ascii_digit());
         let block = Block { first: first.parse().ok()?, bits: bits.parse().ok().filter(|_| plain)? };
         let sound = block.first.is_ipv6() == of_v6 && block.bits <= block.width() && block.beginning(block.first) == bits_of(block.first);
-        // The sandbox has a loopback of its own there; nothing of it could lead out.
+        // The sandbox has its own loopback, so this block could never reach anything outside.
         (sound && !block.first.is_loopback()).then_some(block)
     }
 
-    /// Whether an address is one of them.
+    /// Returns true if the block contains the address.
     pub fn contains(self, address: IpAddr) -> bool {
         address.is_ipv4() == self.first.is_ipv4() && self.beginning(address) == self.beginning(self.first)
     }
 
-    /// The last of them.
+    /// The last address.
     pub fn last(self) -> IpAddr {
         let all = if self.first.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX };
         let free = all.checked_shr(u32::from(self.bits)).unwrap_or(0);
@@ -60,7 +60,7 @@ impl Block {
         }
     }
 
-    /// Whether all of them belong to networks of somebody's own, so that whoever names it means these.
+    /// Returns true if the whole block is in private or link-local ranges.
     pub fn is_apart(self) -> bool {
         APART.iter().any(|apart| apart.bits <= self.bits && apart.contains(self.first))
     }
@@ -69,7 +69,7 @@ impl Block {
         if self.first.is_ipv4() { 32 } else { 128 }
     }
 
-    /// The bits of an address that count, the others as zeros.
+    /// Returns the address with the host bits set to zero.
     fn beginning(self, address: IpAddr) -> u128 {
         let rest = u32::from(self.width() - self.bits.min(self.width()));
         bits_of(address).checked_shr(rest).and_then(|bits| bits.checked_shl(rest)).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! An image of somebody else's that a tool is made of, pinned: its layers by digest, and how it is run.
+//! The pinned foreign base image of a tool: its layers by digest, and its run configuration.
 
 use serde::Deserialize;
 
@@ -10,11 +10,11 @@ use super::{Sha256, list, push};
 pub struct Base {
     /// The digest of its manifest.
     pub manifest: Sha256,
-    /// The environment that it says, as `NAME=value`.
+    /// Its environment, as `NAME=value`.
     pub env: Vec<String>,
-    /// The program that it says, and its first arguments.
+    /// Its program and first arguments.
     pub command: Vec<String>,
-    /// The arguments that follow where a run has none. Without such a list `command` itself is no more than a default.
+    /// Default arguments of a run. Without this list, `command` itself is only a default.
     #[serde(default)]
     pub arguments: Option<Vec<String>>,
     /// Its layers, lowest first.
@@ -25,15 +25,15 @@ pub struct Base {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaseLayer {
-    /// Its digest as it is fetched.
+    /// The digest of the downloaded layer.
     pub sha256: Sha256,
-    /// Its size as it is fetched.
+    /// The size of the downloaded layer.
     pub size: u64,
     /// Its digest when decompressed.
     pub diff: Sha256,
 }
 
-/// Writes what a lock says of an image, below its table's name.
+/// Writes an image below its table's name.
 pub(super) fn write(text: &mut String, base: &Base) {
     push(text, format_args!("manifest = \"{}\"\n", base.manifest.0));
     push(text, format_args!("env = {}\ncommand = {}\n", list(&base.env), list(&base.command)));

@@ -1,8 +1,8 @@
-//! The plan: which derivations images need and which of them wait for which, as a graph.
+//! The plan: the graph of the derivations that images need.
 //!
-//! A plan is made from recipes and locks without looking at any file. What a node's derivation hashes is known only
-//! when its inputs are built (they are named by content), so a plan holds *what to derive from*, and
-//! `build` turns each node into a derivation when its turn comes. What several tools share is one node.
+//! A plan is made from recipes and locks without reading any file. A node's derivation is only known after its inputs are built, because
+//! inputs are named by content. So a node holds the *inputs of the derivation*, and `build` turns it into a derivation when it is ready.
+//! Tools share equal nodes.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::lock::{self, Lock, Tier};
 use crate::recipe;
 use crate::recipe::source;
 
-/// The steps of some images; an edge leads from an input to what needs it.
+/// The steps of some images; an edge points from an input to its user.
 #[derive(Debug)]
 pub struct Plan {
     /// The graph.
     pub graph: DiGraph<Step, ()>,
-    /// The nodes that put the images together, in the order of the tools asked for.
+    /// The nodes that assemble the images, in the order of the requested tools.
     pub images: Vec<NodeIndex>,
 }
 
@@ -31,7 +31,7 @@ pub enum Step {
         name: String,
         /// The exact file.
         package: lock::Package,
-        /// Seconds since 1970 of the index that named it: what the snapshot archive is asked for.
+        /// The date of the index with the package, in seconds since 1970, for the snapshot archive.
         epoch: i64,
     },
     /// Run the maintainer scripts of one tier's packages.
@@ -42,44 +42,44 @@ pub enum Step {
         epoch: i64,
         /// The packages of the tier, by name.
         packages: Vec<NodeIndex>,
-        /// The tier before.
+        /// The previous tier.
         below: Option<NodeIndex>,
         /// Answers to the questions of its packages.
         answers: Vec<String>,
     },
-    /// Write the database of the packages that have no scripts.
+    /// Write the database of the packages without scripts.
     Database {
         /// The build's SOURCE_DATE_EPOCH.
         epoch: i64,
         /// The last tier.
         below: NodeIndex,
     },
-    /// Fetch and unpack the layers of the image that a tool is made of.
+    /// Fetch and unpack the layers of the base image of a tool.
     Base {
-        /// The tool, by its place among those asked for.
+        /// The tool, as an index into the requested ones.
         target: usize,
     },
     /// Run a command of the recipe or the project.
     Command {
         /// The command.
         step: recipe::Step,
-        /// The tool that it is for, by its place among those asked for.
+        /// The tool, as an index into the requested ones.
         target: usize,
-        /// What it runs on.
+        /// The layers it runs on.
         below: NodeIndex,
     },
-    /// Put an image together.
+    /// Assemble an image.
     Image {
-        /// The tool, by its place among those asked for.
+        /// The tool, as an index into the requested ones.
         target: usize,
-        /// What it is made of.
+        /// The layers it is made of.
         below: NodeIndex,
-        /// What it has of that besides the steps' layers, where they ran on more than it has.
+        /// The layers of the image without the steps' ones, if the steps ran on more layers than the image has.
         without: Option<NodeIndex>,
     },
 }
 
-/// Makes the plan of some tools for one architecture's packages, given with each tool's steps.
+/// Makes the plan of some tools, with the lock's packages for one architecture and each tool's steps.
 pub fn plan<'a>(tools: impl IntoIterator<Item = Tool<'a>>) -> Plan {
     let mut making = Making::default();
     let images = tools.into_iter().enumerate().map(|(target, tool)| making.tool(target, &tool)).collect();
@@ -97,7 +97,7 @@ pub struct Tool<'a> {
     pub steps: &'a [recipe::Step],
 }
 
-/// What makes two tiers of different tools one: epoch, tier before, packages and answers.
+/// Identity of a tier, for sharing between tools: epoch, previous tier, packages and answers.
 type TierKey = (i64, Option<NodeIndex>, Vec<NodeIndex>, Vec<String>);
 
 #[derive(Default)]
@@ -123,7 +123,7 @@ impl Making {
         image
     }
 
-    /// The nodes of a tool's packages; returns the last that steps see, and where that is not the image's own, this one.
+    /// Adds the nodes of a tool's packages. Returns the last node that steps see and, if it is a different one, the image's own last node.
     fn packaged(&mut self, tool: &Tool<'_>) -> (NodeIndex, Option<NodeIndex>) {
         let epoch = tool.lock.epoch;
         let mut below = None;
