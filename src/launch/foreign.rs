@@ -169,6 +169,6 @@ mod tests {
             settings.local_modes.bits() & LOCAL.into_iter().map(|(own, _)| own).fold(LocalModes::empty(), |all, one| all | one).bits(),
             modes[2],
         );
-        assert_eq!((codes[0], codes[7]), (3, 0), "Ctrl-C, and what only Linux has");
+        assert_eq!((codes[0], codes[7]), (3, 0), "Ctrl-C, and the character that only Linux has");
     }
 }

@@ -35,7 +35,7 @@ pub struct Opened {
 pub enum Links<'a> {
     /// None: a symlink is an error.
     Refuse,
-    /// Symlinks for whose path this returns true; any other is an error.
+    /// Symlinks with a path for which this returns true; any other is an error.
     If(&'a dyn Fn(&Path) -> bool),
 }
 

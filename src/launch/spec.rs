@@ -44,8 +44,8 @@ pub struct Spec {
     /// Guest paths inside mounts that appear empty in the sandbox. Missing paths are skipped.
     #[serde(with = "text::list", default)]
     pub hidden: Vec<PathBuf>,
-    /// Guest paths of mounted directories that the program may remove and make again, with [`Identity::Caller`]. The host's
-    /// directories below the mounts stay as they are.
+    /// Guest paths of mounted directories that the program may remove and create again, with [`Identity::Caller`]. The host directories
+    /// below the mounts do not change.
     #[serde(with = "text::list", default)]
     pub removable: Vec<PathBuf>,
     /// The program and its arguments; a program without a slash is looked up in the `PATH` of `env`.
@@ -341,7 +341,7 @@ impl Network {
     fn check_ports(&self) -> Result<(), Error> {
         let mut hosts = BTreeSet::new();
         match self.ports.iter().find(|port| !hosts.insert(port.host)) {
-            Some(twice) => Err(Error::Spec { reason: format!("port {} of this machine leads to two ports inside", twice.host) }),
+            Some(twice) => Err(Error::Spec { reason: format!("port {} of this machine is forwarded to two ports inside", twice.host) }),
             None => Ok(()),
         }
     }

@@ -138,7 +138,7 @@ pub fn is_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).map_or(true, |group| group == getpgrp())
 }
 
-/// Resets the settings of a terminal whose shell reads single keys to canonical mode: they are the shell's, not the program's.
+/// Resets a terminal to canonical mode if a shell is reading single keys on it: such settings are the shell's, not the program's.
 fn usual(settings: &mut Termios) {
     if settings.local_modes.contains(LocalModes::ICANON) {
         return;

@@ -129,7 +129,7 @@ const SETS_VERSION: &[u32] = &[0x4008_7602, 0x4004_7602];
 const KEXEC_FILE_LOAD: libc::c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 const SET_ID_BITS: u32 = 0o6000;
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
-/// The mode with which `access` asks whether a path exists.
+/// The mode with which `access` checks if a path exists.
 const EXISTS: &[u32] = &[libc::F_OK as u32];
 const FILE_TYPE: u32 = libc::S_IFMT;
 #[cfg(target_arch = "x86_64")]
@@ -268,15 +268,15 @@ static ARCHITECTURE_CALLER: &[Rule] = &[
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_CALLER: &[Rule] = &[];
 
-/// Added where the sandbox has directories of its own in a project, which are mounts: PID 1 says what becomes of them and lets
-/// the kernel make every other of these calls. Removing files below a directory that is open (`rm -rf`) is not among them.
+/// Added if the sandbox has excluded directories in a project, which are mounts. PID 1 answers calls on them, and lets the kernel make all
+/// other calls. Removing files by a path relative to an open directory (`rm -rf`) is not included.
 static REMOVABLE: &[Rule] = &[
     rule(libc::SYS_unlinkat, &[any_bit(2, libc::AT_REMOVEDIR as u32)], Ask, "a mount point cannot be removed"),
-    rule(libc::SYS_unlinkat, &[one_of(0, &[libc::AT_FDCWD as u32])], Ask, "a removed directory is not there"),
-    rule(libc::SYS_openat, &[any_bit(2, libc::O_PATH as u32)], Ask, "a removed directory is not there"),
-    rule(libc::SYS_faccessat, &[one_of(2, EXISTS)], Ask, "a removed directory is not there"),
-    rule(libc::SYS_faccessat2, &[one_of(2, EXISTS)], Ask, "a removed directory is not there"),
-    rule(libc::SYS_mkdirat, &[], Ask, "makes a removed directory again"),
+    rule(libc::SYS_unlinkat, &[one_of(0, &[libc::AT_FDCWD as u32])], Ask, "a removed directory does not exist"),
+    rule(libc::SYS_openat, &[any_bit(2, libc::O_PATH as u32)], Ask, "a removed directory does not exist"),
+    rule(libc::SYS_faccessat, &[one_of(2, EXISTS)], Ask, "a removed directory does not exist"),
+    rule(libc::SYS_faccessat2, &[one_of(2, EXISTS)], Ask, "a removed directory does not exist"),
+    rule(libc::SYS_mkdirat, &[], Ask, "creates a removed directory again"),
     rule(libc::SYS_renameat, &[], Ask, "a mount point cannot be renamed"),
     rule(libc::SYS_renameat2, &[], Ask, "a mount point cannot be renamed"),
 ];
@@ -284,9 +284,9 @@ static REMOVABLE: &[Rule] = &[
 #[cfg(target_arch = "x86_64")]
 static ARCHITECTURE_REMOVABLE: &[Rule] = &[
     rule(libc::SYS_rmdir, &[], Ask, "a mount point cannot be removed"),
-    rule(libc::SYS_access, &[one_of(1, EXISTS)], Ask, "a removed directory is not there"),
-    rule(libc::SYS_open, &[any_bit(1, libc::O_PATH as u32)], Ask, "a removed directory is not there"),
-    rule(libc::SYS_mkdir, &[], Ask, "makes a removed directory again"),
+    rule(libc::SYS_access, &[one_of(1, EXISTS)], Ask, "a removed directory does not exist"),
+    rule(libc::SYS_open, &[any_bit(1, libc::O_PATH as u32)], Ask, "a removed directory does not exist"),
+    rule(libc::SYS_mkdir, &[], Ask, "creates a removed directory again"),
     rule(libc::SYS_rename, &[], Ask, "a mount point cannot be renamed"),
 ];
 /// The same, for calls that only this architecture has.
@@ -366,7 +366,7 @@ pub fn filter_for_all() -> Vec<Instruction> {
     compile(&rules, ARCHITECTURE, NEWEST)
 }
 
-/// Returns the filter program for a program that may remove directories which are mounts.
+/// Returns the filter for a program with excluded directories, which it may remove.
 pub fn filter_with_removable(identity: Identity) -> Vec<Instruction> {
     let rules: Vec<&Rule> = rules(identity).into_iter().chain(REMOVABLE).chain(ARCHITECTURE_REMOVABLE).collect();
     compile(&rules, ARCHITECTURE, NEWEST)

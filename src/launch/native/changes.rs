@@ -108,13 +108,13 @@ mod tests {
         let watched = [place.path(), &dir];
         changes.watch(watched.into_iter()).expect("watched");
         fs::write(dir.join("one"), "").expect("written");
-        changes.wait().expect("told");
+        changes.wait().expect("reported");
         fs::create_dir(&new).expect("made");
         fs::remove_dir_all(&dir).expect("removed");
         fs::rename(&new, &dir).expect("renamed");
-        changes.wait().expect("told");
+        changes.wait().expect("reported");
         changes.watch(watched.into_iter()).expect("watched");
         fs::write(dir.join("two"), "").expect("written");
-        changes.wait().expect("told");
+        changes.wait().expect("reported");
     }
 }

@@ -72,7 +72,7 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     limits::apply(&spec.limits, plan.cgroup.is_some())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("making PID 1 undumpable")?;
     set_no_new_privs(true).during("setting no_new_privs")?;
-    // Before another process starts: no process of the sandbox may be in silo's process group, whose signals are for silo.
+    // Before another process starts: no process of the sandbox may be in silo's process group, because signals to it are for silo.
     begin_session(terminal.as_ref())?;
     // Must come first: Landlock forbids mounts.
     let guard = reguard::start(spec)?;
@@ -95,8 +95,8 @@ struct Outside<'a> {
     guard: Option<i32>,
 }
 
-/// Confines PID 1 like the program, except for set-id bits of directories, which it sets for the program, and for excluded
-/// directories, which it removes and makes for it.
+/// Confines PID 1 like the program, with two exceptions: it sets set-id bits of directories, and removes and creates excluded directories,
+/// on behalf of the program.
 fn start_caller(
     spec: &Spec,
     plan: &Plan,
@@ -397,7 +397,7 @@ impl Job {
             Scope::Group => -program,
         };
         match sys::kill(to, signal) {
-            // A signal number that does not exist here, or a program that is gone and whose end is reported next.
+            // The signal number does not exist here, or the program is gone; its end is reported next.
             Err(error) if [Some(libc::EINVAL), Some(libc::ESRCH)].contains(&error.raw_os_error()) => Ok(()),
             sent => sent.during("signalling the program"),
         }

@@ -28,7 +28,7 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// Starts to listen; create it inside the sandbox's root. `removable` judges the calls about excluded directories.
+    /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories.
     pub fn new(listener: OwnedFd, removable: Option<Removable>) -> Result<Modes, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during("opening the root")?;

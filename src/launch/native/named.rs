@@ -25,8 +25,8 @@ const PAGE_BYTES: u64 = 4096;
 pub enum Verdict {
     /// PID 1 has performed it: the call succeeds.
     Done,
-    /// The kernel makes the call as if there were no filter. Only for calls that the program may make with any arguments: it can
-    /// change them in memory after they were read.
+    /// The kernel makes the call as if there were no filter. Only for calls that the program may make with any arguments: the program can
+    /// change them in memory after PID 1 has read them.
     Continue,
 }
 

@@ -1,17 +1,17 @@
-//! Directories of a project that the sandbox has of its own: the program may remove one and make it again.
+//! Excluded directories of a project, which the sandbox replaces with its own: the program may remove one and create it again.
 //!
-//! Such a directory is a mount on a directory of the host. The kernel refuses to remove or rename a mount point (`EBUSY`), and
-//! without the mount the host's directory would be seen. The filter therefore hands calls that remove, make or rename
-//! directories to PID 1. It lets the kernel make every call that names another path. For one of these directories:
+//! Such a directory is a mount on a host directory. The kernel refuses to remove or rename a mount point (`EBUSY`), and without the mount
+//! the host's directory would appear. So the filter passes calls that remove, create or rename directories to PID 1. PID 1 lets the kernel
+//! make every call on another path. For an excluded directory:
 //!
-//! * removing an empty one covers it. The cover is the `fd` directory of a process that has ended: to `stat`, `open` and
-//!   `readdir` the path does not exist. Calls that ask the file system for nothing (`access`, `open` with `O_PATH`) are answered here;
-//! * making it takes the cover away and sets the mode;
-//! * renaming it, or another directory over it, fails with `EXDEV`, as between two file systems; `mv` and most programs copy
-//!   then.
+//! * Removing an empty one covers it. The cover is the `fd` directory of a process that has ended: for `stat`, `open` and `readdir` the
+//!   path does not exist. PID 1 itself answers calls that do not query the file system (`access`, `open` with `O_PATH`).
+//! * Creating it removes the cover and sets the mode.
+//! * Renaming it, or renaming another directory over it, fails with `EXDEV`, as between two file systems. `mv` and most programs then
+//!   copy.
 //!
-//! None of this keeps the sandbox in: every call that PID 1 lets through is one that the program may make. Mounting needs a
-//! right that PID 1 gives up, so a process of its own keeps it, as for [`super::reguard`].
+//! This is not a security boundary: every call that PID 1 lets through is one that the program may make. Mounting needs a privilege that
+//! PID 1 drops, so a separate process keeps it, as for [`super::reguard`].
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -36,21 +36,21 @@ use super::sys::{self, Notice};
 use crate::launch::host::failure::{During, Failure};
 use crate::launch::spec::Spec;
 
-/// The longest wait for the process that mounts. It takes microseconds, unless the program has stopped it.
+/// Time limit for the mounting process. It takes microseconds, unless the program has stopped it.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 const COVER: u8 = 1;
 const UNCOVER: u8 = 0;
 
-/// The directories of one sandbox, and the process that covers them.
+/// The excluded directories of one sandbox, and the connection to the process that covers them.
 pub struct Removable {
     places: Vec<Place>,
-    /// Numbers of the places that the program has removed.
+    /// Numbers of the directories that the program has removed.
     absent: RefCell<BTreeSet<u8>>,
     mounter: OwnedFd,
 }
 
-/// A directory, by its parent's inode and its name: the project is seen at two paths.
+/// A directory, by its parent's inode and its name, because the project is visible at two paths.
 #[derive(PartialEq, Eq)]
 struct Place {
     device: u64,
@@ -58,20 +58,20 @@ struct Place {
     name: OsString,
 }
 
-/// A path of a call: the directory that it leads to, opened, and the last name.
+/// The path argument of a call: its parent directory, opened, and the last component.
 struct Target {
     parent: OwnedFd,
     name: OsString,
-    /// The number of the place that it is, if it is one.
+    /// The number of the excluded directory, if the path is one.
     place: Option<u8>,
 }
 
-/// Says whether a call is one of those that are judged here.
+/// Returns true if this module answers the call.
 pub fn is_judged(call: i32) -> bool {
     !matches!(libc::c_long::from(call), libc::SYS_fchmod | libc::SYS_fchmodat | super::modes::FCHMODAT2 | super::modes::CHMOD)
 }
 
-/// Starts the process that mounts, if the spec has such directories; to be called before rights are given up.
+/// Starts the mounting process, if the spec has such directories. Call it before privileges are dropped.
 pub fn start(spec: &Spec) -> Result<Option<Removable>, Failure> {
     let step = "preparing excluded directories";
     if spec.removable.is_empty() {
@@ -98,15 +98,15 @@ pub fn start(spec: &Spec) -> Result<Option<Removable>, Failure> {
     }
     drop(ours);
     let _ = set_name(c"silo-mounter");
-    // A program that ends all processes of its session in a friendly way means its own.
+    // A program that sends these signals to all processes of its session means its own ones.
     let _ = sys::block_signals(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM]);
     let _ = close_all_but(mounts.iter().flatten().chain([&theirs]));
-    // Without this process the kernel's own answers remain.
+    // Without this process, calls fail as the kernel decides.
     let _ = serve(&theirs, &mounts);
     sys::exit(0)
 }
 
-/// Covers and uncovers places as PID 1 asks, until it is gone.
+/// Covers and uncovers directories at PID 1's request, until PID 1 is gone.
 fn serve(socket: &OwnedFd, mounts: &[Vec<OwnedFd>]) -> Result<(), Errno> {
     let mut covers: Vec<Vec<OwnedFd>> = mounts.iter().map(|_| Vec::new()).collect();
     let mut request = [0; 2];
@@ -123,13 +123,13 @@ fn serve(socket: &OwnedFd, mounts: &[Vec<OwnedFd>]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Mounts the `fd` directory of a process and ends the process. An older kernel than 6.2 still says that the directory exists:
-/// there a removed directory stays to be seen, empty.
+/// Covers a directory with the `fd` directory of a process, and ends the process. A kernel older than 6.2 still reports that the directory
+/// exists; then the cover is taken away again, and the removed directory stays visible and empty.
 fn put(mounts: &[OwnedFd], covers: &mut Vec<OwnedFd>) -> Result<(), Errno> {
     let number = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let Some(pid) = sys::fork().map_err(number)? else {
         loop {
-            // It is killed in a moment.
+            // The parent kills this process soon.
             let _ = poll(&mut [], None);
         }
     };
@@ -179,7 +179,7 @@ impl Removable {
         self.absent.borrow().contains(&place)
     }
 
-    /// Finds the place that a name in a directory is.
+    /// Returns the number of the excluded directory with this parent and name.
     fn place(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<u8>, Errno> {
         if !self.places.iter().any(|place| place.name == name) {
             return Ok(None);
@@ -203,7 +203,7 @@ impl Removable {
     }
 }
 
-/// One call that is judged.
+/// A call to be answered.
 struct Judging<'a> {
     removable: &'a Removable,
     root: BorrowedFd<'a>,
@@ -228,7 +228,7 @@ impl Judging<'_> {
         Ok(Verdict::Continue)
     }
 
-    /// Opens the directory that a path leads to, if the path's last name is one of ours; the kernel answers for every other.
+    /// Opens the parent directory of a path, if the last component may be an excluded directory; otherwise the kernel answers.
     fn target(&self, directory: u64, path: u64) -> Option<Target> {
         let named = Named::at(self.pid, directory, path, 0).ok()?;
         let (parent, name) = split(named.path.as_deref()?.to_bytes())?;
@@ -240,7 +240,7 @@ impl Judging<'_> {
         Some(Target { parent, name, place })
     }
 
-    /// Returns the target and the place of a path that is one of ours.
+    /// Returns the target and the number, if the path is an excluded directory.
     fn own(&self, directory: u64, path: u64) -> Option<(Target, u8)> {
         let target = self.target(directory, path)?;
         let place = target.place?;
@@ -259,7 +259,7 @@ impl Judging<'_> {
         Ok(Verdict::Done)
     }
 
-    /// Answers a call that only has to fail while the directory is removed: the kernel finds the cover.
+    /// Answers a call that must fail while the directory is removed, because the kernel would find the cover.
     fn find(&self, directory: u64, path: u64) -> Result<Verdict, Errno> {
         match self.own(directory, path) {
             Some((_, place)) if self.removable.is_absent(place) => Err(Errno::NOENT),
@@ -299,7 +299,7 @@ impl Judging<'_> {
         Err(Errno::XDEV)
     }
 
-    /// Says whether the caller may change the directory that holds the place, and still waits.
+    /// Checks that the caller still waits, and may write the parent directory.
     fn check(&self, target: &Target) -> Result<(), Errno> {
         if !(self.still_waits)() {
             return Err(Errno::SRCH);
@@ -310,7 +310,7 @@ impl Judging<'_> {
         accessat(&target.parent, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty())
     }
 
-    /// Fails if the directory holds anything but places that were removed.
+    /// Fails if the directory contains entries other than removed directories.
     fn is_empty(&self, target: &Target) -> Result<(), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = openat(&target.parent, &target.name, flags, Mode::empty())?;
@@ -327,7 +327,7 @@ impl Judging<'_> {
     }
 }
 
-/// Splits a path into the one of the directory and the last name; a path that ends in `.` or `..` has none.
+/// Splits a path into its parent directory and the last component; `None` if that is `.` or `..`.
 fn split(path: &[u8]) -> Option<(CString, OsString)> {
     let end = path.iter().rposition(|byte| *byte != b'/')? + 1;
     let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
@@ -339,7 +339,7 @@ fn split(path: &[u8]) -> Option<(CString, OsString)> {
     Some((CString::new(parent).ok()?, OsString::from_vec(name.to_vec())))
 }
 
-/// Returns a process's umask; the kernel's usual one if it cannot be read.
+/// Returns a process's umask, or the usual default if it cannot be read.
 fn umask(pid: i32) -> u32 {
     const USUAL: u32 = 0o022;
     let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();

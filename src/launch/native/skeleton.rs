@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(mode(&base.join("run")), 0o711, "our copy has the mode of the image's");
 
         skeleton.dir(Path::new("/etc"), 0o700).expect("there already");
-        assert!(!base.join("etc").exists(), "what the image has is not made again");
+        assert!(!base.join("etc").exists(), "the image's directory is not copied");
         skeleton.file(Path::new("/etc/out"), b"", 0o644).expect("hides the symlink");
         assert!(base.join("etc/out").symlink_metadata().expect("there").is_file());
         let failure = skeleton.dir(Path::new("/etc/loop/x"), 0o755).expect_err("it is a loop");

@@ -395,7 +395,7 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
     checked(c_long::from(result)).map(drop)
 }
 
-/// Ends a wait: the kernel makes the call.
+/// Lets the kernel make a waiting call.
 pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     const CONTINUE: u32 = 1;
     let mut verdict = Verdict { id, value: 0, error: 0, flags: CONTINUE };

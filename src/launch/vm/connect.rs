@@ -89,7 +89,7 @@ pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
         changes::clear(upper)?;
         changes::unpack(&mut BufReader::new(&after), upper)
     };
-    host(put(), &format!("unpacking what the step changed into {}", upper.display()))
+    host(put(), &format!("unpacking the step's changes into {}", upper.display()))
 }
 
 /// Sends the job.

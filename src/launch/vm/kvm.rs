@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_processor_without_instructions_for_guests_is_known_by_its_flags() {
         let of = |flags: &str| super::has_extensions(&format!("processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: vmx\n"));
-        assert!(of("fpu vmx sse") && of("svm") && super::has_extensions(""), "and what is not known is tried");
+        assert!(of("fpu vmx sse") && of("svm") && super::has_extensions(""), "unknown processors are tested");
         assert!(!of("fpu sse hypervisor") && !of("vmxnet"));
     }
 

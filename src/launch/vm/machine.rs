@@ -453,7 +453,7 @@ mod tests {
         assert_eq!(made.outer.root.lower, [PathBuf::from("/h/vm")]);
         let memory = made.memory_bytes + QEMU_MEMORY_BYTES;
         let limits = Limits { memory_bytes: Some(memory), tasks: Some(258), open_files: Some(4096), cpu_thousandths: Some(3000) };
-        assert_eq!(made.outer.limits, limits, "what takes QEMU's place has limits of its own");
+        assert_eq!(made.outer.limits, limits, "a compromised QEMU is limited, too");
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
         watch.mux.send(&awake()?);
         watch.run(&signals, Until::Heard, &mut |_| {})?;
     }
-    let step = "saving the machine";
+    let step = "saving the virtual machine";
     let Some(control) = watch.running().and_then(Running::control) else { return Err(Error::Lost) };
     host(control.save(&format!("{}/{STATE}", machine::SNAPSHOT), &signals).map_err(io::Error::other), step)
 }

@@ -236,7 +236,7 @@ impl<'a> Watch<'a> {
         let patience = patience.or_else(|| self.wake().map(|wake| span(wake.saturating_duration_since(Instant::now()))));
         let is_idle = match poll(&mut fds, patience.as_ref()) {
             Err(Errno::INTR) => return Ok(Ready::default()),
-            polled => host(polled, "waiting for the machine")? == 0,
+            polled => host(polled, "waiting for the virtual machine")? == 0,
         };
         let mut events = fds.iter().map(PollFd::revents);
         let mut one = |is_polled: bool| is_polled && events.next().is_some_and(|flags| !flags.is_empty());

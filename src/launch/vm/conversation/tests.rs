@@ -111,7 +111,7 @@ fn after_the_report_what_came_before_is_written_and_nothing_is_read() {
     say(&mut host, &[Frame::Started, data(OUTPUT, 100), report()]);
     assert!(host.has_output() && host.room() == 0 && !host.has_room() && host.is_flushed());
     host.arrive(&[b'Q'; 60_000]);
-    assert_eq!((host.next_act(), host.kept()), (Ok(None), 100), "only what is to be written");
+    assert_eq!((host.next_act(), host.kept()), (Ok(None), 100), "only the output to be written");
     // The stream sent no end: the report ends it.
     assert_eq!(host.wrote(OUTPUT, 100), Fate::Gone);
     assert_eq!([JOB, INPUT].map(|number| host.settle(number)), [Fate::Gone; 2]);

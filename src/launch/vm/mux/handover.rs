@@ -170,7 +170,7 @@ mod tests {
         control.push(SendAncillaryMessage::ScmRights(&fds));
         sendmsg(&agent, &[IoSlice::new(b"A\x01\0\0\0")], &mut control, SENDING).expect("sent");
         drop(passed);
-        run([&mut host, &mut guest]).expect("both are honest");
+        run([&mut host, &mut guest]).expect("both follow the protocol");
         let mut bytes = [0; 64];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -184,12 +184,12 @@ mod tests {
         use std::io::{Read, Write};
         theirs.set_nonblocking(false).expect("set");
         (&mine).write_all(b"ping").expect("sent");
-        run([&mut host, &mut guest]).expect("both are honest");
+        run([&mut host, &mut guest]).expect("both follow the protocol");
         let mut four = [0; 4];
         (&theirs).read_exact(&mut four).expect("there");
         assert_eq!(&four, b"ping");
         drop(theirs);
-        run([&mut host, &mut guest]).expect("both are honest");
+        run([&mut host, &mut guest]).expect("both follow the protocol");
         assert_eq!((&mine).read(&mut four).expect("read"), 0, "its end is passed on");
     }
 }

@@ -16,7 +16,7 @@ pub fn linked() -> (Mux, Mux) {
     let (mut host, mut guest) = (Mux::new(one, Side::Host), Mux::new(other, Side::Guest));
     guest.send(&Frame::Hello { version: VERSION });
     guest.turn(&[]).expect("there is room");
-    host.turn(&[(Source::Link, PollFlags::IN)]).expect("it is honest");
+    host.turn(&[(Source::Link, PollFlags::IN)]).expect("it follows the protocol");
     assert!(host.next_frame().is_some());
     (host, guest)
 }
@@ -79,7 +79,7 @@ fn a_stream_arrives_whole_and_ends() {
             }
         });
         while host.has(1) || guest.has(1) {
-            run([&mut host, &mut guest]).expect("both are honest");
+            run([&mut host, &mut guest]).expect("both follow the protocol");
         }
         assert!(reader.join().expect("it reads to the end") == wanted);
     });
@@ -97,7 +97,7 @@ fn who_does_not_read_gets_a_window_and_no_more() {
         while let Ok(length) = write(&to, &[7; 4096]) {
             taken += length;
         }
-        run([&mut host, &mut guest]).expect("both are honest");
+        run([&mut host, &mut guest]).expect("both follow the protocol");
     }
     // The window, and the capacity of a pipe.
     assert!(taken <= WINDOW_BYTES + (1 << 20), "{taken}");
@@ -124,7 +124,7 @@ fn a_reader_that_is_gone_is_told() {
     guest.add(2, given(from), End::Own, Ways::OUT);
     drop(out);
     write(&to, b"unheard").expect("taken");
-    run([&mut host, &mut guest]).expect("both are honest");
+    run([&mut host, &mut guest]).expect("both follow the protocol");
     assert!(!guest.has(2), "the pipe inside is closed, and its writer hears of it");
 }
 
@@ -142,16 +142,16 @@ fn nobody_who_takes_nothing_holds_the_host_up() {
             guest.send(&Frame::Data { stream: 2, bytes: vec![1; 100] });
         }
         guest.turn(&[]).expect("it is there");
-        host.turn(&[(Source::Link, PollFlags::IN), (Source::Stream(2), PollFlags::OUT)]).expect("the machine is honest");
+        host.turn(&[(Source::Link, PollFlags::IN), (Source::Stream(2), PollFlags::OUT)]).expect("the VM follows the protocol");
     }
     assert!(host.waiting.is_some() && host.broker_deadline().is_some(), "a message waits for the broker");
     assert!(host.fds.len() < 1024 && host.conversation.kept() < 1 << 20, "{} {}", host.fds.len(), host.conversation.kept());
-    assert!(host.interest().iter().all(|(source, ..)| *source != Source::Link), "the link is not read meanwhile");
+    assert!(host.interest().iter().all(|(source, ..)| *source != Source::Link), "the link is not read while it waits");
     // A closed broker does not block either.
     drop((broker, reader));
     for _ in 0..100 {
-        host.turn(&[(Source::Messenger, PollFlags::OUT), (Source::Link, PollFlags::IN)]).expect("the machine is honest");
-        guest.turn(&[(Source::Link, PollFlags::IN)]).expect("the host is honest");
+        host.turn(&[(Source::Messenger, PollFlags::OUT), (Source::Link, PollFlags::IN)]).expect("the VM follows the protocol");
+        guest.turn(&[(Source::Link, PollFlags::IN)]).expect("the host follows the protocol");
     }
     assert!(!host.has_messenger() && host.waiting.is_none());
 }
