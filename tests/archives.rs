@@ -283,7 +283,7 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
     // Bombs: of bytes, of entries, and of documents.
     archive(&file, &[("zeros", &vec![0; 300 << 20])]);
     fs::write(&file, compressed(&fs::read(&file).expect("our own"), "zst")).expect("our own");
-    refused("out of all proportion");
+    refused("out of proportion");
     let many: Vec<String> = (0..50_001).map(|at| at.to_string()).collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), &b""[..])).collect();
     archive(&file, &many);
