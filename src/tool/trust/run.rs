@@ -96,7 +96,7 @@ impl Drop for RunRecord {
 /// Files that Silo itself obeys.
 const SILOS: [&str; 4] = [PROJECT_CONFIG, LEGACY_CONFIG, PROJECT_LOCK, RECIPES];
 
-/// Marks the project as suspect if one of these paths, which came while a sandbox ran, is obeyed by silo.
+/// Marks the project as suspect if silo obeys one of these paths, which appeared during a run.
 pub fn came_inside(home: &Home, project: &Path, paths: &[PathBuf]) -> Result<(), Error> {
     if !paths.iter().any(|path| SILOS.iter().any(|name| path.starts_with(name))) {
         return Ok(());
