@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use silo::launch::spec::Network;
+use silo_launch::spec::Network;
 
 use crate::support::sandbox::bench;
 use crate::support::{As, Silo, has, is_root};

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use silo::image::boot;
+use silo_build::image::boot;
 
 use crate::support::{As, Silo};
 use crate::table::{Promise, Table, timed};

@@ -6,14 +6,14 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use silo::broker::hello;
-use silo::broker::request::{end_of_head, parse};
-use silo::git::budget::Budget;
-use silo::git::index::Index;
-use silo::git::oid::Format;
-use silo::git::{loose, pack, packidx};
-use silo::grant::{Cover, Grant, Host};
-use silo::launch::conversation::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
+use silo_base::grant::{Cover, Grant, Host};
+use silo_guard::git::budget::Budget;
+use silo_guard::git::index::Index;
+use silo_guard::git::oid::Format;
+use silo_guard::git::{loose, pack, packidx};
+use silo_launch::broker::hello;
+use silo_launch::broker::request::{end_of_head, parse};
+use silo_launch::conversation::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
 use silo_wire::{Answer, Ask};
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use silo::unpack::entries::{self, Kind};
+use silo_fetch::unpack::entries::{self, Kind};
 
 const BLOCK: usize = 512;
 

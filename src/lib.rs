@@ -1,4 +1,4 @@
-//! Silo: dev tools in throw-away sandboxes, booted from pinned, reproducible images.
+//! Silo: dev tools in throw-away sandboxes, started from pinned, reproducible images.
 //!
 //! Modules are listed by level, lowest first; a module uses only modules above it in this list (`tests/architecture.rs` checks this).
 //! `docs/architecture.md` is the overview.

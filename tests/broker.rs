@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use silo::launch::spec::{Record, Spec};
+use silo_launch::spec::{Record, Spec};
 
 use crate::network::{allowing, echo, errors, sandbox};
 use crate::support::sandbox::{Bench, bench, text, until};

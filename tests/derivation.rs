@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use silo::derivation::{Blob, Configure, Database, Derivation, Image, Package, Step};
-use silo::system::Arch;
+use silo_base::system::Arch;
+use silo_model::derivation::{Blob, Configure, Database, Derivation, Image, Package, Step};
 use silo_store::digest::{Digest, LayerId};
 
 use crate::support::golden;

@@ -10,13 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
-use silo::git::layer::Layer;
-use silo::git::over::Over;
-use silo::git::repository::Repository;
-use silo::home::Home;
-use silo::image::ImageId;
-use silo::tool::projects::{self, Pinned, Project};
+use silo_base::home::Home;
+use silo_build::image::ImageId;
+use silo_guard::git::layer::Layer;
+use silo_guard::git::over::Over;
+use silo_guard::git::repository::Repository;
 use silo_store::{LayerId, LayerPath, Meta, Record, Store, layer, lock};
+use silo_tool::projects::{self, Pinned, Project};
 
 use crate::faults::silo_with_sh;
 use crate::support::{Silo, has, outcome, skip};

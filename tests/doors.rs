@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use silo::grant::Port;
-use silo::launch::spec::{Asker, Dir, Network, SSH_AGENT, Spec, SshAgent};
+use silo_base::grant::Port;
+use silo_launch::spec::{Asker, Dir, Network, SSH_AGENT, Spec, SshAgent};
 
 use crate::support::sandbox::{Bench, bench, text, until};
 use crate::support::terminal::Session;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
 use crate::support::{PROGRAM, skip};
-use silo::launch::spec::{Access, Asker, File, Machine, Mount, Network, Spec, Upper};
+use silo_launch::spec::{Access, Asker, File, Machine, Mount, Network, Spec, Upper};
 
 /// A file of the image that a probe tries to spoil.
 const LAYER_FILE: &str = "/usr/share/perl5/Debconf/Db.pm";
@@ -22,7 +22,7 @@ fn probing(bench: &Bench, bait: &serde_json::Value) -> Spec {
     let mut spec = bench.spec(&["python3", "/probes/escape_probes.py", &bait.to_string()]);
     spec.files.push(File {
         guest: "/probes/escape_probes.py".into(),
-        bytes: silo::launch::spec::Bytes(include_bytes!("escape_probes.py").to_vec()),
+        bytes: silo_launch::spec::Bytes(include_bytes!("escape_probes.py").to_vec()),
         mode: 0o644,
     });
     spec
@@ -154,7 +154,7 @@ fn a_step_with_a_network_has_no_other_door() {
         Network { allow: ["host.silo.internal:9", "*.example:*", "198.51.100.0/24:*"].map(str::to_owned).to_vec(), ..Network::default() };
     spec.files.push(network.file());
     spec.network = Some(network);
-    spec.identity = silo::launch::spec::Identity::Root;
+    spec.identity = silo_launch::spec::Identity::Root;
     let (upper, work) = (bench.path("upper"), bench.path("work"));
     for dir in [&upper, &work] {
         fs::create_dir(dir).expect("made");
@@ -273,12 +273,12 @@ print(sorted(os.listdir("/resolv")))
     fs::create_dir(&shared).expect("made");
     fs::write(shared.join("file"), "").expect("written");
     let mut spec = bench.python(step);
-    spec.identity = silo::launch::spec::Identity::Root;
+    spec.identity = silo_launch::spec::Identity::Root;
     spec.root.upper = Upper::Kept { upper: upper.clone(), work };
     spec.mounts[0] = Mount { host: shared.clone().into(), guest: "/shared".into(), access: Access::ReadWrite };
     spec.cwd = "/".into();
     spec.env.insert("SHARED".into(), "/shared".into());
-    spec.files.push(File { guest: "/resolv/conf".into(), bytes: silo::launch::spec::Bytes(b"x".to_vec()), mode: 0o644 });
+    spec.files.push(File { guest: "/resolv/conf".into(), bytes: silo_launch::spec::Bytes(b"x".to_vec()), mode: 0o644 });
     let input = bench.path("input");
     fs::write(&input, "").expect("written");
     let file = fs::File::open(&input).expect("there");

@@ -114,7 +114,7 @@ fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
         }
         assert_eq!(status, "0", "{page}: `{command}` fails\n{came}");
         let home = fs::canonicalize(silo.home()).expect("our own home");
-        let mut lines = came.lines().map(|line| plain(&silo::plain::said(line), &home));
+        let mut lines = came.lines().map(|line| plain(&silo_base::plain::said(line), &home));
         for line in expected.iter().map(|line| plain(line, Path::new("/home/me"))) {
             assert!(lines.any(|came| came == line), "{page}: `{command}` does not print {line:?} where the page says so, but\n{came}");
         }
@@ -197,7 +197,7 @@ fn what_the_readme_says_is_what_happens() {
     let _ = terminal.expect("@@[0] ");
     let (status, came) = at_a_prompt(&mut terminal, &command);
     assert_eq!(status, "0", "{came}");
-    let said: Vec<String> = came.lines().map(silo::plain::said).collect();
+    let said: Vec<String> = came.lines().map(silo_base::plain::said).collect();
     for expect in [
         "python 3.",
         "silo: ",

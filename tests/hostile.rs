@@ -13,7 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use silo::launch::spec::{Access, Machine, Mount, Network, Spec};
+use silo_launch::spec::{Access, Machine, Mount, Network, Spec};
 
 use crate::support::sandbox::{Bench, bench, until};
 

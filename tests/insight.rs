@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use silo::insight::asked::{Origin, Step, Wish};
-use silo::insight::change::{Aspect, Deed};
-use silo::insight::diff::told::Part;
-use silo::insight::diff::{self, Side};
-use silo::insight::graph::{self, Graph, Head, svg, words};
-use silo::insight::sbom::copyright::License;
-use silo::insight::sbom::{Bill, Distribution, Item, Maintainer, Origin as SbomOrigin, cyclonedx, spdx};
-use silo::insight::why::{self, About, Answer, Package, Standing, Thing};
+use silo_insight::asked::{Origin, Step, Wish};
+use silo_insight::change::{Aspect, Deed};
+use silo_insight::diff::told::Part;
+use silo_insight::diff::{self, Side};
+use silo_insight::graph::{self, Graph, Head, svg, words};
+use silo_insight::sbom::copyright::License;
+use silo_insight::sbom::{Bill, Distribution, Item, Maintainer, Origin as SbomOrigin, cyclonedx, spdx};
+use silo_insight::why::{self, About, Answer, Package, Standing, Thing};
 use silo_store::manifest::{Manifest, Record};
 use silo_store::{Digest, Index, Kind, LayerId, LayerPath};
 

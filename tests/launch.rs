@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio as Pipe};
 
 use crate::support::sandbox::{bench, text, until};
 use crate::support::terminal::{self, Session, cooked, size};
-use silo::launch::spec::{Access, Mount, Spec, Stdio};
+use silo_launch::spec::{Access, Mount, Spec, Stdio};
 
 #[test]
 fn exit_codes_are_the_programs() {

@@ -168,9 +168,9 @@ fn pyright_finds_an_error_where_the_file_is_on_the_host() {
     assert_eq!(editor.end(), 0);
     // The server's root is the tool's with more over it: the same Python, the same packages.
     let lock = silo.path("recipe-locks/python.lsp.lock");
-    let locks = silo::lock::parse(&fs::read_to_string(&lock).expect("a lock"), &lock).expect("a lock");
+    let locks = silo_model::lock::parse(&fs::read_to_string(&lock).expect("a lock"), &lock).expect("a lock");
     let image = silo.installed("python").image;
-    let version = |lock: &silo::lock::Lock| lock.packages[&silo::system::Arch::host()]["python3"].version.clone();
+    let version = |lock: &silo_model::lock::Lock| lock.packages[&silo_base::system::Arch::host()]["python3"].version.clone();
     assert_eq!(locks["python.lsp"].epoch, image.epoch);
     assert!(
         version(&locks["python.lsp"])
@@ -258,11 +258,11 @@ fn a_server_goes_with_the_tool_that_the_project_has() {
     let done = silo.fed(["lsp", "python"], b"");
     assert_eq!((done.code, done.out.as_str()), (0, "over\nnone\n"), "{}", done.err);
     let path = silo.project().join("silo.lock");
-    let locks = |path: &Path| silo::lock::parse(&fs::read_to_string(path).expect("a lock"), path).expect("a lock");
+    let locks = |path: &Path| silo_model::lock::parse(&fs::read_to_string(path).expect("a lock"), path).expect("a lock");
     let both = locks(&path);
     assert_eq!(both.keys().collect::<Vec<_>>(), ["python", "python.lsp"]);
     // It has the tool's packages, and what the recipe's own server needs besides.
-    let stands_on = |both: &BTreeMap<String, silo::lock::Lock>| {
+    let stands_on = |both: &BTreeMap<String, silo_model::lock::Lock>| {
         let (tool, server) = (&both["python"], &both["python.lsp"]);
         assert_eq!(tool.epoch, server.epoch);
         for (architecture, packages) in &tool.packages {

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use silo::broker::proxies::Proxies;
-use silo::launch::spec::{Asker, Learn, Machine, Network, Spec};
+use silo_launch::broker::proxies::Proxies;
+use silo_launch::spec::{Asker, Learn, Machine, Network, Spec};
 
 use crate::support::sandbox::{Bench, bench, text};
 use crate::support::{Silo, skip};

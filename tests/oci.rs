@@ -325,7 +325,7 @@ fn as_many_documents_are_asked_for_as_there_are_architectures() {
             "{{\"mediaType\":\"application/vnd.oci.image.manifest.v1+json\",\"digest\":\"sha256:{}\",\"size\":{},\"platform\":{{\"architecture\":\"{}\",\"os\":\"linux\"}}}}",
             Digest::of(bytes),
             bytes.len(),
-            silo::system::Arch::host()
+            silo_base::system::Arch::host()
         )
     };
     let index = |entries: Vec<String>| format!("{{\"schemaVersion\":2,\"manifests\":[{}]}}", entries.join(","));

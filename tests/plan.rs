@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use silo::build::network::Outside;
-use silo::config::{merge, read};
-use silo::home::Home;
-use silo::launch::opened::{Links, Opened};
-use silo::launch::spec::{Access, Mount};
-use silo::recipe::catalog::{self, Places};
 use silo::run::error::Error;
 use silo::run::image::Images;
 use silo::run::plan::{Caller, Inputs, Options, Private, Project, plan};
 use silo::run::target::Target;
 use silo::run::user::User;
-use silo::tool::{View, record};
+use silo_base::home::Home;
+use silo_build::network::Outside;
+use silo_launch::opened::{Links, Opened};
+use silo_launch::spec::{Access, Mount};
+use silo_model::config::{merge, read};
+use silo_model::recipe::catalog::{self, Places};
 use silo_store::layout::Store;
+use silo_tool::{View, record};
 use tar::EntryType::{Directory, Regular};
 
 use crate::support::images::{Layer, layout, tar};
@@ -90,7 +90,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
     let mut value: serde_json::Value = serde_json::from_slice(&spec.to_json().expect("JSON")).expect("JSON");
     // Their order follows from how deep this machine's temporary directory is.
     value["mounts"].as_array_mut().expect("a list").sort_by_key(|mount| mount["guest"].to_string());
-    let kept = silo::tool::projects::id(&project);
+    let kept = silo_tool::projects::id(&project);
     let mut text = serde_json::to_string_pretty(&without_inodes(value)).expect("JSON") + "\n";
     for (from, to) in [(project.as_path(), "/PROJECT"), (silo.home(), "/HOME"), (Path::new(&id), "IMAGE"), (Path::new(&kept), "KEPT")] {
         text = text.replace(&from.display().to_string(), to);
@@ -117,9 +117,9 @@ fn settings_decide_the_spec() {
     for (dir, file) in [(silo.home().to_owned(), ".netrc"), (silo.project(), "conf")] {
         fs::write(dir.join(file), "x").expect("a file of ours");
     }
-    let learn_nothing = Options { tier: Some(silo::config::Tier::Native), ..Options::default() };
+    let learn_nothing = Options { tier: Some(silo_model::config::Tier::Native), ..Options::default() };
     let none = Options { project: Project::None, ..learn_nothing.clone() };
-    let ports = Options { ports: vec![silo::grant::Port::parse("8080:80").expect("ports")], ..learn_nothing.clone() };
+    let ports = Options { ports: vec![silo_base::grant::Port::parse("8080:80").expect("ports")], ..learn_nothing.clone() };
     let shaped = "passEnv = [\"A\"]\npassFiles = [\"~/.netrc\", { host = \"conf\", guest = \"/run/conf\" }]\n\
         mount.exclude = [\"node_modules\"]\nnetwork.allow = [\"a.example\"]\nnetwork.deny = [\"b.example\"]\n[overrides.box]\n\
         env = { MADE = \"yes\" }\nstate = [\"~/.box\"]\ncache = [\"~/.cache/box\"]\nmemoryMB = 512\ncpus = 2\n";

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use silo::lock::{self, Asked};
-use silo::recipe::catalog::{self, Places};
-use silo::recipe::wanted::for_arch;
-use silo::recipe::{Recipe, addon};
-use silo::system::Arch;
+use silo_base::system::Arch;
+use silo_model::lock::{self, Asked};
+use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::wanted::for_arch;
+use silo_model::recipe::{Recipe, addon};
 
 use crate::support::{Silo, golden};
 

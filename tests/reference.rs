@@ -140,7 +140,7 @@ fn kind(root: &Value, schema: &Value) -> String {
     }
 }
 
-/// As `src/config/merge.rs` does it.
+/// As `src/model/config/merge.rs` does it.
 fn merge(path: &str, kind: &str) -> &'static str {
     match path {
         "mirrors.debian" | "mirrors.debianSecurity" | "overrides.<tool>.ports" => "replaced",

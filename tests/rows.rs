@@ -254,7 +254,7 @@ impl Layout<'_> {
         layers.insert(0, tar(&[d("bin"), f("bin/x").mode(0o755), d("opt")]));
         let diffs: Vec<String> = layers.iter().map(|bytes| format!("sha256:{}", Digest::of(bytes))).collect();
         let mut config = json!({
-            "architecture": silo::system::Arch::host().name(), "os": "linux", "config": { "Env": ["PATH=/bin"], "Cmd": ["/bin/x"] },
+            "architecture": silo_base::system::Arch::host().name(), "os": "linux", "config": { "Env": ["PATH=/bin"], "Cmd": ["/bin/x"] },
             "rootfs": { "type": "layers", "diff_ids": diffs },
         });
         change(&mut config);
@@ -297,7 +297,7 @@ type Written = Box<dyn Fn(&Layout<'_>)>;
 
 /// Images that are odd beside their layers. All of them have `opt/right`.
 fn written() -> Vec<(&'static str, Written)> {
-    let host = silo::system::Arch::host().name();
+    let host = silo_base::system::Arch::host().name();
     let other = if host == "amd64" { "arm64" } else { "amd64" };
     let right = |layout: &Layout<'_>| layout.image(&[vec![f("opt/right")]], |_| {});
     let wrong = |layout: &Layout<'_>| layout.image(&[vec![f("opt/wrong")]], |_| {});
@@ -507,7 +507,7 @@ fn entry_points_and_commands_are_what_docker_means() {
         let layout = Layout(&dir.join("layout"));
         let diff = format!("sha256:{}", Digest::of(&base));
         let config = json!({
-            "architecture": silo::system::Arch::host().name(), "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff] },
+            "architecture": silo_base::system::Arch::host().name(), "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff] },
             "config": { "Env": ["PATH=/usr/bin:/bin"], "Entrypoint": entrypoint, "Cmd": cmd },
         });
         let (config, mut layer) = (layout.typed(&format!("{OCI}.config.v1+json"), &config), layout.blob(&base));

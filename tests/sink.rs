@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use silo::plain;
+use silo_base::plain;
 
 use crate::support::{Done, Silo, done};
 

@@ -17,10 +17,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
-use silo::resolve::keyring::Keyring;
-use silo::resolve::packages::{self, Index};
-use silo::resolve::solve::{Request, solve, wanted};
-use silo::resolve::{release, signature};
+use silo_resolve::keyring::Keyring;
+use silo_resolve::packages::{self, Index};
+use silo_resolve::solve::{Request, solve, wanted};
+use silo_resolve::{release, signature};
 
 const SUITES: [&str; 3] = ["trixie", "trixie-updates", "trixie-security"];
 

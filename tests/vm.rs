@@ -15,8 +15,8 @@ use std::thread;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use silo::image::boot;
-use silo::launch::spec::Machine;
+use silo_build::image::boot;
+use silo_launch::spec::Machine;
 
 pub use crate::support::machine::{machine, silo};
 use crate::support::sandbox::{bench, until};

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 use serde::Deserialize;
-use silo::launch::spec::Network;
+use silo_launch::spec::Network;
 
 use crate::network::{PRELUDE, allowing, errors, sandbox};
 use crate::support::sandbox::{Bench, bench, text};
@@ -165,7 +165,7 @@ fn a_proxy_is_not_asked_for_what_leads_to_this_machine() {
     let program = "print(why('loop.example:7000'), why('metadata.example:7000'), why('loop.example:80'))";
     let mut network = allowing(&["loop.example:7000", "metadata.example:7000", "loop.example:80"]);
     let proxy = Some("http://127.0.0.1:7000".to_owned());
-    network.proxies = silo::broker::proxies::Proxies { http: proxy.clone(), https: proxy, direct: None };
+    network.proxies = silo_launch::broker::proxies::Proxies { http: proxy.clone(), https: proxy, direct: None };
     let (output, _) = world.run(network, program);
     assert_eq!(text(&output), "EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH\n", "{}", errors(&output));
     assert!(!errors(&output).contains("proxy"), "{}", errors(&output));

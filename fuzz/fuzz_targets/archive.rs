@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use libfuzzer_sys::fuzz_target;
-use silo::fetch::patience::Patience;
-use silo::fetch::transport::Transport;
-use silo::oci::reference::{Form, Place, Reference};
-use silo::registry::{self, Context};
+use silo_fetch::patience::Patience;
+use silo_fetch::transport::Transport;
+use silo_model::oci::reference::{Form, Place, Reference};
+use silo_fetch::registry::{self, Context};
 
 fuzz_target!(|bytes: &[u8]| {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");

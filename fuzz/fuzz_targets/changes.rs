@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let dir = place.path().join("changes");
     fs::create_dir(&dir).expect("made");
     fs::write(place.path().join("beside"), "safe").expect("written");
-    let _ = silo::launch::unpack_changes(&mut &data[..], &dir);
+    let _ = silo_launch::unpack_changes(&mut &data[..], &dir);
     assert_eq!(fs::read(place.path().join("beside")).expect("there"), b"safe");
     assert_eq!(fs::read_dir(place.path()).expect("listed").count(), 2);
 });

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use silo::unpack::package;
+use silo_fetch::unpack::package;
 use silo_store::digest::Digest;
 use silo_store::layout::Store;
 use tempfile::TempDir;

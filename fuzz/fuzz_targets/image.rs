@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use silo::oci::{docker, image, reference};
+use silo_model::oci::{docker, image, reference};
 
 fuzz_target!(|bytes: &[u8]| {
     drop(image::document(bytes));
-    drop(image::configuration(bytes, silo::system::Arch::Amd64));
+    drop(image::configuration(bytes, silo_base::system::Arch::Amd64));
     if let Ok(images) = docker::list(bytes) {
         drop(docker::choose(&images, None));
     }

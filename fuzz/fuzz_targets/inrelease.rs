@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use silo::resolve::keyring::Keyring;
-use silo::resolve::{release, signature};
+use silo_resolve::keyring::Keyring;
+use silo_resolve::{release, signature};
 
 fuzz_target!(|bytes: &[u8]| {
     let keyring = Keyring::parse(include_bytes!("../../recipes/keyrings/debian.asc")).expect("the keyring that ships");

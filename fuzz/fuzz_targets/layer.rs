@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use silo::unpack::layer::{self, Source};
+use silo_fetch::unpack::layer::{self, Source};
 use silo_store::digest::Digest;
 use silo_store::layout::Store;
 use tempfile::TempDir;

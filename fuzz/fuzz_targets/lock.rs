@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use silo::lock;
+use silo_model::lock;
 
 fuzz_target!(|text: &str| {
     let path = Path::new("x.lock");

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use silo::resolve::packages;
-use silo::unpack::record;
+use silo_resolve::packages;
+use silo_fetch::unpack::record;
 
 fuzz_target!(|text: &[u8]| {
     drop(packages::parse(text));

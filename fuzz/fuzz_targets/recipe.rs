@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use silo::document;
-use silo::recipe::file::{self, RecipeFile};
+use silo_model::document;
+use silo_model::recipe::file::{self, RecipeFile};
 
 fuzz_target!(|text: &str| {
     match document::parse::<RecipeFile>(text, Path::new("x.toml")) {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use silo::launch::spec::Spec;
+use silo_launch::spec::Spec;
 
 fuzz_target!(|json: &[u8]| {
     if let Ok(spec) = Spec::from_json(json) {

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::config::edit::NewStep;
-use crate::plain;
-use crate::recipe::addon;
-use crate::recipe::catalog;
-use crate::recipe::file::{check_grants, check_packages};
-use crate::tool::definition::Scope;
-use crate::tool::settings_file;
+use silo_base::plain;
+use silo_model::config::edit::NewStep;
+use silo_model::recipe::addon;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file::{check_grants, check_packages};
+use silo_tool::definition::Scope;
+use silo_tool::settings_file;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::build::check::{Check, Finding};
-use crate::config::edit::NewStep;
-use crate::document;
-use crate::launch::spec::Access;
-use crate::plain;
-use crate::recipe::catalog;
-use crate::recipe::file::check_grants;
 use crate::run::activate;
 use crate::run::mounts::Shown;
-use crate::tool::definition::{self, Scope};
-use crate::tool::kept::Keeper;
-use crate::tool::{record, settings_file};
+use silo_base::plain;
+use silo_build::check::{Check, Finding};
+use silo_launch::spec::Access;
+use silo_model::config::edit::NewStep;
+use silo_model::document;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file::check_grants;
+use silo_tool::definition::{self, Scope};
+use silo_tool::kept::Keeper;
+use silo_tool::{record, settings_file};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::amount;
-use crate::image::ImageId;
-use crate::plain;
-use crate::tool::compress;
-use crate::tool::{collect, usage};
+use silo_base::amount;
+use silo_base::plain;
+use silo_build::image::ImageId;
+use silo_tool::compress;
+use silo_tool::{collect, usage};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -1,7 +1,7 @@
 //! Handles a call by another name than `silo`: the program was started as a shim.
 //!
 //! This runs before everything else, even before the command line is defined. Most shim calls are passed on to the next program on PATH, so
-//! they must add no noticeable delay. `crate::shim` decides which program gets a call.
+//! they must add no noticeable delay. `silo_tool::shim` decides which program gets a call.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -10,14 +10,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use crate::config::discover;
-use crate::config::project::ProjectFiles;
-use crate::home::{Home, PROGRAM};
-use crate::recipe::catalog;
-use crate::shim::choice::{self, Choice};
-use crate::shim::table::{self, Entry};
-use crate::shim::{HANDED_ON, MOST_HANDED_ON, claims, launchers, search};
-use crate::tool::shims;
+use silo_base::home::{Home, PROGRAM};
+use silo_model::config::discover;
+use silo_model::config::project::ProjectFiles;
+use silo_model::recipe::catalog;
+use silo_tool::shim::choice::{self, Choice};
+use silo_tool::shim::table::{self, Entry};
+use silo_tool::shim::{HANDED_ON, MOST_HANDED_ON, claims, launchers, search};
+use silo_tool::shims;
 
 use super::context::Globals;
 use super::error::Failure;

@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::ecosystem;
-use crate::plain;
-use crate::recipe::catalog;
-use crate::recipe::file::{self, check_denials, check_grants, check_name};
-use crate::tool::definition::Scope;
-use crate::tool::ecosystems;
-use crate::tool::record;
-use crate::tool::settings_file;
+use silo_base::plain;
+use silo_model::ecosystem;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file::{self, check_denials, check_grants, check_name};
+use silo_tool::definition::Scope;
+use silo_tool::ecosystems;
+use silo_tool::record;
+use silo_tool::settings_file;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

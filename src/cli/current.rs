@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::plain;
-use crate::recipe::file::check_name;
-use crate::shim::choice::Claims;
-use crate::shim::claims;
-use crate::shim::table::{self, Table};
-use crate::tool::definition::{self, Scope};
-use crate::tool::record::{self, Installed};
+use silo_base::plain;
+use silo_model::recipe::file::check_name;
+use silo_tool::definition::{self, Scope};
+use silo_tool::record::{self, Installed};
+use silo_tool::shim::choice::Claims;
+use silo_tool::shim::claims;
+use silo_tool::shim::table::{self, Table};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use silo_store::lock::share;
 
-use crate::build::SPEC;
-use crate::launch::launch;
-use crate::launch::spec::{Spec, Stdio};
-use crate::recipe::SHELL;
+use silo_build::SPEC;
+use silo_launch::launch;
+use silo_launch::spec::{Spec, Stdio};
+use silo_model::recipe::SHELL;
 
 use super::context::{Globals, setting};
 use super::error::{self, Failure};

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::insight::diff::{self, told};
-use crate::insight::inside;
+use silo_insight::diff::{self, told};
+use silo_insight::inside;
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;

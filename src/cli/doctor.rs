@@ -3,17 +3,17 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::amount::size;
-use crate::git::layer::Finished;
-use crate::git::left::{self, Left};
-use crate::home::Home;
-use crate::launch::{self, Check, State};
-use crate::lock::{self, Archive};
-use crate::plain;
-use crate::recipe::catalog;
 use crate::run::tier;
-use crate::shim::{launchers, scripts, table};
-use crate::tool::{collect, shims};
+use silo_base::amount::size;
+use silo_base::home::Home;
+use silo_base::plain;
+use silo_guard::git::layer::Finished;
+use silo_guard::git::left::{self, Left};
+use silo_launch::{Check, State};
+use silo_model::lock::{self, Archive};
+use silo_model::recipe::catalog;
+use silo_tool::shim::{launchers, scripts, table};
+use silo_tool::{collect, shims};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -42,7 +42,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     // Run this first: the launcher's probes need a process with one thread.
     let home = Home::of_user(&env::home()?);
     let written = home_check(&home);
-    let mut checks = launch::probe(home.root());
+    let mut checks = silo_launch::probe(home.root());
     checks.push(written);
     match setting(globals) {
         Ok(setting) => {

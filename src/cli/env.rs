@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::broker::proxies::Proxies;
-use crate::build::network::Outside;
-use crate::ecosystem::registries;
-use crate::home::Home;
 use crate::run::plan::Caller;
 use crate::run::user::{User, account_name};
-use crate::shim::search::{self, identity};
+use silo_base::home::Home;
+use silo_build::network::Outside;
+use silo_launch::broker::proxies::Proxies;
+use silo_model::ecosystem::registries;
+use silo_tool::shim::search::{self, identity};
 
 use super::error::Failure;
 
@@ -107,7 +107,7 @@ pub fn found_as(home: &Home) -> Result<PathBuf, Failure> {
 
 /// Returns the environment for the next program on PATH: everything but Silo's own variables.
 pub fn handed_on() -> Vec<(OsString, OsString)> {
-    let own = |name: &OsString| name.as_encoded_bytes().starts_with(crate::shim::INTERNAL.as_bytes());
+    let own = |name: &OsString| name.as_encoded_bytes().starts_with(silo_tool::shim::INTERNAL.as_bytes());
     std::env::vars_os().filter(|(name, _)| !own(name)).collect()
 }
 

@@ -3,7 +3,13 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use crate::{build, causes, document, fetch, insight, launch, plain, recipe, tool};
+use silo_base::causes;
+
+use silo_model::document;
+
+use silo_base::plain;
+
+use silo_model::recipe;
 
 use super::ui;
 
@@ -117,24 +123,24 @@ macro_rules! told_as_they_are {
 told_as_they_are!(
     document::Error,
     recipe::catalog::Error,
-    tool::record::Error,
-    tool::trust::Error,
-    tool::kept::Error,
-    crate::ecosystem::Error,
-    tool::projects::Error,
+    silo_tool::record::Error,
+    silo_tool::trust::Error,
+    silo_tool::kept::Error,
+    silo_model::ecosystem::Error,
+    silo_tool::projects::Error,
     silo_store::path_error::PathError,
 );
 
-impl From<tool::shims::Error> for Failure {
-    fn from(error: tool::shims::Error) -> Failure {
+impl From<silo_tool::shims::Error> for Failure {
+    fn from(error: silo_tool::shims::Error) -> Failure {
         let hint = shims_hint(&error);
         Failure::hinted(&error, hint)
     }
 }
 
 /// Hint for a shim that cannot be changed.
-fn shims_hint(error: &tool::shims::Error) -> Option<String> {
-    use tool::shims::Error as E;
+fn shims_hint(error: &silo_tool::shims::Error) -> Option<String> {
+    use silo_tool::shims::Error as E;
     match error {
         E::NotHere(tool) => Some(format!("silo install {tool}")),
         E::Spec(_) => Some("write npm, or ipython:python -m IPython in quotes".to_owned()),
@@ -157,18 +163,18 @@ impl From<crate::run::error::Error> for Failure {
     }
 }
 
-impl From<insight::error::Error> for Failure {
-    fn from(error: insight::error::Error) -> Failure {
+impl From<silo_insight::error::Error> for Failure {
+    fn from(error: silo_insight::error::Error) -> Failure {
         let hint = error.hint();
         Failure::hinted(&error, hint)
     }
 }
 
-impl From<tool::adopt::Error> for Failure {
-    fn from(error: tool::adopt::Error) -> Failure {
+impl From<silo_tool::adopt::Error> for Failure {
+    fn from(error: silo_tool::adopt::Error) -> Failure {
         match error {
-            tool::adopt::Error::Install(error) => (*error).into(),
-            tool::adopt::Error::Taken { tool, .. } => Failure::found(
+            silo_tool::adopt::Error::Install(error) => (*error).into(),
+            silo_tool::adopt::Error::Taken { tool, .. } => Failure::found(
                 format!("there is a recipe for {tool} already"),
                 "choose another name, or remove that recipe from ~/.silo/recipes",
             ),
@@ -177,46 +183,48 @@ impl From<tool::adopt::Error> for Failure {
     }
 }
 
-impl From<crate::image::export::Error> for Failure {
-    fn from(error: crate::image::export::Error) -> Failure {
+impl From<silo_build::image::export::Error> for Failure {
+    fn from(error: silo_build::image::export::Error) -> Failure {
         let hint = match &error {
-            crate::image::export::Error::Taken { .. } => Some("name a path that does not exist, or remove the existing one".to_owned()),
+            silo_build::image::export::Error::Taken { .. } => {
+                Some("name a path that does not exist, or remove the existing one".to_owned())
+            }
             _ => None,
         };
         Failure::hinted(&error, hint)
     }
 }
 
-impl From<tool::ecosystems::Error> for Failure {
-    fn from(error: tool::ecosystems::Error) -> Failure {
+impl From<silo_tool::ecosystems::Error> for Failure {
+    fn from(error: silo_tool::ecosystems::Error) -> Failure {
         let hint = match &error {
-            tool::ecosystems::Error::NotInstalled { tool } => Some(format!("silo install {tool}")),
+            silo_tool::ecosystems::Error::NotInstalled { tool } => Some(format!("silo install {tool}")),
             _ => None,
         };
         Failure::hinted(&error, hint)
     }
 }
 
-impl From<tool::keep::Error> for Failure {
-    fn from(error: tool::keep::Error) -> Failure {
+impl From<silo_tool::keep::Error> for Failure {
+    fn from(error: silo_tool::keep::Error) -> Failure {
         let hint = keep_hint(&error);
         Failure::hinted(&error, hint)
     }
 }
 
-impl From<tool::collect::Error> for Failure {
-    fn from(error: tool::collect::Error) -> Failure {
+impl From<silo_tool::collect::Error> for Failure {
+    fn from(error: silo_tool::collect::Error) -> Failure {
         let hint = match &error {
-            tool::collect::Error::Keep(error) => keep_hint(error),
+            silo_tool::collect::Error::Keep(error) => keep_hint(error),
             _ => None,
         };
         Failure::hinted(&error, hint)
     }
 }
 
-impl From<tool::compress::Error> for Failure {
-    fn from(error: tool::compress::Error) -> Failure {
-        use tool::compress::Error as E;
+impl From<silo_tool::compress::Error> for Failure {
+    fn from(error: silo_tool::compress::Error) -> Failure {
+        use silo_tool::compress::Error as E;
         let hint = match &error {
             E::Keep(error) => keep_hint(error),
             E::Form(_) => Some("`silo verify` lists the changed files".to_owned()),
@@ -229,11 +237,11 @@ impl From<tool::compress::Error> for Failure {
     }
 }
 
-impl From<tool::clean::Error> for Failure {
-    fn from(error: tool::clean::Error) -> Failure {
-        use tool::clean::Error as E;
+impl From<silo_tool::clean::Error> for Failure {
+    fn from(error: silo_tool::clean::Error) -> Failure {
+        use silo_tool::clean::Error as E;
         let hint = match &error {
-            E::Keep(error) | E::Collect(tool::collect::Error::Keep(error)) => keep_hint(error),
+            E::Keep(error) | E::Collect(silo_tool::collect::Error::Keep(error)) => keep_hint(error),
             E::Running { .. } => Some("`silo cache list` shows them; end them, then try again".to_owned()),
             E::Project(_) | E::Kept(_) | E::Collect(_) | E::File { .. } => None,
         };
@@ -242,8 +250,8 @@ impl From<tool::clean::Error> for Failure {
 }
 
 /// Hint for a store whose roots cannot be determined.
-fn keep_hint(error: &tool::keep::Error) -> Option<String> {
-    use tool::keep::Error as E;
+fn keep_hint(error: &silo_tool::keep::Error) -> Option<String> {
+    use silo_tool::keep::Error as E;
     match error {
         E::Busy { .. } => Some("try again when it has ended".to_owned()),
         E::Root(_) => Some("`silo install` of that tool writes it again".to_owned()),
@@ -251,30 +259,30 @@ fn keep_hint(error: &tool::keep::Error) -> Option<String> {
     }
 }
 
-impl From<tool::locking::Error> for Failure {
-    fn from(error: tool::locking::Error) -> Failure {
+impl From<silo_tool::locking::Error> for Failure {
+    fn from(error: silo_tool::locking::Error) -> Failure {
         let hint = locking_hint(&error);
         let failure = Failure::hinted(&error, hint);
         if is_stopped_locking(&error) { failure.with_code(STOPPED) } else { failure }
     }
 }
 
-impl From<tool::install::Error> for Failure {
-    fn from(error: tool::install::Error) -> Failure {
+impl From<silo_tool::install::Error> for Failure {
+    fn from(error: silo_tool::install::Error) -> Failure {
         Failure::of_install(&error)
     }
 }
 
-impl From<tool::settings_file::Error> for Failure {
-    fn from(error: tool::settings_file::Error) -> Failure {
-        let legacy = matches!(error, tool::settings_file::Error::Legacy { .. });
+impl From<silo_tool::settings_file::Error> for Failure {
+    fn from(error: silo_tool::settings_file::Error) -> Failure {
+        let legacy = matches!(error, silo_tool::settings_file::Error::Legacy { .. });
         Failure::hinted(&error, legacy.then(|| "`silo config migrate` converts it to silo.toml".to_owned()))
     }
 }
 
 impl Failure {
     /// Combines the failures of several tools; a single one is returned unchanged.
-    pub fn of_several(errors: Vec<(&str, &tool::install::Error)>) -> Option<Failure> {
+    pub fn of_several(errors: Vec<(&str, &silo_tool::install::Error)>) -> Option<Failure> {
         let mut failures: Vec<(&str, Failure)> = errors.into_iter().map(|(tool, error)| (tool, Failure::of_install(error))).collect();
         if failures.len() <= 1 {
             return failures.pop().map(|(_, failure)| failure);
@@ -285,8 +293,8 @@ impl Failure {
         Some(Failure { messages: vec![message], hint: None, code, parts })
     }
 
-    fn of_install(error: &tool::install::Error) -> Failure {
-        use tool::install::Error as E;
+    fn of_install(error: &silo_tool::install::Error) -> Failure {
+        use silo_tool::install::Error as E;
         let hint = match error {
             E::Lock(error) => locking_hint(error),
             E::Build(error) => build_hint(error),
@@ -299,7 +307,7 @@ impl Failure {
             E::Record(_) | E::Project(_) | E::Store(_) => None,
         };
         let stopped = match error {
-            E::Build(error) => matches!(error, build::Error::Stopped | build::Error::Fetch(fetch::error::Error::Cancelled)),
+            E::Build(error) => matches!(error, silo_build::Error::Stopped | silo_build::Error::Fetch(silo_fetch::error::Error::Cancelled)),
             E::Lock(error) => is_stopped_locking(error),
             E::Definition(_) | E::Record(_) | E::Project(_) | E::Shims(_) | E::Store(_) | E::Version { .. } | E::Gone { .. } => false,
         };
@@ -309,20 +317,20 @@ impl Failure {
 }
 
 /// True if the user stopped the making of a lock.
-fn is_stopped_locking(error: &tool::locking::Error) -> bool {
-    use tool::{locking, relock};
-    matches!(error, locking::Error::Relock { source, .. } if matches!(**source, relock::Error::Fetch(fetch::error::Error::Cancelled)))
+fn is_stopped_locking(error: &silo_tool::locking::Error) -> bool {
+    use silo_tool::{locking, relock};
+    matches!(error, locking::Error::Relock { source, .. } if matches!(**source, relock::Error::Fetch(silo_fetch::error::Error::Cancelled)))
 }
 
-impl From<tool::definition::Error> for Failure {
-    fn from(error: tool::definition::Error) -> Failure {
+impl From<silo_tool::definition::Error> for Failure {
+    fn from(error: silo_tool::definition::Error) -> Failure {
         let hint = definition_hint(&error);
         Failure::hinted(&error, hint)
     }
 }
 
-fn definition_hint(error: &tool::definition::Error) -> Option<String> {
-    use tool::definition::Error as E;
+fn definition_hint(error: &silo_tool::definition::Error) -> Option<String> {
+    use silo_tool::definition::Error as E;
     match error {
         E::NotBuilt { .. } => Some("run `silo sync`".to_owned()),
         E::Addon { .. } => Some("add-ons are recipes/addons/<name>.toml of the project or of ~/.silo, and java, kotlin, ruby".to_owned()),
@@ -331,8 +339,8 @@ fn definition_hint(error: &tool::definition::Error) -> Option<String> {
     }
 }
 
-fn locking_hint(error: &tool::locking::Error) -> Option<String> {
-    use tool::locking::Error as E;
+fn locking_hint(error: &silo_tool::locking::Error) -> Option<String> {
+    use silo_tool::locking::Error as E;
     match error {
         E::Frozen { tool } => Some(format!("run `silo lock {tool}`")),
         E::FrozenProject { .. } => Some("run `silo sync` without --frozen, and check silo.lock in".to_owned()),
@@ -341,49 +349,51 @@ fn locking_hint(error: &tool::locking::Error) -> Option<String> {
     }
 }
 
-fn build_hint(error: &build::Error) -> Option<String> {
+fn build_hint(error: &silo_build::Error) -> Option<String> {
     match error {
-        build::Error::Fetch(error) => error.hint(),
-        build::Error::Launch(error) => launch_hint(error),
-        build::Error::Registry(error) => error.hint(),
-        build::Error::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
-        build::Error::Step { kept: Some(drv), .. } => Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step")),
-        build::Error::Step { kept: None, .. } => {
+        silo_build::Error::Fetch(error) => error.hint(),
+        silo_build::Error::Launch(error) => launch_hint(error),
+        silo_build::Error::Registry(error) => error.hint(),
+        silo_build::Error::Layer(_) => Some("the image cannot be used; report it to its publisher, or name another one".to_owned()),
+        silo_build::Error::Step { kept: Some(drv), .. } => {
+            Some(format!("`silo debug {drv:.12}` opens a shell in the state of the failed step"))
+        }
+        silo_build::Error::Step { kept: None, .. } => {
             Some("the same command with --keep-failed keeps the step's state for `silo debug`".to_owned())
         }
-        build::Error::Budget { .. } => {
+        silo_build::Error::Budget { .. } => {
             Some("look at its output with `silo log`; build.maxStepSize in ~/.silo/silo.toml allows more".to_owned())
         }
-        build::Error::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
-        build::Error::OtherOutput { .. } => {
+        silo_build::Error::NotPinned { .. } => Some("without --frozen it is run, and its output is pinned in the lock".to_owned()),
+        silo_build::Error::OtherOutput { .. } => {
             Some("if the new output is correct, `silo sync --force` pins it; otherwise a file that the step fetched has changed".to_owned())
         }
-        build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
-        build::Error::Ecosystem { name, .. } => {
+        silo_build::Error::NoProject { .. } => Some("run the command in the project's directory".to_owned()),
+        silo_build::Error::Ecosystem { name, .. } => {
             Some(format!("set ecosystems.{name} = [\"name\", …] in silo.toml, or ecosystems.{name}.probe in the recipe"))
         }
-        build::Error::Unpack(crate::unpack::deb::Error::Digest { .. }) => {
+        silo_build::Error::Unpack(silo_fetch::unpack::deb::Error::Digest { .. }) => {
             Some("the file was removed; run the command again to fetch it".to_owned())
         }
         // The first error that has a hint decides; a full disk has its own hint.
-        build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| space_hint(error))),
+        silo_build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| space_hint(error))),
         _ => None,
     }
 }
 
 /// Hint for a sandbox that could not be started.
-pub fn launch_hint(error: &launch::error::Error) -> Option<String> {
+pub fn launch_hint(error: &silo_launch::error::Error) -> Option<String> {
     match error {
-        launch::error::Error::Setup { .. } | launch::error::Error::Host { .. } => {
+        silo_launch::error::Error::Setup { .. } | silo_launch::error::Error::Host { .. } => {
             Some("`silo doctor` checks this machine and names the missing part".to_owned())
         }
-        launch::error::Error::Port { port, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+        silo_launch::error::Error::Port { port, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             Some(format!("only root can use ports below 1024; map {}:{port} and open localhost:{0}", port.saturating_add(8000)))
         }
-        launch::error::Error::Port { port, .. } => Some(format!(
+        silo_launch::error::Error::Port { port, .. } => Some(format!(
             "stop the program that listens there (`ss -ltnp 'sport = :{port}'` shows it), or map another port of this machine"
         )),
-        launch::error::Error::NoTier => Some("docs/macos.md describes the setup of virtual machines".to_owned()),
+        silo_launch::error::Error::NoTier => Some("docs/macos.md describes the setup of virtual machines".to_owned()),
         _ => None,
     }
 }

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use silo_store::lock;
 
-use crate::image::export::{self, Form};
-use crate::image::{self, cold};
-use crate::plain;
-use crate::tool::definition;
+use silo_base::plain;
+use silo_build::image::export::{self, Form};
+use silo_build::image::{self, cold};
+use silo_tool::definition;
 
 use super::context::{Globals, setting};
 use super::error::Failure;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use silo_store::gc::Thing;
 
-use crate::amount;
-use crate::git::left::{self, Left};
-use crate::plain;
-use crate::tool::collect::{self, Collected, Wish};
-use crate::tool::{evict, usage};
+use silo_base::amount;
+use silo_base::plain;
+use silo_guard::git::left::{self, Left};
+use silo_tool::collect::{self, Collected, Wish};
+use silo_tool::{evict, usage};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

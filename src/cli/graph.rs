@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::insight::graph::{self, svg, words};
-use crate::insight::inside;
+use silo_insight::graph::{self, svg, words};
+use silo_insight::inside;
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;

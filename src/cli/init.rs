@@ -5,18 +5,18 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::detect::{self, Detected, Found};
-use crate::config::edit::Document;
-use crate::document;
-use crate::grant::Port;
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
-use crate::journal::{self, Change};
-use crate::plain;
-use crate::recipe::addon;
-use crate::recipe::catalog;
-use crate::recipe::file::check_variables;
-use crate::recipe::versions::is_version;
-use crate::tool::{record, trust};
+use silo_base::grant::Port;
+use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::plain;
+use silo_model::config::detect::{self, Detected, Found};
+use silo_model::config::edit::Document;
+use silo_model::document;
+use silo_model::recipe::addon;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file::check_variables;
+use silo_model::recipe::versions::is_version;
+use silo_tool::journal::{self, Change};
+use silo_tool::{record, trust};
 
 use super::context::{Globals, Setting, setting_at};
 use super::error::Failure;
@@ -161,7 +161,7 @@ const HEAD: &str = "# Tools of this project, their mounts and their network acce
 ";
 
 fn text(args: &Args, plan: &Plan) -> Result<String, Failure> {
-    let wrong = |error: crate::config::edit::Error| Failure::found(error.to_string(), "this is an internal error of silo");
+    let wrong = |error: silo_model::config::edit::Error| Failure::found(error.to_string(), "this is an internal error of silo");
     let mut document = Document::parse("").map_err(wrong)?;
     document.list_of(&["tools"], plan.tools.iter().map(String::as_str)).map_err(wrong)?;
     if !args.pass_env.is_empty() {

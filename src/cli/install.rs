@@ -2,15 +2,15 @@
 
 use std::process::ExitCode;
 
-use crate::amount;
-use crate::oci::reference;
-use crate::recipe::file::check_grants;
-use crate::recipe::file::check_name;
-use crate::tool::adopt;
-use crate::tool::collect;
-use crate::tool::install::{self, Outcome, Wish};
-use crate::tool::locking::Resolving;
-use crate::tool::shims as tool_shims;
+use silo_base::amount;
+use silo_model::oci::reference;
+use silo_model::recipe::file::check_grants;
+use silo_model::recipe::file::check_name;
+use silo_tool::adopt;
+use silo_tool::collect;
+use silo_tool::install::{self, Outcome, Wish};
+use silo_tool::locking::Resolving;
+use silo_tool::shims as tool_shims;
 
 use super::context::{Globals, setting};
 use super::error::Failure;

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::amount;
-use crate::document;
-use crate::plain;
-use crate::recipe::addon;
-use crate::shim::table::{self, Shim};
-use crate::tool::offer::{self, Offer};
-use crate::tool::{projects, record};
+use silo_base::amount;
+use silo_base::plain;
+use silo_model::document;
+use silo_model::recipe::addon;
+use silo_tool::offer::{self, Offer};
+use silo_tool::shim::table::{self, Shim};
+use silo_tool::{projects, record};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::tool::definition::{self, Scope};
-use crate::tool::locking::{self, Resolving};
-use crate::tool::sync::{self, Wish};
+use silo_tool::definition::{self, Scope};
+use silo_tool::locking::{self, Resolving};
+use silo_tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::insight::figures;
-use crate::insight::log::{self, Log};
-use crate::insight::network;
-use crate::moment;
-use crate::plain;
+use silo_base::moment;
+use silo_base::plain;
+use silo_insight::figures;
+use silo_insight::log::{self, Log};
+use silo_insight::network;
 
 use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::process::{Command, ExitCode, Stdio};
 
-use crate::recipe::kept;
 use crate::run::target::{self, Target, Wanted};
-use crate::tool::locking::Resolving;
-use crate::tool::server::{self, Server};
+use silo_model::recipe::kept;
+use silo_tool::locking::Resolving;
+use silo_tool::server::{self, Server};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::legacy::{self, Whose};
-use crate::config::{discover, read};
-use crate::document;
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
-use crate::journal::{self, Change};
-use crate::plain;
+use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::plain;
+use silo_model::config::legacy::{self, Whose};
+use silo_model::config::{discover, read};
+use silo_model::document;
+use silo_tool::journal::{self, Change};
 
 use super::error::Failure;
 use super::{env, ui};

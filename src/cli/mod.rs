@@ -62,8 +62,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::home::Home;
-use crate::plain;
+use silo_base::home::Home;
+use silo_base::plain;
 
 use context::Globals;
 use error::Failure;

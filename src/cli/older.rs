@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::document;
+use silo_model::document;
 
 use super::ui;
 

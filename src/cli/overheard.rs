@@ -15,7 +15,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, read, write};
 use rustix::stdio::{dup2_stderr, dup2_stdout, stderr, stdout};
 use rustix::termios::isatty;
 
-use crate::thread;
+use silo_base::thread;
 
 /// Maximum number of kept bytes, counted from the end.
 const MAX_KEPT_BYTES: usize = 64 << 10;

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use crate::journal::Change;
-use crate::plain;
-use crate::tool::definition::{self, Scope};
-use crate::tool::install;
-use crate::tool::record;
-use crate::tool::settings_file::Changed;
-use crate::tool::sync::{self, Wish};
+use silo_base::plain;
+use silo_tool::definition::{self, Scope};
+use silo_tool::install;
+use silo_tool::journal::Change;
+use silo_tool::record;
+use silo_tool::settings_file::Changed;
+use silo_tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting_with};
 use super::error::Failure;

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use crate::home::PROJECT_LOCK;
-use crate::journal::Change;
-use crate::plain;
-use crate::recipe::catalog;
-use crate::recipe::file::check_name;
-use crate::recipe::versions::is_version;
-use crate::tool::definition::Scope;
-use crate::tool::{locking, settings_file, trust as tool_trust};
+use silo_base::home::PROJECT_LOCK;
+use silo_base::plain;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file::check_name;
+use silo_model::recipe::versions::is_version;
+use silo_tool::definition::Scope;
+use silo_tool::journal::Change;
+use silo_tool::{locking, settings_file, trust as tool_trust};
 
 use super::context::{Globals, setting};
 use super::error::Failure;

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::grant::Port;
-use crate::plain;
-use crate::recipe::catalog;
-use crate::recipe::file::check_name;
-use crate::tool::definition::Scope;
-use crate::tool::settings_file;
-use crate::tool::trust::exposure;
+use silo_base::grant::Port;
+use silo_base::plain;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file::check_name;
+use silo_tool::definition::Scope;
+use silo_tool::settings_file;
+use silo_tool::trust::exposure;
 
 use super::context::Setting;
 use super::error::Failure;

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::amount;
-use crate::moment;
-use crate::plain;
-use crate::tool::clean;
-use crate::tool::projects::{self, Project};
-use crate::tool::shims;
-use crate::tool::usage;
+use silo_base::amount;
+use silo_base::moment;
+use silo_base::plain;
+use silo_tool::clean;
+use silo_tool::projects::{self, Project};
+use silo_tool::shims;
+use silo_tool::usage;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

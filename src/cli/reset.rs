@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::home::Home;
-use crate::plain;
-use crate::tool::clean;
+use silo_base::home::Home;
+use silo_base::plain;
+use silo_tool::clean;
 
 use super::error::Failure;
 use super::{env, ui};

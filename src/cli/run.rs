@@ -5,14 +5,6 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::amount;
-use crate::config::Tier;
-use crate::grant::Port;
-use crate::launch::spec::Spec;
-use crate::launch::{self, Exit, Phase, again};
-use crate::plain;
-use crate::recipe::catalog;
-use crate::recipe::file;
 use crate::run;
 use crate::run::explain::{self, Facts};
 use crate::run::grammar;
@@ -20,7 +12,15 @@ use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, Target, Wanted};
 use crate::run::{lost, private, unseen};
-use crate::shim::choice::Why;
+use silo_base::amount;
+use silo_base::grant::Port;
+use silo_base::plain;
+use silo_launch::spec::Spec;
+use silo_launch::{Exit, Phase, again};
+use silo_model::config::Tier;
+use silo_model::recipe::catalog;
+use silo_model::recipe::file;
+use silo_tool::shim::choice::Why;
 
 use super::context::{Globals, Setting, setting};
 use super::env;
@@ -322,10 +322,10 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
 }
 
 /// Launches the program; returns its exit and its last output.
-fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, launch::error::Error>, Vec<u8>) {
+fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, silo_launch::error::Error>, Vec<u8>) {
     let mut kept = None;
     let mut heard = Overheard::begin();
-    let done = launch::launch_noting(spec, &mut |phase| match phase {
+    let done = silo_launch::launch_noting(spec, &mut |phase| match phase {
         Phase::Ready => timing.done("machine ready"),
         // Watching the project needs a thread.
         Phase::Lasting => leases.started(),
@@ -342,7 +342,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
         }
     });
     drop(kept);
-    let said = heard.map_or_else(launch::printed, Overheard::finish);
+    let said = heard.map_or_else(silo_launch::printed, Overheard::finish);
     timing.done("sandbox gone");
     (done, said)
 }

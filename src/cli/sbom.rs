@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::insight::inside;
-use crate::insight::sbom::{self, cyclonedx, spdx};
+use silo_insight::inside;
+use silo_insight::sbom::{self, cyclonedx, spdx};
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;

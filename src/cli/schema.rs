@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use crate::config::Settings;
-use crate::recipe::addon::AddonFile;
-use crate::recipe::file::RecipeFile;
+use silo_model::config::Settings;
+use silo_model::recipe::addon::AddonFile;
+use silo_model::recipe::file::RecipeFile;
 
 use super::error::Failure;
 use super::ui;

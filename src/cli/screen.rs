@@ -13,8 +13,8 @@ use rustix::termios::{
     ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
 };
 
-use crate::document;
-use crate::home::Home;
+use silo_base::home::Home;
+use silo_model::document;
 
 /// First line of the file.
 const HEAD: &str = "silo terminal 1";

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::legacy::{self, Whose};
-use crate::config::origin::{self, Said, Source};
-use crate::document;
-use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
-use crate::plain;
-use crate::recipe::catalog;
+use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::plain;
+use silo_model::config::legacy::{self, Whose};
+use silo_model::config::origin::{self, Said, Source};
+use silo_model::document;
+use silo_model::recipe::catalog;
 
 use super::context::Setting;
 use super::error::Failure;

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::plain;
-use crate::recipe::file::check_name;
-use crate::shim::table::{self, Entry, Shim};
-use crate::shim::{launchers, search};
-use crate::tool::definition::{self, Scope};
-use crate::tool::shims;
+use silo_base::plain;
+use silo_model::recipe::file::check_name;
+use silo_tool::definition::{self, Scope};
+use silo_tool::shim::table::{self, Entry, Shim};
+use silo_tool::shim::{launchers, search};
+use silo_tool::shims;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use crate::amount;
-use crate::plain;
-use crate::recipe::Step;
-use crate::recipe::catalog::Origin;
-use crate::tool::definition::{self, Scope};
-use crate::tool::offer::{self, Offer};
+use silo_base::amount;
+use silo_base::plain;
+use silo_model::recipe::Step;
+use silo_model::recipe::catalog::Origin;
+use silo_tool::definition::{self, Scope};
+use silo_tool::offer::{self, Offer};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::launch::{self, again, error, launch, spec::Spec};
+use silo_launch::{again, error, launch, spec::Spec};
 
 use super::error::Failure;
 
@@ -47,5 +47,5 @@ fn snapshot(file: &std::path::Path) -> Result<(), Failure> {
     let _ = rustix::process::nice(NICE);
     let json =
         std::fs::read(file).map_err(|source| Failure::other(error::Error::Host { step: format!("reading {}", file.display()), source }))?;
-    Spec::from_json(&json).and_then(|spec| launch::take_snapshot(&spec)).map_err(Failure::other)
+    Spec::from_json(&json).and_then(|spec| silo_launch::take_snapshot(&spec)).map_err(Failure::other)
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::home::{LEGACY_CONFIG, PROJECT_CONFIG};
-use crate::plain;
-use crate::tool::sync::{self, Done, Synced, Wish};
+use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::plain;
+use silo_tool::sync::{self, Done, Synced, Wish};
 
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;

@@ -1,8 +1,7 @@
 //! Parses `--tier`.
 
-use crate::config::Tier;
-use crate::launch;
 use crate::run::tier::{self, Pins, VM};
+use silo_model::config::Tier;
 
 use super::context::Setting;
 use super::error::Failure;
@@ -38,10 +37,10 @@ impl OfSteps {
 
 /// Notes the tier of later runs after the image for VMs is installed.
 pub fn announce(setting: &Setting, tool: &str) {
-    if tool != VM || !launch::HAS_NATIVE {
+    if tool != VM || !silo_launch::HAS_NATIVE {
         return;
     }
-    let text = match launch::runs_guests() {
+    let text = match silo_launch::runs_guests() {
         Ok(()) => {
             "tools run in virtual machines from now on, unless you pass --tier native or set `tier = \"native\"` in silo.toml".to_owned()
         }

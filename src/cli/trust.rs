@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::legacy::Whose;
-use crate::config::project::ProjectFiles;
-use crate::config::{Trust, read};
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
-use crate::plain;
 use crate::run::error::Error;
 use crate::run::private;
-use crate::tool::definition::Scope;
-use crate::tool::kept;
-use crate::tool::settings_file::Changed;
-use crate::tool::trust::exposure::{self, Exposures};
-use crate::tool::trust::{self, Verdict, worktree};
+use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::plain;
+use silo_model::config::legacy::Whose;
+use silo_model::config::project::ProjectFiles;
+use silo_model::config::{Trust, read};
+use silo_tool::definition::Scope;
+use silo_tool::kept;
+use silo_tool::settings_file::Changed;
+use silo_tool::trust::exposure::{self, Exposures};
+use silo_tool::trust::{self, Verdict, worktree};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::event::{Activity, Event};
-use crate::plain;
-use crate::thread;
+use silo_base::event::{Activity, Event};
+use silo_base::plain;
+use silo_base::thread;
 
 use super::env;
 use super::error::Failure;

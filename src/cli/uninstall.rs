@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::recipe::file::check_name;
-use crate::tool::install;
+use silo_model::recipe::file::check_name;
+use silo_tool::install;
 
 use super::context::{Globals, setting};
 use super::error::Failure;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use crate::tool::definition::{self, Scope};
-use crate::tool::install;
-use crate::tool::outdated::{self, Row};
-use crate::tool::sync::{self, Wish};
+use silo_tool::definition::{self, Scope};
+use silo_tool::install;
+use silo_tool::outdated::{self, Row};
+use silo_tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -83,7 +83,7 @@ pub fn run_upgrade(globals: &Globals, args: &UpgradeArgs) -> Result<ExitCode, Fa
 /// Returns the selected tools and their scope.
 fn meant(setting: &Setting, named: &[String]) -> Result<(Scope, BTreeSet<String>), Failure> {
     let claimed = definition::claimed(setting.view())?;
-    let installed: BTreeSet<String> = crate::tool::record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect();
+    let installed: BTreeSet<String> = silo_tool::record::list(&setting.home)?.into_iter().map(|tool| tool.name).collect();
     let named: BTreeSet<String> = named.iter().cloned().collect();
     if named.is_empty() {
         return Ok(if claimed.is_empty() { (Scope::Global, installed) } else { (Scope::Project, claimed) });

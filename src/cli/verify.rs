@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::plain;
-use crate::tool::verify::{self, Wish};
+use silo_base::plain;
+use silo_tool::verify::{self, Wish};
 
 use super::context::{Globals, setting};
 use super::error::Failure;

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::plain;
-use crate::shim::choice::{self, Choice, Claims, Why};
-use crate::shim::table::{self, Entry, Table};
-use crate::shim::{claims, launchers, search};
+use silo_base::plain;
+use silo_tool::shim::choice::{self, Choice, Claims, Why};
+use silo_tool::shim::table::{self, Entry, Table};
+use silo_tool::shim::{claims, launchers, search};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::insight::why::{self, told};
+use silo_insight::why::{self, told};
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;

@@ -18,8 +18,8 @@ use super::meter::{Meter, Total};
 use super::partial::{Claim, Partial, Pin, claim, present, sync_dir};
 use super::patience::{Attempts, Patience, Stop};
 use super::transport::Transport;
-use crate::event::Sink;
-use crate::thread;
+use silo_base::event::Sink;
+use silo_base::thread;
 
 pub use super::partial::verify_file;
 

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::event::{Activity, Event, Sink, next_id};
+use silo_base::event::{Activity, Event, Sink, next_id};
 
 /// Between two events of one activity: more often than ten times a second nobody can read.
 const PACE: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! Chooses, among a machine's archives, those that carry Debian itself, and forms the addresses to try for a file.
 
-use crate::lock::Archive;
+use silo_model::lock::Archive;
 
 use super::sources::{Entry, Machine, is_timestamp};
 

@@ -11,7 +11,7 @@ use super::meter::Meter;
 use super::partial::compare;
 use super::patience::{Attempts, Stop};
 use super::transport::Transport;
-use crate::event::Sink;
+use silo_base::event::Sink;
 
 /// A small file to fetch.
 #[derive(Clone, Debug)]

@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 use super::address::{local_path, shown};
 use super::error::{Error, Size};
 use super::patience::{Attempts, Pace, Patience, Stop};
-use crate::thread;
+use silo_base::thread;
 
 /// Who silo says it is.
 const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));

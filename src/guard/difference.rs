@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::plain;
+use silo_base::plain;
 
 use super::Guards;
 use super::list::Act;

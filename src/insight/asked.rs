@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::document;
-use crate::home::PROJECT_CONFIG;
-use crate::recipe::addon;
-use crate::recipe::catalog::{self, Places};
-use crate::recipe::wanted;
-use crate::resolve::relation;
-use crate::tool::View;
-use crate::unpack::record::Stanza;
+use silo_base::home::PROJECT_CONFIG;
+use silo_fetch::unpack::record::Stanza;
+use silo_model::document;
+use silo_model::recipe::addon;
+use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::wanted;
+use silo_resolve::relation;
+use silo_tool::View;
 
 use super::error::Error;
 
@@ -249,7 +249,7 @@ fn relations<'a>(stanza: &'a Stanza, field: &str) -> Vec<Vec<relation::Relation<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unpack::record::parse_stanzas;
+    use silo_fetch::unpack::record::parse_stanzas;
 
     const STATUS: &str = "Package: a\nVersion: 1\nArchitecture: all\nDepends: virtual (>= 2) | missing, c (>= 9)\n\n\
         Package: b\nVersion: 1\nArchitecture: all\nProvides: virtual (= 2)\nPre-Depends: c\n\n\

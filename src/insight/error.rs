@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use silo_store::layer::LayerError;
 
-use crate::tool::{definition, record};
-use crate::{document, image};
+use silo_build::image;
+use silo_model::document;
+use silo_tool::{definition, record};
 
 /// Error of inspecting an image.
 #[derive(Debug, thiserror::Error)]

@@ -12,12 +12,12 @@ use silo_store::lock::{self, SharedLock};
 use silo_store::manifest::Manifest;
 use silo_store::path::LayerPath;
 
-use crate::home::Home;
-use crate::image::{self, Image, ImageId};
-use crate::tool::View;
-use crate::tool::definition;
-use crate::tool::record::{self, Installed};
-use crate::unpack::record::{Stanza, parse_stanzas};
+use silo_base::home::Home;
+use silo_build::image::{self, Image, ImageId};
+use silo_fetch::unpack::record::{Stanza, parse_stanzas};
+use silo_tool::View;
+use silo_tool::definition;
+use silo_tool::record::{self, Installed};
 
 use super::error::Error;
 use super::way;
@@ -212,7 +212,7 @@ pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
 
 fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
     // Check the word, because it becomes a file name.
-    if crate::recipe::file::check_name(word).is_err() {
+    if silo_model::recipe::file::check_name(word).is_err() {
         return Ok(None);
     }
     if definition::claimed(look.view).is_ok_and(|claimed| claimed.contains(word)) {
@@ -230,7 +230,7 @@ pub fn begin_with<T: ToString>(ids: Vec<T>, word: &str) -> Vec<T> {
 fn unknown(look: &Look<'_>, word: &str, not: &'static str) -> Result<Error, Error> {
     let tools = tools(look)?;
     let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
-    let hint = match crate::document::nearest(word, &names) {
+    let hint = match silo_model::document::nearest(word, &names) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if names.is_empty() => "no tool is installed; `silo install python` installs one".to_owned(),
         None => format!("installed: {}; `silo list` shows their images", names.join(", ")),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::record::{Entry, Verdict};
-use crate::home::Home;
+use silo_base::home::Home;
+use silo_launch::broker::record::{Entry, Verdict};
 
 use super::error::Error;
 

@@ -5,7 +5,7 @@
 
 use silo_store::path::LayerPath;
 
-use crate::unpack::record::INFO;
+use silo_fetch::unpack::record::INFO;
 
 use super::error::Error;
 use super::inside::Inside;

@@ -125,7 +125,7 @@ impl Server {
         }
         let ended = AtomicBool::new(false);
         thread::scope(|scope| {
-            let watch = crate::thread::beside(scope, || {
+            let watch = silo_base::thread::beside(scope, || {
                 while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                     thread::park_timeout(LOOK);
                 }
@@ -249,7 +249,7 @@ fn die_with_parent() {
     use rustix::process::{getpid, getppid, kill_process};
     let parent = getppid();
     // If the thread cannot start, a VM may outlive a killed build until its program exits.
-    let _ = crate::thread::apart(move || {
+    let _ = silo_base::thread::apart(move || {
         while getppid() == parent {
             thread::sleep(LOOK);
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// The reason why a sandbox could not be started or did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The calling process has more than one thread (see [`crate::launch`]).
+    /// The calling process has more than one thread (see [`crate`]).
     #[error("launching needs a process with a single thread; this one has {count}")]
     Threads {
         /// The number of threads found.

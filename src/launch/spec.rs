@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::proxies::Proxies;
-use crate::grant::{Grant, Policy, Port};
+use silo_base::grant::{Grant, Policy, Port};
 
 use super::error::Error;
 use host_path::HostPath;
@@ -150,7 +150,7 @@ pub struct Mount {
 }
 
 /// An overlay over a host directory: writes go to `upper`, and the host directory does not change. If the kernel cannot mount the overlay,
-/// the directory is read-only, and a directory named [`UNLAYERED`](crate::launch::UNLAYERED) is created in `work`.
+/// the directory is read-only, and a directory named [`UNLAYERED`](crate::UNLAYERED) is created in `work`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {

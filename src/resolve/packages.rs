@@ -3,8 +3,8 @@
 //! An index has 70,000 stanzas, and a solve looks at a few hundred of them. So a parsed package borrows its text, and its relation fields
 //! are parsed on demand. Values used in a path, a URL or a lock (name, version, filename, size, digest) are checked during parsing.
 
-use crate::resolve::relation::{self, Relation};
-use crate::resolve::version;
+use crate::relation::{self, Relation};
+use crate::version;
 
 /// Limit of an index's size. Debian's `main` has 57 MB; the limit keeps a hostile one from filling memory.
 pub const MAX_INDEX_BYTES: usize = 512 * 1024 * 1024;

@@ -13,9 +13,9 @@ use resolvo::{
     SolvableId, Solver, SolverCache, StringId, UnsolvableOrCancelled, VersionSetId, VersionSetUnionId,
 };
 
-use crate::resolve::packages;
-use crate::resolve::universe::{Clause, Id, Kind, Universe};
-use crate::resolve::walk::Recommends;
+use crate::packages;
+use crate::universe::{Clause, Id, Kind, Universe};
+use crate::walk::Recommends;
 
 /// Reason why there is no solution.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 
 use std::cmp::Ordering;
 
-use crate::resolve::version;
+use crate::version;
 
 /// Comparison of a relation's version bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 use pgp::armor::Dearmor;
 use pgp::packet::{Packet, PacketParser, Signature, SignatureType};
 
-use crate::resolve::keyring::{Flaw, Keyring, Signer, hex, is_sound, is_strong};
+use crate::keyring::{Flaw, Keyring, Signer, hex, is_sound, is_strong};
 
 /// Limit of an InRelease file's size. Debian's have 150 KB.
 pub const MAX_INRELEASE_BYTES: usize = 10 * 1024 * 1024;
@@ -241,7 +241,7 @@ fn parse_signatures(armour: &str) -> Result<Vec<Signature>, Error> {
 #[cfg(test)]
 mod tests {
     use super::{Error, Verified, verify};
-    use crate::resolve::keyring::Keyring;
+    use crate::keyring::Keyring;
 
     const KEYRING: &[u8] = include_bytes!("../../tests/golden/signature/keyring.asc");
     const PLAIN: &str = include_str!("../../tests/golden/signature/plain.asc");

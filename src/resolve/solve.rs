@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::lock::Tier;
-use crate::recipe::wanted;
-use crate::resolve::packages::{self, Index, Package};
-use crate::resolve::provider::{self, Failure};
-use crate::resolve::relation::{self, Qualifier, Relation};
-use crate::resolve::universe::{Id, Kind, Universe};
-use crate::resolve::version;
-use crate::resolve::walk::{self, Recommends};
+use crate::packages::{self, Index, Package};
+use crate::provider::{self, Failure};
+use crate::relation::{self, Qualifier, Relation};
+use crate::universe::{Id, Kind, Universe};
+use crate::version;
+use crate::walk::{self, Recommends};
+use silo_model::lock::Tier;
+use silo_model::recipe::wanted;
 
 /// Input of a solve.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ fn one_wanted(universe: &Universe<'_>, request: &Request<'_>, relation: &Relatio
 #[cfg(test)]
 mod tests {
     use super::{Request, solve, wanted};
-    use crate::resolve::packages::{Index, parse};
+    use crate::packages::{Index, parse};
 
     /// Makes an index from short lines: `name version; Field: value; ...`.
     fn text(lines: &str) -> String {

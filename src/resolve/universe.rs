@@ -8,9 +8,9 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::resolve::packages::{Error, Index, MultiArch, Package};
-use crate::resolve::relation::{Qualifier, Relation};
-use crate::resolve::version;
+use crate::packages::{Error, Index, MultiArch, Package};
+use crate::relation::{Qualifier, Relation};
+use crate::version;
 
 /// The id of a candidate in its universe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -306,7 +306,7 @@ fn providers<'a>(candidates: &[Candidate<'a>]) -> Result<Providers<'a>, Error> {
         for relation in package.relations("Provides", package.provides)?.into_iter().flatten() {
             let version = match relation.bound {
                 None => None,
-                Some((crate::resolve::relation::Operator::Equal, version)) => Some(version),
+                Some((crate::relation::Operator::Equal, version)) => Some(version),
                 // dpkg and apt ignore such a bound.
                 Some(_) => continue,
             };
@@ -349,8 +349,8 @@ impl Hasher for NameHasher {
 #[cfg(test)]
 mod tests {
     use super::Universe;
-    use crate::resolve::packages::{Index, Package, Priority, parse};
-    use crate::resolve::relation::parse_one;
+    use crate::packages::{Index, Package, Priority, parse};
+    use crate::relation::parse_one;
 
     fn index(stanzas: &str) -> Index<'static> {
         // Stanzas in short form, separated by a blank line; fields without influence are added.

@@ -7,8 +7,8 @@
 //! Three flags per package, named as in apt, control the policy: *installed*; *protected* (the state was requested, and only its requester
 //! changes it); *candidate* (can still be installed; lost for good if it conflicts with a protected package or cannot work).
 
-use crate::resolve::packages::Error;
-use crate::resolve::universe::{Clause, Id, Kind, Member, Universe};
+use crate::packages::Error;
+use crate::universe::{Clause, Id, Kind, Member, Universe};
 
 /// Limit of the walk's depth. The deepest dependency in Debian's `main` was 16, for whole desktops. Each level uses stack, and a thread may
 /// have only 2 MiB of it. The solver handles deeper dependencies.

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::resolve::packages::{Error, Index, Package};
-use crate::resolve::relation::{Operator, Relation};
-use crate::resolve::version;
+use crate::packages::{Error, Index, Package};
+use crate::relation::{Operator, Relation};
+use crate::version;
 
 /// An index with its suite.
 #[derive(Clone, Debug)]
@@ -95,8 +95,8 @@ fn is_for(package: &Package<'_>, architecture: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolve::packages::parse;
-    use crate::resolve::relation::parse_one;
+    use crate::packages::parse;
+    use crate::relation::parse_one;
 
     fn text(lines: &str) -> String {
         let stanza = |line: &str| {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use crate::recipe::Activation;
+use silo_model::recipe::Activation;
 
 /// An active directory and its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]

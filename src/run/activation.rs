@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::plain;
-use crate::recipe::Run;
+use silo_base::plain;
+use silo_model::recipe::Run;
 
 use super::activate::{self, Active};
 

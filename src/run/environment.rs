@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::config::{Override, Settings};
-use crate::launch::spec::{Network, SSH_AGENT};
-use crate::recipe::Run;
+use silo_launch::spec::{Network, SSH_AGENT};
+use silo_model::config::{Override, Settings};
+use silo_model::recipe::Run;
 
 use super::user::User;
 

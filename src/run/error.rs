@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use silo_store::path_error::PathError;
 
-use crate::git::{named, repository};
-use crate::guard;
-use crate::launch::opened;
-use crate::tool::{definition, kept, projects, record, trust};
-use crate::{document, ecosystem, image, launch, recipe};
+use silo_build::image;
+use silo_guard::git::{named, repository};
+use silo_launch::opened;
+use silo_model::document;
+use silo_model::ecosystem;
+use silo_model::recipe;
+use silo_tool::{definition, kept, projects, record, trust};
 
 /// Reason why a run could not be planned.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +88,7 @@ pub enum Error {
     Repository(#[from] repository::Error),
     /// VMs cannot be started here.
     #[error(transparent)]
-    Launch(#[from] launch::error::Error),
+    Launch(#[from] silo_launch::error::Error),
     /// A temporary file cannot be made.
     #[error("cannot make a temporary file")]
     Temporary(#[source] std::io::Error),
@@ -128,7 +130,7 @@ impl Error {
                 let instead = "--no-project shows nothing, --expose shows it once, `silo trust --expose` from now on";
                 Some(format!("work in a project's own directory; or {instead}"))
             }
-            Error::Guard(guard::Error::TooMany { most }) | Error::Named(named::Error::TooMany { most }) => {
+            Error::Guard(silo_guard::Error::TooMany { most }) | Error::Named(named::Error::TooMany { most }) => {
                 Some(format!("raise mount.maxGuarded above {most} in ~/.silo/silo.toml, or hide directories with mount.exclude"))
             }
             Error::Named(named::Error::Config { .. }) => {

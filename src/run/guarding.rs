@@ -7,14 +7,14 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::git::layer::{Finished, Layer};
-use crate::git::left;
-use crate::git::named::{self, Place};
-use crate::guard::difference::Difference;
-use crate::guard::nearby::{self, Nearby};
-use crate::guard::watch::Watch;
-use crate::guard::{self, Asked, Guards};
-use crate::plain;
+use silo_base::plain;
+use silo_guard::difference::Difference;
+use silo_guard::git::layer::{Finished, Layer};
+use silo_guard::git::left;
+use silo_guard::git::named::{self, Place};
+use silo_guard::nearby::{self, Nearby};
+use silo_guard::watch::Watch;
+use silo_guard::{Asked, Guards};
 
 /// Delay before the first round, which starts about 200 ms into the run.
 const FIRST: Duration = Duration::from_millis(100);
@@ -146,7 +146,7 @@ impl Guarding {
         self.guarded.named.extend(of_repositories(nearby));
         let (differences, failed) = watch.finish(&self.guarded.asked());
         ended.differences = differences;
-        ended.failed.extend(failed.map(|error| crate::causes::of(&error).join(": ")));
+        ended.failed.extend(failed.map(|error| silo_base::causes::of(&error).join(": ")));
         ended
     }
 }

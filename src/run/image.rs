@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use silo_store::layout::Store;
 use silo_store::lock::{self, Pin};
 
-use crate::event::{Event, Sink};
-use crate::home::Home;
-use crate::image::{self, Image, cold};
-use crate::tool::record::Installed;
+use silo_base::event::{Event, Sink};
+use silo_base::home::Home;
+use silo_build::image::{self, Image, cold};
+use silo_tool::record::Installed;
 
 use super::error::Error;
 

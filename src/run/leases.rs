@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use silo_store::lock::Pin;
 
-use crate::config::project::ProjectFiles;
-use crate::guard::difference;
-use crate::home::Home;
-use crate::launch::opened::Opened;
-use crate::launch::spec::Access;
-use crate::plain;
-use crate::tool::kept::InUse;
-use crate::tool::trust::{self, RunRecord};
+use silo_base::home::Home;
+use silo_base::plain;
+use silo_guard::difference;
+use silo_launch::opened::Opened;
+use silo_launch::spec::Access;
+use silo_model::config::project::ProjectFiles;
+use silo_tool::kept::InUse;
+use silo_tool::trust::{self, RunRecord};
 
 use super::error::Error;
 use super::mounts::Shown;
@@ -63,12 +63,12 @@ impl Leases {
         if let Some(lesson) = &self.lesson {
             reports.push(lesson.summary().unwrap_or_else(|error| {
                 let what = "cannot summarize the reached hosts";
-                format!("{what}: {}", crate::causes::of(&error).join(": "))
+                format!("{what}: {}", silo_base::causes::of(&error).join(": "))
             }));
         }
         if let Some(Err(error)) = self.run.take().map(RunRecord::finish) {
             let what = "silo could not record the end of this run, so the next run in this directory asks for approval";
-            reports.push(format!("{what}: {}", crate::causes::of(&error).join(": ")));
+            reports.push(format!("{what}: {}", silo_base::causes::of(&error).join(": ")));
         }
         reports
     }
@@ -88,7 +88,7 @@ fn compare(home: &Home, project: Shown) -> Vec<String> {
         reports.push(format!("{what} {}\n  {}", plain::path(&project.path), lines.join("\n  ")));
         if let Err(error) = noted {
             let what = "silo could not record that these changed during a run, and will not ask about its own files among them";
-            reports.push(format!("{what}: {}", crate::causes::of(&error).join(": ")));
+            reports.push(format!("{what}: {}", silo_base::causes::of(&error).join(": ")));
         }
     }
     if !ended.repository.is_empty() {

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use crate::launch::spec::Spec;
+use silo_launch::spec::Spec;
 
 /// A command that installs outside of the project.
 struct Rule {
@@ -150,9 +150,9 @@ pub fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::spec::{Access, Mount};
     use crate::run::spec::{Parts, assemble};
     use crate::run::user::{Accounts, User};
+    use silo_launch::spec::{Access, Mount};
 
     #[test]
     fn installs_outside_of_the_project_are_lost() {

@@ -2,7 +2,7 @@
 //!
 //! [`plan::plan`] reads the image, the recipe and the settings once, decides everything in one place, and returns a complete launch spec
 //! with the leases to hold during the run. Nothing changes the spec afterwards. A program that embeds Silo calls [`plan::plan`] and passes
-//! the spec to [`crate::launch`].
+//! the spec to [`silo_launch`].
 
 pub mod error;
 pub mod grammar;

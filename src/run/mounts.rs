@@ -6,17 +6,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::Settings;
-use crate::config::sight::{Mode, PassFile, Sockets};
-use crate::git::named::{self, Place};
-use crate::guard::{MAX_GUARDED, nearby};
-use crate::home::{Home, RECIPES};
-use crate::launch::opened::{self, Links, Opened};
-use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Mount, Overlay};
-use crate::recipe::Run;
-use crate::tool::kept::{Class, InUse, Keeper};
-use crate::tool::projects;
+use silo_base::home::{Home, RECIPES};
+use silo_guard::git::named::{self, Place};
+use silo_guard::{MAX_GUARDED, nearby};
+use silo_launch::opened::{self, Links, Opened};
+use silo_launch::spec::host_path::HostPath;
+use silo_launch::spec::{Access, Mount, Overlay};
+use silo_model::config::Settings;
+use silo_model::config::sight::{Mode, PassFile, Sockets};
+use silo_model::recipe::Run;
+use silo_tool::kept::{Class, InUse, Keeper};
+use silo_tool::projects;
 
 use super::WORKSPACE;
 use super::error::Error;

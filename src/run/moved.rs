@@ -5,9 +5,9 @@ use std::path::Path;
 use silo_store::layout::Store;
 use silo_store::lock;
 
-use crate::home::Home;
-use crate::plain;
-use crate::tool::{kept, projects};
+use silo_base::home::Home;
+use silo_base::plain;
+use silo_tool::{kept, projects};
 
 use super::error::Error;
 

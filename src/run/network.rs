@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::broker::proxies::Proxies;
-use crate::build::network::{self, Outside, Reach};
-use crate::config::Settings;
-use crate::ecosystem;
-use crate::event::Sink;
-use crate::grant::Port;
-use crate::home::Home;
-use crate::insight::network as journal;
-use crate::launch::spec::{Asker, Network, Record, SshAgent};
-use crate::recipe::Recipe;
+use silo_base::event::Sink;
+use silo_base::grant::Port;
+use silo_base::home::Home;
+use silo_build::network::{self, Outside, Reach};
+use silo_insight::network as journal;
+use silo_launch::broker::proxies::Proxies;
+use silo_launch::spec::{Asker, Network, Record, SshAgent};
+use silo_model::config::Settings;
+use silo_model::ecosystem;
+use silo_model::recipe::Recipe;
 
 use super::error::Error;
 

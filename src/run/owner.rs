@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::launch::spec::Access;
-use crate::plain;
+use silo_base::plain;
+use silo_launch::spec::Access;
 
 use super::user::User;
 

@@ -5,16 +5,16 @@ use std::path::{Component, Path, PathBuf};
 
 use silo_store::in_root;
 
-use crate::build::network::Outside;
-use crate::config::{Override, Settings, Tier};
-use crate::grant::Port;
-use crate::image;
-use crate::insight::network::Title;
-use crate::launch::opened::{Links, Opened};
-use crate::launch::spec::Spec;
-use crate::plain;
-use crate::recipe::Run;
-use crate::tool::{View, projects};
+use silo_base::grant::Port;
+use silo_base::plain;
+use silo_build::image;
+use silo_build::network::Outside;
+use silo_insight::network::Title;
+use silo_launch::opened::{Links, Opened};
+use silo_launch::spec::Spec;
+use silo_model::config::{Override, Settings, Tier};
+use silo_model::recipe::Run;
+use silo_tool::{View, projects};
 
 use super::environment::{self, Environment, Sources};
 use super::error::Error;
@@ -168,7 +168,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     });
     env.extend(options.env.iter().map(|(name, value)| (OsString::from(name), value.clone())));
     for lost in activate(run, mounts.project.as_ref(), &cwd, &root, &mut env) {
-        (images.sink)(crate::event::Event::Note { text: lost });
+        (images.sink)(silo_base::event::Event::Note { text: lost });
     }
     if let (Some(alias), Some(shown)) = (&alias, &mounts.project)
         && let Ok(inner) = cwd.strip_prefix(&shown.path)

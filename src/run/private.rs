@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::home::Home;
-use crate::tool::trust;
+use silo_base::home::Home;
+use silo_tool::trust;
 
 /// Returns why a directory is hidden from tools, unless the user approved showing it.
 pub fn hidden(home: &Home, user_home: &Path, dir: &Path) -> Result<Option<&'static str>, trust::Error> {

@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::sight::Git;
-use crate::git::layer::Layer;
-use crate::git::over::Over;
-use crate::git::repository::{Layout, Repository};
-use crate::launch::opened::{Links, Opened};
-use crate::launch::spec::{Access, Mount, Overlay};
-use crate::launch::{HAS_NATIVE, spec::host_path::HostPath};
+use silo_guard::git::layer::Layer;
+use silo_guard::git::over::Over;
+use silo_guard::git::repository::{Layout, Repository};
+use silo_launch::opened::{Links, Opened};
+use silo_launch::spec::{Access, Mount, Overlay};
+use silo_launch::{HAS_NATIVE, spec::host_path::HostPath};
+use silo_model::config::sight::Git;
 
-use crate::plain;
+use silo_base::plain;
 
 use super::error::Error;
 use super::{WORKSPACE, worktree};
@@ -137,7 +137,7 @@ fn layer(given: &Given<'_>, project: &Path, common: &Path, seen: &mut Seen) -> R
             let over = Over { layers: given.layers, project, repository: &repository, submodules: given.submodules };
             match Layer::begin(over) {
                 Ok(layer) => return Ok(Some(layer)),
-                Err(error) => note(&crate::causes::of(&error).join(": ")),
+                Err(error) => note(&silo_base::causes::of(&error).join(": ")),
             }
         }
     }

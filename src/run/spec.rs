@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use crate::launch::spec::{
+use silo_launch::spec::{
     Bytes, Dir, File, Identity, Limits, Machine, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper,
 };
 

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use silo_store::in_root;
 
-use crate::image;
-use crate::recipe::Recipe;
-use crate::recipe::catalog::{self, Places};
-use crate::recipe::file::check_name;
-use crate::shim::table::{self, Table};
-use crate::tool::View;
-use crate::tool::definition::{self, Scope};
-use crate::tool::record::{self, Installed};
+use silo_build::image;
+use silo_model::recipe::Recipe;
+use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::file::check_name;
+use silo_tool::View;
+use silo_tool::definition::{self, Scope};
+use silo_tool::record::{self, Installed};
+use silo_tool::shim::table::{self, Table};
 
 use super::error::Error;
 use super::grammar::{self, Commands, Known, Meant, Typed, Unclear};

@@ -6,13 +6,13 @@ use std::thread;
 
 use silo_store::lock::Pin;
 
-use crate::config::Tier;
-use crate::event::Event;
-use crate::home::Home;
-use crate::image::{self, boot};
-use crate::launch::spec::Machine;
-use crate::launch::{self, Check, State};
-use crate::tool::record::{self, Installed};
+use silo_base::event::Event;
+use silo_base::home::Home;
+use silo_build::image::{self, boot};
+use silo_launch::spec::Machine;
+use silo_launch::{Check, State};
+use silo_model::config::Tier;
+use silo_tool::record::{self, Installed};
 
 use super::error::Error;
 use super::image::Images;
@@ -42,13 +42,13 @@ pub enum Boot<'a> {
 
 /// Returns the default tier: `vm` if the processor supports VMs and an image for them is installed, or if there is no native tier.
 pub fn usual(home: &Home) -> Result<Tier, Error> {
-    let has_machines = !launch::HAS_NATIVE || (found(home)?.is_some() && launch::runs_guests().is_ok());
+    let has_machines = !silo_launch::HAS_NATIVE || (found(home)?.is_some() && silo_launch::runs_guests().is_ok());
     Ok(if has_machines { Tier::Vm } else { Tier::Native })
 }
 
 /// Returns the default VM for build steps: none, or, on hosts without a native tier, one as soon as an image for VMs is installed.
 pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(Machine, Pins)>, Error> {
-    if launch::HAS_NATIVE || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
+    if silo_launch::HAS_NATIVE || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
 }
 
 /// Makes the VM for build steps. It has no disk, because each step has another root.
@@ -120,7 +120,7 @@ pub fn check(home: &Home) -> Result<Option<Check>, Error> {
 
 /// Without a native tier, no build can run before there is a VM, so the image must be imported.
 fn how_to_have_it() -> String {
-    if launch::HAS_NATIVE {
+    if silo_launch::HAS_NATIVE {
         format!("silo install {VM}")
     } else {
         format!("silo install {FROM_IMAGE} --image IMAGE --shim {FROM_IMAGE}:true; docs/macos.md names the image")
@@ -135,12 +135,12 @@ fn machine(images: Images<'_>, parts: &MachineImages, disk: Option<PathBuf>, cpu
     }
     let failed = |source| Error::Boot { tool: tool.name.clone(), source };
     let kernel = boot::kernel(home, tool.image).map_err(failed)?;
-    let program = launch::this_program()?;
-    let name = launch::initial_name(&program)?;
+    let program = silo_launch::this_program()?;
+    let name = silo_launch::initial_name(&program)?;
     let initial = match boot::initial(home, tool.image, &name) {
         Some(initial) => initial,
         None => {
-            let bytes = launch::initial(&program, &image::root(home, tool.image))?;
+            let bytes = silo_launch::initial(&program, &image::root(home, tool.image))?;
             boot::keep_initial(home, tool.image, &name, &bytes).map_err(failed)?
         }
     };

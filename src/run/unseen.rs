@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::launch::spec::{File, SYMLINK, Spec};
+use silo_launch::spec::{File, SYMLINK, Spec};
 
 /// Returns the script on the command line, if it exists on this machine and not in the sandbox.
 ///
@@ -43,9 +43,9 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::launch::spec::{Access, Mount};
     use crate::run::spec::{Budget, Parts, assemble};
     use crate::run::user::{Accounts, User};
+    use silo_launch::spec::{Access, Mount};
 
     #[test]
     fn the_first_file_of_this_machine_is_the_script() {

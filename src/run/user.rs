@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use crate::launch::spec::{Bytes, File};
+use silo_launch::spec::{Bytes, File};
 
 /// The calling user.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use silo_store::bounded;
 
-use crate::launch::spec::{Access, Mount};
+use silo_launch::spec::{Access, Mount};
 
 /// Maximum size of the small files with which git's directories refer to each other.
 const MAX_LINK_BYTES: u64 = 8192;

@@ -10,12 +10,12 @@ use silo_store::lock as store_lock;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
-use crate::document;
-use crate::image;
 use crate::journal::Change;
-use crate::recipe::catalog::{self, Draft, Places};
 use crate::shim::{launchers, table};
-use crate::system::Arch;
+use silo_base::system::Arch;
+use silo_build::image;
+use silo_model::document;
+use silo_model::recipe::catalog::{self, Draft, Places};
 
 use super::Context;
 use super::definition::{self, Scope};

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use silo_store::digest::{Digest, Hasher};
 
-use crate::lock::Archive;
-use crate::recipe::source::{AptSource, LocalDeb};
-use crate::recipe::{Debian, wanted};
-use crate::system::Arch;
-use crate::unpack::{deb, package};
+use silo_base::system::Arch;
+use silo_fetch::unpack::{deb, package};
+use silo_model::lock::Archive;
+use silo_model::recipe::source::{AptSource, LocalDeb};
+use silo_model::recipe::{Debian, wanted};
 
 /// Suites without a separate suite of updates.
 const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
@@ -151,7 +151,7 @@ fn digest(path: &std::path::Path) -> io::Result<(Digest, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::file;
+    use silo_model::recipe::file;
 
     #[test]
     fn suites_come_in_apts_order() {

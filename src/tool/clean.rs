@@ -13,7 +13,7 @@ use silo_store::lock;
 use silo_store::removal::remove_tree;
 use silo_store::usage::Ledger;
 
-use crate::home::Home;
+use silo_base::home::Home;
 
 use super::Context;
 use super::collect::{self, Choice, Collected};

@@ -17,12 +17,12 @@ use silo_store::removal::remove_tree;
 use silo_store::scratch;
 use silo_store::usage::Ledger;
 
-use crate::amount;
-use crate::document;
-use crate::event::Event;
-use crate::git::left;
-use crate::home::Home;
-use crate::image::{self, ImageId};
+use silo_base::amount;
+use silo_base::event::Event;
+use silo_base::home::Home;
+use silo_build::image::{self, ImageId};
+use silo_guard::git::left;
+use silo_model::document;
 
 use super::Context;
 use super::evict;

@@ -14,8 +14,8 @@ use silo_store::lock;
 use silo_store::parallel;
 use silo_store::usage::Ledger;
 
-use crate::event::{self, Activity, Event};
-use crate::image::{self, ImageId, boot, cold};
+use silo_base::event::{self, Activity, Event};
+use silo_build::image::{self, ImageId, boot, cold};
 
 use super::Context;
 use super::collect::now;

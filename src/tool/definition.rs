@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::build::{self, Target};
-use crate::config::{Settings, overlay};
-use crate::document;
-use crate::home::PROJECT_LOCK;
-use crate::recipe::addon;
-use crate::recipe::catalog::{self, Found};
-use crate::recipe::file::{self, check_name};
+use silo_base::home::PROJECT_LOCK;
+use silo_build::Target;
+use silo_model::config::{Settings, overlay};
+use silo_model::document;
+use silo_model::recipe::addon;
+use silo_model::recipe::catalog::{self, Found};
+use silo_model::recipe::file::{self, check_name};
 
 use super::View;
 use super::locking;
@@ -147,7 +147,7 @@ pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     let definition = of(view, tool, Scope::Project)?;
     let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), why };
     let lock = locking::existing(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
-    let found = build::known(view.home, &definition.target(&lock));
+    let found = silo_build::known(view.home, &definition.target(&lock));
     let image = found.ok_or_else(|| not_built("this version of silo.toml and silo.lock was never built on this machine"))?;
     Ok(Some(Installed { name: tool.to_owned(), version: locking::version(&definition.found, &lock), image }))
 }
@@ -168,13 +168,13 @@ pub fn scope(view: View<'_>, tool: &str) -> Result<Scope, Error> {
 fn is_claimed(view: View<'_>, tool: &str) -> Result<bool, Error> {
     let settings = view.project_settings;
     let listed = settings.tools.iter().any(|name| name == tool);
-    let shaped = settings.overrides.get(tool).is_some_and(crate::config::Override::shapes_image);
+    let shaped = settings.overrides.get(tool).is_some_and(silo_model::config::Override::shapes_image);
     Ok(listed || shaped || locking::of_project(view)?.contains_key(tool))
 }
 
 impl Definition {
     /// Returns the build target of the definition with a lock.
-    pub fn target<'a>(&'a self, lock: &'a crate::lock::Lock) -> Target<'a> {
+    pub fn target<'a>(&'a self, lock: &'a silo_model::lock::Lock) -> Target<'a> {
         Target { recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
     }
 

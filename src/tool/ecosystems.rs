@@ -1,10 +1,9 @@
 //! Learns and forgets the host names of package ecosystems, outside of builds.
 
-use crate::build;
-use crate::build::network;
-use crate::ecosystem::{self, Learned};
-use crate::image;
-use crate::recipe::catalog;
+use silo_build::image;
+use silo_build::network;
+use silo_model::ecosystem::{self, Learned};
+use silo_model::recipe::catalog;
 
 use super::Context;
 use super::record;
@@ -26,7 +25,7 @@ pub enum Error {
     },
     /// The probe failed.
     #[error(transparent)]
-    Build(#[from] build::Error),
+    Build(#[from] silo_build::Error),
     /// Storing or removing the host names failed.
     #[error(transparent)]
     Ecosystem(#[from] ecosystem::Error),

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use silo_store::rooted::{Listed, Rooted};
 
-use crate::config::Cache;
-use crate::home::Home;
+use silo_base::home::Home;
+use silo_model::config::Cache;
 
 use super::kept::{self, Class, Error};
 
@@ -205,7 +205,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::recipe::kept::{Kept, Scope};
+    use silo_model::recipe::kept::{Kept, Scope};
 
     const DAY: Duration = Duration::from_secs(86_400);
 

@@ -5,19 +5,19 @@ use std::cell::OnceCell;
 use silo_store::lock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
-use crate::amount;
-use crate::build::budget::MAX_STEP_BYTES;
-use crate::build::network;
-use crate::build::{self, Built, Target, Workshop};
-use crate::event::Event;
-use crate::fetch::mirrors::Mirrors;
-use crate::image::{self, ImageId};
 use crate::journal::{self, Change};
-use crate::lock::Lock;
-use crate::recipe::Recipe;
-use crate::recipe::catalog::Origin;
-use crate::recipe::versions::is_of;
-use crate::system::Arch;
+use silo_base::amount;
+use silo_base::event::Event;
+use silo_base::system::Arch;
+use silo_build::budget::MAX_STEP_BYTES;
+use silo_build::image::{self, ImageId};
+use silo_build::network;
+use silo_build::{Built, Target, Workshop};
+use silo_fetch::mirrors::Mirrors;
+use silo_model::lock::Lock;
+use silo_model::recipe::Recipe;
+use silo_model::recipe::catalog::Origin;
+use silo_model::recipe::versions::is_of;
 
 use super::Context;
 use super::definition::{self, Definition, Scope};
@@ -37,7 +37,7 @@ pub enum Error {
     Lock(#[from] locking::Error),
     /// The build failed.
     #[error(transparent)]
-    Build(#[from] build::Error),
+    Build(#[from] silo_build::Error),
     /// Its record could not be read or written.
     #[error(transparent)]
     Record(#[from] record::Error),
@@ -69,7 +69,7 @@ pub enum Error {
         tool: String,
         /// The file and the addresses that were tried.
         #[source]
-        source: Box<build::Error>,
+        source: Box<silo_build::Error>,
     },
 }
 
@@ -133,8 +133,8 @@ pub(super) fn make(
 ) -> Result<Made, Error> {
     let mut version = check_version(definition, &lock)?;
     let built = match build(context, shared, definition, &lock, wish) {
-        Err(build::Error::Fetch(error)) if error.is_gone() => {
-            let gone = build::Error::Fetch(error);
+        Err(silo_build::Error::Fetch(error)) if error.is_gone() => {
+            let gone = silo_build::Error::Fetch(error);
             if definition.found.origin != Origin::BuiltIn || wish.resolving == Resolving::Frozen || definition.lock_file.is_some() {
                 return Err(Error::Gone { tool: wish.name.clone(), source: Box::new(gone) });
             }
@@ -201,11 +201,17 @@ pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
     record(context, &shared, &definition, made, &[])
 }
 
-fn build(context: &Context<'_>, shared: &SharedLock, definition: &Definition, lock: &Lock, wish: &Wish) -> Result<Built, build::Error> {
+fn build(
+    context: &Context<'_>,
+    shared: &SharedLock,
+    definition: &Definition,
+    lock: &Lock,
+    wish: &Wish,
+) -> Result<Built, silo_build::Error> {
     let mirrors = OnceCell::new();
     let shop = workshop(context, shared, &mirrors);
     let target = Target { frozen: wish.resolving == Resolving::Frozen, anew: wish.anew, ..definition.target(lock) };
-    build::build(&shop, &[target]).remove(0)
+    silo_build::build(&shop, &[target]).remove(0)
 }
 
 /// Returns the build context of a command.
@@ -266,7 +272,7 @@ fn root_name(tool: &str) -> Result<RootName, Box<dyn std::error::Error + Send + 
 }
 
 fn keep(context: &Context<'_>, shared: &SharedLock, tool: &Installed) -> Result<(), Error> {
-    let image = image::get(context.home, tool.image).map_err(build::Error::Image)?;
+    let image = image::get(context.home, tool.image).map_err(silo_build::Error::Image)?;
     let root = Root { images: [tool.image.digest()].into(), layers: image.map(|image| image.layer_set()).unwrap_or_default() };
     let name = root_name(&tool.name).map_err(Error::Store)?;
     roots::put(context.store, shared, &name, &root).map_err(|error| Error::Store(Box::new(error)))

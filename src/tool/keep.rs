@@ -10,8 +10,8 @@ use silo_store::layout::Store;
 use silo_store::lock::{self, ExclusiveLock, Holder};
 use silo_store::roots::{self, Root, RootName};
 
-use crate::home::Home;
-use crate::image::{self, ImageId};
+use silo_base::home::Home;
+use silo_build::image::{self, ImageId};
 
 use super::projects;
 

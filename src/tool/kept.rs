@@ -23,10 +23,10 @@ use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
-use crate::document;
-use crate::home::Home;
-use crate::identity::DirectoryId;
-use crate::recipe::kept::{Kept, Scope};
+use silo_base::home::Home;
+use silo_base::identity::DirectoryId;
+use silo_model::document;
+use silo_model::recipe::kept::{Kept, Scope};
 
 use super::projects;
 

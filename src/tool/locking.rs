@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use silo_store::path_error::PathError;
 use silo_store::private;
 
-use crate::document;
-use crate::home::{Home, PROJECT_LOCK};
 use crate::journal::{self, Change};
-use crate::lock::{self, Asked, Lock, Package};
-use crate::recipe::catalog::{self, Found, Origin};
-use crate::system::Arch;
+use silo_base::home::{Home, PROJECT_LOCK};
+use silo_base::system::Arch;
+use silo_model::document;
+use silo_model::lock::{self, Asked, Lock, Package};
+use silo_model::recipe::catalog::{self, Found, Origin};
 
 use super::definition::Definition;
 use super::relock;

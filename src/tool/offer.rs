@@ -1,9 +1,9 @@
 //! Catalogue entries: each tool with its versions, size and origin, from its recipe and lock only.
 
-use crate::lock::Lock;
-use crate::recipe::Recipe;
-use crate::recipe::catalog::{self, Origin};
-use crate::system::Arch;
+use silo_base::system::Arch;
+use silo_model::lock::Lock;
+use silo_model::recipe::Recipe;
+use silo_model::recipe::catalog::{self, Origin};
 
 use super::View;
 use super::definition::{self, Definition, Scope};

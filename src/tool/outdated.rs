@@ -1,7 +1,7 @@
 //! Compares a tool's lock with today's package versions.
 
-use crate::lock::Package;
-use crate::system::Arch;
+use silo_base::system::Arch;
+use silo_model::lock::Package;
 
 use super::Context;
 use super::definition::{self, Scope};
@@ -33,7 +33,7 @@ pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<R
     let definition = definition::of(context.view(), tool, scope)?;
     let old = locking::existing(context.view(), &definition)?;
     let new = locking::resolve(context, &definition)?;
-    let packages = |lock: &crate::lock::Lock| lock.packages_of(Arch::host()).cloned().unwrap_or_default();
+    let packages = |lock: &silo_model::lock::Lock| lock.packages_of(Arch::host()).cloned().unwrap_or_default();
     let (old, new) = (old.as_ref().map(packages).unwrap_or_default(), packages(&new));
     let version = |package: Option<&Package>| package.map(|package| package.version.clone());
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();

@@ -18,9 +18,9 @@ use silo_store::layout::Store;
 use silo_store::lock::SharedLock;
 use silo_store::roots::{self, Root, RootError, RootName};
 
-use crate::document;
-use crate::home::Home;
-use crate::image::{self, ImageId};
+use silo_base::home::Home;
+use silo_build::image::{self, ImageId};
+use silo_model::document;
 
 /// Kind of the GC root of a project.
 pub const KIND: &str = "project";

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::document;
-use crate::home::Home;
-use crate::image::ImageId;
+use silo_base::home::Home;
+use silo_build::image::ImageId;
+use silo_model::document;
 
 /// The version of the format.
 const VERSION: u32 = 1;

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use silo_store::lock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
-use crate::build::{self, Built, Target};
-use crate::event::Event;
-use crate::home::PROJECT_LOCK;
-use crate::image::{self, ImageId};
-use crate::lock::{self, Asked, Lock, Package, Tier};
-use crate::recipe::lsp::{self, Lsp};
-use crate::system::Arch;
+use silo_base::event::Event;
+use silo_base::home::PROJECT_LOCK;
+use silo_base::system::Arch;
+use silo_build::image::{self, ImageId};
+use silo_build::{Built, Target};
+use silo_model::lock::{self, Asked, Lock, Package, Tier};
+use silo_model::recipe::lsp::{self, Lsp};
 
 use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
@@ -65,11 +65,11 @@ pub fn of(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Server>
 }
 
 /// Adds a server's packages and steps to its tool.
-fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, crate::recipe::file::Error> {
+fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, silo_model::recipe::file::Error> {
     let recipe = &mut definition.found.recipe;
     recipe.name = lock::server(&recipe.name);
     if recipe.image.is_some() && !lsp.packages.is_empty() {
-        return Err(crate::recipe::file::Error::Both("lsp.packages; use lsp.steps with the image's own package manager"));
+        return Err(silo_model::recipe::file::Error::Both("lsp.packages; use lsp.steps with the image's own package manager"));
     }
     let own = recipe.debian.packages.clone();
     recipe.debian.added.extend(lsp.packages.iter().filter(|package| !own.contains(package)).cloned());
@@ -89,7 +89,7 @@ impl Server {
     /// Finds the current image of the server; reads a few small files.
     pub fn known(&self, view: View<'_>) -> Result<Option<ImageId>, Error> {
         let Some(lock) = self.locked(view)? else { return Ok(None) };
-        Ok(build::known(view.home, &self.definition.target(&lock)))
+        Ok(silo_build::known(view.home, &self.definition.target(&lock)))
     }
 
     /// Returns its lock, if it matches the server's definition and the tool's current lock.
@@ -116,7 +116,7 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
         None => made(context, server, resolving)?,
     };
     let built = match built(context, &shared, server, &lock, resolving) {
-        Err(build::Error::Fetch(error)) if error.is_gone() && resolving == Resolving::Allowed => {
+        Err(silo_build::Error::Fetch(error)) if error.is_gone() && resolving == Resolving::Allowed => {
             let text = format!("{}: the mirrors no longer have its locked packages; making a new lock", server.definition.tool());
             (context.sink)(Event::Note { text });
             lock = made(context, server, resolving)?;
@@ -133,17 +133,24 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
     if resolving == Resolving::Allowed {
         locking::keep(view, &server.definition, &lock)?;
     }
-    let layers = image::get(context.home, built.image).map_err(build::Error::Image)?.map(|image| image.layer_set()).unwrap_or_default();
+    let layers =
+        image::get(context.home, built.image).map_err(silo_build::Error::Image)?.map(|image| image.layer_set()).unwrap_or_default();
     let root = Root { images: [built.image.digest()].into(), layers };
     roots::put(context.store, &shared, &server.root_name(view)?, &root).map_err(|error| Error::Store(Box::new(error)))?;
     Ok(built.image)
 }
 
-fn built(context: &Context<'_>, shared: &SharedLock, server: &Server, lock: &Lock, resolving: Resolving) -> Result<Built, build::Error> {
+fn built(
+    context: &Context<'_>,
+    shared: &SharedLock,
+    server: &Server,
+    lock: &Lock,
+    resolving: Resolving,
+) -> Result<Built, silo_build::Error> {
     let mirrors = OnceCell::new();
     let shop = install::workshop(context, shared, &mirrors);
     let target = Target { frozen: resolving == Resolving::Frozen, ..server.definition.target(lock) };
-    build::build(&shop, &[target]).remove(0)
+    silo_build::build(&shop, &[target]).remove(0)
 }
 
 /// Makes the lock of a server: the tool's lock, plus the server's packages from the current indexes.

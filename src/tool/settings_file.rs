@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use silo_store::path_error::PathError;
 
-use crate::config::edit::{self, Document};
-use crate::config::read;
-use crate::document;
-use crate::home::{Home, LEGACY_CONFIG, LEGACY_USER_CONFIG};
 use crate::journal::{self, Change};
+use silo_base::home::{Home, LEGACY_CONFIG, LEGACY_USER_CONFIG};
+use silo_model::config::edit::{self, Document};
+use silo_model::config::read;
+use silo_model::document;
 
 /// Error of changing a settings file.
 #[derive(Debug, thiserror::Error)]

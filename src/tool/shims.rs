@@ -10,12 +10,12 @@ use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
-use crate::document;
-use crate::event::Event;
-use crate::home::Home;
-use crate::recipe::catalog::{self, Places};
 use crate::shim::table::{self, Shim, Table, is_shim_name};
 use crate::shim::{is_systems_own, launchers};
+use silo_base::event::Event;
+use silo_base::home::Home;
+use silo_model::document;
+use silo_model::recipe::catalog::{self, Places};
 
 use super::definition::{self, Scope};
 use super::projects;
@@ -262,7 +262,7 @@ fn parse(spec: &str) -> Result<(String, Vec<String>), Error> {
     if words.is_empty() || !is_shim_name(name) {
         return Err(Error::Spec(spec.to_owned()));
     }
-    if name == crate::home::PROGRAM {
+    if name == silo_base::home::PROGRAM {
         return Err(Error::Itself(name.to_owned()));
     }
     Ok((name.to_owned(), words))

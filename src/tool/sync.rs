@@ -8,12 +8,12 @@ use std::time::Duration;
 use silo_store::digest::Digest;
 use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
 
-use crate::build::{self, Built, Target};
-use crate::image::ImageId;
 use crate::journal::Change;
-use crate::lock::Lock;
-use crate::recipe::catalog::Origin;
-use crate::system::Arch;
+use silo_base::system::Arch;
+use silo_build::image::ImageId;
+use silo_build::{Built, Target};
+use silo_model::lock::Lock;
+use silo_model::recipe::catalog::Origin;
 
 use super::Context;
 use super::definition::{self, Definition, Scope};
@@ -107,7 +107,7 @@ pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
             Ok(prepared) => match built.next() {
                 Some(Ok(built)) => finish(context, prepared, built, &mut locks),
                 Some(Err(error)) => Err(failed(&tool, error)),
-                None => Err(build::Error::Worker.into()),
+                None => Err(silo_build::Error::Worker.into()),
             },
         };
         all.push(Synced { tool, outcome });
@@ -134,7 +134,7 @@ fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error>
     let key = Digest::of(context.project.as_os_str().as_bytes());
     loop {
         if context.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(build::Error::Stopped.into());
+            return Err(silo_build::Error::Stopped.into());
         }
         let locked = store_lock::try_build(context.store, shared, &key).map_err(|error| Error::Store(Box::new(error)))?;
         match locked {
@@ -154,18 +154,18 @@ fn prepare(context: &Context<'_>, tool: &str, wish: &Wish) -> Result<Prepared, E
     Ok(Prepared { definition, lock, version })
 }
 
-fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &Wish, ready: &[&Prepared]) -> Vec<Result<Built, build::Error>> {
+fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &Wish, ready: &[&Prepared]) -> Vec<Result<Built, silo_build::Error>> {
     let mirrors = OnceCell::new();
     let shop = install::workshop(context, shared, &mirrors);
     let frozen = wish.resolving == Resolving::Frozen;
     let targets: Vec<Target<'_>> = ready.iter().map(|one| Target { frozen, anew: wish.anew, ..one.definition.target(&one.lock) }).collect();
-    build::build(&shop, &targets)
+    silo_build::build(&shop, &targets)
 }
 
-fn failed(tool: &str, error: build::Error) -> Error {
+fn failed(tool: &str, error: silo_build::Error) -> Error {
     match error {
-        build::Error::Fetch(error) if error.is_gone() => {
-            Error::Gone { tool: tool.to_owned(), source: Box::new(build::Error::Fetch(error)) }
+        silo_build::Error::Fetch(error) if error.is_gone() => {
+            Error::Gone { tool: tool.to_owned(), source: Box::new(silo_build::Error::Fetch(error)) }
         }
         error => error.into(),
     }
@@ -174,7 +174,7 @@ fn failed(tool: &str, error: build::Error) -> Error {
 /// Describes the result of a sync, without doing it.
 fn told(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
     let existing = locking::existing(context.view(), &prepared.definition)?;
-    let image = build::known(context.home, &prepared.definition.target(&prepared.lock));
+    let image = silo_build::known(context.home, &prepared.definition.target(&prepared.lock));
     let locked = existing.as_ref() != Some(&prepared.lock);
     Ok(Done { version: prepared.version, image, locked, made: 0, fresh: image.is_none() })
 }

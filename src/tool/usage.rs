@@ -7,7 +7,7 @@ use silo_store::layer;
 use silo_store::path_error::PathError;
 use silo_store::usage::{Added, Ledger};
 
-use crate::image::{self, ImageId, cold};
+use silo_build::image::{self, ImageId, cold};
 
 use super::Context;
 use super::keep;

@@ -9,8 +9,8 @@ use silo_store::lock;
 use silo_store::merge;
 use silo_store::verify;
 
-use crate::event::{self, Activity, Event};
-use crate::image::{self, ImageId, boot, cold};
+use silo_base::event::{self, Activity, Event};
+use silo_build::image::{self, ImageId, boot, cold};
 
 use super::Context;
 use super::definition;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use silo::unpack::package;
+use silo_fetch::unpack::package;
 use silo_store::digest::Digest;
 use silo_store::layout::Store;
 use tar::{Builder, EntryType, Header};

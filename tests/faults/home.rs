@@ -124,11 +124,11 @@ fn what_a_program_left_in_a_kept_directory_is_removed_however_it_is() {
     fs::create_dir(&secret).expect("our own");
     fs::write(secret.join("id"), "secret").expect("our own");
     fs::set_permissions(&secret, Permissions::from_mode(0o500)).expect("our own");
-    let home = silo::home::Home::new(silo.path(""));
-    let keeper = silo::tool::kept::Keeper::new(&home, None, None);
+    let home = silo_base::home::Home::new(silo.path(""));
+    let keeper = silo_tool::kept::Keeper::new(&home, None, None);
     drop(keeper);
     let project = silo.project();
-    let keeper = silo::tool::kept::Keeper::new(&home, Some(&project), None);
+    let keeper = silo_tool::kept::Keeper::new(&home, Some(&project), None);
     let excluded = keeper.excluded("node_modules").expect("a project");
     drop(keeper.open(std::slice::from_ref(&excluded)).expect("made"));
     fs::create_dir_all(excluded.join("closed/deep")).expect("our own");

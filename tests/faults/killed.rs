@@ -10,7 +10,7 @@ use super::mirror::{lock_of_sh, mirror, path_of};
 use super::{assert_nothing, assert_whole, names, paths, silo_of, start};
 use crate::support::Silo;
 use crate::support::http::{Fault, Http};
-use silo::system::Arch;
+use silo_base::system::Arch;
 
 /// A moment of an install, and how to see that it has come.
 struct Moment {

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use silo::fetch::mirrors::{self, Overrides};
-use silo::fetch::patience::Patience;
-use silo::fetch::sources;
-use silo::fetch::text::{self, Request};
-use silo::fetch::transport::Transport;
-use silo::lock::{self, Archive, Lock};
-use silo::recipe::catalog;
-use silo::system::Arch;
+use silo_base::system::Arch;
+use silo_fetch::mirrors::{self, Overrides};
+use silo_fetch::patience::Patience;
+use silo_fetch::sources;
+use silo_fetch::text::{self, Request};
+use silo_fetch::transport::Transport;
+use silo_model::lock::{self, Archive, Lock};
+use silo_model::recipe::catalog;
 
 use crate::support::http::Http;
 use crate::support::{As, Silo, pool};

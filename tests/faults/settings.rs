@@ -51,8 +51,8 @@ fn a_wrong_recipe_or_lock_is_told_with_its_place() {
     }
     silo.write(".silo/recipes/mine.toml", "[debian]\npackages = [\"dash\"]\n");
     check(&silo, &["install", "--frozen", "mine"], &["mine: the recipe has no lock", "hint: run `silo lock mine`"]);
-    let good = silo::recipe::catalog::built_in("sh").expect("a built-in recipe").lock;
-    let version = format!("version = {}", silo::lock::VERSION);
+    let good = silo_model::recipe::catalog::built_in("sh").expect("a built-in recipe").lock;
+    let version = format!("version = {}", silo_model::lock::VERSION);
     for (text, expect) in [
         (good.replacen(&version, "version = 99", 1), "mine.lock"),
         (good.replacen("sha256 = \"", "sha256 = \"zz", 1), "mine.lock:"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use silo::system::Arch;
+use silo_base::system::Arch;
 
 use super::mirror::{lock_of_sh, mirror};
 use super::{assert_nothing, assert_whole, silo_with_sh, use_mirror};

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use silo::lock::{self, Sha256};
-use silo::system::Arch;
+use silo_base::system::Arch;
+use silo_model::lock::{self, Sha256};
 use silo_store::digest::Digest;
 
 use super::mirror::{digest_of, lock_of_sh, mirror, path_of};

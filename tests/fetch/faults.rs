@@ -2,7 +2,7 @@
 
 use super::{Dir, LEN, check_dir, content, digest, fetch, hex, request};
 use crate::support::http::{Fault, Http};
-use silo::fetch::download::{Request, verify_file};
+use silo_fetch::download::{Request, verify_file};
 use std::time::{Duration, Instant};
 
 #[test]

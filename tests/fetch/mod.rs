@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use silo::fetch::download::{Context, Request, fetch_all};
-use silo::fetch::error::{Error, Size};
-use silo::fetch::patience::Patience;
-use silo::fetch::transport::Transport;
+use silo_fetch::download::{Context, Request, fetch_all};
+use silo_fetch::error::{Error, Size};
+use silo_fetch::patience::Patience;
+use silo_fetch::transport::Transport;
 
 /// Large enough to arrive in several pieces.
 const LEN: usize = 300_000;

@@ -2,9 +2,9 @@
 
 use super::{Dir, content, digest, fetch, hex, request};
 use crate::support::http::{Fault, Http};
-use silo::fetch::download::Request;
-use silo::fetch::download::verify_file;
-use silo::fetch::error::Size;
+use silo_fetch::download::Request;
+use silo_fetch::download::verify_file;
+use silo_fetch::error::Size;
 use std::fs;
 use std::path::Path;
 use std::process::Child;

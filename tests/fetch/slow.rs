@@ -5,11 +5,11 @@ use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use silo::fetch::download::{Context, fetch_all};
-use silo::fetch::error::Error;
-use silo::fetch::patience::Patience;
-use silo::fetch::text::{self, fetch_text};
-use silo::fetch::transport::Transport;
+use silo_fetch::download::{Context, fetch_all};
+use silo_fetch::error::Error;
+use silo_fetch::patience::Patience;
+use silo_fetch::text::{self, fetch_text};
+use silo_fetch::transport::Transport;
 
 use super::{Dir, content, hex, request};
 use crate::support::http::{Fault, Http};

@@ -2,17 +2,17 @@
 
 use super::{Dir, LEN, check_dir, content, digest, fetch, hex, hurried, request};
 use crate::support::http::{Fault, Http};
-use silo::event::Event;
-use silo::fetch::download::Context;
-use silo::fetch::download::Request;
-use silo::fetch::download::fetch_all;
-use silo::fetch::download::fetch_checked;
-use silo::fetch::download::is_present;
-use silo::fetch::download::verify_file;
-use silo::fetch::error::Error;
-use silo::fetch::patience::Patience;
-use silo::fetch::text::{self, fetch_text};
-use silo::fetch::transport::Transport;
+use silo_base::event::Event;
+use silo_fetch::download::Context;
+use silo_fetch::download::Request;
+use silo_fetch::download::fetch_all;
+use silo_fetch::download::fetch_checked;
+use silo_fetch::download::is_present;
+use silo_fetch::download::verify_file;
+use silo_fetch::error::Error;
+use silo_fetch::patience::Patience;
+use silo_fetch::text::{self, fetch_text};
+use silo_fetch::transport::Transport;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -47,7 +47,7 @@ pub struct Documents {
 pub fn documents(layers: &[Layer]) -> Documents {
     let diffs: Vec<String> = layers.iter().map(|layer| format!("sha256:{}", layer.diff)).collect();
     let config = json!({
-        "architecture": silo::system::Arch::host().name(),
+        "architecture": silo_base::system::Arch::host().name(),
         "os": "linux",
         "created": "2026-01-02T03:04:05.6Z",
         "config": { "Env": ["GREETING=hello", "PATH=/opt/bin:/usr/bin:/bin"], "Cmd": ["sh"], "WorkingDir": "/opt", "User": "nobody" },

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use silo::home::Home;
-use silo::image::{self, boot};
-use silo::launch::spec::Machine;
+use silo_base::home::Home;
+use silo_build::image::{self, boot};
+use silo_launch::spec::Machine;
 
 use super::{As, Silo};
 
@@ -34,9 +34,9 @@ pub fn machine() -> Machine {
     let (own, python) = (silo.image_id("vm"), silo.image_id("python"));
     let root = image::root(&home, own);
     let program = Path::new(env!("CARGO_BIN_EXE_silo"));
-    let name = silo::launch::initial_name(program).expect("it is there");
+    let name = silo_launch::initial_name(program).expect("it is there");
     let initial = boot::initial(&home, own, &name).unwrap_or_else(|| {
-        let bytes = silo::launch::initial(program, &root).expect("it is made");
+        let bytes = silo_launch::initial(program, &root).expect("it is made");
         boot::keep_initial(&home, own, &name, &bytes).expect("it is kept")
     });
     Machine {

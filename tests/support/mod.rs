@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use silo::home::Home;
-use silo::image::{self, Image, ImageId};
+use silo_base::home::Home;
+use silo_build::image::{self, Image, ImageId};
 use silo_store::index::Index;
 use tempfile::TempDir;
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio as Pipe};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{As, Silo};
-use silo::launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Upper};
 
 /// The upper layer's size; small, since a test fills it.
 pub const SIZE_BYTES: u64 = 64 << 20;

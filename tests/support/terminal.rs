@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
-use silo::launch::spec::Spec;
+use silo_launch::spec::Spec;
 
 use super::sandbox::{Bench, until};
 

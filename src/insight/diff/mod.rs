@@ -10,10 +10,10 @@ use silo_store::index::Index;
 use silo_store::layer::read_index;
 use silo_store::path::LayerPath;
 
-use crate::insight::change::{self, Aspect};
-use crate::insight::error::Error;
-use crate::insight::figures;
-use crate::insight::inside::{Inside, Look, Subject};
+use crate::change::{self, Aspect};
+use crate::error::Error;
+use crate::figures;
+use crate::inside::{Inside, Look, Subject};
 
 /// One side of a comparison.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ fn image_side(inside: &Inside) -> Result<Side, Error> {
     let image = &inside.image;
     let settings = [
         ("architecture", image.arch.to_string()),
-        ("date", crate::moment::rfc3339(image.epoch)),
+        ("date", silo_base::moment::rfc3339(image.epoch)),
         ("command", image.command.join(" ")),
         ("environment", image.env.join(" ")),
     ];

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use silo_store::entry::Kind;
 
-use crate::insight::change::{Aspect, kind_name};
-use crate::insight::figures;
-use crate::plain;
+use crate::change::{Aspect, kind_name};
+use crate::figures;
+use silo_base::plain;
 
 use super::{Change, Difference, PathChange, Side, Spot};
 

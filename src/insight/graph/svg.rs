@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::layout::{self, Layout, Size};
 use super::{Graph, Kind, Packed, Part};
-use crate::insight::figures;
+use crate::figures;
 
 /// Margin around the picture.
 const MARGIN: i64 = 28;

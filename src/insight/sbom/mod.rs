@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::Digest;
 
-use crate::moment;
-use crate::unpack::record::Stanza;
+use silo_base::moment;
+use silo_fetch::unpack::record::Stanza;
 
 use super::asked;
 use super::error::Error;
@@ -224,7 +224,7 @@ const MAKER_VERSION: &str = env!("CARGO_PKG_VERSION");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unpack::record::parse_stanza;
+    use silo_fetch::unpack::record::parse_stanza;
 
     #[test]
     fn sources_are_read() {

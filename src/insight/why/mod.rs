@@ -7,14 +7,14 @@ use silo_store::index::Index;
 use silo_store::manifest::Manifest;
 use silo_store::path::LayerPath;
 
-use crate::unpack::record::Stanza;
+use silo_fetch::unpack::record::Stanza;
 
-use crate::insight::asked::{self, Origin};
-use crate::insight::change::{self, Deed};
-use crate::insight::error::Error;
-use crate::insight::inside::{self, Inside, Look, begin_with};
-use crate::insight::owner;
-use crate::insight::way::{self, Link};
+use crate::asked::{self, Origin};
+use crate::change::{self, Deed};
+use crate::error::Error;
+use crate::inside::{self, Inside, Look, begin_with};
+use crate::owner;
+use crate::way::{self, Link};
 
 /// Answer of `silo why`.
 #[derive(Debug)]
@@ -269,7 +269,7 @@ fn absent(inside: &Inside, what: &str) -> Result<Error, Error> {
     } else {
         let stanzas = inside.stanzas()?;
         let names: Vec<&str> = stanzas.iter().map(|stanza| stanza.package()).collect();
-        crate::document::nearest(what, &names).map_or_else(
+        silo_model::document::nearest(what, &names).map_or_else(
             || "give a path that begins with \"/\", a package, or the beginning of a layer's id".to_owned(),
             |near| format!("did you mean \"{near}\"?"),
         )

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use silo_store::entry::Kind;
 
-use crate::insight::asked::{Origin, Step, Wish};
-use crate::insight::change::{Aspect, Deed, kind_name};
-use crate::insight::figures;
-use crate::moment;
-use crate::plain;
+use crate::asked::{Origin, Step, Wish};
+use crate::change::{Aspect, Deed, kind_name};
+use crate::figures;
+use silo_base::moment;
+use silo_base::plain;
 
 use super::{About, Answer, Layer, Package, Standing, Thing};
 

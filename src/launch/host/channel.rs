@@ -127,7 +127,7 @@ mod tests {
     use super::super::system::{MESSAGES, pair};
     use super::*;
     use crate::broker::{self, Say, Terms};
-    use crate::grant::{Grant, Policy};
+    use silo_base::grant::{Grant, Policy};
 
     /// A client that sends forged messages in place of the agent.
     struct Forger {
@@ -154,7 +154,7 @@ mod tests {
             };
             // The broker ends with its channel.
             let serve = move || broker::serve(|| Ok((Channel::new(host)?, std::future::pending())), terms);
-            drop(crate::thread::apart(serve).expect("a thread"));
+            drop(silo_base::thread::apart(serve).expect("a thread"));
             Forger { channel, told }
         }
 

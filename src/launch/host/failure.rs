@@ -2,9 +2,9 @@
 
 use std::{fmt, io};
 
-use crate::launch::error::Error;
-use crate::launch::foreign;
-use crate::plain;
+use crate::error::Error;
+use crate::foreign;
+use silo_base::plain;
 
 /// A step that failed during the sandbox's setup or the program's start.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use super::insistence::Arrived;
 use super::system::{self, Signals, Who};
 use super::terminal::{Screen, Turn};
-use crate::launch::Phase;
-use crate::launch::error::Error;
+use crate::Phase;
+use crate::error::Error;
 
 /// Signals that stop a background process that uses its terminal.
 const BACKGROUND: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];

@@ -22,10 +22,10 @@ use rustix::thread::set_name;
 
 use super::insistence::{Arrived, ENDS, Origin};
 use super::streams::host;
-use crate::launch::error::Error;
-pub use crate::launch::native::confine::Agent;
-use crate::launch::native::sys::{self, SignalSet};
-use crate::launch::native::{self, confine};
+use crate::error::Error;
+pub use crate::native::confine::Agent;
+use crate::native::sys::{self, SignalSet};
+use crate::native::{self, confine};
 
 /// The socket type that keeps message boundaries and reports end of file.
 pub const MESSAGES: SocketType = SocketType::SEQPACKET;

@@ -19,8 +19,8 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::insistence::{Arrived, ENDS, Origin};
 use super::streams::host;
-use crate::launch::error::Error;
-use crate::launch::{Check, State, foreign};
+use crate::error::Error;
+use crate::{Check, State, foreign};
 
 /// The socket type that keeps message boundaries; a closed peer is reported as an error, not as end of file.
 pub const MESSAGES: SocketType = SocketType::DGRAM;
@@ -276,7 +276,7 @@ pub fn apart<W: Send + 'static>(
     run: fn(W) -> io::Result<()>,
 ) -> Result<Apart, Error> {
     let work = move || if asked(&work) { run(work) } else { Ok(()) };
-    let started = crate::thread::apart(work).map_err(io::Error::other);
+    let started = silo_base::thread::apart(work).map_err(io::Error::other);
     host(started, "starting the broker").map(|thread| Apart(Some(thread)))
 }
 

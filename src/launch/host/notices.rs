@@ -12,8 +12,8 @@ use rustix::fs::Timespec;
 
 use super::no_wait::{NoWait, Way};
 use super::streams::{Lead, Streams, host};
-use crate::launch::error::Error;
-use crate::plain;
+use crate::error::Error;
+use silo_base::plain;
 
 /// Most deferred lines; further ones are dropped.
 const MAX_HELD: usize = 100;

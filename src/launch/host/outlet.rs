@@ -26,9 +26,9 @@ use super::streams::host;
 use super::system::{self, Agent, MESSAGES};
 use crate::broker::record::Record;
 use crate::broker::{self, Asking, Door, Keys, Say, Terms};
-use crate::grant::Port;
-use crate::launch::error::Error;
-use crate::launch::spec::{Asker, Network};
+use crate::error::Error;
+use crate::spec::{Asker, Network};
+use silo_base::grant::Port;
 
 /// Most names learned in one run; the clients of one ecosystem need far fewer.
 const MAX_LEARNED: usize = 1024;

@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use super::system::{Apart, SENDING};
 use crate::broker::record::{Entry, Record};
 use crate::broker::{MAX_LINES, Say};
-use crate::grant::Grant;
+use silo_base::grant::Grant;
 
 /// Largest message.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;

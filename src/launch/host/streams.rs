@@ -11,8 +11,8 @@ use rustix::process::getpgrp;
 use rustix::termios::{InputModes, LocalModes, OutputModes, Termios, Winsize, isatty, tcgetattr, tcgetpgrp, tcgetwinsize};
 
 use super::system;
-use crate::launch::error::Error;
-use crate::launch::spec::Stdio;
+use crate::error::Error;
+use crate::spec::Stdio;
 
 /// The program's standard streams and terminal.
 pub struct Streams {

@@ -19,8 +19,8 @@ use super::no_wait::{NoWait, Way};
 use super::notices::Notices;
 use super::streams::{Streams, Take, host, is_foreground};
 use super::system::{self, Signals};
-use crate::launch::Exit;
-use crate::launch::error::Error;
+use crate::Exit;
+use crate::error::Error;
 
 /// Bytes copied at a time. Small pieces let a key (Ctrl-C) through quickly during large output.
 const PIECE_BYTES: usize = 4096;

@@ -13,7 +13,7 @@
 
 use super::seccomp::compile;
 use super::sys::Instruction;
-use crate::launch::spec::Identity;
+use crate::spec::Identity;
 
 /// A system call, its action, and the reason.
 pub struct Rule {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::launch::spec::Limits;
+use crate::spec::Limits;
 
 /// The cgroup of one sandbox; removed on drop, after all its processes are gone.
 pub struct Cgroup {

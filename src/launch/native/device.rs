@@ -11,7 +11,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
 use super::root::{attach, clone_tree, open_in};
 use super::sys;
-use crate::launch::host::failure::{During, Failure};
+use crate::host::failure::{During, Failure};
 
 /// Devices that every program may expect, and that reveal nothing of the host.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

@@ -11,8 +11,8 @@ use rustix::thread::{
 };
 
 use super::sys;
-use crate::launch::host::failure::{During, Failure};
-use crate::launch::spec::Identity;
+use crate::host::failure::{During, Failure};
+use crate::spec::Identity;
 
 /// Capabilities of root in a build step, within its own user namespace: access to the image's files, which maintainer scripts expect. Not
 /// `CHOWN`, `SETUID`, `SETGID` (the filter handles those calls), not `SETFCAP` (a layer stores no file capabilities; scripts fall back to

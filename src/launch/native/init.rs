@@ -31,9 +31,9 @@ use super::plan::Plan;
 use super::removable::{self, Removable};
 use super::wire::{self, Order, Report, Scope};
 use super::{calls, device, identity, limits, modes, owner, program, reguard, root, sys};
-use crate::launch::host::failure::{Cause, During, Failure, Stage};
-use crate::launch::host::streams::{Lead, Streams, Terminal};
-use crate::launch::spec::{Identity, SSH_AGENT, Spec};
+use crate::host::failure::{Cause, During, Failure, Stage};
+use crate::host::streams::{Lead, Streams, Terminal};
+use crate::spec::{Identity, SSH_AGENT, Spec};
 
 /// Backlog of the ssh agent's socket.
 const KEYS_BACKLOG: i32 = 64;

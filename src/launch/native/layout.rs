@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use silo_init::agent::{Layout, Literal};
 use silo_wire::MAX_LISTENED;
 
-use crate::grant::MACHINE;
-use crate::launch::error::Error;
-use crate::launch::spec::Network;
+use crate::error::Error;
+use crate::spec::Network;
+use silo_base::grant::MACHINE;
 
 /// Collects the grants by address, and by a name of the sandbox's own loopback.
 pub fn layout(network: &Network) -> Result<Layout, Error> {

@@ -4,8 +4,8 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::launch::host::failure::{During, Failure};
-use crate::launch::spec::Limits;
+use crate::host::failure::{During, Failure};
+use crate::spec::Limits;
 
 /// The first kernel with a `pid_max` per pid namespace. Before it, a sandbox of the host's root would change the host's value, so the
 /// version is checked first.

@@ -54,7 +54,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP) as u64;
 
-/// See [`crate::launch::launch`].
+/// See [`crate`].
 pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;

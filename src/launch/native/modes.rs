@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::named::{Judge, Named, Verdict};
 use super::removable::{self, Removable};
 use super::sys::{self, Notice};
-use crate::launch::host::failure::{During, Failure};
+use crate::host::failure::{During, Failure};
 
 /// `fchmodat2`; the libc crate does not define it for every C library.
 pub const FCHMODAT2: libc::c_long = 452;

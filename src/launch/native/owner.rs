@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::named::{Judge, Named, Verdict};
 use super::sys::{self, Notice};
-use crate::launch::host::failure::{During, Failure};
+use crate::host::failure::{During, Failure};
 
 /// The attribute with a file's owner, as `uid:gid` in decimal; absent means 0:0.
 const OWNER: &str = "user.silo.owner";

@@ -10,10 +10,10 @@ use super::cgroup::Cgroup;
 use super::layout;
 use super::program::{self, Program};
 use super::sys::SignalSet;
-use crate::launch::error::Error;
-use crate::launch::host::streams::{Streams, host};
-use crate::launch::host::system;
-use crate::launch::spec::{Identity, Spec};
+use crate::error::Error;
+use crate::host::streams::{Streams, host};
+use crate::host::system;
+use crate::spec::{Identity, Spec};
 
 /// The data that PID 1 inherits by the fork.
 pub struct Plan {

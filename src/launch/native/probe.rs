@@ -16,9 +16,9 @@ use rustix::thread::set_no_new_privs;
 
 use super::wire::{self, Report};
 use super::{NAMESPACES, calls, cgroup, identity, limits, root, sys};
-use crate::launch::host::failure::{Cause, During, Failure, Stage};
-use crate::launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
-use crate::launch::{Check, State};
+use crate::host::failure::{Cause, During, Failure, Stage};
+use crate::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
+use crate::{Check, State};
 
 /// The oldest kernel with all system calls of the native tier (`mount_setattr` is the newest).
 const OLDEST_KERNEL: (u32, u32) = (5, 12);

@@ -12,7 +12,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, f
 
 use super::root::{attach, clone_tree};
 use super::sys;
-use crate::launch::host::failure::{During, Failure};
+use crate::host::failure::{During, Failure};
 
 /// Entries readable by all users, hidden with `/dev/null`.
 const HIDDEN_FILES: [&str; 14] = [

@@ -5,8 +5,8 @@ use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
 use super::sys::{self, Strings};
-use crate::launch::host::failure::{Cause, Failure, Stage};
-use crate::launch::spec::Spec;
+use crate::host::failure::{Cause, Failure, Stage};
+use crate::spec::Spec;
 
 /// Search path if the environment has no `PATH`; the same as glibc's.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";

@@ -19,8 +19,8 @@ use rustix::thread::set_name;
 use super::changes::Changes;
 use super::root::{self, open_in};
 use super::sys;
-use crate::launch::host::failure::{During, Failure};
-use crate::launch::spec::{Access, Mount, Spec};
+use crate::host::failure::{During, Failure};
+use crate::spec::{Access, Mount, Spec};
 
 /// A guarded path.
 struct Guarded<'a> {

@@ -33,8 +33,8 @@ use super::named::{Named, Verdict};
 use super::reguard::close_all_but;
 use super::root::{clone_tree, move_onto, open_in};
 use super::sys::{self, Notice};
-use crate::launch::host::failure::{During, Failure};
-use crate::launch::spec::Spec;
+use crate::host::failure::{During, Failure};
+use crate::spec::Spec;
 
 /// Time limit for the mounting process. It takes microseconds, unless the program has stopped it.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };

@@ -24,11 +24,11 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::skeleton::Skeleton;
 use super::{device, proc, sys};
-use crate::launch::UNLAYERED;
-use crate::launch::host::failure::{During, Failure};
-use crate::launch::opened;
-use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Overlay, SYMLINK, Spec, Upper};
+use crate::UNLAYERED;
+use crate::host::failure::{During, Failure};
+use crate::opened;
+use crate::spec::host_path::HostPath;
+use crate::spec::{Access, Overlay, SYMLINK, Spec, Upper};
 
 /// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as size, so the inodes of a full sandbox take
 /// at most a quarter more than its limit.

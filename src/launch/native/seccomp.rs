@@ -146,7 +146,7 @@ fn jump(over: usize) -> Instruction {
 mod tests {
     use super::super::calls;
     use super::*;
-    use crate::launch::spec::Identity;
+    use crate::spec::Identity;
 
     /// Interprets a filter like the kernel.
     fn judge(program: &[Instruction], architecture: u32, number: i64, args: &[u64]) -> u32 {

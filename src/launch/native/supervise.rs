@@ -16,15 +16,15 @@ use rustix::termios::Termios;
 
 use super::sys::Child;
 use super::wire::{self, Order, Report, Scope};
-use crate::launch::error::Error;
-use crate::launch::host::failure::failed;
-use crate::launch::host::insistence::{Answer, Arrived, Insistence};
-use crate::launch::host::job::{Inside, Job};
-use crate::launch::host::outlet::{Askers, Outlet};
-use crate::launch::host::streams::host;
-use crate::launch::host::system::Signals;
-use crate::launch::host::terminal::Screen;
-use crate::launch::{Exit, Phase};
+use crate::error::Error;
+use crate::host::failure::failed;
+use crate::host::insistence::{Answer, Arrived, Insistence};
+use crate::host::job::{Inside, Job};
+use crate::host::outlet::{Askers, Outlet};
+use crate::host::streams::host;
+use crate::host::system::Signals;
+use crate::host::terminal::Screen;
+use crate::{Exit, Phase};
 
 /// Runs that end within this time are short.
 const SHORT: Duration = Duration::from_millis(200);

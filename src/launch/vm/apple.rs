@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::machine::{self, Inside, LOWER_TAG, PORT, Sharing};
 use super::shares::{Shares, tag};
-use crate::launch::spec::{Access, Machine, Spec};
+use crate::spec::{Access, Machine, Spec};
 
 /// The kernel command line. The kernel prints nothing until a panic, and then reboots, which the framework reports as the end. It trusts
 /// the processor's random number generator. The virtio console is the first one.
@@ -89,7 +89,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::launch::spec::{Identity, Limits, Mount, Root, Stdio, Upper};
+    use crate::spec::{Identity, Limits, Mount, Root, Stdio, Upper};
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };

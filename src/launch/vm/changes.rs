@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use silo_store::removal::remove_tree;
 use tar::{Archive, Builder, EntryType, Header};
 
-use crate::launch::host::system::{self, PLACE};
+use crate::host::system::{self, PLACE};
 
 /// The extended attributes included: the recorded owner, and the mark of an opaque directory.
 const ATTRIBUTES: [&str; 2] = ["user.silo.owner", "user.overlay.opaque"];

@@ -14,12 +14,12 @@ use super::conversation::{End, Ways};
 use super::machine::Errors;
 use super::mux::{Keys, Mux};
 use super::tty::Terminal;
-use crate::launch::error::Error;
-use crate::launch::host::no_wait::{NoWait, Way};
-use crate::launch::host::outlet::{Askers, Outlet};
-use crate::launch::host::streams::{Lead, Streams, host};
-use crate::launch::host::system;
-use crate::launch::host::terminal::Screen;
+use crate::error::Error;
+use crate::host::no_wait::{NoWait, Way};
+use crate::host::outlet::{Askers, Outlet};
+use crate::host::streams::{Lead, Streams, host};
+use crate::host::system;
+use crate::host::terminal::Screen;
 
 const STEP: &str = "connecting the virtual machine's streams";
 

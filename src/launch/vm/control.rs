@@ -13,7 +13,7 @@ use rustix::fs::Timespec;
 use rustix::io::{Errno, read, write};
 use serde_json::{Value, json};
 
-use crate::launch::host::system::Signals;
+use crate::host::system::Signals;
 
 /// Time limit for one command including its answer; a quiet host needs 0.1 s.
 const PATIENCE: Duration = Duration::from_secs(30);

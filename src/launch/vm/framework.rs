@@ -33,7 +33,7 @@ use objc2_virtualization::{
 };
 
 use super::apple::{Configuration, Holds, Share};
-use crate::launch::spec::Access;
+use crate::spec::Access;
 
 /// Time limit for the framework to report that a VM has started, which is before the guest boots.
 const START: Duration = Duration::from_secs(60);

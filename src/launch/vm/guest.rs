@@ -27,15 +27,15 @@ use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, 
 use super::mux::{Keys, Mux, Source};
 use super::shares::tag;
 use super::tty;
-use crate::launch::host::failure::{Cause, During, Failure, Stage, failed};
-use crate::launch::host::no_wait::NoWait;
-use crate::launch::host::streams::{Lead, Streams, Terminal};
-use crate::launch::host::system::{self, Signals};
-use crate::launch::host::terminal::refresh;
-use crate::launch::native::plan::{self, Plan};
-use crate::launch::native::wire::{self, Order, Report, Scope};
-use crate::launch::native::{self, sys};
-use crate::launch::spec::{Identity, Upper};
+use crate::host::failure::{Cause, During, Failure, Stage, failed};
+use crate::host::no_wait::NoWait;
+use crate::host::streams::{Lead, Streams, Terminal};
+use crate::host::system::{self, Signals};
+use crate::host::terminal::refresh;
+use crate::native::plan::{self, Plan};
+use crate::native::wire::{self, Order, Report, Scope};
+use crate::native::{self, sys};
+use crate::spec::{Identity, Upper};
 
 /// Interval, in nanoseconds, for polling a terminal that no process has open.
 const DESERTED_NANOS: i64 = 50_000_000;
@@ -221,7 +221,7 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     if let Upper::Kept { upper, work } = &job.spec.root.upper {
         begin_changes(mux, upper, work)?;
     }
-    let step = |error: crate::launch::error::Error| io::Error::other(error.to_string());
+    let step = |error: crate::error::Error| io::Error::other(error.to_string());
     let signals = Signals::take_over().map_err(step).during("taking signals over")?;
     let streams = streams(mux, job)?;
     let mut terminal = Inside { settings: streams.terminal.as_ref().map(|terminal| (*terminal.settings).clone()) };

@@ -22,7 +22,7 @@ use silo_store::digest::Hasher;
 use silo_store::in_root;
 
 use super::program::Program;
-use crate::launch::error::Error;
+use crate::error::Error;
 
 /// The size is padded to pages: firmware stores its own tables at the end of memory, next to the archive.
 const PAGE_BYTES: usize = 4096;

@@ -4,11 +4,11 @@ use rustix::termios::Termios;
 use silo_wire::frame::Frame;
 
 use super::mux::Mux;
-use crate::launch::error::Error;
-use crate::launch::foreign;
-use crate::launch::host::job::Inside;
-use crate::launch::host::system;
-use crate::launch::host::terminal::Screen;
+use crate::error::Error;
+use crate::foreign;
+use crate::host::job::Inside;
+use crate::host::system;
+use crate::host::terminal::Screen;
 
 /// Controls the program in the VM.
 pub struct Link<'a>(pub &'a mut Mux);

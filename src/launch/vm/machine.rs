@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shares::{Shares, shared_dir, tag};
 use super::tty::Terminal;
-use crate::launch::spec::{Access, Dir, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
+use crate::spec::{Access, Dir, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
 
 /// The directory with Silo's files in QEMU's sandbox.
 pub const GIVEN: &str = "/silo";
@@ -364,7 +364,7 @@ const PROGRAM: &str = "qemu-system-aarch64";
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
-    use crate::launch::spec::Overlay;
+    use crate::spec::Overlay;
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };

@@ -68,7 +68,7 @@ use super::{Exit, Phase};
 use machine::{Inside, Job};
 use watch::{Until, Watch};
 
-/// See [`crate::launch::unpack_changes`].
+/// See [`crate::unpack_changes`].
 pub use changes::unpack as unpack_changes;
 
 /// Finds the silo binary that is a VM's first process, with its libraries.
@@ -93,7 +93,7 @@ use vz::begin;
 #[cfg(target_os = "macos")]
 pub use vz::probe;
 
-/// See [`crate::launch::launch`].
+/// See [`crate`].
 pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;

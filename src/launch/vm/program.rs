@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::initial::failed;
-use crate::launch::error::Error;
+use crate::error::Error;
 
 /// The first process of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::control::Control;
 use super::watch::Gone;
-use crate::launch::error::Error;
-use crate::launch::host::streams::host;
-use crate::launch::native::supervise::Sandbox;
-use crate::launch::native::wire::{self, Report};
+use crate::error::Error;
+use crate::host::streams::host;
+use crate::native::supervise::Sandbox;
+use crate::native::wire::{self, Report};
 
 /// A VM in QEMU; dropping it ends the VM.
 pub struct Running {

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::machine::{GIVEN, SHARES};
-use crate::launch::spec::host_path::HostPath;
-use crate::launch::spec::{Access, Overlay, Spec};
+use crate::spec::host_path::HostPath;
+use crate::spec::{Access, Overlay, Spec};
 
 /// A host directory or a single file shared with a VM.
 pub(super) struct Share {

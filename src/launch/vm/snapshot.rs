@@ -27,10 +27,10 @@ use super::qemu::Running;
 use super::start::{Way, awake, boot};
 use super::watch::Until;
 use super::{kvm, tell};
-use crate::launch::error::Error;
-use crate::launch::host::streams::{self, host};
-use crate::launch::host::system::Signals;
-use crate::launch::spec::{Machine, Spec, Stdio, Upper};
+use crate::error::Error;
+use crate::host::streams::{self, host};
+use crate::host::system::Signals;
+use crate::spec::{Machine, Spec, Stdio, Upper};
 
 /// Most snapshots kept per image: one for each combination of share count and VM size in use.
 const MOST: usize = 4;

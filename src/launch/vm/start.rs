@@ -12,13 +12,13 @@ use super::mux::Mux;
 use super::qemu::Running;
 use super::watch::{Afterwards, Gone, Until, Watch};
 use super::{kvm, snapshot};
-use crate::launch::error::Error;
-use crate::launch::host::streams::{Streams, host};
-use crate::launch::host::system::{self, Signals};
-use crate::launch::native::{self, plan};
-use crate::launch::spec::{Machine, Spec};
-use crate::launch::{Check, State};
-use crate::plain;
+use crate::error::Error;
+use crate::host::streams::{Streams, host};
+use crate::host::system::{self, Signals};
+use crate::native::{self, plan};
+use crate::spec::{Machine, Spec};
+use crate::{Check, State};
+use silo_base::plain;
 
 /// Restores a VM, or boots one if there is no matching snapshot. The program does not start before the VM says hello. So a failed start can
 /// be retried: first without the snapshot, and then with emulation (TCG), which works everywhere.

@@ -3,7 +3,7 @@
 use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
 
-use crate::launch::host::{streams, system};
+use crate::host::{streams, system};
 
 /// A terminal's settings in Linux's numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,11 +19,11 @@ use super::machine::Inside;
 use super::mux::Mux;
 use super::program;
 use super::watch::{Afterwards, Gone, Until, Watch};
-use crate::launch::error::Error;
-use crate::launch::host::streams::host;
-use crate::launch::host::system::{self, Signals};
-use crate::launch::spec::{Access, Machine, Spec};
-use crate::launch::{Check, State};
+use crate::error::Error;
+use crate::host::streams::host;
+use crate::host::system::{self, Signals};
+use crate::spec::{Access, Machine, Spec};
+use crate::{Check, State};
 
 /// Longest message about a VM's end.
 const MAX_MESSAGE_BYTES: usize = 4096;
@@ -120,7 +120,7 @@ pub fn probe() -> Check {
     if !framework::is_supported() {
         return check(State::Missing, "the Virtualization framework does not run virtual machines here", String::new());
     }
-    match crate::launch::this_program().and_then(|this| program::beside(&this)) {
+    match crate::this_program().and_then(|this| program::beside(&this)) {
         Ok(_) => check(State::Degraded, "the Virtualization framework is available, but Silo has never been tested with it", String::new()),
         Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
     }

@@ -16,17 +16,17 @@ use super::conversation::{Patience, Phase};
 use super::linger::{LOOK, Linger};
 use super::link::Link;
 use super::mux::{self, Mux, Source};
-use crate::launch::error::Error;
-use crate::launch::foreign;
-use crate::launch::host::failure::{Failure, Stage, failed};
-use crate::launch::host::insistence::{Answer, Arrived, ENDS, Insistence};
-use crate::launch::host::job::{Inside, Job};
-use crate::launch::host::outlet::Outlet;
-use crate::launch::host::streams::host;
-use crate::launch::host::system::{self, Signals, Who};
-use crate::launch::host::terminal::Screen;
-use crate::launch::{self, Exit};
-use crate::plain;
+use crate::Exit;
+use crate::error::Error;
+use crate::foreign;
+use crate::host::failure::{Failure, Stage, failed};
+use crate::host::insistence::{Answer, Arrived, ENDS, Insistence};
+use crate::host::job::{Inside, Job};
+use crate::host::outlet::Outlet;
+use crate::host::streams::host;
+use crate::host::system::{self, Signals, Who};
+use crate::host::terminal::Screen;
+use silo_base::plain;
 
 /// Most bytes of QEMU's messages in an error.
 const MAX_LOG_BYTES: usize = 4096;
@@ -152,7 +152,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Runs the loop until the event.
-    pub fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
+    pub fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(crate::Phase)) -> Result<(), Error> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
             self.keep_time()?;
@@ -178,8 +178,8 @@ impl<'a> Watch<'a> {
             self.listen(&ready.streams)?;
             if std::mem::take(&mut self.has_started) {
                 signals.tell_apart()?;
-                noted(launch::Phase::Started);
-                noted(launch::Phase::Lasting);
+                noted(crate::Phase::Started);
+                noted(crate::Phase::Lasting);
             }
             if let Some(signal) = self.stopped.take() {
                 self.stop_together(signal, signals, noted)?;
@@ -408,13 +408,13 @@ impl<'a> Watch<'a> {
     }
 
     /// Handles changes of the foreground of the caller's terminal.
-    fn turn(&mut self, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
+    fn turn(&mut self, noted: &mut dyn FnMut(crate::Phase)) -> Result<(), Error> {
         let Watch { mux, screen, job, .. } = self;
         screen.as_mut().map_or(Ok(()), |screen| job.turn(screen, &mut Link(mux), noted))
     }
 
     /// Handles a stopped program: silo stops with it, and both continue together.
-    fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(launch::Phase)) -> Result<(), Error> {
+    fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(crate::Phase)) -> Result<(), Error> {
         // Shows the program's earlier output first.
         self.listen(&[])?;
         let Watch { mux, screen, job, .. } = self;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::home::Home;
+use silo_base::home::Home;
 
 use super::exposure::Exposures;
 use super::{Error, place};

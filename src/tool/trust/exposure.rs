@@ -6,14 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::sight::{Git, Mode, Sockets};
-use crate::config::{Network, Override, Settings};
-use crate::grant::Port;
-use crate::recipe::catalog::{self, Places};
-use crate::recipe::file::check_step;
-use crate::recipe::kept::{self, Kept, KeptEntry, Scope};
-use crate::recipe::lsp::{self, Lsp};
-use crate::recipe::{Recipe, Step};
+use silo_base::grant::Port;
+use silo_model::config::sight::{Git, Mode, Sockets};
+use silo_model::config::{Network, Override, Settings};
+use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::file::check_step;
+use silo_model::recipe::kept::{self, Kept, KeptEntry, Scope};
+use silo_model::recipe::lsp::{self, Lsp};
+use silo_model::recipe::{Recipe, Step};
 
 /// The rights that a project gives, one per line.
 pub type Exposures = BTreeSet<String>;
@@ -150,7 +150,7 @@ fn of_tool(recipe: &Recipe) -> Exposures {
 
 #[cfg(test)]
 mod tests {
-    use crate::recipe::texts::ProjectRecipes;
+    use silo_model::recipe::texts::ProjectRecipes;
 
     use super::*;
 

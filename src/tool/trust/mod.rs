@@ -29,8 +29,8 @@ use std::path::Path;
 
 use silo_store::path_error::PathError;
 
-use crate::document;
-use crate::home::Home;
+use silo_base::home::Home;
+use silo_model::document;
 
 use record::Place;
 
@@ -60,8 +60,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
-    use crate::config::Settings;
-    use crate::config::project::ProjectFiles;
+    use silo_model::config::Settings;
+    use silo_model::config::project::ProjectFiles;
 
     use super::exposure::{Exposures, of_settings};
     use super::*;
@@ -264,7 +264,7 @@ mod tests {
         fs::rename(&ground.project, &moved).expect("moved");
         fs::create_dir(&ground.project).expect("made");
         assert!(approved(&ground.home, &ground.project).expect("read").is_empty());
-        if crate::identity::DirectoryId::of(&moved).expect("there").is_lasting() {
+        if silo_base::identity::DirectoryId::of(&moved).expect("there").is_lasting() {
             assert_eq!(approved(&ground.home, &moved).expect("read"), lines);
         }
     }

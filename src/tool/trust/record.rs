@@ -21,10 +21,10 @@ use silo_store::digest::Digest;
 use silo_store::held::Held;
 use silo_store::path_error::PathError;
 
-use crate::document;
-use crate::home::{Home, PROJECT_CONFIG, PROJECT_LOCK};
-use crate::identity::DirectoryId;
-use crate::tool::projects;
+use crate::projects;
+use silo_base::home::{Home, PROJECT_CONFIG, PROJECT_LOCK};
+use silo_base::identity::DirectoryId;
+use silo_model::document;
 
 use super::Error;
 

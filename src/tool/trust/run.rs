@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use silo_store::digest::Digest;
 use silo_store::path_error::PathError;
 
-use crate::config::project::ProjectFiles;
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
+use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
+use silo_model::config::project::ProjectFiles;
 
 use super::runs::{self, Running};
 use super::verdict::State;

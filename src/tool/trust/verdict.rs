@@ -5,8 +5,8 @@ use std::path::Path;
 
 use silo_store::digest::Digest;
 
-use crate::config::project::ProjectFiles;
-use crate::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_model::config::project::ProjectFiles;
 
 use super::record::{self, Place, Record, digest_of};
 use super::runs::{self, Runs};

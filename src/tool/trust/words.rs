@@ -5,9 +5,9 @@ use std::path::Path;
 
 use silo_store::digest::Digest;
 
-use crate::config::project::ProjectFiles;
-use crate::home::{PROJECT_CONFIG, PROJECT_LOCK};
-use crate::lock::{self, Lock, Package, StepOutput};
+use silo_base::home::{PROJECT_CONFIG, PROJECT_LOCK};
+use silo_model::config::project::ProjectFiles;
+use silo_model::lock::{self, Lock, Package, StepOutput};
 
 use super::exposure::plain;
 use super::record::Place;

@@ -9,9 +9,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::project::ProjectFiles;
-use crate::git::repository::{self, Repository};
-use crate::home::Home;
+use silo_base::home::Home;
+use silo_guard::git::repository::{self, Repository};
+use silo_model::config::project::ProjectFiles;
 
 use super::exposure::Exposures;
 use super::record::digest_of;

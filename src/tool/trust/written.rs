@@ -5,11 +5,11 @@ use std::path::Path;
 
 use silo_store::digest::Digest;
 
-use crate::config::Settings;
-use crate::config::project::ProjectFiles;
-use crate::config::read;
-use crate::home::{Home, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 use crate::journal::{self, Change};
+use silo_base::home::{Home, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
+use silo_model::config::Settings;
+use silo_model::config::project::ProjectFiles;
+use silo_model::config::read;
 
 use super::approved::approve;
 use super::exposure::{Exposures, of_settings};

@@ -14,7 +14,7 @@ use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::Frame;
 
 use super::{Act, End, Error, Mux, NoWait, Side, Violation, Ways};
-use crate::launch::host::system::{RECEIVING, SENDING};
+use crate::host::system::{RECEIVING, SENDING};
 
 /// The connection to the user's ssh agent.
 pub enum Keys {
@@ -153,7 +153,7 @@ fn connection(has_place: bool) -> Option<(OwnedFd, OwnedFd)> {
 mod tests {
     use super::super::tests::{linked, run};
     use super::*;
-    use crate::launch::host::system::{MESSAGES, pair};
+    use crate::host::system::{MESSAGES, pair};
 
     #[test]
     fn a_connection_is_one_on_the_other_side() {

@@ -16,7 +16,7 @@ use rustix::net::{Shutdown, shutdown};
 use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES};
 
 use super::conversation::{Act, Conversation, End, Fate, Phase, Side, Violation, Ways};
-use crate::launch::host::no_wait::NoWait;
+use crate::host::no_wait::NoWait;
 
 pub use handover::Keys;
 

@@ -7,7 +7,7 @@ use rustix::pipe::pipe;
 use silo_wire::frame::{Report, VERSION, WINDOW_BYTES};
 
 use super::*;
-use crate::launch::host::system::pair;
+use crate::host::system::pair;
 
 pub fn linked() -> (Mux, Mux) {
     let (one, other) = pair(SocketType::STREAM).expect("a socket pair needs nothing");
@@ -132,10 +132,10 @@ fn a_reader_that_is_gone_is_told() {
 #[test]
 fn nobody_who_takes_nothing_holds_the_host_up() {
     let (mut host, mut guest) = linked();
-    let (broker, ours) = pair(crate::launch::host::system::MESSAGES).expect("a pair");
+    let (broker, ours) = pair(crate::host::system::MESSAGES).expect("a pair");
     host.take_messenger(ours);
     let (reader, stuck) = pipe().expect("a pipe");
-    host.add(2, NoWait::shared(stuck.as_fd(), crate::launch::host::no_wait::Way::Write).expect("taken"), End::Shared, Ways::BACK);
+    host.add(2, NoWait::shared(stuck.as_fd(), crate::host::no_wait::Way::Write).expect("taken"), End::Shared, Ways::BACK);
     for number in 0..20_000_u32 {
         guest.send(&Frame::Message { stream: Some(16 + number), bytes: vec![1; 100] });
         if number % 8 == 0 && guest.conversation.has_room() {

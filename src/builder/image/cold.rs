@@ -1,0 +1,49 @@
+//! Cold images: an image whose root was removed to save space, and rebuilding that root.
+//!
+//! An image is *cold* if it has a configuration and no root. Its layers may then exist only as compressed archives, without trees. To warm
+//! it is to decompress the layers and compose the root; nothing is fetched and no build step is run.
+
+use silo_store::compose::compose;
+use silo_store::forms;
+use silo_store::layout::Store;
+use silo_store::lock::{self, SharedLock};
+
+use silo_base::home::Home;
+
+use super::{Error, Image, ImageId, failed, remove, root};
+
+/// Returns true if the root of an image must be rebuilt before a run.
+pub fn is_cold(home: &Home, id: ImageId) -> bool {
+    !root(home, id).exists()
+}
+
+/// Rebuilds the root of a cold image; does nothing if the root exists. Reports the number of finished entries to `progress`.
+pub fn warm(
+    home: &Home,
+    store: &Store,
+    shared: &SharedLock,
+    id: ImageId,
+    image: &Image,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(), Error> {
+    let broken = |source: Box<dyn std::error::Error + Send + Sync>| Error::Compose { id, source };
+    // Two concurrent runs of a cold tool rebuild once: the second waits here and then finds the root.
+    let _one = lock::build(store, shared, &id.digest()).map_err(|error| broken(Box::new(error)))?;
+    let place = root(home, id);
+    if place.exists() {
+        return Ok(());
+    }
+    forms::warm(store, shared, &image.layers, &|_| {}).map_err(|error| broken(Box::new(error)))?;
+    let staged = home.work().join(format!("warm-{id}-{}", std::process::id()));
+    remove(&staged)?;
+    let made = compose(store, shared, &image.layers, &staged, progress).map_err(|error| broken(Box::new(error)));
+    // Sync before the rename: after a power cut a run must not find a root with missing files.
+    let made = made.and_then(|_| store.sync_images().map_err(|error| broken(Box::new(error))));
+    if let Err(error) = made.and_then(|()| std::fs::rename(&staged, &place).map_err(failed("rename to", &place))) {
+        // A leftover is swept by `silo gc`.
+        drop(remove(&staged));
+        return Err(error);
+    }
+    // A tool that is used again will likely be used more; its archives would only double the space that the new trees take.
+    forms::drop_archives(store, shared, &image.layers).map_err(|error| broken(Box::new(error)))
+}

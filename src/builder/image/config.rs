@@ -1,0 +1,53 @@
+//! Encodes an image's configuration as OCI JSON, with sorted keys and no spaces.
+
+use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, Os, RootFsBuilder};
+use silo_store::digest::LayerId;
+
+use silo_base::moment;
+use silo_base::system::Arch;
+
+use super::Image;
+
+/// Encodes a configuration; equal images give equal bytes.
+pub fn write(image: &Image) -> Vec<u8> {
+    let config = ConfigBuilder::default().env(image.env.clone());
+    let config = match &image.arguments {
+        Some(arguments) => config.entrypoint(image.command.clone()).cmd(arguments.clone()),
+        None => config.cmd(image.command.clone()),
+    };
+    let config = config.build();
+    let diff_ids: Vec<String> = image.layers.iter().map(LayerId::oci).collect();
+    let rootfs = RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build();
+    let built = config.and_then(|config| {
+        ImageConfigurationBuilder::default()
+            .created(moment::rfc3339(image.epoch))
+            .architecture(image.arch.name())
+            .os(Os::Linux)
+            .config(config)
+            .rootfs(rootfs?)
+            .build()
+    });
+    let value = built.map(serde_json::to_value).expect("every required field is set").expect("the configuration has string keys only");
+    // `serde_json::Value` sorts its keys, so the order of the type's fields does not matter.
+    value.to_string().into_bytes()
+}
+
+/// Decodes a configuration.
+pub fn read(bytes: &[u8]) -> Result<Image, String> {
+    let parsed: ImageConfiguration = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let arch: Arch = parsed.architecture().to_string().parse().map_err(|error: silo_base::system::UnknownArch| error.to_string())?;
+    let layers = parsed.rootfs().diff_ids().iter().map(|id| {
+        let hex = id.strip_prefix("sha256:").ok_or_else(|| format!("diff id \"{id}\""))?;
+        LayerId::parse(hex).map_err(|error| error.to_string())
+    });
+    let config = parsed.config().as_ref();
+    let (entrypoint, cmd) = (config.and_then(|config| config.entrypoint().clone()), config.and_then(|config| config.cmd().clone()));
+    Ok(Image {
+        arch,
+        epoch: parsed.created().as_deref().and_then(moment::parse_rfc3339).ok_or("no creation date")?,
+        layers: layers.collect::<Result<_, _>>()?,
+        command: entrypoint.clone().or_else(|| cmd.clone()).unwrap_or_default(),
+        arguments: entrypoint.map(|_| cmd.unwrap_or_default()),
+        env: config.and_then(|config| config.env().clone()).unwrap_or_default(),
+    })
+}

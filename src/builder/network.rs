@@ -1,0 +1,376 @@
+//! Network of a build step: its grants as host names, proxies, trusted certificates and the user's registries.
+//!
+//! None of this is hashed. A derivation has the grants as written. The mirror that answers, the proxy, and the trusted CA certificates
+//! differ between hosts; the lock pins the output of the step.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use silo_store::{in_root, private};
+
+use silo_base::event::{self, Activity, Event, Sink};
+use silo_base::home::Home;
+use silo_launch::Exit;
+use silo_launch::broker::proxies::Proxies;
+use silo_launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Limits, Network, Root, Spec, Stdio, Upper};
+use silo_model::ecosystem::registries::{self, Registry};
+use silo_model::ecosystem::{self, Learned};
+use silo_model::recipe::Recipe;
+
+use super::{Error, Workshop, bench, keystore, roots};
+use silo_base::causes;
+
+/// Path of the host's CA certificates in a step; files below `/run` never get into a layer.
+const ROOTS: &str = "/run/silo/ca-certificates.crt";
+
+/// Path of the same certificates as a Java keystore.
+const JAVA_ROOTS: &str = "/run/silo/cacerts";
+
+/// Path of Debian's CA bundle in an image.
+const IMAGE_ROOTS: &str = "etc/ssl/certs/ca-certificates.crt";
+
+/// Limit on the size of an image's CA bundle; Debian's has 0.2 MB.
+const MAX_ROOTS_BYTES: u64 = 16 << 20;
+
+/// Environment variables that set the path of the CA bundle for programs that do not use Debian's path.
+const ROOTS_VARIABLES: [&str; 7] =
+    ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "CARGO_HTTP_CAINFO", "GIT_SSL_CAINFO"];
+
+/// Limit on the bytes that a probe may write: a package client's cache and one small package.
+const PROBE_BYTES: u64 = 512 << 20;
+
+/// Held while the host names of an ecosystem are learned, so that parallel steps run a probe once.
+static LEARNING: Mutex<()> = Mutex::new(());
+
+/// The host's network configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// The host's proxies.
+    pub proxies: Proxies,
+    /// Candidate paths of the host's CA bundle; the first existing file is used.
+    pub roots: Vec<PathBuf>,
+    /// Variables of [`registries::ASKED`] that are set; they name the user's own registries.
+    pub variables: BTreeMap<String, String>,
+    /// The user's home directory, with the settings of package clients.
+    pub user_home: PathBuf,
+}
+
+/// Additions to a launch spec for a network.
+#[derive(Debug)]
+pub struct Reach {
+    /// The allowed hosts.
+    pub network: Option<Network>,
+    /// Files that programs need for it.
+    pub files: Vec<File>,
+    /// Variables that programs need for it; existing variables are kept.
+    pub env: Vec<(String, String)>,
+}
+
+impl Reach {
+    /// Adds the network to a launch spec; existing variables are kept.
+    pub fn furnish(self, spec: &mut Spec) {
+        if let Some(network) = &self.network {
+            let resolver = network.file();
+            spec.files.retain(|file| file.guest != resolver.guest);
+            spec.files.push(resolver);
+        }
+        spec.network = self.network;
+        spec.files.extend(self.files);
+        for (name, value) in self.env {
+            spec.env.entry(name.into()).or_insert_with(|| value.into());
+        }
+    }
+}
+
+/// Returns the network of a step with these grants. `root` has the directories of its root, the topmost first.
+pub(super) fn reach(shop: &Workshop<'_>, recipe: &Recipe, grants: &[String], root: &[PathBuf]) -> Result<Option<Reach>, Error> {
+    if grants.is_empty() {
+        return Ok(None);
+    }
+    let learning = Learning { home: shop.home, program: shop.program, outside: shop.outside, stop: shop.stop, recipe, root };
+    let names = Names::new(shop.home, shop.outside, shop.ecosystems);
+    let mut network = Network { proxies: shop.outside.proxies.clone(), ..Network::default() };
+    for grant in grants {
+        match grant.strip_prefix('@') {
+            None => network.allow.push(grant.clone()),
+            Some(name) => names.or_learned(&learning, name, shop.sink)?.grant(&mut network),
+        }
+    }
+    Ok(Some(surround(shop.outside, network, &names.registries, root)))
+}
+
+/// Network options of a run.
+pub struct Wish<'a> {
+    /// Allowed: host names, or ecosystems such as `@pypi`.
+    pub allow: &'a [String],
+    /// Denied, in the same form.
+    pub deny: &'a [String],
+    /// Host names of ecosystems in `silo.toml`.
+    pub ecosystems: &'a BTreeMap<String, Vec<String>>,
+    /// Path of the file that records the contacted hosts, if the run is open in order to learn them.
+    pub learn: Option<PathBuf>,
+}
+
+/// Returns the network of a run. Unknown ecosystems are reported and skipped: the run may not need them, and must not wait for a probe.
+pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>, sink: Sink<'_>) -> Reach {
+    let names = Names::new(home, outside, wish.ecosystems);
+    let mut network =
+        Network { proxies: outside.proxies.clone(), asker: Asker::Run, learn: wish.learn.map(|into| Learn { into }), ..Network::default() };
+    for grant in wish.allow {
+        let Some(name) = grant.strip_prefix('@') else {
+            network.allow.push(grant.clone());
+            continue;
+        };
+        match names.of(name) {
+            Ok(Some(ecosystem)) => ecosystem.grant(&mut network),
+            Ok(None) => {
+                sink(Event::Note { text: format!("@{name} has no known hosts yet; `silo config network learn @{name}` learns them") });
+            }
+            Err(error) => sink(unreached(name, &error)),
+        }
+    }
+    for grant in wish.deny {
+        match grant.strip_prefix('@') {
+            None => network.deny.push(grant.clone()),
+            // An ecosystem that was never learned was never granted.
+            Some(name) => network.deny.extend(names.of(name).ok().flatten().into_iter().flat_map(Ecosystem::all)),
+        }
+    }
+    surround(outside, network, &names.registries, root)
+}
+
+/// Learns the host names of all unknown ecosystems among some grants; failures are reported.
+pub fn learn_new(learning: &Learning<'_>, said: &BTreeMap<String, Vec<String>>, grants: &[String], sink: Sink<'_>) {
+    let names = Names::new(learning.home, learning.outside, said);
+    for name in grants.iter().filter_map(|grant| grant.strip_prefix('@')) {
+        if let Err(error) = names.or_learned(learning, name, sink) {
+            sink(unreached(name, &error));
+        }
+    }
+}
+
+fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
+    let why = causes::of(error).into_iter().next().unwrap_or_default();
+    Event::Note { text: format!("@{name} is not reachable: {}", why.lines().next().unwrap_or_default()) }
+}
+
+/// Resolves `@ecosystem` to host names.
+struct Names<'a> {
+    home: &'a Home,
+    /// From `silo.toml`.
+    said: &'a BTreeMap<String, Vec<String>>,
+    /// The user's own registries.
+    registries: Vec<Registry>,
+}
+
+/// Host names of an ecosystem.
+struct Ecosystem {
+    /// Named by the user.
+    allow: Vec<String>,
+    /// Contacted by the client in a probe; allowed only at public addresses.
+    public: Vec<String>,
+}
+
+impl Ecosystem {
+    fn grant(self, network: &mut Network) {
+        network.allow.extend(self.allow);
+        network.public.extend(self.public);
+    }
+
+    fn all(self) -> impl Iterator<Item = String> {
+        self.allow.into_iter().chain(self.public)
+    }
+}
+
+impl<'a> Names<'a> {
+    fn new(home: &'a Home, outside: &Outside, said: &'a BTreeMap<String, Vec<String>>) -> Names<'a> {
+        Names { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
+    }
+
+    /// Returns the host names of an ecosystem, if they are configured, or were learned under the current settings.
+    fn of(&self, name: &str) -> Result<Option<Ecosystem>, ecosystem::Error> {
+        if let Some(names) = self.said.get(name) {
+            return Ok(Some(Ecosystem { allow: names.clone(), public: Vec::new() }));
+        }
+        let settings = settings(name, &self.registries);
+        let learned = ecosystem::get(self.home, name)?.filter(|learned| learned.settings == settings);
+        Ok(learned.map(|learned| self.with(name, learned)))
+    }
+
+    /// Returns the host names of an ecosystem, and learns them if they are unknown.
+    fn or_learned(&self, learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Ecosystem, Error> {
+        let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = self.of(name)? {
+            return Ok(known);
+        }
+        let learned = asked(learning, name, sink)?;
+        let file = self.home.ecosystem(name);
+        let text = format!("learned @{name} from its client: {}; stored in {}", learned.names.join(", "), file.display());
+        sink(Event::Note { text });
+        Ok(self.with(name, learned))
+    }
+
+    fn with(&self, name: &str, learned: Learned) -> Ecosystem {
+        Ecosystem { allow: of(name, &self.registries).flat_map(Registry::grants).collect(), public: learned.names }
+    }
+}
+
+/// Returns the registries of one ecosystem.
+fn of<'a>(name: &str, registries: &'a [Registry]) -> impl Iterator<Item = &'a Registry> {
+    registries.iter().filter(move |registry| registry.ecosystem == name)
+}
+
+fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
+    of(name, registries).map(|registry| format!("{}={}", registry.variable, registry.value)).collect()
+}
+
+/// Adds the host's registries and CA certificates to a network.
+fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> Reach {
+    let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
+    let asker = network.asker;
+    let mut reach = Reach { network: Some(network), files: Vec::new(), env: Vec::new() };
+    for registry in registries {
+        match registry.file() {
+            Some((place, text)) => reach.files.push(File { guest: place.into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }),
+            None => reach.env.push((registry.variable.to_owned(), registry.value.clone())),
+        }
+    }
+    // Without a network there is nothing to trust.
+    if let Some(machine) = outside.roots.iter().find(|path| reaches && path.is_file()) {
+        trust(machine, root, asker, &mut reach);
+    }
+    reach
+}
+
+/// Adds the host's CA certificates that the image lacks, as a PEM bundle and a Java keystore.
+///
+/// In a run they replace the image's files. In a step they must not: a file derived from them, such as a regenerated bundle, would get into
+/// the image. So a step gets them at paths outside of any layer, named by environment variables.
+fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut Reach) {
+    // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
+    let image = |path: &str| root.iter().find_map(|tree| in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
+    let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
+    let Some(merged) = roots::merged(&theirs, &own) else { return };
+    let store = image(keystore::PATH).and_then(|image| roots::merged_store(&image, &theirs, &own));
+    let is_step = asker == Asker::Step;
+    let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(keystore::PATH)) };
+    if is_step && store.is_some() {
+        let value = format!("-Djavax.net.ssl.trustStore={JAVA_ROOTS}");
+        reach.env.push(("JAVA_TOOL_OPTIONS".to_owned(), value));
+    }
+    reach.env.extend(ROOTS_VARIABLES.iter().map(|name| ((*name).to_owned(), roots.to_string_lossy().into_owned())));
+    let file = |guest, bytes| File { guest, bytes: Bytes(bytes), mode: 0o644 };
+    reach.files.push(file(roots, merged));
+    reach.files.extend(store.map(|bytes| file(java, bytes)));
+}
+
+fn absolute(path: &str) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+/// Context of learning an ecosystem.
+pub struct Learning<'a> {
+    /// The home to store the host names in.
+    pub home: &'a Home,
+    /// Path of the silo binary.
+    pub program: &'a Path,
+    /// The host's network configuration.
+    pub outside: &'a Outside,
+    /// Set when the user stops the command.
+    pub stop: &'a AtomicBool,
+    /// The recipe with the probe.
+    pub recipe: &'a Recipe,
+    /// The directories of a root with the ecosystem's client, the topmost first.
+    pub root: &'a [PathBuf],
+}
+
+/// Learns the host names of an ecosystem by running the recipe's probe, and stores them.
+///
+/// The probe sees the root, no files of the host, and may contact any name with a public address.
+pub fn learn(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
+    let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    asked(learning, name, sink)
+}
+
+/// Runs the probe with progress events, because it takes seconds. The caller must hold [`LEARNING`].
+fn asked(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
+    let id = event::next_id();
+    sink(Event::Started { id, kind: Activity::Resolve, name: format!("@{name}"), total: None });
+    let learned = probe(learning, name);
+    sink(Event::Finished { id });
+    learned
+}
+
+/// Runs the probe and stores the host names. The caller must hold [`LEARNING`].
+fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
+    let Some(probe) = learning.recipe.ecosystems.get(name) else {
+        return Err(Error::Ecosystem { name: name.to_owned(), recipe: learning.recipe.name.clone() });
+    };
+    let place = format!("ecosystem-{name}-{}", std::process::id());
+    let (notes, log) = (learning.home.work().join(&place), learning.home.logs().join(format!("ecosystem-{name}.log")));
+    for dir in [learning.home.work(), learning.home.logs()] {
+        private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
+    }
+    for old in [&notes, &log] {
+        match fs::remove_file(old) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::File { doing: "remove", path: old.clone(), source });
+            }
+            _ => {}
+        }
+    }
+    let registries = registries::read(&learning.outside.variables, &learning.outside.user_home);
+    let network = Network {
+        allow: of(name, &registries).flat_map(Registry::grants).collect(),
+        learn: Some(Learn { into: notes.clone() }),
+        proxies: learning.outside.proxies.clone(),
+        ..Network::default()
+    };
+    let mut spec = probe_spec(learning, &probe.run, &log);
+    surround(learning.outside, network, &registries, learning.root).furnish(&mut spec);
+    let exit = silo_launch::again::run(learning.program, &spec, silo_launch::again::Circumstances::Usual, learning.stop);
+    let names = ecosystem::noted(&notes);
+    // Temporary file, already read.
+    let _ = fs::remove_file(&notes);
+    let exit = exit?;
+    if learning.stop.load(Ordering::Relaxed) {
+        return Err(Error::Stopped);
+    }
+    let names = names?;
+    if exit != Exit::Code(0) || names.is_empty() {
+        let exit = if names.is_empty() && exit == Exit::Code(0) { "it contacted no host".to_owned() } else { bench::told(exit) };
+        return Err(Error::Probe { name: name.to_owned(), exit, tail: bench::tail(&log), log });
+    }
+    let learned = Learned { names, settings: settings(name, &registries) };
+    ecosystem::put(learning.home, name, &learned)?;
+    Ok(learned)
+}
+
+fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
+    let own = super::environment(learning.recipe.run.env.clone());
+    let mut env: BTreeMap<String, String> = BTreeMap::from([("LC_ALL".to_owned(), "C.UTF-8".to_owned())]);
+    env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
+    env.insert("HOME".to_owned(), "/tmp".to_owned());
+    Spec {
+        machine: None,
+        root: Root { lower: learning.root.to_vec(), upper: Upper::Ephemeral { size_bytes: PROBE_BYTES } },
+        mounts: Vec::new(),
+        dirs: vec![Dir { guest: "/tmp/project".into(), mode: 0o777 }],
+        files: Vec::new(),
+        read_only: Vec::new(),
+        overlays: Vec::new(),
+        hidden: Vec::new(),
+        removable: Vec::new(),
+        argv: argv.iter().map(Into::into).collect(),
+        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd: "/tmp/project".into(),
+        hostname: "silo".to_owned(),
+        identity: Identity::Caller,
+        stdio: Stdio::Log { path: log.to_owned() },
+        limits: Limits::default(),
+        network: None,
+    }
+}

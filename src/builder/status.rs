@@ -1,0 +1,93 @@
+//! Generates dpkg's database files `status` and `triggers/*`, in the form that dpkg itself writes.
+
+use std::collections::BTreeMap;
+
+use silo_fetch::unpack::record::{Record, Stanza};
+
+/// The order in which dpkg writes its known fields (its `lib/dpkg/parse.c`); other fields follow in their original order.
+const ORDER: [&str; 24] = [
+    "Package",
+    "Essential",
+    "Protected",
+    "Status",
+    "Priority",
+    "Section",
+    "Installed-Size",
+    "Origin",
+    "Maintainer",
+    "Bugs",
+    "Architecture",
+    "Multi-Arch",
+    "Source",
+    "Version",
+    "Config-Version",
+    "Replaces",
+    "Provides",
+    "Depends",
+    "Pre-Depends",
+    "Recommends",
+    "Suggests",
+    "Breaks",
+    "Conflicts",
+    "Enhances",
+];
+/// The fields that dpkg writes after the relations.
+const LATE: [&str; 2] = ["Conffiles", "Description"];
+
+/// Returns the stanza of a package in `state` (such as `install ok installed`), with its configuration files.
+pub fn stanza(record: &Record, state: &str) -> Stanza {
+    let mut stanza = record.stanza.clone();
+    stanza.set("Status", state.to_owned());
+    if !record.conffiles.is_empty() {
+        let lines: Vec<String> = record.conffiles.iter().map(|(path, md5)| format!("\n {path} {md5}")).collect();
+        stanza.set("Conffiles", lines.concat());
+    }
+    stanza
+}
+
+/// Generates a status file of `stanzas`, ordered by name and architecture as dpkg does.
+pub fn write(mut stanzas: Vec<Stanza>) -> String {
+    stanzas.sort_by(|a, b| (a.package(), a.architecture()).cmp(&(b.package(), b.architecture())));
+    let mut text = String::new();
+    for stanza in &stanzas {
+        for name in ORDER.iter().chain(&LATE) {
+            if let Some(value) = stanza.get(name) {
+                push_field(&mut text, name, value);
+            }
+        }
+        for (name, value) in stanza.fields() {
+            if !ORDER.iter().chain(&LATE).any(|known| known.eq_ignore_ascii_case(name)) {
+                push_field(&mut text, name, value);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn push_field(text: &mut String, name: &str, value: &str) {
+    text.push_str(name);
+    text.push(':');
+    if !value.starts_with('\n') && !value.is_empty() {
+        text.push(' ');
+    }
+    text.push_str(value);
+    text.push('\n');
+}
+
+/// Returns the files of `triggers/`, by name; they list the packages that await each trigger.
+pub fn triggers(records: &[&Record]) -> BTreeMap<String, String> {
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for record in records {
+        for interest in &record.interests {
+            let waiter = record.stanza.package();
+            let suffix = if interest.noawait { "/noawait" } else { "" };
+            if interest.trigger.starts_with('/') {
+                files.entry("File".to_owned()).or_default().push_str(&format!("{} {waiter}{suffix}\n", interest.trigger));
+            } else if !interest.trigger.contains('/') {
+                files.entry(interest.trigger.clone()).or_default().push_str(&format!("{waiter}{suffix}\n"));
+            }
+        }
+    }
+    files
+}

@@ -1,0 +1,241 @@
+//! A file with images in it: the tar of an OCI layout, or what `docker save` writes, plain or compressed.
+//!
+//! Nothing in it is unpacked by its name. It is gone through from its beginning to its end, once to learn what is there
+//! (sizes, digests, small documents), and once more for the layers that are wanted, each of which goes among the fetched
+//! files under its digest. A name is only what one part of the archive calls another by.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use silo_store::digest::{Digest, Hasher};
+use silo_store::path::LayerPath;
+
+use crate::deposit;
+use crate::download::Request;
+use crate::error::Error as FetchError;
+use crate::unpack::compressed;
+use crate::unpack::entries::{self, Entry, Kind, plain};
+use silo_model::oci::image::MAX_DOCUMENT_BYTES;
+
+use super::Error;
+
+/// Most entries: an image of 512 layers has 2,000 in Docker's older form, and an archive may hold several.
+const MAX_ENTRIES: usize = 50_000;
+/// Longest name: the longest that any program writes is 71 bytes.
+const MAX_NAME_BYTES: usize = 255;
+/// Most that all documents may have together, since they are held in memory.
+const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
+/// Bytes hashed at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Where a layout keeps its parts, and so what they must be.
+const BLOBS: &str = "blobs/sha256/";
+
+/// What is in an archive.
+pub struct Contents {
+    path: PathBuf,
+    files: BTreeMap<String, Part>,
+    /// Names that stand for others: Docker writes a layer that is there twice so.
+    links: BTreeMap<String, String>,
+}
+
+/// One file of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The digest of its bytes as they lie there.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+    /// The bytes themselves, of what may be a document.
+    text: Option<Vec<u8>>,
+}
+
+/// Learns what is in an archive.
+pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
+    let mut contents = Contents { path: path.to_owned(), files: BTreeMap::new(), links: BTreeMap::new() };
+    let (mut held, mut count) = (0, 0);
+    each(path, cancel, |name, entry| {
+        count += 1;
+        if count > MAX_ENTRIES {
+            return Err(wrong(path, &format!("it has more than {MAX_ENTRIES} entries")));
+        }
+        let known = contents.files.contains_key(&name) || contents.links.contains_key(&name);
+        match entry.kind {
+            Kind::Dir => return Ok(()),
+            _ if known => return Err(wrong(path, &format!("{} is there twice", name.escape_debug()))),
+            Kind::File => {
+                let part = hashed(path, entry, MAX_DOCUMENTS_BYTES - held, cancel)?;
+                held += part.text.as_ref().map_or(0, |text| text.len() as u64);
+                if let Some(hex) = name.strip_prefix(BLOBS)
+                    && hex != part.digest.to_string()
+                {
+                    let expected =
+                        Digest::parse(hex).map_err(|_| wrong(path, &format!("{} is named by no digest", name.escape_debug())))?;
+                    return Err(Error::Digest { url: told(path, &name), expected, got: part.digest });
+                }
+                contents.files.insert(name, part);
+            }
+            kind @ (Kind::Symlink | Kind::Link) => {
+                let target = std::mem::take(&mut entry.link);
+                let base = if kind == Kind::Symlink { name.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
+                let to = below(base, &target);
+                let to = to.ok_or_else(|| wrong(path, &format!("{} is a link that leads out of the archive", name.escape_debug())))?;
+                contents.links.insert(name, to);
+            }
+            Kind::Char | Kind::Block | Kind::Pipe => {
+                return Err(wrong(path, &format!("{} is a device node or pipe, which no image needs", name.escape_debug())));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(contents)
+}
+
+impl Contents {
+    /// Returns a file; one link may lead to it.
+    pub fn part(&self, name: &str) -> Option<&Part> {
+        let name = plain(name.as_bytes()).ok()?.and_then(|name| String::from_utf8(name).ok())?;
+        self.files.get(&name).or_else(|| self.files.get(self.links.get(&name)?))
+    }
+
+    /// Returns a document, with what to call it.
+    pub fn document(&self, name: &str) -> Result<(String, &[u8]), Error> {
+        let part = self.part(name).ok_or_else(|| self.missing(name))?;
+        let text = part.text.as_deref().ok_or_else(|| wrong(&self.path, &format!("{} is no document", name.escape_debug())))?;
+        Ok((told(&self.path, name), text))
+    }
+
+    /// Says that something is not there.
+    pub fn missing(&self, name: &str) -> Error {
+        Error::Absent { place: self.place(), name: name.escape_debug().to_string() }
+    }
+
+    /// What the whole archive is called in messages.
+    pub fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Puts the files that are pinned among the fetched ones, by their digests; says which of them are not in the archive.
+pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &AtomicBool) -> Result<Vec<&'a Request>, Error> {
+    let contents = read(path, cancel)?;
+    let of = |request: &&Request| contents.files.iter().find(|(_, part)| *part.digest.as_bytes() == request.sha256);
+    let mut names: BTreeMap<&String, &Request> = wanted.iter().filter_map(|request| Some((of(&request)?.0, request))).collect();
+    let missing = wanted.iter().filter(|request| of(request).is_none()).collect();
+    each(path, cancel, |name, entry| {
+        match names.remove(&name) {
+            // What changed since the first look is found by its digest.
+            Some(request) => Ok(deposit::deposit(dir, request, entry, &told(path, &name), cancel)?),
+            None => Ok(()),
+        }
+    })?;
+    Ok(missing)
+}
+
+/// Hands each entry of an archive to `act`, with its name checked.
+fn each(path: &Path, cancel: &AtomicBool, mut act: impl FnMut(String, &mut Entry<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let facts = file.metadata().map_err(failed)?;
+    if !facts.is_file() {
+        return Err(wrong(path, "it is not a file"));
+    }
+    let mut bytes = compressed::decompressed(file, facts.len()).map_err(failed)?;
+    entries::each(&mut bytes, failed, |entry| {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(FetchError::Cancelled.into());
+        }
+        let shown = entries::shown(&entry.path[..entry.path.len().min(MAX_NAME_BYTES)]);
+        // It is never a path on this machine; what looks like one that leads out is still nobody's honest archive.
+        if entry.path.starts_with(b"/") {
+            return Err(wrong(path, &format!("{shown}: a name that begins with a slash")));
+        }
+        let Some(plain) = plain(&entry.path).map_err(|what| wrong(path, &format!("{shown}: {what}")))? else { return Ok(()) };
+        if plain.len() > MAX_NAME_BYTES {
+            return Err(wrong(path, &format!("{shown}…: a name of more than {MAX_NAME_BYTES} bytes")));
+        }
+        LayerPath::parse(&plain).map_err(|error| wrong(path, &error.to_string()))?;
+        let name = String::from_utf8(plain).map_err(|_| wrong(path, &format!("{shown}: a name that is not UTF-8")))?;
+        act(name, entry)
+    })
+}
+
+/// Reads one file to its end, and holds it where it may be a document.
+fn hashed(path: &Path, entry: &mut impl Read, room: u64, cancel: &AtomicBool) -> Result<Part, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let (mut hasher, mut size, mut text) = (Hasher::new(), 0_u64, Some(Vec::new()));
+    let mut piece = vec![0; CHUNK_BYTES];
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return Err(FetchError::Cancelled.into());
+        }
+        let count = match entry.read(&mut piece).map_err(failed)? {
+            0 => break,
+            count => &piece[..count],
+        };
+        hasher.update(count);
+        if size == 0 && !count.trim_ascii_start().starts_with(b"{") && !count.trim_ascii_start().starts_with(b"[") {
+            text = None;
+        }
+        size += count.len() as u64;
+        match &mut text {
+            Some(text) if size <= MAX_DOCUMENT_BYTES => text.extend_from_slice(count),
+            text => *text = None,
+        }
+        if text.is_some() && size > room {
+            return Err(wrong(path, &format!("its documents have more than {MAX_DOCUMENTS_BYTES} bytes")));
+        }
+    }
+    Ok(Part { digest: hasher.finish(), size, text })
+}
+
+/// Follows a link's words from a directory of the archive; what leads out of it leads nowhere.
+fn below(base: &str, target: &[u8]) -> Option<String> {
+    let target = std::str::from_utf8(target).ok().filter(|target| !target.starts_with('/'))?;
+    let mut parts: Vec<&str> = base.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        match part {
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+fn told(path: &Path, name: &str) -> String {
+    format!("{}: {}", path.display(), name.escape_debug())
+}
+
+fn wrong(path: &Path, what: &str) -> Error {
+    Error::Document { url: path.display().to_string(), what: what.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_stay_in_the_archive() {
+        for (base, target, expect) in [
+            ("a", "../b/layer.tar", Some("b/layer.tar")),
+            ("", "b.tar", Some("b.tar")),
+            ("a/b", ".././c", Some("a/c")),
+            ("a", "../../b", None),
+            ("", "/etc/passwd", None),
+        ] {
+            assert_eq!(below(base, target.as_bytes()).as_deref(), expect, "{base} {target}");
+        }
+    }
+
+    #[test]
+    fn documents_are_held_and_the_rest_is_hashed() {
+        let never = AtomicBool::new(false);
+        let part = |text: &[u8]| hashed(Path::new("x"), &mut &*text, 100, &never);
+        assert_eq!(part(b" {}").expect("read").text.as_deref(), Some(&b" {}"[..]));
+        let layer = part(&[0; 1000]).expect("read");
+        assert_eq!((layer.text, layer.size, layer.digest), (None, 1000, Digest::of(&[0; 1000])));
+        assert!(part(&b"[".repeat(101)).expect_err("too much").to_string().contains("documents have more"));
+    }
+}

@@ -1,0 +1,378 @@
+//! Images of others: what a registry, or a layout or an archive on this machine, says of one, and where its parts are.
+//!
+//! A registry says in a challenge what it wants to be shown; who has a login of podman or docker on this machine shows that,
+//! everybody else gets what is handed out to anybody. Every document is known by its digest before it is believed, but for
+//! the one that a tag names.
+
+mod challenge;
+mod credentials;
+mod realm;
+
+mod login;
+
+mod archive;
+
+mod layout;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use silo_store::digest::Digest;
+
+use crate::download::Request;
+use crate::error::Error as FetchError;
+use crate::transport::{Answer, Transport};
+use silo_base::system::Arch;
+use silo_model::oci::image::{self, ACCEPT, Configuration, Document, MAX_DOCUMENT_BYTES, Pointer};
+use silo_model::oci::reference::{Form, Place, Reference};
+
+use layout::Layout;
+
+/// Most manifests that are asked for by an index: one for each architecture, and room for entries that are no images.
+const MAX_MANIFESTS: usize = 32;
+/// Most letters of a stranger's text in a message.
+const MAX_QUOTED_CHARS: usize = 200;
+
+/// Why an image could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The registry did not answer, or not for now.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The registry answered, but not with what was asked for.
+    #[error("{url}: the registry answered {status}{}", said(.text))]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        text: String,
+    },
+    /// The registry wants a login that silo does not have, or in a way that is not safe.
+    #[error("{url}: the registry wants {challenge:?} first: {why}")]
+    Challenge {
+        /// What was asked for.
+        url: String,
+        /// What it wants.
+        challenge: String,
+        /// Why it does not get it.
+        why: &'static str,
+    },
+    /// A server that the registry redirected to wants a login.
+    #[error("{url}: the registry redirects to {origin}, which wants a login; logins are shown to the registry itself alone")]
+    Elsewhere {
+        /// What was asked for.
+        url: String,
+        /// The scheme, host and port of the other server.
+        origin: String,
+    },
+    /// What was answered is not what its digest says.
+    #[error("{url}: its sha-256 is {got}, not {expected}")]
+    Digest {
+        /// What was asked for.
+        url: String,
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        got: Digest,
+    },
+    /// What was answered cannot be read.
+    #[error("{url}: {what}")]
+    Document {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A part of an image is not where it should be.
+    #[error("{place}: it has no {name}")]
+    Absent {
+        /// The archive.
+        place: String,
+        /// The part.
+        name: String,
+    },
+    /// A file of a layout cannot be read.
+    #[error("cannot read {path}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn said(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+impl Error {
+    /// Says whether the image cannot be had from there at all, be it that a part is not there or that it is none: something else
+    /// than a network or a file in trouble.
+    fn is_no_image(&self) -> bool {
+        match self {
+            Error::Status { status, .. } => *status == 404,
+            Error::Read { source, .. } => source.kind() == ErrorKind::NotFound,
+            Error::Absent { .. } | Error::Document { .. } => true,
+            Error::Fetch(_) | Error::Challenge { .. } | Error::Elsewhere { .. } | Error::Digest { .. } => false,
+        }
+    }
+
+    /// What to type next.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Error::Fetch(FetchError::Status { status: 429, .. }) => {
+                "the registry limits how often it may be asked: wait, or log in with podman or docker"
+            }
+            Error::Fetch(error) => return error.hint(),
+            Error::Elsewhere { .. } => "is the name right? if so, the registry or something on the way to it is misconfigured",
+            Error::Status { status: 401 | 403, .. } | Error::Challenge { .. } => {
+                "log in with `podman login` or `docker login`: silo reads ~/.config/containers/auth.json and ~/.docker/config.json"
+            }
+            Error::Status { status: 404, .. } => "is the name right, and the tag?",
+            Error::Status { .. } => "the registry may be in trouble; try again later",
+            Error::Digest { .. } => "something between here and the registry changes what passes, or the registry is broken",
+            Error::Read { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                "is the path right? it must be a file or directory of this machine that you may read"
+            }
+            Error::Read { .. } | Error::Document { .. } | Error::Absent { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// What a registry is asked with.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The way out.
+    pub transport: &'a Transport,
+    /// The user's home directory, where logins are.
+    pub user_home: &'a Path,
+    /// Set by someone else to stop.
+    pub cancel: &'a AtomicBool,
+}
+
+/// An image for one architecture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its manifest's digest.
+    pub manifest: Digest,
+    /// What its configuration says.
+    pub configuration: Configuration,
+    /// Its layers, lowest first.
+    pub layers: Vec<Pointer>,
+}
+
+/// Where the parts of an image are read from.
+enum Source<'a> {
+    Registry(Context<'a>, &'a Reference),
+    Layout(Layout<'a>),
+}
+
+/// Finds what a name stands for now, for every architecture that it has.
+pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch, Found>, Error> {
+    let source = match &reference.place {
+        Place::Registry { .. } => Source::Registry(context, reference),
+        Place::Layout(dir) => Source::Layout(Layout::Dir(dir)),
+        Place::Archive { path, form } => {
+            let contents = archive::read(path, context.cancel)?;
+            match form {
+                Form::Oci => Source::Layout(Layout::Archive(contents)),
+                Form::Docker => {
+                    let found = layout::saved(&contents, reference)?;
+                    return Ok(BTreeMap::from([(found.configuration.arch, found)]));
+                }
+            }
+        }
+    };
+    let (url, bytes) = match &source {
+        Source::Registry(..) => {
+            let url = manifest_url(reference, &reference.wanted());
+            let bytes = ask(context, reference, &url)?;
+            (url, bytes)
+        }
+        Source::Layout(layout) => layout.named(reference)?,
+    };
+    let digest = Digest::of(&bytes);
+    if let Some(expected) = reference.digest.filter(|expected| *expected != digest) {
+        return Err(Error::Digest { url, expected, got: digest });
+    }
+    match document(&url, &bytes)? {
+        Document::Manifest { config, layers } => {
+            let found = image_of(&source, digest, config, layers, Arch::host())?;
+            Ok(BTreeMap::from([(found.configuration.arch, found)]))
+        }
+        Document::Artifact(what) => Err(Error::Document { url, what }),
+        Document::Index(entries) => of_index(&source, &url, entries),
+    }
+}
+
+/// Finds the images that an index names. What an index names for another architecture than this machine's need not be there: `docker
+/// save` leaves it out.
+fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointer)>) -> Result<BTreeMap<Arch, Found>, Error> {
+    let mut images = BTreeMap::new();
+    let mut missing = None;
+    let mut asked = 0;
+    for (arch, entry) in entries {
+        // The best image that an index names for an architecture comes first.
+        if arch.is_some_and(|arch| images.contains_key(&arch)) {
+            continue;
+        }
+        asked += 1;
+        if asked > MAX_MANIFESTS {
+            let what = format!("none of the first {MAX_MANIFESTS} entries for an architecture is an image");
+            return Err(Error::Document { url: index.to_owned(), what });
+        }
+        match of_entry(source, arch, &entry) {
+            Ok(None) => {}
+            Ok(Some(found)) => drop(images.entry(found.configuration.arch).or_insert(found)),
+            Err(error) if error.is_no_image() && arch != Some(Arch::host()) => drop(missing.get_or_insert(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    match (images.is_empty(), missing) {
+        (false, _) => Ok(images),
+        (true, Some(error)) => Err(error),
+        (true, None) => Err(Error::Document { url: index.to_owned(), what: "it has no image for linux on amd64 or arm64".to_owned() }),
+    }
+}
+
+/// Reads an image that an index names; `None` for what is named like one and is none.
+fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<Option<Found>, Error> {
+    let (url, bytes) = part(source, entry, Part::Manifest)?;
+    match document(&url, &bytes)? {
+        Document::Manifest { config, layers } => image_of(source, entry.digest, config, layers, arch.unwrap_or_else(Arch::host)).map(Some),
+        Document::Artifact(_) | Document::Index(_) => Ok(None),
+    }
+}
+
+/// Where a part of an image is fetched from; what the registry wants to be shown is found out first.
+pub fn blobs(context: Context<'_>, reference: &Reference, manifest: Digest) -> Result<impl Fn(Digest) -> String, Error> {
+    if let Place::Registry { .. } = &reference.place {
+        ask(context, reference, &manifest_url(reference, &format!("sha256:{manifest}")))?;
+    }
+    let place = reference.place.clone();
+    Ok(move |digest| blob_url(&place, digest))
+}
+
+/// Puts pinned layers of an archive among the fetched files; the layers of other images are fetched one by one.
+pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[Request]) -> Result<(), Error> {
+    let Place::Archive { path, .. } = &reference.place else { return Ok(()) };
+    let missing = archive::deposit(path, dir, wanted, context.cancel)?;
+    match missing.first() {
+        None => Ok(()),
+        Some(request) => {
+            let what = format!("it does not have {} any more, as it was locked", request.name);
+            Err(Error::Document { url: path.display().to_string(), what })
+        }
+    }
+}
+
+fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>, default: Arch) -> Result<Found, Error> {
+    let (url, bytes) = part(source, &config, Part::Blob)?;
+    let configuration = image::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    if configuration.diff_ids.len() != layers.len() {
+        let what = format!("it names {} layers, and its manifest {}", configuration.diff_ids.len(), layers.len());
+        return Err(Error::Document { url, what });
+    }
+    if let Source::Layout(layout) = source {
+        layers.iter().try_for_each(|layer| layout.has(layer))?;
+    }
+    Ok(Found { manifest, configuration, layers })
+}
+
+fn document(url: &str, bytes: &[u8]) -> Result<Document, Error> {
+    image::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what: brief(&what) })
+}
+
+/// What kind of part is asked for: registries keep manifests apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Manifest,
+    Blob,
+}
+
+/// Gets a small part of an image, which must have its digest and size.
+fn part(source: &Source<'_>, pointer: &Pointer, kind: Part) -> Result<(String, Vec<u8>), Error> {
+    let (url, bytes) = match source {
+        Source::Registry(context, reference) => {
+            let url = match kind {
+                Part::Manifest => manifest_url(reference, &format!("sha256:{}", pointer.digest)),
+                Part::Blob => blob_url(&reference.place, pointer.digest),
+            };
+            let bytes = ask(*context, reference, &url)?;
+            (url, bytes)
+        }
+        Source::Layout(layout) => layout.document(&layout::blob(pointer.digest))?,
+    };
+    let got = Digest::of(&bytes);
+    match got == pointer.digest && bytes.len() as u64 == pointer.size {
+        true => Ok((url, bytes)),
+        false => Err(Error::Digest { url, expected: pointer.digest, got }),
+    }
+}
+
+/// Asks a registry, showing what it wants to be shown.
+fn ask(context: Context<'_>, reference: &Reference, url: &str) -> Result<Vec<u8>, Error> {
+    let ask = || context.transport.ask(url, ACCEPT, None, MAX_DOCUMENT_BYTES, context.cancel);
+    let mut answer = ask()?;
+    if answer.status == 401
+        && let Some(challenge) = answer.challenge.take()
+    {
+        // What another server says, to which the registry redirects, is no word of the registry: it could name a realm of its own
+        // and would be shown the registry's login.
+        if let Some(origin) = answer.elsewhere {
+            return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(&origin) });
+        }
+        let pass = login::pass(context, reference, url, &challenge)?;
+        context.transport.show(&pass.prefix, pass.value);
+        answer = ask()?;
+    }
+    accepted(url, answer)
+}
+
+fn accepted(url: &str, answer: Answer) -> Result<Vec<u8>, Error> {
+    match answer.status {
+        200 => Ok(answer.bytes),
+        status => {
+            // {"errors":[{"code":"…","message":"…"}]}, by the specification; proxies answer as they please.
+            let value: serde_json::Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
+            let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
+            Err(Error::Status { url: url.to_owned(), status, text })
+        }
+    }
+}
+
+/// Returns the beginning of what a stranger wrote, for a message.
+fn brief(text: &str) -> String {
+    let mut letters = text.chars().filter(|c| !c.is_control());
+    let mut brief: String = letters.by_ref().take(MAX_QUOTED_CHARS).collect();
+    if letters.next().is_some() {
+        brief.push('…');
+    }
+    brief
+}
+
+/// The address of a registry's repository. Loopback is asked without encryption, as every other client does.
+fn base(place: &Place) -> String {
+    match place {
+        Place::Registry { host, repository } => {
+            format!("{}://{host}/v2/{repository}", if realm::is_loopback(host) { "http" } else { "https" })
+        }
+        Place::Layout(path) | Place::Archive { path, .. } => path.display().to_string(),
+    }
+}
+
+fn manifest_url(reference: &Reference, wanted: &str) -> String {
+    format!("{}/manifests/{wanted}", base(&reference.place))
+}
+
+fn blob_url(place: &Place, digest: Digest) -> String {
+    match place {
+        Place::Registry { .. } => format!("{}/blobs/sha256:{digest}", base(place)),
+        Place::Layout(_) | Place::Archive { .. } => format!("{}/{}", base(place), layout::blob(digest)),
+    }
+}

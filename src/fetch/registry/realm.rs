@@ -1,0 +1,110 @@
+//! Which token service a registry's challenge may name, and whom a request without encryption may go to.
+//!
+//! By the distribution protocol a registry may name a token service on another host, and its login is for that service. A
+//! hostile registry may name anything: an address of this machine, of a cloud's metadata, or one without encryption.
+
+use std::net::IpAddr;
+
+use reqwest::Url;
+
+use silo_base::grant::address::{Owner, owner};
+
+/// Longest address of a token service that is read.
+const MAX_BYTES: usize = 2 << 10;
+
+/// Whether a registry (`host` or `host:port`) is at this machine's own loopback, and so is asked without encryption.
+pub fn is_loopback(host: &str) -> bool {
+    Url::parse(&format!("http://{host}/")).is_ok_and(|url| is_at_loopback(&url))
+}
+
+/// Reads the address of a token service that the registry at `registry` names; says what is wrong with it.
+pub fn parse(realm: &str, registry: &str) -> Result<Url, &'static str> {
+    let service = Url::parse(realm).ok().filter(|_| realm.len() <= MAX_BYTES).ok_or("it is not an address")?;
+    let local = Url::parse(&format!("http://{registry}/")).map_err(|_| "the registry has no address")?;
+    match service.scheme() {
+        "https" => {}
+        "http" if is_at_loopback(&service) && is_at_loopback(&local) => {}
+        "http" => return Err("it has no encryption"),
+        _ => return Err("it is neither http nor https"),
+    }
+    if !service.username().is_empty() || service.password().is_some() {
+        return Err("it has a name or password in it");
+    }
+    if service.host_str() != local.host_str() && closeness(&service) > closeness(&local) {
+        return Err("it leads to a private address, or to this machine");
+    }
+    Ok(service)
+}
+
+/// Whose an address is, where it is spelled as an address; a name's is not looked up here.
+fn closeness(url: &Url) -> Owner {
+    if is_at_loopback(url) {
+        return Owner::Machine;
+    }
+    host_address(url).map_or(Owner::World, owner)
+}
+
+fn is_at_loopback(url: &Url) -> bool {
+    let name = url.host_str().unwrap_or_default().trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost") || host_address(url).is_some_and(|address| address.to_canonical().is_loopback())
+}
+
+fn host_address(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_asked_without_encryption() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "127.1:80", "[::1]:5000", "[::1]", "a.localhost:1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in
+            ["127.example.com", "127.0.0.1.example.com:5000", "localhost.example.com", "10.0.0.1:5000", "[::2]", "a b", "", "0.0.0.0"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_realm_is_a_token_service_and_no_way_into_this_machine() {
+        for (realm, registry) in [
+            ("https://auth.example.com/token", "registry.example.com"),
+            ("https://auth.example.com:8443/token?a=b", "127.0.0.1:5000"),
+            ("http://127.0.0.1:5001/token", "127.0.0.1:5000"),
+            ("http://localhost:5001/token", "[::1]:5000"),
+            ("https://10.0.0.1:5001/token", "10.0.0.1:5000"),
+            ("https://10.0.0.2/token", "10.0.0.1:5000"),
+            ("https://169.254.1.1/token", "169.254.1.1"),
+        ] {
+            assert!(parse(realm, registry).is_ok(), "{realm} of {registry}");
+        }
+        for (realm, registry) in [
+            ("", "registry.example.com"),
+            ("/token", "registry.example.com"),
+            ("//auth.example.com/token", "registry.example.com"),
+            ("http://auth.example.com/token", "registry.example.com"),
+            ("http://auth.example.com/token", "127.0.0.1:5000"),
+            ("http://127.0.0.1:5001/token", "registry.example.com"),
+            ("http://127.0.0.1.example.com/token", "127.0.0.1:5000"),
+            ("HTTP://auth.example.com/token", "registry.example.com"),
+            ("file:///etc/passwd", "registry.example.com"),
+            ("ftp://auth.example.com/token", "registry.example.com"),
+            ("https://me:secret@auth.example.com/token", "registry.example.com"),
+            ("https://127.0.0.1/token", "registry.example.com"),
+            ("https://localhost/token", "registry.example.com"),
+            ("https://[::1]/token", "registry.example.com"),
+            ("https://[::ffff:127.0.0.1]/token", "registry.example.com"),
+            ("https://2130706433/token", "registry.example.com"),
+            ("https://0.0.0.0/token", "registry.example.com"),
+            ("https://169.254.169.254/token", "registry.example.com"),
+            ("https://10.0.0.1/token", "registry.example.com"),
+            ("https://127.0.0.1/token", "10.0.0.1:5000"),
+        ] {
+            assert!(parse(realm, registry).is_err(), "{realm} of {registry}");
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! Takes over what a sandbox made in its layer of a repository: while it runs, a few times a second, and at its end.
+//!
+//! The order is what keeps the host's repository whole: the refs, HEAD and the index are read first, the objects brought
+//! next, and only then are the refs set, so that whatever a ref leads to is there, also after a power cut. Everything is compared with what the host
+//! had when the run began; where the host went on by itself, its own is left, and the sandbox's commits are kept below
+//! `refs/silo/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use silo_store::Digest;
+
+use silo_base::plain;
+
+use super::begin::{Begin, MAX_STATE_BYTES, STATE, print_of_index};
+use super::dir::{Dir, Kind, is_absent};
+use super::index::{Index, MAX_INDEX_BYTES};
+use super::lock::{HostRefs, Lock, Outcome, merge_log};
+use super::objects::{Brought, Objects, When, has};
+use super::oid::{Format, Oid};
+use super::reflog::MAX_LOG_BYTES;
+use super::refs::{self, MAX_REF_BYTES, Name, Refs, Value};
+use super::view::{self, View};
+
+/// Directories by which git is in the middle of something that it runs commands for.
+const UNFINISHED: [&str; 2] = ["rebase-merge", "rebase-apply"];
+/// What of the same kind does not move HEAD away from its branch.
+const NOT_BROUGHT: [&str; 3] = ["sequencer", "BISECT_LOG", "BISECT_START"];
+
+/// A repository with a sandbox's layer over it.
+#[derive(Debug)]
+pub struct Import {
+    /// The host's directory with HEAD and the index.
+    own: Arc<Dir>,
+    /// The host's directory with objects and refs.
+    common: Arc<Dir>,
+    /// Where the first is in the layer.
+    own_inside: PathBuf,
+    /// Where the second is in the layer.
+    common_inside: PathBuf,
+    format: Format,
+    /// What the host is believed to have.
+    begin: Begin,
+    objects: Objects,
+    run: String,
+    /// Refs that the host moved, with what was last kept of them.
+    moved: BTreeMap<Name, Option<Value>>,
+    /// The index that was last looked at.
+    index: Option<Digest>,
+    /// HEAD's log that was last looked at.
+    log: Option<Digest>,
+    /// What is to be told at the end.
+    told: BTreeSet<String>,
+    /// What was locked on the host when it was last tried.
+    busy: BTreeSet<String>,
+}
+
+/// What a sandbox sees of HEAD, the index and the like, at one moment.
+struct Own {
+    head: Option<Vec<u8>>,
+    index: Option<Vec<u8>>,
+    state: BTreeMap<&'static str, Option<Vec<u8>>>,
+    is_unfinished: bool,
+}
+
+/// A repository's directories, on the host and in the layer over it.
+#[derive(Debug)]
+pub struct Place {
+    /// The host's directory with HEAD and the index.
+    pub own: Dir,
+    /// The host's directory with objects and refs.
+    pub common: Dir,
+    /// Where the first is in the layer.
+    pub own_inside: PathBuf,
+    /// Where the second is in the layer.
+    pub common_inside: PathBuf,
+    /// How objects are named.
+    pub format: Format,
+}
+
+impl Import {
+    /// Begins where the host had this when the run began.
+    pub fn new(place: Place, begin: Begin, run: &str) -> Import {
+        let Place { own, common, own_inside, common_inside, format } = place;
+        Import {
+            own: Arc::new(own),
+            common: Arc::new(common),
+            own_inside,
+            common_inside,
+            format,
+            begin,
+            objects: Objects::new(format, run),
+            run: run.to_owned(),
+            moved: BTreeMap::new(),
+            index: None,
+            log: None,
+            told: BTreeSet::new(),
+            busy: BTreeSet::new(),
+        }
+    }
+
+    /// Takes over what is there now. At the end everything comes that can.
+    pub fn round(&mut self, upper: &Dir, when: When) -> io::Result<()> {
+        self.busy.clear();
+        let Some(layer) = beneath(upper, &self.common_inside)? else { return Ok(()) };
+        let own_layer = beneath(upper, &self.own_inside)?;
+        let view = view::look(&layer, &self.begin, self.format)?;
+        let own = own_layer.as_ref().map(|layer| self.look_at_own(layer)).transpose()?;
+        if self.objects.bring(&layer, &self.common, when)? == Brought::Some {
+            return Ok(());
+        }
+        for path in &view.strange {
+            self.told.insert(format!("{} is no ref and was left inside", plain::path(path)));
+        }
+        self.shallow(&layer)?;
+        self.refs(&layer, &view, when)?;
+        if let (Some(own), Some(layer)) = (own, &own_layer) {
+            self.state(layer, own, &view, when)?;
+        }
+        Ok(())
+    }
+
+    /// Says whether the host has removed the repository: nothing can come into such a directory any more.
+    pub fn is_gone(&self) -> bool {
+        self.common.own_stat().is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    /// Returns what could not be taken over in the last round, since somebody holds its lock on the host.
+    pub fn busy(&self) -> &BTreeSet<String> {
+        &self.busy
+    }
+
+    /// Returns what was not taken over as it was, in lines.
+    pub fn told(&self) -> BTreeSet<String> {
+        let mut told = self.told.clone();
+        for (path, refusal) in self.objects.refused.iter().take(8) {
+            told.insert(format!("{} was left inside: {refusal}", plain::path(path)));
+        }
+        if self.objects.refused.len() > 8 {
+            told.insert(format!("{} more objects were left inside", self.objects.refused.len() - 8));
+        }
+        for (name, kept) in self.moved.iter().filter(|(_, kept)| kept.is_some()) {
+            let kept = kept.as_ref().and_then(|_| name.kept(&self.run));
+            if let Some(kept) = kept {
+                told.insert(format!("{} moved here in the meantime; what was made of it inside is {}", name.as_str(), kept.as_str()));
+            }
+        }
+        told
+    }
+
+    fn look_at_own(&self, layer: &Dir) -> io::Result<Own> {
+        let read = |name: &str, most: u64| -> io::Result<Option<Vec<u8>>> {
+            match layer.read(Path::new(name), most) {
+                // A whiteout, a link, a pipe: nothing that is taken over.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput || error.kind() == io::ErrorKind::IsADirectory => Ok(None),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(None),
+                read => read,
+            }
+        };
+        let mut state = BTreeMap::new();
+        for name in STATE {
+            match layer.stat(Path::new(name))?.map(|stat| Kind::of(&stat)) {
+                Some(Kind::File) => drop(read(name, MAX_STATE_BYTES)?.map(|bytes| state.insert(name, Some(bytes)))),
+                Some(Kind::Whiteout) => drop(state.insert(name, None)),
+                _ => {}
+            }
+        }
+        let is_dir = |name: &str| layer.stat(Path::new(name)).is_ok_and(|stat| stat.is_some_and(|stat| Kind::of(&stat) == Kind::Dir));
+        Ok(Own {
+            head: read("HEAD", MAX_REF_BYTES)?,
+            index: read("index", MAX_INDEX_BYTES)?,
+            state,
+            is_unfinished: UNFINISHED.iter().any(|name| is_dir(name)),
+        })
+    }
+
+    /// Sets and removes refs, removals first: a ref may come where a directory of others was.
+    fn refs(&mut self, layer: &Dir, view: &View, when: When) -> io::Result<()> {
+        let base = self.begin.refs();
+        if base == view.refs {
+            return Ok(());
+        }
+        let common = Arc::clone(&self.common);
+        let mut host = HostRefs::open(&common, self.format)?;
+        let gone: Vec<(&Name, &Value)> = base.iter().filter(|(name, _)| !view.refs.contains_key(*name)).collect();
+        for (name, old) in gone {
+            if !name.may_come() || self.moved.contains_key(name) {
+                continue;
+            }
+            match host.remove(name, old)? {
+                Outcome::Done => {
+                    self.begin.loose.remove(name);
+                    self.begin.packed.remove(name);
+                    if name.as_str().starts_with("refs/heads/") || name.as_str().starts_with("refs/tags/") {
+                        self.told.insert(format!("{} was removed inside; it was {}", name.as_str(), refs::text(old).trim_end()));
+                    }
+                }
+                Outcome::Moved => {
+                    self.told.insert(format!("{} was removed inside and moved here; it is left", name.as_str()));
+                    self.moved.insert(name.clone(), None);
+                }
+                Outcome::Busy => drop(self.busy.insert(name.as_str().to_owned())),
+            }
+        }
+        for (name, new) in view.refs.iter().filter(|(name, new)| base.get(*name) != Some(new)) {
+            self.bring_ref(layer, &host, &base, (name, new), when)?;
+        }
+        Ok(())
+    }
+
+    fn bring_ref(&mut self, layer: &Dir, host: &HostRefs<'_>, base: &Refs, (name, new): (&Name, &Value), when: When) -> io::Result<()> {
+        if !name.may_come() {
+            self.told.insert(format!("{} was left inside: git or silo gives such refs a meaning of their own", name.as_str()));
+            return Ok(());
+        }
+        let old = base.get(name);
+        let is_there = match new {
+            Value::Object(oid) => has(&self.common, oid, self.format),
+            Value::Symbolic(_) => true,
+        };
+        if !is_there {
+            if when == When::Ended {
+                self.told.insert(format!("{} was left inside: it names an object that is not there", name.as_str()));
+            }
+            return Ok(());
+        }
+        if !self.moved.contains_key(name) {
+            let log = log(layer, &Path::new("logs").join(name.as_str()))?;
+            match host.set(name, old, new, log.as_deref())? {
+                Outcome::Done => {
+                    self.begin.packed.remove(name);
+                    self.begin.loose.insert(name.clone(), new.clone());
+                    return Ok(());
+                }
+                Outcome::Busy => {
+                    self.busy.insert(name.as_str().to_owned());
+                    return Ok(());
+                }
+                Outcome::Moved => drop(self.moved.insert(name.clone(), None)),
+            }
+        }
+        self.keep(host, name, new)
+    }
+
+    /// Keeps a value whose ref the host has moved, under a name of the run's own.
+    fn keep(&mut self, host: &HostRefs<'_>, name: &Name, new: &Value) -> io::Result<()> {
+        let before = self.moved.get(name).cloned().flatten();
+        if before.as_ref() == Some(new) {
+            return Ok(());
+        }
+        let (Some(kept), Value::Object(_)) = (name.kept(&self.run), new) else { return Ok(()) };
+        if host.set(&kept, before.as_ref(), new, None)? == Outcome::Done {
+            self.moved.insert(name.clone(), Some(new.clone()));
+        }
+        Ok(())
+    }
+
+    /// HEAD, the index, and the files by which git knows what it is in the middle of.
+    fn state(&mut self, layer: &Dir, own: Own, view: &View, when: When) -> io::Result<()> {
+        if own.is_unfinished {
+            if when == When::Ended {
+                self.leave_unfinished(&own)?;
+            }
+            return Ok(());
+        }
+        if when == When::Ended {
+            for name in NOT_BROUGHT {
+                if layer.stat(Path::new(name))?.is_some_and(|stat| matches!(Kind::of(&stat), Kind::Dir | Kind::File)) {
+                    self.told.insert(format!("{name} was left inside: git may run commands that it names"));
+                }
+            }
+        }
+        self.head(layer, &own, view)?;
+        let on_moved = own.head.as_deref().or(self.begin.head.as_deref()).and_then(|head| refs::parse(head, self.format));
+        let is_apart = matches!(&on_moved, Some(Value::Symbolic(name)) if self.moved.contains_key(name)) || self.told.contains(HEAD_MOVED);
+        if let Some(bytes) = &own.index {
+            self.index(bytes, is_apart)?;
+        }
+        if is_apart {
+            return Ok(());
+        }
+        let dir = Arc::clone(&self.own);
+        for (name, bytes) in &own.state {
+            self.state_file(&dir, name, bytes.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// A rebase that is not finished: its files would have git run commands, so its commits are kept and HEAD stays.
+    fn leave_unfinished(&mut self, own: &Own) -> io::Result<()> {
+        self.told.insert("a rebase inside is not finished; HEAD, the index and the list of its steps were left inside".to_owned());
+        let head = own.head.as_deref().and_then(|head| refs::parse(head, self.format));
+        if let Some(Value::Object(oid)) = head
+            && has(&self.common, &oid, self.format)
+            && let Some(name) = Name::parse(format!("refs/silo/{}/HEAD", self.run).as_bytes())
+        {
+            let host = HostRefs::open(&self.common, self.format)?;
+            if host.set(&name, None, &Value::Object(oid), None)? == Outcome::Done {
+                self.told.insert(format!("its last commit is {}", name.as_str()));
+            }
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, layer: &Dir, own: &Own, view: &View) -> io::Result<()> {
+        let log = log(layer, Path::new("logs/HEAD"))?.filter(|log| self.log != Some(Digest::of(log)));
+        let Some(head) = own.head.as_ref().or(self.begin.head.as_ref()).cloned() else { return Ok(()) };
+        let is_new = Some(&head) != self.begin.head.as_ref();
+        if !is_new && log.is_none() {
+            return Ok(());
+        }
+        match refs::parse(&head, self.format) {
+            Some(Value::Symbolic(name)) if name.as_str().starts_with("refs/heads/") => {}
+            Some(Value::Object(oid)) if has(&self.common, &oid, self.format) => {}
+            _ => {
+                self.told.insert("HEAD was left inside: it names no branch and no commit that is there".to_owned());
+                return Ok(());
+            }
+        }
+        let Some(lock) = Lock::take(&self.own, OsStr::new("HEAD"), &head)? else {
+            self.busy.insert("HEAD".to_owned());
+            return Ok(());
+        };
+        if self.own.read(Path::new("HEAD"), MAX_REF_BYTES)? != self.begin.head {
+            if is_new {
+                self.told.insert(HEAD_MOVED.to_owned());
+            }
+            return Ok(());
+        }
+        if let Some(log) = &log {
+            let last = self.begin.head.as_deref().and_then(|head| refs::parse(head, self.format));
+            merge_log(&self.own, Path::new("logs/HEAD"), log, last.and_then(|value| resolved(&value, &view.refs)), self.format)?;
+        }
+        if is_new {
+            lock.commit()?;
+            self.begin.head = Some(head);
+        }
+        self.log = log.as_deref().map(Digest::of).or(self.log);
+        Ok(())
+    }
+
+    fn index(&mut self, bytes: &[u8], is_apart: bool) -> io::Result<()> {
+        let print = Digest::of(bytes);
+        if self.index == Some(print) {
+            return Ok(());
+        }
+        if is_apart {
+            self.told.insert(INDEX_MOVED.to_owned());
+            return Ok(());
+        }
+        let mut index = match Index::parse(bytes, self.format) {
+            Ok(index) => index,
+            Err(error) => {
+                self.told.insert(format!("the index was left inside: {error}"));
+                return Ok(());
+            }
+        };
+        let path = Path::new("index");
+        let print_now = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| print_of_index(bytes, self.format));
+        // git waits for nobody who holds this lock, so it is taken only for the moment of the change.
+        let host = self.own.read(path, MAX_INDEX_BYTES)?;
+        if print_now(&host) != self.begin.index {
+            self.told.insert(INDEX_MOVED.to_owned());
+            return Ok(());
+        }
+        let known = host.as_ref().map_or_else(|| Ok(Index::default()), |bytes| Index::parse_own(bytes, self.format));
+        let Ok(known) = known else {
+            self.told.insert("the index was left inside: the one here is split or sparse".to_owned());
+            return Ok(());
+        };
+        for path in index.hold_back_gitlinks(&known) {
+            let path = plain::bytes(&path);
+            self.told.insert(format!("{path} was not added to the index: it is another repository, which git here would enter"));
+        }
+        let Some(bytes) = index.to_bytes(self.format) else { return Ok(()) };
+        let Some(lock) = Lock::take(&self.own, OsStr::new("index"), &bytes)? else {
+            self.busy.insert("index".to_owned());
+            return Ok(());
+        };
+        if print_now(&self.own.read(path, MAX_INDEX_BYTES)?) != self.begin.index {
+            self.told.insert(INDEX_MOVED.to_owned());
+            return Ok(());
+        }
+        lock.commit_unsynced()?;
+        self.begin.index = Some(print_of_index(&bytes, self.format));
+        self.index = Some(print);
+        Ok(())
+    }
+
+    /// Where the history was cut off by a fetch: names of commits.
+    fn shallow(&mut self, layer: &Dir) -> io::Result<()> {
+        let path = Path::new("shallow");
+        if layer.stat(path)?.is_none_or(|stat| Kind::of(&stat) != Kind::File) {
+            return Ok(());
+        }
+        let bytes = layer.read(path, MAX_STATE_BYTES)?.unwrap_or_default();
+        if bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).all(|line| self.format.parse(line).is_some()) {
+            let common = Arc::clone(&self.common);
+            self.state_file(&common, "shallow", Some(&bytes))?;
+        }
+        Ok(())
+    }
+
+    fn state_file(&mut self, dir: &Dir, name: &str, new: Option<&[u8]>) -> io::Result<()> {
+        let path = Path::new(name);
+        let known = self.begin.state.get(name).copied();
+        if new.map(Digest::of) == known {
+            return Ok(());
+        }
+        let host = dir.read(path, MAX_STATE_BYTES)?;
+        let now = host.as_deref().map(Digest::of);
+        if now != known && now != new.map(Digest::of) {
+            // COMMIT_EDITMSG and the like: the host's last one is as good.
+            return Ok(());
+        }
+        match new {
+            Some(bytes) => {
+                let Some(lock) = Lock::take(dir, path.as_os_str(), bytes)? else {
+                    self.busy.insert(name.to_owned());
+                    return Ok(());
+                };
+                lock.commit_unsynced()?;
+                self.begin.state.insert(name.to_owned(), Digest::of(bytes));
+            }
+            None => {
+                if host.is_some() {
+                    dir.remove(path.as_os_str())?;
+                }
+                self.begin.state.remove(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+const HEAD_MOVED: &str = "HEAD moved here and inside; the one here is left";
+const INDEX_MOVED: &str = "the index changed here and inside; the one here is left";
+
+/// The object that a value leads to.
+fn resolved(value: &Value, refs: &Refs) -> Option<Oid> {
+    match value {
+        Value::Object(oid) => Some(*oid),
+        Value::Symbolic(name) => match refs.get(name)? {
+            Value::Object(oid) => Some(*oid),
+            Value::Symbolic(_) => None,
+        },
+    }
+}
+
+/// Reads a log of a layer, if it has one.
+fn log(layer: &Dir, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match layer.stat(path)?.map(|stat| Kind::of(&stat)) {
+        Some(Kind::File) => layer.read(path, MAX_LOG_BYTES).or(Ok(None)),
+        _ => Ok(None),
+    }
+}
+
+/// Opens a directory of a layer, if it has one there.
+fn beneath(upper: &Dir, path: &Path) -> io::Result<Option<Dir>> {
+    match upper.dir(path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,216 @@
+//! Reaching a host for a guest: the name is looked up here, and what it leads to is judged before it is dialled.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use silo_wire::Outcome;
+
+use silo_base::grant::address::{Owner, canonical, owner};
+use silo_base::grant::{Cover, Host, MACHINE, Policy, Said};
+use silo_base::thread;
+
+use super::own::is_own;
+use super::proxies::{Proxies, Proxy, Unknown};
+use super::request::{MAX_HEAD_BYTES, end_of_head};
+
+/// How long all addresses of a host together may take to answer; a kernel gives up after about as long.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long one address may take while there are others.
+const PATIENCE_ONE: Duration = Duration::from_secs(10);
+/// The most addresses tried; a name with more has not one that is better.
+const MAX_ADDRESSES: usize = 8;
+
+/// A connection to the world.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The machine's proxy that it ends at, when the proxy is to be asked for each exchange.
+    pub proxy: Option<Proxy>,
+}
+
+/// Why a host was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name leads into the machine's own network.
+    #[error("it leads to {address}, which is not public, and no grant names it exactly")]
+    NotPublic {
+        /// The first such address.
+        address: IpAddr,
+    },
+    /// The name leads to this machine, or to an address that means nothing beyond it.
+    #[error("it leads to {address}, which {}", granted_as(.address, .port))]
+    Machine {
+        /// The first such address.
+        address: IpAddr,
+        /// The port that was asked for.
+        port: u16,
+    },
+    /// The name leads to what is denied.
+    #[error("it leads to {address}, which is denied")]
+    Denied {
+        /// The first such address.
+        address: IpAddr,
+    },
+    /// The name leads nowhere.
+    #[error("cannot be resolved: {0}")]
+    Resolve(io::Error),
+    /// Nobody answered.
+    #[error("did not answer: {0}")]
+    Connect(io::Error),
+    /// The machine's proxy would not.
+    #[error("the machine's proxy refused: {0}")]
+    Proxy(String),
+    /// The machine's proxy is of another kind.
+    #[error(transparent)]
+    Kind(#[from] Unknown),
+}
+
+impl Error {
+    /// Returns what a program sees of it.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::NotPublic { .. } | Error::Machine { .. } | Error::Denied { .. } => Outcome::Denied,
+            Error::Connect(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Outcome::Refused,
+                io::ErrorKind::TimedOut => Outcome::TimedOut,
+                _ => Outcome::Unreachable,
+            },
+            Error::Resolve(_) | Error::Proxy(_) | Error::Kind(_) => Outcome::Unreachable,
+        }
+    }
+}
+
+/// Says by which grant an address would be reached.
+fn granted_as(address: &IpAddr, port: &u16) -> String {
+    match address {
+        address if address.is_loopback() => format!("is this machine's own loopback; grant {MACHINE}:{port} and ask for that name"),
+        IpAddr::V4(address) => format!("is reached only where {address}:{port} itself is granted"),
+        IpAddr::V6(address) => format!("is reached only where [{address}]:{port} itself is granted"),
+    }
+}
+
+/// Reaches a host that a grant covers so.
+///
+/// The addresses that are judged are the ones that are dialled: a name is looked up once. A proxy of the machine is told
+/// the name, and looks it up itself.
+pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies: &Proxies) -> Result<Dialled, Error> {
+    // What a proxy is asked for in another way than for a tunnel.
+    let plain = port == 80;
+    let proxy = proxies.towards(host, port, plain)?;
+    let found = lookup(host, port).await;
+    // Behind a proxy the machine itself often cannot resolve names; then it is the proxy's to judge.
+    let addresses = match (found, &proxy) {
+        (Ok(addresses), _) => judged(host, addresses, cover, policy)?,
+        (Err(_), Some(_)) => Vec::new(),
+        (Err(error), None) => return Err(Error::Resolve(error)),
+    };
+    // What is this machine's is another thing on a proxy's.
+    let proxy = proxy.filter(|_| !addresses.iter().any(|place| owner(place.ip()) == Owner::Machine));
+    let Some(proxy) = proxy else {
+        return Ok(Dialled { stream: connect(&addresses).await.map_err(Error::Connect)?, proxy: None });
+    };
+    let places = lookup(&proxy.host, proxy.port).await.map_err(|error| Error::Proxy(error.to_string()))?;
+    let mut stream = connect(&places).await.map_err(|error| Error::Proxy(error.to_string()))?;
+    if plain {
+        return Ok(Dialled { stream, proxy: Some(proxy) });
+    }
+    match timeout(PATIENCE, tunnel(&mut stream, &proxy, host, port)).await {
+        Ok(tunnelled) => tunnelled?,
+        Err(_) => return Err(Error::Connect(io::ErrorKind::TimedOut.into())),
+    }
+    Ok(Dialled { stream, proxy: None })
+}
+
+async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.as_str() == MACHINE {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+    }
+    // tokio's own lookup panics where the system refuses a thread.
+    let (send, receive) = oneshot::channel();
+    let name = host.for_resolver().to_owned();
+    let resolve = move || {
+        let found = (name.as_str(), port).to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
+        // Nobody may wait any more.
+        let _ = send.send(found);
+    };
+    thread::apart(resolve).map_err(io::Error::other)?;
+    let found = receive.await.map_err(io::Error::other)??;
+    if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
+}
+
+/// Keeps the addresses that may be dialled: public ones; those of a private network, where the host was granted by its own
+/// name or the address is granted; and this machine's own, or what means nothing beyond it, where that is granted as such.
+fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
+    let mut refusal = None;
+    let mut kept = Vec::new();
+    for mut place in addresses {
+        let (address, port) = (canonical(place.ip()), place.port());
+        if address != place.ip() {
+            place.set_ip(address);
+        }
+        let said = policy.said_of(address, port);
+        let is_named = host.as_str() == MACHINE || policy.names(address, port);
+        let by_class = owner(address);
+        let why = match if is_own(address) { Owner::Machine } else { by_class } {
+            _ if said == Said::Denied => Some(Error::Denied { address }),
+            Owner::World => None,
+            Owner::Network if said == Said::Granted || cover == Cover::Exact => None,
+            Owner::Network => Some(Error::NotPublic { address }),
+            Owner::Machine if is_named => None,
+            // A network of link-local addresses is granted as such; one that this machine stands in is not this machine.
+            Owner::Machine if said == Said::Granted && by_class == Owner::Machine => None,
+            Owner::Machine => Some(Error::Machine { address, port }),
+        };
+        match why {
+            None => kept.push(place),
+            Some(why) => refusal = refusal.or(Some(why)),
+        }
+    }
+    match refusal {
+        Some(why) if kept.is_empty() => Err(why),
+        _ => Ok(kept),
+    }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let end = Instant::now() + PATIENCE;
+    let mut last = io::Error::from(io::ErrorKind::TimedOut);
+    for (at, address) in addresses.iter().enumerate() {
+        let left = end.saturating_duration_since(Instant::now());
+        let patience = if at + 1 == addresses.len() { left } else { left.min(PATIENCE_ONE) };
+        match timeout(patience, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Asks the machine's proxy for a tunnel.
+async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, host: &Host, port: u16) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::Proxy(error.to_string());
+    let place = format!("{}:{port}", host.as_str());
+    let authorization = proxy.authorization.as_ref().map_or_else(String::new, |value| format!("Proxy-Authorization: {value}\r\n"));
+    let ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization}\r\n");
+    stream.write_all(ask.as_bytes()).await.map_err(failed)?;
+    let mut head = Vec::new();
+    // Byte by byte: what follows the head belongs to the tunnel, and an answer is short.
+    while end_of_head(&head).map_err(|error| Error::Proxy(error.to_string()))?.is_none() {
+        head.push(stream.read_u8().await.map_err(failed)?);
+        debug_assert!(head.len() <= MAX_HEAD_BYTES);
+    }
+    let text = String::from_utf8_lossy(&head);
+    let line = text.lines().next().unwrap_or_default();
+    match line.split(' ').nth(1) {
+        Some("200") => Ok(()),
+        _ => Err(Error::Proxy(line.chars().filter(|c| !c.is_control()).take(200).collect())),
+    }
+}

@@ -1,0 +1,94 @@
+//! What a TLS client says first: whom it wants to talk to (RFC 6066).
+
+use rustls::server::Acceptor;
+
+use silo_base::grant::Host;
+
+/// The longest beginning that is read; a ClientHello with a post-quantum share has less than 2 KiB.
+pub const MAX_HELLO_BYTES: usize = 64 << 10;
+
+/// What the first bytes of a connection tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// Not all yet.
+    Part,
+    /// It wants to talk to this host.
+    Names(Host),
+    /// It does not say to whom.
+    Nameless,
+    /// This is no TLS.
+    Other,
+}
+
+/// Reads the first bytes of a connection as they come; each is looked at once.
+#[derive(Default)]
+pub struct Reader {
+    acceptor: Acceptor,
+    length: usize,
+}
+
+impl Reader {
+    /// Takes the next bytes. After another answer than [`Hello::Part`] there is nothing more to read.
+    pub fn take(&mut self, bytes: &[u8]) -> Hello {
+        self.length = self.length.saturating_add(bytes.len());
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.acceptor.read_tls(&mut rest).is_err() {
+                return Hello::Other;
+            }
+            match self.acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let hello = accepted.client_hello();
+                    return hello.server_name().and_then(Host::parse).map_or(Hello::Nameless, Hello::Names);
+                }
+                Err(_) => return Hello::Other,
+            }
+        }
+        if self.length >= MAX_HELLO_BYTES { Hello::Other } else { Hello::Part }
+    }
+}
+
+/// Reads the first bytes of a connection.
+pub fn read(bytes: &[u8]) -> Hello {
+    Reader::default().take(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+
+    fn hello(name: &str) -> Vec<u8> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+        let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).expect("into memory");
+        bytes
+    }
+
+    #[test]
+    fn a_client_says_whom_it_wants() {
+        let bytes = hello("A.example");
+        for length in 0..bytes.len() {
+            assert_eq!(read(&bytes[..length]), Hello::Part, "{length}");
+        }
+        assert_eq!(read(&bytes), Hello::Names(Host::parse("a.example").expect("a host")));
+        // In pieces of whatever size it is the same.
+        for size in [1, 7, 100] {
+            let mut reader = Reader::default();
+            let last = bytes.chunks(size).map(|piece| reader.take(piece)).find(|hello| *hello != Hello::Part);
+            assert_eq!(last, Some(read(&bytes)), "{size}");
+        }
+        assert_eq!(read(&hello("192.0.2.1")), Hello::Nameless);
+        assert_eq!(read(b"GET / HTTP/1.1\r\n\r\n"), Hello::Other);
+        assert_eq!(read(b"SSH-2.0-x\r\n"), Hello::Other);
+    }
+}

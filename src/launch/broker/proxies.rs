@@ -1,0 +1,134 @@
+//! The machine's own proxies: which one leads to a host, if any.
+
+use serde::{Deserialize, Serialize};
+
+use silo_base::grant::{Host, MACHINE, split_port};
+
+/// The machine's own proxies, as its variables name them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxies {
+    /// For plain http.
+    pub http: Option<String>,
+    /// For everything else.
+    pub https: Option<String>,
+    /// What is reached directly, as `NO_PROXY` has it.
+    pub direct: Option<String>,
+}
+
+/// A proxy to go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Where it is.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// What it wants to be told, as the value of a header.
+    pub authorization: Option<String>,
+}
+
+/// A proxy setting that cannot be followed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this machine's proxy is not one of http, and others are not spoken here")]
+pub struct Unknown;
+
+impl Proxies {
+    /// Returns the proxy that leads to a host; `plain` for an exchange of plain http.
+    pub fn towards(&self, host: &Host, port: u16, plain: bool) -> Result<Option<Proxy>, Unknown> {
+        // What another machine calls its loopback is another thing.
+        if host.is_loopback() || host.as_str() == MACHINE || self.is_direct(host, port) {
+            return Ok(None);
+        }
+        let setting = if plain { &self.http } else { &self.https };
+        setting.as_deref().map(|url| parse(url).ok_or(Unknown)).transpose()
+    }
+
+    fn is_direct(&self, host: &Host, port: u16) -> bool {
+        self.direct.as_deref().unwrap_or_default().split([',', ' ']).filter(|entry| !entry.is_empty()).any(|entry| {
+            if entry == "*" {
+                return true;
+            }
+            let Some((name, only)) = split_port(entry) else { return false };
+            let name = name.trim_start_matches("*.").trim_start_matches('.');
+            let Some(name) = Host::parse(name) else { return false };
+            let below = host.as_str().strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.')) && !host.is_address();
+            only.is_none_or(|only| only == port) && (*host == name || below)
+        })
+    }
+}
+
+/// Reads `http://user:password@host:port`.
+fn parse(url: &str) -> Option<Proxy> {
+    let rest = match url.split_once("://") {
+        Some((scheme, rest)) => scheme.eq_ignore_ascii_case("http").then_some(rest)?,
+        None => url,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (user, place) = authority.rsplit_once('@').map_or((None, authority), |(user, place)| (Some(user), place));
+    let (host, port) = split_port(place)?;
+    let authorization = user.map(|user| format!("Basic {}", base64(&unescaped(user))));
+    Some(Proxy { host: Host::parse(host)?, port: port.unwrap_or(80), authorization })
+}
+
+/// Takes `%20` for what it stands for.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).filter(|_| *first == b'%');
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let three = [chunk[0], chunk.get(1).copied().unwrap_or(0), chunk.get(2).copied().unwrap_or(0)];
+        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
+        for at in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * at)) as usize & 63];
+            text.push(if at <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_settings_are_followed() {
+        let proxies = Proxies {
+            http: Some("proxy.example:3128".to_owned()),
+            https: Some("http://us%40er:pw@proxy.example:8080/".to_owned()),
+            direct: Some("localhost, .corp.example,one.example:8443".to_owned()),
+        };
+        let towards = |host: &str, port, plain| proxies.towards(&Host::parse(host).expect("a host"), port, plain).expect("http");
+        let secure = towards("a.example", 443, false).expect("a proxy");
+        assert_eq!((secure.port, secure.authorization.as_deref()), (8080, Some("Basic dXNAZXI6cHc=")));
+        assert_eq!(towards("a.example", 80, true).expect("a proxy").port, 3128);
+        for (host, port) in
+            [("x.corp.example", 443), ("corp.example", 443), ("one.example", 8443), ("127.0.0.1", 80), ("localhost", 80), (MACHINE, 22)]
+        {
+            assert_eq!(towards(host, port, false), None, "{host}");
+        }
+        assert!(towards("one.example", 443, false).is_some() && towards("xcorp.example", 443, false).is_some());
+        let odd = Proxies { https: Some("socks5://a".to_owned()), ..Proxies::default() };
+        assert_eq!(odd.towards(&Host::parse("a").expect("a host"), 443, false), Err(Unknown));
+        for (text, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v")] {
+            assert_eq!(base64(text.as_bytes()), expect);
+        }
+    }
+}

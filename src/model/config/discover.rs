@@ -1,0 +1,192 @@
+//! Finds the project around a directory, and opens its files if nobody else can have written them.
+//!
+//! A file counts if it and its directory belong to the caller or root and nobody else can write either. Both are judged as
+//! open descriptors, and the bytes are read from the same descriptor.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, stat, statat};
+use rustix::io::Errno;
+
+use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::plain;
+
+use super::groups;
+
+/// Symlinks that are followed to one file; as many as the kernel's own limit allows would be 40.
+const MAX_LINKS: usize = 8;
+
+/// A file that is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The file.
+    pub path: PathBuf,
+    /// The reason.
+    pub why: Why,
+}
+
+/// Reason for which a file is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It belongs to another user.
+    Owner(u32),
+    /// Other users can write it.
+    Writable,
+    /// Its directory belongs to another user.
+    OwnerOfDirectory(PathBuf, u32),
+    /// Other users can write its directory.
+    WritableDirectory(PathBuf),
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = plain::path(&self.path);
+        match &self.why {
+            Why::Owner(uid) => {
+                write!(to, "{path} is not used: it belongs to user {uid} (run silo as that user, or make it yours with `chown`)")
+            }
+            Why::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` keeps it to you)"),
+            Why::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", plain::path(dir)),
+            Why::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", plain::path(dir)),
+        }
+    }
+}
+
+/// The project around a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The project's directory.
+    pub root: PathBuf,
+    /// Settings on the way that are not used.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// A file of a project.
+#[derive(Debug)]
+pub enum Opened {
+    /// There is none.
+    Absent,
+    /// It is there, and nobody else can have written it.
+    File(File),
+    /// Somebody else may have written it.
+    PassedOver(PassedOver),
+}
+
+/// Finds the project that `from` is in: the nearest directory upwards with a `silo.toml` (or its older form) that counts, else
+/// the nearest with a `.git`, else `from` itself.
+pub fn project(from: &Path) -> Found {
+    let mut passed_over = Vec::new();
+    for dir in from.ancestors() {
+        for name in [PROJECT_CONFIG, LEGACY_CONFIG] {
+            let path = dir.join(name);
+            if path.symlink_metadata().is_err() {
+                continue;
+            }
+            match open(&path) {
+                Ok(Opened::Absent) => {}
+                Ok(Opened::PassedOver(one)) => passed_over.push(one),
+                // A file that cannot be read is an error of whoever reads it.
+                Ok(Opened::File(_)) | Err(_) => return Found { root: dir.to_owned(), passed_over },
+            }
+        }
+    }
+    let root = from.ancestors().find(|dir| is_repository(dir)).unwrap_or(from);
+    Found { root: root.to_owned(), passed_over }
+}
+
+/// Says whether a directory holds a repository that the caller or root made; anybody can make one in `/tmp`.
+fn is_repository(dir: &Path) -> bool {
+    let me = rustix::process::getuid().as_raw();
+    let is_owned = dir.join(".git").metadata().is_ok_and(|found| me == 0 || [0, me].contains(&found.uid()));
+    is_owned && dir.metadata().is_ok_and(|found| found.mode() & 0o002 == 0)
+}
+
+/// Opens a file to read, without waiting for a pipe, if nobody else can have written it.
+///
+/// Symlinks are followed one by one, and the directory of each must be safe, too.
+pub fn open(path: &Path) -> io::Result<Opened> {
+    let mut at = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let passed_over = |why| Ok(Opened::PassedOver(PassedOver { path: path.to_owned(), why }));
+        let of_directory = |writer| match writer {
+            Writer::Owner(uid) => Why::OwnerOfDirectory(parent.to_owned(), uid),
+            Writer::Others => Why::WritableDirectory(parent.to_owned()),
+        };
+        let dir = match openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            // One that cannot be listed is not opened at all, and judged for the reason alone.
+            Err(Errno::ACCESS) => match writer(&stat(parent)?, false) {
+                Some(writer) => return passed_over(of_directory(writer)),
+                None => return Err(Errno::ACCESS.into()),
+            },
+            opened => absent(opened)?,
+        };
+        let Some(dir) = dir else { return Ok(Opened::Absent) };
+        if let Some(writer) = writer(&fstat(&dir)?, has_acl(&dir)) {
+            return passed_over(of_directory(writer));
+        }
+        let of_file = |writer| match writer {
+            Writer::Owner(uid) => Why::Owner(uid),
+            Writer::Others => Why::Writable,
+        };
+        // A device or a pipe is not even opened.
+        let Some(found) = absent(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(Opened::Absent) };
+        if !matches!(FileType::from_raw_mode(found.st_mode), FileType::RegularFile | FileType::Symlink | FileType::Directory) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, nor a link to one"));
+        }
+        if let Some(writer) = writer(&found, false) {
+            return passed_over(of_file(writer));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        match openat(&dir, name, flags, Mode::empty()) {
+            // A symlink.
+            Err(Errno::LOOP) => at = parent.join(OsStr::from_bytes(readlinkat(&dir, name, Vec::new())?.as_bytes())),
+            opened => match absent(opened)?.map(File::from) {
+                None => return Ok(Opened::Absent),
+                Some(file) => match writer(&fstat(&file)?, has_acl(&file)) {
+                    Some(writer) => return passed_over(of_file(writer)),
+                    None => return Ok(Opened::File(file)),
+                },
+            },
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+fn absent<T>(opened: rustix::io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Somebody else who can write a file.
+enum Writer {
+    Owner(u32),
+    Others,
+}
+
+/// Says who besides the caller and root can write a file or directory.
+fn writer(found: &Stat, has_acl: bool) -> Option<Writer> {
+    let me = rustix::process::getuid().as_raw();
+    if ![0, me].contains(&found.st_uid) {
+        return Some(Writer::Owner(found.st_uid));
+    }
+    let (kind, mode) = (FileType::from_raw_mode(found.st_mode), Mode::from_raw_mode(found.st_mode));
+    let by_group = || mode.contains(Mode::WGRP) && (has_acl || !groups::is_of_one(found.st_gid, me));
+    // The mode of a symlink says nothing.
+    (!kind.is_symlink() && (mode.contains(Mode::WOTH) || by_group())).then_some(Writer::Others)
+}
+
+/// Says whether an access control list names further users: then the group's bits are the most that any of them may.
+fn has_acl(file: impl rustix::fd::AsFd) -> bool {
+    // The size alone is asked for.
+    rustix::fs::fgetxattr(file, c"system.posix_acl_access", &mut [0_u8; 0]).is_ok_and(|size| size > 0)
+}

@@ -1,0 +1,519 @@
+//! Edits of a `silo.toml`: text in, text out; comments, order and spelling of what is not touched stay.
+
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+
+use silo_base::grant::Port;
+
+/// Why a document cannot be edited.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It is not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key holds something of another kind.
+    #[error("{key} is not {kind}")]
+    Kind {
+        /// The key.
+        key: String,
+        /// What it should be.
+        kind: &'static str,
+    },
+}
+
+/// A `silo.toml` being edited.
+#[derive(Debug)]
+pub struct Document {
+    toml: DocumentMut,
+    /// The comments of a text that has nothing else; what is added comes after them.
+    lead: String,
+    /// The text as it was read, which stays byte for byte where nothing is changed.
+    original: String,
+    /// The same as the editor would write it.
+    unchanged: String,
+    /// Whether its lines end as those of Windows do.
+    crlf: bool,
+}
+
+/// The first character of files that some editors write.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+impl Document {
+    /// Reads a text; an empty one is a document with nothing in it.
+    pub fn parse(text: &str) -> Result<Document, Error> {
+        let original = text.to_owned();
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        let ends = text.matches('\n').count();
+        let crlf = text.matches("\r\n").count() * 2 > ends;
+        let text = text.replace("\r\n", "\n");
+        let toml: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| Error::Syntax(error.to_string()))?;
+        let unchanged = toml.to_string();
+        if toml.as_table().is_empty() {
+            return Ok(Document { toml: DocumentMut::new(), lead: text, original, unchanged: String::new(), crlf });
+        }
+        Ok(Document { toml, lead: String::new(), original, unchanged, crlf })
+    }
+
+    /// Returns the text.
+    pub fn text(&self) -> String {
+        let text = self.toml.to_string();
+        if text == self.unchanged {
+            return self.original.clone();
+        }
+        let between = if self.lead.trim().is_empty() || text.is_empty() { "" } else { "\n" };
+        let text = format!("{}{between}{text}", self.lead);
+        let text = if self.crlf { text.replace('\n', "\r\n") } else { text };
+        if self.original.starts_with(BYTE_ORDER_MARK) { format!("{BYTE_ORDER_MARK}{text}") } else { text }
+    }
+
+    /// Sets a list of texts, by the keys that lead to it, each table made where there is none.
+    pub fn list_of<'a>(&mut self, path: &[&str], texts: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        let mut table = self.toml.as_table_mut();
+        let (last, above) = path.split_last().expect("a path has a name");
+        for name in above {
+            let item = table.entry(name).or_insert_with(|| Item::Table(Table::new()));
+            table = item.as_table_mut().ok_or_else(|| Error::Kind { key: (*name).to_owned(), kind: "a table" })?;
+        }
+        table.insert(last, toml_edit::value(texts.collect::<Array>()));
+        Ok(())
+    }
+
+    /// Adds a tool to `tools`; says whether it was not there.
+    pub fn claim(&mut self, tool: &str) -> Result<bool, Error> {
+        let tools = self.toml.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        let tools = list(tools, "tools")?;
+        if tools.iter().any(|value| value.as_str().is_some_and(|entry| names(entry, tool))) {
+            return Ok(false);
+        }
+        push(tools, tool)
+    }
+
+    /// Takes a tool out of `tools`; says whether it was there.
+    pub fn disclaim(&mut self, tool: &str) -> Result<bool, Error> {
+        let Some(tools) = self.toml.as_table_mut().get_mut("tools") else { return Ok(false) };
+        Ok(remove(list(tools, "tools")?, |value| value.as_str().is_some_and(|entry| names(entry, tool))) > 0)
+    }
+
+    /// Sets the version that is wanted of a tool.
+    pub fn set_version(&mut self, tool: &str, version: &str) -> Result<(), Error> {
+        self.forget_version_in_tools(tool);
+        self.over(tool)?.insert("version", toml_edit::value(version));
+        Ok(())
+    }
+
+    /// Forgets which version is wanted of a tool; says whether one was.
+    pub fn unset_version(&mut self, tool: &str) -> Result<bool, Error> {
+        let listed = self.forget_version_in_tools(tool);
+        let removed = self.over(tool)?.remove("version").is_some();
+        self.prune(tool);
+        Ok(removed || listed)
+    }
+
+    /// Makes `python` of `python@3.13` in `tools`; says whether it was there.
+    fn forget_version_in_tools(&mut self, tool: &str) -> bool {
+        let tools = self.toml.as_table_mut().get_mut("tools").and_then(Item::as_array_mut);
+        let versioned = |value: &&mut Value| value.as_str().is_some_and(|entry| entry != tool && names(entry, tool));
+        let Some(entry) = tools.and_then(|tools| tools.iter_mut().find(versioned)) else { return false };
+        let decor = entry.decor().clone();
+        *entry = Value::from(tool);
+        *entry.decor_mut() = decor;
+        true
+    }
+
+    /// Adds a text to a list of a tool's; says whether it was not there.
+    pub fn add(&mut self, tool: &str, key: &str, text: &str) -> Result<bool, Error> {
+        push(self.list(tool, key)?, text)
+    }
+
+    /// Adds a command to a tool's `postInstall`; says whether it was not there.
+    pub fn add_step(&mut self, tool: &str, step: &NewStep) -> Result<bool, Error> {
+        let value = step.value();
+        let steps = self.list(tool, "postInstall")?;
+        if steps.iter().any(|old| same(old, &value)) {
+            return Ok(false);
+        }
+        steps.push(value);
+        one_a_line(steps);
+        Ok(true)
+    }
+
+    /// Takes commands out of a tool's `postInstall`: the one of that number, from 1, or all; returns how many.
+    pub fn remove_steps(&mut self, tool: &str, which: Option<usize>) -> Result<usize, Error> {
+        let mut number = 0;
+        let removed = remove(self.list(tool, "postInstall")?, |_| {
+            number += 1;
+            which.is_none_or(|which| which == number)
+        });
+        if self.list(tool, "postInstall")?.is_empty() {
+            self.over(tool)?.remove("postInstall");
+        }
+        self.prune(tool);
+        Ok(removed)
+    }
+
+    /// Adds a name to what may be reached (`allow`) or not (`deny`), by a tool or by all; says whether it was not there.
+    pub fn add_grant(&mut self, tool: Option<&str>, key: &str, grant: &str) -> Result<bool, Error> {
+        push(self.grants(tool, key)?, grant)
+    }
+
+    /// Takes a name out of what may be reached and what not, by a tool or by all; says whether it was there.
+    pub fn remove_grant(&mut self, tool: Option<&str>, grant: &str) -> Result<bool, Error> {
+        let mut removed = 0;
+        for key in ["allow", "deny"] {
+            removed += remove(self.grants(tool, key)?, |value| value.as_str() == Some(grant));
+            if self.grants(tool, key)?.is_empty() {
+                self.network(tool)?.remove(key);
+            }
+        }
+        if self.network(tool)?.is_empty() {
+            let table = match tool {
+                Some(tool) => self.over(tool)?,
+                None => self.toml.as_table_mut(),
+            };
+            table.remove("network");
+        }
+        if let Some(tool) = tool {
+            self.prune(tool);
+        }
+        Ok(removed > 0)
+    }
+
+    /// Leads a port of this machine to one of a tool's; says whether it did not before.
+    pub fn add_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
+        if self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Look)? > 0 {
+            return Ok(false);
+        }
+        self.take_ports(tool, |old| old.0 == port.host.get(), Take::Out)?;
+        let mut table = InlineTable::new();
+        table.insert("host", i64::from(port.host.get()).into());
+        table.insert("guest", i64::from(port.guest.get()).into());
+        let item = self.over(tool)?.entry("ports").or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        match item.as_array_of_tables_mut() {
+            Some(tables) => tables.push(table.into_table()),
+            None => list(item, &format!("overrides.{tool}.ports"))?.push(table),
+        }
+        Ok(true)
+    }
+
+    /// Leads a port of this machine to none of a tool's; says whether it did.
+    pub fn remove_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
+        let removed = self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Out)?;
+        self.prune(tool);
+        Ok(removed > 0)
+    }
+
+    /// Finds those ports of a tool that are wanted, in either way of writing them, and takes them out or not; returns how many.
+    fn take_ports(&mut self, tool: &str, wanted: impl Fn((u16, u16)) -> bool, take: Take) -> Result<usize, Error> {
+        let over = self.over(tool)?;
+        let Some(item) = over.get_mut("ports") else { return Ok(0) };
+        let is_wanted = |table: &dyn TableLike| {
+            let number = |key| table.get(key).and_then(Item::as_integer).and_then(|number| number.try_into().ok());
+            number("host").zip(number("guest")).is_some_and(&wanted)
+        };
+        let found;
+        if let Some(tables) = item.as_array_of_tables_mut() {
+            found = tables.iter().filter(|table| is_wanted(*table)).count();
+            if take == Take::Out {
+                tables.retain(|table| !is_wanted(table));
+            }
+        } else {
+            let ports = list(item, &format!("overrides.{tool}.ports"))?;
+            let is_it = |value: &Value| value.as_inline_table().is_some_and(|table| is_wanted(table));
+            found = match take {
+                Take::Look => ports.iter().filter(|value| is_it(value)).count(),
+                Take::Out => remove(ports, is_it),
+            };
+        }
+        let is_empty = item.as_array().is_some_and(Array::is_empty) || item.as_array_of_tables().is_some_and(ArrayOfTables::is_empty);
+        if is_empty {
+            over.remove("ports");
+        }
+        Ok(found)
+    }
+
+    fn grants(&mut self, tool: Option<&str>, key: &str) -> Result<&mut Array, Error> {
+        let item = self.network(tool)?.entry(key).or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        list(item, &format!("network.{key}"))
+    }
+
+    /// The table of what a tool, or every tool, may reach, made where there is none.
+    fn network(&mut self, tool: Option<&str>) -> Result<&mut Table, Error> {
+        let table = match tool {
+            Some(tool) => {
+                let over = self.over(tool)?;
+                // A table that holds only another one needs no line of its own.
+                if over.is_empty() {
+                    over.set_implicit(true);
+                }
+                over
+            }
+            None => self.toml.as_table_mut(),
+        };
+        let network = table.entry("network").or_insert_with(|| Item::Table(Table::new()));
+        if let Some(inline) = network.as_inline_table() {
+            *network = Item::Table(inline.clone().into_table());
+        }
+        network.as_table_mut().ok_or_else(|| Error::Kind { key: "network".to_owned(), kind: "a table" })
+    }
+
+    fn list(&mut self, tool: &str, key: &str) -> Result<&mut Array, Error> {
+        let item = self.over(tool)?.entry(key).or_insert_with(|| Item::Value(Value::Array(Array::new())));
+        list(item, &format!("overrides.{tool}.{key}"))
+    }
+
+    /// The table of a tool's overrides, made where there is none.
+    fn over(&mut self, tool: &str) -> Result<&mut Table, Error> {
+        let kind = |key: String| Error::Kind { key, kind: "a table" };
+        let implicit = || {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        };
+        let overrides = self.toml.as_table_mut().entry("overrides").or_insert_with(implicit);
+        let overrides = overrides.as_table_mut().ok_or_else(|| kind("overrides".to_owned()))?;
+        let over = overrides.entry(tool).or_insert_with(|| Item::Table(Table::new()));
+        if let Some(inline) = over.as_inline_table() {
+            // One that was written on one line would become unreadable with what is added.
+            *over = Item::Table(inline.clone().into_table());
+        }
+        over.as_table_mut().ok_or_else(|| kind(format!("overrides.{tool}")))
+    }
+
+    /// Removes a tool's overrides, and all of them, where nothing is left in them.
+    fn prune(&mut self, tool: &str) {
+        let Some(overrides) = self.toml.as_table_mut().get_mut("overrides").and_then(Item::as_table_mut) else { return };
+        if overrides.get(tool).and_then(Item::as_table).is_some_and(Table::is_empty) {
+            overrides.remove(tool);
+        }
+        if overrides.is_empty() {
+            self.toml.as_table_mut().remove("overrides");
+        }
+    }
+}
+
+/// What is done with what is found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    /// It stays.
+    Look,
+    /// It is taken out.
+    Out,
+}
+
+/// A command to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewStep {
+    /// For the shell if one, else word by word.
+    pub run: Vec<String>,
+    /// Whether `run` is one text for the shell.
+    pub shell: bool,
+    /// What it may reach.
+    pub network: Vec<String>,
+    /// Whether it sees the project's files.
+    pub project: bool,
+}
+
+impl NewStep {
+    fn value(&self) -> Value {
+        let words = |words: &[String]| Value::Array(words.iter().map(String::as_str).collect());
+        let run = match self.run.as_slice() {
+            [text] if self.shell => Value::from(text.as_str()),
+            list => words(list),
+        };
+        if self.network.is_empty() && !self.project {
+            return run;
+        }
+        let mut table = InlineTable::new();
+        table.insert("run", run);
+        if !self.network.is_empty() {
+            table.insert("network", words(&self.network));
+        }
+        if self.project {
+            table.insert("project", Value::from(true));
+        }
+        Value::InlineTable(table)
+    }
+}
+
+/// Whether an entry of `tools` is this tool, with a version or without.
+fn names(entry: &str, tool: &str) -> bool {
+    entry.split('@').next() == Some(tool)
+}
+
+fn list<'a>(item: &'a mut Item, key: &str) -> Result<&'a mut Array, Error> {
+    item.as_array_mut().ok_or_else(|| Error::Kind { key: key.to_owned(), kind: "a list" })
+}
+
+fn push(list: &mut Array, text: &str) -> Result<bool, Error> {
+    if list.iter().any(|value| value.as_str() == Some(text)) {
+        return Ok(false);
+    }
+    append(list, Value::from(text));
+    Ok(true)
+}
+
+/// Adds a value to a list: on a line of its own where the list has one line a value, and after the comment of the last.
+fn append(list: &mut Array, mut value: Value) {
+    let text = |raw: Option<&toml_edit::RawString>| raw.and_then(toml_edit::RawString::as_str).unwrap_or_default().to_owned();
+    let first = text(list.get(0).and_then(|first| first.decor().prefix()));
+    let trailing = text(Some(list.trailing()));
+    let Some((_, indent)) = first.rsplit_once('\n') else { return list.push(value) };
+    let (comment, _) = trailing.rsplit_once('\n').unwrap_or_default();
+    value.decor_mut().set_prefix(format!("{comment}\n{indent}"));
+    list.push_formatted(value);
+    list.set_trailing_comma(true);
+    list.set_trailing("\n");
+}
+
+fn remove(list: &mut Array, mut which: impl FnMut(&Value) -> bool) -> usize {
+    let before = list.len();
+    list.retain(|value| !which(value));
+    // What was second on a line has a space before it.
+    if let Some(first) = list.get_mut(0).filter(|first| first.decor().prefix().and_then(|prefix| prefix.as_str()) == Some(" ")) {
+        first.decor_mut().set_prefix("");
+    }
+    before - list.len()
+}
+
+/// Whether two values say the same, however they are spelled.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)),
+        (Value::InlineTable(a), Value::InlineTable(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| same(value, other)))
+        }
+        (a, b) => match (a.as_str(), b.as_str()) {
+            (Some(a), Some(b)) => a == b,
+            _ => a.as_bool().is_some() && a.as_bool() == b.as_bool(),
+        },
+    }
+}
+
+/// Puts each item of a list on a line of its own.
+fn one_a_line(list: &mut Array) {
+    for value in list.iter_mut() {
+        if value.decor().prefix().is_none_or(|prefix| prefix.as_str().is_none_or(|prefix| !prefix.contains('\n'))) {
+            value.decor_mut().set_prefix("\n    ");
+        }
+    }
+    list.set_trailing_comma(true);
+    list.set_trailing("\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(words: &[&str], network: &[&str], project: bool) -> NewStep {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        NewStep { run: owned(words), shell: false, network: owned(network), project }
+    }
+
+    #[test]
+    fn comments_and_order_stay() {
+        let text = "# my tools\ntools = [\"node\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\n";
+        let mut document = Document::parse(text).expect("TOML");
+        assert_eq!(document.claim("python"), Ok(true));
+        assert_eq!(document.claim("python"), Ok(false));
+        assert_eq!(document.add("python", "packages", "jq"), Ok(true));
+        assert_eq!(document.add_step("python", &step(&["pip", "install", "a>=2"], &["@pypi"], true)), Ok(true));
+        assert_eq!(document.add_step("python", &step(&["pip", "install", "a>=2"], &["@pypi"], true)), Ok(false));
+        assert_eq!(document.add_step("python", &step(&["true"], &[], false)), Ok(true));
+        assert_eq!(
+            document.text(),
+            "# my tools\ntools = [\"node\", \"python\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\npackages = [\"jq\"]\npostInstall = [\n    { run = [\"pip\", \"install\", \"a>=2\"], network = [\"@pypi\"], project = true },\n    [\"true\"],\n]\n"
+        );
+        assert_eq!(document.remove_steps("python", Some(1)), Ok(1));
+        assert_eq!(document.remove_steps("python", None), Ok(1));
+        assert_eq!(document.disclaim("node"), Ok(true));
+        assert_eq!(
+            document.text(),
+            "# my tools\ntools = [\"python\"] # two\n\n[overrides.python]\n# why\nenv = { A = \"1\" }\npackages = [\"jq\"]\n"
+        );
+    }
+
+    #[test]
+    fn line_ends_and_comments_of_lists_stay() {
+        let text = "tools = [\r\n  \"python\", # why\r\n]\r\n# a note\r\n[network]\r\nallow = [\"a.example\"]\r\n";
+        let mut document = Document::parse(text).expect("TOML");
+        assert_eq!(document.text(), text);
+        assert_eq!(document.claim("node"), Ok(true));
+        assert_eq!(document.add_grant(None, "allow", "b.example"), Ok(true));
+        let expect =
+            "tools = [\r\n  \"python\", # why\r\n  \"node\",\r\n]\r\n# a note\r\n[network]\r\nallow = [\"a.example\", \"b.example\"]\r\n";
+        assert_eq!(document.text(), expect);
+        // A file of both kinds stays as it is until something changes.
+        let mixed = "\u{feff}tools = []\r\n# a\n";
+        let mut document = Document::parse(mixed).expect("TOML");
+        assert_eq!(document.text(), mixed);
+        assert_eq!(document.claim("sh"), Ok(true));
+        assert_eq!(document.text(), "\u{feff}tools = [\"sh\"]\n# a\n");
+    }
+
+    #[test]
+    fn what_is_empty_goes() {
+        let mut document = Document::parse("").expect("nothing is TOML");
+        document.set_version("python", "3.13").expect("a table");
+        assert_eq!(document.text(), "[overrides.python]\nversion = \"3.13\"\n");
+        assert_eq!(document.unset_version("python"), Ok(true));
+        assert_eq!(document.text(), "");
+        assert_eq!(document.unset_version("python"), Ok(false));
+        assert_eq!(document.text(), "");
+        let mut document = Document::parse("# mine\n").expect("a comment is TOML");
+        assert_eq!(document.text(), "# mine\n");
+        document.claim("python").expect("a list");
+        assert_eq!(document.text(), "# mine\n\ntools = [\"python\"]\n");
+    }
+
+    #[test]
+    fn grants_come_and_go() {
+        let mut document = Document::parse("# mine\ntools = [\"a\"]\n").expect("TOML");
+        assert_eq!(document.add_grant(None, "allow", "b.example"), Ok(true));
+        assert_eq!(document.add_grant(None, "allow", "b.example"), Ok(false));
+        assert_eq!(document.add_grant(Some("t"), "deny", "c.example:22"), Ok(true));
+        let text = "# mine\ntools = [\"a\"]\n\n[network]\nallow = [\"b.example\"]\n\n[overrides.t.network]\ndeny = [\"c.example:22\"]\n";
+        assert_eq!(document.text(), text);
+        assert_eq!(document.remove_grant(Some("t"), "c.example:22"), Ok(true));
+        assert_eq!(document.remove_grant(None, "x"), Ok(false));
+        assert_eq!(document.remove_grant(None, "b.example"), Ok(true));
+        assert_eq!(document.text(), "# mine\ntools = [\"a\"]\n");
+    }
+
+    #[test]
+    fn a_version_beside_the_name_is_one_version() {
+        let mut document = Document::parse("tools = [\n  \"python@3.12\", # why\n]\n").expect("TOML");
+        assert_eq!(document.claim("python"), Ok(false));
+        document.set_version("python", "3.13").expect("a table");
+        assert_eq!(document.text(), "tools = [\n  \"python\", # why\n]\n\n[overrides.python]\nversion = \"3.13\"\n");
+        let mut document = Document::parse("tools = [\"python@3.12\", \"node@22\"]\n").expect("TOML");
+        assert_eq!(document.unset_version("node"), Ok(true));
+        assert_eq!(document.disclaim("python"), Ok(true));
+        assert_eq!(document.text(), "tools = [\"node\"]\n");
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        let mut document = Document::parse("tools = 1\noverrides = 2\n").expect("TOML");
+        assert_eq!(document.claim("x").expect_err("a number").to_string(), "tools is not a list");
+        assert_eq!(document.set_version("x", "1").expect_err("a number").to_string(), "overrides is not a table");
+        assert!(Document::parse("a = ").is_err());
+    }
+
+    #[test]
+    fn ports_come_and_go_whichever_way_they_are_written() {
+        let port = |text: &str| Port::parse(text).expect("a port");
+        let mut document = Document::parse("# mine\ntools = []\n\n[[overrides.t.ports]]\nhost = 1\nguest = 2\n").expect("TOML");
+        assert_eq!(document.add_port("t", port("1:2")), Ok(false));
+        assert_eq!(document.add_port("t", port("3:4")), Ok(true));
+        assert_eq!(document.add_port("t", port("1:5")), Ok(true), "one port of a machine leads to one place");
+        let text = document.text();
+        let settings: crate::config::Settings = toml::from_str(&text).expect("settings");
+        let ports: Vec<String> = settings.ports("t").iter().map(Port::to_string).collect();
+        assert_eq!(ports, ["3:4", "1:5"], "{text}");
+        assert!(text.starts_with("# mine"), "{text}");
+        assert_eq!(document.remove_port("t", port("1:2")), Ok(false));
+        assert_eq!(document.remove_port("t", port("1:5")), Ok(true));
+        assert_eq!(document.remove_port("t", port("3:4")), Ok(true));
+        assert!(!document.text().contains("overrides"), "{}", document.text());
+        assert!(Document::parse("overrides.t.ports = 1").expect("TOML").add_port("t", port("1")).is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! Where each value of the settings comes from: file and line, after all files are laid over one another.
+//!
+//! The same rules as `merge.rs`, on keys instead of types: lists are joined, tables merged by key, single values replaced.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Document, Item, TableLike, Value};
+
+use crate::document;
+use silo_base::plain::line;
+
+/// Lists that are replaced and not joined.
+const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];
+
+/// A text that says something of the settings.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its file, or where else it comes from.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// The table that its keys are of: `overrides.python` for a recipe of python.
+    pub below: Option<String>,
+    /// The keys that count; none for all.
+    pub keys: &'static [&'static str],
+}
+
+/// A value, and where it was said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The value as TOML.
+    pub value: String,
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+/// What is said of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// One value.
+    One(Said),
+    /// A list, each item with its own origin.
+    List(Vec<Said>),
+}
+
+/// Lays sources over one another, the lowest first, and says of each key what counts and where it was said.
+pub fn settings(sources: &[Source]) -> Result<BTreeMap<String, Setting>, document::Error> {
+    let mut all = BTreeMap::new();
+    for source in sources {
+        let wrong = |error: toml_edit::TomlError| document::Error::Meaning { path: source.path.clone(), message: error.to_string() };
+        let document = Document::parse(source.text.as_str()).map_err(wrong)?;
+        let counts = |key: &str| source.keys.is_empty() || source.keys.contains(&key);
+        for (key, item) in document.as_table().iter().filter(|(key, _)| counts(key)) {
+            let path = source.below.as_ref().map_or_else(|| dotted("", key), |below| dotted(below, key));
+            walk(source, &path, item, &mut all);
+        }
+    }
+    Ok(all)
+}
+
+fn walk(source: &Source, key: &str, item: &Item, all: &mut BTreeMap<String, Setting>) {
+    if let Some(tables) = item.as_array_of_tables() {
+        let said = tables.iter().map(|table| said(source, table.span(), inline(table)));
+        return list(key, said.collect(), all);
+    }
+    if let Some(table) = item.as_table_like() {
+        return table.iter().for_each(|(name, item)| walk(source, &dotted(key, name), item, all));
+    }
+    match item.as_value() {
+        Some(Value::Array(array)) => {
+            list(key, array.iter().map(|value| said(source, value.span(), plain(value))).collect(), all);
+        }
+        Some(value) => {
+            all.insert(key.to_owned(), Setting::One(said(source, value.span(), plain(value))));
+        }
+        None => {}
+    }
+}
+
+fn list(key: &str, items: Vec<Said>, all: &mut BTreeMap<String, Setting>) {
+    let replaced = REPLACED.iter().any(|name| key == *name || name.starts_with('.') && key.ends_with(name));
+    let mut joined = match all.remove(key) {
+        Some(Setting::List(under)) if !replaced => under,
+        _ => Vec::new(),
+    };
+    for item in items {
+        if joined.iter().all(|old| old.value != item.value) {
+            joined.push(item);
+        }
+    }
+    all.insert(key.to_owned(), Setting::List(joined));
+}
+
+fn said(source: &Source, span: Option<std::ops::Range<usize>>, value: String) -> Said {
+    let before = source.text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
+    Said { value, path: source.path.clone(), line: before.matches('\n').count() + 1 }
+}
+
+/// A value without the comments and spaces around it.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::InlineTable(table) => inline(table),
+        value => value.clone().decorated("", "").to_string(),
+    }
+}
+
+fn inline(table: &dyn TableLike) -> String {
+    let pair = |(name, item): (&str, &Item)| Some(format!("{} = {}", dotted("", name), plain(item.as_value()?)));
+    format!("{{ {} }}", table.iter().filter_map(pair).collect::<Vec<_>>().join(", "))
+}
+
+/// A key below another one, quoted where it has to be.
+fn dotted(above: &str, name: &str) -> String {
+    let bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    let name = if bare { name.to_owned() } else { Value::from(name).to_string() };
+    if above.is_empty() { name } else { format!("{above}.{name}") }
+}
+
+/// Spells settings as TOML, each value with its origin as a comment; `shown` spells a file's name.
+pub fn text(settings: &BTreeMap<String, Setting>, shown: impl Fn(&Path) -> String) -> String {
+    let whence = |said: &Said| format!("# {}:{}", shown(&said.path), said.line);
+    let mut text = String::new();
+    for (key, setting) in settings {
+        let key = line(key);
+        match setting {
+            Setting::One(said) => text += &format!("{key} = {}  {}\n", line(&said.value), whence(said)),
+            Setting::List(list) => {
+                text += &format!("{key} = [\n");
+                text.extend(list.iter().map(|said| format!("    {},  {}\n", line(&said.value), whence(said))));
+                text += "]\n";
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_says_where_it_comes_from() {
+        let source = |path: &str, text: &str, below: Option<&str>, keys| Source {
+            path: path.into(),
+            text: text.to_owned(),
+            below: below.map(str::to_owned),
+            keys,
+        };
+        let sources = [
+            source(
+                "recipe",
+                "description = \"x\"\ncache = [\"~/.cache/pip\"]\n[env]\nA = \"0\"\n",
+                Some("overrides.python"),
+                &["cache", "env"],
+            ),
+            source(
+                "user",
+                "# mine\npassEnv = [\"A\", # why\n  \"B\"]\nmount = { mode = \"ro\" }\n[[overrides.python.ports]]\nhost = 1\nguest = 2\n",
+                None,
+                &[],
+            ),
+            source(
+                "project",
+                "passEnv = [\"B\", \"C\"]\n[overrides.python]\nenv.A = \"1\"\nports = [{ host = 3, guest = 4 }]\n\n[overrides.python.env2]\n\"a b\" = true\n",
+                None,
+                &[],
+            ),
+        ];
+        let settings = settings(&sources).expect("they are TOML");
+        let text = text(&settings, |path| path.display().to_string());
+        let expect = "mount.mode = \"ro\"  # user:4\n\
+            overrides.python.cache = [\n    \"~/.cache/pip\",  # recipe:2\n]\n\
+            overrides.python.env.A = \"1\"  # project:3\n\
+            overrides.python.env2.\"a b\" = true  # project:7\n\
+            overrides.python.ports = [\n    { host = 3, guest = 4 },  # project:4\n]\n\
+            passEnv = [\n    \"A\",  # user:2\n    \"B\",  # user:3\n    \"C\",  # project:1\n]\n";
+        assert_eq!(text, expect);
+        let _: toml::Table = toml::from_str(&text).expect("what is shown is TOML itself");
+        assert!(super::settings(&[source("x", "a = ", None, &[])]).is_err());
+    }
+}

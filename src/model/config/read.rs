@@ -1,0 +1,203 @@
+//! Reading a `silo.toml`, and what can be wrong with one whose shape is right.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::document;
+use crate::recipe::file::{self, check_denials, check_grants, check_name, check_packages, check_step, check_variables};
+use crate::recipe::versions::is_version;
+use crate::recipe::{kept, lsp};
+use silo_base::amount;
+use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+
+use super::legacy::{self, Whose};
+use super::project::ProjectFiles;
+use super::sight::is_exclude;
+use super::{Network, Override, Settings};
+
+/// Most directories that a project excludes: each is two mounts of every run.
+const MAX_EXCLUDES: usize = 64;
+/// The longest name of a project.
+const MAX_PROJECT_ID_BYTES: usize = 64;
+
+/// Reads one `silo.toml`; one that is not there says nothing.
+pub fn read(path: &Path) -> Result<Settings, document::Error> {
+    match document::text_of(path)? {
+        Some(text) => parse(&text, path),
+        None => Ok(Settings::default()),
+    }
+}
+
+/// Older settings that were read, because there are none in today's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Older {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says that is not taken, and why.
+    pub left: Vec<String>,
+}
+
+/// Reads a `silo.toml`, or what was written before it where there is none.
+pub fn read_any(path: &Path, older: &Path, whose: Whose) -> Result<(Settings, Option<Older>), document::Error> {
+    if let Some(text) = document::text_of(path)? {
+        return Ok((parse(&text, path)?, None));
+    }
+    let Some(yaml) = document::text_of(older)? else { return Ok((Settings::default(), None)) };
+    parse_older(&yaml, older, whose)
+}
+
+/// Reads the settings of a project from files that were read.
+pub fn of_project(files: &ProjectFiles) -> Result<(Settings, Option<Older>), document::Error> {
+    if let Some(text) = files.text(PROJECT_CONFIG)? {
+        return Ok((parse(text, &files.root().join(PROJECT_CONFIG))?, None));
+    }
+    let Some(yaml) = files.text(LEGACY_CONFIG)? else { return Ok((Settings::default(), None)) };
+    parse_older(yaml, &files.root().join(LEGACY_CONFIG), Whose::Project)
+}
+
+fn parse_older(yaml: &str, older: &Path, whose: Whose) -> Result<(Settings, Option<Older>), document::Error> {
+    let taken = legacy::to_toml(yaml, older, whose)?;
+    let settings = parse(&taken.text, older).map_err(|error| without_place(error, older))?;
+    Ok((settings, Some(Older { path: older.to_owned(), left: taken.left })))
+}
+
+/// An error in a text that nobody wrote names no line of it.
+fn without_place(error: document::Error, path: &Path) -> document::Error {
+    match error {
+        document::Error::Syntax { message, hint, .. } => {
+            document::Error::Meaning { path: path.to_owned(), message: format!("{message}{hint}") }
+        }
+        error => error,
+    }
+}
+
+/// Reads the text of a `silo.toml` that came from `path`.
+pub fn parse(text: &str, path: &Path) -> Result<Settings, document::Error> {
+    let mut settings: Settings = document::parse(text, path)?;
+    today(&mut settings).and_then(|()| check(&settings)).map_err(|message| document::Error::Meaning { path: path.to_owned(), message })?;
+    Ok(settings)
+}
+
+/// Reads what can be said in several ways in one of them.
+fn today(settings: &mut Settings) -> Result<(), String> {
+    settings.network = std::mem::take(&mut settings.network).today();
+    for over in settings.overrides.values_mut() {
+        over.network = std::mem::take(&mut over.network).today();
+    }
+    for entry in &mut settings.tools {
+        let Some((tool, version)) = entry.split_once('@') else { continue };
+        let (tool, version) = (tool.to_owned(), version.to_owned());
+        if !is_version(&version) {
+            return Err(format!("tools: \"{version}\" of \"{entry}\" is not a version"));
+        }
+        let over = settings.overrides.entry(tool.clone()).or_default();
+        if let Some(other) = over.version.as_ref().filter(|other| **other != version) {
+            return Err(format!("tools asks for {entry}, and overrides.{tool}.version for {other}; say it once"));
+        }
+        over.version = Some(version);
+        *entry = tool;
+    }
+    let rootfs = &settings.cache.rootfs;
+    // Without a limit is more than anybody has, and than anybody waits.
+    let size = rootfs.max_size_mb.map(|mib| if mib == 0 { "1000000G".to_owned() } else { format!("{mib}M") });
+    let age = rootfs.max_age_days.map(|days| if days == 0 { "100000d".to_owned() } else { format!("{days}d") });
+    settings.gc.max_size = settings.gc.max_size.take().or(size);
+    settings.gc.max_age = settings.gc.max_age.take().or(age);
+    Ok(())
+}
+
+fn check(settings: &Settings) -> Result<(), String> {
+    let mirrors = &settings.mirrors;
+    let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
+    for base in bases {
+        if !["http://", "https://", "file://", "/"].iter().any(|start| base.starts_with(start)) {
+            return Err(format!("mirrors: \"{base}\" is neither an http, https or file URL nor an absolute path"));
+        }
+    }
+    check_variables("passEnv", settings.pass_env.iter()).map_err(|error| error.to_string())?;
+    for tool in &settings.tools {
+        check_name(tool).map_err(|error| format!("tools: {error}"))?;
+    }
+    if let Some(size) = &settings.gc.max_size {
+        amount::parse_size(size).map_err(|error| format!("gc.maxSize: {error}"))?;
+    }
+    if let Some(age) = &settings.gc.max_age {
+        amount::parse_age(age).map_err(|error| format!("gc.maxAge: {error}"))?;
+    }
+    if let Some(size) = &settings.build.max_step_size {
+        amount::parse_size(size).map_err(|error| format!("build.maxStepSize: {error}"))?;
+    }
+    check_sight(settings)?;
+    check_network(&settings.network).map_err(|error| error.to_string())?;
+    for (name, grants) in &settings.ecosystems {
+        let of = |error: file::Error| format!("ecosystems.{name}: {error}");
+        check_name(name).map_err(of)?;
+        check_grants("names", grants).map_err(of)?;
+        if let Some(nested) = grants.iter().find(|grant| grant.starts_with('@')) {
+            return Err(format!("ecosystems.{name}: {nested} cannot stand here; list its names"));
+        }
+    }
+    settings.overrides.iter().try_for_each(|(tool, over)| check_override(tool, over))
+}
+
+fn check_sight(settings: &Settings) -> Result<(), String> {
+    if let Some(wrong) = settings.mount.exclude.iter().find(|path| !is_exclude(path)) {
+        return Err(format!("mount.exclude: \"{wrong}\" is not a directory of the project; write it as node_modules or web/node_modules"));
+    }
+    if settings.mount.exclude.len() > MAX_EXCLUDES {
+        return Err(format!("mount.exclude has more than {MAX_EXCLUDES} directories"));
+    }
+    settings.pass_files.iter().try_for_each(|file| file.check().map_err(|error| format!("passFiles: {error}")))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_id = |id: &str| id.len() <= MAX_PROJECT_ID_BYTES && id.starts_with(|c: char| c.is_ascii_alphanumeric()) && id.chars().all(plain);
+    match &settings.project_id {
+        Some(id) if !is_id(id) => Err(format!("projectId: \"{id}\" is not a name of letters, digits, \"-\", \"_\" and \".\"")),
+        _ => Ok(()),
+    }
+}
+
+fn check_override(tool: &str, over: &Override) -> Result<(), String> {
+    let of = |error: file::Error| format!("overrides.{tool}: {error}");
+    check_name(tool).map_err(of)?;
+    check_packages("packages", &over.packages).map_err(of)?;
+    for addon in &over.addons {
+        check_name(addon).map_err(of)?;
+    }
+    for step in &over.post_install {
+        check_step("postInstall", step.clone()).map_err(of)?;
+    }
+    if over.version.as_ref().is_some_and(|version| !is_version(version)) {
+        let version = over.version.as_deref().unwrap_or_default();
+        return Err(format!("overrides.{tool}.version: \"{version}\" is not a version"));
+    }
+    check_network(&over.network).map_err(of)?;
+    check_variables("env", over.env.keys()).map_err(of)?;
+    check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
+    over.pass_files.iter().try_for_each(|file| file.check().map_err(|error| format!("overrides.{tool}.passFiles: {error}")))?;
+    for (key, entries) in [("cache", &over.cache), ("state", &over.state)] {
+        kept::check(key, entries.clone()).map_err(|error| format!("overrides.{tool}.{error}"))?;
+    }
+    if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
+        return Err(format!("overrides.{tool}.workdir must be an absolute path"));
+    }
+    let mut hosts = BTreeSet::new();
+    if let Some(twice) = over.ports.iter().flatten().find(|port| !hosts.insert(port.host)) {
+        return Err(format!("overrides.{tool}.ports: port {} of this machine leads to two ports inside", twice.host));
+    }
+    if over.cpus == Some(0) || over.memory_mb == Some(0) || over.rootfs_size_mb == Some(0) {
+        return Err(format!("overrides.{tool}: cpus, memoryMB and rootfsSizeMB must not be zero"));
+    }
+    if over.image.is_some() {
+        return Err(format!(
+            "overrides.{tool}.image is not taken here: an image stands in a recipe, as `silo install NAME --image` writes it"
+        ));
+    }
+    over.lsp.clone().map(lsp::check).transpose().map_err(of)?;
+    Ok(())
+}
+
+fn check_network(network: &Network) -> Result<(), file::Error> {
+    check_grants("network.allow", &network.allow)?;
+    check_denials("network.deny", &network.deny)?;
+    check_grants("network.installAllow", &network.install_allow)
+}

@@ -1,0 +1,15 @@
+//! Silo's file formats as types: text and bytes in, checked data out. Nothing here builds, downloads or launches.
+//!
+//! Usable alone: a program that reads or writes recipes, `silo.toml` or lock files needs only this package.
+
+pub mod document;
+pub mod oci;
+
+pub mod derivation;
+pub mod ecosystem;
+pub mod recipe;
+
+pub mod config;
+pub mod lock;
+
+pub mod plan;

@@ -1,0 +1,500 @@
+//! A recipe as written: every key optional, unknown keys refused.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::oci::reference;
+use silo_base::grant::Grant;
+
+use super::debian::{self, DebianTable};
+pub use super::error::Error;
+use super::kept::{self, KeptEntry};
+use super::lsp::{self, LspTable};
+use super::versions::{self, VersionTable};
+use super::wanted;
+use super::{Activation, Probe, Recipe, Run, SHELL, Step};
+
+/// A recipe file (`recipes/<tool>.toml`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RecipeFile {
+    /// One line for `silo list --available`.
+    pub description: Option<String>,
+    /// When and where a real program of the tool's kind was last run in it: `2026-11-28 on x86_64`.
+    pub tested: Option<String>,
+    /// The tool's version, where none of its packages has it; its steps find it in `$SILO_VERSION`.
+    pub version: Option<String>,
+    /// Other versions that it can be had in, and in what they differ.
+    #[serde(default)]
+    pub versions: BTreeMap<String, VersionTable>,
+    /// Tools that this one is built on: their packages, steps, variables and grants come first.
+    pub requires: Option<Vec<String>>,
+    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, `oci:/layout:name`,
+    /// `oci-archive:/file.tar:name` or `docker-archive:/file.tar:name`.
+    pub image: Option<String>,
+    /// The Debian packages of the tool's root.
+    pub debian: Option<DebianTable>,
+    /// Commands run in the root when it is built, in order; each one's changes become a layer.
+    pub steps: Option<Vec<StepEntry>>,
+    /// What the tool's own commands may reach.
+    #[serde(default)]
+    pub network: NetworkTable,
+    /// How to learn which names package ecosystems are, by the ecosystem's name.
+    #[serde(default)]
+    pub ecosystems: BTreeMap<String, EcosystemTable>,
+    /// The program and its first arguments; by default the tool's name.
+    pub command: Option<Vec<String>>,
+    /// Arguments of the command where a run has none, as CMD beside ENTRYPOINT in a Dockerfile.
+    pub arguments: Option<Vec<String>>,
+    /// Other commands of the tool: `name`, or `name:program and arguments`.
+    pub shims: Option<Vec<String>>,
+    /// Directories of a project that change how the tool is run where they are there, such as `.venv`.
+    pub activate: Option<Vec<ActivateTable>>,
+    /// Environment variables set inside.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Environment variables of the caller that are handed in where set.
+    pub pass_env: Option<Vec<String>>,
+    /// Package caches: directories that outlive a run and may be emptied.
+    pub cache: Option<Vec<KeptEntry>>,
+    /// Private state, such as logins: directories that outlive a run and are never emptied by Silo.
+    pub state: Option<Vec<KeptEntry>>,
+    /// Processors that a run may use at once.
+    pub cpus: Option<u32>,
+    /// Memory that a run may use, in MiB.
+    #[serde(rename = "memoryMB")]
+    pub memory_mb: Option<u64>,
+    /// What runs once in a virtual machine before its snapshot is taken, so that the tool's files are in memory then.
+    pub warm_up: Option<Vec<String>>,
+    /// The tool's language server, for `silo lsp`; no part of the tool's own image.
+    pub lsp: Option<LspTable>,
+}
+
+/// A directory that changes how the tool is run. It is looked for from where a run starts up to the project.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ActivateTable {
+    /// The directory, such as `.venv`.
+    pub dir: String,
+    /// What must be in it, such as `bin/python`.
+    pub has: Option<String>,
+    /// A variable that is set to the directory's path.
+    pub variable: Option<String>,
+    /// A directory in it whose programs come first.
+    pub path: Option<String>,
+    /// Names in it that carry the version of the tool that made it, such as `lib/python3.*`: it counts only if the image has one
+    /// of them, too, below `/usr` or `/usr/local`.
+    pub made_by: Option<String>,
+}
+
+/// A step: a shell command, or a table that says more.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a shell command, a list of words, or a table with `run`")]
+pub enum StepEntry {
+    /// A command for the shell.
+    Shell(String),
+    /// A program and its arguments.
+    Words(Vec<String>),
+    /// A command with what it needs.
+    Table(StepTable),
+}
+
+/// A command of a build with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StepTable {
+    /// A command for the shell, or a program and its arguments as a list.
+    pub run: Command,
+    /// What it may reach: `name`, `name:port`, `*.name`, or an ecosystem such as `@pypi`; by default nothing.
+    #[serde(default)]
+    pub network: Vec<String>,
+    /// Environment variables set for it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Whether it sees the project's files, read-only at /workspace; by default not.
+    #[serde(default)]
+    pub project: bool,
+}
+
+/// A command: for the shell, or word by word.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a shell command or a list of words")]
+pub enum Command {
+    /// A command for the shell.
+    Shell(String),
+    /// A program and its arguments.
+    Words(Vec<String>),
+}
+
+/// What a tool's commands may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NetworkTable {
+    /// What the tool may reach when it is run: names, or ecosystems such as `@pypi`.
+    pub allow: Option<Vec<String>>,
+    /// What commands given to `silo build` may reach, unless they say otherwise.
+    pub install_allow: Option<Vec<String>>,
+}
+
+/// How a package ecosystem is learned.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EcosystemTable {
+    /// A command of the tool's root that asks the ecosystem for something small.
+    pub probe: Command,
+}
+
+/// Lays `over` over `under`, key by key: tables merge, everything else is replaced.
+pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
+    let mut env = under.env;
+    env.extend(over.env);
+    let debian = debian::merge(under.debian, over.debian);
+    let mut ecosystems = under.ecosystems;
+    ecosystems.extend(over.ecosystems);
+    let mut versions = under.versions;
+    versions.extend(over.versions);
+    RecipeFile {
+        description: over.description.or(under.description),
+        tested: over.tested.or(under.tested),
+        version: over.version.or(under.version),
+        versions,
+        requires: over.requires.or(under.requires),
+        image: over.image.or(under.image),
+        debian,
+        steps: over.steps.or(under.steps),
+        network: NetworkTable {
+            allow: over.network.allow.or(under.network.allow),
+            install_allow: over.network.install_allow.or(under.network.install_allow),
+        },
+        ecosystems,
+        command: over.command.or(under.command),
+        arguments: over.arguments.or(under.arguments),
+        shims: over.shims.or(under.shims),
+        activate: over.activate.or(under.activate),
+        env,
+        pass_env: over.pass_env.or(under.pass_env),
+        cache: over.cache.or(under.cache),
+        state: over.state.or(under.state),
+        cpus: over.cpus.or(under.cpus),
+        memory_mb: over.memory_mb.or(under.memory_mb),
+        warm_up: over.warm_up.or(under.warm_up),
+        lsp: lsp::merge(under.lsp, over.lsp),
+    }
+}
+
+/// Checks `file` and fills in what it leaves out.
+pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
+    check_name(name)?;
+    let tag = check_image(&file)?;
+    let has_steps = file.versions.values().map(|version| &version.steps).chain([&file.steps]).flatten().any(|steps| !steps.is_empty());
+    let debian = debian::check(file.debian.unwrap_or_default(), has_steps)?;
+    let mut shims = BTreeMap::new();
+    let mut first_shim = None;
+    for shim in file.shims.unwrap_or_default() {
+        let (host, command) = check_shim(&shim)?;
+        first_shim.get_or_insert_with(|| host.clone());
+        shims.insert(host, command);
+    }
+    let arguments = file.arguments;
+    let command = file.command.unwrap_or_else(|| own_command(name, first_shim, &shims));
+    let activate = file.activate.unwrap_or_default().into_iter().map(check_activate).collect::<Result<_, _>>()?;
+    let is_empty = |words: &Vec<String>| words.first().is_none_or(String::is_empty);
+    let warm_up = file.warm_up.as_ref().is_some_and(is_empty);
+    let empty =
+        [("command", is_empty(&command)), ("cpus", file.cpus == Some(0)), ("memoryMB", file.memory_mb == Some(0)), ("warmUp", warm_up)];
+    if let Some((key, _)) = empty.into_iter().find(|(_, is_empty)| *is_empty) {
+        return Err(Error::Empty(key));
+    }
+    let pass_env = file.pass_env.unwrap_or_default();
+    check_variables("env", file.env.keys())?;
+    check_variables("passEnv", pass_env.iter())?;
+    let steps = versions::check_steps(file.steps.unwrap_or_default(), file.version.as_deref())?;
+    versions::check(&file.version, &file.versions)?;
+    let requires = file.requires.unwrap_or_default();
+    requires.iter().try_for_each(|tool| check_name(tool))?;
+    let allow = file.network.allow.unwrap_or_default();
+    check_grants("network.allow", &allow)?;
+    let install_allow = file.network.install_allow.unwrap_or_default();
+    check_grants("network.installAllow", &install_allow)?;
+    let ecosystems = check_ecosystems(file.ecosystems)?;
+    let cache = kept::check("cache", file.cache.unwrap_or_default())?;
+    let state = kept::check("state", file.state.unwrap_or_default())?;
+    let (cpus, memory_mb, warm_up) = (file.cpus, file.memory_mb, file.warm_up.unwrap_or_default());
+    let lsp = file.lsp.map(lsp::check).transpose()?.filter(|lsp| !lsp.command.is_empty());
+    Ok(Recipe {
+        name: name.to_owned(),
+        description: file.description.unwrap_or_default(),
+        tested: file.tested,
+        version: file.version.or(tag),
+        image: file.image,
+        versions: file.versions.into_iter().map(|(version, table)| (version, table.label.unwrap_or_default())).collect(),
+        requires,
+        debian,
+        steps,
+        install_allow: sorted(install_allow),
+        ecosystems,
+        run: Run {
+            command,
+            arguments,
+            shims,
+            activate,
+            env: file.env,
+            pass_env,
+            cache,
+            state,
+            network: sorted(allow),
+            cpus,
+            memory_mb,
+            warm_up,
+        },
+        lsp,
+    })
+}
+
+/// Checks the image that a tool is made of, if it is; returns its tag, which is a version of a kind.
+fn check_image(file: &RecipeFile) -> Result<Option<String>, Error> {
+    let Some(image) = &file.image else { return Ok(None) };
+    let parsed = reference::parse(image).map_err(|what| Error::Image { image: image.clone(), what })?;
+    if file.debian.is_some() {
+        return Err(Error::Both("[debian]"));
+    }
+    if file.requires.as_ref().is_some_and(|tools| !tools.is_empty()) {
+        return Err(Error::Both("requires"));
+    }
+    Ok(Some(parsed.version()))
+}
+
+fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
+    check_variables("activate.variable", table.variable.iter())?;
+    Ok(Activation {
+        dir: below("activate.dir", table.dir)?,
+        has: table.has.map(|has| below("activate.has", has)).transpose()?,
+        variable: table.variable,
+        path: table.path.map(|path| below("activate.path", path)).transpose()?,
+        made_by: table.made_by.map(check_made_by).transpose()?,
+    })
+}
+
+/// Checks a pattern of names: a path below a directory with one `*`, at its end.
+fn check_made_by(pattern: String) -> Result<String, Error> {
+    match pattern.strip_suffix('*') {
+        Some(start) if !start.is_empty() && !start.ends_with('/') && !start.contains('*') => {
+            below("activate.madeBy", start.to_owned())?;
+            Ok(pattern)
+        }
+        _ => Err(Error::Pattern(pattern)),
+    }
+}
+
+/// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
+fn own_command(name: &str, first_shim: Option<String>, shims: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let own = shims.get(name).or_else(|| shims.get(&first_shim?));
+    own.cloned().unwrap_or_else(|| vec![name.to_owned()])
+}
+
+/// Checks that a path stays below the directory that it is joined to.
+fn below(key: &'static str, value: String) -> Result<String, Error> {
+    let plain = std::path::Path::new(&value).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    // A colon would end the part of a PATH.
+    if plain && !value.is_empty() && !value.contains(['\0', ':']) { Ok(value) } else { Err(Error::Below { key, value }) }
+}
+
+/// Checks a step that stands under `key`.
+pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
+    let table = match entry {
+        StepEntry::Table(table) => table,
+        StepEntry::Shell(text) => StepTable { run: Command::Shell(text), network: Vec::new(), env: BTreeMap::new(), project: false },
+        StepEntry::Words(words) => StepTable { run: Command::Words(words), network: Vec::new(), env: BTreeMap::new(), project: false },
+    };
+    check_grants(key, &table.network)?;
+    check_variables(key, table.env.keys())?;
+    if table.env.values().any(|value| value.contains('\0')) {
+        return Err(Error::Empty("env"));
+    }
+    Ok(Step { run: check_command(key, table.run)?, network: sorted(table.network), env: table.env, project: table.project })
+}
+
+/// Checks how ecosystems are learned.
+pub fn check_ecosystems(tables: BTreeMap<String, EcosystemTable>) -> Result<BTreeMap<String, Probe>, Error> {
+    let one = |(name, table): (String, EcosystemTable)| {
+        check_name(&name)?;
+        Ok((name, Probe { run: check_command("ecosystems.probe", table.probe)? }))
+    };
+    tables.into_iter().map(one).collect()
+}
+
+fn check_command(key: &'static str, command: Command) -> Result<Vec<String>, Error> {
+    let words = match command {
+        Command::Shell(text) if text.trim().is_empty() => Vec::new(),
+        Command::Shell(text) => vec![SHELL.to_owned(), "-c".to_owned(), text],
+        Command::Words(words) => words,
+    };
+    if words.first().is_none_or(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
+        return Err(Error::Empty(key));
+    }
+    Ok(words)
+}
+
+/// Checks names that may be reached: they can be read, and can lead somewhere.
+pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
+    check_denials(key, grants)?;
+    let flawed = grants.iter().find_map(|text| Some((text, Grant::parse(text)?.flaw()?)));
+    flawed.map_or(Ok(()), |(text, why)| Err(Error::DeadGrant { key, value: text.clone(), why }))
+}
+
+/// Checks names that may not be reached: they can be read.
+pub fn check_denials(key: &'static str, grants: &[String]) -> Result<(), Error> {
+    match grants.iter().find(|grant| !is_grant(grant)) {
+        Some(wrong) => Err(Error::Grant { key, value: wrong.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn is_grant(text: &str) -> bool {
+    match text.strip_prefix('@') {
+        Some(ecosystem) => check_name(ecosystem).is_ok(),
+        None => Grant::parse(text).is_some(),
+    }
+}
+
+/// Checks that `name` can be a tool's: it becomes a file name and a word on the command line.
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
+        Ok(())
+    } else {
+        Err(Error::Name(name.to_owned()))
+    }
+}
+
+/// Checks that every one of `names` can be an environment variable.
+pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    for name in names {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::Variable { key, value: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every one of `packages` can be a Debian package, with or without a version.
+pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
+    if let Some(wrong) = packages.iter().find(|package| !wanted::is_package(package)) {
+        return Err(Error::Package { key, value: wrong.clone() });
+    }
+    match packages.iter().find(|package| wanted::parse(package).is_some_and(|wanted| wanted.of.is_some())) {
+        Some(foreign) => Err(Error::Foreign { key, value: foreign.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Checks `name`, or `name:program and arguments`.
+pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
+    let (host, command) = text.split_once(':').unwrap_or((text, text));
+    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    if command.is_empty() || !host.starts_with(|c: char| c.is_ascii_alphanumeric()) || !host.chars().all(plain) {
+        return Err(Error::Shim(text.to_owned()));
+    }
+    Ok((host.to_owned(), command))
+}
+
+/// Sorts a list whose order says nothing, and leaves out what stands twice.
+pub fn sorted(mut list: Vec<String>) -> Vec<String> {
+    list.sort();
+    list.dedup();
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> RecipeFile {
+        toml::from_str(text).expect("the text is a recipe")
+    }
+
+    #[test]
+    fn wrong_recipes_say_what_is_wrong() {
+        for (name, text, expect) in [
+            ("Python", "", "\"Python\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
+            ("a/b", "", "\"a/b\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
+            (
+                "x",
+                "[debian]\npackages = [\"a b\"]",
+                "debian.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
+            (
+                "x",
+                "[debian]\npackages = [\"a [vax]\"]",
+                "debian.packages: \"a [vax]\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
+            (
+                "x",
+                "[debian]\npackages = [\"-o\"]",
+                "debian.packages: \"-o\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
+            ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
+            (
+                "x",
+                "[debian]\nbuildPackages = [\"gcc\"]",
+                "debian.buildPackages are there while steps run, and there are none; write steps, or name them in debian.packages",
+            ),
+            (
+                "x",
+                "steps = [\"a\"]\n[debian]\nbuildPackages = [\"a b\"]",
+                "debian.buildPackages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+            ),
+            ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
+            ("x", "command = []", "command must not be empty or zero"),
+            ("x", "memoryMB = 0", "memoryMB must not be empty or zero"),
+            ("x", "steps = [\"\"]", "steps must not be empty or zero"),
+            (
+                "x",
+                "[[steps]]\nrun = \"true\"\nnetwork = [\"http://x\"]",
+                "steps: \"http://x\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem",
+            ),
+            (
+                "x",
+                "[[activate]]\ndir = \"x\"\nmadeBy = \"lib/*/x\"",
+                "activate.madeBy: \"lib/*/x\" is not the beginning of a path with one * at its end; write it as lib/python3.*",
+            ),
+            (
+                "x",
+                "[[activate]]\ndir = \"../x\"",
+                "activate.dir: \"../x\" is not a path below a directory; write it without a leading / and without ..",
+            ),
+            ("x", "passEnv = [\"A=B\"]", "passEnv: \"A=B\" is not a variable name"),
+            ("x", "version = \"a b\"", "version: \"a b\" is not a version"),
+            ("x", "[versions.\"../1\"]\n", "versions: \"../1\" is not a version"),
+            ("x", "[versions.1]\nsteps = [\"\"]", "versions.steps must not be empty or zero"),
+            ("x", "requires = [\"A\"]", "\"A\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
+        ] {
+            let error = check(name, parsed(text)).expect_err(text);
+            assert_eq!(error.to_string(), expect);
+        }
+    }
+
+    #[test]
+    fn a_tool_without_a_command_runs_its_own_or_first_shim() {
+        for (text, expect) in
+            [("", "x"), ("shims = [\"b\", \"a\"]", "b"), ("shims = [\"b\", \"x:y\"]", "y"), ("shims = [\"b\"]\ncommand = [\"c\"]", "c")]
+        {
+            assert_eq!(check("x", parsed(text)).expect(text).run.command, [expect], "{text}");
+        }
+    }
+
+    #[test]
+    fn later_recipes_lie_over_earlier_ones_key_by_key() {
+        let under = parsed("description = \"a\"\nenv = { A = \"1\", B = \"1\" }\n[debian]\npackages = [\"python3\"]");
+        let over = parsed("env = { B = \"2\" }\nmemoryMB = 64\n[debian]\nrecommends = true");
+        let recipe = check("x", merge(under, over)).expect("both are right");
+        assert_eq!(recipe.description, "a");
+        assert_eq!(recipe.debian.packages, ["python3"]);
+        assert!(recipe.debian.recommends);
+        assert_eq!(recipe.run.env.into_iter().collect::<Vec<_>>(), [("A".into(), "1".into()), ("B".into(), "2".into())]);
+        assert_eq!(recipe.run.memory_mb, Some(64));
+    }
+}

@@ -1,0 +1,109 @@
+//! A wanted package as it is written: `name`, with a version (`name=1.2`, `name (>= 1.2)`), from one suite alone (`name/trixie-backports`),
+//! for a foreign architecture (`name:i386`), or on one architecture alone (`name [arm64]`).
+
+use silo_base::system::Arch;
+
+/// The operators that may bound a version, the longer ones first.
+const OPERATORS: [&str; 5] = ["<<", "<=", ">=", ">>", "="];
+
+/// The architectures of Debian's packages that a root may have besides its own.
+const FOREIGN: [&str; 9] = ["amd64", "arm64", "armel", "armhf", "i386", "mips64el", "ppc64el", "riscv64", "s390x"];
+
+/// A wanted package in its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// The package's name.
+    pub name: &'a str,
+    /// The architecture of the package, where it is not the root's own.
+    pub of: Option<&'a str>,
+    /// The suite that it must come from.
+    pub suite: Option<&'a str>,
+    /// The operator and the version that bound its own.
+    pub bound: Option<(&'a str, &'a str)>,
+    /// The architecture of the root on which it is wanted, where it is not all of them.
+    pub on: Option<&'a str>,
+}
+
+/// Parts a wanted package; nothing where it is not written as one.
+pub fn parse(text: &str) -> Option<Wanted<'_>> {
+    let (text, on) = for_arch(text);
+    if on.is_some_and(|on| Arch::ALL.iter().all(|known| known.name() != on)) {
+        return None;
+    }
+    let end = text.find([' ', '(', '<', '>', '=']).unwrap_or(text.len());
+    let (head, bound) = text.split_at(end);
+    let (head, suite) = head.split_once('/').map_or((head, None), |(head, suite)| (head, Some(suite)));
+    let (name, of) = head.split_once(':').map_or((head, None), |(name, of)| (name, Some(of)));
+    let bound = match bound.trim() {
+        "" => None,
+        bound => Some(parse_bound(bound)?),
+    };
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_name = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) && name.chars().all(rest);
+    let is_suite = suite.is_none_or(|suite| suite.starts_with(|c: char| c.is_ascii_alphanumeric()) && suite.chars().all(plain));
+    let is_known = of.is_none_or(|of| FOREIGN.contains(&of));
+    (is_name && is_suite && is_known).then_some(Wanted { name, of, suite, bound, on })
+}
+
+fn parse_bound(text: &str) -> Option<(&str, &str)> {
+    let inside = match text.strip_prefix('(') {
+        Some(inside) => inside.strip_suffix(')')?.trim(),
+        None => text,
+    };
+    let (operator, version) = OPERATORS.iter().find_map(|operator| Some((*operator, inside.strip_prefix(operator)?.trim())))?;
+    let versions = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
+    (version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(versions)).then_some((operator, version))
+}
+
+/// Parts a wanted package from the architecture that it is wanted for, where it says one: `name [arm64]`.
+pub fn for_arch(text: &str) -> (&str, Option<&str>) {
+    match text.strip_suffix(']').and_then(|rest| rest.split_once(" [")) {
+        Some((package, arch)) => (package, Some(arch)),
+        None => (text, None),
+    }
+}
+
+/// Whether a text is a wanted package.
+pub fn is_package(text: &str) -> bool {
+    // Policy wants two letters at least.
+    parse(text).is_some_and(|wanted| wanted.name.len() >= 2)
+}
+
+/// Returns the name of a wanted package as locks write it: with its architecture, where it is foreign.
+pub fn name(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && !"+-.:".contains(c)).unwrap_or(text.len());
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wanted_packages_are_parted() {
+        let wanted = Wanted { name: "jq", of: None, suite: None, bound: None, on: None };
+        for (text, expect) in [
+            ("jq", wanted),
+            ("jq=1.6-2.1", Wanted { bound: Some(("=", "1.6-2.1")), ..wanted }),
+            ("jq (>= 1:1.6~rc1)", Wanted { bound: Some((">=", "1:1.6~rc1")), ..wanted }),
+            ("jq >= 1.6", Wanted { bound: Some((">=", "1.6")), ..wanted }),
+            ("jq<<2", Wanted { bound: Some(("<<", "2")), ..wanted }),
+            ("jq [arm64]", Wanted { on: Some("arm64"), ..wanted }),
+            ("jq/trixie-backports", Wanted { suite: Some("trixie-backports"), ..wanted }),
+            (
+                "jq:i386/sid (<= 2) [amd64]",
+                Wanted { of: Some("i386"), suite: Some("sid"), bound: Some(("<=", "2")), on: Some("amd64"), ..wanted },
+            ),
+        ] {
+            assert_eq!(parse(text), Some(expect), "{text}");
+        }
+        for wrong in ["", "-o", "a b", "jq=", "jq= a", "jq (1)", "jq (>= 1", "jq >> ", "jq [vax]", "jq:vax", "jq/", "jq/../x", "../x", "JQ"]
+        {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+        for (text, expect) in [("jq:i386/sid", "jq:i386"), ("g++=1", "g++"), ("lua5.3 (>= 1)", "lua5.3"), ("jq [arm64]", "jq")] {
+            assert_eq!(name(text), expect);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Implements the commands, without the command line.
+
+pub mod journal;
+pub mod shim;
+
+pub mod projects;
+pub mod record;
+pub mod settings_file;
+
+pub mod archives;
+pub mod kept;
+
+pub mod evict;
+pub mod keep;
+pub mod relock;
+pub mod trust;
+
+pub mod definition;
+pub mod locking;
+
+pub mod shims;
+
+pub mod collect;
+pub mod ecosystems;
+pub mod install;
+pub mod offer;
+pub mod verify;
+
+pub mod server;
+
+pub mod adopt;
+pub mod clean;
+pub mod compress;
+pub mod usage;
+
+pub mod outdated;
+pub mod sync;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use silo_store::layout::Store;
+
+use silo_base::event::Sink;
+use silo_base::home::Home;
+use silo_build::network::{Learning, Outside};
+use silo_fetch::mirrors::{self, Mirrors, Overrides};
+use silo_fetch::sources;
+use silo_fetch::transport::Transport;
+use silo_model::config::Settings;
+use silo_model::config::project::ProjectFiles;
+use silo_model::recipe::Recipe;
+use silo_model::recipe::catalog::Places;
+
+/// Context of a command.
+pub struct Context<'a> {
+    /// The home.
+    pub home: &'a Home,
+    /// Its layer store.
+    pub store: &'a Store,
+    /// The locations of recipes.
+    pub places: &'a Places,
+    /// The settings in force: the user's, overridden by the project's.
+    pub settings: &'a Settings,
+    /// The user's settings only.
+    pub user_settings: &'a Settings,
+    /// The project's settings only.
+    pub project_settings: &'a Settings,
+    /// The directory of the project.
+    pub project: &'a std::path::Path,
+    /// True if the root of a failed step is kept for `silo debug`.
+    pub keep_failed: bool,
+    /// Results of the reproducibility check, if enabled. Each step then runs twice.
+    pub check: Option<&'a silo_build::check::Check>,
+    /// The VM to run steps in; `None` runs them natively.
+    pub machine: Option<&'a silo_launch::spec::Machine>,
+    /// Finished realisations that are not yet written to the store.
+    pub notes: silo_build::Notes,
+    /// The host's apt configuration directory.
+    pub apt_dir: PathBuf,
+    /// Transport for downloads.
+    pub transport: &'a Transport,
+    /// The host's network configuration.
+    pub outside: Outside,
+    /// Path of the silo binary.
+    pub program: PathBuf,
+    /// Path by which launchers start the binary; it stays valid when a new version is installed there.
+    pub found_as: PathBuf,
+    /// Current time in seconds since 1970.
+    pub now: i64,
+    /// Number of worker threads.
+    pub jobs: usize,
+    /// Receiver of events.
+    pub sink: Sink<'a>,
+    /// Set when the user stops the command.
+    pub stop: &'a AtomicBool,
+}
+
+/// The settings and files that define tools.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The home.
+    pub home: &'a Home,
+    /// The locations of recipes.
+    pub places: &'a Places,
+    /// The settings in force: the user's, overridden by the project's.
+    pub settings: &'a Settings,
+    /// The user's settings only.
+    pub user_settings: &'a Settings,
+    /// The project's settings only.
+    pub project_settings: &'a Settings,
+    /// The directory of the project.
+    pub project: &'a std::path::Path,
+    /// The files of the project as they were read and judged; `None` for a command that changes them, which reads the disk.
+    pub files: Option<&'a ProjectFiles>,
+}
+
+impl Context<'_> {
+    /// Returns the same context with other recipes.
+    pub fn among<'b>(&'b self, places: &'b Places) -> Context<'b> {
+        Context {
+            places,
+            home: self.home,
+            store: self.store,
+            settings: self.settings,
+            user_settings: self.user_settings,
+            project_settings: self.project_settings,
+            project: self.project,
+            keep_failed: self.keep_failed,
+            check: self.check,
+            machine: self.machine,
+            notes: silo_build::Notes::default(),
+            apt_dir: self.apt_dir.clone(),
+            transport: self.transport,
+            outside: self.outside.clone(),
+            program: self.program.clone(),
+            found_as: self.found_as.clone(),
+            now: self.now,
+            jobs: self.jobs,
+            sink: self.sink,
+            stop: self.stop,
+        }
+    }
+
+    /// Returns the part of the context that defines tools.
+    pub fn view(&self) -> View<'_> {
+        View {
+            home: self.home,
+            places: self.places,
+            settings: self.settings,
+            user_settings: self.user_settings,
+            project_settings: self.project_settings,
+            project: self.project,
+            files: None,
+        }
+    }
+
+    /// Returns the context for learning an ecosystem with a recipe's probe in a root.
+    pub fn learning<'b>(&'b self, recipe: &'b Recipe, root: &'b [PathBuf]) -> Learning<'b> {
+        Learning { home: self.home, program: &self.program, outside: &self.outside, stop: self.stop, recipe, root }
+    }
+
+    /// Returns the mirrors: those of the settings, else the host's.
+    pub fn mirrors(&self) -> Mirrors {
+        let machine = sources::read_machine(&self.apt_dir);
+        for warning in &machine.warnings {
+            (self.sink)(silo_base::event::Event::Warning { text: warning.clone() });
+        }
+        let wished = &self.settings.mirrors;
+        let overrides = Overrides {
+            archive: wished.debian.clone(),
+            security: wished.debian_security.clone(),
+            snapshot_archive: wished.snapshot.clone(),
+            snapshot_security: wished.snapshot_security.clone(),
+        };
+        mirrors::mirrors(&machine, &overrides)
+    }
+}
