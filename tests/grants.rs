@@ -59,5 +59,5 @@ fn a_port_outside_a_wide_grant_is_refused_with_a_word() {
     let spec = sandbox(&bench, allowing(&["localhost:*"]), "");
     let output = bench.run(&spec, b"");
     let told = errors(&output);
-    assert!(output.status.code() == Some(125) && told.contains("grant host.silo.internal:* and ask for that name"), "{told}");
+    assert!(output.status.code() == Some(125) && told.contains("grant host.silo.internal:* and connect to it"), "{told}");
 }

@@ -209,7 +209,7 @@ mod tests {
         for (path, old, new, expect) in [
             ("opt/a.pyc", "1", "2", "compiled Python"),
             ("opt/x.gz", "\u{1f}\u{8b}", "\u{1f}\u{8b}2", "random"),
-            ("var/log/x", "1", "2", "a log"),
+            ("var/log/x", "1", "2", "log file"),
             ("opt/list", "b\na\nc\n", "c\na\nb\n", "the order"),
             ("opt/t", "made at 1795486000\n", "made at 1795486009\n", "the time"),
             ("opt/t", "1795486000123456789", "1795486009123456789", "the time"),
