@@ -79,7 +79,7 @@ pub enum Error {
     Ecosystem(#[from] ecosystem::Error),
     /// The files of the project that host programs act on cannot be listed.
     #[error(transparent)]
-    Guard(#[from] guard::Error),
+    Guard(#[from] silo_guard::Error),
     /// Git's configuration cannot be read.
     #[error(transparent)]
     Named(#[from] named::Error),

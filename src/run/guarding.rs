@@ -44,8 +44,8 @@ pub struct Guarded {
 
 impl Guarded {
     /// Records the current state of the project.
-    pub fn look(&self) -> Result<Guards, guard::Error> {
-        guard::look(&self.project, &self.asked())
+    pub fn look(&self) -> Result<Guards, silo_guard::Error> {
+        silo_guard::look(&self.project, &self.asked())
     }
 
     fn asked(&self) -> Asked<'_> {
