@@ -478,7 +478,7 @@ fn what_is_left_out_of_an_image_is_said() {
     layout.top(vec![layout.image(&[vec![entry("dev/null", b'3'), entry("opt/p", b'6'), f("opt/a").pax("mtime", "-5")]], |_| {})]);
     let done = silo.run(["install", "x", "--image", "oci:layout:t", "--shim", "x"]);
     assert!(done.code == 0 && done.err.contains("left out 2 device nodes and pipes: dev/null, opt/p"), "{done:?}");
-    assert!(done.err.contains("moved the times of 1 files"), "{done:?}");
+    assert!(done.err.contains("clamped the times of 1 files"), "{done:?}");
 }
 
 /// What a run of an image runs, for each way to say it in a Dockerfile.

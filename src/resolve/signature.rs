@@ -48,7 +48,7 @@ pub enum Error {
     #[error("file has no signature")]
     NoSignature,
     /// All signing keys are missing from the keyring.
-    #[error("no trusted key has signed: signed by {}", ids.join(", "))]
+    #[error("no signature by a trusted key: signed by {}", ids.join(", "))]
     UnknownKey { ids: Vec<String> },
     /// A trusted key's signature does not match the text.
     #[error("bad signature by {key}: the text differs from the signed one")]

@@ -62,7 +62,7 @@ pub enum Error {
     #[error("package {name} is virtual: choose one of {providers}")]
     Virtual { name: String, providers: String },
     /// The packages conflict.
-    #[error("packages do not fit together:\n{text}")]
+    #[error("packages cannot be installed together:\n{text}")]
     Unsolvable { text: String },
 }
 
@@ -250,7 +250,7 @@ mod tests {
             ("a circle", "a 1; Depends: b\nb 1; Depends: a", "a", "a=1 b=1"),
             ("pre-depends", "a 1; Pre-Depends: b\nb 1", "a", "a=1 b=1"),
             ("any", "a 1; Depends: b:any\nb 1; Multi-Arch: allowed", "a", "a=1 b=1"),
-            ("any of none", "a 1; Depends: b:any\nb 1", "a", "packages do not fit together:"),
+            ("any of none", "a 1; Depends: b:any\nb 1", "a", "packages cannot be installed together:"),
             (
                 "no conversion of what is merged",
                 "a 1; Depends: usrmerge | usr-is-merged\nusrmerge 1\nusr-is-merged 1",
@@ -263,8 +263,8 @@ mod tests {
             ("virtual", "p 1; Provides: v\nq 1; Provides: v", "v", "package v is virtual: choose one of q, p"),
             ("unknown", "a 1", "b", "package b does not exist for amd64"),
             ("no such version", "a 1", "a=2", "package a=2 does not exist for amd64: the indexes have 1"),
-            ("two that conflict", "a 1; Conflicts: b\nb 1", "a, b", "packages do not fit together:"),
-            ("nothing to depend on", "a 1; Depends: b\nb 1; Depends: c (>= 2)\nc 1", "a", "packages do not fit together:"),
+            ("two that conflict", "a 1; Conflicts: b\nb 1", "a, b", "packages cannot be installed together:"),
+            ("nothing to depend on", "a 1; Depends: b\nb 1; Depends: c (>= 2)\nc 1", "a", "packages cannot be installed together:"),
             ("bad wish", "a 1", "a b", "bad package `a b`: expected `name`, `name=version` or `name (>= version)`"),
             ("bad relation", "a 1; Depends: b (>= )", "a", "package a in line 1: bad Depends `b (>= )`"),
         ] {

@@ -316,7 +316,7 @@ fn item_of(header: &Header, mut pax: BTreeMap<Vec<u8>, Vec<u8>>, number: u64) ->
             Some(hidden) => Item::Whiteout(path(&[dir, hidden].concat())?),
             None => Item::File(path(&name)?, meta, size),
         },
-        _ => return Err(bad("is of a kind no layer holds")),
+        _ => return Err(bad("has a type that layers do not allow")),
     })
 }
 

@@ -223,7 +223,7 @@ impl Scan<'_> {
                 return Ok(false);
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
-                return Err(unfit("is a device node, which no layer can hold"));
+                return Err(unfit("is a device node, which layers cannot hold"));
             }
             FileType::Fifo | FileType::Socket => {
                 self.skipped.push(path.clone());
@@ -237,7 +237,7 @@ impl Scan<'_> {
                 return Ok(true);
             }
             FileType::Directory | FileType::RegularFile => {}
-            FileType::Unknown => return Err(unfit("is of a kind no layer can hold")),
+            FileType::Unknown => return Err(unfit("has a type that layers do not allow")),
         }
         make_ours(host, &stat)?;
         let xattrs = inode::xattrs(host).map_err(at("read the attributes of", host))?;

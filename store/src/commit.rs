@@ -48,7 +48,7 @@ pub enum CommitError {
     #[error(transparent)]
     Tree(#[from] TreeError),
     /// The entries are inconsistent.
-    #[error("the staged entries do not make a layer")]
+    #[error("the staged entries are not a valid layer")]
     Index(#[from] IndexError),
 }
 
@@ -59,7 +59,7 @@ pub enum TreeError {
     #[error(transparent)]
     File(#[from] PathError),
     /// The length of a file differs from its entry.
-    #[error("{path} is not {expected} bytes long any more")]
+    #[error("the length of {path} changed from {expected} bytes")]
     Length {
         /// The file.
         path: LayerPath,

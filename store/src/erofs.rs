@@ -305,7 +305,7 @@ fn xattr_bytes(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<u8>, ErofsErro
     });
     let mut bytes = vec![0; XATTR_HEADER_BYTES];
     for (prefix, name, value) in known {
-        let too_much = ErofsError::TooMuch { what: "an entry's attributes" };
+        let too_much = ErofsError::TooMuch { what: "attributes of an entry" };
         let (Ok(name_len), Ok(value_len)) = (u8::try_from(name.len()), u16::try_from(value.len())) else { return Err(too_much) };
         bytes.extend([name_len, prefix]);
         bytes.extend(value_len.to_le_bytes());
@@ -316,7 +316,7 @@ fn xattr_bytes(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<u8>, ErofsErro
     match bytes.len() {
         XATTR_HEADER_BYTES => Ok(Vec::new()),
         length if length / 4 < usize::from(u16::MAX) => Ok(bytes),
-        _ => Err(ErofsError::TooMuch { what: "an entry's attributes" }),
+        _ => Err(ErofsError::TooMuch { what: "attributes of an entry" }),
     }
 }
 

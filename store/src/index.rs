@@ -133,7 +133,7 @@ impl Index {
             if let Node::Hardlink { to } = &entry.node {
                 // A hard link has its file's metadata; the file is an earlier entry.
                 let found = entries.binary_search_by(|other| other.path.cmp(to));
-                let at = found.map_err(|_| bad("is a hard link to a path that is not above it"))?;
+                let at = found.map_err(|_| bad("is a hard link to a path that is not an earlier entry"))?;
                 entry.meta = entries[at].meta.clone();
             }
             if entries.len() == MAX_ENTRIES {
@@ -179,7 +179,7 @@ impl Index {
     fn check_link(&self, at: usize, to: &LayerPath) -> Result<(), &'static str> {
         let above = &self.entries[..at];
         let found = above.binary_search_by(|entry| entry.path.cmp(to));
-        let file = &above[found.map_err(|_| "is a hard link to a path that is not above it")?];
+        let file = &above[found.map_err(|_| "is a hard link to a path that is not an earlier entry")?];
         match file.node {
             Node::File { .. } if file.meta == self.entries[at].meta => Ok(()),
             Node::File { .. } => Err("differs in metadata from the file it is a hard link to"),
@@ -314,11 +314,11 @@ fn read_line(line: &[u8]) -> Result<Entry, &'static str> {
         }
         b"h" => Entry { path: fields.path()?, meta: Meta::default(), node: Node::Hardlink { to: fields.path()? } },
         b"w" => Entry { path: fields.path()?, meta: normal::whiteout(), node: Node::Whiteout },
-        _ => return Err("is of unknown kind"),
+        _ => return Err("has an unknown type"),
     };
     match fields.next() {
         Err(_) => Ok(entry),
-        Ok(_) => Err("has a field too many"),
+        Ok(_) => Err("has too many fields"),
     }
 }
 
@@ -327,7 +327,7 @@ struct Fields<'a, F: FnMut(&u8) -> bool>(std::slice::Split<'a, u8, F>);
 
 impl<'a, F: FnMut(&u8) -> bool> Fields<'a, F> {
     fn next(&mut self) -> Result<&'a [u8], &'static str> {
-        self.0.next().ok_or("has a field too few")
+        self.0.next().ok_or("has too few fields")
     }
 
     fn number<T: std::str::FromStr>(&mut self) -> Result<T, &'static str> {
@@ -436,8 +436,8 @@ mod tests {
             ("d 0755 0 0 a user.silo.owner=x\n".into(), "not normal"),
             ("d 0755 0 0 a user.b=1 user.a=1\n".into(), "canonical"),
             ("w a b\n".into(), "too many"),
-            ("x a\n".into(), "unknown kind"),
-            ("\n".into(), "unknown kind"),
+            ("x a\n".into(), "unknown type"),
+            ("\n".into(), "unknown type"),
             (format!("f 0644 0 0 -1 0 {h} a\n"), "canonical"),
             (format!("f 0644 0 0 99999999999 0 {h} a\n"), "not normal"),
             (format!("f 0644 0 0 1 0 {} a\n", h.to_uppercase()), "digest"),
@@ -445,8 +445,8 @@ mod tests {
             ("l 0 0 a b\nd 0755 0 0 a/b\n".into(), "not a directory"),
             ("w a\nw a/b\n".into(), "not a directory"),
             ("l 0 0 a \n".into(), "link target"),
-            ("h a b\n".into(), "not above"),
-            (format!("h a b\nf 0644 0 0 1 0 {h} b\n"), "not above"),
+            ("h a b\n".into(), "not an earlier entry"),
+            (format!("h a b\nf 0644 0 0 1 0 {h} b\n"), "not an earlier entry"),
             ("l 0 0 a x\nh b a\n".into(), "not a file"),
             (format!("f 0644 0 0 1 0 {h} a\nh b a\nh c b\n"), "not a file"),
         ];

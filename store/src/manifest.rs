@@ -74,7 +74,7 @@ impl Manifest {
         }
         let layer = lines.string("layer")?;
         let manifest = Manifest {
-            layer: LayerId::parse(&layer).map_err(|_| lines.bad("is no layer id"))?,
+            layer: LayerId::parse(&layer).map_err(|_| lines.bad("is not a layer id"))?,
             entries: lines.number("entries")?,
             bytes: lines.number("bytes")?,
             record: Record {
@@ -88,7 +88,7 @@ impl Manifest {
         };
         match lines.lines.next() {
             None => Ok(manifest),
-            Some(_) => Err(lines.bad("is followed by more")),
+            Some(_) => Err(lines.bad("is followed by unexpected text")),
         }
     }
 }
@@ -111,7 +111,7 @@ impl<'a> Lines<'a> {
     fn value(&mut self, key: &str) -> Result<&'a str, ManifestError> {
         let line = self.next()?;
         let value = line.strip_prefix(key).and_then(|rest| rest.strip_prefix(" = "));
-        value.ok_or_else(|| self.bad("has another key than expected"))
+        value.ok_or_else(|| self.bad("has an unexpected key"))
     }
 
     fn number(&mut self, key: &str) -> Result<u64, ManifestError> {

@@ -46,7 +46,7 @@ pub enum MergeError {
         layer: usize,
     },
     /// The result is not an index.
-    #[error("the layers together are not a tree")]
+    #[error("the merged layers are not a valid tree")]
     Index(#[from] IndexError),
 }
 

@@ -100,7 +100,7 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> 
     }
     // Files of root are trusted like our own.
     if found.st_uid != us && found.st_uid != 0 {
-        return Err(foreign(path, found.st_uid, "remove it, or give it to yourself with chown"));
+        return Err(foreign(path, found.st_uid, "remove it, or take ownership with chown"));
     }
     let mode = permissions(&found);
     if mode & OTHERS != 0 && found.st_uid == us {

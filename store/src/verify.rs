@@ -270,12 +270,12 @@ impl fmt::Display for What {
         f.write_str(match self {
             What::Missing => "missing",
             What::Extra => "not in the index",
-            What::Kind => "of another kind",
+            What::Kind => "wrong type",
             What::Bytes => "changed bytes",
             What::Mode => "changed permissions",
             What::Target => "changed link target",
-            What::Link => "not a hard link any more",
-            What::Identity => "not that of this layer",
+            What::Link => "no longer a hard link",
+            What::Identity => "belongs to another layer",
         })
     }
 }

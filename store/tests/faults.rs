@@ -75,7 +75,7 @@ fn a_killed_commit_leaves_a_stage_that_is_swept() {
     let home = Home::new();
     let mut stage = home.store.stage().unwrap();
     file(&mut stage, "d/a", "x");
-    assert!(scratch::sweep_stages(&home.store).unwrap().is_empty(), "the living are not swept");
+    assert!(scratch::sweep_stages(&home.store).unwrap().is_empty(), "stages of live processes are not swept");
     // State after a kill: the files, without a held lock.
     let left = names(&home.store.stages());
     let copy = home.beside("copy");
@@ -98,7 +98,7 @@ fn a_file_that_shrinks_before_the_commit_is_an_error() {
     let inside = home.store.stages().join(&names(&home.store.stages())[0]).join("tree/d/a");
     fs::write(inside, "less").unwrap();
     let error = stage.commit(&Record::default(), &home.shared()).unwrap_err();
-    assert_eq!(error.to_string(), "d/a is not 8 bytes long any more");
+    assert_eq!(error.to_string(), "the length of d/a changed from 8 bytes");
     assert!(layer::list(&home.store).unwrap().is_empty());
     assert!(names(&home.store.stages()).is_empty());
 }

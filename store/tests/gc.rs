@@ -150,7 +150,7 @@ fn whatever_the_roots_are_nothing_reachable_is_removed() {
         }
         for (id, layers) in &made_of {
             let whole = layers.iter().all(|layer| store.has(layer));
-            assert!(!store.image(id).exists() || whole, "round {round}: an image that stayed lost a layer");
+            assert!(!store.image(id).exists() || whole, "round {round}: a kept image lost a layer");
         }
         let left = layer::list(store).unwrap().len() + gc::images(store).unwrap().len();
         assert_eq!(left, layers.len() + images.len() - chosen.len(), "round {round}");

@@ -1,6 +1,6 @@
 //! The store from outside: one binary, one file a subject.
-#![allow(clippy::disallowed_methods, reason = "tests read the environment they are told things by")]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and says aloud what it skips")]
+#![allow(clippy::disallowed_methods, reason = "tests read settings from the environment")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and prints the checks that it skips")]
 
 mod capture;
 mod commit;

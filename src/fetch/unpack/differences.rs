@@ -35,7 +35,7 @@ impl Differences {
             lines.push(format!("left out {} device nodes and pipes: {}{more}", self.nodes, self.named.join(", ")));
         }
         if self.times > 0 {
-            lines.push(format!("moved the times of {} files into the years 1970 to 2242", self.times));
+            lines.push(format!("clamped the times of {} files to the years 1970 to 2242", self.times));
         }
         if self.by_global > 0 {
             lines.push(format!("took the owner, time or attributes of {} entries from a global pax header", self.by_global));

@@ -179,7 +179,7 @@ fn head(tar: &mut dyn Read, all: &mut Records) -> io::Result<Option<Head>> {
 fn set<T>(place: &mut Option<T>, value: T) -> io::Result<()> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(invalid("two extended headers of one kind before one entry")),
+        Some(_) => Err(invalid("two extended headers of one type before one entry")),
     }
 }
 

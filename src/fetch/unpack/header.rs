@@ -151,7 +151,7 @@ pub fn number(field: &[u8]) -> Result<i64, &'static str> {
     let start = field.iter().position(|byte| !matches!(byte, b' ' | 0)).unwrap_or(field.len());
     let digits = field[start..].iter().position(|byte| !matches!(byte, b'0'..=b'7')).unwrap_or(field.len() - start);
     if !matches!(field.get(start + digits), None | Some(b' ' | 0)) {
-        return Err("a number with other characters than octal digits");
+        return Err("a number with characters other than octal digits");
     }
     // Twelve octal digits, the longest field, are 36 bits.
     Ok(field[start..start + digits].iter().fold(0, |value, digit| value << 3 | i64::from(digit - b'0')))

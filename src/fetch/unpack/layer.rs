@@ -72,7 +72,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The layer depends on lower layers, which were not given.
-    #[error("layer {layer}: {path}: it needs the layers below")]
+    #[error("layer {layer}: {path}: it needs the lower layers")]
     Lower {
         /// The digest of the downloaded layer.
         layer: Digest,
