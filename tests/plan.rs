@@ -218,7 +218,7 @@ fn a_directory_that_is_swapped_for_a_symlink_is_never_mounted() {
     swapping(&inner, &link, || {
         for _ in 0..40 {
             let done = done(&mut bench.command(&spec));
-            assert!(done.code == 0 && done.out == "inner" || done.code == 125 && done.err.contains("replaced meanwhile"), "{done:?}");
+            assert!(done.code == 0 && done.out == "inner" || done.code == 125 && done.err.contains("another program replaced"), "{done:?}");
             shown += u32::from(done.code == 0);
         }
     });
@@ -227,7 +227,7 @@ fn a_directory_that_is_swapped_for_a_symlink_is_never_mounted() {
     fs::rename(&inner, outer.join("old")).expect("moved");
     fs::create_dir(&inner).expect("made");
     let refused = done(&mut bench.command(&spec));
-    assert!(refused.code == 125 && refused.err.contains("replaced meanwhile"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains("another program replaced"), "{refused:?}");
 }
 
 #[test]
