@@ -1,7 +1,7 @@
 //! Launches one sandbox from one [`spec::Spec`], on this system's tier.
 //!
-//! There is exactly one way to start a process in Silo, for `silo run`, a build step and a language server alike: describe it as a
-//! [`spec::Spec`], pass it to [`launch`], get an [`Exit`].
+//! There is exactly one way to start a process in Silo, for `silo run`, a build step and a language server alike. Describe it as a
+//! [`spec::Spec`], pass that to [`launch`], and get an [`Exit`].
 //!
 //! **`launch` must be called from a process with a single thread.** The sandbox's first process is a fork of the caller that goes on
 //! running Rust code and allocates memory. In a fork of a multi-threaded process, a lock held by another thread stays locked for ever. So a

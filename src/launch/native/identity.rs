@@ -14,9 +14,10 @@ use super::sys;
 use crate::host::failure::{During, Failure};
 use crate::spec::Identity;
 
-/// Capabilities of root in a build step, within its own user namespace: access to the image's files, which maintainer scripts expect. Not
-/// `CHOWN`, `SETUID`, `SETGID` (the filter handles those calls), not `SETFCAP` (a layer stores no file capabilities; scripts fall back to
-/// set-user-id), not `MKNOD`, and none with access to the kernel: no `SYS_ADMIN`, `SYS_PTRACE`, `NET_ADMIN`.
+/// Capabilities of root in a build step, within its own user namespace: access to the image's files, which maintainer scripts expect.
+///
+/// Dropped: `CHOWN`, `SETUID` and `SETGID` (the filter handles those calls), `SETFCAP` (a layer stores no file capabilities; scripts fall
+/// back to set-user-id), and `MKNOD`. Also dropped: all with access to the kernel, as `SYS_ADMIN`, `SYS_PTRACE` and `NET_ADMIN`.
 const STEP: CapabilitySet =
     CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::FOWNER).union(CapabilitySet::FSETID).union(CapabilitySet::NET_BIND_SERVICE);
 

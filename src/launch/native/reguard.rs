@@ -2,7 +2,7 @@
 //!
 //! A guard is a mount on a path: read-only, empty, or an overlay. When the host removes the path or renames another file over it, the
 //! kernel removes the mount, inside the sandbox as well. When the host renames the path, the mount moves along. A separate process of the
-//! sandbox keeps the right to mount. The kernel notifies it of each such change, and it mounts again within about a millisecond: it makes
+//! sandbox keeps the right to mount. The kernel notifies it of each such change, and it mounts again within about a millisecond. It makes
 //! the new file read-only, also in place of an overlay, and covers a hidden path with an empty file or directory. A program that writes in
 //! exactly that moment wins, so the launcher also compares such files at the end.
 //!

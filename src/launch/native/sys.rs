@@ -301,9 +301,9 @@ pub fn scrub(range: &Range<usize>) {
     if range.start == 0 || range.end <= range.start {
         return;
     }
-    // SAFETY: the range comes from the kernel's own record of this process (/proc/self/stat) and
-    // is mapped writable for its whole life; no Rust reference points into it, and the strings it
-    // held are only reached through `environ` and `std::env::args`, which the child never uses.
+    // SAFETY: the range comes from the kernel's own record of this process (/proc/self/stat) and is mapped writable for its whole life. No
+    // Rust reference points into it. The strings in it are only accessible through `environ` and `std::env::args`, which the child never
+    // uses.
     unsafe { ptr::write_bytes(range.start as *mut u8, 0, range.end - range.start) };
 }
 

@@ -39,7 +39,7 @@ const SCRATCH_BYTES: u64 = 64 << 20;
 const TASKS: u64 = 256;
 /// Open files of QEMU: one for each file of a share that the guest has open. QEMU closes some at half of this limit.
 const OPEN_FILES: u64 = 4096;
-/// Memory of QEMU in addition to the guest's: up to 1 GiB of translated code, half a GiB for the stacks of 64 file threads, the same for
+/// Memory of QEMU in addition to the guest's: up to 1 GiB of translated code, half a GiB for the stacks of 64 file threads, half a GiB for
 /// the stacks of requests, and its own heap. QEMU aborts if an allocation fails.
 const QEMU_MEMORY_BYTES: u64 = 2560 << 20;
 /// CPU time of QEMU in addition to the guest's: for files and channels.
@@ -51,10 +51,11 @@ const OWN_MEMORY_BYTES: u64 = 160 << 20;
 /// The smallest memory size that boots with room for a program.
 const LEAST_MEMORY_BYTES: u64 = 384 << 20;
 /// The kernel command line of every guest. The kernel prints nothing until a panic, and then reboots, which ends QEMU. It does not check
-/// timers and clocks for drift while the host is busy, and it trusts the processor's random number generator. It skips features that no
-/// program in a sandbox can use, which take a sixth of a start under TCG: self-tests of ciphers, keys for signatures of modules and files,
-/// BPF programs that only root may load, and security modules other than Landlock. The kernel passes the last word, which it does not know,
-/// to its first process as a variable.
+/// timers and clocks for drift while the host is busy, and it trusts the processor's random number generator.
+///
+/// It skips features that no program in a sandbox can use and that take a sixth of a start under TCG. These are self-tests of ciphers, keys
+/// for signatures of modules and files, BPF programs that only root may load, and security modules other than Landlock. The kernel passes
+/// the last word, which it does not know, to its first process as a variable.
 const COMMAND_LINE: &str = "earlyprintk=ttyS0 console=hvc0 quiet loglevel=1 panic=-1 no_timer_check tsc=reliable random.trust_cpu=on \
     cryptomgr.notests lsm=landlock rcupdate.rcu_expedited=1 initcall_blacklist=load_system_certificate_list,jent_mod_init,\
     crypto_kdf108_init,init_encrypted,platform_keyring_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init,bpf_sockmap_iter_init \
