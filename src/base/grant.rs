@@ -1,8 +1,8 @@
 //! Grants: the hosts that a sandbox may reach, by name and port.
 //!
 //! Pure: text in, data out. Names are compared without case and without a trailing dot. A text that the system's resolver would read as an
-//! address in one of its many spellings (`127.1`, `0x7f.1`, `2130706433`) counts as an address: only a grant with the same spelling covers
-//! it. A name with non-ASCII letters is converted to its DNS form (IDNA).
+//! address (`127.1`, `0x7f.1`, `2130706433`) counts as an address. Only a grant with the same spelling covers it. A name with non-ASCII
+//! letters is converted to its DNS form (IDNA).
 
 pub mod address;
 pub mod block;

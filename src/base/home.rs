@@ -36,7 +36,7 @@ impl Home {
         self.root.join(RECIPES)
     }
 
-    /// Locks made on this host for recipes that include none, or whose lock was out of date.
+    /// Locks made on this host: for recipes without a lock, or with an out-of-date one.
     pub fn locks(&self) -> PathBuf {
         self.root.join("recipe-locks")
     }
@@ -86,7 +86,7 @@ impl Home {
         self.root.join("journal")
     }
 
-    /// A file whose mtime is the time of the last automatic collection.
+    /// The mtime of this file is the time of the last automatic collection.
     pub fn collected(&self) -> PathBuf {
         self.root.join("collected")
     }

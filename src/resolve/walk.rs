@@ -4,8 +4,11 @@
 //! choices satisfy later dependencies. So the order of the walk *is* the policy, and only the same walk gives the same packages. The walk
 //! hardly backtracks and may end in an inconsistent set; the solver checks its result.
 //!
-//! Three flags per package, named as in apt, control the policy: *installed*; *protected* (the state was requested, and only its requester
-//! changes it); *candidate* (can still be installed; lost for good if it conflicts with a protected package or cannot work).
+//! Three flags per package, named as in apt, control the policy:
+//!
+//! * *installed*: part of the proposed set;
+//! * *protected*: the state was requested, and only its requester changes it;
+//! * *candidate*: can still be installed. Lost for good if it conflicts with a protected package or cannot work.
 
 use crate::packages::Error;
 use crate::universe::{Clause, Id, Kind, Member, Universe};
@@ -251,8 +254,8 @@ impl<'u, 'a> Walk<'u, 'a> {
         solutions
     }
 
-    /// Returns true if each dependency has a candidate. As in apt, a lost candidate still counts until a package with the same name
-    /// changes.
+    /// Returns true if each dependency has a candidate. As in apt, a lost candidate still counts until a package that has or provides the
+    /// name changes.
     fn can_be_satisfied(&self, id: Id) -> Result<bool, Error> {
         let believed = |member: &Member<'_>| {
             let seen = member.touching.iter().map(|id| self.states[id.index()].changed).max().unwrap_or(0);

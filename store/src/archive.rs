@@ -1,8 +1,8 @@
 //! The canonical tar. The SHA-256 of its bytes is the LayerId.
 //!
-//! One list of entries has exactly one archive: ustar headers, entries in index order, numeric owners without names, a PAX header only for
-//! values that ustar cannot hold, hard links to the first name, OCI whiteouts, two zero blocks at the end. A path longer than 100 bytes
-//! always goes into a PAX record; the ustar prefix field is never used, so each path has one encoding.
+//! One list of entries has exactly one archive: ustar headers, entries in index order, numeric owners without names, hard links to the
+//! first name, OCI whiteouts, two zero blocks at the end. A PAX header only holds values that do not fit into ustar. A path longer than 100
+//! bytes always goes into a PAX record; the ustar prefix field is never used, so each path has one encoding.
 //!
 //! The reader accepts only such archives: it re-encodes each parsed header and compares the bytes.
 

@@ -1,7 +1,7 @@
 //! Makes a layer of a build step's output: compares the upper directory of its overlay with the lower layers.
 //!
-//! The result does not depend on the order of the step's writes. A file equal to the lower layers is left out even if it was rewritten, and
-//! a directory that was removed and made again gives a whiteout for each missing entry, never an opaque directory. Changed parents are
+//! The result does not depend on the order of the step's writes. A file equal to the lower layers is left out, even if it was rewritten. A
+//! directory that was removed and made again gives a whiteout for each missing entry, never an opaque directory. Changed parents are
 //! entries, unchanged ones are not.
 //!
 //! The whole upper directory is scanned before any file is moved, so a refusal leaves it unchanged. The sandbox must have ended: nobody may

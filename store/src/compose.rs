@@ -1,6 +1,6 @@
 //! Composes layers into one tree of hard links to the layers' files, so it uses no space for contents.
 //!
-//! **Composed files are the layers' inodes.** The tree must be mounted read-only, as an overlay's lower directory: a write through it would
+//! **Composed files are the layers' inodes.** The tree must be mounted read-only, as an overlay's lower directory. A write through it would
 //! change every image with that layer, and `verify` would report it. Where a hard link is impossible (too many links, another file system)
 //! the file is copied.
 

@@ -3,10 +3,10 @@
 //! ```text
 //! baked/<LayerId>/      index, manifest.toml and the forms tree/ and layer.tar.zst
 //! images/<ImageId>/     composed roots
-//! realisations/<key>    which layer a derivation gave
-//! roots/<kind>/<name>   what gc must keep
+//! realisations/<key>    the layer of each derivation
+//! roots/<kind>/<name>   GC roots
 //! stage/                unfinished work, each piece with a locked <name>.lock
-//! locks/                store, build-<key>, image-<ImageId>
+//! locks/                lock files: store, build-<key>, image-<ImageId>
 //! ```
 
 use crate::digest::{Digest, LayerId};

@@ -1,5 +1,8 @@
-//! Locks as proofs of permission. There is the store's lock, shared to use the store and exclusive to collect; one lock per derivation, so
-//! that only one process builds it; and pins, which keep an image during a run.
+//! Locks as proofs of permission:
+//!
+//! * the store's lock, shared to use the store and exclusive to collect;
+//! * one lock per derivation, so that only one process builds it;
+//! * pins, which keep an image during a run.
 //!
 //! Locks are flock(2) on files in locks/: the kernel drops them when the holder dies. Build locks and pins are taken only under the shared
 //! lock, so gc may remove files that nobody holds. A pin outlives the shared lock: a sandbox that runs for hours keeps only its image.

@@ -42,7 +42,7 @@ pub fn fits(layer: &Index, lower: &Index) -> bool {
     })
 }
 
-/// Returns true if a layer has entries whose parent directories are not entries.
+/// Returns true if a layer has entries in directories that are not entries.
 pub fn is_loose(layer: &Index) -> bool {
     loose(layer).next().is_some()
 }

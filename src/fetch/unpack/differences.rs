@@ -12,7 +12,7 @@ pub struct Differences {
     pub nodes: usize,
     /// The first omitted paths.
     pub named: Vec<String>,
-    /// Number of files whose time is before 1970 or after 2242 and was clamped.
+    /// Number of files with a time before 1970 or after 2242, which was clamped.
     pub times: usize,
     /// Number of entries with an owner, a time or an attribute from a global pax header.
     pub by_global: usize,

@@ -139,7 +139,7 @@ struct Unpacking<'a> {
     count: usize,
     /// Entries of lower layers that this layer deletes.
     whiteouts: BTreeSet<LayerPath>,
-    /// Directories whose contents in lower layers are deleted.
+    /// Directories that hide their contents in lower layers.
     opaque: BTreeSet<LayerPath>,
     /// True if all entries of lower layers are deleted.
     is_root_opaque: bool,

@@ -138,7 +138,7 @@ pub enum Error {
     },
 }
 
-/// Reads the record of the package in `layer`, whose files are in `tree`.
+/// Reads the record of the package in `layer`; `tree` has the layer's files.
 pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error> {
     let wrong = |what: String| Error::NoPackage { layer, what };
     let mut members = BTreeMap::new();

@@ -88,7 +88,7 @@ pub struct Database {
     pub epoch: i64,
     /// The layers of the packages to add, sorted by package name.
     pub layers: Vec<LayerId>,
-    /// With two databases, the layers of the packages whose triggers are recorded again.
+    /// With two databases, the layers of the packages with triggers to be recorded again.
     pub triggers: Vec<LayerId>,
 }
 
