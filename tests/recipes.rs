@@ -88,11 +88,9 @@ fn what_a_tool_requires_lies_beneath_it() {
     silo.write(".silo/recipes/base.toml", "requires = [\"top\"]\n");
     assert!(silo.fails(["show", "top"]).err.contains("these recipes require each other: top -> base -> top"));
     silo.write(".silo/recipes/base.toml", "requires = [\"nothing\"]\n");
-    assert!(silo.fails(["show", "top"]).err.contains("base requires \"nothing\", and there is no recipe for it"));
+    assert!(silo.fails(["show", "top"]).err.contains("base requires \"nothing\", but there is no recipe for it"));
     silo.write(".silo/recipes/base.toml", "[debian]\nsuite = \"sid\"\n");
-    assert!(
-        silo.fails(["show", "top"]).err.contains("top is made of packages of trixie, and requires base, which is made of packages of sid")
-    );
+    assert!(silo.fails(["show", "top"]).err.contains("top has packages of trixie, but requires base, which has packages of sid"));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
     silo.write(".silo/siloconf", "passEnv: [MINE]\ncache:\n  tools: {maxSizeMB: 100}\n");
     let shown = silo.run(["config", "show"]);
     assert_eq!(shown.err.matches("in the older form (YAML)").count(), 2, "{shown:?}");
-    assert!(shown.err.contains("not taken: overrides.python.image: an image stands in a recipe"), "{shown:?}");
+    assert!(shown.err.contains("not taken: overrides.python.image: images belong in a recipe"), "{shown:?}");
     assert!(
         shown.out.contains("\"MINE\",") && shown.out.contains("\"TOKEN\",") && shown.out.contains("cache.tools.maxSizeMB = 100"),
         "{shown:?}"
@@ -95,18 +95,18 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
 fn what_there_is_not_yet_says_so() {
     let silo = Silo::new();
     for (text, expect) in [
-        ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image is not taken here: an image stands in a recipe"),
+        ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image is not allowed here: images belong in a recipe"),
         ("[overrides.python.lsp]\ncommand = []\n", "overrides.python: lsp.command must not be empty or zero"),
         ("[overrides.python.lsp]\ninstal = \"x\"\n", "did you mean \"install\"?"),
         (
             "tools = [\"python@3.13\"]\n[overrides.python]\nversion = \"3.12\"\n",
-            "tools asks for python@3.13, and overrides.python.version for 3.12",
+            "tools has python@3.13, but overrides.python.version is 3.12",
         ),
         ("tools = [\"python@\"]\n", "\"\" of \"python@\" is not a version"),
         ("[mount]\nexclude = [\"../x\"]\n", "mount.exclude: \"../x\" is not a directory of the project"),
         ("[mount]\nmode = \"read\"\n", "unknown variant `read`"),
         ("[overrides.sh]\ncache = [{ guest = \"~/x\", host = \"~\" }]\n", "expected a path such as"),
-        ("[overrides.sh]\nstate = [\"/proc/x\"]\n", "overrides.sh.state: \"/proc/x\" is not a directory that can be kept"),
+        ("[overrides.sh]\nstate = [\"/proc/x\"]\n", "overrides.sh.state: \"/proc/x\" cannot be a persistent directory"),
         ("projectId = \"../x\"\n", "projectId: \"../x\" is not a name"),
     ] {
         write(&silo, "silo.toml", text);

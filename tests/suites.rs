@@ -164,7 +164,7 @@ fn an_archive_without_its_key_and_what_is_not_there_are_refused() {
         (recipe("\"dash/stable\"", "", &inline), "stable has no package dash"),
         (recipe("\"greeting\"", "debconf = [\"nobody nobody/x string y\"]", &inline), "no package of the recipe needs nobody"),
         (recipe("\"greeting\"", "debs = [\"none.deb\"]", &inline), "none.deb"),
-        (recipe("\"greeting\"", "", "keyFile = \"../x.asc\""), "no file beside the recipe"),
+        (recipe("\"greeting\"", "", "keyFile = \"../x.asc\""), "no file in the recipe's directory"),
         (recipe("\"greeting\", \"linux-image-amd64\"", "", &inline), "linux-image-amd64 [amd64]"),
     ] {
         silo.write(".silo/recipes/own.toml", &text);

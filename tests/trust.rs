@@ -207,7 +207,7 @@ fn settings_that_others_can_write_are_not_used() {
     for (dir, of_file, why) in [
         (0o777, 0o644, "other users can write /"),
         (0o1777, 0o644, "other users can write /"),
-        (0o755, 0o666, "other users can write it (`chmod go-w` keeps it to you)"),
+        (0o755, 0o666, "other users can write it (`chmod go-w` prevents that)"),
     ] {
         mode(&project, dir);
         mode(&file, of_file);
@@ -254,7 +254,7 @@ fn settings_of_another_user_are_not_used_whoever_asks() {
         assert!(settings_at(&silo, &deep).out.contains("\"TOKEN\""), "root's own count");
         let own = fs::metadata(&project).expect("there").uid();
         for (path, why) in [
-            (&file, format!("it belongs to user {other} (run silo as that user, or make it yours with `chown`)")),
+            (&file, format!("it belongs to user {other} (run silo as that user, or take it over with `chown`)")),
             (&project, format!("/project belongs to user {other}")),
         ] {
             chown(path, Some(other), Some(other)).expect("root may give a file away");

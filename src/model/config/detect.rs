@@ -1,19 +1,18 @@
-//! Which tools and add-ons a directory is for, by the names of files that stand in it, and which of its directories a
-//! sandbox is better off with its own of.
+//! Detects the tools and add-ons of a project by the names of its files, and the directories that a sandbox should replace by its own.
 
 use std::collections::BTreeSet;
 
-/// What a file is the mark of.
+/// Files that indicate a tool or add-on.
 struct Mark {
-    /// The tool or add-on.
+    /// Tool or add-on.
     name: &'static str,
-    /// The files, any of which is enough.
+    /// File names, any of which is enough.
     files: &'static [&'static str],
     /// Directories to exclude.
     exclude: &'static [&'static str],
 }
 
-/// Tools, in the order in which they are told.
+/// Tools, in the order of the output.
 const TOOLS: [Mark; 5] = [
     Mark {
         name: "python",
@@ -30,34 +29,34 @@ const TOOLS: [Mark; 5] = [
 const OF_PYTHON: [Mark; 2] =
     [Mark { name: "poetry", files: &["poetry.lock"], exclude: &[] }, Mark { name: "uv", files: &["uv.lock"], exclude: &[] }];
 
-/// Languages that are laid over another tool.
+/// Languages that are added to another tool.
 const LANGUAGES: [Mark; 3] = [
     Mark { name: "kotlin", files: &["build.gradle.kts", "settings.gradle.kts"], exclude: &[] },
     Mark { name: "java", files: &["pom.xml", "build.gradle"], exclude: &[] },
     Mark { name: "ruby", files: &["Gemfile"], exclude: &[] },
 ];
 
-/// Something that was found, with the file that shows it.
+/// A detected tool or add-on, with the file that indicates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The tool or add-on.
+    /// Tool or add-on.
     pub name: &'static str,
-    /// The file.
+    /// File name.
     pub file: &'static str,
 }
 
-/// What a directory is for.
+/// Everything detected in a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detected {
     /// Tools.
     pub tools: Vec<Found>,
     /// Add-ons of python.
     pub of_python: Vec<Found>,
-    /// Languages, which are laid over some tool.
+    /// Languages, as add-ons of some tool.
     pub languages: Vec<Found>,
 }
 
-/// Looks at the names in a directory.
+/// Detects tools and add-ons by the file names of a directory.
 pub fn detect(names: &BTreeSet<String>) -> Detected {
     let found = |marks: &'static [Mark]| {
         let one = |mark: &'static Mark| Some(Found { name: mark.name, file: mark.files.iter().find(|file| names.contains(**file))? });
@@ -66,7 +65,7 @@ pub fn detect(names: &BTreeSet<String>) -> Detected {
     Detected { tools: found(&TOOLS), of_python: found(&OF_PYTHON), languages: found(&LANGUAGES) }
 }
 
-/// Returns the directories of a project that a sandbox with these tools has of its own.
+/// Returns the project directories to exclude for these tools.
 pub fn excludes<'a>(tools: impl Iterator<Item = &'a str>) -> Vec<&'static str> {
     let of = |tool: &str| TOOLS.iter().find(|mark| mark.name == tool).map_or(&[][..], |mark| mark.exclude);
     tools.flat_map(|tool| of(tool).iter().copied()).collect()

@@ -1,7 +1,7 @@
-//! Finds the project around a directory, and opens its files if nobody else can have written them.
+//! Finds the project of a directory, and opens its files if no other user can have written them.
 //!
-//! A file counts if it and its directory belong to the caller or root and nobody else can write either. Both are judged as
-//! open descriptors, and the bytes are read from the same descriptor.
+//! A file is accepted if it and its directory belong to the caller or root and nobody else can write either. Both checks use open
+//! descriptors, and the bytes are read from the same descriptor.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -19,24 +19,24 @@ use silo_base::plain;
 
 use super::groups;
 
-/// Symlinks that are followed to one file; as many as the kernel's own limit allows would be 40.
+/// Limit of followed symlinks to one file; the kernel allows 40.
 const MAX_LINKS: usize = 8;
 
-/// A file that is not used.
+/// A rejected file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedOver {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The reason.
+    /// Reason.
     pub why: Why,
 }
 
-/// Reason for which a file is not used.
+/// Reason for rejecting a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It belongs to another user.
+    /// The file belongs to another user.
     Owner(u32),
-    /// Other users can write it.
+    /// Other users can write the file.
     Writable,
     /// Its directory belongs to another user.
     OwnerOfDirectory(PathBuf, u32),
@@ -49,37 +49,37 @@ impl fmt::Display for PassedOver {
         let path = plain::path(&self.path);
         match &self.why {
             Why::Owner(uid) => {
-                write!(to, "{path} is not used: it belongs to user {uid} (run silo as that user, or make it yours with `chown`)")
+                write!(to, "{path} is not used: it belongs to user {uid} (run silo as that user, or take it over with `chown`)")
             }
-            Why::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` keeps it to you)"),
+            Why::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` prevents that)"),
             Why::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", plain::path(dir)),
             Why::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", plain::path(dir)),
         }
     }
 }
 
-/// The project around a directory.
+/// The project of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The project's directory.
+    /// Project directory.
     pub root: PathBuf,
-    /// Settings on the way that are not used.
+    /// Settings files on the way that were rejected.
     pub passed_over: Vec<PassedOver>,
 }
 
-/// A file of a project.
+/// Result of opening a project file.
 #[derive(Debug)]
 pub enum Opened {
-    /// There is none.
+    /// The file does not exist.
     Absent,
-    /// It is there, and nobody else can have written it.
+    /// The file, which no other user can have written.
     File(File),
-    /// Somebody else may have written it.
+    /// Rejected: another user may have written the file.
     PassedOver(PassedOver),
 }
 
-/// Finds the project that `from` is in: the nearest directory upwards with a `silo.toml` (or its older form) that counts, else
-/// the nearest with a `.git`, else `from` itself.
+/// Finds the project of `from`: the nearest directory upwards with an accepted `silo.toml` (or its old form), else the nearest with a
+/// `.git`, else `from` itself.
 pub fn project(from: &Path) -> Found {
     let mut passed_over = Vec::new();
     for dir in from.ancestors() {
@@ -91,7 +91,7 @@ pub fn project(from: &Path) -> Found {
             match open(&path) {
                 Ok(Opened::Absent) => {}
                 Ok(Opened::PassedOver(one)) => passed_over.push(one),
-                // A file that cannot be read is an error of whoever reads it.
+                // An unreadable file is an error of its reader.
                 Ok(Opened::File(_)) | Err(_) => return Found { root: dir.to_owned(), passed_over },
             }
         }
@@ -100,16 +100,16 @@ pub fn project(from: &Path) -> Found {
     Found { root: root.to_owned(), passed_over }
 }
 
-/// Says whether a directory holds a repository that the caller or root made; anybody can make one in `/tmp`.
+/// True if a directory has a repository of the caller or root; in `/tmp`, anybody can make one.
 fn is_repository(dir: &Path) -> bool {
     let me = rustix::process::getuid().as_raw();
     let is_owned = dir.join(".git").metadata().is_ok_and(|found| me == 0 || [0, me].contains(&found.uid()));
     is_owned && dir.metadata().is_ok_and(|found| found.mode() & 0o002 == 0)
 }
 
-/// Opens a file to read, without waiting for a pipe, if nobody else can have written it.
+/// Opens a file for reading if no other user can have written it; does not block on a pipe.
 ///
-/// Symlinks are followed one by one, and the directory of each must be safe, too.
+/// Follows symlinks one by one; the directory of each must be safe too.
 pub fn open(path: &Path) -> io::Result<Opened> {
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -120,7 +120,7 @@ pub fn open(path: &Path) -> io::Result<Opened> {
             Writer::Others => Why::WritableDirectory(parent.to_owned()),
         };
         let dir = match openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            // One that cannot be listed is not opened at all, and judged for the reason alone.
+            // An unreadable directory cannot be opened; check it only for the reason.
             Err(Errno::ACCESS) => match writer(&stat(parent)?, false) {
                 Some(writer) => return passed_over(of_directory(writer)),
                 None => return Err(Errno::ACCESS.into()),
@@ -135,7 +135,7 @@ pub fn open(path: &Path) -> io::Result<Opened> {
             Writer::Owner(uid) => Why::Owner(uid),
             Writer::Others => Why::Writable,
         };
-        // A device or a pipe is not even opened.
+        // Do not even open a device or pipe.
         let Some(found) = absent(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(Opened::Absent) };
         if !matches!(FileType::from_raw_mode(found.st_mode), FileType::RegularFile | FileType::Symlink | FileType::Directory) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, nor a link to one"));
@@ -167,13 +167,13 @@ fn absent<T>(opened: rustix::io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Somebody else who can write a file.
+/// Another user with write access.
 enum Writer {
     Owner(u32),
     Others,
 }
 
-/// Says who besides the caller and root can write a file or directory.
+/// Returns who, except the caller and root, can write a file or directory.
 fn writer(found: &Stat, has_acl: bool) -> Option<Writer> {
     let me = rustix::process::getuid().as_raw();
     if ![0, me].contains(&found.st_uid) {
@@ -181,12 +181,12 @@ fn writer(found: &Stat, has_acl: bool) -> Option<Writer> {
     }
     let (kind, mode) = (FileType::from_raw_mode(found.st_mode), Mode::from_raw_mode(found.st_mode));
     let by_group = || mode.contains(Mode::WGRP) && (has_acl || !groups::is_of_one(found.st_gid, me));
-    // The mode of a symlink says nothing.
+    // The mode of a symlink has no meaning.
     (!kind.is_symlink() && (mode.contains(Mode::WOTH) || by_group())).then_some(Writer::Others)
 }
 
-/// Says whether an access control list names further users: then the group's bits are the most that any of them may.
+/// True if an access control list names more users; the group bits then limit all of them.
 fn has_acl(file: impl rustix::fd::AsFd) -> bool {
-    // The size alone is asked for.
+    // An empty buffer asks for the size only.
     rustix::fs::fgetxattr(file, c"system.posix_acl_access", &mut [0_u8; 0]).is_ok_and(|size| size > 0)
 }

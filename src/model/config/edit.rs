@@ -1,44 +1,44 @@
-//! Edits of a `silo.toml`: text in, text out; comments, order and spelling of what is not touched stay.
+//! Edits the text of a `silo.toml`; comments, order and spelling of everything else stay.
 
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
 use silo_base::grant::Port;
 
-/// Why a document cannot be edited.
+/// Reason why a document cannot be edited.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is not TOML.
+    /// The text is not TOML.
     #[error("{0}")]
     Syntax(String),
-    /// A key holds something of another kind.
+    /// A key has a value of another type.
     #[error("{key} is not {kind}")]
     Kind {
         /// The key.
         key: String,
-        /// What it should be.
+        /// Expected type.
         kind: &'static str,
     },
 }
 
-/// A `silo.toml` being edited.
+/// A `silo.toml` during an edit.
 #[derive(Debug)]
 pub struct Document {
     toml: DocumentMut,
-    /// The comments of a text that has nothing else; what is added comes after them.
+    /// Comments of a text without keys; additions go after them.
     lead: String,
-    /// The text as it was read, which stays byte for byte where nothing is changed.
+    /// Original text, returned unchanged if nothing is edited.
     original: String,
-    /// The same as the editor would write it.
+    /// The original text as the TOML library writes it.
     unchanged: String,
-    /// Whether its lines end as those of Windows do.
+    /// True for Windows line endings.
     crlf: bool,
 }
 
-/// The first character of files that some editors write.
+/// A byte order mark, which some editors write first.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 impl Document {
-    /// Reads a text; an empty one is a document with nothing in it.
+    /// Parses a text; an empty text is an empty document.
     pub fn parse(text: &str) -> Result<Document, Error> {
         let original = text.to_owned();
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
@@ -65,7 +65,7 @@ impl Document {
         if self.original.starts_with(BYTE_ORDER_MARK) { format!("{BYTE_ORDER_MARK}{text}") } else { text }
     }
 
-    /// Sets a list of texts, by the keys that lead to it, each table made where there is none.
+    /// Sets a list of strings at a path of keys; creates missing tables.
     pub fn list_of<'a>(&mut self, path: &[&str], texts: impl Iterator<Item = &'a str>) -> Result<(), Error> {
         let mut table = self.toml.as_table_mut();
         let (last, above) = path.split_last().expect("a path has a name");
@@ -77,7 +77,7 @@ impl Document {
         Ok(())
     }
 
-    /// Adds a tool to `tools`; says whether it was not there.
+    /// Adds a tool to `tools`; returns false if it is there already.
     pub fn claim(&mut self, tool: &str) -> Result<bool, Error> {
         let tools = self.toml.as_table_mut().entry("tools").or_insert_with(|| Item::Value(Value::Array(Array::new())));
         let tools = list(tools, "tools")?;
@@ -87,20 +87,20 @@ impl Document {
         push(tools, tool)
     }
 
-    /// Takes a tool out of `tools`; says whether it was there.
+    /// Removes a tool from `tools`; returns whether it was there.
     pub fn disclaim(&mut self, tool: &str) -> Result<bool, Error> {
         let Some(tools) = self.toml.as_table_mut().get_mut("tools") else { return Ok(false) };
         Ok(remove(list(tools, "tools")?, |value| value.as_str().is_some_and(|entry| names(entry, tool))) > 0)
     }
 
-    /// Sets the version that is wanted of a tool.
+    /// Sets the version of a tool.
     pub fn set_version(&mut self, tool: &str, version: &str) -> Result<(), Error> {
         self.forget_version_in_tools(tool);
         self.over(tool)?.insert("version", toml_edit::value(version));
         Ok(())
     }
 
-    /// Forgets which version is wanted of a tool; says whether one was.
+    /// Removes the version of a tool; returns whether there was one.
     pub fn unset_version(&mut self, tool: &str) -> Result<bool, Error> {
         let listed = self.forget_version_in_tools(tool);
         let removed = self.over(tool)?.remove("version").is_some();
@@ -108,7 +108,7 @@ impl Document {
         Ok(removed || listed)
     }
 
-    /// Makes `python` of `python@3.13` in `tools`; says whether it was there.
+    /// Replaces `python@3.13` in `tools` by `python`; returns whether it was there.
     fn forget_version_in_tools(&mut self, tool: &str) -> bool {
         let tools = self.toml.as_table_mut().get_mut("tools").and_then(Item::as_array_mut);
         let versioned = |value: &&mut Value| value.as_str().is_some_and(|entry| entry != tool && names(entry, tool));
@@ -119,12 +119,12 @@ impl Document {
         true
     }
 
-    /// Adds a text to a list of a tool's; says whether it was not there.
+    /// Adds a string to a list of a tool; returns false if it is there already.
     pub fn add(&mut self, tool: &str, key: &str, text: &str) -> Result<bool, Error> {
         push(self.list(tool, key)?, text)
     }
 
-    /// Adds a command to a tool's `postInstall`; says whether it was not there.
+    /// Adds a command to a tool's `postInstall`; returns false if it is there already.
     pub fn add_step(&mut self, tool: &str, step: &NewStep) -> Result<bool, Error> {
         let value = step.value();
         let steps = self.list(tool, "postInstall")?;
@@ -136,7 +136,7 @@ impl Document {
         Ok(true)
     }
 
-    /// Takes commands out of a tool's `postInstall`: the one of that number, from 1, or all; returns how many.
+    /// Removes the command with this number, from 1, or all commands from a tool's `postInstall`; returns the number of removed ones.
     pub fn remove_steps(&mut self, tool: &str, which: Option<usize>) -> Result<usize, Error> {
         let mut number = 0;
         let removed = remove(self.list(tool, "postInstall")?, |_| {
@@ -150,12 +150,12 @@ impl Document {
         Ok(removed)
     }
 
-    /// Adds a name to what may be reached (`allow`) or not (`deny`), by a tool or by all; says whether it was not there.
+    /// Adds a host to `allow` or `deny` of a tool or of all tools; returns false if it is there already.
     pub fn add_grant(&mut self, tool: Option<&str>, key: &str, grant: &str) -> Result<bool, Error> {
         push(self.grants(tool, key)?, grant)
     }
 
-    /// Takes a name out of what may be reached and what not, by a tool or by all; says whether it was there.
+    /// Removes a host from `allow` and `deny` of a tool or of all tools; returns whether it was there.
     pub fn remove_grant(&mut self, tool: Option<&str>, grant: &str) -> Result<bool, Error> {
         let mut removed = 0;
         for key in ["allow", "deny"] {
@@ -177,7 +177,7 @@ impl Document {
         Ok(removed > 0)
     }
 
-    /// Leads a port of this machine to one of a tool's; says whether it did not before.
+    /// Adds a port forward to a tool; returns false if it is there already.
     pub fn add_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
         if self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Look)? > 0 {
             return Ok(false);
@@ -194,14 +194,14 @@ impl Document {
         Ok(true)
     }
 
-    /// Leads a port of this machine to none of a tool's; says whether it did.
+    /// Removes a port forward of a tool; returns whether it was there.
     pub fn remove_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
         let removed = self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Out)?;
         self.prune(tool);
         Ok(removed > 0)
     }
 
-    /// Finds those ports of a tool that are wanted, in either way of writing them, and takes them out or not; returns how many.
+    /// Finds the matching ports of a tool, in both TOML spellings, and removes them with `Take::Out`; returns their number.
     fn take_ports(&mut self, tool: &str, wanted: impl Fn((u16, u16)) -> bool, take: Take) -> Result<usize, Error> {
         let over = self.over(tool)?;
         let Some(item) = over.get_mut("ports") else { return Ok(0) };
@@ -235,12 +235,12 @@ impl Document {
         list(item, &format!("network.{key}"))
     }
 
-    /// The table of what a tool, or every tool, may reach, made where there is none.
+    /// Returns the network table of a tool, or of all tools; creates it if missing.
     fn network(&mut self, tool: Option<&str>) -> Result<&mut Table, Error> {
         let table = match tool {
             Some(tool) => {
                 let over = self.over(tool)?;
-                // A table that holds only another one needs no line of its own.
+                // A table that holds only another table needs no header line.
                 if over.is_empty() {
                     over.set_implicit(true);
                 }
@@ -260,7 +260,7 @@ impl Document {
         list(item, &format!("overrides.{tool}.{key}"))
     }
 
-    /// The table of a tool's overrides, made where there is none.
+    /// Returns the override table of a tool; creates it if missing.
     fn over(&mut self, tool: &str) -> Result<&mut Table, Error> {
         let kind = |key: String| Error::Kind { key, kind: "a table" };
         let implicit = || {
@@ -272,13 +272,13 @@ impl Document {
         let overrides = overrides.as_table_mut().ok_or_else(|| kind("overrides".to_owned()))?;
         let over = overrides.entry(tool).or_insert_with(|| Item::Table(Table::new()));
         if let Some(inline) = over.as_inline_table() {
-            // One that was written on one line would become unreadable with what is added.
+            // An inline table would become unreadable with additions.
             *over = Item::Table(inline.clone().into_table());
         }
         over.as_table_mut().ok_or_else(|| kind(format!("overrides.{tool}")))
     }
 
-    /// Removes a tool's overrides, and all of them, where nothing is left in them.
+    /// Removes a tool's override table, and the table of all overrides, if empty.
     fn prune(&mut self, tool: &str) {
         let Some(overrides) = self.toml.as_table_mut().get_mut("overrides").and_then(Item::as_table_mut) else { return };
         if overrides.get(tool).and_then(Item::as_table).is_some_and(Table::is_empty) {
@@ -290,25 +290,25 @@ impl Document {
     }
 }
 
-/// What is done with what is found.
+/// Action on found entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Take {
-    /// It stays.
+    /// Only count them.
     Look,
-    /// It is taken out.
+    /// Remove them.
     Out,
 }
 
-/// A command to be added.
+/// A command to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewStep {
-    /// For the shell if one, else word by word.
+    /// One shell command line if `shell` is set, else program and arguments.
     pub run: Vec<String>,
-    /// Whether `run` is one text for the shell.
+    /// True if `run` is a shell command line.
     pub shell: bool,
-    /// What it may reach.
+    /// Hosts that the command may connect to.
     pub network: Vec<String>,
-    /// Whether it sees the project's files.
+    /// True if the command sees the project's files.
     pub project: bool,
 }
 
@@ -334,7 +334,7 @@ impl NewStep {
     }
 }
 
-/// Whether an entry of `tools` is this tool, with a version or without.
+/// True if an entry of `tools` names this tool, with or without a version.
 fn names(entry: &str, tool: &str) -> bool {
     entry.split('@').next() == Some(tool)
 }
@@ -351,7 +351,7 @@ fn push(list: &mut Array, text: &str) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Adds a value to a list: on a line of its own where the list has one line a value, and after the comment of the last.
+/// Appends a value to a list: on its own line if the list has one line per value, and after the last comment.
 fn append(list: &mut Array, mut value: Value) {
     let text = |raw: Option<&toml_edit::RawString>| raw.and_then(toml_edit::RawString::as_str).unwrap_or_default().to_owned();
     let first = text(list.get(0).and_then(|first| first.decor().prefix()));
@@ -367,14 +367,14 @@ fn append(list: &mut Array, mut value: Value) {
 fn remove(list: &mut Array, mut which: impl FnMut(&Value) -> bool) -> usize {
     let before = list.len();
     list.retain(|value| !which(value));
-    // What was second on a line has a space before it.
+    // The second value of a line has a space before it.
     if let Some(first) = list.get_mut(0).filter(|first| first.decor().prefix().and_then(|prefix| prefix.as_str()) == Some(" ")) {
         first.decor_mut().set_prefix("");
     }
     before - list.len()
 }
 
-/// Whether two values say the same, however they are spelled.
+/// True if two values are equal, regardless of their spelling.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)),
@@ -388,7 +388,7 @@ fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Puts each item of a list on a line of its own.
+/// Puts each item of a list on its own line.
 fn one_a_line(list: &mut Array) {
     for value in list.iter_mut() {
         if value.decor().prefix().is_none_or(|prefix| prefix.as_str().is_none_or(|prefix| !prefix.contains('\n'))) {
@@ -441,7 +441,7 @@ mod tests {
         let expect =
             "tools = [\r\n  \"python\", # why\r\n  \"node\",\r\n]\r\n# a note\r\n[network]\r\nallow = [\"a.example\", \"b.example\"]\r\n";
         assert_eq!(document.text(), expect);
-        // A file of both kinds stays as it is until something changes.
+        // A file with mixed line endings stays unchanged until something is edited.
         let mixed = "\u{feff}tools = []\r\n# a\n";
         let mut document = Document::parse(mixed).expect("TOML");
         assert_eq!(document.text(), mixed);

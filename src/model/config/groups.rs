@@ -1,13 +1,13 @@
-//! Whether a group has one user alone, as the groups that many systems make for each user.
+//! Checks whether a group has a single member, as the private group that many systems make for each user.
 
 use std::path::Path;
 
 use silo_store::bounded;
 
-/// The most of `/etc/passwd` or `/etc/group` that is read; a machine with so many accounts has them elsewhere.
+/// Maximum size of `/etc/passwd` or `/etc/group`; machines with more accounts use a directory service.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Says whether nobody but this user and root is in a group.
+/// True if only this user and root are in the group.
 pub fn is_of_one(gid: u32, uid: u32) -> bool {
     let read = |path: &str| bounded::read(Path::new(path), MAX_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     match (read("/etc/passwd"), read("/etc/group")) {
@@ -24,7 +24,7 @@ fn is_alone(passwd: &str, group: &str, gid: u32, uid: u32) -> bool {
     }
     let mut entries = group.lines().filter_map(|line| entry(line).filter(|(_, of, _)| *of == gid)).peekable();
     if entries.peek().is_none() {
-        // An account of a directory service, or one without a name. Only a group with the user's own number is its own.
+        // A group of a directory service, or without a name: it is private only if its id is the user's id.
         return gid == uid;
     }
     let names: Vec<&str> = users().filter(|(_, of, _)| is_one(*of)).map(|(name, ..)| name).collect();

@@ -1,7 +1,7 @@
-//! Settings as they were written before `silo.toml`: YAML with the same keys, read by writing them anew as TOML.
+//! Reads the settings format before `silo.toml`, YAML with the same keys, by converting it to TOML.
 //!
-//! What the older form could say and this silo does not take is left out, and told: where caches lie on the host (they
-//! were shared by all projects), and images, which stand in recipes now.
+//! Settings that no longer exist are dropped and reported: the host directory of caches (all projects shared them), and images, which now
+//! belong in recipes.
 
 use std::path::Path;
 
@@ -10,28 +10,28 @@ use toml::{Table, Value};
 
 use crate::document::Error;
 
-/// Most levels of lists and tables in one another.
+/// Maximum nesting of lists and tables.
 const MAX_DEPTH: usize = 16;
 
-/// Whose settings they are.
+/// Owner of the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// A project's.
+    /// A project.
     Project,
-    /// The user's.
+    /// The user.
     User,
 }
 
-/// Older settings in today's form.
+/// Converted settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The text of a `silo.toml`.
+    /// Text of a `silo.toml`.
     pub text: String,
-    /// What was left out, and why.
+    /// Dropped settings, with reasons.
     pub left: Vec<String>,
 }
 
-/// Writes the older text that came from `path` anew.
+/// Converts old settings that were read from `path`.
 pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
     let wrong = |message: String| Error::Meaning { path: path.to_owned(), message };
     let read = Reader { events: Parser::new_from_str(yaml) }.document().map_err(wrong)?;
@@ -39,7 +39,7 @@ pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
     let Value::Table(mut settings) = read else { return Err(wrong("it is not a table of keys".to_owned())) };
     let mut left = Vec::new();
     if whose == Whose::Project && settings.remove("cache").is_some() {
-        left.push("cache: how much caches may take is yours to set, in ~/.silo/silo.toml".to_owned());
+        left.push("cache: limits of caches are user settings; set them in ~/.silo/silo.toml".to_owned());
     }
     for (tool, over) in settings.get_mut("overrides").and_then(Value::as_table_mut).into_iter().flatten() {
         if let Value::Table(over) = over {
@@ -52,7 +52,7 @@ pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
 
 fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
     if over.remove("image").is_some() {
-        left.push(format!("overrides.{tool}.image: an image stands in a recipe, as `silo install NAME --image` writes it"));
+        left.push(format!("overrides.{tool}.image: images belong in a recipe, as `silo install NAME --image` writes it"));
     }
     let entries = over.remove("cache");
     of_caches(&format!("overrides.{tool}"), entries, over, left);
@@ -60,7 +60,7 @@ fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
         let entries = lsp.remove("cache");
         let mut kept = Table::new();
         of_caches(&format!("overrides.{tool}.lsp"), entries, &mut kept, left);
-        // Whether a server's cache may be emptied makes no difference here: it can be filled again.
+        // A server's cache can always be refilled, so both kinds become a cache.
         let all: Vec<Value> = ["cache", "state"].into_iter().filter_map(|key| kept.remove(key)?.as_array().cloned()).flatten().collect();
         if !all.is_empty() {
             lsp.insert("cache".to_owned(), Value::Array(all));
@@ -68,20 +68,20 @@ fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
     }
 }
 
-/// Takes over which directories are kept, into the keys of a table.
+/// Converts the cache entries into `cache` and `state` of a table.
 fn of_caches(key: &str, entries: Option<Value>, over: &mut Table, left: &mut Vec<String>) {
     let Some(Value::Array(entries)) = entries else { return };
     for entry in entries {
         let table = entry.as_table();
         let guest = table.and_then(|table| table.get("guest")).unwrap_or(&entry).clone();
         let is_state = table.and_then(|table| table.get("noGC")).and_then(Value::as_bool) == Some(true);
-        // Programs were root then; they are the user now.
+        // Programs ran as root then, and run as the user now.
         let guest = match guest.as_str().and_then(|path| path.strip_prefix("/root/")) {
             Some(rest) => Value::String(format!("~/{rest}")),
             None => guest,
         };
         if table.is_some_and(|table| table.contains_key("host")) {
-            left.push(format!("{key}.cache: where {guest} is on the host; each project has its own, below ~/.silo"));
+            left.push(format!("{key}.cache: the host directory of {guest}; each project now has its own in ~/.silo"));
         }
         let list = over.entry(if is_state { "state" } else { "cache" }).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
@@ -90,7 +90,7 @@ fn of_caches(key: &str, entries: Option<Value>, over: &mut Table, left: &mut Vec
     }
 }
 
-/// Reads YAML as the values that TOML has; what refers to other places of the text is refused, since it can grow without end.
+/// Converts YAML to TOML values. Aliases are refused, because they can expand without limit.
 struct Reader<'a> {
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
 }
@@ -98,7 +98,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<Event<'a>, String> {
         match self.events.next() {
-            Some(Ok((Event::Alias(_), span))) => Err(format!("line {}: aliases are not taken; write it out", span.start.line())),
+            Some(Ok((Event::Alias(_), span))) => Err(format!("line {}: aliases are not supported; write the value out", span.start.line())),
             Some(Ok((event, _))) => Ok(event),
             Some(Err(error)) => Err(format!("line {}: {}", error.marker().line(), error.info())),
             None => Ok(Event::StreamEnd),
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the value that begins with an event; nothing where it says nothing.
+    /// Converts the value that starts with an event; `None` for a null.
     fn value(&mut self, event: Event<'a>, depth: usize) -> Result<Option<Value>, String> {
         if depth > MAX_DEPTH {
             return Err(format!("more than {MAX_DEPTH} levels of lists and tables"));
@@ -144,16 +144,16 @@ impl<'a> Reader<'a> {
                     if let Some(value) = self.value(event, depth + 1)?
                         && table.insert(key.clone(), value).is_some()
                     {
-                        return Err(format!("{key} is said twice"));
+                        return Err(format!("{key} is there twice"));
                     }
                 }
             }
-            _ => return Err("the text ends in the middle".to_owned()),
+            _ => return Err("the text ends too early".to_owned()),
         })
     }
 }
 
-/// Reads an unquoted word.
+/// Converts an unquoted scalar.
 fn plain(text: &str) -> Option<Value> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => None,
@@ -199,10 +199,10 @@ mod tests {
     fn what_is_no_settings_is_told() {
         let deep = format!("a: {}{}", "[".repeat(40), "]".repeat(40));
         for (yaml, expect) in [
-            ("a: &x [1]\nb: *x\n", "line 2: aliases are not taken"),
+            ("a: &x [1]\nb: *x\n", "line 2: aliases are not supported"),
             ("- a\n", "not a table"),
             ("a: [1\n", "line "),
-            ("a: 1\na: 2\n", "a is said twice"),
+            ("a: 1\na: 2\n", "a is there twice"),
             ("? [a]\n: 1\n", "a key is not a word"),
             (deep.as_str(), "more than 16 levels"),
         ] {

@@ -1,11 +1,11 @@
-//! How settings lie over one another: lists are joined, tables merged by key, single values replaced.
+//! Merges settings: lists are joined, tables merged by key, single values replaced.
 
 use crate::recipe::lsp;
 
 use super::sight::Mount;
 use super::{Build, Cache, Gc, Limits, Mirrors, Network, Override, Settings, ToolCaches};
 
-/// Lays `over` over `under`: lists are joined, tables merged by key, single values replaced.
+/// Merges `over` into `under`: lists are joined, tables merged by key, single values replaced.
 pub fn merge(under: Settings, over: Settings) -> Settings {
     let mut overrides = under.overrides;
     for (tool, over) in over.overrides {
@@ -48,7 +48,7 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
             max_size: over.gc.max_size.or(under.gc.max_size),
             max_age: over.gc.max_age.or(under.gc.max_age),
         },
-        // A project may ask for more than the user does, and not for less.
+        // A project can raise the tier, but not lower it.
         tier: under.tier.max(over.tier),
         cache: Cache {
             rootfs: merge_limits(under.cache.rootfs, over.cache.rootfs),
@@ -82,7 +82,7 @@ fn merge_override(mut under: Override, over: Override) -> Override {
     }
 }
 
-/// What is denied stays denied, whoever lays what over it.
+/// Merges network settings. A denial always stays.
 pub(super) fn merge_network(under: Network, over: Network) -> Network {
     Network {
         allow: if over.reset { over.allow } else { union(under.allow, over.allow) },
@@ -112,7 +112,7 @@ fn chain<T>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {
     under
 }
 
-/// Joins two lists; what is in both counts once.
+/// Joins two lists without duplicates.
 pub(super) fn union<T: PartialEq>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {
     for item in over {
         if !under.contains(&item) {

@@ -1,4 +1,4 @@
-//! Settings: `silo.toml` of the user and of the project, as written and as they act together.
+//! Settings: the `silo.toml` of the user and of the project, and their combination.
 
 pub mod detect;
 pub mod groups;
@@ -34,77 +34,77 @@ use sight::{Mount, PassFile};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Settings {
-    /// The tools that are used here: `python`, or `python@3.13` for a version or its beginning.
+    /// Tools used here: `python`, or `python@3.13` for a version or version prefix.
     #[serde(default)]
     pub tools: Vec<String>,
-    /// Environment variables handed into every tool where set.
+    /// Environment variables passed to every tool, if set.
     #[serde(default)]
     pub pass_env: Vec<String>,
     /// Files of yours that every tool may read.
     #[serde(default)]
     pub pass_files: Vec<PassFile>,
-    /// Whether every tool may ask the user's ssh agent for signatures.
+    /// Whether every tool may use the user's ssh agent.
     #[serde(default)]
     pub pass_ssh_agent: bool,
-    /// How the project is shown.
+    /// Mount options of the project.
     #[serde(default)]
     pub mount: Mount,
-    /// A name that what is kept for the project is found by, wherever its directory is; by default by its directory.
+    /// Id under which project caches and state are stored, independent of the project's directory; by default derived from the directory.
     #[serde(alias = "project_id")]
     pub project_id: Option<String>,
-    /// Where Debian packages come from instead of the machine's own apt configuration.
+    /// Sources of Debian packages, instead of the machine's own apt configuration.
     #[serde(default)]
     pub mirrors: Mirrors,
-    /// What every tool may reach.
+    /// Network access of every tool.
     #[serde(default)]
     pub network: Network,
-    /// Which names a package ecosystem is, by its name: what `@pypi` and its like stand for, instead of what is learned.
+    /// Hosts of package ecosystems, by ecosystem: the meaning of `@pypi` and others, instead of the hosts learned from their clients.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, Vec<String>>,
-    /// What is different about a tool, by its name.
+    /// Settings of single tools, by tool.
     #[serde(default)]
     pub overrides: BTreeMap<String, Override>,
-    /// Collecting what nothing needs, by itself.
+    /// Automatic garbage collection.
     #[serde(default)]
     pub gc: Gc,
-    /// How much package caches may take.
+    /// Size limits of package caches.
     #[serde(default)]
     pub cache: Cache,
-    /// How much a build may take; only in the user's own settings.
+    /// Limits of builds; only in the user's own settings.
     #[serde(default)]
     pub build: Build,
-    /// Whether what a project's files open is asked about; only in the user's own settings.
+    /// Whether permissions in a project's files need an approval; only in the user's own settings.
     pub trust: Option<Trust>,
     /// Where tools run; by default natively.
     pub tier: Option<Tier>,
 }
 
-/// Where a tool runs. The later one keeps the tool apart from more.
+/// Where a tool runs. The later value isolates more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
-    /// In a sandbox of namespaces, under the host's kernel.
+    /// In a sandbox of namespaces, on the host's kernel.
     #[default]
     Native,
-    /// In a virtual machine with a kernel of its own.
+    /// In a virtual machine with its own kernel.
     Vm,
 }
 
-/// Whether what a project's files open is asked about.
+/// Whether permissions in a project's files need an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
-    /// It counts once it is approved.
+    /// Permissions take effect after an approval.
     Ask,
-    /// It counts at once, whoever wrote it.
+    /// Permissions take effect without an approval.
     Always,
 }
 
-/// How much is kept of what can be fetched again.
+/// Limits of data that can be fetched again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cache {
-    /// What `gc.maxSize` and `gc.maxAge` say, as older files have it.
+    /// Old spelling of `gc.maxSize` and `gc.maxAge`.
     #[serde(default)]
     pub rootfs: Limits,
     /// Package caches of tools.
@@ -112,73 +112,73 @@ pub struct Cache {
     pub tools: ToolCaches,
 }
 
-/// How much something may take, and for how long; 0 is no limit.
+/// Limits of size and age; 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
-    /// At most so many MiB; 0 for no limit.
+    /// Maximum size in MiB; 0 for no limit.
     #[serde(rename = "maxSizeMB")]
     pub max_size_mb: Option<u64>,
-    /// At most so many days unused; 0 for no limit.
+    /// Maximum days without use; 0 for no limit.
     pub max_age_days: Option<u64>,
 }
 
-/// How much package caches may take: the files that were used least lately go first.
+/// Limits of package caches; the least recently used files are removed first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ToolCaches {
-    /// All of them together at most so many MiB, 4096 unless this says otherwise; 0 for no limit.
+    /// Maximum size of all caches in MiB, by default 4096; 0 for no limit.
     #[serde(rename = "maxSizeMB")]
     pub max_size_mb: Option<u64>,
-    /// Files at most so many days unused, 30 unless this says otherwise; 0 for no limit.
+    /// Maximum days without use of a file, by default 30; 0 for no limit.
     pub max_age_days: Option<u64>,
-    /// One cache at most so many MiB, by `tool/name` (`python/pip`), or each of a tool's, by `tool`.
+    /// Maximum size in MiB of one cache, by `tool/name` (`python/pip`), or of each cache of a tool, by `tool`.
     #[serde(default)]
     pub per_mount: BTreeMap<String, u64>,
 }
 
-/// What may be reached: names as [`Grant`](silo_base::grant::Grant) has them, or ecosystems such as `@pypi`.
+/// Network rules: hosts as in [`Grant`](silo_base::grant::Grant), or ecosystems such as `@pypi`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Network {
-    /// What may be reached: `name`, `name:port`, `name:from-to`, `*.name`, `*`, or an ecosystem such as `@pypi`.
+    /// Allowed hosts: `name`, `name:port`, `name:from-to`, `*.name`, `*`, or an ecosystem such as `@pypi`.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// What may not, unless something allowed names it more closely; without a port, at every port.
+    /// Denied hosts, unless a more specific rule allows them; without a port, all ports are denied.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// What commands given to `silo build` may reach, and those of `postInstall`, unless they say otherwise.
+    /// Allowed hosts for commands of `silo build` and `postInstall` without a list of their own.
     #[serde(default)]
     pub install_allow: Vec<String>,
-    /// Whether what the recipe and less specific settings allow counts no more.
+    /// Ignore `allow` from the recipe and outer settings.
     #[serde(default)]
     pub reset: bool,
-    /// The same lists where older files have them.
+    /// Old place of the same lists.
     #[serde(default)]
     pub proxy: Option<Proxy>,
-    /// What older files grant all of this machine's services with; read as `host.silo.internal`, which is its ports 443
-    /// and 80. Others are named: `host.silo.internal:5432`.
+    /// Old setting that grants all services of this machine; read as `host.silo.internal`, which is ports 443 and 80. Name other ports:
+    /// `host.silo.internal:5432`.
     #[serde(default)]
     pub host_access: Option<bool>,
 }
 
-/// The lists of a [`Network`] as older files spell them.
+/// Lists of a [`Network`] in their old place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Proxy {
-    /// What may be reached.
+    /// Allowed hosts.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// What may not.
+    /// Denied hosts.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// What commands of a build may reach.
+    /// Allowed hosts for build commands.
     #[serde(default)]
     pub install_allow: Vec<String>,
 }
 
 impl Network {
-    /// Reads what older files say in today's words.
+    /// Converts old keys to current ones.
     fn today(self) -> Network {
         let proxy = self.proxy.unwrap_or_default();
         let machine = self.host_access.filter(|access| *access).map(|_| MACHINE.to_owned());
@@ -193,152 +193,152 @@ impl Network {
     }
 }
 
-/// When what nothing needs is collected without being asked for: at most once a day, after an install.
+/// Automatic garbage collection, at most daily, after an install.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Gc {
-    /// Whether it is collected by itself at all; it is unless this is false.
+    /// Whether garbage is collected automatically; by default true.
     pub auto: Option<bool>,
-    /// What all of Silo's directory may take, as far as unneeded things make it up: 20G.
+    /// Maximum size of Silo's directory, such as 20G; only unneeded data is removed.
     pub max_size: Option<String>,
-    /// How long unneeded things stay unused before they go: 30d.
+    /// Maximum time without use of unneeded data, such as 30d.
     pub max_age: Option<String>,
 }
 
-/// How much a build may take.
+/// Limits of builds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Build {
-    /// What a step of a build may write, 64G unless this says otherwise; one that writes more is ended.
+    /// Maximum output of a build step, by default 64G; a step that writes more is killed.
     pub max_step_size: Option<String>,
 }
 
-/// Where Debian packages come from; each base is a URL or an absolute path.
+/// Sources of Debian packages; each base is a URL or an absolute path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Mirrors {
-    /// Bases of the main archive, the first tried first.
+    /// Base URLs of the main archive, in order of preference.
     #[serde(default)]
     pub debian: Vec<String>,
-    /// Bases of the archive of security updates.
+    /// Base URLs of the security archive.
     #[serde(default)]
     pub debian_security: Vec<String>,
-    /// Base of the snapshot archive of the main archive, to which a moment is appended.
+    /// Base URL of the snapshot archive of the main archive; a timestamp is appended.
     pub snapshot: Option<String>,
-    /// Base of the snapshot archive of security updates.
+    /// Base URL of the snapshot archive of security updates.
     pub snapshot_security: Option<String>,
-    /// Whether a lock is made from signed indexes that have expired, or are older than those of the lock before; only in the
-    /// user's own settings. Frozen mirrors and snapshots need it.
+    /// Whether a lock may use signed indexes that have expired, or are older than those of the previous lock; only in the user's own
+    /// settings. Frozen mirrors and snapshots need it.
     pub allow_stale: Option<bool>,
 }
 
-/// What is different about one tool.
+/// Settings of one tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Override {
-    /// The version that is wanted, or its beginning, such as `3.13`.
+    /// Requested version, or a prefix such as `3.13`.
     pub version: Option<String>,
-    /// Debian packages over the recipe's own.
+    /// Debian packages in addition to the recipe's.
     #[serde(default)]
     pub packages: Vec<String>,
-    /// Add-ons over the recipe, such as `kotlin`.
+    /// Add-ons, such as `kotlin`.
     #[serde(default)]
     pub addons: Vec<String>,
-    /// Commands run after the recipe's steps; each one's changes become a layer.
+    /// Commands run after the recipe's steps; the changes of each become a layer.
     #[serde(default)]
     pub post_install: Vec<StepEntry>,
     /// Environment variables set inside.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Environment variables handed in where set.
+    /// Environment variables passed to the tool, if set.
     #[serde(default)]
     pub pass_env: Vec<String>,
     /// Files of yours that the tool may read.
     #[serde(default)]
     pub pass_files: Vec<PassFile>,
-    /// Package caches besides the recipe's: directories that outlive a run and may be emptied.
+    /// Package caches in addition to the recipe's: directories that outlive a run and may be emptied.
     #[serde(default)]
     pub cache: Vec<KeptEntry>,
-    /// Private state besides the recipe's, such as logins: directories that outlive a run.
+    /// Private state in addition to the recipe's, such as logins: directories that outlive a run.
     #[serde(default)]
     pub state: Vec<KeptEntry>,
-    /// What the tool may reach, besides what every tool may.
+    /// Network access in addition to that of every tool.
     #[serde(default)]
     pub network: Network,
-    /// Ports of this machine, on 127.0.0.1, that lead to ports inside; `[]` for none of those that are set less specifically.
+    /// Port forwards from this machine, on 127.0.0.1, to ports inside; `[]` removes those of outer settings.
     pub ports: Option<Vec<Port>>,
-    /// Whether the tool may ask the user's ssh agent for signatures.
+    /// Whether the tool may use the user's ssh agent.
     #[serde(default)]
     pub pass_ssh_agent: bool,
-    /// Directory that a run starts in; by default where the user is.
+    /// Working directory of a run; by default the user's.
     pub workdir: Option<String>,
-    /// Processors that a run may use at once.
+    /// CPU limit of a run.
     pub cpus: Option<u32>,
-    /// Memory that a run may use, in MiB.
+    /// Memory limit of a run in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
-    /// What a run may write outside the project and what is kept, in MiB; it is held in memory. 4096 by default.
+    /// Limit in MiB of writes outside the project and persistent directories; held in memory. By default 4096.
     #[serde(rename = "rootfsSizeMB")]
     pub rootfs_size_mb: Option<u64>,
-    /// An image of a registry; an error, since it stands in a recipe.
+    /// A container image; an error, because images belong in recipes.
     pub image: Option<String>,
-    /// The tool's language server, over that of its recipe.
+    /// Language server of the tool, merged over that of its recipe.
     pub lsp: Option<LspTable>,
 }
 
 impl Override {
-    /// Says whether a tool is another image with this than without.
+    /// True if these settings change the tool's image.
     pub fn shapes_image(&self) -> bool {
         self.version.is_some() || !self.packages.is_empty() || !self.addons.is_empty() || !self.post_install.is_empty()
     }
 }
 
 impl Settings {
-    /// Returns the tools that these settings claim: those listed, and those with an image of their own.
+    /// Returns the tools that these settings use: the listed ones, and those with an image of their own.
     pub fn claims(&self) -> BTreeSet<String> {
         let shaped = self.overrides.iter().filter(|(_, over)| over.shapes_image()).map(|(tool, _)| tool);
         self.tools.iter().chain(shaped).cloned().collect()
     }
 
-    /// Returns what the commands of a tool's build may reach unless they say otherwise.
+    /// Returns the hosts that build commands of a tool may connect to by default.
     pub fn install_allow(&self, tool: &str) -> Vec<String> {
         let own = self.overrides.get(tool).map(|over| over.network.install_allow.clone()).unwrap_or_default();
         union(self.network.install_allow.clone(), own)
     }
 
-    /// Returns which ports of this machine lead to a tool.
+    /// Returns the port forwards of a tool.
     pub fn ports(&self, tool: &str) -> &[Port] {
         self.overrides.get(tool).and_then(|over| over.ports.as_deref()).unwrap_or_default()
     }
 
-    /// Says whether a tool may ask the user's ssh agent.
+    /// True if a tool may use the user's ssh agent.
     pub fn passes_ssh_agent(&self, tool: &str) -> bool {
         self.pass_ssh_agent || self.overrides.get(tool).is_some_and(|over| over.pass_ssh_agent)
     }
 
-    /// Returns what a tool may reach, of which its recipe grants some.
+    /// Returns the network access of a tool, including its recipe's grants.
     pub fn network(&self, tool: &str, recipe: &[String]) -> Network {
         let under = merge_network(Network { allow: recipe.to_vec(), ..Network::default() }, self.network.clone());
         merge_network(under, self.overrides.get(tool).map(|over| over.network.clone()).unwrap_or_default())
     }
 
-    /// Returns the package caches of a tool, its recipe's among them.
+    /// Returns the package caches of a tool, including its recipe's.
     pub fn caches(&self, tool: &str, recipe: Option<&Run>) -> Vec<Kept> {
         self.kept("cache", tool, recipe.map(|run| run.cache.clone()), |over| over.cache.clone())
     }
 
-    /// Returns the private state of a tool, its recipe's among it.
+    /// Returns the private state of a tool, including its recipe's.
     pub fn states(&self, tool: &str, recipe: Option<&Run>) -> Vec<Kept> {
         self.kept("state", tool, recipe.map(|run| run.state.clone()), |over| over.state.clone())
     }
 
     fn kept(&self, key: &'static str, tool: &str, under: Option<Vec<Kept>>, of: impl Fn(&Override) -> Vec<KeptEntry>) -> Vec<Kept> {
-        // What is wrong was told when the settings were read.
+        // Errors were reported when the settings were read.
         let own = self.overrides.get(tool).and_then(|over| kept::check(key, of(over)).ok()).unwrap_or_default();
         kept::over(under.unwrap_or_default(), own)
     }
 
-    /// Returns the files of the user's that a tool may read.
+    /// Returns the user's files that a tool may read.
     pub fn files(&self, tool: &str) -> impl Iterator<Item = &PassFile> {
         self.pass_files.iter().chain(self.overrides.get(tool).into_iter().flat_map(|over| &over.pass_files))
     }
@@ -391,7 +391,7 @@ mod tests {
         for (text, expect) in [
             ("[overrides.t.network.proxy]\nallow = [\"a b\"]", "\"a b\" is not a name"),
             ("[network.proxy]\nallows = []", "allows"),
-            ("overrides.t.ports = [{ host = 1, guest = 2 }, { host = 1, guest = 3 }]", "port 1 of this machine leads to two ports"),
+            ("overrides.t.ports = [{ host = 1, guest = 2 }, { host = 1, guest = 3 }]", "port 1 of this machine is forwarded to two ports"),
         ] {
             std::fs::write(&path, text).expect("written");
             let error = silo_base::causes::of(&read(&path).expect_err(text)).join(": ");

@@ -1,6 +1,6 @@
-//! Where each value of the settings comes from: file and line, after all files are laid over one another.
+//! Finds file and line of each value in the merged settings.
 //!
-//! The same rules as `merge.rs`, on keys instead of types: lists are joined, tables merged by key, single values replaced.
+//! Applies the rules of `merge.rs` to keys instead of types: lists are joined, tables merged by key, single values replaced.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,43 +10,43 @@ use toml_edit::{Document, Item, TableLike, Value};
 use crate::document;
 use silo_base::plain::line;
 
-/// Lists that are replaced and not joined.
+/// Lists that are replaced instead of joined.
 const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];
 
-/// A text that says something of the settings.
+/// A text with settings.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its file, or where else it comes from.
+    /// File of the text, or another description of its source.
     pub path: PathBuf,
-    /// Its text.
+    /// Contents.
     pub text: String,
-    /// The table that its keys are of: `overrides.python` for a recipe of python.
+    /// Table of the keys: `overrides.python` for a recipe of python.
     pub below: Option<String>,
-    /// The keys that count; none for all.
+    /// Relevant keys; empty for all.
     pub keys: &'static [&'static str],
 }
 
-/// A value, and where it was said.
+/// A value and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     /// The value as TOML.
     pub value: String,
-    /// The file.
+    /// File.
     pub path: PathBuf,
-    /// The line, from 1.
+    /// Line, from 1.
     pub line: usize,
 }
 
-/// What is said of one key.
+/// The values of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// One value.
     One(Said),
-    /// A list, each item with its own origin.
+    /// A list, each item with its own place.
     List(Vec<Said>),
 }
 
-/// Lays sources over one another, the lowest first, and says of each key what counts and where it was said.
+/// Merges sources, lowest first, and returns the effective values of each key with their places.
 pub fn settings(sources: &[Source]) -> Result<BTreeMap<String, Setting>, document::Error> {
     let mut all = BTreeMap::new();
     for source in sources {
@@ -99,7 +99,7 @@ fn said(source: &Source, span: Option<std::ops::Range<usize>>, value: String) ->
     Said { value, path: source.path.clone(), line: before.matches('\n').count() + 1 }
 }
 
-/// A value without the comments and spaces around it.
+/// Returns a value without surrounding comments and spaces.
 fn plain(value: &Value) -> String {
     match value {
         Value::InlineTable(table) => inline(table),
@@ -112,14 +112,14 @@ fn inline(table: &dyn TableLike) -> String {
     format!("{{ {} }}", table.iter().filter_map(pair).collect::<Vec<_>>().join(", "))
 }
 
-/// A key below another one, quoted where it has to be.
+/// Returns a nested key, quoted if necessary.
 fn dotted(above: &str, name: &str) -> String {
     let bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
     let name = if bare { name.to_owned() } else { Value::from(name).to_string() };
     if above.is_empty() { name } else { format!("{above}.{name}") }
 }
 
-/// Spells settings as TOML, each value with its origin as a comment; `shown` spells a file's name.
+/// Formats settings as TOML with the place of each value as a comment; `shown` formats a file name.
 pub fn text(settings: &BTreeMap<String, Setting>, shown: impl Fn(&Path) -> String) -> String {
     let whence = |said: &Said| format!("# {}:{}", shown(&said.path), said.line);
     let mut text = String::new();

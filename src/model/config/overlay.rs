@@ -1,4 +1,4 @@
-//! What settings make of a recipe: packages, add-ons and commands laid over it.
+//! Applies settings to a recipe: packages, add-ons and commands.
 
 use crate::recipe::addon::Addon;
 use crate::recipe::file::{self, check_step};
@@ -6,8 +6,8 @@ use crate::recipe::{Recipe, Step};
 
 use super::Override;
 
-/// Lays what settings say of a tool over its recipe; `addons` are the ones that they name, and `network` what commands
-/// may reach that say nothing of it.
+/// Applies the overrides of a tool to its recipe. `addons` are the add-ons that the overrides name, and `network` is the default network
+/// access of commands.
 pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[String]) -> Result<Recipe, file::Error> {
     let packages = addons.iter().flat_map(|addon| &addon.packages).chain(&over.packages);
     let own = recipe.debian.packages.clone();

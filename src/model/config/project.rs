@@ -1,4 +1,4 @@
-//! The files of a project that Silo obeys, read once: what is judged is what is used.
+//! The configuration files of a project, read once, so that the checked bytes are the used bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -16,25 +16,25 @@ use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 
 use super::discover::{self, Opened, PassedOver};
 
-/// Most recipes, locks and add-ons of a project. This is arbitrary; a tool has two files.
+/// Limit of recipes, locks and add-ons of a project. Arbitrary; a tool has two files.
 const MAX_RECIPE_FILES: usize = 1024;
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Content {
     Bytes(Vec<u8>),
-    /// Why it cannot be read.
+    /// Reason why it cannot be read.
     Unreadable(String),
 }
 
-/// Settings, lock and recipes of a project, as they were at one moment.
+/// Settings, lock and recipes of a project at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProjectFiles {
     root: PathBuf,
     files: BTreeMap<String, Content>,
-    /// Other directories than the project's own that hold one of the files.
+    /// Directories outside the project that hold one of the files.
     elsewhere: BTreeSet<PathBuf>,
-    /// A file has a second name, and can be changed by it.
+    /// A file has another hard link, through which it can be changed.
     is_linked: bool,
     passed_over: Vec<PassedOver>,
 }
@@ -46,14 +46,14 @@ impl ProjectFiles {
         for name in [PROJECT_CONFIG, LEGACY_CONFIG, PROJECT_LOCK] {
             files.add(name.to_owned());
         }
-        // Without a silo.toml a directory of recipes is somebody else's.
+        // Without a silo.toml, a directory of recipes has nothing to do with silo.
         if files.has(PROJECT_CONFIG) {
             files.add_recipes()?;
         }
         Ok(files)
     }
 
-    /// The same files with other settings, which are not written yet.
+    /// Returns the files with other settings, which are not written yet.
     pub fn with_settings(mut self, text: &str) -> Result<ProjectFiles, document::Error> {
         let had = self.has(PROJECT_CONFIG);
         self.files.insert(PROJECT_CONFIG.to_owned(), Content::Bytes(text.as_bytes().to_vec()));
@@ -63,22 +63,22 @@ impl ProjectFiles {
         Ok(self)
     }
 
-    /// The project's directory.
+    /// Returns the project directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Other directories than the project's own that hold one of the files.
+    /// Returns the directories outside the project that hold one of the files.
     pub fn elsewhere(&self) -> impl Iterator<Item = &Path> {
         self.elsewhere.iter().map(PathBuf::as_path)
     }
 
-    /// Says whether one of the files has a second name somewhere.
+    /// True if one of the files has another hard link.
     pub fn is_linked(&self) -> bool {
         self.is_linked
     }
 
-    /// Settings in the project's directory that are not used.
+    /// Returns the rejected settings files in the project directory.
     pub fn passed_over(&self) -> &[PassedOver] {
         &self.passed_over
     }
@@ -88,12 +88,12 @@ impl ProjectFiles {
         self.files.keys().map(String::as_str)
     }
 
-    /// Says whether there is a file of this name.
+    /// True if there is a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.files.contains_key(name)
     }
 
-    /// Returns the text of a file, or `None` where there is no such file.
+    /// Returns the text of a file, or `None` if there is no such file.
     pub fn text(&self, name: &str) -> Result<Option<&str>, document::Error> {
         let wrong = |why: String| document::Error::Read { path: self.root.join(name), source: io::Error::other(why) };
         match self.files.get(name) {
@@ -103,7 +103,7 @@ impl ProjectFiles {
         }
     }
 
-    /// Returns the recipes, if the project can have some: those beside a `silo.toml`.
+    /// Returns the project's recipes; only a project with a `silo.toml` has recipes.
     pub fn recipes(&self) -> Option<ProjectRecipes> {
         let text = |content: &Content| match content {
             Content::Unreadable(why) => Err(why.clone()),
@@ -132,7 +132,8 @@ impl ProjectFiles {
         let content = match discover::open(&path) {
             Ok(Opened::Absent) => return,
             Ok(Opened::File(file)) => read(file).unwrap_or_else(|error| Content::Unreadable(error.to_string())),
-            // Without its lock or recipes a project with settings would be something else; other directories are nobody's project.
+            // With settings, a rejected lock or recipe is an error: the project must not silently change. Without settings, this directory
+            // is no project.
             Ok(Opened::PassedOver(one)) if !self.has(PROJECT_CONFIG) && !self.has(LEGACY_CONFIG) => {
                 self.passed_over.push(one);
                 return;
@@ -160,7 +161,7 @@ impl ProjectFiles {
         };
         for (number, entry) in listing.enumerate() {
             if number == MAX_RECIPE_FILES {
-                let message = format!("it has more than {MAX_RECIPE_FILES} entries, and so many recipes no project has");
+                let message = format!("it has more than {MAX_RECIPE_FILES} entries");
                 return Err(document::Error::Meaning { path, message });
             }
             let name = entry.map_err(failed)?.file_name();

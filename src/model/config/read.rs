@@ -1,4 +1,4 @@
-//! Reading a `silo.toml`, and what can be wrong with one whose shape is right.
+//! Reads and checks a `silo.toml`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use super::project::ProjectFiles;
 use super::sight::is_exclude;
 use super::{Network, Override, Settings};
 
-/// Most directories that a project excludes: each is two mounts of every run.
+/// Limit of excluded directories: each is two mounts of every run.
 const MAX_EXCLUDES: usize = 64;
-/// The longest name of a project.
+/// Maximum length of a project id.
 const MAX_PROJECT_ID_BYTES: usize = 64;
 
-/// Reads one `silo.toml`; one that is not there says nothing.
+/// Reads a `silo.toml`; a missing file has default settings.
 pub fn read(path: &Path) -> Result<Settings, document::Error> {
     match document::text_of(path)? {
         Some(text) => parse(&text, path),
@@ -28,16 +28,16 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
     }
 }
 
-/// Older settings that were read, because there are none in today's form.
+/// Old settings that were read because there is no `silo.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Older {
-    /// The file.
+    /// File.
     pub path: PathBuf,
-    /// What it says that is not taken, and why.
+    /// Dropped settings, with reasons.
     pub left: Vec<String>,
 }
 
-/// Reads a `silo.toml`, or what was written before it where there is none.
+/// Reads a `silo.toml`, or the old format if there is none.
 pub fn read_any(path: &Path, older: &Path, whose: Whose) -> Result<(Settings, Option<Older>), document::Error> {
     if let Some(text) = document::text_of(path)? {
         return Ok((parse(&text, path)?, None));
@@ -46,7 +46,7 @@ pub fn read_any(path: &Path, older: &Path, whose: Whose) -> Result<(Settings, Op
     parse_older(&yaml, older, whose)
 }
 
-/// Reads the settings of a project from files that were read.
+/// Parses a project's settings from files that were read before.
 pub fn of_project(files: &ProjectFiles) -> Result<(Settings, Option<Older>), document::Error> {
     if let Some(text) = files.text(PROJECT_CONFIG)? {
         return Ok((parse(text, &files.root().join(PROJECT_CONFIG))?, None));
@@ -61,7 +61,7 @@ fn parse_older(yaml: &str, older: &Path, whose: Whose) -> Result<(Settings, Opti
     Ok((settings, Some(Older { path: older.to_owned(), left: taken.left })))
 }
 
-/// An error in a text that nobody wrote names no line of it.
+/// Removes the line from an error in a converted text, which no user wrote.
 fn without_place(error: document::Error, path: &Path) -> document::Error {
     match error {
         document::Error::Syntax { message, hint, .. } => {
@@ -71,14 +71,14 @@ fn without_place(error: document::Error, path: &Path) -> document::Error {
     }
 }
 
-/// Reads the text of a `silo.toml` that came from `path`.
+/// Parses the text of the `silo.toml` at `path`.
 pub fn parse(text: &str, path: &Path) -> Result<Settings, document::Error> {
     let mut settings: Settings = document::parse(text, path)?;
     today(&mut settings).and_then(|()| check(&settings)).map_err(|message| document::Error::Meaning { path: path.to_owned(), message })?;
     Ok(settings)
 }
 
-/// Reads what can be said in several ways in one of them.
+/// Normalizes alternative spellings.
 fn today(settings: &mut Settings) -> Result<(), String> {
     settings.network = std::mem::take(&mut settings.network).today();
     for over in settings.overrides.values_mut() {
@@ -92,13 +92,13 @@ fn today(settings: &mut Settings) -> Result<(), String> {
         }
         let over = settings.overrides.entry(tool.clone()).or_default();
         if let Some(other) = over.version.as_ref().filter(|other| **other != version) {
-            return Err(format!("tools asks for {entry}, and overrides.{tool}.version for {other}; say it once"));
+            return Err(format!("tools has {entry}, but overrides.{tool}.version is {other}; remove one"));
         }
         over.version = Some(version);
         *entry = tool;
     }
     let rootfs = &settings.cache.rootfs;
-    // Without a limit is more than anybody has, and than anybody waits.
+    // No limit becomes a size and age beyond any real one.
     let size = rootfs.max_size_mb.map(|mib| if mib == 0 { "1000000G".to_owned() } else { format!("{mib}M") });
     let age = rootfs.max_age_days.map(|days| if days == 0 { "100000d".to_owned() } else { format!("{days}d") });
     settings.gc.max_size = settings.gc.max_size.take().or(size);
@@ -134,7 +134,7 @@ fn check(settings: &Settings) -> Result<(), String> {
         check_name(name).map_err(of)?;
         check_grants("names", grants).map_err(of)?;
         if let Some(nested) = grants.iter().find(|grant| grant.starts_with('@')) {
-            return Err(format!("ecosystems.{name}: {nested} cannot stand here; list its names"));
+            return Err(format!("ecosystems.{name}: {nested} is not allowed here; list its hosts"));
         }
     }
     settings.overrides.iter().try_for_each(|(tool, over)| check_override(tool, over))
@@ -182,14 +182,14 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
     }
     let mut hosts = BTreeSet::new();
     if let Some(twice) = over.ports.iter().flatten().find(|port| !hosts.insert(port.host)) {
-        return Err(format!("overrides.{tool}.ports: port {} of this machine leads to two ports inside", twice.host));
+        return Err(format!("overrides.{tool}.ports: port {} of this machine is forwarded to two ports inside", twice.host));
     }
     if over.cpus == Some(0) || over.memory_mb == Some(0) || over.rootfs_size_mb == Some(0) {
         return Err(format!("overrides.{tool}: cpus, memoryMB and rootfsSizeMB must not be zero"));
     }
     if over.image.is_some() {
         return Err(format!(
-            "overrides.{tool}.image is not taken here: an image stands in a recipe, as `silo install NAME --image` writes it"
+            "overrides.{tool}.image is not allowed here: images belong in a recipe, as `silo install NAME --image` writes it"
         ));
     }
     over.lsp.clone().map(lsp::check).transpose().map_err(of)?;

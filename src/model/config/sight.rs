@@ -1,57 +1,56 @@
-//! What of the host a program sees by silo.toml: how the project is shown, and files of the user's.
+//! Host files that silo.toml makes visible: the project's mount options and passed files.
 
 use std::path::{Component, Path};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// How the project is shown.
+/// Mount options of the project.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Mount {
-    /// Whether the project can be written: `rw`, which is the default, or `ro`.
+    /// Write access to the project: `rw` (default) or `ro`.
     pub mode: Option<Mode>,
-    /// Directories of the project that a sandbox has of its own: `node_modules`, `.venv`. They are kept for the project,
-    /// and the ones of the host are neither seen nor touched.
+    /// Directories of the project that each sandbox replaces by its own: `node_modules`, `.venv`. They are stored per project; those of the
+    /// host are neither visible nor changed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// How the project's git repository is shown: `import`, which is the default, takes over commits, refs and the index of
-    /// what is done inside, and nothing that git obeys; `read-only`; `hidden`; `direct` lets tools write it.
+    /// Access to the project's git repository. `import` (default) imports commits, refs and the index made inside, but no file that git
+    /// acts on. `read-only` and `hidden` deny changes. `direct` lets tools write the repository.
     pub git: Option<Git>,
-    /// Whether tools can connect to unix sockets of this machine that lie in the project: `hidden`, which is the default, or
-    /// `shown`.
+    /// Access to unix sockets in the project: `hidden` (default) or `shown`, which lets tools connect to services of this machine.
     pub sockets: Option<Sockets>,
-    /// Most files of the project that are guarded because programs of this machine obey them; a project with more is not shown.
+    /// Maximum number of guarded project files, on which programs of this machine act; a project with more is not shown.
     pub max_guarded: Option<u32>,
 }
 
-/// How the project's repository is shown.
+/// Access to the project's repository.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Git {
-    /// Tools write it; what git obeys of it is read-only.
+    /// Tools write the repository; files that git acts on are read-only.
     Direct,
-    /// Tools write a layer over it, of which objects, refs and the index are taken over.
+    /// Tools write a private layer; objects, refs and the index are imported from it.
     #[default]
     Import,
-    /// Tools read it.
+    /// Tools can only read the repository.
     ReadOnly,
     /// Tools see an empty directory.
     Hidden,
 }
 
-/// Whether sockets that lie in the project are seen.
+/// Visibility of sockets in the project.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sockets {
-    /// Those that are there at the start are not.
+    /// Sockets that exist at the start are hidden.
     #[default]
     Hidden,
-    /// They are, and can be connected to.
+    /// Sockets are visible, and tools can connect to them.
     Shown,
 }
 
-/// Whether the project can be written.
+/// Write access to the project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -61,28 +60,28 @@ pub enum Mode {
     Ro,
 }
 
-/// A file of the user's that a program may read.
+/// A file of the user that a program may read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a path such as \"~/.netrc\", or a table with `host` and `guest`")]
 pub enum PassFile {
-    /// A file that has the same place inside: below `~/`, absolute, or in the project.
+    /// A file with the same path inside: below `~/`, absolute, or in the project.
     Path(String),
-    /// A file with a place of its own inside.
+    /// A file with another path inside.
     Table(PassFileTable),
 }
 
-/// A file of the user's with its place inside.
+/// A file of the user with its path inside.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PassFileTable {
-    /// The file: below `~/`, absolute, or in the project.
+    /// Host path: below `~/`, absolute, or in the project.
     pub host: String,
-    /// Where it is inside: below `~/`, or absolute; by default where it is outside.
+    /// Path inside: below `~/`, or absolute; by default the host path.
     pub guest: Option<String>,
 }
 
 impl PassFile {
-    /// The file, as it is written.
+    /// Returns the host path as written.
     pub fn host(&self) -> &str {
         match self {
             PassFile::Path(path) => path,
@@ -90,7 +89,7 @@ impl PassFile {
         }
     }
 
-    /// Its place inside, as it is written.
+    /// Returns the path inside as written.
     pub fn guest(&self) -> &str {
         match self {
             PassFile::Path(path) => path,
@@ -98,12 +97,12 @@ impl PassFile {
         }
     }
 
-    /// Whether it is a file of the project, which a program sees anyway.
+    /// True for a file of the project, which is visible anyway.
     pub fn is_of_project(&self) -> bool {
         !self.host().starts_with(['~', '/'])
     }
 
-    /// Says what is wrong with it.
+    /// Checks the paths.
     pub fn check(&self) -> Result<(), String> {
         for path in [self.host(), self.guest()] {
             if !is_plain(path.strip_prefix("~/").or_else(|| path.strip_prefix('/')).unwrap_or(path))
@@ -123,10 +122,10 @@ impl PassFile {
     }
 }
 
-/// The longest name of an excluded directory: it becomes the name of a directory, in which `/` takes three bytes.
+/// Maximum length of an excluded path. It becomes the name of one directory, in which `/` takes three bytes.
 const MAX_EXCLUDE_BYTES: usize = 80;
 
-/// Says whether a text is a path within the project.
+/// True if a text is a path within the project.
 pub fn is_exclude(path: &str) -> bool {
     path.len() <= MAX_EXCLUDE_BYTES && is_plain(path)
 }

@@ -1,4 +1,4 @@
-//! Add-ons: what `silo add <name>` lays over a tool, such as another language (`recipes/addons/<name>.toml`).
+//! Add-ons: `silo add <name>` adds one to a tool, such as another language (`recipes/addons/<name>.toml`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use super::Step;
 use super::catalog::{self, Error, Places};
 use super::file::{self, StepEntry};
 
-/// The directory of add-ons among recipes.
+/// Directory of add-ons among recipes.
 pub const DIR: &str = "addons";
 
-/// The add-ons that come with the program: name and text.
+/// Built-in add-ons: name and text.
 pub const BUILT_IN: &[(&str, &str)] = catalog::ADDONS;
 
 /// An add-on file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AddonFile {
-    /// One line for lists.
+    /// Description in one line.
     #[serde(default)]
     pub description: String,
-    /// Debian packages, solved together with the tool's.
+    /// Debian packages, resolved together with the tool's.
     #[serde(default)]
     pub packages: Vec<String>,
     /// Commands run after the tool's own.
     #[serde(default)]
     pub steps: Vec<StepEntry>,
-    /// Commands that the tool has with it: `name`, or `name:program and arguments`.
+    /// Commands that it adds to the tool: `name`, or `name:program and arguments`.
     #[serde(default)]
     pub shims: Vec<String>,
     /// Environment variables set inside.
@@ -42,19 +42,19 @@ pub struct AddonFile {
 /// A checked add-on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addon {
-    /// One line for lists.
+    /// Description in one line.
     pub description: String,
     /// Debian packages.
     pub packages: Vec<String>,
-    /// Commands that are run when the tool is built.
+    /// Commands of the tool's build.
     pub steps: Vec<Step>,
-    /// Commands that the tool has with it, by the name that is typed.
+    /// Commands that it adds to the tool, by typed name.
     pub shims: BTreeMap<String, Vec<String>>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
 }
 
-/// Finds the add-on `name`: the project's, else the user's, else the one built in.
+/// Finds the add-on `name`: the project's, else the user's, else the built-in one.
 pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
     if file::check_name(name).is_err() {
         return Ok(None);

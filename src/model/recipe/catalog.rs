@@ -1,4 +1,4 @@
-//! Which recipes there are: built in, the user's, the project's, each laid over the one before.
+//! The available recipes: built in, the user's, the project's, each merged over the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use super::file::{self, RecipeFile};
 use super::texts::ProjectRecipes;
 use super::{requires, versions};
 
-/// A recipe that comes with the program, and its lock.
+/// A built-in recipe and its lock.
 #[derive(Clone, Copy, Debug)]
 pub struct BuiltIn {
-    /// The tool's name.
+    /// Name of the tool.
     pub name: &'static str,
-    /// The recipe's text.
+    /// Text of the recipe.
     pub recipe: &'static str,
-    /// The lock's text.
+    /// Text of the lock.
     pub lock: &'static str,
 }
 
-/// Every built-in recipe, by name. `tests/recipes.rs` holds that none in `recipes/` is forgotten.
+/// Every built-in recipe, by name. `tests/recipes.rs` checks that none in `recipes/` is missing.
 pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn { name: "aws-cli", recipe: include_str!("../../../recipes/aws-cli.toml"), lock: include_str!("../../../recipes/aws-cli.lock") },
     BuiltIn {
@@ -48,7 +48,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     BuiltIn { name: "vm", recipe: include_str!("../../../recipes/vm.toml"), lock: include_str!("../../../recipes/vm.lock") },
 ];
 
-/// The add-ons that come with the program: name and text. `tests/recipes.rs` holds that none is forgotten.
+/// Built-in add-ons: name and text. `tests/recipes.rs` checks that none is missing.
 pub const ADDONS: &[(&str, &str)] = &[
     ("corepack", include_str!("../../../recipes/addons/corepack.toml")),
     ("java", include_str!("../../../recipes/addons/java.toml")),
@@ -61,113 +61,113 @@ pub const ADDONS: &[(&str, &str)] = &[
     ("yarn", include_str!("../../../recipes/addons/yarn.toml")),
 ];
 
-/// Where a recipe comes from.
+/// Source of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// It came with the program.
+    /// Built in.
     BuiltIn,
-    /// It stands, or is changed, in the user's recipes.
+    /// Defined or changed in the user's recipes.
     User,
-    /// It stands, or is changed, in the project's recipes.
+    /// Defined or changed in the project's recipes.
     Project,
 }
 
-/// A recipe and where its last word was said.
+/// A recipe and the source of its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The recipe.
+    /// Merged recipe.
     pub recipe: Recipe,
-    /// Where its last layer comes from.
+    /// Source of the last merged file.
     pub origin: Origin,
 }
 
-/// Why a recipe could not be had.
+/// Reason why a recipe is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No recipe of that name.
     #[error("there is no recipe for \"{name}\"{near}")]
     Unknown {
-        /// The name.
+        /// Requested name.
         name: String,
-        /// A name near it, as the end of the sentence, or nothing.
+        /// Suggestion, as the end of the sentence, or empty.
         near: String,
     },
-    /// A recipe that cannot be read.
+    /// A recipe file cannot be read.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// A recipe that says something impossible.
+    /// An invalid recipe.
     #[error("{path}: {source}", path = .path.display())]
     Recipe {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Fault in it.
         source: file::Error,
     },
-    /// A recipe that requires a tool which there is not.
-    #[error("{tool} requires \"{required}\", and there is no recipe for it")]
+    /// A recipe requires an unknown tool.
+    #[error("{tool} requires \"{required}\", but there is no recipe for it")]
     Requires {
-        /// The tool.
+        /// Requiring tool.
         tool: String,
-        /// What it requires.
+        /// Required tool.
         required: String,
     },
     /// Recipes that require each other.
     #[error("these recipes require each other: {}", .0.join(" -> "))]
     Circle(Vec<String>),
-    /// A recipe that requires one of another release.
-    #[error("{tool} is made of packages of {suite}, and requires {required}, which is made of packages of {other}")]
+    /// A recipe requires one of another Debian release.
+    #[error("{tool} has packages of {suite}, but requires {required}, which has packages of {other}")]
     Suites {
-        /// The tool.
+        /// Requiring tool.
         tool: String,
         /// Its suite.
         suite: String,
-        /// What it requires.
+        /// Required tool.
         required: String,
-        /// Whose suite is this.
+        /// Suite of the required tool.
         other: String,
     },
-    /// A directory of recipes that cannot be listed.
+    /// A directory of recipes cannot be listed.
     #[error("cannot list {path}", path = .path.display())]
     List {
-        /// The directory.
+        /// Directory.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
 }
 
-/// The recipes besides the built-in ones, each where there are some.
+/// Sources of recipes in addition to the built-in ones.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// The directory of the user's recipes.
+    /// Directory of the user's recipes.
     pub user: Option<PathBuf>,
     /// The project's recipes.
     pub project: Option<ProjectRecipes>,
-    /// A recipe of the user's that is not written yet.
+    /// A recipe of the user that is not written yet.
     pub draft: Option<Draft>,
 }
 
 /// A recipe that is tried before it is written.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Its name.
+    /// Name of the recipe.
     pub name: String,
-    /// Its text.
+    /// Text of the recipe.
     pub text: String,
 }
 
-/// Finds the recipe of `name`, in its own version.
+/// Finds the recipe of `name`, in its default version.
 pub fn find(places: &Places, name: &str) -> Result<Found, Error> {
     find_version(places, name, None)
 }
 
-/// Finds the recipe of `name` in the version that is wanted, if it can be had in that, with what it requires beneath it.
+/// Finds the recipe of `name` in a requested version, if it has that, and merges it over the recipes that it requires.
 pub fn find_version(places: &Places, name: &str, wanted: Option<&str>) -> Result<Found, Error> {
     within(places, name, wanted, &mut Vec::new())
 }
 
-/// The same, for a tool that the `chain` of others requires.
+/// The same, for a tool required by the others in `chain`.
 fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<String>) -> Result<Found, Error> {
     chain.push(name.to_owned());
     if chain.iter().filter(|tool| *tool == name).count() > 1 {
@@ -197,7 +197,7 @@ fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<Str
     Ok(Found { recipe, origin })
 }
 
-/// Lays what the places say of a tool over one another.
+/// Merges the recipes of a tool from all sources.
 fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, PathBuf)>, Error> {
     let builtin_path = PathBuf::from(format!("recipes/{name}.toml"));
     let mut merged: Option<(RecipeFile, Origin, PathBuf)> = None;
@@ -218,7 +218,7 @@ fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, Pat
     Ok(merged)
 }
 
-/// Reads the key files that a recipe names, from where the recipe was read.
+/// Reads the key files that a recipe names from the recipe's directory.
 fn locate(places: &Places, origin: Origin, path: &Path, debian: &mut DebianTable) -> Result<(), Error> {
     let dir = path.parent().unwrap_or(path);
     let read = |name: &str| match places.project.as_ref().filter(|_| origin == Origin::Project) {
@@ -231,7 +231,7 @@ fn locate(places: &Places, origin: Origin, path: &Path, debian: &mut DebianTable
     })
 }
 
-/// Why what a recipe names is not there.
+/// Error while reading a file that a recipe names.
 enum Unlocated {
     Document(document::Error),
     Recipe(file::Error),
@@ -249,7 +249,7 @@ impl From<file::Error> for Unlocated {
     }
 }
 
-/// Reads a document where the user or the project has one of this name, the project's last.
+/// Reads a document of this name from the user's and the project's recipes, in this order.
 pub fn documents(places: &Places, name: &str) -> Result<Vec<(Origin, PathBuf, String)>, document::Error> {
     let mut found = Vec::new();
     if let Some(dir) = &places.user {
@@ -278,7 +278,7 @@ pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
     Ok(names)
 }
 
-/// Lists the names of the user's and the project's documents in a directory below their recipes.
+/// Lists the user's and the project's documents in a subdirectory of their recipes.
 pub(super) fn names_below(places: &Places, dir: &str) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::new();
     if let Some(user) = &places.user {
@@ -290,7 +290,7 @@ pub(super) fn names_below(places: &Places, dir: &str) -> Result<BTreeSet<String>
     Ok(names)
 }
 
-/// Finds the tools that have a shim of this name, with the shim's command.
+/// Finds the tools that have a shim of this name, with its command.
 pub fn shim_owners(places: &Places, shim: &str) -> Result<BTreeMap<String, Vec<String>>, Error> {
     let mut owners = BTreeMap::new();
     for name in names(places)? {
@@ -302,7 +302,7 @@ pub fn shim_owners(places: &Places, shim: &str) -> Result<BTreeMap<String, Vec<S
     Ok(owners)
 }
 
-/// Lists the names of the documents in a directory; one that is not there has none.
+/// Lists the documents in a directory; a missing directory is empty.
 fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
     let failed = |source| Error::List { path: dir.to_owned(), source };
     let listing = match std::fs::read_dir(dir) {
@@ -326,18 +326,18 @@ fn unknown(places: &Places, name: &str) -> Error {
     Error::Unknown { name: name.to_owned(), near: instead(places, name) }
 }
 
-/// Returns the end of a sentence that a name is no recipe's: the thing that has this name, or a name near it.
+/// Returns the end of an error about an unknown recipe: an add-on or command of this name, or a similar name.
 fn instead(places: &Places, name: &str) -> String {
     let addons = ADDONS;
     let own = names_below(places, "addons/").unwrap_or_default();
     if own.contains(name) || addons.iter().any(|(addon, _)| *addon == name) {
-        return format!("; it is an add-on, which a tool is given: silo add {name} --for TOOL");
+        return format!("; it is an add-on, which needs a tool: silo add {name} --for TOOL");
     }
     if let Some(tool) = shim_owners(places, name).ok().and_then(|owners| owners.into_keys().next()) {
         return format!("; it is a command of {tool}: silo install {tool}");
     }
     if let Some(addon) = addon_with(name) {
-        return format!("; it is a command of the add-on {addon}, which a tool is given: silo add {addon} --for TOOL");
+        return format!("; it is a command of the add-on {addon}, which needs a tool: silo add {addon} --for TOOL");
     }
     let known = names(places).unwrap_or_default();
     let known: Vec<&str> = known.iter().map(String::as_str).chain(addons.iter().map(|(addon, _)| *addon)).collect();
@@ -347,7 +347,7 @@ fn instead(places: &Places, name: &str) -> String {
     }
 }
 
-/// Returns the built-in add-on that brings a command; of several the one that is called so, else the first.
+/// Returns the commands that an add-on adds.
 pub fn addon_with(command: &str) -> Option<&'static str> {
     let mut with = ADDONS.iter().filter(|(_, text)| commands_of(text).any(|other| other == command)).map(|(addon, _)| *addon);
     let first = with.next()?;

@@ -1,4 +1,4 @@
-//! The packages of a recipe's root, as they are written and checked.
+//! The `[debian]` table of a recipe: parsing, merging and checks.
 
 use std::path::{Path, PathBuf};
 
@@ -9,36 +9,37 @@ use super::file::{Error, check_packages, sorted};
 use super::source::{self, SourceTable};
 use super::{Debian, wanted};
 
-/// A root made of Debian packages.
+/// A root file system of Debian packages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DebianTable {
-    /// The release's codename; by default `trixie`. With `-backports` behind it, packages come from its backports where those have them.
+    /// Codename of the release; by default `trixie`. With the suffix `-backports`, packages come from its backports if available there.
     pub suite: Option<String>,
-    /// The archive's areas; by default `main` alone.
+    /// Archive areas; by default only `main`.
     pub components: Option<Vec<String>>,
-    /// Packages wanted besides the essential ones: `name`, `name=version`, `name (>= version)`, `name/suite`; any of them with ` [architecture]` on that architecture alone.
+    /// Packages in addition to the essential ones: `name`, `name=version`, `name (>= version)`, `name/suite`; each with an optional `
+    /// [architecture]` to limit it to one architecture.
     pub packages: Option<Vec<String>>,
-    /// Packages that are in the root while the steps run and not in the image, such as compilers; written as in `packages`.
+    /// Packages that are present while the steps run but not in the image, such as compilers; written as in `packages`.
     pub build_packages: Option<Vec<String>>,
-    /// Whether recommended packages come too; by default not.
+    /// Whether recommended packages are installed too; by default not.
     pub recommends: Option<bool>,
-    /// The package whose version is the tool's; by default the first of `packages`.
+    /// Package whose version is the tool's version; by default the first of `packages`.
     pub version_of: Option<String>,
-    /// Other apt archives, each with the key that signs it.
+    /// Additional apt archives, each with its signing key.
     pub sources: Option<Vec<SourceTable>>,
     /// .deb files in the recipe's directory, such as `debs/tool_1.0_amd64.deb`; the lock pins their digests.
     pub debs: Option<Vec<String>>,
-    /// Answers to questions that packages ask when they are configured, as debconf-set-selections(1) takes them:
-    /// `postfix postfix/main_mailer_type select Local only`.
+    /// Answers to questions of packages at configuration time, in the format of debconf-set-selections(1): `postfix
+    /// postfix/main_mailer_type select Local only`.
     pub debconf: Option<Vec<String>>,
-    /// The directory of the recipe that named `debs`.
+    /// Directory of the recipe that names `debs`.
     #[serde(skip)]
     #[schemars(skip)]
     pub debs_dir: Option<PathBuf>,
 }
 
-/// Reads the key files that a table of a recipe in `dir` names, by `read`, and notes whose `debs` these are.
+/// Reads the key files of a table, and records the recipe directory `dir` of its `debs`.
 pub fn locate<E: From<Error>>(table: &mut DebianTable, dir: &Path, read: impl Fn(&str) -> Result<Option<String>, E>) -> Result<(), E> {
     table.debs_dir = table.debs.as_ref().map(|_| dir.to_owned());
     for source in table.sources.iter_mut().flatten() {
@@ -52,7 +53,7 @@ pub fn locate<E: From<Error>>(table: &mut DebianTable, dir: &Path, read: impl Fn
     Ok(())
 }
 
-/// Lays `over` over `under`, key by key.
+/// Merges `over` into `under`, key by key.
 pub fn merge(under: Option<DebianTable>, over: Option<DebianTable>) -> Option<DebianTable> {
     let (under, over) = match (under, over) {
         (Some(under), Some(over)) => (under, over),
@@ -73,7 +74,7 @@ pub fn merge(under: Option<DebianTable>, over: Option<DebianTable>) -> Option<De
     })
 }
 
-/// Checks the table and fills in what it leaves out; `has_steps` says whether anything can need packages of its own.
+/// Checks the table and fills in defaults. Build packages without steps are an error.
 pub fn check(table: DebianTable, has_steps: bool) -> Result<Debian, Error> {
     let packages = table.packages.unwrap_or_default();
     check_packages("debian.packages", &packages)?;

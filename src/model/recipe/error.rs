@@ -1,126 +1,128 @@
-//! What is wrong with a recipe whose text can be read.
+//! Errors of a recipe that is valid TOML.
 
 use super::kept;
 
-/// What is wrong with a recipe whose shape is right.
+/// An invalid value in a recipe.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A name that cannot be typed as a command.
+    /// An invalid tool name.
     #[error("\"{0}\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter")]
     Name(String),
-    /// A package that Debian's grammar does not allow.
+    /// Not a package in Debian's grammar.
     #[error(
-        "{key}: \"{value}\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone"
+        "{key}: \"{value}\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only"
     )]
     Package {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The name.
+        /// Value.
         value: String,
     },
-    /// A suite or component that is not one word of the usual letters.
+    /// A suite or component with unusual characters.
     #[error("{key}: \"{value}\" is not a plain word")]
     Word {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// Its value.
+        /// Value.
         value: String,
     },
-    /// A package of another architecture than the root's.
-    #[error("{key}: \"{value}\" is of a foreign architecture, and a root has packages of its own one alone; leave \":architecture\" out")]
+    /// A package of a foreign architecture.
+    #[error(
+        "{key}: \"{value}\" is of a foreign architecture, but a root can have packages of its own architecture only; remove \":architecture\""
+    )]
     Foreign {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The package.
+        /// Package.
         value: String,
     },
-    /// An apt archive that cannot be used.
+    /// An unusable apt archive.
     #[error("debian.sources: \"{value}\": expected {what}")]
     Source {
-        /// The value.
+        /// Value.
         value: String,
-        /// What is expected instead.
+        /// Expected value.
         what: &'static str,
     },
-    /// A key file that is not there or not beside the recipe.
+    /// A missing key file, or one outside of the recipe's directory.
     #[error(
-        "debian.sources.keyFile: \"{0}\" is no file beside the recipe; name an ASCII-armoured key as NAME.asc there, or write the key itself as `key`"
+        "debian.sources.keyFile: \"{0}\" is no file in the recipe's directory; put an ASCII-armoured key there as NAME.asc, or write the key itself as `key`"
     )]
     KeyFile(String),
-    /// A .deb that is not below the recipe's directory.
+    /// A .deb outside of the recipe's directory.
     #[error("debian.debs: \"{0}\" is not a .deb below the recipe's directory; write a path like debs/name_1.0_amd64.deb")]
     Deb(String),
-    /// An answer that debconf would not take.
+    /// An invalid debconf answer.
     #[error(
-        "debian.debconf: \"{0}\" is not an answer; write: package question type value, as in \"postfix postfix/main_mailer_type select Local only\" (no passwords: everybody with the image would have them)"
+        "debian.debconf: \"{0}\" is not an answer; write: package question type value, as in \"postfix postfix/main_mailer_type select Local only\" (no passwords: every user of the image could read them)"
     )]
     Answer(String),
     /// A shim without a name or a program.
     #[error("shims: \"{0}\" is not a shim; write name, or name:program and arguments")]
     Shim(String),
-    /// A variable name with `=`, NUL or nothing in it.
+    /// An invalid variable name: empty, or with `=` or NUL.
     #[error("{key}: \"{value}\" is not a variable name")]
     Variable {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The name.
+        /// Name.
         value: String,
     },
-    /// A grant that is not a name, a name with a port, or an ecosystem.
+    /// Neither a host, a host with a port, nor an ecosystem.
     #[error("{key}: \"{value}\" is not a name; write name, name:port, *.name, an address, a network like 192.0.2.0/24, or @ecosystem")]
     Grant {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The grant.
+        /// Grant.
         value: String,
     },
-    /// A grant by which nothing can be reached.
-    #[error("{key}: nothing can be reached by \"{value}\": {why}")]
+    /// A grant that matches no possible connection.
+    #[error("{key}: \"{value}\" allows no connection: {why}")]
     DeadGrant {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The grant.
+        /// Grant.
         value: String,
-        /// Why, and what to write instead.
+        /// Reason, and the correct spelling.
         why: String,
     },
-    /// A version that could not be typed after an `@`.
+    /// A version that cannot be typed after an `@`.
     #[error("{key}: \"{value}\" is not a version")]
     Version {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The version.
+        /// Version.
         value: String,
     },
-    /// A pattern of names that has its star elsewhere than at its end.
-    #[error("activate.madeBy: \"{0}\" is not the beginning of a path with one * at its end; write it as lib/python3.*")]
+    /// A pattern without exactly one star at its end.
+    #[error("activate.madeBy: \"{0}\" is not a path with one * at its end; write it as lib/python3.*")]
     Pattern(String),
-    /// A path that is not one below a directory.
-    #[error("{key}: \"{value}\" is not a path below a directory; write it without a leading / and without ..")]
+    /// A path outside of its directory.
+    #[error("{key}: \"{value}\" is not a relative path within its directory; write it without a leading / and without ..")]
     Below {
-        /// The key.
+        /// Key.
         key: &'static str,
-        /// The path.
+        /// Path.
         value: String,
     },
-    /// A directory that cannot outlive a run.
+    /// An invalid persistent directory.
     #[error(transparent)]
     Kept(#[from] kept::Error),
-    /// An image whose name cannot be read.
+    /// An invalid image reference.
     #[error("image: \"{image}\": {what}")]
     Image {
-        /// The name.
+        /// Reference.
         image: String,
-        /// What is wrong with it.
+        /// Fault in it.
         what: String,
     },
-    /// A root that is to be two things.
+    /// A root file system with two sources.
     #[error("a tool is made of an image or of packages; this one has {0} too")]
     Both(&'static str),
-    /// Packages for steps that there are not.
-    #[error("debian.buildPackages are there while steps run, and there are none; write steps, or name them in debian.packages")]
+    /// Build packages without steps.
+    #[error("debian.buildPackages are for steps, but the recipe has none; add steps, or use debian.packages")]
     NoSteps,
-    /// Something that must not be empty or zero.
+    /// An empty or zero value.
     #[error("{0} must not be empty or zero")]
     Empty(&'static str),
 }

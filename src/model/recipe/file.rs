@@ -1,4 +1,4 @@
-//! A recipe as written: every key optional, unknown keys refused.
+//! A recipe file: every key is optional, unknown keys are refused.
 
 use std::collections::BTreeMap;
 
@@ -20,97 +20,97 @@ use super::{Activation, Probe, Recipe, Run, SHELL, Step};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RecipeFile {
-    /// One line for `silo list --available`.
+    /// Description in one line, for `silo list --available`.
     pub description: Option<String>,
-    /// When and where a real program of the tool's kind was last run in it: `2026-11-28 on x86_64`.
+    /// Date and architecture of the last test with a real program: `2026-11-28 on x86_64`.
     pub tested: Option<String>,
-    /// The tool's version, where none of its packages has it; its steps find it in `$SILO_VERSION`.
+    /// Version of the tool, if none of its packages has it; steps read it from `$SILO_VERSION`.
     pub version: Option<String>,
-    /// Other versions that it can be had in, and in what they differ.
+    /// Other available versions, and their differences.
     #[serde(default)]
     pub versions: BTreeMap<String, VersionTable>,
     /// Tools that this one is built on: their packages, steps, variables and grants come first.
     pub requires: Option<Vec<String>>,
-    /// The image that the tool's root is, instead of Debian packages: `registry.example.com/name:tag`, `oci:/layout:name`,
+    /// Container image used as root file system instead of Debian packages: `registry.example.com/name:tag`, `oci:/layout:name`,
     /// `oci-archive:/file.tar:name` or `docker-archive:/file.tar:name`.
     pub image: Option<String>,
-    /// The Debian packages of the tool's root.
+    /// Debian packages of the root file system.
     pub debian: Option<DebianTable>,
-    /// Commands run in the root when it is built, in order; each one's changes become a layer.
+    /// Build commands, run in the root file system in order; the changes of each become a layer.
     pub steps: Option<Vec<StepEntry>>,
-    /// What the tool's own commands may reach.
+    /// Network access of the tool.
     #[serde(default)]
     pub network: NetworkTable,
-    /// How to learn which names package ecosystems are, by the ecosystem's name.
+    /// Probes that learn the hosts of package ecosystems, by ecosystem.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, EcosystemTable>,
-    /// The program and its first arguments; by default the tool's name.
+    /// Program and its first arguments; by default the tool's name.
     pub command: Option<Vec<String>>,
-    /// Arguments of the command where a run has none, as CMD beside ENTRYPOINT in a Dockerfile.
+    /// Default arguments of the command, if a run has none, like CMD with ENTRYPOINT in a Dockerfile.
     pub arguments: Option<Vec<String>>,
     /// Other commands of the tool: `name`, or `name:program and arguments`.
     pub shims: Option<Vec<String>>,
-    /// Directories of a project that change how the tool is run where they are there, such as `.venv`.
+    /// Project directories that change the tool's environment if they exist, such as `.venv`.
     pub activate: Option<Vec<ActivateTable>>,
     /// Environment variables set inside.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Environment variables of the caller that are handed in where set.
+    /// Environment variables of the caller that are passed, if set.
     pub pass_env: Option<Vec<String>>,
     /// Package caches: directories that outlive a run and may be emptied.
     pub cache: Option<Vec<KeptEntry>>,
-    /// Private state, such as logins: directories that outlive a run and are never emptied by Silo.
+    /// Private state, such as logins: directories that outlive a run and that Silo never empties.
     pub state: Option<Vec<KeptEntry>>,
-    /// Processors that a run may use at once.
+    /// CPU limit of a run.
     pub cpus: Option<u32>,
-    /// Memory that a run may use, in MiB.
+    /// Memory limit of a run in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
-    /// What runs once in a virtual machine before its snapshot is taken, so that the tool's files are in memory then.
+    /// Command run once in a virtual machine before its snapshot is taken, so that the tool's files are in memory.
     pub warm_up: Option<Vec<String>>,
-    /// The tool's language server, for `silo lsp`; no part of the tool's own image.
+    /// Language server of the tool, for `silo lsp`; not part of the tool's image.
     pub lsp: Option<LspTable>,
 }
 
-/// A directory that changes how the tool is run. It is looked for from where a run starts up to the project.
+/// A directory that changes the tool's environment. The search goes from the working directory up to the project.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ActivateTable {
-    /// The directory, such as `.venv`.
+    /// Directory, such as `.venv`.
     pub dir: String,
-    /// What must be in it, such as `bin/python`.
+    /// Path that must exist in it, such as `bin/python`.
     pub has: Option<String>,
-    /// A variable that is set to the directory's path.
+    /// Variable that is set to the directory's path.
     pub variable: Option<String>,
-    /// A directory in it whose programs come first.
+    /// Directory in it that is put first on PATH.
     pub path: Option<String>,
-    /// Names in it that carry the version of the tool that made it, such as `lib/python3.*`: it counts only if the image has one
-    /// of them, too, below `/usr` or `/usr/local`.
+    /// Pattern of names in it that carry the version of the tool that made it, such as `lib/python3.*`. The directory is used only if the
+    /// image has one of these names below `/usr` or `/usr/local`.
     pub made_by: Option<String>,
 }
 
-/// A step: a shell command, or a table that says more.
+/// A step: a shell command, or a table with more options.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a shell command, a list of words, or a table with `run`")]
 pub enum StepEntry {
-    /// A command for the shell.
+    /// A shell command line.
     Shell(String),
     /// A program and its arguments.
     Words(Vec<String>),
-    /// A command with what it needs.
+    /// A command with options.
     Table(StepTable),
 }
 
-/// A command of a build with what it needs.
+/// A build command with options.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct StepTable {
-    /// A command for the shell, or a program and its arguments as a list.
+    /// A shell command line, or a program and its arguments as a list.
     pub run: Command,
-    /// What it may reach: `name`, `name:port`, `*.name`, or an ecosystem such as `@pypi`; by default nothing.
+    /// Hosts that it may connect to: `name`, `name:port`, `*.name`, or an ecosystem such as `@pypi`; by default none.
     #[serde(default)]
     pub network: Vec<String>,
-    /// Environment variables set for it.
+    /// Environment variables of the command.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Whether it sees the project's files, read-only at /workspace; by default not.
@@ -118,35 +118,35 @@ pub struct StepTable {
     pub project: bool,
 }
 
-/// A command: for the shell, or word by word.
+/// A command: a shell command line, or a list of words.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a shell command or a list of words")]
 pub enum Command {
-    /// A command for the shell.
+    /// A shell command line.
     Shell(String),
     /// A program and its arguments.
     Words(Vec<String>),
 }
 
-/// What a tool's commands may reach.
+/// Network access of a tool's commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NetworkTable {
-    /// What the tool may reach when it is run: names, or ecosystems such as `@pypi`.
+    /// Allowed hosts of a run: names, or ecosystems such as `@pypi`.
     pub allow: Option<Vec<String>>,
-    /// What commands given to `silo build` may reach, unless they say otherwise.
+    /// Allowed hosts for commands of `silo build` without a list of their own.
     pub install_allow: Option<Vec<String>>,
 }
 
-/// How a package ecosystem is learned.
+/// Probe of a package ecosystem.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EcosystemTable {
-    /// A command of the tool's root that asks the ecosystem for something small.
+    /// A command of the tool that makes a small request to the ecosystem.
     pub probe: Command,
 }
 
-/// Lays `over` over `under`, key by key: tables merge, everything else is replaced.
+/// Merges `over` into `under`, key by key: tables merge, everything else is replaced.
 pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
     let mut env = under.env;
     env.extend(over.env);
@@ -184,7 +184,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
     }
 }
 
-/// Checks `file` and fills in what it leaves out.
+/// Checks `file` and fills in defaults.
 pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     check_name(name)?;
     let tag = check_image(&file)?;
@@ -253,7 +253,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     })
 }
 
-/// Checks the image that a tool is made of, if it is; returns its tag, which is a version of a kind.
+/// Checks the image reference, if there is one; returns its tag, which serves as a version.
 fn check_image(file: &RecipeFile) -> Result<Option<String>, Error> {
     let Some(image) = &file.image else { return Ok(None) };
     let parsed = reference::parse(image).map_err(|what| Error::Image { image: image.clone(), what })?;
@@ -277,7 +277,7 @@ fn check_activate(table: ActivateTable) -> Result<Activation, Error> {
     })
 }
 
-/// Checks a pattern of names: a path below a directory with one `*`, at its end.
+/// Checks a pattern of names: a path with one `*` at its end.
 fn check_made_by(pattern: String) -> Result<String, Error> {
     match pattern.strip_suffix('*') {
         Some(start) if !start.is_empty() && !start.ends_with('/') && !start.contains('*') => {
@@ -288,20 +288,20 @@ fn check_made_by(pattern: String) -> Result<String, Error> {
     }
 }
 
-/// What a tool runs whose recipe does not say: its command of the same name, else its first, else a program of that name.
+/// The default command: the shim with the tool's name, else the first shim, else a program of that name.
 fn own_command(name: &str, first_shim: Option<String>, shims: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let own = shims.get(name).or_else(|| shims.get(&first_shim?));
     own.cloned().unwrap_or_else(|| vec![name.to_owned()])
 }
 
-/// Checks that a path stays below the directory that it is joined to.
+/// Checks that a path stays within the directory that it is joined to.
 fn below(key: &'static str, value: String) -> Result<String, Error> {
     let plain = std::path::Path::new(&value).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    // A colon would end the part of a PATH.
+    // A colon would separate entries of PATH.
     if plain && !value.is_empty() && !value.contains(['\0', ':']) { Ok(value) } else { Err(Error::Below { key, value }) }
 }
 
-/// Checks a step that stands under `key`.
+/// Checks a step of the key `key`.
 pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
     let table = match entry {
         StepEntry::Table(table) => table,
@@ -316,7 +316,7 @@ pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
     Ok(Step { run: check_command(key, table.run)?, network: sorted(table.network), env: table.env, project: table.project })
 }
 
-/// Checks how ecosystems are learned.
+/// Checks the probes of ecosystems.
 pub fn check_ecosystems(tables: BTreeMap<String, EcosystemTable>) -> Result<BTreeMap<String, Probe>, Error> {
     let one = |(name, table): (String, EcosystemTable)| {
         check_name(&name)?;
@@ -337,14 +337,14 @@ fn check_command(key: &'static str, command: Command) -> Result<Vec<String>, Err
     Ok(words)
 }
 
-/// Checks names that may be reached: they can be read, and can lead somewhere.
+/// Checks allowed hosts: valid, and able to match a connection.
 pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
     check_denials(key, grants)?;
     let flawed = grants.iter().find_map(|text| Some((text, Grant::parse(text)?.flaw()?)));
     flawed.map_or(Ok(()), |(text, why)| Err(Error::DeadGrant { key, value: text.clone(), why }))
 }
 
-/// Checks names that may not be reached: they can be read.
+/// Checks denied hosts: valid.
 pub fn check_denials(key: &'static str, grants: &[String]) -> Result<(), Error> {
     match grants.iter().find(|grant| !is_grant(grant)) {
         Some(wrong) => Err(Error::Grant { key, value: wrong.clone() }),
@@ -359,7 +359,7 @@ fn is_grant(text: &str) -> bool {
     }
 }
 
-/// Checks that `name` can be a tool's: it becomes a file name and a word on the command line.
+/// Checks a tool name: it becomes a file name and a word on the command line.
 pub fn check_name(name: &str) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
@@ -369,7 +369,7 @@ pub fn check_name(name: &str) -> Result<(), Error> {
     }
 }
 
-/// Checks that every one of `names` can be an environment variable.
+/// Checks the names of environment variables.
 pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), Error> {
     for name in names {
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -379,7 +379,7 @@ pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a St
     Ok(())
 }
 
-/// Checks that every one of `packages` can be a Debian package, with or without a version.
+/// Checks Debian packages, with or without a version.
 pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
     if let Some(wrong) = packages.iter().find(|package| !wanted::is_package(package)) {
         return Err(Error::Package { key, value: wrong.clone() });
@@ -401,7 +401,7 @@ pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
     Ok((host.to_owned(), command))
 }
 
-/// Sorts a list whose order says nothing, and leaves out what stands twice.
+/// Sorts a list without significant order, and removes duplicates.
 pub fn sorted(mut list: Vec<String>) -> Vec<String> {
     list.sort();
     list.dedup();
@@ -424,28 +424,28 @@ mod tests {
             (
                 "x",
                 "[debian]\npackages = [\"a b\"]",
-                "debian.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+                "debian.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
             ),
             (
                 "x",
                 "[debian]\npackages = [\"a [vax]\"]",
-                "debian.packages: \"a [vax]\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+                "debian.packages: \"a [vax]\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
             ),
             (
                 "x",
                 "[debian]\npackages = [\"-o\"]",
-                "debian.packages: \"-o\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+                "debian.packages: \"-o\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
             ),
             ("x", "[debian]\nsuite = \"../x\"", "debian.suite: \"../x\" is not a plain word"),
             (
                 "x",
                 "[debian]\nbuildPackages = [\"gcc\"]",
-                "debian.buildPackages are there while steps run, and there are none; write steps, or name them in debian.packages",
+                "debian.buildPackages are for steps, but the recipe has none; add steps, or use debian.packages",
             ),
             (
                 "x",
                 "steps = [\"a\"]\n[debian]\nbuildPackages = [\"a b\"]",
-                "debian.buildPackages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+                "debian.buildPackages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
             ),
             ("x", "shims = [\":y\"]", "shims: \":y\" is not a shim; write name, or name:program and arguments"),
             ("x", "command = []", "command must not be empty or zero"),
@@ -459,12 +459,12 @@ mod tests {
             (
                 "x",
                 "[[activate]]\ndir = \"x\"\nmadeBy = \"lib/*/x\"",
-                "activate.madeBy: \"lib/*/x\" is not the beginning of a path with one * at its end; write it as lib/python3.*",
+                "activate.madeBy: \"lib/*/x\" is not a path with one * at its end; write it as lib/python3.*",
             ),
             (
                 "x",
                 "[[activate]]\ndir = \"../x\"",
-                "activate.dir: \"../x\" is not a path below a directory; write it without a leading / and without ..",
+                "activate.dir: \"../x\" is not a relative path within its directory; write it without a leading / and without ..",
             ),
             ("x", "passEnv = [\"A=B\"]", "passEnv: \"A=B\" is not a variable name"),
             ("x", "version = \"a b\"", "version: \"a b\" is not a version"),

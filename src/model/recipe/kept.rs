@@ -1,71 +1,70 @@
-//! Directories of a tool that outlive its runs, as recipes and settings name them: package caches and private state.
+//! Persistent directories of a tool, as recipes and settings name them: package caches and private state.
 //!
-//! A cache can be made again by whoever filled it, so it may be emptied; state cannot (a login), so nothing empties it
-//! but the user. Either belongs to one project unless it says otherwise: what one project's code put there is then
-//! never read by another's.
+//! A cache can be refilled by its programs, so Silo may empty it. State (a login) cannot be recreated, so only the user removes it. By
+//! default each project has its own, so the code of one project never reads data that another project's code wrote.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A directory that cannot outlive a run.
+/// An invalid persistent directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: \"{value}\" is not a directory that can be kept; write ~/name or an absolute path")]
+#[error("{key}: \"{value}\" cannot be a persistent directory; write ~/name or an absolute path")]
 pub struct Error {
-    /// The key.
+    /// Key.
     pub key: &'static str,
-    /// The path.
+    /// Path.
     pub value: String,
 }
 
-/// The longest path: it becomes the name of a directory.
+/// Maximum length of the path, which becomes the name of a directory.
 const MAX_PATH_BYTES: usize = 80;
 
-/// A directory that outlives runs, as it is written.
+/// A persistent directory, as written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a path such as \"~/.cache/pip\", or a table with `guest`")]
 pub enum KeptEntry {
-    /// A path inside, for each project by itself.
+    /// A path inside, separate for each project.
     Path(String),
-    /// A path with what else is said of it.
+    /// A path with options.
     Table(KeptTable),
 }
 
-/// A directory that outlives runs, with whom it is for.
+/// A persistent directory with its scope.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct KeptTable {
-    /// The path inside: below `~/`, or absolute.
+    /// Path inside: below `~/`, or absolute.
     pub guest: String,
-    /// For each project by itself, which is the default, or for the tool in all projects.
+    /// Sharing: separate for each project (default), or shared by all projects of the tool.
     #[serde(default)]
     pub scope: Scope,
-    /// A variable that is set to the directory's path, for programs that would look elsewhere.
+    /// Variable that is set to the directory's path, for programs with another default.
     pub env: Option<String>,
 }
 
-/// Whom a directory is for.
+/// Sharing of a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Each project has its own.
     #[default]
     Project,
-    /// All projects that use the tool have the same one.
+    /// All projects that use the tool share it.
     Tool,
 }
 
-/// A directory of a tool that outlives its runs, checked.
+/// A checked persistent directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kept {
-    /// The path inside: `~/…`, or absolute.
+    /// Path inside: `~/…`, or absolute.
     pub guest: String,
-    /// Whom it is for.
+    /// Sharing.
     pub scope: Scope,
-    /// The variable that is set to its path.
+    /// Variable that is set to its path.
     pub env: Option<String>,
 }
 
-/// Checks directories that stand under `key`; of two with the same path the later one counts.
+/// Checks the directories of the key `key`; of two with the same path, the later wins.
 pub fn check(key: &'static str, entries: Vec<KeptEntry>) -> Result<Vec<Kept>, Error> {
     let mut all: Vec<Kept> = Vec::new();
     for entry in entries {
@@ -84,7 +83,7 @@ pub fn check(key: &'static str, entries: Vec<KeptEntry>) -> Result<Vec<Kept>, Er
     Ok(all)
 }
 
-/// Lays directories over others: one with a path that is there already takes its place.
+/// Adds directories; one with an existing path replaces it.
 pub fn over(mut under: Vec<Kept>, more: Vec<Kept>) -> Vec<Kept> {
     for kept in more {
         match under.iter_mut().find(|old| old.guest == kept.guest) {
@@ -95,9 +94,9 @@ pub fn over(mut under: Vec<Kept>, more: Vec<Kept>) -> Vec<Kept> {
     under
 }
 
-/// Whether a path can be a kept directory's: it hides what the image has there, so it must not be all of it.
+/// True if a path can be persistent. It hides the image's contents there, so it must not be a system directory or the root.
 fn is_guest(path: &str) -> bool {
-    /// Where a sandbox has things of its own.
+    /// Directories that the sandbox provides itself.
     const TAKEN: [&str; 6] = ["/dev", "/proc", "/sys", "/run", "/workspace", "/etc"];
     let rest = path.strip_prefix("~/").or_else(|| path.strip_prefix('/'));
     let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\0', '\n']);

@@ -1,4 +1,4 @@
-//! A tool's language server: what is run, and what of it lies over the tool's root.
+//! The language server of a tool: its command, and its additions to the tool's root.
 
 use std::collections::BTreeMap;
 
@@ -9,46 +9,46 @@ use super::file::{EcosystemTable, Error, StepEntry, check_ecosystems, check_pack
 use super::kept::{self, Kept, KeptEntry};
 use super::{Probe, Step};
 
-/// A language server, as it is written in a recipe or in settings.
+/// A language server, as written in a recipe or in settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LspTable {
-    /// The language server and its arguments; it speaks on its standard input and output.
+    /// Command of the language server and its arguments; it must use standard input and output.
     pub command: Option<Vec<String>>,
-    /// Debian packages of the language server, over the tool's own.
+    /// Debian packages of the language server, in addition to the tool's.
     pub packages: Option<Vec<String>>,
-    /// Commands that install the language server, run in the tool's root; each one's changes become a layer.
+    /// Commands that install the language server, run in the tool's root file system; the changes of each become a layer.
     pub steps: Option<Vec<StepEntry>>,
-    /// The one command that installs it, as older files have it: the same as `steps` with one step.
+    /// Old spelling of `steps` with one step.
     pub install: Option<StepEntry>,
-    /// Directories of the language server that outlive it and may be emptied, besides those of the tool.
+    /// Persistent directories of the language server that may be emptied, in addition to those of the tool.
     pub cache: Option<Vec<KeptEntry>>,
     /// Environment variables of the language server.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// How to learn which names a package ecosystem is that its steps reach and the tool does not.
+    /// Probes of package ecosystems that its steps use and the tool does not.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, EcosystemTable>,
 }
 
-/// A language server, checked.
+/// A checked language server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lsp {
-    /// The program and its arguments.
+    /// Program and arguments.
     pub command: Vec<String>,
-    /// Debian packages over the tool's own.
+    /// Debian packages in addition to the tool's.
     pub packages: Vec<String>,
     /// Commands run in the tool's root, in order.
     pub steps: Vec<Step>,
-    /// Caches besides the tool's.
+    /// Caches in addition to the tool's.
     pub cache: Vec<Kept>,
-    /// Variables that are set for it.
+    /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// How to learn which names ecosystems are that its steps reach.
+    /// Probes of the ecosystems that its steps use.
     pub ecosystems: BTreeMap<String, Probe>,
 }
 
-/// Lays `over` over `under`, key by key.
+/// Merges `over` into `under`, key by key.
 pub fn merge(under: Option<LspTable>, over: Option<LspTable>) -> Option<LspTable> {
     let (under, over) = match (under, over) {
         (Some(under), Some(over)) => (under, over),
@@ -72,7 +72,7 @@ pub fn merge(under: Option<LspTable>, over: Option<LspTable>) -> Option<LspTable
     })
 }
 
-/// Checks what a recipe, or settings without what lies beneath them, say.
+/// Checks the table of a recipe, or of settings before they are merged.
 pub fn check(table: LspTable) -> Result<Lsp, Error> {
     let steps = table.steps.or_else(|| table.install.map(|step| vec![step])).unwrap_or_default();
     let steps = steps.into_iter().map(|step| check_step("lsp.steps", step)).collect::<Result<_, _>>()?;
@@ -87,7 +87,7 @@ pub fn check(table: LspTable) -> Result<Lsp, Error> {
     Ok(Lsp { command: table.command.unwrap_or_default(), packages, steps, cache, env: table.env, ecosystems })
 }
 
-/// Lays what settings say of a server over what the recipe says; steps that say nothing of it may reach `network`.
+/// Merges the settings of a server over the recipe's; steps of the settings without network access of their own get `network`.
 pub fn over(recipe: Option<Lsp>, settings: Option<&LspTable>, network: &[String]) -> Result<Option<Lsp>, Error> {
     let Some(table) = settings else { return Ok(recipe) };
     let says_steps = table.steps.is_some() || table.install.is_some();
@@ -132,7 +132,7 @@ mod tests {
             assert_eq!(lsp.cache.iter().map(|kept| kept.guest.as_str()).collect::<Vec<_>>(), ["~/a", "~/b"]);
             assert_eq!(lsp.env.values().map(String::as_str).collect::<Vec<_>>(), ["1", "2"]);
         }
-        // A recipe says itself what its steps reach; what a user types reaches what the tool's builds do.
+        // A recipe names the hosts of its steps itself; a step in settings gets those of the tool's builds.
         assert_eq!((merged.steps[0].network.len(), laid.steps[0].network.as_slice()), (0, &["@x".to_owned()][..]));
     }
 
@@ -142,11 +142,11 @@ mod tests {
             ("command = []", "lsp.command must not be empty or zero"),
             (
                 "packages = [\"a b\"]",
-                "lsp.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, and \" [amd64]\" behind it for one architecture alone",
+                "lsp.packages: \"a b\" is not a package name; write name, name=version, name (>= version) or name/suite, with \" [amd64]\" after it for one architecture only",
             ),
             ("steps = [\"\"]", "lsp.steps must not be empty or zero"),
             ("env = { \"A=\" = \"1\" }", "lsp.env: \"A=\" is not a variable name"),
-            ("cache = [\"/etc\"]", "lsp.cache: \"/etc\" is not a directory that can be kept; write ~/name or an absolute path"),
+            ("cache = [\"/etc\"]", "lsp.cache: \"/etc\" cannot be a persistent directory; write ~/name or an absolute path"),
         ] {
             assert_eq!(check(table(text)).expect_err(text).to_string(), expect);
         }

@@ -1,7 +1,7 @@
-//! Recipes: what a tool is made of, and how it is run.
+//! Recipes: the contents of a tool, and how it runs.
 //!
-//! A recipe is a TOML file ([`file`]); the same tool may have several (built in, the user's, the
-//! project's), which [`catalog`] lays over one another. A [`Recipe`] is the checked result.
+//! A recipe is a TOML file ([`file`]). A tool may have several (built in, the user's, the project's), which [`catalog`] merges. A
+//! [`Recipe`] is the checked result.
 
 pub mod kept;
 pub mod lsp;
@@ -27,52 +27,52 @@ use kept::Kept;
 use lsp::Lsp;
 use source::{AptSource, LocalDeb};
 
-/// What one tool is made of, checked.
+/// A checked recipe of one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
-    /// The tool's name: lower-case letters, digits and `-`.
+    /// Name of the tool: lower-case letters, digits and `-`.
     pub name: String,
-    /// One line for lists.
+    /// Description in one line.
     pub description: String,
-    /// When and where it was last tried whole, if it was.
+    /// Date and architecture of the last complete test.
     pub tested: Option<String>,
-    /// Its version, where that is not a package's.
+    /// Version, if it is not that of a package.
     pub version: Option<String>,
-    /// Other versions that it can be had in, each with a label or an empty text.
+    /// Other available versions, each with a label or an empty text.
     pub versions: BTreeMap<String, String>,
-    /// The tools that it is built on; what they are made of is in the other fields already.
+    /// Required tools; their contents are merged into the other fields already.
     pub requires: Vec<String>,
-    /// The image of somebody else's that it is made of, instead of packages.
+    /// Container image used instead of packages.
     pub image: Option<String>,
-    /// The packages of its root.
+    /// Packages of the root file system.
     pub debian: Debian,
-    /// Commands run in the root when it is built, in order; each one's changes become a layer.
+    /// Build commands, in order; the changes of each become a layer.
     pub steps: Vec<Step>,
-    /// What the steps of the tool may reach unless they say otherwise, sorted.
+    /// Default hosts that build commands may connect to, sorted.
     pub install_allow: Vec<String>,
-    /// How to learn which names package ecosystems are, by name.
+    /// Probes of package ecosystems, by name.
     pub ecosystems: BTreeMap<String, Probe>,
-    /// How it is run.
+    /// Options of a run.
     pub run: Run,
-    /// Its language server, where it has one; no part of its image.
+    /// Language server; not part of the image.
     pub lsp: Option<Lsp>,
 }
 
-/// A command run in a tool's root when it is built.
+/// A build command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The program and its arguments.
+    /// Program and arguments.
     pub run: Vec<String>,
-    /// What it may reach: names, or ecosystems such as `@pypi`; sorted.
+    /// Hosts that it may connect to, or ecosystems such as `@pypi`; sorted.
     pub network: Vec<String>,
-    /// Environment variables set for it.
+    /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// Whether it sees the project's files, read-only at `/workspace`.
+    /// True if it sees the project's files, read-only at `/workspace`.
     pub project: bool,
 }
 
 impl Step {
-    /// Returns the command as a person would type it.
+    /// Returns the command as a user would type it.
     pub fn shown(&self) -> String {
         match self.run.as_slice() {
             [sh, flag, script] if sh == SHELL && flag == "-c" => script.clone(),
@@ -81,11 +81,11 @@ impl Step {
     }
 }
 
-/// The most letters of a step's title.
+/// Maximum characters of a step's title.
 const TITLE_CHARS: usize = 400;
 
 impl Step {
-    /// Returns one line that tells which step it is: the command, or of one with several lines the first, which may be a comment.
+    /// Returns a title in one line: the command, or the first line of a longer one, which may be a comment.
     pub fn title(&self) -> String {
         let shown = self.shown();
         let mut lines = shown.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -98,88 +98,88 @@ impl Step {
     }
 }
 
-/// The shell that runs commands which are given as one string.
+/// Shell for commands that are given as one string.
 pub const SHELL: &str = "/bin/sh";
 
-/// Quotes a word for a shell, where it needs that.
+/// Quotes a word for a shell if necessary.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "+-_./:=@%,".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
-/// A command that asks a package ecosystem for something, from which the names it needs are learned.
+/// A command that makes a request to a package ecosystem; the hosts that it connects to are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// The program and its arguments.
+    /// Program and arguments.
     pub run: Vec<String>,
 }
 
-/// A root made of Debian packages.
+/// A root file system of Debian packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Debian {
-    /// The release's codename, such as `trixie`.
+    /// Codename of the release, such as `trixie`.
     pub suite: String,
-    /// The archive's areas, sorted.
+    /// Archive areas, sorted.
     pub components: Vec<String>,
-    /// The packages wanted besides the essential ones, sorted.
+    /// Packages in addition to the essential ones, sorted.
     pub packages: Vec<String>,
-    /// The packages wanted over the recipe's own, sorted.
+    /// Packages added by settings, sorted.
     pub added: Vec<String>,
-    /// The packages that are there while the steps run, and not in the image, sorted.
+    /// Packages that are present while the steps run but not in the image, sorted.
     pub build: Vec<String>,
-    /// Whether recommended packages come too.
+    /// True to install recommended packages too.
     pub recommends: bool,
-    /// The package whose upstream version is the tool's.
+    /// Package whose upstream version is the tool's.
     pub version_of: String,
-    /// Other apt archives, sorted.
+    /// Additional apt archives, sorted.
     pub sources: Vec<AptSource>,
-    /// The .deb files beside the recipe, sorted.
+    /// .deb files in the recipe's directory, sorted.
     pub debs: Vec<LocalDeb>,
-    /// The answers to debconf's questions, sorted.
+    /// Answers to debconf's questions, sorted.
     pub answers: Vec<String>,
 }
 
-/// How a tool is run.
+/// Options of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The program and its first arguments.
+    /// Program and its first arguments.
     pub command: Vec<String>,
-    /// Its arguments where a run has none.
+    /// Default arguments, if a run has none.
     pub arguments: Option<Vec<String>>,
-    /// Other commands of the tool, by the name a user types.
+    /// Other commands of the tool, by typed name.
     pub shims: BTreeMap<String, Vec<String>>,
-    /// Directories of a project that change how it is run.
+    /// Project directories that change the environment.
     pub activate: Vec<Activation>,
     /// Environment variables set inside.
     pub env: BTreeMap<String, String>,
-    /// Environment variables of the caller that are handed in where set.
+    /// Environment variables of the caller that are passed, if set.
     pub pass_env: Vec<String>,
     /// Package caches that outlive a run.
     pub cache: Vec<Kept>,
     /// Private state that outlives a run.
     pub state: Vec<Kept>,
-    /// What it may reach: names, or ecosystems such as `@pypi`; sorted.
+    /// Hosts that it may connect to, or ecosystems such as `@pypi`; sorted.
     pub network: Vec<String>,
-    /// Processors that a run may use at once, where limited.
+    /// CPU limit.
     pub cpus: Option<u32>,
-    /// Memory that a run may use in MiB, where limited.
+    /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
-    /// What runs once in a virtual machine before its snapshot is taken; nothing of the tool's where it is empty.
+    /// Command run once in a VM before its snapshot is taken; empty for none.
     pub warm_up: Vec<String>,
 }
 
-/// A directory of a project that changes how a tool is run, such as `.venv`. It is no part of the tool's image.
+/// A project directory that changes a tool's environment, such as `.venv`. Not part of the tool's image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activation {
-    /// The directory, relative to a directory of the project.
+    /// Directory, relative to a directory of the project.
     pub dir: String,
-    /// What must be in it.
+    /// Path that must exist in it.
     pub has: Option<String>,
-    /// A variable that is set to the directory's path.
+    /// Variable that is set to the directory's path.
     pub variable: Option<String>,
-    /// A directory in it whose programs come first.
+    /// Directory in it that is put first on PATH.
     pub path: Option<String>,
-    /// Names in it that carry the version of the tool that made it, such as `lib/python3.*`.
+    /// Pattern of names in it that carry the version of the tool that made it, such as `lib/python3.*`.
     pub made_by: Option<String>,
 }
 

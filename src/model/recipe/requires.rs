@@ -1,11 +1,11 @@
-//! Tools that are built on others: what a recipe `requires` is laid beneath it.
+//! Merges the recipes that a recipe requires.
 //!
-//! Packages become layers of their own, so tools that are built on the same one share them.
+//! Packages become separate layers, so tools that require the same one share them.
 
 use super::{Recipe, kept};
 
-/// Lays `base` beneath `recipe`: its packages, steps, variables and grants come first, and `recipe` has the last word.
-/// Its shims stay its own. Returns the two suites where they differ: packages of two releases do not go together.
+/// Merges `base` under `recipe`: packages, steps, variables and grants of `base` come first, and `recipe` overrides them. The shims of
+/// `base` are not inherited. Returns both suites if they differ, because packages of two releases cannot be mixed.
 pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)> {
     if recipe.debian.suite != base.debian.suite {
         return Err((recipe.debian.suite, base.debian.suite));

@@ -1,5 +1,4 @@
-//! What a root has besides Debian's own packages: other apt archives with their keys, .deb files beside the recipe, and answers to
-//! debconf's questions.
+//! Additions to Debian's own packages: other apt archives with their keys, .deb files in the recipe's directory, and debconf answers.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -9,61 +8,61 @@ use silo_store::digest::Digest;
 
 use super::file::{Error, sorted};
 
-/// Longest key of an archive; Debian's whole keyring has 60 KB.
+/// Maximum length of an archive key; Debian's complete keyring has 60 KB.
 const MAX_KEY_BYTES: usize = 256 << 10;
 
-/// Another apt archive.
+/// An additional apt archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SourceTable {
-    /// Its address, as in sources.list(5): `https://packages.example.com/apt`.
+    /// Address, as in sources.list(5): `https://packages.example.com/apt`.
     pub uri: String,
-    /// Its suite.
+    /// Suite.
     pub suite: String,
-    /// Its components; by default `main` alone.
+    /// Components; by default only `main`.
     pub components: Option<Vec<String>>,
-    /// The key that signs it, ASCII-armoured; by default Debian's own keys.
+    /// Signing key, ASCII-armoured; by default Debian's own keys.
     pub key: Option<String>,
-    /// A file with that key, in the recipe's directory.
+    /// File with the signing key, in the recipe's directory.
     pub key_file: Option<String>,
 }
 
-/// Another apt archive, checked.
+/// A checked additional apt archive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AptSource {
-    /// Its address, without a slash at its end.
+    /// Address, without a trailing slash.
     pub uri: String,
-    /// Its suite.
+    /// Suite.
     pub suite: String,
-    /// Its components, sorted.
+    /// Components, sorted.
     pub components: Vec<String>,
-    /// The key that signs it, where it is not one of Debian's.
+    /// Signing key, if it is not one of Debian's.
     pub key: Option<String>,
 }
 
 impl AptSource {
-    /// Returns one line that names all of it, the key by its digest.
+    /// Returns a line that identifies the archive; the key is given by its digest.
     pub fn line(&self) -> String {
         let key = self.key.as_ref().map_or_else(|| "debian".to_owned(), |key| Digest::of(key.as_bytes()).to_string());
         format!("{} {} {} key {key}", self.uri, self.suite, self.components.join(" "))
     }
 }
 
-/// Returns the address that a line of [`AptSource::line`] begins with.
+/// Returns the address at the start of an [`AptSource::line`].
 pub fn uri_of(line: &str) -> &str {
     line.split(' ').next().unwrap_or_default()
 }
 
-/// A .deb file beside the recipe.
+/// A .deb file in the recipe's directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalDeb {
-    /// Its path below the recipe's directory.
+    /// Path below the recipe's directory.
     pub name: String,
-    /// The recipe's directory.
+    /// Recipe's directory.
     pub dir: PathBuf,
 }
 
-/// Checks an archive whose key, if it is in a file, has been read.
+/// Checks an archive. A key file must have been read before.
 pub fn check(table: SourceTable) -> Result<AptSource, Error> {
     let wrong = |value: &str, what: &'static str| Error::Source { value: value.to_owned(), what };
     let uri = table.uri.trim_end_matches('/').to_owned();
@@ -95,7 +94,7 @@ pub fn check(table: SourceTable) -> Result<AptSource, Error> {
     Ok(AptSource { uri, suite: table.suite, components, key: table.key })
 }
 
-/// Checks the name of a .deb file in `dir`: a path below it, in letters that locks can write.
+/// Checks the name of a .deb file in `dir`: a path below it, in characters that locks can contain.
 pub fn check_deb(name: &str, dir: &Path) -> Result<LocalDeb, Error> {
     let name = name.strip_prefix("./").unwrap_or(name);
     let below = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
@@ -107,7 +106,7 @@ pub fn check_deb(name: &str, dir: &Path) -> Result<LocalDeb, Error> {
     }
 }
 
-/// Checks an answer to a question of debconf's, as debconf-set-selections(1) takes it: owner, question, type and value.
+/// Checks a debconf answer in the format of debconf-set-selections(1): owner, question, type and value.
 pub fn check_answer(line: String) -> Result<String, Error> {
     let words: Vec<&str> = line.split_whitespace().take(3).collect();
     let known = ["string", "boolean", "select", "multiselect", "note", "text", "title", "error"];
@@ -124,7 +123,7 @@ pub fn check_answer(line: String) -> Result<String, Error> {
     }
 }
 
-/// Returns the package that an answer is for.
+/// Returns the package of an answer.
 pub fn owner(answer: &str) -> &str {
     answer.split_whitespace().next().unwrap_or_default()
 }
@@ -179,7 +178,7 @@ mod tests {
     fn answers_are_as_debconf_takes_them() {
         assert!(check_answer("postfix postfix/main_mailer_type select No configuration".to_owned()).is_ok());
         assert!(check_answer("tzdata tzdata/Areas select Europe".to_owned()).is_ok());
-        // A password in an image is everybody's.
+        // Everybody with the image can read a password in it.
         for wrong in
             ["", "postfix", "postfix a select x", "postfix postfix/x password y", "a b/c select x\nd e/f select y", "-o a/b select x"]
         {

@@ -1,4 +1,4 @@
-//! The recipes and add-ons of a project as texts: those that were judged are those that are used.
+//! The texts of a project's recipes and add-ons, read once: the checked texts are the used texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,21 +7,21 @@ use std::sync::Arc;
 
 use crate::document;
 
-/// The recipes of a project, read once.
+/// The recipes of a project.
 #[derive(Clone, Debug, Default)]
 pub struct ProjectRecipes {
     dir: PathBuf,
-    /// The text of each file by its name below the directory, or why it cannot be read.
+    /// Text of each file by its name below the directory, or the reason why it cannot be read.
     texts: Arc<BTreeMap<String, Result<String, String>>>,
 }
 
 impl ProjectRecipes {
-    /// The recipes of this directory with these texts.
+    /// Makes the recipes of a directory from these texts.
     pub fn new(dir: PathBuf, texts: BTreeMap<String, Result<String, String>>) -> ProjectRecipes {
         ProjectRecipes { dir, texts: Arc::new(texts) }
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -35,7 +35,7 @@ impl ProjectRecipes {
         }
     }
 
-    /// Returns the names of the documents in it, or in a directory of it, without their ending.
+    /// Returns the names of the documents in the directory or a subdirectory, without their extension.
     pub fn names(&self, dir: &str) -> BTreeSet<&str> {
         let names = self.texts.keys().filter_map(|name| name.strip_prefix(dir)?.strip_suffix(".toml"));
         names.filter(|name| !name.contains('/')).collect()

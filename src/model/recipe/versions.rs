@@ -1,6 +1,6 @@
-//! The versions that one recipe has: its own, and others that differ in steps and variables.
+//! The versions of a recipe: its own, and others that differ in steps and variables.
 //!
-//! All of them have the same Debian packages, and so one lock, in which each version's steps have pins of their own.
+//! All versions have the same Debian packages and therefore one lock, which pins the steps of each version separately.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use serde::Deserialize;
 use super::Step;
 use super::file::{Error, RecipeFile, StepEntry, check_step, check_variables};
 
-/// The variable in which a step finds the version that is being built.
+/// Variable with the version to build, set for steps.
 pub const VARIABLE: &str = "SILO_VERSION";
 
-/// What is different in another version of a tool.
+/// Differences of another version of a tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct VersionTable {
-    /// A word or two for lists, such as `long-term support`.
+    /// Short label for lists, such as `long-term support`.
     pub label: Option<String>,
-    /// The steps of this version; by default the recipe's.
+    /// Steps of this version; by default the recipe's.
     pub steps: Option<Vec<StepEntry>>,
-    /// Variables over the recipe's.
+    /// Variables in addition to the recipe's.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
 }
 
-/// Makes of a recipe the version that is wanted, or the newest that begins with it; where the recipe's own does, or none
-/// does, the recipe stays as it is.
+/// Selects the newest version that matches the requested one or has it as prefix. If the recipe's own version matches, or none does, the
+/// recipe stays unchanged.
 pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
     if file.version.as_deref().is_some_and(|own| is_of(own, wanted)) {
         return file;
@@ -41,18 +41,18 @@ pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
     file
 }
 
-/// Says whether a text can be a version or the beginning of one.
+/// True if a text can be a version or a version prefix.
 pub fn is_version(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".+-~_".contains(c);
     text.len() <= 100 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
 }
 
-/// Says whether `version` is `wanted` or begins with it, part by part.
+/// True if `version` equals `wanted` or has it as prefix, part by part.
 pub fn is_of(version: &str, wanted: &str) -> bool {
     version.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Checks that versions can be typed, and what stands in those that can be chosen.
+/// Checks the spelling of all versions, and the contents of the other versions.
 pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> Result<(), Error> {
     let wrong = |version: &&String| !is_version(version);
     if let Some(value) = own.iter().find(wrong) {
@@ -68,7 +68,7 @@ pub fn check(own: &Option<String>, others: &BTreeMap<String, VersionTable>) -> R
     Ok(())
 }
 
-/// Checks a recipe's steps, which find the version that is being built in a variable.
+/// Checks a recipe's steps, and sets the version variable for them.
 pub fn check_steps(steps: Vec<StepEntry>, version: Option<&str>) -> Result<Vec<Step>, Error> {
     let mut steps: Vec<Step> = steps.into_iter().map(|step| check_step("steps", step)).collect::<Result<_, _>>()?;
     if let Some(version) = version {
@@ -79,7 +79,7 @@ pub fn check_steps(steps: Vec<StepEntry>, version: Option<&str>) -> Result<Vec<S
     Ok(steps)
 }
 
-/// A key that sorts versions by their numbers; what is no number counts as none.
+/// Sort key of a version: its numbers; other parts count as 0.
 fn order(version: &str) -> Vec<u64> {
     version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
 }

@@ -1,30 +1,30 @@
-//! A wanted package as it is written: `name`, with a version (`name=1.2`, `name (>= 1.2)`), from one suite alone (`name/trixie-backports`),
-//! for a foreign architecture (`name:i386`), or on one architecture alone (`name [arm64]`).
+//! A requested package as written: `name`, with a version (`name=1.2`, `name (>= 1.2)`), from one suite only (`name/trixie-backports`), for
+//! a foreign architecture (`name:i386`), or on one architecture only (`name [arm64]`).
 
 use silo_base::system::Arch;
 
-/// The operators that may bound a version, the longer ones first.
+/// Version operators, longer ones first.
 const OPERATORS: [&str; 5] = ["<<", "<=", ">=", ">>", "="];
 
-/// The architectures of Debian's packages that a root may have besides its own.
+/// Debian architectures that a root may have in addition to its own.
 const FOREIGN: [&str; 9] = ["amd64", "arm64", "armel", "armhf", "i386", "mips64el", "ppc64el", "riscv64", "s390x"];
 
-/// A wanted package in its parts.
+/// The parts of a requested package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted<'a> {
-    /// The package's name.
+    /// Package name.
     pub name: &'a str,
-    /// The architecture of the package, where it is not the root's own.
+    /// Architecture of the package, if it is not the root's own.
     pub of: Option<&'a str>,
-    /// The suite that it must come from.
+    /// Required suite.
     pub suite: Option<&'a str>,
-    /// The operator and the version that bound its own.
+    /// Operator and version of the bound.
     pub bound: Option<(&'a str, &'a str)>,
-    /// The architecture of the root on which it is wanted, where it is not all of them.
+    /// Architecture of the root on which the package is requested; `None` for all.
     pub on: Option<&'a str>,
 }
 
-/// Parts a wanted package; nothing where it is not written as one.
+/// Parses a requested package; `None` if the text is invalid.
 pub fn parse(text: &str) -> Option<Wanted<'_>> {
     let (text, on) = for_arch(text);
     if on.is_some_and(|on| Arch::ALL.iter().all(|known| known.name() != on)) {
@@ -56,7 +56,7 @@ fn parse_bound(text: &str) -> Option<(&str, &str)> {
     (version.starts_with(|c: char| c.is_ascii_digit()) && version.chars().all(versions)).then_some((operator, version))
 }
 
-/// Parts a wanted package from the architecture that it is wanted for, where it says one: `name [arm64]`.
+/// Splits the architecture off a requested package, if there is one: `name [arm64]`.
 pub fn for_arch(text: &str) -> (&str, Option<&str>) {
     match text.strip_suffix(']').and_then(|rest| rest.split_once(" [")) {
         Some((package, arch)) => (package, Some(arch)),
@@ -64,13 +64,13 @@ pub fn for_arch(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether a text is a wanted package.
+/// True if a text is a requested package.
 pub fn is_package(text: &str) -> bool {
-    // Policy wants two letters at least.
+    // Debian policy requires at least two characters.
     parse(text).is_some_and(|wanted| wanted.name.len() >= 2)
 }
 
-/// Returns the name of a wanted package as locks write it: with its architecture, where it is foreign.
+/// Returns the name of a requested package as in locks: with its architecture, if foreign.
 pub fn name(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && !"+-.:".contains(c)).unwrap_or(text.len());
     &text[..end]
