@@ -109,7 +109,7 @@ while not os.path.exists('second'): time.sleep(.01)"
     drop((server.kill(), server.wait()));
     let told = errors(&output);
     assert_eq!(text(&output), "True True []\n[]\n10\n", "{told}");
-    assert_eq!(told.lines().filter(|line| line.contains("connections were refused: a sandbox has")).count(), 1, "{told}");
+    assert_eq!(told.lines().filter(|line| line.contains("connections were refused: the limit is")).count(), 1, "{told}");
     assert_eq!(told.lines().count(), 1, "{told}");
     let record = fs::read_to_string(record).expect("a record");
     assert_eq!(record.matches("\"crowded\"").count(), 1);

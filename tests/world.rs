@@ -86,7 +86,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
             "public.example" | "both.example" => "did not answer",
             "other.example" => "is not public, and no grant names it exactly",
             "loop.example" | "six.example" | "mapped.example" => "own loopback; grant host.silo.internal:7000",
-            _ => "itself is granted",
+            _ => "needs a grant of",
         };
         let line = told.lines().find(|line| line.contains(&format!("silo: {name}:7000: ")));
         assert!(expect == "reached" || line.is_some_and(|line| line.contains(why)), "{name}: {told}");
@@ -95,7 +95,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
     let denied = Network { deny: vec!["10.99.0.0/16".to_owned()], ..network };
     let (output, _) = world.run(denied, "print(why('named.inner.test:7000'))");
     assert_eq!(text(&output), "EHOSTUNREACH\n");
-    assert!(errors(&output).contains("named.inner.test:7000: it leads to 10.99.0.1, which is denied"), "{}", errors(&output));
+    assert!(errors(&output).contains("named.inner.test:7000: it resolves to 10.99.0.1, which is denied"), "{}", errors(&output));
 }
 
 /// Whoever owns a name decides where it leads. So a name's own grant does not open this machine, nor a cloud's metadata.
@@ -134,13 +134,13 @@ fn a_granted_name_leads_to_this_machine_only_where_that_is_granted_as_such() {
         assert!(line.ends_with(" EHOSTUNREACH"), "{line}: {told}");
     }
     for (name, why) in [
-        ("loop.example", "it leads to 127.0.0.1, which is this machine's own loopback; grant host.silo.internal:7000"),
-        ("mapped.example", "it leads to 127.0.0.1, which is this machine's own loopback"),
-        ("rebind.example", "it leads to 127.0.0.1, which is this machine's own loopback"),
-        ("own.example", "it leads to 203.0.113.80, which is reached only where 203.0.113.80:7000 itself is granted"),
-        ("inner.example", "it leads to 10.99.0.1, which is reached only where 10.99.0.1:7000 itself is granted"),
-        ("unique.example", "it leads to fd00:51::1, which is reached only where [fd00:51::1]:7000 itself is granted"),
-        ("metadata.example", "it leads to 169.254.169.254, which is reached only where 169.254.169.254:7000 itself is granted"),
+        ("loop.example", "it resolves to 127.0.0.1, which is this machine's own loopback; grant host.silo.internal:7000"),
+        ("mapped.example", "it resolves to 127.0.0.1, which is this machine's own loopback"),
+        ("rebind.example", "it resolves to 127.0.0.1, which is this machine's own loopback"),
+        ("own.example", "it resolves to 203.0.113.80, which needs a grant of 203.0.113.80:7000 itself"),
+        ("inner.example", "it resolves to 10.99.0.1, which needs a grant of 10.99.0.1:7000 itself"),
+        ("unique.example", "it resolves to fd00:51::1, which needs a grant of [fd00:51::1]:7000 itself"),
+        ("metadata.example", "it resolves to 169.254.169.254, which needs a grant of 169.254.169.254:7000 itself"),
     ] {
         assert!(told.contains(&format!("silo: {name}:7000: {why}")), "{name}: {told}");
     }
@@ -180,7 +180,7 @@ fn a_name_that_leads_home_the_second_time_is_judged_again() {
     assert_eq!(text(&output), "EHOSTUNREACH\nEHOSTUNREACH\nEHOSTUNREACH\n");
     let told = errors(&output);
     assert!(told.contains("rebind.example:7000: did not answer: "), "the first time it was dialled: {told}");
-    assert!(told.contains("rebind.example:7000: it leads to 127.0.0.1, which is this machine's own loopback"), "{told}");
+    assert!(told.contains("rebind.example:7000: it resolves to 127.0.0.1, which is this machine's own loopback"), "{told}");
     assert!(report.queries.iter().all(|name| name == "rebind.example"), "{:?}", report.queries);
 }
 

@@ -1,8 +1,8 @@
-//! The budget of one sandbox: connections, and bytes in buffers.
+//! Limits of one sandbox: open connections, and bytes in buffers.
 //!
-//! A connection has a permit from the moment that it is asked for until it is closed, and two small buffers of its own, so
-//! that it always goes on. Larger buffers are lent out of one pool; where the pool is short, a connection goes on with its
-//! small ones. A peer that reads nothing is not read from either: bytes wait in the kernel, and then at their sender.
+//! A connection holds a permit from the request to its close, and two small buffers of its own, so it always makes progress. Larger buffers
+//! come from one pool; when the pool is short, a connection continues with its small ones. The broker does not read from a connection whose
+//! peer does not read: the bytes wait in the kernel, then at their sender.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,21 +12,21 @@ use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The most connections at once. Browsers have a few dozen, package clients a hundred.
+/// The most open connections. Browsers have a few dozen, package clients a hundred.
 const MAX_CONNECTIONS: u64 = 2048;
-/// Descriptors that are no connection's: the channel, ports, lookups.
+/// Descriptors for other uses: the channel, ports, lookups.
 const OTHER_DESCRIPTORS: u64 = 128;
-/// Connections whose buffers in the kernel are as large as it finds good, which is many megabytes each. Those of the others
-/// are small: all sockets of the machine share one budget, and near its end every connection is slow.
+/// The first connections keep the kernel's buffer sizes, which grow to many megabytes each. Later ones get small buffers: all sockets of
+/// the machine share one memory limit, and near that limit every connection is slow.
 const ROOMY: usize = 64;
 /// Bytes of such a small buffer; the kernel doubles it.
 const NARROW_BYTES: usize = 32 << 10;
 /// Bytes of all large buffers together.
 const POOL_BYTES: usize = 16 << 20;
-/// The most connections that read a long beginning at once (a request's head, a ClientHello); others wait.
+/// The most long heads (HTTP request, ClientHello) read at a time; others wait.
 const MAX_LONG_HEADS: usize = 32;
 
-/// The budget.
+/// The limits and their current use.
 pub struct Budget {
     most: usize,
     open: Cell<usize>,
@@ -34,19 +34,19 @@ pub struct Budget {
     heads: Semaphore,
 }
 
-/// The right to one connection; given back when dropped.
+/// The permit for one connection; returned when dropped.
 pub struct Permit {
     budget: Rc<Budget>,
     is_roomy: bool,
 }
 
-/// Bytes that are lent; given back when dropped.
+/// Bytes lent from the pool; returned when dropped.
 pub struct Loan<'a>(&'a Budget, usize);
 
 impl Budget {
-    /// Makes the budget of a sandbox, as far as this process's limit of open files goes.
+    /// Creates a sandbox's budget, within this process's limit of open files.
     pub fn new() -> Rc<Budget> {
-        // Both sides of a connection have a descriptor.
+        // A connection has two descriptors, one for each side.
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = MAX_CONNECTIONS.min(files.saturating_sub(OTHER_DESCRIPTORS) / 2).max(1);
         Rc::new(Budget {
@@ -57,12 +57,12 @@ impl Budget {
         })
     }
 
-    /// Returns the most connections at once.
+    /// Returns the maximum of open connections.
     pub fn most(&self) -> usize {
         self.most
     }
 
-    /// Takes one connection out of the budget, if there is one left.
+    /// Takes one connection from the budget, if one is left.
     pub fn permit(self: &Rc<Budget>) -> Option<Permit> {
         if self.open.get() >= self.most {
             return None;
@@ -71,30 +71,30 @@ impl Budget {
         Some(Permit { budget: Rc::clone(self), is_roomy: self.open.get() <= ROOMY })
     }
 
-    /// Lends bytes for a large buffer, if the pool has as many.
+    /// Lends bytes for a large buffer, if the pool has enough.
     pub fn lend(&self, bytes: usize) -> Option<Loan<'_>> {
         let left = self.pool.get().checked_sub(bytes)?;
         self.pool.set(left);
         Some(Loan(self, bytes))
     }
 
-    /// Whether large buffers are short, so that one that waits must be given back.
+    /// Whether large buffers are scarce, so that an idle connection must return its own.
     pub fn is_short(&self) -> bool {
         self.pool.get() < POOL_BYTES / 2
     }
 
-    /// Waits for the right to read a long beginning.
+    /// Waits for a permit to read a long head.
     pub async fn long_head(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.heads.acquire().await.ok()
     }
 }
 
 impl Permit {
-    /// Gives the sockets of one of many connections small buffers.
+    /// Sets small kernel buffers if the sandbox has many connections.
     pub fn fit(&self, sockets: [&TcpStream; 2]) {
         for socket in sockets.into_iter().filter(|_| !self.is_roomy) {
-            // One that keeps its buffers works as well.
+            // Not fatal: the connection also works with large buffers.
             let _ = set_socket_recv_buffer_size(socket, NARROW_BYTES);
             let _ = set_socket_send_buffer_size(socket, NARROW_BYTES);
         }

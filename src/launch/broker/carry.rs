@@ -1,12 +1,12 @@
-//! Carrying bytes between two connections until both directions have ended.
+//! Copies bytes between two connections until both directions have ended.
 //!
-//! A direction that ends is passed on as its end alone (half-close); the other one goes on. How long nothing may move
-//! is not bounded: a shell or a database's client may wait for a day. When the sandbox has ended, what it wrote before is
-//! still carried out, and nothing is carried in any more ([`Conversations`]).
+//! At the end of one direction only that direction is shut down (half-close); the other one continues. There is no idle timeout: a shell or
+//! a database client may wait for a day. After the sandbox ends, its outgoing data is drained, and incoming data is dropped
+//! ([`Conversations`]).
 //!
-//! Bytes are copied, in large pieces. Moving them by `splice` was measured and is slower: what it saves in copying it
-//! loses in wake-ups, because pages go on in pieces as small as they came, while what is written in one large piece
-//! reaches the guest as one segment ([`silo_init::agent`] lets its loopback carry such).
+//! The copy goes through large buffers in user space. `splice` was measured and is slower: it saves the copy, but passes pages on in pieces
+//! as small as they came, which costs more wake-ups. One large write reaches the guest as one segment, because [`silo_init::agent`] raises
+//! the segment size of its loopback.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -21,12 +21,12 @@ use tokio::net::tcp::WriteHalf;
 use super::budget::{Budget, Loan};
 use super::conversations::Conversations;
 
-/// Bytes of a direction's own buffer, which most conversations never need more than.
+/// Bytes of the buffer that each direction owns; most connections never need more.
 const OWN_BYTES: usize = 4 << 10;
-/// The most bytes carried at once: as much as one segment of the guest's loopback holds.
+/// The most bytes of one copy: the size of a segment on the guest's loopback.
 const MOST_BYTES: usize = 512 << 10;
 
-/// Carries both directions to their ends; returns how many bytes went to the world, and how many came from it.
+/// Copies both directions until they end; returns the bytes sent and received.
 pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversations) -> io::Result<(u64, u64)> {
     let (from_guest, mut to_guest) = guest.split();
     let (from_world, mut to_world) = world.split();
@@ -48,9 +48,9 @@ pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversa
     Ok((sent.get(), received.get()))
 }
 
-/// Carries one direction to its end, which is not passed on; tells how many bytes went at once.
+/// Copies one direction until it ends; does not shut down the writer. Calls `note` with the bytes of each write.
 ///
-/// Nothing is read before what was read is written: a reader that is slow slows its writer.
+/// Reads nothing before the last piece is written, so a slow reader slows its writer.
 pub async fn one_way(mut from: impl AsyncRead + Unpin, to: &mut WriteHalf<'_>, budget: &Budget, note: impl Fn(u64)) -> io::Result<()> {
     let mut own = vec![0; OWN_BYTES];
     let mut lent: Option<(Loan<'_>, Vec<u8>)> = None;
@@ -60,7 +60,7 @@ pub async fn one_way(mut from: impl AsyncRead + Unpin, to: &mut WriteHalf<'_>, b
             let mut reading = pin!(from.read(piece));
             match poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await {
                 Poll::Ready(read) => Some(read?),
-                // Nothing is there yet. A large buffer is kept meanwhile only while there are enough.
+                // Nothing to read yet. Keeps the large buffer during the wait only while the pool has enough.
                 Poll::Pending if budget.is_short() => None,
                 Poll::Pending => Some(reading.await?),
             }

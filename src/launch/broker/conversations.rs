@@ -1,8 +1,8 @@
-//! The conversations of a sandbox, and what becomes of them when it ends.
+//! Open connections of a sandbox, and their end when the sandbox ends.
 //!
-//! What a program wrote arrives, though the program has ended meanwhile: outside, the kernel sees to that, and here it
-//! still holds the sandbox's side of each connection. So what leads out is carried to its end, which is near: nobody is
-//! left to write more. What leads in ends at once: nobody is left to read it.
+//! Data that a program wrote before it exited must arrive. Outside a sandbox the kernel takes care of that; here the broker still holds the
+//! sandbox's side of each connection. So outgoing data is drained: no more can follow. Incoming data is dropped at the end of the sandbox,
+//! because no program is left to read it.
 
 use std::cell::Cell;
 use std::io;
@@ -14,13 +14,12 @@ use tokio::time::sleep;
 
 use super::budget::Budget;
 
-/// How long nothing may move of what a sandbox that has ended wrote: whoever outside takes nothing for so long keeps the
-/// user's prompt no longer.
+/// Stops the drain after no outgoing byte moved for this long: a peer that stops reading must not delay the user's prompt.
 const STALLED: Duration = Duration::from_millis(500);
-/// The most such spans altogether. Bytes are bounded by what the kernel holds of the sandbox's connections.
+/// The most such spans in all. The kernel's socket buffers bound the bytes.
 const MOST_SPANS: usize = 10;
 
-/// The conversations.
+/// The open connections, and the signals that one closed or that the sandbox ended.
 pub struct Conversations {
     budget: Rc<Budget>,
     open: Cell<usize>,
@@ -31,7 +30,7 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Makes none, with the sandbox's budget.
+    /// Creates an empty set with the sandbox's budget.
     pub fn new(budget: Rc<Budget>) -> Conversations {
         Conversations {
             budget,
@@ -43,28 +42,28 @@ impl Conversations {
         }
     }
 
-    /// Returns the budget that all of them share.
+    /// Returns the budget that all connections share.
     pub fn budget(&self) -> &Rc<Budget> {
         &self.budget
     }
 
-    /// One begins.
+    /// Counts a new connection.
     pub fn open(&self) {
         self.open.set(self.open.get() + 1);
     }
 
-    /// One is over.
+    /// Counts a closed connection.
     pub fn close(&self) {
         self.open.set(self.open.get() - 1);
         self.closed.notify_waiters();
     }
 
-    /// Something was carried out.
+    /// Adds sent bytes to the drain's progress.
     pub fn note(&self, bytes: u64) {
         self.carried.set(self.carried.get() + bytes);
     }
 
-    /// Carries in what comes, as long as the sandbox lives: to write to a connection that nobody reads would break it off.
+    /// Copies incoming data until the sandbox ends; a write to a connection without a reader would reset it.
     pub async fn while_it_lives<T: Default>(&self, carried: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let ended = self.ended.notified();
         if self.has_ended.get() {
@@ -76,7 +75,7 @@ impl Conversations {
         }
     }
 
-    /// The sandbox has ended: waits as long as something is carried out.
+    /// Marks the sandbox as ended and waits while outgoing data still moves.
     pub async fn finish(&self) {
         self.has_ended.set(true);
         self.ended.notify_waiters();

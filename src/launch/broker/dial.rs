@@ -1,4 +1,4 @@
-//! Reaching a host for a guest: the name is looked up here, and what it leads to is judged before it is dialled.
+//! Connects to a host for a guest: resolves the name, checks the addresses, then dials them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -19,61 +19,61 @@ use super::own::is_own;
 use super::proxies::{Proxies, Proxy, Unknown};
 use super::request::{MAX_HEAD_BYTES, end_of_head};
 
-/// How long all addresses of a host together may take to answer; a kernel gives up after about as long.
+/// Timeout over all addresses of a host; a kernel gives up after about as long.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long one address may take while there are others.
+/// Timeout of one address while others are left.
 const PATIENCE_ONE: Duration = Duration::from_secs(10);
-/// The most addresses tried; a name with more has not one that is better.
+/// The most addresses tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// A connection to the world.
+/// An open connection to a host or to the upstream proxy.
 #[derive(Debug)]
 pub struct Dialled {
     /// The connection.
     pub stream: TcpStream,
-    /// The machine's proxy that it ends at, when the proxy is to be asked for each exchange.
+    /// The upstream proxy at the other end, if it must be asked for each exchange (plain HTTP).
     pub proxy: Option<Proxy>,
 }
 
-/// Why a host was not reached.
+/// Reasons not to connect.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The name leads into the machine's own network.
-    #[error("it leads to {address}, which is not public, and no grant names it exactly")]
+    /// The name resolves to an address in a private network.
+    #[error("it resolves to {address}, which is not public, and no grant names it exactly")]
     NotPublic {
         /// The first such address.
         address: IpAddr,
     },
-    /// The name leads to this machine, or to an address that means nothing beyond it.
-    #[error("it leads to {address}, which {}", granted_as(.address, .port))]
+    /// The name resolves to this machine, or to an address without meaning beyond it.
+    #[error("it resolves to {address}, which {}", granted_as(.address, .port))]
     Machine {
         /// The first such address.
         address: IpAddr,
         /// The port that was asked for.
         port: u16,
     },
-    /// The name leads to what is denied.
-    #[error("it leads to {address}, which is denied")]
+    /// The name resolves to a denied address.
+    #[error("it resolves to {address}, which is denied")]
     Denied {
         /// The first such address.
         address: IpAddr,
     },
-    /// The name leads nowhere.
+    /// The name does not resolve.
     #[error("cannot be resolved: {0}")]
     Resolve(io::Error),
-    /// Nobody answered.
+    /// No address accepted the connection.
     #[error("did not answer: {0}")]
     Connect(io::Error),
-    /// The machine's proxy would not.
+    /// The upstream proxy refused the tunnel.
     #[error("the machine's proxy refused: {0}")]
     Proxy(String),
-    /// The machine's proxy is of another kind.
+    /// The upstream proxy is of an unsupported kind.
     #[error(transparent)]
     Kind(#[from] Unknown),
 }
 
 impl Error {
-    /// Returns what a program sees of it.
+    /// Returns the outcome that the guest sees.
     pub fn outcome(&self) -> Outcome {
         match self {
             Error::NotPublic { .. } | Error::Machine { .. } | Error::Denied { .. } => Outcome::Denied,
@@ -87,31 +87,30 @@ impl Error {
     }
 }
 
-/// Says by which grant an address would be reached.
+/// Names the grant that would allow an address.
 fn granted_as(address: &IpAddr, port: &u16) -> String {
     match address {
-        address if address.is_loopback() => format!("is this machine's own loopback; grant {MACHINE}:{port} and ask for that name"),
-        IpAddr::V4(address) => format!("is reached only where {address}:{port} itself is granted"),
-        IpAddr::V6(address) => format!("is reached only where [{address}]:{port} itself is granted"),
+        address if address.is_loopback() => format!("is this machine's own loopback; grant {MACHINE}:{port} and connect to that name"),
+        IpAddr::V4(address) => format!("needs a grant of {address}:{port} itself"),
+        IpAddr::V6(address) => format!("needs a grant of [{address}]:{port} itself"),
     }
 }
 
-/// Reaches a host that a grant covers so.
+/// Connects to a host that a grant with this cover allows.
 ///
-/// The addresses that are judged are the ones that are dialled: a name is looked up once. A proxy of the machine is told
-/// the name, and looks it up itself.
+/// Resolves the name once and dials the addresses that were checked. An upstream proxy gets the name and resolves it itself.
 pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies: &Proxies) -> Result<Dialled, Error> {
-    // What a proxy is asked for in another way than for a tunnel.
+    // Plain HTTP goes to the proxy as a request; everything else through a tunnel.
     let plain = port == 80;
     let proxy = proxies.towards(host, port, plain)?;
     let found = lookup(host, port).await;
-    // Behind a proxy the machine itself often cannot resolve names; then it is the proxy's to judge.
+    // Behind a proxy the machine itself often cannot resolve names; then the proxy has to check the addresses.
     let addresses = match (found, &proxy) {
         (Ok(addresses), _) => judged(host, addresses, cover, policy)?,
         (Err(_), Some(_)) => Vec::new(),
         (Err(error), None) => return Err(Error::Resolve(error)),
     };
-    // What is this machine's is another thing on a proxy's.
+    // On the proxy, an address of this machine would mean another machine.
     let proxy = proxy.filter(|_| !addresses.iter().any(|place| owner(place.ip()) == Owner::Machine));
     let Some(proxy) = proxy else {
         return Ok(Dialled { stream: connect(&addresses).await.map_err(Error::Connect)?, proxy: None });
@@ -132,12 +131,12 @@ async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     if host.as_str() == MACHINE {
         return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
     }
-    // tokio's own lookup panics where the system refuses a thread.
+    // tokio's own lookup panics when the system refuses a thread.
     let (send, receive) = oneshot::channel();
     let name = host.for_resolver().to_owned();
     let resolve = move || {
         let found = (name.as_str(), port).to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
-        // Nobody may wait any more.
+        // The receiver may be gone.
         let _ = send.send(found);
     };
     thread::apart(resolve).map_err(io::Error::other)?;
@@ -145,8 +144,8 @@ async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
     if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
 }
 
-/// Keeps the addresses that may be dialled: public ones; those of a private network, where the host was granted by its own
-/// name or the address is granted; and this machine's own, or what means nothing beyond it, where that is granted as such.
+/// Keeps the addresses that may be dialled: public ones; private ones if a grant names this host or the address; and this machine's own (or
+/// those without meaning beyond it) if a grant names them as such.
 fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
     let mut refusal = None;
     let mut kept = Vec::new();
@@ -164,7 +163,7 @@ fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy
             Owner::Network if said == Said::Granted || cover == Cover::Exact => None,
             Owner::Network => Some(Error::NotPublic { address }),
             Owner::Machine if is_named => None,
-            // A network of link-local addresses is granted as such; one that this machine stands in is not this machine.
+            // A grant may cover a link-local network, but not this machine's own address in it.
             Owner::Machine if said == Said::Granted && by_class == Owner::Machine => None,
             Owner::Machine => Some(Error::Machine { address, port }),
         };
@@ -194,7 +193,7 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Asks the machine's proxy for a tunnel.
+/// Asks the upstream proxy for a tunnel (CONNECT).
 async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, host: &Host, port: u16) -> Result<(), Error> {
     let failed = |error: io::Error| Error::Proxy(error.to_string());
     let place = format!("{}:{port}", host.as_str());
@@ -202,7 +201,7 @@ async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, host: &Host, port: u16) -
     let ask = format!("CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization}\r\n");
     stream.write_all(ask.as_bytes()).await.map_err(failed)?;
     let mut head = Vec::new();
-    // Byte by byte: what follows the head belongs to the tunnel, and an answer is short.
+    // Byte by byte: the bytes after the head belong to the tunnel, and the answer is short.
     while end_of_head(&head).map_err(|error| Error::Proxy(error.to_string()))?.is_none() {
         head.push(stream.read_u8().await.map_err(failed)?);
         debug_assert!(head.len() <= MAX_HEAD_BYTES);

@@ -1,7 +1,7 @@
-//! Ports of this machine that lead to ports inside.
+//! Port forwards: ports of this machine, connected to ports in the sandbox.
 //!
-//! A door listens on this machine's own loopback, so nobody else's machine can come in by it. It leads in and not out:
-//! the agent connects inside, to whatever listens there on either loopback address, and nothing is granted by it.
+//! Each listens on this machine's loopback, so other machines cannot connect. The agent inside connects to the port on either loopback
+//! address. A port forward is for incoming connections only; it grants no network access.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,20 +19,20 @@ use super::carry;
 use super::record::{Entry, Verdict};
 use super::{Carrier, Hall};
 
-/// How long the way in may take; the kernel inside answers at once, unless what listens there does not accept.
+/// Timeout of a connect inside; the kernel answers immediately unless the server's accept queue is full.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait when this process has no descriptor left for who knocks.
+/// Delay after EMFILE on accept.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// A port of this machine that leads to a port inside.
+/// One port forward.
 pub struct Door {
-    /// What listens on this machine.
+    /// The listener on this machine.
     pub listener: std::net::TcpListener,
     /// The port inside.
     pub inside: u16,
 }
 
-/// Who waits for a connection inside.
+/// Connections that the agent was asked to open.
 #[derive(Default)]
 pub struct Waiting {
     last: Cell<Id>,
@@ -40,21 +40,21 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Hands over what the agent brought; what nobody waits for is dropped.
+    /// Passes a connection from the agent to its waiter; drops it if there is none.
     pub fn settle(&self, id: Id, connection: Option<TcpStream>) {
         if let Some(sender) = self.senders.borrow_mut().remove(&id) {
-            // Whoever waited may have gone.
+            // The waiter may be gone.
             let _ = sender.send(connection);
         }
     }
 
-    /// Nobody is brought any more.
+    /// Drops all pending connections.
     pub fn end(&self) {
         self.senders.borrow_mut().clear();
     }
 }
 
-/// Serves a door as long as the sandbox lives.
+/// Serves a port forward until the sandbox ends.
 pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> {
     door.listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(door.listener)?;
@@ -64,7 +64,7 @@ pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> 
             continue;
         };
         let Some(permit) = hall.permit("localhost", door.inside) else {
-            // It was accepted before this was known; a reset says it as well as can be said now.
+            // The kernel already accepted the connection; a reset is the closest to a refusal.
             let _ = outside.set_zero_linger();
             continue;
         };
@@ -90,7 +90,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
         Some(mut inside) => {
             permit.fit([&outside, &inside]);
             for stream in [&outside, &inside] {
-                // Small messages of a conversation must not wait for one another.
+                // Disable Nagle's algorithm: small messages must not wait for an ACK.
                 let _ = stream.set_nodelay(true);
             }
             match carry::both(&mut inside, &mut outside, &hall.conversations).await {
@@ -99,7 +99,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
             }
         }
         None => {
-            // It was accepted before this was known; a reset says it as well as can be said now.
+            // The kernel already accepted the connection; a reset is the closest to a refusal.
             let _ = outside.set_zero_linger();
             entry.verdict = Verdict::Refused;
         }
@@ -119,7 +119,7 @@ async fn enter<C: Carrier>(hall: &Rc<Hall<C>>, family: Family, port: u16) -> Opt
     inside.take_error().is_ok_and(|error| error.is_none()).then_some(inside)
 }
 
-/// Forgets who waits, also when the wait is given up.
+/// Removes a waiter when dropped, also after a timeout.
 struct Forget<'a> {
     waiting: &'a Waiting,
     id: Id,

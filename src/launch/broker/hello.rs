@@ -1,26 +1,26 @@
-//! What a TLS client says first: whom it wants to talk to (RFC 6066).
+//! Reads the TLS ClientHello and its SNI (RFC 6066).
 
 use rustls::server::Acceptor;
 
 use silo_base::grant::Host;
 
-/// The longest beginning that is read; a ClientHello with a post-quantum share has less than 2 KiB.
+/// The longest ClientHello that is read; one with a post-quantum key share has less than 2 KiB.
 pub const MAX_HELLO_BYTES: usize = 64 << 10;
 
-/// What the first bytes of a connection tell.
+/// The result of reading the first bytes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
-    /// Not all yet.
+    /// More bytes are needed.
     Part,
-    /// It wants to talk to this host.
+    /// TLS with this host as its SNI.
     Names(Host),
-    /// It does not say to whom.
+    /// TLS without SNI.
     Nameless,
-    /// This is no TLS.
+    /// Not TLS.
     Other,
 }
 
-/// Reads the first bytes of a connection as they come; each is looked at once.
+/// An incremental ClientHello reader; it parses each byte once.
 #[derive(Default)]
 pub struct Reader {
     acceptor: Acceptor,
@@ -28,7 +28,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes the next bytes. After another answer than [`Hello::Part`] there is nothing more to read.
+    /// Parses the next bytes. After any result but [`Hello::Part`] the reader is finished.
     pub fn take(&mut self, bytes: &[u8]) -> Hello {
         self.length = self.length.saturating_add(bytes.len());
         let mut rest = bytes;
@@ -81,7 +81,7 @@ mod tests {
             assert_eq!(read(&bytes[..length]), Hello::Part, "{length}");
         }
         assert_eq!(read(&bytes), Hello::Names(Host::parse("a.example").expect("a host")));
-        // In pieces of whatever size it is the same.
+        // The size of the pieces makes no difference.
         for size in [1, 7, 100] {
             let mut reader = Reader::default();
             let last = bytes.chunks(size).map(|piece| reader.take(piece)).find(|hello| *hello != Hello::Part);

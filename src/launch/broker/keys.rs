@@ -1,7 +1,7 @@
-//! The user's ssh agent, as far as a guest may ask it: which keys there are, and for signatures.
+//! Forwards the user's ssh agent into the sandbox, for two requests: list the keys, and sign.
 //!
-//! The keys stay in the agent, which is the user's own. A guest speaks its protocol (draft-ietf-sshm-ssh-agent), of
-//! which only these requests are passed on; adding, removing and locking keys is answered with a failure.
+//! The keys stay in the user's agent. A guest speaks the agent protocol (draft-ietf-sshm-ssh-agent). Requests to add, remove or lock keys
+//! get a failure as the answer.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -15,38 +15,38 @@ use tokio::sync::mpsc::Receiver;
 use super::record::{Entry, Verdict};
 use super::{Carrier, Hall};
 
-/// The longest message; OpenSSH's agent takes no longer one.
+/// The longest message; OpenSSH's agent has the same limit.
 const MAX_MESSAGE_BYTES: u32 = 256 << 10;
-/// The most conversations at once.
+/// The most connections at a time.
 const MAX_CONVERSATIONS: usize = 16;
-/// How long to wait when this process has no descriptor left for who asks.
+/// Delay after EMFILE on accept.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Numbers of messages, by section 7.1 of the draft.
+/// Message numbers (section 7.1 of the draft).
 const FAILURE: u8 = 5;
 const REQUEST_IDENTITIES: u8 = 11;
 const SIGN_REQUEST: u8 = 13;
 const EXTENSION: u8 = 27;
-/// What OpenSSH's client tells of the host before it asks for a signature, so that keys bound to hosts work.
+/// OpenSSH's client sends this extension before it asks for a signature, so that keys bound to hosts work.
 const SESSION_BIND: &[u8] = b"\0\0\0\x18session-bind@openssh.com";
 
-/// The way to the user's ssh agent.
+/// Access to the user's ssh agent.
 pub struct Keys {
-    /// Where those come from who ask.
+    /// The source of the guest's connections.
     pub asking: Asking,
     /// The agent's socket on this machine.
     pub agent: PathBuf,
 }
 
-/// Where those come from who ask.
+/// The source of a guest's connections.
 pub enum Asking {
-    /// They connect to what listens inside.
+    /// Connections to a listener inside.
     Listener(std::os::unix::net::UnixListener),
-    /// They are handed over, each with a connection of its own.
+    /// Connections from the VM's channel, each as a socket.
     Handed(Receiver<std::os::unix::net::UnixStream>),
 }
 
-/// The same, once it is served.
+/// The same source, registered with the async runtime.
 enum Served {
     Listener(UnixListener),
     Handed(Receiver<std::os::unix::net::UnixStream>),
@@ -63,7 +63,7 @@ impl Served {
         }
     }
 
-    /// Waits for the next one; `None` where no more come.
+    /// Waits for the next connection; `None` at the end.
     async fn next(&mut self) -> io::Result<Option<UnixStream>> {
         match self {
             Served::Listener(listener) => Ok(Some(listener.accept().await?.0)),
@@ -76,7 +76,7 @@ impl Served {
     }
 }
 
-/// Serves it as long as the sandbox lives.
+/// Serves the agent until the sandbox ends.
 pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, keys: Keys) -> io::Result<()> {
     let mut asking = Served::of(keys.asking)?;
     let agent: Rc<Path> = keys.agent.into();
@@ -96,7 +96,7 @@ pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, keys: Keys) -> io::Result<()> 
         let (hall, agent, one) = (Rc::clone(&hall), Rc::clone(&agent), Rc::clone(&open));
         tokio::task::spawn_local(async move {
             match UnixStream::connect(&agent).await {
-                // A conversation that breaks off is over; both sides have seen it.
+                // A broken connection needs no message; both sides have seen it.
                 Ok(agent) => drop(converse(&hall, guest, agent).await),
                 Err(error) => hall.tell(&format!("the ssh agent at {} cannot be reached: {error}", agent.display())),
             }
@@ -109,7 +109,7 @@ async fn converse<C: Carrier>(hall: &Hall<C>, mut guest: UnixStream, mut agent: 
     loop {
         let request = read(&mut guest).await?;
         if !is_passed_on(&request) {
-            hall.tell("a request to the ssh agent was not passed on: only lists of keys and signatures are");
+            hall.tell("a request to the ssh agent was refused: it may only list keys and sign");
             write(&mut guest, &[FAILURE]).await?;
             continue;
         }
@@ -157,7 +157,7 @@ mod tests {
         for passed in [&[REQUEST_IDENTITIES][..], &[SIGN_REQUEST, 0, 0], &bind] {
             assert!(is_passed_on(passed), "{passed:?}");
         }
-        // Adding, removing one and all, locking, unlocking, smart cards, other extensions, nothing, an odd list.
+        // Add, remove one, remove all, lock, unlock, smart cards, other extensions, an empty message, a list request with trailing data.
         for kept in [&[17][..], &[18], &[19], &[22], &[23], &[20], &[21], &[25], &[26], &[EXTENSION, 0, 0, 0, 5], &[], &[11, 0]] {
             assert!(!is_passed_on(kept), "{kept:?}");
         }

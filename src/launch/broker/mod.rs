@@ -1,15 +1,15 @@
-//! The broker: the one way from a sandbox to the network, by name.
+//! The broker: a sandbox's only access to the network, by name.
 //!
-//! A sandbox has no interface but its own loopback. The agent that stands on it asks this code, outside, what may be
-//! asked for, and to dial it ([`silo_wire`] has the messages). The broker judges the *name*, looks it up itself,
-//! judges the address, dials, and carries bytes. So a guest, be it root inside, can at most ask for what is granted.
+//! A sandbox has only a loopback interface. The agent on it asks the broker, outside, which names and ports are allowed, and asks it to
+//! connect ([`silo_wire`] has the messages). The broker checks the *name*, resolves it, checks the address, connects, and copies bytes. So
+//! even root in the guest reaches only granted hosts.
 //!
-//! **Invariant.** What a guest sends is read only by [`silo_wire`], and at port 443 or on its way to the machine's
-//! proxy by [`hello`] and [`request`]; its size and its time are bounded, and all that it makes this code hold comes out of
-//! one budget ([`budget`]).
+//! **Invariant.** Only [`silo_wire`] parses messages from the guest. [`hello`] parses the TLS ClientHello on port 443, and [`request`] the
+//! HTTP head for the upstream proxy. Size and time are bounded, and one budget ([`budget`]) covers all resources that the guest makes the
+//! broker hold.
 //!
-//! A name says nothing about what is behind it: a server that serves many names may be asked, inside the encrypted
-//! connection, for any of them.
+//! A granted name is no proof of the service behind it: a server with many names may answer, inside the encrypted connection, for any of
+//! them.
 
 mod budget;
 pub mod hello;
@@ -50,47 +50,47 @@ use proxies::Proxies;
 use record::{Entry, Record, Verdict};
 use relay::Place;
 
-/// The most hosts dialled at once.
+/// The most hosts dialled at a time.
 const MAX_DIALLING: usize = 512;
-/// The most names looked up at once, each in a thread of its own; more of them wait.
+/// The most DNS lookups at a time, each in its own thread; more of them wait.
 const MAX_LOOKUPS: usize = 16;
-/// The stack of such a thread: what the C library's resolver needs, with room.
+/// The stack of a lookup thread: enough for the C library's resolver.
 const LOOKUP_STACK_BYTES: usize = 512 << 10;
-/// The most answers that wait for the agent to take them; an honest one asks for fewer at once.
+/// The most answers queued for the agent; the agent itself has fewer open requests.
 const MAX_ANSWERS: usize = 1024;
-/// How long the guest's side of a connection may take to come once there is one.
+/// Timeout for the guest's side of a connection after the dial succeeded.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks for connections that nobody took.
+/// Between two sweeps over unclaimed connections.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long the channel is read on when the sandbox is gone: its end comes right behind what was asked last.
+/// How long the channel is read after the sandbox ended; its last messages arrive just before its end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// Lines told in all; a guest can ask for as many names as it likes.
+/// The most lines shown; a guest can request any number of names.
 pub const MAX_LINES: usize = 200;
 
 /// Takes a line, from any thread.
 pub type Say = Box<dyn Fn(&str) + Send + Sync>;
 
-/// What a guest may reach, and who hears of what it tried.
+/// The broker's configuration: the grants of a sandbox, and the receivers of its reports.
 pub struct Terms {
-    /// What may be reached.
+    /// The granted hosts.
     pub policy: Policy,
-    /// Grants every name that leads to a public address, and takes each `name:port` that was reached.
+    /// Set while a run learns: grants every name with a public address, and receives each `name:port` that was reached.
     pub learned: Option<Say>,
-    /// The machine's own proxies.
+    /// The host's own proxies.
     pub proxies: Proxies,
-    /// Says what would grant what was refused.
+    /// Returns the command that would grant a refused name.
     pub cure: fn(&str) -> String,
-    /// Takes one line for each name that was refused or not reached.
+    /// Receives one line for each name that was refused or not reached.
     pub tell: Say,
-    /// Takes a line for everything.
+    /// Receives every lookup and connection.
     pub record: Option<Record>,
-    /// Ports of this machine that lead in.
+    /// Port forwards into the sandbox.
     pub doors: Vec<Door>,
-    /// The way to the user's ssh agent.
+    /// Access to the user's ssh agent.
     pub keys: Option<Keys>,
 }
 
-/// What is open while everything is learned: where package clients and git ask.
+/// The ports that are open while a run learns: those of git and of package clients.
 const LEARNING: [(u16, u16); 3] = [(22, 22), (80, 80), (443, 443)];
 
 impl Terms {
@@ -115,19 +115,18 @@ impl Terms {
     }
 }
 
-/// The way to a sandbox's agent.
+/// The channel to a sandbox's agent.
 pub trait Carrier: 'static {
-    /// Receives a message with the connection that came with it; `None` at the end. An odd message is passed over.
+    /// Receives a message, with its connection if it has one; `None` at the end. Skips malformed messages.
     fn next(&self) -> impl Future<Output = io::Result<Option<(Ask, Option<TcpStream>)>>>;
 
     /// Sends an answer.
     fn answer(&self, answer: &Answer) -> impl Future<Output = io::Result<()>>;
 }
 
-/// Serves the agent at the other end of a channel until its sandbox has ended, and what it wrote last is carried out.
+/// Serves the agent until its sandbox has ended and its outgoing data is drained.
 ///
-/// `open` is called where both may wait for the network; it returns the channel, and what comes to its end when the sandbox
-/// does.
+/// `open` runs inside the async runtime; it returns the channel, and a future that resolves when the sandbox ends.
 pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Result<(C, E)>, mut terms: Terms) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -143,12 +142,12 @@ pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Resu
             let mut served = std::pin::pin!(Rc::clone(&hall).serve(doors, keys));
             tokio::select! {
                 biased;
-                // A channel that breaks is a sandbox that has ended.
+                // A broken channel means that the sandbox has ended.
                 _ = &mut served => {}
                 () = ended => drop(tokio::time::timeout(LAST_WORDS, served).await),
             }
         }
-        // What came last is judged when its turn comes.
+        // Lets the tasks of the last messages start.
         tokio::task::yield_now().await;
         hall.waiting.end();
         hall.conversations.finish().await;
@@ -156,12 +155,12 @@ pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Resu
         Ok(())
     });
     drop(set);
-    // One that looks a name up cannot be woken, and is not waited for.
+    // A thread in a DNS lookup cannot be interrupted, so do not wait for it.
     runtime.shutdown_background();
     served
 }
 
-/// What all conversations share.
+/// State shared by all connections.
 struct Hall<C> {
     channel: C,
     terms: Terms,
@@ -175,7 +174,7 @@ struct Hall<C> {
     waiting: doors::Waiting,
 }
 
-/// One host that is dialled.
+/// Counts one running dial.
 struct Dialling<C>(Rc<Hall<C>>);
 
 impl<C> Dialling<C> {
@@ -191,7 +190,7 @@ impl<C> Drop for Dialling<C> {
     }
 }
 
-/// A connection that waits for the guest's side of it.
+/// A dialled connection that waits for the guest's side.
 struct Ready {
     dialled: Dialled,
     host: Host,
@@ -222,7 +221,7 @@ impl<C: Carrier> Hall<C> {
             let (hall, port) = (Rc::clone(&self), door.inside);
             tokio::task::spawn_local(async move {
                 if let Err(error) = doors::serve(Rc::clone(&hall), door).await {
-                    hall.tell(&format!("no connection from this machine gets to port {port} inside: {error}"));
+                    hall.tell(&format!("the port forward to port {port} in the sandbox failed: {error}"));
                 }
             });
         }
@@ -230,7 +229,7 @@ impl<C: Carrier> Hall<C> {
             let hall = Rc::clone(&self);
             tokio::task::spawn_local(async move {
                 if let Err(error) = keys::serve(Rc::clone(&hall), keys).await {
-                    hall.tell(&format!("the ssh agent cannot be asked from inside: {error}"));
+                    hall.tell(&format!("forwarding the ssh agent failed: {error}"));
                 }
             });
         }
@@ -249,7 +248,7 @@ impl<C: Carrier> Hall<C> {
                     tokio::task::spawn_local(async move {
                         let outcome = hall.connect(id, &name, port, permit).await;
                         drop(dialling);
-                        // Without an agent nobody waits for the answer.
+                        // The agent may be gone; then no one needs the answer.
                         let _ = hall.channel.answer(&Answer::Outcome { id, outcome }).await;
                     });
                 }
@@ -269,12 +268,12 @@ impl<C: Carrier> Hall<C> {
         Ok(())
     }
 
-    /// Takes a connection out of the budget.
+    /// Takes a connection from the budget.
     fn permit(&self, name: &str, port: u16) -> Option<Permit> {
         self.conversations.budget().permit().or_else(|| self.crowded(name, port))
     }
 
-    /// Refuses a connection; the first of a run is noted, since there may be thousands.
+    /// Refuses a connection; records only the first one of a run, since there may be thousands.
     fn crowded(&self, name: &str, port: u16) -> Option<Permit> {
         if !self.is_crowded.replace(true) {
             let name = Host::parse(name).map_or_else(String::new, |host| host.as_str().to_owned());
@@ -284,17 +283,19 @@ impl<C: Carrier> Hall<C> {
         None
     }
 
-    /// Tells once, when there are no more, how many connections were refused.
+    /// Reports at the end how many connections were refused.
     fn tell_refused(&self) {
         let most = self.conversations.budget().most();
         match self.turned_away.get() {
             0 => {}
-            1 => self.tell(&format!("1 connection was refused: a sandbox has {most} at once, and dials {MAX_DIALLING} at once")),
-            many => self.tell(&format!("{many} connections were refused: a sandbox has {most} at once, and dials {MAX_DIALLING} at once")),
+            1 => self.tell(&format!("1 connection was refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time")),
+            many => self.tell(&format!(
+                "{many} connections were refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time"
+            )),
         }
     }
 
-    /// Lets go of connections that the agent never took.
+    /// Drops connections that the agent never claimed.
     async fn sweep(self: Rc<Hall<C>>) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -303,7 +304,7 @@ impl<C: Carrier> Hall<C> {
         }
     }
 
-    /// Answers without waiting: an agent that does not listen must not keep the broker from listening.
+    /// Sends an answer without waiting: an agent that does not read must not block the broker.
     fn answer(self: &Rc<Hall<C>>, answer: Answer) {
         if self.answers.get() >= MAX_ANSWERS {
             return;
@@ -311,7 +312,7 @@ impl<C: Carrier> Hall<C> {
         self.answers.set(self.answers.get() + 1);
         let hall = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            // Without an agent nobody waits for the answer.
+            // The agent may be gone; then no one needs the answer.
             let _ = hall.channel.answer(&answer).await;
             hall.answers.set(hall.answers.get() - 1);
         });
@@ -321,7 +322,7 @@ impl<C: Carrier> Hall<C> {
         let Some(host) = Host::parse(name) else { return Vec::new() };
         let ranges = self.terms.ranges(&host);
         if ranges.is_empty() {
-            // Its services are seldom at the ports that a grant without one covers.
+            // The host's services are rarely at the ports that a grant without a port covers.
             let grant = if host.as_str() == MACHINE { format!("{MACHINE}:PORT") } else { host.as_str().to_owned() };
             self.refuse(host.as_str(), &grant);
             self.note(&Entry { name: host.as_str().to_owned(), port: None, verdict: Verdict::Denied, sent: 0, received: 0 });
@@ -367,7 +368,7 @@ impl<C: Carrier> Hall<C> {
         let place = Place { host: &host, port, raw: leave.raw };
         let (verdict, sent, received) = match relay::relay(guest, dialled, place, &self.conversations).await {
             Ok((sent, received)) => (Verdict::Reached, sent, received),
-            // A conversation that breaks off is over; both sides have seen it.
+            // A broken connection needs no message; both sides have seen it.
             Err(relay::Error::Io(_)) => (Verdict::Broken, 0, 0),
             Err(error) => {
                 self.tell(&format!("{}:{port}: {error}", host.as_str()));
@@ -387,7 +388,7 @@ impl<C: Carrier> Hall<C> {
         self.tell(&format!("{what} is not granted; {}", (self.terms.cure)(grant)));
     }
 
-    /// Tells a line once, and only so many of them.
+    /// Shows each line once, up to [`MAX_LINES`].
     fn tell(&self, line: &str) {
         let mut lines = self.lines.borrow_mut();
         if lines.len() > MAX_LINES || lines.iter().any(|told| told == line) {
@@ -395,7 +396,7 @@ impl<C: Carrier> Hall<C> {
         }
         lines.push(line.to_owned());
         if lines.len() > MAX_LINES {
-            (self.terms.tell)("more names were refused than are told");
+            (self.terms.tell)("further refusals are not shown");
         } else {
             (self.terms.tell)(line);
         }

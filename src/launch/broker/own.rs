@@ -1,14 +1,14 @@
-//! Finds out which addresses are this machine's own, at the moment that one of them would be dialled.
+//! Detects the host's own IP addresses, each time before a dial.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-/// An address that is set aside for documentation (RFC 5737), so that no machine has it.
+/// An address reserved for documentation (RFC 5737), so no machine has it.
 const NOBODYS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
-/// Whether an address is this machine's own, on any of its interfaces.
+/// Whether an address belongs to this machine, on any interface.
 ///
-/// The kernel's routes are asked, not a list of interfaces: it chooses the address itself as the source of what would be
-/// sent there, or loopback where a whole range is routed to the machine. Nothing is sent.
+/// Looks up the kernel's route instead of a list of interfaces: the kernel chooses the address itself as the source for its own address, or
+/// loopback where a whole range is routed to the machine. Sends no packet.
 pub fn is_own(address: IpAddr) -> bool {
     let source = UdpSocket::bind(unspecified(address)).and_then(|socket| {
         socket.connect((address, 9))?;
@@ -17,8 +17,8 @@ pub fn is_own(address: IpAddr) -> bool {
     source.is_ok_and(|source| source.ip() == address || source.ip().is_loopback()) || can_listen(address)
 }
 
-/// Whether a server could listen at an address, which is another sign, where routes lead elsewhere. On a machine that is
-/// set up to listen at any address (`ip_nonlocal_bind`) it is none.
+/// Whether a server could bind to an address: a second test, for hosts with unusual routes. It proves nothing on a machine that allows a
+/// bind to any address (`ip_nonlocal_bind`).
 fn can_listen(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok() && UdpSocket::bind((NOBODYS, 0)).is_err()
 }
@@ -36,7 +36,7 @@ mod tests {
     fn the_machines_own_addresses_are_known() {
         assert!(is_own(Ipv4Addr::LOCALHOST.into()) && is_own(Ipv4Addr::new(127, 9, 9, 9).into()));
         assert!(!is_own(NOBODYS.into()));
-        // The one that this machine would be seen by, where it has a way out.
+        // The source address of the default route, on a machine that has one.
         let seen = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect((NOBODYS, 9)).and_then(|()| socket.local_addr()));
         if let Ok(seen) = seen {
             assert!(is_own(seen.ip()), "{seen}");

@@ -1,41 +1,41 @@
-//! The machine's own proxies: which one leads to a host, if any.
+//! The host's own upstream proxies, and the choice of one for a destination.
 
 use serde::{Deserialize, Serialize};
 
 use silo_base::grant::{Host, MACHINE, split_port};
 
-/// The machine's own proxies, as its variables name them.
+/// The host's proxies, from its proxy variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proxies {
-    /// For plain http.
+    /// For plain HTTP.
     pub http: Option<String>,
     /// For everything else.
     pub https: Option<String>,
-    /// What is reached directly, as `NO_PROXY` has it.
+    /// Hosts that are reached directly (`NO_PROXY`).
     pub direct: Option<String>,
 }
 
-/// A proxy to go through.
+/// An upstream proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// Where it is.
+    /// Its host.
     pub host: Host,
     /// Its port.
     pub port: u16,
-    /// What it wants to be told, as the value of a header.
+    /// The value of the `Proxy-Authorization` header.
     pub authorization: Option<String>,
 }
 
-/// A proxy setting that cannot be followed.
+/// A proxy setting of an unsupported kind.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this machine's proxy is not one of http, and others are not spoken here")]
+#[error("this machine's proxy is not an http:// proxy; other kinds are not supported")]
 pub struct Unknown;
 
 impl Proxies {
-    /// Returns the proxy that leads to a host; `plain` for an exchange of plain http.
+    /// Returns the proxy for a host; `plain` for plain HTTP.
     pub fn towards(&self, host: &Host, port: u16, plain: bool) -> Result<Option<Proxy>, Unknown> {
-        // What another machine calls its loopback is another thing.
+        // A proxy would resolve a loopback name to itself.
         if host.is_loopback() || host.as_str() == MACHINE || self.is_direct(host, port) {
             return Ok(None);
         }
@@ -70,7 +70,7 @@ fn parse(url: &str) -> Option<Proxy> {
     Some(Proxy { host: Host::parse(host)?, port: port.unwrap_or(80), authorization })
 }
 
-/// Takes `%20` for what it stands for.
+/// Decodes percent escapes.
 fn unescaped(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! What is noted of a run's network: one line of JSON for each name and connection.
+//! The network record of a run: one line of JSON for each name and connection.
 
 use std::cell::Cell;
 
@@ -7,54 +7,54 @@ use silo_wire::Outcome;
 
 use super::Say;
 
-/// The most lines of one run; a guest can ask as often as it likes.
+/// The most entries of one run; a guest can send any number of requests.
 const MAX_ENTRIES: usize = 10_000;
 
-/// One line.
+/// One entry of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// The name or address that was asked for.
+    /// The requested name or address.
     pub name: String,
-    /// The port; none where only the name was asked for.
+    /// The port; `None` for a DNS lookup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// What came of it.
+    /// The result.
     pub verdict: Verdict,
-    /// Bytes from inside to outside.
+    /// Bytes sent from the sandbox.
     #[serde(default)]
     pub sent: u64,
-    /// Bytes from outside to inside.
+    /// Bytes received by the sandbox.
     #[serde(default)]
     pub received: u64,
 }
 
-/// What came of it.
+/// The result of a lookup or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// A conversation that came to its end.
+    /// The connection closed normally.
     Reached,
-    /// A conversation that was broken off, by whom it was with or because it was not what was granted.
+    /// The connection broke, or the broker cut it because it did not match its grant.
     Broken,
-    /// Nothing grants it.
+    /// No grant covers it.
     Denied,
-    /// The other side refused.
+    /// The peer refused the connection.
     Refused,
-    /// There was no way there.
+    /// No route to the host.
     Unreachable,
-    /// Nobody answered.
+    /// The connection timed out.
     TimedOut,
-    /// The sandbox had as many connections as it may have at once. Noted once a run.
+    /// The sandbox had its maximum of open connections. Recorded once a run.
     Crowded,
-    /// A connection from this machine to a port inside.
+    /// A port forward from this machine to a port in the sandbox.
     Entered,
-    /// A signature of the user's ssh agent.
+    /// A signature by the user's ssh agent.
     Signed,
 }
 
 impl Verdict {
-    /// Returns its name, as records spell it.
+    /// Returns the name that records use.
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Reached => "reached",
@@ -69,7 +69,7 @@ impl Verdict {
         }
     }
 
-    /// Returns what dialling came to, if it came to nothing.
+    /// Returns the verdict of a failed dial; `None` for a success.
     pub fn of(outcome: Outcome) -> Option<Verdict> {
         match outcome {
             Outcome::Open => None,
@@ -81,19 +81,19 @@ impl Verdict {
     }
 }
 
-/// Takes the lines, up to as many as are kept.
+/// Writes entries, up to a maximum.
 pub struct Record {
     say: Say,
     entries: Cell<usize>,
 }
 
 impl Record {
-    /// Hands lines to `say`.
+    /// Creates a record that passes each line to `say`.
     pub fn new(say: Say) -> Record {
         Record { say, entries: Cell::new(0) }
     }
 
-    /// Notes one.
+    /// Writes one entry.
     pub fn note(&self, entry: &Entry) {
         if self.entries.get() >= MAX_ENTRIES {
             return;

@@ -1,4 +1,4 @@
-//! A conversation between a guest and the world: what must be judged of its beginning, then bytes to their ends.
+//! Relays one connection between a guest and the network: checks its first bytes, then copies both directions.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -17,43 +17,43 @@ use super::dial::Dialled;
 use super::hello::{Hello, MAX_HELLO_BYTES, Reader};
 use super::request::{self, MAX_HEAD_BYTES};
 
-/// How long a guest may take to say what it wants, where that is judged.
+/// How long a guest may take to send the first bytes, where they are checked.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes read at once of a beginning, and as many as every connection may hold of it; more takes a right that few have at once.
+/// Bytes of one read. A longer ClientHello or request head needs a permit, because only a few may be buffered at a time.
 const SHORT_BYTES: usize = 4 << 10;
 
-/// Why a connection that was open is broken off.
+/// Reasons to cut an open connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A connection broke; both sides have seen it.
+    /// The connection broke; both sides have seen it.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It wants to talk to another host.
-    #[error("it asks for {0} there, which is another name")]
+    /// The TLS SNI names another host.
+    #[error("TLS SNI {0} does not match the host connected to")]
     OtherName(String),
-    /// It says nothing of whom it wants to talk to.
+    /// No TLS, or TLS without SNI.
     #[error("{0} on port 443; \"{1}\" would grant it")]
     Unnamed(&'static str, String),
-    /// Its request to the machine's proxy is none.
+    /// The request to the upstream proxy is not valid.
     #[error(transparent)]
     Request(#[from] request::Error),
 }
 
-/// Whom a connection goes to.
+/// The destination of a connection.
 pub struct Place<'a> {
     /// The host.
     pub host: &'a Host,
     /// The port.
     pub port: u16,
-    /// Whether anything goes on port 443.
+    /// Whether port 443 may carry any protocol, not only TLS for this host.
     pub raw: bool,
 }
 
-/// Carries both directions to their ends; returns how many bytes went to the world, and how many came from it.
+/// Copies both directions until they end; returns the bytes sent and received.
 pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, among: &Conversations) -> Result<(u64, u64), Error> {
     let Dialled { stream: mut world, proxy } = dialled;
-    // Small messages of a conversation must not wait for one another. A machine's connection is no TCP, and has no such delay.
+    // Disable Nagle's algorithm: small messages must not wait for an ACK. The guest's side of a VM is no TCP socket, and has no such delay.
     let _ = guest.set_nodelay(true);
     world.set_nodelay(true)?;
     let mut left = None;
@@ -78,7 +78,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
             Ok((first + sent, received))
         }
         Some(bytes) => {
-            // One exchange: nobody reads what comes after the body.
+            // One exchange: the broker reads nothing after the request's body.
             let (from, mut to) = guest.split();
             let (mut answer, mut ask) = world.split();
             let sent = Cell::new(first);
@@ -97,7 +97,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
     }
 }
 
-/// Reads the beginning of a TLS connection, which must name the host that was connected to.
+/// Reads the TLS ClientHello, whose SNI must be the host connected to.
 async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Result<Vec<u8>, Error> {
     let mut begin = Vec::new();
     let mut reader = Reader::default();
@@ -113,13 +113,13 @@ async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Res
             Hello::Part => {}
             Hello::Names(name) if name == *place.host => return Ok(begin),
             Hello::Names(name) => return Err(Error::OtherName(name.as_str().to_owned())),
-            Hello::Nameless => return unnamed("it asks for no name"),
-            Hello::Other => return unnamed("it does not speak TLS"),
+            Hello::Nameless => return unnamed("TLS without SNI"),
+            Hello::Other => return unnamed("not TLS"),
         }
     }
 }
 
-/// Reads the head of a request; returns what was read after it, too.
+/// Reads the head of a request; returns it with the bytes that followed it.
 async fn head(guest: &mut TcpStream, budget: &Budget) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let mut read = Vec::new();
     let mut long = None;

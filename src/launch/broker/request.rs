@@ -1,57 +1,56 @@
-//! The head of a plain HTTP request, as a guest sends it on its way to the machine's own proxy: bytes in, data out.
+//! Parses the head of a plain HTTP request that a guest sends to the upstream proxy.
 //!
-//! A proxy wants whole addresses and a word of who asks, so such a request is read and written anew. Whatever is not
-//! exactly one is refused; a guest has no claim to leniency, and two readers that differ about where a request ends
-//! are how requests are smuggled.
+//! A proxy needs the absolute URL and its credentials, so the broker parses the head and writes a new one. It refuses any deviation from
+//! the grammar: request smuggling needs two parsers that disagree about the end of a request.
 
 use std::fmt::Write;
 
 use silo_base::grant::{Host, split_port};
 
-/// The longest head read; programs send a few hundred bytes, large cookies a few thousand.
+/// The longest head; programs send a few hundred bytes, or a few thousand with large cookies.
 pub const MAX_HEAD_BYTES: usize = 16 << 10;
-/// The most header lines; bounds the work, not any honest program.
+/// The most header lines; far above any real client.
 const MAX_HEADERS: usize = 100;
 
-/// What ends a head.
+/// The end of a head.
 const END: &[u8] = b"\r\n\r\n";
 
-/// What concerns one connection alone and is not passed on. `Host` and `Connection` are written anew.
+/// Hop-by-hop headers, which are not forwarded. `Host` and `Connection` are written again.
 const OWN: [&str; 9] =
     ["host", "connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "upgrade", "transfer-encoding"];
 
-/// A plain request to be passed on.
+/// A plain HTTP request to forward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
     /// The method.
     method: String,
     /// Path and query.
     path: String,
-    /// The header lines to pass on, each without its line's end.
+    /// The header lines to forward, without line ends.
     headers: Vec<String>,
     /// Bytes of body that follow the head.
     pub body: u64,
 }
 
-/// Why a head is refused.
+/// Reasons to refuse a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is no head of HTTP/1.
-    #[error("this is no HTTP/1 request")]
+    /// Not an HTTP/1 head.
+    #[error("not an HTTP/1 request")]
     Form,
-    /// It is longer than is read.
+    /// Longer than the limits.
     #[error("the request's head is longer than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} lines")]
     Long,
-    /// It asks another host than the one that was connected to.
-    #[error("the request's host is not the one that was connected to")]
+    /// Names another host than the one connected to.
+    #[error("the request's Host does not match the host connected to")]
     Target,
-    /// A body without a length.
-    #[error("a request with a body needs a content-length here")]
+    /// Has a body without a length.
+    #[error("a request with a body needs a Content-Length")]
     Length,
 }
 
 impl Error {
-    /// Returns the status that tells it.
+    /// Returns the HTTP status for the error.
     pub fn status(self) -> &'static str {
         match self {
             Error::Form | Error::Target => "400 Bad Request",
@@ -61,7 +60,7 @@ impl Error {
     }
 }
 
-/// Finds the end of the head in what was read so far; `None` asks for more.
+/// Finds the end of the head in the bytes read so far; `None` if it is incomplete.
 pub fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Error> {
     match bytes.windows(END.len()).position(|window| window == END) {
         Some(at) if at + END.len() <= MAX_HEAD_BYTES => Ok(Some(at + END.len())),
@@ -70,10 +69,10 @@ pub fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Reads the whole head of a request to a host.
+/// Parses the whole head of a request to a host.
 pub fn parse(head: &[u8], host: &Host, port: u16) -> Result<Exchange, Error> {
     let text = std::str::from_utf8(head).map_err(|_| Error::Form)?;
-    // A control character that one reader takes for a line's end and another does not is refused.
+    // Refuses control characters: parsers disagree about which of them end a line.
     if text.replace("\r\n", "").chars().any(|c| c.is_control() && c != '\t') {
         return Err(Error::Form);
     }
@@ -101,7 +100,7 @@ pub fn parse(head: &[u8], host: &Host, port: u16) -> Result<Exchange, Error> {
 }
 
 impl Exchange {
-    /// Writes the head for a proxy.
+    /// Returns the head to send to a proxy.
     pub fn for_proxy(&self, host: &Host, port: u16, authorization: Option<&str>) -> String {
         self.head(&format!("http://{}{}", at(host, port), self.path), host, port, authorization)
     }
@@ -137,7 +136,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The length of the body; one that comes in chunks has none.
+/// Returns the length of the body; chunked bodies are refused.
 fn length(headers: &[(&str, &str)]) -> Result<u64, Error> {
     let all = |wanted: &'static str| headers.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value);
     if all("transfer-encoding").next().is_some() {

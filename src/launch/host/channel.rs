@@ -252,6 +252,6 @@ mod tests {
             assert_eq!(forger.answer(), Answer::Ports { id, ranges: vec![] });
         }
         let told = forger.told.lock().expect("not poisoned");
-        assert_eq!((told.len(), told.last().map(String::as_str)), (201, Some("more names were refused than are told")));
+        assert_eq!((told.len(), told.last().map(String::as_str)), (201, Some("further refusals are not shown")));
     }
 }

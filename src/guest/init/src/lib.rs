@@ -1,6 +1,6 @@
-//! What Silo runs inside a sandbox besides the program: the agent of its network.
+//! The helper that Silo runs inside a sandbox: the network agent.
 //!
-//! Linux alone: a guest is one whatever the host is.
+//! Linux only: a guest runs Linux on every host.
 #![cfg(target_os = "linux")]
 
 mod sys;

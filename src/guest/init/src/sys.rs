@@ -1,4 +1,4 @@
-//! The socket options that rustix lacks, each behind a safe function; the only unsafe code of the package.
+//! Socket options that rustix lacks, behind safe functions; the only unsafe code of the package.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -15,18 +15,18 @@ fn set<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io:
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Marks everything that a socket sends.
+/// Sets the mark of all packets that a socket sends.
 pub fn set_mark(socket: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_MARK, &mark)
 }
 
-/// Has a raw socket's user write the IP headers.
+/// Lets the user of a raw socket write the IP headers.
 pub fn write_headers(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: c_int = 1;
     set(socket, libc::IPPROTO_IP, libc::IP_HDRINCL, &on)
 }
 
-/// Has a socket take only what a program of classic BPF lets through.
+/// Attaches a classic BPF filter to a socket.
 pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
     let mut filter: Vec<sock_filter> = program.iter().map(|one| sock_filter { code: one.0, jt: one.1, jf: one.2, k: one.3 }).collect();
     let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -34,15 +34,15 @@ pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Res
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &sock_fprog { len, filter: filter.as_mut_ptr() })
 }
 
-/// Frees a socket of its filter.
+/// Detaches a socket's filter.
 pub fn detach_filter(socket: BorrowedFd<'_>) -> io::Result<()> {
     let ignored: c_int = 0;
     set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &ignored)
 }
 
-/// An instruction of classic BPF: operation, instructions to skip when it holds and when not, operand.
+/// A classic BPF instruction: opcode, jump if true, jump if false, operand.
 #[derive(Clone, Copy)]
 pub struct Instruction(pub u16, pub u8, pub u8, pub u32);
 
-/// Where a program finds a packet's mark.
+/// The offset at which a filter reads a packet's mark.
 pub const MARK: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_MARK) as u32;

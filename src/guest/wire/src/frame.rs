@@ -1,46 +1,47 @@
-//! What a virtual machine and Silo outside say to each other, over one port that carries nothing but bytes.
+//! The protocol between a VM and Silo on the host, over one serial port that carries only bytes.
 //!
-//! A port has neither an end nor a half that can be closed, so both are said. A frame is a letter, the number of the
-//! stream it is about and the length of what follows, both in four bytes, little endian:
+//! A port has no end of file and no half-close, so frames express both. A frame is a letter, a stream number and the length of the payload,
+//! each number in four little-endian bytes:
 //!
-//! | letter | from | stream | what follows |
+//! | letter | from | stream | payload |
 //! |---|---|---|---|
-//! | `H` | guest | 0 | the version, two bytes: the guest is there, and this is its first frame |
-//! | `D` | both | any | bytes of the stream |
-//! | `E` | both | any | nothing: no more bytes come this way |
-//! | `X` | both | any | nothing: nobody takes bytes of this stream any more |
-//! | `C` | both | any | four bytes: so many bytes of the stream were taken, and as many more may be sent |
-//! | `M` | both | 0 | a stream that comes with the message (four bytes, 0 for none), and a message of the network |
-//! | `K` | guest | from 16 | nothing: somebody asks the user's ssh agent by this stream |
-//! | `A` | host | 0 | 32 random bytes, seconds since 1970 (eight bytes) and nanoseconds (four): the guest is one of many that were the same; it says `H` again |
+//! | `H` | guest | 0 | hello: the version, two bytes; the guest's first frame |
+//! | `D` | both | any | data of the stream |
+//! | `E` | both | any | none: end of the stream in this direction |
+//! | `X` | both | any | none: the sender discards further data of this stream |
+//! | `C` | both | any | credit: four bytes; this many bytes of the stream were consumed, and as many more may be sent |
+//! | `M` | both | 0 | the stream that comes with the message (four bytes, 0 for none), and a network message |
+//! | `K` | guest | from 16 | none: a connection to the user's ssh agent on this stream |
+//! | `A` | host | 0 | 32 random bytes, seconds since 1970 (eight bytes) and nanoseconds (four): reseed after a restore; the guest answers
+//! with `H` |
 //! | `S` | host | 0 | a signal and its scope, one byte each |
 //! | `W` | host | 0 | rows and columns of the terminal, two bytes each |
-//! | `B` | guest | 0 | nothing: the program begins |
-//! | `F` | host | 0 | `F` or `B`: the program gets the foreground of its terminal, or the background |
-//! | `T` | host | 0 | the settings of the host's terminal: modes of input, output, line and control, four bytes each, and characters |
-//! | `Z` | guest | 0 | the signal that stopped the program, one byte: one of those that stop |
-//! | `R` | guest | 0 | how it ended: a letter, a number of four bytes, and a text; the last frame |
+//! | `B` | guest | 0 | none: the program starts |
+//! | `F` | host | 0 | `F` or `B`: puts the program in the foreground or background of its terminal |
+//! | `T` | host | 0 | settings of the host's terminal: input, output, line and control modes, four bytes each, and special characters |
+//! | `Z` | guest | 0 | the signal that stopped the program, one byte |
+//! | `R` | guest | 0 | the result: a letter, a four-byte number, and a text; the last frame |
 //!
-//! Of each stream at most [`WINDOW_BYTES`] may be under way in each direction before they were taken. Streams below
-//! [`FIRST_FREE`] are there from the start; the others come with messages and questions, numbered by the guest.
+//! At most [`WINDOW_BYTES`] of a stream may be in flight in each direction. Streams below [`FIRST_FREE`] exist from the start; the guest
+//! numbers the others, which come with messages and ssh agent connections.
 //!
-//! Both sides take whatever arrives for hostile: a frame that is none ends the conversation.
+//! Both sides treat input as hostile: a malformed frame ends the connection.
 
-/// The version that a guest says in its first frame; a host talks with no other.
+/// The protocol version in the guest's first frame; a host accepts no other.
 ///
-/// The guest's program is part of silo, and snapshots are named by its digest, so both sides have the same frames. The number
-/// is raised where a program of another silo could take this one's frames for its own.
+/// The guest's program is part of silo, and its digest is part of a snapshot's key, so both sides normally agree. Raise the version if a
+/// program of another silo could misread this one's frames.
 pub const VERSION: u16 = 2;
 
-/// The longest that follows in one frame.
+/// The longest payload of a frame.
 pub const MAX_PAYLOAD_BYTES: usize = 32 << 10;
-/// What may be under way of one stream in one direction.
+/// The most bytes of a stream in flight in one direction.
 pub const WINDOW_BYTES: usize = 256 << 10;
-/// The most streams at once.
+/// The most open streams.
 pub const MAX_STREAMS: usize = 1024;
-/// The longest text of a report: a step that names a path, and why it failed.
+/// The longest text of a report: a step with a path, and the reason of the failure.
 pub const MAX_TEXT_BYTES: usize = 4096;
-/// Random bytes for a guest that wakes up.
+/// Random bytes that reseed a restored guest.
 pub const SEED_BYTES: usize = 32;
 /// The most special characters of a terminal.
 pub const MAX_CODES: usize = 32;
@@ -48,143 +49,143 @@ pub const MAX_CODES: usize = 32;
 const STOPS: std::ops::RangeInclusive<u8> = 19..=22;
 const HEAD_BYTES: usize = 9;
 
-/// To the guest: what it is to do, as JSON.
+/// To the guest: the job, as JSON.
 pub const JOB: u32 = 0;
-/// To the guest: the program's input.
+/// To the guest: the program's standard input.
 pub const INPUT: u32 = 1;
-/// From the guest: the program's output.
+/// From the guest: the program's standard output.
 pub const OUTPUT: u32 = 2;
-/// From the guest: the program's errors.
+/// From the guest: the program's standard error.
 pub const ERRORS: u32 = 3;
 /// Both ways: the program's terminal.
 pub const TERMINAL: u32 = 4;
-/// To the guest: what is in the directory that catches changes, as a tar.
+/// To the guest: the contents of the overlay's upper directory, as a tar.
 pub const BEFORE: u32 = 5;
-/// From the guest: the same, once the program has ended.
+/// From the guest: the upper directory after the program exited, as a tar.
 pub const AFTER: u32 = 6;
-/// From here on the guest gives numbers.
+/// The first stream number that the guest may assign.
 pub const FIRST_FREE: u32 = 16;
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// The guest is there.
+    /// The guest is ready.
     Hello {
-        /// The version that it speaks.
+        /// The guest's protocol version.
         version: u16,
     },
-    /// Bytes of a stream.
+    /// Data of a stream.
     Data {
         /// The stream.
         stream: u32,
-        /// The bytes; at least one.
+        /// The data; at least one byte.
         bytes: Vec<u8>,
     },
-    /// No more bytes come this way.
+    /// End of a stream in this direction.
     End {
         /// The stream.
         stream: u32,
     },
-    /// Nobody takes bytes of this stream any more.
+    /// The sender discards further data of this stream.
     Closed {
         /// The stream.
         stream: u32,
     },
-    /// Bytes of a stream were taken.
+    /// Bytes of a stream were consumed.
     Credit {
         /// The stream.
         stream: u32,
-        /// How many.
+        /// The number of bytes.
         bytes: u32,
     },
-    /// A message of the network.
+    /// A network message.
     Message {
         /// The stream that comes with it.
         stream: Option<u32>,
-        /// The message.
+        /// The encoded message.
         bytes: Vec<u8>,
     },
-    /// Somebody asks the user's ssh agent.
+    /// A connection to the user's ssh agent.
     Keys {
-        /// By this stream.
+        /// The stream of the connection.
         stream: u32,
     },
-    /// The guest was restored from a snapshot: it is to be another one than whoever else was.
+    /// Reseeds the RNG of a restored VM and sets its clock.
     Awake {
-        /// Random bytes of the host.
+        /// Random bytes from the host.
         seed: [u8; SEED_BYTES],
         /// The host's clock: seconds since 1970.
         secs: i64,
-        /// And nanoseconds.
+        /// The nanoseconds of that second.
         nanos: u32,
     },
     /// A signal for the program.
     Signal {
-        /// Its number.
+        /// The signal number.
         signal: u8,
-        /// Whether the whole process group gets it.
+        /// Whether the whole process group receives it.
         to_group: bool,
     },
-    /// The terminal has another size.
+    /// The terminal was resized.
     Window {
-        /// Lines.
+        /// Rows.
         rows: u16,
         /// Columns.
         columns: u16,
     },
-    /// The program begins.
+    /// The program starts.
     Started,
-    /// The program gets the foreground of its terminal, or the background.
+    /// Puts the program in the foreground or background of its terminal.
     Foreground {
-        /// Whether it gets the foreground.
+        /// Whether it is in the foreground.
         is_foreground: bool,
     },
     /// The settings of the host's terminal.
     Settings {
-        /// Modes of input, output, line and control.
+        /// Input, output, line and control modes.
         modes: [u32; 4],
         /// The special characters.
         codes: Vec<u8>,
     },
     /// The program was stopped.
     Stopped {
-        /// By this signal.
+        /// The signal that stopped it.
         signal: u8,
     },
-    /// How it ended.
+    /// The program's result.
     Report(Report),
 }
 
-/// How it ended.
+/// The result of the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The program exited with this code.
+    /// The exit code.
     Exited(u8),
-    /// This signal killed it.
+    /// The signal that killed the program.
     Killed(u8),
-    /// Something failed, and the program did not run.
+    /// An error; the program did not run.
     Failed {
-        /// What.
+        /// The stage that failed.
         stage: Stage,
-        /// The kernel's number for why; 0 where it has none.
+        /// The errno; 0 if there is none.
         errno: i32,
-        /// The step that failed, and, where there is no number, a NUL byte and the reason in words.
+        /// The step that failed; without an errno, a NUL byte and the reason follow.
         step: String,
     },
 }
 
-/// What failed.
+/// The stage of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Making the sandbox inside.
+    /// Set up the sandbox inside.
     Setup,
-    /// Finding the program.
+    /// Find the program.
     Find,
-    /// Executing it.
+    /// Execute the program.
     Execute,
 }
 
-/// Why bytes are no frame.
+/// Malformed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
@@ -210,7 +211,7 @@ impl Frame {
         }
     }
 
-    /// Appends the frame to `out`.
+    /// Appends the encoded frame to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Frame::Hello { version } => put(out, b'H', 0, &[&version.to_le_bytes()]),
@@ -233,7 +234,7 @@ impl Frame {
         }
     }
 
-    /// Takes the first frame off `bytes`; `None` where it is not whole yet.
+    /// Parses the first frame of `bytes`; `None` if it is incomplete.
     pub fn read(bytes: &[u8]) -> Result<Option<(Frame, usize)>, Broken> {
         let Some((letter, rest)) = bytes.split_first() else { return Ok(None) };
         let Some((stream, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
@@ -286,7 +287,7 @@ impl Stage {
     }
 }
 
-/// Writes a head and what follows it; parts beyond the longest that may follow are the caller's mistake, and are cut.
+/// Writes a head and its payload; a payload beyond the limit is the caller's bug and is cut.
 fn put(out: &mut Vec<u8>, letter: u8, stream: u32, parts: &[&[u8]]) {
     let length = parts.iter().map(|part| part.len()).sum::<usize>().min(MAX_PAYLOAD_BYTES);
     out.push(letter);
@@ -365,7 +366,7 @@ mod tests {
         ]
     }
 
-    /// What the frames look like; a host of another version reads them.
+    /// The exact bytes: a host of another version reads them.
     #[test]
     fn frames_have_one_form() {
         for (frame, bytes) in examples() {
@@ -423,7 +424,7 @@ mod tests {
         assert_eq!(Frame::read(&long), Err(Broken));
     }
 
-    /// Bytes that look like nothing, the same in every run, behind the beginning of a frame.
+    /// Pseudo-random bytes, the same in every run, after the start of a frame.
     #[test]
     fn what_is_read_is_what_would_be_written() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -1,112 +1,112 @@
-//! What a sandbox's agent and the broker outside say to each other about the network.
+//! The protocol between the agent in a sandbox and the broker outside.
 //!
-//! One message is one datagram (a stream carries each behind its length, as two bytes, little endian). A message is a
-//! letter, the number of the matter in four bytes, little endian, and what the letter needs:
+//! One message is one datagram (on a stream, a two-byte little-endian length precedes it). A message is a letter, the request id in four
+//! little-endian bytes, and the fields of the letter:
 //!
 //! | from the agent | | from the broker | |
 //! |---|---|---|---|
-//! | `L` name | may this name be asked for? | `P` pairs of ports | so it may, at these (from, to); none for no |
-//! | `C` port, name | is it there? | `O` outcome | what dialling it came to |
-//! | `A` | the connection is accepted: here it is | `E` family, port | connect to this port inside |
-//! | `E` | the connection inside: here it is | | |
-//! | `N` | nobody takes connections there | | |
+//! | `L` name | lookup: which ports of this name are allowed? | `P` pairs of ports | allowed ranges (from, to); none if denied |
+//! | `C` port, name | connect | `O` outcome | the result of the dial |
+//! | `A` | the accepted connection (file descriptor) | `E` family, port | connect to this port inside |
+//! | `E` | the connection inside (file descriptor) | | |
+//! | `N` | the port inside refused the connection | | |
 //!
-//! The numbers of `E` and `N` are the broker's, all others the agent's.
+//! The broker chooses the ids of `E` and `N`, the agent all others.
 //!
-//! Both sides take whatever arrives for hostile: a message is read whole or not at all, and its size is bounded.
+//! Both sides treat input as hostile: they parse a message completely or not at all, and its size is bounded.
 //!
-//! [`frame`] is what a virtual machine's port carries.
+//! [`frame`] is the protocol of a VM's serial port.
 #![forbid(unsafe_code)]
 
 pub mod frame;
 
 use std::net::Ipv4Addr;
 
-/// The range of the names' addresses inside, which is set aside for measurements of networks (RFC 2544), so nobody's.
+/// The address range for names inside, reserved for network benchmarks (RFC 2544), so no real host has it.
 pub const NAMES: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
-/// The part of [`NAMES`] for names with more ports than are listened at beforehand.
+/// The part of [`NAMES`] for names with more ports than get a listener from the start.
 pub const WIDE: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 19, 0, 0), 16);
-/// Where the resolver is, inside.
+/// The address of the resolver inside.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 
-/// The longest name that DNS can carry.
+/// The longest DNS name.
 pub const MAX_NAME_BYTES: usize = 253;
-/// The most ranges of ports that one answer names.
+/// The most port ranges of one answer.
 pub const MAX_RANGES: usize = 256;
-/// The most ports of one name that are listened at before anybody comes; where more are granted, each is opened when
-/// somebody does.
+/// The most ports of one name that get a listener from the start. If more are granted, each port gets one at its first connection.
 pub const MAX_LISTENED: usize = 256;
 /// The longest message.
 pub const MAX_MESSAGE_BYTES: usize = 5 + 4 * MAX_RANGES;
 
-/// The number of a matter, given by the agent.
+/// A request id, chosen by the agent.
 pub type Id = u32;
 
-/// What the agent asks and tells.
+/// A message from the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Whether this name may be asked for.
+    /// Asks for the allowed ports of a name.
     Lookup {
-        /// The matter.
+        /// Request id.
         id: Id,
         /// The name, or an address as text.
         name: String,
     },
-    /// To dial it.
+    /// Asks the broker to connect to `name:port`.
     Connect {
-        /// The matter.
+        /// Request id.
         id: Id,
         /// The name.
         name: String,
         /// The port.
         port: u16,
     },
-    /// The guest's connection of this matter is here; it comes with the message, or by its side.
+    /// The guest's connection was accepted; its file descriptor comes with the message, or beside it.
     Accepted {
-        /// The matter.
+        /// Request id.
         id: Id,
     },
-    /// The connection inside that the broker asked for; it comes with the message, or by its side, perhaps before it is made.
+    /// The connection inside that the broker asked for. Its file descriptor comes with the message, or beside it, perhaps before it is
+    /// connected.
     Entered {
-        /// The broker's matter.
+        /// The broker's request id.
         id: Id,
     },
-    /// Nobody takes connections there.
+    /// The port inside refused the connection.
     Nobody {
-        /// The broker's matter.
+        /// The broker's request id.
         id: Id,
     },
 }
 
-/// What the broker answers.
+/// A message from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The ports at which a name may be asked for, as ranges; none when it may not.
+    /// The allowed ports of a name, as ranges; empty if it is denied.
     Ports {
-        /// The matter.
+        /// Request id.
         id: Id,
         /// Both ends of each range.
         ranges: Vec<(u16, u16)>,
     },
-    /// What dialling came to.
+    /// The result of a dial.
     Outcome {
-        /// The matter.
+        /// Request id.
         id: Id,
-        /// It.
+        /// The result.
         outcome: Outcome,
     },
-    /// To connect to a port of the sandbox's own loopback.
+    /// Asks the agent to connect to a port of the sandbox's loopback.
     Enter {
-        /// The broker's matter.
+        /// The broker's request id.
         id: Id,
-        /// By which protocol.
+        /// The IP version.
         family: Family,
         /// The port.
         port: u16,
     },
 }
 
-/// The two protocols that a loopback has an address of.
+/// The IP version of a loopback address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -115,31 +115,31 @@ pub enum Family {
     V6,
 }
 
-/// What dialling came to.
+/// The result of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// There is a connection.
+    /// Connected.
     Open,
     /// Policy forbids it.
     Denied,
-    /// The other side refused.
+    /// The peer refused the connection.
     Refused,
-    /// There is no way there.
+    /// No route to the host.
     Unreachable,
-    /// Nobody answered.
+    /// The dial timed out.
     TimedOut,
 }
 
 const OUTCOMES: [(Outcome, u8); 5] =
     [(Outcome::Open, b'o'), (Outcome::Denied, b'd'), (Outcome::Refused, b'r'), (Outcome::Unreachable, b'u'), (Outcome::TimedOut, b't')];
 
-/// Whether a name may stand in a message: printable, and no longer than DNS can carry.
+/// Whether a message may carry a name: printable ASCII, and no longer than a DNS name.
 pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl Ask {
-    /// Returns the message.
+    /// Encodes the message.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         let (letter, id) = match self {
@@ -162,7 +162,7 @@ impl Ask {
         bytes
     }
 
-    /// Reads a message; `None` for one that is none.
+    /// Parses a message; `None` if it is malformed.
     pub fn from_bytes(bytes: &[u8]) -> Option<Ask> {
         let (letter, id, rest) = split(bytes)?;
         let name = |bytes: &[u8]| std::str::from_utf8(bytes).ok().filter(|name| is_name(name)).map(str::to_owned);
@@ -182,7 +182,7 @@ impl Ask {
 }
 
 impl Answer {
-    /// Returns the message; ranges beyond [`MAX_RANGES`] are left out.
+    /// Encodes the message; ranges beyond [`MAX_RANGES`] are left out.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16);
         match self {
@@ -209,7 +209,7 @@ impl Answer {
         bytes
     }
 
-    /// Reads a message; `None` for one that is none.
+    /// Parses a message; `None` if it is malformed.
     pub fn from_bytes(bytes: &[u8]) -> Option<Answer> {
         let (letter, id, rest) = split(bytes)?;
         match (letter, rest) {
@@ -244,7 +244,7 @@ fn split(bytes: &[u8]) -> Option<(u8, Id, &[u8])> {
 mod tests {
     use super::*;
 
-    /// What the messages look like; a guest of another version reads them.
+    /// The exact bytes: a guest of another version reads them.
     #[test]
     fn messages_have_one_form() {
         let asks = [
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    /// Bytes that look like nothing, the same in every run, behind the beginning of a message.
+    /// Pseudo-random bytes, the same in every run, after the start of a message.
     #[test]
     fn what_is_read_is_what_would_be_written() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -312,7 +312,7 @@ mod tests {
             let mut bytes = vec![b"LCAPOEN"[round % 7]];
             for _ in 0..4 + round % 31 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                // Often a byte that may stand in a name.
+                // Often a byte that a name may contain.
                 let byte = (state >> 56) as u8;
                 bytes.push(if state & 1 << 40 == 0 { byte } else { b'a' + byte % 26 });
             }

@@ -1,49 +1,49 @@
-//! Questions to a resolver and answers to them (RFC 1035), as far as one address a name needs it.
+//! DNS queries and answers (RFC 1035), as far as one address per name needs them.
 
 use std::net::Ipv4Addr;
 
-/// How long an answer may be kept; a name has one address for the whole life of a sandbox.
+/// The TTL of an answer; a name keeps its address for the life of the sandbox.
 const TTL_SECONDS: u32 = 300;
 const HEADER_BYTES: usize = 12;
 const MAX_LABEL_BYTES: usize = 63;
 
-/// A question.
+/// A DNS query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Its first bytes, up to the end of the question; an answer repeats them.
+    /// The header and the question; an answer repeats them.
     bytes: Vec<u8>,
-    /// The name that is asked for, in small letters, without a dot at its end.
+    /// The queried name, in lower case, without the trailing dot.
     pub name: String,
-    /// What is asked of it.
+    /// The record type.
     pub kind: Kind,
 }
 
-/// What is asked of a name.
+/// The queried record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Its address.
+    /// An IPv4 address (A).
     V4,
-    /// Its address of version 6.
+    /// An IPv6 address (AAAA).
     V6,
-    /// Anything else.
+    /// Any other type.
     Other,
 }
 
-/// What a name is.
+/// The answer to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// It has this address.
+    /// The name has this address.
     Address(Ipv4Addr),
-    /// It is there, and has nothing of what was asked for.
+    /// The name exists, without a record of this type.
     Nothing,
-    /// It is not there.
+    /// The name does not exist (NXDOMAIN).
     NoName,
-    /// Nobody can say.
+    /// The lookup failed (SERVFAIL).
     Failure,
 }
 
 impl Query {
-    /// Reads a question; `None` for what is none, or none that is answered.
+    /// Parses a query; `None` if it is malformed or of an unsupported kind.
     pub fn parse(bytes: &[u8]) -> Option<Query> {
         let header = bytes.get(..HEADER_BYTES)?;
         let plain = header[2] & 0xf8 == 0 && header[4..6] == [0, 1];
@@ -57,7 +57,7 @@ impl Query {
         Some(Query { bytes: bytes[..end + 4].to_vec(), name, kind })
     }
 
-    /// Returns the answer that tells a record.
+    /// Returns the DNS answer for a record.
     pub fn answer(&self, record: Record) -> Vec<u8> {
         let code = match record {
             Record::Address(_) | Record::Nothing => 0,
@@ -65,13 +65,13 @@ impl Query {
             Record::NoName => 3,
         };
         let mut bytes = self.bytes.clone();
-        // An answer, recursion as it was desired, recursion available.
+        // A response, with the query's recursion flag and "recursion available".
         bytes[2] = 0x80 | (bytes[2] & 1);
         bytes[3] = 0x80 | code;
         bytes[6..HEADER_BYTES].fill(0);
         if let Record::Address(address) = record {
             bytes[7] = 1;
-            // The name of the question, an address, of the Internet.
+            // A pointer to the question's name, type A, class IN.
             bytes.extend([0xc0, 12, 0, 1, 0, 1]);
             bytes.extend(TTL_SECONDS.to_be_bytes());
             bytes.extend([0, 4]);
@@ -81,7 +81,7 @@ impl Query {
     }
 }
 
-/// Reads the name of the first question; returns where it ends.
+/// Parses the name of the first question; returns it with the offset of its end.
 fn name(bytes: &[u8]) -> Option<(String, usize)> {
     let mut at = HEADER_BYTES;
     let mut name = String::new();
@@ -131,7 +131,7 @@ mod tests {
             bytes[at] = byte;
             Query::parse(&bytes)
         };
-        // An answer, another operation, two questions, a compressed name, a label that is no name's.
+        // A response, another opcode, two questions, a compressed name, invalid labels.
         for (at, byte) in [(2, 0x81), (2, 0x28), (5, 2), (12, 0xc0), (13, b' '), (13, 0), (13, b'.')] {
             assert_eq!(with(at, byte), None, "{at}");
         }

@@ -1,4 +1,4 @@
-//! Connections whose first packet is held until it is known what comes of them.
+//! Connections whose SYN is held until the broker knows the result of its dial.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,14 +11,14 @@ use silo_wire::{Id, Outcome};
 use super::packet::{Ends, Syn};
 use crate::sys::{self, Instruction, MARK};
 
-/// The most connections that are held at once.
+/// The most held connections.
 const MAX_HELD: usize = 4096;
-/// After this the kernel inside has given up by itself.
+/// After this time the kernel inside has given up.
 const FORGET: Duration = Duration::from_secs(180);
-/// The mark of what the agent sends.
+/// The socket mark of packets that the agent sends.
 pub const OURS: u32 = 2;
 
-// linux/filter.h: load a word or a byte, mask, compare, return.
+// Opcodes of linux/filter.h: load a word or a byte, mask, compare, return.
 const LOAD_WORD: u16 = 0x20;
 const LOAD_BYTE: u16 = 0x30;
 const LOAD_BYTE_BEHIND: u16 = 0x50;
@@ -32,15 +32,15 @@ const ETHER_IP: u16 = 0x0800;
 const ETHER_IP_V6: u16 = 0x86dd;
 const ALL: Instruction = Instruction(RETURN, 0, 0, u32::MAX);
 const NONE: Instruction = Instruction(RETURN, 0, 0, 0);
-/// Where TCP has its flags, and what of them tells a first packet: SYN without ACK.
+/// The offset of the TCP flags, their mask, and the value of a SYN without ACK.
 const FLAGS: (u32, u32, u32) = (13, 0x12, 0x02);
 
-/// Opens the socket that gets copies of first packets, and sends packets that were written whole.
+/// Opens the raw socket that receives copies of SYN packets and sends complete packets.
 pub fn raw_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let raw = socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::TCP))?;
     let (at, mask, first) = FLAGS;
-    // First packets that nobody marked; the IP header is there.
+    // Unmarked SYN packets; the IP header precedes the segment.
     let program = [
         Instruction(LOAD_WORD, 0, 0, MARK),
         Instruction(EQUALS, 0, 4, 0),
@@ -57,16 +57,16 @@ pub fn raw_socket() -> io::Result<OwnedFd> {
     Ok(raw)
 }
 
-/// Opens the socket that sends whole packets of version 6.
+/// Opens the raw socket that sends complete IPv6 packets.
 pub fn raw_socket_v6() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    // By this protocol's number the header is the sender's to write.
+    // With this protocol number the sender writes the IP header.
     let raw = socket_with(AddressFamily::INET6, SocketType::RAW, flags, Some(ipproto::RAW))?;
     sys::set_mark(raw.as_fd(), OURS)?;
     Ok(raw)
 }
 
-/// Opens the socket that gets copies of first packets before the kernel looks where they go.
+/// Opens a packet socket that receives copies of SYN packets before the kernel routes them.
 pub fn tap(version: Version) -> io::Result<OwnedFd> {
     let (number, protocol_at, load_flags) = match version {
         Version::V4 => (ETHER_IP, 9, [Instruction(LOAD_HEADER_LENGTH, 0, 0, 0), Instruction(LOAD_BYTE_BEHIND, 0, 0, FLAGS.0)]),
@@ -92,7 +92,7 @@ pub fn tap(version: Version) -> io::Result<OwnedFd> {
     Ok(tap)
 }
 
-/// The two versions of IP.
+/// The IP versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// IPv4.
@@ -101,7 +101,7 @@ pub enum Version {
     V6,
 }
 
-/// Has a listener drop first packets that the agent did not send.
+/// Attaches a filter to a listener: it drops every SYN that the agent did not send.
 pub fn shut(listener: BorrowedFd<'_>) -> io::Result<()> {
     let (at, mask, first) = FLAGS;
     let program = [
@@ -116,18 +116,18 @@ pub fn shut(listener: BorrowedFd<'_>) -> io::Result<()> {
     sys::attach_filter(listener, &program)
 }
 
-/// How far a held connection is.
+/// The state of a held connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// The broker is dialling.
     Waiting,
-    /// There is a connection; the guest's is about to be accepted.
+    /// The broker is connected; the guest's connection is about to be accepted.
     Open,
-    /// Nobody answered.
+    /// The dial timed out.
     Silent,
 }
 
-/// The connections that are held.
+/// All held connections.
 #[derive(Default)]
 pub struct Hold {
     by_ends: HashMap<Ends, (Id, Held, Instant)>,
@@ -135,13 +135,13 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// How far this connection is, if it is held.
+    /// Returns the state of a connection, if it is held.
     pub fn get(&self, ends: Ends) -> Option<Held> {
         let counts = |(_, held, since): &&(Id, Held, Instant)| *held == Held::Waiting || since.elapsed() < FORGET;
         self.by_ends.get(&ends).filter(counts).map(|(_, held, _)| *held)
     }
 
-    /// Holds a connection; returns false when there are too many.
+    /// Holds a connection; returns false at the limit.
     pub fn put(&mut self, id: Id, syn: Syn) -> bool {
         if self.by_ends.len() >= MAX_HELD {
             self.by_ends.retain(|_, (_, _, since)| since.elapsed() < FORGET);
@@ -156,7 +156,7 @@ impl Hold {
         true
     }
 
-    /// Notes what came of a connection; returns its first packet.
+    /// Records the result of a dial; returns the held SYN.
     pub fn settle(&mut self, id: Id, outcome: Outcome) -> Option<Syn> {
         let syn = self.waiting.remove(&id)?;
         let held = match outcome {
@@ -171,12 +171,12 @@ impl Hold {
         Some(syn)
     }
 
-    /// Forgets a connection.
+    /// Drops a connection.
     pub fn forget(&mut self, ends: Ends) {
         self.by_ends.remove(&ends);
     }
 
-    /// Lets a connection go that was accepted.
+    /// Drops a connection that was accepted; returns its id.
     pub fn take(&mut self, ends: Ends) -> Option<Id> {
         self.by_ends.remove(&ends).filter(|(_, held, _)| *held == Held::Open).map(|(id, ..)| id)
     }

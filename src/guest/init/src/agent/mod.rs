@@ -1,16 +1,15 @@
-//! The agent: the sandbox's end of its network, by name.
+//! The agent: the network of a sandbox from the inside, by name.
 //!
-//! A sandbox has no interface but its own loopback. On that stands a resolver, which gives every name that the broker
-//! outside knows an address of its own, in a range that leads back to this very loopback ([`NAMES`]). So the kernel
-//! itself speaks TCP with whoever connects there, and no packet leaves.
+//! A sandbox has only a loopback interface. The agent runs a resolver there, which gives every name that the broker allows an address of
+//! its own, from a range that is routed to loopback ([`NAMES`]). So the kernel itself speaks TCP with the programs, and no packet leaves
+//! the sandbox.
 //!
-//! A connection is answered truthfully: its first packet is held until the broker has dialled. The listener on an
-//! address has a filter that drops first packets, while a raw socket gets a copy of each; once the broker says that
-//! there is a connection, the agent sends the packet again, with a mark that the filter lets through; else it sends
-//! what a host sends that refuses, or a router that has no way. What it accepted it hands to the broker.
+//! A program sees the true result of a connection: the agent holds its SYN until the broker has dialled. The listener on an address has a
+//! filter that drops SYN packets, and a raw socket receives a copy of each. If the dial succeeds, the agent sends the SYN again with a mark
+//! that passes the filter. Otherwise it sends the answer of a refusing host (RST) or of a router without a route (ICMP). The agent passes
+//! each accepted connection to the broker.
 //!
-//! The agent has no say: it asks for what the program asks for, and the broker judges. Whoever took its place could do
-//! no more.
+//! The agent decides nothing: it passes requests on, and the broker checks them. A program in its place could do no more.
 
 mod dns;
 mod packet;
@@ -42,35 +41,35 @@ pub use route::Prefix;
 use route::Routes;
 use wide::Wide;
 
-/// Where connections to names come from.
+/// The source address of connections to names.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
-/// The most questions that wait for the broker; older ones are asked again by whoever still wants to know.
+/// The most queries that wait for the broker; older ones are dropped, and their clients retry.
 const MAX_WAITING: usize = 1024;
 
-/// A host that is granted by address, or by a name that stands for one.
+/// A host granted by address, or a name that stands for one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Literal {
     /// The address inside.
     pub address: Ipv4Addr,
-    /// What the broker is asked for.
+    /// The name to ask the broker for.
     pub name: String,
     /// Both ends of each range of ports.
     pub ranges: Vec<(u16, u16)>,
 }
 
-/// What of the network is reached by address, and how.
+/// The addresses that the network grants, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// Hosts that are listened for beforehand.
+    /// Hosts with a listener from the start.
     pub literals: Vec<Literal>,
-    /// Networks and hosts at which nothing is listened for before somebody connects there.
+    /// Networks and hosts without a listener before a program connects.
     pub networks: Vec<Prefix>,
-    /// Whether there are names of that kind.
+    /// Whether names may have more ports than get a listener from the start.
     pub wide_names: bool,
 }
 
-/// What the agent listens with.
+/// The agent's sockets and state.
 pub struct Agent {
     resolver: OwnedFd,
     raw: OwnedFd,
@@ -82,7 +81,7 @@ pub struct Agent {
     last: Id,
 }
 
-/// What an event is of, beside listeners (which are their number).
+/// Event tokens; a smaller token is the number of a listener.
 const CHANNEL: u64 = u64::MAX;
 const RESOLVE: u64 = u64::MAX - 1;
 const PACKETS: u64 = u64::MAX - 2;
@@ -91,10 +90,10 @@ const TAP: u64 = u64::MAX - 4;
 const TAP_V6: u64 = u64::MAX - 5;
 
 impl Agent {
-    /// Makes a network namespace lead to names: needs the powers of its root, and the loopback up.
+    /// Sets up the routes and sockets in a network namespace; needs root in it, and loopback up.
     pub fn prepare(layout: &Layout) -> io::Result<Agent> {
         let routes = Routes::open()?;
-        // An older kernel carries small segments, and that takes longer.
+        // An older kernel keeps small segments, which is only slower.
         let _ = routes.carry_large_segments();
         routes.add_address(SOURCE)?;
         routes.add_local((NAMES.0.into(), NAMES.1), SOURCE.into())?;
@@ -126,8 +125,8 @@ impl Agent {
         Ok(Agent { resolver, raw, epoll, wide, names, hold: Hold::default(), waiting: Vec::new(), last: 0 })
     }
 
-    /// Serves until the broker's end of the channel closes, or `end` can be read, which says that the program has ended;
-    /// needs no powers but to listen at low ports.
+    /// Serves until the broker closes the channel, or until `end` becomes readable because the program has exited. Needs no privilege but
+    /// to bind low ports.
     pub fn serve(mut self, channel: &OwnedFd, end: BorrowedFd<'_>) -> io::Result<()> {
         for (fd, token) in [(channel.as_fd(), CHANNEL), (end, END)] {
             epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
@@ -155,7 +154,7 @@ impl Agent {
                     listener => self.accept(channel, listener),
                 };
                 match done {
-                    // A guest that closed meanwhile, or that floods: neither is a reason to stop.
+                    // The guest closed the connection in between, or sends too much: neither is a reason to stop.
                     Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
                     _ => {}
                 }
@@ -163,8 +162,8 @@ impl Agent {
         }
     }
 
-    /// Asks all that was asked for so far: nobody waits for what comes of it any more, but the user hears of refusals.
-    /// Connections that are open are handed on, with what was written there.
+    /// Sends the requests that are still queued, so that the user sees their refusals, although no program waits for the answers. Passes
+    /// open connections on, with the data written to them.
     fn finish(&mut self, channel: &OwnedFd) {
         while self.resolve(channel).is_ok() {}
         while self.take_packet(channel).is_ok() {}
@@ -181,7 +180,7 @@ impl Agent {
         self.last
     }
 
-    /// Takes one question of a program.
+    /// Handles one DNS query.
     fn resolve(&mut self, channel: &OwnedFd) -> io::Result<()> {
         let mut bytes = [0; 1500];
         let (length, _, from) = recvfrom(&self.resolver, &mut bytes[..], RecvFlags::empty())?;
@@ -193,7 +192,7 @@ impl Agent {
             return self.tell(&query, from, Some(address));
         }
         if query.kind == Kind::Other {
-            // Whether there is such a name is nobody's question here.
+            // The agent answers only address queries.
             return self.say(&query, from, Record::Nothing);
         }
         let id = self.id();
@@ -219,19 +218,19 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes one copy of a connection's first packet to an address that is listened at.
+    /// Handles a copy of a SYN to an address with a listener.
     fn take_packet(&mut self, channel: &OwnedFd) -> io::Result<()> {
         let Some(syn) = next_packet(self.raw.as_fd())? else { return Ok(()) };
         let to = syn.ends.to;
         if self.wide.as_ref().is_some_and(|wide| wide.holds(to.ip())) {
-            // The tap has it, too.
+            // The tap receives it too.
             return Ok(());
         }
         if let Some(name) = self.names.name_at(to) {
             let name = name.to_owned();
             return self.hold_back(channel, syn, name);
         }
-        // The kernel has refused it already. At a name's address the broker is asked all the same: it tells the user.
+        // The kernel has refused it already. Still asks the broker for a name's address, so that the user sees the refusal.
         let IpAddr::V4(address) = to.ip() else { return Ok(()) };
         let Some(name) = self.names.owner(address).map(str::to_owned) else { return Ok(()) };
         let id = self.id();
@@ -239,7 +238,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes one copy of a connection's first packet to an address that nothing need listen at.
+    /// Handles a copy of a SYN to an address without a listener.
     fn take_tapped(&mut self, channel: &OwnedFd, of_v6: bool) -> io::Result<()> {
         let nothing = || io::Error::from(ErrorKind::WouldBlock);
         let wide = self.wide.as_ref().ok_or_else(nothing)?;
@@ -257,16 +256,16 @@ impl Agent {
             (Some(name), _) => name,
             (None, IpAddr::V4(address)) if wide.is_granted(address.into()) => address.to_string(),
             (None, IpAddr::V6(address)) => format!("[{address}]"),
-            // One of the names' addresses that is no name's yet.
+            // An address of the names' range that no name has yet.
             (None, IpAddr::V4(_)) => return self.inject(&syn.reset(), syn.ends.from.ip()),
         };
         self.hold_back(channel, syn, name)
     }
 
-    /// Holds a connection until the broker knows what comes of it.
+    /// Holds a connection until the broker has dialled.
     fn hold_back(&mut self, channel: &OwnedFd, syn: Syn, name: String) -> io::Result<()> {
         match self.hold.get(syn.ends) {
-            // It was let through and came again: the copy was lost.
+            // A retransmission after the SYN was sent again: that copy was lost.
             Some(Held::Open) => return self.inject(&syn.again(), syn.ends.to.ip()),
             Some(Held::Waiting | Held::Silent) => return Ok(()),
             None => {}
@@ -291,11 +290,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Lets a connection through that the broker has the other end of.
+    /// Lets the SYN of a connection through after the broker has connected.
     fn let_through(&mut self, syn: &Syn) -> io::Result<()> {
         let to = syn.ends.to;
         if let Some(wide) = self.wide.as_mut().filter(|wide| wide.holds(to.ip())) {
-            // The name is told by the connection's number; here it need not be known.
+            // The connection's id identifies the name, so none is needed here.
             let listens = self.names.listen_at(self.epoll.as_fd(), to, "").is_ok() && wide.open(to);
             if !listens {
                 self.hold.forget(syn.ends);
@@ -305,14 +304,14 @@ impl Agent {
         self.inject(&syn.again(), to.ip())
     }
 
-    /// Takes one message of the broker; says whether there will be more.
+    /// Handles one message of the broker; returns false at the end of the channel.
     fn hear(&mut self, channel: &OwnedFd) -> io::Result<bool> {
         let mut bytes = [0; MAX_MESSAGE_BYTES];
         let (length, _) = recv(channel, &mut bytes[..], RecvFlags::empty())?;
         if length == 0 {
             return Ok(false);
         }
-        // What cannot be done for one program is told by what it does not get.
+        // A failure for one program shows as a missing answer there.
         match Answer::from_bytes(&bytes[..length]) {
             Some(Answer::Enter { id, family, port }) => drop(enter(channel, id, family, port)),
             Some(Answer::Ports { id, ranges }) => drop(self.told(id, &ranges)),
@@ -342,12 +341,12 @@ impl Agent {
             Outcome::Refused => self.inject(&syn.reset(), from),
             Outcome::Unreachable => self.inject(&syn.no_way(NoWay::Host), from),
             Outcome::Denied => self.inject(&syn.no_way(NoWay::Forbidden), from),
-            // Nobody answered, so nobody answers: the kernel inside gives up by itself.
+            // Answers nothing, like the host: the kernel inside times out by itself.
             Outcome::TimedOut => Ok(()),
         }
     }
 
-    /// Hands a connection on.
+    /// Accepts a connection and passes it to the broker.
     fn accept(&mut self, channel: &OwnedFd, listener: u64) -> io::Result<()> {
         let Some((connection, ends)) = self.names.accept(listener)? else { return Ok(()) };
         let Some(id) = self.hold.take(ends) else { return Ok(()) };
@@ -355,14 +354,14 @@ impl Agent {
     }
 }
 
-/// Reads one packet; `None` for what is no first one.
+/// Reads one packet; `None` unless it is a SYN.
 fn next_packet(socket: BorrowedFd<'_>) -> io::Result<Option<Syn>> {
     let mut bytes = [MaybeUninit::uninit(); 2048];
     let ((bytes, _), _) = recv(socket, &mut bytes, RecvFlags::empty())?;
     Ok(Syn::parse(bytes))
 }
 
-/// Sends a message with a connection.
+/// Sends a message with a connection's file descriptor.
 fn pass(channel: &OwnedFd, message: &Ask, connection: &OwnedFd) -> io::Result<()> {
     let passed = [connection.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -372,7 +371,7 @@ fn pass(channel: &OwnedFd, message: &Ask, connection: &OwnedFd) -> io::Result<()
     Ok(())
 }
 
-/// Connects to a port inside, for the broker, which waits for the outcome itself.
+/// Connects to a port inside for the broker, which waits for the result itself.
 fn enter(channel: &OwnedFd, id: Id, family: Family, port: u16) -> io::Result<()> {
     match begin(family, port) {
         Ok(connection) => pass(channel, &Ask::Entered { id }, &connection),

@@ -1,4 +1,4 @@
-//! The names that may be asked for, with the addresses that stand for them inside, and the listeners there.
+//! The DNS table: allowed names, their addresses inside, and the listeners there.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -13,16 +13,16 @@ use super::packet::Ends;
 use super::{Literal, hold};
 use crate::sys;
 
-/// The first of the names' addresses.
+/// The first address for names.
 const FIRST: u32 = 0x100;
-/// The most names of one sandbox: a family of names could carry words out, a name at a time.
+/// The most names of one sandbox. It bounds egress through lookups: a granted domain could carry data out, one name at a time.
 const MAX_NAMES: usize = 4096;
-/// The most listeners of one name or address beforehand, where it cannot be [`Wide`](super::wide::Wide).
+/// The most listeners of one name or address from the start, where it cannot be [`Wide`](super::wide::Wide).
 const MAX_PORTS: usize = 4096;
-/// Connections that wait to be accepted.
+/// The listen backlog.
 const BACKLOG: i32 = 1024;
 
-/// The names of a sandbox. An address, once given to a name, is never another's.
+/// The names of a sandbox. An address never changes its name.
 #[derive(Default)]
 pub struct Names {
     addresses: HashMap<String, Ipv4Addr>,
@@ -32,27 +32,27 @@ pub struct Names {
 }
 
 impl Names {
-    /// Returns a name's address.
+    /// Returns the address of a name.
     pub fn address(&self, name: &str) -> Option<Ipv4Addr> {
         self.addresses.get(name).copied()
     }
 
-    /// Returns the name that is listened for at an address.
+    /// Returns the name for a listener.
     pub fn name_at(&self, place: SocketAddr) -> Option<&str> {
         self.listening.get(&place).map(String::as_str)
     }
 
-    /// Returns the name that an address stands for, whether or not it is listened there.
+    /// Returns the name for an address, with or without a listener.
     pub fn owner(&self, address: Ipv4Addr) -> Option<&str> {
         self.owners.get(&address).map(String::as_str)
     }
 
-    /// Whether nobody listens at an address yet.
+    /// Whether an address has no listener yet.
     pub fn is_new(&self, address: Ipv4Addr) -> bool {
         !self.listening.keys().any(|place| place.ip() == IpAddr::V4(address))
     }
 
-    /// Gives a name an address and listens there; `None` when there are too many.
+    /// Gives a name an address and listens there; `None` at the limit.
     pub fn add(&mut self, epoll: BorrowedFd<'_>, name: &str, ranges: &[(u16, u16)]) -> Option<Ipv4Addr> {
         if let Some(address) = self.address(name) {
             return Some(address);
@@ -72,7 +72,7 @@ impl Names {
         Some(address)
     }
 
-    /// Listens at an address of the world, or of this sandbox itself.
+    /// Listens at a host's own address, or at one of the sandbox itself.
     pub fn add_literal(&mut self, epoll: BorrowedFd<'_>, literal: &Literal) {
         self.listen(epoll, literal.address, &literal.name, &literal.ranges);
     }
@@ -84,7 +84,7 @@ impl Names {
         }
     }
 
-    /// Listens at one place, if nobody does yet.
+    /// Listens at an address and port, unless there is a listener.
     pub fn listen_at(&mut self, epoll: BorrowedFd<'_>, place: SocketAddr, name: &str) -> io::Result<()> {
         if self.listening.contains_key(&place) {
             return Ok(());
@@ -96,17 +96,17 @@ impl Names {
         Ok(())
     }
 
-    /// How many listeners there are.
+    /// Returns the number of listeners.
     pub fn count(&self) -> u64 {
         self.listeners.len() as u64
     }
 
-    /// Accepts what waits at a listener.
+    /// Accepts a connection at a listener.
     pub fn accept(&self, listener: u64) -> io::Result<Option<(OwnedFd, Ends)>> {
         let Some((listener, to)) = usize::try_from(listener).ok().and_then(|at| self.listeners.get(at)) else { return Ok(None) };
         let (connection, from) = acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         let from: SocketAddr = from.and_then(|from| from.try_into().ok()).ok_or(ErrorKind::InvalidData)?;
-        // It is open; the filter was for its first packet.
+        // The filter was for the SYN only.
         sys::detach_filter(connection.as_fd())?;
         Ok(Some((connection, Ends { from, to: *to })))
     }
@@ -122,7 +122,7 @@ fn listener(place: SocketAddr) -> io::Result<OwnedFd> {
     let listener = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&listener, true)?;
     if place.is_ipv6() {
-        // A route makes an address of version 4 one's own, and of version 6 only one to listen at all the same.
+        // A local route is enough to bind an IPv4 address; IPv6 also needs freebind.
         sockopt::set_ipv6_freebind(&listener, true)?;
     }
     hold::shut(listener.as_fd())?;

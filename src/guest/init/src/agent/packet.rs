@@ -1,4 +1,4 @@
-//! The first packet of a connection (RFC 9293), and the answers to it, in both versions of IP.
+//! Parses TCP SYN packets (RFC 9293) and builds the answers to them, for IPv4 and IPv6.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,35 +13,35 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 const HOPS: u8 = 64;
 
-/// From whom to whom.
+/// Both endpoints of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {
-    /// Who connects.
+    /// The client.
     pub from: SocketAddr,
-    /// Where to.
+    /// The destination.
     pub to: SocketAddr,
 }
 
-/// A first packet.
+/// A SYN packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Syn {
-    /// From whom to whom.
+    /// Its endpoints.
     pub ends: Ends,
     bytes: Vec<u8>,
     header: usize,
 }
 
-/// Why there is no way.
+/// The reason in an ICMP "unreachable" answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoWay {
-    /// The host cannot be reached.
+    /// The host is unreachable.
     Host = 1,
-    /// It is not allowed.
+    /// Communication is prohibited.
     Forbidden = 13,
 }
 
 impl Syn {
-    /// Reads a packet with its IP header; `None` for another than a first one.
+    /// Parses a packet with its IP header; `None` unless it is a SYN.
     pub fn parse(bytes: &[u8]) -> Option<Syn> {
         let (header, from, to) = match bytes.first()? >> 4 {
             4 => addresses_v4(bytes)?,
@@ -54,13 +54,13 @@ impl Syn {
         (tcp[13] & (SYN | ACK | RST) == SYN).then(|| Syn { ends, bytes: bytes.to_vec(), header })
     }
 
-    /// Returns the packet itself, complete: on the way here it had no checksum.
+    /// Returns the whole packet with its checksum, which loopback had left out.
     pub fn again(&self) -> Vec<u8> {
         let (ip, tcp) = self.bytes.split_at(self.header);
         [ip, &summed(self.ends, tcp)].concat()
     }
 
-    /// Returns the answer that refuses it.
+    /// Returns a reset (RST) that refuses the connection.
     pub fn reset(&self) -> Vec<u8> {
         let tcp = &self.bytes[self.header..];
         let number = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(1);
@@ -73,9 +73,9 @@ impl Syn {
         self.back(TCP, &summed(self.ends.turned(), &answer))
     }
 
-    /// Returns the answer that says that there is no way (RFC 792, RFC 4443).
+    /// Returns an ICMP "unreachable" answer (RFC 792, RFC 4443).
     pub fn no_way(&self, why: NoWay) -> Vec<u8> {
-        // Of version 6, "forbidden" would be told to programs as something of their own files.
+        // ICMPv6 always uses code 1: programs would get "prohibited" as EACCES, which reads like an error about their own files.
         let (kind, code, protocol) = if self.ends.to.is_ipv4() { (3, why as u8, ICMP) } else { (1, 3, ICMP_V6) };
         let mut answer = vec![kind, code, 0, 0, 0, 0, 0, 0];
         answer.extend(&self.bytes[..self.header + 8]);
@@ -87,7 +87,7 @@ impl Syn {
         self.back(protocol, &answer)
     }
 
-    /// Lays an IP header before an answer; the kernel adds the length and the checksum of one of version 4.
+    /// Prepends an IP header to an answer; for IPv4 the kernel adds the length and the checksum.
     fn back(&self, protocol: u8, answer: &[u8]) -> Vec<u8> {
         let mut packet = match self.ends.to {
             SocketAddr::V4(_) => vec![0x45, 0, 0, 0, 0, 0, 0, 0, HOPS, protocol, 0, 0],
@@ -118,7 +118,7 @@ fn addresses_v4(bytes: &[u8]) -> Option<(usize, IpAddr, IpAddr)> {
 
 fn addresses_v6(bytes: &[u8]) -> Option<(usize, IpAddr, IpAddr)> {
     let address = |at: usize| Some(Ipv6Addr::from(*bytes.get(at..)?.first_chunk::<16>()?).into());
-    // The kernel puts nothing between this header and that of TCP.
+    // The kernel sends no extension header before TCP.
     (*bytes.get(6)? == TCP).then_some((IP_V6_BYTES, address(8)?, address(24)?))
 }
 
@@ -129,7 +129,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// What a checksum covers besides the segment.
+/// The pseudo-header of a checksum.
 fn pseudo(ends: Ends, protocol: u8, length: usize) -> Vec<u8> {
     let length = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
     [octets(ends.from.ip()), octets(ends.to.ip()), vec![0, protocol], length.to_vec()].concat()
@@ -144,7 +144,7 @@ fn summed(ends: Ends, tcp: &[u8]) -> Vec<u8> {
     tcp
 }
 
-/// The Internet's checksum (RFC 1071); every part but the last is of even length.
+/// The Internet checksum (RFC 1071); each part but the last has an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]))).sum();

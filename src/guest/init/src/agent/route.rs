@@ -1,4 +1,4 @@
-//! Addresses that lead to this sandbox itself, and rules about them: what rtnetlink(7) is asked for.
+//! Routes and rules for addresses of the sandbox, through rtnetlink(7).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
-// linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h, linux/if_link.h, linux/fib_rules.h.
+// Constants of linux/rtnetlink.h, linux/netlink.h, linux/if_addr.h, linux/if_link.h, linux/fib_rules.h.
 const SET_LINK: u16 = 16;
 const LINK_SEGMENT_BYTES: u16 = 63;
 const LINK_RECEIVED_BYTES: u16 = 64;
@@ -36,43 +36,43 @@ const TYPE_BLACKHOLE: u8 = 6;
 const INET: u8 = 2;
 const INET6: u8 = 10;
 const TCP: u8 = 6;
-/// The loopback interface is the first of every network namespace.
+/// Loopback is the first interface of every network namespace.
 const LOOPBACK: u32 = 1;
-/// The most that the kernel lets a segment of the loopback hold.
+/// The kernel's maximum for a segment of loopback.
 const SEGMENT_BYTES: u32 = 8 * 65_535;
 
-/// The kernel's own table of what is local.
+/// The kernel's own table of local addresses.
 pub const TABLE_LOCAL: u8 = 255;
 
-/// Addresses that begin alike: one of them, and how many bits count.
+/// An address prefix: an address and the number of its significant bits.
 pub type Prefix = (IpAddr, u8);
 
-/// Which packets are looked up in a table.
+/// A routing rule: a table, and the packets that use it.
 #[derive(Clone, Copy)]
 pub struct Rule {
-    /// Lower ones are asked first.
+    /// Lower priorities come first.
     pub priority: u32,
     /// The table.
     pub table: u8,
-    /// Those from here.
+    /// Packets from this prefix.
     pub from: Option<Prefix>,
-    /// Those of TCP alone, from this port or from any.
+    /// TCP packets, from this port or from any.
     pub tcp: Option<Option<u16>>,
-    /// Those with this mark.
+    /// Packets with this mark.
     pub mark: Option<u32>,
 }
 
-/// A way to the kernel's tables of addresses, routes and rules.
+/// A netlink socket for addresses, routes and rules.
 pub struct Routes(OwnedFd);
 
 impl Routes {
-    /// Opens it.
+    /// Opens the socket.
     pub fn open() -> io::Result<Routes> {
-        // NETLINK_ROUTE is protocol 0, the one that is meant where none is named.
+        // NETLINK_ROUTE is protocol 0, which `None` stands for.
         Ok(Routes(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?))
     }
 
-    /// Gives the loopback interface an address of its own.
+    /// Adds an address to the loopback interface.
     pub fn add_address(&self, address: Ipv4Addr) -> io::Result<()> {
         let mut body = vec![INET, 32, 0, SCOPE_HOST];
         body.extend(LOOPBACK.to_ne_bytes());
@@ -80,7 +80,7 @@ impl Routes {
         self.ask(NEW_ADDRESS, MAKE, &body)
     }
 
-    /// Has everything below a prefix lead here; who connects there comes from `source`.
+    /// Routes a prefix to loopback; connections to it have `source` as their source address.
     pub fn add_local(&self, (prefix, bits): Prefix, source: IpAddr) -> io::Result<()> {
         let mut body = vec![family(prefix), bits, 0, 0, TABLE_LOCAL, FROM_BOOT, SCOPE_HOST, TYPE_LOCAL];
         body.extend(0u32.to_ne_bytes());
@@ -92,24 +92,24 @@ impl Routes {
         self.ask(NEW_ROUTE, MAKE, &body)
     }
 
-    /// Has everything of the version that `like` is of, where it is looked up in a table, go nowhere without a word.
+    /// Adds a blackhole default route to a table, for the IP version of `like`.
     pub fn add_nowhere(&self, table: u8, like: IpAddr) -> io::Result<()> {
         let mut body = vec![family(like), 0, 0, 0, table, FROM_BOOT, SCOPE_WORLD, TYPE_BLACKHOLE];
         body.extend(0u32.to_ne_bytes());
         self.ask(NEW_ROUTE, MAKE, &body)
     }
 
-    /// Adds a rule for packets of the version that `like` is of.
+    /// Adds a rule, for the IP version of `like`.
     pub fn add_rule(&self, like: IpAddr, rule: Rule) -> io::Result<()> {
         self.ask(NEW_RULE, MAKE, &rule.body(like))
     }
 
-    /// Removes one.
+    /// Removes a rule.
     pub fn remove_rule(&self, like: IpAddr, rule: Rule) -> io::Result<()> {
         self.ask(REMOVE_RULE, REQUEST_AND_ANSWER, &rule.body(like))
     }
 
-    /// Has the loopback carry segments of up to half a megabyte (Linux 6.3), so that much data makes few wake-ups.
+    /// Raises the segment size of loopback to half a megabyte (Linux 6.3), which needs fewer wake-ups for large transfers.
     pub fn carry_large_segments(&self) -> io::Result<()> {
         let mut body = vec![0; 4];
         body.extend(LOOPBACK.to_ne_bytes());
@@ -120,7 +120,7 @@ impl Routes {
         self.ask(SET_LINK, REQUEST_AND_ANSWER, &body)
     }
 
-    /// Sends a request and waits for the kernel's verdict.
+    /// Sends a request and waits for the kernel's answer.
     fn ask(&self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         let mut message = Vec::with_capacity(16 + body.len());
         let length = u32::try_from(16 + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -178,7 +178,7 @@ fn verdict(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Adds an attribute; each begins at a multiple of four bytes.
+/// Appends an attribute, aligned to four bytes.
 fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
     body.extend(kind.to_ne_bytes());

@@ -1,10 +1,9 @@
-//! Addresses that are granted at more ports than can be listened at beforehand: whole networks, names at all ports.
+//! Addresses with more granted ports than get a listener from the start: whole networks, and names at all ports.
 //!
-//! The kernel refuses who connects where nobody listens; by a rule of routing, refusals from such an address go nowhere,
-//! and a packet socket has got a copy of the first packet. Once the broker has dialled, the agent listens at that very
-//! address and port, another rule lets answers from there through, and the held packet is sent again. What the agent
-//! itself answers has a mark that a third rule knows. So an address costs nothing before somebody connects to it, and
-//! UDP and pings are answered by the kernel as everywhere inside.
+//! The kernel refuses a connection to a port without a listener. A routing rule drops these refusals, and a packet socket receives a copy
+//! of the SYN. After the broker has dialled, the agent listens at that address and port, another rule lets its answers through, and the
+//! held SYN is sent again. The agent's own packets carry a mark, which a third rule lets through. So an address costs nothing before a
+//! connection, and the kernel answers UDP and pings as usual.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,11 +15,11 @@ use silo_wire::{NAMES, WIDE};
 use super::hold::{self, OURS, Version};
 use super::route::{Prefix, Routes, Rule, TABLE_LOCAL};
 
-/// The most addresses with their ports that are opened in one sandbox's life.
+/// The most pairs of address and port that are opened in the life of one sandbox.
 const MAX_OPENED: usize = 4096;
-/// A table of our own.
+/// A routing table of the agent's own.
 const TABLE_NOWHERE: u8 = 101;
-// The order of the rules; the kernel's first one, which asks for what is local, goes behind ours.
+// Priorities of the rules; the kernel's rule for local addresses moves after them.
 const FIRST: u32 = 0;
 const SENT_AGAIN: u32 = 5;
 const OPENED: u32 = 10;
@@ -28,21 +27,21 @@ const NEVER_WIDE: u32 = 11;
 const HELD: u32 = 12;
 const LOCAL: u32 = 20;
 
-/// The addresses, and what watches them.
+/// The granted addresses, and the sockets that watch them.
 pub struct Wide {
     routes: Routes,
     prefixes: Vec<Prefix>,
     opened: HashSet<SocketAddr>,
-    /// Gets copies of first packets, where there are such addresses of version 4.
+    /// Receives copies of SYN packets to such IPv4 addresses, if there are any.
     pub tap: Option<OwnedFd>,
-    /// The same of version 6.
+    /// The same for IPv6.
     pub tap_v6: Option<OwnedFd>,
-    /// Sends packets of version 6.
+    /// Sends IPv6 packets.
     pub raw_v6: Option<OwnedFd>,
 }
 
 impl Wide {
-    /// Leads these networks here, and names at all ports if there are any.
+    /// Routes these networks to loopback, and the range for names at all ports if there are any.
     pub fn prepare(routes: Routes, networks: &[Prefix], names: bool, source: Ipv4Addr) -> io::Result<Wide> {
         let mut wide = Wide { routes, prefixes: networks.to_vec(), opened: HashSet::new(), tap: None, tap_v6: None, raw_v6: None };
         for (address, bits) in networks {
@@ -58,7 +57,7 @@ impl Wide {
             held.push((WIDE.0.into(), WIDE.1));
         }
         if held.iter().any(|(address, _)| address.is_ipv4()) {
-            // Who connects has no address before it is known where to.
+            // A socket has no source address before its destination is known.
             let never = [(Ipv4Addr::new(127, 0, 0, 0).into(), 8), (NAMES.0.into(), 16), (Ipv4Addr::UNSPECIFIED.into(), 32)];
             wide.rule(source.into(), &never, &held)?;
             wide.tap = Some(hold::tap(Version::V4)?);
@@ -87,17 +86,17 @@ impl Wide {
         self.routes.remove_rule(source, Rule { priority: FIRST, ..plain })
     }
 
-    /// Whether first packets to an address come here by a tap.
+    /// Whether a tap receives SYN packets to an address.
     pub fn holds(&self, address: IpAddr) -> bool {
         !never(address) && (is_within(address, (WIDE.0.into(), WIDE.1)) || self.is_granted(address))
     }
 
-    /// Whether it is of a network that is granted as a whole.
+    /// Whether a granted network contains an address.
     pub fn is_granted(&self, address: IpAddr) -> bool {
         self.prefixes.iter().any(|prefix| is_within(address, *prefix))
     }
 
-    /// Has answers from a place reach who connects there; says whether that is so.
+    /// Lets answers from an address and port through; returns whether they pass.
     pub fn open(&mut self, place: SocketAddr) -> bool {
         if self.opened.contains(&place) {
             return true;
@@ -111,7 +110,7 @@ impl Wide {
     }
 }
 
-/// Cuts the whole of a version in two: a rule about everything would be one about who has no address yet, too.
+/// Splits the prefix of all addresses in two: a rule without a prefix would also match sockets without an address.
 fn halves(prefix: Prefix) -> Vec<Prefix> {
     match prefix {
         (IpAddr::V4(_), 0) => vec![(Ipv4Addr::UNSPECIFIED.into(), 1), (Ipv4Addr::new(128, 0, 0, 0).into(), 1)],
@@ -120,7 +119,7 @@ fn halves(prefix: Prefix) -> Vec<Prefix> {
     }
 }
 
-/// What stays the sandbox's own, or has listeners beforehand, whatever network is granted.
+/// Addresses that stay the sandbox's own, or have listeners from the start, whatever network is granted.
 fn never(address: IpAddr) -> bool {
     address.is_loopback() || is_within(address, (NAMES.0.into(), 16))
 }
