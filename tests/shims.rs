@@ -332,7 +332,7 @@ fn doctor_finds_and_mends_what_is_wrong_with_shims() {
     // A table that is none is put aside and made anew; until then no call is handed on.
     fs::write(silo.path("shims"), "silo shims 9\n").expect("our own file");
     let refused = call(&silo, "npm", &[], &machine);
-    assert!(refused.code == 1 && refused.err.contains("`silo doctor --fix` makes it anew"), "{refused:?}");
+    assert!(refused.code == 1 && refused.err.contains("`silo doctor --fix` rebuilds the table"), "{refused:?}");
     assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 start silo");
     assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
     assert!(silo.path("shims.broken").exists());
