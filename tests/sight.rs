@@ -317,7 +317,7 @@ fn a_worktree_sees_its_repository_and_cannot_change_what_git_obeys() {
     let inside = done(silo.command(["sh", "-c", &script]).current_dir(&tree));
     assert!(inside.out.starts_with("ref:written\n") && inside.out.contains("No such file"), "{inside:?}");
     assert_eq!(inside.err.matches("Read-only file system").count(), 1, "{inside:?}");
-    assert!(inside.err.contains("packed-refs is no ref and was left inside"), "{inside:?}");
+    assert!(inside.err.contains("packed-refs is not a ref and was not imported"), "{inside:?}");
     // What was written there stays inside, but for the ref.
     assert!(!common.join("hooks/pre-commit").exists() && !common.join("packed-refs").exists());
     let left = ["config", "worktrees/tree/commondir"].map(|name| fs::read_to_string(common.join(name)).expect("there"));

@@ -1,4 +1,4 @@
-//! What became of files that are obeyed, between two looks.
+//! Differences of guarded files between two scans.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,31 +10,31 @@ use super::Guards;
 use super::list::Act;
 use super::print::Content;
 
-/// What became of a path.
+/// Kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// It was written or replaced, with the content that it had.
+    /// Written or replaced, with the same content.
     Rewritten,
-    /// It has come.
+    /// Created.
     New,
-    /// It is gone.
+    /// Removed.
     Gone,
-    /// It has other content.
+    /// Changed content.
     Changed,
 }
 
-/// A path that is not as it was.
+/// A changed path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What became of it.
+    /// Kind of the change.
     pub change: Change,
-    /// What is done about such a path.
+    /// Action for this path.
     pub act: Act,
-    /// What obeys it.
+    /// Program that acts on the file.
     pub of: String,
 }
 
-/// Compares two looks at a project. A directory that has come or gone stands for all that is in it.
+/// Compares two scans of a project. A created or removed directory stands for everything in it.
 pub fn differences(before: &Guards, after: &Guards) -> BTreeMap<PathBuf, Difference> {
     let mut found = BTreeMap::new();
     let mut whole: Option<PathBuf> = None;
@@ -75,7 +75,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// Words a list of differences, one a line. Whoever made a file chose its name, too, so names are escaped.
+/// Formats differences, one per line. File names are escaped, because a sandbox can choose them.
 pub fn lines(differences: &BTreeMap<PathBuf, Difference>) -> Vec<String> {
     let line = |(path, difference): (&PathBuf, &Difference)| format!("{} ({}; {})", plain::path(path), difference.change, difference.of);
     differences.iter().map(line).collect()

@@ -1,4 +1,4 @@
-//! Finds what of a project is obeyed: by the list, by git's configuration, and by where links lead.
+//! Finds the files of a project that host programs act on: by the list, by git's configuration, and by symlink targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -10,30 +10,30 @@ use super::print::{Content, Known, Printer};
 use super::{Error, Guards, Obeyed, links};
 use crate::git::dir::{Dir, Kind};
 
-/// Rounds of following links, each from what the one before found.
+/// Rounds of following symlinks, each from the paths found in the previous one.
 const MAX_ROUNDS: usize = 8;
 
-/// What else than the list is looked for, and how far.
+/// Additional paths to scan, and limits.
 #[derive(Clone, Debug)]
 pub struct Asked<'a> {
-    /// The project's directory of recipes, where silo reads one.
+    /// Recipe directory of the project, if silo reads one.
     pub recipes: Option<&'a str>,
-    /// Paths within the project that git's configuration or its index names, each with what names it.
+    /// Paths in the project that git's configuration or index names, each with its source.
     pub named: &'a [(PathBuf, String)],
-    /// Paths in directories of the project that are compared, each with the program that obeys it.
+    /// Paths in subdirectories to compare, each with the program that acts on it.
     pub nested: &'a [(PathBuf, String)],
-    /// Directories of the project that a sandbox has of its own.
+    /// Directories that the sandbox replaces by its own.
     pub excluded: &'a [PathBuf],
-    /// Most paths.
+    /// Maximum number of paths.
     pub most: usize,
 }
 
-/// Looks at the project at a canonical path.
+/// Scans the project at a canonical path.
 pub fn look(project: &Path, asked: &Asked<'_>) -> Result<Guards, Error> {
     look_since(project, asked, None)
 }
 
-/// The same; files that the kernel has not noted a change of since `before` are not read again.
+/// The same, without reading files that are unchanged since `before` according to the kernel.
 pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guards>) -> Result<Guards, Error> {
     let failed = |source| Error::Project { path: project.to_owned(), source };
     let dir = Dir::open(project).map_err(failed)?;
@@ -44,7 +44,7 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
     for line in list::lines() {
         for path in matching(&dir, &top, line.pattern) {
             let whose = Obeyed { act: line.act, of: line.of.to_owned() };
-            // Where two patterns have the same path, the stricter one counts.
+            // If two patterns match the same path, the stricter action wins.
             guards.obeyed.entry(path).and_modify(|known| known.act = known.act.min(line.act)).or_insert(whose);
         }
     }
@@ -53,7 +53,7 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
     if let Some(recipes) = asked.recipes {
         guards.obeyed.insert(recipes.into(), guard("Silo"));
     }
-    // A file leads to the repository; a link may lead anywhere. A directory has a layer of its own.
+    // A `.git` file names the repository, and a symlink can point anywhere. A `.git` directory has an overlay instead.
     if dir.stat(Path::new(".git")).ok().flatten().is_some_and(|stat| Kind::of(&stat) != Kind::Dir) {
         guards.obeyed.insert(".git".into(), guard("git"));
     }
@@ -66,7 +66,7 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
     Ok(guards)
 }
 
-/// Prints what is obeyed, follows the links in it, and goes on with where they lead.
+/// Fingerprints the paths, and repeats for the targets of symlinks in them.
 fn print_all(printer: &Printer<'_>, project: &Path, guards: &mut Guards) -> Result<(), Error> {
     let mut todo: BTreeMap<PathBuf, Obeyed> = guards.obeyed.clone();
     for _ in 0..MAX_ROUNDS {
@@ -90,12 +90,12 @@ fn print_all(printer: &Printer<'_>, project: &Path, guards: &mut Guards) -> Resu
         guards.obeyed.extend(next.clone());
         todo = next;
     }
-    // What is not there is not guarded; if it comes it is found then.
+    // A missing path is not guarded; if it appears, a later scan finds it.
     guards.obeyed.retain(|path, _| guards.prints.contains_key(path));
     Ok(())
 }
 
-/// Makes directories of files: one that holds nothing but guarded files is guarded as a whole, since that mount stays.
+/// Guards a directory as a whole if it contains only guarded files, because a directory mount survives replaced files.
 fn whole_directories(dir: &Dir, guards: &mut Guards) {
     let parents: BTreeSet<PathBuf> = guards.read_only().iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
     for parent in parents.into_iter().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -108,7 +108,7 @@ fn whole_directories(dir: &Dir, guards: &mut Guards) {
     }
 }
 
-/// Finds the paths that fit a pattern, whatever the case of their letters: not every file system tells it apart.
+/// Finds the paths that match a pattern, ignoring case, as some file systems do.
 pub(super) fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) -> Vec<PathBuf> {
     let mut parts = pattern.split('/').map(|part| part.to_ascii_lowercase());
     let fitting = |part: String, names: &[(OsString, Vec<u8>)]| -> Vec<PathBuf> {
@@ -125,7 +125,7 @@ pub(super) fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) ->
     found
 }
 
-/// Names, each with itself in small letters.
+/// Pairs each name with its lower-case form.
 pub(super) fn lowered(names: Vec<OsString>) -> Vec<(OsString, Vec<u8>)> {
     names.into_iter().map(|name| (name.clone(), name.as_bytes().to_ascii_lowercase())).collect()
 }

@@ -1,19 +1,18 @@
-//! Files of a project that the host's own programs execute or obey by themselves: hooks, editors' tasks, settings.
+//! Files of a project that host programs execute or load automatically: hooks, editor tasks, settings.
 //!
-//! Three rules, by what a path is:
+//! Three rules, by the kind of path:
 //!
-//! * The repository (`.git`) is a layer of its own inside, see [`crate::git`].
-//! * A directory that holds only such files is mounted read-only. The mount stays while the host replaces files in it.
-//! * A single file is mounted read-only, too. That mount falls off when the host replaces the file by a rename, so single
+//! * The repository (`.git`) has a private overlay inside, see [`crate::git`].
+//! * A directory that contains only such files is mounted read-only. The mount survives when the host replaces files in it.
+//! * A single file is mounted read-only too. That mount disappears when the host replaces the file by a rename. So single
 //!   files are watched while a sandbox runs and compared with their content at its start. Every difference is reported,
-//!   whoever made it.
+//!   regardless of its author.
 //!
-//! The same files in directories of the project act on whoever enters or opens such a directory by itself. They are watched
-//! and compared, and not read-only: programs write them as a matter of course where a project has many packages.
+//! In subdirectories of the project, the same files act on users who enter or open the subdirectory. They are watched and compared, but not
+//! read-only, because programs regularly write them in a project with many packages.
 //!
-//! A file that does not exist cannot be guarded by a mount; one that comes is reported. The list of files (`obeyed.toml`) is
-//! of those that act without being asked for: on `cd`, on opening the directory, on `git status`. A Makefile or a
-//! package.json acts when a person runs it, and is not on it.
+//! A mount cannot guard a missing file; a new one is reported. The list (`obeyed.toml`) contains only files that act automatically: on
+//! `cd`, on opening the directory, on `git status`. A Makefile or a package.json acts only when a user runs it, and is not listed.
 
 pub mod git;
 
@@ -40,48 +39,48 @@ use print::Print;
 pub use find::{Asked, look};
 pub use links::within;
 
-/// Paths that are guarded or compared at most, unless `mount.maxGuarded` says otherwise.
+/// Default of `mount.maxGuarded`: maximum number of guarded or compared paths.
 pub const MAX_GUARDED: usize = 8192;
 
-/// Why what a project has could not be looked through.
+/// Error of a scan.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is more than is looked at.
-    #[error("more than {most} files and directories of the project are obeyed by programs of this machine, and each is guarded")]
+    /// The project has too many such files.
+    #[error("programs of this machine act on more than {most} files and directories of the project, and each needs a guard")]
     TooMany {
-        /// The limit.
+        /// Limit.
         most: usize,
     },
     /// The project cannot be read.
-    #[error("cannot look through {path}", path = .path.display())]
+    #[error("cannot scan {path}", path = .path.display())]
     Project {
-        /// The project.
+        /// Project directory.
         path: PathBuf,
-        /// The cause.
+        /// Cause.
         source: std::io::Error,
     },
 }
 
-/// A path that is obeyed.
+/// A path that host programs act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obeyed {
-    /// What is done about it.
+    /// Action for the path.
     pub act: Act,
-    /// What obeys it.
+    /// Program that acts on it.
     pub of: String,
 }
 
-/// What a project has that is obeyed, at one moment.
+/// Result of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guards {
-    /// Paths within the project that are obeyed and there.
+    /// Existing paths in the project that host programs act on.
     obeyed: BTreeMap<PathBuf, Obeyed>,
-    /// They, and all below them.
+    /// Fingerprints of these paths and everything below them.
     prints: BTreeMap<PathBuf, Print>,
 }
 
 impl Guards {
-    /// Returns the paths that are to be read-only, none below another.
+    /// Returns the paths to mount read-only; none is below another.
     pub fn read_only(&self) -> Vec<&Path> {
         let mut paths: Vec<&Path> = Vec::new();
         for (path, _) in self.obeyed.iter().filter(|(_, obeyed)| obeyed.act == Act::Guard) {
@@ -92,12 +91,12 @@ impl Guards {
         paths
     }
 
-    /// Says whether a path is obeyed and there.
+    /// True if a path exists and a host program acts on it.
     pub fn has(&self, path: &str) -> bool {
         self.obeyed.contains_key(Path::new(path))
     }
 
-    /// Returns what obeys a path: that of the nearest one above it.
+    /// Returns the entry of a path, or of its nearest parent.
     fn of(&self, path: &Path) -> Option<&Obeyed> {
         path.ancestors().find_map(|path| self.obeyed.get(path))
     }

@@ -1,20 +1,20 @@
-//! Where links lead that programs of the host follow: a link in a guarded directory makes its target as good as guarded.
+//! Resolves symlinks that host programs follow: the target of a symlink in a guarded directory needs a guard too.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::git::dir::{Dir, Kind};
 
-/// As many as the kernel follows.
+/// The kernel's limit.
 const MAX_LINKS: usize = 40;
 
-/// Finds the paths of a project that a link in it leads through: each further link, and the last target, whether it is there
-/// or not. A link that leads out of the project, where no sandbox can write, adds nothing.
+/// Returns the project paths on the way of a symlink: each further symlink and the final target, whether it exists or not. A symlink out of
+/// the project, where no sandbox can write, adds nothing.
 pub fn through(dir: &Dir, project: &Path, link: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut todo: Vec<PathBuf> = vec![link.to_owned()];
     let mut left = MAX_LINKS;
-    // The path so far, without links.
+    // The path so far, without symlinks.
     while let Some(path) = todo.pop() {
         let mut at = PathBuf::new();
         let mut parts = path.components().peekable();
@@ -47,7 +47,7 @@ pub fn through(dir: &Dir, project: &Path, link: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Reads a path that a file in `from` names as one in the project, if it is one.
+/// Resolves a path named by a file in `from`; `None` if it is outside of the project.
 pub fn within(project: &Path, from: &Path, target: &Path) -> Option<PathBuf> {
     let mut whole = PathBuf::from("/");
     for part in project.join(from).join(target).components() {

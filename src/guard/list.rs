@@ -1,36 +1,36 @@
-//! The list of files that programs of the host obey: data, with a source for each line.
+//! The list of files that host programs act on: data, with a source for each line.
 //!
-//! It is TOML, and each line has the same shape. Every run reads it, so it is split at its quotes, which takes 1% of the time
-//! that a parser needs; a test compares the two.
+//! The file is TOML, and all lines have the same shape. Every run reads it, so it is split at its quotes, which takes 1% of a parser's
+//! time; a test compares the two.
 
-/// The list itself.
+/// The list.
 const TEXT: &str = include_str!("obeyed.toml");
 
-/// What Silo does about a file that is obeyed.
+/// Action for a listed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Act {
-    /// Makes it read-only inside, and reports every change.
+    /// Make it read-only inside, and report every change.
     Guard,
-    /// Reports every change.
+    /// Report every change.
     Report,
 }
 
 /// One line of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// A path in the project, in which `*` is any part of one name.
+    /// Path in the project; `*` matches any part of one name.
     pub pattern: &'static str,
-    /// What is done about the file.
+    /// Action for the file.
     pub act: Act,
-    /// The program that obeys it.
+    /// Program that acts on it.
     pub of: &'static str,
-    /// The page of the program's documentation that says so.
+    /// Source: a page of the program's documentation.
     pub page: &'static str,
 }
 
 /// Returns the lines.
 pub fn lines() -> impl Iterator<Item = Line> {
-    // What is no line is a comment; a test holds that.
+    // All other lines are comments; a test checks that.
     TEXT.lines().filter_map(line)
 }
 
@@ -46,7 +46,7 @@ fn line(text: &'static str) -> Option<Line> {
     Some(Line { pattern, act, of, page })
 }
 
-/// Says whether a name fits a pattern of one component.
+/// True if a name matches a pattern of one component.
 pub fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let Some(star) = pattern.iter().position(|byte| *byte == b'*') else { return pattern == name };
     let (head, rest) = (&pattern[..star], &pattern[star + 1..]);

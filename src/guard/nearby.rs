@@ -1,5 +1,5 @@
-//! What is in the directories of a project: sockets of this machine, to which whoever can name one can connect and pass
-//! descriptors; repositories of their own, with hooks of their own; and files of the list of obeyed ones.
+//! Scans the directories of a project for sockets of this machine, repositories with their own hooks, and listed files. A program that can
+//! name a socket can connect to it and pass descriptors.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -9,33 +9,33 @@ use silo_store::bounded;
 use super::nested::Table;
 use crate::git::dir::{Dir, Kind};
 
-/// Where the kernel lists sockets by the path that they were bound to.
+/// The kernel's list of bound sockets.
 const LISTED: &str = "/proc/net/unix";
-/// Largest such list read.
+/// Maximum size of that list.
 const MAX_LISTED_BYTES: u64 = 16 << 20;
-/// Most entries of a project that are looked at: a start must not wait for a tree of a million files.
+/// Maximum number of scanned entries: a start must not wait for a tree of a million files.
 const MAX_ENTRIES: usize = 20_000;
-/// How deep the directories are: programs put them into the top directory or `tmp/sockets`.
+/// Maximum depth: programs put sockets into the top directory or `tmp/sockets`.
 const MAX_DEPTH: usize = 4;
-/// Directories of packages and of builds, which hold many files and no sockets.
+/// Directories of packages and builds, with many files and no sockets.
 const SKIPPED: [&str; 5] = [".git", "node_modules", "target", ".venv", "vendor"];
 
-/// What a repository in a directory has that git obeys.
+/// Files of a nested repository that git acts on.
 const OBEYED: [&str; 5] = ["hooks", "config", "config.worktree", "commondir", "info"];
 
-/// What was found.
+/// Result of the scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nearby {
     /// Sockets.
     pub sockets: BTreeSet<PathBuf>,
-    /// What git obeys of repositories in directories below the top.
+    /// Files of repositories in subdirectories that git acts on.
     pub obeyed: BTreeSet<PathBuf>,
-    /// Files of the list in directories below the top, each with the program that obeys it.
+    /// Listed files in subdirectories, each with the program that acts on it.
     pub nested: BTreeMap<PathBuf, &'static str>,
 }
 
-/// Looks through a project, a canonical path. Sockets are those that the kernel lists, wherever they are, and what is a socket
-/// near the top, whoever listens; repositories and files of the list are those near the top, the nearest first.
+/// Scans a project by its canonical path. Finds sockets in the kernel's list at any depth, and all sockets near the top, regardless of
+/// their listener. Finds repositories and listed files near the top, nearest first.
 pub fn look(project: &Path) -> Nearby {
     let Ok(dir) = Dir::open(project) else { return Nearby::default() };
     let mut nearby = Nearby::default();
@@ -71,13 +71,13 @@ pub fn look(project: &Path) -> Nearby {
     nearby
 }
 
-/// What git obeys of a repository that is a directory in another one; a file leads elsewhere.
+/// Returns the files of a nested repository that git acts on; a `.git` file names another directory.
 pub fn obeyed(tree: &Dir, git: &Path) -> Vec<PathBuf> {
     let is_dir = tree.stat(Path::new(".git")).ok().flatten().is_some_and(|stat| Kind::of(&stat) == Kind::Dir);
     if is_dir { OBEYED.iter().map(|name| git.join(name)).collect() } else { vec![git.to_owned()] }
 }
 
-/// Reads the kernel's list: the path is the eighth word of a line.
+/// Parses the kernel's list: the path is the eighth word of a line.
 fn listed(text: &str, project: &Path) -> BTreeSet<PathBuf> {
     let path = |line: &str| Path::new(line.splitn(8, ' ').nth(7)?.trim_start()).strip_prefix(project).ok().map(Path::to_owned);
     text.lines().skip(1).filter_map(path).filter(|path| !path.as_os_str().is_empty()).collect()

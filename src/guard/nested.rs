@@ -1,4 +1,4 @@
-//! The files of the list in directories of a project: whoever opens or enters such a directory by itself has them obeyed.
+//! Listed files in subdirectories of a project: they act when a user enters or opens the subdirectory.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -9,19 +9,19 @@ use super::find::{lowered, matching};
 use super::list::{self, Line};
 use crate::git::dir::Dir;
 
-/// The first part of each pattern, in small letters, with its line.
+/// First part of each pattern in lower case, with its line.
 type Firsts = Vec<(Vec<u8>, Line)>;
 
-/// The list, to be looked up by names: there are tens of thousands of those, and hundreds of lines.
+/// Index of the list by name: there are tens of thousands of names and hundreds of lines.
 pub struct Table {
-    /// Lines whose pattern begins with a whole name, by that name in small letters.
+    /// Lines whose pattern begins with a complete name, by that name in lower case.
     whole: HashMap<Vec<u8>, Vec<Line>>,
-    /// Lines whose pattern begins with a name that has a star, by its first byte.
+    /// Lines whose first name has a star, by its first byte.
     starred: HashMap<u8, Firsts>,
 }
 
 impl Table {
-    /// Reads the list.
+    /// Builds the index.
     pub fn new() -> Table {
         let mut table = Table { whole: HashMap::new(), starred: HashMap::new() };
         for line in list::lines() {
@@ -34,7 +34,7 @@ impl Table {
         table
     }
 
-    /// Finds the paths in a directory that the list has, each with the program that obeys it.
+    /// Finds the listed paths in a directory, each with the program that acts on it.
     pub fn find(&self, dir: &Dir, names: &[OsString]) -> Vec<(PathBuf, &'static str)> {
         let mut found = Vec::new();
         for name in names {
@@ -48,7 +48,7 @@ impl Table {
         found
     }
 
-    /// Returns the lines whose pattern begins with a name, which is in small letters.
+    /// Returns the lines whose pattern begins with a lower-case name.
     fn of(&self, lower: &[u8]) -> impl Iterator<Item = &Line> {
         let beginning = lower.first().into_iter().chain([&b'*']).filter_map(|byte| self.starred.get(byte)).flatten();
         let starred = beginning.filter(|(first, _)| list::fits(first, lower)).map(|(_, line)| line);

@@ -1,5 +1,4 @@
-//! Prints of files: by content, so that every difference is seen, and by what the kernel notes, so that a write is seen
-//! even where the content is the same again.
+//! Fingerprints of files: by content, to find every difference, and by kernel metadata, to find a write even if the content is the same.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -12,26 +11,26 @@ use silo_store::digest::Hasher;
 use super::Error;
 use crate::git::dir::{Dir, Kind};
 
-/// Files above this are compared by what the kernel notes: reading them would cost each start more than a moment.
+/// Larger files are compared by kernel metadata, because reading them would delay each start.
 const MAX_HASHED_BYTES: u64 = 16 << 20;
 
-/// What is at one path.
+/// Fingerprint of one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Print {
-    /// What it is, and its content.
+    /// Type and content.
     pub content: Content,
-    /// What the kernel notes of it.
+    /// Kernel metadata.
     stamp: Stamp,
 }
 
-/// What a path holds.
+/// Type and content of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A file with this content; whether it can be executed.
+    /// A file with this digest and execute permission.
     File(Digest, bool),
-    /// A file that is too large to be read each time, or that cannot be read.
+    /// A file that is too large or cannot be read.
     Unread(Stamp),
-    /// A symbolic link to this path.
+    /// A symlink with this target.
     Link(PathBuf),
     /// A directory.
     Dir,
@@ -39,7 +38,7 @@ pub enum Content {
     Other,
 }
 
-/// What the kernel notes of a file: nobody but root can set the time of its last change.
+/// Kernel metadata of a file; only root can set its ctime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -60,27 +59,27 @@ impl Stamp {
     }
 }
 
-/// Whether prints of before are believed where the kernel has noted no change.
+/// Reuse of earlier fingerprints for files with unchanged kernel metadata.
 #[derive(Clone, Copy, Debug)]
 pub enum Known<'a> {
-    /// Everything is read.
+    /// Read everything.
     Nothing,
-    /// Files that have not changed since are not read again.
+    /// Do not read unchanged files again.
     Since(&'a BTreeMap<PathBuf, Print>),
 }
 
-/// Prints everything at and below a path of a project.
+/// Fingerprints everything at and below a path of a project.
 pub struct Printer<'a> {
-    /// The project.
+    /// Project directory.
     pub project: &'a Dir,
-    /// What is known already.
+    /// Earlier fingerprints.
     pub known: Known<'a>,
-    /// Most prints.
+    /// Maximum number of fingerprints.
     pub most: usize,
 }
 
 impl Printer<'_> {
-    /// Adds the prints of a path and of all that is below it; nothing where it is not there.
+    /// Adds the fingerprints of a path and everything below it; adds nothing if it does not exist.
     pub fn add(&self, path: &Path, prints: &mut BTreeMap<PathBuf, Print>) -> Result<(), Error> {
         let mut paths = vec![path.to_owned()];
         while let Some(path) = paths.pop() {
@@ -88,7 +87,7 @@ impl Printer<'_> {
             if print.content == Content::Dir {
                 let names = match self.project.dir(&path).and_then(|dir| dir.list(self.most)) {
                     Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(Error::TooMany { most: self.most }),
-                    // One that is gone by now, or is shut to its owner.
+                    // Removed by now, or unreadable for its owner.
                     names => names.unwrap_or_default(),
                 };
                 paths.extend(names.into_iter().map(|name| path.join(name)));
@@ -100,7 +99,7 @@ impl Printer<'_> {
         Ok(())
     }
 
-    /// Prints one path. A failure to look counts as something else being there than before.
+    /// Fingerprints one path. A read error counts as changed content.
     fn print(&self, path: &Path) -> Option<Print> {
         let stat = self.project.stat(path).ok()??;
         let stamp = Stamp::of(&stat);
@@ -128,8 +127,8 @@ impl Printer<'_> {
 }
 
 impl Print {
-    /// Says whether nothing has written here since, as far as the kernel knows. Of a directory, that its files have other
-    /// names is seen in their own prints.
+    /// True if nothing has written here since, according to the kernel. For a directory, renames of its files show in their own
+    /// fingerprints.
     pub fn is_untouched_since(&self, before: &Print) -> bool {
         self.content == Content::Dir || self.stamp == before.stamp
     }

@@ -1,4 +1,4 @@
-//! Watches what is obeyed while a sandbox runs: a file that is changed and changed back in the meantime is reported, too.
+//! Watches guarded files during a run, so that a file that is changed and changed back is reported too.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::difference::{self, Difference};
 use super::find::{Asked, look_since};
 use super::{Error, Guards};
 
-/// What was found at the start, and what has become of it so far.
+/// The state at the start, and all differences so far.
 #[derive(Debug)]
 pub struct Watch {
     project: PathBuf,
@@ -17,19 +17,19 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins with what was found at the start.
+    /// Starts with the scan from the start of the run.
     pub fn new(project: &Path, start: Guards) -> Watch {
         Watch { project: project.to_owned(), last: start.clone(), start, seen: BTreeMap::new() }
     }
 
-    /// Looks once more. Files that the kernel has noted no change of are not read again.
+    /// Scans again, without reading files that are unchanged according to the kernel.
     pub fn tick(&mut self, asked: &Asked<'_>) -> Result<(), Error> {
         self.last = look_since(&self.project, asked, Some(&self.last))?;
         self.note();
         Ok(())
     }
 
-    /// Looks a last time, at everything, and returns what was ever different, and why not all could be looked at.
+    /// Does a last, complete scan. Returns every difference ever seen, and an error if the scan was incomplete.
     pub fn finish(mut self, asked: &Asked<'_>) -> (BTreeMap<PathBuf, Difference>, Option<Error>) {
         let failed = match look_since(&self.project, asked, None) {
             Ok(last) => {
@@ -37,7 +37,7 @@ impl Watch {
                 None
             }
             Err(error) => {
-                // Files that came in directories, as many as a program likes to make, must not hide a change of those above.
+                // A program can create any number of files in subdirectories; this must not hide changes in the top directory.
                 let known: Vec<_> = asked.nested.iter().filter(|(path, _)| self.start.prints.contains_key(path)).cloned().collect();
                 if let Ok(last) = look_since(&self.project, &Asked { nested: &known, ..asked.clone() }, None) {
                     self.last = last;
@@ -52,7 +52,7 @@ impl Watch {
     fn note(&mut self) {
         for (path, difference) in difference::differences(&self.start, &self.last) {
             match self.seen.get_mut(&path) {
-                // The greater change is the one to be told.
+                // Report the greater change.
                 Some(known) if known.change >= difference.change => {}
                 Some(known) => *known = difference,
                 None => drop(self.seen.insert(path, difference)),
@@ -93,7 +93,7 @@ mod tests {
         let mut watch = Watch::new(&project, start);
         watch.tick(&asked).expect("looked");
         assert!(watch.seen.is_empty());
-        // Changed and changed back between two looks of the watch; and by a rename, with the same content.
+        // Changed and changed back between two scans; and replaced by a rename, with the same content.
         write(&project.join(".envrc"), "evil");
         watch.tick(&asked).expect("looked");
         write(&project.join(".envrc"), "before");
@@ -140,7 +140,7 @@ mod tests {
         let guards = look(&project, &asked(&[], &[])).expect("looked");
         let expect = [".cargo", ".config/mise.toml", ".vscode", "conf/vscode", "tools/tasks.json"];
         assert_eq!(guards.read_only(), expect.map(Path::new));
-        // A link to another place is another one.
+        // A symlink with another target is another symlink.
         fs::remove_file(project.join(".vscode")).expect("there");
         symlink("other", project.join(".vscode")).expect("made");
         let later = look(&project, &asked(&[], &[])).expect("looked");
@@ -164,7 +164,7 @@ mod tests {
         fs::remove_file(project.join("a/.envrc")).expect("there");
         write(&project.join("a/.vscode/tasks.json"), "after");
         write(&project.join("b/.envrc"), "new");
-        // As many others as are too many do not hide these.
+        // Too many other files do not hide these.
         let flood: Vec<_> =
             nested.iter().cloned().chain((0..9).map(|number| (PathBuf::from(format!("c/{number}")), "x".to_owned()))).collect();
         (0..9).for_each(|number| write(&project.join(format!("c/{number}")), "x"));

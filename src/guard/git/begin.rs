@@ -1,4 +1,4 @@
-//! What a repository is like when a run begins: what a sandbox made is compared with it, and what the host did since.
+//! The state of a repository at the start of a run; changes of the sandbox and of the host are compared with it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,15 +12,15 @@ use super::index::MAX_INDEX_BYTES;
 use super::oid::Format;
 use super::refs::{self, MAX_PACKED_BYTES, MAX_REF_BYTES, Name, Refs, Value};
 
-/// Most loose refs, and most directories of them.
+/// Maximum number of loose refs, and of their directories.
 pub const MAX_LOOSE: usize = 500_000;
-/// Most bytes of a file that says what git is in the middle of.
+/// Maximum size of a state file.
 pub const MAX_STATE_BYTES: u64 = 16 << 20;
 
-/// Files by which git knows what it is in the middle of, and that are nothing but data.
+/// Files with git's current state (merge, cherry-pick, ...) that are pure data.
 ///
-/// Not here, because git runs commands that they name: what a rebase, a series of picks and `git am` are to do next
-/// (`rebase-merge`, `rebase-apply`, `sequencer`), and what a bisection calls its terms and paths (`BISECT_*`).
+/// State files with commands that git runs are not listed: the remaining steps of a rebase, a cherry-pick series or `git am`
+/// (`rebase-merge`, `rebase-apply`, `sequencer`), and the terms and paths of a bisection (`BISECT_*`).
 pub const STATE: [&str; 16] = [
     "AUTO_MERGE",
     "CHERRY_PICK_HEAD",
@@ -43,19 +43,19 @@ pub const STATE: [&str; 16] = [
 /// A repository at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Begin {
-    /// Refs that are files.
+    /// Loose refs.
     pub loose: Refs,
-    /// Refs that are lines of one file.
+    /// Packed refs.
     pub packed: Refs,
-    /// HEAD, as it is written.
+    /// Contents of HEAD.
     pub head: Option<Vec<u8>>,
     /// The index, if there is one.
     pub index: Option<Digest>,
-    /// The files of [`STATE`], and `shallow`, that are there.
+    /// Existing files of [`STATE`], and `shallow`.
     pub state: BTreeMap<String, Digest>,
 }
 
-/// The same as it is kept on disk.
+/// JSON form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -67,7 +67,7 @@ struct Written {
 }
 
 impl Begin {
-    /// Looks at a repository of the host's.
+    /// Reads the state of a host repository.
     pub fn look(own: &Dir, common: &Dir, format: Format) -> io::Result<Begin> {
         let packed = common.read(Path::new("packed-refs"), MAX_PACKED_BYTES)?.unwrap_or_default();
         let mut state = BTreeMap::new();
@@ -85,14 +85,14 @@ impl Begin {
         })
     }
 
-    /// All refs: one that is a file counts before one that is packed.
+    /// Returns all refs; a loose ref overrides a packed one.
     pub fn refs(&self) -> Refs {
         let mut refs = self.packed.clone();
         refs.extend(self.loose.clone());
         refs
     }
 
-    /// Returns it as JSON.
+    /// Serializes the state to JSON.
     pub fn to_json(&self) -> serde_json::Value {
         let text = |refs: &Refs| refs.iter().map(|(name, value)| (name.as_str().to_owned(), refs::text(value))).collect();
         let written = Written {
@@ -102,11 +102,11 @@ impl Begin {
             index: self.index.map(|digest| digest.to_string()),
             state: self.state.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
         };
-        // Maps of texts cannot fail to be written.
+        // Serializing maps of strings cannot fail.
         serde_json::to_value(&written).unwrap_or_default()
     }
 
-    /// Reads what [`Begin::to_json`] wrote.
+    /// Parses the output of [`Begin::to_json`].
     pub fn from_json(json: &serde_json::Value, format: Format) -> Option<Begin> {
         let written = Written::deserialize(json).ok()?;
         let refs = |texts: BTreeMap<String, String>| -> Option<Refs> {
@@ -123,13 +123,13 @@ impl Begin {
     }
 }
 
-/// Tells one index from another: by its checksum, where git made one.
+/// Identifies an index: by its checksum if git wrote one.
 pub fn print_of_index(bytes: &[u8], format: Format) -> Digest {
     let sum = bytes.len().checked_sub(format.bytes()).map_or(&[][..], |at| &bytes[at..]);
     if sum.iter().all(|byte| *byte == 0) { Digest::of(bytes) } else { Digest::of(&[sum, &bytes.len().to_be_bytes()].concat()) }
 }
 
-/// Reads the refs that are files.
+/// Reads the loose refs.
 fn loose(common: &Dir, format: Format) -> io::Result<Refs> {
     let mut found = Refs::new();
     let mut dirs = vec![PathBuf::from("refs")];
@@ -149,7 +149,7 @@ fn loose(common: &Dir, format: Format) -> io::Result<Refs> {
     Ok(found)
 }
 
-/// Reads one ref that is a file, if it is one.
+/// Reads one loose ref, if the file is one.
 pub fn value(dir: &Dir, name: &Path, whole: &Path, format: Format) -> Option<(Name, Value)> {
     let bytes = dir.read(name, MAX_REF_BYTES).ok()??;
     Some((Name::parse(whole.as_os_str().as_encoded_bytes())?, refs::parse(&bytes, format)?))

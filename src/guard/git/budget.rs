@@ -1,20 +1,20 @@
-//! How much of what a sandbox has compressed is unpacked: a few bytes may stand for any number, and each costs time.
+//! Limits the decompressed size of a sandbox's data: a few bytes can expand to any size, and each byte costs time.
 
 use super::Refusal;
 
-/// Bytes that may still be unpacked.
+/// Remaining bytes.
 #[derive(Clone, Debug)]
 pub struct Budget(u64);
 
 impl Budget {
-    /// Allows so many bytes.
+    /// Allows this many bytes.
     pub fn new(bytes: u64) -> Budget {
         Budget(bytes)
     }
 
-    /// Takes so many bytes, or nothing if they are not there.
+    /// Takes this many bytes; fails if fewer are left.
     pub fn take(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.0 = self.0.checked_sub(bytes).ok_or(Refusal("unpacks to more than is taken from one run"))?;
+        self.0 = self.0.checked_sub(bytes).ok_or(Refusal("exceeds the limit of decompressed data for one run"))?;
         Ok(())
     }
 }

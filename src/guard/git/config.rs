@@ -1,42 +1,42 @@
-//! git's configuration as a list of values, and which of them name commands and files that git runs or reads.
+//! Parses git's configuration, and identifies values that name commands and files that git runs or reads.
 
 use std::collections::BTreeSet;
 
-/// Largest configuration read.
+/// Maximum size of a configuration.
 pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
-/// A value, with its key in lower case but for the subsection.
+/// A value. Its key is in lower case except for the subsection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
-    /// The section.
+    /// Section.
     pub section: String,
-    /// The subsection: a remote's or driver's name.
+    /// Subsection: name of a remote or driver.
     pub subsection: Option<String>,
-    /// The name of the variable.
+    /// Name of the variable.
     pub name: String,
-    /// What it is set to.
+    /// Value of the variable.
     pub value: Vec<u8>,
 }
 
-/// How a value names files.
+/// Relation of a value to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// It is the path of another configuration, relative to this one.
+    /// Path of another configuration, relative to this one.
     Include,
-    /// It is the path of a directory whose programs are run.
+    /// Path of a directory with programs that git runs.
     Programs,
-    /// It is the path of a file.
+    /// Path of a file.
     File,
-    /// It is a command line.
+    /// Command line.
     Command,
 }
 
-/// A text that is no configuration.
+/// The text is not a git configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not a git configuration")]
 pub struct Error;
 
-/// Variables by which git runs or reads files, `*` for any subsection or name.
+/// Variables whose values git runs or reads as files; `*` matches any subsection or name.
 const KEYS: [(&str, &str, &str, Names); 66] = [
     ("include", "", "path", Names::Include),
     ("includeif", "*", "path", Names::Include),
@@ -106,7 +106,7 @@ const KEYS: [(&str, &str, &str, Names); 66] = [
     ("annex", "", "*command", Names::Command),
 ];
 
-/// Reads a configuration. Includes are values like others.
+/// Parses a configuration. Includes are returned like other values.
 pub fn parse(text: &[u8]) -> Result<Vec<Value>, Error> {
     let options = gix_config::file::init::Options::default();
     let file = gix_config::File::from_bytes_no_includes(text, gix_config::file::Metadata::api(), options).map_err(|_| Error)?;
@@ -130,7 +130,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Value>, Error> {
 }
 
 impl Value {
-    /// Says how the value names files, if it does.
+    /// Returns the relation of the value to files, if it has one.
     pub fn names(&self) -> Option<Names> {
         let fits = |pattern: &str, text: &str| match pattern.split_once('*') {
             Some((head, tail)) => text.len() >= head.len() + tail.len() && text.starts_with(head) && text.ends_with(tail),
@@ -143,7 +143,7 @@ impl Value {
         KEYS.iter().find(is_it).map(|(.., names)| *names)
     }
 
-    /// The key as git writes it.
+    /// Returns the key as git writes it.
     pub fn key(&self) -> String {
         match &self.subsection {
             Some(subsection) => format!("{}.{subsection}.{}", self.section, self.name),
@@ -152,8 +152,8 @@ impl Value {
     }
 }
 
-/// Takes a command line apart into the words that may be paths: a shell runs it, so they may be quoted and stand behind
-/// anything. The first is the program, which is searched for elsewhere if it has no slash.
+/// Splits a command line into words that may be paths. A shell runs it, so paths may be quoted and follow any character. The first word is
+/// the program, which is searched on PATH if it has no slash.
 pub fn words(command: &str) -> Vec<&str> {
     let cut = |letter: char| letter.is_whitespace() || "'\"`;&|()<>$={},!".contains(letter);
     command.split(cut).filter(|word| !word.is_empty()).collect()

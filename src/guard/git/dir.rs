@@ -1,5 +1,5 @@
-//! Directories by descriptor: what somebody else may change at any moment is opened step by step, never through a link,
-//! and judged as what is open.
+//! Directories by file descriptor. Another program may change these trees at any time, so paths are opened one component at a time without
+//! following symlinks, and checks use the open descriptor.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,23 +12,23 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Without NONBLOCK a pipe would be waited for.
+/// Without NONBLOCK, opening a pipe would block.
 const OPEN_FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 /// An open directory.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
 
-/// The kind of a directory's entry.
+/// Type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
     Dir,
-    /// A symbolic link.
+    /// A symlink.
     Link,
-    /// The mark by which overlayfs says that the lower layer's entry is gone.
+    /// An overlayfs whiteout: the entry of the lower layer is removed.
     Whiteout,
     /// A socket.
     Socket,
@@ -37,17 +37,17 @@ pub enum Kind {
 }
 
 impl Dir {
-    /// Opens the directory at a path, which is the caller's own choice; its last component must be no link.
+    /// Opens the directory at a trusted path; its last component must not be a symlink.
     pub fn open(path: &Path) -> io::Result<Dir> {
         Ok(Dir(fs::open(path, OPEN_DIR, Mode::empty())?))
     }
 
-    /// Returns a second descriptor of the same directory.
+    /// Opens a second descriptor of the same directory.
     pub fn again(&self) -> io::Result<Dir> {
         Ok(Dir(fs::openat(&self.0, ".", OPEN_DIR, Mode::empty())?))
     }
 
-    /// Opens a directory below, through no link.
+    /// Opens a directory below this one, without following symlinks.
     pub fn dir(&self, path: &Path) -> io::Result<Dir> {
         let mut at = self.again()?;
         for name in names(path)? {
@@ -56,7 +56,7 @@ impl Dir {
         Ok(at)
     }
 
-    /// The same, making what is missing.
+    /// The same, creating missing directories.
     pub fn make(&self, path: &Path) -> io::Result<Dir> {
         let mut at = self.again()?;
         for name in names(path)? {
@@ -69,13 +69,13 @@ impl Dir {
         Ok(at)
     }
 
-    /// Opens the directory that holds a path, and names the path in it.
+    /// Opens the parent directory of a path, and returns the last component.
     pub fn parent<'a>(&self, path: &'a Path) -> io::Result<(Dir, &'a OsStr)> {
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
         Ok((self.dir(path.parent().unwrap_or_else(|| Path::new("")))?, name))
     }
 
-    /// Returns what is at a path, a link itself and not its target; `None` if there is nothing.
+    /// Returns the metadata of a path, without following a symlink; `None` if it does not exist.
     pub fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         let found = self.parent(path).and_then(|(dir, name)| Ok(fs::statat(&dir.0, name, AtFlags::SYMLINK_NOFOLLOW)?));
         match found {
@@ -85,12 +85,12 @@ impl Dir {
         }
     }
 
-    /// Returns what this directory itself is.
+    /// Returns the metadata of this directory.
     pub fn own_stat(&self) -> io::Result<Stat> {
         Ok(fs::fstat(&self.0)?)
     }
 
-    /// Opens a regular file below to read; anything else is an error.
+    /// Opens a regular file below this directory for reading; anything else is an error.
     pub fn file(&self, path: &Path) -> io::Result<(File, Stat)> {
         let (dir, name) = self.parent(path)?;
         let file = fs::openat(&dir.0, name, OPEN_FILE, Mode::empty())?;
@@ -104,7 +104,7 @@ impl Dir {
         }
     }
 
-    /// Reads a regular file of at most so many bytes; `None` if there is nothing.
+    /// Reads a regular file with at most this many bytes; `None` if it does not exist.
     pub fn read(&self, path: &Path, most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
         let file = match self.file(path) {
             Ok((file, _)) => file,
@@ -119,14 +119,14 @@ impl Dir {
         Ok(Some(bytes))
     }
 
-    /// Reads a symbolic link.
+    /// Reads a symlink.
     pub fn link(&self, path: &Path) -> io::Result<PathBuf> {
         let (dir, name) = self.parent(path)?;
         let target = fs::readlinkat(&dir.0, name, Vec::new())?;
         Ok(OsStr::from_bytes(target.as_bytes()).into())
     }
 
-    /// Lists the names in this directory, at most so many, sorted.
+    /// Lists the names in this directory, sorted; fails if there are more than `most`.
     pub fn list(&self, most: usize) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in fs::Dir::read_from(&self.0)? {
@@ -143,40 +143,40 @@ impl Dir {
         Ok(names)
     }
 
-    /// Makes a new file; it is an error if anything has its name.
+    /// Creates a file; fails if the name exists.
     pub fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode as fs::RawMode))?))
     }
 
-    /// Writes a new file whole; it is an error if anything has its name.
+    /// Writes a complete new file; fails if the name exists.
     pub fn write_new(&self, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
         let mut file = self.create(name, mode)?;
         let written = file.write_all(bytes);
         if written.is_err() {
-            // The first error is the one that counts.
+            // The first error is returned.
             let _ = self.remove(name);
         }
         written
     }
 
-    /// Makes the content of a regular file below outlive a power cut.
+    /// Syncs the contents of a regular file to disk.
     pub fn sync(&self, path: &Path) -> io::Result<()> {
         self.file(path)?.0.sync_data()
     }
 
-    /// Writes behind the end of a regular file.
+    /// Appends to a regular file.
     pub fn append(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         File::from(fs::openat(&self.0, name, flags, Mode::empty())?).write_all(bytes)
     }
 
-    /// Renames within this directory.
+    /// Renames an entry within this directory.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(fs::renameat(&self.0, from, &self.0, to)?)
     }
 
-    /// Gives a file of another directory a name here; it is an error if anything has that name.
+    /// Hard-links a file of another directory; fails if the name exists.
     pub fn link_from(&self, other: &Dir, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(fs::linkat(&other.0, from, &self.0, to, AtFlags::empty())?)
     }
@@ -191,10 +191,10 @@ impl Dir {
         Ok(fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Says whether overlayfs shows nothing of the lower layer's directory here.
+    /// True if overlayfs hides the lower layer's directory here.
     pub fn is_opaque(&self) -> bool {
         let mut value = [0u8; 4];
-        // By either name: what an ordinary user's mount writes, and what root's does.
+        // The attribute's name differs between mounts of an ordinary user and of root.
         ["user.overlay.opaque", "trusted.overlay.opaque"]
             .iter()
             .any(|name| fs::fgetxattr(&self.0, *name, &mut value[..]).is_ok_and(|len| value.get(..len) == Some(b"y")))
@@ -208,7 +208,7 @@ impl AsFd for Dir {
 }
 
 impl Kind {
-    /// The kind of what was looked at.
+    /// Returns the type of an entry.
     pub fn of(stat: &Stat) -> Kind {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Kind::File,
@@ -221,16 +221,16 @@ impl Kind {
     }
 }
 
-/// Says whether an error means that nothing is there, or nothing that a path without links leads to.
+/// True if an error means that the path does not exist.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Takes a path apart that leads down and nowhere else.
+/// Splits a relative path without `..` into its components.
 fn names(path: &Path) -> io::Result<Vec<&OsStr>> {
     let name = |part| match part {
         Component::Normal(name) => Ok(name),
-        _ => Err(io::Error::new(ErrorKind::InvalidInput, "the path leads up or to the root")),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, "the path is absolute or has \"..\"")),
     };
     path.components().map(name).collect()
 }

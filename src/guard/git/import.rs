@@ -1,9 +1,8 @@
-//! Takes over what a sandbox made in its layer of a repository: while it runs, a few times a second, and at its end.
+//! Imports a sandbox's changes from its repository layer: several times a second during the run, and once at its end.
 //!
-//! The order is what keeps the host's repository whole: the refs, HEAD and the index are read first, the objects brought
-//! next, and only then are the refs set, so that whatever a ref leads to is there, also after a power cut. Everything is compared with what the host
-//! had when the run began; where the host went on by itself, its own is left, and the sandbox's commits are kept below
-//! `refs/silo/`.
+//! The order keeps the host's repository intact. First read the refs, HEAD and the index; then import objects; only then set the refs. So
+//! the target of every ref exists, also after a power cut. Everything is compared with the host's state at the start of the run. If the
+//! host has changed a ref too, its value stays, and the sandbox's commits are kept below `refs/silo/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -25,9 +24,9 @@ use super::reflog::MAX_LOG_BYTES;
 use super::refs::{self, MAX_REF_BYTES, Name, Refs, Value};
 use super::view::{self, View};
 
-/// Directories by which git is in the middle of something that it runs commands for.
+/// Directories of an unfinished operation; their state includes commands.
 const UNFINISHED: [&str; 2] = ["rebase-merge", "rebase-apply"];
-/// What of the same kind does not move HEAD away from its branch.
+/// State of the same kind that does not detach HEAD from its branch.
 const NOT_BROUGHT: [&str; 3] = ["sequencer", "BISECT_LOG", "BISECT_START"];
 
 /// A repository with a sandbox's layer over it.
@@ -37,28 +36,28 @@ pub struct Import {
     own: Arc<Dir>,
     /// The host's directory with objects and refs.
     common: Arc<Dir>,
-    /// Where the first is in the layer.
+    /// Path of `own` in the layer.
     own_inside: PathBuf,
-    /// Where the second is in the layer.
+    /// Path of `common` in the layer.
     common_inside: PathBuf,
     format: Format,
-    /// What the host is believed to have.
+    /// Last known state of the host.
     begin: Begin,
     objects: Objects,
     run: String,
-    /// Refs that the host moved, with what was last kept of them.
+    /// Refs that the host moved, with the value last kept for each.
     moved: BTreeMap<Name, Option<Value>>,
-    /// The index that was last looked at.
+    /// Last seen index.
     index: Option<Digest>,
-    /// HEAD's log that was last looked at.
+    /// Last seen reflog of HEAD.
     log: Option<Digest>,
-    /// What is to be told at the end.
+    /// Messages for the end of the run.
     told: BTreeSet<String>,
-    /// What was locked on the host when it was last tried.
+    /// Files that were locked on the host in the last round.
     busy: BTreeSet<String>,
 }
 
-/// What a sandbox sees of HEAD, the index and the like, at one moment.
+/// The sandbox's HEAD, index and state files at one moment.
 struct Own {
     head: Option<Vec<u8>>,
     index: Option<Vec<u8>>,
@@ -66,23 +65,23 @@ struct Own {
     is_unfinished: bool,
 }
 
-/// A repository's directories, on the host and in the layer over it.
+/// A repository's directories, on the host and in the layer.
 #[derive(Debug)]
 pub struct Place {
     /// The host's directory with HEAD and the index.
     pub own: Dir,
     /// The host's directory with objects and refs.
     pub common: Dir,
-    /// Where the first is in the layer.
+    /// Path of `own` in the layer.
     pub own_inside: PathBuf,
-    /// Where the second is in the layer.
+    /// Path of `common` in the layer.
     pub common_inside: PathBuf,
-    /// How objects are named.
+    /// Hash of object ids.
     pub format: Format,
 }
 
 impl Import {
-    /// Begins where the host had this when the run began.
+    /// Starts from the host's state at the start of the run.
     pub fn new(place: Place, begin: Begin, run: &str) -> Import {
         let Place { own, common, own_inside, common_inside, format } = place;
         Import {
@@ -102,7 +101,7 @@ impl Import {
         }
     }
 
-    /// Takes over what is there now. At the end everything comes that can.
+    /// Imports the current changes. At the end of the run, imports everything possible.
     pub fn round(&mut self, upper: &Dir, when: When) -> io::Result<()> {
         self.busy.clear();
         let Some(layer) = beneath(upper, &self.common_inside)? else { return Ok(()) };
@@ -113,7 +112,7 @@ impl Import {
             return Ok(());
         }
         for path in &view.strange {
-            self.told.insert(format!("{} is no ref and was left inside", plain::path(path)));
+            self.told.insert(format!("{} is not a ref and was not imported", plain::path(path)));
         }
         self.shallow(&layer)?;
         self.refs(&layer, &view, when)?;
@@ -123,29 +122,29 @@ impl Import {
         Ok(())
     }
 
-    /// Says whether the host has removed the repository: nothing can come into such a directory any more.
+    /// True if the host has removed the repository: nothing can be created in a removed directory.
     pub fn is_gone(&self) -> bool {
         self.common.own_stat().is_ok_and(|stat| stat.st_nlink == 0)
     }
 
-    /// Returns what could not be taken over in the last round, since somebody holds its lock on the host.
+    /// Returns the files that could not be imported in the last round, because another process holds their lock.
     pub fn busy(&self) -> &BTreeSet<String> {
         &self.busy
     }
 
-    /// Returns what was not taken over as it was, in lines.
+    /// Returns messages about everything that was not imported unchanged.
     pub fn told(&self) -> BTreeSet<String> {
         let mut told = self.told.clone();
         for (path, refusal) in self.objects.refused.iter().take(8) {
-            told.insert(format!("{} was left inside: {refusal}", plain::path(path)));
+            told.insert(format!("{} was not imported: {refusal}", plain::path(path)));
         }
         if self.objects.refused.len() > 8 {
-            told.insert(format!("{} more objects were left inside", self.objects.refused.len() - 8));
+            told.insert(format!("{} more objects were not imported", self.objects.refused.len() - 8));
         }
         for (name, kept) in self.moved.iter().filter(|(_, kept)| kept.is_some()) {
             let kept = kept.as_ref().and_then(|_| name.kept(&self.run));
             if let Some(kept) = kept {
-                told.insert(format!("{} moved here in the meantime; what was made of it inside is {}", name.as_str(), kept.as_str()));
+                told.insert(format!("{} moved here during the run; the commits made inside are kept as {}", name.as_str(), kept.as_str()));
             }
         }
         told
@@ -154,7 +153,7 @@ impl Import {
     fn look_at_own(&self, layer: &Dir) -> io::Result<Own> {
         let read = |name: &str, most: u64| -> io::Result<Option<Vec<u8>>> {
             match layer.read(Path::new(name), most) {
-                // A whiteout, a link, a pipe: nothing that is taken over.
+                // A whiteout, a symlink or a pipe is not imported.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput || error.kind() == io::ErrorKind::IsADirectory => Ok(None),
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(None),
@@ -178,7 +177,7 @@ impl Import {
         })
     }
 
-    /// Sets and removes refs, removals first: a ref may come where a directory of others was.
+    /// Sets and removes refs. Removals go first, because a new ref may need the name of a removed directory.
     fn refs(&mut self, layer: &Dir, view: &View, when: When) -> io::Result<()> {
         let base = self.begin.refs();
         if base == view.refs {
@@ -200,7 +199,7 @@ impl Import {
                     }
                 }
                 Outcome::Moved => {
-                    self.told.insert(format!("{} was removed inside and moved here; it is left", name.as_str()));
+                    self.told.insert(format!("{} was removed inside and moved here; it stays", name.as_str()));
                     self.moved.insert(name.clone(), None);
                 }
                 Outcome::Busy => drop(self.busy.insert(name.as_str().to_owned())),
@@ -214,7 +213,7 @@ impl Import {
 
     fn bring_ref(&mut self, layer: &Dir, host: &HostRefs<'_>, base: &Refs, (name, new): (&Name, &Value), when: When) -> io::Result<()> {
         if !name.may_come() {
-            self.told.insert(format!("{} was left inside: git or silo gives such refs a meaning of their own", name.as_str()));
+            self.told.insert(format!("{} was not imported: git or silo uses such refs for a special purpose", name.as_str()));
             return Ok(());
         }
         let old = base.get(name);
@@ -224,7 +223,7 @@ impl Import {
         };
         if !is_there {
             if when == When::Ended {
-                self.told.insert(format!("{} was left inside: it names an object that is not there", name.as_str()));
+                self.told.insert(format!("{} was not imported: its object is missing", name.as_str()));
             }
             return Ok(());
         }
@@ -246,7 +245,7 @@ impl Import {
         self.keep(host, name, new)
     }
 
-    /// Keeps a value whose ref the host has moved, under a name of the run's own.
+    /// Keeps the sandbox's value of a ref that the host has moved, under `refs/silo/`.
     fn keep(&mut self, host: &HostRefs<'_>, name: &Name, new: &Value) -> io::Result<()> {
         let before = self.moved.get(name).cloned().flatten();
         if before.as_ref() == Some(new) {
@@ -259,7 +258,7 @@ impl Import {
         Ok(())
     }
 
-    /// HEAD, the index, and the files by which git knows what it is in the middle of.
+    /// Imports HEAD, the index and state files.
     fn state(&mut self, layer: &Dir, own: Own, view: &View, when: When) -> io::Result<()> {
         if own.is_unfinished {
             if when == When::Ended {
@@ -270,7 +269,7 @@ impl Import {
         if when == When::Ended {
             for name in NOT_BROUGHT {
                 if layer.stat(Path::new(name))?.is_some_and(|stat| matches!(Kind::of(&stat), Kind::Dir | Kind::File)) {
-                    self.told.insert(format!("{name} was left inside: git may run commands that it names"));
+                    self.told.insert(format!("{name} was not imported: git may run commands from it"));
                 }
             }
         }
@@ -290,9 +289,9 @@ impl Import {
         Ok(())
     }
 
-    /// A rebase that is not finished: its files would have git run commands, so its commits are kept and HEAD stays.
+    /// An unfinished rebase: its state includes commands, so only its commits are kept, and HEAD stays.
     fn leave_unfinished(&mut self, own: &Own) -> io::Result<()> {
-        self.told.insert("a rebase inside is not finished; HEAD, the index and the list of its steps were left inside".to_owned());
+        self.told.insert("a rebase inside is not finished; HEAD, the index and its remaining steps were not imported".to_owned());
         let head = own.head.as_deref().and_then(|head| refs::parse(head, self.format));
         if let Some(Value::Object(oid)) = head
             && has(&self.common, &oid, self.format)
@@ -300,7 +299,7 @@ impl Import {
         {
             let host = HostRefs::open(&self.common, self.format)?;
             if host.set(&name, None, &Value::Object(oid), None)? == Outcome::Done {
-                self.told.insert(format!("its last commit is {}", name.as_str()));
+                self.told.insert(format!("its last commit is kept as {}", name.as_str()));
             }
         }
         Ok(())
@@ -317,7 +316,7 @@ impl Import {
             Some(Value::Symbolic(name)) if name.as_str().starts_with("refs/heads/") => {}
             Some(Value::Object(oid)) if has(&self.common, &oid, self.format) => {}
             _ => {
-                self.told.insert("HEAD was left inside: it names no branch and no commit that is there".to_owned());
+                self.told.insert("HEAD was not imported: it names neither a branch nor an existing commit".to_owned());
                 return Ok(());
             }
         }
@@ -355,13 +354,13 @@ impl Import {
         let mut index = match Index::parse(bytes, self.format) {
             Ok(index) => index,
             Err(error) => {
-                self.told.insert(format!("the index was left inside: {error}"));
+                self.told.insert(format!("the index was not imported: {error}"));
                 return Ok(());
             }
         };
         let path = Path::new("index");
         let print_now = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| print_of_index(bytes, self.format));
-        // git waits for nobody who holds this lock, so it is taken only for the moment of the change.
+        // git does not wait for this lock, so hold it only during the change.
         let host = self.own.read(path, MAX_INDEX_BYTES)?;
         if print_now(&host) != self.begin.index {
             self.told.insert(INDEX_MOVED.to_owned());
@@ -369,12 +368,12 @@ impl Import {
         }
         let known = host.as_ref().map_or_else(|| Ok(Index::default()), |bytes| Index::parse_own(bytes, self.format));
         let Ok(known) = known else {
-            self.told.insert("the index was left inside: the one here is split or sparse".to_owned());
+            self.told.insert("the index was not imported: the one here is split or sparse".to_owned());
             return Ok(());
         };
         for path in index.hold_back_gitlinks(&known) {
             let path = plain::bytes(&path);
-            self.told.insert(format!("{path} was not added to the index: it is another repository, which git here would enter"));
+            self.told.insert(format!("{path} was not added to the index: it is another repository, and git would read its configuration"));
         }
         let Some(bytes) = index.to_bytes(self.format) else { return Ok(()) };
         let Some(lock) = Lock::take(&self.own, OsStr::new("index"), &bytes)? else {
@@ -391,7 +390,7 @@ impl Import {
         Ok(())
     }
 
-    /// Where the history was cut off by a fetch: names of commits.
+    /// Commits at which a shallow fetch cut off the history.
     fn shallow(&mut self, layer: &Dir) -> io::Result<()> {
         let path = Path::new("shallow");
         if layer.stat(path)?.is_none_or(|stat| Kind::of(&stat) != Kind::File) {
@@ -414,7 +413,7 @@ impl Import {
         let host = dir.read(path, MAX_STATE_BYTES)?;
         let now = host.as_deref().map(Digest::of);
         if now != known && now != new.map(Digest::of) {
-            // COMMIT_EDITMSG and the like: the host's last one is as good.
+            // For COMMIT_EDITMSG and similar files, keep the host's version.
             return Ok(());
         }
         match new {
@@ -437,10 +436,10 @@ impl Import {
     }
 }
 
-const HEAD_MOVED: &str = "HEAD moved here and inside; the one here is left";
-const INDEX_MOVED: &str = "the index changed here and inside; the one here is left";
+const HEAD_MOVED: &str = "HEAD moved both here and inside; the one here stays";
+const INDEX_MOVED: &str = "the index changed both here and inside; the one here stays";
 
-/// The object that a value leads to.
+/// Returns the object of a ref value.
 fn resolved(value: &Value, refs: &Refs) -> Option<Oid> {
     match value {
         Value::Object(oid) => Some(*oid),
@@ -451,7 +450,7 @@ fn resolved(value: &Value, refs: &Refs) -> Option<Oid> {
     }
 }
 
-/// Reads a log of a layer, if it has one.
+/// Reads a reflog of a layer, if it has one.
 fn log(layer: &Dir, path: &Path) -> io::Result<Option<Vec<u8>>> {
     match layer.stat(path)?.map(|stat| Kind::of(&stat)) {
         Some(Kind::File) => layer.read(path, MAX_LOG_BYTES).or(Ok(None)),
@@ -459,7 +458,7 @@ fn log(layer: &Dir, path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Opens a directory of a layer, if it has one there.
+/// Opens a directory of a layer, if it exists.
 fn beneath(upper: &Dir, path: &Path) -> io::Result<Option<Dir>> {
     match upper.dir(path) {
         Ok(dir) => Ok(Some(dir)),

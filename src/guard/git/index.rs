@@ -1,24 +1,24 @@
-//! The index (the staging area): read whole, checked entry by entry, and written anew without its extensions, which are
-//! either caches that git makes again or lead to other files.
+//! The index (staging area): parsed completely, checked entry by entry, and written without extensions, which are either caches that git
+//! rebuilds or references to other files.
 
 use std::collections::BTreeMap;
 
 use super::oid::{Format, Oid};
 
-/// Largest index read: two million files.
+/// Maximum size of an index: two million files.
 pub const MAX_INDEX_BYTES: u64 = 512 << 20;
-/// The mode of an entry that is another repository.
+/// Mode of a submodule entry.
 const GITLINK: u32 = 0o160000;
-/// Bytes of an entry before its name: times, numbers, mode, size.
+/// Bytes of an entry before its name: times, ids, mode, size.
 const STAT_BYTES: usize = 40;
-/// The flag by which an entry has more flags.
+/// Flag of an entry with extended flags.
 const EXTENDED: u16 = 0x4000;
-/// Bits of the flags that hold the length of the name.
+/// Mask of the name length in the flags.
 const LENGTH_MASK: u16 = 0x0fff;
-/// Most bytes of a path, as the kernel has it.
+/// Maximum length of a path, as in the kernel.
 const MAX_PATH_BYTES: usize = 4096;
 
-/// Why an index is not taken.
+/// Reason why an index is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the index {0}")]
 pub struct Error(pub &'static str);
@@ -30,19 +30,19 @@ pub struct Entry {
     oid: Oid,
     flags: u16,
     more_flags: u16,
-    /// Its path in the working tree.
+    /// Path in the working tree.
     pub path: Vec<u8>,
 }
 
-/// What an index holds.
+/// A parsed index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
-    /// Its entries, in git's order.
+    /// Entries in git's order.
     pub entries: Vec<Entry>,
 }
 
 impl Entry {
-    /// Returns the object that is another repository's commit, if the entry is a submodule.
+    /// Returns the commit of a submodule entry.
     pub fn gitlink(&self) -> Option<Oid> {
         (self.mode() == GITLINK).then_some(self.oid)
     }
@@ -57,12 +57,12 @@ impl Entry {
 }
 
 impl Index {
-    /// Reads an index.
+    /// Parses an index.
     pub fn parse(bytes: &[u8], format: Format) -> Result<Index, Error> {
         let hash = format.bytes();
         let body_len = bytes.len().checked_sub(hash).ok_or(Error("is too short"))?;
         let (body, sum) = bytes.split_at(body_len);
-        // `index.skipHash` leaves zeros.
+        // With `index.skipHash`, git writes zeros.
         if sum.iter().any(|byte| *byte != 0) {
             let mut hasher = format.hasher();
             hasher.update(body);
@@ -73,7 +73,7 @@ impl Index {
         Index::parse_body(body, format)
     }
 
-    /// Reads the host's own index, whose checksum is git's to verify: that takes longer than all the rest.
+    /// Parses the host's own index without verifying its checksum: git does that, and it takes longer than everything else.
     pub fn parse_own(bytes: &[u8], format: Format) -> Result<Index, Error> {
         let body_len = bytes.len().checked_sub(format.bytes()).ok_or(Error("is too short"))?;
         Index::parse_body(&bytes[..body_len], format)
@@ -98,7 +98,7 @@ impl Index {
             let entry = read_entry(&mut left, version, format, before)?;
             check_path(&entry.path)?;
             if !matches!(entry.mode(), 0o100644 | 0o100755 | 0o120000 | GITLINK) {
-                return Err(Error("has an entry of a kind that is unknown here"));
+                return Err(Error("has an entry of an unknown type"));
             }
             if entries.last().is_some_and(|last| (&last.path, last.stage()) >= (&entry.path, entry.stage())) {
                 return Err(Error("is not in order"));
@@ -109,7 +109,7 @@ impl Index {
         Ok(Index { entries })
     }
 
-    /// Writes the index: its entries, and no extension.
+    /// Serializes the entries, without extensions.
     pub fn to_bytes(&self, format: Format) -> Option<Vec<u8>> {
         let version: u32 = if self.entries.iter().any(|entry| entry.more_flags != 0) { 3 } else { 2 };
         let mut bytes = b"DIRC".to_vec();
@@ -135,13 +135,12 @@ impl Index {
         Some(bytes)
     }
 
-    /// Returns the paths that are other repositories.
+    /// Returns the paths of submodules.
     pub fn gitlinks(&self) -> impl Iterator<Item = &[u8]> {
         self.entries.iter().filter(|entry| entry.gitlink().is_some()).map(|entry| entry.path.as_slice())
     }
 
-    /// Takes out the submodules that `known` does not have, and returns their paths; an entry of `known` at such a path
-    /// comes in its place.
+    /// Removes submodules that `known` does not have, and returns their paths; an entry of `known` at such a path replaces it.
     pub fn hold_back_gitlinks(&mut self, known: &Index) -> Vec<Vec<u8>> {
         let old: BTreeMap<&[u8], &Entry> = known.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
         let is_new = |entry: &Entry| entry.gitlink().is_some() && old.get(entry.path.as_slice()).is_none_or(|old| old.gitlink().is_none());
@@ -165,16 +164,16 @@ fn read_entry(left: &mut &[u8], version: u32, format: Format, before: &[u8]) -> 
     let more_flags = match (flags & EXTENDED != 0, version) {
         (false, _) => 0,
         (true, 3..) => short(left)?,
-        (true, _) => return Err(Error("has flags that its version does not know")),
+        (true, _) => return Err(Error("has flags that its version does not support")),
     };
-    // Skipped in this working tree, and meant to be added; the rest is reserved.
+    // Only skip-worktree and intent-to-add are known; the rest is reserved.
     if more_flags & !0x6000 != 0 {
-        return Err(Error("has flags that are unknown here"));
+        return Err(Error("has unknown flags"));
     }
-    let end = |left: &[u8]| left.iter().take(MAX_PATH_BYTES + 1).position(|byte| *byte == 0).ok_or(Error("has a path without an end"));
+    let end = |left: &[u8]| left.iter().take(MAX_PATH_BYTES + 1).position(|byte| *byte == 0).ok_or(Error("has an unterminated path"));
     let path = if version == 4 {
         let strip = varint(left)?;
-        let kept = before.len().checked_sub(strip).ok_or(Error("has a path that is shorter than nothing"))?;
+        let kept = before.len().checked_sub(strip).ok_or(Error("has a path with an invalid prefix length"))?;
         let len = end(left)?;
         let path = [&before[..kept], take(left, len)?].concat();
         take(left, 1)?;
@@ -182,7 +181,7 @@ fn read_entry(left: &mut &[u8], version: u32, format: Format, before: &[u8]) -> 
     } else {
         let len = end(left)?;
         let path = take(left, len)?.to_vec();
-        // One zero at least, and to a multiple of eight.
+        // Padding: at least one zero, up to a multiple of eight.
         let used = whole - left.len();
         take(left, ((used + 8) & !7) - used)?;
         path
@@ -190,20 +189,20 @@ fn read_entry(left: &mut &[u8], version: u32, format: Format, before: &[u8]) -> 
     Ok(Entry { stat, oid, flags, more_flags, path })
 }
 
-/// Checks that a path leads down into the working tree, and into no repository.
+/// Checks that a path stays in the working tree and outside of repositories.
 fn check_path(path: &[u8]) -> Result<(), Error> {
     if path.is_empty() || path.len() > MAX_PATH_BYTES {
-        return Err(Error("has a path of no sensible length"));
+        return Err(Error("has an empty or too long path"));
     }
     let is_wrong = |part: &[u8]| {
-        // What file systems of other machines take for `.git`, too.
+        // Names that other file systems treat as `.git` count too.
         let lower = part.to_ascii_lowercase();
         matches!(part, b"" | b"." | b"..") || lower == b".git" || lower == b"git~1" || lower.starts_with(b".git::") || is_hidden_git(part)
     };
-    if path.split(|byte| *byte == b'/').any(is_wrong) { Err(Error("has a path that leads elsewhere")) } else { Ok(()) }
+    if path.split(|byte| *byte == b'/').any(is_wrong) { Err(Error("has a path out of the working tree")) } else { Ok(()) }
 }
 
-/// Says whether a name is `.git` for a file system that ignores some letters (as HFS+ does) or ends (as NTFS does).
+/// True if a name is `.git` on a file system that ignores some characters (HFS+) or trailing ones (NTFS).
 fn is_hidden_git(name: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(name) else { return false };
     let ignored =
@@ -212,13 +211,13 @@ fn is_hidden_git(name: &[u8]) -> bool {
     plain.trim_end_matches([' ', '.']).eq_ignore_ascii_case(".git")
 }
 
-/// Extensions that git can do without begin with a capital letter. One that it needs is not known here: a split index leads
-/// to another file, a sparse one to directories.
+/// Extensions with a capital first letter are optional. All required ones are refused: a split index refers to another file, a sparse index
+/// to directories.
 fn check_extensions(mut left: &[u8]) -> Result<(), Error> {
     while !left.is_empty() {
         let name = take(&mut left, 4)?;
         if !name[0].is_ascii_uppercase() {
-            return Err(Error("is split or sparse, which is not taken over"));
+            return Err(Error("is split or sparse, which silo does not import"));
         }
         let len = number(&mut left)? as usize;
         take(&mut left, len)?;
@@ -240,7 +239,7 @@ fn short(left: &mut &[u8]) -> Result<u16, Error> {
     take(left, 2)?.try_into().map(u16::from_be_bytes).map_err(|_| Error("is cut off"))
 }
 
-/// A number of as many bytes as it needs, as packs have it for offsets.
+/// A number of variable length, as for offsets in packs.
 fn varint(left: &mut &[u8]) -> Result<usize, Error> {
     let mut value: usize = 0;
     for round in 0.. {
@@ -280,7 +279,7 @@ mod tests {
         let bytes = whole.to_bytes(Format::Sha1).expect("no attack");
         assert_eq!(Index::parse(&bytes, Format::Sha1), Ok(whole.clone()));
         assert_eq!(whole.gitlinks().collect::<Vec<_>>(), [b"sub"]);
-        // Any byte that is changed is noticed, and any length.
+        // Any changed byte and any changed length is detected.
         for at in 0..bytes.len() {
             let mut wrong = bytes.clone();
             wrong[at] ^= 1;
@@ -313,7 +312,7 @@ mod tests {
         assert_eq!(new, index(&[("file", 0o100644), ("old", GITLINK)]));
     }
 
-    /// Random bytes behind a true checksum: no input makes the reader panic or reserve more than it was given.
+    /// Random bytes with a correct checksum: no input makes the parser panic or allocate more than its input.
     #[test]
     fn no_bytes_break_the_reader() {
         let mut seed = 1u64;

@@ -1,13 +1,13 @@
-//! The private layer that a run has over a repository: where it lies, what it is over, and its end.
+//! The private layer of a run over a repository: its files, its repositories, and its end.
 //!
 //! ```text
-//! <run>/upper         what was written inside, as overlayfs keeps it
-//! <run>/work          overlayfs's own
-//! <run>/begin.json    what the repository was like at the start
-//! <run>/lock          held by the silo that runs it
+//! <run>/upper         writes of the sandbox, as overlayfs stores them
+//! <run>/work          work directory of overlayfs
+//! <run>/begin.json    state of the repository at the start
+//! <run>/lock          held by the silo of the run
 //! ```
 //!
-//! A layer that nobody holds is left of a silo that was killed: see `left`.
+//! A layer whose lock nobody holds was left by a killed silo: see `left`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -29,15 +29,15 @@ use super::import::Import;
 use super::objects::When;
 use super::over::{Error, Opened, Over, Place, Record};
 
-/// The file in a layer's directory that its run holds.
+/// Lock file of a layer, held by its run.
 pub const LOCK: &str = "lock";
-/// How often the end is tried while somebody holds a lock on the host, and the time between.
+/// Retries at the end while another process holds a lock on the host, and the delay between them.
 const TRIES: usize = 20;
 const BETWEEN: Duration = Duration::from_millis(100);
 
-/// What a run is told of whose repository was replaced.
-const REPLACED: &str = "the repository was moved, removed or replaced here during the run; one that came in its place was \
-    read-only inside and nothing was taken over into it; look at its configuration and hooks before you use git there";
+/// Message for a run whose repository was replaced.
+const REPLACED: &str = "the repository was moved, removed or replaced here during the run; a repository in its place was \
+    read-only inside and nothing was imported into it; check its configuration and hooks before you use git there";
 
 /// A private layer over a repository.
 #[derive(Debug)]
@@ -50,24 +50,24 @@ pub struct Layer {
     _lock: Held,
 }
 
-/// How a layer ended.
+/// Result of the end of a layer.
 #[derive(Debug, Default)]
 pub struct Finished {
-    /// What was not taken over as it was.
+    /// Messages about everything that was not imported unchanged.
     pub told: Vec<String>,
-    /// Where the layer still is, if not all could be taken over that may be.
+    /// Directory of the layer, if not everything could be imported.
     pub left: Option<PathBuf>,
 }
 
 impl Layer {
-    /// Makes a new layer, and notes what the repository is like now.
+    /// Makes a new layer, and records the current state of the repository.
     pub fn begin(over: Over<'_>) -> Result<Layer, Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::File { path, source }
         };
         private(over.layers).map_err(failed(over.layers))?;
-        // Whoever looks for leftovers meets no layer without a holder.
+        // A search for leftovers must not find a layer without a lock holder.
         let all = File::open(over.layers).and_then(Held::shared).map_err(failed(over.layers))?;
         let dir = tempfile::Builder::new().prefix("").rand_bytes(8).tempdir_in(over.layers).map_err(failed(over.layers))?;
         let lock = silo_store::private::create_new(&dir.path().join(LOCK)).map_err(failed(dir.path()))?;
@@ -88,7 +88,7 @@ impl Layer {
         Ok(Layer::of(opened, dir.keep(), upper, lock))
     }
 
-    /// Opens a layer that a killed silo has left and that the caller holds.
+    /// Opens a layer that a killed silo left; the caller holds its lock.
     pub fn reopen(dir: PathBuf, lock: Held) -> io::Result<Layer> {
         let opened = Record::read(&dir)?.open(&run_of(&dir))?;
         let upper = Dir::open(&upper(&dir))?;
@@ -99,36 +99,36 @@ impl Layer {
         Layer { dir, upper, imports: opened.imports, place: opened.place, is_replaced: opened.is_replaced, _lock: lock }
     }
 
-    /// The directory that receives what is written.
+    /// Returns the overlayfs upper directory.
     pub fn upper(&self) -> PathBuf {
         upper(&self.dir)
     }
 
-    /// The kernel's own directory beside it.
+    /// Returns the overlayfs work directory.
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
     }
 
-    /// Whether the sandbox could not mount the layer.
+    /// True if the sandbox could not mount the layer.
     pub fn is_unlayered(&self) -> bool {
         self.work().join(UNLAYERED).exists()
     }
 
-    /// Notes whether another repository is where this one was: the kernel takes the layer away then.
+    /// Records whether another repository replaced this one: the kernel then removes the overlay.
     fn look_for_another(&mut self) {
         self.is_replaced |= self.place.is_replaced();
     }
 
-    /// Takes over what is there now, while the sandbox runs. What fails is tried again.
+    /// Imports the current changes during the run. Errors are retried later.
     pub fn round(&mut self) {
         self.look_for_another();
         for (_, import) in &mut self.imports {
-            // At the end it is tried for good, and told.
+            // The end of the run tries again and reports errors.
             let _ = import.round(&self.upper, When::Live);
         }
     }
 
-    /// Takes over all that can be, when nothing of the sandbox is left, and removes the layer.
+    /// Imports everything possible after the sandbox has ended, and removes the layer.
     pub fn finish(mut self) -> Finished {
         let mut finished = Finished::default();
         let mut failures = BTreeSet::new();
@@ -152,11 +152,9 @@ impl Layer {
             finished.told.push(REPLACED.to_owned());
         }
         if self.is_replaced && self.imports.iter().all(|(_, import)| import.is_gone()) && !failures.is_empty() {
-            // There is nothing any more that it could be taken over to.
+            // No repository is left to import into.
             failures.clear();
-            finished.told.push(
-                "the repository that the run began with was removed here, and the last that was made in it inside with it".to_owned(),
-            );
+            finished.told.push("the repository of the run was removed here, and the last changes made inside are lost".to_owned());
         }
         for (tree, import) in &self.imports {
             finished.told.extend(import.told().into_iter().map(|line| format!("{}{line}", within(tree))));
@@ -173,22 +171,22 @@ impl Layer {
     }
 }
 
-/// A submodule's lines name it.
+/// Prefix of messages about a submodule.
 fn within(tree: &Path) -> String {
     if tree.as_os_str().is_empty() { String::new() } else { format!("{}: ", plain::path(tree)) }
 }
 
-/// The name of a run, which is part of names of refs.
+/// Name of a run, which is part of ref names.
 fn run_of(dir: &Path) -> String {
     dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Directory of a layer that overlayfs writes.
+/// Returns the overlayfs upper directory of a layer.
 pub fn upper(dir: &Path) -> PathBuf {
     dir.join("upper")
 }
 
-/// Removes a layer that the caller holds, its lock last: a layer with half of its files still has a holder, or none.
+/// Removes a layer; the caller holds its lock. The lock file goes last, so a partly removed layer still has a lock holder.
 pub fn remove(dir: &Path) -> Result<(), PathError> {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.file_name() != LOCK) {
         remove_tree(&entry.path())?;
@@ -196,7 +194,7 @@ pub fn remove(dir: &Path) -> Result<(), PathError> {
     remove_tree(dir)
 }
 
-/// Makes a directory that is nobody else's.
+/// Makes a directory that only its owner can use.
 fn private(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o700))
@@ -219,7 +217,7 @@ mod tests {
     }
 
     impl Bench {
-        /// A repository with one commit, or nothing where there is no git.
+        /// A repository with one commit; `None` without git.
         #[allow(clippy::print_stdout, reason = "a test that cannot run says so")]
         fn new(format: &'static str) -> Option<Bench> {
             let place = tempfile::tempdir().expect("a directory");
@@ -250,7 +248,7 @@ mod tests {
             String::from_utf8_lossy(&done.stdout).trim().to_owned()
         }
 
-        /// A layer in which everything was copied up, as after a program has touched all of it.
+        /// A layer with all files copied up, as after a program has touched them.
         fn layer(&self) -> (Layer, String) {
             let repository = Repository::find(&self.root.join("p")).expect("read").expect("a repository");
             let (layers, project) = (self.root.join("layers"), self.root.join("p"));
@@ -261,7 +259,7 @@ mod tests {
             (layer, upper)
         }
 
-        /// The layer that is left.
+        /// Opens the layer that is left.
         fn left(&self) -> Layer {
             left::of_project(&self.root.join("layers"), &self.root.join("p")).pop().expect("a layer is left")
         }
@@ -300,7 +298,7 @@ mod tests {
             assert_eq!(bench.git("p/.git", &["log", "-1", "--format=%s"]), "two");
             assert_eq!(bench.git("p/.git", &["status", "--short"]), "");
             fs::remove_file(layer.upper().join("commondir")).expect("there");
-            // Both go on: the host on one branch, the sandbox on the same and on another.
+            // Both continue: the host on one branch, the sandbox on the same and on another.
             let tree = bench.git("p/.git", &["rev-parse", "HEAD^{tree}"]);
             let ours = bench.git("p/.git", &["commit-tree", "-m", "host", &tree]);
             bench.git("p/.git", &["update-ref", "refs/heads/other", &ours]);
@@ -340,7 +338,7 @@ mod tests {
             }
             bench.git(&upper, &["gc", "-q", "--prune=now"]);
             assert!(layer.upper().join("packed-refs").exists());
-            // As overlayfs would have it: the files below are gone.
+            // As overlayfs stores it: the files below are removed.
             ["main", "other", "gone"].iter().for_each(|name| whiteout(&layer.upper().join("refs/heads").join(name)));
             let finished = layer.finish();
             assert!(finished.left.is_none() && finished.told.is_empty(), "{finished:?}");
@@ -352,7 +350,7 @@ mod tests {
                 packs.iter().map(fs::DirEntry::path).find(|path| path.extension().is_some_and(|end| end == "idx")).expect("an index");
             bench.git("p/.git", &["verify-pack", index.to_str().expect("text")]);
 
-            // A pack of which any byte is changed is refused.
+            // A pack with any changed byte is refused.
             let pack = fs::read(index.with_extension("pack")).expect("read");
             let place = bench.root.join("bad");
             for at in (0..pack.len()).step_by(pack.len() / 60 + 1) {

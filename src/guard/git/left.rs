@@ -1,8 +1,8 @@
-//! Layers that killed runs have left. The next run in their project takes them over, and so does `silo doctor --fix`; those
-//! that hold nothing, or whose project or repository is gone, are removed.
+//! Layers that killed runs left. The next run in their project imports them, and so does `silo doctor --fix`. Empty layers, and layers
+//! whose project or repository is gone, are removed.
 //!
-//! A run makes the directory of its layer and locks it while it holds the directory of all layers in common. A search holds
-//! that one alone while it tries the locks. So a layer without a holder is no beginning run's.
+//! A run creates and locks its layer while it holds a shared lock on the directory of all layers. A search takes an exclusive lock on that
+//! directory while it tries the layers' locks. So an unlocked layer never belongs to a run that is just starting.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -16,22 +16,22 @@ use silo_store::usage::Ledger;
 use super::layer::{self, Finished, LOCK, Layer};
 use super::over::Record;
 
-/// A layer that nobody holds, locked as long as this lives.
+/// A layer without a run, locked as long as this value lives.
 struct Orphan {
     dir: PathBuf,
     lock: Held,
 }
 
-/// A layer that a killed run has left.
+/// A layer that a killed run left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// Its directory.
+    /// Layer directory.
     pub dir: PathBuf,
-    /// The project of the run, where the layer says so.
+    /// Project of the run, if the layer's record is readable.
     pub project: Option<PathBuf>,
-    /// What it takes on disk.
+    /// Size on disk.
     pub bytes: u64,
-    /// Whether anything of it can be taken over.
+    /// True if it has something to import.
     pub is_needed: bool,
 }
 
@@ -40,11 +40,11 @@ pub struct Left {
 pub struct Swept {
     /// Number.
     pub layers: usize,
-    /// What they took on disk.
+    /// Size on disk.
     pub bytes: u64,
 }
 
-/// Opens the layers that killed runs have left in a project. One that cannot be read is passed over.
+/// Opens the layers that killed runs left in a project. Unreadable ones are skipped.
 pub fn of_project(layers: &Path, project: &Path) -> Vec<Layer> {
     let dirs = fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path());
     let open = |dir: PathBuf| {
@@ -56,18 +56,18 @@ pub fn of_project(layers: &Path, project: &Path) -> Vec<Layer> {
     dirs.filter_map(open).collect()
 }
 
-/// Lists the layers that killed runs have left, and changes nothing.
+/// Lists the layers that killed runs left, without changes.
 pub fn look(layers: &Path) -> Result<Vec<Left>, PathError> {
     orphans(layers).map_err(|source| at(layers, source))?.iter().map(judge).collect()
 }
 
-/// Removes the layers of which nothing can be taken over.
+/// Removes the layers with nothing to import.
 pub fn sweep(layers: &Path) -> Result<Swept, PathError> {
     let mut swept = Swept::default();
     for orphan in orphans(layers).map_err(|source| at(layers, source))? {
         let left = judge(&orphan)?;
         if !left.is_needed {
-            // Held until it is gone, so that no run opens it meanwhile.
+            // Hold the lock until it is removed, so that no run opens it.
             layer::remove(&orphan.dir)?;
             swept.layers += 1;
             swept.bytes += left.bytes;
@@ -76,7 +76,7 @@ pub fn sweep(layers: &Path) -> Result<Swept, PathError> {
     Ok(swept)
 }
 
-/// Takes over all that killed runs have left, each with its project.
+/// Imports all layers that killed runs left; returns each with its project.
 pub fn take_over(layers: &Path) -> Result<Vec<(PathBuf, Finished)>, PathError> {
     let mut done = Vec::new();
     for orphan in orphans(layers).map_err(|source| at(layers, source))? {
@@ -92,7 +92,7 @@ pub fn take_over(layers: &Path) -> Result<Vec<(PathBuf, Finished)>, PathError> {
     Ok(done)
 }
 
-/// Finds the layers that nobody holds, and holds them.
+/// Finds and locks the layers without a lock holder.
 fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
     let dir = match File::open(layers) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -104,7 +104,7 @@ fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
         let dir = dir?.path();
         match File::open(dir.join(LOCK)) {
             Ok(file) => found.extend(Held::try_exclusive(file)?.map(|lock| Orphan { dir, lock })),
-            // It is made first and removed last, so this is going away, or its silo was killed before or after.
+            // The lock file is created first and removed last: this layer is being removed, or its silo was killed before or after.
             Err(error) if error.kind() == ErrorKind::NotFound => drop(remove_tree(&dir)),
             Err(error) if error.kind() == ErrorKind::NotADirectory => {}
             Err(error) => return Err(error),
@@ -116,10 +116,10 @@ fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
 fn judge(orphan: &Orphan) -> Result<Left, PathError> {
     let is_empty = match fs::read_dir(layer::upper(&orphan.dir)) {
         Ok(mut listing) => listing.next().is_none(),
-        // One that a program has shut to its owner holds something.
+        // A directory that a program made inaccessible counts as not empty.
         Err(error) => error.kind() == ErrorKind::NotFound,
     };
-    // One that cannot be read may be another silo's.
+    // An unreadable record may belong to another silo.
     let record = Record::read(&orphan.dir).ok();
     let is_needed = !is_empty && !record.as_ref().is_some_and(Record::is_gone);
     let bytes = Ledger::default().add(&orphan.dir)?.fresh;
@@ -139,7 +139,7 @@ mod tests {
     use super::super::repository::Repository;
     use super::*;
 
-    /// What is done to a ground.
+    /// Setup for the tests.
     type Change = fn(&Ground);
 
     struct Ground {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     impl Ground {
-        /// An empty repository, as `git init` makes it.
+        /// An empty repository, as from `git init`.
         fn new() -> Ground {
             let place = tempfile::tempdir().expect("a directory");
             let root = fs::canonicalize(place.path()).expect("there");
@@ -173,7 +173,7 @@ mod tests {
             Layer::begin(over).expect("begun")
         }
 
-        /// A layer of a killed run that has written a message for the next commit.
+        /// A layer of a killed run that has written a commit message.
         fn killed(&self) {
             let layer = self.begin();
             fs::write(layer.upper().join("MERGE_MSG"), "inside\n").expect("written");
@@ -221,7 +221,7 @@ mod tests {
             }),
             ("the repository is another one", |ground| {
                 ground.killed();
-                // Renamed, so that its inode number is not used again.
+                // Rename it, so that its inode number is not reused.
                 fs::rename(ground.project.join(".git"), ground.project.join("old")).expect("ours");
                 ground.init();
             }),
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(left, usize::from(held.is_some()), "{why}");
             assert!(held.is_none_or(|held| held.upper().exists()), "{why}");
         }
-        // What cannot be read may be another silo's.
+        // An unreadable record may belong to another silo.
         let ground = Ground::new();
         ground.killed();
         fs::write(ground.left()[0].dir.join("begin.json"), "{\"version\": 3}").expect("ours");

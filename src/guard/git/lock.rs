@@ -1,5 +1,5 @@
-//! Changes of the host's repository under git's own lock files: `<file>.lock` is made, which only one can do, the value is
-//! compared with the one that it is believed to have, and the lock becomes the file by a rename.
+//! Changes the host's repository under git's own lock files: create `<file>.lock`, which only one process can do; compare the current value
+//! with the expected one; rename the lock file to the file.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -11,18 +11,18 @@ use super::oid::Format;
 use super::reflog::{self, MAX_LOG_BYTES, Merged};
 use super::refs::{self, MAX_PACKED_BYTES, MAX_REF_BYTES, Name, Refs, Value};
 
-/// How a change went.
+/// Result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done, or was the host's already.
+    /// Done, or the host has the value already.
     Done,
     /// The host has another value.
     Moved,
-    /// Somebody holds the lock; it can be tried again.
+    /// Another process holds the lock; try again later.
     Busy,
 }
 
-/// A lock file that is held; dropped, it is removed.
+/// A held lock file; removed on drop.
 pub struct Lock<'a> {
     dir: &'a Dir,
     name: OsString,
@@ -30,7 +30,7 @@ pub struct Lock<'a> {
 }
 
 impl<'a> Lock<'a> {
-    /// Makes the lock file of a file, with what the file is to hold.
+    /// Creates the lock file of a file, with the new contents.
     pub fn take(dir: &'a Dir, name: &OsStr, bytes: &[u8]) -> io::Result<Option<Lock<'a>>> {
         let mut lock = name.to_owned();
         lock.push(".lock");
@@ -41,14 +41,14 @@ impl<'a> Lock<'a> {
         }
     }
 
-    /// Makes the lock the file, whole also after a power cut.
+    /// Renames the lock file to the file, after syncing it to disk.
     pub fn commit(self) -> io::Result<()> {
         self.dir.sync(Path::new(&self.lock))?;
         self.commit_unsynced()
     }
 
-    /// Makes the lock the file. For what git does not sync either, since it can be made again: the index, and what git is in
-    /// the middle of.
+    /// Renames the lock file to the file without a sync. For files that git does not sync either, because they can be rebuilt: the index
+    /// and state files.
     pub fn commit_unsynced(self) -> io::Result<()> {
         self.dir.rename(&self.lock, &self.name)
     }
@@ -56,7 +56,7 @@ impl<'a> Lock<'a> {
 
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
-        // One that was committed is gone.
+        // After a commit, the lock file is gone.
         let _ = self.dir.remove(&self.lock);
     }
 }
@@ -69,25 +69,25 @@ pub struct HostRefs<'a> {
 }
 
 impl<'a> HostRefs<'a> {
-    /// Reads the packed refs as they are now.
+    /// Reads the current packed refs.
     pub fn open(common: &'a Dir, format: Format) -> io::Result<HostRefs<'a>> {
         let packed = common.read(Path::new("packed-refs"), MAX_PACKED_BYTES)?.unwrap_or_default();
         Ok(HostRefs { common, format, packed: refs::parse_packed(&packed, format).0 })
     }
 
-    /// The value that a ref has now.
+    /// Returns the current value of a ref.
     pub fn value(&self, name: &Name) -> io::Result<Option<Value>> {
         match self.common.read(Path::new(name.as_str()), MAX_REF_BYTES) {
-            // One that cannot be read is another one than any that was seen.
+            // An unreadable ref differs from every expected value.
             Ok(Some(bytes)) => refs::parse(&bytes, self.format).map(Some).ok_or_else(|| ErrorKind::InvalidData.into()),
             Ok(None) => Ok(self.packed.get(name).cloned()),
-            // A directory, where a ref that is packed may have its neighbours below.
+            // A directory: loose refs below it may exist beside a packed one of this name.
             Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(self.packed.get(name).cloned()),
             Err(error) => Err(error),
         }
     }
 
-    /// Sets a ref that has the value `old`, with what a sandbox has written into its log.
+    /// Sets a ref whose value is `old`, and merges the sandbox's reflog.
     pub fn set(&self, name: &Name, old: Option<&Value>, new: &Value, log: Option<&[u8]>) -> io::Result<Outcome> {
         if self.is_in_the_way(name)? {
             return Ok(Outcome::Moved);
@@ -96,7 +96,7 @@ impl<'a> HostRefs<'a> {
         let parent = path.parent().unwrap_or_else(|| Path::new("refs"));
         let dir = match self.common.make(parent) {
             Ok(dir) => dir,
-            // A ref where this one needs a directory.
+            // A ref has the name of a needed directory.
             Err(error) if is_absent(&error) => return Ok(Outcome::Moved),
             Err(error) => return Err(error),
         };
@@ -126,7 +126,7 @@ impl<'a> HostRefs<'a> {
         Ok(Outcome::Done)
     }
 
-    /// Removes refs that have the values `old`, from the file of packed ones, too.
+    /// Removes a ref whose value is `old`, also from the packed refs.
     pub fn remove(&mut self, name: &Name, old: &Value) -> io::Result<Outcome> {
         let path = Path::new(name.as_str());
         let parent = path.parent().unwrap_or_else(|| Path::new("refs"));
@@ -160,7 +160,7 @@ impl<'a> HostRefs<'a> {
         Ok(Outcome::Done)
     }
 
-    /// Says whether a ref has a name that this one would be a directory of, or the other way round.
+    /// True if an existing ref is a parent or child path of this name.
     fn is_in_the_way(&self, name: &Name) -> io::Result<bool> {
         let below = format!("{}/", name.as_str());
         if self.packed.keys().any(|known| known.as_str().starts_with(&below)) {
@@ -178,14 +178,14 @@ impl<'a> HostRefs<'a> {
     }
 }
 
-/// Removes a directory that holds nothing but empty directories; says whether it is gone.
+/// Removes a directory that contains only empty directories; returns whether it is gone.
 fn remove_empty(dir: &Dir, path: &Path) -> bool {
     let Ok(inner) = dir.dir(path) else { return false };
     let names = inner.list(64).unwrap_or_default();
     names.iter().all(|name| remove_empty(&inner, Path::new(name))) && dir.remove_dir(path.as_os_str()).is_ok()
 }
 
-/// Brings a sandbox's log to the host's; whoever calls holds the lock of the log's ref.
+/// Merges a sandbox's reflog into the host's; the caller holds the lock of the ref.
 pub fn merge_log(common: &Dir, path: &Path, inside: &[u8], last: Option<super::oid::Oid>, format: Format) -> io::Result<()> {
     let host = common.read(path, MAX_LOG_BYTES)?;
     let dir = || common.make(path.parent().unwrap_or_else(|| Path::new("")));

@@ -1,4 +1,4 @@
-//! A loose object: one compressed file, verified against its name while it is read, and never held whole in memory.
+//! A loose object: one compressed file, verified against its id by streaming, never completely in memory.
 
 use std::io::{self, BufReader, Read};
 
@@ -8,19 +8,18 @@ use super::Refusal;
 use super::budget::Budget;
 use super::oid::{Format, Oid};
 
-/// The longest header: a type, a number of twenty digits, a zero.
+/// Longest header: a type, a number of twenty digits, a zero.
 const MAX_HEADER_BYTES: usize = 32;
 
-/// Verifies that a file holds the object of this name, whole and with nothing behind it.
+/// Verifies that a file contains the complete object of this id and nothing after it.
 pub fn verify(file: impl Read, oid: Oid, format: Format, budget: &mut Budget) -> Result<(), Refusal> {
     let mut decoder = ZlibDecoder::new(BufReader::new(file));
     let mut buffer = vec![0; 1 << 16];
     let mut have = 0;
-    // The header is short, but the decoder may give it in parts.
+    // The header is short, but the decoder may return it in parts.
     let end = loop {
-        let read = decoder
-            .read(buffer.get_mut(have..MAX_HEADER_BYTES).unwrap_or_default())
-            .map_err(|_| Refusal("is not compressed as git does it"))?;
+        let read =
+            decoder.read(buffer.get_mut(have..MAX_HEADER_BYTES).unwrap_or_default()).map_err(|_| Refusal("has invalid zlib data"))?;
         have += read;
         if let Some(end) = buffer[..have].iter().position(|byte| *byte == 0) {
             break end;
@@ -29,14 +28,14 @@ pub fn verify(file: impl Read, oid: Oid, format: Format, budget: &mut Budget) ->
             return Err(Refusal("has no header"));
         }
     };
-    let size = header(&buffer[..end]).ok_or(Refusal("has a header that is not one"))?;
+    let size = header(&buffer[..end]).ok_or(Refusal("has an invalid header"))?;
     budget.take(size)?;
     let mut hasher = format.hasher();
     hasher.update(&buffer[..have]);
     let mut got = (have - end - 1) as u64;
     loop {
         if got > size {
-            return Err(Refusal("is longer than it says"));
+            return Err(Refusal("is longer than its header states"));
         }
         match decoder.read(&mut buffer) {
             Ok(0) => break,
@@ -45,20 +44,20 @@ pub fn verify(file: impl Read, oid: Oid, format: Format, budget: &mut Budget) ->
                 got += read as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(Refusal("is not compressed as git does it")),
+            Err(_) => return Err(Refusal("has invalid zlib data")),
         }
     }
     if got != size {
-        return Err(Refusal("is shorter than it says"));
+        return Err(Refusal("is shorter than its header states"));
     }
     let mut rest = decoder.into_inner();
     if !matches!(rest.read(&mut [0]), Ok(0)) {
-        return Err(Refusal("has something behind its end"));
+        return Err(Refusal("has trailing data"));
     }
-    if hasher.finish() == Some(oid) { Ok(()) } else { Err(Refusal("is not what its name says")) }
+    if hasher.finish() == Some(oid) { Ok(()) } else { Err(Refusal("does not match its id")) }
 }
 
-/// Reads a header without its zero: a type and a size.
+/// Parses a header without its zero: type and size. Returns the size.
 fn header(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
     let (kind, size) = text.split_once(' ')?;
@@ -96,16 +95,16 @@ mod tests {
         for (bytes, why) in [
             (packed(b"blob 7\0hello\n"), "shorter"),
             (packed(b"blob 5\0hello\n"), "longer"),
-            (packed(b"blob 6\0hallo\n"), "not what its name says"),
+            (packed(b"blob 6\0hallo\n"), "does not match its id"),
             (packed(b"blub 6\0hello\n"), "header"),
             (packed(b"blob 06\0hello\n"), "header"),
             (packed(b"blob +6\0hello\n"), "header"),
             (packed(&[b'b'; 100]), "header"),
             (packed(b""), "header"),
-            ([&good[..], b"x"].concat(), "behind"),
-            (good[..good.len() - 5].to_vec(), "compressed"),
-            (b"blob 6\0hello\n".to_vec(), "compressed"),
-            (packed(b"blob 99999999999\0hello\n"), "more than"),
+            ([&good[..], b"x"].concat(), "trailing data"),
+            (good[..good.len() - 5].to_vec(), "invalid zlib"),
+            (b"blob 6\0hello\n".to_vec(), "invalid zlib"),
+            (packed(b"blob 99999999999\0hello\n"), "exceeds"),
         ] {
             let refused = check(&bytes, hello).expect_err(why);
             assert!(refused.0.contains(why), "{why}: {refused}");

@@ -1,9 +1,8 @@
-//! The repository of a project: read and written by descriptor, without a git on the host.
+//! The repository of a project: read and written by file descriptor, without git on the host.
 //!
-//! Inside, `.git` is a layer over the host's. What a program writes there stays in that layer, and [`import`] takes over what
-//! is only data: objects, each verified; refs, under git's own lock files and only where the host has not moved them in the
-//! meantime; the index, HEAD, logs and the files that git keeps of what it is in the middle of. Nothing that git obeys comes
-//! back: no configuration, hooks, attributes, alternates.
+//! Inside, `.git` is an overlay over the host's. A program's writes stay in that layer, and [`import`] imports only data: verified objects;
+//! refs, under git's own lock files and only if the host has not moved them; the index, HEAD, reflogs and state files. Files that git acts
+//! on are never imported: configuration, hooks, attributes, alternates.
 
 pub mod dir;
 pub mod oid;
@@ -37,7 +36,7 @@ pub mod left;
 
 pub mod named;
 
-/// Why something of a sandbox is not taken over.
+/// Reason why a file of a sandbox is not imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it {0}")]
 pub struct Refusal(&'static str);

@@ -1,7 +1,7 @@
-//! Files of a project that git's own configuration and index name: hooks, includes, filters and drivers, submodules.
+//! Files of a project that git's configuration and index name: hooks, includes, filters and drivers, submodules.
 //!
-//! The configurations of this user and of the machine count, too, since they may name files by paths that lead into a
-//! project. A condition of an include is taken to hold.
+//! The configurations of the user and the machine count too, because they may name files by paths in a project. Conditions of includes are
+//! treated as true.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,11 +14,11 @@ use super::config::{self, MAX_CONFIG_BYTES, Names, Value};
 use super::dir::{Dir, Kind};
 use super::repository::{self, Repository};
 
-/// How many configurations include one another at most, as git has it.
+/// Maximum number of nested includes, as in git.
 const MAX_INCLUDES: usize = 64;
-/// How deep submodules have submodules.
+/// Maximum depth of nested submodules.
 const MAX_DEPTH: usize = 8;
-/// Hooks that git has, for a hooks path that is the project's own directory.
+/// Git's hooks, for a hooks path that is the project directory itself.
 const HOOKS: [&str; 24] = [
     "applypatch-msg",
     "pre-applypatch",
@@ -46,21 +46,21 @@ const HOOKS: [&str; 24] = [
     "post-index-change",
 ];
 
-/// Why it cannot be found out what git obeys.
+/// Reason why git's configuration cannot be scanned.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A configuration cannot be read.
-    #[error("{path} cannot be read as git's configuration, so it is not known which files of the project git runs", path = .path.display())]
+    #[error("{path} cannot be parsed as git configuration, so silo cannot tell which files of the project git runs", path = .path.display())]
     Config {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// The cause.
+        /// Cause.
         source: std::io::Error,
     },
-    /// There are more submodules than are looked at.
+    /// Too many submodules.
     #[error("the project has more than {most} submodules")]
     TooMany {
-        /// The limit.
+        /// Limit.
         most: usize,
     },
     /// The repository cannot be read.
@@ -68,32 +68,32 @@ pub enum Error {
     Repository(#[from] repository::Error),
 }
 
-/// What is looked through.
+/// Inputs of the scan.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// The project, a canonical path.
+    /// Canonical path of the project.
     pub project: &'a Path,
-    /// The user's home directory.
+    /// Home directory of the user.
     pub home: &'a Path,
-    /// Most submodules.
+    /// Maximum number of submodules.
     pub most: usize,
 }
 
-/// What git names in a project.
+/// Result of the scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
-    /// Paths within the project that git obeys, each with what names it. A path need not be there.
+    /// Paths in the project that git acts on, each with the value that names it. A path may not exist.
     pub obeyed: Vec<(PathBuf, String)>,
-    /// Working trees of submodules that are there.
+    /// Existing working trees of submodules.
     pub submodules: Vec<PathBuf>,
 }
 
-/// Finds what git names.
+/// Finds the files that git's configuration and index name.
 pub fn named(place: Place<'_>) -> Result<Named, Error> {
     let Some(repository) = Repository::find(place.project)? else { return Ok(Named::default()) };
     let mut search = Search { place, found: BTreeSet::new(), trees: Vec::new(), submodules: 0 };
     for path in [PathBuf::from("/etc/gitconfig"), place.home.join(".config/git/config"), place.home.join(".gitconfig")] {
-        // One that is not read as git reads it names nothing: no sandbox can write it.
+        // An invalid file is ignored, because no sandbox can write it.
         let _ = search.config(&path, Path::new(""));
     }
     search.repository(&repository, Path::new(""), 0)?;
@@ -124,11 +124,11 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// A submodule: its `.git` leads to its repository, which lies in the project's own, or is that repository.
+    /// Scans a submodule: its `.git` names a repository within the project's own, or is that repository.
     fn submodule(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
         let why = || format!("git, which enters the submodule {}", path.display());
         let Ok(dir) = Dir::open(self.place.project).and_then(|dir| dir.dir(path)) else {
-            // Not a directory: what comes there is reported.
+            // Not a directory: report a `.git` that appears there.
             self.found.insert((path.join(".git"), why()));
             return Ok(());
         };
@@ -145,14 +145,14 @@ impl Search<'_> {
                     self.repository(&inner, path, depth + 1)?;
                 }
             }
-            // A submodule that is not there yet: a repository that came into its directory would be entered.
+            // A submodule that is not checked out: git would enter a repository that appears in its directory.
             None if dir.list(1).is_ok_and(|names| names.is_empty()) => drop(self.found.insert((path.to_owned(), why()))),
             None => drop(self.found.insert((path.join(".git"), why()))),
         }
         Ok(())
     }
 
-    /// Reads a configuration and what it includes.
+    /// Reads a configuration and its includes.
     fn config(&mut self, first: &Path, top: &Path) -> Result<(), Error> {
         let mut todo = vec![first.to_owned()];
         let mut seen = BTreeSet::new();
@@ -164,7 +164,7 @@ impl Search<'_> {
             let text = match bounded::read(&path, MAX_CONFIG_BYTES) {
                 Ok(text) => text,
                 Err(error) if super::dir::is_absent(&error) => continue,
-                // A file that is included and cannot be read includes nothing.
+                // An unreadable include has no effect.
                 Err(_) if path != first => continue,
                 Err(error) => return Err(failed(error)),
             };
@@ -205,7 +205,7 @@ impl Search<'_> {
         Some(path)
     }
 
-    /// A directory of programs. The project's own directory is not guarded as a whole, so git's hooks in it are.
+    /// A directory of programs. The project directory itself cannot be guarded as a whole, so guard git's hooks in it.
     fn programs(&mut self, value: &Value, top: &Path) {
         let text = String::from_utf8_lossy(&value.value).into_owned();
         let whole = normal(&self.place.project.join(top).join(self.expanded(&text)));
@@ -217,11 +217,11 @@ impl Search<'_> {
         }
     }
 
-    /// The words of a command that are files of the project: any with a slash, any other one that is there and is not the program.
+    /// Finds project files in a command: each word with a slash, and each existing file other than the program.
     fn command(&mut self, value: &Value, top: &Path) {
         let text = String::from_utf8_lossy(&value.value).into_owned();
         for (number, word) in config::words(&text).into_iter().enumerate() {
-            // `$(git rev-parse --show-toplevel)/tools/x`, of which the last part is left.
+            // Of `$(git rev-parse --show-toplevel)/tools/x`, only the last part is left.
             let below_top = self.within(top, word.trim_start_matches('/'));
             for path in [self.within(top, word), below_top].into_iter().flatten() {
                 let stat = Dir::open(self.place.project).and_then(|dir| dir.stat(&path)).ok().flatten();
@@ -234,7 +234,7 @@ impl Search<'_> {
         }
     }
 
-    /// Hooks that are links to files of the project.
+    /// Finds hooks that are symlinks to project files.
     fn links(&mut self, hooks: &Path, top: &Path) {
         let Ok(dir) = Dir::open(hooks) else { return };
         for name in dir.list(HOOKS.len() * 8).unwrap_or_default() {
@@ -243,7 +243,7 @@ impl Search<'_> {
             if let Ok(inner) = whole.strip_prefix(self.place.project)
                 && !inner.starts_with(top.join(".git"))
             {
-                self.found.insert((inner.to_owned(), "git, by a link in its hooks".to_owned()));
+                self.found.insert((inner.to_owned(), "git, by a symlink in its hooks".to_owned()));
             }
         }
     }
@@ -260,7 +260,7 @@ impl Search<'_> {
     }
 }
 
-/// A path without `.` and `..`, as it is written.
+/// Removes `.` and `..` from a path without reading symlinks.
 fn normal(path: &Path) -> PathBuf {
     let mut whole = PathBuf::from("/");
     for part in path.components() {

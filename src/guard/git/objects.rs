@@ -1,6 +1,6 @@
-//! Takes objects over: each is copied first, so that nobody can write it any more, then verified, then named. What has a
-//! name already is never replaced. Its content is synced before it is named; file systems keep the order of names, so a ref
-//! that is set afterwards never outlives its object.
+//! Imports objects. Each is copied, so that the sandbox cannot write it any more, then verified, then renamed to its final name. Existing
+//! names are never replaced. Contents are synced before the rename, and file systems keep the order of renames, so a ref that is set later
+//! never exists without its object.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -15,49 +15,49 @@ use super::dir::{Dir, Kind, is_absent};
 use super::oid::{Format, Oid};
 use super::{Refusal, loose, pack, packidx};
 
-/// Packs above this wait for the end of a run: copying them would cost as much as they are large.
+/// Larger packs wait for the end of the run, because copying takes time in proportion to the size.
 const LIVE_PACK_BYTES: u64 = 64 << 20;
-/// Files above this are not copied at the end but get another name, where that is possible.
+/// At the end, larger files are hard-linked instead of copied, if possible.
 const COPIED_BYTES: u64 = 256 << 20;
-/// Most loose objects of a round that are synced one by one; a sync of the whole file system costs less than that of more.
+/// Maximum number of loose objects per round that are synced individually; for more, one sync of the file system is cheaper.
 const SYNCED_ONE_BY_ONE: usize = 32;
-/// Objects up to this are verified in memory.
+/// Objects up to this size are verified in memory.
 const SMALL_BYTES: u64 = 1 << 20;
-/// What one run may have unpacked: some minutes of work.
+/// Limit of decompressed data for one run: some minutes of work.
 const MAX_UNPACKED_BYTES: u64 = 32 << 30;
-/// Most files in one directory of a layer.
+/// Maximum number of files in one directory of a layer.
 const MAX_FILES: usize = 1 << 20;
-/// Most bytes of the file that names other object stores.
+/// Maximum size of the alternates file.
 const MAX_ALTERNATES_BYTES: u64 = 1 << 16;
-/// How many object stores lead to one another.
+/// Maximum number of object stores linked by alternates.
 const MAX_STORES: usize = 8;
 
-/// Whether the sandbox still runs.
+/// Phase of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// It does, and may write its layer.
+    /// The sandbox runs and may write its layer.
     Live,
-    /// It is gone.
+    /// The sandbox has ended.
     Ended,
 }
 
-/// Whether all objects of a layer are the host's now.
+/// Progress of the import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Brought {
-    /// They are, but for refused ones.
+    /// All objects are imported or refused.
     All,
     /// Some wait for the end of the run.
     Some,
 }
 
-/// What was taken over so far.
+/// State of the import.
 #[derive(Debug)]
 pub struct Objects {
     format: Format,
     done: HashSet<Oid>,
     packs: BTreeSet<OsString>,
     budget: Budget,
-    /// Files that were refused, each with why.
+    /// Refused files, each with the reason.
     pub refused: BTreeMap<PathBuf, Refusal>,
     run: String,
     count: u64,
@@ -66,7 +66,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Begins; `run` makes names of temporary files its own.
+    /// Starts an import; `run` makes the names of temporary files unique.
     pub fn new(format: Format, run: &str) -> Objects {
         Objects {
             format,
@@ -80,12 +80,12 @@ impl Objects {
         }
     }
 
-    /// Takes over what is new in a layer's directory of objects.
+    /// Imports new objects of a layer.
     pub fn bring(&mut self, upper: &Dir, host: &Dir, when: When) -> io::Result<Brought> {
         let dir = match upper.dir(Path::new("objects")) {
             Ok(dir) => dir,
             Err(error) if is_absent(&error) => return Ok(Brought::All),
-            // A link, where git has a directory.
+            // A symlink in place of git's directory.
             Err(_) => return Ok(Brought::All),
         };
         let objects = host.dir(Path::new("objects"))?;
@@ -132,7 +132,7 @@ impl Objects {
         let inner = Path::new(first).join(name);
         match from.stat(Path::new(name))?.map(|stat| Kind::of(&stat)) {
             Some(Kind::File) => {}
-            // The host's is not removed with it.
+            // A whiteout does not remove the host's object.
             None | Some(Kind::Whiteout) => return Ok(Ok(())),
             Some(_) => return Ok(Err(Refusal("is not a regular file"))),
         }
@@ -157,7 +157,7 @@ impl Objects {
         settle(verified, &into, &staged, name)
     }
 
-    /// Makes a loose object outlive a power cut, unless there are so many that all are synced together.
+    /// Syncs a loose object to disk, unless there are so many that the whole file system is synced once.
     fn sync(&mut self, dir: &Dir, staged: &OsStr) -> io::Result<()> {
         self.fresh += 1;
         if self.fresh > SYNCED_ONE_BY_ONE { Ok(()) } else { dir.sync(Path::new(staged)) }
@@ -167,7 +167,7 @@ impl Objects {
         let mut brought = Brought::All;
         for name in from.list(MAX_FILES)? {
             let Some(stem) = pack_stem(&name).filter(|_| !self.packs.contains(&name)) else { continue };
-            // git gives a pack its index last.
+            // git writes the index of a pack last.
             let index = format!("{stem}.idx");
             let is_there = |name: &OsStr| Ok::<_, io::Error>(from.stat(Path::new(name))?.is_some_and(|stat| Kind::of(&stat) == Kind::File));
             if !is_there(&name)? || !is_there(OsStr::new(&index))? {
@@ -199,7 +199,7 @@ impl Objects {
         Ok(brought)
     }
 
-    /// Verifies a pack under its temporary name, and gives it its own, with an index that is made here.
+    /// Verifies a pack under its temporary name, and gives it its final name, with a newly made index.
     fn pack(&mut self, file: &File, into: &Dir, staged: &OsStr) -> io::Result<Result<(), Refusal>> {
         let verified = pack::verify(file, file.metadata()?.len(), self.format, &mut self.budget);
         let pack = match verified {
@@ -211,7 +211,7 @@ impl Objects {
         };
         let Some(index) = packidx::write(&pack, self.format) else {
             into.remove(staged)?;
-            return Ok(Err(Refusal("was made to collide with another")));
+            return Ok(Err(Refusal("is a SHA-1 collision attack")));
         };
         file.sync_data()?;
         rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
@@ -223,14 +223,14 @@ impl Objects {
         Ok(Ok(()))
     }
 
-    /// A name that git takes for a file which somebody left behind.
+    /// A temporary name that git recognizes as garbage.
     fn name(&mut self, kind: &str) -> OsString {
         self.count += 1;
         format!("tmp_{kind}_silo-{}-{}", self.run, self.count).into()
     }
 }
 
-/// Gives a file its name, unless something has it.
+/// Gives a file its final name, unless the name exists.
 fn place(dir: &Dir, staged: &OsStr, name: &OsStr) -> io::Result<()> {
     let placed = match dir.link_from(dir, staged, name) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -244,14 +244,14 @@ fn settle(verified: io::Result<Result<(), Refusal>>, dir: &Dir, staged: &OsStr, 
     match verified {
         Ok(Ok(())) => place(dir, staged, name).map(Ok),
         refused => {
-            // The first error is the one that counts.
+            // The first error is returned.
             let _ = dir.remove(staged);
             refused
         }
     }
 }
 
-/// Copies a file whole, and returns the copy, to be read from its beginning.
+/// Copies a file, and returns the copy, opened at its start.
 fn copy(from: &mut File, into: &Dir, staged: &OsStr) -> io::Result<File> {
     let mut copy = into.create(staged, 0o444)?;
     io::copy(from, &mut copy)?;
@@ -261,14 +261,14 @@ fn copy(from: &mut File, into: &Dir, staged: &OsStr) -> io::Result<File> {
     Ok(copy)
 }
 
-/// Reads `pack-<hex>.pack`.
+/// Parses `pack-<hex>.pack`.
 fn pack_stem(name: &OsStr) -> Option<&str> {
     let stem = name.to_str()?.strip_suffix(".pack")?;
     let hex = stem.strip_prefix("pack-")?;
     (matches!(hex.len(), 40 | 64) && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(stem)
 }
 
-/// Says whether the host has an object, in its own store or one that it names.
+/// True if the host has an object, in its own store or one of its alternates.
 pub fn has(host: &Dir, oid: &Oid, format: Format) -> bool {
     let text = oid.to_string();
     let inner = Path::new(&text[..2]).join(&text[2..]);

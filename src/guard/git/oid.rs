@@ -1,20 +1,20 @@
-//! Object ids, in the two kinds of hashes that git has, and hashing as git hashes.
+//! Object ids with git's two hash functions.
 
 use std::fmt;
 
 use sha1_checked::{CollisionResult, Sha1};
 use sha2::{Digest as _, Sha256};
 
-/// How a repository names its objects.
+/// Hash function of a repository's object ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
-    /// By SHA-1: 20 bytes.
+    /// SHA-1: 20 bytes.
     Sha1,
-    /// By SHA-256: 32 bytes.
+    /// SHA-256: 32 bytes.
     Sha256,
 }
 
-/// The name of an object.
+/// Object id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Oid {
     len: u8,
@@ -22,7 +22,7 @@ pub struct Oid {
 }
 
 impl Format {
-    /// Bytes of a name.
+    /// Length of an id in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Format::Sha1 => 20,
@@ -30,7 +30,7 @@ impl Format {
         }
     }
 
-    /// Reads a name in lower-case hex digits and nothing else.
+    /// Parses an id: lower-case hex digits only.
     pub fn parse(self, text: &[u8]) -> Option<Oid> {
         let digit = |byte: u8| match byte {
             b'0'..=b'9' => Some(byte - b'0'),
@@ -47,14 +47,14 @@ impl Format {
         Some(Oid { len: self.bytes() as u8, bytes })
     }
 
-    /// Takes a name of as many raw bytes.
+    /// Makes an id from raw bytes of the right length.
     pub fn raw(self, from: &[u8]) -> Option<Oid> {
         let mut bytes = [0; 32];
         bytes.get_mut(..from.len())?.copy_from_slice(from);
         (from.len() == self.bytes()).then_some(Oid { len: self.bytes() as u8, bytes })
     }
 
-    /// Begins a hash.
+    /// Starts a hash.
     pub fn hasher(self) -> Hasher {
         match self {
             Format::Sha1 => Hasher::Sha1(Box::new(Sha1::new())),
@@ -62,7 +62,7 @@ impl Format {
         }
     }
 
-    /// Returns the name of an object of this type (`blob`, `tree`, ...) and content; `None` for an attack on SHA-1.
+    /// Returns the id of an object with this type (`blob`, `tree`, ...) and content; `None` for a SHA-1 collision attack.
     pub fn of_object(self, kind: &str, content: &[u8]) -> Option<Oid> {
         let mut hasher = self.hasher();
         hasher.update(format!("{kind} {}\0", content.len()).as_bytes());
@@ -72,12 +72,12 @@ impl Format {
 }
 
 impl Oid {
-    /// The raw bytes.
+    /// Returns the raw bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Says whether it is the name of nothing: all zeros.
+    /// True for the null id: all zeros.
     pub fn is_zero(&self) -> bool {
         self.bytes.iter().all(|byte| *byte == 0)
     }
@@ -97,14 +97,14 @@ impl fmt::Debug for Oid {
 
 /// A running hash.
 pub enum Hasher {
-    /// With git's own detection of prepared collisions.
+    /// With git's detection of collision attacks.
     Sha1(Box<Sha1>),
-    /// As it is.
+    /// Plain SHA-256.
     Sha256(Sha256),
 }
 
 impl Hasher {
-    /// Hashes what comes next.
+    /// Hashes more bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha1(hasher) => sha1_checked::Digest::update(hasher.as_mut(), bytes),
@@ -112,7 +112,7 @@ impl Hasher {
         }
     }
 
-    /// Returns the hash; `None` where the bytes were made to collide with others.
+    /// Returns the hash; `None` for a collision attack.
     pub fn finish(self) -> Option<Oid> {
         match self {
             Hasher::Sha1(hasher) => match hasher.try_finalize() {

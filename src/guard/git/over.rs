@@ -1,4 +1,4 @@
-//! The repositories that a layer is over, as they were at the start of the run: in memory, and as `begin.json` keeps them.
+//! The repositories under a layer at the start of the run, in memory and in `begin.json`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,23 @@ use super::import::{self, Import};
 use super::oid::Format;
 use super::repository::{self, Repository};
 
-/// The version of `begin.json`.
+/// Version of `begin.json`.
 const VERSION: u32 = 2;
-/// Largest `begin.json`.
+/// Maximum size of `begin.json`.
 const MAX_BYTES: u64 = 1 << 30;
-/// Its name in a layer's directory.
+/// File name in a layer's directory.
 const NAME: &str = "begin.json";
 
-/// What a layer is made over.
+/// Inputs of a new layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Over<'a> {
     /// Directory of all layers.
     pub layers: &'a Path,
-    /// The project.
+    /// Project directory.
     pub project: &'a Path,
-    /// The repository of the project.
+    /// Repository of the project.
     pub repository: &'a Repository,
-    /// Working trees of submodules in the project, whose repositories may lie below the project's.
+    /// Working trees of submodules; their repositories may be below the project's.
     pub submodules: &'a [PathBuf],
 }
 
@@ -42,12 +42,12 @@ pub fn identity(dir: &Dir) -> io::Result<Identity> {
     Ok((stat.st_dev as u64, stat.st_ino as u64))
 }
 
-/// The content of `begin.json`.
+/// Contents of `begin.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     version: u32,
-    /// The project of the run.
+    /// Project of the run.
     pub project: PathBuf,
     repositories: Vec<Written>,
 }
@@ -62,21 +62,21 @@ struct Written {
     own_inside: PathBuf,
     common_inside: PathBuf,
     sha256: bool,
-    /// Another directory at the same path is another repository.
+    /// A different directory at the same path is another repository.
     own_identity: Identity,
     common_identity: Identity,
     begin: serde_json::Value,
 }
 
-/// Why a layer cannot be made.
+/// Reason why a layer cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or directory cannot be made or read.
     #[error("cannot make a layer over the repository in {path}", path = .path.display())]
     File {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// The cause.
+        /// Cause.
         source: io::Error,
     },
     /// The repository cannot be read.
@@ -85,7 +85,7 @@ pub enum Error {
 }
 
 impl Record {
-    /// Looks at the repositories as they are now.
+    /// Records the current state of the repositories.
     pub fn look(over: Over<'_>) -> Result<Record, Error> {
         let lower = over.repository.common();
         let mut repositories = vec![written(over.repository, lower, Path::new(""))?];
@@ -107,13 +107,12 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes it into the directory of its layer.
+    /// Writes the record into the directory of its layer.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         silo_store::private::write(&dir.join(NAME), &serde_json::to_vec(self)?)
     }
 
-    /// Whether the project is gone, or each of its repositories is gone or another one by now. A directory that cannot be
-    /// looked at may be there.
+    /// True if the project is gone, or each of its repositories is gone or replaced. An unreadable directory counts as existing.
     pub fn is_gone(&self) -> bool {
         let absent = |found: io::Result<bool>| match found {
             Ok(is_same) => !is_same,
@@ -131,7 +130,7 @@ impl Record {
         for written in self.repositories {
             let (own, common) = match written.open() {
                 Ok(Some(dirs)) => dirs,
-                // A repository that is gone, or is another one, takes nothing over.
+                // Nothing is imported into a repository that is gone or replaced.
                 Ok(None) => {
                     opened.is_replaced = true;
                     continue;
@@ -152,8 +151,7 @@ impl Record {
 }
 
 impl Written {
-    /// Opens its two directories, unless they are others by now. They are compared by what is open and written to from then
-    /// on, whatever comes to their paths.
+    /// Opens the two directories; `None` if they were replaced. The identity check uses the open descriptors, and so do all later writes.
     fn open(&self) -> io::Result<Option<(Dir, Dir)>> {
         let (own, common) = (Dir::open(&self.own)?, Dir::open(&self.common)?);
         let is_same = identity(&own)? == self.own_identity && identity(&common)? == self.common_identity;
@@ -179,30 +177,30 @@ fn written(repository: &Repository, lower: &Path, tree: &Path) -> Result<Written
     })
 }
 
-/// The path of a project's own repository when the run began.
+/// Path of the project's repository at the start of the run.
 #[derive(Debug)]
 pub struct Place {
-    /// The path.
+    /// Path.
     pub common: PathBuf,
-    /// The directory that was there.
+    /// Identity of the directory at that time.
     pub identity: Identity,
 }
 
 impl Place {
-    /// Whether another repository is there now, or none.
+    /// True if the path now has another repository, or none.
     pub fn is_replaced(&self) -> bool {
         let now = Dir::open(&self.common).and_then(|dir| identity(&dir));
         !now.is_ok_and(|now| now == self.identity)
     }
 }
 
-/// The repositories of a layer, opened.
+/// The open repositories of a layer.
 #[derive(Debug)]
 pub struct Opened {
     /// Each repository, by its working tree in the project.
     pub imports: Vec<(PathBuf, Import)>,
-    /// Where the project's own was.
+    /// Path of the project's own repository.
     pub place: Place,
-    /// Whether one of them is gone or another one.
+    /// True if one of them is gone or replaced.
     pub is_replaced: bool,
 }

@@ -1,8 +1,8 @@
-//! A pack: many objects in one file, some as differences to others. Every object is unpacked and named here, and the pack's
-//! own index is made of that: an index that a sandbox wrote could give an object another's name.
+//! A pack: many objects in one file, some stored as deltas. Every object is unpacked and hashed here, and the pack's index is made from the
+//! result, because an index from a sandbox could give an object another's id.
 //!
-//! A pack comes from a sandbox, so sizes that it states are never reserved, only counted, and what is in memory at once is
-//! bounded. The crates that read packs trust these numbers.
+//! A pack comes from a sandbox. So stated sizes are counted but never allocated in advance, and the memory in use is limited. The available
+//! crates for packs trust these numbers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,47 +16,47 @@ use super::Refusal;
 use super::budget::Budget;
 use super::oid::{Format, Hasher, Oid};
 
-/// The largest object that has differences to it or is made of them; git makes none of files above half of that.
+/// Maximum size of an object that is a delta or the base of one; git makes no deltas of files above half of that.
 const MAX_DELTA_BYTES: u64 = 1 << 30;
-/// Most bytes of objects in memory while differences to them are applied.
+/// Maximum size of objects in memory while deltas are applied.
 const MAX_HELD_BYTES: u64 = 1 << 30;
-/// Most objects: a hundred million would take ten gigabytes to list.
+/// Maximum number of objects: the list of a hundred million would take ten gigabytes.
 const MAX_OBJECTS: u32 = 50_000_000;
 
-/// One object of a pack that was verified.
+/// A verified object of a pack.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
-    /// Its name.
+    /// Object id.
     pub oid: Oid,
-    /// Where it begins.
+    /// Offset of the entry.
     pub offset: u64,
-    /// The checksum of its bytes in the pack.
+    /// CRC of the entry's bytes in the pack.
     pub crc: u32,
 }
 
-/// A pack that was verified.
+/// A verified pack.
 #[derive(Debug)]
 pub struct Pack {
-    /// Its objects, by name.
+    /// Objects, sorted by id.
     pub objects: Vec<Object>,
-    /// The hash of all bytes before its end.
+    /// Hash of all bytes before the trailer.
     pub checksum: Oid,
 }
 
-/// What an entry is made of.
+/// Base of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Base {
-    /// A whole object of this type.
+    /// None: a complete object of this type.
     Whole(&'static str),
-    /// A difference to the entry at this offset.
+    /// A delta to the entry at this offset.
     Offset(u64),
-    /// A difference to the object of this name.
+    /// A delta to the object with this id.
     Name(Oid),
 }
 
 struct Entry {
     offset: u64,
-    /// Where its compressed bytes begin.
+    /// Offset of its compressed bytes.
     data: u64,
     size: u64,
     crc: u32,
@@ -64,7 +64,7 @@ struct Entry {
     oid: Option<Oid>,
 }
 
-/// Verifies a pack of so many bytes.
+/// Verifies a pack with this length.
 pub fn verify(file: &File, len: u64, format: Format, budget: &mut Budget) -> Result<Pack, Refusal> {
     let body = len.checked_sub(format.bytes() as u64).ok_or(Refusal("is too short for a pack"))?;
     let (mut entries, checksum) = scan(file, body, format, budget)?;
@@ -76,14 +76,14 @@ pub fn verify(file: &File, len: u64, format: Format, budget: &mut Budget) -> Res
     resolve(file, &mut entries, format, budget)?;
     let mut objects = Vec::with_capacity(entries.len());
     for entry in &entries {
-        let oid = entry.oid.ok_or(Refusal("has a difference to an object that it does not have"))?;
+        let oid = entry.oid.ok_or(Refusal("has a delta to a missing object"))?;
         objects.push(Object { oid, offset: entry.offset, crc: entry.crc });
     }
     objects.sort();
     Ok(Pack { objects, checksum })
 }
 
-/// Reads a pack from its beginning to its end: unpacks each entry, and names those that are whole.
+/// Reads a pack from start to end: decompresses each entry, and hashes complete objects.
 fn scan(file: &File, body: u64, format: Format, budget: &mut Budget) -> Result<(Vec<Entry>, Oid), Refusal> {
     let mut input = Input { file, at: 0, end: body, buffer: vec![0; 1 << 16], from: 0, to: 0, crc: Crc::new(), hasher: format.hasher() };
     let mut head = [0; 12];
@@ -94,16 +94,16 @@ fn scan(file: &File, body: u64, format: Format, budget: &mut Budget) -> Result<(
     }
     let count = number(&head[8..]);
     if count > MAX_OBJECTS || u64::from(count) > body / 4 {
-        return Err(Refusal("says that it has more objects than bytes"));
+        return Err(Refusal("states more objects than its size allows"));
     }
     let mut entries = Vec::new();
     for _ in 0..count {
         entries.push(scan_entry(&mut input, format, budget)?);
     }
     if input.position() != body {
-        return Err(Refusal("has something behind its last object"));
+        return Err(Refusal("has trailing data after its last object"));
     }
-    Ok((entries, input.hasher.finish().ok_or(Refusal("was made to collide with another"))?))
+    Ok((entries, input.hasher.finish().ok_or(Refusal("is a SHA-1 collision attack"))?))
 }
 
 fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Result<Entry, Refusal> {
@@ -117,7 +117,7 @@ fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Res
         4 => Base::Whole("tag"),
         6 => {
             let back = distance(input)?;
-            Base::Offset(offset.checked_sub(back).filter(|base| *base < offset).ok_or(Refusal("has a difference to nothing"))?)
+            Base::Offset(offset.checked_sub(back).filter(|base| *base < offset).ok_or(Refusal("has a delta without a base"))?)
         }
         7 => {
             let mut name = vec![0; format.bytes()];
@@ -142,14 +142,14 @@ fn scan_entry(input: &mut Input<'_>, format: Format, budget: &mut Budget) -> Res
         }
     })?;
     let oid = match hasher.map(Hasher::finish) {
-        Some(None) => return Err(Refusal("has an object that was made to collide with another")),
+        Some(None) => return Err(Refusal("has an object that is a SHA-1 collision attack")),
         Some(oid) => oid,
         None => None,
     };
     Ok(Entry { offset, data, size, crc: input.crc.sum(), base, oid })
 }
 
-/// Unpacks exactly so many bytes.
+/// Decompresses exactly `size` bytes.
 fn inflate(input: impl BufRead, size: u64, each: &mut dyn FnMut(&[u8])) -> Result<(), Refusal> {
     let mut decoder = ZlibDecoder::new(input);
     let mut buffer = vec![0; 1 << 15];
@@ -157,21 +157,21 @@ fn inflate(input: impl BufRead, size: u64, each: &mut dyn FnMut(&[u8])) -> Resul
     loop {
         match decoder.read(&mut buffer) {
             Ok(0) if got == size => return Ok(()),
-            Ok(0) => return Err(Refusal("has an object that is shorter than it says")),
+            Ok(0) => return Err(Refusal("has an object that is shorter than its header states")),
             Ok(read) => {
                 got += read as u64;
                 if got > size {
-                    return Err(Refusal("has an object that is longer than it says"));
+                    return Err(Refusal("has an object that is longer than its header states"));
                 }
                 each(&buffer[..read]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Err(Refusal("is not compressed as git does it")),
+            Err(_) => return Err(Refusal("has invalid zlib data")),
         }
     }
 }
 
-/// Names the entries that are differences: from each whole object down to those that are made of it.
+/// Hashes the deltas, from each complete object down to the objects based on it.
 fn resolve(file: &File, entries: &mut [Entry], format: Format, budget: &mut Budget) -> Result<(), Refusal> {
     let places: HashMap<u64, usize> = entries.iter().enumerate().map(|(number, entry)| (entry.offset, number)).collect();
     let mut of_entry: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -180,7 +180,7 @@ fn resolve(file: &File, entries: &mut [Entry], format: Format, budget: &mut Budg
         match entry.base {
             Base::Whole(_) => {}
             Base::Offset(offset) => {
-                let base = places.get(&offset).ok_or(Refusal("has a difference to nothing"))?;
+                let base = places.get(&offset).ok_or(Refusal("has a delta without a base"))?;
                 of_entry.entry(*base).or_default().push(number);
             }
             Base::Name(name) => of_name.entry(name).or_default().push(number),
@@ -213,13 +213,13 @@ fn resolve(file: &File, entries: &mut [Entry], format: Format, budget: &mut Budg
             } else {
                 stack.push((content, made));
             }
-            let oid = format.of_object(kind, &result).ok_or(Refusal("has an object that was made to collide with another"))?;
+            let oid = format.of_object(kind, &result).ok_or(Refusal("has an object that is a SHA-1 collision attack"))?;
             entries[number].oid = Some(oid);
             let below = take(number, oid);
             if !below.is_empty() {
                 held += result.len() as u64;
                 if held > MAX_HELD_BYTES {
-                    return Err(Refusal("needs more memory than is given to a pack"));
+                    return Err(Refusal("exceeds the memory limit for a pack"));
                 }
                 stack.push((result, below));
             }
@@ -228,10 +228,10 @@ fn resolve(file: &File, entries: &mut [Entry], format: Format, budget: &mut Budg
     Ok(())
 }
 
-/// Unpacks an entry into memory; its size was found to be true before.
+/// Decompresses an entry into memory; its size was verified before.
 fn unpack(file: &File, entry: &Entry, format: Format) -> Result<Vec<u8>, Refusal> {
     if entry.size > MAX_DELTA_BYTES {
-        return Err(Refusal("has differences to an object that is too large for that"));
+        return Err(Refusal("has deltas of a too large object"));
     }
     let mut input =
         Input { file, at: entry.data, end: u64::MAX, buffer: vec![0; 1 << 14], from: 0, to: 0, crc: Crc::new(), hasher: format.hasher() };
@@ -240,16 +240,16 @@ fn unpack(file: &File, entry: &Entry, format: Format) -> Result<Vec<u8>, Refusal
     Ok(content)
 }
 
-/// Applies a difference.
+/// Applies a delta.
 fn apply(base: &[u8], difference: &[u8], budget: &mut Budget) -> Result<Vec<u8>, Refusal> {
-    const WRONG: Refusal = Refusal("has a difference that does not fit");
+    const WRONG: Refusal = Refusal("has an invalid delta");
     let mut left = difference;
     if size(&mut left).ok_or(WRONG)? != base.len() as u64 {
         return Err(WRONG);
     }
     let expect = size(&mut left).ok_or(WRONG)?;
     if expect > MAX_DELTA_BYTES {
-        return Err(Refusal("has differences to an object that is too large for that"));
+        return Err(Refusal("has deltas of a too large object"));
     }
     budget.take(expect)?;
     let mut result = Vec::new();
@@ -283,7 +283,7 @@ fn apply(base: &[u8], difference: &[u8], budget: &mut Budget) -> Result<Vec<u8>,
     if result.len() as u64 == expect { Ok(result) } else { Err(WRONG) }
 }
 
-/// The type and size of an entry.
+/// Parses the type and size of an entry.
 fn entry_header(input: &mut Input<'_>) -> Result<(u8, u64), Refusal> {
     let first = input.byte()?;
     let mut size = u64::from(first & 15);
@@ -291,7 +291,7 @@ fn entry_header(input: &mut Input<'_>) -> Result<(u8, u64), Refusal> {
     while more {
         let byte = input.byte()?;
         if shift > 57 {
-            return Err(Refusal("has an object of an impossible size"));
+            return Err(Refusal("has an object of an invalid size"));
         }
         size |= u64::from(byte & 0x7f) << shift;
         more = byte & 0x80 != 0;
@@ -300,21 +300,21 @@ fn entry_header(input: &mut Input<'_>) -> Result<(u8, u64), Refusal> {
     Ok((first >> 4 & 7, size))
 }
 
-/// How far back the base of a difference is.
+/// Parses the distance of a delta to its base.
 fn distance(input: &mut Input<'_>) -> Result<u64, Refusal> {
     let mut byte = input.byte()?;
     let mut value = u64::from(byte & 0x7f);
     while byte & 0x80 != 0 {
         byte = input.byte()?;
         if value >= 1 << 55 {
-            return Err(Refusal("has a difference to nothing"));
+            return Err(Refusal("has a delta without a base"));
         }
         value = (value + 1) << 7 | u64::from(byte & 0x7f);
     }
     Ok(value)
 }
 
-/// A size in a difference.
+/// Parses a size in a delta.
 fn size(left: &mut &[u8]) -> Option<u64> {
     let (mut value, mut shift) = (0, 0);
     loop {
@@ -328,7 +328,7 @@ fn size(left: &mut &[u8]) -> Option<u64> {
     }
 }
 
-/// A pack's bytes in order, each hashed once it is used.
+/// The bytes of a pack in order; each is hashed when used.
 struct Input<'a> {
     file: &'a File,
     at: u64,
@@ -366,7 +366,7 @@ impl BufRead for Input<'_> {
     fn consume(&mut self, amount: usize) {
         let used = &self.buffer[self.from..self.from + amount];
         self.crc.update(used);
-        // Of a second look at one entry nobody wants the hash; the end is open then.
+        // A second read of an entry has an open end and needs no hash.
         if self.end != u64::MAX {
             self.hasher.update(used);
         }

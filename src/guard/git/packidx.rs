@@ -1,4 +1,4 @@
-//! A pack's index, version 2: written of a pack that was verified, and searched in the host's own.
+//! Pack indexes, version 2: written for verified packs, and searched in the host's repository.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use super::oid::{Format, Oid};
 use super::pack::Pack;
 
-/// The offsets that stand in a table of their own.
+/// Marks an offset in the table of large offsets.
 const LARGE: u32 = 0x8000_0000;
-/// Before the first table: a mark, the version.
+/// Size of the header: signature and version.
 const HEAD: u64 = 8;
 const FANOUT: u64 = 256 * 4;
 
-/// Writes the index of a pack.
+/// Serializes the index of a pack.
 pub fn write(pack: &Pack, format: Format) -> Option<Vec<u8>> {
     let mut bytes = b"\xfftOc\0\0\0\x02".to_vec();
     let mut count: u32 = 0;
@@ -45,7 +45,7 @@ pub fn write(pack: &Pack, format: Format) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Says whether an index has an object.
+/// True if an index has an object.
 pub fn has(file: &File, oid: &Oid, format: Format) -> bool {
     let number = |at: u64| -> Option<u32> {
         let mut bytes = [0; 4];

@@ -1,27 +1,27 @@
-//! Logs of refs: lines that say which value followed which. Pure.
+//! Reflogs: lines with the old and new value of a ref. Pure.
 
 use std::collections::HashSet;
 
 use super::oid::{Format, Oid};
 
-/// Most bytes of one log.
+/// Maximum size of a reflog.
 pub const MAX_LOG_BYTES: u64 = 64 << 20;
-/// Most bytes of one line.
+/// Maximum length of a line.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// What becomes of the host's log.
+/// Change of the host's reflog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// Nothing.
+    /// No change.
     Same,
-    /// These lines follow.
+    /// Append these lines.
     Append(Vec<u8>),
-    /// It is this from now on.
+    /// Replace the contents.
     Replace(Vec<u8>),
 }
 
-/// Brings a sandbox's log to the host's. `last` is the value that the host's log ends with if the host has not written it
-/// since the run began; then lines that the sandbox took out are taken out.
+/// Merges a sandbox's reflog into the host's. `last` is the ref's value at the start of the run. If the host's reflog still ends with it,
+/// lines that the sandbox removed are removed too.
 pub fn merge(host: &[u8], inside: &[u8], last: Option<Oid>, format: Format) -> Merged {
     let lines: Vec<&[u8]> = inside.split_inclusive(|byte| *byte == b'\n').filter(|line| values(line, format).is_some()).collect();
     let whole = lines.concat();
@@ -40,7 +40,7 @@ pub fn merge(host: &[u8], inside: &[u8], last: Option<Oid>, format: Format) -> M
     if new.is_empty() { Merged::Same } else { Merged::Append(new) }
 }
 
-/// Reads a line's two values, if it is a line of a log: `old new name <mail> seconds zone TAB message`.
+/// Parses the two values of a line: `old new name <mail> seconds zone TAB message`.
 fn values(line: &[u8], format: Format) -> Option<(Oid, Oid)> {
     let line = line.strip_suffix(b"\n").filter(|line| line.len() <= MAX_LINE_BYTES)?;
     let hex = format.bytes() * 2;
@@ -73,9 +73,9 @@ mod tests {
             (bytes(&[&a, &b]), bytes(&[&a, &b]), None, Merged::Same),
             (bytes(&[&a, &b]), bytes(&[&a, &b, &c]), None, Merged::Append(bytes(&[&c]))),
             (Vec::new(), bytes(&[&a]), None, Merged::Append(bytes(&[&a]))),
-            // The host went on, too.
+            // The host continued too.
             (bytes(&[&a, &b, &d]), bytes(&[&a, &b, &c]), last, Merged::Append(bytes(&[&c]))),
-            // A stash that was dropped.
+            // A dropped stash.
             (bytes(&[&a, &b]), bytes(&[&a]), last, Merged::Replace(bytes(&[&a]))),
             (bytes(&[&a, &b]), bytes(&[&a]), None, Merged::Same),
             (bytes(&[&a]), [&a.clone().into_bytes()[..], b"evil\n", b"\x1b[2J\n"].concat(), None, Merged::Same),

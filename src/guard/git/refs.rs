@@ -1,23 +1,23 @@
-//! Refs: their names, their values, and the file of packed ones. Pure.
+//! Refs: names, values, and the packed-refs file. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::oid::{Format, Oid};
 
-/// Most bytes of one ref as a file.
+/// Maximum size of a loose ref.
 pub const MAX_REF_BYTES: u64 = 4096;
-/// Most bytes of the file of packed refs.
+/// Maximum size of the packed-refs file.
 pub const MAX_PACKED_BYTES: u64 = 256 << 20;
-/// Most bytes of a name: a path that the kernel takes, with room for a prefix and `.lock`.
+/// Maximum length of a name: a path valid for the kernel, with room for a prefix and `.lock`.
 const MAX_NAME_BYTES: usize = 1024;
-/// Most parts of a name.
+/// Maximum number of parts of a name.
 const MAX_NAME_PARTS: usize = 32;
 
-/// The checked name of a ref below `refs/`.
+/// A checked ref name below `refs/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
-/// What a ref holds.
+/// Value of a ref.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// An object.
@@ -30,7 +30,7 @@ pub enum Value {
 pub type Refs = BTreeMap<Name, Value>;
 
 impl Name {
-    /// Checks a name as git does, and more strictly: it is one line of text, begins with `refs/`, and no part begins with `-`.
+    /// Checks a name as git does, and more strictly: one line of text, with the prefix `refs/`, and no part begins with `-`.
     pub fn parse(name: &[u8]) -> Option<Name> {
         let text = std::str::from_utf8(name).ok()?;
         let is_wrong = |letter: char| letter.is_control() || letter == ' ' || "~^:?*[\\".contains(letter);
@@ -44,27 +44,27 @@ impl Name {
             && !text.contains("@{")
             && !text.contains(is_wrong)
             && !parts.clone().any(is_wrong_part);
-        // `refs/stash` is the one that has two parts.
+        // `refs/stash` is the only name with two parts.
         (is_name || text == "refs/stash").then(|| Name(text.to_owned()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Says whether a sandbox may set it: not where git takes objects for others, nor where silo keeps what it brought.
+    /// True if a sandbox may set it. Excludes refs that substitute objects, and those in which silo keeps imported values.
     pub fn may_come(&self) -> bool {
         !["refs/replace/", "refs/silo/", "refs/bisect/", "refs/rewritten/", "refs/worktree/"].iter().any(|held| self.0.starts_with(held))
     }
 
-    /// The name under which a value is kept beside that of the host.
+    /// Returns the name under which a value is kept in addition to the host's.
     pub fn kept(&self, run: &str) -> Option<Name> {
         Name::parse(format!("refs/silo/{run}/{}", self.0.strip_prefix("refs/")?).as_bytes())
     }
 }
 
-/// Reads a ref's file.
+/// Parses a loose ref.
 pub fn parse(text: &[u8], format: Format) -> Option<Value> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     match text.strip_prefix(b"ref:") {
@@ -73,7 +73,7 @@ pub fn parse(text: &[u8], format: Format) -> Option<Value> {
     }
 }
 
-/// Writes a ref's file.
+/// Formats a loose ref.
 pub fn text(value: &Value) -> String {
     match value {
         Value::Object(oid) => format!("{oid}\n"),
@@ -81,7 +81,7 @@ pub fn text(value: &Value) -> String {
     }
 }
 
-/// Reads the file of packed refs; returns how many lines are none, too.
+/// Parses the packed-refs file; also returns the number of invalid lines.
 pub fn parse_packed(bytes: &[u8], format: Format) -> (Refs, usize) {
     let (mut refs, mut wrong) = (Refs::new(), 0);
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#") && !line.starts_with(b"^")) {
@@ -97,7 +97,7 @@ pub fn parse_packed(bytes: &[u8], format: Format) -> (Refs, usize) {
     (refs, wrong)
 }
 
-/// Returns the file of packed refs without these, and with all else as it is.
+/// Returns the packed-refs file without these refs, otherwise unchanged.
 pub fn without(bytes: &[u8], gone: &BTreeSet<Name>) -> Vec<u8> {
     let gone: BTreeSet<&[u8]> = gone.iter().map(|name| name.as_str().as_bytes()).collect();
     let mut kept = Vec::with_capacity(bytes.len());

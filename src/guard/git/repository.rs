@@ -1,4 +1,4 @@
-//! Where the repository of a project is, and what it is like.
+//! Finds the repository of a project, and its formats.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use super::dir::is_absent;
 use super::index::{Index, MAX_INDEX_BYTES};
 use super::oid::Format;
 
-/// The largest of the small files by which git's directories name one another.
+/// Maximum size of the small files with which git's directories refer to each other.
 const MAX_LINK_BYTES: u64 = 8192;
 
-/// Why a repository cannot be read.
+/// Reason why a repository cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of it cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {path}", path = .path.display())]
     File {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// The cause.
+        /// Cause.
         source: std::io::Error,
     },
 }
@@ -35,17 +35,17 @@ pub struct Repository {
     layout: Layout,
 }
 
-/// How a repository keeps its refs and its index.
+/// Storage of a repository's refs and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// As files, which Silo reads and writes.
     Files,
-    /// In a way that is not known here.
+    /// An unsupported format.
     Other,
 }
 
 impl Repository {
-    /// Finds the repository of the working tree at a canonical path. Where its `.git` is no repository there is none.
+    /// Finds the repository of the working tree at a canonical path; `None` if its `.git` is not a repository.
     pub fn find(tree: &Path) -> Result<Option<Repository>, Error> {
         let git = tree.join(".git");
         let Ok(found) = fs::metadata(&git) else { return Ok(None) };
@@ -64,32 +64,32 @@ impl Repository {
         Ok(Some(Repository { own, common, format, layout }))
     }
 
-    /// The directory that holds this working tree's HEAD and index.
+    /// Returns the directory with this working tree's HEAD and index.
     pub fn own(&self) -> &Path {
         &self.own
     }
 
-    /// The directory that holds objects, refs and configuration.
+    /// Returns the directory with objects, refs and configuration.
     pub fn common(&self) -> &Path {
         &self.common
     }
 
-    /// How objects are named.
+    /// Returns the hash function of object ids.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// How refs are kept.
+    /// Returns the storage of refs.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Its configurations.
+    /// Returns the configuration files.
     pub fn configs(&self) -> [PathBuf; 2] {
         [self.common.join("config"), self.own.join("config.worktree")]
     }
 
-    /// Returns the paths in its index that are other repositories. An index that is split, or not read here, has none.
+    /// Returns the paths of submodules in the index. A split or unreadable index has none.
     pub fn gitlinks(&self) -> Result<Vec<Vec<u8>>, Error> {
         let path = self.own.join("index");
         match bounded::read(&path, MAX_INDEX_BYTES) {
@@ -102,13 +102,13 @@ impl Repository {
     }
 }
 
-/// Reads the one line of a small file.
+/// Reads a small file of one line.
 pub fn line(path: &Path) -> Option<String> {
     let text = String::from_utf8(bounded::read(path, MAX_LINK_BYTES).ok()?).ok()?;
     Some(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
-/// Reads how a repository names objects and keeps refs.
+/// Reads the hash function and the ref storage of a repository.
 fn formats(path: &Path) -> Result<(Format, Layout), Error> {
     let text = match bounded::read(path, MAX_CONFIG_BYTES) {
         Ok(text) => text,

@@ -1,5 +1,5 @@
-//! The refs as a sandbox sees them: the host's at its beginning, under its own layer. The layer is read as overlayfs writes
-//! it: a whiteout hides what is below it, an opaque directory all that is in the one below.
+//! The refs as a sandbox sees them: the host's at the start, under the sandbox's layer. Reads the layer in overlayfs's format: a whiteout
+//! hides the entry below it, an opaque directory all entries of the lower directory.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,19 +10,19 @@ use super::dir::{Dir, Kind};
 use super::oid::Format;
 use super::refs::{self, MAX_PACKED_BYTES, Refs};
 
-/// How deep directories of refs are.
+/// Maximum depth of ref directories.
 const MAX_DEPTH: usize = 32;
 
-/// What a sandbox sees.
+/// A sandbox's view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Its refs.
+    /// Refs.
     pub refs: Refs,
-    /// Paths in its layer that are no refs, though they are where refs are.
+    /// Paths among the refs that are not refs.
     pub strange: BTreeSet<PathBuf>,
 }
 
-/// Looks at a layer over a repository's directory.
+/// Reads the view of a layer over a repository.
 pub fn look(upper: &Dir, begin: &Begin, format: Format) -> io::Result<View> {
     let packed = Path::new("packed-refs");
     let mut view = View::default();
@@ -59,7 +59,7 @@ fn walk(upper: &Dir, format: Format, loose: &mut Refs, strange: &mut BTreeSet<Pa
     let mut left = MAX_LOOSE;
     let mut dirs = vec![(top, 1)];
     while let Some((path, depth)) = dirs.pop() {
-        // What a program removes in the meantime is gone.
+        // A program may remove it at the same time.
         let Ok(dir) = upper.dir(&path) else { continue };
         if dir.is_opaque() {
             forget(loose, &path);
@@ -92,7 +92,7 @@ fn walk(upper: &Dir, format: Format, loose: &mut Refs, strange: &mut BTreeSet<Pa
     Ok(())
 }
 
-/// Drops a ref and all below it.
+/// Removes a ref and all refs below it.
 fn forget(loose: &mut Refs, path: &Path) {
     loose.retain(|name, _| !Path::new(name.as_str()).starts_with(path));
 }
