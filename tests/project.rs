@@ -253,7 +253,7 @@ fn a_project_never_runs_another_version_than_it_pins() {
     let done = silo.fails(["sync"]);
     assert!(done.err.contains("python 2 is not available: its lock has 3.13"), "{done:?}");
     let said = silo.ok(["unuse", "python"]);
-    assert!(said.contains("silo.lock: python is not used any more"), "{said}");
+    assert!(said.contains("silo.lock: python is no longer used"), "{said}");
     assert_eq!((read(&silo, "silo.toml"), read(&silo, "silo.lock")), ("tools = []\n".to_owned(), String::new()));
     let done = silo.fails(["use", "pyton"]);
     assert!(done.err.contains("did you mean \"python\"?"), "{done:?}");

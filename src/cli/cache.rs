@@ -41,7 +41,7 @@ struct Report {
     json: bool,
 }
 
-/// List the images with their size and who needs them, most recently used first
+/// List the images with their size and users, most recently used first
 #[derive(clap::Args)]
 struct List {
     /// Print the list as JSON

@@ -129,14 +129,14 @@ fn hand_on(home: &Home, name: &str, args: &[OsString], owners: &[&Entry]) -> Res
     let error = command.exec();
     Err(Failure::found(
         format!("{} cannot be executed: {error}", program.display()),
-        format!("`silo which -a {name}` shows what else there is"),
+        format!("`silo which -a {name}` lists other programs of that name"),
     )
     .with_code(NOT_EXECUTABLE))
 }
 
 fn not_found(name: &str, owners: &[&Entry]) -> Failure {
     let Some(owner) = owners.first() else {
-        let hint = "`silo doctor --fix` removes what is left of it";
+        let hint = "`silo doctor --fix` removes the leftover shim";
         return Failure::found(format!("{name} is the shim of a tool that is gone, and nothing else on PATH"), hint).with_code(NOT_FOUND);
     };
     let tool = &owner.tool;

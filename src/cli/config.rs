@@ -54,7 +54,7 @@ enum Network {
     Learn {
         /// The ecosystem, such as @pypi
         ecosystem: String,
-        /// The tool whose client is asked; by default one whose recipe has a probe
+        /// The tool that is asked; by default one with a probe for this ecosystem
         #[arg(long)]
         tool: Option<String>,
     },

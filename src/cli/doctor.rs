@@ -172,7 +172,7 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
     vec![launchers, path, script_check(setting, &table)]
 }
 
-/// Lists the scripts on this machine whose interpreter is hidden by a pinned name.
+/// Lists the scripts on this machine with an interpreter that a pinned name hides.
 fn script_check(setting: &Setting, table: &table::Table) -> Check {
     let name = "scripts on PATH";
     let pinned = |name: &&str| table.owners(name).any(|entry| entry.pinned && entry.answers_everywhere(name));
@@ -206,7 +206,7 @@ fn room(home: &Home) -> Check {
             name,
             state: State::Degraded,
             detail: format!("only {} free at {}", size(free), plain::path(home.root())),
-            cure: "`silo gc --all` removes what no tool needs".to_owned(),
+            cure: "`silo gc --all` removes unneeded images and layers".to_owned(),
         },
         Err(error) => Check {
             name,

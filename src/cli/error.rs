@@ -109,7 +109,7 @@ fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
     causes::is_out_of_processes(error).then(|| limits.to_owned())
 }
 
-/// Errors whose message says enough without a hint.
+/// Errors with a sufficient message, which need no hint.
 macro_rules! told_as_they_are {
     ($($error:ty),+ $(,)?) => {$(
         impl From<$error> for Failure {
@@ -249,7 +249,7 @@ impl From<silo_tool::clean::Error> for Failure {
     }
 }
 
-/// Hint for a store whose roots cannot be determined.
+/// Hint for a store with unknown roots.
 fn keep_hint(error: &silo_tool::keep::Error) -> Option<String> {
     use silo_tool::keep::Error as E;
     match error {

@@ -36,7 +36,7 @@ pub struct Args {
     /// Show the things to remove, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Show who needs the layers and images with this id prefix, and remove nothing
+    /// Show the users of layers and images with this id prefix, and remove nothing
     #[arg(long, value_name = "ID", conflicts_with_all = ["min_age", "max_age", "max_size", "all", "dry_run"])]
     why: Option<String>,
     /// Print the outcome as JSON
@@ -158,7 +158,7 @@ fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure>
     }
     let found = setting.look(|context| Ok(usage::why(context, prefix)?))?;
     if found.is_empty() {
-        let message = format!("there is no layer or image whose id begins with {prefix}");
+        let message = format!("no layer or image has the id prefix {prefix}");
         return Err(Failure::found(message, "`silo cache list` shows the images"));
     }
     if json {

@@ -84,6 +84,6 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
     let changes: Vec<Change> = [changed.change(&setting.home)?].into_iter().chain(lock).collect();
     tool_trust::commit(&setting.home, &setting.project, &changes)?;
     let lock = if left { " and silo.lock" } else { "" };
-    ui::data(&format!("{}{lock}: {} is not used any more\n", plain::path(&path), args.tool))?;
+    ui::data(&format!("{}{lock}: {} is no longer used\n", plain::path(&path), args.tool))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -32,7 +32,7 @@ enum Verb {
 /// List the projects with their size and last use
 #[derive(clap::Args)]
 struct Ls {
-    /// List only projects whose directory is gone
+    /// List only projects without a directory
     #[arg(long)]
     orphaned: bool,
     /// Print the list as JSON
@@ -48,7 +48,7 @@ pub struct CleanArgs {
     /// The project's directory; by default the one around the working directory
     #[arg(value_name = "DIR", conflicts_with = "orphaned")]
     path: Option<PathBuf>,
-    /// Remove the data of all projects whose directory is gone
+    /// Remove the data of all projects without a directory
     #[arg(long)]
     orphaned: bool,
     /// Keep everything that other tools or projects use; always on, accepted for scripts
@@ -164,7 +164,7 @@ fn chosen(setting: &Setting, args: &CleanArgs) -> Result<Vec<Project>, Failure> 
     Ok(vec![found.ok_or_else(none)?])
 }
 
-/// Returns the canonical path if it exists; a project whose directory is gone keeps its recorded path.
+/// Returns the canonical path if it exists, else the path as recorded.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     match fs::canonicalize(path) {
         Ok(path) => Ok(path),

@@ -196,7 +196,7 @@ fn no_tool(error: run::error::Error, word: &OsStr) -> Failure {
             Failure::usage(what, format!("did you mean `silo {command}`?"))
         }
         // A tool has this command, but it is not installed.
-        Some(command) => Failure::from(error).or_hint(&format!("`silo {command}`, if that is meant")),
+        Some(command) => Failure::from(error).or_hint(&format!("`silo {command}` for the command of silo")),
         None => error.into(),
     }
 }

@@ -94,7 +94,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 fn check(tool: &str) -> Result<(), Failure> {
-    check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows what is installed"))
+    check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows the installed tools"))
 }
 
 fn list(setting: &Setting, tool: Option<&str>, json: bool) -> Result<(), Failure> {

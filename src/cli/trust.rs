@@ -183,7 +183,7 @@ struct Asked {
     lines: Exposures,
     /// Changes of files that a sandbox may have written.
     files: Vec<String>,
-    /// A directory below the project whose settings a sandbox may have removed.
+    /// A directory below the project; a sandbox may have removed its settings.
     lost: Option<ProjectFiles>,
 }
 

@@ -17,10 +17,10 @@ pub struct Args {
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows what is installed"))?;
+    check_name(&args.tool).map_err(|error| Failure::usage(error.to_string(), "`silo list` shows the installed tools"))?;
     let setting = setting(globals)?;
     if !setting.with(|context| Ok(install::uninstall(context, &args.tool)?))? {
-        return Err(Failure::found(format!("{} is not installed", args.tool), "`silo list` shows what is installed"));
+        return Err(Failure::found(format!("{} is not installed", args.tool), "`silo list` shows the installed tools"));
     }
     ui::data(&format!("{} uninstalled\n", args.tool))?;
     Ok(ExitCode::SUCCESS)

@@ -60,7 +60,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the candidates in the order of PATH; only the first shim counts. A tool whose shim is not on PATH comes last.
+/// Returns the candidates in the order of PATH; only the first shim counts. A tool without a shim on PATH comes last.
 fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result<Vec<Row>, Failure> {
     let choice = choice::choose(table, name, || Ok::<_, Failure>(claims.clone()))?;
     let (mut tool, others) = match &choice {

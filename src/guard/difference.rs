@@ -34,7 +34,7 @@ pub struct Difference {
     pub of: String,
 }
 
-/// Compares two scans of a project. A created or removed directory stands for everything in it.
+/// Compares two scans of a project. A created or removed directory represents everything in it.
 pub fn differences(before: &Guards, after: &Guards) -> BTreeMap<PathBuf, Difference> {
     let mut found = BTreeMap::new();
     let mut whole: Option<PathBuf> = None;

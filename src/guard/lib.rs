@@ -8,8 +8,8 @@
 //!   files are watched while a sandbox runs and compared with their content at its start. Every difference is reported,
 //!   regardless of its author.
 //!
-//! In subdirectories of the project, the same files act on users who enter or open the subdirectory. They are watched and compared, but not
-//! read-only, because programs regularly write them in a project with many packages.
+//! In a subdirectory of the project, the same files act when a user enters or opens it. They are watched and compared, but not read-only,
+//! because programs regularly write them in a project with many packages.
 //!
 //! A mount cannot guard a missing file; a new one is reported. The list (`obeyed.toml`) contains only files that act automatically: on
 //! `cd`, on opening the directory, on `git status`. A Makefile or a package.json acts only when a user runs it, and is not listed.

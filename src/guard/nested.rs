@@ -14,9 +14,9 @@ type Firsts = Vec<(Vec<u8>, Line)>;
 
 /// Index of the list by name: there are tens of thousands of names and hundreds of lines.
 pub struct Table {
-    /// Lines whose pattern begins with a complete name, by that name in lower case.
+    /// Lines with a complete first name, by that name in lower case.
     whole: HashMap<Vec<u8>, Vec<Line>>,
-    /// Lines whose first name has a star, by its first byte.
+    /// Lines with a star in the first name, by its first byte.
     starred: HashMap<u8, Firsts>,
 }
 
@@ -48,7 +48,7 @@ impl Table {
         found
     }
 
-    /// Returns the lines whose pattern begins with a lower-case name.
+    /// Returns the lines with a pattern that begins with a lower-case name.
     fn of(&self, lower: &[u8]) -> impl Iterator<Item = &Line> {
         let beginning = lower.first().into_iter().chain([&b'*']).filter_map(|byte| self.starred.get(byte)).flatten();
         let starred = beginning.filter(|(first, _)| list::fits(first, lower)).map(|(_, line)| line);

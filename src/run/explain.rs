@@ -1,4 +1,4 @@
-//! Explains error messages of a program whose cause is the sandbox, which the messages do not name.
+//! Explains error messages of a program that are caused by the sandbox but do not name it.
 //!
 //! Pure: turns the program's last lines and facts about the run into at most a few lines for the user.
 
@@ -14,7 +14,7 @@ pub struct Facts<'a> {
     pub has: &'a dyn Fn(&str) -> bool,
     /// True if a host such as `localhost` is granted.
     pub grants: &'a dyn Fn(&str) -> bool,
-    /// Directories of the project that the sandbox has of its own.
+    /// Excluded directories of the project, which the sandbox replaces by its own.
     pub excluded: &'a [PathBuf],
     /// Proxy variables of the program, with their values.
     pub proxies: Vec<(String, String)>,
@@ -226,7 +226,7 @@ fn unreachable(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-/// Says that a directory of the sandbox's own stays a directory, on a file system of its own.
+/// Explains that an excluded directory cannot be replaced, and is on a separate file system.
 fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     const REFUSED: [&str; 12] = [
         "File exists",
@@ -247,14 +247,14 @@ fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
         let is_of_name = |letter: char| letter.is_alphanumeric() || "-_.".contains(letter);
         line.match_indices(name.as_ref()).any(|(at, found)| {
             let (before, after) = (line[..at].chars().next_back(), line[at + found.len()..].chars().next());
-            // Not a file in it, nor another name that has this one in it.
+            // Neither a file in it nor another name that contains this one.
             !before.is_some_and(is_of_name) && !after.is_some_and(|letter| is_of_name(letter) || letter == '/')
         })
     };
     let refused = lines.iter().filter(|line| REFUSED.iter().any(|word| line.contains(word)));
     let dir = refused.flat_map(|line| facts.excluded.iter().find(|dir| names(line, dir))).next()?;
     Some(format!(
-        "{0} is in mount.exclude: the sandbox has a directory of its own there. It can be removed and made again, but no file or symlink can take its place, and it is on a file system of its own\n  try: take {0} out of mount.exclude in silo.toml",
+        "{0} is in mount.exclude, so the sandbox mounts its own directory there. It can be removed and created again, but not replaced by a file or symlink, and it is on a separate file system\n  try: remove {0} from mount.exclude in silo.toml",
         dir.display()
     ))
 }
@@ -320,7 +320,7 @@ mod tests {
             "Error: EXDEV: cross-device link not permitted, rename '/p/web/target' -> '/p/old'",
             "OSError: [Errno 16] Device or resource busy: 'web/target'",
         ] {
-            assert!(told(said, "sh", &[]).contains("take web/target out of mount.exclude"), "{said}");
+            assert!(told(said, "sh", &[]).contains("remove web/target from mount.exclude"), "{said}");
         }
         for said in ["mkdir: cannot create directory 'web/targets': File exists", "EEXIST: web/target/x", "web/target: No such file"] {
             assert_eq!(told(said, "sh", &[]), "", "{said}");

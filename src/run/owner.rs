@@ -23,7 +23,7 @@ pub fn note(user: &User, project: &Path, access: Access) -> Option<String> {
     ))
 }
 
-/// Describes the access of a user who is not the owner, unless it is full access.
+/// Describes the access of users other than the owner, unless it is full access.
 fn can(mode: u32, is_of_group: bool, access: Access) -> Option<&'static str> {
     let bits = if is_of_group { mode >> 3 & 7 } else { mode & 7 };
     match (bits & 5 == 5, bits & 2 == 2 && access == Access::ReadWrite) {

@@ -106,7 +106,7 @@ fn plain(word: &OsStr) -> Result<&str, Error> {
         return Err(Error::usage(format!("unknown option {shown}"), "put options of silo before the tool; `silo run --help` lists them"));
     }
     let name = word.to_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0']));
-    let name = name.ok_or_else(|| Error::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows what is installed"))?;
+    let name = name.ok_or_else(|| Error::usage(format!("\"{shown}\" is not a tool"), "`silo list` shows the installed tools"))?;
     if let Some((tool, version)) = name.split_once('@') {
         let hint = format!("silo install {tool}@{version}, then silo run {tool}");
         return Err(Error::usage("the version is set when a tool is installed, not when it runs", hint));

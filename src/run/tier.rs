@@ -17,9 +17,9 @@ use silo_tool::record::{self, Installed};
 use super::error::Error;
 use super::image::Images;
 
-/// Tool whose image VMs are made from.
+/// Tool with the image for VMs.
 pub const VM: &str = "vm";
-/// Tool whose kernel VMs boot, if installed; otherwise the kernel of [`VM`].
+/// Tool with the kernel for VMs, if installed; otherwise the kernel of [`VM`].
 const KERNEL: &str = "kernel";
 /// Tool made from a container image, for hosts where no build can run before there is a VM.
 const FROM_IMAGE: &str = "machine";
@@ -78,7 +78,7 @@ fn processors() -> u32 {
     thread::available_parallelism().map_or(1, |count: NonZero<usize>| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
-/// Finds the tool whose image VMs are made from.
+/// Finds the tool with the image for VMs.
 fn found(home: &Home) -> Result<Option<Installed>, Error> {
     match record::get(home, VM)? {
         Some(own) => Ok(Some(own)),
@@ -104,7 +104,7 @@ fn parts(images: Images<'_>) -> Result<MachineImages, Error> {
     Ok(MachineImages { own, kernel, pins })
 }
 
-/// Finds the tool whose kernel VMs boot.
+/// Finds the tool with the kernel for VMs.
 fn kernel_of(home: &Home, own: &Installed) -> Result<Installed, Error> {
     Ok(record::get(home, KERNEL)?.unwrap_or_else(|| own.clone()))
 }

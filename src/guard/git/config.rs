@@ -36,7 +36,7 @@ pub enum Names {
 #[error("it is not a git configuration")]
 pub struct Error;
 
-/// Variables whose values git runs or reads as files; `*` matches any subsection or name.
+/// Variables with values that git runs or reads as files; `*` matches any subsection or name.
 const KEYS: [(&str, &str, &str, Names); 66] = [
     ("include", "", "path", Names::Include),
     ("includeif", "*", "path", Names::Include),

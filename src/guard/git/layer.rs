@@ -7,7 +7,7 @@
 //! <run>/lock          held by the silo of the run
 //! ```
 //!
-//! A layer whose lock nobody holds was left by a killed silo: see `left`.
+//! A layer without a lock holder was left by a killed silo: see `left`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -35,7 +35,7 @@ pub const LOCK: &str = "lock";
 const TRIES: usize = 20;
 const BETWEEN: Duration = Duration::from_millis(100);
 
-/// Message for a run whose repository was replaced.
+/// Message after the host replaced the repository of a run.
 const REPLACED: &str = "the repository was moved, removed or replaced here during the run; a repository in its place was \
     read-only inside and nothing was imported into it; check its configuration and hooks before you use git there";
 

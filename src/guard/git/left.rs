@@ -1,5 +1,5 @@
 //! Layers that killed runs left. The next run in their project imports them, and so does `silo doctor --fix`. Empty layers, and layers
-//! whose project or repository is gone, are removed.
+//! without a project or repository, are removed.
 //!
 //! A run creates and locks its layer while it holds a shared lock on the directory of all layers. A search takes an exclusive lock on that
 //! directory while it tries the layers' locks. So an unlocked layer never belongs to a run that is just starting.

@@ -87,7 +87,7 @@ impl<'a> HostRefs<'a> {
         }
     }
 
-    /// Sets a ref whose value is `old`, and merges the sandbox's reflog.
+    /// Sets a ref if its value is `old`, and merges the sandbox's reflog.
     pub fn set(&self, name: &Name, old: Option<&Value>, new: &Value, log: Option<&[u8]>) -> io::Result<Outcome> {
         if self.is_in_the_way(name)? {
             return Ok(Outcome::Moved);
@@ -126,7 +126,7 @@ impl<'a> HostRefs<'a> {
         Ok(Outcome::Done)
     }
 
-    /// Removes a ref whose value is `old`, also from the packed refs.
+    /// Removes a ref if its value is `old`, also from the packed refs.
     pub fn remove(&mut self, name: &Name, old: &Value) -> io::Result<Outcome> {
         let path = Path::new(name.as_str());
         let parent = path.parent().unwrap_or_else(|| Path::new("refs"));
