@@ -48,7 +48,7 @@ pub struct Setting {
     pub home: Home,
     /// Layer store of the home.
     pub store: Store,
-    /// Project directory: the working directory or the nearest one above it with a `silo.toml`.
+    /// Project directory: the nearest parent with a `silo.toml`, else with a `.git`, else the working directory.
     pub project: PathBuf,
     /// Directory in which the command was given.
     pub from: PathBuf,

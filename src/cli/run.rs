@@ -66,7 +66,7 @@ pub struct Visible {
     /// CPU limit of this run
     #[arg(long, value_name = "N")]
     cpus: Option<NonZero<u32>>,
-    /// Where the tool runs; by default the `tier` of silo.toml, else in a virtual machine if the processor supports it, else natively
+    /// The tier; by default `tier` of silo.toml, else vm if its image is installed and the processor supports virtual machines, else native
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
     /// Boot the virtual machine without a snapshot, and take no snapshot

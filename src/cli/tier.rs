@@ -18,7 +18,7 @@ pub fn parse(text: &str) -> Result<Tier, String> {
 /// The tier of build steps.
 #[derive(clap::Args)]
 pub struct OfSteps {
-    /// Where build steps run; by default natively
+    /// The tier of build steps; by default native
     #[arg(long, value_name = "native|vm", value_parser = parse)]
     tier: Option<Tier>,
 }

@@ -75,11 +75,11 @@ pub struct Settings {
     pub build: Build,
     /// Whether permissions in a project's files need an approval; only in the user's own settings.
     pub trust: Option<Trust>,
-    /// Where tools run; by default natively.
+    /// Tier of tools; by default vm if its image is installed and the processor supports virtual machines, else native.
     pub tier: Option<Tier>,
 }
 
-/// Where a tool runs. The later value isolates more.
+/// The isolation of a tool. The later value isolates more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
