@@ -1,4 +1,4 @@
-//! The state that every command needs first: home, store, settings, progress.
+//! The context of a command: home, store, settings, project, progress.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub struct Setting {
     stop: Arc<AtomicBool>,
 }
 
-/// Reads the state of a command.
+/// Opens the home, and reads settings and project of the working directory.
 pub fn setting(globals: &Globals) -> Result<Setting, Failure> {
     setting_at(globals, &env::cwd()?)
 }
@@ -88,12 +88,12 @@ fn tell_of_older(older: &Older) {
     ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", plain::path(&older.path)));
 }
 
-/// Reads the state of a command as if it were given in another directory.
+/// Opens the home, and reads settings and project of another directory.
 pub fn setting_at(globals: &Globals, dir: &Path) -> Result<Setting, Failure> {
     setting_with(globals, dir, None)
 }
 
-/// The same, with a settings file replaced by a change that is not written yet.
+/// Like [`setting_at`], with a settings file replaced by a change that is not written yet.
 pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) -> Result<Setting, Failure> {
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;

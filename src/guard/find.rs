@@ -33,7 +33,7 @@ pub fn look(project: &Path, asked: &Asked<'_>) -> Result<Guards, Error> {
     look_since(project, asked, None)
 }
 
-/// The same, without reading files that are unchanged since `before` according to the kernel.
+/// Scans the project without reading files that are unchanged since `before` according to the kernel.
 pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guards>) -> Result<Guards, Error> {
     let failed = |source| Error::Project { path: project.to_owned(), source };
     let dir = Dir::open(project).map_err(failed)?;

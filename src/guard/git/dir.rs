@@ -56,7 +56,7 @@ impl Dir {
         Ok(at)
     }
 
-    /// The same, creating missing directories.
+    /// Opens a directory below this one, creating missing directories.
     pub fn make(&self, path: &Path) -> io::Result<Dir> {
         let mut at = self.again()?;
         for name in names(path)? {

@@ -167,7 +167,7 @@ pub fn find_version(places: &Places, name: &str, wanted: Option<&str>) -> Result
     within(places, name, wanted, &mut Vec::new())
 }
 
-/// The same, for a tool required by the others in `chain`.
+/// Finds the recipe of a tool that the tools in `chain` require.
 fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<String>) -> Result<Found, Error> {
     chain.push(name.to_owned());
     if chain.iter().filter(|tool| *tool == name).count() > 1 {
