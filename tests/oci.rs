@@ -96,7 +96,7 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
         silo_store::removal::remove_tree(&place).expect("our own");
         assert!(!silo.path("recipes/x.toml").exists() && !silo.path("recipes/x.lock").exists(), "{name}");
     }
-    // Of these nothing lies outside either: a link leads to a place in the image.
+    // These stay inside too: the link's target is a path in the image.
     for (name, layer) in [
         ("absolute", tar(&[(Regular, &up, 0o644, "x")])),
         ("a parent that is a link", tar(&[(Symlink, "out", 0o777, outside.to_str().expect("plain")), (Regular, "out/x", 0o644, "x")])),
@@ -240,7 +240,7 @@ fn a_login_is_shown_to_the_registry_alone_and_to_the_token_service_it_names() {
         registry.put("/v2/x/manifests/v1", b"x", [Fault::Redirect(other.url("/x")), Fault::Redirect(other.url("/x"))]);
         other.put("/x", b"x", vec![Fault::Challenge(format!("{scheme} realm=\"{}\"", other.url("/token"))); 2]);
         let done = install(&reference);
-        assert!(done.code == 1 && done.err.contains("logins are shown to the registry itself alone"), "{scheme}: {done:?}");
+        assert!(done.code == 1 && done.err.contains("silo sends logins to the registry only"), "{scheme}: {done:?}");
     }
     assert_eq!(shown(&other), Vec::<String>::new());
     assert!(!other.seen().iter().any(|seen| seen.target.starts_with("/token")), "its realm was asked");

@@ -1,4 +1,4 @@
-//! Reads the addresses of files: which are local, what may be shown of them, and whose they are.
+//! Parses file addresses: local paths, display without credentials, and the server's identity.
 
 use std::path::PathBuf;
 
@@ -20,11 +20,11 @@ pub(super) fn local_path(url: &str) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// Returns `url` as it may be shown: without a user's name and password.
+/// Returns `url` for display, without user name and password.
 pub(super) fn shown(url: &str) -> String {
     match Url::parse(url) {
         Ok(mut parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
-            // Both fail only on addresses that cannot hold credentials, which this one does.
+            // Both fail only on URLs that cannot hold credentials; this one can.
             let _ = parsed.set_username("");
             let _ = parsed.set_password(None);
             parsed.to_string()

@@ -1,7 +1,7 @@
-//! Putting a file that comes out of another one, such as a layer out of an archive, among the fetched ones.
+//! Imports a file from inside another one into the downloads directory, such as a layer of an archive.
 //!
-//! It goes the way of a fetched file: written beside its place under a lock, hashed on the way, and named by its digest only
-//! when that is right.
+//! It takes the path of a download: written to a partial file under a lock, hashed during the write, and renamed to its digest only if that
+//! matches.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,12 +14,12 @@ use super::error::{Error, Size};
 use super::partial::{Claim, Pin, claim, sync_dir};
 use super::patience::Stop;
 
-/// Bytes taken at once.
+/// Bytes of one read.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Puts what `from` gives into `dir` as what the request pins, unless it is there; `place` says where it comes from.
+/// Imports the bytes of `from` into `dir` as the pinned file of the request, unless it is present; `place` is their source in errors.
 ///
-/// What is not that file, or not all of it, leaves nothing.
+/// Leaves nothing if the bytes differ from the pin or are incomplete.
 pub fn deposit(dir: &Path, request: &Request, from: &mut dyn Read, place: &str, cancel: &AtomicBool) -> Result<(), Error> {
     let partial = dir.join("partial");
     private::make_dir(&partial).map_err(|err| Error::io("create", &partial, err.source))?;
@@ -29,7 +29,7 @@ pub fn deposit(dir: &Path, request: &Request, from: &mut dyn Read, place: &str, 
     part.restart()?;
     let filled = fill(&mut part, request.size, from, place, &stop).and_then(|()| part.finish(place));
     if filled.is_err() {
-        // The error that matters is told; what is empty is removed.
+        // The earlier error matters more; the empty file is removed on drop.
         drop(part.restart());
     }
     filled?;

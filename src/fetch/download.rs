@@ -1,8 +1,8 @@
-//! Fetches many pinned files at once into a directory where each has its digest for a name.
+//! Fetches many pinned files in parallel into a directory where each file is named by its digest.
 //!
-//! A file arrives in `partial/`, is hashed on the way, and gets its final name only when its digest is right; what is cut
-//! off stays there and is resumed by the next attempt or the next run. Candidates are tried in order: one that is down is
-//! tried a few times, one that does not have the file or has another one is left at once.
+//! A file grows in `partial/`, is hashed as it arrives, and gets its final name only if the digest matches. An interrupted download stays
+//! there, and the next attempt or run resumes it. Candidates are tried in order: a candidate that is down is retried a few times; one
+//! without the file, or with other contents, is skipped immediately.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,15 +23,15 @@ use silo_base::thread;
 
 pub use super::partial::verify_file;
 
-/// The most connections at a time, whatever is asked for: mirrors are other people's machines, and more bring nothing.
+/// The most parallel connections, whatever the setting: mirrors belong to others, and more connections are no faster.
 pub const MAX_JOBS: usize = 8;
 
 /// A file to fetch.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What to call it towards the user.
+    /// The name in messages.
     pub name: String,
-    /// Its pinned size, or a bound.
+    /// The pinned size, or a limit.
     pub size: Size,
     /// Its pinned digest.
     pub sha256: [u8; 32],
@@ -39,30 +39,30 @@ pub struct Request {
     pub candidates: Vec<String>,
 }
 
-/// What a fetch works with.
+/// The environment of a fetch.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The way out.
+    /// The HTTP client.
     pub transport: &'a Transport,
-    /// Where the files go (`downloads/`); it is made if need be.
+    /// The directory of the files (`downloads/`); created if missing.
     pub dir: &'a Path,
-    /// Files at a time, between 1 and [`MAX_JOBS`].
+    /// Parallel downloads, between 1 and [`MAX_JOBS`].
     pub jobs: usize,
-    /// Who is told.
+    /// Receives progress events.
     pub sink: Sink<'a>,
-    /// Set by someone else to stop; looked at ten times a second and more.
+    /// Set by another thread to cancel; checked at least ten times a second.
     pub cancel: &'a AtomicBool,
 }
 
-/// Says whether a request's file is there already (by its size; [`verify_file`] reads it).
+/// Whether a request's file is present, by its size alone ([`verify_file`] also checks the digest).
 pub fn is_present(dir: &Path, request: &Request) -> bool {
     present(dir, pin(request)).is_some()
 }
 
-/// Fetches what is not there yet and returns the paths, in the order of the requests.
+/// Fetches the missing files and returns all paths, in the order of the requests.
 ///
-/// `on_done` is called once for each file as soon as it is whole, from the thread that fetched it: as long as it works, the
-/// others go on fetching and this one does not. The first failure stops all; what arrived so far is kept.
+/// Calls `on_done` once for each finished file, on the thread that fetched it: during the call the other threads continue to fetch. The
+/// first failure cancels the others; partial files are kept.
 pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usize, &Path) + Sync)) -> Result<Vec<PathBuf>, Error> {
     let paths: Vec<Option<PathBuf>> = requests.iter().map(|request| present(context.dir, pin(request))).collect();
     let missing: Vec<usize> = (0..requests.len()).filter(|at| paths[*at].is_none()).collect();
@@ -85,7 +85,7 @@ pub fn fetch_all(context: &Context, requests: &[Request], on_done: &(dyn Fn(usiz
     Ok(paths.into_iter().flatten().collect())
 }
 
-/// Fetches like [`fetch_all`], and anew what was there but has been changed since: for files that nobody else checks.
+/// Like [`fetch_all`], but also fetches files again whose contents changed: for files that no later step checks.
 pub fn fetch_checked(context: &Context, requests: &[Request]) -> Result<Vec<PathBuf>, Error> {
     for request in requests {
         let Some(path) = present(context.dir, pin(request)) else { continue };
@@ -103,7 +103,7 @@ struct Run<'a> {
     requests: &'a [Request],
     on_done: &'a (dyn Fn(usize, &Path) + Sync),
     stop: Stop<'a>,
-    /// Servers that used up all attempts at one file: the others try them last, and once.
+    /// Servers that failed all attempts for one file. Other files try them last, and only once.
     sick: Mutex<BTreeSet<String>>,
 }
 
@@ -131,7 +131,7 @@ impl Run<'_> {
         };
         let jobs = self.context.jobs.clamp(1, MAX_JOBS).min(missing.len());
         let results: Vec<_> = std::thread::scope(|scope| {
-            // This thread fetches, too, so fewer threads than wished, or none, only take longer.
+            // This thread fetches too, so a refused thread only slows the fetch.
             let threads: Vec<_> = (1..jobs).map_while(|_| thread::beside(scope, work).ok()).collect();
             let own = Ok(work());
             threads.into_iter().map(|thread| thread.join()).chain([own]).collect()
@@ -141,7 +141,7 @@ impl Run<'_> {
         for result in results {
             match result {
                 Ok(Ok(files)) => done.extend(files),
-                // Of several errors the first file's is told, but never one that only says that another failed.
+                // Of several errors, reports the one of the first file, but never a mere cancellation.
                 Ok(Err((at, err))) => {
                     let better = match &failed {
                         None => true,
@@ -194,7 +194,7 @@ impl Run<'_> {
         Err(verdict(&request.name, urls, reasons))
     }
 
-    /// Fetches from one candidate until the file is there or trying again is no use.
+    /// Fetches from one candidate until the file is complete or a retry is useless.
     fn fetch_from(
         &self,
         at: usize,
@@ -210,21 +210,21 @@ impl Run<'_> {
                     Err(err @ Error::WrongDigest { .. }) => {
                         let pure = part.is_pure();
                         part.restart()?;
-                        // What an earlier run or another candidate left may be the wrong part: once more, all from here.
+                        // The bytes of an earlier run or of another candidate may be wrong: fetches everything from this candidate once.
                         if pure {
                             return Err(err);
                         }
                     }
                     result => return result,
                 },
-                // The server does not have the rest that was asked for: once more from the beginning.
+                // The server does not serve the requested range: starts from the beginning.
                 Err(Error::Range { .. } | Error::Status { status: 416, .. }) if part.len() > 0 => part.restart()?,
                 Err(err) => attempts.again(err, part.len(), &self.stop)?,
             }
         }
     }
 
-    /// Reads one answer to its end into the partial file and returns the address as it may be shown.
+    /// Reads one response to its end into the partial file; returns the address for display.
     fn pump(&self, at: usize, request: &Request, part: &mut Partial, meter: &mut Meter) -> Result<String, Error> {
         let mut body = self.context.transport.open(&request.candidates[at], part.len(), &self.stop)?;
         let wrong = |url: &str, got| Error::WrongSize { url: url.to_owned(), expected: request.size, got };
@@ -252,7 +252,7 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the candidates in the order to try them, each with the number of attempts it gets.
+    /// Returns the order in which to try the candidates, each with its number of attempts.
     fn order(&self, request: &Request) -> Vec<(usize, u32)> {
         let full = self.context.transport.patience().attempts;
         let sick = self.sick();
@@ -264,7 +264,7 @@ impl Run<'_> {
     }
 
     fn sick(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        // The set is only ever added to, so a thread that died while holding it left it whole.
+        // Only inserts happen under this lock, so a panicked thread cannot leave the set half changed.
         self.sick.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

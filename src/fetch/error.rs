@@ -1,83 +1,83 @@
-//! What can go wrong between a list of addresses and a verified file, and what to do about it.
+//! Errors of a fetch, and hints for each.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A fetch that did not work.
+/// A failed fetch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server answered, but not with the file.
+    /// The server answered with an error status.
     #[error("{url}: the server answered {status}{}", meaning(*status))]
     Status {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// How long the server asked to be left alone.
+        /// The delay in the server's Retry-After header.
         wait: Option<Duration>,
     },
-    /// No connection came about.
+    /// The connection failed.
     #[error("{url}: cannot connect: {cause}")]
     Unreachable {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
         /// The innermost cause.
         cause: String,
     },
-    /// The connection came about, but its encryption did not.
+    /// The TLS handshake failed.
     #[error("{url}: no trusted TLS connection: {cause}")]
     Tls {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
         /// The innermost cause.
         cause: String,
-        /// False if not a single certificate authority was found on this machine.
+        /// False if this machine has no certificate authority at all.
         authorities: bool,
     },
     /// The connection ended before the file did.
     #[error("{url}: the connection broke: {cause}")]
     Broken {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
         /// The innermost cause.
         cause: String,
     },
-    /// Nothing arrived for too long.
+    /// No data arrived before the timeout.
     #[error("{url}: nothing arrived for {} s", idle.as_secs_f32())]
     Stalled {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
-        /// How long silo waited.
+        /// The timeout.
         idle: Duration,
     },
-    /// The answer arrives so slowly that waiting for it is no use.
+    /// The transfer is too slow to wait for.
     #[error("{url}: too slow: {bytes} bytes in {} s", time.as_secs())]
     Slow {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
         /// The bytes that arrived.
         bytes: u64,
-        /// In this time.
+        /// The time they took.
         time: Duration,
     },
-    /// The server sent silo somewhere it does not go.
+    /// The server redirected to an address that silo does not follow.
     #[error("{url}: bad redirect: {cause}")]
     Redirect {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
-        /// Why it was not followed.
+        /// The reason.
         cause: String,
     },
-    /// The server answered a request for the rest of a file with some other part.
+    /// The server answered a range request with another range.
     #[error("{url}: asked for the bytes from {from} on, got {got}")]
     Range {
-        /// What was asked for, without credentials.
+        /// The requested address, without credentials.
         url: String,
-        /// The first byte asked for.
+        /// The first requested byte.
         from: u64,
-        /// The Content-Range that came.
+        /// The Content-Range of the response.
         got: String,
     },
     /// The address cannot be used.
@@ -85,90 +85,90 @@ pub enum Error {
     Address {
         /// The address, without credentials.
         url: String,
-        /// What is wrong with it.
+        /// The error in it.
         cause: String,
     },
-    /// The file is whole and is another one.
+    /// The file is complete, but its digest differs.
     #[error("{url}: expected sha256 {expected}, got {got}")]
     WrongDigest {
-        /// Where the bytes came from: an address, or a path.
+        /// The source of the bytes: an address or a path.
         url: String,
         /// The pinned digest, in hex.
         expected: String,
-        /// The digest of what came, in hex.
+        /// The actual digest, in hex.
         got: String,
     },
-    /// The file has another size than the one pinned, or more bytes than allowed.
+    /// The file has another size than its pin, or exceeds the limit.
     #[error("{url}: expected {expected}, got {got} bytes or more")]
     WrongSize {
-        /// Where the bytes came from.
+        /// The source of the bytes.
         url: String,
-        /// What was pinned.
+        /// The pinned size or the limit.
         expected: Size,
-        /// How many bytes came or were announced, at least.
+        /// The announced or received bytes, at least.
         got: u64,
     },
-    /// Every candidate says that the file is not there (404, 410, or no such local file).
+    /// No candidate has the file (404, 410, or no such local file).
     #[error("{name}: gone from {}", urls.join(", "))]
     Gone {
-        /// What was fetched.
+        /// The name of the file.
         name: String,
-        /// Where it was looked for.
+        /// The addresses that were tried.
         urls: Vec<String>,
     },
-    /// Every candidate failed, not all of them in the same way.
+    /// Every candidate failed, for different reasons.
     #[error("{name}: {}", join(reasons))]
     Everywhere {
-        /// What was fetched.
+        /// The name of the file.
         name: String,
-        /// One error a candidate, in the order tried.
+        /// One error for each candidate, in the order tried.
         reasons: Vec<Error>,
     },
-    /// There was no address to try.
+    /// There is no address to try.
     #[error("{name}: no mirror is known for it")]
     Nowhere {
-        /// What was fetched.
+        /// The name of the file.
         name: String,
     },
-    /// A local file could not be read or written.
+    /// A local file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The HTTP client could not be made.
+    /// The HTTP client could not be set up.
     #[error("cannot set up the HTTP client: {cause}")]
     Client {
         /// The innermost cause.
         cause: String,
     },
-    /// The caller asked to stop; what had arrived is kept and will be resumed.
+    /// The caller cancelled the fetch; partial files stay and are resumed.
     #[error("fetching was interrupted")]
     Cancelled,
 }
 
-/// How many bytes a file may have.
+/// A limit on the size of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// The pinned size.
     Exactly(u64),
-    /// No size is pinned; more than this is refused.
+    /// No size is pinned; more bytes than this are refused.
     AtMost(u64),
 }
 
 impl Size {
-    /// Returns the largest number of bytes that may arrive.
+    /// Returns the most bytes that may arrive.
     pub fn bound(self) -> u64 {
         match self {
             Size::Exactly(bytes) | Size::AtMost(bytes) => bytes,
         }
     }
 
-    /// Says whether a whole file of `len` bytes fits.
+    /// Whether a complete file of `len` bytes is acceptable.
     pub fn admits(self, len: u64) -> bool {
         match self {
             Size::Exactly(bytes) => len == bytes,
@@ -187,17 +187,17 @@ impl fmt::Display for Size {
 }
 
 impl Error {
-    /// Says whether the candidate knows the file no longer, so that an older archive or a new lock may help.
+    /// Whether the candidate no longer has the file, so that a snapshot archive or a new lock may help.
     pub fn is_gone(&self) -> bool {
         matches!(self, Error::Gone { .. } | Error::Status { status: 404 | 410, .. })
     }
 
-    /// Says whether the same request may work a little later.
+    /// Whether a retry of the same request may succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Error::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502..=504),
             Error::Unreachable { .. } | Error::Broken { .. } | Error::Stalled { .. } => true,
-            // Another attempt would take as long; another candidate may be faster.
+            // A retry would be just as slow; another candidate may be faster.
             Error::Slow { .. }
             | Error::Tls { .. }
             | Error::Redirect { .. }
@@ -214,12 +214,12 @@ impl Error {
         }
     }
 
-    /// Says whether another candidate cannot help: the trouble is on this side.
+    /// Whether no other candidate can help, because the fault is local.
     pub(super) fn is_ours(&self) -> bool {
         matches!(self, Error::Io { .. } | Error::Client { .. } | Error::Cancelled)
     }
 
-    /// Returns what the user can do about it, where there is something.
+    /// Returns a hint for the user, if there is one.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Error::Status { status: 401 | 403, .. } => {
@@ -227,7 +227,7 @@ impl Error {
             }
             Error::Status { status: 407, .. } => "the proxy wants a login: put user:password@ into HTTP_PROXY and HTTPS_PROXY",
             Error::Status { status: 404 | 410, .. } | Error::Gone { .. } => {
-                "mirrors drop superseded files: run `silo lock --update` to lock what they have today"
+                "mirrors drop superseded files: run `silo lock --update` to lock the current ones"
             }
             Error::Status { status: 429, .. } => {
                 "the server has had too many requests: wait a few minutes, then run the same command again"
@@ -242,10 +242,10 @@ impl Error {
                 "this machine has no certificate authorities: install ca-certificates, or set SSL_CERT_FILE"
             }
             Error::Tls { .. } => {
-                "if a proxy of yours signs connections anew, add its root certificate to the system's store, or set SSL_CERT_FILE"
+                "if a proxy of yours replaces TLS certificates, add its root certificate to the system's store, or set SSL_CERT_FILE"
             }
             Error::WrongDigest { .. } | Error::WrongSize { .. } => {
-                "the mirror or a proxy served something else: try another mirror in silo.toml, or look at what the address shows"
+                "the mirror or a proxy served something else: try another mirror in silo.toml, or open the address in a browser"
             }
             Error::Nowhere { .. } => "set a mirror in silo.toml: none was found in the apt configuration of this machine",
             Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
@@ -269,7 +269,7 @@ impl Error {
     }
 }
 
-/// Makes one error of what every candidate of `name` said; `urls` are the candidates as they may be shown.
+/// Merges the errors of all candidates of `name` into one; `urls` are the candidates for display.
 pub(super) fn verdict(name: &str, urls: Vec<String>, mut reasons: Vec<Error>) -> Error {
     if reasons.is_empty() {
         return Error::Nowhere { name: name.to_owned() };

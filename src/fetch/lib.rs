@@ -1,8 +1,7 @@
-//! The network edge for plain files: where they are, how to reach them, and how to get them whole.
+//! Downloads of plain files: their addresses, the connections, and verified, resumable transfers.
 //!
-//! Every public function is synchronous. The one async runtime is made inside [`transport`] at the first request that
-//! really leaves the machine, so a command that finds everything in place pays neither for it nor for the trust store.
-//! For the same reason nothing here may be called from within another async runtime.
+//! Every public function is synchronous. The only async runtime starts inside [`transport`] at the first request that leaves the machine. A
+//! command with all files present starts no runtime and loads no trust store. No function may be called from within another async runtime.
 
 pub mod error;
 pub mod sources;

@@ -1,4 +1,4 @@
-//! Turns arriving bytes into progress events, at most ten a second for each activity.
+//! Turns received bytes into progress events, at most ten a second for each activity.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use silo_base::event::{Activity, Event, Sink, next_id};
 
-/// Between two events of one activity: more often than ten times a second nobody can read.
+/// The least time between two events of an activity; faster updates are unreadable.
 const PACE: Duration = Duration::from_millis(100);
 
 /// The progress of all files of one call.
@@ -17,7 +17,7 @@ pub(super) struct Total<'a> {
     told: Mutex<Instant>,
 }
 
-/// The progress of one file, and its share of the total where there is one.
+/// The progress of one file, and its part in the total if there is one.
 pub(super) struct Meter<'a> {
     sink: Sink<'a>,
     total: Option<&'a Total<'a>>,
@@ -27,25 +27,25 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Total<'a> {
-    /// Begins an activity of `size` bytes.
+    /// Starts an activity of `size` bytes.
     pub(super) fn start(sink: Sink<'a>, name: &str, size: Option<u64>) -> Total<'a> {
         Total { sink, id: start(sink, name, size), done: AtomicU64::new(0), told: Mutex::new(Instant::now()) }
     }
 
-    /// Begins the activity of one of the files.
+    /// Starts the activity of one of the files.
     pub(super) fn file(&'a self, name: &str, size: Option<u64>) -> Meter<'a> {
         let mut meter = Meter::start(self.sink, name, size);
         meter.total = Some(self);
         meter
     }
 
-    /// Says a line to the user.
+    /// Shows a line to the user.
     pub(super) fn note(&self, text: String) {
         (self.sink)(Event::Note { text });
     }
 
     fn tell(&self) {
-        // Whoever finds the clock taken leaves the telling to its holder.
+        // Another thread holds the clock and reports.
         let Ok(mut told) = self.told.try_lock() else {
             return;
         };
@@ -64,12 +64,12 @@ impl Drop for Total<'_> {
 }
 
 impl<'a> Meter<'a> {
-    /// Begins the activity of a file that is fetched alone.
+    /// Starts the activity of a single file.
     pub(super) fn start(sink: Sink<'a>, name: &str, size: Option<u64>) -> Meter<'a> {
         Meter { sink, total: None, id: start(sink, name, size), done: 0, told: Instant::now() }
     }
 
-    /// Sets how much of the file is there; it may shrink when a file is begun anew.
+    /// Sets the number of bytes present; it may shrink when a download restarts.
     pub(super) fn set(&mut self, done: u64) {
         if let Some(total) = self.total {
             // Two's complement: adding the wrapped difference subtracts when the file shrank.

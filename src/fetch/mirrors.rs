@@ -1,11 +1,10 @@
-//! Chooses, among a machine's archives, those that carry Debian itself, and forms the addresses to try for a file.
+//! Finds Debian's own archives among the host's apt sources, and builds the candidate addresses of a file.
 
 use silo_model::lock::Archive;
 
 use super::sources::{Entry, Machine, is_timestamp};
 
-/// Names that Debian's own suites begin with. A release that is not in this list is not found by itself: its mirror can
-/// still be set in silo.toml.
+/// Prefixes of Debian's own suites. A release outside this list is not found automatically; its mirror can still be set in silo.toml.
 const SUITES: [&str; 14] = [
     "bullseye",
     "bookworm",
@@ -23,13 +22,13 @@ const SUITES: [&str; 14] = [
     "buster",
 ];
 
-/// What may follow a suite's name.
+/// Suffixes of a suite's name.
 const POCKETS: [&str; 6] = ["", "-updates", "-backports", "-security", "-proposed-updates", "/updates"];
 
-/// The components of Debian: an entry with another one is some other archive that names its suites after Debian's.
+/// Debian's components. An entry with any other component belongs to another archive that reuses Debian's suite names.
 const COMPONENTS: [&str; 4] = ["main", "contrib", "non-free", "non-free-firmware"];
 
-/// Where Debian's files are, as base addresses in the order to try.
+/// Base addresses of Debian's archives, in the order to try.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirrors {
     /// Bases of the main archive.
@@ -40,16 +39,16 @@ pub struct Mirrors {
     pub snapshot: Snapshot,
 }
 
-/// Bases of the snapshot archive; `<base>/<YYYYMMDDTHHMMSSZ>` is a mirror as it was at that moment.
+/// Bases of the snapshot archive; `<base>/<YYYYMMDDTHHMMSSZ>` is a mirror as of that time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Of the main archive.
+    /// For the main archive.
     pub archive: Option<String>,
-    /// Of the security archive.
+    /// For the security archive.
     pub security: Option<String>,
 }
 
-/// What the user set instead of the machine's own; an empty list or None leaves the machine's.
+/// Mirrors from the user's settings; an empty list or `None` keeps the host's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Bases of the main archive: http, https, file addresses or absolute paths.
@@ -62,7 +61,7 @@ pub struct Overrides {
     pub snapshot_security: Option<String>,
 }
 
-/// Returns the mirrors that `machine` knows, the user's own wishes first.
+/// Returns the mirrors of the host's apt sources, with the user's settings first.
 pub fn mirrors(machine: &Machine, overrides: &Overrides) -> Mirrors {
     let mut mirrors = debian_mirrors(&machine.entries);
     mirrors.snapshot = snapshot(&machine.snapshots);
@@ -81,7 +80,7 @@ pub fn mirrors(machine: &Machine, overrides: &Overrides) -> Mirrors {
     mirrors
 }
 
-/// Picks the bases of Debian's archives out of apt's entries, each once.
+/// Selects the bases of Debian's archives from apt's entries, without duplicates.
 pub fn debian_mirrors(entries: &[Entry]) -> Mirrors {
     let mut mirrors = Mirrors::default();
     for entry in entries.iter().filter(|entry| is_debian(entry)) {
@@ -96,20 +95,20 @@ pub fn debian_mirrors(entries: &[Entry]) -> Mirrors {
     mirrors
 }
 
-/// Picks the snapshot bases; those of the security archive end in `-security`.
+/// Selects the snapshot bases; those of the security archive end in `-security`.
 fn snapshot(bases: &[String]) -> Snapshot {
     let ending = |end: &str| bases.iter().find(|base| base.ends_with(end)).cloned();
     Snapshot { archive: ending("/debian"), security: ending("/debian-security") }
 }
 
 impl Mirrors {
-    /// Returns the addresses to try for `path` (such as a pool path), live mirrors first, then the snapshot of `moment`.
+    /// Returns the candidate addresses of `path` (such as a pool path): live mirrors first, then the snapshot of `moment`.
     pub fn candidates(&self, archive: &Archive, path: &str, moment: Option<&str>) -> Vec<String> {
         let (live, snapshot) = match archive {
             Archive::Main => (&self.archive, &self.snapshot.archive),
             Archive::Security => (&self.security, &self.snapshot.security),
             Archive::Source(uri) => return vec![join(uri, path)],
-            // Whoever knows the recipe's directory makes it a source.
+            // The caller, which knows the recipe's directory, adds this source.
             Archive::Local => return Vec::new(),
         };
         let mut urls: Vec<String> = live.iter().map(|base| join(base, path)).collect();
@@ -122,7 +121,7 @@ impl Mirrors {
 
 /// Appends an archive's path to a base address.
 ///
-/// Besides what an address cannot hold, `+` and `~` are escaped, as apt does: some object stores read them otherwise.
+/// Escapes `+` and `~` as apt does, since some object stores decode them, and all characters that a URL must not contain.
 pub fn join(base: &str, path: &str) -> String {
     let mut url = base.trim_end_matches('/').to_owned();
     url.push('/');
@@ -142,7 +141,7 @@ pub fn join(base: &str, path: &str) -> String {
 }
 
 fn is_debian(entry: &Entry) -> bool {
-    // Other archives sign with other keys, and silo could not verify them; Debian's keyrings are all called debian-*.
+    // silo could not verify other archives, which sign with other keys; Debian's keyrings are all named debian-*.
     let foreign = |key: &String| key.rsplit_once('/').is_some_and(|(_, name)| !name.starts_with("debian"));
     entry.enabled
         && ["http://", "https://", "file:", "copy:", "/"].iter().any(|start| entry.uri.starts_with(start))
@@ -162,7 +161,7 @@ fn is_security(suite: &str) -> bool {
     suite.ends_with("-security") || suite.ends_with("/updates")
 }
 
-/// Cuts slashes off the end; apt's `copy:` is `file:` to silo, which always copies.
+/// Trims trailing slashes. apt's `copy:` becomes `file:`, since silo always copies.
 fn base_of(uri: &str) -> String {
     let uri = uri.trim_end_matches('/');
     uri.strip_prefix("copy:").map_or_else(|| uri.to_owned(), |path| format!("file:{path}"))

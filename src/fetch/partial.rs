@@ -1,8 +1,8 @@
-//! A file that is not whole yet: locked, hashed while it grows, and moved to its final name only when it is right.
+//! An incomplete download: locked, hashed as it grows, and renamed to its final name once it is verified.
 //!
-//! `downloads/partial/<sha256>` is written under an exclusive lock on the file itself (flock), so of two processes that want
-//! the same file one fetches it and the other waits and finds it done. The lock belongs to the inode, not to the name:
-//! after it is taken, the name is looked at again, and a file that was moved or removed meanwhile is let go.
+//! `downloads/partial/<sha256>` is written under an exclusive flock on the file itself. If two processes need the same file, one fetches
+//! it; the other waits for the lock and then finds it complete. The lock belongs to the inode, not the name. So the name is checked again
+//! after locking, and a file that was moved or removed in between is released.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,28 +17,28 @@ use silo_store::private;
 use super::error::{Error, Size};
 use super::patience::Stop;
 
-/// Between two tries at a lock that another process holds.
+/// The delay between two attempts at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bytes hashed at once when a file is read back.
+/// Bytes of one read when a file is hashed.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What is known of the file before it arrives.
+/// The pinned properties of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pin<'a> {
     pub(super) sha256: &'a [u8; 32],
     pub(super) size: Size,
 }
 
-/// The outcome of asking for a file.
+/// The result of claiming a file.
 pub(super) enum Claim {
-    /// It is there already, under its final name.
+    /// Present under its final name.
     Done(PathBuf),
-    /// It is this caller's to fetch.
+    /// Locked by this caller, who must fetch it.
     Ours(Box<Partial>),
 }
 
-/// The growing file; the lock lasts as long as this value.
+/// A growing file; the lock lasts as long as this value.
 pub(super) struct Partial {
     file: Held,
     path: PathBuf,
@@ -55,14 +55,14 @@ pub(super) fn hex(digest: &[u8; 32]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Says whether the whole file is under its final name, going by its size alone.
+/// Returns the final path if the file is present, by its size alone.
 pub(super) fn present(dir: &Path, pin: Pin) -> Option<PathBuf> {
     let path = dir.join(hex(pin.sha256));
     let facts = fs::symlink_metadata(&path).ok()?;
     (facts.is_file() && pin.size.admits(facts.len())).then_some(path)
 }
 
-/// Takes the lock on a file, waiting for whoever has it, and reads what is there of it.
+/// Locks a file, waiting for other holders, and hashes the bytes that are present.
 pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -> Result<Claim, Error> {
     let path = dir.join("partial").join(hex(pin.sha256));
     let mut on_wait = Some(on_wait);
@@ -87,7 +87,7 @@ pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -
                 partial.read_back(stop)?;
                 return Ok(Claim::Ours(Box::new(partial)));
             }
-            // Another process finished or gave up between our opening the file and locking it.
+            // Another process finished or gave up between our open and our lock.
             Ok(Some(_)) => {}
             Ok(None) => {
                 if let Some(on_wait) = on_wait.take() {
@@ -100,7 +100,7 @@ pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -
     }
 }
 
-/// Checks a finished download against its digest, reading all of it.
+/// Checks the digest of a finished download; reads the whole file.
 pub fn verify_file(path: &Path, sha256: &[u8; 32]) -> Result<(), Error> {
     let mut file = File::open(path).map_err(|err| Error::io("open", path, err))?;
     let mut hasher = Sha256::new();
@@ -114,7 +114,7 @@ pub fn verify_file(path: &Path, sha256: &[u8; 32]) -> Result<(), Error> {
     compare(path.display().to_string(), sha256, &hasher.finalize().into())
 }
 
-/// Fails unless the two digests are equal; `url` says where the bytes came from.
+/// Fails if the digests differ; `url` is the source of the bytes.
 pub(super) fn compare(url: String, expected: &[u8; 32], got: &[u8; 32]) -> Result<(), Error> {
     if expected == got {
         return Ok(());
@@ -122,7 +122,7 @@ pub(super) fn compare(url: String, expected: &[u8; 32], got: &[u8; 32]) -> Resul
     Err(Error::WrongDigest { url, expected: hex(expected), got: hex(got) })
 }
 
-/// Makes sure that a name in `dir` outlives a loss of power.
+/// Fsyncs `dir`, so that a new name survives a power loss.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|err| Error::io("sync", dir, err))
 }
@@ -135,12 +135,12 @@ fn still_named(file: &File, path: &Path) -> bool {
 }
 
 impl Partial {
-    /// Returns how many bytes are there.
+    /// Returns the number of bytes present.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Says that what follows comes from this candidate.
+    /// Records the candidate of the following bytes.
     pub(super) fn begin(&mut self, candidate: usize) {
         if self.len == 0 {
             self.origin = Some(candidate);
@@ -149,12 +149,12 @@ impl Partial {
         }
     }
 
-    /// Says whether every byte came from one candidate in this run, so that a wrong digest is its fault.
+    /// Whether all bytes came from one candidate in this run, so that a wrong digest is its fault.
     pub(super) fn is_pure(&self) -> bool {
         self.origin.is_some()
     }
 
-    /// Appends a piece; the caller has checked that it fits.
+    /// Appends bytes; the caller has checked that they fit.
     pub(super) fn append(&mut self, piece: &[u8]) -> Result<(), Error> {
         self.file.write_all(piece).map_err(|err| Error::io("write", &self.path, err))?;
         self.hasher.update(piece);
@@ -162,7 +162,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Throws away what is there.
+    /// Discards all bytes.
     pub(super) fn restart(&mut self) -> Result<(), Error> {
         let empty = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
         empty.map_err(|err| Error::io("truncate", &self.path, err))?;
@@ -172,12 +172,12 @@ impl Partial {
         Ok(())
     }
 
-    /// Says whether what is there already is the whole right file.
+    /// Whether the bytes present are already the complete file.
     pub(super) fn is_whole(&self) -> bool {
         self.size.admits(self.len) && <[u8; 32]>::from(self.hasher.clone().finalize()) == self.sha256
     }
 
-    /// Checks the digest, syncs the file and gives it its final name.
+    /// Checks the digest, fsyncs the file, and renames it.
     pub(super) fn finish(&self, url: &str) -> Result<PathBuf, Error> {
         compare(url.to_owned(), &self.sha256, &self.hasher.clone().finalize().into())?;
         self.file.sync_all().map_err(|err| Error::io("sync", &self.path, err))?;
@@ -185,7 +185,7 @@ impl Partial {
         Ok(self.done.clone())
     }
 
-    /// Hashes what an earlier run left; more than the file may have is no part of it.
+    /// Hashes the bytes of an earlier run, and truncates a file beyond its limit.
     fn read_back(&mut self, stop: &Stop) -> Result<(), Error> {
         let facts = self.file.metadata().map_err(|err| Error::io("read", &self.path, err))?;
         if facts.len() > self.size.bound() {
@@ -207,9 +207,9 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // An empty one is of no use to anybody. The lock is still held here, and whoever waits for it looks at the name again.
+        // Removes an empty file. The lock is still held here, and a waiting process checks the name again.
         if self.len == 0 && still_named(&self.file, &self.path) {
-            // If it stays, the next run uses it.
+            // If the removal fails, the next run uses the file.
             let _ = fs::remove_file(&self.path);
         }
     }

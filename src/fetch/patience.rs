@@ -1,4 +1,4 @@
-//! How often a candidate is tried, how long silo waits in between, and when it stops at once.
+//! Retries, backoff and timeouts of a fetch.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -6,37 +6,36 @@ use std::time::{Duration, Instant};
 
 use super::error::Error;
 
-/// Between two looks at the caller's wish to stop; a person does not feel a tenth of a second.
+/// The interval at which cancellation is checked; a person does not notice it.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// No server may make silo wait longer than this, whatever its Retry-After says: the user should hear of it instead.
+/// The longest accepted Retry-After; beyond it the fetch fails, so that the user learns of the limit.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// The longest pause that silo chooses itself.
+/// The longest backoff.
 const MAX_PAUSE: Duration = Duration::from_secs(8);
 
-/// An attempt that brought this much more than any before it was worth it, so counting begins anew. It bounds the
-/// attempts at a file by its size.
+/// Progress by which an attempt resets the retry counter. It bounds the number of attempts by the file's size.
 const WORTH_BYTES: u64 = 1 << 20;
 
-/// How long silo waits for others.
+/// Timeouts, minimum speed and retries.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Until a connection is there, name lookup and TLS included.
+    /// Timeout of a connection, with DNS lookup and TLS handshake.
     pub connect: Duration,
-    /// Between two pieces of an answer, or until its first.
+    /// Timeout for the next bytes of a response.
     pub idle: Duration,
-    /// From a request to the head of its answer, redirects included.
+    /// Timeout of a request until the response's head, with redirects.
     pub answer: Duration,
-    /// A whole document: a signed index, a manifest, a token. Files are bounded by `window` and `least` alone.
+    /// Timeout of a whole document: a signed index, a manifest, a token. Files are bounded by `window` and `least` alone.
     pub document: Duration,
-    /// How long an answer may bring fewer than `least` bytes.
+    /// The time in which a response must bring at least `least` bytes.
     pub window: Duration,
-    /// Bytes that arrive within each `window` at least.
+    /// The least bytes in each `window`.
     pub least: u64,
-    /// Attempts at one candidate, the first included.
+    /// Attempts for each candidate, the first included.
     pub attempts: u32,
-    /// After the first failure; doubled after each further one.
+    /// The backoff after the first failure; doubles after each further one.
     pub first_pause: Duration,
 }
 
@@ -48,7 +47,7 @@ impl Default for Patience {
             answer: Duration::from_secs(45),
             document: Duration::from_secs(60),
             window: Duration::from_secs(30),
-            // 1 KiB a second, a fifth of a bad telephone connection's speed.
+            // 1 KiB a second, a fifth of a slow telephone modem.
             least: 30 << 10,
             attempts: 4,
             first_pause: Duration::from_millis(500),
@@ -56,7 +55,7 @@ impl Default for Patience {
     }
 }
 
-/// The two reasons to stop: the caller's (Ctrl-C), and another file's failure.
+/// Both reasons to stop: the caller cancelled (Ctrl-C), or another file failed.
 pub(super) struct Stop<'a> {
     cancel: &'a AtomicBool,
     failed: AtomicBool,
@@ -67,7 +66,7 @@ impl<'a> Stop<'a> {
         Stop { cancel, failed: AtomicBool::new(false) }
     }
 
-    /// Makes everyone stop because one file cannot be had.
+    /// Stops all threads because one file failed.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
@@ -76,12 +75,12 @@ impl<'a> Stop<'a> {
         self.cancel.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
     }
 
-    /// Fails if it is time to stop.
+    /// Fails if the fetch must stop.
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.is_set() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Sleeps, but wakes up to stop.
+    /// Sleeps, unless the fetch must stop.
     pub(super) fn sleep(&self, pause: Duration) -> Result<(), Error> {
         let end = Instant::now() + pause;
         loop {
@@ -95,21 +94,21 @@ impl<'a> Stop<'a> {
     }
 }
 
-/// Measures how fast an answer arrives, so that no server holds silo by a byte now and then.
+/// Measures the speed of a response, so that a server cannot stall silo with a byte now and then.
 pub(super) struct Pace {
     patience: Patience,
-    /// Time spent waiting in the window; the reader's own work does not count.
+    /// The time spent waiting in this window; the reader's own work does not count.
     waited: Duration,
     bytes: u64,
 }
 
 impl Pace {
-    /// Begins a window.
+    /// Starts a window.
     pub(super) fn new(patience: Patience) -> Pace {
         Pace { patience, waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Adds a piece that arrived after a wait. Returns the bytes and the length of the window if that is too slow.
+    /// Records bytes that arrived after a wait. If the window was too slow, fails with its bytes and its length.
     pub(super) fn arrived(&mut self, bytes: usize, after: Duration) -> Result<(), (u64, Duration)> {
         self.waited += after;
         self.bytes = self.bytes.saturating_add(bytes as u64);
@@ -132,12 +131,12 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Begins counting with `have` bytes in hand.
+    /// Starts the count with `have` bytes present.
     pub(super) fn new(patience: Patience, have: u64) -> Attempts {
         Attempts { patience, failures: 0, best: have }
     }
 
-    /// Waits before the next attempt after `err`, or gives the error back if there is to be none.
+    /// Waits before the retry after `err`, or returns the error if no retry is left.
     pub(super) fn again(&mut self, err: Error, have: u64, stop: &Stop) -> Result<(), Error> {
         if !err.is_transient() {
             return Err(err);
@@ -161,7 +160,7 @@ impl Attempts {
     }
 }
 
-/// The schedule is the first pause doubled each time. It has no jitter: a handful of connections is no herd.
+/// Exponential backoff. It has no jitter: a handful of connections cannot overload a server.
 fn pause(first: Duration, failures: u32) -> Duration {
     let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
     first.saturating_mul(doubled).min(MAX_PAUSE)
@@ -184,7 +183,7 @@ mod tests {
         let patience = Patience { window: Duration::from_secs(30), least: 1000, ..Patience::default() };
         let second = Duration::from_secs(1);
         let mut pace = Pace::new(patience);
-        // 40 bytes a second are enough, and a burst does not pay for the next window.
+        // 40 bytes a second are enough; a burst does not count for the next window.
         assert!((0..300).all(|_| pace.arrived(40, second).is_ok()));
         let mut pace = Pace::new(patience);
         assert!((0..30).all(|at| pace.arrived(if at == 0 { 1 << 30 } else { 1 }, second).is_ok()));
@@ -201,7 +200,7 @@ mod tests {
         let mut attempts = Attempts::new(patience, 0);
         assert!(attempts.again(broken(), 10, &stop).is_ok());
         assert!(attempts.again(broken(), WORTH_BYTES, &stop).is_ok());
-        // The same bytes over again are no progress.
+        // The same bytes again are no progress.
         assert!(attempts.again(broken(), WORTH_BYTES, &stop).is_err());
         let gone = Error::Status { url: String::new(), status: 404, wait: None };
         assert!(Attempts::new(patience, 0).again(gone, 0, &stop).is_err());

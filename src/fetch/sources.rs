@@ -1,47 +1,46 @@
-//! Reads apt's configuration: which archives this machine installs from.
+//! Reads apt's configuration for the archives of this machine.
 //!
-//! Silo spells out no host of its own. A machine that runs Debian already says where its mirror is, and the official
-//! container images say in comments which snapshot of the archive they were made from; both are read here. The formats
-//! are those of sources.list(5): deb822 `*.sources` and one-line `*.list`. Reading is lenient, as apt's own files may
-//! hold more than silo needs: what is not understood is left out.
+//! Silo contains no host name of its own. A Debian machine names its mirror in its apt sources, and the official container images name the
+//! snapshot of their archive in comments; both are read here. The formats are those of sources.list(5): deb822 `*.sources` and one-line
+//! `*.list`. The parsers are lenient and skip entries that they do not understand, since apt's files may hold more than silo needs.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// A sources file above this is not one: apt's own are a few hundred bytes.
+/// The largest sources file; apt's own have a few hundred bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// One archive that apt installs binary packages from.
+/// An archive of binary packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The base address, without a slash at its end.
+    /// The base address, without a trailing slash.
     pub uri: String,
     /// Suites or codenames, as written.
     pub suites: Vec<String>,
-    /// Components, as written; none for a flat archive.
+    /// Components, as written; empty for a flat archive.
     pub components: Vec<String>,
-    /// The keyring paths or fingerprints, as written; a key in the file itself counts as none.
+    /// Keyring paths or fingerprints, as written; an embedded key is left out.
     pub signed_by: Vec<String>,
-    /// False for what the file says is switched off.
+    /// False if the entry is disabled.
     pub enabled: bool,
 }
 
-/// What was read from one machine.
+/// The apt sources of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Archives in the order apt reads them.
+    /// Archives in apt's order.
     pub entries: Vec<Entry>,
-    /// Snapshot addresses found in comments and URIs, the timestamp cut off, in the order seen.
+    /// Snapshot addresses in comments and URIs, without the timestamp, in order of appearance.
     pub snapshots: Vec<String>,
-    /// One line for each file that could not be read.
+    /// One line for each unreadable file.
     pub warnings: Vec<String>,
 }
 
-/// Reads `sources.list` and `sources.list.d` below `apt_dir` (usually /etc/apt).
+/// Reads `sources.list` and `sources.list.d` in `apt_dir` (usually /etc/apt).
 ///
-/// A missing file or directory is an empty one. One that cannot be read (files with passwords are often root's alone)
-/// is left out with a warning: another file may be enough.
+/// A missing file or directory counts as empty. An unreadable file (root often keeps those with passwords private) is skipped with a
+/// warning: another file may be enough.
 pub fn read_machine(apt_dir: &Path) -> Machine {
     let mut machine = Machine::default();
     let mut files = vec![apt_dir.join("sources.list")];
@@ -71,7 +70,7 @@ impl Machine {
     }
 }
 
-/// Reads the deb822 form: stanzas of `Field: value`, one entry for each URI of a stanza that has binary packages.
+/// Parses the deb822 format: stanzas of `Field: value`. Returns one entry for each URI of a stanza with binary packages.
 pub fn parse_deb822(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut stanza: Vec<(String, String)> = Vec::new();
@@ -114,7 +113,7 @@ fn entries_of(stanza: &[(String, String)]) -> Vec<Entry> {
         .collect()
 }
 
-/// Reads the one-line form: `deb [option=value ...] uri suite [component ...]`.
+/// Parses the one-line format: `deb [option=value ...] uri suite [component ...]`.
 pub fn parse_lines(text: &str) -> Vec<Entry> {
     text.lines().filter_map(|line| parse_line(line.split('#').next().unwrap_or_default())).collect()
 }
@@ -134,7 +133,7 @@ fn parse_line(line: &str) -> Option<Entry> {
         }
         rest = after;
     }
-    // A cdrom's name may hold blanks, so its line does not split at them.
+    // The name of a cdrom may contain spaces, so its line cannot be split.
     if rest.trim_start().starts_with("cdrom:") {
         return None;
     }
@@ -152,7 +151,7 @@ fn words(value: &str) -> Vec<String> {
     value.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Finds every `<base>/<YYYYMMDDTHHMMSSZ>` address in a sources file, comments included, and returns the bases.
+/// Finds every `<base>/<YYYYMMDDTHHMMSSZ>` address in a sources file, also in comments; returns the bases.
 fn snapshot_bases(text: &str) -> Vec<String> {
     text.split_whitespace()
         .filter(|word| word.starts_with("http://") || word.starts_with("https://"))
@@ -162,7 +161,7 @@ fn snapshot_bases(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Says whether `text` is a snapshot archive's name of a moment: `YYYYMMDDTHHMMSSZ`.
+/// Whether `text` is a snapshot timestamp: `YYYYMMDDTHHMMSSZ`.
 pub(super) fn is_timestamp(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() == 16

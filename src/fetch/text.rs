@@ -1,4 +1,4 @@
-//! Fetches a small file into memory: a signed index, or anything else whose digest nobody knows beforehand.
+//! Fetches a small file into memory, such as a signed index, whose digest is often unknown in advance.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -16,22 +16,22 @@ use silo_base::event::Sink;
 /// A small file to fetch.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What to call it towards the user.
+    /// The name in messages.
     pub name: String,
-    /// More bytes than this are refused.
+    /// The size limit.
     pub max_bytes: u64,
-    /// Its digest, where it is known.
+    /// Its digest, if known.
     pub sha256: Option<[u8; 32]>,
     /// Addresses to try, best first.
     pub candidates: Vec<String>,
 }
 
-/// A small file and where it came from.
+/// A small file and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
-    /// Its bytes, unverified unless a digest was given.
+    /// The bytes; unverified unless the request has a digest.
     pub bytes: Vec<u8>,
-    /// Which of the candidates had it.
+    /// The index of the candidate that served it.
     pub candidate: usize,
 }
 
@@ -56,7 +56,7 @@ fn fetch_from(transport: &Transport, request: &Request, candidate: usize, stop: 
     loop {
         match read(transport, request, candidate, stop, meter) {
             Ok(bytes) => return Ok(bytes),
-            // Without a digest two halves cannot be known to be of one file, so an attempt always begins at the beginning.
+            // Without a digest two parts might come from different files, so each attempt starts from the beginning.
             Err(err) => attempts.again(err, 0, stop)?,
         }
     }

@@ -1,13 +1,12 @@
-//! Opens an address and reads it: http and https through the machine's proxies and trust store, local files directly.
+//! Opens and reads addresses: http and https through the host's proxies and trust store, local files directly.
 //!
-//! The runtime and the client are made at the first request that leaves the machine. The runtime has no threads of its own:
-//! of the threads that wait in `block_on`, one drives all connections. Each does its hashing and writing itself. So nothing
-//! here needs a thread but the lookup of a name, which fails where the system refuses one.
-//! So everything above this file is ordinary blocking code.
+//! The runtime and the client start at the first request that leaves the machine. The runtime has no worker threads: of the threads in
+//! `block_on`, one drives all connections, and each does its own hashing and writing. Only a DNS lookup needs a new thread, and fails if
+//! the system refuses one. All code above this module is plain blocking code.
 //!
-//! Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (on macOS from the system too). Trust comes from the
-//! platform's verifier: on Linux the system's store, or SSL_CERT_FILE and SSL_CERT_DIR; on macOS the keychain. Both are
-//! read by the libraries themselves, as every other program of the machine reads them.
+//! Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (on macOS also from the system). Trust comes from the platform's
+//! verifier: on Linux the system's certificate store, or SSL_CERT_FILE and SSL_CERT_DIR; on macOS the keychain. The libraries read both
+//! themselves, like other programs on the machine.
 
 use std::error::Error as StdError;
 use std::fs::File;
@@ -31,37 +30,37 @@ use super::error::{Error, Size};
 use super::patience::{Attempts, Pace, Patience, Stop};
 use silo_base::thread;
 
-/// Who silo says it is.
+/// The User-Agent header.
 const USER_AGENT: &str = concat!("silo/", env!("CARGO_PKG_VERSION"));
 
-/// Redirects followed for one request; browsers stop at 20, mirrors need one or two.
+/// The most redirects of a request; browsers stop at 20, mirrors need one or two.
 const MAX_REDIRECTS: usize = 10;
 
-/// Between two looks at the caller's wish to stop.
+/// The interval at which cancellation is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Bytes read from a local file at once.
+/// Bytes of one read of a local file.
 const FILE_CHUNK_BYTES: usize = 256 << 10;
 
-/// The way to the network, made once a process and shared by all fetches; it costs nothing until it is used.
+/// The HTTP client, created once a process and shared by all fetches; it costs nothing before its first use.
 #[derive(Debug, Default)]
 pub struct Transport {
     patience: Patience,
     net: OnceLock<Result<Net, String>>,
-    /// What is shown to servers that ask who one is, by the beginning of addresses.
+    /// Values of the `Authorization` header, by address prefix.
     passes: Mutex<Vec<(String, String)>>,
 }
 
-/// What a server answered, whatever it was.
+/// A server's response, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// What it wants to be shown first, where it says so: all its challenges, with commas between.
+    /// The challenges of its `WWW-Authenticate` headers, joined with commas.
     pub challenge: Option<String>,
-    /// The origin (scheme, host and port) that answered, where a redirect led to another one than was asked.
+    /// The origin (scheme, host and port) of the response, if a redirect changed it.
     pub elsewhere: Option<String>,
-    /// What it sent.
+    /// The body.
     pub bytes: Vec<u8>,
 }
 
@@ -72,13 +71,13 @@ struct Net {
     authorities: bool,
 }
 
-/// An answer that is being read.
+/// A response that is being read.
 pub(super) struct Body<'a> {
     /// The address, without credentials.
     pub(super) url: String,
-    /// Where in the file the next byte stands: where the answer begins, even if another place was asked for.
+    /// The offset of the next byte in the file: the start of the response, which may differ from the requested offset.
     pub(super) from: u64,
-    /// The length of the whole file, where it was announced.
+    /// The length of the whole file, if announced.
     pub(super) total: Option<u64>,
     source: Source<'a>,
 }
@@ -88,7 +87,7 @@ enum Source<'a> {
     File { file: File, path: PathBuf },
 }
 
-/// An answer of a server, and how fast it arrives.
+/// A server's response, with its measured speed.
 struct Stream {
     response: Response,
     patience: Patience,
@@ -96,17 +95,17 @@ struct Stream {
 }
 
 impl Transport {
-    /// Returns a transport that has not touched anything yet.
+    /// Returns a transport that has opened nothing yet.
     pub fn new(patience: Patience) -> Transport {
         Transport { patience, net: OnceLock::new(), passes: Mutex::default() }
     }
 
-    /// Returns how long this transport waits.
+    /// Returns the timeouts and retries of this transport.
     pub fn patience(&self) -> Patience {
         self.patience
     }
 
-    /// Opens `url` to be read from byte `from` on; the answer may begin elsewhere, see [`Body::from`].
+    /// Opens `url` at byte `from`; the response may start at another offset, see [`Body::from`].
     pub(super) fn open(&self, url: &str, from: u64, stop: &Stop) -> Result<Body<'_>, Error> {
         match local_path(url)? {
             Some(path) => open_file(url, path, from),
@@ -114,7 +113,7 @@ impl Transport {
         }
     }
 
-    /// Shows `pass` to servers from now on, at addresses that begin with `prefix`. Redirects to other hosts do not see it.
+    /// Sends `pass` as `Authorization` from now on, to addresses with this prefix. Redirects to other hosts do not carry it.
     pub fn show(&self, prefix: &str, pass: String) {
         let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
         passes.retain(|(other, _)| other != prefix);
@@ -126,7 +125,7 @@ impl Transport {
         passes.iter().find(|(prefix, _)| url.starts_with(prefix)).map(|(_, pass)| pass.clone())
     }
 
-    /// Asks for something small, and takes any answer but those that are better asked for again.
+    /// Requests a small document; retries transient errors and returns any other response.
     pub fn ask(&self, url: &str, accept: &str, pass: Option<&str>, max_bytes: u64, cancel: &AtomicBool) -> Result<Answer, Error> {
         let stop = Stop::new(cancel);
         let mut attempts = Attempts::new(self.patience, 0);
@@ -191,7 +190,7 @@ impl Transport {
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        // Sending makes a timer, so it must begin inside the runtime.
+        // Sending starts a timer, which needs the runtime.
         let patience = self.patience;
         let response =
             net.wait(stop, url, patience.answer, async { request.send().await })?.map_err(|err| net.explain(err, url, self.patience))?;
@@ -208,7 +207,7 @@ impl Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         if let Some(Ok(net)) = self.net.take() {
-            // A name lookup that hangs must not hold up the end of the process.
+            // A DNS lookup that hangs must not delay the exit of the process.
             net.runtime.shutdown_background();
         }
     }
@@ -222,7 +221,7 @@ impl Body<'_> {
             Source::Net { net, stream } => {
                 let Stream { response, patience, pace } = &mut **stream;
                 let began = Instant::now();
-                // The client ends a wait for the next byte by itself.
+                // The client has its own timeout for the next bytes.
                 match net.wait(stop, &self.url, patience.idle.saturating_mul(2), response.chunk())? {
                     Ok(Some(piece)) => match pace.arrived(piece.len(), began.elapsed()) {
                         Ok(()) => Ok(Some(piece.into())),
@@ -244,7 +243,7 @@ impl Body<'_> {
 }
 
 fn start(patience: Patience) -> Result<Net, String> {
-    // An error says that the process has a provider already, which is as good.
+    // Fails if the process has a provider already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|err| err.to_string())?;
     let builder = || {
@@ -261,8 +260,8 @@ fn start(patience: Patience) -> Result<Net, String> {
     };
     match builder().build() {
         Ok(client) => Ok(Net { runtime, client, authorities: true }),
-        // A small Debian system has no ca-certificates, and plain http to its mirror works all the same: what is fetched
-        // is verified by signature and digest. Https then fails with an error that says what is missing.
+        // A minimal Debian system has no ca-certificates, but plain http to its mirror still works: signatures and digests verify the
+        // files. Https then fails with an error that names the missing certificates.
         Err(_) => match builder().tls_certs_only([]).build() {
             Ok(client) => Ok(Net { runtime, client, authorities: false }),
             Err(err) => Err(innermost(&err)),
@@ -270,7 +269,7 @@ fn start(patience: Patience) -> Result<Net, String> {
     }
 }
 
-/// Looks names up as the system does. The client's own way panics where the system refuses a thread.
+/// DNS lookups through the system's resolver. The client's own resolver panics when the system refuses a thread.
 struct Lookup;
 
 impl Resolve for Lookup {
@@ -278,7 +277,7 @@ impl Resolve for Lookup {
         Box::pin(async move {
             let (send, receive) = tokio::sync::oneshot::channel();
             let lookup = move || {
-                // Nobody may wait any more.
+                // The receiver may be gone.
                 let _ = send.send((name.as_str(), 0).to_socket_addrs().map(Vec::from_iter));
             };
             thread::apart(lookup).map_err(|refused| format!("{refused} to look a name up: {}", innermost(&refused)))?;
@@ -288,20 +287,20 @@ impl Resolve for Lookup {
     }
 }
 
-/// Says why a redirect is not followed, if it is not.
+/// Returns the reason not to follow a redirect, if there is one.
 fn refuse(previous: &[Url], next: &Url) -> Option<String> {
     if previous.len() > MAX_REDIRECTS {
         return Some(format!("more than {MAX_REDIRECTS} in a row"));
     }
     if !matches!(next.scheme(), "http" | "https") {
-        return Some(format!("it leads to a {} address", next.scheme()));
+        return Some(format!("it redirects to a {} URL", next.scheme()));
     }
     let secure = previous.last().is_some_and(|url| url.scheme() == "https");
-    (secure && next.scheme() != "https").then(|| "it leads from https to an address without encryption".to_owned())
+    (secure && next.scheme() != "https").then(|| "it redirects from https to http".to_owned())
 }
 
 impl Net {
-    /// Waits for `work` on `url`, looking up now and then to see whether it is time to stop or to give up.
+    /// Waits for `work` on `url`; checks for cancellation and for the timeout.
     fn wait<T>(&self, stop: &Stop, url: &str, within: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
         stop.check()?;
         let began = Instant::now();
@@ -319,7 +318,7 @@ impl Net {
         })
     }
 
-    /// Sorts what went wrong before an answer came.
+    /// Classifies an error before the response.
     fn explain(&self, err: reqwest::Error, url: &str, patience: Patience) -> Error {
         let url = shown(url);
         let cause = innermost(&err);
@@ -348,13 +347,13 @@ impl Net {
     }
 }
 
-/// Joins the challenges of an answer; a header of several lines means the same as one line with commas (RFC 9110, section 5.2).
+/// Joins the challenges of a response; several header lines mean the same as one line with commas (RFC 9110, section 5.2).
 fn challenges(response: &Response) -> Option<String> {
     let lines = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     lines.map(str::to_owned).reduce(|all, line| format!("{all}, {line}"))
 }
 
-/// Reads where an answer stands in the file: its first byte and the length of the whole.
+/// Returns the response's offset in the file and the length of the whole file.
 fn place(response: &Response, url: &str, from: u64) -> Result<(u64, Option<u64>), Error> {
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     match response.status() {
@@ -371,14 +370,14 @@ fn place(response: &Response, url: &str, from: u64) -> Result<(u64, Option<u64>)
             }
         }
         status => {
-            // The other form of Retry-After is a date; silo's own schedule serves then.
+            // Retry-After may also be a date; then silo's own backoff applies.
             let wait = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
             Err(Error::Status { url: shown(url), status: status.as_u16(), wait })
         }
     }
 }
 
-/// Reads `bytes FIRST-LAST/TOTAL`, where TOTAL may be `*`.
+/// Parses `bytes FIRST-LAST/TOTAL`, where TOTAL may be `*`.
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -393,7 +392,7 @@ fn open_file<'a>(url: &str, path: PathBuf, from: u64) -> Result<Body<'a>, Error>
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => missing(),
         _ => Error::Address { url: url.to_owned(), cause: err.to_string() },
     };
-    // Looked at before it is opened: opening a pipe would wait for a writer.
+    // Checked before the open, since opening a named pipe would block.
     let facts = std::fs::metadata(&path).map_err(read)?;
     if !facts.is_file() {
         return Err(Error::Address { url: url.to_owned(), cause: "not a regular file".to_owned() });
@@ -424,7 +423,7 @@ fn is_timeout(err: &reqwest::Error) -> bool {
     err.is_timeout() || chain(err).any(|err| err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::TimedOut))
 }
 
-/// TLS errors travel inside io errors, often two deep, which do not name them as their source.
+/// Whether a cause is a TLS error. They are wrapped in io errors, often two deep, which do not report them as their source.
 fn is_tls(err: Cause<'_>) -> bool {
     match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => is_tls(inner),

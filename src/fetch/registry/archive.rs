@@ -1,8 +1,8 @@
-//! A file with images in it: the tar of an OCI layout, or what `docker save` writes, plain or compressed.
+//! An archive of images: the tar of an OCI layout, or the output of `docker save`, plain or compressed.
 //!
-//! Nothing in it is unpacked by its name. It is gone through from its beginning to its end, once to learn what is there
-//! (sizes, digests, small documents), and once more for the layers that are wanted, each of which goes among the fetched
-//! files under its digest. A name is only what one part of the archive calls another by.
+//! No entry is unpacked to its name. The archive is read twice from start to end: once to index it (sizes, digests, small documents), and
+//! once more to import the needed layers into the downloads directory, each under its digest. Names only serve as references within the
+//! archive.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,37 +22,37 @@ use silo_model::oci::image::MAX_DOCUMENT_BYTES;
 
 use super::Error;
 
-/// Most entries: an image of 512 layers has 2,000 in Docker's older form, and an archive may hold several.
+/// The most entries. An image of 512 layers has 2,000 in Docker's older format, and an archive may hold several images.
 const MAX_ENTRIES: usize = 50_000;
-/// Longest name: the longest that any program writes is 71 bytes.
+/// The longest name; known programs write at most 71 bytes.
 const MAX_NAME_BYTES: usize = 255;
-/// Most that all documents may have together, since they are held in memory.
+/// The most bytes of all documents together, since they are held in memory.
 const MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
-/// Bytes hashed at once.
+/// Bytes of one read.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Where a layout keeps its parts, and so what they must be.
+/// The directory of a layout's blobs; each file there is named by its digest.
 const BLOBS: &str = "blobs/sha256/";
 
-/// What is in an archive.
+/// The index of an archive.
 pub struct Contents {
     path: PathBuf,
     files: BTreeMap<String, Part>,
-    /// Names that stand for others: Docker writes a layer that is there twice so.
+    /// Links: Docker writes a repeated layer as a link.
     links: BTreeMap<String, String>,
 }
 
-/// One file of it.
+/// One file of the archive.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The digest of its bytes as they lie there.
+    /// The digest of its stored bytes.
     pub digest: Digest,
-    /// Their number.
+    /// Its size.
     pub size: u64,
-    /// The bytes themselves, of what may be a document.
+    /// The bytes, if it may be a document.
     text: Option<Vec<u8>>,
 }
 
-/// Learns what is in an archive.
+/// Indexes an archive.
 pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
     let mut contents = Contents { path: path.to_owned(), files: BTreeMap::new(), links: BTreeMap::new() };
     let (mut held, mut count) = (0, 0);
@@ -81,7 +81,8 @@ pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
                 let target = std::mem::take(&mut entry.link);
                 let base = if kind == Kind::Symlink { name.rsplit_once('/').map_or("", |(dir, _)| dir) } else { "" };
                 let to = below(base, &target);
-                let to = to.ok_or_else(|| wrong(path, &format!("{} is a link that leads out of the archive", name.escape_debug())))?;
+                let to =
+                    to.ok_or_else(|| wrong(path, &format!("{} is a symlink or hard link to outside the archive", name.escape_debug())))?;
                 contents.links.insert(name, to);
             }
             Kind::Char | Kind::Block | Kind::Pipe => {
@@ -94,31 +95,31 @@ pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
 }
 
 impl Contents {
-    /// Returns a file; one link may lead to it.
+    /// Returns a file; follows one link.
     pub fn part(&self, name: &str) -> Option<&Part> {
         let name = plain(name.as_bytes()).ok()?.and_then(|name| String::from_utf8(name).ok())?;
         self.files.get(&name).or_else(|| self.files.get(self.links.get(&name)?))
     }
 
-    /// Returns a document, with what to call it.
+    /// Returns a document, with its name for messages.
     pub fn document(&self, name: &str) -> Result<(String, &[u8]), Error> {
         let part = self.part(name).ok_or_else(|| self.missing(name))?;
-        let text = part.text.as_deref().ok_or_else(|| wrong(&self.path, &format!("{} is no document", name.escape_debug())))?;
+        let text = part.text.as_deref().ok_or_else(|| wrong(&self.path, &format!("{} is not a document", name.escape_debug())))?;
         Ok((told(&self.path, name), text))
     }
 
-    /// Says that something is not there.
+    /// Returns the error for a missing part.
     pub fn missing(&self, name: &str) -> Error {
         Error::Absent { place: self.place(), name: name.escape_debug().to_string() }
     }
 
-    /// What the whole archive is called in messages.
+    /// Returns the name of the archive for messages.
     pub fn place(&self) -> String {
         self.path.display().to_string()
     }
 }
 
-/// Puts the files that are pinned among the fetched ones, by their digests; says which of them are not in the archive.
+/// Imports the pinned files into the downloads directory, by their digests; returns the requests that the archive lacks.
 pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &AtomicBool) -> Result<Vec<&'a Request>, Error> {
     let contents = read(path, cancel)?;
     let of = |request: &&Request| contents.files.iter().find(|(_, part)| *part.digest.as_bytes() == request.sha256);
@@ -126,7 +127,7 @@ pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &Atom
     let missing = wanted.iter().filter(|request| of(request).is_none()).collect();
     each(path, cancel, |name, entry| {
         match names.remove(&name) {
-            // What changed since the first look is found by its digest.
+            // The digest detects changes since the first pass.
             Some(request) => Ok(deposit::deposit(dir, request, entry, &told(path, &name), cancel)?),
             None => Ok(()),
         }
@@ -134,7 +135,7 @@ pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &Atom
     Ok(missing)
 }
 
-/// Hands each entry of an archive to `act`, with its name checked.
+/// Calls `act` for each entry of an archive, after checking its name.
 fn each(path: &Path, cancel: &AtomicBool, mut act: impl FnMut(String, &mut Entry<'_>) -> Result<(), Error>) -> Result<(), Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
@@ -148,7 +149,7 @@ fn each(path: &Path, cancel: &AtomicBool, mut act: impl FnMut(String, &mut Entry
             return Err(FetchError::Cancelled.into());
         }
         let shown = entries::shown(&entry.path[..entry.path.len().min(MAX_NAME_BYTES)]);
-        // It is never a path on this machine; what looks like one that leads out is still nobody's honest archive.
+        // Names never become paths on this machine, but no correct program writes a name that leaves the archive.
         if entry.path.starts_with(b"/") {
             return Err(wrong(path, &format!("{shown}: a name that begins with a slash")));
         }
@@ -162,7 +163,7 @@ fn each(path: &Path, cancel: &AtomicBool, mut act: impl FnMut(String, &mut Entry
     })
 }
 
-/// Reads one file to its end, and holds it where it may be a document.
+/// Reads one file to its end, and keeps its bytes if it may be a document.
 fn hashed(path: &Path, entry: &mut impl Read, room: u64, cancel: &AtomicBool) -> Result<Part, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let (mut hasher, mut size, mut text) = (Hasher::new(), 0_u64, Some(Vec::new()));
@@ -191,7 +192,7 @@ fn hashed(path: &Path, entry: &mut impl Read, room: u64, cancel: &AtomicBool) ->
     Ok(Part { digest: hasher.finish(), size, text })
 }
 
-/// Follows a link's words from a directory of the archive; what leads out of it leads nowhere.
+/// Resolves a link's target in a directory of the archive; `None` if it leaves the archive.
 fn below(base: &str, target: &[u8]) -> Option<String> {
     let target = std::str::from_utf8(target).ok().filter(|target| !target.starts_with('/'))?;
     let mut parts: Vec<&str> = base.split('/').filter(|part| !part.is_empty()).collect();

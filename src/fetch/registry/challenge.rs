@@ -1,24 +1,24 @@
-//! Parses the `WWW-Authenticate` header of a registry (RFC 9110, section 11): bytes of a stranger in, data out.
+//! Parses a registry's `WWW-Authenticate` header (RFC 9110, section 11); the input is hostile.
 
 use std::collections::BTreeMap;
 
-/// Longest header that is read. Registries send about 200 bytes.
+/// The longest header. Registries send about 200 bytes.
 pub const MAX_BYTES: usize = 8 << 10;
-/// Most parameters of one challenge. Registries send three.
+/// The most parameters of a challenge. Registries send three.
 const MAX_PARAMETERS: usize = 16;
 
-/// One way in which a registry wants to be shown a login.
+/// An authentication challenge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Challenge {
     /// The scheme in lower case: `basic`, `bearer`.
     pub scheme: String,
-    /// The parameters, their names in lower case.
+    /// The parameters, with names in lower case.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// Parses all challenges of a header; `None` if it is too long or is not a list of challenges.
+/// Parses all challenges of a header; `None` if it is too long or malformed.
 ///
-/// A parameter that occurs twice makes the header unreadable: two readers could take different ones.
+/// A repeated parameter makes the header malformed: two parsers could choose different values.
 pub fn parse(header: &str) -> Option<Vec<Challenge>> {
     let mut rest = Some(header).filter(|header| header.len() <= MAX_BYTES)?;
     let mut challenges: Vec<Challenge> = Vec::new();
@@ -52,7 +52,7 @@ fn token<'a>(rest: &mut &'a str) -> Option<&'a str> {
     (!word.is_empty()).then_some(word)
 }
 
-/// Takes a value: in quotes, with `\` before what is meant literally, or up to the next comma or space.
+/// Parses a value: quoted, with `\` as the escape, or up to the next comma or space.
 fn value(rest: &mut &str) -> Option<String> {
     let Some(quoted) = rest.strip_prefix('"') else {
         let end = rest.find([',', ' ', '\t', '"']).unwrap_or(rest.len());
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn no_header_is_read_without_end_or_panics() {
-        // Every text of up to six of the letters that mean something, and cuts within letters of several bytes.
+        // Every text of up to six significant characters, and cuts within multi-byte characters.
         let letters = ['a', '=', '"', '\\', ',', ' ', 'é'];
         let mut texts = vec![String::new()];
         for _ in 0..6 {

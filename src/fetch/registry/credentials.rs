@@ -1,8 +1,8 @@
-//! Credential helpers, as docker and podman have them: a program that is told a registry and prints its login.
+//! Credential helpers of docker and podman: programs that print the login for a registry.
 //!
-//! `docker-credential-NAME get` reads the registry's name and prints a JSON object with `Username` and `Secret`
-//! (docker's `cli/cli/config/credentials`, docker-credential-helpers). It is a program of the user's own, named in the
-//! user's own file; it may ask for a password or a key, so it gets time.
+//! `docker-credential-NAME get` reads the registry's name and prints a JSON object with `Username` and `Secret` (docker's
+//! `cli/cli/config/credentials`, docker-credential-helpers). The user's own configuration names the helper. It may ask for a password or a
+//! hardware key, so its timeout is long.
 
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
@@ -15,13 +15,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-/// Longest that a helper may take.
+/// The timeout of a helper.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks whether it has ended.
+/// The interval at which its exit is checked.
 const LOOK: Duration = Duration::from_millis(10);
-/// Most bytes of its answer.
+/// The most bytes of its answer.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
-/// The name by which a helper hands out a token for a service of its own, which is no name and password.
+/// The user name that marks an identity token instead of a password.
 const TOKEN: &str = "<token>";
 
 /// Returns the helper that a configuration names for a registry.
@@ -32,7 +32,7 @@ pub fn helper<'a>(config: &'a Value, host: &str) -> Option<&'a str> {
     plain.then_some(name)
 }
 
-/// Asks a helper for the login of a registry, encoded as it is shown; one that has none says so by its exit code.
+/// Runs a helper for the login of a registry, encoded for `Authorization`; `None` if it has none, which its exit code reports.
 pub fn ask(name: &str, host: &str, cancel: &AtomicBool) -> Option<String> {
     let answer = run(Command::new(format!("docker-credential-{name}")).arg("get"), host, cancel).ok().flatten()?;
     let answer: Value = serde_json::from_slice(&answer).ok()?;
@@ -41,19 +41,19 @@ pub fn ask(name: &str, host: &str, cancel: &AtomicBool) -> Option<String> {
 }
 
 fn run(command: &mut Command, input: &str, cancel: &AtomicBool) -> io::Result<Option<Vec<u8>>> {
-    // What it says to the user is the user's to see.
+    // Its messages on stderr are for the user.
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     if let Some(mut to) = child.stdin.take() {
-        // One that does not read what it is asked for fails by itself.
+        // A helper that does not read its input fails by itself.
         drop(to.write_all(input.as_bytes()));
     }
     let (told, heard) = mpsc::channel();
     let from = child.stdout.take();
-    // Not waited for: a helper that is ended may have started others, which have its output still.
+    // Not joined: a killed helper may leave children that still hold its output pipe.
     let reading = silo_base::thread::apart(move || {
         let mut answer = Vec::new();
         let read = from.map(|from| from.take(MAX_ANSWER_BYTES).read_to_end(&mut answer));
-        // Nobody may be listening any more.
+        // The receiver may be gone.
         let _ = told.send(read.and_then(Result::ok).map(|_| answer));
     });
     if let Err(refused) = reading {

@@ -1,4 +1,4 @@
-//! Images in OCI layouts: in a directory, or in an archive of one; and in what `docker save` writes.
+//! Images in an OCI layout (a directory or an archive), and in the output of `docker save`.
 
 use std::fs;
 use std::path::Path;
@@ -15,19 +15,19 @@ use silo_model::oci::reference::Reference;
 use super::archive::Contents;
 use super::{Error, Found, brief};
 
-/// The annotation that names an image of a layout.
+/// The annotation with the name of an image in a layout.
 const NAME: &str = "org.opencontainers.image.ref.name";
 
-/// Where a layout is.
+/// The place of a layout.
 pub enum Layout<'a> {
-    /// In a directory.
+    /// A directory.
     Dir(&'a Path),
-    /// In an archive.
+    /// An archive.
     Archive(Contents),
 }
 
 impl Layout<'_> {
-    /// Reads a document, and says what to call it.
+    /// Reads a document; returns it with its name for messages.
     pub fn document(&self, name: &str) -> Result<(String, Vec<u8>), Error> {
         match self {
             Layout::Dir(dir) => {
@@ -38,7 +38,7 @@ impl Layout<'_> {
         }
     }
 
-    /// Finds the manifest or index that the layout has under a name.
+    /// Finds the manifest or index with a given name in the layout.
     pub fn named(&self, reference: &Reference) -> Result<(String, Vec<u8>), Error> {
         let (url, bytes) = self.document("index.json")?;
         let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
@@ -51,7 +51,7 @@ impl Layout<'_> {
             (None, Some(tag)) => name(entry).as_ref() == Some(tag),
             (None, None) => entries.len() == 1 || name(entry).as_deref() == Some("latest"),
         };
-        // Several may have one name, each for another platform.
+        // Several entries may share a name, one for each platform.
         let is_foreign = |entry: &&Descriptor| {
             entry.platform().as_ref().is_some_and(|platform| platform.architecture().to_string() != Arch::host().name())
         };
@@ -67,7 +67,7 @@ impl Layout<'_> {
         }
     }
 
-    /// Sees that a layer is there, and of the size that the manifest says.
+    /// Checks that a layer is present and has the size in the manifest.
     pub fn has(&self, layer: &Pointer) -> Result<(), Error> {
         let name = blob(layer.digest);
         let (url, size) = match self {
@@ -88,12 +88,13 @@ impl Layout<'_> {
     }
 }
 
-/// Where a layout has a part of an image.
+/// Returns the path of a blob in a layout.
 pub fn blob(digest: Digest) -> String {
     format!("blobs/sha256/{digest}")
 }
 
-/// Finds an image in what `docker save` writes. It has no manifest with a digest, so the configuration's names it, as Docker does.
+/// Finds an image in the output of `docker save`. It has no manifest with a digest, so the configuration's digest identifies it, as in
+/// Docker.
 pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error> {
     let (url, bytes) = contents.document("manifest.json")?;
     let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
@@ -101,7 +102,7 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
     let image = docker::choose(&images, reference.tag.as_deref()).map_err(wrong)?;
     let (url, bytes) = contents.document(&image.config)?;
     let id = Digest::of(bytes);
-    // Docker and everybody after it name a configuration by its digest.
+    // Docker and compatible programs name a configuration by its digest.
     let stem = image.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
     for expected in Digest::parse(stem).ok().into_iter().chain(reference.digest) {
         if expected != id {

@@ -1,4 +1,4 @@
-//! What a registry is shown: a name and password themselves, or a token that its own service hands out.
+//! Authenticates to a registry: with a user name and password, or with a token from its token service.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -12,24 +12,24 @@ use silo_model::oci::reference::{Place, Reference};
 use super::challenge::{self, Challenge};
 use super::{Context, Error, accepted, base, brief, credentials, realm};
 
-/// Most bytes of an answer with a token.
+/// The most bytes of a token answer.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
 
-/// What a registry is shown, and where.
+/// An `Authorization` header and its scope.
 pub struct Pass {
-    /// The beginning of the addresses that it is for.
+    /// The prefix of the addresses that receive it.
     pub prefix: String,
     /// The value of the `Authorization` header.
     pub value: String,
 }
 
-/// Answers the challenge of a registry that was asked for `url`. Must be called only with what the registry itself said, never
-/// with what came from a server that it redirected to.
+/// Answers the challenge of a registry for `url`. Call it only with a challenge from the registry itself, never from a server that it
+/// redirected to.
 pub fn pass(context: Context<'_>, reference: &Reference, url: &str, header: &str) -> Result<Pass, Error> {
     let refused = |why: &'static str| Error::Challenge { url: url.to_owned(), challenge: brief(header), why };
     let Place::Registry { host, repository } = &reference.place else { return Err(refused("only a registry asks for a login")) };
     let login = || known(context.user_home, host, repository, context.cancel).map(|login| format!("Basic {login}"));
-    // With the slash, so that it is not shown where only the name begins alike.
+    // Ends with a slash, so that a longer repository name does not match.
     let prefix = format!("{}/", base(&reference.place));
     let challenges = challenge::parse(header).ok_or_else(|| refused("it cannot be read"))?;
     let of = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
@@ -48,7 +48,7 @@ pub fn pass(context: Context<'_>, reference: &Reference, url: &str, header: &str
     Ok(Pass { prefix, value: login().ok_or_else(|| refused("there is no login for it"))? })
 }
 
-/// Adds to a token service's address what the token is for.
+/// Adds the token's scope to the address of a token service.
 fn token_address(mut service: Url, bearer: &Challenge, repository: &str) -> Url {
     service.set_fragment(None);
     let scope = bearer.parameters.get("scope").cloned().unwrap_or_else(|| format!("repository:{repository}:pull"));
@@ -61,7 +61,7 @@ fn token_address(mut service: Url, bearer: &Challenge, repository: &str) -> Url 
     service
 }
 
-/// Reads the token in a token service's answer.
+/// Extracts the token from a token service's answer.
 fn token(answer: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(answer).ok()?;
     let token = value["token"].as_str().or_else(|| value["access_token"].as_str())?;
@@ -69,7 +69,7 @@ fn token(answer: &[u8]) -> Option<String> {
     is_plain.then(|| token.to_owned())
 }
 
-/// Escapes what could not stand in a query.
+/// Percent-escapes a query value.
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
@@ -81,11 +81,11 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Finds the login that podman or docker keeps for a registry, or that a helper of theirs knows: a name and password, encoded
-/// as it is shown.
+/// Finds the user's login for a registry in the files of podman or docker, or through their credential helper: user name and password,
+/// encoded for `Authorization`.
 fn known(user_home: &Path, host: &str, repository: &str, cancel: &AtomicBool) -> Option<String> {
     for file in [".config/containers/auth.json", ".docker/config.json"] {
-        // A file that cannot be read has no login.
+        // An unreadable file has no login.
         let Some(text) = document::text_of(&user_home.join(file)).ok().flatten() else { continue };
         let value: Value = serde_json::from_str(&text).unwrap_or_default();
         if let Some(login) = kept(&value, host, repository) {
@@ -98,16 +98,16 @@ fn known(user_home: &Path, host: &str, repository: &str, cancel: &AtomicBool) ->
     None
 }
 
-/// Finds the login that a file keeps for exactly this registry, host and port, and for this repository or what it is in: the
-/// one that is kept for most of its name (containers-auth.json(5)).
+/// Finds the login in a file for exactly this registry, host and port, and this repository or a parent of it. The longest matching key wins
+/// (containers-auth.json(5)).
 fn kept(file: &Value, host: &str, repository: &str) -> Option<String> {
     let whole = format!("{host}/{repository}");
     let names = |key: &str| {
         let name = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key).trim_end_matches('/');
-        // The older form, which is an address of the registry's interface.
+        // The older key format is a URL of the registry's API.
         let name = name.strip_suffix("/v1").or_else(|| name.strip_suffix("/v2")).unwrap_or(name);
         let rest = whole.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
-        // A key that ends within the host is another host's.
+        // A key shorter than the host belongs to another host.
         (name.len() >= host.len()).then_some(whole.len() - rest.len())
     };
     let auths = file["auths"].as_object()?;

@@ -1,8 +1,7 @@
-//! Images of others: what a registry, or a layout or an archive on this machine, says of one, and where its parts are.
+//! Images from a registry, a layout or an archive: their manifests and configurations, and the addresses of their layers.
 //!
-//! A registry says in a challenge what it wants to be shown; who has a login of podman or docker on this machine shows that,
-//! everybody else gets what is handed out to anybody. Every document is known by its digest before it is believed, but for
-//! the one that a tag names.
+//! A registry may answer with an authentication challenge. If podman or docker stores a login for it, silo uses that; otherwise it asks for
+//! an anonymous token. Every document is verified by its digest, except the one that a tag names.
 
 mod challenge;
 mod credentials;
@@ -30,64 +29,64 @@ use silo_model::oci::reference::{Form, Place, Reference};
 
 use layout::Layout;
 
-/// Most manifests that are asked for by an index: one for each architecture, and room for entries that are no images.
+/// The most manifests read from an index: one for each architecture, with a margin for entries that are not images.
 const MAX_MANIFESTS: usize = 32;
-/// Most letters of a stranger's text in a message.
+/// The most characters of a server's text in a message.
 const MAX_QUOTED_CHARS: usize = 200;
 
-/// Why an image could not be had.
+/// Errors of reading an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The registry did not answer, or not for now.
+    /// The registry did not answer, or only with a transient error.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The registry answered, but not with what was asked for.
+    /// The registry answered with an error status.
     #[error("{url}: the registry answered {status}{}", said(.text))]
     Status {
-        /// What was asked for.
+        /// The requested address.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What it said.
+        /// The error message of the registry.
         text: String,
     },
-    /// The registry wants a login that silo does not have, or in a way that is not safe.
+    /// Authentication failed: silo has no login, or the challenge is not safe to answer.
     #[error("{url}: the registry wants {challenge:?} first: {why}")]
     Challenge {
-        /// What was asked for.
+        /// The requested address.
         url: String,
-        /// What it wants.
+        /// The challenge.
         challenge: String,
-        /// Why it does not get it.
+        /// The reason not to answer it.
         why: &'static str,
     },
-    /// A server that the registry redirected to wants a login.
-    #[error("{url}: the registry redirects to {origin}, which wants a login; logins are shown to the registry itself alone")]
+    /// A server that the registry redirected to asks for a login.
+    #[error("{url}: the registry redirects to {origin}, which wants a login; silo sends logins to the registry only")]
     Elsewhere {
-        /// What was asked for.
+        /// The requested address.
         url: String,
         /// The scheme, host and port of the other server.
         origin: String,
     },
-    /// What was answered is not what its digest says.
+    /// The digest of a document or file does not match.
     #[error("{url}: its sha-256 is {got}, not {expected}")]
     Digest {
-        /// What was asked for.
+        /// The requested address.
         url: String,
-        /// What it should be.
+        /// The expected digest.
         expected: Digest,
-        /// What it is.
+        /// The actual digest.
         got: Digest,
     },
-    /// What was answered cannot be read.
+    /// A document is malformed.
     #[error("{url}: {what}")]
     Document {
-        /// What was asked for.
+        /// The requested address.
         url: String,
-        /// What is wrong with it.
+        /// The error in it.
         what: String,
     },
-    /// A part of an image is not where it should be.
+    /// A part of an image is missing.
     #[error("{place}: it has no {name}")]
     Absent {
         /// The archive.
@@ -100,7 +99,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -110,8 +109,7 @@ fn said(text: &str) -> String {
 }
 
 impl Error {
-    /// Says whether the image cannot be had from there at all, be it that a part is not there or that it is none: something else
-    /// than a network or a file in trouble.
+    /// Whether the source has no such image: it is missing, or it is not an image. False for a network or file error.
     fn is_no_image(&self) -> bool {
         match self {
             Error::Status { status, .. } => *status == 404,
@@ -121,7 +119,7 @@ impl Error {
         }
     }
 
-    /// What to type next.
+    /// Returns a hint for the user, if there is one.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Error::Fetch(FetchError::Status { status: 429, .. }) => {
@@ -134,7 +132,7 @@ impl Error {
             }
             Error::Status { status: 404, .. } => "is the name right, and the tag?",
             Error::Status { .. } => "the registry may be in trouble; try again later",
-            Error::Digest { .. } => "something between here and the registry changes what passes, or the registry is broken",
+            Error::Digest { .. } => "a proxy on the way to the registry changes its answers, or the registry is broken",
             Error::Read { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
                 "is the path right? it must be a file or directory of this machine that you may read"
             }
@@ -144,35 +142,35 @@ impl Error {
     }
 }
 
-/// What a registry is asked with.
+/// The environment of a registry request.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The way out.
+    /// The HTTP client.
     pub transport: &'a Transport,
-    /// The user's home directory, where logins are.
+    /// The user's home directory, which holds the logins.
     pub user_home: &'a Path,
-    /// Set by someone else to stop.
+    /// Set by another thread to cancel.
     pub cancel: &'a AtomicBool,
 }
 
 /// An image for one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its manifest's digest.
+    /// The digest of its manifest.
     pub manifest: Digest,
-    /// What its configuration says.
+    /// Its configuration.
     pub configuration: Configuration,
     /// Its layers, lowest first.
     pub layers: Vec<Pointer>,
 }
 
-/// Where the parts of an image are read from.
+/// The source of an image's parts.
 enum Source<'a> {
     Registry(Context<'a>, &'a Reference),
     Layout(Layout<'a>),
 }
 
-/// Finds what a name stands for now, for every architecture that it has.
+/// Resolves a name to its current images, one for each architecture.
 pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch, Found>, Error> {
     let source = match &reference.place {
         Place::Registry { .. } => Source::Registry(context, reference),
@@ -210,14 +208,13 @@ pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch
     }
 }
 
-/// Finds the images that an index names. What an index names for another architecture than this machine's need not be there: `docker
-/// save` leaves it out.
+/// Reads the images of an index. Those for another architecture may be missing, because `docker save` leaves them out.
 fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointer)>) -> Result<BTreeMap<Arch, Found>, Error> {
     let mut images = BTreeMap::new();
     let mut missing = None;
     let mut asked = 0;
     for (arch, entry) in entries {
-        // The best image that an index names for an architecture comes first.
+        // An index is sorted, so the best image for an architecture comes first.
         if arch.is_some_and(|arch| images.contains_key(&arch)) {
             continue;
         }
@@ -240,7 +237,7 @@ fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointe
     }
 }
 
-/// Reads an image that an index names; `None` for what is named like one and is none.
+/// Reads an image of an index; `None` for an entry that is not an image.
 fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<Option<Found>, Error> {
     let (url, bytes) = part(source, entry, Part::Manifest)?;
     match document(&url, &bytes)? {
@@ -249,7 +246,7 @@ fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<
     }
 }
 
-/// Where a part of an image is fetched from; what the registry wants to be shown is found out first.
+/// Returns a function from digests to the addresses of blobs; authenticates to the registry first.
 pub fn blobs(context: Context<'_>, reference: &Reference, manifest: Digest) -> Result<impl Fn(Digest) -> String, Error> {
     if let Place::Registry { .. } = &reference.place {
         ask(context, reference, &manifest_url(reference, &format!("sha256:{manifest}")))?;
@@ -258,7 +255,7 @@ pub fn blobs(context: Context<'_>, reference: &Reference, manifest: Digest) -> R
     Ok(move |digest| blob_url(&place, digest))
 }
 
-/// Puts pinned layers of an archive among the fetched files; the layers of other images are fetched one by one.
+/// Imports pinned layers of an archive into the downloads directory; other layers are downloaded.
 pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[Request]) -> Result<(), Error> {
     let Place::Archive { path, .. } = &reference.place else { return Ok(()) };
     let missing = archive::deposit(path, dir, wanted, context.cancel)?;
@@ -288,14 +285,14 @@ fn document(url: &str, bytes: &[u8]) -> Result<Document, Error> {
     image::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what: brief(&what) })
 }
 
-/// What kind of part is asked for: registries keep manifests apart.
+/// The kind of a part: registries serve manifests under another path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Manifest,
     Blob,
 }
 
-/// Gets a small part of an image, which must have its digest and size.
+/// Reads a small part of an image, and verifies its digest and size.
 fn part(source: &Source<'_>, pointer: &Pointer, kind: Part) -> Result<(String, Vec<u8>), Error> {
     let (url, bytes) = match source {
         Source::Registry(context, reference) => {
@@ -315,15 +312,15 @@ fn part(source: &Source<'_>, pointer: &Pointer, kind: Part) -> Result<(String, V
     }
 }
 
-/// Asks a registry, showing what it wants to be shown.
+/// Requests a document from a registry; authenticates if asked to.
 fn ask(context: Context<'_>, reference: &Reference, url: &str) -> Result<Vec<u8>, Error> {
     let ask = || context.transport.ask(url, ACCEPT, None, MAX_DOCUMENT_BYTES, context.cancel);
     let mut answer = ask()?;
     if answer.status == 401
         && let Some(challenge) = answer.challenge.take()
     {
-        // What another server says, to which the registry redirects, is no word of the registry: it could name a realm of its own
-        // and would be shown the registry's login.
+        // A challenge from a server that the registry redirected to does not count: it could name a token service of its own and would
+        // receive the registry's login.
         if let Some(origin) = answer.elsewhere {
             return Err(Error::Elsewhere { url: url.to_owned(), origin: brief(&origin) });
         }
@@ -338,7 +335,7 @@ fn accepted(url: &str, answer: Answer) -> Result<Vec<u8>, Error> {
     match answer.status {
         200 => Ok(answer.bytes),
         status => {
-            // {"errors":[{"code":"…","message":"…"}]}, by the specification; proxies answer as they please.
+            // The error format of the specification; proxies answer in other formats.
             let value: serde_json::Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
             let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
             Err(Error::Status { url: url.to_owned(), status, text })
@@ -346,7 +343,7 @@ fn accepted(url: &str, answer: Answer) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Returns the beginning of what a stranger wrote, for a message.
+/// Returns the start of a server's text, for a message.
 fn brief(text: &str) -> String {
     let mut letters = text.chars().filter(|c| !c.is_control());
     let mut brief: String = letters.by_ref().take(MAX_QUOTED_CHARS).collect();
@@ -356,7 +353,7 @@ fn brief(text: &str) -> String {
     brief
 }
 
-/// The address of a registry's repository. Loopback is asked without encryption, as every other client does.
+/// The address of a repository. Loopback registries use plain http, as with other clients.
 fn base(place: &Place) -> String {
     match place {
         Place::Registry { host, repository } => {

@@ -1,7 +1,7 @@
-//! Which token service a registry's challenge may name, and whom a request without encryption may go to.
+//! Checks the token service in a registry's challenge, and the hosts that may be reached without TLS.
 //!
-//! By the distribution protocol a registry may name a token service on another host, and its login is for that service. A
-//! hostile registry may name anything: an address of this machine, of a cloud's metadata, or one without encryption.
+//! By the distribution protocol a registry may name a token service on another host, which receives the login. A hostile registry may name
+//! any address: one of this machine, a cloud metadata service, or one without TLS.
 
 use std::net::IpAddr;
 
@@ -9,15 +9,15 @@ use reqwest::Url;
 
 use silo_base::grant::address::{Owner, owner};
 
-/// Longest address of a token service that is read.
+/// The longest address of a token service.
 const MAX_BYTES: usize = 2 << 10;
 
-/// Whether a registry (`host` or `host:port`) is at this machine's own loopback, and so is asked without encryption.
+/// Whether a registry (`host` or `host:port`) is on this machine's loopback, so that plain http is acceptable.
 pub fn is_loopback(host: &str) -> bool {
     Url::parse(&format!("http://{host}/")).is_ok_and(|url| is_at_loopback(&url))
 }
 
-/// Reads the address of a token service that the registry at `registry` names; says what is wrong with it.
+/// Parses the token service address (`realm`) in a challenge of `registry`; the error says why it is refused.
 pub fn parse(realm: &str, registry: &str) -> Result<Url, &'static str> {
     let service = Url::parse(realm).ok().filter(|_| realm.len() <= MAX_BYTES).ok_or("it is not an address")?;
     let local = Url::parse(&format!("http://{registry}/")).map_err(|_| "the registry has no address")?;
@@ -31,12 +31,12 @@ pub fn parse(realm: &str, registry: &str) -> Result<Url, &'static str> {
         return Err("it has a name or password in it");
     }
     if service.host_str() != local.host_str() && closeness(&service) > closeness(&local) {
-        return Err("it leads to a private address, or to this machine");
+        return Err("it is a private address, or one of this machine");
     }
     Ok(service)
 }
 
-/// Whose an address is, where it is spelled as an address; a name's is not looked up here.
+/// Classifies a literal IP address; names are not resolved here.
 fn closeness(url: &Url) -> Owner {
     if is_at_loopback(url) {
         return Owner::Machine;

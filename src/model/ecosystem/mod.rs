@@ -1,9 +1,8 @@
-//! Package ecosystems: which names `@pypi` and its like stand for.
+//! Package ecosystems: resolves `@pypi` and the like to host names.
 //!
-//! No registry is spelled out in Silo. What an ecosystem is was said in `silo.toml`, or is learned from the pinned
-//! client itself: a recipe's probe asks for something small, and the names that it needed are kept in
-//! `~/.silo/ecosystems/<name>.toml`, together with the user's own settings under which they were learned. When these
-//! settings change, what was learned counts no more.
+//! Silo contains no registry host. An ecosystem is either set in `silo.toml`, or learned from the pinned package client: a recipe's probe
+//! makes a small request, and the host names that it needed are stored in `~/.silo/ecosystems/<name>.toml`, with the user's registry
+//! settings at that time. If these settings change, the stored names are ignored.
 
 pub mod registries;
 
@@ -20,12 +19,12 @@ use silo_base::home::Home;
 /// The version of the format.
 const VERSION: u32 = 1;
 
-/// What was learned of one ecosystem.
+/// The learned hosts of an ecosystem.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// The names, each with its port, sorted.
+    /// The host names, each with its port, sorted.
     pub names: Vec<String>,
-    /// The user's own settings meanwhile, as `variable=value`, sorted.
+    /// The user's registry settings at that time, as `variable=value`, sorted.
     pub settings: Vec<String>,
 }
 
@@ -37,31 +36,31 @@ struct Written {
     names: Vec<String>,
 }
 
-/// Why what was learned could not be read or kept.
+/// Errors of the stored names.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is not as it was written.
+    /// The file is malformed.
     #[error(transparent)]
     Document(#[from] document::Error),
-    /// The system refused.
+    /// A file operation failed.
     #[error("cannot {doing} {path}", path = .path.display())]
     File {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Reads what was learned of an ecosystem, or `None` where nothing was.
+/// Reads the learned hosts of an ecosystem; `None` if there are none.
 pub fn get(home: &Home, name: &str) -> Result<Option<Learned>, Error> {
     let path = home.ecosystem(name);
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let wrong = |message: String| Err(document::Error::Meaning { path: path.clone(), message }.into());
     if written.format != VERSION {
-        return wrong(format!("format {} is not known to this silo; remove the file to have it learned anew", written.format));
+        return wrong(format!("format {} is not known to this silo; remove the file to learn it again", written.format));
     }
     if let Some(odd) = written.names.iter().find(|name| Grant::parse(name).is_none()) {
         return wrong(format!("\"{odd}\" is not a name"));
@@ -69,7 +68,7 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Learned>, Error> {
     Ok(Some(Learned { names: written.names, settings: written.settings }))
 }
 
-/// Keeps what was learned, by one rename.
+/// Stores the learned hosts, by an atomic rename.
 pub fn put(home: &Home, name: &str, learned: &Learned) -> Result<(), Error> {
     let written = Written { format: VERSION, settings: learned.settings.clone(), names: learned.names.clone() };
     let text = toml::to_string(&written).expect("strings and numbers are TOML");
@@ -77,7 +76,7 @@ pub fn put(home: &Home, name: &str, learned: &Learned) -> Result<(), Error> {
     document::write(&path, &text).map_err(|source| Error::File { doing: "write", path, source })
 }
 
-/// Forgets what was learned; returns whether there was anything.
+/// Removes the learned hosts; returns whether there were any.
 pub fn forget(home: &Home, name: &str) -> Result<bool, Error> {
     let path = home.ecosystem(name);
     match fs::remove_file(&path) {
@@ -87,7 +86,7 @@ pub fn forget(home: &Home, name: &str) -> Result<bool, Error> {
     }
 }
 
-/// Reads the names that a run noted, one a line; sorted.
+/// Reads the names that a run recorded, one a line; sorted.
 pub fn noted(path: &Path) -> Result<Vec<String>, Error> {
     let text = document::text_of(path)?.unwrap_or_default();
     let mut names: Vec<String> = text.lines().filter(|line| Grant::parse(line).is_some()).map(str::to_owned).collect();

@@ -1,8 +1,8 @@
-//! The user's own registries: what the package clients of this machine are told to use instead of the usual ones.
+//! The user's own registries: the mirrors and private indexes that the host's package clients use.
 //!
-//! A step's client must ask where the user's own would ask: a mirror, or a private index. So its setting is read as
-//! the client itself reads it, and handed in as the variable that the client knows. User names and passwords in an
-//! address stay outside. Reading is lenient, since the files hold much that is of no concern here.
+//! A step's client must use the same registries as the user's own. So each setting is read as the client itself reads it, and passed to the
+//! step as the variable that the client knows. User names and passwords in an address are left out. The parsers are lenient, since the
+//! files hold many other settings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::document;
 use silo_base::grant::{Host, split_port};
 
-/// Variables that name registries, with the ecosystem of each.
+/// Variables that name registries, with their ecosystems.
 const VARIABLES: [(&str, &str); 6] = [
     ("PIP_INDEX_URL", "pypi"),
     ("PIP_EXTRA_INDEX_URL", "pypi"),
@@ -20,38 +20,38 @@ const VARIABLES: [(&str, &str); 6] = [
     (CARGO, "crates"),
 ];
 
-/// What stands before the address of a registry that cargo asks without git.
+/// The prefix of a sparse registry's address (cargo without git).
 const SPARSE: &str = "sparse+";
-/// What cargo is told in a file: it has no variable for it.
+/// cargo's setting; it has a file for it, but no variable.
 const CARGO: &str = "source.crates-io";
-/// Where cargo looks for settings of every project.
+/// The path of cargo's configuration for all projects.
 const CARGO_FILE: &str = "/.cargo/config.toml";
-/// The most sources that are followed from one to the next.
+/// The most `replace-with` sources to follow.
 const MAX_SOURCES: usize = 8;
 
-/// The variables that [`read`] wants to know.
+/// The variables that [`read`] uses.
 pub const ASKED: [&str; 7] =
     ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "npm_config_registry", "NPM_CONFIG_REGISTRY", "GOPROXY", "CARGO_HOME"];
 
-/// A setting of the user's.
+/// A registry setting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Registry {
-    /// The ecosystem that it is of.
+    /// The ecosystem.
     pub ecosystem: &'static str,
-    /// The variable that hands it in.
+    /// The variable that passes it to the client.
     pub variable: &'static str,
-    /// Its value: one address, or several with what its client wants between them.
+    /// The value: one address, or several with the client's separators.
     pub value: String,
 }
 
 impl Registry {
-    /// Returns the place and the text of the file that hands it in, where no variable does.
+    /// Returns the path and text of the file that passes the setting, for a client without a variable.
     pub fn file(&self) -> Option<(&'static str, String)> {
         let text = || format!("[source.crates-io]\nreplace-with = \"machine\"\n\n[source.machine]\nregistry = {:?}\n", self.value);
         (self.variable == CARGO).then(|| (CARGO_FILE, text()))
     }
 
-    /// Returns the hosts that it names, as grants.
+    /// Returns the hosts in the value, as grants.
     pub fn grants(&self) -> impl Iterator<Item = String> {
         self.value.split([' ', ',', '|']).filter_map(|url| {
             let (usual, rest) = match url.trim_start_matches(SPARSE).split_once("://")? {
@@ -64,10 +64,10 @@ impl Registry {
     }
 }
 
-/// Reads the settings of a user whose home is `home`, from variables (some of [`ASKED`]) and files.
+/// Reads the settings of a user with the home `home`, from variables (those of [`ASKED`]) and files.
 pub fn read(variables: &BTreeMap<String, String>, home: &Path) -> Vec<Registry> {
     let mut values: BTreeMap<&str, String> = BTreeMap::new();
-    // The last file counts, and a variable more than any file.
+    // The last file wins; a variable overrides every file.
     let mut files: Vec<PathBuf> = vec!["/etc/xdg/pip/pip.conf".into(), "/etc/pip.conf".into()];
     files.extend([home.join(".pip/pip.conf"), home.join(".config/pip/pip.conf")]);
     files.extend(variables.get("PIP_CONFIG_FILE").map(PathBuf::from));
@@ -77,7 +77,7 @@ pub fn read(variables: &BTreeMap<String, String>, home: &Path) -> Vec<Registry> 
     values.extend(text_of(&home.join(".npmrc")).and_then(|text| npm(&text)).map(|url| ("npm_config_registry", url)));
     values.extend(text_of(&home.join(".config/go/env")).and_then(|text| go(&text)).map(|list| ("GOPROXY", list)));
     let cargo_home = variables.get("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    // The older name counts more, as it does for cargo.
+    // The older name wins, as in cargo.
     let cargo = ["config", "config.toml"].into_iter().find_map(|name| text_of(&cargo_home.join(name)));
     values.extend(cargo.and_then(|text| crates(&text)).map(|url| (CARGO, url)));
     let registry = |(variable, ecosystem): (&'static str, &'static str)| {
@@ -89,11 +89,11 @@ pub fn read(variables: &BTreeMap<String, String>, home: &Path) -> Vec<Registry> 
 }
 
 fn text_of(path: &Path) -> Option<String> {
-    // A file that cannot be read does not count for its client either.
+    // The client itself ignores an unreadable file too.
     document::text_of(path).ok().flatten()
 }
 
-/// Finds pip's settings in a file of its own.
+/// Parses pip's configuration file.
 fn pip(text: &str) -> BTreeMap<&'static str, String> {
     let mut found: BTreeMap<&'static str, String> = BTreeMap::new();
     let (mut counts, mut open) = (false, None);
@@ -125,12 +125,12 @@ fn npm(text: &str) -> Option<String> {
     text.lines().filter_map(value).next_back()
 }
 
-/// Finds the proxies of go in a file of its own.
+/// Finds go's proxies in its environment file.
 fn go(text: &str) -> Option<String> {
     text.lines().filter_map(|line| line.strip_prefix("GOPROXY=")).next_back().map(|value| value.trim().to_owned())
 }
 
-/// Finds what cargo uses in place of its usual registry, by a file of its own.
+/// Finds the replacement of cargo's default registry in its configuration.
 fn crates(text: &str) -> Option<String> {
     let settings: toml::Table = text.parse().ok()?;
     let sources = settings.get("source")?.as_table()?;
@@ -138,19 +138,19 @@ fn crates(text: &str) -> Option<String> {
     for _ in 0..MAX_SOURCES {
         match source.get("replace-with") {
             Some(next) => source = sources.get(next.as_str()?)?.as_table()?,
-            // Other kinds are a directory, or a repository that only git can ask.
+            // Other kinds are a directory, or a repository that needs git.
             None => return source.get("registry")?.as_str().filter(|url| url.starts_with(SPARSE)).map(str::to_owned),
         }
     }
     None
 }
 
-/// Keeps the addresses of a list with spaces.
+/// Keeps the usable addresses of a list with spaces.
 fn urls(value: &str) -> String {
     value.split_whitespace().filter_map(without_secrets).collect::<Vec<_>>().join(" ")
 }
 
-/// Keeps the addresses and words of a list of go, and what stands between them.
+/// Keeps the usable addresses and keywords of go's list, with their separators.
 fn proxies(value: &str) -> String {
     let mut kept = String::new();
     for part in value.split_inclusive([',', '|']) {
@@ -164,7 +164,7 @@ fn proxies(value: &str) -> String {
     kept.trim_end_matches([',', '|']).to_owned()
 }
 
-/// Returns an address of http without user name and password; others cannot be reached from a sandbox.
+/// Returns an http address without user name and password; a sandbox can reach no others.
 fn without_secrets(url: &str) -> Option<String> {
     let url = url.trim_matches(['"', '\'']);
     let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(&scheme.trim_start_matches(SPARSE)))?;

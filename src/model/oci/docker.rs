@@ -1,26 +1,26 @@
-//! The list of images in an archive as `docker save` writes it (`manifest.json`), read with care.
+//! Parses the image list of a `docker save` archive (`manifest.json`); the input is hostile.
 
 use serde::Deserialize;
 
 use super::image::MAX_LAYERS;
 
-/// Most images of an archive: this is arbitrary.
+/// The most images of an archive; an arbitrary limit.
 const MAX_IMAGES: usize = 1_000;
 
-/// One image of an archive; its parts are named by their places in it.
+/// One image of an archive; paths within the archive name its parts.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Saved {
     /// Its configuration.
     pub config: String,
-    /// The names that it has, `name:tag` each.
+    /// Its names, as `name:tag`.
     #[serde(default, deserialize_with = "none_is_empty")]
     pub repo_tags: Vec<String>,
     /// Its layers, lowest first.
     pub layers: Vec<String>,
 }
 
-/// Reads null as an empty list: an image may have no name.
+/// Parses null as an empty list: an image may have no name.
 fn none_is_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(Option::<Vec<String>>::deserialize(from)?.unwrap_or_default())
 }
@@ -37,7 +37,7 @@ pub fn list(bytes: &[u8]) -> Result<Vec<Saved>, String> {
     }
 }
 
-/// Finds the image of a name, `latest` where it has no tag; without a name there must be one image alone.
+/// Finds the image with a name, with the tag `latest` by default. Without a name the archive must hold exactly one image.
 pub fn choose<'a>(images: &'a [Saved], name: Option<&str>) -> Result<&'a Saved, String> {
     let Some(name) = name else {
         return match images {

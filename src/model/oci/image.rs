@@ -1,6 +1,6 @@
-//! Reading what others say of an image: indexes, manifests and configurations, of OCI and of Docker.
+//! Parses indexes, manifests and configurations of images, in the formats of OCI and Docker.
 //!
-//! Everything here was written by somebody else: numbers are bounded, digests are of one kind, and what is missing is told.
+//! The input is hostile: numbers are bounded, only sha256 digests are accepted, and missing fields are errors.
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::{Deserialize, Deserializer};
@@ -9,20 +9,20 @@ use silo_store::digest::Digest;
 use silo_base::moment;
 use silo_base::system::Arch;
 
-/// Most bytes of an index, a manifest or a configuration; registries take no larger ones.
+/// The most bytes of an index, manifest or configuration; registries have the same limit.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
-/// Most layers of an image; builders stop at 127.
+/// The most layers of an image; builders stop at 127.
 pub const MAX_LAYERS: usize = 512;
-/// Most entries of an index. The largest in use have about 40.
+/// The most entries of an index. The largest in use have about 40.
 const MAX_ENTRIES: usize = 1000;
-/// Most bytes of one layer as it is fetched: this is arbitrary, and far above any that is used.
+/// The most bytes of a compressed layer; an arbitrary limit, far above real layers.
 const MAX_LAYER_BYTES: u64 = 32 << 30;
 
-/// What manifests are asked for as.
+/// The `Accept` header of a manifest request.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// A digest and a size: what must come when it is asked for.
+/// The digest and size of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointer {
     /// The digest.
@@ -31,13 +31,13 @@ pub struct Pointer {
     pub size: u64,
 }
 
-/// What a registry answers with when asked for an image.
+/// A registry's answer to a request for an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
-    /// Images for several platforms: those of the architectures that silo knows, and those of none that is named. Of several for
-    /// one architecture the first is the one that asks least of a processor.
+    /// Images for several platforms: those for known architectures, and those without a platform. For each architecture, the image with the
+    /// lowest CPU requirements comes first.
     Index(Vec<(Option<Arch>, Pointer)>),
-    /// Something that goes with images and is none, such as a signature or a statement of who built one.
+    /// Not an image, but data about one, such as a signature or a provenance statement.
     Artifact(String),
     /// One image.
     Manifest {
@@ -48,18 +48,18 @@ pub enum Document {
     },
 }
 
-/// How an image is run, and what its layers are when decompressed.
+/// The configuration of an image: its environment and commands, and the digests of its unpacked layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
     /// The architecture.
     pub arch: Arch,
-    /// Seconds since 1970 that it says it was made at; 0 where it does not.
+    /// Creation time in seconds since 1970; 0 if unknown.
     pub created: i64,
     /// The environment, as `NAME=value`.
     pub env: Vec<String>,
-    /// The program and its first arguments, where arguments of a run are added to them.
+    /// The entry point: the program and its first arguments; arguments of a run follow them.
     pub entrypoint: Vec<String>,
-    /// What is run where a run says nothing: arguments of the entry point, or a program with its arguments.
+    /// The default arguments of the entry point, or the default program with its arguments.
     pub cmd: Vec<String>,
     /// The digests of the decompressed layers, lowest first.
     pub diff_ids: Vec<Digest>,
@@ -90,7 +90,7 @@ pub fn document(bytes: &[u8]) -> Result<Document, String> {
     Ok(Document::Manifest { config, layers })
 }
 
-/// The manifests of platforms that silo knows; others, and what goes with images without being one, are passed over.
+/// Selects the manifests for known platforms; skips other platforms and attached artifacts.
 fn index_of(entries: &[Descriptor]) -> Result<Vec<(Option<Arch>, Pointer)>, String> {
     let mut found = Vec::new();
     for entry in entries {
@@ -100,17 +100,17 @@ fn index_of(entries: &[Descriptor]) -> Result<Vec<(Option<Arch>, Pointer)>, Stri
                 None => continue,
             },
             Some(_) => continue,
-            // A layout's index need not say it; the configuration does.
+            // A layout's index may omit the platform; the configuration has it.
             None => (None, 0),
         };
         found.push((demand, arch, pointer(entry, MAX_DOCUMENT_BYTES)?));
     }
-    // Entries that ask for the same stay in their order.
+    // A stable sort: equal entries keep their order.
     found.sort_by_key(|(demand, ..)| *demand);
     Ok(found.into_iter().map(|(_, arch, pointer)| (arch, pointer)).collect())
 }
 
-/// Reads an architecture's name, also as other programs than Docker spell it.
+/// Parses the name of an architecture, also in the spelling of other programs than Docker.
 fn arch(name: &str) -> Option<Arch> {
     match name {
         "x86_64" | "x86-64" => Some(Arch::Amd64),
@@ -119,7 +119,7 @@ fn arch(name: &str) -> Option<Arch> {
     }
 }
 
-/// Says how much a variant asks of a processor; a lock is for every machine of an architecture.
+/// Returns the CPU level that a variant requires; a lock is for every machine of an architecture.
 fn demand(arch: Arch, variant: &str) -> u32 {
     let least = match arch {
         Arch::Amd64 => 10,
@@ -133,7 +133,7 @@ fn demand(arch: Arch, variant: &str) -> u32 {
     }
 }
 
-/// Says what a manifest is that is no image's.
+/// Describes a manifest that is not an image.
 fn artifact(manifest: &serde_json::Value) -> Option<String> {
     let kind = manifest["config"]["mediaType"].as_str().unwrap_or_default();
     let is_image = kind.contains(".image.config.") || kind.contains(".container.image.") || kind == "application/octet-stream";
@@ -142,7 +142,7 @@ fn artifact(manifest: &serde_json::Value) -> Option<String> {
     let layers = manifest["layers"].as_array().into_iter().flatten().filter_map(|layer| layer["mediaType"].as_str());
     let other = layers.clone().find(|kind| !is_layer(kind)).filter(|_| !layers.clone().any(is_layer));
     let what = own.or_else(|| Some(kind).filter(|_| empty)).or(other)?;
-    Some(format!("it holds {what}, which is no image"))
+    Some(format!("it holds {what}, which is not an image"))
 }
 
 fn is_layer(kind: &str) -> bool {
@@ -155,7 +155,7 @@ fn layer(entry: &Descriptor) -> Result<Pointer, String> {
         return Err(format!("a layer is {kind}, which registries do not hand out"));
     }
     if !is_layer(&kind) {
-        return Err(format!("a layer is {kind}, which is no tar"));
+        return Err(format!("a layer is {kind}, which is not a tar"));
     }
     pointer(entry, MAX_LAYER_BYTES)
 }
@@ -168,13 +168,13 @@ fn pointer(entry: &Descriptor, max: u64) -> Result<Pointer, String> {
     }
 }
 
-/// Parses a digest as documents have it: `sha256:` and 64 hexadecimal digits.
+/// Parses a digest as in documents: `sha256:` and 64 hexadecimal digits.
 pub fn digest(text: &str) -> Result<Digest, String> {
-    let hex = text.strip_prefix("sha256:").ok_or_else(|| format!("\"{text}\" is no sha256 digest"))?;
-    Digest::parse(hex).map_err(|_| format!("\"{text}\" is no sha256 digest"))
+    let hex = text.strip_prefix("sha256:").ok_or_else(|| format!("\"{text}\" is not a sha256 digest"))?;
+    Digest::parse(hex).map_err(|_| format!("\"{text}\" is not a sha256 digest"))
 }
 
-/// A configuration, as far as it matters here. Programs leave parts of it out, and write one word where a list is meant.
+/// The used fields of a configuration. Programs omit some of them, or write a string instead of a list.
 #[derive(Deserialize)]
 struct Written {
     #[serde(default)]
@@ -204,7 +204,7 @@ struct RootFs {
     diff_ids: Option<Vec<String>>,
 }
 
-/// Reads a list of words, or one word, or nothing.
+/// Parses a list of strings, one string, or null.
 fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -220,7 +220,7 @@ fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     })
 }
 
-/// Parses a configuration; one that names no architecture is for `default`.
+/// Parses a configuration; without an architecture it is for `default`.
 pub fn configuration(bytes: &[u8], default: Arch) -> Result<Configuration, String> {
     let parsed: Written = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let arch = match parsed.architecture.as_deref().filter(|name| !name.is_empty()) {
@@ -235,13 +235,13 @@ pub fn configuration(bytes: &[u8], default: Arch) -> Result<Configuration, Strin
     if entrypoint.iter().chain(&cmd).any(|word| word.contains('\0')) {
         return Err("a word of its command has a zero byte".to_owned());
     }
-    // A variable without a name, as shells of Windows make them, cannot be handed to a program by its name.
+    // Some Windows shells create variables with an empty name; they have no use inside.
     let is_named = |pair: &String| pair.find('=').is_some_and(|at| at > 0) && !pair.contains('\0');
     let env = env.unwrap_or_default().into_iter().filter(is_named).collect();
     Ok(Configuration { arch, created: parsed.created.as_deref().and_then(created).unwrap_or(0), env, entrypoint, cmd, diff_ids })
 }
 
-/// Reads a date to the second; parts of seconds, and offsets, do not matter here.
+/// Parses a date to the second; fractions and offsets are ignored.
 fn created(text: &str) -> Option<i64> {
     let (day, rest) = text.split_once('T')?;
     moment::parse_rfc3339(&format!("{day}T{}Z", rest.get(..8)?)).filter(|secs| *secs >= 0)

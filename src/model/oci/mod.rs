@@ -1,6 +1,6 @@
-//! What lies around the layers of an image, ours when others read it and others' when we do: the documents of an OCI layout and of Docker's archive.
+//! The documents around the layers of an image, for reading and writing: OCI layouts and Docker archives.
 //!
-//! Equal images give equal bytes: keys are sorted, and nothing says when or where.
+//! Equal images give equal bytes: keys are sorted, and documents contain no time and no host.
 
 pub mod docker;
 pub mod image;
@@ -17,20 +17,20 @@ pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The media type of an index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// The media type of a layer that gzip compressed.
+/// The media type of a gzip-compressed layer.
 pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// The file that says that a directory is an OCI layout, and what it says.
+/// The marker file of an OCI layout: its name and contents.
 pub const LAYOUT: (&str, &str) = ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}");
 
-/// Some bytes and what they are.
+/// The descriptor of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blob {
-    /// Their media type.
+    /// The media type.
     pub media_type: &'static str,
-    /// Their digest.
+    /// The digest.
     pub digest: Digest,
-    /// Their number.
+    /// The size in bytes.
     pub size: u64,
 }
 
@@ -45,13 +45,13 @@ impl Blob {
     }
 }
 
-/// Writes an image's manifest; the layers stand lowest first.
+/// Returns an image's manifest; the layers are lowest first.
 pub fn manifest(config: &Blob, layers: &[Blob]) -> Vec<u8> {
     let layers: Vec<Value> = layers.iter().map(Blob::descriptor).collect();
     json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(), "layers": layers }).to_string().into_bytes()
 }
 
-/// Writes the index of a layout that holds one image under a name.
+/// Returns the index of a layout with one named image.
 pub fn index(manifest: &Blob, arch: Arch, name: &str) -> Vec<u8> {
     let mut entry = manifest.descriptor();
     entry["platform"] = json!({ "architecture": arch.name(), "os": "linux" });
@@ -59,7 +59,7 @@ pub fn index(manifest: &Blob, arch: Arch, name: &str) -> Vec<u8> {
     json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] }).to_string().into_bytes()
 }
 
-/// Writes the list of what a Docker archive holds: one image under a name with a tag.
+/// Returns the manifest of a Docker archive with one image, named with a tag.
 pub fn docker_manifest(config: &str, name: &str, layer: &str) -> Vec<u8> {
     json!([{ "Config": config, "RepoTags": [name], "Layers": [layer] }]).to_string().into_bytes()
 }

@@ -1,60 +1,60 @@
-//! How an image of somebody else is named: in a registry, or in a layout or an archive on this machine.
+//! References to images: in a registry, or in a layout or an archive on this machine.
 //!
-//! What is on this machine is named as skopeo, podman and buildah name it (containers-transports(5)), but for one thing: its
-//! path is absolute, since a recipe means the same wherever it is read.
+//! Local images are named as in skopeo, podman and buildah (containers-transports(5)), except that the path must be absolute, since a
+//! recipe must mean the same in every directory.
 
 use std::path::{Path, PathBuf};
 
 use silo_store::digest::Digest;
 
-/// A name of an image.
+/// A reference to an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
-    /// Where it lies.
+    /// The place of the image.
     pub place: Place,
-    /// Its tag, or its whole name in an archive, where one is named.
+    /// Its tag, or its full name in an archive, if given.
     pub tag: Option<String>,
-    /// Its digest, where one is named; it counts more than the tag.
+    /// Its digest, if given; it overrides the tag.
     pub digest: Option<Digest>,
 }
 
-/// Where an image lies.
+/// The place of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In a registry.
+    /// A registry.
     Registry {
         /// The registry, as `host` or `host:port`.
         host: String,
         /// The repository in it.
         repository: String,
     },
-    /// In a directory that is an OCI layout.
+    /// A directory with an OCI layout.
     Layout(PathBuf),
-    /// In one file.
+    /// A single file.
     Archive {
         /// The file.
         path: PathBuf,
-        /// Whose form it has.
+        /// The format.
         form: Form,
     },
 }
 
-/// What an archive is.
+/// The format of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// The tar of an OCI layout.
     Oci,
-    /// What `docker save` writes.
+    /// The output of `docker save`.
     Docker,
 }
 
-/// Most characters of a repository's name, as the specification of registries says.
+/// The most characters of a repository name, by the distribution specification.
 const MAX_REPOSITORY: usize = 255;
-/// Most characters of a tag.
+/// The most characters of a tag.
 const MAX_TAG: usize = 128;
 
-/// Parses `host[:port]/repository[:tag][@sha256:digest]`, `oci:/path[:tag]`, `oci-archive:/path[:name]` or
-/// `docker-archive:/path[:name]`; says what is wrong with it.
+/// Parses `host[:port]/repository[:tag][@sha256:digest]`, `oci:/path[:tag]`, `oci-archive:/path[:name]` or `docker-archive:/path[:name]`;
+/// the error explains the mistake.
 pub fn parse(text: &str) -> Result<Reference, String> {
     for (transport, form) in [("oci-archive:", Form::Oci), ("docker-archive:", Form::Docker)] {
         if let Some(rest) = text.strip_prefix(transport) {
@@ -72,7 +72,7 @@ pub fn parse(text: &str) -> Result<Reference, String> {
         Some(rest) => (rest, true),
         None => (rest, false),
     };
-    // A colon before the last slash is a port's.
+    // A colon before the last slash belongs to a port.
     let (name, tag) = match rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
         Some((name, tag)) => (name, Some(check_tag(tag)?)),
         None => (rest, None),
@@ -99,7 +99,7 @@ pub fn parse(text: &str) -> Result<Reference, String> {
     Ok(Reference { place: Place::Registry { host: host.to_owned(), repository: repository.to_owned() }, tag, digest })
 }
 
-/// Makes the path of a place on this machine absolute, from where it was typed; other names stay as they are.
+/// Makes a local image's path absolute, relative to `base`; leaves other references unchanged.
 pub fn from(base: &Path, text: &str) -> String {
     for transport in ["oci:", "oci-archive:", "docker-archive:"] {
         if let Some(rest) = text.strip_prefix(transport).filter(|rest| !rest.is_empty() && !rest.starts_with('/')) {
@@ -109,7 +109,7 @@ pub fn from(base: &Path, text: &str) -> String {
     text.to_owned()
 }
 
-/// Parses what follows `oci-archive:` or `docker-archive:`. The path ends at the first colon, as everywhere.
+/// Parses the rest after `oci-archive:` or `docker-archive:`. The path ends at the first colon, as in other tools.
 fn archive(text: &str, form: Form) -> Result<Reference, String> {
     let (rest, digest) = match text.rsplit_once("@sha256:") {
         Some((rest, hex)) => (rest, Some(Digest::parse(hex).map_err(|_| "a digest is sha256: and 64 hexadecimal digits")?)),
@@ -126,7 +126,7 @@ fn archive(text: &str, form: Form) -> Result<Reference, String> {
     }
 }
 
-/// Checks a name that an archive may have for an image: it is compared with those in it, and shown.
+/// Checks the name of an image in an archive, which is compared with names there and shown to the user.
 fn check_name(name: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+".contains(c);
     match name.len() <= MAX_REPOSITORY + MAX_TAG && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain) {
@@ -148,7 +148,7 @@ fn check_tag(tag: &str) -> Result<String, String> {
 }
 
 impl Reference {
-    /// What the image is asked for by: its digest, else its tag, else `latest`.
+    /// Returns the identifier to request: the digest, else the tag, else `latest`.
     pub fn wanted(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => format!("sha256:{digest}"),
@@ -157,7 +157,7 @@ impl Reference {
         }
     }
 
-    /// What serves as the image's version: its tag, else the beginning of its digest, else `latest`.
+    /// Returns the image's version: its tag, else the start of its digest, else `latest`.
     pub fn version(&self) -> String {
         let tag = self.tag.as_deref().map(|name| name.rsplit_once(':').map_or(name, |(_, tag)| tag)).filter(|tag| !tag.contains('/'));
         let digest = self.digest.map(|digest| format!("{digest:.12}"));
