@@ -11,6 +11,7 @@ mod clients;
 mod corpus;
 mod derivation;
 mod disk;
+mod docs;
 mod doors;
 mod escape;
 mod everyday;
