@@ -43,6 +43,7 @@ mod run;
 mod settings;
 mod shims;
 mod sight;
+mod signs;
 mod sink;
 mod snapshots;
 mod solver;

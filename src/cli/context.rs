@@ -32,7 +32,8 @@ use silo_tool::{Context, View};
 
 use super::env;
 use super::error::Failure;
-use super::ui::{self, Ui};
+use super::progress::Ui;
+use super::ui;
 
 /// Options of every command.
 #[derive(clap::Args)]

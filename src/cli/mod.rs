@@ -6,6 +6,8 @@ mod overheard;
 mod screen;
 mod ui;
 
+mod progress;
+
 mod context;
 
 mod overlay;
@@ -154,7 +156,12 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match dispatch(cli) {
+    if let Some(name) = attended(&cli.command) {
+        progress::attend(name, cli.globals.quiet);
+    }
+    let done = dispatch(cli);
+    progress::leave();
+    match done {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
@@ -188,6 +195,35 @@ fn reserved() -> Vec<String> {
     let names = definition.get_subcommands().flat_map(|command| command.get_name_and_visible_aliases());
     let names: Vec<String> = names.map(str::to_owned).collect();
     names.into_iter().chain(older::words().chain(["help", "version"]).map(str::to_owned)).collect()
+}
+
+/// Returns the name of a command that works by itself, so that it gives a sign of life each second. The others start programs, serve or ask.
+fn attended(command: &Command) -> Option<&'static str> {
+    Some(match command {
+        Command::Install(_) => "install",
+        Command::Uninstall(_) => "uninstall",
+        Command::Use(_) => "use",
+        Command::Unuse(_) => "unuse",
+        Command::Add(_) => "add",
+        Command::Build(_) => "build",
+        Command::Sync(_) => "sync",
+        Command::Lock(_) => "lock",
+        Command::Outdated(_) => "outdated",
+        Command::Upgrade(_) => "upgrade",
+        Command::Doctor(_) => "doctor",
+        Command::Verify(_) => "verify",
+        Command::Why(_) => "why",
+        Command::Graph(_) => "graph",
+        Command::Diff(_) => "diff",
+        Command::Sbom(_) => "sbom",
+        Command::Export(_) => "export",
+        Command::Gc(_) => "gc",
+        Command::Cache(_) => "cache",
+        Command::Prune(_) => "prune",
+        Command::Clean(_) => "clean",
+        Command::Config(_) => "config",
+        _ => return None,
+    })
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {

@@ -1,33 +1,23 @@
-//! Output for the user: progress bars on a terminal, plain lines elsewhere.
+//! Output for the user.
 //!
-//! Data goes to standard output, everything else to standard error. Nothing is shown in the first moment, so a command without work prints
-//! only its result.
+//! Data goes to standard output, everything else to standard error.
 //!
 //! All output of Silo passes through this module, which escapes it ([`plain`]). Text of a project, a registry, a package or a sandbox
 //! cannot act on the terminal, in any message. All lines of a message but the first are indented, so they cannot pass for Silo's own.
 
-use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressDrawTarget};
 
-use silo_base::event::{Activity, Event};
 use silo_base::plain;
-use silo_base::thread;
 
 use super::env;
 use super::error::Failure;
 
-/// Initial time without output.
-const SILENT: Duration = Duration::from_millis(250);
-/// Without bars: time after which a line is shown for activities that began in the silent time.
-const LATER: Duration = Duration::from_secs(1);
-/// Redraw interval of an activity without a known size.
-const TICK: Duration = Duration::from_millis(200);
 /// Maximum redraw rate of a bar.
 const DRAWS_PER_SEC: u8 = 10;
 
@@ -36,193 +26,33 @@ const INDENT: &str = "    ";
 /// Maximum characters of a message: enough for a step's last lines, or a line of a file with its error.
 const MAX_MESSAGE_CHARS: usize = 64 << 10;
 
-/// Shows events.
-pub struct Ui {
-    mode: Mode,
-    began: Instant,
-    running: Arc<Mutex<HashMap<u64, Running>>>,
-    /// Set once a thread watches for activities that began in the silent time.
-    looks: AtomicBool,
-    /// Show the output of build steps.
-    shows_steps: AtomicBool,
+/// The bars on the terminal, once there are any: other output is written above them.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+/// Time of the last output.
+static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Returns the bars on the terminal.
+pub fn bars() -> &'static MultiProgress {
+    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SEC)))
 }
 
-enum Mode {
-    Quiet,
-    Plain,
-    Terminal(MultiProgress),
+/// True if standard error is a terminal.
+pub fn has_terminal() -> bool {
+    io::stderr().is_terminal()
 }
 
-struct Running {
-    name: String,
-    kind: Activity,
-    total: Option<u64>,
-    bar: Option<ProgressBar>,
-    told: bool,
+/// Returns the time since the last output, if there was any.
+pub fn silence() -> Option<Duration> {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed())
 }
 
-impl Ui {
-    /// Chooses the output mode by the type of standard error.
-    pub fn new(quiet: bool) -> Ui {
-        let mode = match (quiet, io::stderr().is_terminal()) {
-            (true, _) => Mode::Quiet,
-            (false, false) => Mode::Plain,
-            (false, true) => Mode::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SEC))),
-        };
-        Ui { mode, began: Instant::now(), running: Arc::default(), looks: AtomicBool::new(false), shows_steps: AtomicBool::new(false) }
+/// Writes output above the bars.
+fn above<T>(write: impl FnOnce() -> T) -> T {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    match BARS.get() {
+        Some(bars) => bars.suspend(write),
+        None => write(),
     }
-
-    /// Also shows the output of build steps from now on.
-    pub fn show_steps(&self) {
-        self.shows_steps.store(true, Ordering::Relaxed);
-    }
-
-    /// Shows an event; callable from any thread.
-    pub fn show(&self, event: Event) {
-        match event {
-            Event::Warning { text } => self.line(&format!("silo: warning: {}", message(&text))),
-            Event::Note { text } if !matches!(self.mode, Mode::Quiet) => self.line(&format!("silo: {}", message(&text))),
-            Event::Note { .. } => {}
-            _ if matches!(self.mode, Mode::Quiet) => {}
-            Event::Started { id, kind, name, total } => self.started(id, kind, name, total),
-            Event::Progress { id, done } => self.progressed(id, done),
-            Event::Log { line, .. } if self.shows_steps.load(Ordering::Relaxed) => self.line(&format!("  {}", plain::said(&line))),
-            Event::Log { .. } => {}
-            Event::Finished { id } => self.finished(id),
-        }
-    }
-
-    /// Removes the bars.
-    pub fn clear(&self) {
-        for (_, running) in self.running().drain() {
-            if let Some(bar) = running.bar {
-                bar.finish_and_clear();
-            }
-        }
-    }
-
-    fn running(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
-        self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn line(&self, text: &str) {
-        match &self.mode {
-            Mode::Terminal(bars) => bars.suspend(|| line(text)),
-            Mode::Quiet | Mode::Plain => line(text),
-        }
-    }
-
-    fn started(&self, id: u64, kind: Activity, name: String, total: Option<u64>) {
-        let name = plain::line(name.lines().next().unwrap_or_default());
-        let mut running = Running { name, kind, total, bar: None, told: false };
-        // On plain lines, skip the progress of single files; the total has its own line.
-        if let Mode::Plain = self.mode
-            && shows_in_plain(kind, total)
-            && self.began.elapsed() >= SILENT
-        {
-            self.line(&format!("{} {}", verb(kind), running.name));
-            running.told = true;
-        }
-        if let Mode::Terminal(bars) = &self.mode
-            && self.began.elapsed() >= SILENT
-        {
-            running.bar = Some(bars.add(bar(running.kind, &running.name, running.total)));
-        }
-        let is_untold = matches!(self.mode, Mode::Plain) && shows_in_plain(kind, total) && !running.told;
-        self.running().insert(id, running);
-        // A run must have a single thread when it launches its sandbox, so only the activities of builds get a thread.
-        if is_untold && matches!(kind, Activity::Build | Activity::Resolve | Activity::Step | Activity::Verify) {
-            self.tell_later();
-        }
-    }
-
-    /// Shows the activities of the silent time that are still running after it. If the thread cannot start, only these lines are missing.
-    fn tell_later(&self) {
-        if self.looks.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let running = Arc::clone(&self.running);
-        let wait = LATER.saturating_sub(self.began.elapsed());
-        let _ = thread::apart(move || {
-            std::thread::sleep(wait);
-            let mut all = running.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for running in all.values_mut().filter(|running| !running.told && shows_in_plain(running.kind, running.total)) {
-                line(&format!("{} {}", verb(running.kind), running.name));
-                running.told = true;
-            }
-        });
-    }
-
-    fn progressed(&self, id: u64, done: u64) {
-        let mut all = self.running();
-        let Some(running) = all.get_mut(&id) else { return };
-        match &self.mode {
-            Mode::Terminal(bars) if self.began.elapsed() >= SILENT => {
-                let bar = running.bar.get_or_insert_with(|| bars.add(bar(running.kind, &running.name, running.total)));
-                bar.set_position(done);
-            }
-            Mode::Terminal(_) | Mode::Quiet | Mode::Plain => {}
-        }
-    }
-
-    fn finished(&self, id: u64) {
-        let Some(running) = self.running().remove(&id) else { return };
-        if let Some(bar) = running.bar {
-            bar.finish_and_clear();
-        }
-        if running.told && matches!(self.mode, Mode::Plain) {
-            self.line(&format!("{} {}: done", verb(running.kind), running.name));
-        }
-    }
-}
-
-fn shows_in_plain(kind: Activity, total: Option<u64>) -> bool {
-    kind != Activity::Fetch || total.is_none_or(|bytes| bytes > 4 << 20)
-}
-
-fn verb(kind: Activity) -> &'static str {
-    match kind {
-        Activity::Build => "building",
-        Activity::Resolve => "resolving",
-        Activity::Fetch => "fetching",
-        Activity::Unpack => "unpacking",
-        Activity::Step => "running",
-        Activity::Commit => "committing",
-        Activity::Compose => "composing",
-        Activity::Verify => "verifying",
-        Activity::Compress => "compressing",
-        Activity::Restore => "restoring",
-    }
-}
-
-fn bar(kind: Activity, name: &str, total: Option<u64>) -> ProgressBar {
-    let template = match (kind, total) {
-        (Activity::Fetch, Some(_)) => "{prefix:>10} {wide_msg} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} ETA {eta:4} [{bar:20}]",
-        (Activity::Build, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} parts, {elapsed} [{bar:20}]",
-        (_, Some(_)) => "{prefix:>10} {wide_msg} {pos:>5}/{len:5} ETA {eta:4} [{bar:20}]",
-        (_, None) => "{prefix:>10} {wide_msg} {elapsed} {spinner}",
-    };
-    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    bar.set_style(ProgressStyle::with_template(template).expect("the templates above are right").progress_chars("=> "));
-    bar.set_prefix(verb(kind));
-    bar.set_message(name.to_owned());
-    if total.is_none() {
-        // No known size: show at least the elapsed time.
-        keep_ticking(&bar);
-    }
-    bar
-}
-
-/// Redraws a bar until it is finished. If the thread cannot start, its elapsed time stops.
-fn keep_ticking(bar: &ProgressBar) {
-    let bar = bar.downgrade();
-    let _ = thread::apart(move || {
-        while let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) {
-            bar.tick();
-            drop(bar);
-            std::thread::sleep(TICK);
-        }
-    });
 }
 
 /// Writes a note. Indented lines after the first count as Silo's own.
@@ -236,7 +66,7 @@ pub fn note(text: &str) {
 
 /// Writes a line to standard error; a failed write is ignored.
 pub fn line(text: &str) {
-    drop(writeln!(io::stderr(), "{}", plain::text(text)));
+    above(|| drop(writeln!(io::stderr(), "{}", plain::text(text))));
 }
 
 /// Indents all lines of a message but the first, so that none looks like a line of Silo's own.
@@ -266,6 +96,14 @@ pub fn styled(error: &clap::Error) {
     drop(error.print());
 }
 
+/// Set while a question waits for its answer.
+static ASKING: AtomicBool = AtomicBool::new(false);
+
+/// True while a question waits for its answer.
+pub fn waits_for_answer() -> bool {
+    ASKING.load(Ordering::Relaxed)
+}
+
 /// True if a user can be asked.
 pub fn is_asking() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
@@ -280,7 +118,10 @@ pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
     let mut err = io::stderr().lock();
     err.write_all(plain::text(question).as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(failed)?;
+    ASKING.store(true, Ordering::Relaxed);
+    let read = io::stdin().read_line(&mut answer);
+    ASKING.store(false, Ordering::Relaxed);
+    read.map_err(failed)?;
     Ok(answer.trim().eq_ignore_ascii_case(yes))
 }
 
@@ -322,8 +163,11 @@ fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 fn write(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    let written = above(|| {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush())
+    });
+    match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::found(format!("cannot write to standard output: {error}"), "is the disk full?"))
         }

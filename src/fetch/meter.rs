@@ -14,7 +14,7 @@ pub(super) struct Total<'a> {
     sink: Sink<'a>,
     id: u64,
     done: AtomicU64,
-    told: Mutex<Instant>,
+    told: Mutex<Option<Instant>>,
 }
 
 /// The progress of one file, and its part in the total if there is one.
@@ -23,13 +23,13 @@ pub(super) struct Meter<'a> {
     total: Option<&'a Total<'a>>,
     id: u64,
     done: u64,
-    told: Instant,
+    told: Option<Instant>,
 }
 
 impl<'a> Total<'a> {
     /// Starts an activity of `size` bytes.
     pub(super) fn start(sink: Sink<'a>, name: &str, size: Option<u64>) -> Total<'a> {
-        Total { sink, id: start(sink, name, size), done: AtomicU64::new(0), told: Mutex::new(Instant::now()) }
+        Total { sink, id: start(sink, name, size), done: AtomicU64::new(0), told: Mutex::default() }
     }
 
     /// Starts the activity of one of the files.
@@ -49,8 +49,8 @@ impl<'a> Total<'a> {
         let Ok(mut told) = self.told.try_lock() else {
             return;
         };
-        if told.elapsed() >= PACE {
-            *told = Instant::now();
+        if is_due(*told) {
+            *told = Some(Instant::now());
             (self.sink)(Event::Progress { id: self.id, done: self.done.load(Ordering::Relaxed) });
         }
     }
@@ -66,7 +66,7 @@ impl Drop for Total<'_> {
 impl<'a> Meter<'a> {
     /// Starts the activity of a single file.
     pub(super) fn start(sink: Sink<'a>, name: &str, size: Option<u64>) -> Meter<'a> {
-        Meter { sink, total: None, id: start(sink, name, size), done: 0, told: Instant::now() }
+        Meter { sink, total: None, id: start(sink, name, size), done: 0, told: None }
     }
 
     /// Sets the number of bytes present; it may shrink when a download restarts.
@@ -77,8 +77,8 @@ impl<'a> Meter<'a> {
             total.tell();
         }
         self.done = done;
-        if self.told.elapsed() >= PACE {
-            self.told = Instant::now();
+        if is_due(self.told) {
+            self.told = Some(Instant::now());
             (self.sink)(Event::Progress { id: self.id, done });
         }
     }
@@ -89,6 +89,11 @@ impl Drop for Meter<'_> {
         (self.sink)(Event::Progress { id: self.id, done: self.done });
         (self.sink)(Event::Finished { id: self.id });
     }
+}
+
+/// The first event is always due: a server may stall after its first bytes.
+fn is_due(told: Option<Instant>) -> bool {
+    told.is_none_or(|told| told.elapsed() >= PACE)
 }
 
 fn start(sink: Sink, name: &str, total: Option<u64>) -> u64 {

@@ -1,6 +1,6 @@
 //! Edits the text of a `silo.toml`; comments, order and spelling of everything else stay.
 
-use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+use toml_edit::{Array, ArrayOfTables, Decor, DocumentMut, InlineTable, Item, Key, RawString, Table, TableLike, Value};
 
 use silo_base::grant::Port;
 
@@ -169,7 +169,8 @@ impl Document {
                 Some(tool) => self.over(tool)?,
                 None => self.toml.as_table_mut(),
             };
-            table.remove("network");
+            let left = table.remove_entry("network").map(above);
+            self.keep_comments(left.into_iter().collect());
         }
         if let Some(tool) = tool {
             self.prune(tool);
@@ -210,9 +211,11 @@ impl Document {
             number("host").zip(number("guest")).is_some_and(&wanted)
         };
         let found;
+        let mut left = Vec::new();
         if let Some(tables) = item.as_array_of_tables_mut() {
             found = tables.iter().filter(|table| is_wanted(*table)).count();
             if take == Take::Out {
+                left.extend(tables.iter().filter(|table| is_wanted(*table)).map(|table| (prefix(table.decor()), table.position())));
                 tables.retain(|table| !is_wanted(table));
             }
         } else {
@@ -225,8 +228,9 @@ impl Document {
         }
         let is_empty = item.as_array().is_some_and(Array::is_empty) || item.as_array_of_tables().is_some_and(ArrayOfTables::is_empty);
         if is_empty {
-            over.remove("ports");
+            left.extend(over.remove_entry("ports").map(above));
         }
+        self.keep_comments(left);
         Ok(found)
     }
 
@@ -281,13 +285,66 @@ impl Document {
     /// Removes a tool's override table, and the table of all overrides, if empty.
     fn prune(&mut self, tool: &str) {
         let Some(overrides) = self.toml.as_table_mut().get_mut("overrides").and_then(Item::as_table_mut) else { return };
+        let mut left = Vec::new();
         if overrides.get(tool).and_then(Item::as_table).is_some_and(Table::is_empty) {
-            overrides.remove(tool);
+            left.extend(overrides.remove_entry(tool).map(above));
         }
         if overrides.is_empty() {
-            self.toml.as_table_mut().remove("overrides");
+            left.extend(self.toml.as_table_mut().remove_entry("overrides").map(above));
+        }
+        self.keep_comments(left);
+    }
+
+    /// Keeps the comments above removed tables: above the next table, or at the end of the text.
+    fn keep_comments(&mut self, removed: Vec<Above>) {
+        let last = removed.iter().filter_map(|(_, position)| *position).max();
+        let mut comments: String = removed.into_iter().map(|(text, _)| text).filter(|text| text.contains('#')).collect();
+        if comments.is_empty() {
+            return;
+        }
+        let next = last.and_then(|last| next_table(self.toml.as_table_mut(), last));
+        match next {
+            Some(next) => {
+                comments += &prefix(next.decor());
+                next.decor_mut().set_prefix(comments);
+            }
+            None => {
+                let trailing = self.toml.trailing().as_str().unwrap_or_default().to_owned();
+                self.toml.set_trailing(comments + &trailing);
+            }
         }
     }
+}
+
+fn prefix(decor: &Decor) -> String {
+    decor.prefix().and_then(RawString::as_str).unwrap_or_default().to_owned()
+}
+
+/// The text above a removed table, and the table's position in the document.
+type Above = (String, Option<isize>);
+
+/// Returns the text above a removed table; one that was written in one line has it above its key.
+fn above((key, item): (Key, Item)) -> Above {
+    match item.as_table().map(|table| (prefix(table.decor()), table.position())) {
+        Some((text, position)) if !text.is_empty() => (text, position),
+        found => (prefix(key.leaf_decor()), found.and_then(|(_, position)| position)),
+    }
+}
+
+/// Finds the first table that is written after a position.
+fn next_table(table: &mut Table, after: isize) -> Option<&mut Table> {
+    let below = table.iter_mut().flat_map(|(_, item)| -> Vec<&mut Table> {
+        match item {
+            Item::Table(table) => vec![table],
+            Item::ArrayOfTables(tables) => tables.iter_mut().collect(),
+            Item::None | Item::Value(_) => Vec::new(),
+        }
+    });
+    let found = below.filter_map(|table| match table.position().filter(|position| *position > after && !table.is_implicit()) {
+        Some(_) => Some(table),
+        None => next_table(table, after),
+    });
+    found.min_by_key(|table| table.position())
 }
 
 /// Action on found entries.
@@ -462,6 +519,42 @@ mod tests {
         assert_eq!(document.text(), "# mine\n");
         document.claim("python").expect("a list");
         assert_eq!(document.text(), "# mine\n\ntools = [\"python\"]\n");
+    }
+
+    #[test]
+    fn comments_above_emptied_tables_stay() {
+        type Edit = fn(&mut Document) -> Result<bool, Error>;
+        let unset: Edit = |document| document.unset_version("python");
+        let ungrant: Edit = |document| document.remove_grant(None, "a.example");
+        let ungrant_of_tool: Edit = |document| document.remove_grant(Some("t"), "a.example");
+        let unport: Edit = |document| document.remove_port("t", Port::parse("1:2").expect("a port"));
+        for (text, edit, expect) in [
+            (
+                "tools = [\"python\"]\n\n# ours\n# why\n[overrides.python]\nversion = \"3.13\"\n",
+                unset,
+                "tools = [\"python\"]\n\n# ours\n# why\n",
+            ),
+            (
+                "# a\n[overrides.python]\nversion = \"3.13\"\n\n# b\n[overrides.node]\nversion = \"22\"\n",
+                unset,
+                "# a\n\n# b\n[overrides.node]\nversion = \"22\"\n",
+            ),
+            (
+                "[mount]\nmode = \"ro\"\n# a\n[overrides]\n# b\npython = { version = \"3.13\" }\n# c\n",
+                unset,
+                "[mount]\nmode = \"ro\"\n# b\n# a\n# c\n",
+            ),
+            ("# a\n[network]\nallow = [\"a.example\"]\n# b\n[mount]\ngit = \"ro\"\n", ungrant, "# a\n# b\n[mount]\ngit = \"ro\"\n"),
+            ("# a\n[overrides.t.network]\nallow = [\"a.example\"]\n# end\n", ungrant_of_tool, "# a\n# end\n"),
+            ("# a\n[[overrides.t.ports]]\nhost = 1\nguest = 2\n", unport, "# a\n"),
+        ] {
+            for (text, expect) in [(text.to_owned(), expect.to_owned()), (text.replace('\n', "\r\n"), expect.replace('\n', "\r\n"))] {
+                let mut document = Document::parse(&text).expect("TOML");
+                assert_eq!(edit(&mut document), Ok(true), "{text}");
+                assert_eq!(document.text(), expect, "{text}");
+                Document::parse(&document.text()).expect("TOML");
+            }
+        }
     }
 
     #[test]
