@@ -14,7 +14,7 @@ use silo::run::plan::{Caller, Inputs, Options, Private, Project, plan};
 use silo::run::target::Target;
 use silo::run::user::User;
 use silo_base::home::Home;
-use silo_build::network::Outside;
+use silo_build::outside::Outside;
 use silo_launch::opened::{Links, Opened};
 use silo_launch::spec::{Access, Mount};
 use silo_model::config::{merge, read};

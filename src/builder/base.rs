@@ -23,9 +23,10 @@ use silo_model::lock::Sha256;
 use silo_model::lock::base::BaseLayer;
 use silo_model::oci::reference::{self, Place};
 
-use super::bench::ours;
+use super::context::{BuildContext, Target, realised};
+use super::error::Error;
 use super::state::State;
-use super::{Error, Target, Workshop, realised};
+use super::step::lock_step;
 
 /// A layer to unpack.
 struct Item<'a> {
@@ -44,25 +45,25 @@ impl Item<'_> {
 /// Returns the layers of the base image; fetches and unpacks missing ones.
 ///
 /// Most layers do not depend on lower ones and are unpacked in parallel. The rest is unpacked again, each over its lower layers.
-pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State, Error> {
+pub(super) fn realise(ctx: &BuildContext<'_>, target: &Target<'_>) -> Result<State, Error> {
     let base = target.lock.images.get(&Arch::host()).ok_or(Error::Worker)?;
     let items: Vec<Item<'_>> = base.layers.iter().enumerate().map(|(at, layer)| Item { at, layer }).collect();
-    let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(shop, &item.drv(&[]))).collect();
+    let alone: Vec<Option<LayerId>> = items.iter().map(|item| realised(ctx, &item.drv(&[]))).collect();
     let name = target.recipe.image.clone().unwrap_or_default();
     // A layer that depends on lower ones has no realisation of its own. It is looked up later, by its lower layers.
     let missing: Vec<&Item<'_>> = items.iter().filter(|item| alone[item.at].is_none()).collect();
-    let known = over_known(shop, &items, &alone)?;
+    let known = over_known(ctx, &items, &alone)?;
     if let Some(over) = known {
         return Ok(State { over, ..State::default() });
     }
-    shop.check_stop()?;
+    ctx.check_stop()?;
     let mut layers = alone;
     let mut made = 0;
     if !missing.is_empty() {
-        let files = fetch(shop, target, &missing)?;
+        let files = fetch(ctx, target, &missing)?;
         let work: Vec<(&Item<'_>, &Path)> = missing.iter().copied().zip(files.iter().map(AsRef::as_ref)).collect();
-        let unpacked: Vec<(usize, Option<LayerId>)> = shop.activity(Activity::Unpack, "layers", None, |_| {
-            parallel::try_map(&work, |(item, file)| Ok::<_, Error>((item.at, unpack(shop, item, &name, file, None)?)))
+        let unpacked: Vec<(usize, Option<LayerId>)> = ctx.activity(Activity::Unpack, "layers", None, |_| {
+            parallel::try_map(&work, |(item, file)| Ok::<_, Error>((item.at, unpack(ctx, item, &name, file, None)?)))
         })?;
         for (at, layer) in unpacked {
             made += usize::from(layer.is_some());
@@ -72,16 +73,16 @@ pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State,
     let mut over: Vec<LayerId> = Vec::with_capacity(items.len());
     for item in &items {
         let alone = match layers[item.at] {
-            Some(layer) if fits(shop, &over, layer)? => Some(layer),
-            _ => realised(shop, &item.drv(&over)),
+            Some(layer) if fits(ctx, &over, layer)? => Some(layer),
+            _ => realised(ctx, &item.drv(&over)),
         };
         let layer = match alone {
             Some(layer) => layer,
             None => {
-                let files = fetch(shop, target, &[item])?;
+                let files = fetch(ctx, target, &[item])?;
                 let file = files.first().ok_or(Error::Worker)?;
                 made += 1;
-                let made = shop.activity(Activity::Unpack, "layers", None, |_| unpack(shop, item, &name, file, Some(&over)))?;
+                let made = ctx.activity(Activity::Unpack, "layers", None, |_| unpack(ctx, item, &name, file, Some(&over)))?;
                 made.ok_or(Error::Worker)?
             }
         };
@@ -91,12 +92,12 @@ pub(super) fn realise(shop: &Workshop<'_>, target: &Target<'_>) -> Result<State,
 }
 
 /// Returns all layers if each has a realisation, alone or over its lower layers.
-fn over_known(shop: &Workshop<'_>, items: &[Item<'_>], alone: &[Option<LayerId>]) -> Result<Option<Vec<LayerId>>, Error> {
+fn over_known(ctx: &BuildContext<'_>, items: &[Item<'_>], alone: &[Option<LayerId>]) -> Result<Option<Vec<LayerId>>, Error> {
     let mut over: Vec<LayerId> = Vec::with_capacity(items.len());
     for item in items {
         let layer = match alone[item.at] {
-            Some(layer) if fits(shop, &over, layer)? => Some(layer),
-            _ => realised(shop, &item.drv(&over)),
+            Some(layer) if fits(ctx, &over, layer)? => Some(layer),
+            _ => realised(ctx, &item.drv(&over)),
         };
         match layer {
             Some(layer) => over.push(layer),
@@ -107,28 +108,28 @@ fn over_known(shop: &Workshop<'_>, items: &[Item<'_>], alone: &[Option<LayerId>]
 }
 
 /// Returns true if a layer that was unpacked alone has the same content over these layers.
-fn fits(shop: &Workshop<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, Error> {
+fn fits(ctx: &BuildContext<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, Error> {
     let failed = |source| Error::store("reading a layer".to_owned(), source);
-    let index = silo_store::layer::read_index(shop.store, &layer).map_err(failed)?;
+    let index = silo_store::layer::read_index(ctx.store, &layer).map_err(failed)?;
     if over.is_empty() || !below::is_loose(&index) {
         return Ok(true);
     }
-    Ok(below::fits(&index, &merged(shop, over)?.index))
+    Ok(below::fits(&index, &merged(ctx, over)?.index))
 }
 
 /// Merges the indexes of the lower layers.
-fn merged(shop: &Workshop<'_>, over: &[LayerId]) -> Result<Merged, Error> {
+fn merged(ctx: &BuildContext<'_>, over: &[LayerId]) -> Result<Merged, Error> {
     let failed = |source| Error::store("reading a layer".to_owned(), source);
     let indexes: Vec<Index> =
-        over.iter().map(|layer| silo_store::layer::read_index(shop.store, layer)).collect::<Result<_, _>>().map_err(failed)?;
+        over.iter().map(|layer| silo_store::layer::read_index(ctx.store, layer)).collect::<Result<_, _>>().map_err(failed)?;
     merge(&indexes.iter().collect::<Vec<_>>()).map_err(|source| Error::store("laying layers over each other".to_owned(), source))
 }
 
-fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Result<Vec<std::path::PathBuf>, Error> {
+fn fetch(ctx: &BuildContext<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Result<Vec<std::path::PathBuf>, Error> {
     let base = target.lock.images.get(&Arch::host()).ok_or(Error::Worker)?;
     let reference = reference::parse(target.recipe.image.as_deref().unwrap_or_default()).map_err(|_| Error::Worker)?;
-    let asking = registry::Context { transport: shop.transport, user_home: &shop.outside.user_home, cancel: shop.stop };
-    let dir = shop.home.downloads();
+    let asking = registry::Context { transport: ctx.transport, user_home: &ctx.outside.user_home, cancel: ctx.stop };
+    let dir = ctx.home.downloads();
     let requests = |address: &dyn Fn(&BaseLayer) -> Vec<String>| -> Vec<Request> {
         let request = |item: &&Item<'_>| Request {
             name: format!("layer {}", item.at + 1),
@@ -145,7 +146,7 @@ fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Res
         (true, _) => nowhere,
         (false, Place::Archive { path, .. }) => {
             let name = path.display().to_string();
-            shop.activity(Activity::Unpack, &name, None, |_| registry::take(asking, &reference, &dir, &absent))?;
+            ctx.activity(Activity::Unpack, &name, None, |_| registry::take(asking, &reference, &dir, &absent))?;
             nowhere
         }
         (false, Place::Registry { .. } | Place::Layout(_)) => {
@@ -153,28 +154,28 @@ fn fetch(shop: &Workshop<'_>, target: &Target<'_>, missing: &[&Item<'_>]) -> Res
             requests(&|layer| vec![address(layer.sha256.0)])
         }
     };
-    let context = Context { transport: shop.transport, dir: &dir, jobs: download::MAX_JOBS, sink: shop.sink, cancel: shop.stop };
+    let context = Context { transport: ctx.transport, dir: &dir, jobs: download::MAX_JOBS, sink: ctx.sink, cancel: ctx.stop };
     Ok(download::fetch_all(&context, &requests, &|_, _| {})?)
 }
 
 /// Unpacks a layer, over lower layers if `over` has them. Returns `None` if the layer needs them and `over` is `None`.
-fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: Option<&[LayerId]>) -> Result<Option<LayerId>, Error> {
+fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, name: &str, path: &Path, over: Option<&[LayerId]>) -> Result<Option<LayerId>, Error> {
     let began = Instant::now();
     let number = item.at + 1;
     let drv = item.drv(over.unwrap_or_default());
     let key = drv.id().digest();
-    let ours = ours(shop, &key)?;
-    if let Some(layer) = realised(shop, &drv) {
+    let lock = lock_step(ctx, &key)?;
+    if let Some(layer) = realised(ctx, &drv) {
         return Ok(Some(layer));
     }
     let doing = |what: &str| format!("{what} layer {number} of {name}");
     let file = File::open(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })?;
-    let mut stage = shop.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
+    let mut stage = ctx.store.stage_difference().map_err(|source| Error::store(doing("staging"), source))?;
     let source = Source { layer: item.layer.sha256.0, size: item.layer.size, diff_id: item.layer.diff.0 };
     // The first layer has no lower layers, whether `over` was given or not.
     let over = over.or_else(|| (item.at == 0).then_some(&[]));
-    let merged = over.map(|over| merged(shop, over)).transpose()?;
-    let trees: Vec<PathBuf> = over.into_iter().flatten().map(|layer| shop.store.tree(layer)).collect();
+    let merged = over.map(|over| merged(ctx, over)).transpose()?;
+    let trees: Vec<PathBuf> = over.into_iter().flatten().map(|layer| ctx.store.tree(layer)).collect();
     let open = |path: &LayerPath| {
         let merged = merged.as_ref().ok_or(std::io::ErrorKind::NotFound)?;
         let at = merged.index.entries().binary_search_by(|entry| entry.path.cmp(path)).ok();
@@ -194,17 +195,17 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, name: &str, path: &Path, over: O
         }
     };
     for line in differences.lines() {
-        (shop.sink)(Event::Note { text: format!("{name}, layer {number}: {line}") });
+        (ctx.sink)(Event::Note { text: format!("{name}, layer {number}: {line}") });
     }
     let manifest = Manifest {
         derivation: drv.id().to_string(),
         name: format!("layer {number} of {name}"),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        created: shop.created(),
+        created: ctx.created(),
         inputs: vec![item.layer.sha256.0.to_string()],
         packages: Vec::new(),
     };
-    let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store(doing("committing"), source))?.id;
-    shop.notes.add(key, layer, Some(ours));
+    let layer = stage.commit(&manifest, ctx.lock).map_err(|source| Error::store(doing("committing"), source))?.id;
+    ctx.realisations.add(key, layer, Some(lock));
     Ok(Some(layer))
 }

@@ -5,29 +5,25 @@
 //! is taken from the store only if the same step made it on this machine, and for a step with project files in the same project. Otherwise
 //! the step is run, and must give the pinned layer.
 
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::Instant;
+use std::fs;
+use std::path::Path;
 
-use silo_store::capture::{self, Capture};
 use silo_store::difference::differences;
 use silo_store::digest::{Digest, LayerId};
-use silo_store::manifest::Record as Manifest;
 
-use silo_base::event::Activity;
 use silo_base::system::Arch;
 use silo_launch::opened::{Links, Opened};
-use silo_launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
+use silo_launch::spec::{Access, Mount, Root, Spec};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
 
-use super::bench::{Bench, ours};
-use super::check;
-use super::configure::{filter, refuse_secrets};
-use super::ground::Ground;
+use super::context::{BuildContext, Target, environment_of, project_key, read_index, realised, realised_as};
+use super::error::Error;
 use super::state::State;
-use super::{Error, Target, Workshop, network, read_index, realised, realised_as};
+use super::step::{self, Prepared, StepRun};
+use super::workdir::Workdir;
+use super::{network, scrub};
 
 /// Mount point of the project in a step, wherever the project is on the host.
 const PROJECT: &str = "/workspace";
@@ -60,7 +56,7 @@ pub(super) struct Task<'a> {
 pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>) -> derivation::Step {
     let mut env: Vec<(String, String)> = FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     env.push(("SOURCE_DATE_EPOCH".to_owned(), target.lock.epoch.to_string()));
-    let own = super::environment_of(target);
+    let own = environment_of(target);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(step.env.clone());
     // The last value of a variable wins.
@@ -77,60 +73,38 @@ pub(super) fn derivation(step: &Step, target: &Target<'_>, layers: Vec<LayerId>)
 }
 
 /// Returns the state with the layer of a command's changes; runs the command if the layer is unknown.
-pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Error> {
-    let mut state = task.below.handed_on();
+pub(super) fn realise(ctx: &BuildContext<'_>, task: &Task<'_>) -> Result<State, Error> {
+    let mut state = task.below.for_later_node();
     let fields = derivation(task.step, task.target, state.layers());
-    let fixed = fields.is_fixed_output();
     let drv = Derivation::Step(fields.clone());
     let key = Sha256(drv.id().digest());
     let pinned = task.target.lock.steps.get(&Arch::host()).and_then(|steps| steps.get(&key)).map(|output| LayerId::new(output.layer.0));
+    let fixed = fields.is_fixed_output();
     let pinned = pinned.filter(|_| fixed && !task.target.anew);
     let command = task.step.title();
     if fixed && pinned.is_none() && task.target.frozen {
         return Err(Error::NotPinned { command });
     }
-    let own = |layer: LayerId| output_key(task, &key.0, layer);
-    let known = || match pinned {
-        // A lock may name any layer. Accept it only if this very step made it on this machine, or makes it now.
-        Some(layer) => own(layer).and_then(|key| realised_as(shop, &key)).filter(|made| *made == layer),
-        // Without a pin there is nothing to reuse: another project's files, or the network on another day, may give another result.
-        None if fixed => None,
-        None => realised(shop, &drv),
-    };
-    let make = |state: &mut State| -> Result<LayerId, Error> {
-        let ours = ours(shop, &key.0)?;
-        if let Some(layer) = known() {
-            return Ok(layer);
-        }
-        shop.check_stop()?;
-        let mut bench = Bench::new(shop, drv.id())?;
-        let mut ground = Ground::new(shop, &fields.layers, state.take_ground())?;
-        let made = shop.activity(Activity::Step, &command, None, |_| run(shop, task, &fields, &drv, &mut bench, &mut ground))?;
-        if let Some(pinned) = pinned.filter(|pinned| *pinned != made) {
-            return Err(other_output(shop, command.clone(), pinned, made));
-        }
-        shop.notes.add(key.0, made, Some(ours));
-        if let Some(own) = own(made).filter(|_| fixed) {
-            shop.notes.add(own, made, None);
-        }
-        state.ground = Mutex::new(Some(ground));
-        state.made += 1;
-        Ok(made)
-    };
-    let layer = match known() {
-        Some(layer) => layer,
-        None => make(&mut state)?,
-    };
-    if let Some(check) = shop.check {
-        check::wait_for_another_second();
-        let mut bench = Bench::other(shop, drv.id(), check)?;
-        let mut ground = Ground::new(shop, &fields.layers, None)?;
-        let again = format!("{command}, again");
-        let second = shop.activity(Activity::Step, &again, None, |_| run(shop, task, &fields, &drv, &mut bench, &mut ground))?;
-        check.compare(shop, &command, (layer, second), &state.present)?;
-    }
+    // Listing all lower layers in each step of a long chain would be quadratic; the step below lists its own.
+    let inputs = if task.below.steps == 0 { 0 } else { fields.layers.len().saturating_sub(1) };
+    let run = Run { task, fields: &fields, drv: &drv, pinned };
+    let layer = step::realise(
+        ctx,
+        &StepRun {
+            kind: &run,
+            drv: &drv,
+            layers: &fields.layers,
+            epoch: fields.epoch,
+            title: &command,
+            name: &command,
+            recorded_name: format!("step {}", task.step.shown()),
+            inputs: &fields.layers[inputs..],
+            sends_log: true,
+        },
+        &mut state,
+    )?;
     if fixed {
-        let size = read_index(shop, layer)?.bytes();
+        let size = read_index(ctx, layer)?.bytes();
         state.outputs.insert(key, StepOutput { layer: Sha256(layer.digest()), size, command: task.step.shown() });
     }
     state.over.push(layer);
@@ -138,18 +112,73 @@ pub(super) fn realise(shop: &Workshop<'_>, task: &Task<'_>) -> Result<State, Err
     Ok(state)
 }
 
-/// Returns the key of the fact that a step made this layer. For a step with project files the key includes the project.
-fn output_key(task: &Task<'_>, drv: &Digest, layer: LayerId) -> Option<Digest> {
-    let project = match (task.step.project, task.target.project) {
-        (false, _) => String::new(),
-        (true, project) => super::project_key(project?)?,
-    };
-    Some(Digest::of(format!("silo fixed output 1\n{drv}\n{layer}\n{project}\n").as_bytes()))
+/// A command with its derivation.
+struct Run<'a> {
+    task: &'a Task<'a>,
+    fields: &'a derivation::Step,
+    drv: &'a Derivation,
+    /// The layer that the lock pins.
+    pinned: Option<LayerId>,
+}
+
+impl step::Kind for Run<'_> {
+    fn known(&self, ctx: &BuildContext<'_>) -> Option<LayerId> {
+        match self.pinned {
+            // A lock may name any layer. Accept it only if this very step made it on this machine, or makes it now.
+            Some(layer) => self.output_key(layer).and_then(|key| realised_as(ctx, &key)).filter(|made| *made == layer),
+            // Without a pin there is nothing to reuse: another project's files, or the network on another day, may give another result.
+            None if self.fields.is_fixed_output() => None,
+            None => realised(ctx, self.drv),
+        }
+    }
+
+    fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error> {
+        let project = if self.fields.project { Some(open_project(self.task)?) } else { None };
+        let mounts = project.as_ref().map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
+        let env = self.fields.env.iter().filter_map(|pair| pair.split_once('='));
+        let mut spec = Spec {
+            mounts: mounts.into_iter().collect(),
+            argv: self.fields.argv.iter().map(Into::into).collect(),
+            env: env.map(|(name, value)| (name.into(), value.into())).collect(),
+            ..step::spec(workdir, root, if project.is_some() { PROJECT } else { "/root" })
+        };
+        if let Some(patch) = network::reach(ctx, self.task.target.recipe, &self.fields.network, &spec.root.lower)? {
+            patch.furnish(&mut spec);
+        }
+        Ok(Prepared { spec, project })
+    }
+
+    fn settle(&self, _: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
+        refuse_secrets(upper)
+    }
+
+    fn accept(&self, ctx: &BuildContext<'_>, made: LayerId) -> Result<(), Error> {
+        match self.pinned.filter(|pinned| *pinned != made) {
+            Some(pinned) => Err(other_output(ctx, self.task.step.title(), pinned, made)),
+            None => Ok(()),
+        }
+    }
+
+    fn second_key(&self, made: LayerId) -> Option<Digest> {
+        self.output_key(made).filter(|_| self.fields.is_fixed_output())
+    }
+}
+
+impl Run<'_> {
+    /// Returns the key of the fact that a step made this layer. For a step with project files the key includes the project.
+    fn output_key(&self, layer: LayerId) -> Option<Digest> {
+        let project = match (self.task.step.project, self.task.target.project) {
+            (false, _) => String::new(),
+            (true, project) => project_key(project?)?,
+        };
+        let drv = self.drv.id().digest();
+        Some(Digest::of(format!("silo fixed output 1\n{drv}\n{layer}\n{project}\n").as_bytes()))
+    }
 }
 
 /// Describes how the output differs from the lock.
-fn other_output(shop: &Workshop<'_>, command: String, pinned: LayerId, made: LayerId) -> Error {
-    let indexes = read_index(shop, pinned).and_then(|old| Ok((old, read_index(shop, made)?)));
+fn other_output(ctx: &BuildContext<'_>, command: String, pinned: LayerId, made: LayerId) -> Error {
+    let indexes = read_index(ctx, pinned).and_then(|old| Ok((old, read_index(ctx, made)?)));
     let told = match indexes {
         Ok((old, new)) => {
             let all = differences(&old, &new);
@@ -165,73 +194,13 @@ fn other_output(shop: &Workshop<'_>, command: String, pinned: LayerId, made: Lay
     Error::OtherOutput { command, pinned, made, told }
 }
 
-fn run(
-    shop: &Workshop<'_>,
-    task: &Task<'_>,
-    fields: &derivation::Step,
-    drv: &Derivation,
-    bench: &mut Bench,
-    ground: &mut Ground,
-) -> Result<LayerId, Error> {
-    let began = Instant::now();
-    // Keep it open until the step ends, so that the checked directory is the one that is mounted.
-    let project = if fields.project { Some(open_project(task)?) } else { None };
-    let mut spec = spec(shop, fields, bench, ground, project.as_ref());
-    if let Some(reach) = network::reach(shop, task.target.recipe, &fields.network, &spec.root.lower)? {
-        reach.furnish(&mut spec);
-    }
-    bench.tells = true;
-    bench.launch(shop, ground, &task.step.title(), &spec)?;
-    let settled = refuse_secrets(&bench.upper()).and_then(|()| bench.settle(fields.epoch));
-    let captured = settled.and_then(|()| {
-        ground.lower(|lower| {
-            let what = Capture { upper: &bench.upper(), lower, epoch: fields.epoch, filter: &filter };
-            capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
-        })
-    });
-    let captured = captured.map_err(|error| bench.refused(shop, ground, &spec, error))?;
-    // Listing all lower layers in each step of a long chain would be quadratic; the step below lists its own.
-    let inputs = match task.below.steps {
-        0 => fields.layers.as_slice(),
-        _ => &fields.layers[fields.layers.len() - 1..],
-    };
-    let manifest = Manifest {
-        derivation: drv.id().to_string(),
-        name: format!("step {}", task.step.shown()),
-        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        created: shop.created(),
-        inputs: inputs.iter().map(LayerId::to_string).collect(),
-        packages: Vec::new(),
-    };
-    Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+/// Fails if the step left a secret that all users of the image would share.
+fn refuse_secrets(upper: &Path) -> Result<(), Error> {
+    let left = scrub::SECRETS.iter().find(|secret| fs::symlink_metadata(upper.join(secret.path)).is_ok_and(|meta| meta.len() > 0));
+    left.map_or(Ok(()), |secret| Err(Error::Refused { path: secret.path.to_owned(), why: secret.why }))
 }
 
 fn open_project(task: &Task<'_>) -> Result<Opened, Error> {
     let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.title() })?;
     Opened::open(project, Links::Refuse).map_err(|source| Error::Project { command: task.step.title(), source })
-}
-
-fn spec(shop: &Workshop<'_>, fields: &derivation::Step, bench: &Bench, ground: &Ground, project: Option<&Opened>) -> Spec {
-    let mounts = project.map(|project| Mount { host: project.host(), guest: PROJECT.into(), access: Access::ReadOnly });
-    let cwd = if project.is_some() { PathBuf::from(PROJECT) } else { PathBuf::from("/root") };
-    let env = fields.env.iter().filter_map(|pair| pair.split_once('='));
-    Spec {
-        machine: None,
-        root: bench.spec_root(shop, ground),
-        mounts: mounts.into_iter().collect(),
-        dirs: Vec::new(),
-        files: Vec::new(),
-        read_only: Vec::new(),
-        overlays: Vec::new(),
-        hidden: Vec::new(),
-        removable: Vec::new(),
-        argv: fields.argv.iter().map(Into::into).collect(),
-        env: env.map(|(name, value)| (name.into(), value.into())).collect(),
-        cwd,
-        hostname: "silo".to_owned(),
-        identity: Identity::Root,
-        stdio: Stdio::Log { path: bench.log.clone() },
-        network: None,
-        limits: Limits::default(),
-    }
 }

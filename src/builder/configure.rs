@@ -3,43 +3,38 @@
 //! The root of a step is composed of the layers of all packages that take part so far. In its dpkg database the packages of the tier are
 //! unpacked but not configured. The step runs without network, as root of its own user namespace, with a fixed environment. The overlay's
 //! upper directory catches its changes. If a tier's packages split into two independent halves, two steps configure it in parallel
-//! (`halves`).
+//! (`split`).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
-use silo_store::capture::{self, Capture, Verdict};
 use silo_store::digest::LayerId;
-use silo_store::entry::{Kind, Meta};
+use silo_store::entry::Kind;
 use silo_store::index::Index;
-use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 
-use silo_base::event::{Activity, Event};
+use silo_base::event::Event;
 use silo_base::system::Arch;
 use silo_base::thread;
 use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::merged;
-use silo_fetch::unpack::record::{self, Stanza};
-use silo_launch::spec::{Access, Identity, Limits, Mount, Spec, Stdio};
+use silo_launch::spec::{Access, Mount, Root, Spec};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::Tier;
 use silo_model::recipe::source;
 
-use super::bench::{Bench, ours};
-use super::check;
-use super::ground::Ground;
-use super::halves::{self, Parts};
-use super::scripted::{self, Below, Choice, Unpacked};
+use super::context::{BuildContext, PATH, read_index, realised};
+use super::dpkg_database::{STATUS, stanzas_of};
+use super::error::Error;
+use super::select_packages::{self, Below, Choice, Unpacked};
+use super::split::{self, Parts};
 use super::state::State;
-use super::{Error, Workshop, made_up, packages, read_index, realised, script, scrub, status};
-
-/// dpkg's status file in a layer.
-pub(super) const STATUS: &str = "var/lib/dpkg/status";
+use super::step::{self, Prepared, StepRun};
+use super::workdir::Workdir;
+use super::{dpkg_status, made_up, packages, script};
 
 /// dpkg's list of diverted paths.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
@@ -59,26 +54,26 @@ pub(super) struct Task<'a> {
 }
 
 /// Returns the state with the layers of a tier's configure steps; runs a step only if it has scripts to run and its layer is unknown.
-pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Error> {
-    let mut state = task.below.map(State::handed_on).unwrap_or_default();
+pub(super) fn realise(ctx: &BuildContext<'_>, task: Task<'_>) -> Result<State, Error> {
+    let mut state = task.below.map(State::for_later_node).unwrap_or_default();
     let mut candidates = state.plain.to_vec();
     candidates.extend(task.packages.iter().cloned());
     let below = Below { present: &state.present, changes: &state.changes, diverted: &state.diverted };
-    let choice = scripted::choose(&below, &candidates);
+    let choice = select_packages::choose(&below, &candidates);
     state.plain = Arc::new(choice.plain.clone());
     let step = |state, choice: &Choice, which: &str| {
         let takes_part = |owner: &str| choice.present.iter().chain(&choice.by_dpkg).any(|package| package.name() == owner);
         let answers = task.answers.iter().map(String::as_str).filter(|answer| takes_part(source::owner(answer))).collect();
-        Step { tier: task.tier, epoch: task.epoch, choice, which, answers }.realise(shop, state)
+        Step { tier: task.tier, epoch: task.epoch, choice, which, answers }.realise(ctx, state)
     };
     // Essential packages depend on each other without declaring it.
-    let parts = if task.tier == Tier::Base { None } else { halves::split(&state.present, &choice) };
+    let parts = if task.tier == Tier::Base { None } else { split::split(&state.present, &choice) };
     let Some(Parts { first, halves: [one, other], last }) = parts else { return step(state, &choice, "") };
     let state = step(state, &first, ", first")?;
     let beside = state.beside();
     let (with_one, with_other) = std::thread::scope(|scope| {
         let beside = thread::beside(scope, || step(beside, &other, ", other half"));
-        (step(state.handed_on(), &one, ", one half"), beside.map(std::thread::ScopedJoinHandle::join))
+        (step(state.for_later_node(), &one, ", one half"), beside.map(std::thread::ScopedJoinHandle::join))
     });
     let with_one = with_one?;
     let with_other = match with_other {
@@ -87,7 +82,7 @@ pub(super) fn realise(shop: &Workshop<'_>, task: Task<'_>) -> Result<State, Erro
         Err(_) => step(state.beside(), &other, ", other half")?,
     };
     let changes = |state: &State| state.changes.last().cloned().unwrap_or_default();
-    let both = match halves::contended(&changes(&with_one), &changes(&with_other)) {
+    let both = match split::contended(&changes(&with_one), &changes(&with_other)) {
         None => with_one.and(with_other, &state),
         Some(path) => step(with_one, &other, &format!(", other half again because of /{path}"))?,
     };
@@ -107,7 +102,7 @@ struct Step<'a> {
 
 impl Step<'_> {
     /// Returns the state with the step's layer; runs the step if it has packages and its layer is unknown.
-    fn realise(&self, shop: &Workshop<'_>, mut state: State) -> Result<State, Error> {
+    fn realise(&self, ctx: &BuildContext<'_>, mut state: State) -> Result<State, Error> {
         let choice = self.choice;
         if choice.present.is_empty() && choice.by_dpkg.is_empty() {
             return Ok(state);
@@ -122,24 +117,24 @@ impl Step<'_> {
             debs: choice.by_dpkg.iter().map(|package| package.source.sha256.0).collect(),
             answers: self.answers.iter().map(|answer| (*answer).to_owned()).collect(),
         });
-        let name = format!("configuring the packages ({}{})", self.tier.name(), self.which);
-        let run = Run { step: self, earlier: &earlier, previous: std::mem::take(&mut state.heads) };
-        let layer = match realised(shop, &drv) {
-            Some(layer) => layer,
-            None => make(shop, &drv, &name, &run, &mut state)?,
+        let run = Run { step: self, drv: &drv, earlier: &earlier, previous: std::mem::take(&mut state.heads) };
+        let layers = state.seen();
+        let runner = StepRun {
+            kind: &run,
+            drv: &drv,
+            layers: &layers,
+            epoch: self.epoch,
+            title: &format!("configuring the packages ({}{})", self.tier.name(), self.which),
+            name: "configuring the packages",
+            recorded_name: format!("configure {}{}", self.tier.name(), self.which),
+            inputs: &layers,
+            sends_log: false,
         };
-        if let Some(check) = shop.check {
-            check::wait_for_another_second();
-            let mut bench = Bench::other(shop, drv.id(), check)?;
-            let mut ground = Ground::new(shop, &state.seen(), None)?;
-            let doing = format!("{name}, again");
-            let second = shop.activity(Activity::Step, &doing, None, |_| run.run(shop, &drv, &mut bench, &mut ground))?;
-            check.compare(shop, &name, (layer, second), &state.present)?;
-        }
+        let layer = step::realise(ctx, &runner, &mut state)?;
         state.configured.push(layer);
         state.heads = vec![layer];
-        let index = read_index(shop, layer)?;
-        if let Some(text) = read_from(shop, layer, &index, DIVERSIONS)? {
+        let index = read_index(ctx, layer)?;
+        if let Some(text) = read_from(ctx, layer, &index, DIVERSIONS)? {
             state.diverted = Arc::new(diverted(&text));
         }
         state.changes.push(Arc::new(index));
@@ -147,45 +142,14 @@ impl Step<'_> {
     }
 }
 
-/// Runs a step, unless another process has made its layer in the meantime.
-fn make(shop: &Workshop<'_>, drv: &Derivation, name: &str, run: &Run<'_>, state: &mut State) -> Result<LayerId, Error> {
-    let key = drv.id().digest();
-    let ours = ours(shop, &key)?;
-    if let Some(layer) = realised(shop, drv) {
-        return Ok(layer);
-    }
-    shop.check_stop()?;
-    let mut bench = Bench::new(shop, drv.id())?;
-    let mut ground = Ground::new(shop, &state.seen(), state.take_ground())?;
-    let layer = shop.activity(Activity::Step, name, None, |_| run.run(shop, drv, &mut bench, &mut ground))?;
-    shop.notes.add(key, layer, Some(ours));
-    ground.put_by(bench);
-    state.put_ground(ground);
-    state.made += 1;
-    Ok(layer)
-}
-
 /// Reads a file of a layer, if the layer has it.
-fn read_from(shop: &Workshop<'_>, layer: LayerId, index: &Index, path: &str) -> Result<Option<Vec<u8>>, Error> {
+fn read_from(ctx: &BuildContext<'_>, layer: LayerId, index: &Index, path: &str) -> Result<Option<Vec<u8>>, Error> {
     let at = LayerPath::parse(path.as_bytes()).expect("a constant path is plain");
     if index.get(&at).is_none_or(|entry| entry.node.kind() != Kind::File) {
         return Ok(None);
     }
-    let path = shop.store.tree(&layer).join(path);
+    let path = ctx.store.tree(&layer).join(path);
     fs::read(&path).map(Some).map_err(|source| Error::File { doing: "read", path, source })
-}
-
-/// Reads the stanzas of these layers' dpkg databases. If several have a package, the last one counts.
-pub(super) fn stanzas_of(shop: &Workshop<'_>, layers: &[LayerId]) -> Result<Vec<Stanza>, Error> {
-    let mut stanzas = BTreeMap::new();
-    for layer in layers {
-        let path = shop.store.tree(layer).join(STATUS);
-        let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
-        for stanza in record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: *layer, what })? {
-            stanzas.insert((stanza.package().to_owned(), stanza.architecture().to_owned()), stanza);
-        }
-    }
-    Ok(stanzas.into_values().collect())
 }
 
 /// Parses dpkg's diversions: three lines each, the path, its new path, and the package.
@@ -198,57 +162,48 @@ fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
 /// One run of a configure step.
 struct Run<'a> {
     step: &'a Step<'a>,
+    drv: &'a Derivation,
     /// Packages that are configured already.
     earlier: &'a [Arc<Unpacked>],
     /// The layers with the dpkg databases of those packages.
     previous: Vec<LayerId>,
 }
 
-impl Run<'_> {
-    fn run(&self, shop: &Workshop<'_>, drv: &Derivation, bench: &mut Bench, ground: &mut Ground) -> Result<LayerId, Error> {
-        let began = Instant::now();
-        let debs = self.fetch_debs(shop)?;
-        self.seed(shop, &bench.upper())?;
-        let spec = self.spec(shop, bench, ground, &debs);
-        bench.launch(shop, ground, "configuring the packages", &spec)?;
-        let choice = self.step.choice;
-        let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();
-        let settled = made_up::take_out(shop.store, &bench.upper(), &packages).and_then(|taken| {
-            if !taken.is_empty() {
-                (shop.sink)(Event::Note { text: made_up::told(&taken) });
-            }
-            bench.settle(self.step.epoch)
-        });
-        let captured = settled.and_then(|()| {
-            ground.lower(|lower| {
-                let what = Capture { upper: &bench.upper(), lower, epoch: self.step.epoch, filter: &filter };
-                capture::capture(shop.store, shop.lock, &what).map_err(|source| Error::store("capturing the step's changes", source))
-            })
-        });
-        let captured = captured.map_err(|error| bench.refused(shop, ground, &spec, error))?;
-        let manifest = Manifest {
-            derivation: drv.id().to_string(),
-            name: format!("configure {}{}", self.step.tier.name(), self.step.which),
-            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            created: shop.created(),
-            inputs: ground.base().layers.iter().map(LayerId::to_string).collect(),
-            packages: Vec::new(),
-        };
-        Ok(captured.stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+impl step::Kind for Run<'_> {
+    fn known(&self, ctx: &BuildContext<'_>) -> Option<LayerId> {
+        realised(ctx, self.drv)
     }
 
+    fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error> {
+        let debs = self.fetch_debs(ctx)?;
+        self.seed(ctx, &workdir.upper())?;
+        Ok(Prepared { spec: self.spec(workdir, root, &debs), project: None })
+    }
+
+    fn settle(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
+        let choice = self.step.choice;
+        let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();
+        let taken = made_up::take_out(ctx.store, upper, &packages)?;
+        if !taken.is_empty() {
+            (ctx.sink)(Event::Note { text: made_up::told(&taken) });
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
     /// Fetches the .deb files of packages that dpkg itself unpacks.
-    fn fetch_debs(&self, shop: &Workshop<'_>) -> Result<Vec<(String, PathBuf)>, Error> {
+    fn fetch_debs(&self, ctx: &BuildContext<'_>) -> Result<Vec<(String, PathBuf)>, Error> {
         let by_dpkg = &self.step.choice.by_dpkg;
         let requests: Vec<_> =
-            by_dpkg.iter().map(|package| packages::request(shop, package.name(), &package.source, package.epoch)).collect();
-        let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: 8, sink: shop.sink, cancel: shop.stop };
+            by_dpkg.iter().map(|package| packages::request(ctx, package.name(), &package.source, package.epoch)).collect();
+        let context = Context { transport: ctx.transport, dir: &ctx.home.downloads(), jobs: 8, sink: ctx.sink, cancel: ctx.stop };
         let paths = download::fetch_checked(&context, &requests)?;
         Ok(by_dpkg.iter().map(|package| package.name().to_owned()).zip(paths).collect())
     }
 
     /// Writes the dpkg database at the start of the step.
-    fn seed(&self, shop: &Workshop<'_>, upper: &Path) -> Result<(), Error> {
+    fn seed(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
         const DPKG: &str = "var/lib/dpkg";
         set_mode(upper, 0o755)?;
         for dir in ["var", "var/lib", DPKG, "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "usr", "usr/sbin"] {
@@ -262,22 +217,22 @@ impl Run<'_> {
             set_mode(&path, mode)
         };
         self.merge_usr(upper)?;
-        let mut stanzas = stanzas_of(shop, &self.previous)?;
+        let mut stanzas = stanzas_of(ctx, &self.previous)?;
         stanzas.extend(self.step.choice.present.iter().map(|package| {
             let scripted =
                 ["preinst", "postinst", "config", "triggers", "templates"].iter().any(|member| package.record.members.contains(*member));
             // A package without scripts is marked as configured.
-            status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
+            dpkg_status::stanza(&package.record, if scripted { "install ok unpacked" } else { "install ok installed" })
         }));
-        write(STATUS.to_owned(), &status::write(stanzas), 0o644)?;
+        write(STATUS.to_owned(), &dpkg_status::write(stanzas), 0o644)?;
         let there = || self.earlier.iter().chain(&self.step.choice.present);
         let records: Vec<_> = there().map(|package| &package.record).collect();
-        for (name, text) in status::triggers(&records) {
+        for (name, text) in dpkg_status::triggers(&records) {
             write(format!("{DPKG}/triggers/{name}"), &text, 0o644)?;
         }
         // Configured packages with file triggers must learn of the new files.
-        let awaited = scripted::awaited_paths(self.earlier);
-        let fired = awaited.into_iter().filter(|path| self.step.choice.present.iter().any(|package| scripted::fires(package, path)));
+        let awaited = select_packages::awaited_paths(self.earlier);
+        let fired = awaited.into_iter().filter(|path| self.step.choice.present.iter().any(|package| select_packages::fires(package, path)));
         let fired: std::collections::BTreeSet<String> = fired.map(|path| format!("{path} -\n")).collect();
         write(format!("{DPKG}/triggers/Unincorp"), &fired.into_iter().collect::<String>(), 0o644)?;
         // Exit code 101 forbids starting services, as none run during a build (invoke-rc.d(8)).
@@ -307,9 +262,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn spec(&self, shop: &Workshop<'_>, bench: &Bench, ground: &Ground, debs: &[(String, PathBuf)]) -> Spec {
+    fn spec(&self, workdir: &Workdir, root: Root, debs: &[(String, PathBuf)]) -> Spec {
         let env = [
-            ("PATH", super::PATH.to_owned()),
+            ("PATH", PATH.to_owned()),
             ("HOME", "/root".to_owned()),
             ("LC_ALL", "C.UTF-8".to_owned()),
             ("TZ", "UTC".to_owned()),
@@ -325,39 +280,12 @@ impl Run<'_> {
             access: Access::ReadOnly,
         };
         Spec {
-            machine: None,
-            root: bench.spec_root(shop, ground),
             mounts: debs.iter().map(mount).collect(),
-            dirs: Vec::new(),
-            files: Vec::new(),
-            read_only: Vec::new(),
-            overlays: Vec::new(),
-            hidden: Vec::new(),
-            removable: Vec::new(),
             argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, &self.step.answers).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            cwd: "/".into(),
-            hostname: "silo".to_owned(),
-            identity: Identity::Root,
-            stdio: Stdio::Log { path: bench.log.clone() },
-            network: None,
-            limits: Limits::default(),
+            ..step::spec(workdir, root, "/")
         }
     }
-}
-
-/// Drops files that depend on the time and place of a step.
-pub(super) fn filter(path: &LayerPath, _: &Meta, _: Kind) -> Verdict {
-    match scrub::judge(path.as_bytes()) {
-        scrub::Verdict::Keep => Verdict::Keep,
-        scrub::Verdict::Drop => Verdict::Drop,
-    }
-}
-
-/// Fails if the step left a secret that all users of the image would share.
-pub(super) fn refuse_secrets(upper: &Path) -> Result<(), Error> {
-    let left = scrub::SECRETS.iter().find(|secret| fs::symlink_metadata(upper.join(secret.path)).is_ok_and(|meta| meta.len() > 0));
-    left.map_or(Ok(()), |secret| Err(Error::Refused { path: secret.path.to_owned(), why: secret.why }))
 }
 
 /// Sets a mode explicitly: otherwise the caller's umask would show in the layer.

@@ -22,8 +22,9 @@ use silo_store::digest::LayerId;
 use silo_store::layout::Store;
 use silo_store::path::LayerPath;
 
-use super::scripted::Unpacked;
-use super::{Error, scrub};
+use super::error::Error;
+use super::scrub;
+use super::select_packages::Unpacked;
 
 /// Directories in which scripts generate files. Files below /usr belong to packages.
 const PLACES: [&str; 5] = ["etc", "var", "root", "srv", "opt"];

@@ -14,13 +14,15 @@ use silo_store::{in_root, private};
 use silo_base::event::{self, Activity, Event, Sink};
 use silo_base::home::Home;
 use silo_launch::Exit;
-use silo_launch::broker::proxies::Proxies;
 use silo_launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Limits, Network, Root, Spec, Stdio, Upper};
 use silo_model::ecosystem::registries::{self, Registry};
 use silo_model::ecosystem::{self, Learned};
 use silo_model::recipe::Recipe;
 
-use super::{Error, Workshop, bench, keystore, roots};
+use super::context::{BuildContext, environment};
+use super::error::Error;
+use super::outside::Outside;
+use super::{ca_certificates, java_keystore, log};
 use silo_base::causes;
 
 /// Path of the host's CA certificates in a step; files below `/run` never get into a layer.
@@ -45,22 +47,9 @@ const PROBE_BYTES: u64 = 512 << 20;
 /// Held while the host names of an ecosystem are learned, so that parallel steps run a probe once.
 static LEARNING: Mutex<()> = Mutex::new(());
 
-/// The host's network configuration.
-#[derive(Clone, Debug, Default)]
-pub struct Outside {
-    /// The host's proxies.
-    pub proxies: Proxies,
-    /// Candidate paths of the host's CA bundle; the first existing file is used.
-    pub roots: Vec<PathBuf>,
-    /// Variables of [`registries::ASKED`] that are set; they name the user's own registries.
-    pub variables: BTreeMap<String, String>,
-    /// The user's home directory, with the settings of package clients.
-    pub user_home: PathBuf,
-}
-
 /// Additions to a launch spec for a network.
 #[derive(Debug)]
-pub struct Reach {
+pub struct NetworkPatch {
     /// The allowed hosts.
     pub network: Option<Network>,
     /// Files that programs need for it.
@@ -69,7 +58,7 @@ pub struct Reach {
     pub env: Vec<(String, String)>,
 }
 
-impl Reach {
+impl NetworkPatch {
     /// Adds the network to a launch spec; existing variables are kept.
     pub fn furnish(self, spec: &mut Spec) {
         if let Some(network) = &self.network {
@@ -86,20 +75,20 @@ impl Reach {
 }
 
 /// Returns the network of a step with these grants. `root` has the directories of its root, the topmost first.
-pub(super) fn reach(shop: &Workshop<'_>, recipe: &Recipe, grants: &[String], root: &[PathBuf]) -> Result<Option<Reach>, Error> {
+pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[String], root: &[PathBuf]) -> Result<Option<NetworkPatch>, Error> {
     if grants.is_empty() {
         return Ok(None);
     }
-    let learning = Learning { home: shop.home, program: shop.program, outside: shop.outside, stop: shop.stop, recipe, root };
-    let names = Names::new(shop.home, shop.outside, shop.ecosystems);
-    let mut network = Network { proxies: shop.outside.proxies.clone(), ..Network::default() };
+    let learning = Learning { home: ctx.home, program: ctx.program, outside: ctx.outside, stop: ctx.stop, recipe, root };
+    let names = Names::new(ctx.home, ctx.outside, ctx.ecosystems);
+    let mut network = Network { proxies: ctx.outside.proxies.clone(), ..Network::default() };
     for grant in grants {
         match grant.strip_prefix('@') {
             None => network.allow.push(grant.clone()),
-            Some(name) => names.or_learned(&learning, name, shop.sink)?.grant(&mut network),
+            Some(name) => names.or_learned(&learning, name, ctx.sink)?.grant(&mut network),
         }
     }
-    Ok(Some(surround(shop.outside, network, &names.registries, root)))
+    Ok(Some(surround(ctx.outside, network, &names.registries, root)))
 }
 
 /// Network options of a run.
@@ -115,7 +104,7 @@ pub struct Wish<'a> {
 }
 
 /// Returns the network of a run. Unknown ecosystems are reported and skipped: the run may not need them, and must not wait for a probe.
-pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>, sink: Sink<'_>) -> Reach {
+pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>, sink: Sink<'_>) -> NetworkPatch {
     let names = Names::new(home, outside, wish.ecosystems);
     let mut network =
         Network { proxies: outside.proxies.clone(), asker: Asker::Run, learn: wish.learn.map(|into| Learn { into }), ..Network::default() };
@@ -228,10 +217,10 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
 }
 
 /// Adds the host's registries and CA certificates to a network.
-fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> Reach {
+fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> NetworkPatch {
     let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
     let asker = network.asker;
-    let mut reach = Reach { network: Some(network), files: Vec::new(), env: Vec::new() };
+    let mut reach = NetworkPatch { network: Some(network), files: Vec::new(), env: Vec::new() };
     for registry in registries {
         match registry.file() {
             Some((place, text)) => reach.files.push(File { guest: place.into(), bytes: Bytes(text.into_bytes()), mode: 0o644 }),
@@ -249,14 +238,15 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
 ///
 /// In a run they replace the image's files. In a step they must not: a file derived from them, such as a regenerated bundle, would get into
 /// the image. So a step gets them at paths outside of any layer, named by environment variables.
-fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut Reach) {
+fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut NetworkPatch) {
     // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
     let image = |path: &str| root.iter().find_map(|tree| in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
     let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
-    let Some(merged) = roots::merged(&theirs, &own) else { return };
-    let store = image(keystore::PATH).and_then(|image| roots::merged_store(&image, &theirs, &own));
+    let Some(merged) = ca_certificates::merged(&theirs, &own) else { return };
+    let store = image(java_keystore::PATH).and_then(|image| ca_certificates::merged_store(&image, &theirs, &own));
     let is_step = asker == Asker::Step;
-    let (roots, java) = if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(keystore::PATH)) };
+    let (roots, java) =
+        if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(java_keystore::PATH)) };
     if is_step && store.is_some() {
         let value = format!("-Djavax.net.ssl.trustStore={JAVA_ROOTS}");
         reach.env.push(("JAVA_TOOL_OPTIONS".to_owned(), value));
@@ -341,8 +331,8 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     }
     let names = names?;
     if exit != Exit::Code(0) || names.is_empty() {
-        let exit = if names.is_empty() && exit == Exit::Code(0) { "it contacted no host".to_owned() } else { bench::told(exit) };
-        return Err(Error::Probe { name: name.to_owned(), exit, tail: bench::tail(&log), log });
+        let exit = if names.is_empty() && exit == Exit::Code(0) { "it contacted no host".to_owned() } else { log::describe_exit(exit) };
+        return Err(Error::Probe { name: name.to_owned(), exit, tail: log::tail(&log), log });
     }
     let learned = Learned { names, settings: settings(name, &registries) };
     ecosystem::put(learning.home, name, &learned)?;
@@ -350,7 +340,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
 }
 
 fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
-    let own = super::environment(learning.recipe.run.env.clone());
+    let own = environment(learning.recipe.run.env.clone());
     let mut env: BTreeMap<String, String> = BTreeMap::from([("LC_ALL".to_owned(), "C.UTF-8".to_owned())]);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.insert("HOME".to_owned(), "/tmp".to_owned());

@@ -19,8 +19,9 @@ use silo_fetch::unpack::{package, record};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock;
 
-use super::scripted::Unpacked;
-use super::{Error, Target, Workshop, read_index, realised};
+use super::context::{BuildContext, Target, read_index, realised};
+use super::error::Error;
+use super::select_packages::Unpacked;
 
 /// Returns the packages of a target. The archive of a local package becomes the directory of its file.
 pub(super) fn of(target: &Target<'_>) -> BTreeMap<String, lock::Package> {
@@ -52,9 +53,9 @@ pub(super) struct Item<'a> {
 
 impl<'a> Item<'a> {
     /// Creates the item of a package and looks up its layer.
-    pub fn new(shop: &Workshop<'_>, node: NodeIndex, name: &'a str, package: &'a lock::Package, epoch: i64) -> Item<'a> {
+    pub fn new(ctx: &BuildContext<'_>, node: NodeIndex, name: &'a str, package: &'a lock::Package, epoch: i64) -> Item<'a> {
         let drv = Derivation::Package(derivation::Package { deb: package.sha256.0 });
-        let known = realised(shop, &drv);
+        let known = realised(ctx, &drv);
         Item { node, name, package, epoch, drv, known }
     }
 }
@@ -64,7 +65,7 @@ pub(super) type Arrived = Mutex<BTreeMap<NodeIndex, PathBuf>>;
 
 /// Fetches the files of packages and calls `arrived` for each. Stops when `over` returns true, since then nothing waits for them.
 pub(super) fn fetch(
-    shop: &Workshop<'_>,
+    ctx: &BuildContext<'_>,
     missing: &[&Item<'_>],
     over: &(dyn Fn() -> bool + Sync),
     arrived: &(dyn Fn(NodeIndex, PathBuf) + Sync),
@@ -72,19 +73,19 @@ pub(super) fn fetch(
     if missing.is_empty() {
         return Ok(());
     }
-    let requests: Vec<Request> = missing.iter().map(|item| request(shop, item.name, item.package, item.epoch)).collect();
+    let requests: Vec<Request> = missing.iter().map(|item| request(ctx, item.name, item.package, item.epoch)).collect();
     let cancel = AtomicBool::new(false);
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = thread::beside(scope, || {
             while !ended.load(Ordering::Relaxed) {
-                if shop.stop.load(Ordering::Relaxed) || over() {
+                if ctx.stop.load(Ordering::Relaxed) || over() {
                     cancel.store(true, Ordering::Relaxed);
                 }
                 std::thread::park_timeout(LOOK);
             }
         })?;
-        let context = Context { transport: shop.transport, dir: &shop.home.downloads(), jobs: FETCHES, sink: shop.sink, cancel: &cancel };
+        let context = Context { transport: ctx.transport, dir: &ctx.home.downloads(), jobs: FETCHES, sink: ctx.sink, cancel: &cancel };
         let fetched = download::fetch_all(&context, &requests, &|at, path: &Path| arrived(missing[at].node, path.to_owned()));
         ended.store(true, Ordering::Relaxed);
         watch.thread().unpark();
@@ -93,32 +94,32 @@ pub(super) fn fetch(
 }
 
 /// Unpacks a package's layer, unless it is known, and reads its record. Returns true with it if the layer was made.
-pub(super) fn realise(shop: &Workshop<'_>, item: &Item<'_>, file: Option<&Path>) -> Result<(Arc<Unpacked>, bool), Error> {
+pub(super) fn realise(ctx: &BuildContext<'_>, item: &Item<'_>, file: Option<&Path>) -> Result<(Arc<Unpacked>, bool), Error> {
     let (layer, made) = match (item.known, file) {
         (Some(layer), _) => (layer, false),
-        (None, Some(path)) => (unpack(shop, item, path)?, true),
+        (None, Some(path)) => (unpack(ctx, item, path)?, true),
         (None, None) => return Err(Error::Worker),
     };
-    let index = read_index(shop, layer)?;
-    let record = record::read(layer, &shop.store.tree(&layer), &index)?;
+    let index = read_index(ctx, layer)?;
+    let record = record::read(layer, &ctx.store.tree(&layer), &index)?;
     Ok((Arc::new(Unpacked { record, index, source: item.package.clone(), epoch: item.epoch }), made))
 }
 
 /// Returns the download request of a package.
-pub(super) fn request(shop: &Workshop<'_>, name: &str, package: &lock::Package, epoch: i64) -> Request {
+pub(super) fn request(ctx: &BuildContext<'_>, name: &str, package: &lock::Package, epoch: i64) -> Request {
     Request {
         name: name.to_owned(),
         size: Size::Exactly(package.size),
         sha256: *package.sha256.0.as_bytes(),
-        candidates: shop.mirrors.candidates(&package.archive, &package.path, Some(&lock::snapshot_time(epoch))),
+        candidates: ctx.mirrors.candidates(&package.archive, &package.path, Some(&lock::snapshot_time(epoch))),
     }
 }
 
-fn unpack(shop: &Workshop<'_>, item: &Item<'_>, path: &Path) -> Result<LayerId, Error> {
+fn unpack(ctx: &BuildContext<'_>, item: &Item<'_>, path: &Path) -> Result<LayerId, Error> {
     let began = Instant::now();
     let doing = |what: &str| format!("{what} {}", item.name);
     let file = File::open(path).map_err(|source| Error::File { doing: "open", path: path.to_owned(), source })?;
-    let mut stage = shop.store.stage().map_err(|source| Error::store(doing("staging"), source))?;
+    let mut stage = ctx.store.stage().map_err(|source| Error::store(doing("staging"), source))?;
     let name = item.package.path.rsplit('/').next().unwrap_or(item.name);
     let expected = item.package.sha256.0;
     if let Err(error) = package::unpack(name, file, expected, &mut stage) {
@@ -132,10 +133,10 @@ fn unpack(shop: &Workshop<'_>, item: &Item<'_>, path: &Path) -> Result<LayerId, 
         derivation: item.drv.id().to_string(),
         name: item.name.to_owned(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        created: shop.created(),
+        created: ctx.created(),
         inputs: vec![expected.to_string()],
         packages: vec![format!("{} {}", item.name, item.package.version)],
     };
-    let committed = stage.commit(&manifest, shop.lock).map_err(|source| Error::store(doing("committing"), source))?;
+    let committed = stage.commit(&manifest, ctx.lock).map_err(|source| Error::store(doing("committing"), source))?;
     Ok(committed.id)
 }

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use super::scripted::Choice;
+use super::select_packages::Choice;
 
 /// Directory in the step of the .debs that dpkg unpacks itself.
 pub const DEBS: &str = "/run/silo/debs";

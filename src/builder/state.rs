@@ -8,8 +8,8 @@ use silo_store::index::Index;
 
 use silo_model::lock::{Sha256, StepOutput};
 
-use super::ground::Ground;
-use super::scripted::{self, Unpacked};
+use super::select_packages::{self, Unpacked};
+use super::step_root::StepRoot;
 
 /// An unfinished image.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub(super) struct State {
     /// Outputs of steps with network or project files, by derivation.
     pub outputs: BTreeMap<Sha256, StepOutput>,
     /// The root of the last step, for reuse by the next one; the first node that takes it gets it.
-    pub ground: Mutex<Option<Ground>>,
+    pub root: Mutex<Option<StepRoot>>,
     /// Number of command steps' layers in `over`.
     pub steps: usize,
     /// Number of layers that were made, not counting reused ones.
@@ -46,7 +46,7 @@ impl State {
     /// dpkg keeps a directory's metadata from the first package that ships it, so the earlier tiers' layers go above the later ones'. The
     /// changes of scripts go above all packages.
     pub fn seen(&self) -> Vec<LayerId> {
-        let mut layers: Vec<LayerId> = self.tiers.iter().rev().flat_map(|tier| scripted::root_order(tier)).collect();
+        let mut layers: Vec<LayerId> = self.tiers.iter().rev().flat_map(|tier| select_packages::root_order(tier)).collect();
         layers.extend(&self.configured);
         layers
     }
@@ -65,20 +65,20 @@ impl State {
     }
 
     /// Takes the root of the last step.
-    pub fn take_ground(&self) -> Option<Ground> {
-        self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+    pub fn take_root(&self) -> Option<StepRoot> {
+        self.root.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
     }
 
     /// Stores the root of a step for reuse.
-    pub fn put_ground(&self, ground: Ground) {
-        *self.ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ground);
+    pub fn put_root(&self, root: StepRoot) {
+        *self.root.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(root);
     }
 
     /// Copies the state for the half of a tier that is configured in parallel; the original keeps the root.
     pub fn beside(&self) -> State {
-        let kept = self.take_ground();
-        let beside = State { made: 0, ..self.handed_on() };
-        kept.into_iter().for_each(|ground| self.put_ground(ground));
+        let kept = self.take_root();
+        let beside = State { made: 0, ..self.for_later_node() };
+        kept.into_iter().for_each(|root| self.put_root(root));
         beside
     }
 
@@ -98,7 +98,7 @@ impl State {
     }
 
     /// Copies the state for a later node; moves the root to the copy.
-    pub fn handed_on(&self) -> State {
+    pub fn for_later_node(&self) -> State {
         State {
             tiers: self.tiers.clone(),
             present: self.present.clone(),
@@ -109,7 +109,7 @@ impl State {
             diverted: self.diverted.clone(),
             over: self.over.clone(),
             outputs: self.outputs.clone(),
-            ground: Mutex::new(self.take_ground()),
+            root: Mutex::new(self.take_root()),
             steps: self.steps,
             made: self.made,
         }

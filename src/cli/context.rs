@@ -12,7 +12,7 @@ use crate::run::tier;
 use silo_base::event::Event;
 use silo_base::home::{Home, PROJECT_CONFIG};
 use silo_base::plain;
-use silo_build::Notes;
+use silo_build::RealisationWriter;
 use silo_build::check::Check;
 use silo_fetch::patience::Patience;
 use silo_fetch::transport::Transport;
@@ -241,7 +241,7 @@ impl Setting {
             keep_failed: self.keep_failed,
             check: self.check.as_ref(),
             machine: self.machine.as_ref().or_else(|| usual.as_ref().map(|(machine, _)| machine)),
-            notes: Notes::default(),
+            realisations: RealisationWriter::default(),
             apt_dir: Path::new("/etc/apt").to_owned(),
             transport: &self.transport,
             outside: env::outside()?,

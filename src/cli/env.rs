@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::run::plan::Caller;
 use crate::run::user::{User, account_name};
 use silo_base::home::Home;
-use silo_build::network::Outside;
+use silo_build::outside::Outside;
 use silo_launch::broker::proxies::Proxies;
 use silo_model::ecosystem::registries;
 use silo_tool::shim::search::{self, identity};

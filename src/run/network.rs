@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use silo_base::event::Sink;
 use silo_base::grant::Port;
 use silo_base::home::Home;
-use silo_build::network::{self, Outside, Reach};
+use silo_build::network::{self, NetworkPatch};
+use silo_build::outside::Outside;
 use silo_insight::network as journal;
 use silo_launch::broker::proxies::Proxies;
 use silo_launch::spec::{Asker, Network, Record, SshAgent};
@@ -50,7 +51,7 @@ pub struct Asked {
 }
 
 /// Decides the network access of a run, with the files and variables that programs need for it.
-pub fn reach(given: Given<'_>) -> Reach {
+pub fn reach(given: Given<'_>) -> NetworkPatch {
     let named = given.recipe.is_some() || !given.asked.allow.is_empty();
     let reach = named.then(|| {
         let of_recipe = given.recipe.map_or(&[][..], |recipe| &recipe.run.network);
@@ -83,8 +84,8 @@ pub fn reach(given: Given<'_>) -> Reach {
 }
 
 /// Without a recipe, nothing is granted.
-fn nothing() -> Reach {
-    Reach { network: None, files: Vec::new(), env: Vec::new() }
+fn nothing() -> NetworkPatch {
+    NetworkPatch { network: None, files: Vec::new(), env: Vec::new() }
 }
 
 /// Records the hosts that a run reaches while all public addresses are granted.

@@ -8,7 +8,7 @@ use silo_store::in_root;
 use silo_base::grant::Port;
 use silo_base::plain;
 use silo_build::image;
-use silo_build::network::Outside;
+use silo_build::outside::Outside;
 use silo_insight::network::Title;
 use silo_launch::opened::{Links, Opened};
 use silo_launch::spec::Spec;

@@ -1,10 +1,8 @@
 //! The definition of a tool in a scope: its recipe, overridden by the settings in force, and the path of its lock.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use silo_base::home::PROJECT_LOCK;
-use silo_build::Target;
 use silo_model::config::{Settings, overlay};
 use silo_model::document;
 use silo_model::recipe::addon;
@@ -12,6 +10,7 @@ use silo_model::recipe::catalog::{self, Found};
 use silo_model::recipe::file::{self, check_name};
 
 use super::View;
+pub use super::defined_tool::Definition;
 use super::locking;
 use super::record::{self, Installed};
 
@@ -29,19 +28,6 @@ impl Scope {
     pub fn of(global: bool) -> Scope {
         if global { Scope::Global } else { Scope::Project }
     }
-}
-
-/// A tool as defined in a scope.
-#[derive(Clone, Debug)]
-pub struct Definition {
-    /// The recipe with all overrides, and its origin.
-    pub found: Found,
-    /// The requested version, or a prefix of it.
-    pub version: Option<String>,
-    /// The lock file that must have its lock; `None` for the recipe's own lock.
-    pub lock_file: Option<PathBuf>,
-    /// The project whose files its steps may see.
-    pub project: Option<PathBuf>,
 }
 
 /// Error of reading a definition.
@@ -170,16 +156,4 @@ fn is_claimed(view: View<'_>, tool: &str) -> Result<bool, Error> {
     let listed = settings.tools.iter().any(|name| name == tool);
     let shaped = settings.overrides.get(tool).is_some_and(silo_model::config::Override::shapes_image);
     Ok(listed || shaped || locking::of_project(view)?.contains_key(tool))
-}
-
-impl Definition {
-    /// Returns the build target of the definition with a lock.
-    pub fn target<'a>(&'a self, lock: &'a silo_model::lock::Lock) -> Target<'a> {
-        Target { recipe: &self.found.recipe, lock, project: self.project.as_deref(), frozen: false, anew: false }
-    }
-
-    /// Returns the tool's name.
-    pub fn tool(&self) -> &str {
-        &self.found.recipe.name
-    }
 }

@@ -12,7 +12,7 @@ use silo_base::system::Arch;
 use silo_build::budget::MAX_STEP_BYTES;
 use silo_build::image::{self, ImageId};
 use silo_build::network;
-use silo_build::{Built, Target, Workshop};
+use silo_build::{BuildContext, Built, Target};
 use silo_fetch::mirrors::Mirrors;
 use silo_model::lock::Lock;
 use silo_model::recipe::Recipe;
@@ -215,8 +215,8 @@ fn build(
 }
 
 /// Returns the build context of a command.
-pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mirrors: &'a OnceCell<Mirrors>) -> Workshop<'a> {
-    Workshop {
+pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mirrors: &'a OnceCell<Mirrors>) -> BuildContext<'a> {
+    BuildContext {
         home: context.home,
         store: context.store,
         lock: shared,
@@ -232,7 +232,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
         keep_failed: context.keep_failed,
         check: context.check,
         machine: context.machine,
-        notes: &context.notes,
+        realisations: &context.realisations,
         max_step_bytes: step_bytes(context),
     }
 }

@@ -15,6 +15,8 @@ pub mod keep;
 pub mod relock;
 pub mod trust;
 
+mod defined_tool;
+
 pub mod definition;
 pub mod locking;
 
@@ -43,7 +45,7 @@ use silo_store::layout::Store;
 
 use silo_base::event::Sink;
 use silo_base::home::Home;
-use silo_build::network::{Learning, Outside};
+use silo_build::network::Learning;
 use silo_fetch::mirrors::{self, Mirrors, Overrides};
 use silo_fetch::sources;
 use silo_fetch::transport::Transport;
@@ -75,13 +77,13 @@ pub struct Context<'a> {
     /// The VM to run steps in; `None` runs them natively.
     pub machine: Option<&'a silo_launch::spec::Machine>,
     /// Finished realisations that are not yet written to the store.
-    pub notes: silo_build::Notes,
+    pub realisations: silo_build::RealisationWriter,
     /// The host's apt configuration directory.
     pub apt_dir: PathBuf,
     /// Transport for downloads.
     pub transport: &'a Transport,
     /// The host's network configuration.
-    pub outside: Outside,
+    pub outside: silo_build::outside::Outside,
     /// Path of the silo binary.
     pub program: PathBuf,
     /// Path by which launchers start the binary; it stays valid when a new version is installed there.
@@ -129,7 +131,7 @@ impl Context<'_> {
             keep_failed: self.keep_failed,
             check: self.check,
             machine: self.machine,
-            notes: silo_build::Notes::default(),
+            realisations: silo_build::RealisationWriter::default(),
             apt_dir: self.apt_dir.clone(),
             transport: self.transport,
             outside: self.outside.clone(),

@@ -17,7 +17,7 @@ use silo_model::document;
 use silo_model::lock::{self, Asked, Lock, Package};
 use silo_model::recipe::catalog::{self, Found, Origin};
 
-use super::definition::Definition;
+use super::defined_tool::Definition;
 use super::relock;
 use super::trust;
 use super::{Context, View};

@@ -6,7 +6,29 @@ use silo_store::digest::LayerId;
 use silo_base::moment;
 use silo_base::system::Arch;
 
-use super::Image;
+/// The contents of an image's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The architecture.
+    pub arch: Arch,
+    /// The image's date in seconds since 1970: its SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerId>,
+    /// The program and its first arguments.
+    pub command: Vec<String>,
+    /// Default arguments for a run without arguments. If `None`, arguments of a run replace the whole command.
+    pub arguments: Option<Vec<String>>,
+    /// The environment, as `NAME=value`.
+    pub env: Vec<String>,
+}
+
+impl Image {
+    /// Returns the layers as a set, for marking.
+    pub fn layer_set(&self) -> std::collections::BTreeSet<LayerId> {
+        self.layers.iter().copied().collect()
+    }
+}
 
 /// Encodes a configuration; equal images give equal bytes.
 pub fn write(image: &Image) -> Vec<u8> {

@@ -15,38 +15,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use silo_store::compose::{ComposeError, Composed};
-use silo_store::digest::{Digest, LayerId};
+use silo_store::digest::Digest;
 use silo_store::layout::Store;
 use silo_store::path_error::PathError;
 use silo_store::{private, removal};
 
 use silo_base::home::Home;
-use silo_base::system::Arch;
 use silo_model::derivation::DrvId;
 
-/// The contents of an image's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
-    /// The architecture.
-    pub arch: Arch,
-    /// The image's date in seconds since 1970: its SOURCE_DATE_EPOCH.
-    pub epoch: i64,
-    /// The layers, lowest first.
-    pub layers: Vec<LayerId>,
-    /// The program and its first arguments.
-    pub command: Vec<String>,
-    /// Default arguments for a run without arguments. If `None`, arguments of a run replace the whole command.
-    pub arguments: Option<Vec<String>>,
-    /// The environment, as `NAME=value`.
-    pub env: Vec<String>,
-}
-
-impl Image {
-    /// Returns the layers as a set, for marking.
-    pub fn layer_set(&self) -> std::collections::BTreeSet<LayerId> {
-        self.layers.iter().copied().collect()
-    }
-}
+pub use config::Image;
 
 /// Image id: the digest of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

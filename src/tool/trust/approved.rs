@@ -5,8 +5,9 @@ use std::path::Path;
 
 use silo_base::home::Home;
 
+use super::error::Error;
 use super::exposure::Exposures;
-use super::{Error, place};
+use super::record::place;
 
 /// Returns the approved lines of the directory at a canonical path.
 pub fn approved(home: &Home, dir: &Path) -> Result<Exposures, Error> {

@@ -10,6 +10,8 @@
 //!
 //! If no sandbox could write the directory since the files were compared, a change is the user's own.
 
+mod error;
+
 pub mod record;
 pub mod runs;
 
@@ -25,41 +27,19 @@ mod written;
 
 pub mod worktree;
 
-use std::path::Path;
-
-use silo_store::path_error::PathError;
-
-use silo_base::home::Home;
-use silo_model::document;
-
-use record::Place;
-
 pub use approved::{Revoked, approve, approved, revoke};
+pub use error::Error;
 pub use run::{RunRecord, begin_run, came_inside, remember};
 pub use verdict::{Verdict, approve_files, changes, judge, lost_between};
 pub use written::{approve_change, commit, wrote};
-
-/// Error of reading or writing approvals.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A record is invalid.
-    #[error(transparent)]
-    Document(#[from] document::Error),
-    /// A file operation failed.
-    #[error(transparent)]
-    File(#[from] PathError),
-}
-
-fn place(home: &Home, dir: &Path) -> Result<Place, Error> {
-    Ok(Place::of(home, dir).map_err(|source| PathError { doing: "look at", path: dir.to_owned(), source })?)
-}
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
+    use silo_base::home::Home;
     use silo_model::config::Settings;
     use silo_model::config::project::ProjectFiles;
 

@@ -26,7 +26,7 @@ use silo_base::home::{Home, PROJECT_CONFIG, PROJECT_LOCK};
 use silo_base::identity::DirectoryId;
 use silo_model::document;
 
-use super::Error;
+use super::error::Error;
 
 /// The version of the format of `record.toml`.
 const VERSION: u32 = 1;
@@ -183,4 +183,9 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
 pub fn digest_of(files: &BTreeMap<String, Digest>) -> Digest {
     let lines: String = files.iter().map(|(name, digest)| format!("{digest} {}:{name}\n", name.len())).collect();
     Digest::of(lines.as_bytes())
+}
+
+/// Returns where the records of a directory are.
+pub(super) fn place(home: &Home, dir: &Path) -> Result<Place, Error> {
+    Ok(Place::of(home, dir).map_err(|source| PathError { doing: "look at", path: dir.to_owned(), source })?)
 }

@@ -10,9 +10,10 @@ use silo_store::path_error::PathError;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 use silo_model::config::project::ProjectFiles;
 
+use super::error::Error;
+use super::record::place;
 use super::runs::{self, Running};
 use super::verdict::State;
-use super::{Error, place};
 
 /// A sandbox that can write a directory. Its holder finishes the record after the sandbox ends; a killed silo never does.
 #[derive(Debug)]

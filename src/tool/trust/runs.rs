@@ -12,7 +12,7 @@ use std::path::Path;
 use silo_store::held::Held;
 use silo_store::path_error::PathError;
 
-use super::Error;
+use super::error::Error;
 
 /// Digits of the number, so that a write in place always replaces all of it.
 const DIGITS: usize = 20;

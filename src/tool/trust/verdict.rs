@@ -8,9 +8,11 @@ use silo_store::digest::Digest;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_model::config::project::ProjectFiles;
 
+use super::error::Error;
+use super::record::place;
 use super::record::{self, Place, Record, digest_of};
 use super::runs::{self, Runs};
-use super::{Error, place, words};
+use super::words;
 
 /// Decision about the files of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use super::{Error, Verdict};
 /// Returns the approved lines of the main worktree, if the files are in a linked worktree and equal those that count there.
 pub fn approved_in_main(home: &Home, files: &ProjectFiles) -> Result<Exposures, Error> {
     let Some(main) = main_of(files.root()) else { return Ok(Exposures::new()) };
-    let record = super::place(home, &main)?.read()?;
+    let record = super::record::place(home, &main)?.read()?;
     let digests = files.digests();
     let counted = record.known.as_ref() == Some(&digests) || record.approved_files == Some(digest_of(&digests));
     let counts = counted || {

@@ -12,9 +12,10 @@ use silo_model::config::project::ProjectFiles;
 use silo_model::config::read;
 
 use super::approved::approve;
+use super::error::Error;
 use super::exposure::{Exposures, of_settings};
+use super::record::place;
 use super::verdict::State;
-use super::{Error, place};
 
 /// Records that silo changed a file from one text to another; an empty text is a missing file. The new text counts if the old one did.
 pub fn wrote(home: &Home, project: &Path, name: &str, texts: (&str, &str)) -> Result<(), Error> {

@@ -13,15 +13,16 @@ use silo_store::compose::{self, Base};
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
 
-use super::bench::Bench;
-use super::{Error, Workshop, read_index};
+use super::context::{BuildContext, read_index};
+use super::error::Error;
+use super::workdir::Workdir;
 
 /// Limit on the layers stacked on a composed tree. Each costs a few microseconds at every mount.
 const MAX_STACKED: usize = 48;
 
 /// The root of the next step; its tree is removed on drop.
 #[derive(Debug)]
-pub(super) struct Ground {
+pub(super) struct StepRoot {
     tree: PathBuf,
     /// The layers of the tree, lowest first, and their merged index.
     layers: Vec<LayerId>,
@@ -29,40 +30,40 @@ pub(super) struct Ground {
     /// The layers stacked on the tree, lowest first.
     stacked: Vec<(LayerId, Arc<Index>)>,
     /// Working directories of earlier steps. They are removed late: when it allocates an inode, ext4 searches past all recently freed ones.
-    spent: Vec<Bench>,
+    spent: Vec<Workdir>,
     kept: bool,
 }
 
-impl Ground {
+impl StepRoot {
     /// Makes the root of these layers; reuses as much as possible of an older root.
-    pub fn new(shop: &Workshop<'_>, layers: &[LayerId], old: Option<Ground>) -> Result<Ground, Error> {
+    pub fn new(ctx: &BuildContext<'_>, layers: &[LayerId], old: Option<StepRoot>) -> Result<StepRoot, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut old = old;
         if let Some(ground) = &mut old
-            && ground.stack(shop, layers)?
+            && ground.stack(ctx, layers)?
         {
             return old.ok_or(Error::Worker);
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let tree = shop.home.work().join(format!("root-{}-{number}", std::process::id()));
+        let tree = ctx.home.work().join(format!("root-{}-{number}", std::process::id()));
         let composed = match &old {
-            Some(old) => compose::recompose(shop.store, shop.lock, &old.base(), layers, &tree, &|_| {}),
-            None => compose::compose(shop.store, shop.lock, layers, &tree, &|_| {}),
+            Some(old) => compose::recompose(ctx.store, ctx.lock, &old.base(), layers, &tree, &|_| {}),
+            None => compose::compose(ctx.store, ctx.lock, layers, &tree, &|_| {}),
         };
         let composed = composed.map_err(|source| Error::store("composing the step's root", source))?;
         let spent = old.map(|mut old| std::mem::take(&mut old.spent)).unwrap_or_default();
-        Ok(Ground { tree, layers: layers.to_vec(), index: Arc::new(composed.index), stacked: Vec::new(), spent, kept: false })
+        Ok(StepRoot { tree, layers: layers.to_vec(), index: Arc::new(composed.index), stacked: Vec::new(), spent, kept: false })
     }
 
     /// Stacks the layers that the root lacks; returns false if that is not possible.
-    fn stack(&mut self, shop: &Workshop<'_>, layers: &[LayerId]) -> Result<bool, Error> {
+    fn stack(&mut self, ctx: &BuildContext<'_>, layers: &[LayerId]) -> Result<bool, Error> {
         let have = self.layers.len() + self.stacked.len();
         let own = self.layers.iter().chain(self.stacked.iter().map(|(layer, _)| layer));
         if layers.len() > self.layers.len() + MAX_STACKED || layers.len() < have || !own.eq(&layers[..have]) {
             return Ok(false);
         }
         for layer in &layers[have..] {
-            let index = Arc::new(read_index(shop, *layer)?);
+            let index = Arc::new(read_index(ctx, *layer)?);
             if !self.lower(|lower| lower.can_bear(&index)) {
                 return Ok(false);
             }
@@ -81,10 +82,10 @@ impl Ground {
     ///
     /// If several steps gave the same layer, only its topmost place counts: the kernel refuses to stack a directory twice, and nothing of
     /// the lower one would be visible.
-    pub fn mounts(&self, shop: &Workshop<'_>) -> Vec<PathBuf> {
+    pub fn mounts(&self, ctx: &BuildContext<'_>) -> Vec<PathBuf> {
         let mut seen = BTreeSet::new();
         let topmost = self.stacked.iter().rev().filter(|(layer, _)| seen.insert(*layer));
-        topmost.map(|(layer, _)| shop.store.tree(layer)).chain([self.tree.clone()]).collect()
+        topmost.map(|(layer, _)| ctx.store.tree(layer)).chain([self.tree.clone()]).collect()
     }
 
     /// Returns the composed tree as the base of another one.
@@ -93,7 +94,7 @@ impl Ground {
     }
 
     /// Keeps the working directory of a finished step until the root is dropped.
-    pub fn put_by(&mut self, bench: Bench) {
+    pub fn put_by(&mut self, bench: Workdir) {
         self.spent.push(bench);
     }
 
@@ -103,7 +104,7 @@ impl Ground {
     }
 }
 
-impl Drop for Ground {
+impl Drop for StepRoot {
     fn drop(&mut self) {
         if !self.kept {
             // A leftover is swept by `silo gc`. The tree may be gone already, if another one was made of it.

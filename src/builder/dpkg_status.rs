@@ -1,4 +1,4 @@
-//! Generates dpkg's database files `status` and `triggers/*`, in the form that dpkg itself writes.
+//! Generates dpkg's database files `dpkg_status` and `triggers/*`, in the form that dpkg itself writes.
 
 use std::collections::BTreeMap;
 

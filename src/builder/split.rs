@@ -14,7 +14,7 @@ use silo_store::entry::{Entry, Kind, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
-use super::scripted::{Choice, Unpacked, dependencies, fires, providers};
+use super::select_packages::{Choice, Unpacked, dependencies, fires, providers};
 
 /// Fewest files of packages with scripts in the smaller half. Scripts mostly process the files of their package; for fewer files a second
 /// sandbox costs more than it saves.

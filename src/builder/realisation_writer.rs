@@ -16,7 +16,7 @@ const BETWEEN: Duration = Duration::from_millis(700);
 
 /// Unwritten realisations, each with the lock that keeps other processes from making the same layer.
 #[derive(Debug, Default)]
-pub struct Notes(Mutex<Vec<Note>>);
+pub struct RealisationWriter(Mutex<Vec<Note>>);
 
 #[derive(Debug)]
 struct Note {
@@ -25,7 +25,7 @@ struct Note {
     _lock: Option<BuildLock>,
 }
 
-impl Notes {
+impl RealisationWriter {
     /// Adds a realisation; its layer is in the store.
     pub(super) fn add(&self, drv: Digest, layer: LayerId, lock: Option<BuildLock>) {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Note { drv, layer, _lock: lock });

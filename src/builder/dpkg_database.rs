@@ -5,6 +5,7 @@
 //! packages are rewritten.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,19 +14,24 @@ use silo_store::entry::Meta;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 
+use silo_fetch::unpack::record::{self, Stanza};
 use silo_model::derivation::{self, Derivation};
 
-use super::configure::{STATUS, stanzas_of};
-use super::scripted::Unpacked;
+use super::context::{BuildContext, realised};
+use super::dpkg_status;
+use super::error::Error;
+use super::select_packages::Unpacked;
 use super::state::State;
-use super::{Error, Workshop, realised, status};
+
+/// dpkg's status file in a layer.
+pub(super) const STATUS: &str = "var/lib/dpkg/status";
 
 /// Directory of dpkg's trigger files.
 const TRIGGERS: &str = "var/lib/dpkg/triggers";
 
 /// Adds the layer of the complete database, if a configure step's own database is not complete.
-pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<State, Error> {
-    let mut state = below.handed_on();
+pub(super) fn realise(ctx: &BuildContext<'_>, epoch: i64, below: &State) -> Result<State, Error> {
+    let mut state = below.for_later_node();
     let configured = state.heads.clone();
     let halves = configured.len() > 1;
     if configured.is_empty() || state.plain.is_empty() && !halves {
@@ -36,19 +42,19 @@ pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<
     let triggers = if halves { layers_of(&state.present) } else { Vec::new() };
     let inputs = configured.iter().chain(&layers).chain(&triggers).map(LayerId::to_string).collect();
     let drv = Derivation::Database(derivation::Database { configured: configured.clone(), epoch, layers, triggers });
-    if let Some(layer) = realised(shop, &drv) {
+    if let Some(layer) = realised(ctx, &drv) {
         state.over.push(layer);
         return Ok(state);
     }
     let began = Instant::now();
-    let mut stanzas = stanzas_of(shop, &configured)?;
-    stanzas.extend(state.plain.iter().map(|package| status::stanza(&package.record, "install ok installed")));
-    let mut files = BTreeMap::from([(STATUS.to_owned(), status::write(stanzas))]);
+    let mut stanzas = stanzas_of(ctx, &configured)?;
+    stanzas.extend(state.plain.iter().map(|package| dpkg_status::stanza(&package.record, "install ok installed")));
+    let mut files = BTreeMap::from([(STATUS.to_owned(), dpkg_status::write(stanzas))]);
     if halves {
         let records: Vec<_> = state.present.iter().map(|package| &package.record).collect();
-        files.extend(status::triggers(&records).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
+        files.extend(dpkg_status::triggers(&records).into_iter().map(|(name, text)| (format!("{TRIGGERS}/{name}"), text)));
     }
-    let mut stage = shop.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
+    let mut stage = ctx.store.stage().map_err(|source| Error::store("staging the dpkg database", source))?;
     let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: epoch, xattrs: Default::default() };
     for (path, text) in &files {
         let path = LayerPath::parse(path.as_bytes()).map_err(|_| Error::Worker)?;
@@ -58,13 +64,26 @@ pub(super) fn realise(shop: &Workshop<'_>, epoch: i64, below: &State) -> Result<
         derivation: drv.id().to_string(),
         name: "dpkg database".to_owned(),
         duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        created: shop.created(),
+        created: ctx.created(),
         inputs,
         packages: Vec::new(),
     };
-    let layer = stage.commit(&manifest, shop.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;
-    shop.notes.add(drv.id().digest(), layer, None);
+    let layer = stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the dpkg database", source))?.id;
+    ctx.realisations.add(drv.id().digest(), layer, None);
     state.over.push(layer);
     state.made += 1;
     Ok(state)
+}
+
+/// Reads the stanzas of these layers' dpkg databases. If several have a package, the last one counts.
+pub(super) fn stanzas_of(ctx: &BuildContext<'_>, layers: &[LayerId]) -> Result<Vec<Stanza>, Error> {
+    let mut stanzas = BTreeMap::new();
+    for layer in layers {
+        let path = ctx.store.tree(layer).join(STATUS);
+        let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path, source })?;
+        for stanza in record::parse_stanzas(&bytes).map_err(|what| Error::Database { layer: *layer, what })? {
+            stanzas.insert((stanza.package().to_owned(), stanza.architecture().to_owned()), stanza);
+        }
+    }
+    Ok(stanzas.into_values().collect())
 }

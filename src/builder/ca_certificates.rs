@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::keystore;
+use super::java_keystore;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
@@ -32,7 +32,7 @@ pub fn merged_store(store: &[u8], image: &[u8], machine: &[u8]) -> Option<Vec<u8
     let certificates: Vec<CertificateDer<'_>> =
         added.iter().filter_map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).ok()).collect();
     let certificates: Vec<&[u8]> = certificates.iter().map(|certificate| certificate.as_ref()).collect();
-    if certificates.is_empty() { None } else { keystore::with(store, &certificates) }
+    if certificates.is_empty() { None } else { java_keystore::with(store, &certificates) }
 }
 
 /// Returns the certificates of one bundle that another lacks, in their original text.
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn javas_store_gets_the_same() {
-        let store = keystore::empty();
+        let store = java_keystore::empty();
         let machine = pem("AAAA");
         let merged = merged_store(&store, b"", machine.as_bytes()).expect("one is lacking");
-        assert!(merged.len() > store.len() && keystore::dated(&merged, 0).is_some());
+        assert!(merged.len() > store.len() && java_keystore::dated(&merged, 0).is_some());
         assert_eq!(merged_store(&store, machine.as_bytes(), machine.as_bytes()), None);
         assert_eq!(merged_store(b"no store", b"", machine.as_bytes()), None);
     }

@@ -1,0 +1,150 @@
+//! Context of a build, and the lookups in the store that every kind of step makes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use silo_store::digest::{Digest, LayerId};
+use silo_store::index::Index;
+use silo_store::layout::Store;
+use silo_store::lock::SharedLock;
+use silo_store::realisation::Realisation;
+
+use silo_base::event::{self, Activity, Event, Sink};
+use silo_base::home::Home;
+use silo_base::identity::DirectoryId;
+use silo_base::system::Arch;
+use silo_fetch::mirrors::Mirrors;
+use silo_fetch::transport::Transport;
+use silo_launch::spec::Machine;
+use silo_model::derivation::Derivation;
+use silo_model::lock::Lock;
+use silo_model::recipe::Recipe;
+
+use super::check::Check;
+use super::error::Error;
+use super::outside::Outside;
+use super::realisation_writer::RealisationWriter;
+
+/// PATH of a Debian root, the default in an image's environment.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Context of a build.
+#[derive(Clone, Copy)]
+pub struct BuildContext<'a> {
+    /// The home that images are stored in.
+    pub home: &'a Home,
+    /// Its layer store.
+    pub store: &'a Store,
+    /// Shared lock on the store: nothing is collected while it is held.
+    pub lock: &'a SharedLock,
+    /// Transport for downloads.
+    pub transport: &'a Transport,
+    /// The mirrors.
+    pub mirrors: &'a Mirrors,
+    /// Path of the silo binary, which is re-executed for each step (see [`silo_launch`]).
+    pub program: &'a Path,
+    /// Current time in seconds since 1970. It goes into logs and manifests, never into the bytes of a layer.
+    pub now: i64,
+    /// The host's network configuration, for steps with network.
+    pub outside: &'a Outside,
+    /// Host names of package ecosystems, as given by the settings.
+    pub ecosystems: &'a BTreeMap<String, Vec<String>>,
+    /// Number of worker threads of each class.
+    pub jobs: usize,
+    /// Receiver of events.
+    pub sink: Sink<'a>,
+    /// Set when the user stops the build.
+    pub stop: &'a AtomicBool,
+    /// True if the root of a failed step is kept for `silo debug`.
+    pub keep_failed: bool,
+    /// Results of the reproducibility check, if enabled. Each step then runs twice.
+    pub check: Option<&'a Check>,
+    /// The VM to run steps in; `None` runs them natively. The result is the same.
+    pub machine: Option<&'a Machine>,
+    /// Finished realisations that are not yet written to the store.
+    pub realisations: &'a RealisationWriter,
+    /// Limit on the bytes of files that a step may write.
+    pub max_step_bytes: u64,
+}
+
+impl BuildContext<'_> {
+    pub(super) fn created(&self) -> u64 {
+        u64::try_from(self.now).unwrap_or(0)
+    }
+
+    pub(super) fn check_stop(&self) -> Result<(), Error> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Runs `work` as one activity.
+    pub(super) fn activity<T>(&self, kind: Activity, name: &str, total: Option<u64>, work: impl FnOnce(u64) -> T) -> T {
+        let id = event::next_id();
+        (self.sink)(Event::Started { id, kind, name: name.to_owned(), total });
+        let done = work(id);
+        (self.sink)(Event::Finished { id });
+        done
+    }
+}
+
+/// A tool to build.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The recipe.
+    pub recipe: &'a Recipe,
+    /// The exact inputs.
+    pub lock: &'a Lock,
+    /// The project whose files the steps may see.
+    pub project: Option<&'a Path>,
+    /// True if an output that the lock does not pin is an error.
+    pub frozen: bool,
+    /// True if pinned steps run again and get new pins.
+    pub anew: bool,
+}
+
+/// Returns the key of a project whose files a step may see. Steps of different projects have different keys.
+pub(super) fn project_key(project: &Path) -> Option<String> {
+    let id = DirectoryId::of(project).ok()?;
+    // File systems reuse inode numbers; then the path distinguishes the directories.
+    Some(if id.is_lasting() { id.key() } else { format!("{} {}", id.key(), project.display()) })
+}
+
+/// Returns the environment of a tool's image: the base image's, if it has one, overridden by the recipe's.
+pub(super) fn environment_of(target: &Target<'_>) -> Vec<String> {
+    let base = target.lock.images.get(&Arch::host());
+    let base = base.into_iter().flat_map(|base| &base.env).filter_map(|pair| pair.split_once('='));
+    environment(base.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(target.recipe.run.env.clone()))
+}
+
+/// Returns the environment of an image: a default PATH, overridden by the given variables. The last value of a variable wins.
+pub(super) fn environment(said: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let env: BTreeMap<String, String> = [("PATH".to_owned(), PATH.to_owned())].into_iter().chain(said).collect();
+    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// Returns the layer that a derivation made, if the store still has it.
+pub(super) fn realised(ctx: &BuildContext<'_>, drv: &Derivation) -> Option<LayerId> {
+    realised_as(ctx, &drv.id().digest())
+}
+
+/// Looks up a realisation by its key.
+pub(super) fn realised_as(ctx: &BuildContext<'_>, key: &Digest) -> Option<LayerId> {
+    if let Some(layer) = ctx.realisations.get(key) {
+        return Some(layer);
+    }
+    // A broken or unreadable realisation counts as missing: the step runs again.
+    match silo_store::realisation::get(ctx.store, key) {
+        Ok(Realisation::Known(layer)) if ctx.store.has(&layer) && is_warm(ctx, &layer) => Some(layer),
+        _ => None,
+    }
+}
+
+/// Unpacks the tree of a compressed layer, since steps read it. Returns false if that fails; then the step runs again.
+pub(super) fn is_warm(ctx: &BuildContext<'_>, layer: &LayerId) -> bool {
+    silo_store::forms::warm(ctx.store, ctx.lock, std::slice::from_ref(layer), &|_| {}).is_ok()
+}
+
+/// Reads the index of a layer.
+pub(super) fn read_index(ctx: &BuildContext<'_>, layer: LayerId) -> Result<Index, Error> {
+    silo_store::layer::read_index(ctx.store, &layer).map_err(|source| Error::store(format!("reading the index of layer {layer}"), source))
+}

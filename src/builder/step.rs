@@ -1,0 +1,287 @@
+//! Runs one build step: finds its layer or makes it, and in a reproducibility check makes it a second time and compares.
+//!
+//! Configure steps and command steps share everything here: the build lock, the root, the launch, the capture and the commit. They differ in
+//! the parts that [`Kind`] names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use silo_store::capture::{self, Capture, Verdict};
+use silo_store::digest::{Digest, LayerId};
+use silo_store::entry::{Kind as NodeKind, Meta};
+use silo_store::lock::BuildLock;
+use silo_store::manifest::Record as Manifest;
+use silo_store::path::LayerPath;
+use silo_store::private;
+
+use silo_base::event::{Activity, Event};
+use silo_launch::Exit;
+use silo_launch::opened::Opened;
+use silo_launch::spec::{Identity, Limits, Root, Spec, Stdio};
+use silo_model::derivation::Derivation;
+
+use super::budget::Watch;
+use super::context::BuildContext;
+use super::error::Error;
+use super::state::State;
+use super::step_root::StepRoot;
+use super::workdir::Workdir;
+use super::{compare, java_keystore, log, scrub};
+
+/// File name of the launch spec that is kept with a failed step.
+pub const SPEC: &str = "spec.json";
+
+/// Interval of the attempts to take a lock that another process holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Limit on the size of a Java keystore; Debian's has 170 KB.
+const MAX_KEYSTORE_BYTES: u64 = 16 << 20;
+
+/// The parts in which the kinds of steps differ.
+pub(super) trait Kind {
+    /// Returns the layer of the step, if it is known and in the store.
+    fn known(&self, ctx: &BuildContext<'_>) -> Option<LayerId>;
+
+    /// Prepares the working directory, and returns the launch.
+    fn prepare(&self, ctx: &BuildContext<'_>, workdir: &Workdir, root: Root) -> Result<Prepared, Error>;
+
+    /// Checks and cleans the changes of a finished step.
+    fn settle(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error>;
+
+    /// Refuses a new layer, for example if the lock pins another one.
+    fn accept(&self, _: &BuildContext<'_>, _: LayerId) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Returns a second key under which the new layer is recorded.
+    fn second_key(&self, _: LayerId) -> Option<Digest> {
+        None
+    }
+}
+
+/// A step to run.
+pub(super) struct StepRun<'a> {
+    /// Its own parts.
+    pub kind: &'a dyn Kind,
+    /// The derivation.
+    pub drv: &'a Derivation,
+    /// The layers of its root, lowest first.
+    pub layers: &'a [LayerId],
+    /// The build's SOURCE_DATE_EPOCH.
+    pub epoch: i64,
+    /// Name of its activity.
+    pub title: &'a str,
+    /// Name in errors.
+    pub name: &'a str,
+    /// Name in the layer's manifest.
+    pub recorded_name: String,
+    /// Inputs in the layer's manifest.
+    pub inputs: &'a [LayerId],
+    /// True if log lines are also sent as events while the step runs.
+    pub sends_log: bool,
+}
+
+/// A launch that is ready.
+pub(super) struct Prepared {
+    /// The launch spec.
+    pub spec: Spec,
+    /// The project, open until the step ends, so that the checked directory is the mounted one.
+    pub project: Option<Opened>,
+}
+
+/// Returns the spec of a step with defaults: no network, no mounts, root's identity.
+pub(super) fn spec(workdir: &Workdir, root: Root, cwd: &str) -> Spec {
+    Spec {
+        machine: None,
+        root,
+        mounts: Vec::new(),
+        dirs: Vec::new(),
+        files: Vec::new(),
+        read_only: Vec::new(),
+        overlays: Vec::new(),
+        hidden: Vec::new(),
+        removable: Vec::new(),
+        argv: Vec::new(),
+        env: Default::default(),
+        cwd: cwd.into(),
+        hostname: "silo".to_owned(),
+        identity: Identity::Root,
+        stdio: Stdio::Log { path: workdir.log.clone() },
+        network: None,
+        limits: Limits::default(),
+    }
+}
+
+/// Returns the layer of a step; runs the step if the layer is unknown. With a reproducibility check the step runs a second time.
+pub(super) fn realise(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<LayerId, Error> {
+    let layer = match step.kind.known(ctx) {
+        Some(layer) => layer,
+        None => make(ctx, step, state)?,
+    };
+    if let Some(check) = ctx.check {
+        compare::wait_for_another_second();
+        let mut workdir = Workdir::other(ctx, step.drv.id(), check)?;
+        let mut root = StepRoot::new(ctx, step.layers, None)?;
+        let title = format!("{}, again", step.title);
+        let second = ctx.activity(Activity::Step, &title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
+        compare::compare(check, ctx, step.title, (layer, second), &state.present)?;
+    }
+    Ok(layer)
+}
+
+/// Runs a step, unless another process has made its layer in the meantime.
+fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result<LayerId, Error> {
+    let key = step.drv.id().digest();
+    let lock = lock_step(ctx, &key)?;
+    if let Some(layer) = step.kind.known(ctx) {
+        return Ok(layer);
+    }
+    ctx.check_stop()?;
+    let mut workdir = Workdir::new(ctx, step.drv.id())?;
+    let mut root = StepRoot::new(ctx, step.layers, state.take_root())?;
+    let made = ctx.activity(Activity::Step, step.title, None, |_| run(ctx, step, &mut workdir, &mut root))?;
+    step.kind.accept(ctx, made)?;
+    ctx.realisations.add(key, made, Some(lock));
+    if let Some(second) = step.kind.second_key(made) {
+        ctx.realisations.add(second, made, None);
+    }
+    root.put_by(workdir);
+    state.put_root(root);
+    state.made += 1;
+    Ok(made)
+}
+
+/// Runs a step once, and commits its changes.
+fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<LayerId, Error> {
+    let began = Instant::now();
+    let prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
+    let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
+    attempt.launch(step)?;
+    let settled = step.kind.settle(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));
+    let captured = settled.and_then(|()| {
+        attempt.root.lower(|lower| {
+            let changes = Capture { upper: &attempt.workdir.upper(), lower, epoch: step.epoch, filter: &filter };
+            capture::capture(ctx.store, ctx.lock, &changes).map_err(|source| Error::store("capturing the step's changes", source))
+        })
+    });
+    let captured = captured.map_err(|error| attempt.refused(error))?;
+    drop(prepared.project);
+    let manifest = Manifest {
+        derivation: step.drv.id().to_string(),
+        name: step.recorded_name.clone(),
+        duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        created: ctx.created(),
+        inputs: step.inputs.iter().map(LayerId::to_string).collect(),
+        packages: Vec::new(),
+    };
+    Ok(captured.stage.commit(&manifest, ctx.lock).map_err(|source| Error::store("committing the step's changes", source))?.id)
+}
+
+/// One attempt to run a step.
+struct Attempt<'a> {
+    ctx: &'a BuildContext<'a>,
+    workdir: &'a mut Workdir,
+    root: &'a mut StepRoot,
+    spec: &'a Spec,
+}
+
+impl Attempt<'_> {
+    /// Runs the program; fails unless it exits with code 0.
+    fn launch(&mut self, step: &StepRun<'_>) -> Result<(), Error> {
+        let ctx = self.ctx;
+        let launched = Spec { machine: ctx.machine.cloned(), ..self.spec.clone() };
+        let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let upper = self.workdir.upper();
+        let mut watch = Watch::new(&upper, &self.workdir.log, ctx.max_step_bytes);
+        let send = |line: String| (ctx.sink)(Event::Log { id: 0, line });
+        let (exit, over) = thread::scope(|scope| {
+            let watching = silo_base::thread::beside(scope, || watch.look(ctx.stop, &halt, &ended))?;
+            if step.sends_log {
+                // If no thread can be started, the lines are still in the log.
+                drop(silo_base::thread::beside(scope, || log::follow(&self.workdir.log, &ended, &send)));
+            }
+            let exit = silo_launch::again::run(ctx.program, &launched, self.workdir.circumstances, &halt);
+            ended.store(true, Ordering::Relaxed);
+            watching.thread().unpark();
+            let over = watching.join().map_err(|_| Error::Worker)?;
+            Ok::<_, Error>((exit, over))
+        })?;
+        let over = over.or_else(|| watch.count());
+        watch.finish().map_err(|source| Error::File { doing: "shorten", path: self.workdir.log.clone(), source })?;
+        ctx.check_stop()?;
+        if let Some(what) = over {
+            return Err(Error::Budget { name: step.name.to_owned(), what });
+        }
+        match exit? {
+            Exit::Code(0) => Ok(()),
+            exit => {
+                let kept = self.keep()?;
+                let log = self.workdir.log.clone();
+                Err(Error::Step { name: step.name.to_owned(), exit: log::describe_exit(exit), tail: log::tail(&log), log, kept })
+            }
+        }
+    }
+
+    /// Keeps the directories of a step that ran but whose changes are refused, if failed steps are kept. Returns the error.
+    fn refused(&mut self, error: Error) -> Error {
+        match self.keep() {
+            Ok(None) => error,
+            Ok(Some(kept)) => {
+                let text = format!("the root of the refused step is kept; `silo debug {kept:.12}` opens it");
+                (self.ctx.sink)(Event::Note { text });
+                error
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Keeps the directories of a failed step if requested; returns their name, for `silo debug`.
+    fn keep(&mut self) -> Result<Option<String>, Error> {
+        if !self.ctx.keep_failed {
+            return Ok(None);
+        }
+        let Some(name) = self.workdir.keep() else { return Ok(None) };
+        let path = self.workdir.file(SPEC);
+        private::write(&path, &self.spec.to_json()?).map_err(|source| Error::File { doing: "write", path, source })?;
+        self.root.keep();
+        Ok(Some(name))
+    }
+}
+
+/// Takes the build lock of a derivation. Waits while another process holds it; the user can stop the wait.
+pub(super) fn lock_step(ctx: &BuildContext<'_>, key: &Digest) -> Result<BuildLock, Error> {
+    loop {
+        ctx.check_stop()?;
+        let locked = silo_store::lock::try_build(ctx.store, ctx.lock, key);
+        match locked.map_err(|source| Error::store("locking the step", source))? {
+            Some(ours) => return Ok(ours),
+            None => thread::sleep(LOCK_PAUSE),
+        }
+    }
+}
+
+/// Makes a file with embedded dates reproducible: the entries of a Java keystore get the date of `epoch`.
+fn date_keystore(upper: &Path, epoch: i64) -> Result<(), Error> {
+    let path: PathBuf = upper.join(java_keystore::PATH);
+    // A symlink in place of a parent directory would point outside the step's changes.
+    let inside = fs::canonicalize(&path).is_ok_and(|real| fs::canonicalize(upper).is_ok_and(|upper| real.starts_with(upper)));
+    if !inside || !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_KEYSTORE_BYTES) {
+        return Ok(());
+    }
+    let bytes = fs::read(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
+    match java_keystore::dated(&bytes, epoch) {
+        Some(dated) if dated != bytes => fs::write(&path, dated).map_err(|source| Error::File { doing: "write", path, source }),
+        _ => Ok(()),
+    }
+}
+
+/// Drops files that depend on the time and place of a step.
+fn filter(path: &LayerPath, _: &Meta, _: NodeKind) -> Verdict {
+    match scrub::judge(path.as_bytes()) {
+        scrub::Verdict::Keep => Verdict::Keep,
+        scrub::Verdict::Drop => Verdict::Drop,
+    }
+}

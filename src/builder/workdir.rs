@@ -1,0 +1,103 @@
+//! Working directory of a build step: the overlay's upper directory, and the log.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use silo_store::private;
+
+use silo_launch::again::Circumstances;
+use silo_launch::spec::Upper;
+use silo_model::derivation::DrvId;
+
+use super::check::Check;
+use super::context::BuildContext;
+use super::error::Error;
+
+/// The directories of one step; removed on drop. Drop it late: when it allocates an inode, ext4 searches past all recently freed ones.
+#[derive(Debug)]
+pub(super) struct Workdir {
+    dir: PathBuf,
+    /// Directory of the upper directory, if that is not in `dir`.
+    memory: Option<tempfile::TempDir>,
+    /// Conditions of the run, which a reproducibility check varies.
+    pub circumstances: Circumstances,
+    /// Path of the step's log.
+    pub log: PathBuf,
+    keep: bool,
+}
+
+impl Workdir {
+    /// Creates an empty working directory for a derivation. The caller holds the derivation's build lock.
+    pub fn new(ctx: &BuildContext<'_>, drv: DrvId) -> Result<Workdir, Error> {
+        let name = drv.to_string();
+        Workdir::at(ctx, &name, None, Circumstances::Usual)
+    }
+
+    /// Creates a working directory for the second run of a reproducibility check, under other conditions.
+    pub fn other(ctx: &BuildContext<'_>, drv: DrvId, check: &Check) -> Result<Workdir, Error> {
+        let memory = check.memory.as_ref().map(|dir| {
+            let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
+            made.map_err(|source| Error::File { doing: "create a directory in", path: dir.clone(), source })
+        });
+        Workdir::at(ctx, &format!("{drv}-check"), memory.transpose()?, Circumstances::Other)
+    }
+
+    fn at(ctx: &BuildContext<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: Circumstances) -> Result<Workdir, Error> {
+        let log = ctx.home.logs().join(format!("{name}.log"));
+        // Anything here is left from a killed step.
+        let bench = Workdir { dir: ctx.home.work().join(name), memory, circumstances, log, keep: false };
+        remove_tree(&bench.dir)?;
+        for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), ctx.home.logs()] {
+            private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
+        }
+        match fs::remove_file(&bench.log) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::File { doing: "remove", path: bench.log.clone(), source })
+            }
+            _ => Ok(bench),
+        }
+    }
+
+    /// Returns the upper and work directories for the overlay of the step's root.
+    pub fn overlay(&self) -> Upper {
+        Upper::Kept { upper: self.upper(), work: self.changes().join("work") }
+    }
+
+    /// Returns the overlay's upper directory, which holds the step's changes.
+    pub fn upper(&self) -> PathBuf {
+        self.changes().join("upper")
+    }
+
+    fn changes(&self) -> &Path {
+        self.memory.as_ref().map_or(&self.dir, |memory| memory.path())
+    }
+
+    /// Keeps the directories on drop, for `silo debug`; returns the directory's name. A second run of a check keeps nothing.
+    pub fn keep(&mut self) -> Option<String> {
+        self.keep = self.memory.is_none();
+        if self.keep { self.dir.file_name().map(|name| name.to_string_lossy().into_owned()) } else { None }
+    }
+
+    /// Returns a path in the directory, for a file that is kept with it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+impl Drop for Workdir {
+    fn drop(&mut self) {
+        if !self.keep {
+            // A step may leave directories without search permission, which `std::fs` and `tempfile` cannot remove.
+            if let Some(memory) = &self.memory {
+                drop(remove_tree(memory.path()));
+            }
+            // A leftover is swept by `silo gc`; the outcome of the build matters more.
+            drop(remove_tree(&self.dir));
+        }
+    }
+}
+
+/// Removes a directory, including directories in it without search permission.
+fn remove_tree(dir: &Path) -> Result<(), Error> {
+    silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+}
