@@ -168,7 +168,7 @@ fn special_things_stand_in_one_place() {
     let apart = ["src/builder/image/export.rs", "src/builder/configure.rs", "src/builder/made_up.rs", "src/launch/"];
     only_in("fs::create_dir", &[&apart[..], &["src/run/"]].concat());
     only_in("File::create", &["src/builder/image/export.rs", "src/cli/timing.rs"]);
-    only_in(" fs::write(", &[&apart[..], &["src/builder/bench.rs", "src/builder/made_up.rs"]].concat());
+    only_in(" fs::write(", &[&apart[..], &["src/builder/step.rs", "src/builder/made_up.rs"]].concat());
 }
 
 /// All text is escaped on its way out, so there is one way out. The words of a program in a sandbox are passed on as they are

@@ -311,18 +311,18 @@ fn a_refused_step_can_be_looked_into() {
 
 /// Faults that make a step come out otherwise each time, with a word of the cause that a check should name.
 const FAULTS: [(&str, &str); 13] = [
-    ("date +%s > /opt/seconds", "the time"),
-    ("date > /opt/date", "the time"),
+    ("date +%s > /opt/seconds", "timestamp"),
+    ("date > /opt/date", "timestamp"),
     ("head -c 64 /dev/urandom > /opt/random", "random"),
     ("cat /proc/sys/kernel/random/uuid > /opt/uuid", "random"),
-    ("mktemp -d > /opt/path", "a path"),
-    ("mkdir /opt/many && cd /opt/many && touch c a d b e && ls -U > /opt/order", "the order"),
-    ("date > /var/log/made.log", "a log"),
+    ("mktemp -d > /opt/path", "temporary file"),
+    ("mkdir /opt/many && cd /opt/many && touch c a d b e && ls -U > /opt/order", "order; sort it"),
+    ("date > /var/log/made.log", "log file"),
     ("nproc > /opt/processors", "a number"),
     ("touch /opt/m && (cd /opt && gzip -N m)", "gzip"),
-    ("test $(nproc) != 1 || touch /opt/sometimes", "only sometimes"),
+    ("test $(nproc) != 1 || touch /opt/sometimes", "some runs only"),
     ("ln -s $(cat /proc/sys/kernel/random/uuid) /opt/link", "random"),
-    ("touch /opt/mode && chmod $((600 + $(nproc))) /opt/mode", "permissions"),
+    ("touch /opt/mode && chmod $((600 + $(nproc))) /opt/mode", "its mode"),
     (
         "echo > /opt/c.py && touch -d @$(date +%s%N | cut -c6-14) /opt/c.py && env -u SOURCE_DATE_EPOCH python3 -m py_compile /opt/c.py && rm /opt/c.py",
         "compiled Python",

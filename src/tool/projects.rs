@@ -259,6 +259,6 @@ mod tests {
         assert!(!remove(&home, &store, &shared, &one.path).expect("it was not there"));
         assert_eq!((list(&home).expect("records").len(), roots::list(&store).expect("roots").len()), (3, 3));
         fs::write(home.project("0000000000000000"), "format = 2\npath = \"2f\"\n").expect("our own file");
-        assert!(list(&home).expect_err("an unknown format").to_string().contains("format 2 is not known"));
+        assert!(list(&home).expect_err("an unknown format").to_string().contains("format 2 is unknown"));
     }
 }
