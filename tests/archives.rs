@@ -187,7 +187,7 @@ fn archives_of_umoci_and_tar_are_taken() {
 }
 
 #[test]
-fn what_silo_exports_it_takes_again() {
+fn exported_images_can_be_imported() {
     let shared = Silo::shared(As::Me);
     let _ = shared.ok(["export", "sh", "--docker", "image.tar", "--name", "silo/sh:test"]);
     let _ = shared.ok(["export", "sh", "--oci", "layout", "--name", "test"]);
@@ -300,7 +300,7 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn what_docker_saves_is_judged_too() {
+fn docker_archives_are_verified_too() {
     let silo = Silo::new();
     let file = silo.project().join("image.tar");
     let layer = small();

@@ -76,7 +76,7 @@ fn completions_and_manual_come_from_the_same_definition() {
 }
 
 #[test]
-fn wrong_files_are_told_with_place_and_nearest_key() {
+fn errors_in_files_name_the_place_and_the_nearest_key() {
     let silo = Silo::new();
     silo.write(".silo/recipes/mine.toml", "[debian]\npackage = [\"hello\"]\n");
     let done = silo.fails(["install", "mine"]);
@@ -99,7 +99,7 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn unknown_words_are_told() {
+fn unknown_arguments_are_reported() {
     let silo = Silo::new();
     let done = silo.run(["pyton", "x"]);
     assert_eq!(done.code, 125, "{done:?}");

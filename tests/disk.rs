@@ -112,7 +112,7 @@ fn a_running_sandbox_keeps_its_image_and_nothing_else() {
 }
 
 #[test]
-fn a_store_in_use_says_by_whom() {
+fn a_store_in_use_names_its_user() {
     let silo = silo_with_sh();
     let store = store(&silo);
     let shared = lock::share(&store).expect("nobody collects");
@@ -295,7 +295,7 @@ fn a_reset_leaves_nothing() {
 }
 
 #[test]
-fn it_is_collected_by_itself_at_most_once_a_day() {
+fn garbage_is_collected_automatically_at_most_once_a_day() {
     let silo = silo_with_sh();
     let old = stray(&silo, "old", 1 << 20);
     let long_ago = Duration::from_secs(40 * 86_400);
@@ -334,7 +334,7 @@ fn killed_over(silo: &Silo, project: &Path) {
 }
 
 #[test]
-fn what_killed_runs_made_in_repositories_is_reported_and_taken_over() {
+fn objects_of_killed_runs_are_reported_and_imported() {
     if !has("git") {
         return skip("there is no git here");
     }
@@ -362,7 +362,7 @@ fn what_killed_runs_made_in_repositories_is_reported_and_taken_over() {
 }
 
 #[test]
-fn what_killed_commands_were_writing_is_removed() {
+fn partial_writes_of_killed_commands_are_removed() {
     for verb in [&["gc"][..], &["doctor", "--fix"]] {
         let silo = silo_with_sh();
         let record = silo.path("trust/2-3-4");

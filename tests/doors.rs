@@ -103,7 +103,7 @@ asyncio.run(main())
 }
 
 #[test]
-fn a_port_that_leads_in_opens_no_way_out_and_must_be_free() {
+fn a_port_forward_grants_no_egress_and_needs_a_free_port() {
     let bench = bench();
     let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = taken.local_addr().expect("bound").port();
@@ -270,7 +270,7 @@ except (ConnectionResetError, BrokenPipeError): print(b'')";
 }
 
 #[test]
-fn what_a_run_asked_for_is_noted() {
+fn requests_of_a_run_are_recorded() {
     let silo = Silo::shared(As::Me);
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();

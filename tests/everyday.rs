@@ -176,7 +176,7 @@ fn plain(line: &str, home: &Path) -> String {
 }
 
 #[test]
-fn what_the_pages_say_is_what_happens() {
+fn the_quickstart_pages_work_as_printed() {
     let silo = Silo::seeded();
     typed(&silo, "quickstart.md", &[]);
     silo.offer_downloads();
@@ -199,7 +199,7 @@ fn how_to_pages_do_what_they_say() {
 
 /// The first page that anybody reads builds Silo; here it is built already.
 #[test]
-fn what_the_readme_says_is_what_happens() {
+fn the_readme_works_as_printed() {
     let silo = Silo::seeded();
     take(&silo, "examples");
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a page");
@@ -234,14 +234,14 @@ fn what_the_readme_says_is_what_happens() {
 }
 
 #[test]
-fn what_the_page_for_node_says_is_what_happens() {
+fn the_node_quickstart_works_as_printed() {
     let silo = Silo::seeded();
     typed(&silo, "quickstart-node.md", &[("3000", free_port().to_string())]);
     silo.offer_downloads();
 }
 
 #[test]
-fn what_the_page_for_the_web_says_is_what_happens() {
+fn the_web_quickstart_works_as_printed() {
     let Some(server) = clients::account().and_then(|account| clients::postgres(&account)) else {
         return skip("there is no PostgreSQL here");
     };
@@ -252,7 +252,7 @@ fn what_the_page_for_the_web_says_is_what_happens() {
 }
 
 #[test]
-fn what_is_listed_says_what_is_pinned_and_whose() {
+fn lists_show_pins_and_their_origin() {
     let silo = Silo::shared(As::Me);
     let rows = |silo: &Silo| -> Vec<serde_json::Value> {
         let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--json"])).expect("list --json prints JSON");

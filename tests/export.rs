@@ -73,7 +73,7 @@ fn a_file_system_holds_the_same_root() {
 }
 
 #[test]
-fn skopeo_reads_what_is_exported() {
+fn skopeo_reads_exports() {
     if !has("skopeo") {
         return skip("there is no skopeo");
     }
@@ -94,7 +94,7 @@ fn skopeo_reads_what_is_exported() {
 }
 
 #[test]
-fn umoci_unpacks_what_is_exported_as_the_same_root() {
+fn umoci_unpacks_exports_to_the_same_root() {
     if !has("umoci") {
         return skip("there is no umoci");
     }
@@ -111,7 +111,7 @@ fn umoci_unpacks_what_is_exported_as_the_same_root() {
 }
 
 #[test]
-fn podman_loads_and_runs_what_is_exported() {
+fn podman_loads_and_runs_exports() {
     if !has("podman") {
         return skip("there is no podman");
     }

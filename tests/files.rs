@@ -103,7 +103,7 @@ fn a_variable_that_is_set_and_empty_is_handed_in() {
 }
 
 #[test]
-fn root_is_told_what_it_can_do_with_another_users_project() {
+fn root_is_warned_about_the_project_of_another_user() {
     if !is_root() {
         return skip("only root has projects of other users");
     }

@@ -244,7 +244,7 @@ fn descendant(top: u32, name: &str) -> Option<u32> {
 }
 
 #[test]
-fn whoever_stops_the_process_that_guards_files_ends_the_sandbox() {
+fn stopping_the_file_guard_ends_the_sandbox() {
     let told = "guarding the project's files";
     for signal in ["SIGKILL", "SIGSTOP"] {
         let silo = Silo::shared(As::Me);

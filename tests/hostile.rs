@@ -114,7 +114,7 @@ fn a_machine_that_speaks_the_frames_is_one() {
 }
 
 #[test]
-fn what_is_said_out_of_turn_ends_a_machine_in_every_phase() {
+fn frames_out_of_turn_end_a_vm_in_every_phase() {
     for (program, expect) in [
         ("send(b'Q' * 100000)", "sent a malformed frame"),
         ("send(frame('H', 0, struct.pack('<H', 9)))", "uses version 9 of the protocol"),
@@ -141,7 +141,7 @@ fn resident(pid: u32) -> u64 {
 }
 
 #[test]
-fn nothing_is_kept_of_what_comes_after_the_report() {
+fn frames_after_the_report_are_discarded() {
     let bench = bench();
     let spec = hostile(&bench, "begin(); send(frame('D', 2, b'x' * 32768) * 4 + report(3))\nwhile True: send(b'Q' * 65536)");
     // Its output is not read: it must be kept, and nothing else.
@@ -170,7 +170,7 @@ fn messages_before_there_is_a_broker_and_streams_without_end_are_taken_in_turn()
 
 /// Each descriptor of a run that nobody reads: an output, a link, a log. Signals are heard all the same.
 #[test]
-fn whatever_is_not_read_signals_are_heard() {
+fn signals_work_with_any_unread_descriptor() {
     for (program, why) in [
         ("begin()\nwhile True: send(frame('D', 2, b'x' * 32768))", "its output is not read"),
         ("begin()\ntime.sleep(1000)", "its link is not read"),
@@ -239,7 +239,7 @@ fn the_text_of_a_report_moves_no_terminal() {
 }
 
 #[test]
-fn what_is_in_qemus_place_has_limits_of_its_own() {
+fn a_process_in_qemus_place_has_its_own_limits() {
     let program = r"
 import mmap, resource
 tried = {}
@@ -283,7 +283,7 @@ fn a_share_that_is_read_only_is_so_in_qemus_place() {
 
 /// Descriptors and names: nothing of the host but what is shared.
 #[test]
-fn what_is_in_qemus_place_has_its_three_streams_and_no_way_out() {
+fn a_process_in_qemus_place_has_three_streams_and_no_egress() {
     let bench = bench();
     let socket = bench.path("socket");
     let listener = UnixListener::bind(&socket).expect("it listens");

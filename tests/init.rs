@@ -67,7 +67,7 @@ fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others
 }
 
 #[test]
-fn what_is_found_is_asked_about_and_what_is_named_is_taken() {
+fn detected_tools_are_confirmed_and_named_tools_are_used() {
     let silo = Silo::new();
     for file in ["package.json", "pyproject.toml", "uv.lock", "pom.xml"] {
         write(&silo, file, "");

@@ -103,7 +103,7 @@ fn versions_are_matched_by_their_beginning() {
 }
 
 #[test]
-fn what_cannot_be_installed_says_what_can() {
+fn unknown_tools_list_installable_ones() {
     let silo = Silo::new();
     for (tool, expect) in [
         ("pyton", "did you mean \"python\"?"),
@@ -118,7 +118,7 @@ fn what_cannot_be_installed_says_what_can() {
 }
 
 #[test]
-fn what_is_uninstalled_is_collected() {
+fn uninstalled_tools_are_collected() {
     let silo = Silo::seeded();
     let _ = silo.ok(["install", "--quiet", "sh"]);
     let _ = silo.ok(["uninstall", "sh"]);
@@ -135,7 +135,7 @@ fn what_is_uninstalled_is_collected() {
 }
 
 #[test]
-fn what_is_newer_is_told_and_taken() {
+fn newer_versions_are_reported_and_installed() {
     let silo = Silo::new();
     silo.seed_downloads();
     silo.write(".silo/recipes/hello.toml", HELLO);

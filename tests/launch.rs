@@ -25,7 +25,7 @@ fn exit_codes_are_the_programs() {
 }
 
 #[test]
-fn what_cannot_start_says_why() {
+fn start_failures_name_the_reason() {
     let bench = bench();
     fs::write(bench.project().join("data"), "no program").expect("written");
     fs::write(bench.project().join("lost"), "#!/no/interpreter\n").expect("written");
@@ -283,7 +283,7 @@ fn many_at_once_do_not_meet() {
 
 /// A terminal that was stopped (Ctrl-S) takes nothing: silo hears signals all the same, while the program prints and after it.
 #[test]
-fn a_stopped_terminal_holds_nobody_up() {
+fn a_stopped_terminal_does_not_block_signals() {
     let bench = bench();
     for script in ["while :; do echo printing; done", "echo printing; head -c 200000 /dev/zero | tr '\\0' x; sleep 1000"] {
         let mut session = Session::start(&bench, &bench.sh(script));

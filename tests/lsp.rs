@@ -121,7 +121,7 @@ fn received(output: &mut BufReader<ChildStdout>) -> Option<Value> {
 }
 
 #[test]
-fn a_server_is_run_over_its_tool_and_hears_what_is_said() {
+fn a_language_server_runs_in_its_tools_sandbox_and_answers() {
     let _alone = Silo::hold_store();
     let silo = Silo::shared(As::Me);
     let text = "[overrides.sh.lsp]\ncommand = [\"sh\", \"-c\", 'cat; cat /opt/server; echo $TERM $ADDED $(pwd); touch ~/.cache/served/x; exit 7']\n\

@@ -90,7 +90,7 @@ fn web() -> (u16, Receiver<String>) {
 }
 
 #[test]
-fn without_a_network_there_is_nobody_to_ask() {
+fn a_sandbox_without_network_has_no_resolver() {
     let bench = bench();
     let program = "
 print(open('/proc/net/tcp').read().count('\\n'), open('/proc/net/udp').read().count('\\n'), open('/proc/net/route').read().count('\\n'))
@@ -104,7 +104,7 @@ print(why('host.silo.internal:80'), why('127.0.0.1:80'), why('192.0.2.1:80'))";
 }
 
 #[test]
-fn what_is_granted_is_reached_and_nothing_else() {
+fn only_granted_hosts_are_reached() {
     let bench = bench();
     let (port, other) = (echo(), echo());
     let program = format!(
@@ -132,7 +132,7 @@ print(socket.getaddrinfo('host.silo.internal', {port}, socket.AF_INET) == socket
 
 /// The kernel refuses such a port by itself, so the program may be gone before anybody outside has heard of it.
 #[test]
-fn what_a_program_asks_for_last_is_told_too() {
+fn the_last_refusal_of_a_program_is_reported() {
     let bench = bench();
     // Others keep the processors from the agent meanwhile.
     let program = "
@@ -150,7 +150,7 @@ why('host.silo.internal:7'); os._exit(0)";
 
 /// As outside: what a program wrote arrives, though the program has ended and its sandbox with it.
 #[test]
-fn what_a_program_wrote_last_arrives() {
+fn the_last_bytes_of_a_program_arrive() {
     what_was_written_last_arrives(None, &[(1, 3 << 20), (8, 5)]);
 }
 
@@ -207,7 +207,7 @@ except BlockingIOError: os._exit(7)"
 }
 
 #[test]
-fn what_is_denied_is_not_there() {
+fn denied_names_do_not_resolve() {
     let bench = bench();
     let port = echo();
     let mut network = allowing(&[&format!("localhost:{port}-{}", port + 1), "*"]);
@@ -252,7 +252,7 @@ fn this_machine() -> String {
 }
 
 #[test]
-fn connections_come_to_what_they_come_to() {
+fn connect_errors_match_those_of_the_host() {
     let bench = bench();
     let dead = TcpListener::bind(("127.0.0.1", 0)).expect("a port").local_addr().expect("bound").port();
     let program = format!(
@@ -405,7 +405,7 @@ s.sendall(b'still here'); s.close()
 }
 
 #[test]
-fn garbage_is_refused_and_harms_nobody() {
+fn malformed_packets_and_messages_are_refused() {
     let bench = bench();
     let port = echo();
     let program = format!(
@@ -436,7 +436,7 @@ print(why('host.silo.internal:{port}'))
 }
 
 #[test]
-fn what_is_reached_is_learned() {
+fn reached_hosts_are_learned() {
     let bench = bench();
     let (port, dead) = (echo(), 1);
     let notes = bench.path("names");

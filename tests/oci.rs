@@ -177,7 +177,7 @@ fn guarded(server: &Http, challenge: String) -> String {
 }
 
 #[test]
-fn a_registry_that_misbehaves_is_borne_or_told() {
+fn errors_of_a_registry_are_retried_or_reported() {
     let silo = Silo::new();
     let server = Http::start();
     let small = || tar(&[(Regular, "usr/bin/x-tool", 0o755, &"#!/bin/sh\n".repeat(4000))]);
@@ -205,7 +205,7 @@ fn a_registry_that_misbehaves_is_borne_or_told() {
 }
 
 #[test]
-fn a_registry_that_asks_who_one_is_gets_a_token() {
+fn a_registry_challenge_is_answered_with_a_token() {
     let silo = Silo::new();
     let server = Http::start();
     let reference = guarded(&server, format!("Bearer realm=\"{}\",service=\"the service\"", server.url("/token")));
@@ -428,7 +428,7 @@ fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
 
 /// What a real registry would answer is spoiled on its way: what passes is borne, what stays is told in the registry's own words.
 #[test]
-fn what_spoils_the_way_to_a_real_registry_is_borne_or_told() {
+fn registry_failures_are_retried_or_reported() {
     if !has("docker-registry") || !has("skopeo") {
         return skip("there is no docker-registry or no skopeo");
     }

@@ -34,7 +34,7 @@ fn sandboxes_hold_for_an_ordinary_user_too() {
             "grants::",
             "guards::a_repository",
             "guards::whoever",
-            "network::what_a_program_wrote_last_arrives",
+            "network::the_last_bytes_of_a_program_arrive",
             // Their names end in that of `sight`, and they use the caller's own downloads.
             "--skip",
             "insight::",

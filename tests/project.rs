@@ -86,7 +86,7 @@ fn a_language_is_added() {
 }
 
 #[test]
-fn a_language_of_ones_own_is_found_and_a_wrong_name_is_told() {
+fn a_custom_language_is_found_and_a_wrong_name_reported() {
     let silo = project("");
     write(
         &silo,
@@ -142,7 +142,7 @@ fn a_baked_command_is_words_and_survives() {
 }
 
 #[test]
-fn what_is_asked_for_everywhere_is_there_without_a_project() {
+fn global_additions_work_outside_a_project() {
     // A home of its own: it changes the user's settings.
     let silo = elsewhere(&project(""));
     // Only written down, then made.
@@ -174,7 +174,7 @@ fn steps_that_come_to_the_same_are_stacked_in_order() {
 }
 
 #[test]
-fn what_is_pinned_is_run_again_when_asked() {
+fn pinned_steps_run_again_on_request() {
     let silo = project("[overrides.sh]\npostInstall = [{ run = \"cat data.txt > /opt/data\", project = true }]\n");
     write(&silo, "data.txt", "one\n");
     let first = image(&silo, &[]);
@@ -206,7 +206,7 @@ fn a_package_of_another_ecosystem_is_baked_and_rebuilt_from_the_lock() {
 }
 
 #[test]
-fn what_the_lock_pins_is_rebuilt_alike_or_not_at_all() {
+fn a_locked_build_gives_the_pinned_output_or_fails() {
     let silo = project("[overrides.sh]\npostInstall = [{ run = \"cat data.txt > /opt/data\", project = true }]\n");
     write(&silo, "data.txt", "one\n");
     let done = silo.fails(["sync", "--frozen"]);
@@ -330,7 +330,7 @@ const FAULTS: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn a_check_names_what_comes_out_otherwise() {
+fn a_check_names_differing_outputs() {
     let steps: Vec<String> = FAULTS.iter().map(|(step, _)| format!("    '''{step}''',\n")).collect();
     let silo = project(&format!(
         "[overrides.python]\npostInstall = [\n{}    \"echo same > /opt/same\",\n    \"hostname > /opt/host\",\n]\n",

@@ -24,7 +24,7 @@ fn none_is_forgotten() {
 }
 
 #[test]
-fn each_is_locked_for_what_it_asks() {
+fn each_recipe_has_a_current_lock() {
     for recipe in catalog::BUILT_IN {
         let found = catalog::find(&Places::default(), recipe.name).expect("a built-in recipe is right");
         let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
@@ -70,7 +70,7 @@ fn each_step_with_a_network_is_pinned() {
 }
 
 #[test]
-fn what_a_tool_requires_lies_beneath_it() {
+fn required_tools_are_lower_layers() {
     let silo = Silo::new();
     silo.write(
         ".silo/recipes/base.toml",
@@ -94,7 +94,7 @@ fn what_a_tool_requires_lies_beneath_it() {
 }
 
 #[test]
-fn what_can_be_had_is_listed_and_found() {
+fn available_tools_are_listed_and_found() {
     let silo = Silo::new();
     let list: serde_json::Value = serde_json::from_str(&silo.ok(["list", "--available", "--json"])).expect("JSON");
     let node = list.as_array().into_iter().flatten().find(|row| row["tool"] == "node").expect("node is there");

@@ -156,7 +156,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
 
 /// Tests and probes that pages name as what shows something.
 #[test]
-fn what_the_docs_name_is_there() {
+fn names_in_the_docs_exist() {
     fn texts(dir: &Path, kinds: &[&str], into: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).expect("our own directory").flatten() {
             let path = entry.path();

@@ -471,7 +471,7 @@ fn documents_of_images_are_read_as_skopeo_reads_them() {
 
 /// What is left out is said.
 #[test]
-fn what_is_left_out_of_an_image_is_said() {
+fn omitted_image_entries_are_reported() {
     let silo = Silo::new();
     let dir = silo.project();
     let layout = Layout(&dir.join("layout"));

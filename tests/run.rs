@@ -53,7 +53,7 @@ fn a_tool_sees_the_project_and_nothing_else() {
 }
 
 #[test]
-fn what_is_made_in_the_project_stays_and_is_the_callers() {
+fn new_project_files_stay_and_belong_to_the_caller() {
     for who in [As::Me, As::Nobody] {
         if who == As::Nobody && !is_root() {
             skip("only root can be two users");
@@ -112,7 +112,7 @@ fn there_is_no_network() {
 }
 
 #[test]
-fn what_is_granted_to_a_tool_is_reached_once_it_is_approved() {
+fn a_tools_grants_work_after_approval() {
     let silo = Silo::shared(As::Me);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
     let port = listener.local_addr().expect("it is bound").port();

@@ -30,7 +30,7 @@ fn settings_are_found_upwards_and_say_where_they_come_from() {
 }
 
 #[test]
-fn what_another_user_put_above_is_no_project() {
+fn files_of_another_user_above_make_no_project() {
     if !is_root() {
         return skip("only root can be two users");
     }
@@ -92,7 +92,7 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
 }
 
 #[test]
-fn what_there_is_not_yet_says_so() {
+fn invalid_overrides_are_reported() {
     let silo = Silo::new();
     for (text, expect) in [
         ("[overrides.python]\nimage = \"x\"\n", "overrides.python.image is not allowed here: images belong in a recipe"),

@@ -301,7 +301,7 @@ fn shellenv_is_understood_and_twice_is_as_once() {
 }
 
 #[test]
-fn doctor_finds_and_mends_what_is_wrong_with_shims() {
+fn doctor_finds_and_repairs_broken_shims() {
     let silo = silo();
     let machine = machine(&silo, &["npm"]);
     let _ = silo.run(["install", "--quiet", "node"]);
@@ -339,7 +339,7 @@ fn doctor_finds_and_mends_what_is_wrong_with_shims() {
 }
 
 #[test]
-fn older_words_are_told_once() {
+fn deprecated_commands_warn_once() {
     let silo = Silo::new();
     fs::write(silo.project().join("silo.toml"), "tools = []\n").expect("our own project");
     for (words, is) in
@@ -386,7 +386,7 @@ fn commands_of_an_addon_are_those_of_its_projects() {
 }
 
 #[test]
-fn no_shim_leads_out_of_the_sandboxes_by_a_change_that_a_tool_could_make() {
+fn no_change_by_a_tool_makes_a_shim_escape_the_sandbox() {
     let silo = silo();
     let machine = machine(&silo, &["npm"]);
     let _ = silo.ok(["install", "--quiet", "node"]);

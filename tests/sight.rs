@@ -173,7 +173,7 @@ fn caches_and_state_are_a_projects_own_unless_it_says_otherwise() {
 }
 
 #[test]
-fn what_pip_fetched_is_kept_for_the_project() {
+fn downloads_of_pip_persist_for_the_project() {
     let silo = Silo::shared(As::Me);
     let dir = silo.ok(["pip", "cache", "dir"]);
     assert_eq!(dir, format!("{}/.cache/pip\n", silo.home().display()));
@@ -183,7 +183,7 @@ fn what_pip_fetched_is_kept_for_the_project() {
 }
 
 #[test]
-fn a_moved_project_keeps_what_is_its_own_and_what_was_approved() {
+fn a_moved_project_keeps_its_directories_and_approvals() {
     let settings = "passEnv = [\"X\"]\n[mount]\nexclude = [\"n\"]\n[overrides.sh]\nstate = [\"~/.login\"]\n";
     let silo = project(settings);
     let _ = sh(&silo, "echo me > ~/.login/who; echo dep > n/dep");
@@ -286,7 +286,7 @@ fn too_much_to_guard_is_refused_with_the_setting_that_allows_it() {
 }
 
 #[test]
-fn a_worktree_sees_its_repository_and_cannot_change_what_git_obeys() {
+fn a_worktree_sees_its_repository_but_cannot_change_its_hooks() {
     if !has("git") {
         return skip("there is no git here");
     }
@@ -375,7 +375,7 @@ fn state_is_never_collected_and_goes_with_its_project() {
 }
 
 #[test]
-fn what_is_kept_belongs_to_the_user_too() {
+fn persistent_directories_belong_to_the_user() {
     if !is_root() {
         return skip("only root can be two users");
     }

@@ -114,7 +114,7 @@ fn machines_that_go_on_from_one_snapshot_are_different_ones() {
 }
 
 #[test]
-fn a_snapshot_holds_nothing_of_whom_it_was_taken_after() {
+fn a_snapshot_holds_no_data_of_the_run_before_it() {
     let (_alone, silo, place) = without_any();
     let project = silo.project();
     fs::write(project.join("silo-marks-a-file"), "silo-marks-bytes").expect("written");
@@ -131,7 +131,7 @@ fn a_snapshot_holds_nothing_of_whom_it_was_taken_after() {
 }
 
 #[test]
-fn what_is_of_no_use_is_not_used() {
+fn incomplete_and_outdated_snapshots_are_not_used() {
     let (_alone, silo, place) = without_any();
     let cold = silo.run(["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "exit 4"]);
     assert!(cold.code == 4 && !place.exists(), "{}", cold.err);
@@ -168,7 +168,7 @@ fn makers() -> Vec<Pid> {
 }
 
 #[test]
-fn what_machines_are_made_of_is_made_ready_where_it_was_compressed() {
+fn compressed_vm_files_are_prepared_again() {
     let silo = Silo::seeded();
     drop(silo.ok(["install", "--quiet", "sh", "vm"]));
     let machine = ["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "exit 7"];

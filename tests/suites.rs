@@ -150,7 +150,7 @@ fn another_archive_a_file_and_answers_are_pinned_and_rebuilt() {
 }
 
 #[test]
-fn an_archive_without_its_key_and_what_is_not_there_are_refused() {
+fn an_archive_without_its_key_and_missing_packages_are_refused() {
     let Some(own) = Own::new() else { return };
     own.publish("stable", "", "greeting", &["1.0"]);
     let inline = format!("key = '''\n{}'''", own.key());
@@ -175,7 +175,7 @@ fn an_archive_without_its_key_and_what_is_not_there_are_refused() {
 
 /// Keys, cookies and identities that scripts make up, and two homes that make one image all the same.
 #[test]
-fn what_packages_make_up_is_in_no_image() {
+fn no_image_contains_generated_secrets() {
     let recipe = "command = [\"sh\"]\n[debian]\npackages = [\"dash\", \"munge\", \"ssl-cert\", \"nvme-cli\", \"popularity-contest\"]\n";
     let one = Silo::seeded();
     one.write(".silo/recipes/keys.toml", recipe);

@@ -236,7 +236,7 @@ fn closed_inputs_and_long_pipes_are_as_outside() {
 }
 
 #[test]
-fn ctrl_c_again_and_again_ends_what_does_not_end() {
+fn repeated_ctrl_c_ends_a_hanging_program() {
     let place = place();
     // Output is a pipe, so the program has the caller's streams, and the keys' signals come through silo.
     let command = place.inside("sh", &["-c", "trap 'echo told' INT; trap '' TERM; echo up; while :; do sleep .05; done"]);

@@ -50,7 +50,7 @@ fn nothing_is_younger_than_the_image_and_nothing_says_where_it_was_built() {
 }
 
 #[test]
-fn what_a_machine_has_for_itself_is_left_out() {
+fn files_private_to_a_machine_are_left_out() {
     let Installed { index, root, .. } = Silo::shared(As::Me).installed("python");
     let absent = [
         "etc/hostname",

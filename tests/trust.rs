@@ -241,7 +241,7 @@ fn settings_that_others_can_write_are_not_used() {
 }
 
 #[test]
-fn settings_of_another_user_are_not_used_whoever_asks() {
+fn settings_of_another_user_are_never_used() {
     if !is_root() {
         return skip("only root can be two users");
     }

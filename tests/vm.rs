@@ -305,7 +305,7 @@ fn silo_may_be_killed_at_any_point_of_a_start() {
 }
 
 #[test]
-fn a_machine_that_is_killed_is_tried_again_and_then_told() {
+fn a_killed_vm_is_retried_and_then_reported() {
     let silo = silo(As::Me);
     let mut child = silo
         .command(words(&["sh", "-c", "echo ready; read line"]))
@@ -380,7 +380,7 @@ finally: os._exit(0)
 
 /// It is in the machine's kernel, in the port and in this program when the program ends.
 #[test]
-fn what_a_program_in_a_machine_wrote_last_arrives() {
+fn the_last_bytes_of_a_program_in_a_vm_arrive() {
     crate::network::what_was_written_last_arrives(Some(machine()), &[(2, 3 << 20)]);
 }
 
@@ -432,7 +432,7 @@ with server.accept()[0] as guest: guest.sendall(guest.recv(5, socket.MSG_WAITALL
 }
 
 #[test]
-fn a_step_built_in_a_machine_and_natively_comes_to_the_same_layer() {
+fn a_step_built_in_a_vm_and_natively_gives_the_same_layer() {
     let silo = silo(As::Me);
     fs::write(silo.project().join("given"), "given").expect("our own project");
     // What a layer can hold, and what it can take away.

@@ -92,7 +92,7 @@ fn files_of_people_keep_their_line_ends_and_comments() {
 }
 
 #[test]
-fn doctor_says_what_is_wrong_with_a_home_that_cannot_be_written() {
+fn doctor_explains_an_unwritable_home() {
     let silo = Silo::new();
     let home = silo.home().join("closed");
     fs::create_dir(&home).expect("our own directory");
@@ -151,7 +151,7 @@ fn messages_of_a_program_that_failed_are_explained() {
 }
 
 #[test]
-fn an_error_stream_that_nobody_reads_ends_the_program_as_without_silo() {
+fn a_closed_error_stream_ends_the_program_as_without_silo() {
     let silo = Silo::shared(As::Me);
     let mut command = silo.command(["sh", "-c", "while echo x >&2; do :; done; exit 3"]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("silo starts");

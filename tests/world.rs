@@ -100,7 +100,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
 
 /// Whoever owns a name decides where it leads. So a name's own grant does not open this machine, nor a cloud's metadata.
 #[test]
-fn a_granted_name_leads_to_this_machine_only_where_that_is_granted_as_such() {
+fn a_granted_name_reaches_this_machine_only_by_an_explicit_grant() {
     let own = "203.0.113.80";
     let names: &[(&str, &[&[&str]])] = &[
         ("loop.example", &[&["127.0.0.1"]]),
@@ -159,7 +159,7 @@ for name in ('inner.example', 'own.example', 'loop.example', 'six.example', 'met
 
 /// What a proxy of the machine is asked for is judged as far as the machine itself can resolve it.
 #[test]
-fn a_proxy_is_not_asked_for_what_leads_to_this_machine() {
+fn names_of_this_machine_are_not_sent_to_a_proxy() {
     let names: &[(&str, &[&[&str]])] = &[("loop.example", &[&["127.0.0.1"]]), ("metadata.example", &[&["169.254.169.254"]])];
     let Some(world) = world(names, &["169.254.169.254"], &[("0.0.0.0", 7000)]) else { return };
     let program = "print(why('loop.example:7000'), why('metadata.example:7000'), why('loop.example:80'))";
@@ -172,7 +172,7 @@ fn a_proxy_is_not_asked_for_what_leads_to_this_machine() {
 }
 
 #[test]
-fn a_name_that_leads_home_the_second_time_is_judged_again() {
+fn dns_rebinding_to_this_machine_is_refused() {
     let names: &[(&str, &[&[&str]])] = &[("rebind.example", &[&["198.51.100.7"], &["127.0.0.1"]])];
     let Some(world) = world(names, &[], &[("127.0.0.1", 7000)]) else { return };
     let program = "for _ in range(3): print(why('rebind.example:7000'))";

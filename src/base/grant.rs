@@ -388,7 +388,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grants_cover_what_they_name() {
+    fn grants_cover_their_hosts_and_ports() {
         for (grant, host, port, expect) in [
             ("a.example", "a.example", 443, Some(Cover::Exact)),
             ("a.example", "A.Example.", 80, Some(Cover::Exact)),
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_that_can_never_work_say_what_to_write() {
+    fn impossible_grants_suggest_a_correction() {
         for (text, expect) in [
             ("[::1]:5432", "localhost:PORT"),
             ("[::ffff:127.0.0.1]:80", "write 127.0.0.1"),
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_denied_is_denied_unless_named_more_closely() {
+    fn a_more_specific_grant_overrides_a_denial() {
         let grants = |list: &[&str]| list.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
         let policy = Policy {
             allow: grants(&["*", "*.b.example", "x.b.example", "a.example:22", "a.example"]),
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_host_names_are_refused() {
         let long = "a".repeat(64);
         let longer = ["abcdefghi"; 30].join(".");
         for text in [

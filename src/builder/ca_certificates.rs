@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_lacking_is_added() {
+    fn only_missing_certificates_are_added() {
         let (one, other) = (pem("AAAA\nBBBB"), pem("CCCC"));
         let image = format!("# a comment\n{one}");
         assert_eq!(merged(image.as_bytes(), one.replace("AAAA\nBBBB", "AAAABBBB").as_bytes()), None);

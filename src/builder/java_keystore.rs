@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_store_is_left_alone() {
+    fn files_that_are_no_keystore_are_left_unchanged() {
         let good = store(&[("a", 1, b"A")]);
         for cut in 0..good.len() {
             assert_eq!(dated(&good[..cut], 7), None, "{cut}");

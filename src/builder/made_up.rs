@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_guessed_by_what_they_hold() {
+    fn file_kinds_are_guessed_by_contents() {
         for (path, mode, text, expect) in [
             ("etc/x.key", 0o644, "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\n", Guess::Key),
             ("etc/x.pem", 0o644, "-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkq\n", Guess::Certificate),

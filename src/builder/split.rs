@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_both_need_comes_first_and_what_needs_both_last() {
+    fn shared_dependencies_come_first_and_joint_dependents_last() {
         let needs = needs();
         let needed: Vec<Set> = (0..needs.len()).map(|package| reached(package, &needs)).collect();
         assert_eq!(around(3, &needed, &[]), [set(&[0]), set(&[3]), set(&[1, 2, 4, 5]), set(&[6])]);

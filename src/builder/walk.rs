@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_take_only_what_needs_them() {
+    fn a_failure_skips_only_its_dependents() {
         let graph = graph(7, &[(0, 1), (1, 2), (3, 4), (5, 6)]);
         let stop = AtomicBool::new(false);
         let walk: Walk<'_, _, u64, String> = Walk::new(&graph, &stop, plain);

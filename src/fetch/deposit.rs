@@ -63,7 +63,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn only_what_is_pinned_is_kept() {
+    fn only_bytes_with_the_pinned_digest_are_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let request = |text: &str, size: u64| Request {
             name: "x".to_owned(),

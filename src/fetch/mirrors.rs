@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debian_is_told_from_other_archives() {
+    fn debian_is_distinguished_from_other_archives() {
         let lines = "\
             deb http://example.com/debian trixie main\n\
             deb http://example.com/debian/ trixie-updates main non-free-firmware\n\

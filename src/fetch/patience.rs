@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_end_and_progress_begins_them_anew() {
+    fn retries_end_and_progress_resets_them() {
         let never = AtomicBool::new(false);
         let stop = Stop::new(&never);
         let patience = Patience { attempts: 2, first_pause: Duration::ZERO, ..Patience::default() };

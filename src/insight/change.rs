@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_named() {
+    fn differences_are_named() {
         for (a, b, expect) in [
             (file("x", "0644", 1, "a"), file("x", "0644", 1, "a"), ""),
             (file("x", "0644", 1, "a"), file("x", "0755", 2, "b"), "content mode time"),

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_passed_on_is_no_signal() {
+    fn signals_that_cannot_be_forwarded_are_refused() {
         assert_eq!((signal(libc::SIGTERM), signal(-1), stop(20)), (15, 0, libc::SIGTSTP));
         assert_eq!(error(2).kind(), io::ErrorKind::NotFound);
     }

@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_locks_are_read_back() {
         let text = write(&two());
         assert_eq!(parse(&text, Path::new("x.lock")).expect("own text"), two());
         assert_eq!(write(&parse(&text, Path::new("x.lock")).expect("own text")), text);

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_keyring() {
+    fn refuses_files_that_are_no_keyring() {
         assert_eq!(Keyring::parse(b"").err(), Some(Error::Empty));
         assert_eq!(Keyring::parse(b"no key here").err(), Some(Error::Empty));
         assert!(matches!(Keyring::parse(&KEYRING[..300]), Err(Error::Bad { .. })));

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_or_needed_is_withheld() {
+    fn unused_packages_are_withheld() {
         let stable = text("a 1 <- lib\nlib 1\nother 1");
         let backports = text("a 2 <- lib (>= 2), other, new | lib\nlib 2 <- tool\ntool 2\nother 2\nnew 2\nmore 2");
         for (named, expect) in [(&["a"][..], "a lib tool"), (&["new"], "new"), (&[], "")] {

@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(names(&state), ["less", "old", "young"]);
     }
     #[test]
-    fn what_came_in_place_of_what_was_chosen_stays_and_so_does_what_it_leads_to() {
+    fn a_file_swapped_in_for_the_chosen_one_stays_with_its_target() {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
         let keeper = kept::Keeper::new(&home, Some(place.path()), None);

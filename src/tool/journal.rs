@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_made_and_what_a_file_is_besides_its_text_stays() {
+    fn a_change_keeps_the_symlink_and_mode_of_a_file() {
         let (place, home, project) = place();
         lay(&project);
         let dotfiles = place.path().join("dotfiles");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_silo_promised_the_next_one_does() {
+    fn the_next_silo_finishes_journaled_changes() {
         let (_place, home, project) = place();
         lay(&project);
         let all = changes(&home, &project);
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_has_written_since_stays() {
+    fn later_edits_of_the_user_stay() {
         let (_place, home, project) = place();
         lay(&project);
         let all = changes(&home, &project);

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_is_not_taken() {
+    fn directories_in_use_are_not_taken() {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
         let keeper = Keeper::new(&home, Some(place.path()), None);

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_changed_outlives_a_new_recipe() {
+    fn user_changes_survive_a_new_recipe() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let mut shims = BTreeMap::new();
         assert_eq!(lay(&mut shims, &names(&["pip", "python"]), &names(&["uv"])), ["pip", "python"]);

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_deep_for_one_call_is_reached() {
+    fn very_deep_paths_are_reached() {
         let dir = tempfile::tempdir().unwrap();
         let mut beneath = Beneath::open(dir.path()).unwrap();
         let name = vec![b'n'; 200];

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_told() {
+    fn every_difference_is_reported() {
         let old = index(vec![file("a", b"1", 0o644), file("b", b"1", 0o644), file("d", b"1", 0o644)]);
         let new = index(vec![file("b", b"22", 0o755), file("c", b"1", 0o644), file("d", b"1", 0o644)]);
         let told: Vec<String> = differences(&old, &new).iter().map(ToString::to_string).collect();

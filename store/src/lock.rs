@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_excludes_whom() {
+    fn exclusive_locks_exclude_all_others() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));

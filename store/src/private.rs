@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_to_something_that_all_can_write_is_refused() {
+    fn symlinks_to_world_writable_directories_are_refused() {
         let place = tempfile::tempdir().unwrap();
         let (home, shared) = (place.path().join("home"), place.path().join("shared"));
         std::fs::create_dir(&home).unwrap();

@@ -66,7 +66,7 @@ fn dir(path: &Path, mode: u32) {
 }
 
 #[test]
-fn what_changed_and_nothing_else() {
+fn only_changes_are_captured() {
     let home = Home::new();
     let lower = home.commit(lower);
     let upper = home.beside("upper");
@@ -110,7 +110,7 @@ fn what_changed_and_nothing_else() {
 }
 
 #[test]
-fn a_directory_made_anew_gives_only_its_differences() {
+fn a_recreated_directory_yields_only_its_differences() {
     let home = Home::new();
     let lower = home.commit(lower);
     let upper = home.beside("upper");

@@ -61,7 +61,7 @@ fn a_composed_tree_shares_its_layers_files() {
 }
 
 #[test]
-fn every_change_to_a_tree_is_told() {
+fn every_change_to_a_tree_is_reported() {
     let home = Home::new();
     let made = home.commit(|stage| {
         for name in ["d/bytes", "d/gone", "d/mode", "d/size", "d/one", "kind"] {
@@ -105,7 +105,7 @@ fn every_change_to_a_tree_is_told() {
 }
 
 #[test]
-fn a_tree_made_of_another_is_the_same_as_one_made_anew() {
+fn a_derived_tree_equals_a_new_one() {
     let home = Home::new();
     let one = home.commit(|stage| {
         file(stage, "etc/a", "a");

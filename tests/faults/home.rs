@@ -46,7 +46,7 @@ fn loose(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_home_is_its_owners_alone_whatever_the_umask_and_the_directory_were() {
+fn a_home_is_private_for_any_umask() {
     for (umask, mode) in [("000", 0o777), ("077", 0o755), ("002", 0o775)] {
         let silo = Silo::new();
         let home = silo.path("");
@@ -118,7 +118,7 @@ fn a_home_directory_that_is_not_there_is_not_made() {
 }
 
 #[test]
-fn what_a_program_left_in_a_kept_directory_is_removed_however_it_is() {
+fn persistent_directories_are_removed_with_any_modes() {
     let silo = Silo::new();
     let secret = silo.home().join(".ssh");
     fs::create_dir(&secret).expect("our own");

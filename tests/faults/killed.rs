@@ -113,7 +113,7 @@ fn killed_while_committing_composing_and_publishing() {
 }
 
 #[test]
-fn what_a_killed_install_left_is_collected() {
+fn leftovers_of_a_killed_install_are_collected() {
     let http = slow_mirror();
     let silo = silo_of(&http);
     for moment in [UNPACK, CONFIGURE] {
@@ -136,7 +136,7 @@ fn what_a_killed_install_left_is_collected() {
 }
 
 #[test]
-fn a_signal_stops_every_phase_at_once() {
+fn a_signal_stops_every_phase_immediately() {
     let http = slow_mirror();
     let silo = silo_of(&http);
     for (moment, signal) in

@@ -17,7 +17,7 @@ fn check(silo: &Silo, args: &[&str], expect: &[&str]) {
 }
 
 #[test]
-fn a_wrong_silo_toml_is_told_with_its_place() {
+fn errors_in_silo_toml_name_their_place() {
     for (text, expect) in [
         ("mirors = {}\n", ["silo.toml:1:1: unknown field `mirors`", "did you mean \"mirrors\"?"]),
         ("\n[mirrors]\ndebain = []\n", ["silo.toml:3:1: unknown field `debain`", "did you mean \"debian\"?"]),
@@ -36,7 +36,7 @@ fn a_wrong_silo_toml_is_told_with_its_place() {
 }
 
 #[test]
-fn a_wrong_recipe_or_lock_is_told_with_its_place() {
+fn errors_in_recipes_and_locks_name_their_place() {
     let silo = Silo::new();
     for (text, expect) in [
         ("[debian]\npackages = [\"hello\", 7]\n", ["mine.toml:2:22: invalid type: integer `7`", "2 | packages"]),

@@ -86,7 +86,7 @@ fn a_tampered_package_index_is_refused() {
 }
 
 #[test]
-fn a_mirror_without_the_index_is_told() {
+fn a_mirror_without_the_index_is_reported() {
     check_refused(
         &Http::start(),
         &[

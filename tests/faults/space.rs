@@ -40,7 +40,7 @@ fn mebibytes(dir: &Path) -> u64 {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing_half() {
+fn a_full_disk_is_reported_and_leaves_no_partial_files() {
     let http = mirror();
     let fetched = lock_of_sh().packages[&Arch::host()].values().map(|package| package.size).sum::<u64>() >> 20;
     let made = mebibytes(silo_with_sh().home());

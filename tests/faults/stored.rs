@@ -92,7 +92,7 @@ fn each_change_is_named_with_layer_and_path() {
 }
 
 #[test]
-fn what_verify_advises_puts_a_changed_layer_right() {
+fn the_advice_of_verify_repairs_a_changed_layer() {
     let silo = silo_with_sh();
     let http = mirror();
     use_mirror(&silo, &http);
@@ -107,7 +107,7 @@ fn what_verify_advises_puts_a_changed_layer_right() {
 }
 
 #[test]
-fn a_record_that_says_nonsense_is_told() {
+fn a_malformed_record_is_reported() {
     let silo = silo_with_sh();
     let record = fs::read_to_string(silo.path("tools/sh.toml")).expect("sh is installed");
     let id = image(&silo);

@@ -32,7 +32,7 @@ fn a_package_with_wrong_bytes_on_the_mirror_is_refused() {
 }
 
 #[test]
-fn a_package_changed_after_it_was_fetched_is_refused_and_fetched_anew() {
+fn a_changed_download_is_refused_and_fetched_again() {
     let http = mirror();
     let silo = silo_of(&http);
     silo.seed_downloads();
@@ -69,7 +69,7 @@ fn a_dropped_connection_is_resumed_where_it_broke() {
 }
 
 #[test]
-fn a_mirror_that_is_down_is_told_with_what_to_do() {
+fn a_mirror_that_is_down_is_reported_with_a_hint() {
     let silo = Silo::new();
     // Nobody listens on port 1.
     let mirrors = "[mirrors]\ndebian = [\"http://127.0.0.1:1/debian\"]\ndebianSecurity = [\"http://127.0.0.1:1/security\"]\nsnapshot = \"/nowhere\"\nsnapshotSecurity = \"/nowhere\"\n";
@@ -92,7 +92,7 @@ fn dropped(name: &str) -> String {
 }
 
 #[test]
-fn a_dropped_package_of_a_users_recipe_says_what_to_run() {
+fn a_dropped_package_of_a_user_recipe_suggests_a_command() {
     let http = mirror();
     let silo = silo_of(&http);
     silo.write(".silo/recipes/mine.toml", "[debian]\npackages = [\"dash\"]\n");
@@ -109,7 +109,7 @@ fn a_dropped_package_of_a_users_recipe_says_what_to_run() {
 }
 
 #[test]
-fn a_dropped_package_of_a_built_in_recipe_is_locked_anew() {
+fn a_dropped_package_of_a_built_in_recipe_is_locked_again() {
     let http = mirror();
     let silo = silo_of(&http);
     // What other tests have locked meanwhile came along.

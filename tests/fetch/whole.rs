@@ -26,7 +26,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 #[test]
-fn many_files_arrive_with_progress_and_each_is_told_once() {
+fn many_files_arrive_with_progress_and_one_event_each() {
     let (http, dir) = (Http::start(), Dir::new());
     let files: Vec<Vec<u8>> = (0..20).map(content).collect();
     let mut requests: Vec<Request> =
@@ -69,7 +69,7 @@ fn many_files_arrive_with_progress_and_each_is_told_once() {
 }
 
 #[test]
-fn a_file_changed_since_it_was_fetched_is_fetched_anew_where_nobody_else_checks() {
+fn a_changed_file_is_fetched_again_if_no_later_step_checks() {
     let (http, dir, bytes) = (Http::start(), Dir::new(), content(17));
     let requests = [request(&bytes, &[http.put("/a", &bytes, [])])];
     let (transport, cancel) = (hurried(), AtomicBool::new(false));
@@ -164,7 +164,7 @@ fn texts_are_bounded_and_tried_again() {
 }
 
 #[test]
-fn tls_trouble_is_told_as_such() {
+fn tls_errors_are_reported_as_such() {
     let (http, dir, bytes) = (Http::start(), Dir::new(), content(12));
     let url = http.put("/a", &bytes, []).replace("http://", "https://");
     let err = fetch(&dir.0, &[request(&bytes, &[url])]).expect_err("the server speaks no TLS");
@@ -181,7 +181,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_full_disk_is_told_as_such() {
+fn a_full_disk_is_reported_as_such() {
     let (http, dir, bytes) = (Http::start(), Dir::new(), content(13));
     let small = dir.0.join("small");
     fs::create_dir(&small).expect("the directory can be written");

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_is_found_and_what_is_there_is_kept() {
+    fn changed_files_are_detected_and_present_ones_kept() {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
         let id = ImageId::parse(&"0".repeat(64)).expect("an id");

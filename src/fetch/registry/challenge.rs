@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_challenge_is_not_read() {
+    fn malformed_challenges_are_refused() {
         let long = format!("Bearer realm=\"{}\"", "a".repeat(MAX_BYTES));
         let many: String = (0..MAX_PARAMETERS + 1).map(|at| format!("p{at}=x, ")).collect();
         let many = format!("Bearer {many}");

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_realm_is_a_token_service_and_no_way_into_this_machine() {
+    fn realms_in_private_networks_are_refused() {
         for (realm, registry) in [
             ("https://auth.example.com/token", "registry.example.com"),
             ("https://auth.example.com:8443/token?a=b", "127.0.0.1:5000"),

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_fits_where_what_it_leaves_out_is_a_directory() {
+    fn whiteouts_need_a_real_parent_directory() {
         let lower = index("d 0755 0 0 a\nl 0 0 lib usr/lib\nd 0755 0 0 usr\nd 0755 0 0 usr/lib\n");
         for (lines, is_there, is_well) in [
             ("d 0755 0 0 lib\nw lib/x\n", false, true),

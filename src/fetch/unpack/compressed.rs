@@ -84,7 +84,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn what_is_compressed_is_known_by_its_beginning() {
+    fn compression_is_detected_by_magic_bytes() {
         let text = b"the same in every form".repeat(100);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&text).expect("memory");

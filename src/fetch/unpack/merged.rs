@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_to_its_own_place_is_told() {
+    fn a_symlink_to_itself_is_reported() {
         for (place, target, expect) in [
             ("usr/bin/which", "/bin/which", true),
             ("usr/bin/which", "../../bin/which", true),

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_preinst_removes_is_read() {
+    fn removals_of_a_preinst_are_parsed() {
         let got = swept("if true; then\n\trm -rf /usr/lib/a/ '/usr/lib/b'; rm -f /c\nfi\n# rm -rf\n[ -L /d ] || rm -r /d $x/e /f*\n");
         assert_eq!(got, ["/usr/lib/a", "/usr/lib/b", "/d"]);
         assert!(swept("rm -f /x\nrm /y\nfarm -r /z\n").is_empty());

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_made_stays_until_it_is_taken_over() {
+    fn objects_of_a_killed_run_stay_until_imported() {
         let ground = Ground::new();
         assert_eq!((ground.left(), sweep(&ground.layers).expect("swept")), (Vec::new(), Swept::default()));
         ground.killed();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_taken_over_goes_and_what_is_held_stays() {
+    fn unusable_leftovers_are_removed_and_locked_ones_stay() {
         let gone: [(&str, Change); 6] = [
             ("nothing was written", |ground| drop(ground.begin())),
             ("killed before it was locked", |ground| {

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_name_stands_for_is_taken() {
+    fn only_objects_that_match_their_name_are_accepted() {
         let format = Format::Sha1;
         let hello = format.of_object("blob", b"hello\n").expect("no attack");
         let check = |bytes: &[u8], oid| verify(bytes, oid, format, &mut Budget::new(1 << 20));

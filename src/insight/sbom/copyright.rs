@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_meant_for_machines_is_read() {
+    fn only_machine_readable_copyright_files_are_parsed() {
         assert_eq!(read("This is free software.\nLicense: GPL-2+\n"), None);
         let text = "Format: https://example.com/copyright-format/1.0/\n\nFiles: *\nCopyright: x\nLicense: GPL-2+ or Expat\n text\n\n\
             Files: a\nLicense: ISC\n\nLicense: Apache-2.0\n text\n";

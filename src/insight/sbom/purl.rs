@@ -39,7 +39,7 @@ mod tests {
     use super::escaped;
 
     #[test]
-    fn what_means_something_is_escaped() {
+    fn reserved_characters_are_escaped() {
         for (text, expect) in [
             ("libstdc++6", "libstdc%2B%2B6"),
             ("1:2.0~rc1+dfsg-1", "1:2.0~rc1%2Bdfsg-1"),

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_is_never_exceeded_and_what_is_given_back_is_there_again() {
+    fn a_budget_is_never_exceeded_and_returned_parts_are_available_again() {
         let budget = Budget::new();
         let permits: Vec<Permit> = std::iter::from_fn(|| budget.permit()).collect();
         assert_eq!(permits.len(), budget.most());

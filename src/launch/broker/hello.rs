@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_says_whom_it_wants() {
+    fn the_sni_of_a_client_hello_is_read() {
         let bytes = hello("A.example");
         for length in 0..bytes.len() {
             assert_eq!(read(&bytes[..length]), Hello::Part, "{length}");

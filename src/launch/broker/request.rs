@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_written_anew() {
+    fn a_request_is_rewritten_for_the_proxy() {
         let head = "POST /?q=1 HTTP/1.1\r\nHost: A.example:81\r\nX: y\r\nProxy-Authorization: z\r\nContent-Length: 3\r\n\r\n";
         let exchange = read(head).expect("an exchange");
         assert_eq!(exchange.body, 3);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_exactly_a_request_is_refused() {
+    fn malformed_requests_are_refused() {
         for head in [
             "\r\n\r\n",
             "GET\r\n\r\n",

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_keys_that_are_repeated_at_once_end_more_than_they_say() {
+    fn only_quickly_repeated_keys_escalate() {
         let began = Instant::now();
         let heard = |signals: &[(i32, Origin, u64)]| {
             let mut insistence = Insistence::default();

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_descriptor_that_nobody_reads_holds_nobody_up() {
+    fn an_unread_shared_descriptor_does_not_block() {
         let (reader, writer) = pipe().expect("a pipe");
         assert!(fill(writer.as_fd()) >= 4096);
         assert!(!rustix::fs::fcntl_getfl(&writer).expect("told").contains(OFlags::NONBLOCK), "the others wait as before");

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_screen_is_followed_through_whatever_is_printed() {
+    fn the_alternate_screen_is_tracked_through_any_output() {
         let mut switches = Switches::default();
         for (bytes, expect) in [
             (&b"text \x1b[1;31mred\x1b[0m"[..], false),

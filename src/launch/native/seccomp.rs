@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_a_machine_is_one_process_and_has_memory_that_is_counted() {
+    fn the_vm_process_cannot_fork_and_has_accounted_memory() {
         let program = calls::lone_filter();
         let eperm = ERRNO | libc::EPERM as u32;
         for (why, number, args, expect) in [

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_unpacked() {
+    fn packed_changes_are_unpacked() {
         let place = tempfile::tempdir().expect("a directory");
         let (from, to) = (place.path().join("from"), place.path().join("to"));
         for dir in [&from, &to, &from.join("closed"), &from.join("deep")] {

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_qemus_place_is_not_listened_to_for_ever() {
+    fn a_process_in_qemus_place_is_read_for_a_bounded_time() {
         let (begun, words) =
             begin_with(b"cannot do it\n{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"X\"}\n{\"return\":{}}\n", Then::Nothing);
         assert!(begun.is_ok() && words == b"cannot do it\n", "{begun:?}");

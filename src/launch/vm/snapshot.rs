@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_snapshot_is_not_opened() {
+    fn invalid_snapshots_are_not_opened() {
         type Spoil = fn(&Path);
         let cases: [(&str, Spoil); 6] = [
             ("a pipe", |state| {

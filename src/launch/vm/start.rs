@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_is_blamed_for_what_shows_that_it_is_bad() {
+    fn failures_are_blamed_on_the_snapshot_or_the_host() {
         let cases: [(Option<Gone>, &str, Blame); 9] = [
             (Some(Gone::Killed(9)), "", Blame::Host),
             (Some(Gone::Killed(15)), "", Blame::Host),

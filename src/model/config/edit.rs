@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_goes() {
+    fn empty_tables_are_removed() {
         let mut document = Document::parse("").expect("nothing is TOML");
         document.set_version("python", "3.13").expect("a table");
         assert_eq!(document.text(), "[overrides.python]\nversion = \"3.13\"\n");

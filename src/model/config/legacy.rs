@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_settings_is_told() {
+    fn invalid_settings_are_reported() {
         let deep = format!("a: {}{}", "[".repeat(40), "]".repeat(40));
         for (yaml, expect) in [
             ("a: &x [1]\nb: *x\n", "line 2: aliases are not supported"),

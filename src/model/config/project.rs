@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_silo_obeys_is_read_once() {
+    fn obeyed_files_are_read_once() {
         let place = tempfile::tempdir().expect("a directory");
         let write = |name: &str, text: &str| {
             let path = place.path().join(name);

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_learned_is_kept_and_forgotten() {
+    fn learned_hosts_are_stored_and_removed() {
         let dir = tempfile::tempdir().expect("a directory");
         let home = Home::new(dir.path().to_owned());
         assert_eq!(get(&home, "x").expect("nothing"), None);

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused() {
+    fn invalid_image_lists_are_refused() {
         for wrong in ["", "{}", "[]", "[{}]", "[{\"Config\":\"a\",\"Layers\":[]}]", "[{\"Config\":1,\"Layers\":[\"l\"]}]"] {
             list(wrong.as_bytes()).expect_err(wrong);
         }

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_with_an_image_is_known_as_such() {
+    fn attached_artifacts_are_recognised() {
         let manifest = |fields: &str, config: &str, layer: &str| {
             let digest = "a".repeat(64);
             document(format!("{{\"schemaVersion\":2,{fields}\"config\":{{\"mediaType\":\"{config}\",\"digest\":\"sha256:{digest}\",\"size\":2}},\"layers\":[{{\"mediaType\":\"{layer}\",\"digest\":\"sha256:{digest}\",\"size\":2}}]}}").as_bytes())

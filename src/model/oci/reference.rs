@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_read_and_wrong_ones_told() {
+    fn references_are_parsed_and_wrong_ones_refused() {
         let registry = |host: &str, repository: &str| Place::Registry { host: host.into(), repository: repository.into() };
         let digest = "ab".repeat(32);
         for (text, place, wanted) in [

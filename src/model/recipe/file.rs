@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_recipes_say_what_is_wrong() {
+    fn wrong_recipes_name_the_mistake() {
         for (name, text, expect) in [
             ("Python", "", "\"Python\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),
             ("a/b", "", "\"a/b\" is not a tool name: use lower-case letters, digits and \"-\", beginning with a letter"),

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_ones_are_told() {
+    fn wrong_lsp_settings_are_reported() {
         for (text, expect) in [
             ("command = []", "lsp.command must not be empty or zero"),
             (

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_are_told_by_number() {
+    fn wrong_lines_are_reported_by_number() {
         for (text, line) in [
             ("", 1),
             ("silo shims 2\n", 1),

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_projects_recipe_adds_is_a_line() {
+    fn additions_of_a_projects_recipe_are_lines() {
         let texts = [
             ("sh.toml", "passEnv = [\"KEY\"]\nstate = [{ guest = \"~/.x\", scope = \"tool\" }]\n"),
             ("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_opened_is_told_line_by_line() {
+    fn new_permissions_are_listed_line_by_line() {
         let text = "[network]\nallow = [\"a.example\"]\ndeny = [\"b\"]\n[ecosystems]\npypi = [\"p.example\"]\n[overrides.t.network]\nallow = [\"*\"]\n[overrides.s]\npassSshAgent = true\npassEnv = [\"KEY\"]\nports = [{ host = 1, guest = 2 }]";
         let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
         let expect = [

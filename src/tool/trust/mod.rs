@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_approved_hides_nothing_between_lines() {
+    fn approvals_show_every_line() {
         let text = "[overrides.t]\npostInstall = [\"true\\nt may reach *\\n\", 'true\\nt may reach *\\n', \"\\u001b[2K\\u202e\"]\n";
         let found = of_settings(&toml::from_str(text).expect("settings"), &Settings::default());
         // A line break, and the characters that spell its escape.

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linked_worktree_has_what_is_approved_of_the_same_files_in_the_main_one() {
+    fn a_linked_worktree_shares_approvals_of_equal_files() {
         let ground = Ground::new();
         assert!(ground.is_approved());
         // The main worktree changes; its last recorded files are those of the last run there.

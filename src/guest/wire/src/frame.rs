@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn malformed_frames_are_refused() {
         for bytes in [
             &b"D\0\0\0\0\x01\x80\0\0"[..],
             b"D\0\0\0\0\xff\xff\xff\xff",
@@ -426,7 +426,7 @@ mod tests {
 
     /// Pseudo-random bytes, the same in every run, after the start of a frame.
     #[test]
-    fn what_is_read_is_what_would_be_written() {
+    fn parsing_and_encoding_agree() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut read = 0;
         for round in 0..200_000_usize {

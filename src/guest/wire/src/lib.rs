@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_not_read() {
+    fn malformed_messages_are_refused() {
         let long = [b"L\0\0\0\0".to_vec(), vec![b'a'; 254]].concat();
         for bytes in [
             &b""[..],
@@ -305,7 +305,7 @@ mod tests {
 
     /// Pseudo-random bytes, the same in every run, after the start of a message.
     #[test]
-    fn what_is_read_is_what_would_be_written() {
+    fn parsing_and_encoding_agree() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut read = 0;
         for round in 0..200_000_usize {

@@ -106,7 +106,7 @@ fn bytes_that_are_no_frame_end_it_in_every_phase_and_are_not_kept() {
 }
 
 #[test]
-fn after_the_report_what_came_before_is_written_and_nothing_is_read() {
+fn after_the_report_pending_output_is_written_and_no_input_is_read() {
     let mut host = heard();
     say(&mut host, &[Frame::Started, data(OUTPUT, 100), report()]);
     assert!(host.has_output() && host.room() == 0 && !host.has_room() && host.is_flushed());
@@ -154,7 +154,7 @@ fn a_machine_that_reads_nothing_fills_nothing() {
 }
 
 #[test]
-fn what_a_stream_may_bring_altogether_is_bounded() {
+fn the_total_bytes_of_a_stream_are_bounded() {
     let mut host = heard();
     host.add(AFTER, End::Own, Ways::BACK, true);
     host.bound(AFTER, 1000);

@@ -86,7 +86,7 @@ fn a_stream_arrives_whole_and_ends() {
 }
 
 #[test]
-fn who_does_not_read_gets_a_window_and_no_more() {
+fn a_reader_that_stalls_gets_one_window() {
     let (mut host, mut guest) = linked();
     let (from, to) = pipe().expect("a pipe");
     rustix::io::ioctl_fionbio(&to, true).expect("set");
@@ -106,7 +106,7 @@ fn who_does_not_read_gets_a_window_and_no_more() {
 }
 
 #[test]
-fn who_sends_more_than_was_taken_is_not_heard() {
+fn a_sender_beyond_its_credit_is_cut_off() {
     let (mut host, mut guest) = linked();
     host.add_unattached(2, End::Own, Ways::BACK);
     for _ in 0..=WINDOW_BYTES / MAX_PAYLOAD_BYTES {
@@ -116,7 +116,7 @@ fn who_sends_more_than_was_taken_is_not_heard() {
 }
 
 #[test]
-fn a_reader_that_is_gone_is_told() {
+fn a_closed_reader_is_reported() {
     let (mut host, mut guest) = linked();
     let (out, into) = pipe().expect("a pipe");
     let (from, to) = pipe().expect("a pipe");
@@ -130,7 +130,7 @@ fn a_reader_that_is_gone_is_told() {
 
 /// A broken link, and a broker and a reader that accept nothing: no call blocks, and data sent earlier is still handled.
 #[test]
-fn nobody_who_takes_nothing_holds_the_host_up() {
+fn a_stalled_reader_does_not_block_the_host() {
     let (mut host, mut guest) = linked();
     let (broker, ours) = pair(crate::host::system::MESSAGES).expect("a pair");
     host.take_messenger(ours);

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_not_read() {
+    fn malformed_queries_are_refused() {
         for length in 0..ASKED.len() - 11 {
             assert_eq!(Query::parse(&ASKED[..length]), None, "{length}");
         }
