@@ -1,4 +1,4 @@
-//! Building an image from files that are here already, beside mmdebstrap building a root of the same packages.
+//! Image builds from local files, compared with mmdebstrap and the same packages.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::table::{Promise, Table, timed};
 
 /// A package without maintainer scripts that the python image has and a copy of its recipe leaves out.
 const LEFT_OUT: &str = "python-is-python3";
-/// Most that a cold build may take, in times of what mmdebstrap takes for the same packages.
+/// The most time of a cold build, as a multiple of mmdebstrap's time for the same packages.
 const TIMES_MMDEBSTRAP: f64 = 0.5;
 /// Most that one package more may take.
 const ONE_MORE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ fn cold(warm: &Silo, rounds: usize) -> bool {
     let mut made = Vec::new();
     for round in 0..rounds {
         let silo = Silo::seeded();
-        // Asking pip once whom it asks, over the network, is no part of building.
+        // The network request that learns pip's registry is not part of a build.
         silo.write(".silo/silo.toml", "[ecosystems]\npypi = [\"registry.example.com\"]\n");
         table.add(ours, timed(&mut silo.command(["install", "--quiet", "python"])));
         made.push(silo);

@@ -1,4 +1,4 @@
-//! Large graphs: a thousand steps in a chain and in a fan, and an edit that changes none of them, beside Nix.
+//! Large graphs: a thousand steps in a chain and in a fan, and an edit that changes none of them, compared with Nix.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,7 +57,7 @@ fn steps() {
     for tool in &tools {
         silo.write(&format!(".silo/recipes/{tool}.toml"), &recipe(tool, STEPS / BRANCHES));
     }
-    // Locking is no part of it.
+    // Locking is not measured.
     for tool in ["one", "chain"].into_iter().chain(tools.iter().map(String::as_str)) {
         timed(&mut silo.command(["lock", "--quiet", tool]));
     }

@@ -1,5 +1,5 @@
-//! The network by name, beside no sandbox at all and beside what other sandboxes without root use: bytes a second, the
-//! time to connect and to be refused, and what it adds to a start.
+//! The sandbox network, compared with no sandbox and with other rootless sandboxes: throughput, time to connect and to be refused, and the
+//! added start time.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,7 +26,7 @@ const START: Duration = Duration::from_millis(3);
 
 /// Rounds in which neighbours take part: they need ten times as long.
 const PEERS: usize = 2;
-/// How long a neighbour may take, in the words of timeout(1); its children end with it.
+/// The timeout of a neighbour, in timeout(1) arguments; its children end with it.
 const PATIENCE: [&str; 2] = ["--kill-after=1", "60"];
 /// Most that a denied name may take.
 const DENIED: Duration = Duration::from_millis(10);
@@ -44,7 +44,7 @@ wait $program; code=$?
 kill $slirp; rm -r "$dir"; exit $code
 "#;
 
-/// Asks for names that nobody granted: prints what the first took, in nanoseconds, or each of the others.
+/// Requests ungranted names: prints the time of the first in nanoseconds, or of each of the others.
 const ASK: &str = "
 import socket, sys, time
 def ask(n):
@@ -55,7 +55,7 @@ times = [ask(n) for n in range(100)]
 print(times[0] if sys.argv[1] == 'first' else sorted(times[1:])[50])
 ";
 
-/// What the sandbox and the host run alike: it prints how long it took, in nanoseconds.
+/// Runs in the sandbox and on the host; prints its time in nanoseconds.
 const PROGRAM: &str = "
 import socket, sys, time
 host, port, what, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -108,7 +108,7 @@ pub fn run(rounds: usize) -> bool {
             table.add(here, inside(what, BYTES));
             for (row, address, command) in peers.iter().filter(|_| round < PEERS) {
                 let words = ["python3", "-c", PROGRAM, address, &port.to_string(), what, &BYTES.to_string()].map(str::to_owned);
-                // A neighbour that loses bytes or hangs, as old ones do, is told and left out.
+                // A neighbour that loses bytes or hangs, as old ones do, is reported and skipped.
                 let done = crate::support::done(command().args(words));
                 match done.out.trim().parse() {
                     Ok(took) if done.code == 0 => table.add(*row, Duration::from_nanos(took)),
@@ -134,7 +134,7 @@ pub fn run(rounds: usize) -> bool {
 /// A row, the address of the host's loopback there, and a command that takes the program to run there.
 type Peer = (usize, &'static str, Box<dyn Fn() -> Command>);
 
-/// What other sandboxes without root use, where it is installed.
+/// Other rootless sandboxes, if installed.
 fn peers(table: &mut Table, port: u16) -> Vec<Peer> {
     let mut peers: Vec<Peer> = Vec::new();
     if has("slirp4netns") {
@@ -151,7 +151,7 @@ fn peers(table: &mut Table, port: u16) -> Vec<Peer> {
         let command = move || {
             let mut command = Command::new("timeout");
             command.args(PATIENCE).arg("pasta");
-            // As root it would become a user who may do nothing of this.
+            // As root it would switch to an unprivileged user that cannot do this.
             let who: &[&str] = if is_root() { &["--runas", "0"] } else { &[] };
             command.args(who).args(["--quiet", "--config-net", "-T", &port.to_string(), "--"]);
             command
@@ -163,7 +163,7 @@ fn peers(table: &mut Table, port: u16) -> Vec<Peer> {
     peers
 }
 
-/// How long a name takes that nobody granted.
+/// The time of a lookup of an ungranted name.
 fn refusals(silo: &Silo, rounds: usize, measured: impl Fn(&mut Command) -> Duration) -> bool {
     let mut table = Table::new("a name that is denied");
     let (first, others) = (table.row("the first of a run, which starts the broker"), table.row("the median of 99 others"));
@@ -175,7 +175,7 @@ fn refusals(silo: &Silo, rounds: usize, measured: impl Fn(&mut Command) -> Durat
     table.print(first, &[Promise::Within { row: first, limit: DENIED }, Promise::Within { row: others, limit: DENIED }])
 }
 
-/// What a network adds to the start of a sandbox whose program asks for nothing.
+/// The start time that a network adds, for a program that does not use it.
 fn start(rounds: usize) -> bool {
     let mut table = Table::new("warm start of `sh -c true`, with and without a network");
     let (without, with) = (table.row("no network"), table.row("three grants"));
@@ -192,7 +192,7 @@ fn start(rounds: usize) -> bool {
     table.print(without, &[Promise::Longer { row: with, by: START, than: without }])
 }
 
-/// Serves those who get and those who put; returns the port.
+/// Serves downloads and uploads; returns the port.
 fn server() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -223,7 +223,7 @@ fn serve(mut stream: TcpStream) {
                     _ => return,
                 }
             }
-            // A client that is gone is not told.
+            // The client may be gone.
             drop(stream.write_all(b"all"));
         }
         _ => {}

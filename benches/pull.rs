@@ -1,4 +1,4 @@
-//! A large image of a registry on this machine, fetched and unpacked, beside what others do.
+//! A large image from a local registry, fetched and unpacked, compared with other tools.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ const LAYERS: usize = 6;
 /// Files of each layer, and the bytes of each.
 const FILES: usize = 500;
 const BYTES: usize = 100_000;
-/// Most that it may take, in times of what each neighbour takes.
+/// The most time, as a multiple of each neighbour's.
 const TIMES: f64 = 1.0;
 
 pub fn run(rounds: usize) -> bool {

@@ -1,4 +1,4 @@
-//! A shim whose call is handed on, beside the program itself and beside a shim in bash.
+//! A shim that passes its call on, compared with the program itself and with a bash shim.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,8 +12,8 @@ use crate::table::{Promise, Table, timed};
 /// Most that a call may take longer through a shim.
 const LONGER: Duration = Duration::from_millis(2);
 
-/// A shim as pyenv has it, at its least: one script that starts another, which looks for a version file upwards and then
-/// along PATH. Both are cut to what happens where the system's own program is meant.
+/// A minimal shim like pyenv's: a script that starts another, which looks for a version file in the parent directories and then in PATH.
+/// Both are reduced to the case of the system's own program.
 const SHIM: &str = "#!/usr/bin/env bash\nset -e\nprogram=\"${0##*/}\"\nexec \"${0%/shims/*}/exec\" \"$program\" \"$@\"\n";
 const EXEC: &str = "#!/usr/bin/env bash\nset -e\nname=\"$1\"\nshift\nroot=\"$PWD\"\nwhile [ -n \"$root\" ]; do\n  [ -s \"$root/.version\" ] && break\n  root=\"${root%/*}\"\ndone\nIFS=: read -r -a dirs <<< \"$PATH\"\nfor dir in \"${dirs[@]}\"; do\n  [ \"$dir\" = \"${0%/*}/shims\" ] && continue\n  [ -x \"$dir/$name\" ] && exec \"$dir/$name\" \"$@\"\ndone\nexit 127\n";
 
@@ -25,7 +25,7 @@ pub fn run(rounds: usize) -> bool {
         fs::create_dir_all(dir).expect("our own directory");
     }
     let [bin, shims, deep] = &dirs;
-    // The program is one that does nothing, so that what remains is the way to it.
+    // The program does nothing, so only the shim's own time remains.
     symlink("/bin/true", bin.join("nothing")).expect("our own directory");
     script(&shims.join("nothing"), SHIM);
     script(&place.join("bash/exec"), EXEC);

@@ -1,6 +1,6 @@
-//! Starting a program in a sandbox, beside bubblewrap doing the same and beside no sandbox at all.
+//! Program start in a sandbox, compared with bubblewrap and with no sandbox.
 //!
-//! With `SILO_BENCH_BEFORE=<path of another silo>` each start is measured with that program, too, in the same rounds.
+//! With `SILO_BENCH_BEFORE=<path of another silo>` each round also measures that program.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use crate::support::{self, As, Silo};
 use crate::table::{Promise, Table, timed};
 
-/// Where the programs and libraries of a root lie on this architecture.
+/// The directory of programs and libraries in a root on this architecture.
 const MULTIARCH: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
 const LOADER: &str = if cfg!(target_arch = "aarch64") { "ld-linux-aarch64.so.1" } else { "ld-linux-x86-64.so.2" };
 
-/// Most that a sandbox may take, in times of what bubblewrap takes for the same.
+/// The most time of a sandbox, as a multiple of bubblewrap's.
 const TIMES_BUBBLEWRAP: f64 = 3.0;
 /// Most that a project with a repository may add to a start, in times of one without a project.
 const TIMES_REPOSITORY: f64 = 2.0;
@@ -50,7 +50,7 @@ fn compare(silo: &Silo, title: &'static str, tool: &str, program: &str, args: &[
     table.print(neighbour.unwrap_or(bare), promise.as_slice())
 }
 
-/// What a project costs, and one with a repository, whose `.git` is a layer inside and is imported from at the end.
+/// The cost of a project, and of a project with a repository, whose `.git` is an overlay inside and is imported at the end.
 fn projects(silo: &Silo, rounds: usize) -> bool {
     let before = std::env::var_os("SILO_BENCH_BEFORE");
     let (plain, repository) = (silo.project().join("plain"), silo.project().join("repository"));

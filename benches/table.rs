@@ -1,9 +1,9 @@
-//! Rounds, and the table that is made of them.
+//! Rounds of measurements, and their table.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// One row: what was done, and how long it took in each round.
+/// One row: a label, and its time in each round.
 pub struct Row {
     name: String,
     times: Vec<Duration>,
@@ -34,12 +34,12 @@ impl Table {
         self.rows.push(Row { name: name.to_owned(), times: Vec::new(), absent: Some(why) });
     }
 
-    /// Adds what one round took.
+    /// Adds the time of one round.
     pub fn add(&mut self, row: usize, time: Duration) {
         self.rows[row].times.push(time);
     }
 
-    /// Prints the table, with ratios to the row `to`, and whether what is promised of it holds.
+    /// Prints the table, with ratios to row `to`; returns whether its promises hold.
     pub fn print(mut self, to: usize, promises: &[Promise]) -> bool {
         for row in &mut self.rows {
             row.times.sort();
@@ -56,7 +56,7 @@ impl Table {
                 _ => println!("  {:52} {}", row.name, row.absent.unwrap_or("not measured")),
             }
         }
-        // Each promise is told, also after one that does not hold.
+        // Prints each promise, also after one that fails.
         promises.iter().filter(|promise| !self.holds(promise)).count() == 0
     }
 
@@ -78,7 +78,7 @@ impl Table {
     }
 }
 
-/// What `docs/promises.md` says of the least time of a row.
+/// A promise of `docs/promises.md` about the least time of a row.
 #[derive(Clone, Copy, Debug)]
 pub enum Promise {
     /// It is under a limit.

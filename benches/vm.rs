@@ -14,17 +14,17 @@ use silo_build::image::boot;
 use crate::support::{As, Silo};
 use crate::table::{Promise, Table, timed};
 
-/// Most that a machine's cold start may take, in times of QEMU by itself.
+/// The most time of a VM's cold start, as a multiple of plain QEMU's.
 const TIMES_BARE: f64 = 1.25;
 /// Most that a run from a snapshot may take until the machine is ready, and until its program has ended.
 const READY: Duration = Duration::from_millis(150);
 const RESTORED: Duration = Duration::from_secs(1);
-/// How long a snapshot is waited for.
+/// The timeout for a snapshot.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Machines at once.
+/// VMs started in parallel.
 const AT_ONCE: u32 = 10;
 
-/// What the golden command line of Silo's machines has besides its ports and shares.
+/// The arguments of the golden command line of Silo's VMs, without ports and shares.
 const WORDS: &str = "-nodefaults -no-user-config -display none -no-reboot -accel tcg,thread=multi -cpu max,-cx16 \
     -machine q35,graphics=off,vmport=off,smbus=off,sata=off,hpet=off,usb=off -m 2048M -smp 2 \
     -drive id=disk,format=raw,if=none,readonly=on,file.locking=off,file=DISK -device virtio-blk-pci,drive=disk -device virtio-rng-pci \
@@ -84,7 +84,7 @@ fn restored(silo: &Silo, rounds: usize) -> bool {
     table.print(whole, &[Promise::Within { row: ready, limit: READY }, Promise::Within { row: whole, limit: RESTORED }])
 }
 
-/// What the timing says of each phase until the machine was ready, added up.
+/// Sums the phases of the timing output until the VM was ready.
 fn ready_after(said: &str) -> Option<Duration> {
     let mut millis = 0.0;
     for line in said.lines().filter_map(|line| line.strip_prefix("[silo] ")) {
@@ -97,7 +97,7 @@ fn ready_after(said: &str) -> Option<Duration> {
     None
 }
 
-/// What a program inside runs: it says on its errors how long each took, in nanoseconds.
+/// Runs inside; prints each time in nanoseconds on standard error.
 const PROGRAM: &str = "
 import os, sys, time
 piece = b'x' * (1 << 20)
@@ -142,7 +142,7 @@ fn bytes(silo: &Silo, rounds: usize) {
     table.print(rows[0], &[]);
 }
 
-/// Ten at once: each must end as its program does.
+/// Ten in parallel: each must exit with its program's code.
 fn together(silo: &Silo, words: [&str; 8]) {
     let mut table = Table::new("ten machines at once");
     let (one, ten) = (table.row("one"), table.row("ten, until the last has ended"));
@@ -180,7 +180,7 @@ fn qemu(root: &Path, [kernel, initial, disk]: [&Path; 3]) -> Command {
 /// A program that turns the machine off: `reboot(POWER_OFF)` and nothing else.
 fn first_process() -> Vec<u8> {
     const CODE: &[u8] = b"\xb8\xa9\0\0\0\xbf\xad\xde\xe1\xfe\xbe\x69\x19\x12\x28\xba\xdc\xfe\x21\x43\x0f\x05\xeb\xfe";
-    /// Where it is loaded: its two headers, and the code behind them.
+    /// The load address: two headers, then the code.
     const AT: u64 = 0x40_0000;
     const HEADS: u64 = 64 + 56;
     let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();

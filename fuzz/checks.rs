@@ -1,5 +1,4 @@
-//! What must hold of everything that a guest can send, for whatever bytes: the fuzz targets try new ones, and the tests
-//! those that were found to matter (`corpus/`).
+//! Properties of all parsers of guest input, for any bytes: fuzz targets try new inputs, tests replay the saved ones (`corpus/`).
 
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +16,7 @@ use silo_launch::conversation::{Act, BUDGET_BYTES, Conversation, End, Fate, Phas
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
 use silo_wire::{Answer, Ask};
 
-/// Messages of a sandbox's agent: whatever arrives is read whole or not at all.
+/// Messages of the agent: parsed completely or not at all.
 pub fn wire(data: &[u8]) {
     if let Some(ask) = Ask::from_bytes(data) {
         assert_eq!(ask.to_bytes(), data);
@@ -27,7 +26,7 @@ pub fn wire(data: &[u8]) {
     }
 }
 
-/// What a TLS client says first.
+/// The first bytes of a TLS client.
 pub fn hello(data: &[u8]) {
     let _ = hello::read(data);
 }
@@ -40,7 +39,7 @@ pub fn request(data: &[u8]) {
     };
     let host = Host::parse("a.example").expect("a host");
     let Ok(exchange) = parse(head, &host, 80) else { return };
-    // What is passed on is one whole head, for the host that was connected to.
+    // A forwarded head is complete, and for the host connected to.
     let passed = exchange.for_proxy(&host, 80, None);
     assert_eq!(end_of_head(passed.as_bytes()).ok().flatten().unwrap_or(passed.len()), passed.len());
     assert!(passed.split(' ').nth(1).is_some_and(|target| target.starts_with("http://a.example/")));
@@ -59,7 +58,7 @@ pub fn grant(data: &[u8]) {
     assert!(grant.ranges().iter().all(|(from, to)| 0 < *from && from <= to));
     for (place, port) in [("127.0.0.1", 22), ("host.silo.internal", 22), ("169.254.169.254", 80), ("localhost", 80), ("[::1]", 443)] {
         let host = Host::parse(place).expect("a host");
-        // Only by its own name, or as one of a private network that is named, does anybody reach this machine.
+        // A grant reaches this machine only by its own name, or as a named address of a private network.
         if grant.covers(&host, port) == Some(Cover::Exact) {
             assert!(grant.host() == Some(&host) || grant.block().is_some_and(|block| block.is_apart()), "{text}");
             assert!(grant.block().is_none() || place.starts_with("169.254"), "{text}");
@@ -67,11 +66,11 @@ pub fn grant(data: &[u8]) {
     }
 }
 
-/// What a sandbox's repository may have unpacked here.
+/// The most bytes unpacked from a sandbox's repository.
 const UNPACKED_BYTES: u64 = 8 << 20;
 const FORMATS: [Format; 2] = [Format::Sha1, Format::Sha256];
 
-/// git's index, but for its checksum: what is read is written in one way, and every path in it leads down.
+/// git's index without its checksum: each index has one encoding, and no path in it leaves the directory.
 pub fn git_index(data: &[u8]) {
     for format in FORMATS {
         // As `index.skipHash` leaves it.
@@ -111,8 +110,8 @@ pub fn git_pack(data: &[u8]) {
     }
 }
 
-/// Makes a pack of a script: for each entry its type, by how much its stated size is wrong, its length, and its content.
-/// A difference has its base first: as many bytes back, or the number of an entry before it, whose object it names.
+/// Builds a pack from a script: for each entry its type, the error in its stated size, its length, and its content. A delta has its base
+/// first: an offset back, or the number of an earlier entry, whose object it names.
 fn packed(script: &[u8], format: Format) -> Vec<u8> {
     let (mut entries, mut starts, mut names) = (Vec::new(), vec![0], Vec::new());
     let mut rest = script;
@@ -150,7 +149,7 @@ fn packed(script: &[u8], format: Format) -> Vec<u8> {
     [b"PACK\0\0\0\x02", &(starts.len() as u32 - 1).to_be_bytes()[..], &entries].concat()
 }
 
-/// A loose object: what is compressed by chance, and what is compressed here, under its own name and under another's.
+/// A loose object: random bytes and compressed ones, under its own name and under another.
 pub fn git_loose(data: &[u8]) {
     for format in FORMATS {
         let mut budget = Budget::new(UNPACKED_BYTES);
@@ -186,11 +185,11 @@ fn file_of(bytes: &[u8]) -> File {
     file
 }
 
-/// Most that a conversation keeps of whatever it hears: streams, frames that wait for the link, and bytes to parse.
+/// The most bytes that a conversation buffers: streams, frames for the link, and bytes to parse.
 const MAX_KEPT_BYTES: usize = BUDGET_BYTES + (4 << 20);
 
-/// A whole conversation with a machine, from its boot to its end: a script of what the machine says and of what the host's
-/// own descriptors take meanwhile. Returns the phase in which it ended.
+/// A whole conversation with a VM, from boot to end: a script of the VM's frames and of the bytes that the host's descriptors accept in
+/// between. Returns its last phase.
 pub fn conversation(script: &[u8]) -> Phase {
     let mut host = Conversation::new(Side::Host);
     let mut rest = script;
@@ -219,7 +218,7 @@ pub fn conversation(script: &[u8]) -> Phase {
     }
     let reached = host.phase();
     if reached == Phase::Reported {
-        // What it has reported before is written, and then nothing is left.
+        // Output before the report is written; then nothing is left.
         while let Some(number) = host.numbers().first().copied() {
             let before = host.kept();
             let fate = write(&mut host, number, usize::MAX);
@@ -239,7 +238,7 @@ fn holds(host: &Conversation) {
     }
 }
 
-/// The machine says something; the host does what it asks for, as far as it goes.
+/// The VM sends bytes; the host performs the requests as far as possible.
 fn say(host: &mut Conversation, mut bytes: &[u8]) {
     while !bytes.is_empty() && host.room() > 0 {
         let (now, later) = bytes.split_at(bytes.len().min(host.room()));

@@ -1,4 +1,4 @@
-//! Archives made from a number, read by Silo, GNU tar and libarchive's bsdtar.
+//! Archives generated from a number, read by Silo, GNU tar and libarchive's bsdtar.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -208,7 +208,7 @@ impl Archive {
         let mut header = Header::new(form, &name, b'1');
         header.block[157..157 + to.len()].copy_from_slice(&to);
         header.octal(100, 8, 0o644);
-        // What POSIX once allowed to follow, nobody writes behind these.
+        // POSIX once allowed data after these entries; no program writes it.
         if form != "ustar" && numbers.below(2) == 0 {
             header.octal(124, 12, 700);
         }
@@ -225,7 +225,7 @@ impl Archive {
             at += length + BLOCK as u64;
         }
         let size = at + numbers.below(2000) as u64;
-        // A hole at the end has a piece of its own; GNU tar leaves the file short without one.
+        // A hole at the end has its own piece; GNU tar leaves the file short without one.
         let end = pieces.last().map_or(0, |(offset, length)| offset + length);
         if size > end || numbers.below(2) == 0 {
             pieces.push((size, 0));
@@ -292,7 +292,7 @@ impl Archive {
         self.files.push(name);
     }
 
-    /// A name that no field has room for.
+    /// A name too long for the header fields.
     fn long(&mut self, numbers: &mut Numbers, form: &str, name: Vec<u8>) {
         let dirs = 1 + numbers.below(2);
         let name = [vec![b'l'; 90], b"/".to_vec(), vec![b'm'; 60 * dirs], b"/".to_vec(), name].concat();
@@ -350,7 +350,7 @@ impl Archive {
             }
             _ => {
                 header.block[116..124].fill(b' ');
-                // GNU tar warns of blanks and goes on.
+                // GNU tar warns of blanks and continues.
                 self.is_sound = false;
                 "a blank group"
             }
@@ -424,7 +424,7 @@ pub fn ours(mut bytes: &[u8]) -> Result<Facts, String> {
         |entry| {
             let Some(path) = entries::plain(&entry.path)? else { return Ok(()) };
             let mut contents = Vec::new();
-            // Holes may claim any size; what is compared has little.
+            // Holes may claim any size; only small contents are compared.
             if entry.size > 16 << 20 {
                 return Err("too large to compare".to_owned());
             }
@@ -460,7 +460,7 @@ pub fn theirs(program: &str, bytes: &[u8], dir: &Path) -> Option<Facts> {
     fs::create_dir(&tree).expect("our own directory");
     let mut command = Command::new(program);
     command.arg("--numeric-owner").arg("-xpf").arg(&file).arg("-C").arg(&tree).stdout(Stdio::null()).stderr(Stdio::null());
-    // An ordinary user can give files to nobody.
+    // An ordinary user cannot change the owner of a file.
     if program == "tar" && fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
         command.arg("--same-owner");
     }
@@ -470,7 +470,7 @@ pub fn theirs(program: &str, bytes: &[u8], dir: &Path) -> Option<Facts> {
     is_well.then_some(facts)
 }
 
-/// Lists what is in a directory.
+/// Lists the entries of a directory.
 pub fn tree(root: &Path) -> Facts {
     let mut facts = Facts::new();
     collect(root, root, &mut BTreeMap::new(), &mut facts);
@@ -501,7 +501,8 @@ fn collect(root: &Path, dir: &Path, names: &mut BTreeMap<u64, Vec<u8>>, facts: &
     }
 }
 
-/// Reduces facts to those that all readers must agree on: directories that nobody described go, and what an ordinary user cannot set.
+/// Reduces entries to those that all readers must agree on: without implicit directories, and without properties that an ordinary user
+/// cannot set.
 pub fn comparable(facts: &Facts, described: &Facts, is_root: bool) -> Vec<(String, String)> {
     let groups = |fact: &Fact| {
         let names = facts.iter().filter(|(_, other)| other.first == fact.first).map(|(name, _)| String::from_utf8_lossy(name).into_owned());
@@ -514,7 +515,7 @@ pub fn comparable(facts: &Facts, described: &Facts, is_root: bool) -> Vec<(Strin
         }
         let is_link = fact.what.starts_with("symlink");
         let is_file = fact.what.starts_with("file");
-        // Who may not set them unpacks without these bits.
+        // Without privilege these bits are lost.
         let mode = if is_root { fact.mode } else { fact.mode & 0o777 };
         let mode = if is_link { String::new() } else { format!("{mode:o}") };
         let owner = if is_root { format!("{:?}", fact.owner) } else { String::new() };
@@ -533,8 +534,8 @@ pub fn compare(bytes: &[u8], dir: &Path, is_root: bool) -> Result<bool, String> 
         .into_iter()
         .filter_map(|program| Some((program, comparable(&theirs(program, bytes, dir)?, &ours, is_root))))
         .collect();
-    // Where they differ from each other, which is where GNU tar takes a size of what has no contents for contents and where both
-    // spell unlikely names differently, one of them must be right.
+    // GNU tar misreads a size of an entry without contents, and the readers spell unlikely names differently. If they differ from each
+    // other, one of them must be right.
     match others.is_empty() || others.iter().any(|(_, other)| *other == own) {
         true => Ok(true),
         false => Err(format!("silo: {own:#?}\n{others:#?}")),

@@ -1,4 +1,4 @@
-//! The rules of the house: floors, sizes, names, and where special things may stand.
+//! Rules of the code base: module order, sizes, names, and the allowed places of special calls.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ fn rust_files(below: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The code of a file without its tests, which stand at the end.
+/// The code of a file without its tests, which are at the end.
 fn code(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
 }
@@ -121,7 +121,7 @@ fn modules_use_only_floors_below() {
 
 #[test]
 fn files_are_rooms() {
-    /// A room is 100 to 300 lines; above this it must be cut by concept. Tests are not counted.
+    /// A module has 100 to 300 lines; above this limit it must be split by concept. Tests do not count.
     const MAX_LINES: usize = 500;
     for (path, text) in rust_files("src").into_iter().chain(rust_files("store/src")) {
         let lines = code(&text).lines().count();
@@ -141,7 +141,7 @@ fn names_name_things() {
     }
 }
 
-/// Fails where `what` stands in code outside `allowed`.
+/// Fails if `what` occurs in code outside `allowed`.
 fn only_in(what: &str, allowed: &[&str]) {
     for (path, text) in rust_files("src").into_iter().chain(rust_files("store/src")) {
         let stands = code(&text).lines().any(|line| !line.trim_start().starts_with("//") && line.contains(what));
@@ -154,7 +154,7 @@ fn only_in(what: &str, allowed: &[&str]) {
 fn special_things_stand_in_one_place() {
     only_in("unsafe {", &["src/launch/native/sys.rs", "src/launch/vm/framework.rs", "src/guest/init/src/sys.rs"]);
     only_in("unsafe fn", &["src/launch/native/sys.rs"]);
-    // syncfs is Linux's alone; what starts processes is chosen in the launcher's own lists of modules.
+    // syncfs exists on Linux only; the launcher's own module lists choose the process starters.
     let choices = ["src/launch/lib.rs", "src/launch/host/mod.rs", "src/launch/vm/mod.rs"];
     only_in("target_os", &[&choices[..], &["src/launch/again.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
     only_in("std::env::var", &["src/cli/env.rs"]);
@@ -164,15 +164,15 @@ fn special_things_stand_in_one_place() {
     only_in("anyhow", &["src/cli/"]);
     // One implementation removes trees, and it follows no link.
     only_in("remove_dir_all", &[]);
-    // What is made in a home is its owner's alone. The others make what a person named, what a guest sees, or kernel files.
+    // Files in a home are private to their owner. The exceptions are files that the user named, files for guests, and kernel files.
     let apart = ["src/builder/image/export.rs", "src/builder/configure.rs", "src/builder/made_up.rs", "src/launch/"];
     only_in("fs::create_dir", &[&apart[..], &["src/run/"]].concat());
     only_in("File::create", &["src/builder/image/export.rs", "src/cli/timing.rs"]);
     only_in(" fs::write(", &[&apart[..], &["src/builder/step.rs", "src/builder/made_up.rs"]].concat());
 }
 
-/// All text is escaped on its way out, so there is one way out. The words of a program in a sandbox are passed on as they are
-/// through descriptors of `rustix::stdio`, in the launcher and in `overheard.rs`, which copies them; `notices.rs` escapes its own lines.
+/// All output is escaped, so it has a single exit. The output of a sandboxed program passes unchanged through the descriptors of
+/// `rustix::stdio`, in the launcher and in `overheard.rs`, which copies it; `notices.rs` escapes its own lines.
 #[test]
 fn text_leaves_through_the_sink_alone() {
     for way in ["print!(", "println!(", "eprint!(", "eprintln!(", " io::stderr()", "(io::stderr()", "std::io::stderr()", "error.print()"] {

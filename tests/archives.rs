@@ -1,4 +1,4 @@
-//! Tools made of images in one file: the tar of an OCI layout, and what `docker save` writes.
+//! Tools from image archives: the tar of an OCI layout, and the output of `docker save`.
 
 use std::fs;
 use std::io::Write;
@@ -80,13 +80,13 @@ fn an_image_in_one_file_becomes_a_tool_and_stays_locked() {
     layout(&place, &[Layer::gzip(&base()), Layer::zstd(&upper())]);
     pack(&place, &file);
     let reference = format!("oci-archive:{}:v1", file.display());
-    // What is typed is read from where one is.
+    // A typed path is relative to the current directory.
     let said = silo.ok(["install", "--quiet", "greeter", "--image", "oci-archive:image.tar:v1"]);
     assert!(said.contains("greeter v1 installed") && said.contains("commands: greet hail salute x-tool\n"), "{said}");
     assert_eq!(silo.ok(["greet"]), "hello from an image\n");
     let lock = fs::read_to_string(silo.path("recipes/greeter.lock")).expect("a lock");
     assert!(lock.contains(&format!("image = \"{reference}\"")), "{lock}");
-    // What is locked is what is built, as long as the file has it.
+    // The locked image is built, as long as the archive has it.
     let image = silo.ok(["list"]);
     let again = |silo: &Silo| {
         let _ = silo.ok(["uninstall", "greeter"]);
@@ -149,7 +149,7 @@ fn archives_of_skopeo_and_podman_are_taken() {
     ] {
         let copied = other("skopeo", &["copy", "--quiet", "--insecure-policy", "oci:layout:v1", to], &dir);
         assert_eq!(copied.code, 0, "{copied:?}");
-        // Docker's form has other words for the same; its layers are what counts.
+        // Docker's format has other documents; the layers are the same.
         let made = image_of(&silo, &reference.replace("{}", dir.to_str().expect("plain")));
         assert_eq!(made, image, "{to}");
     }

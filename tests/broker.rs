@@ -1,4 +1,4 @@
-//! The broker as a process: its budget, what it may do, and what its end means.
+//! The broker process: its budget, its privileges, and the effects of its end.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use crate::network::{allowing, echo, errors, sandbox};
 use crate::support::sandbox::{Bench, bench, text, until};
 use crate::support::{has, skip};
 
-/// The most memory that a broker has, whatever its sandbox does: its budget, and what the program itself has.
+/// The most memory of a broker under any load: its budget and the program itself.
 const MOST_KIB: u64 = 80 << 10;
 
 /// Finds the broker of a silo.

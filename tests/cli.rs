@@ -1,4 +1,4 @@
-//! The command line itself: help, manual, completions, and errors of files that people write.
+//! The command line: help, manual, completions, and errors in the user's files.
 
 use crate::support::{Silo, golden};
 

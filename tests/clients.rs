@@ -1,4 +1,4 @@
-//! Real clients inside, and real servers outside: databases, ssh, TLS with a root of one's own, and package registries.
+//! Real clients inside and real servers outside: databases, ssh, TLS with a private root, package registries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ pub(super) struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // PostgreSQL takes SIGINT for "at once, but whole"; nobody needs its files.
+        // SIGINT is PostgreSQL's fast shutdown; its files are temporary.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Whom servers run as: neither PostgreSQL nor a login of ours may be root's.
+/// The account of servers: PostgreSQL and our sshd must not run as root.
 pub(super) fn account() -> Option<String> {
     if !is_root() {
         let name = Command::new("id").arg("-un").output().ok()?;
@@ -85,7 +85,7 @@ pub(super) fn postgres(account: &str) -> Option<Server> {
     Some(start(command.current_dir("/"), port, dir))
 }
 
-/// Starts an sshd that lets in whoever has the key at `key`.
+/// Starts an sshd that accepts the key at `key`.
 fn sshd(account: &str, key: &Path) -> Option<Server> {
     let program = Path::new("/usr/sbin/sshd");
     if !program.exists() || !["ssh-keygen", "git"].into_iter().all(has) {
@@ -126,7 +126,7 @@ fn repository(account: &str, server: &Server) -> PathBuf {
     path
 }
 
-/// What this machine's apt asks, as one text.
+/// The host's apt sources, as one text.
 fn apt_sources() -> String {
     let dir = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
     let files: Vec<PathBuf> = dir.filter(|path| path.extension().is_some_and(|kind| kind == "sources")).collect();
@@ -209,7 +209,7 @@ fn clone(silo: &Silo, account: &str) {
     assert_eq!(after.out, "cloned\n", "{after:?} {log}");
 }
 
-/// What is granted and dead refuses as it does outside.
+/// A granted server that is down refuses connections as on the host.
 fn dead_end(silo: &Silo) {
     let dead = format!("host.silo.internal:{}", free_port());
     let _ = silo.ok(["config", "network", "allow", &dead]);
@@ -275,7 +275,7 @@ fn npm_and_cargo_reach_their_registries_and_nothing_else() {
     assert!(other.err.contains("silo: other.example is not granted; "), "{other:?}");
 }
 
-/// Starts a server of TLS with a root that nobody else has; returns it with the root.
+/// Starts a TLS server with a private root certificate; returns both.
 fn tls() -> Option<(Server, PathBuf)> {
     if !has("openssl") {
         return None;

@@ -1,4 +1,4 @@
-//! What fuzzing found to matter, once more: every input that is kept in `fuzz/corpus/`.
+//! Runs every saved fuzz input of `fuzz/corpus/`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,11 +73,11 @@ impl Numbers {
         }
     }
 
-    /// What a machine says: an honest beginning, more or less, and then anything; some of it spoilt.
+    /// A script of a VM's frames: a valid start, then arbitrary frames, some of them corrupted.
     fn says(&mut self) -> Vec<u8> {
         let mut frames = vec![Frame::Hello { version: silo_wire::frame::VERSION }, Frame::Started];
         frames.truncate(self.next(8));
-        // Most are cut short by their first violation: some say only what is allowed.
+        // Most scripts end at their first violation; some have valid frames only.
         let is_honest = self.next(3) > 0;
         for _ in 0..self.next(200) {
             let frame = match self.frame() {

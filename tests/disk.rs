@@ -1,4 +1,4 @@
-//! What Silo takes on disk: counting it, collecting it, compressing it, and never what something needs.
+//! Disk use: reports, garbage collection and compression, which never remove needed files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -51,7 +51,7 @@ fn used(path: &Path, ago: Duration) {
     File::open(path).and_then(|file| file.set_modified(SystemTime::now() - ago)).expect("our own file");
 }
 
-/// A sandbox that says that it is there and runs until it is told to end.
+/// A sandbox that reports its start and runs until it is stopped.
 fn sandbox(silo: &Silo) -> Child {
     let mut command = silo.command(["run", "--no-project", "sh", "-c", "echo ready; read x; cat /etc/os-release | head -1; ls /bin/sh"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
@@ -156,7 +156,7 @@ fn the_least_recently_used_goes_first() {
     assert!(why.contains("kept by nothing"), "{why}");
     let needed = image(&silo);
     assert!(silo.ok(["gc", "--why", &needed[..12]]).contains("kept by tool sh"));
-    // No cap is low enough for what is needed to go.
+    // Needed files stay, however low the limit.
     let _ = silo.ok(["gc", "--max-size", "0"]);
     assert_eq!(left(), [false, false, false, false]);
     assert_eq!(works(&silo), "");
@@ -230,7 +230,7 @@ fn killed_while_compressing_and_collecting() {
     }
 }
 
-/// How often commands are killed: a few times, or as often as SILO_TEST_ROUNDS says.
+/// The number of kills: a few, or SILO_TEST_ROUNDS.
 fn rounds() -> u32 {
     std::env::var("SILO_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
 }
@@ -323,7 +323,7 @@ fn garbage_is_collected_automatically_at_most_once_a_day() {
     assert!(silo.fails(["list"]).err.contains("gc.maxSize: \"much\" is not a size"));
 }
 
-/// A layer over a project's repository whose run was killed after it had begun to write a message.
+/// A layer over a project's repository whose run was killed while it wrote a commit message.
 fn killed_over(silo: &Silo, project: &Path) {
     let done = Command::new("git").args(["init", "-q"]).arg(project).status();
     assert!(done.is_ok_and(|status| status.success()));

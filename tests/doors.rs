@@ -1,4 +1,4 @@
-//! What leads into a sandbox, and to the user's ssh agent; what silo tells of a run's network, and when.
+//! Port forwards into a sandbox, ssh agent forwarding, and the network record of a run.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -87,7 +87,7 @@ asyncio.run(main())
         sent.join().expect("sent");
         assert!(got == [&large[..], b"end"].concat(), "{} bytes through {host}", got.len());
     }
-    // Many at once, all open before the first is used.
+    // Many connections, all open before the first is used.
     let mut many: Vec<TcpStream> = (0..300).map(|_| knock(hosts[0])).collect();
     for (number, stream) in many.iter_mut().enumerate() {
         let word = format!("{number:04}");
@@ -96,7 +96,7 @@ asyncio.run(main())
         stream.read_exact(&mut back).expect("it comes back");
         assert_eq!(back, word.as_bytes());
     }
-    // Where nothing listens inside, the connection is reset.
+    // A port without a listener inside resets the connection.
     let mut stream = TcpStream::connect(("127.0.0.1", hosts[3])).expect("the port of this machine is there");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
     assert_eq!(stream.read(&mut [0; 1]).expect_err("nobody is there").kind(), ErrorKind::ConnectionReset);
@@ -188,7 +188,7 @@ impl Drop for Keys {
     }
 }
 
-/// A client of an ssh agent: lists the keys, has something signed, and tries what must not be passed on.
+/// An ssh agent client: lists the keys, has data signed, and sends requests that must not be forwarded.
 const CLIENT: &str = "
 import os, socket, struct
 def say(body):
@@ -209,7 +209,7 @@ other = socket.socket(socket.AF_UNIX); other.connect(os.environ['SSH_AUTH_SOCK']
 other.sendall(b'\\xff\\xff\\xff\\xff'); print(other.recv(1))
 ";
 
-/// What a run of python in this project asked its network for.
+/// The network record of python runs in this project.
 fn network_of_this_project(silo: &Silo) -> serde_json::Value {
     let json: serde_json::Value = serde_json::from_str(&silo.ok(["log", "--network", "--json", "python"])).expect("JSON");
     let of_this = json.as_array().into_iter().flatten().find(|run| run["run"]["project"] == silo.project().display().to_string());
@@ -245,7 +245,7 @@ fn the_ssh_agent_signs_and_does_nothing_else() {
     assert_eq!(run(&["python", "-c", look], &keys.socket()).out, format!("{SSH_AGENT} True\n"));
     assert_eq!(run(&["sh", "-c", "echo $SSH_AUTH_SOCK"], &keys.socket()).out, "\n");
 
-    // Where there is none, the run goes on and says so.
+    // Without an agent the run continues with a warning.
     let without = run(&["python", "-c", look], &silo.path("nowhere"));
     assert!(without.out == "None False\n" && without.err.contains("there is no ssh agent to pass"), "{without:?}");
 }
@@ -307,7 +307,7 @@ to('host.silo.internal', {dead}); to('secret.example', 443); to('secret.example'
         assert!(log.contains(&line), "{log} lacks {line}");
     }
     assert_eq!(network_of_this_project(&silo)["entries"][0]["verdict"], "reached");
-    // A run that asks for nothing leaves nothing, and one of another project is not meant here.
+    // A run without requests records nothing, and a run of another project does not count here.
     silo.ok(["python", "-c", "1"]);
     let elsewhere = tempfile::tempdir().expect("a directory");
     let asks = "import socket\ntry: socket.create_connection(('other.example', 80))\nexcept OSError: pass";

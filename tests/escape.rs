@@ -1,5 +1,4 @@
-//! What a guest must not be able to do: the probes of `escape_probes.py`, run inside, and what the
-//! host has to show for it afterwards.
+//! Escape attempts of a guest: the probes of `escape_probes.py` run inside, then the host is checked for their effects.
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -50,7 +49,7 @@ fn a_network_opens_no_other_door() {
 fn probe_everything(network: Option<Network>, machine: Option<Machine>) {
     let bench = bench();
     let project = bench.project();
-    // Bait: secrets, sockets, listeners, links that lead out of the project, files to poison.
+    // Bait: secrets, sockets, listeners, symlinks out of the project, files to poison.
     let secret = bench.path(".ssh/canary");
     fs::create_dir(bench.path(".ssh")).expect("made");
     fs::write(&secret, "canary").expect("written");
@@ -114,7 +113,7 @@ fn probe_everything(network: Option<Network>, machine: Option<Machine>) {
     let count = report.lines().filter(|line| line.ends_with(": closed")).count();
     assert!(report.ends_with(&format!("{count} probes\n")) && count > 30, "{report}");
 
-    // What the host sees of it: nothing.
+    // Nothing reached the host.
     assert_eq!(fs::read_to_string(&secret).expect("there"), "canary");
     assert_eq!(fs::read_to_string(&input).expect("there"), "input");
     for path in GUARDED.iter().filter(|path| !path.ends_with("hooks")) {
@@ -188,7 +187,7 @@ fn descriptors_and_variables_of_the_host_stay_outside() {
     let list = "import os; print(sorted(os.listdir('/proc/self/fd')), sorted(os.environ))";
     let spec = bench.python(list);
     let silo = bench.command(&spec);
-    // The shell hands descriptor 77 down, as careless programs do.
+    // The shell leaks descriptor 77, as careless programs do.
     let mut shell = std::process::Command::new("bash");
     shell.args(["-c", "exec 77</etc/passwd; exec \"$0\" \"$@\""]).arg(silo.get_program());
     shell.args(silo.get_args()).env("SECRET_OF_THE_HOST", "canary");
@@ -293,7 +292,7 @@ print(sorted(os.listdir("/resolv")))
         let xattr = rustix::fs::getxattr(path, "user.silo.owner", &mut [0u8; 64]);
         assert_eq!(xattr, Err(rustix::io::Errno::NODATA), "{}", path.display());
     }
-    // The delta is what the step changed, and nothing that the launcher put there.
+    // The delta contains only the step's changes, and nothing from the launcher.
     let mut top: Vec<_> = fs::read_dir(&upper).expect("there").flatten().map(|e| e.file_name()).collect();
     top.sort();
     assert_eq!(top, ["etc", "usr"], "{top:?}");

@@ -1,4 +1,4 @@
-//! What people do all day, as they do it: the projects of `examples/`, and the quickstart pages typed line by line.
+//! Daily use: the projects of `examples/`, and the quickstart pages typed line by line.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -54,13 +54,13 @@ fn a_python_project_works_from_init_to_its_server() {
         return skip(&format!("the package index cannot be reached: {}", made.err.trim()));
     }
     assert_eq!(made.code, 0, "{made:?}");
-    // Which python that is, whence the project comes, and what of it is on the path.
+    // The python in use, the project's source, and its entries in the path.
     let tested =
         done(&mut shell(&silo, "python -m pytest --quiet && silo=1 python -c 'import app, flask; print(app.__file__, flask.__file__)'"));
     let project = fs::canonicalize(silo.project()).expect("our own project");
     let (app, flask) = (format!("{0}/app.py {0}/.venv/", project.display()), "/flask/__init__.py\n");
     assert!(tested.out.contains("1 passed") && tested.out.contains(&app) && tested.out.ends_with(flask), "{tested:?}");
-    // What is edited counts at once.
+    // An edit takes effect immediately.
     fs::write(silo.project().join("app.py"), fs::read_to_string("examples/python/app.py").expect("ours").replace("hello", "good day"))
         .expect("ours");
     let failed = done(&mut shell(&silo, "python -m pytest --quiet"));
@@ -69,14 +69,14 @@ fn a_python_project_works_from_init_to_its_server() {
     let mut server = silo.command(["run", "--port", &format!("{port}:8000"), "python", "app.py"]);
     let mut server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("silo starts");
     until("the server answers", || asked(port).ends_with("good day from flask"));
-    // Many at once, for as long as it runs.
+    // Parallel requests, as long as the server runs.
     std::thread::scope(|scope| (0..20).for_each(|_| drop(scope.spawn(|| assert!(asked(port).ends_with("good day from flask"))))));
     let _ = Command::new("kill").arg(server.id().to_string()).status();
     server.wait().expect("it ends");
     assert_eq!(asked(port), "", "nobody listens any more");
 }
 
-/// Asks an HTTP server of this machine for its front page; empty where there is none.
+/// Requests the front page of an HTTP server on this machine; empty if there is none.
 fn asked(port: u16) -> String {
     let mut text = String::new();
     if let Ok(mut to) = TcpStream::connect(("127.0.0.1", port)) {
@@ -85,7 +85,7 @@ fn asked(port: u16) -> String {
     text
 }
 
-/// Types what a page says, but for what is another on this machine, and compares what it says comes of it.
+/// Types the commands of a page, with replacements for this machine's values, and compares the printed output.
 fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
     let mut text = fs::read_to_string(&path).expect("a page");
@@ -140,7 +140,7 @@ fn at_a_prompt(terminal: &mut Session, command: &str) -> (String, String) {
     }
 }
 
-/// Reads the commands of a page with what is printed by each: lines after `$ `, continued by `> `, in blocks of `console`.
+/// Reads the commands of a page with their output: lines after `$ `, continued by `> `, in blocks of `console`.
 fn commands(text: &str) -> Vec<(String, Vec<String>)> {
     let mut commands: Vec<(String, Vec<String>)> = Vec::new();
     let mut inside = false;
@@ -159,7 +159,7 @@ fn commands(text: &str) -> Vec<(String, Vec<String>)> {
     commands
 }
 
-/// A line with what is another for everybody left out: the home, numbers and ids.
+/// Removes the parts of a line that differ between machines: the home, numbers and ids.
 fn plain(line: &str, home: &Path) -> String {
     let line = line.replace(&home.display().to_string(), "~");
     let mut plain = String::new();
@@ -274,7 +274,7 @@ fn lists_show_pins_and_their_origin() {
     assert!(line("  pinned   pip, pip3, python, python3") && line(&format!("  project  {here}")), "{said}");
 }
 
-/// What a recipe says of runs is read when a tool is run, so a newer Silo's recipes count for what an older one installed.
+/// A recipe's run settings are read at each run, so a newer Silo's recipes apply to tools that an older one installed.
 #[test]
 fn a_newer_recipe_counts_for_what_is_installed() {
     let silo = Silo::seeded();

@@ -1,4 +1,4 @@
-//! Images as other programs read them: `silo export`, read by skopeo, umoci, podman and tar.
+//! Exported images in other programs: `silo export`, read by skopeo, umoci, podman and tar.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -86,7 +86,7 @@ fn skopeo_reads_exports() {
     assert_eq!((&seen["Os"], seen["Layers"].as_array().map(Vec::len)), (&"linux".into(), Some(1)));
     let raw = other("skopeo", &["inspect", "--config", "--raw", "docker-archive:image.tar"], &silo.project());
     assert_eq!(sha256(raw.out.as_bytes()), config, "{raw:?}");
-    // Every digest in both is verified on the way.
+    // Both formats verify every digest.
     for source in ["oci:layout:latest", "docker-archive:image.tar"] {
         let copied = other("skopeo", &["copy", "--insecure-policy", source, &format!("dir:copy-{}", &source[..3])], &silo.project());
         assert_eq!(copied.code, 0, "{copied:?}");

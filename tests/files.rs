@@ -1,4 +1,4 @@
-//! Files of a project as a run makes and sees them: modes, owners, paths; for root and for an ordinary user.
+//! Project files in a run: modes, owners, paths; as root and as an ordinary user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::{As, NOBODY, Silo, done, is_root, skip};
 
-/// Who runs the tests, and an ordinary user where that is root.
+/// The user of the tests, and an ordinary user if that is root.
 fn everybody() -> Vec<As> {
     if is_root() { vec![As::Me, As::Nobody] } else { vec![As::Me] }
 }
@@ -46,7 +46,7 @@ fn directories_keep_their_group_and_files_get_no_such_bit() {
         for (name, expect) in [("a", 0o2775), ("b", 0o2755), ("c/a", 0o2775), ("plain", 0o2750), ("a/file", 0o664)] {
             assert_eq!(mode(&silo, name), expect, "{name}");
         }
-        // Files get none, by whatever name and call; a symlink and a race lead to the file that is changed.
+        // No name and no call gives a file the bits; a symlink and a race reach the changed file.
         let attempts = r#"
 import os
 open("file", "w").close(); os.mkdir("dir"); os.symlink("file", "link")
@@ -117,7 +117,7 @@ fn root_is_warned_about_the_project_of_another_user() {
         lines[0].starts_with("silo: ") && lines[0].contains("can read, but not write,") && lines[0].contains("sudo -u '#54321'"),
         "{lines:?}"
     );
-    // Whoever may write is told nothing.
+    // A user with write access gets no warning.
     fs::set_permissions(silo.project(), fs::Permissions::from_mode(0o777)).expect("root may");
     let ran = told(&silo);
     assert!(ran.code == 0 && !ran.err.contains("root inside"), "{ran:?}");

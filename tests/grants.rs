@@ -1,4 +1,4 @@
-//! Grants of more ports, addresses and names than can be listened at beforehand.
+//! Grants of more ports, addresses and names than get a listener from the start.
 
 use std::net::TcpListener;
 
@@ -52,7 +52,7 @@ fn a_port_outside_a_wide_grant_is_refused_with_a_word() {
     let mut network = allowing(&["host.silo.internal:*"]);
     network.deny = vec![format!("host.silo.internal:{denied}")];
     let output = bench.run(&sandbox(&bench, network, &program), b"");
-    // What is denied by the same name wins.
+    // A denial of the same name wins.
     assert_eq!(text(&output), "reached EHOSTUNREACH\n", "{}", errors(&output));
     assert!(errors(&output).contains(&format!("silo: host.silo.internal:{denied} is not granted")), "{}", errors(&output));
     // The sandbox's own loopback is not given away.

@@ -1,5 +1,5 @@
-//! Guards that last: a program writes what the host obeys in a loop while the host replaces it, and commits on both sides at
-//! once lose nothing.
+//! Guards under load: a program writes obeyed files in a loop while the host replaces them, and parallel commits on both sides lose
+//! nothing.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn replace(path: &Path, text: &str) {
     fs::rename(staged, path).expect("our own project");
 }
 
-/// Tries to write every path, by every way, until it is told to stop.
+/// Tries to write every path, by every call, until it is stopped.
 const ATTACK: &str = r#"
 import os, sys
 open("ready", "w").close()
@@ -250,7 +250,7 @@ fn stopping_the_file_guard_ends_the_sandbox() {
         let silo = Silo::shared(As::Me);
         fs::write(silo.project().join(".envrc"), "").expect("our own project");
         let ended = done(&mut silo.command(["run", "--shim", "python3", "python", "--", "-c", STOP_THE_GUARD, signal]));
-        // Where the kernel lets a confined program signal nobody outside, it is refused.
+        // Refused if the kernel can keep a confined program from signalling processes outside.
         let is_refused = ended.out == "1\nrefused\n" && ended.code == 0;
         assert!(is_refused || ended.out == "1\n" && ended.code != 0 && ended.err.contains(told), "{signal}: {ended:?}");
 

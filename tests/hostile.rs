@@ -1,7 +1,6 @@
-//! Something hostile in QEMU's place, in QEMU's own sandbox: a program that speaks the port's frames, and whatever else it likes.
+//! A hostile process in QEMU's place, in QEMU's own sandbox: a program that speaks the port's frames and arbitrary other bytes.
 //!
-//! No machine is booted for this. The root that a launch spec names for the machine is the python image's, where QEMU's name
-//! leads to a program of the test's.
+//! No VM boots. The launch spec names the python image's root for the VM, with a test program under QEMU's name.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +18,7 @@ use crate::support::sandbox::{Bench, bench, until};
 
 const QEMU: &str = if cfg!(target_arch = "x86_64") { "qemu-system-x86_64" } else { "qemu-system-aarch64" };
 
-/// What each of them has: frames by letter, stream and payload.
+/// Common code: frames by letter, stream and payload.
 const PORT: &str = r"#!/usr/bin/python3 -u
 import os, socket, struct, sys, time
 SHARE = '/silo/share/0/'
@@ -99,7 +98,7 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).expect("it is there");
 }
 
-/// Waits until a silo has ended; what it holds is dropped afterwards.
+/// Waits until a silo has ended; drops its output afterwards.
 fn ended(what: &str, child: &mut Child) {
     until(what, || child.try_wait().expect("it is ours").is_some());
 }
@@ -168,7 +167,7 @@ fn messages_before_there_is_a_broker_and_streams_without_end_are_taken_in_turn()
     }
 }
 
-/// Each descriptor of a run that nobody reads: an output, a link, a log. Signals are heard all the same.
+/// Each unread descriptor of a run: an output, a link, a log. Signals must still work.
 #[test]
 fn signals_work_with_any_unread_descriptor() {
     for (program, why) in [
@@ -233,7 +232,7 @@ fn the_text_of_a_report_moves_no_terminal() {
         let odd = |letter: char| letter.is_control() && letter != '\n';
         assert!(!said.contains(odd) && said.lines().count() == 1, "{said:?}");
     }
-    // And what it says by its log.
+    // The same for its log.
     let (_bench, done) = run("os.write(1, b'\\x1b[2Jkernel\\x07 panic\\x9b'); sys.exit(3)");
     assert!(errors(&done).contains("panic") && !errors(&done).contains(|letter: char| letter.is_control() && letter != '\n'), "{done:?}");
 }
@@ -281,7 +280,7 @@ fn a_share_that_is_read_only_is_so_in_qemus_place() {
     assert_eq!(fs::read_dir(bench.path("given")).expect("there").count(), 0);
 }
 
-/// Descriptors and names: nothing of the host but what is shared.
+/// Descriptors and names: the process sees only shared parts of the host.
 #[test]
 fn a_process_in_qemus_place_has_three_streams_and_no_egress() {
     let bench = bench();

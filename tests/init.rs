@@ -1,4 +1,4 @@
-//! `silo init`: what it finds, what it writes, and that the project works afterwards.
+//! `silo init`: its detection, the files that it writes, and a working project afterwards.
 
 use std::fs;
 
@@ -27,7 +27,7 @@ fn a_directory_becomes_a_project_that_works() {
     let expect = "tools = [\"python\"]\npassEnv = [\"TOKEN\"]\n\n[mount]\nexclude = [\".venv\"]\n\n[overrides.python]\nports = [{ host = 18080, guest = 80 }]\n";
     assert!(text.starts_with("# ") && text.ends_with(expect), "{text}");
     assert_eq!(read(&silo, ".gitignore"), "*.pyc\n/.venv/\n");
-    // It is approved, since whoever typed it wanted it; and what is excluded is made inside, used, and activated.
+    // The user typed the command, so the result is approved. Excluded directories are created inside, used, and activated.
     let _ = silo.ok(["config", "ports", "remove", "python", "18080:80"]);
     let _ = silo.ok(["sync", "--quiet"]);
     let _ = silo.ok(["python", "-m", "venv", "--without-pip", ".venv"]);
@@ -38,13 +38,13 @@ fn a_directory_becomes_a_project_that_works() {
     assert!(again.code == 2 && again.err.contains("silo.toml exists already"), "{again:?}");
 }
 
-/// What `silo init` advises is all that there is to do: nothing was installed before.
+/// The advice of `silo init` is complete: nothing was installed before.
 #[test]
 fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others() {
     let silo = Silo::seeded();
     drop(fs::remove_dir_all(silo.path("ecosystems")));
     let learned = || silo.path("ecosystems/pypi.toml").exists();
-    // A project that has a hand in the client does not say for all others whom it asks.
+    // A project with steps of its own in the client does not decide the registry for all others.
     write(&silo, "silo.toml", "[overrides.python]\npostInstall = [\"true\"]\n");
     let _ = silo.ok(["trust", "--yes"]);
     let _ = silo.ok(["sync", "--quiet"]);
@@ -60,7 +60,7 @@ fn a_synced_tool_reaches_its_ecosystem_and_a_changed_one_says_nothing_for_others
     assert!(said.code == 0 && said.err.contains("learned @pypi from its client: ") && learned(), "{said:?}");
     let fetched = silo.run(["pip", "download", "--no-deps", "--quiet", "--dest", "/tmp/x", "six"]);
     assert!(fetched.code == 0 && !fetched.err.contains("not granted"), "{fetched:?}");
-    // What could not be asked then is asked the next time, although there is nothing else to do.
+    // A registry lookup that failed is repeated the next time, even if nothing else is left to do.
     fs::remove_dir_all(silo.path("ecosystems")).expect("ours");
     let again = silo.ok(["sync"]);
     assert!(again.contains("is up to date") && learned(), "{again}");

@@ -1,4 +1,4 @@
-//! What is told of images: the pure part by golden files, the rest by tools that are installed.
+//! Reports about images: the pure parts with golden files, the others with installed tools.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn id(text: &str) -> LayerId {
     LayerId::new(Digest::of(text.as_bytes()))
 }
 
-/// Makes layers of a name, a version for a package, and the names of what they were made of.
+/// Builds layers from a name, a version for a package, and the names of their inputs.
 fn layers(lines: &[(&str, &str, &[&str])]) -> Vec<Manifest> {
     let make = |(number, (name, version, inputs)): (usize, &(&str, &str, &[&str]))| Manifest {
         layer: id(name),
@@ -66,7 +66,7 @@ fn layers_are_grouped_and_arrows_reduced() {
     let graph = tiers();
     let titles: Vec<&str> = graph.parts.iter().map(|part| part.title.as_str()).collect();
     assert_eq!(titles[..5], ["2 packages", "1 package", "1 package", "configure base", "configure recipe"]);
-    // The base's packages lead to its configure step alone, though later steps saw them too.
+    // The base's packages point to its configure step only, although later steps saw them too.
     assert_eq!(graph.arrows, [(0, 3), (1, 4), (2, 6), (3, 4), (3, 7), (4, 5), (4, 6), (5, 8), (6, 8), (7, 8)]);
     golden("graph/tiers.svg", &svg::write(&graph));
     golden("graph/tiers.dot", &words::dot(&graph));
@@ -262,7 +262,7 @@ fn logs_are_listed_and_shown() {
     assert_eq!(Silo::new().ok(["log"]), "");
 }
 
-/// A public validator finds the NTIA's minimum elements in the bill of an image with a package of the distribution and one of nobody's.
+/// A public validator finds the NTIA's minimum elements in the SBOM of an image with a distribution package and an unpackaged file.
 #[test]
 fn bills_have_the_minimum_elements() {
     let silo = Silo::seeded();

@@ -1,4 +1,4 @@
-//! Installing, and what is made anew when something changes.
+//! Installing, and rebuilding after changes.
 
 use std::fs;
 
@@ -48,14 +48,14 @@ fn files_that_packages_contend_for_are_placed_by_dpkg() {
         silo.ok(["zutils", "-c", "zcat --version | head -1; zcat.gzip --version | head -1; dpkg --audit; dpkg --verify gzip zutils"]);
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines.len() == 2 && lines[0].starts_with("zcat (zutils)") && lines[1].starts_with("zcat (gzip)"), "{said}");
-    // Both lie in the step's layer, and dpkg knows whose they are.
+    // Both are in the step's layer, and dpkg knows their owners.
     for (path, owner) in [("/usr/bin/zcat", "package     zutils 1."), ("/usr/bin/zcat.gzip", "package     gzip 1.")] {
         let why = silo.ok(["why", path]);
         assert!(why.contains("(configure recipe)\n") && why.contains(owner), "{why}");
     }
 }
 
-/// What only the steps have: they may run it, change it and take it away, and the image is as if it had never been there.
+/// Build packages: steps may run, change and remove them, and the image contains no trace of them.
 #[test]
 fn packages_for_steps_alone_are_not_in_the_image() {
     let silo = Silo::seeded();
@@ -73,7 +73,7 @@ fn packages_for_steps_alone_are_not_in_the_image() {
     assert!(hello.contains("tier = \"build\""), "{hello}");
     let checked = silo.ok(["build", "--check", "greeting"]);
     assert_eq!(checked.matches("same      ").count(), 3, "{checked}");
-    // With another compiler the steps run again; what comes to the same bytes is the same image.
+    // With another compiler the steps run again; equal bytes give the same image.
     let image = |json: &str| serde_json::from_str::<serde_json::Value>(json).expect("it is JSON")[0]["image"].clone();
     let before = image(&silo.ok(["list", "--json"]));
     let debian = debian.replace("\"hello\"", "\"hello\", \"jq\"");

@@ -1,5 +1,5 @@
-//! A program as a job of a shell: each step is done in a real bash, zsh and fish by real keys, with the program in a sandbox
-//! and with the same program outside, and must come to the same.
+//! A program as a shell job: each step runs in a real bash, zsh and fish with real keys, once in a sandbox and once outside, and the
+//! results must be equal.
 
 use std::fs;
 use std::path::{Path, PathBuf};

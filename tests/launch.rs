@@ -1,4 +1,4 @@
-//! How a program in a sandbox meets its caller: arguments, streams, exit codes, signals, terminals.
+//! A sandboxed program and its caller: arguments, streams, exit codes, signals, terminals.
 
 use std::ffi::OsString;
 use std::fs;
@@ -98,7 +98,7 @@ fn a_log_takes_output_and_errors() {
     spec.stdio = Stdio::Log { path: log.clone() };
     let output = bench.run(&spec, b"not to be seen");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0));
-    // `>/dev/stderr` opens the file anew and truncates it, as outside a sandbox.
+    // `>/dev/stderr` reopens the file and truncates it, as outside a sandbox.
     assert!(fs::read_to_string(&log).expect("there").contains("again\n"));
 }
 
@@ -281,7 +281,7 @@ fn many_at_once_do_not_meet() {
     until("all wrote", || fs::read_to_string(bench.project().join("pids")).is_ok_and(|t| t == "2\n".repeat(8)));
 }
 
-/// A terminal that was stopped (Ctrl-S) takes nothing: silo hears signals all the same, while the program prints and after it.
+/// A terminal stopped by Ctrl-S accepts no output: silo still handles signals, while the program prints and after it.
 #[test]
 fn a_stopped_terminal_does_not_block_signals() {
     let bench = bench();

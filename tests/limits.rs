@@ -1,4 +1,4 @@
-//! Limits of processes and memory: whatever the system refuses, each verb ends, with success or with an error.
+//! Limits of processes and memory: each command ends with success or an error, whatever the system refuses.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::images::{Layer, layout, tar};
 use crate::support::{Done, Silo, done, has, is_root, program, skip};
 
-/// An ordinary user of nobody else's, because a limit of processes counts all of a user's.
+/// A user id that no other process uses, because a process limit counts all processes of a user.
 const USER: u32 = 54_322;
 /// Longer than any verb takes here; one that hangs is ended by this.
 const PATIENCE_SECS: &str = "120";
@@ -88,7 +88,7 @@ fn every_verb_ends_where_little_memory_may_be_mapped() {
         let limit = format!("--as={}", limit * 1024_u64);
         let args = ["-q", "install", "x", "--image", &image, "--shim", "x:/usr/bin/x-tool"];
         let done = place.limited(&home, &limit, &args);
-        // The allocator ends the process where there is no memory; nothing half-written stays.
+        // The allocator aborts when memory runs out; no partial file stays.
         assert!(![124, 137].contains(&done.code), "{limit}: {done:?}");
         let after = place.limited(&home, "--nproc=4096", &args);
         assert!(done.code == 0 || after.code == 0, "after {limit} the same install works: {after:?}");

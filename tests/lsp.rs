@@ -1,4 +1,4 @@
-//! Language servers: spoken with as an editor does, in the sandbox of their tool.
+//! Language servers: driven like an editor does, in the sandbox of their tool.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,7 +47,7 @@ impl Editor {
         write!(input, "Content-Length: {}\r\n\r\n{text}", text.len()).and_then(|()| input.flush()).expect("the server reads");
     }
 
-    /// Waits for a message that fits, and answers what the server asks meanwhile.
+    /// Waits for a matching message, and answers requests of the server in between.
     fn wait(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -62,7 +62,7 @@ impl Editor {
         }
     }
 
-    /// Opens a project and one file of it, as every editor does; returns what the server finds wrong with that.
+    /// Opens a project and one of its files, as an editor does; returns the server's diagnostics.
     fn opened(&mut self, project: &Path, file: &str, language: &str) -> Vec<Value> {
         let options = if language == "typescript" { json!({ "enable": true }) } else { Value::Null };
         let uri = |path: &Path| format!("file://{}", path.display());
@@ -127,7 +127,7 @@ fn a_language_server_runs_in_its_tools_sandbox_and_answers() {
     let text = "[overrides.sh.lsp]\ncommand = [\"sh\", \"-c\", 'cat; cat /opt/server; echo $TERM $ADDED $(pwd); touch ~/.cache/served/x; exit 7']\n\
         install = \"mkdir -p /opt && echo installed > /opt/server\"\ncache = [\"~/.cache/served\"]\nenv = { ADDED = \"added\" }\n";
     fs::write(silo.project().join("silo.toml"), text).expect("our own");
-    // What a project has run is approved first, here as everywhere.
+    // Commands of a project need approval here as everywhere.
     let done = silo.fed(["lsp", "sh"], b"");
     assert!(done.code == 125 && done.out.is_empty() && done.err.contains("the language server of sh runs `mkdir"), "{done:?}");
     let _ = silo.ok(["trust", "--yes"]);
@@ -201,7 +201,7 @@ fn gopls_finds_an_error_where_the_file_is_on_the_host() {
     assert!(!kept(&silo));
 }
 
-/// Its pins are those that ship: what its step fetches must come to the same, or it would not be installed.
+/// The shipped pins apply: the step's downloads must match them, or the install fails.
 #[test]
 fn deno_answers_from_its_own_image() {
     let silo = Silo::new();
@@ -261,7 +261,7 @@ fn a_server_goes_with_the_tool_that_the_project_has() {
     let locks = |path: &Path| silo_model::lock::parse(&fs::read_to_string(path).expect("a lock"), path).expect("a lock");
     let both = locks(&path);
     assert_eq!(both.keys().collect::<Vec<_>>(), ["python", "python.lsp"]);
-    // It has the tool's packages, and what the recipe's own server needs besides.
+    // It has the tool's packages and the additional packages of the recipe's server.
     let stands_on = |both: &BTreeMap<String, silo_model::lock::Lock>| {
         let (tool, server) = (&both["python"], &both["python.lsp"]);
         assert_eq!(tool.epoch, server.epoch);
@@ -273,12 +273,12 @@ fn a_server_goes_with_the_tool_that_the_project_has() {
         }
     };
     stands_on(&both);
-    // The tool becomes another, and so does what stands on it.
+    // A change of the tool also changes the server's image.
     settings("[overrides.python]\npackages = [\"jq\"]\n");
     let done = silo.fed(["lsp", "python"], b"");
     assert_eq!((done.code, done.out.as_str()), (0, "over\n/usr/bin/jq\n"), "{}", done.err);
     stands_on(&locks(&path));
-    // Nobody takes the server for a tool of the project, and it goes with the tool.
+    // The server does not appear as a tool of the project, and it is removed with the tool.
     assert!(!silo.ok(["current"]).contains("python.lsp"));
     let _ = silo.ok(["unuse", "python"]);
     assert!(!fs::read_to_string(&path).unwrap_or_default().contains("python"));

@@ -1,4 +1,4 @@
-//! What a sandbox with a grant reaches, and what it does not; what steps with a network come to.
+//! The network of a sandbox: granted and denied connections, learned hosts, and steps with a network.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use silo_launch::spec::{Asker, Learn, Machine, Network, Spec};
 use crate::support::sandbox::{Bench, bench, text};
 use crate::support::{Silo, skip};
 
-/// What programs inside ask with.
+/// Helper functions of the programs inside.
 pub const PRELUDE: &str = "
 import errno, hashlib, os, socket, sys, threading, time
 def to(place):
@@ -48,7 +48,7 @@ pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Serves each connection in a thread of its own; returns the port.
+/// Serves each connection in its own thread; returns the port.
 pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
@@ -71,7 +71,7 @@ pub fn echo() -> u16 {
     })
 }
 
-/// Answers plain requests with a few words, and tells each request's head.
+/// Answers plain requests with a short text, and sends each request's head to the test.
 fn web() -> (u16, Receiver<String>) {
     let (sender, heads) = channel();
     let port = server(move |mut stream| {
@@ -98,7 +98,7 @@ print(why('host.silo.internal:80'), why('127.0.0.1:80'), why('192.0.2.1:80'))";
     let mut spec = sandbox(&bench, Network::default(), program);
     spec.network = None;
     assert_eq!(text(&bench.run(&spec, b"")), "1 1 1\nno name ECONNREFUSED ENETUNREACH\n");
-    // A network without grants is a resolver that knows nobody.
+    // Without grants the resolver knows no name.
     let spec = sandbox(&bench, Network::default(), "print(why('host.silo.internal:80'), why('192.0.2.1:80'), why('198.18.1.0:80'))");
     assert_eq!(text(&bench.run(&spec, b"")), "no name ENETUNREACH ECONNREFUSED\n");
 }
@@ -124,17 +124,17 @@ print(socket.getaddrinfo('host.silo.internal', {port}, socket.AF_INET) == socket
     let expect: String = refused.iter().map(|why| format!("{why} True\n")).collect();
     assert_eq!(text(&output), format!("ping\n{expect}True\n"), "{}", errors(&output));
     let told = errors(&output);
-    // The first is told when its first packet is seen, which nothing waits for.
+    // The first refusal is reported when its SYN arrives; the program does not wait for it.
     let line = |what: &str| format!("silo: {what} is not granted; `silo config network allow {what}` would grant it\n");
     let lines = [format!("host.silo.internal:{other}"), "silo.internal".to_owned(), "other.example".to_owned()];
     assert!(told.lines().count() == 3 && lines.iter().all(|what| told.contains(&line(what))), "{told}");
 }
 
-/// The kernel refuses such a port by itself, so the program may be gone before anybody outside has heard of it.
+/// The kernel refuses such a port immediately, so the program may exit before the broker learns of it.
 #[test]
 fn the_last_refusal_of_a_program_is_reported() {
     let bench = bench();
-    // Others keep the processors from the agent meanwhile.
+    // Other processes keep the agent from the CPU in between.
     let program = "
 why('host.silo.internal:8')
 for _ in range(16):
@@ -148,13 +148,13 @@ why('host.silo.internal:7'); os._exit(0)";
     }
 }
 
-/// As outside: what a program wrote arrives, though the program has ended and its sandbox with it.
+/// As outside a sandbox: the data of a program arrives, although the program and its sandbox have ended.
 #[test]
 fn the_last_bytes_of_a_program_arrive() {
     what_was_written_last_arrives(None, &[(1, 3 << 20), (8, 5)]);
 }
 
-/// Writes so many bytes to so many connections at once, and is gone.
+/// Writes this many bytes to this many parallel connections, and exits.
 pub fn what_was_written_last_arrives(machine: Option<Machine>, writes: &[(usize, usize)]) {
     let bench = bench();
     let (sender, arrived) = channel();
@@ -186,7 +186,7 @@ os._exit(7)"
     }
 }
 
-/// A server that does not read keeps nobody, and what it does not take is bounded by what the kernel holds.
+/// A server that does not read does not delay the exit; the kernel's buffers bound the unread bytes.
 #[test]
 fn a_server_that_takes_nothing_does_not_keep_a_run() {
     let bench = bench();
@@ -246,7 +246,7 @@ fn leads_somewhere(name: &str) -> bool {
     std::net::ToSocketAddrs::to_socket_addrs(&(name, 1)).is_ok_and(|mut found| found.next().is_some())
 }
 
-/// This machine's name, which leads to no public address.
+/// The host's name, which resolves to no public address.
 fn this_machine() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").expect("a name").trim().to_owned()
 }
@@ -275,7 +275,7 @@ except OSError as error: print(errno.errorcode[error.errno])
 #[test]
 fn tls_must_ask_for_the_name_that_was_connected_to() {
     let bench = bench();
-    // What is sent there is sent back, where anything is sent.
+    // Echoes received bytes.
     let listener = match TcpListener::bind(("127.0.0.1", 443)) {
         Ok(listener) => listener,
         Err(error) => return skip(&format!("port 443 cannot be listened at here: {error}")),
@@ -349,7 +349,7 @@ print(hashlib.sha256(all(s)).hexdigest())
 fn many_connections_do_not_mix() {
     let bench = bench();
     let port = echo();
-    // All are open at once, and some are still when the program ends.
+    // All are open at the same time, and some still are when the program ends.
     let program = format!(
         "
 def one(n):
@@ -380,7 +380,7 @@ fn an_end_in_one_direction_leaves_the_other_open() {
         thread::sleep(Duration::from_millis(200));
         drop(stream.write_all(format!("{} bytes", all.len()).as_bytes()));
     });
-    // The world ends first and goes on listening.
+    // The server ends first and continues to read.
     let (sender, heard) = channel();
     let brief = server(move |mut stream| {
         drop(stream.write_all(b"only this"));
@@ -501,7 +501,7 @@ fn a_step_reaches_what_it_is_granted() {
     let fetch = format!(
         "python3 -c 'import urllib.request, sys; sys.stdout.buffer.write(urllib.request.urlopen(\"http://localhost:{port}/\" + sys.argv[1]).read())'"
     );
-    // What the user's own client is told to ask is what the probe learns, and what the step may reach.
+    // The probe learns the registry of the user's own client, and the step may reach it.
     let recipe = format!(
         "steps = [\n  {{ run = '''{fetch} given > /opt/given; env > /opt/env''', network = [\"@toy\"] }},\n  {{ run = '''python3 -c \"import os, urllib.request as u; print(u.urlopen(os.environ['PIP_INDEX_URL']).read())\" > /opt/learned''', network = [\"@pypi\"] }},\n]\n\
          [ecosystems.pypi]\nprobe = ['python3', '-c', 'import os, urllib.request as u; assert not os.listdir(\".\"); u.urlopen(os.environ[\"PIP_INDEX_URL\"])']\n"
@@ -532,12 +532,12 @@ fn a_step_reaches_what_it_is_granted() {
     assert_eq!((learned.code, learned.out), (0, format!("@pypi is localhost:{port}\n")), "{}", learned.err);
     assert_eq!(fs::read_to_string(silo.path("ecosystems/pypi.toml")).expect("learned anew"), kept);
 
-    // Without a grant the same command has nobody to ask, and its log says what would help.
+    // Without a grant the same command has no registry, and its log names the missing grant.
     silo.write(".silo/recipes/python.toml", "steps = [{ run = \"python3 -c 'import urllib.request as u; u.urlopen(\\\"http://denied.invalid/\\\")'\", network = [\"other.invalid\"] }]\n");
     let refused = run();
     assert_ne!(refused.code, 0);
     assert!(refused.err.contains("silo: denied.invalid is not granted; \"denied.invalid\" under network would grant it"), "{refused:?}");
-    // An ecosystem that nobody knows is an error that says what to set.
+    // An unknown ecosystem is an error that names the setting.
     silo.write(".silo/recipes/python.toml", "steps = [{ run = 'true', network = ['@nosuch'] }]\n");
     let unknown = run();
     assert!(

@@ -1,4 +1,4 @@
-//! Tools made of other people's images: out of layouts and registries, whole, damaged and hostile.
+//! Tools from OCI images: from layouts and registries, complete, damaged and hostile.
 
 use std::fs;
 use std::io::Write;
@@ -29,7 +29,7 @@ fn an_image_of_a_layout_becomes_a_tool() {
     assert_eq!(silo.ok(["salute"]), silo.ok(["hail"]));
     let seen = silo.ok(["greeter", "-c", "ls /usr/share/doc; test -e /etc/debian_version || echo gone; stat -c %a /tmp"]);
     assert_eq!(seen, "only\ngone\n1777\n");
-    // What is locked is what is built, without the layout.
+    // The locked image is built, without the layout.
     let lock = fs::read_to_string(silo.path("recipes/greeter.lock")).expect("a lock");
     assert!(lock.contains("[tool.greeter.image.") && lock.contains("command = [\"sh\"]"), "{lock}");
     let image = silo.ok(["list"]);
@@ -114,8 +114,8 @@ fn hostile_images_are_refused_and_nothing_is_written_outside() {
     assert_eq!(silo.ok(["list"]), "");
 }
 
-/// What silo itself reads of an image it finds as a program inside would. An image chooses where its links lead, and what is read
-/// gets into the sandbox.
+/// Silo resolves paths of an image within its root, as a program inside would. An image chooses its symlinks, and files that silo reads get
+/// into the sandbox.
 #[test]
 fn links_of_an_image_lead_to_nothing_of_the_machine() {
     // Only an ordinary user is added to the image's accounts.
@@ -132,7 +132,7 @@ fn links_of_an_image_lead_to_nothing_of_the_machine() {
     layout(&place, &[Layer::plain(base()), Layer::plain(links)]);
     let reference = format!("oci:{}:v1", place.display());
     drop(silo.ok(["install", "--quiet", "curious", "--image", &reference, "--shim", "curious:sh"]));
-    // With a network, programs are told of the roots that this machine trusts besides the image's.
+    // With a network, the sandbox trusts the host's certificates too.
     drop(silo.ok(["config", "network", "allow", "--global", "host.silo.internal:9"]));
     let done = silo.run(["run", "curious", "-c", "cat /etc/passwd /etc/group /etc/ssl/certs/ca-certificates.crt"]);
     assert!(done.out.contains(":/bin/sh\n") && !done.out.contains("secret"), "{done:?}");
@@ -168,7 +168,7 @@ fn served(server: &Http, layers: &[Layer], faults: &[Fault]) -> String {
     format!("{}/x:v1", server.url("").trim_start_matches("http://"))
 }
 
-/// Serves an image with one program to those who answer a challenge.
+/// Serves an image with one program, after a challenge.
 fn guarded(server: &Http, challenge: String) -> String {
     let layers = [Layer::plain(tar(&[(Regular, "usr/bin/x-tool", 0o755, "#!/bin/sh\n")]))];
     let reference = served(server, &layers, &[]);
@@ -245,7 +245,7 @@ fn a_login_is_shown_to_the_registry_alone_and_to_the_token_service_it_names() {
     assert_eq!(shown(&other), Vec::<String>::new());
     assert!(!other.seen().iter().any(|seen| seen.target.starts_with("/token")), "its realm was asked");
 
-    // A token service that redirects: what it redirects to may answer, without having seen the login.
+    // A token service that redirects: the other server may answer, but never receives the login.
     let (registry, service, other) = (Http::start(), Http::start(), Http::start());
     let reference = guarded(&registry, format!("Bearer realm=\"{}\"", service.url("/token")));
     login(&reference);
@@ -303,7 +303,7 @@ fn a_token_service_is_asked_only_where_a_login_is_safe() {
         assert!(done.code == 1 && done.err.contains("the registry wants"), "{realm}: {done:?}");
     }
     assert_eq!(bait.seen(), vec![]);
-    // What is no challenge is told in brief.
+    // A malformed challenge is shown shortened.
     let registry = Http::start();
     let reference = guarded(&registry, format!("Bearer {}", "a=b, ".repeat(1000)));
     let done = silo.run(["install", "--quiet", "x", "--image", &reference]);
@@ -352,7 +352,7 @@ fn a_login_is_asked_of_the_helper_that_the_user_names() {
     let reference = guarded(&server, "Basic realm=\"x\"".to_owned());
     let host = reference.split('/').next().expect("a host");
     silo.write(".docker/config.json", &format!("{{\"credHelpers\":{{\"{host}\":\"of-the-test\"}}}}"));
-    // It is told whom the login is for, and prints that back as the name.
+    // The helper receives the registry and prints it as the user name.
     silo.write(
         "bin/docker-credential-of-the-test",
         "#!/bin/sh\n[ \"$1\" = get ] && printf '{\"Username\":\"%s\",\"Secret\":\"s\"}' \"$(cat)\"\n",
@@ -401,7 +401,7 @@ fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
         let (from, to) = (format!("oci:{}:v1", place.display()), format!("docker://{}/team/greeter:v1", registry.host));
         let mut copy = Command::new("skopeo");
         copy.args(["copy", "--insecure-policy", "--dest-tls-verify=false", "--format", form, &from, &to]);
-        // The account's own logins are nobody's business here.
+        // The account's own logins must not matter here.
         let copied = done(copy.env("REGISTRY_AUTH_FILE", silo.home().join("logins.json")));
         assert_eq!(copied.code, 0, "{copied:?}");
         silo_store::removal::remove_tree(&place).expect("our own");
@@ -412,7 +412,7 @@ fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
     let _ = silo.ok(["install", "--quiet", "greeter", "--image", &reference]);
     assert_eq!(silo.ok(["greet"]), "hello from an image\n");
     let image = silo.ok(["list"]);
-    // The tag moves on, and what is locked stays what it is.
+    // The tag moves, and the locked image stays the same.
     push(&[Layer::plain(base()), Layer::plain(tar(&[(Regular, "opt/greet2", 0o755, "#!/bin/sh\n")]))], "oci");
     let _ = silo.ok(["uninstall", "greeter"]);
     let _ = silo.ok(["gc", "--all"]);
@@ -426,7 +426,7 @@ fn an_image_of_a_real_registry_is_pulled_locked_and_kept() {
     assert!(done.err.contains("404") && done.err.contains("is the name right"), "{done:?}");
 }
 
-/// What a real registry would answer is spoiled on its way: what passes is borne, what stays is told in the registry's own words.
+/// Corrupts a real registry's answers: transient errors are retried, others reported in the registry's own words.
 #[test]
 fn registry_failures_are_retried_or_reported() {
     if !has("docker-registry") || !has("skopeo") {
@@ -434,7 +434,7 @@ fn registry_failures_are_retried_or_reported() {
     }
     let silo = Silo::new();
     let registry = Registry::start();
-    // What cannot be compressed to less than is let through.
+    // Incompressible data.
     let mut state = 1_u32;
     let mut next = || {
         state ^= state << 13;
@@ -472,7 +472,7 @@ fn registry_failures_are_retried_or_reported() {
         let told = expect.iter().all(|text| done.err.contains(text));
         assert!(done.code == 1 && told && !silo.path("recipes/x.toml").exists(), "{spoil:?}: {done:?}");
     }
-    // The layer itself: cut for good, it is told, and what came stays for the next time.
+    // The layer itself: a permanent cut is reported, and the partial file stays for the next run.
     between.spoil("/blobs/", vec![Spoil::Refuse; 90]);
     let lost = install();
     assert!(lost.code == 1 && lost.err.contains("/blobs/"), "{lost:?}");

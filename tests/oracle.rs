@@ -20,7 +20,7 @@ use silo_store::path::LayerPath;
 use crate::support::mmdebstrap::{Mirror, Way};
 use crate::support::{self, As, Silo};
 
-/// What an entry is, in what both sides can say.
+/// An entry, in terms that both sides can express.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     kind: &'static str,
@@ -35,7 +35,7 @@ struct Seen {
     first: Option<LayerPath>,
 }
 
-/// In what two entries differ.
+/// The property in which two entries differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum How {
@@ -61,7 +61,7 @@ struct Differences {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Difference {
-    /// Paths; a `*` stands for any part of one name, `/**` at the end for all below.
+    /// Paths; `*` matches any part of one name, `/**` at the end everything inside.
     paths: Vec<String>,
     how: How,
     reason: String,
@@ -95,8 +95,8 @@ fn mmdebstrap_makes_the_same_root_of_bullseye() {
     same_root_of("bullseye");
 }
 
-/// Compares a root of a suite whose packages ship files below /bin, /sbin and /lib themselves. mmdebstrap merges /usr only when a hook
-/// makes the links, which its own hooks and debootstrap do in this way.
+/// Compares a root of a suite whose packages ship files in /bin, /sbin and /lib themselves. mmdebstrap merges /usr only through a hook that
+/// creates the links, as its own hooks and debootstrap do.
 fn same_root_of(suite: &'static str) {
     if !can_compare() {
         return;

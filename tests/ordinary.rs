@@ -1,5 +1,5 @@
-//! Everything about sandboxes once more, as an ordinary user: a copy of this test program runs as somebody
-//! without an account, with a home that this user built.
+//! Runs all sandbox tests again as an ordinary user: a copy of this test program runs under a user id without an account, with a home that
+//! this user built.
 
 use std::fs;
 use std::process::Command;
@@ -19,7 +19,7 @@ fn sandboxes_hold_for_an_ordinary_user_too() {
     fs::copy(program(), &silos).expect("it can be copied");
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
-    // The home's shims lead to the program that installed it, which was a copy for that alone.
+    // The home's shims point to the program that installed it, a copy for this purpose only.
     let link = silo.path("program");
     fs::remove_file(&link).expect("an install makes it");
     std::os::unix::fs::symlink(&silos, &link).expect("our own directory");

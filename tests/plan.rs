@@ -1,4 +1,4 @@
-//! The plan of a run: settings in, launch spec out; and files that are swapped while it is made.
+//! The plan of a run: settings in, launch spec out; and files that are swapped during planning.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -98,7 +98,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Inodes differ from run to run; that a mount has one is what counts.
+/// Inodes differ between runs; only their presence in a mount counts.
 fn without_inodes(value: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {
@@ -147,7 +147,7 @@ fn private_directories_and_planted_symlinks_are_refused() {
     let run = |user: &str, options: Options| planned(&silo, Case { user, project: "", options, env: &[] });
     assert!(matches!(run("", of(keys.clone())), Err(Error::Private { .. })));
     assert!(matches!(run("", of(silo.home().join("none"))), Err(Error::Directory { .. })));
-    // The project's own path is judged where it leads.
+    // The project's own path is checked after symlinks are resolved.
     let inner = silo.project().join("inner");
     symlink(&keys, &inner).expect("made");
     assert!(matches!(run("", of(inner)), Err(Error::Private { .. })));
@@ -163,7 +163,7 @@ fn private_directories_and_planted_symlinks_are_refused() {
     }
 }
 
-/// Swaps two names as fast as it can, until told to stop.
+/// Swaps two names in a loop until it is stopped.
 fn swapping<T>(one: &Path, other: &Path, work: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -210,7 +210,7 @@ fn a_directory_that_is_swapped_for_a_symlink_is_never_mounted() {
         fs::write(dir.join("mark"), mark).expect("written");
     }
     symlink("../private", &link).expect("made");
-    // What was opened once stays what it is, and is mounted or nothing is.
+    // An opened directory stays the same, and is mounted or nothing is.
     let opened = Opened::open(&inner, Links::Refuse).expect("a directory");
     let mut spec = bench.spec(&["cat", "/run/inner/mark"]);
     spec.mounts.push(Mount { host: opened.host(), guest: "/run/inner".into(), access: Access::ReadWrite });

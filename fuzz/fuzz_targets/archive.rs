@@ -1,4 +1,4 @@
-//! A file with images in it: found in or refused, whatever its bytes are, and as either form.
+//! An archive of images, in both formats: indexed or refused, whatever its bytes are.
 #![no_main]
 
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! What a virtual machine says that a step has changed, as a tar: it is unpacked into its directory or refused, and nothing
-//! beside the directory changes.
+//! A step's changes from a VM, as a tar: unpacked into its directory or refused; nothing outside the directory changes.
 #![no_main]
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! A whole conversation with a virtual machine: whatever it says, in every phase, little is kept and it ends.
+//! A whole conversation with a VM: any frames in every phase use bounded memory and end.
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,4 +1,4 @@
-//! Frames of a virtual machine's port: whatever arrives is read whole, waited for, or refused.
+//! Frames of a VM's port: parsed completely, incomplete, or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

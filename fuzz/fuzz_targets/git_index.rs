@@ -1,4 +1,4 @@
-//! git's index as a sandbox writes it: what is read is written in one way, and every path in it leads down.
+//! git's index as a sandbox writes it: each index has one encoding, and no path in it leaves the directory.
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,4 +1,4 @@
-//! A loose object as a sandbox writes it: taken exactly where it is the object of its name.
+//! A loose object as a sandbox writes it: accepted only if it matches its name.
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,4 +1,4 @@
-//! A pack as a sandbox writes it: verified whole or refused, and each of its objects is found by the index that is made of it.
+//! A pack as a sandbox writes it: verified or refused, and the new index finds each of its objects.
 #![no_main]
 
 #[path = "../checks.rs"]

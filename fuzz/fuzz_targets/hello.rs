@@ -1,4 +1,4 @@
-//! What a TLS client says first.
+//! The first bytes of a TLS client.
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,4 +1,4 @@
-//! What others say of an image: names, indexes, manifests and configurations, read or refused.
+//! Image documents: names, indexes, manifests and configurations, parsed or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

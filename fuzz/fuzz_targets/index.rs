@@ -1,4 +1,4 @@
-//! The text of a layer's index: what is read has one way to be written.
+//! The text of a layer's index: each parsed index has exactly one encoding.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A signed index and what is in it.
+//! A signed index and its contents.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use silo_resolve::{release, signature};
 
 fuzz_target!(|bytes: &[u8]| {
     let keyring = Keyring::parse(include_bytes!("../../recipes/keyrings/debian.asc")).expect("the keyring that ships");
-    // Nobody can sign for the archive: what the fuzzer makes up is never accepted.
+    // Without the archive's key no generated signature is valid.
     assert!(signature::verify(bytes, &keyring, 0).is_err());
     if let Ok(text) = std::str::from_utf8(bytes) {
         drop(release::parse(text));

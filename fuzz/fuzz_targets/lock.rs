@@ -1,4 +1,4 @@
-//! Lock text: what is read is written again so that reading it gives the same.
+//! Lock text: a parsed lock is written so that it parses to the same lock.
 #![no_main]
 
 use std::path::Path;

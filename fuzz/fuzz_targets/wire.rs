@@ -1,4 +1,4 @@
-//! Messages of a sandbox's agent: whatever arrives is read whole or not at all.
+//! Messages of the agent: parsed completely or not at all.
 #![no_main]
 
 #[path = "../checks.rs"]
