@@ -1,4 +1,4 @@
-//! docs/silo-toml.md is made from the schema of `silo.toml`, and so from its types: it cannot be out of date.
+//! docs/silo-toml.md is generated from the schema of `silo.toml`, and so from its types: it cannot be out of date.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -98,7 +98,7 @@ fn one(root: &Value, property: &Value, path: &str, depth: usize, rows: &mut BTre
     rows.insert(path.to_owned(), (kind.clone(), merge(path, &kind), meaning));
 }
 
-/// Follows references, and passes over what says that a key may be missing.
+/// Follows references; skips the null variant of optional keys.
 fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     if let Some(name) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
         return resolved(root, &root["$defs"][name]);
@@ -154,7 +154,7 @@ fn merge(path: &str, kind: &str) -> &'static str {
     }
 }
 
-/// Tests and probes that pages name as what shows something.
+/// Tests and probes that pages cite as evidence.
 #[test]
 fn names_in_the_docs_exist() {
     fn texts(dir: &Path, kinds: &[&str], into: &mut Vec<(PathBuf, String)>) {

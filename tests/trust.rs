@@ -1,4 +1,4 @@
-//! What Silo obeys of a project: nothing that a program in a sandbox made, unless it was approved.
+//! Silo obeys no project file that a sandboxed program made, unless it was approved.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -56,7 +56,7 @@ fn a_file_that_a_running_sandbox_made_is_obeyed_once_it_is_approved() {
     assert!(silo.run(["trust"]).out.contains(line), "nobody is there to be asked");
     let _ = silo.ok(["trust", "--yes"]);
     assert_eq!(shown(&silo, &project).out, "[obeyed]\n");
-    // What a person writes afterwards needs nobody's approval.
+    // Later files of the user need no approval.
     fs::write(project.join("silo.toml"), "[overrides.sh]\nenv = { MADE_INSIDE = \"mine\" }\n").expect("our own project");
     assert_eq!(shown(&silo, &project).out, "[mine]\n");
 }
@@ -221,7 +221,7 @@ fn settings_that_others_can_write_are_not_used() {
     }
     mode(&project, 0o755);
     mode(&file, 0o644);
-    // A link is as safe as the directory that it leads to.
+    // A symlink is as safe as its target directory.
     let shared = project.with_file_name("shared");
     fs::create_dir(&shared).expect("our own directory");
     fs::rename(&file, shared.join("real")).expect("our own file");

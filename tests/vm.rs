@@ -29,7 +29,7 @@ fn words<'a>(rest: &[&'a str]) -> Vec<&'a str> {
     RUN.into_iter().chain(rest.iter().copied()).collect()
 }
 
-/// A machine that runs until it is told something, once its program runs.
+/// A VM that runs until it receives a line, once its program runs.
 fn started(silo: &Silo, marker: &str, script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
     let script = format!("{script} # {marker}");
     let mut command = silo.command(words(&["sh", "-c", &script]));
@@ -156,7 +156,7 @@ fn machines_boot_the_kernel_that_is_installed() {
     assert!(told().ends_with(", of `vm`"), "{}", told());
 }
 
-/// Nobody is asked: where the processor runs guests, tools run in machines, and else under the host's kernel.
+/// Without a setting, tools run in VMs if the CPU can run guests, and natively otherwise.
 #[test]
 fn a_run_that_names_no_tier_has_the_one_that_is_quick_here() {
     let silo = silo(As::Me);
@@ -435,7 +435,7 @@ with server.accept()[0] as guest: guest.sendall(guest.recv(5, socket.MSG_WAITALL
 fn a_step_built_in_a_vm_and_natively_gives_the_same_layer() {
     let silo = silo(As::Me);
     fs::write(silo.project().join("given"), "given").expect("our own project");
-    // What a layer can hold, and what it can take away.
+    // Changes and removals that a layer can record.
     let script = "set -e; uname -r; cd /etc; cat /workspace/given > made; chmod 640 made; chown 33:44 made; touch -d 2001-02-03 old; \
         ln made /usr/share/again; ln -s ../etc/made /usr/share/link; mkdir -p /opt/dir/closed; chown 7:8 /opt/dir; \
         echo x > /opt/dir/closed/x; chmod 500 /opt/dir/closed; chmod 755 /opt/dir/closed/x; chown 9:9 passwd; \
@@ -450,7 +450,7 @@ fn a_step_built_in_a_vm_and_natively_gives_the_same_layer() {
     assert_eq!(layers(&lock()), layers(&natively));
     let logs = fs::read_dir(silo.path("logs")).expect("steps have logs").flatten();
     assert!(logs.filter_map(|log| fs::read_to_string(log.path()).ok()).any(|log| log.contains("+deb13-")), "it ran in a machine");
-    // So does one that fails, and what it said is told.
+    // A failing step fails the build, and its output is shown.
     let failed = silo.fails(["build", "--tier", "vm", "sh", "--script", "uname -r; echo why; exit 3"]);
     assert!(failed.err.contains("  why\n") && failed.err.contains("+deb"), "{failed:?}");
 }
@@ -488,7 +488,7 @@ fn doctor_says_whether_the_processor_runs_guests() {
 fn a_machine_that_cannot_be_is_refused_in_words() {
     let bench = bench();
     let silo = Silo::shared(As::Me);
-    // What no machine can be made of.
+    // Specs that no VM can run.
     let mut spec = bench.sh("true");
     spec.machine = Some(Machine { kernel: bench.path("nothing"), ..machine() });
     let output = bench.run(&spec, b"");

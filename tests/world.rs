@@ -11,14 +11,14 @@ use crate::network::{PRELUDE, allowing, errors, sandbox};
 use crate::support::sandbox::{Bench, bench, text};
 use crate::support::{has, is_root, skip};
 
-/// What was seen outside.
+/// The traffic seen outside.
 #[derive(Deserialize)]
 struct Report {
     queries: Vec<String>,
     packets: usize,
 }
 
-/// What there is.
+/// The test network.
 struct World {
     bench: Bench,
     facts: serde_json::Value,
@@ -81,7 +81,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
         let (name, came_to) = line.split_once(' ').expect("two words");
         let expect = if name == "granted.example" { "reached" } else { "EHOSTUNREACH" };
         assert_eq!(came_to, expect, "{name}: {told}");
-        // What leads to the world is dialled, and only that.
+        // Only public addresses are dialled.
         let why = match name {
             "public.example" | "both.example" => "did not answer",
             "other.example" => "is not public, and no grant names it exactly",
@@ -98,7 +98,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
     assert!(errors(&output).contains("named.inner.test:7000: it resolves to 10.99.0.1, which is denied"), "{}", errors(&output));
 }
 
-/// Whoever owns a name decides where it leads. So a name's own grant does not open this machine, nor a cloud's metadata.
+/// The owner of a name controls its addresses. So a grant of the name does not open this machine, nor a cloud's metadata service.
 #[test]
 fn a_granted_name_reaches_this_machine_only_by_an_explicit_grant() {
     let own = "203.0.113.80";

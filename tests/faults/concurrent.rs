@@ -1,4 +1,4 @@
-//! Commands at the same time: installs of one tool, and collecting meanwhile.
+//! Parallel commands: installs of one tool, and garbage collection.
 
 use std::fs;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Whose a home is and who else may touch it: modes whatever the umask, owners, a HOME that is not there.
+//! Owner and modes of a home under any umask, and a missing HOME.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -26,7 +26,7 @@ fn under(umask: &str, silo: &Silo, args: &[&str]) -> Done {
     done(&mut shell)
 }
 
-/// Finds what somebody else may read or change, but for the files of layers and images, which have the modes that a guest sees.
+/// Finds files that another user may read or change, except files of layers and images, which have the guest's modes.
 fn loose(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
@@ -95,7 +95,7 @@ fn a_home_that_is_another_users_is_refused() {
     assert!(done.code != 0 && done.err.contains("belongs to another user (0)") && done.err.contains("set HOME"), "{done:?}");
     chown(silo.path(""), Some(NOBODY), Some(NOBODY)).expect("root may give it away");
     assert_eq!(silo.ok(["list"]), "");
-    // What somebody else put into a home that was open is not obeyed.
+    // Files of another user in a formerly open home are not obeyed.
     let planted = silo.path("recipes/planted.toml");
     silo.write(".silo/recipes/planted.toml", "");
     chown(&planted, Some(NOBODY + 1), None).expect("root may give it away");

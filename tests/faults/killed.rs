@@ -1,4 +1,4 @@
-//! Commands killed or stopped at chosen moments, which are seen by what stands in the home, not by the clock.
+//! Commands killed or stopped at chosen moments, which are detected from the home's files instead of the clock.
 
 use std::fs;
 use std::thread;

@@ -26,7 +26,7 @@ pub fn mirror() -> Http {
     Http::over(origin)
 }
 
-/// What stands at `/debian/<path>` or `/security/<path>`.
+/// The file at `/debian/<path>` or `/security/<path>`.
 pub fn origin(path: &str) -> Option<Vec<u8>> {
     let (archive, rest) = match path.strip_prefix("/debian/") {
         Some(rest) => (Archive::Main, rest),
@@ -72,7 +72,7 @@ fn read_lock(name: &str) -> Lock {
     locks.remove(name).expect("the lock of the tool")
 }
 
-/// The digest of what stands at a path, where the path or a lock says it.
+/// The digest of the file at a path, if the path or a lock contains it.
 fn digest(path: &str) -> Option<String> {
     static PATHS: OnceLock<BTreeMap<String, String>> = OnceLock::new();
     let paths = PATHS.get_or_init(|| {
@@ -84,7 +84,7 @@ fn digest(path: &str) -> Option<String> {
     paths.get(path).cloned().or_else(by_hash)
 }
 
-/// Fetches a file of the real mirror once a run: indexes that change meanwhile would not fit together.
+/// Fetches a file of the real mirror once a run: indexes that change in between would not match.
 fn real_once(archive: Archive, path: &str) -> Option<Vec<u8>> {
     static KEPT: Mutex<BTreeMap<String, Option<Vec<u8>>>> = Mutex::new(BTreeMap::new());
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);

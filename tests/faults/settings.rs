@@ -1,4 +1,4 @@
-//! Files that a person wrote wrongly: the error names file, line, column and what was probably meant.
+//! Mistakes in the user's files: the error names file, line, column and the probable correction.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -66,7 +66,7 @@ fn errors_in_recipes_and_locks_name_their_place() {
     }
 }
 
-/// A repository may hold links, and what unpacks an archive makes pipes.
+/// A repository may contain symlinks, and an unpacked archive may contain pipes.
 #[test]
 fn a_project_file_that_never_ends_or_never_begins_is_refused() {
     let silo = Silo::new();

@@ -56,7 +56,7 @@ fn a_full_disk_is_reported_and_leaves_no_partial_files() {
         assert_eq!(done.code, 1, "{room}: {done:?}");
         assert!(done.err.contains("No space left on device"), "{room}: {done:?}");
         assert!(done.err.contains(&silo.home().display().to_string()), "{room}: {done:?}");
-        // What a program of the step says of a full disk is told as it is.
+        // The message of a step's program about the full disk is shown unchanged.
         let by_program = done.err.contains("configuring the packages failed");
         assert!(by_program || done.err.contains("hint: free some space, then run the same command again"), "{room}: {done:?}");
         // Looking needs a little room of its own.

@@ -1,4 +1,4 @@
-//! What stands in the home is changed behind silo's back: `silo verify` names it, and nothing wrong is run for right.
+//! Changed files in the home: `silo verify` names them, and silo runs no wrong file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

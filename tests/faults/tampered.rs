@@ -1,4 +1,4 @@
-//! Packages that are not what the lock says, are not there, or come in pieces.
+//! Packages that differ from the lock, are missing, or arrive in pieces.
 
 use std::fs;
 
@@ -71,7 +71,7 @@ fn a_dropped_connection_is_resumed_where_it_broke() {
 #[test]
 fn a_mirror_that_is_down_is_reported_with_a_hint() {
     let silo = Silo::new();
-    // Nobody listens on port 1.
+    // Port 1 has no listener.
     let mirrors = "[mirrors]\ndebian = [\"http://127.0.0.1:1/debian\"]\ndebianSecurity = [\"http://127.0.0.1:1/security\"]\nsnapshot = \"/nowhere\"\nsnapshotSecurity = \"/nowhere\"\n";
     silo.write(".silo/silo.toml", mirrors);
     let done = silo.fails(["install", "sh"]);
@@ -112,7 +112,7 @@ fn a_dropped_package_of_a_user_recipe_suggests_a_command() {
 fn a_dropped_package_of_a_built_in_recipe_is_locked_again() {
     let http = mirror();
     let silo = silo_of(&http);
-    // What other tests have locked meanwhile came along.
+    // Removes the locks that other tests made in between.
     let _ = fs::remove_dir_all(silo.path("recipe-locks"));
     silo.write(".silo/recipe-locks/sh.lock", &dropped("sh"));
     let done = silo.run(["install", "sh"]);

@@ -1,4 +1,4 @@
-//! What takes a process of its own: the proxy of the environment, two at a time, kill -9.
+//! Tests that need a process: the proxy of the environment, two processes in parallel, kill -9.
 
 use super::{Dir, content, digest, fetch, hex, request};
 use crate::support::http::{Fault, Http};

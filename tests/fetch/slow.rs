@@ -1,4 +1,4 @@
-//! A server that sends a byte now and then holds nothing up: silo goes on to another, or says so.
+//! A server that sends a byte now and then does not stall silo: it tries another candidate, or reports an error.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

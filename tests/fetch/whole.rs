@@ -55,14 +55,14 @@ fn many_files_arrive_with_progress_and_one_event_each() {
         .find_map(|event| if let Event::Progress { id, done } = event { (*id == started[0]).then_some(*done) } else { None });
     assert_eq!(last, Some(6_300_000));
 
-    // A second call finds all in place: no request, no event, and still every file is told.
+    // A second call finds all files: no request, no event, but one callback each.
     let before = http.seen().len();
     let silent = |event: Event| panic!("{event:?}");
     fetch_all(&Context { sink: &silent, ..context }, &requests, &on_done).expect("all is there");
     assert_eq!(http.seen().len(), before);
     assert!(told.lock().expect("no thread panics").iter().all(|times| *times == 2));
     assert!(is_present(&dir.0, &requests[0]));
-    // One of another size is fetched anew.
+    // A file of another size is fetched again.
     fs::write(dir.0.join(hex(&files[0])), b"short").expect("the directory can be written");
     fetch(&dir.0, &requests[..1]).expect("the server is honest");
     verify_file(&dir.0.join(hex(&files[0])), &digest(&files[0])).expect("it was mended");

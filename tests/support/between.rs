@@ -1,4 +1,4 @@
-//! Stands between a client and a server of HTTP, and spoils what passes.
+//! A proxy between an HTTP client and a server that corrupts traffic.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ pub enum Spoil {
 
 type Spoils = Arc<Mutex<VecDeque<(&'static str, Spoil)>>>;
 
-/// What stands between; it ends with the test's process.
+/// The proxy; it ends with the test's process.
 pub struct Between {
     /// Its address, as references name it.
     pub host: String,
@@ -28,7 +28,7 @@ pub struct Between {
 }
 
 impl Between {
-    /// Stands before the server at `upstream`.
+    /// Starts a proxy for the server at `upstream`.
     pub fn start(upstream: &str) -> Between {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = listener.local_addr().expect("an address").to_string();
@@ -37,14 +37,14 @@ impl Between {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (upstream, spoils, seen) = (upstream.clone(), Arc::clone(&theirs), Arc::clone(&noted));
-                // A client that went away is no fault of the test.
+                // A client may disconnect.
                 thread::spawn(move || drop(exchange(client, &upstream, &spoils, &seen)));
             }
         });
         Between { host, spoils, seen }
     }
 
-    /// Spoils the next requests whose target has this in it, one after another.
+    /// Corrupts the next requests whose target contains this text, one after another.
     pub fn spoil(&self, target: &'static str, spoils: impl IntoIterator<Item = Spoil>) {
         let mut all = self.spoils.lock().unwrap_or_else(PoisonError::into_inner);
         all.clear();

@@ -41,7 +41,7 @@ pub enum Fault {
     IgnoreRange,
     /// Answer a request for a part with another part.
     OtherRange,
-    /// Answer 401 and ask for what this says.
+    /// Answer 401 with this challenge.
     Challenge(String),
     /// Send the client to another address.
     Redirect(String),
@@ -63,12 +63,12 @@ pub struct Seen {
 #[derive(Default)]
 struct State {
     files: BTreeMap<String, (Vec<u8>, VecDeque<Fault>)>,
-    /// What the next requests of paths meet that nobody put here.
+    /// Faults for the next requests of paths without a stored file.
     faults: BTreeMap<String, VecDeque<Fault>>,
     seen: Vec<Seen>,
 }
 
-/// Answers for the paths that nobody put here.
+/// Returns the bytes for paths without a stored file.
 type Origin = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
 
 /// A running server; it ends when this value does.
@@ -85,7 +85,7 @@ impl Http {
         Http::over(|_| None)
     }
 
-    /// Starts a server that asks `origin` for the bytes at a path, its escapes taken off, where nobody put any.
+    /// Starts a server that asks `origin` for the bytes at an unescaped path without a stored file.
     pub fn over(origin: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Http {
         let origin: Origin = Arc::new(origin);
         let socket = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback interface has a free port");
@@ -99,7 +99,7 @@ impl Http {
                     return;
                 }
                 let (state, ended, origin) = (Arc::clone(&state2), Arc::clone(&ended2), Arc::clone(&origin));
-                // A client that goes away is none of the server's business.
+                // A client may disconnect.
                 thread::spawn(move || stream.and_then(|stream| serve(&stream, &state, &origin, &ended)));
             }
         });
@@ -112,7 +112,7 @@ impl Http {
         self.url(path)
     }
 
-    /// Gives the next requests of a path these faults, whoever has its bytes.
+    /// Adds faults to the next requests of a path.
     pub fn misbehave(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.state).faults.insert(path.to_owned(), faults.into_iter().collect());
     }

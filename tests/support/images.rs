@@ -1,4 +1,4 @@
-//! Images as other programs write them, made byte by byte.
+//! Images in the formats of other programs, made byte by byte.
 
 use std::fs;
 use std::io::Write;
@@ -14,11 +14,11 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// A layer: what is fetched, and the digest of what that holds.
+/// A layer: its compressed bytes, and the digest of its contents.
 pub struct Layer {
-    /// What is fetched.
+    /// The bytes to download.
     pub bytes: Vec<u8>,
-    /// The digest of what that holds.
+    /// The digest of the decompressed bytes.
     pub diff: Digest,
 }
 
@@ -91,7 +91,7 @@ pub fn tar(entries: &[(::tar::EntryType, &str, u32, &str)]) -> Vec<u8> {
         header.set_uid(0);
         header.set_gid(0);
         header.set_size(if *kind == ::tar::EntryType::Regular { text.len() as u64 } else { 0 });
-        // Written past the library's own checks, since what they refuse is what is tried.
+        // Bypasses the library's checks, which would refuse the tested names.
         let name = &mut header.as_mut_bytes()[..100];
         name[..path.len()].copy_from_slice(path.as_bytes());
         if matches!(kind, ::tar::EntryType::Symlink | ::tar::EntryType::Link) {
@@ -103,7 +103,7 @@ pub fn tar(entries: &[(::tar::EntryType, &str, u32, &str)]) -> Vec<u8> {
     builder.into_inner().expect("memory")
 }
 
-/// What lies over the root of `sh`: programs, whiteouts, an opaque directory, a directory with its own mode.
+/// The layer over the root of `sh`: programs, whiteouts, an opaque directory, a directory with its own mode.
 pub fn upper() -> Vec<u8> {
     tar(&[
         (Directory, "opt/bin/", 0o755, ""),

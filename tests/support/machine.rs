@@ -1,4 +1,4 @@
-//! Machines for tests that launch into them.
+//! VMs for tests.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use silo_launch::spec::Machine;
 
 use super::{As, Silo};
 
-/// A silo that has what machines are made of.
+/// A silo with the files of a VM.
 pub fn silo(who: As) -> Silo {
     static MINE: OnceLock<()> = OnceLock::new();
     static NOBODYS: OnceLock<()> = OnceLock::new();
@@ -18,7 +18,7 @@ pub fn silo(who: As) -> Silo {
     once.get_or_init(|| {
         let _held = Silo::hold_store();
         drop(silo.ok(["install", "--quiet", "vm"]));
-        // What is made once for machines is told once, and no test is to have it among its program's words.
+        // One-time messages must not appear in a test's output.
         for tool in ["python", "sh"] {
             drop(silo.ok(["run", "--quiet", "--tier", "vm", "--cold", tool, "-c", ""]));
         }

@@ -1,4 +1,4 @@
-//! What tests are written with: a `Silo` with a home of its own, and a way to skip aloud.
+//! Test support: a `Silo` with its own home, and visible skips.
 
 pub mod between;
 pub mod http;
@@ -67,10 +67,10 @@ pub const PROGRAM: &str = "SILO_TEST_PROGRAM";
 /// Names the home that [`Silo::shared`] gives to such a copy.
 pub const SHARED_HOME: &str = "SILO_TEST_HOME";
 
-/// Who runs silo.
+/// The user that runs silo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum As {
-    /// Whoever runs the tests.
+    /// The user of the tests.
     Me,
     /// An ordinary user without an account, by number; only root can ask for it.
     Nobody,
@@ -91,21 +91,21 @@ pub struct Silo {
 pub struct Installed {
     /// Its configuration.
     pub image: Image,
-    /// What is in it.
+    /// The files in it.
     pub index: Index,
     /// Its composed root.
     pub root: PathBuf,
 }
 
-/// What a command did.
+/// The result of a command.
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct Done {
     /// Its exit code; 128+n for a signal.
     pub code: i32,
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub out: String,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub err: String,
 }
 
@@ -136,7 +136,7 @@ impl Silo {
         Silo { dir, home, who, program }
     }
 
-    /// A silo that has nothing but what other tests have fetched, locked and learned.
+    /// A silo with only the downloads, locks and learned hosts of other tests.
     pub fn seeded() -> Silo {
         let silo = Silo::new();
         silo.seed_downloads();
@@ -178,10 +178,10 @@ impl Silo {
         silo
     }
 
-    /// Holds off whoever installs in a shared home, or collects in one: either would find the store in use.
+    /// Keeps other tests from installing or collecting in a shared home: either would find the store in use.
     pub fn hold_store() -> MutexGuard<'static, ()> {
         static STORE: Mutex<()> = Mutex::new(());
-        // A test that failed meanwhile leaves a store that is whole.
+        // A test that failed in between leaves an intact store.
         STORE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -310,14 +310,14 @@ impl Silo {
         done(&mut self.command(args))
     }
 
-    /// Runs a command that must succeed and returns what it wrote.
+    /// Runs a command that must succeed; returns its output.
     pub fn ok<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let done = self.run(args);
         assert_eq!(done.code, 0, "{done:?}");
         done.out
     }
 
-    /// Runs a command that must fail and returns what it said.
+    /// Runs a command that must fail; returns its output.
     pub fn fails<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
         let done = self.run(args);
         assert_ne!(done.code, 0, "{done:?}");
@@ -328,7 +328,7 @@ impl Silo {
     pub fn fed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, input: &[u8]) -> Done {
         let mut child =
             self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts");
-        // A program that does not read all it is offered is no fault of the test.
+        // A program need not read all its input.
         drop(child.stdin.take().expect("it is piped").write_all(input));
         outcome(child.wait_with_output().expect("silo ends"))
     }
@@ -363,7 +363,7 @@ pub fn done(command: &mut Command) -> Done {
     outcome(command.output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
 
-/// Reads what an ended command did.
+/// Converts the output of an ended command.
 pub fn outcome(output: Output) -> Done {
     use std::os::unix::process::ExitStatusExt;
     let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));

@@ -1,4 +1,4 @@
-//! A terminal with silo on it.
+//! A terminal that runs silo.
 
 use std::fs;
 use std::io::{Read, Write};
