@@ -93,7 +93,7 @@ fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
         text = text.replace(said, ours);
     }
     let commands = commands(&text);
-    assert!(commands.len() > 3, "{page} has nothing to type");
+    assert!(!commands.is_empty(), "{page} has nothing to type");
     let place = silo.home().join(".local/bin");
     fs::create_dir_all(&place).expect("our own home");
     // Several pages may share a home.
@@ -182,19 +182,24 @@ fn the_quickstart_pages_work_as_printed() {
     silo.offer_downloads();
 }
 
+/// Every page with a block of `console` but the quickstarts, which have tests of their own; in one home, so that each tool is made once.
 #[test]
-fn how_to_pages_do_what_they_say() {
-    let silo = Silo::shared(As::Me);
-    let mut pages: Vec<String> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"))
-        .expect("our own directory")
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("how-to-"))
+fn console_blocks_of_the_docs_work_as_printed() {
+    let silo = Silo::seeded();
+    let _ = silo.ok(["install", "--quiet", "sh"]);
+    let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("our own directory").flatten();
+    let mut pages: Vec<String> = docs
+        .filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\n```console\n")))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.starts_with("quickstart"))
         .collect();
-    pages.sort();
-    assert!(pages.len() >= 6, "{pages:?}");
+    // The first installs python, and the last compresses all images.
+    pages.sort_by_key(|name| (name != "shims.md", name == "disk.md", name.clone()));
+    assert!(pages.len() > 10, "{pages:?}");
     for page in &pages {
         typed(&silo, page, &[]);
     }
+    silo.offer_downloads();
 }
 
 /// The first page that anybody reads builds Silo; here it is built already.
