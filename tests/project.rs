@@ -1,4 +1,4 @@
-//! Tools of projects: what is added, baked and pinned, rebuilt elsewhere from the lock, and checked.
+//! Tools of projects: additions, builds and pins, rebuilt elsewhere from the lock, and checked.
 
 use std::fs;
 use std::path::Path;
@@ -212,7 +212,7 @@ fn a_locked_build_gives_the_pinned_output_or_fails() {
     let done = silo.fails(["sync", "--frozen"]);
     assert!(done.err.contains("the lock of sh is missing or out of date, and --frozen is set"), "{done:?}");
     let first = image(&silo, &[]);
-    // What the same command came to in another project is not taken over.
+    // Outputs of the same command in another project are not reused.
     let beside = project(&read(&silo, "silo.toml"));
     write(&beside, "data.txt", "beside\n");
     assert_ne!(image(&beside, &[]), first);
@@ -300,7 +300,7 @@ fn a_failed_step_can_be_looked_into() {
     assert!(done.err.contains("no failed step 0123456789ab was kept"), "{done:?}");
 }
 
-/// A step that ends well may still leave what no layer can hold.
+/// A successful step may still leave files that no layer can hold.
 #[test]
 fn a_refused_step_can_be_looked_into() {
     let silo = project("[overrides.sh]\npostInstall = [\"printf x > /opt/.wh.x\"]\n");

@@ -356,7 +356,7 @@ fn written() -> Vec<(&'static str, Written)> {
     ]
 }
 
-/// What skopeo and umoci make of an image, if they take it.
+/// The trees of skopeo and umoci for an image, if they accept it.
 fn theirs(dir: &Path) -> Option<Facts> {
     let run = |program: &str, args: &[&str]| done(Command::new(program).args(args).current_dir(dir)).code == 0;
     let mut unpack = vec!["unpack", "--image", "flat:t", "bundle"];
@@ -469,7 +469,7 @@ fn documents_of_images_are_read_as_skopeo_reads_them() {
     }
 }
 
-/// What is left out is said.
+/// Omitted entries are reported.
 #[test]
 fn omitted_image_entries_are_reported() {
     let silo = Silo::new();
@@ -481,7 +481,7 @@ fn omitted_image_entries_are_reported() {
     assert!(done.err.contains("clamped the times of 1 files"), "{done:?}");
 }
 
-/// What a run of an image runs, for each way to say it in a Dockerfile.
+/// The command of an image's run, for each form in a Dockerfile.
 #[test]
 fn entry_points_and_commands_are_what_docker_means() {
     let silo = Silo::new();

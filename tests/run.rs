@@ -1,4 +1,4 @@
-//! Running tools as a user types it: what comes out, what goes in, what is seen.
+//! Running tools as a user types it: output, input, and visible files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -93,7 +93,7 @@ fn a_home_is_no_project() {
     let mut command = silo.command(["run", "--no-project", "sh", "-c", "pwd; ls -A"]);
     let done = crate::support::done(command.current_dir(silo.home()));
     assert_eq!(done.out, format!("{}\n", silo.home().display()), "{done:?}");
-    // Who typed no silo has a REPL or a version to see, not an option to type.
+    // Through a shim the user sees the REPL or a version, not a silo option.
     let mut shim = std::process::Command::new(silo.path("bin/python"));
     let done = crate::support::done(shim.args(["-c", "print(1)"]).current_dir(silo.home()).env_clear().env("HOME", silo.home()));
     assert_eq!((done.code, done.out.as_str()), (0, "1\n"), "{done:?}");
@@ -148,7 +148,7 @@ fn a_tools_grants_work_after_approval() {
     let told = format!("silo: the run reached {place}\n  try: silo config network allow {place}\n");
     assert!(learned.code == 0 && learned.err.contains(&told), "{learned:?}");
 
-    // What silo.toml opens by itself is asked about first; what goes away needs nobody.
+    // New permissions in silo.toml need approval; removed ones do not.
     let settings = silo.project().join("silo.toml");
     let opened = fs::read_to_string(&settings).expect("it was written") + "\n[ecosystems]\npypi = [\"evil.example\"]\n";
     fs::write(&settings, opened).expect("our own project");

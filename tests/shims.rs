@@ -1,4 +1,4 @@
-//! Shims: whom a call by a tool's command reaches, as a user and as other programs make it.
+//! Shims: the program that a call of a tool's command reaches, for a user and for other programs.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -34,7 +34,7 @@ fn silo() -> Silo {
     silo
 }
 
-/// A directory of the machine's own programs, each of which says what it was called with and what it inherits.
+/// A directory of host programs; each prints its arguments and its inherited environment.
 fn machine(silo: &Silo, programs: &[&str]) -> PathBuf {
     let dir = silo.home().join("machine");
     fs::create_dir_all(&dir).expect("our own directory");
@@ -105,7 +105,7 @@ fn a_shim_leads_to_its_tool_or_to_the_next_on_path() {
     let current: serde_json::Value = serde_json::from_str(&silo.ok(["current", "--json"])).expect("JSON");
     assert_eq!((&current[0]["tool"], &current[0]["state"]), (&"node".into(), &"project".into()), "{current}");
 
-    // What cannot be read might claim the tool, so nothing is handed on.
+    // An unreadable file might pin the tool, so the call is not passed on.
     fs::write(silo.project().join("silo.toml"), "tool = [\"node\"]\n").expect("our own project");
     let broken = call(&silo, "npm", &[], &machine);
     assert!(broken.code == 1 && broken.err.contains("did you mean \"tools\"?"), "{broken:?}");
@@ -353,7 +353,7 @@ fn deprecated_commands_warn_once() {
     assert!(reserved.err.contains("\"pull\" is a command of silo"), "{reserved:?}");
 }
 
-/// What an add-on brings is a command in the projects that have it, and elsewhere the machine's own.
+/// Commands of an add-on run in the projects with the add-on; elsewhere the host's own command runs.
 #[test]
 fn commands_of_an_addon_are_those_of_its_projects() {
     let silo = silo();
@@ -375,7 +375,7 @@ fn commands_of_an_addon_are_those_of_its_projects() {
     let _ = silo.ok(["clean", "--force"]);
     assert!(silo.path("bin/extra").symlink_metadata().is_err());
 
-    // What comes with a project puts nothing on PATH.
+    // A project adds nothing to PATH.
     let own = silo.project().join("recipes");
     fs::create_dir(&own).expect("our own project");
     fs::write(own.join("node.toml"), "shims = [\"node\", \"git-of-the-project\"]\n").expect("our own project");
@@ -402,7 +402,7 @@ fn no_change_by_a_tool_makes_a_shim_escape_the_sandbox() {
     while !ready.exists() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // Whoever did it: nobody can tell while a tool runs.
+    // Any process could have changed it while a tool runs.
     fs::remove_file(silo.project().join("silo.lock")).expect("it was synced");
     for change in ["tools = []\n", ""] {
         fs::write(&settings, change).expect("our own project");

@@ -1,5 +1,5 @@
-//! What of the host a run sees besides the project: directories that outlive it, files that are named, a worktree's
-//! repository; and what it may not leave behind unseen.
+//! The parts of the host that a run sees in addition to the project: persistent directories, named files, a worktree's repository; and the
+//! changes that it must not leave unreported.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -152,7 +152,7 @@ fn caches_and_state_are_a_projects_own_unless_it_says_otherwise() {
     let silo = project(settings);
     let _ = sh(&silo, "echo one | tee ~/.cache/x/file ~/.login/file /opt/all/file; echo gone > ~/file");
     assert_eq!(sh(&silo, "cat ~/.cache/x/file ~/.login/file /opt/all/file; ls ~"), "one\none\none\n");
-    // Another project cannot poison them, and neither can another tool of this one; what is for all is for all.
+    // Neither another project nor another tool of this one can poison them; directories for all projects are shared.
     let other = project(settings);
     assert_eq!(
         sh(&other, "ls -A ~/.cache/x ~/.login; cat /opt/all/file"),
@@ -162,12 +162,12 @@ fn caches_and_state_are_a_projects_own_unless_it_says_otherwise() {
         silo.ok(["run", "--shim", "sh", "python", "-c", "ls -A ~ ~/.cache"]).replace(&silo.home().display().to_string(), ""),
         ":\n.cache\n\n/.cache:\npip\n"
     );
-    // What is for all projects is asked about.
+    // A directory for all projects needs approval.
     let asked = Silo::shared(As::Me);
     fs::write(asked.project().join("silo.toml"), settings).expect("our own project");
     let refused = asked.run(["sh", "-c", "true"]);
     assert!(refused.code == 125 && refused.err.contains(" sh has the same /opt/all in all projects\n"), "{refused:?}");
-    // Nobody else of the machine can look.
+    // No other user of the machine can read it.
     let kept = silo.path("kept/projects");
     assert_eq!(fs::metadata(kept).expect("there").mode() & 0o777, 0o700);
 }
@@ -318,7 +318,7 @@ fn a_worktree_sees_its_repository_but_cannot_change_its_hooks() {
     assert!(inside.out.starts_with("ref:written\n") && inside.out.contains("No such file"), "{inside:?}");
     assert_eq!(inside.err.matches("Read-only file system").count(), 1, "{inside:?}");
     assert!(inside.err.contains("packed-refs is not a ref and was not imported"), "{inside:?}");
-    // What was written there stays inside, but for the ref.
+    // Changes there stay inside, except the ref.
     assert!(!common.join("hooks/pre-commit").exists() && !common.join("packed-refs").exists());
     let left = ["config", "worktrees/tree/commondir"].map(|name| fs::read_to_string(common.join(name)).expect("there"));
     assert!(left.iter().all(|text| !text.contains("evil")), "{left:?}");

@@ -1,4 +1,4 @@
-//! Snapshots of machines: what goes on from one is a machine of its own, and what is of no use is not used.
+//! VM snapshots: each restored VM has its own identity, and invalid snapshots are not used.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -69,7 +69,7 @@ fn taken(silo: &Silo, place: &Path) -> PathBuf {
     kept(place).remove(0)
 }
 
-/// What a machine that goes on says of itself: random numbers of three kinds, and its clock in seconds.
+/// The identity of a restored VM: random numbers of three kinds, and its clock in seconds.
 const OWN: &str = "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /proc/sys/kernel/random/uuid; \
     cat /proc/sys/kernel/random/boot_id; date +%s";
 

@@ -43,7 +43,7 @@ pub fn place() -> Place {
         assert_eq!(installed.code, 0, "{installed:?}");
         silo.offer_downloads();
         if in_machines() {
-            // What is made once is told once, and no screen is to have it.
+            // One-time messages must not appear on the tested screen.
             let _ = silo.ok(["run", "--tier", "vm", "--cold", "screen", "-c", "true"]);
         }
         home

@@ -123,7 +123,7 @@ impl Session {
         self.signal("WINCH");
     }
 
-    /// Changes the size of a terminal that controls who has it, who is told by the kernel then.
+    /// Resizes a terminal; the kernel signals its foreground process group.
     pub fn resize_controlled(&self, to: Winsize) {
         tcsetwinsize(&self.master, to).expect("set");
     }
