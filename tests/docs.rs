@@ -116,19 +116,31 @@ fn links_and_anchors_of_the_docs_resolve() {
     assert!(count > 100, "only {count} links were found");
 }
 
-/// Paths in code spans that end like a source file: relative to the top directory or to `src/`.
+/// Paths in code spans that end like a source file, or are below a folder of the source: relative to the top directory or to `src/`.
 #[test]
 fn files_named_in_the_docs_exist() {
+    let folders: BTreeSet<String> = [root().to_owned(), root().join("src")]
+        .iter()
+        .flat_map(|dir| fs::read_dir(dir).expect("our own directory").flatten())
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     let mut missing = Vec::new();
     let mut count = 0;
     for (page, text) in pages() {
         for word in text.split('`').skip(1).step_by(2) {
-            let is_path = word.contains('/') && (word.ends_with(".rs") || word.ends_with(".py"));
+            let first = word.split('/').next().unwrap_or_default();
+            let is_folder = word.ends_with('/') && word.matches('/').count() > 1 && folders.contains(first);
+            let is_path = is_folder || word.contains('/') && (word.ends_with(".rs") || word.ends_with(".py"));
             if !is_path || !word.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-".contains(letter)) {
                 continue;
             }
             count += 1;
-            if !["", "src", "docs/.."].iter().any(|place| root().join(place).join(word).is_file()) {
+            let is_there = |place: &&str| {
+                let path = root().join(place).join(word);
+                if is_folder { path.is_dir() } else { path.is_file() }
+            };
+            if !["", "src"].iter().any(|place| is_there(&place)) {
                 missing.push(format!("{}: {word}", page.display()));
             }
         }
