@@ -154,6 +154,55 @@ fn merge(path: &str, kind: &str) -> &'static str {
     }
 }
 
+/// Every command with its arguments and options, from the definition that parses them.
+#[test]
+fn the_command_page_is_generated_from_the_definition() {
+    fn section(command: &mut clap::Command, name: &str, page: &mut String) {
+        let text = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
+        let usage = command.render_usage().to_string();
+        page.push_str(&format!("\n## {name}\n\n{text}\n\n```text\n{}\n```\n", usage.trim_start_matches("Usage: ")));
+        let arguments: Vec<&clap::Arg> = command.get_arguments().filter(|one| !one.is_hide_set() && one.get_id() != "help").collect();
+        if !arguments.is_empty() {
+            page.push_str("\n| argument | meaning |\n|---|---|\n");
+        }
+        for argument in arguments {
+            let meaning = argument.get_help().or_else(|| argument.get_long_help()).map(ToString::to_string).unwrap_or_default();
+            let short = argument.get_short().map(|letter| format!("`-{letter}`, ")).unwrap_or_default();
+            let values = argument.get_value_names().unwrap_or_default().join(" ");
+            let name = match argument.get_long() {
+                Some(long) if argument.get_action().takes_values() => format!("`--{long} <{values}>`"),
+                Some(long) => format!("`--{long}`"),
+                None => format!("`<{values}>`"),
+            };
+            page.push_str(&format!("| {short}{} | {} |\n", name.replace('|', "\\|"), meaning.replace('\n', " ").replace('|', "\\|")));
+        }
+        for inner in command.get_subcommands_mut().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
+            let name = format!("{name} {}", inner.get_name());
+            section(inner, &name, page);
+        }
+    }
+    let mut command = silo::cli::command();
+    command.build();
+    let mut page = "# Commands\n\nA test generates this page from the definition that parses the command line \
+        (`the_command_page_is_generated_from_the_definition`). `silo help COMMAND` prints the same text, and `silo man` the manual pages.\n"
+        .to_owned();
+    section(&mut command, "silo", &mut page);
+    assert!(page.contains("\n## silo install\n") && page.contains("\n## silo config network allow\n"), "{page}");
+    golden("../../docs/commands.md", &page);
+}
+
+/// The page explains keys at more length than the schema does, and must have each.
+#[test]
+fn every_recipe_key_is_on_its_page() {
+    let schema: Value = serde_json::from_str(&Silo::new().ok(["schema", "recipe"])).expect("a schema");
+    let mut rows = BTreeMap::new();
+    walk(&schema, &schema, "", 0, &mut rows);
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipe.md")).expect("a page");
+    let named = |key: &String| key.trim_end_matches(".<name>").replace("versions.<name>", "versions.<version>");
+    let missing: Vec<String> = rows.keys().map(named).filter(|key| !page.contains(&format!("| `{key}` |"))).collect();
+    assert!(rows.len() > 20 && missing.is_empty(), "docs/recipe.md has no row for {missing:?}");
+}
+
 /// Tests and probes that pages cite as evidence.
 #[test]
 fn names_in_the_docs_exist() {
