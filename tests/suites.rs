@@ -173,6 +173,27 @@ fn an_archive_without_its_key_and_missing_packages_are_refused() {
     }
 }
 
+/// Firmware is in a component of its own since bookworm; its packages come only to who names the component.
+#[test]
+fn packages_of_non_free_firmware_come_with_their_component() {
+    let silo = Silo::seeded();
+    let recipe = |components: &str| {
+        format!(
+            "command = [\"sh\"]\n[debian]\nsuite = \"trixie\"\ncomponents = [{components}]\npackages = [\"dash\", \"firmware-ath9k-htc\", \"amd64-microcode [amd64]\"]\n"
+        )
+    };
+    silo.write(".silo/recipes/firmware.toml", &recipe("\"main\""));
+    let refused = silo.fails(["lock", "firmware"]);
+    assert!(refused.err.contains("amd64-microcode"), "{refused:?}");
+    silo.write(".silo/recipes/firmware.toml", &recipe("\"main\", \"non-free-firmware\""));
+    let _ = silo.ok(["install", "--quiet", "firmware"]);
+    let lock = fs::read_to_string(silo.path("recipes/firmware.lock")).expect("a lock");
+    assert!(lock.contains("pool/non-free-firmware/"), "{lock}");
+    let said = silo.ok(["firmware", "-c", "dpkg --audit; dpkg --verify; ls -d /usr/lib/firmware/ath9k_htc"]);
+    assert_eq!(said, "/usr/lib/firmware/ath9k_htc\n");
+    silo.offer_downloads();
+}
+
 /// Keys, cookies and identities that scripts make up, and two homes that make one image all the same.
 #[test]
 fn no_image_contains_generated_secrets() {

@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{As, Silo, done};
+use crate::support::{As, Silo, done, is_root, skip};
 
 #[test]
 fn words_of_other_programs_and_slips_lead_to_the_command() {
@@ -102,6 +102,67 @@ fn doctor_explains_an_unwritable_home() {
     // Root writes there all the same.
     assert!(said.out.contains("kernel") && said.out.contains("silo's home: "), "{said:?}");
     assert!(said.code == 0 || said.out.contains("missing  silo's home"), "{said:?}");
+}
+
+/// Commands that read work in a home on a read-only file system; the others say what to do, and write nothing.
+#[test]
+fn a_read_only_home_is_read_and_named() {
+    let silo = Silo::seeded();
+    let _ = silo.ok(["install", "--quiet", "sh"]);
+    let flags = if is_root() { "-m" } else { "-rm" };
+    let read_only = r#"mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 99; shift; exec "$@""#;
+    let in_it = |words: &[&str]| {
+        let command = silo.command(words.iter().copied());
+        let mut outer = Command::new("unshare");
+        outer.args([flags, "sh", "-c", read_only, "sh"]).arg(silo.path("")).arg(command.get_program()).args(command.get_args());
+        outer.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        outer.current_dir(command.get_current_dir().expect("a project"));
+        done(&mut outer)
+    };
+    let first = in_it(&["list"]);
+    if first.code == 99 || first.err.contains("unshare") {
+        return skip("nobody may mount here");
+    }
+    let tar = silo.project().with_file_name("read-only.tar");
+    let tar = tar.to_str().expect("text");
+    let reading: [&[&str]; 14] = [
+        &["list"],
+        &["show", "sh"],
+        &["current"],
+        &["which", "sh"],
+        &["why", "sh", "/bin/sh"],
+        &["graph", "sh"],
+        &["diff", "sh", "sh"],
+        &["log", "sh"],
+        &["sbom", "sh"],
+        &["verify"],
+        &["export", "sh", "--rootfs", tar],
+        &["cache", "list"],
+        &["projects", "ls"],
+        &["config", "show"],
+    ];
+    for words in reading {
+        let read = in_it(words);
+        assert!(read.code == 0 && !read.err.contains("Read-only"), "{words:?}: {read:?}");
+    }
+    let doctor = in_it(&["doctor"]);
+    assert!(doctor.out.contains("kernel") && doctor.out.contains("silo's home"), "{doctor:?}");
+    let writing: [&[&str]; 8] = [
+        &["sh", "-c", "true"],
+        &["use", "python"],
+        &["add", "jq", "--for", "sh"],
+        &["install", "node"],
+        &["uninstall", "sh"],
+        &["gc"],
+        &["init", "--tool", "sh", "--no-interactive"],
+        &["doctor", "--fix"],
+    ];
+    for words in writing {
+        let refused = in_it(words);
+        assert!(refused.code != 0 && refused.err.contains("Read-only file system"), "{words:?}: {refused:?}");
+        assert!(refused.err.contains("hint: ") && !refused.err.contains("internal error"), "{words:?}: {refused:?}");
+    }
+    assert_eq!(fs::read_dir(silo.project()).expect("our own project").count(), 0, "nothing was written by halves");
 }
 
 #[test]

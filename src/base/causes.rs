@@ -25,7 +25,22 @@ pub fn is_out_of_processes(error: &(dyn Error + 'static)) -> bool {
 
 /// Returns true if some cause is a full disk.
 pub fn is_full_disk(error: &(dyn Error + 'static)) -> bool {
-    chain(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull))
+    has_kind(error, io::ErrorKind::StorageFull)
+}
+
+/// Returns true if some cause is a read-only file system.
+pub fn is_read_only(error: &(dyn Error + 'static)) -> bool {
+    has_kind(error, io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Returns true if some cause is the system's refusal to open or change a file of this user.
+pub fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let denied = |error: &io::Error| error.raw_os_error().is_some() && error.kind() == io::ErrorKind::PermissionDenied;
+    chain(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(denied))
+}
+
+fn has_kind(error: &(dyn Error + 'static), kind: io::ErrorKind) -> bool {
+    chain(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind))
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -37,9 +37,9 @@ impl Failure {
         Failure { messages: vec![message.into()], hint: Some(hint.into()), code: USAGE, parts: Vec::new() }
     }
 
-    /// An error without a hint.
+    /// An error without a hint of its own.
     pub fn other(error: impl Error + 'static) -> Failure {
-        Failure { messages: causes::of(&error), hint: None, code: FAILED, parts: Vec::new() }
+        Failure::hinted(&error, None)
     }
 
     /// A problem described by its message, with a hint.
@@ -96,14 +96,23 @@ impl Failure {
     }
 
     fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
-        Failure { messages: causes::of(error), hint: hint.or_else(|| space_hint(error)), code: FAILED, parts: Vec::new() }
+        Failure { messages: causes::of(error), hint: hint.or_else(|| system_hint(error)), code: FAILED, parts: Vec::new() }
     }
 }
 
-/// Hint for a full disk or a process limit among the causes.
-fn space_hint(error: &(dyn Error + 'static)) -> Option<String> {
+/// Hint for a full or read-only disk, missing permissions or a process limit among the causes.
+fn system_hint(error: &(dyn Error + 'static)) -> Option<String> {
     if causes::is_full_disk(error) {
         return Some("free some space, then run the same command again".to_owned());
+    }
+    if causes::is_read_only(error) {
+        let hint = "make that file system writable, or set HOME to a directory that is; commands that only read images work without";
+        return Some(hint.to_owned());
+    }
+    if causes::is_denied(error) {
+        let hint =
+            "check the owner and the permissions of that path, or set HOME to a directory of your own; `silo doctor` checks the rest";
+        return Some(hint.to_owned());
     }
     let limits = "end other programs, or raise the limit of processes (`ulimit -u`, or pids.max of the control group)";
     causes::is_out_of_processes(error).then(|| limits.to_owned())
@@ -376,7 +385,7 @@ fn build_hint(error: &silo_build::Error) -> Option<String> {
             Some("the file was removed; run the command again to fetch it".to_owned())
         }
         // The first error that has a hint decides; a full disk has its own hint.
-        silo_build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| space_hint(error))),
+        silo_build::Error::Several(errors) => errors.iter().find_map(|error| build_hint(error).or_else(|| system_hint(error))),
         _ => None,
     }
 }

@@ -19,6 +19,8 @@ pub struct Commands {
     pub is_default: bool,
     /// Other commands, by their typed name.
     pub shims: BTreeMap<String, Vec<String>>,
+    /// Commands of the tools that this tool is built on. They are in its image, but they are no names of this tool.
+    pub inherited: BTreeMap<String, Vec<String>>,
 }
 
 /// The candidate tools with their commands, by name.
@@ -112,12 +114,13 @@ fn find<'a>(word: &str, known: &'a Known) -> Result<(&'a str, &'a Commands, bool
 fn sibling<'a>(tool: &str, commands: &'a Commands, first: Option<&OsString>) -> Option<&'a [String]> {
     let runs_anyway = |first: &str| first == tool || commands.command.first().is_some_and(|own| own == first);
     let first = first?.to_str().filter(|first| commands.is_default || !runs_anyway(first))?;
-    commands.shims.get(first).map(Vec::as_slice)
+    commands.shims.get(first).or_else(|| commands.inherited.get(first)).map(Vec::as_slice)
 }
 
 /// Returns another tool that has the first argument as a command, if this tool does not have it.
 fn elsewhere(tool: &str, commands: &Commands, known: &Known, first: Option<&OsString>) -> Option<String> {
-    let first = first?.to_str().filter(|first| *first != tool && !commands.shims.contains_key(*first))?;
+    let has_it = |first: &str| commands.shims.contains_key(first) || commands.inherited.contains_key(first);
+    let first = first?.to_str().filter(|first| *first != tool && !has_it(first))?;
     let has = |commands: &Commands| commands.shims.contains_key(first);
     known.iter().find(|(name, commands)| name.as_str() == first || has(commands)).map(|(name, _)| name.clone())
 }
@@ -172,6 +175,8 @@ mod tests {
         let words = ["python", "-m", "IPython"].map(str::to_owned).to_vec();
         known.get_mut("python").expect("there").shims.insert("ipython".to_owned(), words);
         known.insert("server".to_owned(), Commands { arguments: vec!["--port".to_owned(), "80".to_owned()], ..commands("serve", &[]) });
+        let inherited = commands("", &["node", "npm", "browser"]).shims;
+        known.insert("browser".to_owned(), Commands { inherited, ..commands("browser", &["browser"]) });
         known.insert("image".to_owned(), Commands { is_default: true, ..commands("sh", &["sh", "ls"]) });
         known
     }
@@ -208,6 +213,9 @@ mod tests {
             (&["image", "-c", "x"], "image: sh -c x"),
             (&["image", "ls", "/"], "image: ls /"),
             (&["image", "sh", "-c", "x"], "image: sh -c x"),
+            (&["browser", "node", "s.js"], "browser: node s.js"),
+            (&["browser", "npm", "ci"], "browser: npm ci"),
+            (&["browser", "browser"], "browser: browser browser"),
             (&["py"], "Several([\"python\", \"python2\"])"),
             (&["ruby"], "Unknown"),
         ] {

@@ -1,5 +1,6 @@
 //! Finds the tool and the program of a command line.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -150,12 +151,31 @@ fn commands(view: View<'_>, table: &Table, tool: &str, no_project: bool) -> (Opt
         arguments: recipe.run.arguments.clone().unwrap_or_default(),
         is_default: recipe.image.is_some() && recipe.run.arguments.is_none(),
         shims: recipe.run.shims.clone(),
+        inherited: inherited(view, recipe),
     });
     if let Some(entry) = table.get(tool) {
         let aliases = entry.shims.keys().filter_map(|name| Some((name.clone(), entry.alias(name)?.to_vec())));
         commands.shims.extend(aliases);
     }
     (recipe, commands)
+}
+
+/// Returns the commands of the tools that a recipe requires, directly or not.
+fn inherited(view: View<'_>, recipe: &Recipe) -> BTreeMap<String, Vec<String>> {
+    let mut commands = BTreeMap::new();
+    let (mut queue, mut seen) = (recipe.requires.clone(), BTreeSet::new());
+    while let Some(required) = queue.pop() {
+        if !seen.insert(required.clone()) {
+            continue;
+        }
+        // A required recipe that cannot be read is an error when the tool is built.
+        let Ok(below) = catalog::find(view.places, &required) else { continue };
+        queue.extend(below.recipe.requires);
+        for (name, words) in below.recipe.run.shims {
+            commands.entry(name).or_insert(words);
+        }
+    }
+    commands
 }
 
 /// Adds the program that the first argument names, if the image's own command is only a default.

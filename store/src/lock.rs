@@ -58,7 +58,7 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Takes the shared lock; waits for a running collection.
 pub fn share(store: &Store) -> Result<SharedLock, PathError> {
     let path = store.store_lock();
-    let held = Held::shared(open(&path)?).map_err(at("lock", &path))?;
+    let held = Held::shared(private::open_lock(&path).map_err(at("open", &path))?).map_err(at("lock", &path))?;
     Ok(SharedLock { _held: held })
 }
 

@@ -42,6 +42,14 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
 }
 
+/// Opens a lock file; creates it if missing. One on a read-only file system is opened for reading, which is enough to lock it.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    match open(path) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(path).map_err(|_| error),
+        opened => opened,
+    }
+}
+
 /// Creates or truncates a file for writing.
 pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)

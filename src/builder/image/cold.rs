@@ -27,6 +27,10 @@ pub fn warm(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), Error> {
     let broken = |source: Box<dyn std::error::Error + Send + Sync>| Error::Compose { id, source };
+    // A lock file needs a home that can be written; a root that is there needs none.
+    if root(home, id).exists() {
+        return Ok(());
+    }
     // Two concurrent runs of a cold tool rebuild once: the second waits here and then finds the root.
     let _one = lock::build(store, shared, &id.digest()).map_err(|error| broken(Box::new(error)))?;
     let place = root(home, id);
