@@ -162,6 +162,27 @@ fn every_page_is_in_the_summary() {
     }
 }
 
+#[test]
+fn packages_use_only_those_below_them_in_the_table() {
+    let page = fs::read_to_string(root().join("docs/architecture.md")).expect("the page");
+    let mut table: Vec<(&str, String)> = Vec::new();
+    for line in page.lines().filter(|line| line.starts_with("| `silo")) {
+        let cells: Vec<&str> = line.split('`').collect();
+        let folder = if cells[1] == "silo" { ".".to_owned() } else { cells[3].trim_end_matches('/').to_owned() };
+        table.push((cells[1], folder));
+    }
+    assert!(table.len() > 8, "{table:?}");
+    for (place, (name, folder)) in table.iter().enumerate() {
+        let manifest = [folder.clone(), format!("src/{folder}")].map(|dir| root().join(dir).join("Cargo.toml"));
+        let text = manifest.iter().find_map(|path| fs::read_to_string(path).ok()).expect("the package has a manifest");
+        let text = text.split("[dependencies]").nth(1).unwrap_or_default();
+        let uses = text.lines().take_while(|line| !line.starts_with('[')).filter_map(|line| line.split(['.', ' ', '=']).next());
+        for used in uses.filter(|used| used.starts_with("silo-")) {
+            assert!(table[place + 1..].iter().any(|(below, _)| *below == used), "{name} uses {used}, which is not below it in the table");
+        }
+    }
+}
+
 /// Returns the first sentence of a file's `//!` comment, on one line.
 fn first_sentence(text: &str) -> String {
     let lines = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).take_while(|line| !line.is_empty());
