@@ -6,7 +6,7 @@ use silo_base::plain;
 use silo_model::config::edit::NewStep;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file::{check_grants, check_packages};
+use silo_model::recipe::check::{check_grants, check_packages};
 use silo_tool::definition::Scope;
 use silo_tool::settings_file;
 

@@ -12,7 +12,7 @@ use silo_launch::spec::Access;
 use silo_model::config::edit::NewStep;
 use silo_model::document;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file::check_grants;
+use silo_model::recipe::check::check_grants;
 use silo_tool::definition::{self, Scope};
 use silo_tool::kept::Keeper;
 use silo_tool::{record, settings_file};
@@ -175,7 +175,7 @@ fn all(globals: &Globals, setting: &mut Setting, args: &Args, scope: Scope) -> R
     for tool in tools {
         let target = Target { tool: tool.clone(), scope, anew: args.rerun, frozen: args.frozen };
         if let Err(failure) = overlay::apply(globals, setting, &target, None) {
-            failure.report();
+            ui::report(&failure);
             failed.push(tool);
         }
     }

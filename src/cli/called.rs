@@ -22,7 +22,7 @@ use silo_tool::shims;
 use super::context::Globals;
 use super::error::Failure;
 use super::run::SILO_FAILED;
-use super::{env, run, trust};
+use super::{env, run, trust, ui};
 
 /// A shell's exit codes for a program that was not found and for one that cannot be executed.
 const NOT_FOUND: u8 = 127;
@@ -46,7 +46,7 @@ pub fn by_another_name(args: &[OsString]) -> Option<ExitCode> {
             shim(&home, name, args)?
         }
     };
-    Some(done.unwrap_or_else(|failure| failure.report()))
+    Some(done.unwrap_or_else(|failure| ui::report(&failure)))
 }
 
 /// Returns the shim's name from the launcher's argument, and the arguments from the launcher's own path on.

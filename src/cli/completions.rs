@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::error::Failure;
-use super::ui;
+use super::{definition, ui};
 
 /// Print completions for a shell
 #[derive(clap::Args)]
@@ -14,7 +14,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut super::command(), "silo", &mut text);
+    clap_complete::generate(args.shell, &mut definition::command(), "silo", &mut text);
     ui::data(&String::from_utf8_lossy(&text))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use silo_base::plain;
 use silo_model::ecosystem;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file::{self, check_denials, check_grants, check_name};
+use silo_model::recipe::check::{check_denials, check_grants, check_name};
 use silo_tool::definition::Scope;
 use silo_tool::ecosystems;
 use silo_tool::record;
@@ -93,7 +93,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn check(change: &Change, names: fn(&'static str, &[String]) -> Result<(), file::Error>) -> Result<(), Failure> {
+fn check(change: &Change, names: fn(&'static str, &[String]) -> Result<(), silo_model::recipe::error::Error>) -> Result<(), Failure> {
     if let Some(tool) = &change.tool {
         check_name(tool).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_base::plain;
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
 use silo_tool::record::{self, Installed};
 use silo_tool::shim::choice::Claims;

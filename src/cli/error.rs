@@ -1,17 +1,12 @@
 //! Errors as shown to the user: message with causes, hint, exit code.
 
 use std::error::Error;
-use std::process::ExitCode;
 
 use silo_base::causes;
 
 use silo_model::document;
 
-use silo_base::plain;
-
 use silo_model::recipe;
-
-use super::ui;
 
 /// A command that failed.
 #[derive(Debug)]
@@ -80,19 +75,14 @@ impl Failure {
         self
     }
 
-    /// Prints the failure and returns the exit code.
-    pub fn report(&self) -> ExitCode {
-        ui::line(&format!("silo: {}", ui::message(&self.message())));
-        for (tool, failure) in &self.parts {
-            ui::line(&format!("  {}: {}", plain::line(tool), ui::message(&failure.message())));
-            if let Some(hint) = &failure.hint {
-                ui::line(&format!("    hint: {}", ui::message(hint)));
-            }
-        }
-        if let Some(hint) = &self.hint {
-            ui::line(&format!("  hint: {}", ui::message(hint)));
-        }
-        ExitCode::from(self.code)
+    /// Returns the failures of single tools.
+    pub fn parts(&self) -> &[(String, Failure)] {
+        &self.parts
+    }
+
+    /// Returns the exit code.
+    pub fn code(&self) -> u8 {
+        self.code
     }
 
     fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {

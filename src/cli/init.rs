@@ -13,7 +13,7 @@ use silo_model::config::edit::Document;
 use silo_model::document;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file::check_variables;
+use silo_model::recipe::check::check_variables;
 use silo_model::recipe::versions::is_version;
 use silo_tool::journal::{self, Change};
 use silo_tool::{record, trust};

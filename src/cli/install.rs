@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use silo_base::amount;
 use silo_model::oci::reference;
-use silo_model::recipe::file::check_grants;
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_grants;
+use silo_model::recipe::check::check_name;
 use silo_tool::adopt;
 use silo_tool::collect;
 use silo_tool::install::{self, Outcome, Wish};
@@ -14,7 +14,7 @@ use silo_tool::shims as tool_shims;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{env, reserved, shims, tier, ui};
+use super::{env, older, shims, tier, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -149,7 +149,7 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
         None => (spec, None),
     };
     check_name(name).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
-    if reserved().iter().any(|word| word == name) {
+    if older::reserved().iter().any(|word| word == name) {
         return Err(Failure::usage(
             format!("\"{name}\" is a command of silo and cannot be a tool"),
             "`silo list --available` shows the tools",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_tool::definition::{self, Scope};
-use silo_tool::locking::{self, Resolving};
+use silo_tool::locking::{self};
 use silo_tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting};
@@ -67,9 +67,4 @@ fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failur
     })?;
     ui::data(&line)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Allows new locks unless `--frozen` is set.
-pub fn resolving(frozen: bool) -> Resolving {
-    if frozen { Resolving::Frozen } else { Resolving::Allowed }
 }

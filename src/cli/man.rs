@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::error::Failure;
-use super::ui;
+use super::{definition, ui};
 
 /// Print the manual, or write one page per command
 #[derive(clap::Args)]
@@ -16,12 +16,12 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match &args.dir {
-        Some(dir) => clap_mangen::generate_to(super::command(), dir).map_err(|error| {
+        Some(dir) => clap_mangen::generate_to(definition::command(), dir).map_err(|error| {
             Failure::found(format!("cannot write the manual to {}: {error}", dir.display()), "name a directory that exists")
         })?,
         None => {
             let mut text = Vec::new();
-            clap_mangen::Man::new(super::command()).render(&mut text).map_err(Failure::other)?;
+            clap_mangen::Man::new(definition::command()).render(&mut text).map_err(Failure::other)?;
             ui::data(&String::from_utf8_lossy(&text))?;
         }
     }

@@ -1,9 +1,12 @@
 //! The command line: one definition for parsing, help, manual and completions; one file per command.
 
-mod env;
+mod definition;
 mod error;
+
+mod env;
 mod overheard;
 mod screen;
+
 mod ui;
 
 mod progress;
@@ -142,6 +145,7 @@ enum Command {
 /// Runs a command line. `args[0]` is the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     ui::report_panics();
+    definition::register(command);
     if let Some(code) = called::by_another_name(&args) {
         return code;
     }
@@ -163,7 +167,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     progress::leave();
     match done {
         Ok(code) => code,
-        Err(failure) => failure.report(),
+        Err(failure) => ui::report(&failure),
     }
 }
 
@@ -183,18 +187,10 @@ fn report_usage(args: &[OsString], error: &clap::Error) {
 }
 
 /// Definition of the command line.
-pub fn command() -> clap::Command {
+fn command() -> clap::Command {
     let command = Cli::command();
     let template = groups::template(&command);
     command.help_template(template)
-}
-
-/// Returns the names that no tool can have, because they are commands.
-fn reserved() -> Vec<String> {
-    let definition = command();
-    let names = definition.get_subcommands().flat_map(|command| command.get_name_and_visible_aliases());
-    let names: Vec<String> = names.map(str::to_owned).collect();
-    names.into_iter().chain(older::words().chain(["help", "version"]).map(str::to_owned)).collect()
 }
 
 /// Returns the name of a command that works by itself, so that it gives a sign of life each second. The others start programs, serve or ask.
@@ -328,6 +324,7 @@ mod tests {
     }
 
     fn told(words: &[String]) -> String {
+        definition::register(command);
         let args = ["silo".to_owned()].iter().chain(words).map(OsString::from).collect();
         let matches = match command().try_get_matches_from(older::translated(args)) {
             Ok(matches) => matches,
@@ -366,7 +363,8 @@ mod tests {
 
     #[test]
     fn commands_are_reserved() {
-        let reserved = reserved();
+        definition::register(command);
+        let reserved = older::reserved();
         for word in ["run", "add", "pin", "unpin", "clean", "projects", "shellenv", "shim", "which", "setup", "pull", "help", "version"] {
             assert!(reserved.iter().any(|reserved| reserved == word), "{word}");
         }

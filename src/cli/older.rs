@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use silo_model::document;
 
-use super::ui;
+use super::{definition, ui};
 
 /// A renamed command.
 struct Older {
@@ -57,7 +57,7 @@ pub fn meant(word: &str) -> Option<String> {
     if let Some((_, command)) = CUSTOMARY.iter().find(|(customary, _)| *customary == word) {
         return Some((*command).to_owned());
     }
-    let definition = super::command();
+    let definition = definition::command();
     let commands: Vec<&str> = definition.get_subcommands().filter(|command| !command.is_hide_set()).map(clap::Command::get_name).collect();
     document::nearest(word, &commands).filter(|near| near.len() > 2).map(str::to_owned)
 }
@@ -65,6 +65,14 @@ pub fn meant(word: &str) -> Option<String> {
 /// Returns the first words of old commands; no tool can have these names.
 pub fn words() -> impl Iterator<Item = &'static str> {
     OLDER.iter().map(|older| older.was[0])
+}
+
+/// Returns the names that no tool can have, because they are commands.
+pub fn reserved() -> Vec<String> {
+    let definition = definition::command();
+    let names = definition.get_subcommands().flat_map(|command| command.get_name_and_visible_aliases());
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    names.into_iter().chain(words().chain(["help", "version"]).map(str::to_owned)).collect()
 }
 
 /// Translates an old command line, and notes the new spelling.
@@ -123,7 +131,7 @@ fn build_order(args: Vec<OsString>, at: usize) -> Vec<OsString> {
 
 /// Returns `None` if the word is no option of `build`, else true if the next word is its value.
 fn option(word: &str) -> Option<bool> {
-    let definition = super::command();
+    let definition = definition::command();
     let build = definition.find_subcommand("build")?;
     let name = word.strip_prefix("--")?;
     let (name, has_value) = name.split_once('=').map_or((name, false), |(name, _)| (name, true));

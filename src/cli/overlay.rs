@@ -13,7 +13,7 @@ use silo_tool::sync::{self, Wish};
 
 use super::context::{Globals, Setting, setting_with};
 use super::error::Failure;
-use super::lock::resolving;
+use super::sync::resolving;
 use super::{install as install_command, sync as sync_command, trust, ui};
 
 /// A tool to build.

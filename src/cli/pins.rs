@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use silo_base::home::PROJECT_LOCK;
 use silo_base::plain;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 use silo_model::recipe::versions::is_version;
 use silo_tool::definition::Scope;
 use silo_tool::journal::Change;

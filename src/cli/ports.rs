@@ -7,7 +7,7 @@ use clap::Subcommand;
 use silo_base::grant::Port;
 use silo_base::plain;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 use silo_tool::definition::Scope;
 use silo_tool::settings_file;
 use silo_tool::trust::exposure;

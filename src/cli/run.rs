@@ -19,7 +19,6 @@ use silo_launch::spec::Spec;
 use silo_launch::{Exit, Phase, again};
 use silo_model::config::Tier;
 use silo_model::recipe::catalog;
-use silo_model::recipe::file;
 use silo_tool::shim::choice::Why;
 
 use super::context::{Globals, Setting, setting};
@@ -117,7 +116,7 @@ impl Visible {
 /// Parses `NAME` or `NAME=VALUE`.
 fn variable(text: &str) -> Result<(String, Option<String>), String> {
     let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
-    file::check_variables("--env", [name.to_owned()].iter()).map_err(|error| error.to_string())?;
+    silo_model::recipe::check::check_variables("--env", [name.to_owned()].iter()).map_err(|error| error.to_string())?;
     Ok((name.to_owned(), value))
 }
 
@@ -238,7 +237,7 @@ pub(super) fn launched(
     let mut timing = Timing::begin(visible.timing, visible.trace.take().as_deref())?;
     let setting = setting(globals)?;
     timing.done("settings read");
-    file::check_grants("--allow", &visible.allow)
+    silo_model::recipe::check::check_grants("--allow", &visible.allow)
         .map_err(|error| Failure::usage(error.to_string(), "as in --allow db.example.com:5432"))?;
     let target = find(&setting, &visible)?;
     if !visible.no_project {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use silo_base::plain;
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
 use silo_tool::shim::table::{self, Entry, Shim};
 use silo_tool::shim::{launchers, search};

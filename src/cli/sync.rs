@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::plain;
+use silo_tool::locking::Resolving;
 use silo_tool::sync::{self, Done, Synced, Wish};
 
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
-use super::lock::resolving;
 use super::{tier, trust, ui};
 
 /// Lock and build the project's tools as silo.toml and silo.lock define them
@@ -105,4 +105,9 @@ fn json(one: &Synced) -> serde_json::Value {
 /// Combines the failures of all tools.
 fn failures(all: &[Synced]) -> Option<Failure> {
     Failure::of_several(all.iter().filter_map(|one| Some((one.tool.as_str(), one.outcome.as_ref().err()?))).collect())
+}
+
+/// Allows new locks unless `--frozen` is set.
+pub fn resolving(frozen: bool) -> Resolving {
+    if frozen { Resolving::Frozen } else { Resolving::Allowed }
 }

@@ -7,6 +7,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,6 +68,21 @@ pub fn note(text: &str) {
 /// Writes a line to standard error; a failed write is ignored.
 pub fn line(text: &str) {
     above(|| drop(writeln!(io::stderr(), "{}", plain::text(text))));
+}
+
+/// Prints a failure and returns its exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    line(&format!("silo: {}", message(&failure.message())));
+    for (tool, failure) in failure.parts() {
+        line(&format!("  {}: {}", plain::line(tool), message(&failure.message())));
+        if let Some(hint) = failure.hint() {
+            line(&format!("    hint: {}", message(hint)));
+        }
+    }
+    if let Some(hint) = failure.hint() {
+        line(&format!("  hint: {}", message(hint)));
+    }
+    ExitCode::from(failure.code())
 }
 
 /// Indents all lines of a message but the first, so that none looks like a line of Silo's own.

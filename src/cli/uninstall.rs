@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 use silo_tool::install;
 
 use super::context::{Globals, setting};

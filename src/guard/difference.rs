@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use silo_base::plain;
 
-use super::Guards;
+use super::guards::Guards;
 use super::list::Act;
 use super::print::Content;
 

@@ -5,9 +5,11 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::error::Error;
+use super::guards::{Guards, Obeyed};
+use super::links;
 use super::list::{self, Act};
 use super::print::{Content, Known, Printer};
-use super::{Error, Guards, Obeyed, links};
 use crate::git::dir::{Dir, Kind};
 
 /// Rounds of following symlinks, each from the paths found in the previous one.

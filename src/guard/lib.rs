@@ -18,7 +18,12 @@ pub mod git;
 
 mod links;
 pub mod list;
+
+mod error;
+
 mod print;
+
+mod guards;
 
 mod find;
 
@@ -30,74 +35,10 @@ pub mod difference;
 
 pub mod watch;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
-use list::Act;
-use print::Print;
-
+pub use error::Error;
 pub use find::{Asked, look};
+pub use guards::{Guards, Obeyed};
 pub use links::within;
 
 /// Default of `mount.maxGuarded`: maximum number of guarded or compared paths.
 pub const MAX_GUARDED: usize = 8192;
-
-/// Error of a scan.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The project has too many such files.
-    #[error("programs of this machine act on more than {most} files and directories of the project, and each needs a guard")]
-    TooMany {
-        /// Limit.
-        most: usize,
-    },
-    /// The project cannot be read.
-    #[error("cannot scan {path}", path = .path.display())]
-    Project {
-        /// Project directory.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-}
-
-/// A path that host programs act on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obeyed {
-    /// Action for the path.
-    pub act: Act,
-    /// Program that acts on it.
-    pub of: String,
-}
-
-/// Result of a scan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Guards {
-    /// Existing paths in the project that host programs act on.
-    obeyed: BTreeMap<PathBuf, Obeyed>,
-    /// Fingerprints of these paths and everything below them.
-    prints: BTreeMap<PathBuf, Print>,
-}
-
-impl Guards {
-    /// Returns the paths to mount read-only; none is below another.
-    pub fn read_only(&self) -> Vec<&Path> {
-        let mut paths: Vec<&Path> = Vec::new();
-        for (path, _) in self.obeyed.iter().filter(|(_, obeyed)| obeyed.act == Act::Guard) {
-            if paths.last().is_none_or(|outer| !path.starts_with(outer)) {
-                paths.push(path);
-            }
-        }
-        paths
-    }
-
-    /// True if a path exists and a host program acts on it.
-    pub fn has(&self, path: &str) -> bool {
-        self.obeyed.contains_key(Path::new(path))
-    }
-
-    /// Returns the entry of a path, or of its nearest parent.
-    fn of(&self, path: &Path) -> Option<&Obeyed> {
-        path.ancestors().find_map(|path| self.obeyed.get(path))
-    }
-}

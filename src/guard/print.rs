@@ -8,7 +8,7 @@ use rustix::fs::Stat;
 use silo_store::Digest;
 use silo_store::digest::Hasher;
 
-use super::Error;
+use super::error::Error;
 use crate::git::dir::{Dir, Kind};
 
 /// Larger files are compared by kernel metadata, because reading them would delay each start.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::difference::{self, Difference};
+use super::error::Error;
 use super::find::{Asked, look_since};
-use super::{Error, Guards};
+use super::guards::Guards;
 
 /// The state at the start, and all differences so far.
 #[derive(Debug)]

@@ -212,7 +212,7 @@ pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
 
 fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
     // Check the word, because it becomes a file name.
-    if silo_model::recipe::file::check_name(word).is_err() {
+    if silo_model::recipe::check::check_name(word).is_err() {
         return Ok(None);
     }
     if definition::claimed(look.view).is_ok_and(|claimed| claimed.contains(word)) {

@@ -7,22 +7,26 @@
 //! concurrent changes merge and an update changes only the lines that differ. It has pool paths and digests, never hosts. `docs/lock.md`
 //! describes the format.
 
+mod text;
+
 pub mod base;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
 
 use serde::Deserialize;
-use silo_store::digest::Digest;
 
 use crate::document;
+use crate::recipe::AptSource;
 use crate::recipe::Recipe;
-use crate::recipe::source::{self, AptSource};
+use crate::recipe::source;
 use silo_base::moment;
 use silo_base::system::Arch;
 
 use base::Base;
+use text::{list, push, quoted};
+
+pub use text::Sha256;
 
 /// The version of the format that this program reads and writes.
 pub const VERSION: u32 = 2;
@@ -218,19 +222,6 @@ pub struct Package {
     pub sha256: Sha256,
 }
 
-/// A sha-256 in a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Sha256(pub Digest);
-
-impl TryFrom<String> for Sha256 {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Sha256, String> {
-        Digest::parse(&text).map(Sha256).map_err(|_| format!("\"{text}\" is not a sha-256 of 64 lower-case hexadecimal digits"))
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -376,19 +367,6 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
     }
 }
 
-fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
-    text.write_fmt(line).expect("writing to a string cannot fail");
-}
-
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
-fn list(items: &[String]) -> String {
-    let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
-    format!("[{}]", items.join(", "))
-}
-
 /// Returns the moment for queries to the snapshot archive, as `YYYYMMDDTHHMMSSZ`.
 ///
 /// The archive is copied a few times a day, so a package of an index may be missing from the last snapshot before the index's date. A day
@@ -400,6 +378,8 @@ pub fn snapshot_time(epoch: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use silo_store::digest::Digest;
+
     use super::*;
 
     fn sample() -> Lock {

@@ -9,7 +9,7 @@ use silo_store::in_root;
 use silo_build::image;
 use silo_model::recipe::Recipe;
 use silo_model::recipe::catalog::{self, Places};
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 use silo_tool::View;
 use silo_tool::definition::{self, Scope};
 use silo_tool::record::{self, Installed};

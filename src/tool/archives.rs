@@ -9,7 +9,7 @@ use silo_store::digest::{Digest, Hasher};
 use silo_base::system::Arch;
 use silo_fetch::unpack::{deb, package};
 use silo_model::lock::Archive;
-use silo_model::recipe::source::{AptSource, LocalDeb};
+use silo_model::recipe::{AptSource, LocalDeb};
 use silo_model::recipe::{Debian, wanted};
 
 /// Suites without a separate suite of updates.

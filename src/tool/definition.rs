@@ -7,7 +7,7 @@ use silo_model::config::{Settings, overlay};
 use silo_model::document;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog::{self, Found};
-use silo_model::recipe::file::{self, check_name};
+use silo_model::recipe::check::check_name;
 
 use super::View;
 pub use super::defined_tool::Definition;
@@ -56,7 +56,7 @@ pub enum Error {
         tool: String,
         /// The fault.
         #[source]
-        source: file::Error,
+        source: silo_model::recipe::error::Error,
     },
     /// A lock cannot be read.
     #[error(transparent)]

@@ -15,7 +15,8 @@ use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 use silo_build::{Built, Target};
 use silo_model::lock::{self, Asked, Lock, Package, Tier};
-use silo_model::recipe::lsp::{self, Lsp};
+use silo_model::recipe::Lsp;
+use silo_model::recipe::lsp;
 
 use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
@@ -65,11 +66,11 @@ pub fn of(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Server>
 }
 
 /// Adds a server's packages and steps to its tool.
-fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, silo_model::recipe::file::Error> {
+fn laid(mut definition: Definition, lsp: &Lsp) -> Result<Definition, silo_model::recipe::error::Error> {
     let recipe = &mut definition.found.recipe;
     recipe.name = lock::server(&recipe.name);
     if recipe.image.is_some() && !lsp.packages.is_empty() {
-        return Err(silo_model::recipe::file::Error::Both("lsp.packages; use lsp.steps with the image's own package manager"));
+        return Err(silo_model::recipe::error::Error::Both("lsp.packages; use lsp.steps with the image's own package manager"));
     }
     let own = recipe.debian.packages.clone();
     recipe.debian.added.extend(lsp.packages.iter().filter(|package| !own.contains(package)).cloned());

@@ -20,7 +20,7 @@ use crate::unpack::compressed;
 use crate::unpack::entries::{self, Entry, Kind, plain};
 use silo_model::oci::image::MAX_DOCUMENT_BYTES;
 
-use super::Error;
+use super::error::Error;
 
 /// The most entries. An image of 512 layers has 2,000 in Docker's older format, and an archive may hold several images.
 const MAX_ENTRIES: usize = 50_000;

@@ -13,7 +13,8 @@ use silo_model::oci::image::{self, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::Reference;
 
 use super::archive::Contents;
-use super::{Error, Found, brief};
+use super::error::{Error, brief};
+use super::request::Found;
 
 /// The annotation with the name of an image in a layout.
 const NAME: &str = "org.opencontainers.image.ref.name";

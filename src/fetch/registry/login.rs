@@ -10,7 +10,9 @@ use silo_model::document;
 use silo_model::oci::reference::{Place, Reference};
 
 use super::challenge::{self, Challenge};
-use super::{Context, Error, accepted, base, brief, credentials, realm};
+use super::error::{Error, brief};
+use super::request::{Context, accepted, base};
+use super::{credentials, realm};
 
 /// The most bytes of a token answer.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;

@@ -5,7 +5,10 @@
 
 mod challenge;
 mod credentials;
+mod error;
 mod realm;
+
+mod request;
 
 mod login;
 
@@ -14,155 +17,24 @@ mod archive;
 mod layout;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
 
 use silo_store::digest::Digest;
 
 use crate::download::Request;
-use crate::error::Error as FetchError;
-use crate::transport::{Answer, Transport};
 use silo_base::system::Arch;
-use silo_model::oci::image::{self, ACCEPT, Configuration, Document, MAX_DOCUMENT_BYTES, Pointer};
+use silo_model::oci::image::{self, ACCEPT, Document, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::{Form, Place, Reference};
 
+use error::brief;
 use layout::Layout;
+use request::{accepted, base};
+
+pub use error::Error;
+pub use request::{Context, Found};
 
 /// The most manifests read from an index: one for each architecture, with a margin for entries that are not images.
 const MAX_MANIFESTS: usize = 32;
-/// The most characters of a server's text in a message.
-const MAX_QUOTED_CHARS: usize = 200;
-
-/// Errors of reading an image.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The registry did not answer, or only with a transient error.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// The registry answered with an error status.
-    #[error("{url}: the registry answered {status}{}", said(.text))]
-    Status {
-        /// The requested address.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-        /// The error message of the registry.
-        text: String,
-    },
-    /// Authentication failed: silo has no login, or the challenge is not safe to answer.
-    #[error("{url}: the registry wants {challenge:?} first: {why}")]
-    Challenge {
-        /// The requested address.
-        url: String,
-        /// The challenge.
-        challenge: String,
-        /// The reason not to answer it.
-        why: &'static str,
-    },
-    /// A server that the registry redirected to asks for a login.
-    #[error("{url}: the registry redirects to {origin}, which wants a login; silo sends logins to the registry only")]
-    Elsewhere {
-        /// The requested address.
-        url: String,
-        /// The scheme, host and port of the other server.
-        origin: String,
-    },
-    /// The digest of a document or file does not match.
-    #[error("{url}: its sha-256 is {got}, not {expected}")]
-    Digest {
-        /// The requested address.
-        url: String,
-        /// The expected digest.
-        expected: Digest,
-        /// The actual digest.
-        got: Digest,
-    },
-    /// A document is malformed.
-    #[error("{url}: {what}")]
-    Document {
-        /// The requested address.
-        url: String,
-        /// The error in it.
-        what: String,
-    },
-    /// A part of an image is missing.
-    #[error("{place}: it has no {name}")]
-    Absent {
-        /// The archive.
-        place: String,
-        /// The part.
-        name: String,
-    },
-    /// A file of a layout cannot be read.
-    #[error("cannot read {path}", path = .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-}
-
-fn said(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!(": {text}") }
-}
-
-impl Error {
-    /// Whether the source has no such image: it is missing, or it is not an image. False for a network or file error.
-    fn is_no_image(&self) -> bool {
-        match self {
-            Error::Status { status, .. } => *status == 404,
-            Error::Read { source, .. } => source.kind() == ErrorKind::NotFound,
-            Error::Absent { .. } | Error::Document { .. } => true,
-            Error::Fetch(_) | Error::Challenge { .. } | Error::Elsewhere { .. } | Error::Digest { .. } => false,
-        }
-    }
-
-    /// Returns a hint for the user, if there is one.
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Error::Fetch(FetchError::Status { status: 429, .. }) => {
-                "the registry limits how often it may be asked: wait, or log in with podman or docker"
-            }
-            Error::Fetch(error) => return error.hint(),
-            Error::Elsewhere { .. } => "is the name right? if so, the registry or something on the way to it is misconfigured",
-            Error::Status { status: 401 | 403, .. } | Error::Challenge { .. } => {
-                "log in with `podman login` or `docker login`: silo reads ~/.config/containers/auth.json and ~/.docker/config.json"
-            }
-            Error::Status { status: 404, .. } => "is the name right, and the tag?",
-            Error::Status { .. } => "the registry may be in trouble; try again later",
-            Error::Digest { .. } => "a proxy on the way to the registry changes its answers, or the registry is broken",
-            Error::Read { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
-                "is the path right? it must be a file or directory of this machine that you may read"
-            }
-            Error::Read { .. } | Error::Document { .. } | Error::Absent { .. } => return None,
-        };
-        Some(text.to_owned())
-    }
-}
-
-/// The environment of a registry request.
-#[derive(Clone, Copy)]
-pub struct Context<'a> {
-    /// The HTTP client.
-    pub transport: &'a Transport,
-    /// The user's home directory, which holds the logins.
-    pub user_home: &'a Path,
-    /// Set by another thread to cancel.
-    pub cancel: &'a AtomicBool,
-}
-
-/// An image for one architecture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The digest of its manifest.
-    pub manifest: Digest,
-    /// Its configuration.
-    pub configuration: Configuration,
-    /// Its layers, lowest first.
-    pub layers: Vec<Pointer>,
-}
 
 /// The source of an image's parts.
 enum Source<'a> {
@@ -329,38 +201,6 @@ fn ask(context: Context<'_>, reference: &Reference, url: &str) -> Result<Vec<u8>
         answer = ask()?;
     }
     accepted(url, answer)
-}
-
-fn accepted(url: &str, answer: Answer) -> Result<Vec<u8>, Error> {
-    match answer.status {
-        200 => Ok(answer.bytes),
-        status => {
-            // The error format of the specification; proxies answer in other formats.
-            let value: serde_json::Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
-            let text = brief(value["errors"][0]["message"].as_str().unwrap_or_default());
-            Err(Error::Status { url: url.to_owned(), status, text })
-        }
-    }
-}
-
-/// Returns the start of a server's text, for a message.
-fn brief(text: &str) -> String {
-    let mut letters = text.chars().filter(|c| !c.is_control());
-    let mut brief: String = letters.by_ref().take(MAX_QUOTED_CHARS).collect();
-    if letters.next().is_some() {
-        brief.push('…');
-    }
-    brief
-}
-
-/// The address of a repository. Loopback registries use plain http, as with other clients.
-fn base(place: &Place) -> String {
-    match place {
-        Place::Registry { host, repository } => {
-            format!("{}://{host}/v2/{repository}", if realm::is_loopback(host) { "http" } else { "https" })
-        }
-        Place::Layout(path) | Place::Archive { path, .. } => path.display().to_string(),
-    }
 }
 
 fn manifest_url(reference: &Reference, wanted: &str) -> String {

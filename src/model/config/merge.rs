@@ -2,8 +2,9 @@
 
 use crate::recipe::lsp;
 
+use super::network::{merge_network, union};
 use super::sight::Mount;
-use super::{Build, Cache, Gc, Limits, Mirrors, Network, Override, Settings, ToolCaches};
+use super::{Build, Cache, Gc, Limits, Mirrors, Override, Settings, ToolCaches};
 
 /// Merges `over` into `under`: lists are joined, tables merged by key, single values replaced.
 pub fn merge(under: Settings, over: Settings) -> Settings {
@@ -82,18 +83,6 @@ fn merge_override(mut under: Override, over: Override) -> Override {
     }
 }
 
-/// Merges network settings. A denial always stays.
-pub(super) fn merge_network(under: Network, over: Network) -> Network {
-    Network {
-        allow: if over.reset { over.allow } else { union(under.allow, over.allow) },
-        deny: union(under.deny, over.deny),
-        install_allow: union(under.install_allow, over.install_allow),
-        reset: under.reset || over.reset,
-        proxy: None,
-        host_access: None,
-    }
-}
-
 fn merge_limits(under: Limits, over: Limits) -> Limits {
     Limits { max_size_mb: over.max_size_mb.or(under.max_size_mb), max_age_days: over.max_age_days.or(under.max_age_days) }
 }
@@ -109,15 +98,5 @@ fn merge_caches(mut under: ToolCaches, over: ToolCaches) -> ToolCaches {
 
 fn chain<T>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {
     under.extend(over);
-    under
-}
-
-/// Joins two lists without duplicates.
-pub(super) fn union<T: PartialEq>(mut under: Vec<T>, over: Vec<T>) -> Vec<T> {
-    for item in over {
-        if !under.contains(&item) {
-            under.push(item);
-        }
-    }
     under
 }

@@ -2,6 +2,7 @@
 
 pub mod detect;
 pub mod groups;
+mod network;
 pub mod sight;
 
 pub mod discover;
@@ -22,13 +23,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::recipe::Run;
-use crate::recipe::file::StepEntry;
 use crate::recipe::kept::{self, Kept, KeptEntry};
 use crate::recipe::lsp::LspTable;
-use silo_base::grant::{MACHINE, Port};
+use crate::recipe::steps::StepEntry;
+use silo_base::grant::Port;
 
-use merge::{merge_network, union};
+use network::{merge_network, union};
 use sight::{Mount, PassFile};
+
+pub use network::{Network, Proxy};
 
 /// A `silo.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -135,62 +138,6 @@ pub struct ToolCaches {
     /// Maximum size in MiB of one cache, by `tool/name` (`python/pip`), or of each cache of a tool, by `tool`.
     #[serde(default)]
     pub per_mount: BTreeMap<String, u64>,
-}
-
-/// Network rules: hosts as in [`Grant`](silo_base::grant::Grant), or ecosystems such as `@pypi`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Network {
-    /// Allowed hosts: `name`, `name:port`, `name:from-to`, `*.name`, `*`, or an ecosystem such as `@pypi`.
-    #[serde(default)]
-    pub allow: Vec<String>,
-    /// Denied hosts, unless a more specific rule allows them; without a port, all ports are denied.
-    #[serde(default)]
-    pub deny: Vec<String>,
-    /// Allowed hosts for commands of `silo build` and `postInstall` without a list of their own.
-    #[serde(default)]
-    pub install_allow: Vec<String>,
-    /// Ignore `allow` from the recipe and outer settings.
-    #[serde(default)]
-    pub reset: bool,
-    /// Old place of the same lists.
-    #[serde(default)]
-    pub proxy: Option<Proxy>,
-    /// Old setting that grants all services of this machine; read as `host.silo.internal`, which is ports 443 and 80. Name other ports:
-    /// `host.silo.internal:5432`.
-    #[serde(default)]
-    pub host_access: Option<bool>,
-}
-
-/// Lists of a [`Network`] in their old place.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Proxy {
-    /// Allowed hosts.
-    #[serde(default)]
-    pub allow: Vec<String>,
-    /// Denied hosts.
-    #[serde(default)]
-    pub deny: Vec<String>,
-    /// Allowed hosts for build commands.
-    #[serde(default)]
-    pub install_allow: Vec<String>,
-}
-
-impl Network {
-    /// Converts old keys to current ones.
-    fn today(self) -> Network {
-        let proxy = self.proxy.unwrap_or_default();
-        let machine = self.host_access.filter(|access| *access).map(|_| MACHINE.to_owned());
-        Network {
-            allow: union(union(self.allow, proxy.allow), machine.into_iter().collect()),
-            deny: union(self.deny, proxy.deny),
-            install_allow: union(self.install_allow, proxy.install_allow),
-            reset: self.reset,
-            proxy: None,
-            host_access: None,
-        }
-    }
 }
 
 /// Automatic garbage collection, at most daily, after an install.
@@ -346,6 +293,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use silo_base::grant::MACHINE;
+
     use super::merge::merge;
     use super::read::read;
     use super::*;

@@ -1,19 +1,19 @@
 //! Applies settings to a recipe: packages, add-ons and commands.
 
 use crate::recipe::addon::Addon;
-use crate::recipe::file::{self, check_step};
+use crate::recipe::steps::check_step;
 use crate::recipe::{Recipe, Step};
 
 use super::Override;
 
 /// Applies the overrides of a tool to its recipe. `addons` are the add-ons that the overrides name, and `network` is the default network
 /// access of commands.
-pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[String]) -> Result<Recipe, file::Error> {
+pub fn over(mut recipe: Recipe, over: &Override, addons: &[Addon], network: &[String]) -> Result<Recipe, crate::recipe::error::Error> {
     let packages = addons.iter().flat_map(|addon| &addon.packages).chain(&over.packages);
     let own = recipe.debian.packages.clone();
     recipe.debian.added.extend(packages.filter(|package| !own.contains(package)).cloned());
     if recipe.image.is_some() && !recipe.debian.added.is_empty() {
-        return Err(file::Error::Both("packages that are added; use postInstall with the image's own package manager"));
+        return Err(crate::recipe::error::Error::Both("packages that are added; use postInstall with the image's own package manager"));
     }
     recipe.debian.added.sort();
     recipe.debian.added.dedup();

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::document;
-use crate::recipe::file::{self, check_denials, check_grants, check_name, check_packages, check_step, check_variables};
+use crate::recipe::check::{check_denials, check_grants, check_name, check_packages, check_variables};
+use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept, lsp};
 use silo_base::amount;
@@ -130,7 +131,7 @@ fn check(settings: &Settings) -> Result<(), String> {
     check_sight(settings)?;
     check_network(&settings.network).map_err(|error| error.to_string())?;
     for (name, grants) in &settings.ecosystems {
-        let of = |error: file::Error| format!("ecosystems.{name}: {error}");
+        let of = |error: crate::recipe::error::Error| format!("ecosystems.{name}: {error}");
         check_name(name).map_err(of)?;
         check_grants("names", grants).map_err(of)?;
         if let Some(nested) = grants.iter().find(|grant| grant.starts_with('@')) {
@@ -157,7 +158,7 @@ fn check_sight(settings: &Settings) -> Result<(), String> {
 }
 
 fn check_override(tool: &str, over: &Override) -> Result<(), String> {
-    let of = |error: file::Error| format!("overrides.{tool}: {error}");
+    let of = |error: crate::recipe::error::Error| format!("overrides.{tool}: {error}");
     check_name(tool).map_err(of)?;
     check_packages("packages", &over.packages).map_err(of)?;
     for addon in &over.addons {
@@ -196,7 +197,7 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
     Ok(())
 }
 
-fn check_network(network: &Network) -> Result<(), file::Error> {
+fn check_network(network: &Network) -> Result<(), crate::recipe::error::Error> {
     check_grants("network.allow", &network.allow)?;
     check_denials("network.deny", &network.deny)?;
     check_grants("network.installAllow", &network.install_allow)

@@ -5,7 +5,7 @@
 //! (likewise) and its items. Fields are in alphabetical order, as below. A kind's `rules` number must be increased whenever a newer Silo
 //! builds different bytes from the same inputs.
 
-use super::{Blob, Configure, Database, Derivation, Image, Package, Step};
+use super::types::{Blob, Configure, Database, Derivation, Image, Package, Step};
 
 /// Version of unpacking .debs (`unpack`).
 const PACKAGE_RULES: u64 = 2;

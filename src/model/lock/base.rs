@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Sha256, list, push};
+use super::text::{Sha256, list, push};
 
 /// One image, for one architecture.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -10,7 +10,7 @@ use crate::document;
 
 use super::Step;
 use super::catalog::{self, Error, Places};
-use super::file::{self, StepEntry};
+use super::steps::StepEntry;
 
 /// Directory of add-ons among recipes.
 pub const DIR: &str = "addons";
@@ -56,7 +56,7 @@ pub struct Addon {
 
 /// Finds the add-on `name`: the project's, else the user's, else the built-in one.
 pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
-    if file::check_name(name).is_err() {
+    if super::check::check_name(name).is_err() {
         return Ok(None);
     }
     if let Some((_, path, text)) = catalog::documents(places, &format!("{DIR}/{name}.toml"))?.pop() {
@@ -76,9 +76,9 @@ pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
 
 fn checked(file: AddonFile, path: &Path) -> Result<Addon, Error> {
     let wrong = |source| Error::Recipe { path: path.to_owned(), source };
-    file::check_packages("packages", &file.packages).map_err(wrong)?;
-    file::check_variables("env", file.env.keys()).map_err(wrong)?;
-    let steps = file.steps.into_iter().map(|step| file::check_step("steps", step)).collect::<Result<_, _>>().map_err(wrong)?;
-    let shims = file.shims.iter().map(|shim| file::check_shim(shim)).collect::<Result<_, _>>().map_err(wrong)?;
+    super::check::check_packages("packages", &file.packages).map_err(wrong)?;
+    super::check::check_variables("env", file.env.keys()).map_err(wrong)?;
+    let steps = file.steps.into_iter().map(|step| super::steps::check_step("steps", step)).collect::<Result<_, _>>().map_err(wrong)?;
+    let shims = file.shims.iter().map(|shim| super::check::check_shim(shim)).collect::<Result<_, _>>().map_err(wrong)?;
     Ok(Addon { description: file.description, packages: file.packages, steps, shims, env: file.env })
 }

@@ -8,8 +8,8 @@ use crate::document;
 use super::Recipe;
 use super::debian::{self, DebianTable};
 use super::file::{self, RecipeFile};
+use super::requires;
 use super::texts::ProjectRecipes;
-use super::{requires, versions};
 
 /// A built-in recipe and its lock.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub enum Error {
         /// File.
         path: PathBuf,
         /// Fault in it.
-        source: file::Error,
+        source: super::error::Error,
     },
     /// A recipe requires an unknown tool.
     #[error("{tool} requires \"{required}\", but there is no recipe for it")]
@@ -180,7 +180,7 @@ fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<Str
         });
     };
     let file = match wanted {
-        Some(wanted) => versions::choose(file, wanted),
+        Some(wanted) => file::choose(file, wanted),
         None => file,
     };
     let mut recipe = file::check(name, file).map_err(|source| Error::Recipe { path, source })?;
@@ -204,7 +204,7 @@ fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, Pat
     if let Some(builtin) = built_in(name) {
         merged = Some((document::parse(builtin.recipe, &builtin_path)?, Origin::BuiltIn, builtin_path));
     }
-    if file::check_name(name).is_err() {
+    if super::check::check_name(name).is_err() {
         return Ok(merged);
     }
     for (origin, path, text) in documents(places, &format!("{name}.toml"))? {
@@ -234,7 +234,7 @@ fn locate(places: &Places, origin: Origin, path: &Path, debian: &mut DebianTable
 /// Error while reading a file that a recipe names.
 enum Unlocated {
     Document(document::Error),
-    Recipe(file::Error),
+    Recipe(super::error::Error),
 }
 
 impl From<document::Error> for Unlocated {
@@ -243,8 +243,8 @@ impl From<document::Error> for Unlocated {
     }
 }
 
-impl From<file::Error> for Unlocated {
-    fn from(error: file::Error) -> Unlocated {
+impl From<super::error::Error> for Unlocated {
+    fn from(error: super::error::Error) -> Unlocated {
         Unlocated::Recipe(error)
     }
 }
@@ -285,7 +285,7 @@ pub(super) fn names_below(places: &Places, dir: &str) -> Result<BTreeSet<String>
         names.extend(names_in(&user.join(dir))?);
     }
     if let Some(recipes) = &places.project {
-        names.extend(recipes.names(dir).into_iter().filter(|name| file::check_name(name).is_ok()).map(str::to_owned));
+        names.extend(recipes.names(dir).into_iter().filter(|name| super::check::check_name(name).is_ok()).map(str::to_owned));
     }
     Ok(names)
 }
@@ -314,7 +314,7 @@ fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
     for entry in listing {
         let name = entry.map_err(failed)?.file_name();
         if let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".toml"))
-            && file::check_name(stem).is_ok()
+            && super::check::check_name(stem).is_ok()
         {
             names.push(stem.to_owned());
         }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::file::{Error, check_packages, sorted};
+use super::check::{check_packages, sorted};
+use super::error::Error;
 use super::source::{self, SourceTable};
-use super::{Debian, wanted};
+use super::types::Debian;
+use super::wanted;
 
 /// A root file system of Debian packages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]

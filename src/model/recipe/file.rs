@@ -6,15 +6,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::oci::reference;
-use silo_base::grant::Grant;
 
+use super::check::{check_grants, check_name, check_shim, check_variables, sorted};
 use super::debian::{self, DebianTable};
-pub use super::error::Error;
+use super::error::Error;
 use super::kept::{self, KeptEntry};
 use super::lsp::{self, LspTable};
+use super::steps::{EcosystemTable, StepEntry, check_ecosystems};
+use super::types::{Activation, Recipe, Run};
 use super::versions::{self, VersionTable};
-use super::wanted;
-use super::{Activation, Probe, Recipe, Run, SHELL, Step};
 
 /// A recipe file (`recipes/<tool>.toml`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -89,45 +89,6 @@ pub struct ActivateTable {
     pub made_by: Option<String>,
 }
 
-/// A step: a shell command, or a table with more options.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a shell command, a list of words, or a table with `run`")]
-pub enum StepEntry {
-    /// A shell command line.
-    Shell(String),
-    /// A program and its arguments.
-    Words(Vec<String>),
-    /// A command with options.
-    Table(StepTable),
-}
-
-/// A build command with options.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct StepTable {
-    /// A shell command line, or a program and its arguments as a list.
-    pub run: Command,
-    /// Hosts that it may connect to: `name`, `name:port`, `*.name`, or an ecosystem such as `@pypi`; by default none.
-    #[serde(default)]
-    pub network: Vec<String>,
-    /// Environment variables of the command.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// Whether it sees the project's files, read-only at /workspace; by default not.
-    #[serde(default)]
-    pub project: bool,
-}
-
-/// A command: a shell command line, or a list of words.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a shell command or a list of words")]
-pub enum Command {
-    /// A shell command line.
-    Shell(String),
-    /// A program and its arguments.
-    Words(Vec<String>),
-}
-
 /// Network access of a tool's commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -136,14 +97,6 @@ pub struct NetworkTable {
     pub allow: Option<Vec<String>>,
     /// Allowed hosts for commands of `silo build` without a list of their own.
     pub install_allow: Option<Vec<String>>,
-}
-
-/// Probe of a package ecosystem.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct EcosystemTable {
-    /// A command of the tool that makes a small request to the ecosystem.
-    pub probe: Command,
 }
 
 /// Merges `over` into `under`, key by key: tables merge, everything else is replaced.
@@ -182,6 +135,26 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         warm_up: over.warm_up.or(under.warm_up),
         lsp: lsp::merge(under.lsp, over.lsp),
     }
+}
+
+/// Selects the newest version that matches the requested one or has it as prefix. If the recipe's own version matches, or none does, the
+/// recipe stays unchanged.
+pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
+    if file.version.as_deref().is_some_and(|own| versions::is_of(own, wanted)) {
+        return file;
+    }
+    let matching = file.versions.iter().filter(|(version, _)| versions::is_of(version, wanted));
+    let Some((version, table)) = matching.max_by_key(|(version, _)| order(version)) else { return file };
+    let (version, table) = (version.clone(), table.clone());
+    file.version = Some(version);
+    file.steps = table.steps.or(file.steps);
+    file.env.extend(table.env);
+    file
+}
+
+/// Sort key of a version: its numbers; other parts count as 0.
+fn order(version: &str) -> Vec<u64> {
+    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 /// Checks `file` and fills in defaults.
@@ -301,113 +274,6 @@ fn below(key: &'static str, value: String) -> Result<String, Error> {
     if plain && !value.is_empty() && !value.contains(['\0', ':']) { Ok(value) } else { Err(Error::Below { key, value }) }
 }
 
-/// Checks a step of the key `key`.
-pub fn check_step(key: &'static str, entry: StepEntry) -> Result<Step, Error> {
-    let table = match entry {
-        StepEntry::Table(table) => table,
-        StepEntry::Shell(text) => StepTable { run: Command::Shell(text), network: Vec::new(), env: BTreeMap::new(), project: false },
-        StepEntry::Words(words) => StepTable { run: Command::Words(words), network: Vec::new(), env: BTreeMap::new(), project: false },
-    };
-    check_grants(key, &table.network)?;
-    check_variables(key, table.env.keys())?;
-    if table.env.values().any(|value| value.contains('\0')) {
-        return Err(Error::Empty("env"));
-    }
-    Ok(Step { run: check_command(key, table.run)?, network: sorted(table.network), env: table.env, project: table.project })
-}
-
-/// Checks the probes of ecosystems.
-pub fn check_ecosystems(tables: BTreeMap<String, EcosystemTable>) -> Result<BTreeMap<String, Probe>, Error> {
-    let one = |(name, table): (String, EcosystemTable)| {
-        check_name(&name)?;
-        Ok((name, Probe { run: check_command("ecosystems.probe", table.probe)? }))
-    };
-    tables.into_iter().map(one).collect()
-}
-
-fn check_command(key: &'static str, command: Command) -> Result<Vec<String>, Error> {
-    let words = match command {
-        Command::Shell(text) if text.trim().is_empty() => Vec::new(),
-        Command::Shell(text) => vec![SHELL.to_owned(), "-c".to_owned(), text],
-        Command::Words(words) => words,
-    };
-    if words.first().is_none_or(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
-        return Err(Error::Empty(key));
-    }
-    Ok(words)
-}
-
-/// Checks allowed hosts: valid, and able to match a connection.
-pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
-    check_denials(key, grants)?;
-    let flawed = grants.iter().find_map(|text| Some((text, Grant::parse(text)?.flaw()?)));
-    flawed.map_or(Ok(()), |(text, why)| Err(Error::DeadGrant { key, value: text.clone(), why }))
-}
-
-/// Checks denied hosts: valid.
-pub fn check_denials(key: &'static str, grants: &[String]) -> Result<(), Error> {
-    match grants.iter().find(|grant| !is_grant(grant)) {
-        Some(wrong) => Err(Error::Grant { key, value: wrong.clone() }),
-        None => Ok(()),
-    }
-}
-
-fn is_grant(text: &str) -> bool {
-    match text.strip_prefix('@') {
-        Some(ecosystem) => check_name(ecosystem).is_ok(),
-        None => Grant::parse(text).is_some(),
-    }
-}
-
-/// Checks a tool name: it becomes a file name and a word on the command line.
-pub fn check_name(name: &str) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(Error::Name(name.to_owned()))
-    }
-}
-
-/// Checks the names of environment variables.
-pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a String>) -> Result<(), Error> {
-    for name in names {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Error::Variable { key, value: name.clone() });
-        }
-    }
-    Ok(())
-}
-
-/// Checks Debian packages, with or without a version.
-pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
-    if let Some(wrong) = packages.iter().find(|package| !wanted::is_package(package)) {
-        return Err(Error::Package { key, value: wrong.clone() });
-    }
-    match packages.iter().find(|package| wanted::parse(package).is_some_and(|wanted| wanted.of.is_some())) {
-        Some(foreign) => Err(Error::Foreign { key, value: foreign.clone() }),
-        None => Ok(()),
-    }
-}
-
-/// Checks `name`, or `name:program and arguments`.
-pub fn check_shim(text: &str) -> Result<(String, Vec<String>), Error> {
-    let (host, command) = text.split_once(':').unwrap_or((text, text));
-    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-    if command.is_empty() || !host.starts_with(|c: char| c.is_ascii_alphanumeric()) || !host.chars().all(plain) {
-        return Err(Error::Shim(text.to_owned()));
-    }
-    Ok((host.to_owned(), command))
-}
-
-/// Sorts a list without significant order, and removes duplicates.
-pub fn sorted(mut list: Vec<String>) -> Vec<String> {
-    list.sort();
-    list.dedup();
-    list
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -496,5 +362,19 @@ mod tests {
         assert!(recipe.debian.recommends);
         assert_eq!(recipe.run.env.into_iter().collect::<Vec<_>>(), [("A".into(), "1".into()), ("B".into(), "2".into())]);
         assert_eq!(recipe.run.memory_mb, Some(64));
+    }
+
+    #[test]
+    fn the_newest_version_that_begins_so_is_taken() {
+        let text = "version = \"3.1.0\"\nsteps = [\"a\"]\nenv = { A = \"1\" }\n[versions.\"2.10.0\"]\nenv = { A = \"2\" }\n[versions.\"2.9.1\"]\nsteps = [\"b\"]\n";
+        let file: RecipeFile = toml::from_str(text).expect("a recipe");
+        let step = |text: &str| Some(vec![StepEntry::Shell(text.to_owned())]);
+        for (wanted, version, steps, variable) in
+            [("2", "2.10.0", "a", "2"), ("2.9", "2.9.1", "b", "1"), ("3", "3.1.0", "a", "1"), ("4", "3.1.0", "a", "1")]
+        {
+            let chosen = choose(file.clone(), wanted);
+            assert_eq!(chosen.version.as_deref(), Some(version), "{wanted}");
+            assert_eq!((chosen.steps, chosen.env["A"].as_str()), (step(steps), variable), "{wanted}");
+        }
     }
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::file::{EcosystemTable, Error, StepEntry, check_ecosystems, check_packages, check_step, check_variables};
-use super::kept::{self, Kept, KeptEntry};
-use super::{Probe, Step};
+use super::check::{check_packages, check_variables};
+use super::error::Error;
+use super::kept::{self, KeptEntry};
+use super::steps::{EcosystemTable, StepEntry, check_ecosystems, check_step};
+use super::types::Lsp;
 
 /// A language server, as written in a recipe or in settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -29,23 +31,6 @@ pub struct LspTable {
     /// Probes of package ecosystems that its steps use and the tool does not.
     #[serde(default)]
     pub ecosystems: BTreeMap<String, EcosystemTable>,
-}
-
-/// A checked language server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lsp {
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// Debian packages in addition to the tool's.
-    pub packages: Vec<String>,
-    /// Commands run in the tool's root, in order.
-    pub steps: Vec<Step>,
-    /// Caches in addition to the tool's.
-    pub cache: Vec<Kept>,
-    /// Environment variables.
-    pub env: BTreeMap<String, String>,
-    /// Probes of the ecosystems that its steps use.
-    pub ecosystems: BTreeMap<String, Probe>,
 }
 
 /// Merges `over` into `under`, key by key.
@@ -113,6 +98,7 @@ pub fn over(recipe: Option<Lsp>, settings: Option<&LspTable>, network: &[String]
 
 #[cfg(test)]
 mod tests {
+    use super::super::types::Step;
     use super::*;
 
     fn table(text: &str) -> LspTable {

@@ -1,12 +1,13 @@
 //! Additions to Debian's own packages: other apt archives with their keys, .deb files in the recipe's directory, and debconf answers.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use silo_store::digest::Digest;
 
-use super::file::{Error, sorted};
+use super::check::sorted;
+use super::error::Error;
+use super::types::{AptSource, LocalDeb};
 
 /// Maximum length of an archive key; Debian's complete keyring has 60 KB.
 const MAX_KEY_BYTES: usize = 256 << 10;
@@ -27,39 +28,9 @@ pub struct SourceTable {
     pub key_file: Option<String>,
 }
 
-/// A checked additional apt archive.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AptSource {
-    /// Address, without a trailing slash.
-    pub uri: String,
-    /// Suite.
-    pub suite: String,
-    /// Components, sorted.
-    pub components: Vec<String>,
-    /// Signing key, if it is not one of Debian's.
-    pub key: Option<String>,
-}
-
-impl AptSource {
-    /// Returns a line that identifies the archive; the key is given by its digest.
-    pub fn line(&self) -> String {
-        let key = self.key.as_ref().map_or_else(|| "debian".to_owned(), |key| Digest::of(key.as_bytes()).to_string());
-        format!("{} {} {} key {key}", self.uri, self.suite, self.components.join(" "))
-    }
-}
-
 /// Returns the address at the start of an [`AptSource::line`].
 pub fn uri_of(line: &str) -> &str {
     line.split(' ').next().unwrap_or_default()
-}
-
-/// A .deb file in the recipe's directory.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LocalDeb {
-    /// Path below the recipe's directory.
-    pub name: String,
-    /// Recipe's directory.
-    pub dir: PathBuf,
 }
 
 /// Checks an archive. A key file must have been read before.

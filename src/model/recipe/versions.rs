@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Step;
-use super::file::{Error, RecipeFile, StepEntry, check_step, check_variables};
+use super::check::check_variables;
+use super::error::Error;
+use super::steps::{StepEntry, check_step};
+use super::types::Step;
 
 /// Variable with the version to build, set for steps.
 pub const VARIABLE: &str = "SILO_VERSION";
@@ -24,21 +26,6 @@ pub struct VersionTable {
     /// Variables in addition to the recipe's.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-}
-
-/// Selects the newest version that matches the requested one or has it as prefix. If the recipe's own version matches, or none does, the
-/// recipe stays unchanged.
-pub fn choose(mut file: RecipeFile, wanted: &str) -> RecipeFile {
-    if file.version.as_deref().is_some_and(|own| is_of(own, wanted)) {
-        return file;
-    }
-    let matching = file.versions.iter().filter(|(version, _)| is_of(version, wanted));
-    let Some((version, table)) = matching.max_by_key(|(version, _)| order(version)) else { return file };
-    let (version, table) = (version.clone(), table.clone());
-    file.version = Some(version);
-    file.steps = table.steps.or(file.steps);
-    file.env.extend(table.env);
-    file
 }
 
 /// True if a text can be a version or a version prefix.
@@ -79,11 +66,6 @@ pub fn check_steps(steps: Vec<StepEntry>, version: Option<&str>) -> Result<Vec<S
     Ok(steps)
 }
 
-/// Sort key of a version: its numbers; other parts count as 0.
-fn order(version: &str) -> Vec<u64> {
-    version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,20 +81,6 @@ mod tests {
             ("3.13.5", "", false),
         ] {
             assert_eq!(is_of(version, wanted), expect, "{version} {wanted}");
-        }
-    }
-
-    #[test]
-    fn the_newest_version_that_begins_so_is_taken() {
-        let text = "version = \"3.1.0\"\nsteps = [\"a\"]\nenv = { A = \"1\" }\n[versions.\"2.10.0\"]\nenv = { A = \"2\" }\n[versions.\"2.9.1\"]\nsteps = [\"b\"]\n";
-        let file: RecipeFile = toml::from_str(text).expect("a recipe");
-        let step = |text: &str| Some(vec![StepEntry::Shell(text.to_owned())]);
-        for (wanted, version, steps, variable) in
-            [("2", "2.10.0", "a", "2"), ("2.9", "2.9.1", "b", "1"), ("3", "3.1.0", "a", "1"), ("4", "3.1.0", "a", "1")]
-        {
-            let chosen = choose(file.clone(), wanted);
-            assert_eq!(chosen.version.as_deref(), Some(version), "{wanted}");
-            assert_eq!((chosen.steps, chosen.env["A"].as_str()), (step(steps), variable), "{wanted}");
         }
     }
 }

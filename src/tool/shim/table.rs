@@ -22,7 +22,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use silo_model::document;
-use silo_model::recipe::file::check_name;
+use silo_model::recipe::check::check_name;
 
 /// The first line.
 const HEAD: &str = "silo shims 1";

@@ -9,10 +9,11 @@ use std::collections::BTreeSet;
 use silo_base::grant::Port;
 use silo_model::config::sight::{Git, Mode, Sockets};
 use silo_model::config::{Network, Override, Settings};
+use silo_model::recipe::Lsp;
 use silo_model::recipe::catalog::{self, Places};
-use silo_model::recipe::file::check_step;
 use silo_model::recipe::kept::{self, Kept, KeptEntry, Scope};
-use silo_model::recipe::lsp::{self, Lsp};
+use silo_model::recipe::lsp;
+use silo_model::recipe::steps::check_step;
 use silo_model::recipe::{Recipe, Step};
 
 /// The rights that a project gives, one per line.
