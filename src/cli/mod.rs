@@ -187,7 +187,7 @@ fn report_usage(args: &[OsString], error: &clap::Error) {
 }
 
 /// Definition of the command line.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let command = Cli::command();
     let template = groups::template(&command);
     command.help_template(template)

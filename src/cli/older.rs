@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn older_words_become_todays() {
+        definition::register(crate::cli::command);
         for (args, expect) in [
             ("silo setup node npm install", "silo build node npm install"),
             ("silo rebuild node", "silo build --rerun node"),
@@ -204,6 +205,7 @@ mod tests {
 
     #[test]
     fn customary_and_mistyped_words_lead_to_commands() {
+        definition::register(crate::cli::command);
         for (word, expect) in [
             ("ls", Some("list")),
             ("update", Some("upgrade")),

@@ -267,7 +267,7 @@ mod tests {
         assert!(matches!(read, Document::Manifest { layers, .. } if layers.len() == 1 && layers[0].size == 7));
         for (layers, expect) in [
             (String::new(), "0 layers"),
-            (format!("{},{}", entry(docker, &good, "7"), entry("text/plain", &good, "7")), "no tar"),
+            (format!("{},{}", entry(docker, &good, "7"), entry("text/plain", &good, "7")), "which is not a tar"),
             (entry("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", &good, "7"), "do not hand out"),
             (entry(docker, &good, "99999999999999"), "are taken"),
             (entry(docker, "sha256:../../x", "7"), ""),
