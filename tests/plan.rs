@@ -77,6 +77,8 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
         typed: None,
         variable: &|name| env.get(name).map(OsString::from),
         outside: Outside { user_home: silo.home().to_owned(), ..Outside::default() },
+        terminfo: Vec::new(),
+        zones: silo::run::zone::Host::default(),
         now: 1_700_000_000,
         pid: 7,
     };
@@ -124,7 +126,7 @@ fn settings_decide_the_spec() {
         mount.exclude = [\"node_modules\"]\nnetwork.allow = [\"a.example\"]\nnetwork.deny = [\"b.example\"]\n[overrides.box]\n\
         env = { MADE = \"yes\" }\nstate = [\"~/.box\"]\ncache = [\"~/.cache/box\"]\nmemoryMB = 512\ncpus = 2\n";
     let read_only = "mount.mode = \"ro\"\n[overrides.box]\nworkdir = \"/opt\"\nrootfsSizeMB = 64\n";
-    let env = [("A", "1"), ("B", "2"), ("TERM", "xterm")];
+    let env = [("A", "1"), ("B", "2"), ("TERM", "of-nobody")];
     for (name, user, project, options) in [
         ("plain", "", "", learn_nothing.clone()),
         ("shaped", "", shaped, learn_nothing.clone()),

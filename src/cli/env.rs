@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::run::plan::Caller;
 use crate::run::user::{User, account_name};
+use crate::run::zone;
 use silo_base::home::Home;
 use silo_build::outside::Outside;
 use silo_launch::broker::proxies::Proxies;
@@ -48,7 +49,24 @@ pub fn caller() -> Result<Caller<'static>, Failure> {
     let now = u64::try_from(now()).unwrap_or_default();
     let cwd = cwd()?;
     let typed = typed(&cwd);
-    Ok(Caller { user: user()?, cwd, typed, variable: &passed, outside: outside()?, now, pid: std::process::id() })
+    let (user, outside) = (user()?, outside()?);
+    let terminfo = terminfo(&user.home);
+    Ok(Caller { user, cwd, typed, variable: &passed, outside, terminfo, zones: zones(), now, pid: std::process::id() })
+}
+
+/// Returns the host's directories with descriptions of terminals, in the order in which ncurses searches them.
+fn terminfo(home: &Path) -> Vec<PathBuf> {
+    let named = var("TERMINFO").map(PathBuf::from);
+    let list = var("TERMINFO_DIRS").unwrap_or_default();
+    let usual = ["/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo", "/usr/lib/terminfo"].map(PathBuf::from);
+    let dirs = named.into_iter().chain([home.join(".terminfo")]).chain(std::env::split_paths(&list)).chain(usual);
+    dirs.filter(|dir| dir.is_absolute()).collect()
+}
+
+/// Returns the host's files about time zones.
+fn zones() -> zone::Host {
+    let dirs = ["/usr/share/zoneinfo", "/etc/zoneinfo", "/var/db/timezone/zoneinfo"];
+    zone::Host { localtime: "/etc/localtime".into(), zones: dirs.map(PathBuf::from).to_vec() }
 }
 
 /// Returns the working directory as the shell spells it, if that path has symlinks.

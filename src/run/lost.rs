@@ -175,7 +175,7 @@ mod tests {
                 accounts: Accounts::default(),
                 budget: crate::run::spec::Budget::default(),
                 network: None,
-                network_files: Vec::new(),
+                files: Vec::new(),
                 alias: None,
                 machine: None,
             });

@@ -33,6 +33,9 @@ pub mod tier;
 pub mod environment;
 pub mod leases;
 
+pub mod terminal;
+pub mod zone;
+
 pub mod plan;
 
 /// Second mount point of every project.

@@ -1,6 +1,6 @@
 //! Decides everything about one run.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use silo_store::in_root;
@@ -26,7 +26,7 @@ use super::spec::{Budget, Parts, assemble};
 use super::target::Target;
 use super::tier::{self, Boot};
 use super::user::{Accounts, User};
-use super::{WORKSPACE, activation, moved, owner, private};
+use super::{WORKSPACE, activation, moved, owner, private, terminal, zone};
 
 /// Maximum size of an image's `/etc/passwd` or `/etc/group`; Debian's have a thousand bytes.
 const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
@@ -59,6 +59,10 @@ pub struct Caller<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
     /// Proxies and CA certificates of the host.
     pub outside: Outside,
+    /// The host's directories with descriptions of terminals.
+    pub terminfo: Vec<PathBuf>,
+    /// The host's time zones.
+    pub zones: zone::Host,
     /// Current time in seconds since 1970.
     pub now: u64,
     /// Id of this process.
@@ -177,6 +181,10 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         env.entry("PWD".into()).or_insert_with(|| alias.components().chain(inner.components()).collect::<PathBuf>().into());
     }
     environment::add_network(reach.env, network.as_ref(), &mut env);
+    let mut files = zone::settle((caller.variable)("TZ").as_deref(), &caller.zones, &root, &mut env);
+    let terminal = env.get(OsStr::new("TERM")).and_then(|terminal| terminal.to_str());
+    files.extend(terminal.and_then(|terminal| terminal::file(terminal, &root, &caller.terminfo)));
+    files.extend(reach.files);
 
     let budget = budget(&over, run, options, target.least_memory_mb);
     let machine = match options.tier.or(settings.tier).map_or_else(|| tier::usual(view.home), Ok)? {
@@ -210,7 +218,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         user: &caller.user,
         budget,
         network,
-        network_files: reach.files,
+        files,
         alias: alias.zip(mounts.project.as_ref().map(|shown| shown.path.clone())),
         machine,
     });

@@ -48,8 +48,8 @@ pub struct Parts<'a> {
     pub budget: Budget,
     /// Network access; `None` for no network.
     pub network: Option<Network>,
-    /// Files that programs need for the network.
-    pub network_files: Vec<File>,
+    /// Files for the network, the terminal and the time zone.
+    pub files: Vec<File>,
     /// A symlink and its target: the user's own path to the project.
     pub alias: Option<(PathBuf, PathBuf)>,
     /// VM of the run; `None` for the native tier.
@@ -79,7 +79,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
     }
     let mut files = host_files(parts.network.as_ref());
     files.extend(parts.user.account_files(parts.accounts));
-    files.extend(parts.network_files);
+    files.extend(parts.files);
     files.extend(parts.alias.map(|(guest, target)| File { guest, bytes: Bytes(target.into_os_string().into_vec()), mode: SYMLINK }));
     Spec {
         machine: parts.machine,

@@ -75,7 +75,7 @@ mod tests {
             accounts: Accounts::default(),
             budget: Budget::default(),
             network: None,
-            network_files: Vec::new(),
+            files: Vec::new(),
             alias: None,
             machine: None,
         });
