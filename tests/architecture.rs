@@ -113,9 +113,100 @@ fn packages() -> Vec<String> {
 
 #[test]
 fn modules_use_only_floors_below() {
-    // The parts of the launcher are not on floors yet.
-    for source in packages().iter().filter(|source| *source != "src/launch") {
-        check_floors(source);
+    for source in packages() {
+        check_floors(&source);
+    }
+}
+
+/// Checks the floors of each folder of a package, and that no module uses an item of a module around it.
+fn check_floors_inside(src: &str) {
+    let files = rust_files(src);
+    let mut wrong = Vec::new();
+    for (list, text) in files.iter().filter(|(path, _)| path.ends_with("lib.rs") || path.ends_with("mod.rs")) {
+        let folder = list.parent().expect("a file has a folder");
+        let floors = floors(text);
+        // A module may have a file of another name for each system.
+        let names: BTreeMap<&str, &str> = text
+            .split("#[path = \"")
+            .skip(1)
+            .filter_map(|rest| Some((rest.split_once(".rs")?.0, rest.split_once("mod ")?.1.split_once(';')?.0)))
+            .collect();
+        let outer: Vec<String> =
+            folder.strip_prefix(src).expect("below src").iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        for (path, text) in files.iter().filter(|(path, _)| path != list && path.starts_with(folder)) {
+            let inner: Vec<String> = path
+                .strip_prefix(folder)
+                .expect("below it")
+                .with_extension("")
+                .iter()
+                .map(|part| part.to_string_lossy().into_owned())
+                .collect();
+            let room = names.get(inner[0].as_str()).copied().unwrap_or(&inner[0]);
+            // Files of tests are no modules of the room.
+            let Some(mine) = floors.get(room) else { continue };
+            let depth = inner.iter().filter(|part| *part != "mod").count();
+            let prefixes =
+                [["crate::", &outer.iter().map(|part| format!("{part}::")).collect::<String>()].concat(), "super::".repeat(depth)];
+            for prefix in prefixes {
+                for used in uses_in_one_line(text, &prefix) {
+                    match floors.get(&used) {
+                        Some(theirs) if used != room && theirs >= mine => {
+                            wrong.push(format!("{}: {used} is not on a lower floor", path.display()))
+                        }
+                        None if used != "super" && used != "self" => {
+                            wrong.push(format!("{}: uses {used} of {}", path.display(), list.display()))
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Like [`uses`], for paths that begin with the prefix, also if a group continues on other lines.
+fn uses_in_one_line(text: &str, prefix: &str) -> Vec<String> {
+    let lines = code(text).lines().filter(|line| !line.trim_start().starts_with("//"));
+    let line = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    let mut names = Vec::new();
+    for (at, _) in line.match_indices(prefix) {
+        // The tail of a longer path is no path.
+        if line[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':' || letter == '$') {
+            continue;
+        }
+        let rest = &line[at + prefix.len()..];
+        let mut depth = 0;
+        // Only the first part of each path of a group counts.
+        let mut is_first = true;
+        let mut name = String::new();
+        for letter in rest.chars() {
+            if letter.is_alphanumeric() || letter == '_' {
+                name.extend(is_first.then_some(letter));
+                continue;
+            }
+            if !name.is_empty() {
+                names.push(std::mem::take(&mut name));
+                is_first = false;
+            }
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => is_first = true,
+                _ => {}
+            }
+            if depth <= 0 {
+                break;
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn rooms_of_the_launcher_have_floors_inside() {
+    for source in ["src/launch", "src/guest/init/src", "src/guest/wire/src"] {
+        check_floors_inside(source);
     }
 }
 
@@ -152,10 +243,10 @@ fn only_in(what: &str, allowed: &[&str]) {
 
 #[test]
 fn special_things_stand_in_one_place() {
-    only_in("unsafe {", &["src/launch/native/sys.rs", "src/launch/vm/framework.rs", "src/guest/init/src/sys.rs"]);
-    only_in("unsafe fn", &["src/launch/native/sys.rs"]);
+    only_in("unsafe {", &["src/launch/kernel/sys.rs", "src/launch/vm/framework.rs", "src/guest/init/src/sys.rs"]);
+    only_in("unsafe fn", &["src/launch/kernel/sys.rs"]);
     // syncfs exists on Linux only; the launcher's own module lists choose the process starters.
-    let choices = ["src/launch/lib.rs", "src/launch/host/mod.rs", "src/launch/vm/mod.rs"];
+    let choices = ["src/launch/lib.rs", "src/launch/tier.rs", "src/launch/host/mod.rs", "src/launch/vm/mod.rs"];
     only_in("target_os", &[&choices[..], &["src/launch/again.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
     only_in("std::env::var", &["src/cli/env.rs"]);
     only_in("process::exit", &[]);

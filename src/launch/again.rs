@@ -15,8 +15,10 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::host::exit::Exit;
+use super::host::system::this_program;
 use super::spec::Spec;
-use super::{Exit, launch};
+use super::tier::{launch, wants_snapshot};
 
 /// The subcommand that serves launches.
 pub const WORD: &str = "__launch";
@@ -154,10 +156,10 @@ impl Drop for Server {
 /// Starts a process that takes the snapshot for this launch if it is missing, and does not wait for it. A failure is ignored: without a
 /// snapshot, later VMs boot as before.
 pub fn take_snapshot_apart(spec: &Spec) {
-    if !super::wants_snapshot(spec) {
+    if !wants_snapshot(spec) {
         return;
     }
-    let (Ok(program), Ok(json)) = (super::this_program(), spec.to_json()) else { return };
+    let (Ok(program), Ok(json)) = (this_program(), spec.to_json()) else { return };
     let mut command = Command::new(program);
     command.args([WORD, SNAPSHOT, "/dev/stdin"]).env_clear().current_dir("/");
     let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();

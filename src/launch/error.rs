@@ -105,3 +105,8 @@ impl Error {
         }
     }
 }
+
+/// Adds the step's name to an error.
+pub(crate) fn host<T, E: Into<std::io::Error>>(result: Result<T, E>, step: &str) -> Result<T, Error> {
+    result.map_err(|error| Error::Host { step: step.to_owned(), source: error.into() })
+}

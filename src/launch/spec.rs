@@ -19,6 +19,9 @@ use silo_base::grant::{Grant, Policy, Port};
 use super::error::Error;
 use host_path::HostPath;
 
+/// Name of the marker directory in an overlay's work directory; it exists if the overlay could not be mounted.
+pub const UNLAYERED: &str = "read-only";
+
 /// One program to run in one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,7 +153,7 @@ pub struct Mount {
 }
 
 /// An overlay over a host directory: writes go to `upper`, and the host directory does not change. If the kernel cannot mount the overlay,
-/// the directory is read-only, and a directory named [`UNLAYERED`](crate::UNLAYERED) is created in `work`.
+/// the directory is read-only, and a directory named [`UNLAYERED`](crate::spec::UNLAYERED) is created in `work`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {

@@ -3,56 +3,25 @@
 //! Each listens on this machine's loopback, so other machines cannot connect. The agent inside connects to the port on either loopback
 //! address. A port forward is for incoming connections only; it grants no network access.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use silo_wire::{Answer, Family, Id};
+use silo_wire::{Answer, Family};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot::{Sender, channel};
 use tokio::time::timeout;
 
 use super::budget::Permit;
+use super::carrier::Carrier;
 use super::carry;
+use super::hall::Hall;
 use super::record::{Entry, Verdict};
-use super::{Carrier, Hall};
+use super::terms::Door;
 
 /// Timeout of a connect inside; the kernel answers immediately unless the server's accept queue is full.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Delay after EMFILE on accept.
 const EXHAUSTED: Duration = Duration::from_millis(100);
-
-/// One port forward.
-pub struct Door {
-    /// The listener on this machine.
-    pub listener: std::net::TcpListener,
-    /// The port inside.
-    pub inside: u16,
-}
-
-/// Connections that the agent was asked to open.
-#[derive(Default)]
-pub struct Waiting {
-    last: Cell<Id>,
-    senders: RefCell<HashMap<Id, Sender<Option<TcpStream>>>>,
-}
-
-impl Waiting {
-    /// Passes a connection from the agent to its waiter; drops it if there is none.
-    pub fn settle(&self, id: Id, connection: Option<TcpStream>) {
-        if let Some(sender) = self.senders.borrow_mut().remove(&id) {
-            // The waiter may be gone.
-            let _ = sender.send(connection);
-        }
-    }
-
-    /// Drops all pending connections.
-    pub fn end(&self) {
-        self.senders.borrow_mut().clear();
-    }
-}
 
 /// Serves a port forward until the sandbox ends.
 pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> {
@@ -108,25 +77,9 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
 }
 
 async fn enter<C: Carrier>(hall: &Rc<Hall<C>>, family: Family, port: u16) -> Option<TcpStream> {
-    let id = hall.waiting.last.get().wrapping_add(1);
-    hall.waiting.last.set(id);
-    let (sender, receiver) = channel();
-    hall.waiting.senders.borrow_mut().insert(id, sender);
-    let _forget = Forget { waiting: &hall.waiting, id };
+    let (id, receiver, _forget) = hall.waiting.begin();
     hall.channel.answer(&Answer::Enter { id, family, port }).await.ok()?;
     let inside = receiver.await.ok()??;
     inside.writable().await.ok()?;
     inside.take_error().is_ok_and(|error| error.is_none()).then_some(inside)
-}
-
-/// Removes a waiter when dropped, also after a timeout.
-struct Forget<'a> {
-    waiting: &'a Waiting,
-    id: Id,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.waiting.senders.borrow_mut().remove(&self.id);
-    }
 }

@@ -4,7 +4,7 @@
 //! get a failure as the answer.
 
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::Receiver;
 
+use super::carrier::Carrier;
+use super::hall::Hall;
 use super::record::{Entry, Verdict};
-use super::{Carrier, Hall};
+use super::terms::{Asking, Keys};
 
 /// The longest message; OpenSSH's agent has the same limit.
 const MAX_MESSAGE_BYTES: u32 = 256 << 10;
@@ -29,22 +31,6 @@ const SIGN_REQUEST: u8 = 13;
 const EXTENSION: u8 = 27;
 /// OpenSSH's client sends this extension before it asks for a signature, so that keys bound to hosts work.
 const SESSION_BIND: &[u8] = b"\0\0\0\x18session-bind@openssh.com";
-
-/// Access to the user's ssh agent.
-pub struct Keys {
-    /// The source of the guest's connections.
-    pub asking: Asking,
-    /// The agent's socket on this machine.
-    pub agent: PathBuf,
-}
-
-/// The source of a guest's connections.
-pub enum Asking {
-    /// Connections to a listener inside.
-    Listener(std::os::unix::net::UnixListener),
-    /// Connections from the VM's channel, each as a socket.
-    Handed(Receiver<std::os::unix::net::UnixStream>),
-}
 
 /// The same source, registered with the async runtime.
 enum Served {

@@ -12,24 +12,25 @@
 //! them.
 
 mod budget;
+mod carrier;
 pub mod hello;
 mod own;
 pub mod proxies;
 pub mod record;
 pub mod request;
+mod waiting;
 
 mod conversations;
+mod dial;
+mod terms;
 
 mod carry;
-mod dial;
-
-mod relay;
+mod hall;
 
 mod doors;
 mod keys;
+mod relay;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -39,19 +40,17 @@ use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use silo_base::grant::{Cover, Host, Leave, MACHINE, Policy, that_covers};
+use silo_base::grant::{Host, MACHINE, that_covers};
 
-use budget::{Budget, Permit};
-use conversations::Conversations;
-use dial::Dialled;
-pub use doors::Door;
-pub use keys::{Asking, Keys};
-use proxies::Proxies;
-use record::{Entry, Record, Verdict};
+use budget::Permit;
+pub use carrier::Carrier;
+pub use hall::MAX_LINES;
+use hall::{Dialling, Hall, MAX_DIALLING, Ready};
+pub use record::Say;
+use record::{Entry, Verdict};
 use relay::Place;
+pub use terms::{Asking, Door, Keys, Terms};
 
-/// The most hosts dialled at a time.
-const MAX_DIALLING: usize = 512;
 /// The most DNS lookups at a time, each in its own thread; more of them wait.
 const MAX_LOOKUPS: usize = 16;
 /// The stack of a lookup thread: enough for the C library's resolver.
@@ -64,65 +63,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long the channel is read after the sandbox ended; its last messages arrive just before its end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// The most lines shown; a guest can request any number of names.
-pub const MAX_LINES: usize = 200;
-
-/// Takes a line, from any thread.
-pub type Say = Box<dyn Fn(&str) + Send + Sync>;
-
-/// The broker's configuration: the grants of a sandbox, and the receivers of its reports.
-pub struct Terms {
-    /// The granted hosts.
-    pub policy: Policy,
-    /// Set while a run learns: grants every name with a public address, and receives each `name:port` that was reached.
-    pub learned: Option<Say>,
-    /// The host's own proxies.
-    pub proxies: Proxies,
-    /// Returns the command that would grant a refused name.
-    pub cure: fn(&str) -> String,
-    /// Receives one line for each name that was refused or not reached.
-    pub tell: Say,
-    /// Receives every lookup and connection.
-    pub record: Option<Record>,
-    /// Port forwards into the sandbox.
-    pub doors: Vec<Door>,
-    /// Access to the user's ssh agent.
-    pub keys: Option<Keys>,
-}
-
-/// The ports that are open while a run learns: those of git and of package clients.
-const LEARNING: [(u16, u16); 3] = [(22, 22), (80, 80), (443, 443)];
-
-impl Terms {
-    fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
-        let learning = || {
-            let open = self.is_learning(host) && LEARNING.iter().any(|(from, to)| (*from..=*to).contains(&port));
-            open.then_some(Leave { cover: Cover::Family, raw: false })
-        };
-        self.policy.judge(host, port).or_else(learning)
-    }
-
-    fn ranges(&self, host: &Host) -> Vec<(u16, u16)> {
-        let mut ranges = self.policy.ranges(host);
-        if self.is_learning(host) {
-            ranges.extend(LEARNING);
-        }
-        ranges
-    }
-
-    fn is_learning(&self, host: &Host) -> bool {
-        self.learned.is_some() && !host.is_address() && host.as_str() != MACHINE
-    }
-}
-
-/// The channel to a sandbox's agent.
-pub trait Carrier: 'static {
-    /// Receives a message, with its connection if it has one; `None` at the end. Skips malformed messages.
-    fn next(&self) -> impl Future<Output = io::Result<Option<(Ask, Option<TcpStream>)>>>;
-
-    /// Sends an answer.
-    fn answer(&self, answer: &Answer) -> impl Future<Output = io::Result<()>>;
-}
 
 /// Serves the agent until its sandbox has ended and its outgoing data is drained.
 ///
@@ -160,62 +100,7 @@ pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Resu
     served
 }
 
-/// State shared by all connections.
-struct Hall<C> {
-    channel: C,
-    terms: Terms,
-    ready: RefCell<HashMap<Id, Ready>>,
-    dialling: Cell<usize>,
-    answers: Cell<usize>,
-    is_crowded: Cell<bool>,
-    turned_away: Cell<u64>,
-    conversations: Conversations,
-    lines: RefCell<Vec<String>>,
-    waiting: doors::Waiting,
-}
-
-/// Counts one running dial.
-struct Dialling<C>(Rc<Hall<C>>);
-
-impl<C> Dialling<C> {
-    fn of(hall: &Rc<Hall<C>>) -> Dialling<C> {
-        hall.dialling.set(hall.dialling.get() + 1);
-        Dialling(Rc::clone(hall))
-    }
-}
-
-impl<C> Drop for Dialling<C> {
-    fn drop(&mut self) {
-        self.0.dialling.set(self.0.dialling.get().saturating_sub(1));
-    }
-}
-
-/// A dialled connection that waits for the guest's side.
-struct Ready {
-    dialled: Dialled,
-    host: Host,
-    port: u16,
-    leave: Leave,
-    permit: Permit,
-    until: Instant,
-}
-
 impl<C: Carrier> Hall<C> {
-    fn new(channel: C, terms: Terms) -> Rc<Hall<C>> {
-        Rc::new(Hall {
-            channel,
-            terms,
-            ready: RefCell::default(),
-            dialling: Cell::default(),
-            answers: Cell::default(),
-            is_crowded: Cell::default(),
-            turned_away: Cell::default(),
-            conversations: Conversations::new(Budget::new()),
-            lines: RefCell::default(),
-            waiting: doors::Waiting::default(),
-        })
-    }
-
     async fn serve(self: Rc<Hall<C>>, doors: Vec<Door>, keys: Option<Keys>) -> io::Result<()> {
         for door in doors {
             let (hall, port) = (Rc::clone(&self), door.inside);
@@ -266,33 +151,6 @@ impl<C: Carrier> Hall<C> {
             }
         }
         Ok(())
-    }
-
-    /// Takes a connection from the budget.
-    fn permit(&self, name: &str, port: u16) -> Option<Permit> {
-        self.conversations.budget().permit().or_else(|| self.crowded(name, port))
-    }
-
-    /// Refuses a connection; records only the first one of a run, since there may be thousands.
-    fn crowded(&self, name: &str, port: u16) -> Option<Permit> {
-        if !self.is_crowded.replace(true) {
-            let name = Host::parse(name).map_or_else(String::new, |host| host.as_str().to_owned());
-            self.note(&Entry { name, port: Some(port), verdict: Verdict::Crowded, sent: 0, received: 0 });
-        }
-        self.turned_away.set(self.turned_away.get().saturating_add(1));
-        None
-    }
-
-    /// Reports at the end how many connections were refused.
-    fn tell_refused(&self) {
-        let most = self.conversations.budget().most();
-        match self.turned_away.get() {
-            0 => {}
-            1 => self.tell(&format!("1 connection was refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time")),
-            many => self.tell(&format!(
-                "{many} connections were refused: the limit is {most} open connections, and {MAX_DIALLING} dials at a time"
-            )),
-        }
     }
 
     /// Drops connections that the agent never claimed.
@@ -376,29 +234,5 @@ impl<C: Carrier> Hall<C> {
             }
         };
         self.note(&Entry { name: host.as_str().to_owned(), port: Some(port), verdict, sent, received });
-    }
-
-    fn note(&self, entry: &Entry) {
-        if let Some(record) = &self.terms.record {
-            record.note(entry);
-        }
-    }
-
-    fn refuse(&self, what: &str, grant: &str) {
-        self.tell(&format!("{what} is not granted; {}", (self.terms.cure)(grant)));
-    }
-
-    /// Shows each line once, up to [`MAX_LINES`].
-    fn tell(&self, line: &str) {
-        let mut lines = self.lines.borrow_mut();
-        if lines.len() > MAX_LINES || lines.iter().any(|told| told == line) {
-            return;
-        }
-        lines.push(line.to_owned());
-        if lines.len() > MAX_LINES {
-            (self.terms.tell)("further refusals are not shown");
-        } else {
-            (self.terms.tell)(line);
-        }
     }
 }

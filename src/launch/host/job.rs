@@ -3,8 +3,8 @@
 use super::insistence::Arrived;
 use super::system::{self, Signals, Who};
 use super::terminal::{Screen, Turn};
-use crate::Phase;
 use crate::error::Error;
+use crate::phase::Phase;
 
 /// Signals that stop a background process that uses its terminal.
 const BACKGROUND: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];

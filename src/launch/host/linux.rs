@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, fcntl_getfl, memfd_create, mknodat, openat, openat2};
@@ -21,11 +21,11 @@ use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, Special
 use rustix::thread::set_name;
 
 use super::insistence::{Arrived, ENDS, Origin};
-use super::streams::host;
-use crate::error::Error;
-pub use crate::native::confine::Agent;
-use crate::native::sys::{self, SignalSet};
-use crate::native::{self, confine};
+use crate::error::{Error, host};
+use crate::kernel::confine;
+pub use crate::kernel::confine::Agent;
+use crate::kernel::sys::{self, SignalSet};
+use crate::kernel::threads::require_one_thread;
 
 /// The socket type that keeps message boundaries and reports end of file.
 pub const MESSAGES: SocketType = SocketType::SEQPACKET;
@@ -51,6 +51,11 @@ pub fn umask() -> u32 {
 /// Returns the file type in a mode.
 pub fn file_type(mode: u32) -> FileType {
     FileType::from_raw_mode(mode)
+}
+
+/// Returns the path of the running program's file, even if the file was replaced.
+pub fn this_program() -> Result<PathBuf, Error> {
+    Ok("/proc/self/exe".into())
 }
 
 /// Creates a pair of connected sockets.
@@ -200,7 +205,7 @@ impl Witness {
     /// Starts the witness. Needs a process with one thread.
     fn start(arriving: BorrowedFd<'_>) -> Result<Witness, Error> {
         let step = "starting a process";
-        native::require_one_thread()?;
+        require_one_thread()?;
         let (ours, theirs) = host(pair(SocketType::STREAM), step)?;
         let parent = getpid();
         match host(sys::fork(), step)?.map(Pid::from_raw) {
@@ -389,7 +394,7 @@ pub fn apart<W: Send + 'static>(
     asked: fn(&W) -> bool,
     run: fn(W) -> io::Result<()>,
 ) -> Result<Apart, Error> {
-    native::require_one_thread()?;
+    require_one_thread()?;
     let parent = getpid();
     match host(sys::fork(), "starting the broker")? {
         Some(pid) => Ok(Apart(Pid::from_raw(pid))),

@@ -6,7 +6,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::thread::JoinHandle;
 
 use rustix::fs::{FileType, Mode, OFlags, RawMode, XattrFlags, fsetxattr, lgetxattr, openat};
@@ -18,9 +18,9 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::insistence::{Arrived, ENDS, Origin};
-use super::streams::host;
-use crate::error::Error;
-use crate::{Check, State, foreign};
+use crate::check::{Check, State};
+use crate::error::{Error, host};
+use crate::foreign;
 
 /// The socket type that keeps message boundaries; a closed peer is reported as an error, not as end of file.
 pub const MESSAGES: SocketType = SocketType::DGRAM;
@@ -44,6 +44,11 @@ pub fn umask() -> u32 {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask);
     umask.as_raw_mode().into()
+}
+
+/// Returns the path of the running program's file, with symlinks resolved.
+pub fn this_program() -> Result<PathBuf, Error> {
+    host(std::env::current_exe().and_then(std::fs::canonicalize), "finding this program's own file")
 }
 
 /// Returns the file type in a mode.

@@ -3,6 +3,10 @@
 //!
 //! `linux` and `macos` implement the system-specific parts under the same names; this module selects one as `system`.
 
+// Some items are used only by the native tier.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub mod insistence;
+
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 pub mod system;
@@ -10,18 +14,14 @@ pub mod system;
 #[path = "macos.rs"]
 pub mod system;
 
-// Some items are used only by the native tier.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-pub mod failure;
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-pub mod insistence;
+mod channel;
+pub mod exit;
+pub mod no_wait;
+mod serving;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub mod streams;
 
-mod channel;
-pub mod no_wait;
 pub mod notices;
-mod serving;
 
 pub mod outlet;
 pub mod terminal;

@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 
 use super::no_wait::{NoWait, Way};
-use super::streams::{Lead, Streams, host};
-use crate::error::Error;
+use super::streams::{Lead, Streams};
+use crate::error::{Error, host};
 use silo_base::plain;
 
 /// Most deferred lines; further ones are dropped.

@@ -22,11 +22,10 @@ use tokio::sync::mpsc;
 use super::channel::{self, Channel};
 use super::notices::Notices;
 use super::serving::{Ears, Kind, Serving, say};
-use super::streams::host;
 use super::system::{self, Agent, MESSAGES};
 use crate::broker::record::Record;
 use crate::broker::{self, Asking, Door, Keys, Say, Terms};
-use crate::error::Error;
+use crate::error::{Error, host};
 use crate::spec::{Asker, Network};
 use silo_base::grant::Port;
 

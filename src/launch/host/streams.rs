@@ -11,7 +11,7 @@ use rustix::process::getpgrp;
 use rustix::termios::{InputModes, LocalModes, OutputModes, Termios, Winsize, isatty, tcgetattr, tcgetpgrp, tcgetwinsize};
 
 use super::system;
-use crate::error::Error;
+use crate::error::{Error, host};
 use crate::spec::Stdio;
 
 /// The program's standard streams and terminal.
@@ -61,11 +61,6 @@ pub enum Take {
     Always,
     /// On the program's first read or change of settings. Until then another program of the pipeline may be the one that reads keys.
     AtUse,
-}
-
-/// Adds the step's name to an error.
-pub fn host<T, E: Into<std::io::Error>>(result: Result<T, E>, step: &str) -> Result<T, Error> {
-    result.map_err(|error| Error::Host { step: step.to_owned(), source: error.into() })
 }
 
 impl Streams {

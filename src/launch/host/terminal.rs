@@ -17,10 +17,10 @@ use rustix::termios::{
 
 use super::no_wait::{NoWait, Way};
 use super::notices::Notices;
-use super::streams::{Streams, Take, host, is_foreground};
+use super::streams::{Streams, Take, is_foreground};
 use super::system::{self, Signals};
-use crate::Exit;
-use crate::error::Error;
+use crate::error::{Error, host};
+use crate::host::exit::Exit;
 
 /// Bytes copied at a time. Small pieces let a key (Ctrl-C) through quickly during large output.
 const PIECE_BYTES: usize = 4096;

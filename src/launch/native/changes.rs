@@ -14,7 +14,7 @@ use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use rustix::fs::{Mode, OFlags, fstat, open, stat};
 use rustix::io::Errno;
 
-use super::sys;
+use crate::kernel::sys;
 
 /// Buffer for several events; their content is not used.
 const EVENT_BYTES: usize = 4096;

@@ -9,9 +9,9 @@ use rustix::mount::{
 };
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
-use super::root::{attach, clone_tree, open_in};
-use super::sys;
-use crate::host::failure::{During, Failure};
+use super::mounts::{attach, clone_tree, open_in};
+use crate::failure::{During, Failure};
+use crate::kernel::sys;
 
 /// Devices that every program may expect, and that reveal nothing of the host.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

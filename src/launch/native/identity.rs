@@ -10,8 +10,8 @@ use rustix::thread::{
     set_capabilities, set_capabilities_secure_bits,
 };
 
-use super::sys;
-use crate::host::failure::{During, Failure};
+use crate::failure::{During, Failure};
+use crate::kernel::sys;
 use crate::spec::Identity;
 
 /// Capabilities of root in a build step, within its own user namespace: access to the image's files, which maintainer scripts expect.

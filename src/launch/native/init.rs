@@ -30,9 +30,10 @@ use super::named::Judge;
 use super::plan::Plan;
 use super::removable::{self, Removable};
 use super::wire::{self, Order, Report, Scope};
-use super::{calls, device, identity, limits, modes, owner, program, reguard, root, sys};
-use crate::host::failure::{Cause, During, Failure, Stage};
+use super::{device, identity, limits, modes, owner, program, reguard, root};
+use crate::failure::{Cause, During, Failure, Stage};
 use crate::host::streams::{Lead, Streams, Terminal};
+use crate::kernel::{calls, sys};
 use crate::spec::{Identity, SSH_AGENT, Spec};
 
 /// Backlog of the ssh agent's socket.

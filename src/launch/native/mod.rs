@@ -4,55 +4,48 @@
 //! terminal's bytes. *PID 1* (`init` and its modules) is created by one `clone3` with all namespaces, builds the view from nothing, and
 //! starts the program. Needs Linux 5.12 (`mount_setattr`; overlays in user namespaces exist since 5.11).
 
-mod broker_calls;
-mod calls;
 mod cgroup;
 mod changes;
-pub(super) mod confine;
-mod device;
 mod identity;
-mod init;
 mod layout;
 mod limits;
-mod modes;
+mod mounts;
 mod named;
+mod program;
+mod skeleton;
+pub(super) mod wire;
+
+mod device;
 mod owner;
 pub(super) mod plan;
-pub mod probe;
 mod proc;
-mod program;
 mod reguard;
+pub(super) mod supervise;
+
 mod removable;
 mod root;
-mod seccomp;
-mod skeleton;
-pub(super) mod supervise;
-pub(super) mod sys;
-pub(super) mod wire;
+
+mod modes;
+pub mod probe;
+
+mod init;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::error::Error;
+use super::host::exit::Exit;
 use super::host::notices::Notices;
 use super::host::outlet::Outlet;
-use super::host::streams::{self, host};
+use super::host::streams;
 use super::host::system::Signals;
 use super::host::terminal::{Screen, Turn};
+use super::kernel::namespaces::NAMESPACES;
+use super::kernel::sys;
+use super::phase::Phase;
 use super::spec::Spec;
-use super::{Exit, Phase};
+use crate::error::{Error, host};
 use plan::Plan;
-
-/// All new namespaces except the time namespace (a sandbox uses the host's clock).
-const NAMESPACES: u64 = (libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP) as u64;
 
 /// See [`crate`].
 pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
@@ -81,15 +74,4 @@ pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), 
     let made = host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
     let Some(child) = made else { init::main(spec, plan, &theirs) };
     Ok((supervise::Sandbox::new(child), ours))
-}
-
-/// Fails if this process has more than one thread: a fork of it would not be safe.
-pub fn require_one_thread() -> Result<(), Error> {
-    // The directory's link count is 2 plus one for each subdirectory, and so for each thread.
-    let wanted = StatxFlags::NLINK;
-    let tasks = statx(CWD, "/proc/self/task", AtFlags::empty(), wanted);
-    match u64::from(host(tasks, "counting threads")?.stx_nlink).saturating_sub(2) {
-        1 => Ok(()),
-        count => Err(Error::Threads { count }),
-    }
 }

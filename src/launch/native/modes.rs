@@ -12,13 +12,8 @@ use rustix::io::Errno;
 
 use super::named::{Judge, Named, Verdict};
 use super::removable::{self, Removable};
-use super::sys::{self, Notice};
-use crate::host::failure::{During, Failure};
-
-/// `fchmodat2`; the libc crate does not define it for every C library.
-pub const FCHMODAT2: libc::c_long = 452;
-/// `chmod`; aarch64 does not have it, and no call has this number there.
-pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1 };
+use crate::failure::{During, Failure};
+use crate::kernel::sys::{self, Notice};
 
 /// Answers the calls of one sandbox.
 pub struct Modes {
@@ -73,7 +68,7 @@ fn read(notice: &Notice, pid: i32) -> Result<(Named, Mode), Errno> {
     let (named, mode) = match libc::c_long::from(notice.call) {
         libc::SYS_fchmod => (Named::by_descriptor(args[0]), mode(1)),
         libc::SYS_fchmodat => (Named::at(pid, args[0], args[1], 0)?, mode(2)),
-        FCHMODAT2 => (Named::at(pid, args[0], args[1], args[3])?, mode(2)),
+        sys::FCHMODAT2 => (Named::at(pid, args[0], args[1], args[3])?, mode(2)),
         // chmod; aarch64 does not have it.
         _ => (Named::by_path(pid, args[0])?, mode(1)),
     };

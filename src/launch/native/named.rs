@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 
-use super::sys::{self, Notice};
+use crate::kernel::sys::{self, Notice};
 
 /// The kernel's limit on a path, including its NUL.
 const PATH_BYTES: usize = 4096;

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, XattrFlags, c
 use rustix::io::Errno;
 
 use super::named::{Judge, Named, Verdict};
-use super::sys::{self, Notice};
-use crate::host::failure::{During, Failure};
+use crate::failure::{During, Failure};
+use crate::kernel::sys::{self, Notice};
 
 /// The attribute with a file's owner, as `uid:gid` in decimal; absent means 0:0.
 const OWNER: &str = "user.silo.owner";

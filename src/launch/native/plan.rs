@@ -9,10 +9,10 @@ use silo_init::agent::Layout;
 use super::cgroup::Cgroup;
 use super::layout;
 use super::program::{self, Program};
-use super::sys::SignalSet;
-use crate::error::Error;
-use crate::host::streams::{Streams, host};
+use crate::error::{Error, host};
+use crate::host::streams::Streams;
 use crate::host::system;
+use crate::kernel::sys::SignalSet;
 use crate::spec::{Identity, Spec};
 
 /// The data that PID 1 inherits by the fork.

@@ -15,10 +15,12 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::set_no_new_privs;
 
 use super::wire::{self, Report};
-use super::{NAMESPACES, calls, cgroup, identity, limits, root, sys};
-use crate::host::failure::{Cause, During, Failure, Stage};
+use super::{cgroup, identity, limits, root};
+use crate::check::{Check, State};
+use crate::failure::{Cause, During, Failure, Stage};
+use crate::kernel::namespaces::NAMESPACES;
+use crate::kernel::{calls, sys};
 use crate::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
-use crate::{Check, State};
 
 /// The oldest kernel with all system calls of the native tier (`mount_setattr` is the newest).
 const OLDEST_KERNEL: (u32, u32) = (5, 12);

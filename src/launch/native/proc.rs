@@ -10,9 +10,9 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsmount, fsopen, mount_bind, move_mount};
 
-use super::root::{attach, clone_tree};
-use super::sys;
-use crate::host::failure::{During, Failure};
+use super::mounts::{attach, clone_tree};
+use crate::failure::{During, Failure};
+use crate::kernel::sys;
 
 /// Entries readable by all users, hidden with `/dev/null`.
 const HIDDEN_FILES: [&str; 14] = [

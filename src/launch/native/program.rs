@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use super::sys::{self, Strings};
-use crate::host::failure::{Cause, Failure, Stage};
+use crate::failure::{Cause, Failure, Stage};
+use crate::kernel::sys::{self, Strings};
 use crate::spec::Spec;
 
 /// Search path if the environment has no `PATH`; the same as glibc's.

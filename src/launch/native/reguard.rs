@@ -17,9 +17,9 @@ use rustix::io::Errno;
 use rustix::thread::set_name;
 
 use super::changes::Changes;
-use super::root::{self, open_in};
-use super::sys;
-use crate::host::failure::{During, Failure};
+use super::mounts::{cover, make_read_only, open_in};
+use crate::failure::{During, Failure};
+use crate::kernel::sys;
 use crate::spec::{Access, Mount, Spec};
 
 /// A guarded path.
@@ -122,10 +122,10 @@ impl Guarded<'_> {
             Guard::ReadOnly if is_read_only => Ok(()),
             Guard::Layer(_) if is_read_only => Ok(()),
             Guard::Layer(layer) if device == fstat(&*layer)?.st_dev => Ok(()),
-            Guard::ReadOnly | Guard::Layer(_) => root::make_read_only(root, self.path),
+            Guard::ReadOnly | Guard::Layer(_) => make_read_only(root, self.path),
             Guard::Empty(devices) if devices.contains(&device) => Ok(()),
             Guard::Empty(devices) => {
-                root::cover(root, &found)?;
+                cover(root, &found)?;
                 devices.insert(fstat(open_in(root.as_fd(), self.path)?)?.st_dev);
                 Ok(())
             }

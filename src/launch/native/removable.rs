@@ -29,11 +29,11 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::set_name;
 
+use super::mounts::{clone_tree, move_onto, open_in};
 use super::named::{Named, Verdict};
 use super::reguard::close_all_but;
-use super::root::{clone_tree, move_onto, open_in};
-use super::sys::{self, Notice};
-use crate::host::failure::{During, Failure};
+use crate::failure::{During, Failure};
+use crate::kernel::sys::{self, Notice};
 use crate::spec::Spec;
 
 /// Time limit for the mounting process. It takes microseconds, unless the program has stopped it.
@@ -68,7 +68,7 @@ struct Target {
 
 /// Returns true if this module answers the call.
 pub fn is_judged(call: i32) -> bool {
-    !matches!(libc::c_long::from(call), libc::SYS_fchmod | libc::SYS_fchmodat | super::modes::FCHMODAT2 | super::modes::CHMOD)
+    !matches!(libc::c_long::from(call), libc::SYS_fchmod | libc::SYS_fchmodat | sys::FCHMODAT2 | sys::CHMOD)
 }
 
 /// Starts the mounting process, if the spec has such directories. Call it before privileges are dropped.

@@ -20,7 +20,7 @@ use rustix::fs::{
 use rustix::io::{Errno, write};
 use silo_store::in_root::names;
 
-use crate::host::failure::{During, Failure};
+use crate::failure::{During, Failure};
 
 /// Most symlinks followed in one path, as in the kernel.
 const SYMLINKS: usize = 40;
@@ -227,6 +227,6 @@ mod tests {
         skeleton.file(Path::new("/etc/out"), b"", 0o644).expect("hides the symlink");
         assert!(base.join("etc/out").symlink_metadata().expect("there").is_file());
         let failure = skeleton.dir(Path::new("/etc/loop/x"), 0o755).expect_err("it is a loop");
-        assert_eq!(failure.cause, crate::host::failure::Cause::Number(libc::ELOOP));
+        assert_eq!(failure.cause, crate::failure::Cause::Number(libc::ELOOP));
     }
 }

@@ -14,17 +14,17 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::Termios;
 
-use super::sys::Child;
 use super::wire::{self, Order, Report, Scope};
-use crate::error::Error;
-use crate::host::failure::failed;
+use crate::error::{Error, host};
+use crate::failure::failed;
+use crate::host::exit::Exit;
 use crate::host::insistence::{Answer, Arrived, Insistence};
 use crate::host::job::{Inside, Job};
 use crate::host::outlet::{Askers, Outlet};
-use crate::host::streams::host;
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
-use crate::{Exit, Phase};
+use crate::kernel::sys::Child;
+use crate::phase::Phase;
 
 /// Runs that end within this time are short.
 const SHORT: Duration = Duration::from_millis(200);

@@ -12,7 +12,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::host::failure::{Failure, Stage};
+use crate::failure::{Failure, Stage};
 
 /// Largest message: an error with a path.
 const MESSAGE_BYTES: usize = 8192;
@@ -200,7 +200,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
-    use crate::host::failure::Cause;
+    use crate::failure::Cause;
 
     #[test]
     fn both_directions_arrive_whole() {

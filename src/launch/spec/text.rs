@@ -48,7 +48,7 @@ impl Text {
 pub mod one {
     use serde::{Deserializer, Serializer};
 
-    use super::{Deserialize, OsStr, OsString, Serialize, Text};
+    use crate::spec::text::{Deserialize, OsStr, OsString, Serialize, Text};
 
     /// Serializes one value.
     pub fn serialize<T: AsRef<OsStr>, S: Serializer>(text: &T, to: S) -> Result<S::Ok, S::Error> {
@@ -65,7 +65,7 @@ pub mod one {
 pub mod perhaps {
     use serde::{Deserializer, Serializer};
 
-    use super::{Deserialize, OsStr, OsString, Serialize, Text};
+    use crate::spec::text::{Deserialize, OsStr, OsString, Serialize, Text};
 
     /// Serializes an optional value.
     pub fn serialize<T: AsRef<OsStr>, S: Serializer>(text: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
@@ -82,7 +82,7 @@ pub mod perhaps {
 pub mod list {
     use serde::{Deserializer, Serializer};
 
-    use super::{Deserialize, OsStr, OsString, Text};
+    use crate::spec::text::{Deserialize, OsStr, OsString, Text};
 
     /// Serializes a list.
     pub fn serialize<T: AsRef<OsStr>, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
@@ -102,7 +102,7 @@ pub mod map {
 
     use serde::{Deserializer, Serializer};
 
-    use super::{Deserialize, OsString, Text};
+    use crate::spec::text::{Deserialize, OsString, Text};
 
     /// Serializes the variables.
     pub fn serialize<S: Serializer>(map: &BTreeMap<OsString, OsString>, to: S) -> Result<S::Ok, S::Error> {

@@ -6,7 +6,8 @@
 
 use std::path::PathBuf;
 
-use super::machine::{self, Inside, LOWER_TAG, PORT, Sharing};
+use super::machine::{self, Inside, Sharing};
+use super::places::{LOWER_TAG, PORT};
 use super::shares::{Shares, tag};
 use crate::spec::{Access, Machine, Spec};
 

@@ -7,24 +7,49 @@ use std::path::Path;
 
 use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::net::SocketType;
+use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
 
 use super::changes;
 use super::conversation::{End, Ways};
-use super::machine::Errors;
+use super::machine::{Errors, Inside, Job};
 use super::mux::{Keys, Mux};
 use super::tty::Terminal;
-use crate::error::Error;
+use super::watch::Watch;
+use crate::error::{Error, host};
 use crate::host::no_wait::{NoWait, Way};
 use crate::host::outlet::{Askers, Outlet};
-use crate::host::streams::{Lead, Streams, host};
+use crate::host::streams::{Lead, Streams};
 use crate::host::system;
 use crate::host::terminal::Screen;
+use crate::spec::{Spec, Upper};
 
 const STEP: &str = "connecting the virtual machine's streams";
 
+/// Connects the program's streams, and sends the job to the VM. Returns the file that receives the program's changes.
+pub fn program(watch: &mut Watch<'_>, spec: &Spec, inside: Inside, given: &Streams) -> Result<Option<File>, Error> {
+    let (terminal, errors) = streams(&mut watch.mux, watch.screen.as_mut(), given)?;
+    if let Some(outlet) = &mut watch.outlet {
+        network(&mut watch.mux, outlet)?;
+    }
+    let after = match &spec.root.upper {
+        Upper::Kept { upper, .. } => Some(changes(&mut watch.mux, upper, inside.memory_bytes)?),
+        Upper::Ephemeral { .. } => None,
+    };
+    let now = clock_gettime(ClockId::Realtime);
+    let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let tasks = spec.limits.tasks;
+    let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
+    let now = (now.tv_sec, now.tv_nsec);
+    let Inside { spec, shares, sharing, .. } = inside;
+    let umask = system::umask();
+    let job = Job { spec, user, umask, has_disk, shares, sharing, terminal, errors, tasks, now };
+    send_job(&mut watch.mux, &serde_json::to_vec(&job)?)?;
+    Ok(after)
+}
+
 /// Connects the program's streams; returns the description of its terminal, if it gets one, and the destination of its errors.
-pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Result<(Option<Terminal>, Errors), Error> {
+fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Result<(Option<Terminal>, Errors), Error> {
     let terminal = streams.terminal.as_ref().map(|terminal| Terminal::of(terminal, streams.on_terminal()));
     if terminal.is_some() {
         let (inside, outside) = host(system::pair(SocketType::STREAM), STEP)?;
@@ -58,7 +83,7 @@ pub fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) ->
 }
 
 /// Connects the network agent inside to the broker, and ssh agent clients to the user's ssh agent.
-pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
+fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
     let (agent, broker) = host(system::pair(system::MESSAGES), STEP)?;
     mux.take_messenger(agent);
     outlet.take_channel(broker)?;
@@ -71,7 +96,7 @@ pub fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
 }
 
 /// Sends the initial content of the directory for changes; returns the file that receives the result.
-pub fn changes(mux: &mut Mux, upper: &Path, memory_bytes: u64) -> Result<File, Error> {
+fn changes(mux: &mut Mux, upper: &Path, memory_bytes: u64) -> Result<File, Error> {
     let step = || format!("packing {}", upper.display());
     let mut before = Vec::new();
     host(changes::pack(upper, &mut before), &step())?;
@@ -93,7 +118,7 @@ pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
 }
 
 /// Sends the job.
-pub fn job(mux: &mut Mux, job: &[u8]) -> Result<(), Error> {
+fn send_job(mux: &mut Mux, job: &[u8]) -> Result<(), Error> {
     let file = host(in_memory(job), STEP)?;
     mux.add(JOB, NoWait::own(file), End::Shared, Ways::OUT);
     Ok(())

@@ -23,18 +23,20 @@ use super::changes;
 use super::conversation::{End, Side, Ways};
 use super::initial::{FIRST_MODULES, OTHER_MODULES};
 use super::linger::{LOOK, Linger};
-use super::machine::{CHANGES, DISK, Errors, IMAGE, Job, LOWER, LOWER_TAG, PORT, SHARES, Sharing};
+use super::machine::{Errors, Job, Sharing};
 use super::mux::{Keys, Mux, Source};
+use super::places::{CHANGES, DISK, IMAGE, LOWER, LOWER_TAG, PORT, SHARES};
 use super::shares::tag;
 use super::tty;
-use crate::host::failure::{Cause, During, Failure, Stage, failed};
+use crate::failure::{Cause, During, Failure, Stage, failed};
 use crate::host::no_wait::NoWait;
 use crate::host::streams::{Lead, Streams, Terminal};
 use crate::host::system::{self, Signals};
 use crate::host::terminal::refresh;
+use crate::kernel::sys;
+use crate::native;
 use crate::native::plan::{self, Plan};
 use crate::native::wire::{self, Order, Report, Scope};
-use crate::native::{self, sys};
 use crate::spec::{Identity, Upper};
 
 /// Interval, in nanoseconds, for polling a terminal that no process has open.

@@ -21,7 +21,7 @@ use object::{Endianness, ReadRef};
 use silo_store::digest::Hasher;
 use silo_store::in_root;
 
-use super::program::Program;
+use super::program::{Program, failed, read};
 use crate::error::Error;
 
 /// The size is padded to pages: firmware stores its own tables at the end of memory, next to the archive.
@@ -188,17 +188,9 @@ fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Ite
     Ok(order)
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| failed("reading", path, source))
-}
-
 /// Reads a file of the image.
 fn read_of(root: &Path, path: &Path) -> Result<Vec<u8>, Error> {
     in_root::read(root, path, MAX_MODULE_BYTES).map_err(|source| failed("reading", path, source))
-}
-
-pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
-    Error::Host { step: format!("{doing} {}", path.display()), source }
 }
 
 fn broken(path: &Path) -> Error {

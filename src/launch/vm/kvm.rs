@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, Timespec, access};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
-use crate::native::sys;
+use super::machine::Processor;
+use crate::kernel::sys;
 
 /// The device file.
 const DEVICE: &str = "/dev/kvm";
@@ -38,6 +39,11 @@ pub fn works() -> Result<(), &'static str> {
         Ok(()) => Ok(()),
         Err(why) => Err(why),
     }
+}
+
+/// Returns the type of processor for VMs on this host; the test takes some milliseconds.
+pub fn processor() -> Processor {
+    if works().is_ok() { Processor::Kvm } else { Processor::Translated }
 }
 
 fn probe() -> Result<(), String> {

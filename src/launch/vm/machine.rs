@@ -13,26 +13,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::places::{CHANGES, GIVEN, IMAGE, LOWER, LOWER_TAG, MEMORY, PORT, SNAPSHOT, STATE};
 use super::shares::{Shares, shared_dir, tag};
 use super::tty::Terminal;
 use crate::spec::{Access, Dir, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
 
-/// The directory with Silo's files in QEMU's sandbox.
-pub const GIVEN: &str = "/silo";
-/// The mount point of the program's root in the VM.
-pub const IMAGE: &str = "/image";
-/// The mount point of the root's lower directories in the VM, if there is no disk.
-pub const LOWER: &str = "/lower";
-/// The tag of their share.
-pub const LOWER_TAG: &str = "lower";
-/// The directory for captured changes in the VM.
-pub const CHANGES: &str = "/changes";
-/// The mount point of the host's shares in the VM.
-pub const SHARES: &str = "/share";
-/// The VM's disk with the program's root.
-pub const DISK: &str = "/dev/vda";
-/// The name of the port to the host.
-pub const PORT: &str = "silo.0";
 /// Writable memory in QEMU's sandbox, in addition to shares: it holds only mount points.
 const SCRATCH_BYTES: u64 = 64 << 20;
 /// Threads of QEMU: a few for processors, at most 64 for files, and some of its own.
@@ -95,13 +80,6 @@ impl Start {
         *self != Start::Boot
     }
 }
-
-/// The file of a snapshot's memory, in its directory.
-pub const MEMORY: &str = "memory";
-/// The file of the other VM state.
-pub const STATE: &str = "state";
-/// The snapshot's directory in QEMU's sandbox.
-pub const SNAPSHOT: &str = "/silo/snapshot";
 
 /// The job for the VM's first process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -362,7 +340,8 @@ const MACHINE: &str = "-machine virt,gic-version=max";
 #[cfg(target_arch = "aarch64")]
 const PROGRAM: &str = "qemu-system-aarch64";
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::spec::Overlay;

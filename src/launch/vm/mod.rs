@@ -10,63 +10,76 @@
 //! This is Linux. On macOS the VM runs in Apple's framework (see [`apple`] for its view; `vz` starts it), without a sandbox around it. The
 //! guest, the port and the host side of it ([`watch`]) are the same.
 
-#[cfg(target_os = "linux")]
-pub mod guest;
-
 mod changes;
-mod connect;
 #[cfg(target_os = "linux")]
 mod control;
 pub mod conversation;
-pub mod initial;
-#[cfg(target_os = "linux")]
-mod kvm;
+// QEMU has more ways to end.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod gone;
 mod linger;
-mod link;
+// Some items are used only by QEMU and the guest.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod places;
 // Each system uses one of its two functions.
 #[allow(dead_code)]
 mod program;
-#[cfg(target_os = "linux")]
-mod qemu;
-#[cfg(target_os = "linux")]
-pub mod snapshot;
-#[cfg(target_os = "linux")]
-mod start;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod watch;
+mod tty;
 
-// Some items are used only by QEMU and the guest.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod machine;
+pub mod initial;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod mux;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod shares;
+
+mod link;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod tty;
+mod machine;
 
 // Data that is tested also on systems without Apple's framework.
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 mod apple;
+#[cfg(target_os = "linux")]
+pub mod guest;
+#[cfg(target_os = "linux")]
+mod kvm;
+#[cfg(target_os = "linux")]
+mod saved;
+
 #[cfg(target_os = "macos")]
 mod framework;
+
+#[cfg(target_os = "linux")]
+#[path = "qemu.rs"]
+mod running;
 #[cfg(target_os = "macos")]
-mod vz;
+#[path = "vz.rs"]
+mod running;
 
-use std::fs::File;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+mod watch;
 
-use rustix::time::{ClockId, clock_gettime};
+mod connect;
+#[cfg(target_os = "linux")]
+mod start;
+#[cfg(target_os = "macos")]
+#[path = "vz_start.rs"]
+mod start;
+
+#[cfg(target_os = "linux")]
+pub mod snapshot;
 
 use super::error::Error;
+use super::host::exit::Exit;
 use super::host::notices::Notices;
 use super::host::outlet::Outlet;
-use super::host::streams::{self, Streams};
-use super::host::system::{self, Signals};
+use super::host::streams;
+use super::host::system::Signals;
 use super::host::terminal::{Screen, Turn};
+use super::phase::Phase;
 use super::spec::{Machine, Spec, Upper};
-use super::{Exit, Phase};
-use machine::{Inside, Job};
-use watch::{Until, Watch};
+use watch::Until;
 
 /// See [`crate::unpack_changes`].
 pub use changes::unpack as unpack_changes;
@@ -79,19 +92,8 @@ pub use program::of as first_process;
 
 #[cfg(target_os = "linux")]
 pub use kvm::works as runs_guests;
-#[cfg(target_os = "linux")]
-use qemu::Running;
-#[cfg(target_os = "linux")]
 use start::begin;
-#[cfg(target_os = "linux")]
 pub use start::probe;
-
-#[cfg(target_os = "macos")]
-use vz::Running;
-#[cfg(target_os = "macos")]
-use vz::begin;
-#[cfg(target_os = "macos")]
-pub use vz::probe;
 
 /// See [`crate`].
 pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
@@ -112,7 +114,7 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
         screen.take()?;
     }
     watch.outlet = outlet;
-    let after = tell(&mut watch, spec, inside, &streams)?;
+    let after = connect::program(&mut watch, spec, inside, &streams)?;
     let outcome = watch.run(&signals, Until::Ended, noted);
     noted(Phase::Ended);
     let exit = watch.close(outcome, &signals)?;
@@ -122,26 +124,4 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
         connect::changed(after, upper)?;
     }
     Ok(exit)
-}
-
-/// Connects the program's streams, and sends the job to the VM. Returns the file that receives the program's changes.
-fn tell(watch: &mut Watch<'_>, spec: &Spec, inside: Inside, streams: &Streams) -> Result<Option<File>, Error> {
-    let (terminal, errors) = connect::streams(&mut watch.mux, watch.screen.as_mut(), streams)?;
-    if let Some(outlet) = &mut watch.outlet {
-        connect::network(&mut watch.mux, outlet)?;
-    }
-    let after = match &spec.root.upper {
-        Upper::Kept { upper, .. } => Some(connect::changes(&mut watch.mux, upper, inside.memory_bytes)?),
-        Upper::Ephemeral { .. } => None,
-    };
-    let now = clock_gettime(ClockId::Realtime);
-    let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let tasks = spec.limits.tasks;
-    let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
-    let now = (now.tv_sec, now.tv_nsec);
-    let Inside { spec, shares, sharing, .. } = inside;
-    let umask = system::umask();
-    let job = Job { spec, user, umask, has_disk, shares, sharing, terminal, errors, tasks, now };
-    connect::job(&mut watch.mux, &serde_json::to_vec(&job)?)?;
-    Ok(after)
 }

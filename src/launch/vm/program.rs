@@ -3,9 +3,9 @@
 //! On Linux it is this very binary with the libraries that it has loaded. Where this process runs, these files exist, so nothing must be
 //! built, found or shipped. On other systems it is a static binary, installed next to this one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::initial::failed;
 use crate::error::Error;
 
 /// The first process of a VM.
@@ -23,7 +23,7 @@ pub struct Program {
 pub fn of(program: &Path) -> Result<Program, Error> {
     let (own, maps) = (Path::new("/proc/self/exe"), Path::new("/proc/self/maps"));
     let target = std::fs::read_link(own).map_err(|source| failed("reading", own, source))?;
-    let text = String::from_utf8_lossy(&super::initial::read(maps)?).into_owned();
+    let text = String::from_utf8_lossy(&read(maps)?).into_owned();
     Ok(Program { path: program.to_owned(), libraries: loaded(&text, &target), shared_files: &["9pnet_virtio", "9p"] })
 }
 
@@ -52,6 +52,16 @@ pub fn beside(this: &Path) -> Result<Program, Error> {
             Err(Error::Machine { what })
         }
     }
+}
+
+/// Reads a file of the host.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| failed("reading", path, source))
+}
+
+/// Names the step and the file of an error.
+pub(super) fn failed(doing: &str, path: &Path, source: io::Error) -> Error {
+    Error::Host { step: format!("{doing} {}", path.display()), source }
 }
 
 #[cfg(test)]

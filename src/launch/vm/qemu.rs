@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::control::Control;
-use super::watch::Gone;
-use crate::error::Error;
-use crate::host::streams::host;
+use super::gone::Gone;
+use crate::error::{Error, host};
 use crate::native::supervise::Sandbox;
 use crate::native::wire::{self, Report};
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::machine::{GIVEN, SHARES};
+use super::places::{GIVEN, SHARES};
 use crate::spec::host_path::HostPath;
 use crate::spec::{Access, Overlay, Spec};
 

@@ -7,114 +7,43 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fchmod, open, openat};
-use rustix::io::Errno;
-use silo_store::digest::Hasher;
+use rustix::fs::{CWD, Mode, OFlags, fchmod, open, openat};
 use silo_store::held::Held;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_wire::frame;
 
-use super::machine::{self, MEMORY, Processor, STATE, Start};
-use super::qemu::Running;
+use super::connect;
+use super::kvm::processor;
+use super::machine::{self, Processor, Start};
+use super::places::{self, MEMORY, STATE};
+use super::running::Running;
+use super::saved::{Place, regular, whole};
 use super::start::{Way, awake, boot};
 use super::watch::Until;
-use super::{kvm, tell};
-use crate::error::Error;
-use crate::host::streams::{self, host};
+use crate::error::{Error, host};
+use crate::host::streams;
 use crate::host::system::Signals;
 use crate::spec::{Machine, Spec, Stdio, Upper};
 
 /// Most snapshots kept per image: one for each combination of share count and VM size in use.
 const MOST: usize = 4;
-/// Largest state of a VM without its memory; QEMU writes some hundred kilobytes.
-const MAX_STATE_BYTES: u64 = 64 << 20;
 /// Name prefix of unfinished snapshots.
 const UNDONE: &str = "undone-";
 /// The default command to run in a VM before its snapshot is taken.
 const WARM_UP: [&str; 3] = ["sh", "-c", ":"];
 
-/// The location of the snapshot for a launch, whether it exists or not.
-#[derive(Debug)]
-pub struct Place {
-    parent: PathBuf,
-    name: String,
-}
-
-impl Place {
-    /// Returns the location; `None` if snapshots are not enabled.
-    pub fn of(spec: &Spec, machine: &Machine, processor: Processor) -> Option<Place> {
-        let parent = machine.snapshots.clone()?;
-        let made = machine::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() });
-        let mut hasher = Hasher::new();
-        let mut put = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        made.outer.argv.iter().chain(&machine.warm_up).for_each(|word| put(word.as_bytes()));
-        for path in [Some(&machine.root), Some(&machine.kernel), Some(&machine.initial), machine.disk.as_ref()].into_iter().flatten() {
-            put(path.as_os_str().as_bytes());
-        }
-        if processor == Processor::Kvm {
-            // The guest uses the host processor's instructions.
-            let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-            text.lines()
-                .filter(|line| line.starts_with("model name") || line.starts_with("flags"))
-                .take(2)
-                .for_each(|line| put(line.as_bytes()));
-        }
-        Some(Place { parent, name: hasher.finish().to_string() })
-    }
-
-    fn dir(&self) -> PathBuf {
-        self.parent.join(&self.name)
-    }
-
-    /// Returns the directory of an existing snapshot, and updates its time of use. Removes an invalid snapshot.
-    pub fn find(&self, memory_bytes: u64) -> Option<PathBuf> {
-        let dir = self.dir();
-        match whole(&dir, memory_bytes) {
-            Ok(state) => {
-                let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-                let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-                // Failing to update the time of use does not matter.
-                let _ = rustix::fs::futimens(&state, &Timestamps { last_access: omit, last_modification: now });
-                Some(dir)
-            }
-            // No snapshot exists.
-            Err(error) if error.kind() == ErrorKind::NotFound && !dir.exists() => None,
-            Err(error) if error.kind() == ErrorKind::InvalidData || error.kind() == ErrorKind::NotFound => {
-                self.remove();
-                None
-            }
-            // Out of file descriptors, or a similar problem of the host.
-            Err(_) => None,
-        }
-    }
-
-    /// Removes an invalid snapshot.
-    pub fn remove(&self) {
-        // A VM that has its files open is not affected.
-        let _ = remove_tree(&self.dir());
-    }
-}
-
 /// True if a launch would use a snapshot and none exists.
 pub fn is_wanted(spec: &Spec, machine: &Machine) -> bool {
     let place = machine.snapshots.is_some().then(|| Place::of(spec, machine, processor())).flatten();
     place.is_some_and(|place| !place.dir().join(STATE).exists())
-}
-
-/// Returns the type of processor for VMs on this host; the test takes some milliseconds.
-pub fn processor() -> Processor {
-    if kvm::works().is_ok() { Processor::Kvm } else { Processor::Translated }
 }
 
 /// Takes the snapshot for launches like this one, unless it exists or another process is taking one.
@@ -149,7 +78,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     let booted = boot(machine::make(&plain, machine, processor, start), &signals, Way::Observed);
     let (mut watch, made) = booted.map_err(|unstarted| unstarted.error)?;
     if machine.disk.is_some() {
-        tell(&mut watch, &plain, made.inside(), &streams::streams(&plain.stdio)?)?;
+        connect::program(&mut watch, &plain, made.inside(), &streams::streams(&plain.stdio)?)?;
         watch.run(&signals, Until::Ended, &mut |_| {})?;
         // A missing or failing command has still warmed the page cache; a setup error makes the VM useless.
         if let Some(frame::Report::Failed { stage: frame::Stage::Setup, step, .. }) = &watch.end {
@@ -163,7 +92,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     }
     let step = "saving the virtual machine";
     let Some(control) = watch.running().and_then(Running::control) else { return Err(Error::Lost) };
-    host(control.save(&format!("{}/{STATE}", machine::SNAPSHOT), &signals).map_err(io::Error::other), step)
+    host(control.save(&format!("{}/{STATE}", places::SNAPSHOT), &signals).map_err(io::Error::other), step)
 }
 
 /// Returns a spec of the image's own program, without the user's files.
@@ -213,33 +142,6 @@ fn prepare(staged: &Path, memory_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the files of a snapshot and checks their type and size; returns the state file.
-fn whole(dir: &Path, memory_bytes: u64) -> io::Result<File> {
-    let place = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let place = place.map_err(|error| if error == Errno::NOTDIR || error == Errno::LOOP { odd(dir) } else { error.into() })?;
-    let memory = regular(place.as_fd(), MEMORY)?;
-    let state = regular(place.as_fd(), STATE)?;
-    let fits = memory.metadata()?.len() == memory_bytes && (1..=MAX_STATE_BYTES).contains(&state.metadata()?.len());
-    if fits { Ok(state) } else { Err(odd(dir)) }
-}
-
-/// Opens a file of a snapshot without following a symlink and without blocking on a pipe.
-fn regular(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(dir, name, flags, Mode::empty()) {
-        // A symlink, or a socket.
-        Err(Errno::LOOP | Errno::NXIO) => return Err(odd(Path::new(name))),
-        opened => File::from(opened?),
-    };
-    let data = file.metadata()?;
-    let is_ours = data.is_file() && data.nlink() == 1 && data.uid() == rustix::process::geteuid().as_raw();
-    if is_ours { Ok(file) } else { Err(odd(Path::new(name))) }
-}
-
-fn odd(path: &Path) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("{} is not a valid file of a snapshot", path.display()))
-}
-
 /// Syncs a snapshot to disk and renames it to its final name: a partial memory file would be useless.
 fn persist(staged: &Path, to: &Path, memory_bytes: u64) -> io::Result<()> {
     whole(staged, memory_bytes)?;
@@ -257,6 +159,7 @@ fn persist(staged: &Path, to: &Path, memory_bytes: u64) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::super::saved::MAX_STATE_BYTES;
     use super::*;
 
     const MEMORY_BYTES: u64 = 1 << 20;

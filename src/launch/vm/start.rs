@@ -7,17 +7,20 @@ use silo_wire::frame::{Frame, SEED_BYTES};
 
 use super::control::{self, Control};
 use super::conversation::{Patience, Side};
+use super::gone::Gone;
+use super::kvm;
 use super::machine::{self, Inside, Made, Processor, Start};
 use super::mux::Mux;
-use super::qemu::Running;
-use super::watch::{Afterwards, Gone, Until, Watch};
-use super::{kvm, snapshot};
-use crate::error::Error;
-use crate::host::streams::{Streams, host};
+use super::places;
+use super::running::Running;
+use super::saved::Place;
+use super::watch::{Afterwards, Until, Watch};
+use crate::check::{Check, State};
+use crate::error::{Error, host};
+use crate::host::streams::Streams;
 use crate::host::system::{self, Signals};
 use crate::native::{self, plan};
 use crate::spec::{Machine, Spec};
-use crate::{Check, State};
 use silo_base::plain;
 
 /// Restores a VM, or boots one if there is no matching snapshot. The program does not start before the VM says hello. So a failed start can
@@ -27,8 +30,8 @@ pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(W
 }
 
 fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
-    let processor = snapshot::processor();
-    if let Some(place) = snapshot::Place::of(spec, machine, processor)
+    let processor = kvm::processor();
+    if let Some(place) = Place::of(spec, machine, processor)
         && let Some(dir) = place.find(machine::memory(spec, machine))
     {
         match boot(machine::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
@@ -125,7 +128,7 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
     let begun = match watch.running().and_then(Running::control) {
         None => Ok(()),
         Some(control) => control.begin(signals).and_then(|()| match way {
-            Way::Restored(_) => control.restore(&format!("{}/{}", machine::SNAPSHOT, machine::STATE), signals),
+            Way::Restored(_) => control.restore(&format!("{}/{}", places::SNAPSHOT, places::STATE), signals),
             Way::Booted | Way::Observed => Ok(()),
         }),
     };

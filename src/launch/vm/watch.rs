@@ -11,19 +11,19 @@ use rustix::fs::Timespec;
 use rustix::io::Errno;
 use silo_wire::frame::{self, Frame};
 
-use super::Running;
 use super::conversation::{Patience, Phase};
+use super::gone::Gone;
 use super::linger::{LOOK, Linger};
 use super::link::Link;
 use super::mux::{self, Mux, Source};
-use crate::Exit;
-use crate::error::Error;
+use super::running::Running;
+use crate::error::{Error, host};
+use crate::failure::{Failure, Stage, failed};
 use crate::foreign;
-use crate::host::failure::{Failure, Stage, failed};
+use crate::host::exit::Exit;
 use crate::host::insistence::{Answer, Arrived, ENDS, Insistence};
 use crate::host::job::{Inside, Job};
 use crate::host::outlet::Outlet;
-use crate::host::streams::host;
 use crate::host::system::{self, Signals, Who};
 use crate::host::terminal::Screen;
 use silo_base::plain;
@@ -49,21 +49,6 @@ pub enum Afterwards {
     Ends,
     /// Keep it running, to save it.
     Stays,
-}
-
-/// The way a VM ended without a report.
-#[derive(Clone, Debug)]
-pub enum Gone {
-    /// Its sandbox could not be created.
-    Failed(Failure),
-    /// The hypervisor exited with this code.
-    Exited(u8),
-    /// The hypervisor was killed by this signal.
-    Killed(u8),
-    /// It ended in another way.
-    Ended(String),
-    /// It did not answer in time, closed its port, or violated the protocol.
-    Misbehaved,
 }
 
 /// A running VM under supervision.
@@ -152,7 +137,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Runs the loop until the event.
-    pub fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(crate::Phase)) -> Result<(), Error> {
+    pub fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
             self.keep_time()?;
@@ -178,8 +163,8 @@ impl<'a> Watch<'a> {
             self.listen(&ready.streams)?;
             if std::mem::take(&mut self.has_started) {
                 signals.tell_apart()?;
-                noted(crate::Phase::Started);
-                noted(crate::Phase::Lasting);
+                noted(crate::phase::Phase::Started);
+                noted(crate::phase::Phase::Lasting);
             }
             if let Some(signal) = self.stopped.take() {
                 self.stop_together(signal, signals, noted)?;
@@ -408,13 +393,13 @@ impl<'a> Watch<'a> {
     }
 
     /// Handles changes of the foreground of the caller's terminal.
-    fn turn(&mut self, noted: &mut dyn FnMut(crate::Phase)) -> Result<(), Error> {
+    fn turn(&mut self, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
         let Watch { mux, screen, job, .. } = self;
         screen.as_mut().map_or(Ok(()), |screen| job.turn(screen, &mut Link(mux), noted))
     }
 
     /// Handles a stopped program: silo stops with it, and both continue together.
-    fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(crate::Phase)) -> Result<(), Error> {
+    fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
         // Shows the program's earlier output first.
         self.listen(&[])?;
         let Watch { mux, screen, job, .. } = self;

@@ -8,18 +8,23 @@
 //! * A phase allows only its own frames. After the report no more data is read.
 //! * A violation ends the conversation permanently; received data is dropped and never parsed again.
 
-mod act;
 mod phase;
+
+mod violation;
+
 mod stream;
+
+mod act;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::{BEFORE, FIRST_FREE, Frame, INPUT, JOB, MAX_PAYLOAD_BYTES, MAX_STREAMS, VERSION};
 
-pub use act::{Act, Side, Violation};
+pub use act::{Act, Side};
 pub use phase::{Patience, Phase};
 pub use stream::{End, Fate, Ways};
+pub use violation::Violation;
 
 use stream::Stream;
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use silo_wire::frame::WINDOW_BYTES;
 
-use super::Violation;
+use super::violation::Violation;
 
 /// Number of written bytes after which a credit frame is sent.
 const CREDIT_BYTES: usize = WINDOW_BYTES / 4;

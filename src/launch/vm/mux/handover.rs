@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -13,16 +13,10 @@ use rustix::net::{
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::Frame;
 
-use super::{Act, End, Error, Mux, NoWait, Side, Violation, Ways};
+use super::ends::{Error, Keys, Mux};
+use crate::host::no_wait::NoWait;
 use crate::host::system::{RECEIVING, SENDING};
-
-/// The connection to the user's ssh agent.
-pub enum Keys {
-    /// In the guest: the listening socket for programs.
-    Listener(UnixListener),
-    /// On the host: the socket to the broker, which accepts clients.
-    Broker(OwnedFd),
-}
+use crate::vm::conversation::{Act, End, Side, Violation, Ways};
 
 impl Mux {
     /// Sends a message to the messenger, with a new connection if it names a stream; returns the action if this would block.
@@ -117,13 +111,6 @@ impl Mux {
             None => self.conversation.refuse(number),
         }
         Ok(())
-    }
-
-    /// Adds a stream under a free number.
-    fn add_next(&mut self, fd: OwnedFd) -> u32 {
-        let number = self.conversation.add_next();
-        self.fds.insert(number, NoWait::own(fd));
-        number
     }
 }
 

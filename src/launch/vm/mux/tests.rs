@@ -4,10 +4,14 @@ use rustix::event::{PollFd, poll};
 use rustix::fs::Timespec;
 use rustix::net::SocketType;
 use rustix::pipe::pipe;
-use silo_wire::frame::{Report, VERSION, WINDOW_BYTES};
+use silo_wire::frame::{MAX_PAYLOAD_BYTES, Report, VERSION, WINDOW_BYTES};
+
+use std::os::fd::OwnedFd;
 
 use super::*;
+use crate::host::no_wait::NoWait;
 use crate::host::system::pair;
+use crate::vm::conversation::{End, Side, Violation, Ways};
 
 pub fn linked() -> (Mux, Mux) {
     let (one, other) = pair(SocketType::STREAM).expect("a socket pair needs nothing");

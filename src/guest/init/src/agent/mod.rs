@@ -16,6 +16,7 @@ mod packet;
 mod route;
 
 mod hold;
+mod layout;
 
 mod names;
 mod wide;
@@ -35,6 +36,7 @@ use silo_wire::{Answer, Ask, Family, Id, MAX_MESSAGE_BYTES, NAMES, Outcome, RESO
 
 use dns::{Kind, Query, Record};
 use hold::{Held, Hold};
+pub use layout::{Layout, Literal};
 use names::Names;
 use packet::{NoWay, Syn};
 pub use route::Prefix;
@@ -46,28 +48,6 @@ const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 /// The most queries that wait for the broker; older ones are dropped, and their clients retry.
 const MAX_WAITING: usize = 1024;
-
-/// A host granted by address, or a name that stands for one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Literal {
-    /// The address inside.
-    pub address: Ipv4Addr,
-    /// The name to ask the broker for.
-    pub name: String,
-    /// Both ends of each range of ports.
-    pub ranges: Vec<(u16, u16)>,
-}
-
-/// The addresses that the network grants, by kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// Hosts with a listener from the start.
-    pub literals: Vec<Literal>,
-    /// Networks and hosts without a listener before a program connects.
-    pub networks: Vec<Prefix>,
-    /// Whether names may have more ports than get a listener from the start.
-    pub wide_names: bool,
-}
 
 /// The agent's sockets and state.
 pub struct Agent {

@@ -9,8 +9,9 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, listen, socket_with, sockopt};
 use silo_wire::{MAX_LISTENED, NAMES, WIDE};
 
+use super::hold;
+use super::layout::Literal;
 use super::packet::Ends;
-use super::{Literal, hold};
 use crate::sys;
 
 /// The first address for names.

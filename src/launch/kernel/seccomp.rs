@@ -4,7 +4,7 @@
 //! kernel runs it once for each call number (to learn which calls it always allows). A long chain of comparisons would slow down every
 //! start.
 
-use super::calls::{Action, Condition, Rule, Test};
+use super::rule::{Action, Condition, Rule, Test};
 use super::sys::Instruction;
 
 // Instruction codes: load a word of the call's data, mask, compare, jump, return.
@@ -144,7 +144,7 @@ fn jump(over: usize) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calls;
+    use super::super::{calls, rule};
     use super::*;
     use crate::spec::Identity;
 
@@ -221,7 +221,7 @@ mod tests {
             let program = calls::filter(identity);
             for (why, number, args, caller, root) in cases {
                 let expect = if column == 0 { *caller } else { *root };
-                let verdict = judge(&program, calls::ARCHITECTURE, *number, args);
+                let verdict = judge(&program, rule::ARCHITECTURE, *number, args);
                 assert_eq!(verdict, expect, "{why} as {identity:?}: {verdict:#x}");
             }
             assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
@@ -244,7 +244,7 @@ mod tests {
             ("a file", libc::SYS_mmap, &[0, 0, 3, 0x1], ALLOW),
             ("plain", libc::SYS_read, &[], ALLOW),
         ] {
-            assert_eq!(judge(&program, calls::ARCHITECTURE, number, args), expect, "{why}");
+            assert_eq!(judge(&program, rule::ARCHITECTURE, number, args), expect, "{why}");
         }
     }
 
@@ -298,10 +298,10 @@ mod tests {
         for (agent, unix) in [(Agent::None, family), (Agent::Asked, ALLOW)] {
             let program = broker_calls::filter(agent);
             for (why, number, args, expect) in cases {
-                let verdict = judge(&program, calls::ARCHITECTURE, *number, args);
+                let verdict = judge(&program, rule::ARCHITECTURE, *number, args);
                 assert_eq!(verdict, *expect, "{why} with {agent:?}: {verdict:#x}");
             }
-            assert_eq!(judge(&program, calls::ARCHITECTURE, libc::SYS_socket, &[1, 1 | 0x80800, 0]), unix);
+            assert_eq!(judge(&program, rule::ARCHITECTURE, libc::SYS_socket, &[1, 1 | 0x80800, 0]), unix);
             assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
             assert!(program.len() < 4096, "the kernel's limit");
         }
@@ -312,7 +312,7 @@ mod tests {
         for identity in [Identity::Caller, Identity::Root] {
             let program = calls::filter(identity);
             for rule in calls::rules(identity).iter().filter(|rule| rule.when.is_empty()) {
-                let verdict = judge(&program, calls::ARCHITECTURE, i64::from(rule.number), &[]);
+                let verdict = judge(&program, rule::ARCHITECTURE, i64::from(rule.number), &[]);
                 assert_ne!(verdict, ALLOW, "{}", rule.why);
             }
         }

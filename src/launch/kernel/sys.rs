@@ -11,6 +11,11 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+/// `fchmodat2`; the libc crate does not define it for every C library.
+pub const FCHMODAT2: libc::c_long = 452;
+/// `chmod`; aarch64 does not have it, and no call has this number there.
+pub const CHMOD: libc::c_long = if cfg!(target_arch = "x86_64") { 90 } else { -1 };
+
 /// Converts the result of a raw system call.
 fn checked(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::broker_calls;
 use super::sys;
-use crate::host::failure::{During, Failure};
+use crate::failure::{During, Failure};
 
 pub use super::broker_calls::Agent;
 

@@ -1,6 +1,6 @@
 //! The system calls that the broker may make, as data: one rule per line, with its reason. All other calls are refused.
 
-use super::calls::{ARCHITECTURE, Action, Condition, NEWEST, Rule, Test, any_bit, one_of, rule, when};
+use super::rule::{ARCHITECTURE, Action, Condition, NEWEST, Rule, Test, any_bit, one_of, rule, when};
 use super::seccomp::compile_allowing;
 use super::sys::Instruction;
 

@@ -1,0 +1,15 @@
+//! The channel to the agent of a sandbox.
+
+use std::io;
+
+use silo_wire::{Answer, Ask};
+use tokio::net::TcpStream;
+
+/// The channel to a sandbox's agent.
+pub trait Carrier: 'static {
+    /// Receives a message, with its connection if it has one; `None` at the end. Skips malformed messages.
+    fn next(&self) -> impl Future<Output = io::Result<Option<(Ask, Option<TcpStream>)>>>;
+
+    /// Sends an answer.
+    fn answer(&self, answer: &Answer) -> impl Future<Output = io::Result<()>>;
+}

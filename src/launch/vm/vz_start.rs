@@ -1,0 +1,55 @@
+//! Starts a VM on macOS, with Apple's Virtualization framework. This code has never run on a Mac.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::net::SocketType;
+
+use super::apple::{self, Configuration};
+use super::conversation::{Patience, Side};
+use super::framework::{self, Ends, Virtual};
+use super::machine::Inside;
+use super::mux::Mux;
+use super::program;
+use super::running::{Running, Stage};
+use super::watch::{Afterwards, Until, Watch};
+use crate::check::{Check, State};
+use crate::error::{Error, host};
+use crate::host::system::{self, Signals};
+use crate::spec::{Machine, Spec};
+
+/// Starts a VM with the framework.
+pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
+    let (configuration, inside) = apple::make(spec, machine);
+    boot(&configuration, &machine.initial, signals).map(|watch| (watch, inside))
+}
+
+/// Starts a VM and waits for its hello.
+fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) -> Result<Watch<'a>, Error> {
+    let step = "connecting to the virtual machine";
+    let stage = Stage::make(configuration)?;
+    let (ours, port) = host(system::pair(SocketType::STREAM), step)?;
+    host(rustix::io::ioctl_fionbio(&ours, true), step)?;
+    let (log, console) = host(system::pair(SocketType::STREAM), step)?;
+    host(rustix::io::ioctl_fionbio(&log, true), step)?;
+    let (saying, told) = host(UnixStream::pair(), step)?;
+    let started = Virtual::start(configuration, initial, &stage.files, Ends { port, console, told });
+    let machine = started.map_err(|refusal| Error::Machine { what: format!("did not start: {refusal}") })?;
+    let running = Running::new(machine, saying, stage);
+    let mut watch = Watch::new(running, log, Mux::new(ours, Side::Host), Patience::BOOTED, Afterwards::Ends);
+    watch.run(signals, Until::Heard, &mut |_| {})?;
+    Ok(watch)
+}
+
+/// Reports the virtualisation that the vm tier uses here.
+pub fn probe() -> Check {
+    let name = "virtual machines";
+    let check = |state, detail: &str, cure: String| Check { name, state, detail: detail.to_owned(), cure };
+    if !framework::is_supported() {
+        return check(State::Missing, "the Virtualization framework does not run virtual machines here", String::new());
+    }
+    match system::this_program().and_then(|this| program::beside(&this)) {
+        Ok(_) => check(State::Degraded, "the Virtualization framework is available, but Silo has never been tested with it", String::new()),
+        Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
+    }
+}
