@@ -37,7 +37,11 @@ fn floors(text: &str) -> BTreeMap<String, usize> {
     let mut floor = 0;
     let mut open = false;
     for line in text.lines() {
-        let declared = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")).or_else(|| line.strip_prefix("pub(crate) mod "));
+        let declared = line
+            .strip_prefix("pub mod ")
+            .or_else(|| line.strip_prefix("mod "))
+            .or_else(|| line.strip_prefix("pub(crate) mod "))
+            .or_else(|| line.strip_prefix("pub(super) mod "));
         if let Some(name) = declared.and_then(|rest| rest.strip_suffix(';')) {
             floors.insert(name.to_owned(), floor);
             open = true;
