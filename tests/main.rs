@@ -6,6 +6,7 @@ mod support;
 mod architecture;
 mod archives;
 mod broker;
+mod circles;
 mod cli;
 mod clients;
 mod corpus;
