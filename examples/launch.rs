@@ -1,0 +1,59 @@
+//! Launches a program in a sandbox from a launch spec, with the package `silo-launch` alone.
+//!
+//! `cargo run -p silo-launch --example launch -- ROOT PROGRAM [ARGUMENT...]`: ROOT is a directory with a root file system, such as the root
+//! of an image (`silo show python --json` has its path). The program sees it read-only with a layer in memory above, and no network.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use silo_launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    // The launcher starts this program again as the first process of a VM.
+    if args.first().is_some_and(|name| silo_launch::is_guest(name)) {
+        silo_launch::guest();
+    }
+    let [_, root, argv @ ..] = args.as_slice() else { return usage() };
+    if argv.is_empty() {
+        return usage();
+    }
+    let spec = Spec {
+        root: Root { lower: vec![root.into()], upper: Upper::Ephemeral { size_bytes: 64 << 20 } },
+        mounts: Vec::new(),
+        dirs: Vec::new(),
+        files: Vec::new(),
+        read_only: Vec::new(),
+        overlays: Vec::new(),
+        hidden: Vec::new(),
+        removable: Vec::new(),
+        argv: argv.to_vec(),
+        env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
+        cwd: "/".into(),
+        hostname: "example".to_owned(),
+        identity: Identity::Root,
+        stdio: Stdio::Auto,
+        limits: Limits::default(),
+        network: None,
+        machine: None,
+    };
+    match silo_launch::launch(&spec) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            print_error(&error);
+            ExitCode::from(125)
+        }
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn usage() -> ExitCode {
+    eprintln!("usage: launch ROOT PROGRAM [ARGUMENT...]");
+    ExitCode::from(2)
+}
+
+#[allow(clippy::print_stderr)]
+fn print_error(error: &(dyn std::error::Error + 'static)) {
+    eprintln!("{}", silo_base::causes::of(error).join(": "));
+}
