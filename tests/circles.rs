@@ -25,15 +25,21 @@ impl Package {
     /// Adds a file and the files of its `mod` declarations, which are in `dir`.
     fn add(&mut self, module: Module, file: &Path, dir: &Path) {
         let text = fs::read_to_string(file).expect("source is text");
-        let text = plain(text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default());
-        for name in text.lines().filter_map(declared) {
-            let below = dir.join(name);
-            let files = [dir.join(format!("{name}.rs")), below.join("mod.rs")];
-            if let Some(file) = files.iter().find(|file| file.is_file()) {
-                self.add(module.iter().cloned().chain([name.to_owned()]).collect(), file, &below);
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let mut other_file = None;
+        for line in text.lines() {
+            if let Some(path) = line.trim().strip_prefix("#[path = \"") {
+                other_file = path.strip_suffix("\"]").map(|path| dir.join(path));
+            } else if let Some(name) = declared(line) {
+                let below = dir.join(name);
+                let files = [dir.join(format!("{name}.rs")), below.join("mod.rs")];
+                if let Some(file) = other_file.take().iter().chain(&files).find(|file| file.is_file()) {
+                    self.add(module.iter().cloned().chain([name.to_owned()]).collect(), file, &below);
+                }
             }
         }
-        self.modules.insert(module, text);
+        // Each system may have its own file of a module.
+        self.modules.entry(module).or_default().push_str(&plain(text));
     }
 
     fn child(&self, module: &Module, name: &str) -> Option<Module> {
@@ -72,7 +78,8 @@ impl Package {
             let mut used = BTreeSet::new();
             let (imports, body) = split_imports(text);
             for mut path in imports.iter().flat_map(|tree| expand(tree)) {
-                let name = path.iter().position(|word| word == "as").map(|at| path.split_off(at)).and_then(|renamed| renamed.get(1).cloned());
+                let name =
+                    path.iter().position(|word| word == "as").map(|at| path.split_off(at)).and_then(|renamed| renamed.get(1).cloned());
                 if path.last().is_some_and(|word| word == "self") && path.len() > 1 {
                     path.pop();
                 }
@@ -164,9 +171,7 @@ fn split_imports(text: &str) -> (Vec<String>, String) {
 
 /// Expands a tree `a::{b, c::d}` into its paths; a renamed path ends in `as` and the name.
 fn expand(tree: &str) -> Vec<Vec<String>> {
-    let words = |text: &str| -> Vec<String> {
-        text.split("::").flat_map(str::split_whitespace).map(str::to_owned).collect()
-    };
+    let words = |text: &str| -> Vec<String> { text.split("::").flat_map(str::split_whitespace).map(str::to_owned).collect() };
     let Some((before, inner)) = tree.split_once('{') else { return vec![words(tree)] };
     let inner = inner.rsplit_once('}').map_or(inner, |(inner, _)| inner);
     let (mut depth, mut parts, mut part) = (0, Vec::new(), String::new());
@@ -272,7 +277,10 @@ fn circles_are_found() {
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
     fs::create_dir(dir.path().join("d")).expect("made");
     write("lib.rs", "mod a;\nmod b;\npub mod c;\nmod d;\nuse a::One;\npub struct Top(One);\n");
-    write("a.rs", "use super::{b::{self, Two as T}, c};\npub struct One(T, b::Other);\n// crate::Top\nconst TEXT: &str = \"crate::Top\";\n");
+    write(
+        "a.rs",
+        "use super::{b::{self, Two as T}, c};\npub struct One(T, b::Other);\n// crate::Top\nconst TEXT: &str = \"crate::Top\";\n",
+    );
     write("b.rs", "pub struct Two;\npub struct Other(crate::c::Three);\n");
     write("c.rs", "pub struct Three;\n#[cfg(test)]\nmod tests {\n    use super::super::a::One;\n}\n");
     write("d/mod.rs", "mod e;\npub struct Mine;\nfn f() { e::g() }\n");

@@ -36,6 +36,7 @@ mod oracle;
 mod ordinary;
 mod plan;
 mod project;
+mod prose;
 mod recipes;
 mod reference;
 mod reproducible;

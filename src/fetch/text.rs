@@ -1,4 +1,4 @@
-//! Fetches a small file into memory, such as a signed index, whose digest is often unknown in advance.
+//! Fetches a small file into memory, such as a signed index. Its digest is often unknown in advance.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;

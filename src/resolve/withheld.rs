@@ -1,4 +1,4 @@
-//! Suites whose packages are used only on request, such as backports: `name/suite`.
+//! Suites with packages that are used only on request, such as backports: `name/suite`.
 //!
 //! As with `apt-get install name/suite`, the named package has the version of that suite. A dependency comes from it only if no other suite
 //! has a suitable version.

@@ -15,7 +15,7 @@ pub struct Definition {
     pub version: Option<String>,
     /// The lock file that must have its lock; `None` for the recipe's own lock.
     pub lock_file: Option<PathBuf>,
-    /// The project whose files its steps may see.
+    /// The project with the files that its steps may see.
     pub project: Option<PathBuf>,
 }
 

@@ -8,7 +8,7 @@ use super::definition::{self, Scope};
 use super::install::Error;
 use super::locking;
 
-/// A package whose locked version differs from today's.
+/// A package with a locked version that differs from the current one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The tool.

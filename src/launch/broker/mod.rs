@@ -61,7 +61,7 @@ const MAX_ANSWERS: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two sweeps over unclaimed connections.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long the channel is read after the sandbox ended; its last messages arrive just before its end.
+/// Time for which the channel is read after the sandbox ended; its last messages arrive just before its end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Serves the agent until its sandbox has ended and its outgoing data is drained.

@@ -17,7 +17,7 @@ use super::dial::Dialled;
 use super::hello::{Hello, MAX_HELLO_BYTES, Reader};
 use super::request::{self, MAX_HEAD_BYTES};
 
-/// How long a guest may take to send the first bytes, where they are checked.
+/// Time limit for a guest to send the first bytes, where they are checked.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of one read. A longer ClientHello or request head needs a permit, because only a few may be buffered at a time.

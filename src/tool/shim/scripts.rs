@@ -1,4 +1,4 @@
-//! Finds host scripts whose interpreter a pinned shim would replace: `#!/usr/bin/env python3` in a directory on PATH.
+//! Finds host scripts with an interpreter that a pinned shim would replace: `#!/usr/bin/env python3` in a directory on PATH.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
