@@ -273,7 +273,7 @@ fn projects_keep_their_images_until_they_are_gone() {
     let said = silo.ok(["clean", "--orphaned", "--force"]);
     assert!(!store.image(&pinned.image.digest()).exists() && layer::list(&store).expect("a store").is_empty(), "{said}");
     assert_eq!(fs::read_dir(silo.path("roots/project")).expect("roots").count(), 0);
-    assert!(silo.fails(["clean"]).err.contains("hint: `silo projects ls` shows"));
+    assert!(silo.fails(["clean"]).err.contains("hint: `silo projects ls` lists"));
 }
 
 #[test]
