@@ -55,5 +55,5 @@ fn usage() -> ExitCode {
 
 #[allow(clippy::print_stderr)]
 fn print_error(error: &(dyn std::error::Error + 'static)) {
-    eprintln!("{}", silo_base::causes::of(error).join(": "));
+    eprintln!("{}", silo_base::error_chain::of(error).join(": "));
 }

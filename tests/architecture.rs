@@ -276,7 +276,7 @@ fn text_leaves_through_the_sink_alone() {
     // The other process of a step answers its parent through a pipe.
     only_in(" io::stdout()", &["src/cli/ui.rs", "src/launch/again.rs"]);
     only_in("(io::stdout()", &["src/cli/ui.rs"]);
-    only_in("stdio::std", &["src/launch/", "src/cli/screen.rs"]);
+    only_in("stdio::std", &["src/launch/", "src/cli/restore_tty.rs"]);
     only_in("dup2_std", &["src/launch/", "src/cli/overheard.rs"]);
     only_in("/dev/tty", &["src/launch/"]);
 }

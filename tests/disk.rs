@@ -15,7 +15,7 @@ use silo_build::image::ImageId;
 use silo_guard::git::layer::Layer;
 use silo_guard::git::over::Over;
 use silo_guard::git::repository::Repository;
-use silo_store::{LayerId, LayerPath, Meta, Record, Store, layer, lock};
+use silo_store::{LayerId, LayerPath, Meta, Record, Store, flock, layer};
 use silo_tool::projects::{self, Pinned, Project};
 
 use crate::faults::silo_with_sh;
@@ -44,7 +44,7 @@ fn stray(silo: &Silo, name: &str, bytes: usize) -> LayerId {
     let meta = Meta { mode: 0o644, mtime: 1_000_000_000, ..Meta::default() };
     let path = LayerPath::parse(name.as_bytes()).expect("a path");
     stage.add_file(&path, &meta, &mut vec![b'x'; bytes].as_slice(), u64::MAX).expect("a file");
-    stage.commit(&Record::default(), &lock::share(&store).expect("nobody collects")).expect("a layer").id
+    stage.commit(&Record::default(), &flock::share(&store).expect("nobody collects")).expect("a layer").id
 }
 
 fn used(path: &Path, ago: Duration) {
@@ -115,7 +115,7 @@ fn a_running_sandbox_keeps_its_image_and_nothing_else() {
 fn a_store_in_use_names_its_user() {
     let silo = silo_with_sh();
     let store = store(&silo);
-    let shared = lock::share(&store).expect("nobody collects");
+    let shared = flock::share(&store).expect("nobody collects");
     let done = silo.fails(["gc"]);
     assert!(done.err.contains(&format!("(process {})", std::process::id())), "{done:?}");
     assert!(done.err.contains("hint: try again when it has ended"), "{done:?}");
@@ -246,7 +246,7 @@ fn projects_keep_their_images_until_they_are_gone() {
     assert_eq!(silo.ok(["projects", "ls"]), "nothing is kept for any project\n");
     for path in [&path, &other] {
         let project = Project { path: path.clone(), tools: BTreeMap::from([("sh".to_owned(), pinned.clone())]), last_used: 1_000_000_000 };
-        projects::put(&home, &store, &lock::share(&store).expect("nobody collects"), &project).expect("recorded");
+        projects::put(&home, &store, &flock::share(&store).expect("nobody collects"), &project).expect("recorded");
     }
     assert_eq!(silo.ok(["sh", "-c", "echo seen"]), "seen\n");
     let rows = json(&silo, &["projects", "ls", "--json"]);
@@ -283,7 +283,7 @@ fn a_reset_leaves_nothing() {
     assert!(done.code == 2 && done.err.contains("hint: --force"), "{done:?}");
     assert_eq!(works(&silo), "");
     let store = store(&silo);
-    let shared = lock::share(&store).expect("nobody collects");
+    let shared = flock::share(&store).expect("nobody collects");
     assert!(silo.fails(["reset", "--force"]).err.contains("the store is in use by"));
     drop(shared);
     silo.write(".silo/silo.toml", "broken");

@@ -116,7 +116,7 @@ fn typed(silo: &Silo, page: &str, others: &[(&str, String)]) {
         }
         assert_eq!(status, "0", "{page}: `{command}` fails\n{came}");
         let home = fs::canonicalize(silo.home()).expect("our own home");
-        let mut lines = came.lines().map(|line| plain(&silo_base::plain::said(line), &home));
+        let mut lines = came.lines().map(|line| plain(&silo_base::sanitize::said(line), &home));
         for line in expected.iter().map(|line| plain(line, Path::new("/home/me"))) {
             assert!(lines.any(|came| came == line), "{page}: `{command}` does not print {line:?} where the page says so, but\n{came}");
         }
@@ -219,7 +219,7 @@ fn the_readme_works_as_printed() {
     let _ = terminal.expect("@@[0] ");
     let (status, came) = at_a_prompt(&mut terminal, &command);
     assert_eq!(status, "0", "{came}");
-    let said: Vec<String> = came.lines().map(silo_base::plain::said).collect();
+    let said: Vec<String> = came.lines().map(silo_base::sanitize::said).collect();
     for expect in [
         "python 3.",
         "silo: ",

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use silo_insight::asked::{Origin, Step, Wish};
 use silo_insight::change::{Aspect, Deed};
 use silo_insight::diff::told::Part;
 use silo_insight::diff::{self, Side};
@@ -11,6 +10,7 @@ use silo_insight::graph::{self, Graph, Head, svg, words};
 use silo_insight::sbom::copyright::License;
 use silo_insight::sbom::{Bill, Distribution, Item, Maintainer, Origin as SbomOrigin, cyclonedx, spdx};
 use silo_insight::why::{self, About, Answer, Package, Standing, Thing};
+use silo_insight::why_installed::{Origin, Step, Wish};
 use silo_store::manifest::{Manifest, Record};
 use silo_store::{Digest, Index, Kind, LayerId, LayerPath};
 

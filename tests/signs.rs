@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use silo_store::flock;
 use silo_store::layout::Store;
-use silo_store::lock;
 
 use crate::support::Silo;
 use crate::support::terminal::Session;
@@ -102,7 +102,7 @@ fn another_silo_is_waited_for_with_signs_of_life() {
     let commands: [&[&str]; 5] =
         [&["verify"], &["export", "sh", "--rootfs", tar], &["sbom", "sh"], &["install", "sh"], &["why", "sh", "/bin/sh"]];
     for words in commands {
-        let collecting = lock::exclude(&store).expect("nobody uses it");
+        let collecting = flock::exclude(&store).expect("nobody uses it");
         let mut child = piped(silo.command(words.iter().copied()));
         let signs = signs(&mut child);
         drop(collecting);
@@ -113,7 +113,7 @@ fn another_silo_is_waited_for_with_signs_of_life() {
         );
     }
     // Who wants no progress has none.
-    let collecting = lock::exclude(&store).expect("nobody uses it");
+    let collecting = flock::exclude(&store).expect("nobody uses it");
     let mut quiet = piped(silo.command(["--quiet", "verify"]));
     thread::sleep(std::time::Duration::from_secs(2));
     drop(collecting);

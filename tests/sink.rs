@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use silo_base::plain;
+use silo_base::sanitize;
 
 use crate::support::{Done, Silo, done};
 
@@ -34,7 +34,7 @@ fn toml(text: &str) -> String {
 
 fn check(done: &Done, what: &str, args: &[&OsStr]) {
     for text in [&done.out, &done.err] {
-        let hidden = text.chars().find(|letter| !plain::is_plain(*letter) && !matches!(letter, '\n' | '\t'));
+        let hidden = text.chars().find(|letter| !sanitize::is_plain(*letter) && !matches!(letter, '\n' | '\t'));
         assert_eq!(hidden, None, "{what}, {args:?}: {text:?}");
         assert!(!text.lines().any(|line| line.starts_with("silo: FAKED")), "{what}, {args:?}: {text}");
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use libfuzzer_sys::fuzz_target;
-use silo_fetch::patience::Patience;
+use silo_fetch::retry::Patience;
 use silo_fetch::transport::Transport;
 use silo_model::oci::reference::{Form, Place, Reference};
 use silo_fetch::registry::{self, Context};

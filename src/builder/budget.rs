@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use silo_store::entry::MAX_ENTRIES;
 
-use silo_base::amount;
+use silo_base::units;
 
 /// Default limit on the bytes of files that a step writes; larger than any image in use.
 pub const MAX_STEP_BYTES: u64 = 64 << 30;
@@ -104,7 +104,7 @@ impl<'a> Watch<'a> {
     }
 
     fn too_much(&self) -> String {
-        format!("it wrote more than {} of files", amount::size(self.max_bytes))
+        format!("it wrote more than {} of files", units::size(self.max_bytes))
     }
 
     /// Truncates a log that is too large. The step appends, so it continues at the new end. Output written during the truncation is lost.

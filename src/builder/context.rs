@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use silo_store::digest::{Digest, LayerId};
+use silo_store::flock::SharedLock;
 use silo_store::index::Index;
 use silo_store::layout::Store;
-use silo_store::lock::SharedLock;
 use silo_store::realisation::Realisation;
 
 use silo_base::event::{self, Activity, Event, Sink};
@@ -141,7 +141,7 @@ pub(super) fn realised_as(ctx: &BuildContext<'_>, key: &Digest) -> Option<LayerI
 
 /// Unpacks the tree of a compressed layer, since steps read it. Returns false if that fails; then the step runs again.
 pub(super) fn is_warm(ctx: &BuildContext<'_>, layer: &LayerId) -> bool {
-    silo_store::forms::warm(ctx.store, ctx.lock, std::slice::from_ref(layer), &|_| {}).is_ok()
+    silo_store::compression::warm(ctx.store, ctx.lock, std::slice::from_ref(layer), &|_| {}).is_ok()
 }
 
 /// Reads the index of a layer.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use silo_store::digest::{Digest, LayerId};
 
-use silo_base::causes;
+use silo_base::error_chain;
 use silo_base::thread::NoThread;
 use silo_model::ecosystem;
 
@@ -185,7 +185,7 @@ impl Error {
     /// Combines all errors of a build, of which there is at least one. A full disk causes many errors at a time: it is reported once, with
     /// only the errors that have another cause.
     pub fn of_all(errors: Vec<Error>) -> Error {
-        let (mut full, mut told): (Vec<_>, Vec<_>) = errors.into_iter().partition(|error| causes::is_full_disk(error));
+        let (mut full, mut told): (Vec<_>, Vec<_>) = errors.into_iter().partition(|error| error_chain::is_full_disk(error));
         full.truncate(1);
         told.append(&mut full);
         match told.pop() {
@@ -206,6 +206,6 @@ impl Error {
 
 /// Renders several errors as a list, each with its causes.
 fn told(errors: &[Error]) -> String {
-    let told: Vec<String> = errors.iter().map(|error| format!("- {}", causes::of(error).join(": "))).collect();
+    let told: Vec<String> = errors.iter().map(|error| format!("- {}", error_chain::of(error).join(": "))).collect();
     told.join("\n")
 }

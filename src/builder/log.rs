@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_launch::Exit;
 
 /// Interval of the reads of a growing log.
@@ -73,7 +73,7 @@ pub(super) fn tail(log: &Path) -> String {
     let from = lines.len().saturating_sub(TAIL_LINES);
     // Silo's own lines, such as refused connections, explain more than the end of a long trace.
     let own = lines[..from].iter().filter(|line| line.starts_with("silo: ")).take(OWN_LINES);
-    own.chain(&lines[from..]).map(|line| format!("  {}", plain::said(line))).collect::<Vec<_>>().join("\n")
+    own.chain(&lines[from..]).map(|line| format!("  {}", sanitize::said(line))).collect::<Vec<_>>().join("\n")
 }
 
 /// Reads the end of a log, of limited size: a step may write without end.

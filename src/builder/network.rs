@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use silo_store::{in_root, private};
+use silo_store::{private, resolve_in_root};
 
 use silo_base::event::{self, Activity, Event, Sink};
 use silo_base::home::Home;
@@ -23,7 +23,7 @@ use super::context::{BuildContext, environment};
 use super::error::Error;
 use super::outside::Outside;
 use super::{ca_certificates, java_keystore, log};
-use silo_base::causes;
+use silo_base::error_chain;
 
 /// Path of the host's CA certificates in a step; files below `/run` never get into a layer.
 const ROOTS: &str = "/run/silo/ca-certificates.crt";
@@ -142,7 +142,7 @@ pub fn learn_new(learning: &Learning<'_>, said: &BTreeMap<String, Vec<String>>, 
 }
 
 fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
-    let why = causes::of(error).into_iter().next().unwrap_or_default();
+    let why = error_chain::of(error).into_iter().next().unwrap_or_default();
     Event::Note { text: format!("@{name} is not reachable: {}", why.lines().next().unwrap_or_default()) }
 }
 
@@ -240,7 +240,7 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
 /// the image. So a step gets them at paths outside of any layer, named by environment variables.
 fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut NetworkPatch) {
     // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
-    let image = |path: &str| root.iter().find_map(|tree| in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
+    let image = |path: &str| root.iter().find_map(|tree| resolve_in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
     let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
     let Some(merged) = ca_certificates::merged(&theirs, &own) else { return };
     let store = image(java_keystore::PATH).and_then(|image| ca_certificates::merged_store(&image, &theirs, &own));

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use silo_store::digest::{Digest, LayerId};
+use silo_store::flock::{BuildLock, SharedLock};
 use silo_store::layout::Store;
-use silo_store::lock::{BuildLock, SharedLock};
 use silo_store::path_error::PathError;
 use silo_store::realisation;
 

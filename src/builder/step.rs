@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use silo_store::capture::{self, Capture, Verdict};
 use silo_store::digest::{Digest, LayerId};
 use silo_store::entry::{Kind as NodeKind, Meta};
-use silo_store::lock::BuildLock;
+use silo_store::flock::BuildLock;
 use silo_store::manifest::Record as Manifest;
 use silo_store::path::LayerPath;
 use silo_store::private;
@@ -255,7 +255,7 @@ impl Attempt<'_> {
 pub(super) fn lock_step(ctx: &BuildContext<'_>, key: &Digest) -> Result<BuildLock, Error> {
     loop {
         ctx.check_stop()?;
-        let locked = silo_store::lock::try_build(ctx.store, ctx.lock, key);
+        let locked = silo_store::flock::try_build(ctx.store, ctx.lock, key);
         match locked.map_err(|source| Error::store("locking the step", source))? {
             Some(ours) => return Ok(ours),
             None => thread::sleep(LOCK_PAUSE),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::config::edit::NewStep;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog;
@@ -80,8 +80,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         Ok(added)
     })?;
     let said = match changed.is_new() {
-        true => format!("{} (tool {tool})\n{}", plain::path(&path), added.concat()),
-        false => format!("{} has all of it already (tool {tool})\n", plain::path(&path)),
+        true => format!("{} (tool {tool})\n{}", sanitize::path(&path), added.concat()),
+        false => format!("{} has all of it already (tool {tool})\n", sanitize::path(&path)),
     };
     ui::data(&said)?;
     if args.no_sync {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::run::activate;
 use crate::run::mounts::Shown;
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_build::check::{Check, Finding};
 use silo_launch::spec::Access;
 use silo_model::config::edit::NewStep;
@@ -94,7 +94,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         if removed == 0 {
             return Err(Failure::found(format!("{} records no such command for {tool}", path.display()), "see postInstall in that file"));
         }
-        ui::data(&format!("{}: {removed} commands removed\n", plain::path(&path)))?;
+        ui::data(&format!("{}: {removed} commands removed\n", sanitize::path(&path)))?;
         return overlay::apply(globals, &mut setting, &target, Some(changed));
     }
     let Some(step) = step(&setting, args, &tool)? else {
@@ -140,7 +140,7 @@ fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
     if let Some(active) = hiding.iter().find(|active| active.rule.variable.as_deref() == Some("VIRTUAL_ENV") && is_closed(&active.dir))
         && installs
     {
-        let dir = plain::path(&active.dir);
+        let dir = sanitize::path(&active.dir);
         ui::note(&format!(
             "{dir} is active in this project and hides packages that are baked into {tool}\n  try: `silo run {tool} {}` installs into it; `silo run {tool} -m venv --system-site-packages {dir}` makes both visible",
             step.run.join(" ")

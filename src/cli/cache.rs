@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use silo_base::amount;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::units;
 use silo_build::image::ImageId;
 use silo_tool::compress;
 use silo_tool::{collect, usage};
@@ -115,14 +115,14 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let line = |name: &str, bytes: u64, apparent: u64, what: &str| {
-        let line = format!("{name:<13} {:>12} {:>12}  {what}", amount::size(bytes), amount::size(apparent));
+        let line = format!("{name:<13} {:>12} {:>12}  {what}", units::size(bytes), units::size(apparent));
         format!("{}\n", line.trim_end())
     };
     let mut text = format!("{:<13} {:>12} {:>12}\n", "ROOM", "ON DISK", "APPARENT");
     for room in rooms.iter().filter(|room| room.takes.files > 0) {
         text += &line(&room.name, room.takes.fresh, room.takes.apparent, room.what);
     }
-    text += &line("total", total, apparent, &plain::path(root));
+    text += &line("total", total, apparent, &sanitize::path(root));
     ui::data(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -143,9 +143,9 @@ fn list(setting: &Setting, args: &List) -> Result<ExitCode, Failure> {
     let mut text = format!("{:<12}  {:>10}  {:>10}  {:<10}  {:<12}  {}\n", "IMAGE", "SIZE", "ITS OWN", "FORM", "LAST USED", "KEPT BY");
     for row in &images {
         let form = if row.cold { "compressed" } else { "ready" };
-        let used = row.last_used.map_or_else(|| "never".to_owned(), |used| amount::ago(now, used));
+        let used = row.last_used.map_or_else(|| "never".to_owned(), |used| units::ago(now, used));
         let kept = if row.kept_by.is_empty() { "nothing".to_owned() } else { row.kept_by.join(", ") };
-        let (takes, alone) = (amount::size(row.takes), amount::size(row.alone));
+        let (takes, alone) = (units::size(row.takes), units::size(row.alone));
         text += &format!("{:.12}  {takes:>10}  {alone:>10}  {form:<10}  {used:<12}  {kept}\n", row.id.to_string());
     }
     ui::data(&text)?;
@@ -164,10 +164,10 @@ fn squeeze(setting: &Setting, args: &Compress) -> Result<ExitCode, Failure> {
             "images": done.images, "layers": done.layers, "bytesBefore": done.before, "bytesAfter": done.after, "dryRun": args.dry_run,
         }))?;
     } else if args.dry_run {
-        let before = amount::size(done.before);
+        let before = units::size(done.before);
         ui::data(&format!("{} images with {} layers would be compressed ({before} now)\n", done.images, done.layers))?;
     } else {
-        let (before, after) = (amount::size(done.before), amount::size(done.after));
+        let (before, after) = (units::size(done.before), units::size(done.after));
         ui::data(&format!("{} images with {} layers compressed ({before} to {after})\n", done.images, done.layers))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::ecosystem;
 use silo_model::recipe::catalog;
 use silo_model::recipe::check::{check_denials, check_grants, check_name};
@@ -120,8 +120,8 @@ fn changed(setting: &Setting, change: &Change, key: &str, what: &str) -> Result<
     let names = change.names.join(", ");
     let by = tool.map_or_else(String::new, |tool| format!(" by {tool}"));
     ui::data(&match written.is_new() {
-        true => format!("{}: {names} {what}{by}\n", plain::path(&path)),
-        false => format!("{} has this already\n", plain::path(&path)),
+        true => format!("{}: {names} {what}{by}\n", sanitize::path(&path)),
+        false => format!("{} has this already\n", sanitize::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -143,7 +143,7 @@ fn removed(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     }
     changed.commit(&setting.home)?;
     for name in &change.names {
-        ui::data(&format!("{}: rules for {name} removed\n", plain::path(&path)))?;
+        ui::data(&format!("{}: rules for {name} removed\n", sanitize::path(&path)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

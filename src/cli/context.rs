@@ -11,10 +11,10 @@ use crate::run::image::Images;
 use crate::run::tier;
 use silo_base::event::Event;
 use silo_base::home::{Home, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_build::RealisationWriter;
 use silo_build::check::Check;
-use silo_fetch::patience::Patience;
+use silo_fetch::retry::Patience;
 use silo_fetch::transport::Transport;
 use silo_insight::inside::Look;
 use silo_launch::spec::Machine;
@@ -86,7 +86,7 @@ static TOLD_OF_OLDER: Once = Once::new();
 
 fn tell_of_older(older: &Older) {
     let left: String = older.left.iter().map(|left| format!("\n  not taken: {}", left.escape_debug())).collect();
-    ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", plain::path(&older.path)));
+    ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", sanitize::path(&older.path)));
 }
 
 /// Opens the home, and reads settings and project of another directory.
@@ -192,7 +192,10 @@ impl Setting {
                     let names: Vec<&str> = known.iter().map(String::as_str).collect();
                     let hint = document::nearest(tool, &names)
                         .map_or_else(|| "`silo list --available` shows the tools".to_owned(), |near| format!("did you mean \"{near}\"?"));
-                    return Err(Failure::usage(format!("{}: {key} names \"{tool}\", but there is no such tool", plain::path(&path)), hint));
+                    return Err(Failure::usage(
+                        format!("{}: {key} names \"{tool}\", but there is no such tool", sanitize::path(&path)),
+                        hint,
+                    ));
                 }
             }
         }

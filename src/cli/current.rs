@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
 use silo_tool::record::{self, Installed};
@@ -66,8 +66,8 @@ impl State {
 
     fn told(&self) -> String {
         match self {
-            State::Project(root) => format!("used by {}", plain::path(root)),
-            State::User(file) => format!("used by {}", plain::path(file)),
+            State::Project(root) => format!("used by {}", sanitize::path(root)),
+            State::User(file) => format!("used by {}", sanitize::path(file)),
             State::Pinned => "pinned".to_owned(),
             State::Next => "neither pinned nor used here: its commands run the next program on PATH".to_owned(),
         }
@@ -104,7 +104,7 @@ fn image(image: &Result<Option<Installed>, definition::Error>) -> String {
     match image {
         Ok(Some(tool)) => format!("{}, image {:.12}", tool.version, tool.image.to_string()),
         Ok(None) => "not installed".to_owned(),
-        Err(error) => plain::line(&error.to_string()),
+        Err(error) => sanitize::line(&error.to_string()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use silo_store::lock::share;
+use silo_store::flock::share;
 
 use silo_build::SPEC;
 use silo_launch::launch;

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::run::tier;
-use silo_base::amount::size;
 use silo_base::home::Home;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::units::size;
 use silo_guard::git::layer::Finished;
 use silo_guard::git::left::{self, Left};
 use silo_launch::{Check, State};
@@ -17,7 +17,7 @@ use silo_tool::{collect, shims};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{env, gc, screen, ui};
+use super::{env, gc, restore_tty, ui};
 
 /// Check that sandboxes and builds work on this machine, and name fixes for problems
 ///
@@ -82,12 +82,12 @@ fn fix(setting: &Setting) -> Result<(), Failure> {
         let stages = silo_store::scratch::sweep_stages(&setting.store).map_err(Failure::other)?;
         Ok((foreign, stages.len() + collect::half_written(&setting.home)?))
     })?;
-    gone += screen::sweep(&setting.home) + left::sweep(&layers).map_err(Failure::other)?.layers;
+    gone += restore_tty::sweep(&setting.home) + left::sweep(&layers).map_err(Failure::other)?.layers;
     for (project, finished) in left::take_over(&layers).map_err(Failure::other)? {
         ui::note(&taken_over(&project, &finished));
     }
     for name in foreign {
-        ui::note(&format!("{} is not a shim; it was not changed", plain::path(&setting.home.shim(&name))));
+        ui::note(&format!("{} is not a shim; it was not changed", sanitize::path(&setting.home.shim(&name))));
     }
     if gone > 0 {
         ui::note(&format!("removed {gone} leftovers of killed commands"));
@@ -97,13 +97,13 @@ fn fix(setting: &Setting) -> Result<(), Failure> {
 
 /// Describes the import of a killed run's repository.
 fn taken_over(project: &Path, finished: &Finished) -> String {
-    let project = plain::path(project);
+    let project = sanitize::path(project);
     let first = match &finished.left {
         None => format!("imported the work of a killed run into the repository of {project}"),
         Some(left) => format!(
             "could not import all work of a killed run into the repository of {project}; the rest is in {}, and `silo doctor --fix` \
             tries again",
-            plain::path(left)
+            sanitize::path(left)
         ),
     };
     [vec![first], finished.told.clone()].concat().join("\n  ")
@@ -124,7 +124,7 @@ fn described(left: &Left) -> String {
     if left.is_needed {
         return gc::of_killed_run(left);
     }
-    format!("a killed run left {} of garbage in {}", size(left.bytes), plain::path(&left.dir))
+    format!("a killed run left {} of garbage in {}", size(left.bytes), sanitize::path(&left.dir))
 }
 
 /// Checks the shims.
@@ -157,10 +157,10 @@ fn shim_checks(setting: &Setting) -> Vec<Check> {
     };
     let path = if !super::shims::on_path(setting) {
         let cure = format!("{} in your shell's start-up file", super::shims::advice());
-        check("PATH", State::Degraded, format!("{} is not on it", plain::path(&setting.home.bin())), cure)
+        check("PATH", State::Degraded, format!("{} is not on it", sanitize::path(&setting.home.bin())), cure)
     } else {
         let before = super::shims::shadowed(setting, &names);
-        let told: Vec<String> = before.iter().map(|(name, file)| format!("{name} is {}", plain::path(file))).collect();
+        let told: Vec<String> = before.iter().map(|(name, file)| format!("{name} is {}", sanitize::path(file))).collect();
         match before.is_empty() {
             true => check("PATH", State::Ok, "the shims come first".to_owned(), String::new()),
             false => {
@@ -181,7 +181,7 @@ fn script_check(setting: &Setting, table: &table::Table) -> Check {
     if found.is_empty() {
         return Check { name, state: State::Ok, detail: "none needs a pinned name".to_owned(), cure: String::new() };
     }
-    let shown: Vec<String> = found.iter().take(MOST_SCRIPTS).map(|(file, name)| format!("{} ({name})", plain::path(file))).collect();
+    let shown: Vec<String> = found.iter().take(MOST_SCRIPTS).map(|(file, name)| format!("{} ({name})", sanitize::path(file))).collect();
     let more = found.len().saturating_sub(MOST_SCRIPTS);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let of = |name: &String| table.owners(name).find(|entry| entry.pinned).map(|entry| entry.tool.clone());
@@ -205,13 +205,13 @@ fn room(home: &Home) -> Check {
         Ok(free) => Check {
             name,
             state: State::Degraded,
-            detail: format!("only {} free at {}", size(free), plain::path(home.root())),
+            detail: format!("only {} free at {}", size(free), sanitize::path(home.root())),
             cure: "`silo gc --all` removes unneeded images and layers".to_owned(),
         },
         Err(error) => Check {
             name,
             state: State::Degraded,
-            detail: format!("cannot look at {}: {error}", plain::path(home.root())),
+            detail: format!("cannot look at {}: {error}", sanitize::path(home.root())),
             cure: "make the directory readable".to_owned(),
         },
     }
@@ -238,8 +238,8 @@ fn line(check: &Check) -> String {
         State::Degraded => "weak",
         State::Missing => "missing",
     };
-    let cure = if check.cure.is_empty() { String::new() } else { format!("\n           cure: {}", plain::line(&check.cure)) };
-    format!("{state:8} {}: {}{cure}\n", check.name, plain::line(&check.detail))
+    let cure = if check.cure.is_empty() { String::new() } else { format!("\n           cure: {}", sanitize::line(&check.cure)) };
+    format!("{state:8} {}: {}{cure}\n", check.name, sanitize::line(&check.detail))
 }
 
 /// Name of the check of the home directory.
@@ -248,7 +248,7 @@ const HOME_CHECK: &str = "silo's home";
 fn home_check(home: &Home) -> Check {
     let name = HOME_CHECK;
     match silo_store::layout::Store::open(home.root()) {
-        Ok(_) => Check { name, state: State::Ok, detail: format!("{} can be written", plain::path(home.root())), cure: String::new() },
+        Ok(_) => Check { name, state: State::Ok, detail: format!("{} can be written", sanitize::path(home.root())), cure: String::new() },
         Err(error) => Check {
             name,
             state: State::Missing,

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use silo_base::causes;
+use silo_base::error_chain;
 
 use silo_model::document;
 
@@ -86,26 +86,26 @@ impl Failure {
     }
 
     fn hinted(error: &(dyn Error + 'static), hint: Option<String>) -> Failure {
-        Failure { messages: causes::of(error), hint: hint.or_else(|| system_hint(error)), code: FAILED, parts: Vec::new() }
+        Failure { messages: error_chain::of(error), hint: hint.or_else(|| system_hint(error)), code: FAILED, parts: Vec::new() }
     }
 }
 
 /// Hint for a full or read-only disk, missing permissions or a process limit among the causes.
 fn system_hint(error: &(dyn Error + 'static)) -> Option<String> {
-    if causes::is_full_disk(error) {
+    if error_chain::is_full_disk(error) {
         return Some("free some space, then run the same command again".to_owned());
     }
-    if causes::is_read_only(error) {
+    if error_chain::is_read_only(error) {
         let hint = "make that file system writable, or set HOME to a directory that is; commands that only read images work without";
         return Some(hint.to_owned());
     }
-    if causes::is_denied(error) {
+    if error_chain::is_denied(error) {
         let hint =
             "check the owner and the permissions of that path, or set HOME to a directory of your own; `silo doctor` checks the rest";
         return Some(hint.to_owned());
     }
     let limits = "end other programs, or raise the limit of processes (`ulimit -u`, or pids.max of the control group)";
-    causes::is_out_of_processes(error).then(|| limits.to_owned())
+    error_chain::is_out_of_processes(error).then(|| limits.to_owned())
 }
 
 /// Errors with a sufficient message, which need no hint.
@@ -169,11 +169,11 @@ impl From<silo_insight::error::Error> for Failure {
     }
 }
 
-impl From<silo_tool::adopt::Error> for Failure {
-    fn from(error: silo_tool::adopt::Error) -> Failure {
+impl From<silo_tool::import_image::Error> for Failure {
+    fn from(error: silo_tool::import_image::Error) -> Failure {
         match error {
-            silo_tool::adopt::Error::Install(error) => (*error).into(),
-            silo_tool::adopt::Error::Taken { tool, .. } => Failure::found(
+            silo_tool::import_image::Error::Install(error) => (*error).into(),
+            silo_tool::import_image::Error::Taken { tool, .. } => Failure::found(
                 format!("there is a recipe for {tool} already"),
                 "choose another name, or remove that recipe from ~/.silo/recipes",
             ),
@@ -204,8 +204,8 @@ impl From<silo_tool::ecosystems::Error> for Failure {
     }
 }
 
-impl From<silo_tool::keep::Error> for Failure {
-    fn from(error: silo_tool::keep::Error) -> Failure {
+impl From<silo_tool::gc_roots::Error> for Failure {
+    fn from(error: silo_tool::gc_roots::Error) -> Failure {
         let hint = keep_hint(&error);
         Failure::hinted(&error, hint)
     }
@@ -249,8 +249,8 @@ impl From<silo_tool::clean::Error> for Failure {
 }
 
 /// Hint for a store with unknown roots.
-fn keep_hint(error: &silo_tool::keep::Error) -> Option<String> {
-    use silo_tool::keep::Error as E;
+fn keep_hint(error: &silo_tool::gc_roots::Error) -> Option<String> {
+    use silo_tool::gc_roots::Error as E;
     match error {
         E::Busy { .. } => Some("try again when it has ended".to_owned()),
         E::Root(_) => Some("`silo install` of that tool writes it again".to_owned()),
@@ -317,8 +317,8 @@ impl Failure {
 
 /// True if the user stopped the making of a lock.
 fn is_stopped_locking(error: &silo_tool::locking::Error) -> bool {
-    use silo_tool::{locking, relock};
-    matches!(error, locking::Error::Relock { source, .. } if matches!(**source, relock::Error::Fetch(silo_fetch::error::Error::Cancelled)))
+    use silo_tool::{locking, resolve_lock};
+    matches!(error, locking::Error::Relock { source, .. } if matches!(**source, resolve_lock::Error::Fetch(silo_fetch::error::Error::Cancelled)))
 }
 
 impl From<silo_tool::definition::Error> for Failure {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_store::lock;
+use silo_store::flock;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_build::image::export::{self, Form};
 use silo_build::image::{self, cold};
 use silo_tool::definition;
@@ -57,7 +57,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     let digest = setting.with(|context| {
-        let shared = lock::share(context.store).map_err(Failure::other)?;
+        let shared = flock::share(context.store).map_err(Failure::other)?;
         let image = image::get(context.home, tool.image)
             .map_err(Failure::other)?
             .ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
@@ -68,7 +68,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         true => ui::json(
             &serde_json::json!({ "tool": tool.name, "version": tool.version, "path": place, "digest": format!("sha256:{digest}") }),
         )?,
-        false => ui::data(&format!("{} {} written to {}: sha256:{digest}\n", tool.name, tool.version, plain::path(place)))?,
+        false => ui::data(&format!("{} {} written to {}: sha256:{digest}\n", tool.name, tool.version, sanitize::path(place)))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use silo_store::gc::Thing;
 
-use silo_base::amount;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::units;
 use silo_guard::git::left::{self, Left};
 use silo_tool::collect::{self, Collected, Wish};
 use silo_tool::{evict, usage};
@@ -61,13 +61,13 @@ pub struct PruneArgs {
 const MIN_AGE: Duration = Duration::from_secs(14 * 86_400);
 
 /// Parses an age on the command line.
-pub fn age(text: &str) -> Result<Duration, amount::Error> {
-    amount::parse_age(text)
+pub fn age(text: &str) -> Result<Duration, units::Error> {
+    units::parse_age(text)
 }
 
 /// Parses a size on the command line.
-pub fn size(text: &str) -> Result<u64, amount::Error> {
-    amount::parse_size(text)
+pub fn size(text: &str) -> Result<u64, units::Error> {
+    units::parse_size(text)
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
@@ -106,7 +106,7 @@ pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> R
     tell(&collected, &waiting, dry_run, json)?;
     if let (false, (1.., bytes)) = (json, cached) {
         let verb = if dry_run { "would be removed" } else { "removed" };
-        ui::data(&format!("{} files of package caches {verb}, least recently used first ({})\n", cached.0, amount::size(bytes)))?;
+        ui::data(&format!("{} files of package caches {verb}, least recently used first ({})\n", cached.0, units::size(bytes)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -131,18 +131,18 @@ pub fn tell(collected: &Collected, waiting: &[Left], dry_run: bool, json: bool) 
         collected.images,
         collected.downloads,
         collected.leftovers,
-        amount::size(collected.bytes)
+        units::size(collected.bytes)
     ))
 }
 
 /// Describes a killed run's repository layer and the command that imports it.
 pub fn of_killed_run(left: &Left) -> String {
-    let (size, dir) = (amount::size(left.bytes), plain::path(&left.dir));
+    let (size, dir) = (units::size(left.bytes), sanitize::path(&left.dir));
     match &left.project {
         Some(project) => format!(
             "a killed run left {size} of work for the repository of {}; `silo doctor --fix` imports it, and so does the \
             next run there",
-            plain::path(project)
+            sanitize::path(project)
         ),
         None => format!("a killed run left {size} in {dir}, which this silo cannot read; remove it unless another silo made it"),
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use silo_base::grant::Port;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::config::detect::{self, Detected, Found};
 use silo_model::config::edit::Document;
 use silo_model::document;
@@ -68,7 +68,8 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     // Finish an init that was killed first; its files then exist.
     let mut setting = setting_at(globals, &dir)?;
     let legacy = dir.join(LEGACY_CONFIG);
-    let taken = |there: &Path| Failure::usage(format!("{} exists already", plain::path(there)), "`silo use`, `add` and `config` change it");
+    let taken =
+        |there: &Path| Failure::usage(format!("{} exists already", sanitize::path(there)), "`silo use`, `add` and `config` change it");
     let before = document::text_of(&path)?;
     if before.as_ref().is_some_and(|before| !before.starts_with(HEAD)) || (before.is_none() && path.is_symlink()) {
         return Err(taken(&path));
@@ -207,7 +208,7 @@ fn ignore(home: &Home, dir: &Path, exclude: &[&'static str]) -> Result<(Vec<&'st
 
 fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
     let listed = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let mut text = format!("wrote {}\n  tools     {}\n", plain::path(path), listed(&plan.tools));
+    let mut text = format!("wrote {}\n  tools     {}\n", sanitize::path(path), listed(&plan.tools));
     for (addon, tool) in &plan.addons {
         text += &format!("  add-on    {addon}, over {tool}\n");
     }

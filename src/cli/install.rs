@@ -2,19 +2,19 @@
 
 use std::process::ExitCode;
 
-use silo_base::amount;
+use silo_base::units;
 use silo_model::oci::reference;
 use silo_model::recipe::check::check_grants;
 use silo_model::recipe::check::check_name;
-use silo_tool::adopt;
 use silo_tool::collect;
+use silo_tool::import_image;
 use silo_tool::install::{self, Outcome, Wish};
 use silo_tool::locking::Resolving;
 use silo_tool::shims as tool_shims;
 
 use super::context::{Globals, setting};
 use super::error::Failure;
-use super::{env, older, shims, tier, ui};
+use super::{env, legacy, shims, tier, ui};
 
 /// Build a tool's image from its recipe and lock, and install it
 ///
@@ -108,9 +108,9 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
         ));
     }
     check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
-    let memory = args.memory.as_deref().map(amount::parse_size).transpose();
+    let memory = args.memory.as_deref().map(units::parse_size).transpose();
     let memory = memory.map_err(|error| Failure::usage(error.to_string(), "as in --memory 2G"))?;
-    let wish = adopt::Wish {
+    let wish = import_image::Wish {
         name: parsed.name,
         image: reference::from(&env::cwd()?, image),
         shims: args.shim.clone(),
@@ -121,7 +121,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
     };
     let mut setting = setting(globals)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
-    let (outcome, shims) = setting.with(|context| Ok(adopt::adopt(context, &wish)?))?;
+    let (outcome, shims) = setting.with(|context| Ok(import_image::adopt(context, &wish)?))?;
     match args.json {
         true => ui::json(&serde_json::json!([json(&outcome)]))?,
         false => ui::data(&format!("{}  commands: {}\n", line(&outcome), shims.join(" ")))?,
@@ -149,7 +149,7 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
         None => (spec, None),
     };
     check_name(name).map_err(|error| Failure::usage(error.to_string(), "`silo list --available` shows the tools"))?;
-    if older::reserved().iter().any(|word| word == name) {
+    if legacy::reserved().iter().any(|word| word == name) {
         return Err(Failure::usage(
             format!("\"{name}\" is a command of silo and cannot be a tool"),
             "`silo list --available` shows the tools",

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use silo_base::amount;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::units;
 use silo_model::document;
 use silo_model::recipe::addon;
-use silo_tool::offer::{self, Offer};
+use silo_tool::catalog_entry::{self, Offer};
 use silo_tool::shim::table::{self, Shim};
 use silo_tool::{projects, record};
 
@@ -39,7 +39,7 @@ pub struct SearchArgs {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let rows = match args.available {
-        true => offer::all(setting.view())?.iter().map(available).collect(),
+        true => catalog_entry::all(setting.view())?.iter().map(available).collect(),
         false => installed(&setting)?,
     };
     print(rows, args.json)
@@ -48,7 +48,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 pub fn search(globals: &Globals, args: &SearchArgs) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let words: Vec<String> = args.words.iter().map(|word| word.to_lowercase()).collect();
-    let offers = offer::all(setting.view())?;
+    let offers = catalog_entry::all(setting.view())?;
     let mut rows: Vec<Row> = offers.iter().filter(|offer| offer.speaks_of(&words)).map(available).collect();
     for name in addon::names(&setting.places)? {
         let Some(addon) = addon::find(&setting.places, &name)? else { continue };
@@ -84,12 +84,12 @@ fn print(rows: Vec<Row>, as_json: bool) -> Result<ExitCode, Failure> {
     if as_json {
         ui::json(&rows.into_iter().map(|row| row.json).collect())?;
     } else {
-        let cell = |row: &Row, at: usize| row.cells.get(at).map_or_else(String::new, |cell| plain::line(cell));
+        let cell = |row: &Row, at: usize| row.cells.get(at).map_or_else(String::new, |cell| sanitize::line(cell));
         let columns = rows.iter().map(|row| row.cells.len()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(|at| rows.iter().map(|row| cell(row, at).chars().count()).max().unwrap_or(0)).collect();
         let line = |row: &Row| {
             let cells = widths.iter().enumerate().map(|(at, width)| format!("{:width$}  ", cell(row, at)));
-            format!("{}\n", (cells.collect::<String>() + &plain::line(&row.rest)).trim_end())
+            format!("{}\n", (cells.collect::<String>() + &sanitize::line(&row.rest)).trim_end())
         };
         ui::data(&rows.iter().map(line).collect::<String>())?;
     }
@@ -128,7 +128,7 @@ fn available(offer: &Offer) -> Row {
     let recipe = offer.recipe();
     let version = offer.version.clone().unwrap_or_else(|| "not locked".to_owned());
     let weight = offer.weight();
-    let size = if offer.lock.is_some() { amount::size(weight.fetched + weight.made) } else { String::new() };
+    let size = if offer.lock.is_some() { units::size(weight.fetched + weight.made) } else { String::new() };
     let others: Vec<&str> = recipe.versions.keys().map(String::as_str).filter(|other| *other != version).collect();
     let also = if others.is_empty() { String::new() } else { format!(" (also {})", others.join(", ")) };
     let json = serde_json::json!({

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use silo_base::moment;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::timestamp;
 use silo_insight::figures;
 use silo_insight::log::{self, Log};
 use silo_insight::network;
@@ -39,7 +39,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         None => log::list(&look)?,
     };
     if args.path {
-        ui::data(&logs.iter().map(|log| format!("{}\n", plain::path(&log.path))).collect::<String>())?;
+        ui::data(&logs.iter().map(|log| format!("{}\n", sanitize::path(&log.path))).collect::<String>())?;
     } else if args.json {
         ui::json(&logs.iter().map(json).collect())?;
     } else if args.step.is_none() {
@@ -64,13 +64,13 @@ fn step(log: &Log) -> String {
 fn line(log: &Log) -> String {
     let tools = if log.tools.is_empty() { String::new() } else { format!("  of {}", log.tools.join(", ")) };
     let size = figures::bytes(log.bytes);
-    format!("{:.12}  {}  {size:>9}  {}{tools}\n", log.derivation.to_string(), moment::rfc3339(log.written), step(log))
+    format!("{:.12}  {}  {size:>9}  {}{tools}\n", log.derivation.to_string(), timestamp::rfc3339(log.written), step(log))
 }
 
 fn json(log: &Log) -> serde_json::Value {
     serde_json::json!({
         "derivation": log.derivation.to_string(), "path": log.path.display().to_string(), "bytes": log.bytes,
-        "written": moment::rfc3339(log.written), "step": log.step, "tools": log.tools,
+        "written": timestamp::rfc3339(log.written), "step": log.step, "tools": log.tools,
     })
 }
 
@@ -78,7 +78,7 @@ fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     let mut runs = network::list(&setting.home)?;
     runs.retain(|run| args.step.as_ref().is_none_or(|tool| *tool == run.title.tool));
     if args.path {
-        ui::data(&runs.iter().map(|run| format!("{}\n", plain::path(&run.path))).collect::<String>())?;
+        ui::data(&runs.iter().map(|run| format!("{}\n", sanitize::path(&run.path))).collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.json {
@@ -93,7 +93,7 @@ fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
         return Err(Failure::found(format!("no run{of} with network access is recorded"), "a run is recorded when it opens a connection"));
     };
     let project = run.title.project.as_ref().map_or_else(String::new, |project| format!(" in {}", figures::one_line(project)));
-    let started = moment::rfc3339(i64::try_from(run.title.started).unwrap_or(i64::MAX));
+    let started = timestamp::rfc3339(i64::try_from(run.title.started).unwrap_or(i64::MAX));
     let mut text = format!("{}{project}, {started}\n", figures::one_line(&run.title.tool));
     for ((name, port, verdict), sum) in run.sums() {
         let place = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::config::legacy::{self, Whose};
 use silo_model::config::{discover, read};
 use silo_model::document;
@@ -43,7 +43,7 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), 
     let text = written(older, whose)?;
     let there = document::text_of(newer)?;
     if there.as_ref().is_some_and(|there| *there != text.0) {
-        return ui::data(&format!("{} exists already; {} was not converted\n", plain::path(newer), plain::path(older)));
+        return ui::data(&format!("{} exists already; {} was not converted\n", sanitize::path(newer), sanitize::path(older)));
     }
     // Check the result first: errors are reported before anything is written.
     read::read_any(newer, older, whose)?;
@@ -53,7 +53,12 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), 
     journal::commit(home, &[change]).map_err(Failure::other)?;
     let kept = backup(older);
     fs::rename(older, &kept).map_err(|error| failed(&kept, error))?;
-    ui::data(&format!("{} is converted to {}; the old file is {}\n{left}", plain::path(older), plain::path(newer), plain::path(&kept)))
+    ui::data(&format!(
+        "{} is converted to {}; the old file is {}\n{left}",
+        sanitize::path(older),
+        sanitize::path(newer),
+        sanitize::path(&kept)
+    ))
 }
 
 /// Returns the old settings as TOML, and comments about the dropped ones.

@@ -5,7 +5,7 @@ mod error;
 
 mod env;
 mod overheard;
-mod screen;
+mod restore_tty;
 
 mod ui;
 
@@ -19,9 +19,9 @@ mod timing;
 mod gc;
 
 mod add;
+mod argv0;
 mod build;
 mod cache;
-mod called;
 mod completions;
 mod config;
 mod current;
@@ -33,14 +33,13 @@ mod graph;
 mod groups;
 mod init;
 mod install;
+mod legacy;
 mod list;
 mod lock;
 mod log;
 mod lsp;
 mod man;
 mod migrate;
-mod older;
-mod pins;
 mod ports;
 mod projects;
 mod reset;
@@ -58,6 +57,7 @@ mod tier;
 mod trust;
 mod uninstall;
 mod update;
+mod use_tool;
 mod verify;
 mod which;
 mod why;
@@ -68,7 +68,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use silo_base::home::Home;
-use silo_base::plain;
+use silo_base::sanitize;
 
 use context::Globals;
 use error::Failure;
@@ -101,8 +101,8 @@ enum Command {
     List(list::Args),
     Search(list::SearchArgs),
     Show(show::Args),
-    Use(pins::UseArgs),
-    Unuse(pins::UnuseArgs),
+    Use(use_tool::UseArgs),
+    Unuse(use_tool::UnuseArgs),
     Add(add::Args),
     Build(build::Args),
     Debug(debug::Args),
@@ -146,13 +146,13 @@ enum Command {
 pub fn main(args: Vec<OsString>) -> ExitCode {
     ui::report_panics();
     definition::register(command);
-    if let Some(code) = called::by_another_name(&args) {
+    if let Some(code) = argv0::by_another_name(&args) {
         return code;
     }
     if let Ok(home) = env::home() {
-        screen::give_back(&Home::of_user(&home));
+        restore_tty::give_back(&Home::of_user(&home));
     }
-    let args = older::translated(args);
+    let args = legacy::translated(args);
     let cli = match parse(&args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -180,7 +180,7 @@ fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<
 
 /// Reports a clap error. Clap quotes arguments unescaped, so this parses escaped arguments again and prints that error.
 fn report_usage(args: &[OsString], error: &clap::Error) {
-    match parse(args.iter().map(|arg| plain::bytes(arg.as_encoded_bytes()))) {
+    match parse(args.iter().map(|arg| sanitize::bytes(arg.as_encoded_bytes()))) {
         Err(again) if again.kind() == error.kind() => ui::styled(&again),
         _ => ui::line(error.to_string().trim_end()),
     }
@@ -234,8 +234,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::List(args) => list::run(globals, &args),
         Command::Search(args) => list::search(globals, &args),
         Command::Show(args) => show::run(globals, &args),
-        Command::Use(args) => pins::run_use(globals, &args),
-        Command::Unuse(args) => pins::run_unuse(globals, &args),
+        Command::Use(args) => use_tool::run_use(globals, &args),
+        Command::Unuse(args) => use_tool::run_unuse(globals, &args),
         Command::Add(args) => add::run(globals, &args),
         Command::Build(args) => build::run(globals, &args),
         Command::Debug(args) => debug::run(globals, &args),
@@ -326,7 +326,7 @@ mod tests {
     fn told(words: &[String]) -> String {
         definition::register(command);
         let args = ["silo".to_owned()].iter().chain(words).map(OsString::from).collect();
-        let matches = match command().try_get_matches_from(older::translated(args)) {
+        let matches = match command().try_get_matches_from(legacy::translated(args)) {
             Ok(matches) => matches,
             Err(error) => return error.kind().to_string(),
         };
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn commands_are_reserved() {
         definition::register(command);
-        let reserved = older::reserved();
+        let reserved = legacy::reserved();
         for word in ["run", "add", "pin", "unpin", "clean", "projects", "shellenv", "shim", "which", "setup", "pull", "help", "version"] {
             assert!(reserved.iter().any(|reserved| reserved == word), "{word}");
         }

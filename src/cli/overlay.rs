@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_tool::definition::{self, Scope};
 use silo_tool::install;
 use silo_tool::journal::Change;
@@ -65,7 +65,7 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
         && changed.is_new()
     {
         // The error itself is printed after this note.
-        ui::note(&format!("{} was not changed", plain::path(changed.path())));
+        ui::note(&format!("{} was not changed", sanitize::path(changed.path())));
     }
     done
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use silo_base::grant::Port;
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::recipe::catalog;
 use silo_model::recipe::check::check_name;
 use silo_tool::definition::Scope;
@@ -63,8 +63,8 @@ fn add(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     // Typing the command approves this change. Other exposures of the file still need an approval.
     trust_command::changed(setting, &written)?;
     ui::data(&match written.is_new() {
-        true => change.ports.iter().map(|port| format!("{}: {}\n", plain::path(&path), exposure::listens(tool, *port))).collect(),
-        false => format!("{} has this already\n", plain::path(&path)),
+        true => change.ports.iter().map(|port| format!("{}: {}\n", sanitize::path(&path), exposure::listens(tool, *port))).collect(),
+        false => format!("{} has this already\n", sanitize::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -96,7 +96,7 @@ fn remove(setting: &Setting, change: &Change) -> Result<ExitCode, Failure> {
     }
     changed.commit(&setting.home)?;
     for port in &change.ports {
-        ui::data(&format!("{}: port forward {port} to {} removed\n", plain::path(&path), change.tool))?;
+        ui::data(&format!("{}: port forward {port} to {} removed\n", sanitize::path(&path), change.tool))?;
     }
     Ok(ExitCode::SUCCESS)
 }

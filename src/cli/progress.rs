@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use silo_base::amount;
 use silo_base::event::{Activity, Event};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_base::thread;
+use silo_base::units;
 
 use super::ui::{self, line, message};
 
@@ -136,7 +136,7 @@ impl Ui {
             _ if self.mode == Mode::Quiet => {}
             Event::Started { id, kind, name, total } => started(id, kind, &name, total),
             Event::Progress { id, done } => progressed(id, done),
-            Event::Log { line: said, .. } if self.shows_steps.load(Ordering::Relaxed) => line(&format!("  {}", plain::said(&said))),
+            Event::Log { line: said, .. } if self.shows_steps.load(Ordering::Relaxed) => line(&format!("  {}", sanitize::said(&said))),
             Event::Log { .. } => {}
             Event::Finished { id } => finished(id),
         }
@@ -155,7 +155,7 @@ impl Ui {
 }
 
 fn started(id: u64, kind: Activity, name: &str, total: Option<u64>) {
-    let name = plain::line(name.lines().next().unwrap_or_default());
+    let name = sanitize::line(name.lines().next().unwrap_or_default());
     let mut running = Running { name, kind, total, done: None, began: Instant::now(), bar: None, told: false };
     let mut work = work();
     if work.began.elapsed() >= SILENT {
@@ -283,7 +283,7 @@ impl Running {
 
     /// Describes how far the activity is: `fetching libc6: 1.2 MiB of 3.0 MiB, 14 s`.
     fn status(&self) -> String {
-        let amount = |number: u64| if self.kind == Activity::Fetch { amount::size(number) } else { number.to_string() };
+        let amount = |number: u64| if self.kind == Activity::Fetch { units::size(number) } else { number.to_string() };
         let progress = match (self.done, self.total) {
             (done, Some(total)) => format!(": {} of {}", amount(done.unwrap_or(0)), amount(total)),
             (Some(done), None) => format!(": {}", amount(done)),

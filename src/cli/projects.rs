@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use silo_base::amount;
-use silo_base::moment;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::timestamp;
+use silo_base::units;
 use silo_tool::clean;
 use silo_tool::projects::{self, Project};
 use silo_tool::shims;
@@ -91,7 +91,7 @@ fn json(project: &Project, bytes: u64) -> serde_json::Value {
     let tools: serde_json::Map<String, serde_json::Value> = project.tools.iter().map(tool).collect();
     serde_json::json!({
         "id": project.id(), "path": project.path.to_string_lossy(), "tools": tools, "sizeBytes": bytes,
-        "lastUsedAt": moment::rfc3339(project.last_used), "status": status(project),
+        "lastUsedAt": timestamp::rfc3339(project.last_used), "status": status(project),
     })
 }
 
@@ -100,9 +100,9 @@ fn table(rows: &[(Project, u64)]) -> String {
     let head = ["PATH", "TOOLS", "SIZE", "LAST USED", "STATUS"].map(str::to_owned);
     let row = |(project, bytes): &(Project, u64)| {
         let tools = project.tools.iter().map(|(name, pinned)| format!("{name}@{}", pinned.version));
-        let path = plain::path(&project.path);
-        let used = amount::ago(now, project.last_used);
-        [path, tools.collect::<Vec<_>>().join(","), amount::size(*bytes), used, status(project).to_owned()]
+        let path = sanitize::path(&project.path);
+        let used = units::ago(now, project.last_used);
+        [path, tools.collect::<Vec<_>>().join(","), units::size(*bytes), used, status(project).to_owned()]
     };
     let lines: Vec<[String; 5]> = std::iter::once(head).chain(rows.iter().map(row)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
@@ -126,12 +126,12 @@ pub fn clean(globals: &Globals, args: &CleanArgs) -> Result<ExitCode, Failure> {
     let verb = if args.dry_run { "would be forgotten" } else { "will be forgotten" };
     let mut text = String::new();
     for project in &chosen {
-        text += &format!("{} {verb}\n", plain::path(&project.path));
+        text += &format!("{} {verb}\n", sanitize::path(&project.path));
     }
-    text += &format!("{} images and {} layers of its own ({})\n", found.images, found.layers, amount::size(found.bytes));
+    text += &format!("{} images and {} layers of its own ({})\n", found.images, found.layers, units::size(found.bytes));
     let kept = clean::kept_bytes(&setting.home, &chosen)?;
     if kept > 0 {
-        text += &format!("its package caches, private state (logins) and excluded directories ({})\n", amount::size(kept));
+        text += &format!("its package caches, private state (logins) and excluded directories ({})\n", units::size(kept));
     }
     if own.shared > 0 {
         text += &format!("{} images stay, because other tools or projects need them\n", own.shared);

@@ -12,9 +12,9 @@ use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, Target, Wanted};
 use crate::run::{lost, private, unseen};
-use silo_base::amount;
 use silo_base::grant::Port;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::units;
 use silo_launch::spec::Spec;
 use silo_launch::{Exit, Phase, again};
 use silo_model::config::Tier;
@@ -24,9 +24,9 @@ use silo_tool::shim::choice::Why;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
-use super::older;
+use super::legacy;
 use super::overheard::Overheard;
-use super::screen;
+use super::restore_tty;
 use super::tier;
 use super::timing::Timing;
 use super::trust;
@@ -122,7 +122,7 @@ fn variable(text: &str) -> Result<(String, Option<String>), String> {
 
 /// Parses a memory size; returns MiB.
 fn memory(text: &str) -> Result<u64, String> {
-    let bytes = amount::parse_size(text).map_err(|error| error.to_string())?;
+    let bytes = units::parse_size(text).map_err(|error| error.to_string())?;
     let mib = bytes >> 20;
     if mib < LEAST_MEMORY_MIB { Err(format!("no program starts in less than {LEAST_MEMORY_MIB}M")) } else { Ok(mib) }
 }
@@ -188,7 +188,7 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
 fn no_tool(error: run::error::Error, word: &OsStr) -> Failure {
     use run::error::Error as E;
     let is_unknown = matches!(error, E::Recipe(catalog::Error::Unknown { .. }));
-    let meant = word.to_str().filter(|_| is_unknown || matches!(error, E::Missing { .. })).and_then(older::meant);
+    let meant = word.to_str().filter(|_| is_unknown || matches!(error, E::Missing { .. })).and_then(legacy::meant);
     match meant {
         Some(command) if is_unknown => {
             let what = format!("silo has no command \"{}\", and no tool has that name", word.display());
@@ -302,7 +302,7 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
     let dir = script.parent().and_then(|dir| std::fs::canonicalize(dir).ok());
     // Suggest the script's directory only if it may be shown.
     if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private::why_private(&home, dir).is_none())) {
-        ways.push(format!("cd {} and run it there", plain::path(&dir)));
+        ways.push(format!("cd {} and run it there", sanitize::path(&dir)));
     }
     match by_shim {
         Some(Why::Pinned) => {
@@ -313,10 +313,10 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
         None => ways.push(format!("silo run --project DIR {tool} … shows another directory")),
     }
     let shown = match spec.mounts.iter().any(|mount| mount.guest == setting.project) {
-        true => format!("shows {} and none of your other files", plain::path(&setting.project)),
+        true => format!("shows {} and none of your other files", sanitize::path(&setting.project)),
         false => "shows none of your files".to_owned(),
     };
-    ui::note(&format!("{} is not in the sandbox of {tool}, which {shown}\n  try: {}", plain::path(&script), ways.join("\n   or: ")));
+    ui::note(&format!("{} is not in the sandbox of {tool}, which {shown}\n  try: {}", sanitize::path(&script), ways.join("\n   or: ")));
     Ok(())
 }
 
@@ -337,7 +337,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
         Phase::Ended => timing.done("program ended"),
         // Save the terminal's settings before they change for the first time.
         Phase::Terminal => {
-            kept.get_or_insert_with(|| screen::keep(&setting.home));
+            kept.get_or_insert_with(|| restore_tty::keep(&setting.home));
         }
     });
     drop(kept);
@@ -371,7 +371,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     let inner = |guest: &PathBuf| guest.strip_prefix(run::WORKSPACE).ok().map(ToOwned::to_owned);
     let excluded: Vec<PathBuf> = spec.removable.iter().filter_map(inner).collect();
     let facts = Facts { tool, has: &has, grants: &grants, excluded: &excluded, proxies: proxies.collect() };
-    explain::explain(&plain::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
+    explain::explain(&sanitize::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 
 /// Reports changes made by the run.

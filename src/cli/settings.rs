@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::config::legacy::{self, Whose};
 use silo_model::config::origin::{self, Said, Source};
 use silo_model::document;
@@ -50,16 +50,16 @@ pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     if settings.is_empty() {
         ui::data(&format!(
             "# nothing is set in {} or {}\n",
-            plain::path(&setting.project.join(PROJECT_CONFIG)),
-            plain::path(&setting.home.config())
+            sanitize::path(&setting.project.join(PROJECT_CONFIG)),
+            sanitize::path(&setting.home.config())
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
     let home = env::home()?;
     let shown = |path: &Path| match (path.strip_prefix(&setting.project), path.strip_prefix(&home)) {
-        (Ok(inner), _) => plain::path(inner),
-        (_, Ok(inner)) => format!("~/{}", plain::path(inner)),
-        _ => plain::path(path),
+        (Ok(inner), _) => sanitize::path(inner),
+        (_, Ok(inner)) => format!("~/{}", sanitize::path(inner)),
+        _ => sanitize::path(path),
     };
     ui::data(&origin::text(&settings, shown))?;
     Ok(ExitCode::SUCCESS)

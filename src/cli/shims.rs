@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
 use silo_tool::shim::table::{self, Entry, Shim};
@@ -74,7 +74,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
             check(tool)?;
             let changed = shims::add(setting.view(), &program, tool, specs)?;
             for name in &changed.foreign {
-                ui::note(&format!("{} is not a shim and was not changed, so {name} has no shim", plain::path(&setting.home.shim(name))));
+                ui::note(&format!("{} is not a shim and was not changed, so {name} has no shim", sanitize::path(&setting.home.shim(name))));
             }
             let names: Vec<&str> = specs.iter().map(|spec| spec.split(':').next().unwrap_or_default()).collect();
             for name in &names {
@@ -175,12 +175,12 @@ pub fn tell(setting: &Setting, tool: &str) -> Result<(), Failure> {
         let verb = if names.len() == 1 { "is" } else { "are" };
         let names = names.join(", ");
         let bin = setting.home.bin();
-        ui::note(&format!("{} is not on PATH, so {names} {verb} found elsewhere or not at all\n  try: {}", plain::path(&bin), advice()));
+        ui::note(&format!("{} is not on PATH, so {names} {verb} found elsewhere or not at all\n  try: {}", sanitize::path(&bin), advice()));
         return Ok(());
     }
     for (name, file) in shadowed(setting, &names) {
         let bin = setting.home.bin();
-        ui::note(&format!("{name} is {} on PATH, before {}\n  try: {}", plain::path(&file), plain::path(&bin), advice()));
+        ui::note(&format!("{name} is {} on PATH, before {}\n  try: {}", sanitize::path(&file), sanitize::path(&bin), advice()));
     }
     Ok(())
 }

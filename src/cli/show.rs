@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use silo_base::amount;
-use silo_base::plain;
+use silo_base::sanitize;
+use silo_base::units;
 use silo_model::recipe::Step;
 use silo_model::recipe::catalog::Origin;
+use silo_tool::catalog_entry::{self, Offer};
 use silo_tool::definition::{self, Scope};
-use silo_tool::offer::{self, Offer};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -26,7 +26,7 @@ pub struct Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let scope = if definition::claimed(setting.view())?.contains(&args.tool) { Scope::Project } else { Scope::Global };
-    let offer = offer::of(setting.view(), &args.tool, scope)?;
+    let offer = catalog_entry::of(setting.view(), &args.tool, scope)?;
     match args.json {
         true => ui::json(&json(&offer))?,
         false => ui::data(&text(&setting, &offer, scope))?,
@@ -36,17 +36,17 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     let recipe = offer.recipe();
-    let mut text = format!("{} {}: {}\n", recipe.name, plain::line(version(offer)), plain::line(&recipe.description));
+    let mut text = format!("{} {}: {}\n", recipe.name, sanitize::line(version(offer)), sanitize::line(&recipe.description));
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
-            let mut lines = value.split('\n').map(plain::line);
+            let mut lines = value.split('\n').map(sanitize::line);
             text.push_str(&format!("  {name:12}  {}\n", lines.next().unwrap_or_default()));
             lines.for_each(|line| text.push_str(&format!("                {line}\n")));
         }
     };
     let origin = match offer.definition.found.origin {
         Origin::BuiltIn => "built in".to_owned(),
-        Origin::User => plain::path(&setting.home.recipes().join(format!("{}.toml", recipe.name))),
+        Origin::User => sanitize::path(&setting.home.recipes().join(format!("{}.toml", recipe.name))),
         Origin::Project => format!("recipes/{}.toml of the project", recipe.name),
     };
     let over = if scope == Scope::Project { ", with the project's silo.toml over it" } else { "" };
@@ -63,11 +63,11 @@ fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
     line("added", recipe.debian.added.join(" "));
     line("built with", recipe.debian.build.join(" "));
     let weight = offer.weight();
-    let made = if weight.made > 0 { format!(", {} made by steps", amount::size(weight.made)) } else { String::new() };
+    let made = if weight.made > 0 { format!(", {} made by steps", units::size(weight.made)) } else { String::new() };
     line(
         "locked",
         match offer.lock {
-            Some(_) => format!("{} packages, {} to fetch{made}", weight.packages, amount::size(weight.fetched)),
+            Some(_) => format!("{} packages, {} to fetch{made}", weight.packages, units::size(weight.fetched)),
             None => "no lock for this definition yet".to_owned(),
         },
     );

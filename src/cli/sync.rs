@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_tool::locking::Resolving;
 use silo_tool::sync::{self, Done, Synced, Wish};
 
@@ -65,11 +65,13 @@ pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCo
     if all.is_empty() {
         let file = setting.project.join(PROJECT_CONFIG);
         if !file.exists() && !setting.project.join(LEGACY_CONFIG).exists() {
-            let what =
-                format!("{} is not in a project: neither it nor a directory above it has a {PROJECT_CONFIG}", plain::path(&setting.from));
+            let what = format!(
+                "{} is not in a project: neither it nor a directory above it has a {PROJECT_CONFIG}",
+                sanitize::path(&setting.from)
+            );
             return Err(Failure::found(what, "`silo init` makes this directory a project; `silo install TOOL` works without one"));
         }
-        ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", plain::path(&file)))?;
+        ui::data(&format!("{} uses no tools; `silo use <tool>` adds one\n", sanitize::path(&file)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let lines = all.iter().filter_map(|one| Some(line(&one.tool, one.outcome.as_ref().ok()?, dry_run)));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::run::error::Error;
 use crate::run::private;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::config::legacy::Whose;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::{Trust, read};
@@ -51,7 +51,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     if asked.is_nothing() {
-        ui::data(&format!("{}: everything is approved\n", plain::path(&setting.project)))?;
+        ui::data(&format!("{}: everything is approved\n", sanitize::path(&setting.project)))?;
         let changes = trust::changes(&setting.home, &setting.files)?;
         if !changes.is_empty() {
             ui::data(&format!("changed since the last run of a tool here; needs no approval:\n{}", listed(&changes)))?;
@@ -70,12 +70,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 fn revoke(setting: &Setting) -> Result<ExitCode, Failure> {
     let revoked = trust::revoke(&setting.home, &setting.project)?;
     if revoked == trust::Revoked::default() {
-        ui::data(&format!("{}: nothing was approved\n", plain::path(&setting.project)))?;
+        ui::data(&format!("{}: nothing was approved\n", sanitize::path(&setting.project)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let files = revoked.files.iter().map(|name| format!("{name}, as it was"));
     let lines: Vec<String> = revoked.lines.iter().cloned().chain(files).collect();
-    ui::data(&format!("{}: no longer approved\n{}", plain::path(&setting.project), listed(&lines)))?;
+    ui::data(&format!("{}: no longer approved\n{}", sanitize::path(&setting.project), listed(&lines)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -110,7 +110,7 @@ pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), F
     if read::read_any(&home.config(), &home.legacy_config(), Whose::User)?.0.trust == Some(Trust::Always) {
         return Ok(());
     }
-    let root = plain::path(lost.as_ref().unwrap_or(files).root());
+    let root = sanitize::path(lost.as_ref().unwrap_or(files).root());
     let what = format!("a tool could write these files of {root} when they came or changed:\n{}", listed(&lines));
     let hint = "nothing runs outside of a sandbox until `silo trust` has shown and approved them";
     Err(Failure::found(what.trim_end().to_owned(), hint))
@@ -133,7 +133,7 @@ pub fn settings_path(setting: &Setting, scope: Scope) -> Result<PathBuf, Failure
     let path = setting.project.join(PROJECT_CONFIG);
     let is_new = !path.exists() && !setting.project.join(LEGACY_CONFIG).exists();
     let Some(why) = private::why_private(&env::home()?, &setting.project).filter(|_| is_new) else { return Ok(path) };
-    let what = format!("{} would become a project: {why}", plain::path(&setting.project));
+    let what = format!("{} would become a project: {why}", sanitize::path(&setting.project));
     if ui::is_asking() {
         ui::note(&what);
         if ui::ask("Make it one anyway? Type yes: ", "yes", "")? {
@@ -208,13 +208,13 @@ impl Asked {
     }
 
     fn text(&self, project: &Path) -> String {
-        let project = plain::path(project);
+        let project = sanitize::path(project);
         let mut text = String::new();
         if !self.files.is_empty() {
             text += &format!("a tool could write these files of {project} when they came or changed:\n{}", listed(&self.files));
         }
         if let Some(lost) = &self.lost {
-            let lost = plain::path(lost.root());
+            let lost = sanitize::path(lost.root());
             text += &format!("{lost} had settings, which a tool could remove; without them those of {project} apply\n");
         }
         if !self.lines.is_empty() {

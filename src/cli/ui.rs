@@ -2,7 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error.
 //!
-//! All output of Silo passes through this module, which escapes it ([`plain`]). Text of a project, a registry, a package or a sandbox
+//! All output of Silo passes through this module, which escapes it ([`sanitize`]). Text of a project, a registry, a package or a sandbox
 //! cannot act on the terminal, in any message. All lines of a message but the first are indented, so they cannot pass for Silo's own.
 
 use std::io::{self, IsTerminal, Write};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
-use silo_base::plain;
+use silo_base::sanitize;
 
 use super::env;
 use super::error::Failure;
@@ -67,14 +67,14 @@ pub fn note(text: &str) {
 
 /// Writes a line to standard error; a failed write is ignored.
 pub fn line(text: &str) {
-    above(|| drop(writeln!(io::stderr(), "{}", plain::text(text))));
+    above(|| drop(writeln!(io::stderr(), "{}", sanitize::text(text))));
 }
 
 /// Prints a failure and returns its exit code.
 pub fn report(failure: &Failure) -> ExitCode {
     line(&format!("silo: {}", message(&failure.message())));
     for (tool, failure) in failure.parts() {
-        line(&format!("  {}: {}", plain::line(tool), message(&failure.message())));
+        line(&format!("  {}: {}", sanitize::line(tool), message(&failure.message())));
         if let Some(hint) = failure.hint() {
             line(&format!("    hint: {}", message(hint)));
         }
@@ -132,7 +132,7 @@ pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
     }
     let failed = |error: io::Error| Failure::found(format!("cannot ask: {error}"), hint);
     let mut err = io::stderr().lock();
-    err.write_all(plain::text(question).as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
+    err.write_all(sanitize::text(question).as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
     let mut answer = String::new();
     ASKING.store(true, Ordering::Relaxed);
     let read = io::stdin().read_line(&mut answer);
@@ -143,7 +143,7 @@ pub fn ask(question: &str, yes: &str, hint: &str) -> Result<bool, Failure> {
 
 /// Writes text to standard output; a closed pipe is no error.
 pub fn data(text: &str) -> Result<(), Failure> {
-    write(plain::text(text).as_bytes())
+    write(sanitize::text(text).as_bytes())
 }
 
 /// Writes text unchanged to a file, or escaped to standard output.
@@ -156,7 +156,7 @@ pub fn data_to(file: Option<&Path>, text: &str) -> Result<(), Failure> {
 
 /// Writes a program's output: unchanged to a file or pipe, without control characters to a terminal.
 pub fn program_output(bytes: &[u8]) -> Result<(), Failure> {
-    if io::stdout().is_terminal() { data(&plain::said_lines(bytes)) } else { write(bytes) }
+    if io::stdout().is_terminal() { data(&sanitize::said_lines(bytes)) } else { write(bytes) }
 }
 
 /// Writes a value as JSON to standard output.
@@ -166,7 +166,7 @@ pub fn json(value: &serde_json::Value) -> Result<(), Failure> {
 
 /// Writes a value as JSON to a file or to standard output. Control and format characters get JSON escapes, so the value stays the same.
 pub fn json_to(file: Option<&Path>, value: &serde_json::Value) -> Result<(), Failure> {
-    let text = plain::json(&format!("{value:#}\n"));
+    let text = sanitize::json(&format!("{value:#}\n"));
     match file {
         Some(file) => write_file(file, &text),
         None => write(text.as_bytes()),
@@ -175,7 +175,7 @@ pub fn json_to(file: Option<&Path>, value: &serde_json::Value) -> Result<(), Fai
 
 fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(file, text)
-        .map_err(|error| Failure::found(format!("cannot write {}: {error}", plain::path(file)), "name a file that can be written"))
+        .map_err(|error| Failure::found(format!("cannot write {}: {error}", sanitize::path(file)), "name a file that can be written"))
 }
 
 fn write(bytes: &[u8]) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_tool::verify::{self, Wish};
 
 use super::context::{Globals, setting};
@@ -33,7 +33,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     if args.json {
         ui::json(&serde_json::json!({ "layers": findings.layers, "bytes": findings.bytes, "faults": findings.faults }))?;
     } else {
-        let faults: String = findings.faults.iter().map(|fault| plain::line(fault) + "\n").collect();
+        let faults: String = findings.faults.iter().map(|fault| sanitize::line(fault) + "\n").collect();
         ui::data(&format!(
             "{faults}{} layers, {} MB hashed, {} faults\n",
             findings.layers,

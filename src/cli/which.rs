@@ -4,14 +4,14 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_tool::shim::choice::{self, Choice, Claims, Why};
 use silo_tool::shim::table::{self, Entry, Table};
 use silo_tool::shim::{claims, launchers, search};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
-use super::{called, env, ui};
+use super::{argv0, env, ui};
 
 /// Show the program that a command runs here, and why
 ///
@@ -48,7 +48,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::json(&rows.iter().map(row).collect())?;
     } else {
         let line = |row: &Row| match &row.file {
-            Some(file) => format!("{}  {}\n", plain::path(file), row.why),
+            Some(file) => format!("{}  {}\n", sanitize::path(file), row.why),
             None => format!("silo {}  {}\n", args.name, row.why),
         };
         ui::data(&rows.iter().map(line).collect::<String>())?;
@@ -70,7 +70,7 @@ fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result
         }
         Choice::Next(owners) => (None, format!("the machine's own: {} is neither pinned nor used by a project here", names(owners))),
         Choice::Nobody => (None, "the machine's own".to_owned()),
-        Choice::Several(owners) => return Err(called::several(name, owners)),
+        Choice::Several(owners) => return Err(argv0::several(name, owners)),
     };
     let ours = search::identity(&setting.home.program());
     let mut rows = Vec::new();
@@ -92,7 +92,7 @@ fn names(owners: &[&Entry]) -> String {
 
 fn because(why: Why, claims: &Claims) -> String {
     match why {
-        Why::Project => format!("used by the project {}", plain::path(&claims.root)),
+        Why::Project => format!("used by the project {}", sanitize::path(&claims.root)),
         Why::User => "used by your settings".to_owned(),
         Why::Pinned => "pinned".to_owned(),
     }

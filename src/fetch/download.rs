@@ -16,7 +16,7 @@ use super::address::{server, shown};
 use super::error::{Error, Size, verdict};
 use super::meter::{Meter, Total};
 use super::partial::{Claim, Partial, Pin, claim, present, sync_dir};
-use super::patience::{Attempts, Patience, Stop};
+use super::retry::{Attempts, Patience, Stop};
 use super::transport::Transport;
 use silo_base::event::Sink;
 use silo_base::thread;

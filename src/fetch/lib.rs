@@ -8,7 +8,7 @@ pub mod sources;
 
 mod address;
 pub mod mirrors;
-pub mod patience;
+pub mod retry;
 
 pub mod transport;
 
@@ -16,9 +16,9 @@ mod meter;
 mod partial;
 
 pub mod download;
-pub mod text;
+pub mod fetch_small;
 
-pub mod deposit;
+pub mod import;
 
 pub mod unpack;
 

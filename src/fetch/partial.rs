@@ -15,7 +15,7 @@ use silo_store::held::Held;
 use silo_store::private;
 
 use super::error::{Error, Size};
-use super::patience::Stop;
+use super::retry::Stop;
 
 /// The delay between two attempts at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);

@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 
 use super::address::{local_path, shown};
 use super::error::{Error, Size};
-use super::patience::{Attempts, Pace, Patience, Stop};
+use super::retry::{Attempts, Pace, Patience, Stop};
 use silo_base::thread;
 
 /// The User-Agent header.

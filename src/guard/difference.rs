@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use silo_base::plain;
+use silo_base::sanitize;
 
 use super::guards::Guards;
 use super::list::Act;
@@ -77,6 +77,6 @@ impl fmt::Display for Change {
 
 /// Formats differences, one per line. File names are escaped, because a sandbox can choose them.
 pub fn lines(differences: &BTreeMap<PathBuf, Difference>) -> Vec<String> {
-    let line = |(path, difference): (&PathBuf, &Difference)| format!("{} ({}; {})", plain::path(path), difference.change, difference.of);
+    let line = |(path, difference): (&PathBuf, &Difference)| format!("{} ({}; {})", sanitize::path(path), difference.change, difference.of);
     differences.iter().map(line).collect()
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
-use silo_store::bounded;
+use silo_store::read_limited;
 
 use super::nested::Table;
 use crate::git::dir::{Dir, Kind};
@@ -40,7 +40,7 @@ pub fn look(project: &Path) -> Nearby {
     let Ok(dir) = Dir::open(project) else { return Nearby::default() };
     let mut nearby = Nearby::default();
     let table = Table::new();
-    let mut found: BTreeSet<PathBuf> = bounded::read(Path::new(LISTED), MAX_LISTED_BYTES)
+    let mut found: BTreeSet<PathBuf> = read_limited::read(Path::new(LISTED), MAX_LISTED_BYTES)
         .map(|bytes| listed(&String::from_utf8_lossy(&bytes), project))
         .unwrap_or_default();
     found.retain(|path| dir.stat(path).ok().flatten().is_some_and(|stat| Kind::of(&stat) == Kind::Socket));

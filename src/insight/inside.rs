@@ -5,10 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use silo_store::digest::LayerId;
+use silo_store::flock::{self, SharedLock};
 use silo_store::index::Index;
 use silo_store::layer::{self, LayerError, read_index, read_manifest};
 use silo_store::layout::Store;
-use silo_store::lock::{self, SharedLock};
 use silo_store::manifest::Manifest;
 use silo_store::path::LayerPath;
 
@@ -20,7 +20,7 @@ use silo_tool::definition;
 use silo_tool::record::{self, Installed};
 
 use super::error::Error;
-use super::way;
+use super::symlinks;
 
 /// Shortest prefix of an image or layer id. Arbitrary: a shorter one is more often a typing error.
 const MIN_PREFIX: usize = 4;
@@ -41,7 +41,7 @@ pub struct Look<'a> {
 impl<'a> Look<'a> {
     /// Locks the store.
     pub fn new(view: View<'a>, store: &'a Store) -> Result<Look<'a>, Error> {
-        Ok(Look { home: view.home, store, view, _lock: lock::share(store).map_err(Error::Lock)? })
+        Ok(Look { home: view.home, store, view, _lock: flock::share(store).map_err(Error::Lock)? })
     }
 }
 
@@ -107,7 +107,7 @@ impl Inside {
     /// Returns the content of a file of the image, or `None` if there is none. Symlinks are followed in the image and never to host files.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         let index = self.index()?;
-        let Some(end) = way::follow(index, path.as_bytes()).end else { return Ok(None) };
+        let Some(end) = symlinks::follow(index, path.as_bytes()).end else { return Ok(None) };
         let is_file = index.resolve(&end).is_some_and(|entry| matches!(entry.node, silo_store::Node::File { .. }));
         if !is_file {
             return Ok(None);

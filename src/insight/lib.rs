@@ -5,17 +5,17 @@
 
 pub mod error;
 pub mod figures;
-pub mod way;
+pub mod symlinks;
 
 pub mod change;
 pub mod inside;
 
-pub mod asked;
 pub mod diff;
 pub mod graph;
 pub mod log;
 pub mod network;
 pub mod owner;
+pub mod why_installed;
 
 pub mod sbom;
 pub mod why;

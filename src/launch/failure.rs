@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use crate::error::Error;
 use crate::foreign;
-use silo_base::plain;
+use silo_base::sanitize;
 
 /// A step that failed during the sandbox's setup or the program's start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +49,10 @@ impl Failure {
     /// Parses the result of [`Failure::to_parts`]. The sender may be compromised, so the text is escaped.
     pub fn from_parts(stage: Stage, errno: i32, text: &str) -> Failure {
         let (step, cause) = match text.split_once('\0').filter(|_| errno == 0) {
-            Some((step, words)) => (step, Cause::Words(plain::line(words))),
+            Some((step, words)) => (step, Cause::Words(sanitize::line(words))),
             None => (text, Cause::Number(errno)),
         };
-        Failure { stage, step: plain::line(step), cause }
+        Failure { stage, step: sanitize::line(step), cause }
     }
 }
 

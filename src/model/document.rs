@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use silo_store::held::Held;
-use silo_store::{bounded, private};
+use silo_store::{private, read_limited};
 
 /// Reason why a document could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 /// Reads the text at `path`, or `None` if there is no such file.
 pub fn text_of(path: &Path) -> Result<Option<String>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    match bounded::read(path, MAX_BYTES) {
+    match read_limited::read(path, MAX_BYTES) {
         Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, error.utf8_error()))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),

@@ -20,8 +20,8 @@ use crate::document;
 use crate::recipe::AptSource;
 use crate::recipe::Recipe;
 use crate::recipe::source;
-use silo_base::moment;
 use silo_base::system::Arch;
+use silo_base::timestamp;
 
 use base::Base;
 use text::{list, push, quoted};
@@ -373,7 +373,7 @@ fn write_body(text: &mut String, prefix: &str, lock: &Lock) {
 /// later it is there, and later snapshots keep superseded files.
 pub fn snapshot_time(epoch: i64) -> String {
     const DAY_SECS: i64 = 86_400;
-    moment::compact(epoch.saturating_add(DAY_SECS))
+    timestamp::compact(epoch.saturating_add(DAY_SECS))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::packages::{is_pool_path, sha256};
-use silo_base::moment::days_from_civil;
+use silo_base::timestamp::days_from_civil;
 
 /// Limit of a Release file's size. Debian's have 150 KB.
 pub const MAX_RELEASE_BYTES: usize = 10 * 1024 * 1024;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::recipe::Run;
 
 use super::activate::{self, Active};
@@ -28,7 +28,7 @@ pub fn activate(run: &Run, project: &Path, cwd: &Path, seen: Seen<'_>, env: &mut
         .into_iter()
         .filter(|active| {
             let why = why_unusable(active, seen);
-            let dir = plain::path(&active.dir);
+            let dir = sanitize::path(&active.dir);
             lost.extend(why.iter().map(|why| format!("{dir} is not activated: {why}\n  try: make {dir} again with silo")));
             why.is_none()
         })
@@ -41,7 +41,7 @@ pub fn activate(run: &Run, project: &Path, cwd: &Path, seen: Seen<'_>, env: &mut
 fn why_unusable(active: &Active<'_>, seen: Seen<'_>) -> Option<String> {
     let mark = active.mark();
     if !is_inside(&mark, seen) {
-        return Some(format!("{} is a broken symlink in the sandbox", plain::path(&mark)));
+        return Some(format!("{} is a broken symlink in the sandbox", sanitize::path(&mark)));
     }
     let (above, start) = made_by(active)?;
     let own = names(&seen.1(&active.dir.join(above))?, start);

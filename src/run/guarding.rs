@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_guard::difference::Difference;
 use silo_guard::git::layer::{Finished, Layer};
 use silo_guard::git::left;
@@ -131,7 +131,7 @@ impl Guarding {
             let unlayered = layer.is_unlayered().then(|| {
                 format!(
                     "the repository in {} was read-only inside: no layer can be mounted over it here",
-                    plain::path(&self.guarded.project)
+                    sanitize::path(&self.guarded.project)
                 )
             });
             ended.repository.extend(unlayered);
@@ -146,7 +146,7 @@ impl Guarding {
         self.guarded.named.extend(of_repositories(nearby));
         let (differences, failed) = watch.finish(&self.guarded.asked());
         ended.differences = differences;
-        ended.failed.extend(failed.map(|error| silo_base::causes::of(&error).join(": ")));
+        ended.failed.extend(failed.map(|error| silo_base::error_chain::of(&error).join(": ")));
         ended
     }
 }
@@ -172,5 +172,5 @@ pub fn recover(layers: &Path, project: &Path) -> Vec<String> {
 
 fn told(finished: Finished, lines: &mut Vec<String>) {
     lines.extend(finished.told);
-    lines.extend(finished.left.map(|left| format!("the rest of it is in {}; the next run tries again", plain::path(&left))));
+    lines.extend(finished.left.map(|left| format!("the rest of it is in {}; the next run tries again", sanitize::path(&left))));
 }

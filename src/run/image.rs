@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use silo_store::flock::{self, Pin};
 use silo_store::layout::Store;
-use silo_store::lock::{self, Pin};
 
 use silo_base::event::{Event, Sink};
 use silo_base::home::Home;
@@ -33,8 +33,8 @@ impl Images<'_> {
     /// Pins an image, so that it is not collected, and restores it if it is compressed.
     pub fn pin(&self, tool: &Installed) -> Result<Pin, Error> {
         let pin = {
-            let shared = lock::share(self.store)?;
-            lock::pin(self.store, &shared, &tool.image.digest())?
+            let shared = flock::share(self.store)?;
+            flock::pin(self.store, &shared, &tool.image.digest())?
         };
         if image::is_there(self.home, tool.image) && cold::is_cold(self.home, tool.image) {
             self.restore(tool)?;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use silo_store::lock::Pin;
+use silo_store::flock::Pin;
 
 use silo_base::home::Home;
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_guard::difference;
 use silo_launch::opened::Opened;
 use silo_launch::spec::Access;
@@ -63,12 +63,12 @@ impl Leases {
         if let Some(lesson) = &self.lesson {
             reports.push(lesson.summary().unwrap_or_else(|error| {
                 let what = "cannot summarize the reached hosts";
-                format!("{what}: {}", silo_base::causes::of(&error).join(": "))
+                format!("{what}: {}", silo_base::error_chain::of(&error).join(": "))
             }));
         }
         if let Some(Err(error)) = self.run.take().map(RunRecord::finish) {
             let what = "silo could not record the end of this run, so the next run in this directory asks for approval";
-            reports.push(format!("{what}: {}", silo_base::causes::of(&error).join(": ")));
+            reports.push(format!("{what}: {}", silo_base::error_chain::of(&error).join(": ")));
         }
         reports
     }
@@ -85,14 +85,14 @@ fn compare(home: &Home, project: Shown) -> Vec<String> {
         let what = "changed while a sandbox could write the project; programs of this machine act on these files without asking, \
             so check them before you continue in";
         let lines = difference::lines(&ended.differences);
-        reports.push(format!("{what} {}\n  {}", plain::path(&project.path), lines.join("\n  ")));
+        reports.push(format!("{what} {}\n  {}", sanitize::path(&project.path), lines.join("\n  ")));
         if let Err(error) = noted {
             let what = "silo could not record that these changed during a run, and will not ask about its own files among them";
-            reports.push(format!("{what}: {}", silo_base::causes::of(&error).join(": ")));
+            reports.push(format!("{what}: {}", silo_base::error_chain::of(&error).join(": ")));
         }
     }
     if !ended.repository.is_empty() {
-        reports.push(format!("of the repository in {}\n  {}", plain::path(&project.path), ended.repository.join("\n  ")));
+        reports.push(format!("of the repository in {}\n  {}", sanitize::path(&project.path), ended.repository.join("\n  ")));
     }
     reports.extend(ended.failed);
     reports

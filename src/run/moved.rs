@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use silo_store::flock;
 use silo_store::layout::Store;
-use silo_store::lock;
 
 use silo_base::home::Home;
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_tool::{kept, projects};
 
 use super::error::Error;
@@ -14,8 +14,8 @@ use super::error::Error;
 /// Gives a moved project the data stored under its old path. Describes the move, if there was one.
 pub fn settle(home: &Home, store: &Store, project: &Path) -> Result<Option<String>, Error> {
     let Some(old) = kept::moved_from(home, project)? else { return Ok(None) };
-    let shared = lock::share(store)?;
+    let shared = flock::share(store)?;
     projects::moved(home, store, &shared, &old.path, project)?;
     kept::adopt(home, &old, project)?;
-    Ok(Some(format!("{} was moved to {}; its caches and state moved along", plain::path(&old.path), plain::path(project))))
+    Ok(Some(format!("{} was moved to {}; its caches and state moved along", sanitize::path(&old.path), sanitize::path(project))))
 }

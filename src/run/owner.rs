@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_launch::spec::Access;
 
 use super::user::User;
@@ -17,7 +17,7 @@ pub fn note(user: &User, project: &Path, access: Access) -> Option<String> {
     let is_of_group =
         found.gid() == user.gid || rustix::process::getgroups().is_ok_and(|all| all.iter().any(|gid| gid.as_raw() == found.gid()));
     let can = can(found.mode(), is_of_group, access)?;
-    let (path, owner) = (plain::path(project), found.uid());
+    let (path, owner) = (sanitize::path(project), found.uid());
     Some(format!(
         "{path} belongs to user {owner}: root inside has no power over other users' files and can {can} there; to write, run silo as that user (sudo -u '#{owner}' silo ...)"
     ))

@@ -3,10 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
-use silo_store::in_root;
+use silo_store::resolve_in_root;
 
 use silo_base::grant::Port;
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_build::image;
 use silo_build::outside::Outside;
 use silo_insight::network::Title;
@@ -258,7 +258,7 @@ fn project(inputs: &Inputs<'_>) -> Result<Option<Opened>, Error> {
     if *private == Private::Refuse {
         return Err(Error::Private { dir: opened.path().to_owned(), why });
     }
-    (inputs.say)(&format!("{} is not shown to the tool: {why}", plain::path(opened.path())));
+    (inputs.say)(&format!("{} is not shown to the tool: {why}", sanitize::path(opened.path())));
     Ok(None)
 }
 
@@ -305,7 +305,7 @@ fn ssh_agent(inputs: &Inputs<'_>, settings: &Settings) -> Option<PathBuf> {
     let socket = (inputs.caller.variable)("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(PathBuf::from);
     let why = match socket {
         None => "SSH_AUTH_SOCK is not set".to_owned(),
-        Some(socket) if !socket.exists() => format!("{} does not exist", plain::path(&socket)),
+        Some(socket) if !socket.exists() => format!("{} does not exist", sanitize::path(&socket)),
         Some(socket) => return Some(socket),
     };
     (inputs.say)(&format!("there is no ssh agent to pass: {why}\n  try: eval \"$(ssh-agent)\" && ssh-add"));
@@ -325,6 +325,6 @@ fn accounts(user: &User, root: &Path) -> Accounts {
     if user.uid == 0 {
         return Accounts::default();
     }
-    let read = |name: &str| in_root::read(root, Path::new(name), MAX_ACCOUNTS_BYTES).unwrap_or_default();
+    let read = |name: &str| resolve_in_root::read(root, Path::new(name), MAX_ACCOUNTS_BYTES).unwrap_or_default();
     Accounts { passwd: read("etc/passwd"), group: read("etc/group") }
 }

@@ -11,7 +11,7 @@ use silo_launch::spec::{Access, Mount, Overlay};
 use silo_launch::{HAS_NATIVE, spec::host_path::HostPath};
 use silo_model::config::sight::Git;
 
-use silo_base::plain;
+use silo_base::sanitize;
 
 use super::error::Error;
 use super::{WORKSPACE, worktree};
@@ -124,7 +124,7 @@ fn elsewhere(project: &Path) -> Vec<PathBuf> {
 
 /// Makes the layer, unless silo cannot import into this repository.
 fn layer(given: &Given<'_>, project: &Path, common: &Path, seen: &mut Seen) -> Result<Option<Layer>, Error> {
-    let mut note = |why: &str| seen.notes.push(format!("the repository in {} is read-only inside: {why}", plain::path(common)));
+    let mut note = |why: &str| seen.notes.push(format!("the repository in {} is read-only inside: {why}", sanitize::path(common)));
     if !HAS_NATIVE {
         note("this system has no overlay file system");
         return Ok(None);
@@ -137,7 +137,7 @@ fn layer(given: &Given<'_>, project: &Path, common: &Path, seen: &mut Seen) -> R
             let over = Over { layers: given.layers, project, repository: &repository, submodules: given.submodules };
             match Layer::begin(over) {
                 Ok(layer) => return Ok(Some(layer)),
-                Err(error) => note(&silo_base::causes::of(&error).join(": ")),
+                Err(error) => note(&silo_base::error_chain::of(&error).join(": ")),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use silo_store::in_root;
+use silo_store::resolve_in_root;
 
 use silo_build::image;
 use silo_model::recipe::Recipe;
@@ -193,7 +193,7 @@ fn know_programs(view: View<'_>, tool: &Installed, first: Option<&OsString>, com
         _ => Vec::new(),
     };
     let Some(name) = path.file_name() else { return };
-    let has = |dir: &PathBuf| in_root::list(&root, dir).is_ok_and(|names| names.iter().any(|other| other == name));
+    let has = |dir: &PathBuf| resolve_in_root::list(&root, dir).is_ok_and(|names| names.iter().any(|other| other == name));
     if dirs.iter().any(has) {
         commands.shims.entry(first.to_owned()).or_insert_with(|| vec![first.to_owned()]);
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use silo_store::{bounded, in_root};
+use silo_store::{read_limited, resolve_in_root};
 
 use silo_launch::spec::{Bytes, File};
 
@@ -24,12 +24,14 @@ const BUILT_IN: &[u8] = include_bytes!("../../recipes/terminfo.zst");
 /// Returns the file with the description of `terminal`, unless the image at `root` has one. `dirs` are the host's directories.
 pub fn file(terminal: &str, root: &Path, dirs: &[PathBuf]) -> Option<File> {
     if !is_name(terminal)
-        || OF_IMAGE.iter().any(|dir| places(terminal).any(|place| in_root::read(root, &Path::new(dir).join(place), MAX_BYTES).is_ok()))
+        || OF_IMAGE
+            .iter()
+            .any(|dir| places(terminal).any(|place| resolve_in_root::read(root, &Path::new(dir).join(place), MAX_BYTES).is_ok()))
     {
         return None;
     }
     let of_host = dirs.iter().flat_map(|dir| places(terminal).map(move |place| dir.join(place)));
-    let mut of_host = of_host.filter_map(|path| bounded::read(&path, MAX_BYTES).ok()).filter(|bytes| describes(bytes, terminal));
+    let mut of_host = of_host.filter_map(|path| read_limited::read(&path, MAX_BYTES).ok()).filter(|bytes| describes(bytes, terminal));
     let bytes = of_host.next().or_else(|| built_in(terminal))?;
     Some(File { guest: Path::new("/etc/terminfo").join(places(terminal).next()?), bytes: Bytes(bytes), mode: 0o644 })
 }

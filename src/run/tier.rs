@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
 
-use silo_store::lock::Pin;
+use silo_store::flock::Pin;
 
 use silo_base::event::Event;
 use silo_base::home::Home;

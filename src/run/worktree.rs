@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use silo_store::bounded;
+use silo_store::read_limited;
 
 use silo_launch::spec::{Access, Mount};
 
@@ -57,7 +57,7 @@ fn is_plain_directory(path: &Path) -> bool {
 
 /// Reads a small file of one line.
 fn line(path: &Path) -> Option<String> {
-    let text = String::from_utf8(bounded::read(path, MAX_LINK_BYTES).ok()?).ok()?;
+    let text = String::from_utf8(read_limited::read(path, MAX_LINK_BYTES).ok()?).ok()?;
     Some(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use silo_store::{bounded, in_root};
+use silo_store::{read_limited, resolve_in_root};
 
 use silo_launch::spec::{Bytes, File, SYMLINK};
 
@@ -91,12 +91,12 @@ fn zone(name: &str, bytes: Vec<u8>) -> File {
 
 /// Says whether an image has a zone.
 fn has(root: &Path, name: &str) -> bool {
-    in_root::read(root, &Path::new(ZONES.trim_start_matches('/')).join(name), MAX_BYTES).is_ok()
+    resolve_in_root::read(root, &Path::new(ZONES.trim_start_matches('/')).join(name), MAX_BYTES).is_ok()
 }
 
 /// Reads a file that is a compiled time zone, and nothing else.
 fn read(path: &Path) -> Option<Vec<u8>> {
-    bounded::read(path, MAX_BYTES).ok().filter(|bytes| bytes.starts_with(b"TZif") && bytes.len() >= 44)
+    read_limited::read(path, MAX_BYTES).ok().filter(|bytes| bytes.starts_with(b"TZif") && bytes.len() >= 44)
 }
 
 /// Returns the value of `TZ` without the colon that may come first.

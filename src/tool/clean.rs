@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use silo_store::digest::Digest;
+use silo_store::flock;
 use silo_store::gc::{Candidate, Thing};
 use silo_store::layout::Store;
-use silo_store::lock;
 use silo_store::removal::remove_tree;
 use silo_store::usage::Ledger;
 
@@ -17,7 +17,7 @@ use silo_base::home::Home;
 
 use super::Context;
 use super::collect::{self, Choice, Collected};
-use super::keep;
+use super::gc_roots;
 use super::kept;
 use super::projects::{self, Project};
 
@@ -35,7 +35,7 @@ pub enum Error {
     Collect(#[from] collect::Error),
     /// The store is in use, or could not be locked.
     #[error(transparent)]
-    Keep(#[from] keep::Error),
+    Keep(#[from] gc_roots::Error),
     /// Sandboxes are running.
     #[error("{count} images are in use by running sandboxes")]
     Running {
@@ -74,11 +74,11 @@ pub struct Own {
 /// Finds images and layers of these projects that no tool, other project or running sandbox needs.
 pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<Own, Error> {
     let ids: BTreeSet<Digest> = projects.iter().flat_map(Project::images).map(|id| id.digest()).collect();
-    let made_of = keep::made_of(context.home)?;
+    let made_of = gc_roots::made_of(context.home)?;
     let theirs: BTreeSet<Thing> = ids.iter().flat_map(|id| made_of.get(id)).flatten().map(|layer| Thing::Layer(*layer)).collect();
-    let exclusive = keep::exclude(context.store, keep::PATIENCE)?;
+    let exclusive = gc_roots::exclude(context.store, gc_roots::PATIENCE)?;
     let names: BTreeSet<String> = projects.iter().map(|project| format!("project {}", project.path.display())).collect();
-    let mut keepers = keep::keepers(context.home, context.store, &made_of)?;
+    let mut keepers = gc_roots::keepers(context.home, context.store, &made_of)?;
     keepers.retain(|keeper| !names.contains(&keeper.why));
     let unneeded = silo_store::gc::unneeded(context.store, &exclusive, &keepers, &made_of).map_err(collect::Error::from)?;
     drop(exclusive);
@@ -105,7 +105,7 @@ fn image_of(candidate: &Candidate) -> Option<Digest> {
 
 /// Removes the records and kept directories of projects, and the images and layers found by [`own`].
 pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<Collected, Error> {
-    let shared = lock::share(context.store)?;
+    let shared = flock::share(context.store)?;
     let owners = kept::owners(context.home)?;
     for project in projects {
         for owner in owners.iter().filter(|owner| owner.path == project.path) {
@@ -117,7 +117,7 @@ pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<C
         projects::remove(context.home, context.store, &shared, &project.path)?;
     }
     drop(shared);
-    Ok(collect::remove(context, &own.choice, None, keep::PATIENCE)?)
+    Ok(collect::remove(context, &own.choice, None, gc_roots::PATIENCE)?)
 }
 
 /// Removes all of Silo's directory, unless it is in use; returns true if it existed.
@@ -130,8 +130,8 @@ pub fn reset(home: &Home) -> Result<bool, Error> {
         return Ok(false);
     }
     let store = Store::open(home.root())?;
-    let exclusive = keep::exclude(&store, keep::PATIENCE)?;
-    let running = lock::pins(&store)?;
+    let exclusive = gc_roots::exclude(&store, gc_roots::PATIENCE)?;
+    let running = flock::pins(&store)?;
     if !running.is_empty() {
         return Err(Error::Running { count: running.len() });
     }

@@ -9,24 +9,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use silo_store::digest::Digest;
+use silo_store::flock::ExclusiveLock;
 use silo_store::gc::{self, Candidate, Thing};
-use silo_store::lock::ExclusiveLock;
 use silo_store::path_error::PathError;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_store::scratch;
 use silo_store::usage::Ledger;
 
-use silo_base::amount;
 use silo_base::event::Event;
 use silo_base::home::Home;
+use silo_base::units;
 use silo_build::image::{self, ImageId};
 use silo_guard::git::left;
 use silo_model::document;
 
 use super::Context;
 use super::evict;
-use super::keep;
+use super::gc_roots;
 use super::shims;
 use super::trust::record;
 
@@ -35,7 +35,7 @@ use super::trust::record;
 pub enum Error {
     /// The needed objects are unknown, or the store is in use.
     #[error("nothing was collected")]
-    Keep(#[from] keep::Error),
+    Keep(#[from] gc_roots::Error),
     /// The store failed.
     #[error("garbage collection in the layer store failed")]
     Store(#[from] gc::GcError),
@@ -95,11 +95,11 @@ pub struct Choice {
 
 /// Collects garbage.
 pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
-    collect_within(context, wish, keep::PATIENCE)
+    collect_within(context, wish, gc_roots::PATIENCE)
 }
 
 fn collect_within(context: &Context<'_>, wish: &Wish, patience: Duration) -> Result<Collected, Error> {
-    let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, patience)?)?)?;
+    let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, patience)?)?)?;
     // With all downloads, all logs are removed too: a failed step will run again and write a new log.
     let logs = if wish.downloads { Some(now(context)) } else { now(context).checked_sub(wish.min_age) };
     remove(context, &choice, logs, patience)
@@ -107,7 +107,7 @@ fn collect_within(context: &Context<'_>, wish: &Wish, patience: Duration) -> Res
 
 /// Computes the result of [`collect`] and removes nothing.
 pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
-    let choice = choose(context, wish, unneeded(context, &keep::exclude(context.store, keep::PATIENCE)?)?)?;
+    let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, gc_roots::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
     foreseen.leftovers = listed(&context.home.work())?.len();
     for layer in left::look(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
@@ -168,18 +168,18 @@ pub fn by_itself(context: &Context<'_>) {
     }
     let wish = Wish {
         min_age: AUTOMATIC_MIN_AGE,
-        max_age: settings.max_age.as_deref().and_then(|age| amount::parse_age(age).ok()).or(Some(AUTOMATIC_MAX_AGE)),
-        max_size: settings.max_size.as_deref().and_then(|size| amount::parse_size(size).ok()),
+        max_age: settings.max_age.as_deref().and_then(|age| units::parse_age(age).ok()).or(Some(AUTOMATIC_MAX_AGE)),
+        max_size: settings.max_size.as_deref().and_then(|size| units::parse_size(size).ok()),
         downloads: false,
         limit: Some(AUTOMATIC_LIMIT),
     };
     shrink_caches(context);
     match collect_within(context, &wish, Duration::ZERO) {
         Ok(collected) if collected.bytes > 0 => {
-            let text = format!("freed {} of long unneeded images, layers and downloads (`silo gc --help`)", amount::size(collected.bytes));
+            let text = format!("freed {} of long unneeded images, layers and downloads (`silo gc --help`)", units::size(collected.bytes));
             (context.sink)(Event::Note { text });
         }
-        Ok(_) | Err(Error::Keep(keep::Error::Busy { .. })) => {}
+        Ok(_) | Err(Error::Keep(gc_roots::Error::Busy { .. })) => {}
         Err(error) => (context.sink)(Event::Warning { text: format!("automatic gc failed: {error}; run `silo gc` for details") }),
     }
 }
@@ -189,7 +189,7 @@ fn shrink_caches(context: &Context<'_>) {
     let chosen = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), now(context));
     let text = match chosen.map(|choice| evict::remove(&choice)) {
         Ok((0, _)) => return,
-        Ok((files, bytes)) => format!("removed {files} least recently used files from package caches ({})", amount::size(bytes)),
+        Ok((files, bytes)) => format!("removed {files} least recently used files from package caches ({})", units::size(bytes)),
         Err(error) => return (context.sink)(Event::Warning { text: format!("cannot shrink package caches: {error}") }),
     };
     (context.sink)(Event::Note { text });
@@ -204,8 +204,8 @@ pub fn now(context: &Context<'_>) -> SystemTime {
 
 /// Returns the unneeded objects, the least recently used first.
 pub fn unneeded(context: &Context<'_>, exclusive: &ExclusiveLock) -> Result<Vec<Candidate>, Error> {
-    let made_of = keep::made_of(context.home)?;
-    let keepers = keep::keepers(context.home, context.store, &made_of)?;
+    let made_of = gc_roots::made_of(context.home)?;
+    let keepers = gc_roots::keepers(context.home, context.store, &made_of)?;
     Ok(gc::unneeded(context.store, exclusive, &keepers, &made_of)?)
 }
 
@@ -294,7 +294,7 @@ impl Choice {
 
 /// Removes selected objects that are still unneeded, leftovers of killed commands, and logs from before `logs`.
 pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, patience: Duration) -> Result<Collected, Error> {
-    let exclusive = keep::exclude(context.store, patience)?;
+    let exclusive = gc_roots::exclude(context.store, patience)?;
     let things = gc::still(&choice.things, &unneeded(context, &exclusive)?);
     let mut collected = count(things.iter().copied());
     forget_images(context, &things)?;
@@ -352,7 +352,7 @@ fn forget_images(context: &Context<'_>, things: &[Thing]) -> Result<(), Error> {
         Thing::Layer(_) => None,
     };
     let gone: BTreeSet<Digest> = things.iter().filter_map(going).collect();
-    let here: BTreeSet<ImageId> = image::list(context.home).map_err(keep::Error::from)?.into_iter().collect();
+    let here: BTreeSet<ImageId> = image::list(context.home).map_err(gc_roots::Error::from)?.into_iter().collect();
     for path in listed(&context.home.made())? {
         let text = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
         let is_note = path.extension().is_none();

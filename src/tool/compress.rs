@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use silo_store::compression::{self, FormError};
 use silo_store::digest::LayerId;
-use silo_store::forms::{self, FormError};
-use silo_store::lock;
+use silo_store::flock;
 use silo_store::parallel;
 use silo_store::usage::Ledger;
 
@@ -19,14 +19,14 @@ use silo_build::image::{self, ImageId, boot, cold};
 
 use super::Context;
 use super::collect::now;
-use super::keep;
+use super::gc_roots;
 
 /// Error of compressing or restoring images.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The images in use are unknown.
     #[error(transparent)]
-    Keep(#[from] keep::Error),
+    Keep(#[from] gc_roots::Error),
     /// Making a layer's archive failed.
     #[error(transparent)]
     Form(#[from] FormError),
@@ -59,7 +59,7 @@ pub struct Compressed {
 
 /// Returns the images with a root that were not used for this time and are not running.
 pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>, Error> {
-    let running = lock::pins(context.store)?;
+    let running = flock::pins(context.store)?;
     let unused = |id: &ImageId| {
         let used = image::last_used(context.home, *id).and_then(|used| u64::try_from(used).ok()).unwrap_or(0);
         UNIX_EPOCH
@@ -90,8 +90,8 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
     }
     let seen: Vec<(ImageId, Option<i64>)> = images.iter().map(|id| (*id, image::last_used(context.home, *id))).collect();
     pack(context, &theirs_alone(context, images)?)?;
-    let exclusive = keep::exclude(context.store, keep::PATIENCE)?;
-    let running = lock::pins(context.store)?;
+    let exclusive = gc_roots::exclude(context.store, gc_roots::PATIENCE)?;
+    let running = flock::pins(context.store)?;
     let still = |(id, used): &&(ImageId, Option<i64>)| {
         !running.contains_key(&id.digest()) && image::last_used(context.home, *id) == *used && used.is_some()
     };
@@ -99,7 +99,7 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
     // List the layers again, since another image with the same layers may have been made.
     let layers: Vec<LayerId> = theirs_alone(context, &going)?.into_iter().filter(|id| context.store.packed(id).exists()).collect();
     let roots: Vec<_> = going.iter().flat_map(|id| boot::made_of_layers(context.home, *id)).collect();
-    let before = forms::cool(context.store, exclusive, &roots, &layers)?;
+    let before = compression::cool(context.store, exclusive, &roots, &layers)?;
     let mut ledger = Ledger::default();
     let mut after = 0;
     for id in &layers {
@@ -110,7 +110,7 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
 
 /// Returns the layers of these images that no other image with a root has.
 fn theirs_alone(context: &Context<'_>, images: &[ImageId]) -> Result<BTreeSet<LayerId>, Error> {
-    let made_of = keep::made_of(context.home)?;
+    let made_of = gc_roots::made_of(context.home)?;
     let mut theirs = BTreeSet::new();
     let mut others = BTreeSet::new();
     for (id, layers) in &made_of {
@@ -124,7 +124,7 @@ fn theirs_alone(context: &Context<'_>, images: &[ImageId]) -> Result<BTreeSet<La
 }
 
 fn pack(context: &Context<'_>, layers: &BTreeSet<LayerId>) -> Result<(), Error> {
-    let shared = lock::share(context.store)?;
+    let shared = flock::share(context.store)?;
     let id = event::next_id();
     (context.sink)(Event::Started { id, kind: Activity::Compress, name: "layers".to_owned(), total: Some(layers.len() as u64) });
     let done = AtomicU64::new(0);
@@ -138,18 +138,18 @@ fn pack(context: &Context<'_>, layers: &BTreeSet<LayerId>) -> Result<(), Error> 
     packed.map(drop)
 }
 
-fn pack_one(context: &Context<'_>, shared: &lock::SharedLock, layer: &LayerId, tell: &(dyn Fn() + Sync)) -> Result<(), Error> {
+fn pack_one(context: &Context<'_>, shared: &flock::SharedLock, layer: &LayerId, tell: &(dyn Fn() + Sync)) -> Result<(), Error> {
     if context.stop.load(Ordering::Relaxed) {
         return Err(Error::Stopped);
     }
-    forms::pack_missing(context.store, shared, layer)?;
+    compression::pack_missing(context.store, shared, layer)?;
     tell();
     Ok(())
 }
 
 /// Restores the root of a compressed image.
 pub fn restore(context: &Context<'_>, id: ImageId) -> Result<(), Error> {
-    let shared = lock::share(context.store)?;
+    let shared = flock::share(context.store)?;
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
     let activity = event::next_id();
     (context.sink)(Event::Started { id: activity, kind: Activity::Restore, name: format!("image {:.12}", id.to_string()), total: None });

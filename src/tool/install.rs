@@ -2,13 +2,13 @@
 
 use std::cell::OnceCell;
 
-use silo_store::lock::{self as store_lock, SharedLock};
+use silo_store::flock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
 use crate::journal::{self, Change};
-use silo_base::amount;
 use silo_base::event::Event;
 use silo_base::system::Arch;
+use silo_base::units;
 use silo_build::budget::MAX_STEP_BYTES;
 use silo_build::image::{self, ImageId};
 use silo_build::network;
@@ -240,7 +240,7 @@ pub(super) fn workshop<'a>(context: &'a Context<'_>, shared: &'a SharedLock, mir
 fn step_bytes(context: &Context<'_>) -> u64 {
     let size = context.user_settings.build.max_step_size.as_ref();
     // The settings were validated when they were read.
-    size.and_then(|size| amount::parse_size(size).ok()).unwrap_or(MAX_STEP_BYTES)
+    size.and_then(|size| units::parse_size(size).ok()).unwrap_or(MAX_STEP_BYTES)
 }
 
 /// Returns the version of a tool in a lock, if it matches the requested one.

@@ -11,8 +11,8 @@ pub mod archives;
 pub mod kept;
 
 pub mod evict;
-pub mod keep;
-pub mod relock;
+pub mod gc_roots;
+pub mod resolve_lock;
 pub mod trust;
 
 mod defined_tool;
@@ -22,17 +22,17 @@ pub mod locking;
 
 pub mod shims;
 
+pub mod catalog_entry;
 pub mod collect;
 pub mod ecosystems;
 pub mod install;
-pub mod offer;
 pub mod verify;
 
 pub mod server;
 
-pub mod adopt;
 pub mod clean;
 pub mod compress;
+pub mod import_image;
 pub mod usage;
 
 pub mod outdated;

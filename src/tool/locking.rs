@@ -18,7 +18,7 @@ use silo_model::lock::{self, Asked, Lock, Package};
 use silo_model::recipe::catalog::{self, Found, Origin};
 
 use super::defined_tool::Definition;
-use super::relock;
+use super::resolve_lock;
 use super::trust;
 use super::{Context, View};
 
@@ -49,7 +49,7 @@ pub enum Error {
         tool: String,
         /// The cause.
         #[source]
-        source: Box<relock::Error>,
+        source: Box<resolve_lock::Error>,
     },
     /// The lock could not be recorded as written by silo.
     #[error(transparent)]
@@ -173,10 +173,10 @@ pub fn keep(view: View<'_>, definition: &Definition, lock: &Lock) -> Result<bool
 pub fn resolve(context: &Context<'_>, definition: &Definition) -> Result<Lock, Error> {
     let (found, tool) = (&definition.found, definition.tool());
     let failed = |source| Error::Relock { tool: tool.to_owned(), source: Box::new(source) };
-    let lock = relock::relock(context, &found.recipe).map_err(failed)?;
+    let lock = resolve_lock::relock(context, &found.recipe).map_err(failed)?;
     let files = [Some(path(context.view(), found)), definition.lock_file.clone()];
     for before in files.into_iter().flatten().filter_map(|file| last(&file, tool)) {
-        relock::check_age(context, &lock, &before).map_err(failed)?;
+        resolve_lock::check_age(context, &lock, &before).map_err(failed)?;
     }
     Ok(lock)
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use silo_store::digest::Digest;
+use silo_store::flock::SharedLock;
 use silo_store::layout::Store;
-use silo_store::lock::SharedLock;
 use silo_store::roots::{self, Root, RootError, RootName};
 
 use silo_base::home::Home;
@@ -237,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let home = Home::new(dir.path().join("home"));
         let store = Store::open(home.root()).expect("a store");
-        let shared = silo_store::lock::share(&store).expect("no gc runs");
+        let shared = silo_store::flock::share(&store).expect("no gc runs");
         let image = ImageId::parse(&"ab".repeat(32)).expect("an id");
         let paths = ["/a/b", "/with\nline \"and\" quote", "/é"].map(PathBuf::from);
         let raw = PathBuf::from(OsString::from_vec(b"/raw\xff".to_vec()));

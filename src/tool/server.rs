@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use silo_store::lock::{self as store_lock, SharedLock};
+use silo_store::flock::{self as store_lock, SharedLock};
 use silo_store::roots::{self, Root, RootName};
 
 use silo_base::event::Event;
@@ -19,8 +19,8 @@ use silo_model::recipe::Lsp;
 use silo_model::recipe::lsp;
 
 use super::definition::{self, Definition, Scope};
+use super::gc_roots::SERVER;
 use super::install::{self, Error};
-use super::keep::SERVER;
 use super::locking::{self, Resolving};
 use super::{Context, View, projects};
 

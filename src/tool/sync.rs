@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use silo_store::digest::Digest;
-use silo_store::lock::{self as store_lock, BuildLock, SharedLock};
+use silo_store::flock::{self as store_lock, BuildLock, SharedLock};
 
 use crate::journal::Change;
 use silo_base::system::Arch;

@@ -10,7 +10,7 @@ use silo_store::usage::{Added, Ledger};
 use silo_build::image::{self, ImageId, cold};
 
 use super::Context;
-use super::keep;
+use super::gc_roots;
 use super::kept;
 use super::projects::Project;
 
@@ -72,7 +72,7 @@ pub struct Listed {
 }
 
 /// Lists the images.
-pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, keep::Error> {
+pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, gc_roots::Error> {
     let (keepers, made_of) = marked(context)?;
     let mut rows = Vec::new();
     for id in image::list(context.home)? {
@@ -99,7 +99,7 @@ pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, keep::Error> {
 }
 
 /// Returns the disk usage of a project's images and their layers, including shared ones.
-pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, keep::Error> {
+pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, gc_roots::Error> {
     let mut ledger = Ledger::default();
     let mut bytes = ledger.add(&context.home.project(&project.id()))?.fresh;
     for owner in kept::owners(context.home)?.into_iter().filter(|owner| owner.path == project.path) {
@@ -128,7 +128,7 @@ pub struct Why {
 }
 
 /// Returns the reasons for the images and layers with this prefix of their id.
-pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, keep::Error> {
+pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, gc_roots::Error> {
     let (keepers, made_of) = marked(context)?;
     let begins = |id: &dyn std::fmt::Display| id.to_string().starts_with(prefix);
     let mut found = Vec::new();
@@ -147,9 +147,9 @@ pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, keep::Error>
     Ok(found)
 }
 
-fn marked(context: &Context<'_>) -> Result<(Vec<Keeper>, keep::MadeOf), keep::Error> {
-    let made_of = keep::made_of(context.home)?;
-    Ok((keep::keepers(context.home, context.store, &made_of)?, made_of))
+fn marked(context: &Context<'_>) -> Result<(Vec<Keeper>, gc_roots::MadeOf), gc_roots::Error> {
+    let made_of = gc_roots::made_of(context.home)?;
+    Ok((gc_roots::keepers(context.home, context.store, &made_of)?, made_of))
 }
 
 fn who(keepers: &[Keeper], thing: &Thing) -> Vec<String> {

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use silo_store::digest::LayerId;
+use silo_store::flock;
 use silo_store::index::Index;
 use silo_store::layer;
-use silo_store::lock;
 use silo_store::merge;
 use silo_store::verify;
 
@@ -65,7 +65,7 @@ pub enum Wish {
 /// Verifies images and layers.
 pub fn verify(context: &Context<'_>, wish: &Wish) -> Result<Findings, Error> {
     let images = chosen(context, wish)?;
-    let _shared = lock::share(context.store).map_err(|source| Error::Lock(Box::new(source)))?;
+    let _shared = flock::share(context.store).map_err(|source| Error::Lock(Box::new(source)))?;
     let mut findings = Findings::default();
     let mut layers = BTreeSet::new();
     if *wish == Wish::All {

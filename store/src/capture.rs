@@ -7,14 +7,14 @@
 //! The whole upper directory is scanned before any file is moved, so a refusal leaves it unchanged. The sandbox must have ended: nobody may
 //! change the directory during the capture.
 
-use crate::beneath::Beneath;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, Kind, Meta, Node};
+use crate::flock::SharedLock;
 use crate::index::Index;
 use crate::inode;
 use crate::layout::Store;
-use crate::lock::SharedLock;
 use crate::normal;
+use crate::openat::Beneath;
 use crate::path::{LayerPath, LayerPathError};
 use crate::path_error::{PathError, at};
 use crate::stage::{Parents, Stage, StageError};

@@ -7,14 +7,14 @@
 //! broken after a power loss; a later commit of the same layer compares the two and replaces a broken one.
 
 use crate::archive::{self, CHUNK_BYTES, unknown_digest};
-use crate::beneath::Beneath;
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::draft::entries_of;
 use crate::entry::{Entry, Node};
+use crate::flock::SharedLock;
 use crate::index::{Index, IndexError};
 use crate::layout::{INDEX, MANIFEST, Store, TREE};
-use crate::lock::SharedLock;
 use crate::manifest::{Manifest, Record};
+use crate::openat::Beneath;
 use crate::path::LayerPath;
 use crate::path_error::{PathError, at};
 use crate::private;

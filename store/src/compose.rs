@@ -5,17 +5,17 @@
 //! the file is copied.
 
 use crate::archive::CHUNK_BYTES;
-use crate::beneath::{Beneath, reached};
 use crate::commit::rename;
 use crate::digest::LayerId;
 use crate::entry::{Entry, Kind, Node};
+use crate::flock::SharedLock;
 use crate::index::Index;
 use crate::inode;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
-use crate::lock::SharedLock;
 use crate::merge::{Conflict, MergeError, Merged, merge};
 use crate::normal;
+use crate::openat::{Beneath, reached};
 use crate::parallel;
 use crate::path_error::{PathError, at};
 use crate::private::make_dir;

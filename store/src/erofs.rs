@@ -8,11 +8,11 @@
 //! A VM's disk has the ownership, permissions and attributes of `tree/`, so that it shows the same as a namespace sandbox. An image for
 //! other programs has those of the index: the true owners and modes, and capabilities.
 
-use crate::beneath::reached;
 use crate::digest::Digest;
 use crate::entry::{Entry, Kind, Meta, Node};
 use crate::index::Index;
 use crate::normal;
+use crate::openat::reached;
 use crate::path::LayerPath;
 use crate::path_error::{PathError, at};
 use std::collections::BTreeMap;

@@ -8,9 +8,9 @@
 
 use crate::digest::{Digest, LayerId};
 use crate::durable::TEMP_PREFIX;
+use crate::flock::{self, ExclusiveLock};
 use crate::layer;
 use crate::layout::{BUILD_LOCK_PREFIX, Store};
-use crate::lock::{self, ExclusiveLock};
 use crate::path_error::{PathError, at, if_present};
 use crate::realisation::{self, Realisation};
 use crate::roots::{Root, RootError};
@@ -144,7 +144,7 @@ pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Thing]) -> Resu
     remove_files(&store.realisations(), TEMP_PREFIX)?;
     // Build locks are held only together with the store's lock, so none is held now.
     remove_files(&store.locks(), BUILD_LOCK_PREFIX)?;
-    lock::remove_stale_pins(store, &permission)?;
+    flock::remove_stale_pins(store, &permission)?;
     drop(permission);
     swept.bytes = freed(&graves)?;
     drop(scratch);

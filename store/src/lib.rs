@@ -19,13 +19,13 @@ pub mod manifest;
 
 pub mod difference;
 
-pub mod bounded;
+pub mod read_limited;
 
-pub mod in_root;
+pub mod resolve_in_root;
 
-mod beneath;
 mod draft;
 mod inode;
+mod openat;
 
 pub mod system;
 
@@ -39,7 +39,7 @@ pub mod held;
 
 pub mod layout;
 
-pub mod lock;
+pub mod flock;
 
 pub mod layer;
 pub mod merge;
@@ -55,8 +55,8 @@ pub mod commit;
 mod prune;
 
 pub mod compose;
+pub mod compression;
 pub mod erofs;
-pub mod forms;
 pub mod gc;
 
 pub mod verify;
@@ -64,9 +64,9 @@ pub mod verify;
 pub use commit::{CommitError, Committed};
 pub use digest::{Digest, LayerId};
 pub use entry::{Entry, Kind, Meta, Node};
+pub use flock::{BuildLock, ExclusiveLock, Pin, SharedLock};
 pub use index::Index;
 pub use layout::Store;
-pub use lock::{BuildLock, ExclusiveLock, Pin, SharedLock};
 pub use manifest::{Manifest, Record};
 pub use path::LayerPath;
 pub use path_error::PathError;

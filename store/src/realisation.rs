@@ -9,8 +9,8 @@
 
 use crate::digest::{Digest, LayerId};
 use crate::durable;
+use crate::flock::SharedLock;
 use crate::layout::Store;
-use crate::lock::SharedLock;
 use crate::path_error::{PathError, at, if_present};
 use std::fs;
 
@@ -78,13 +78,13 @@ fn parse(bytes: &[u8]) -> Option<LayerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock;
+    use crate::flock;
 
     #[test]
     fn a_broken_file_counts_as_absent_and_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let shared = lock::share(&store).unwrap();
+        let shared = flock::share(&store).unwrap();
         let id = |text: &[u8]| LayerId::new(Digest::of(text));
         let keys: Vec<Digest> = (0..100).map(|n: u32| Digest::of(&n.to_le_bytes())).collect();
         let pairs: Vec<_> = keys.iter().map(|key| (*key, id(key.as_bytes()))).collect();

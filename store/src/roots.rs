@@ -10,8 +10,8 @@
 
 use crate::digest::{Digest, DigestError, LayerId};
 use crate::durable::{self, TEMP_PREFIX};
+use crate::flock::SharedLock;
 use crate::layout::Store;
-use crate::lock::SharedLock;
 use crate::path_error::{PathError, at, if_present};
 use crate::private::make_dir;
 use std::collections::BTreeSet;
@@ -169,13 +169,13 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Root, RootError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock;
+    use crate::flock;
 
     #[test]
     fn roots_are_read_back_or_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let shared = lock::share(&store).unwrap();
+        let shared = flock::share(&store).unwrap();
         let name = RootName::new("tool", "python@3.13").unwrap();
         let root =
             Root { images: [Digest::of(b"i")].into(), layers: [LayerId::new(Digest::of(b"1")), LayerId::new(Digest::of(b"2"))].into() };

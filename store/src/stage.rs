@@ -5,12 +5,12 @@
 //! directory may be added again; its last metadata count.
 
 use crate::archive::CHUNK_BYTES;
-use crate::beneath::Beneath;
 use crate::draft::{Draft, DraftNode};
 use crate::entry::{Kind, MAX_ENTRIES, Meta};
 use crate::inode;
 use crate::layout::{Store, TREE};
 use crate::normal;
+use crate::openat::Beneath;
 use crate::path::LayerPath;
 use crate::path_error::{PathError, at};
 use crate::private::make_dir;

@@ -1,15 +1,15 @@
 //! Verifies the files on disk against the index, and both against the LayerId.
 
 use crate::archive::CHUNK_BYTES;
-use crate::beneath::Beneath;
 use crate::commit::{TreeError, digest_tree};
+use crate::compression;
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::entry::{Entry, Node};
-use crate::forms;
 use crate::index::Index;
 use crate::layer::{self, LayerError};
 use crate::layout::Store;
 use crate::normal;
+use crate::openat::Beneath;
 use crate::parallel;
 use crate::path::{LayerPath, Shown, compare};
 use crate::path_error::{PathError, at};
@@ -98,7 +98,7 @@ fn verify_with(store: &Store, id: &LayerId, index: &Index) -> Checked {
     let packed = store.packed(id);
     let mut differences = Vec::new();
     let one = |path: &str, what| Difference { path: path.into(), what };
-    if packed.exists() && forms::packed_id(store, id).ok() != Some(*id) {
+    if packed.exists() && compression::packed_id(store, id).ok() != Some(*id) {
         differences.push(one("layer.tar.zst", What::Bytes));
     }
     let dir = store.tree(id);

@@ -2,7 +2,7 @@
 
 use crate::support::{Home, file, meta, path};
 use silo_store::archive::{self, Item};
-use silo_store::{Meta, Record, Stage, forms, layer, lock, verify};
+use silo_store::{Meta, Record, Stage, compression, flock, layer, verify};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -166,7 +166,7 @@ fn adopted_files_are_as_if_added() {
 fn the_archive_is_what_tar_reads_and_unpacks_to_the_same_layer() {
     let home = Home::new();
     let made = home.commit(|stage| STEPS.iter().for_each(|step| step(stage)));
-    forms::pack(&home.store, &home.shared(), &made.id).unwrap();
+    compression::pack(&home.store, &home.shared(), &made.id).unwrap();
     let packed = fs::File::open(home.store.packed(&made.id)).unwrap();
     let tar = zstd::decode_all(packed).unwrap();
     let mut items = 0;
@@ -183,9 +183,9 @@ fn the_archive_is_what_tar_reads_and_unpacks_to_the_same_layer() {
 
     fs::remove_dir_all(home.store.tree(&made.id)).unwrap();
     fs::remove_file(home.store.index(&made.id)).unwrap();
-    forms::unpack(&home.store, &home.shared(), &made.id).unwrap();
+    compression::unpack(&home.store, &home.shared(), &made.id).unwrap();
     assert!(verify::verify_layer(&home.store, &made.id).unwrap().is_empty());
-    forms::unpack(&home.store, &home.shared(), &made.id).unwrap();
+    compression::unpack(&home.store, &home.shared(), &made.id).unwrap();
 
     let file = home.beside("layer.tar");
     fs::write(&file, &tar).unwrap();
@@ -214,7 +214,7 @@ fn the_archive_is_what_tar_reads_and_unpacks_to_the_same_layer() {
 fn a_strange_archive_is_refused() {
     let home = Home::new();
     let made = home.files(&[("a", "12345"), ("b", "")]);
-    forms::pack(&home.store, &home.shared(), &made.id).unwrap();
+    compression::pack(&home.store, &home.shared(), &made.id).unwrap();
     let tar = zstd::decode_all(fs::File::open(home.store.packed(&made.id)).unwrap()).unwrap();
     type Change = fn(&mut Vec<u8>);
     let changes: &[Change] = &[
@@ -235,10 +235,10 @@ fn a_strange_archive_is_refused() {
         change(&mut bad);
         let packed = zstd::encode_all(bad.as_slice(), 3).unwrap();
         fs::write(home.store.packed(&made.id), packed).unwrap();
-        let error = forms::unpack(&home.store, &home.shared(), &made.id);
+        let error = compression::unpack(&home.store, &home.shared(), &made.id);
         assert!(error.is_err(), "change {number}");
     }
-    drop(lock::exclude(&home.store).unwrap());
+    drop(flock::exclude(&home.store).unwrap());
     assert!(!verify::verify_layer(&home.store, &made.id).unwrap().is_empty());
 }
 

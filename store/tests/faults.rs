@@ -3,7 +3,7 @@
 use crate::support::{Home, file, names, path};
 use silo_store::compose::compose;
 use silo_store::verify::{What, verify_layer};
-use silo_store::{Record, Store, layer, lock, scratch};
+use silo_store::{Record, Store, flock, layer, scratch};
 use std::fs;
 use std::process::Command;
 
@@ -138,7 +138,7 @@ fn a_full_disk_is_a_clear_error() {
         while stage.add_file(&path("fits"), &meta, &mut std::io::Read::take(std::io::repeat(1), size), size).is_err() {
             size -= 4096;
         }
-        let commit = stage.commit(&Record::default(), &lock::share(&store).unwrap());
+        let commit = stage.commit(&Record::default(), &flock::share(&store).unwrap());
         let layers = layer::list(&store).unwrap().len();
         (error.to_string(), cause, commit.is_err(), layers, names(&store.stages()).len())
     };

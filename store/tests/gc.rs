@@ -4,7 +4,7 @@ use crate::support::{Home, names};
 use silo_store::compose::compose;
 use silo_store::gc::{self, Candidate, Keeper, Thing};
 use silo_store::roots::{self, Root, RootName};
-use silo_store::{Digest, LayerId, forms, layer, lock, realisation};
+use silo_store::{Digest, LayerId, compression, flock, layer, realisation};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ fn keepers(home: &Home) -> Vec<Keeper> {
 }
 
 fn unneeded(home: &Home, made_of: &MadeOf) -> Vec<Candidate> {
-    gc::unneeded(&home.store, &lock::exclude(&home.store).unwrap(), &keepers(home), made_of).unwrap()
+    gc::unneeded(&home.store, &flock::exclude(&home.store).unwrap(), &keepers(home), made_of).unwrap()
 }
 
 fn things(candidates: &[Candidate]) -> BTreeSet<Thing> {
@@ -48,17 +48,17 @@ fn only_the_unneeded_goes() {
     realisation::put_many(store, &permission, &pairs).unwrap();
     fs::write(store.realisation(&key(b"broken")), "junk").unwrap();
     fs::write(store.realisations().join(".tmp-1-1"), "junk").unwrap();
-    drop(lock::build(store, &permission, &key(b"r")).unwrap());
+    drop(flock::build(store, &permission, &key(b"r")).unwrap());
     fs::create_dir(store.stages().join("dead")).unwrap();
     fs::set_permissions(store.tree(&doomed).join("d"), fs::Permissions::from_mode(0o500)).unwrap();
-    assert!(lock::try_exclude(store).unwrap().is_none());
+    assert!(flock::try_exclude(store).unwrap().is_none());
     drop(permission);
 
     let found = unneeded(&home, &BTreeMap::new());
     assert_eq!(things(&found), BTreeSet::from([Thing::Image(lost), Thing::Layer(doomed), Thing::Layer(shared)]));
     assert_eq!(layer::list(store).unwrap().len(), 3, "marking removes nothing");
 
-    let exclusive = lock::exclude(store).unwrap();
+    let exclusive = flock::exclude(store).unwrap();
     let swept = gc::sweep(store, exclusive, &things(&found).into_iter().collect::<Vec<_>>()).unwrap();
     // The file of `shared` stays, because the image has it too.
     assert!((100_000..190_000).contains(&swept.bytes), "{}", swept.bytes);
@@ -142,7 +142,7 @@ fn whatever_the_roots_are_nothing_reachable_is_removed() {
         let found = unneeded(&home, &made_of);
         // A caller may select any prefix of the list.
         let chosen = &found[..usize::try_from(random.below(found.len() as u64 + 1)).unwrap()];
-        let exclusive = lock::exclude(store).unwrap();
+        let exclusive = flock::exclude(store).unwrap();
         gc::sweep(store, exclusive, &gc::still(chosen, &found)).unwrap();
         for keeper in keepers(&home) {
             assert!(keeper.root.images.iter().all(|id| store.image(id).exists()), "round {round}");
@@ -167,28 +167,28 @@ fn cold_layers_come_back_as_they_were() {
     let permission = home.shared();
     compose(store, &permission, &ids, &root, &|_| {}).unwrap();
     for id in &ids[..2] {
-        assert!(forms::pack_missing(store, &permission, id).unwrap());
-        assert!(!forms::pack_missing(store, &permission, id).unwrap());
-        assert!(!forms::is_cold(store, id));
+        assert!(compression::pack_missing(store, &permission, id).unwrap());
+        assert!(!compression::pack_missing(store, &permission, id).unwrap());
+        assert!(!compression::is_cold(store, id));
     }
     // A broken archive is made again if there is a tree.
     fs::write(store.packed(&ids[0]), "junk").unwrap();
-    assert!(forms::pack_missing(store, &permission, &ids[0]).unwrap());
+    assert!(compression::pack_missing(store, &permission, &ids[0]).unwrap());
     drop(permission);
-    let exclusive = lock::exclude(store).unwrap();
-    let freed = forms::cool(store, exclusive, std::slice::from_ref(&root), &ids).unwrap();
+    let exclusive = flock::exclude(store).unwrap();
+    let freed = compression::cool(store, exclusive, std::slice::from_ref(&root), &ids).unwrap();
     assert!(freed >= 200_000, "{freed}");
     assert!(!root.exists() && names(&store.stages()).is_empty());
-    assert!(forms::is_cold(store, &ids[0]) && forms::is_cold(store, &ids[1]));
+    assert!(compression::is_cold(store, &ids[0]) && compression::is_cold(store, &ids[1]));
     assert!(store.tree(&ids[2]).exists(), "a layer without an archive keeps its tree");
     let permission = home.shared();
-    assert_eq!(forms::warm(store, &permission, &ids, &|_| {}).unwrap(), 2);
-    assert_eq!(forms::warm(store, &permission, &ids, &|_| {}).unwrap(), 0);
+    assert_eq!(compression::warm(store, &permission, &ids, &|_| {}).unwrap(), 2);
+    assert_eq!(compression::warm(store, &permission, &ids, &|_| {}).unwrap(), 0);
     for id in &ids {
         assert_eq!(silo_store::verify::verify_layer(store, id).unwrap(), []);
         assert_eq!(store.packed(id).exists(), id != &ids[2]);
     }
-    forms::drop_archives(store, &permission, &ids).unwrap();
+    compression::drop_archives(store, &permission, &ids).unwrap();
     for id in &ids {
         assert_eq!(silo_store::verify::verify_layer(store, id).unwrap(), []);
         assert!(!store.packed(id).exists());

@@ -1,6 +1,6 @@
 //! A store in a temporary directory, with helpers to fill it.
 
-use silo_store::lock;
+use silo_store::flock;
 use silo_store::{Committed, LayerPath, Meta, Record, SharedLock, Stage, Store};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ impl Home {
     }
 
     pub fn shared(&self) -> SharedLock {
-        lock::share(&self.store).unwrap()
+        flock::share(&self.store).unwrap()
     }
 
     /// A directory of this name beside the store, on the same file system.

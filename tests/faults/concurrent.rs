@@ -4,8 +4,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use silo_store::flock;
 use silo_store::layout::Store;
-use silo_store::lock;
 
 use super::mirror::{mirror, path_of};
 use super::{assert_whole, image, names, silo_of, silo_with_sh, start};
@@ -41,7 +41,7 @@ fn two_installs_and_a_collection_do_not_disturb_one_another() {
 fn a_command_waits_until_a_collection_has_ended() {
     let silo = silo_with_sh();
     let store = Store::open(&silo.path("")).expect("a store");
-    let collecting = lock::exclude(&store).expect("nobody uses it");
+    let collecting = flock::exclude(&store).expect("nobody uses it");
     let mut install = start(&silo, ["install", "sh"]);
     thread::sleep(Duration::from_millis(300));
     assert!(install.child().try_wait().expect("our own child").is_none(), "it does not wait");

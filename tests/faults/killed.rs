@@ -188,9 +188,9 @@ fn a_signal_stops_waiting_for_another_install() {
         silo_store::removal::remove_tree(&silo.path(forgotten)).expect("a directory of ours");
     }
     let store = silo_store::layout::Store::open(&silo.path("")).expect("a store");
-    let shared = silo_store::lock::share(&store).expect("nobody collects");
+    let shared = silo_store::flock::share(&store).expect("nobody collects");
     let keys = silo_store::realisation::list(&store).expect("a store");
-    let held: Vec<_> = keys.iter().map(|key| silo_store::lock::build(&store, &shared, key).expect("nobody builds")).collect();
+    let held: Vec<_> = keys.iter().map(|key| silo_store::flock::build(&store, &shared, key).expect("nobody builds")).collect();
     for path in paths(&silo.path("realisations")) {
         fs::remove_file(path).expect("a file of ours");
     }

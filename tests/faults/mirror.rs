@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use silo_base::system::Arch;
+use silo_fetch::fetch_small::{self, Request};
 use silo_fetch::mirrors::{self, Overrides};
-use silo_fetch::patience::Patience;
+use silo_fetch::retry::Patience;
 use silo_fetch::sources;
-use silo_fetch::text::{self, Request};
 use silo_fetch::transport::Transport;
 use silo_model::lock::{self, Archive, Lock};
 use silo_model::recipe::catalog;
@@ -96,7 +96,7 @@ fn real(archive: Archive, path: &str) -> Option<Vec<u8>> {
     let candidates = mirrors.candidates(&archive, path, None);
     let request = Request { name: path.to_owned(), max_bytes: MAX_BYTES, sha256: None, candidates };
     let transport = Transport::new(Patience::default());
-    text::fetch_text(&transport, &request, &|_| {}, &AtomicBool::new(false)).ok().map(|text| text.bytes)
+    fetch_small::fetch_text(&transport, &request, &|_| {}, &AtomicBool::new(false)).ok().map(|text| text.bytes)
 }
 
 /// Keeps a file for other runs; where that fails it is fetched again.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use silo_fetch::download::{Context, Request, fetch_all};
 use silo_fetch::error::{Error, Size};
-use silo_fetch::patience::Patience;
+use silo_fetch::retry::Patience;
 use silo_fetch::transport::Transport;
 
 /// Large enough to arrive in several pieces.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use silo_fetch::download::{Context, fetch_all};
 use silo_fetch::error::Error;
-use silo_fetch::patience::Patience;
-use silo_fetch::text::{self, fetch_text};
+use silo_fetch::fetch_small::{self, fetch_text};
+use silo_fetch::retry::Patience;
 use silo_fetch::transport::Transport;
 
 use super::{Dir, content, hex, request};
@@ -48,7 +48,7 @@ fn a_document_that_trickles_is_given_up() {
     let (http, bytes) = (Http::start(), content(8));
     let url = http.put("/a", &bytes, [TRICKLE, TRICKLE]);
     let (transport, cancel) = (transport(), AtomicBool::new(false));
-    let wanted = text::Request { name: "it".to_owned(), max_bytes: 1 << 20, sha256: None, candidates: vec![url.clone()] };
+    let wanted = fetch_small::Request { name: "it".to_owned(), max_bytes: 1 << 20, sha256: None, candidates: vec![url.clone()] };
     let text = fetch_text(&transport, &wanted, &|_| {}, &cancel);
     assert!(matches!(text, Err(Error::Slow { .. })), "{text:?}");
     let answer = transport.ask(&url, "*/*", None, 1 << 20, &cancel);

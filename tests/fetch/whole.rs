@@ -10,8 +10,8 @@ use silo_fetch::download::fetch_checked;
 use silo_fetch::download::is_present;
 use silo_fetch::download::verify_file;
 use silo_fetch::error::Error;
-use silo_fetch::patience::Patience;
-use silo_fetch::text::{self, fetch_text};
+use silo_fetch::fetch_small::{self, fetch_text};
+use silo_fetch::retry::Patience;
 use silo_fetch::transport::Transport;
 use std::fs;
 use std::io::Write;
@@ -140,8 +140,8 @@ fn local_mirrors_need_no_network() {
 fn texts_are_bounded_and_tried_again() {
     let (http, bytes) = (Http::start(), content(11));
     let cancel = AtomicBool::new(false);
-    let get = |request: &text::Request| fetch_text(&hurried(), request, &|_| {}, &cancel);
-    let ask = |url: String, max_bytes, sha256| text::Request {
+    let get = |request: &fetch_small::Request| fetch_text(&hurried(), request, &|_| {}, &cancel);
+    let ask = |url: String, max_bytes, sha256| fetch_small::Request {
         name: "InRelease".to_owned(),
         max_bytes,
         sha256,

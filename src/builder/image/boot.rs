@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use silo_store::digest::{Digest, Hasher};
 use silo_store::erofs::{self, View};
-use silo_store::in_root;
 use silo_store::index::Index;
+use silo_store::resolve_in_root;
 
 use super::{Error, ImageId, failed, index_path, root};
 use silo_base::home::Home;
@@ -95,7 +95,7 @@ fn write_kernel(home: &Home, id: ImageId, out: &mut dyn Write) -> Result<(), Err
     let root = root(home, id);
     let (_, name) = newest(&root)?;
     let path = root.join(&name);
-    let bytes = in_root::read(&root, &name, MAX_KERNEL_BYTES).map_err(failed("read", &path))?;
+    let bytes = resolve_in_root::read(&root, &name, MAX_KERNEL_BYTES).map_err(failed("read", &path))?;
     let broken = || failed("unpack", &path)(io::Error::new(io::ErrorKind::InvalidData, "not a kernel that a VM can boot"));
     let kernel = unpacked(bytes).ok_or_else(broken)?;
     out.write_all(&kernel).map_err(failed("write", &path))
@@ -114,7 +114,7 @@ pub fn release(home: &Home, id: ImageId) -> Option<String> {
 /// Finds the newest kernel of a root, by name; returns its release and its path.
 fn newest(root: &Path) -> Result<(String, PathBuf), Error> {
     let boot = root.join(BOOT);
-    let listing = in_root::list(root, Path::new(BOOT)).map_err(failed("list", &boot))?;
+    let listing = resolve_in_root::list(root, Path::new(BOOT)).map_err(failed("list", &boot))?;
     let release = |name: &OsStr| KERNELS.iter().find_map(|prefix| name.to_str()?.strip_prefix(prefix)).map(str::to_owned);
     let kernels = listing.iter().filter_map(|name| Some((release(name)?, Path::new(BOOT).join(name))));
     kernels.max().ok_or_else(|| failed("find a kernel in", &boot)(io::ErrorKind::NotFound.into()))

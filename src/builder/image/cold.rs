@@ -4,9 +4,9 @@
 //! it is to decompress the layers and compose the root; nothing is fetched and no build step is run.
 
 use silo_store::compose::compose;
-use silo_store::forms;
+use silo_store::compression;
+use silo_store::flock::{self, SharedLock};
 use silo_store::layout::Store;
-use silo_store::lock::{self, SharedLock};
 
 use silo_base::home::Home;
 
@@ -32,12 +32,12 @@ pub fn warm(
         return Ok(());
     }
     // Two concurrent runs of a cold tool rebuild once: the second waits here and then finds the root.
-    let _one = lock::build(store, shared, &id.digest()).map_err(|error| broken(Box::new(error)))?;
+    let _one = flock::build(store, shared, &id.digest()).map_err(|error| broken(Box::new(error)))?;
     let place = root(home, id);
     if place.exists() {
         return Ok(());
     }
-    forms::warm(store, shared, &image.layers, &|_| {}).map_err(|error| broken(Box::new(error)))?;
+    compression::warm(store, shared, &image.layers, &|_| {}).map_err(|error| broken(Box::new(error)))?;
     let staged = home.work().join(format!("warm-{id}-{}", std::process::id()));
     remove(&staged)?;
     let made = compose(store, shared, &image.layers, &staged, progress).map_err(|error| broken(Box::new(error)));
@@ -49,5 +49,5 @@ pub fn warm(
         return Err(error);
     }
     // A tool that is used again will likely be used more; its archives would only double the space that the new trees take.
-    forms::drop_archives(store, shared, &image.layers).map_err(|error| broken(Box::new(error)))
+    compression::drop_archives(store, shared, &image.layers).map_err(|error| broken(Box::new(error)))
 }

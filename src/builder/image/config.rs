@@ -3,8 +3,8 @@
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, Os, RootFsBuilder};
 use silo_store::digest::LayerId;
 
-use silo_base::moment;
 use silo_base::system::Arch;
+use silo_base::timestamp;
 
 /// The contents of an image's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn write(image: &Image) -> Vec<u8> {
     let rootfs = RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build();
     let built = config.and_then(|config| {
         ImageConfigurationBuilder::default()
-            .created(moment::rfc3339(image.epoch))
+            .created(timestamp::rfc3339(image.epoch))
             .architecture(image.arch.name())
             .os(Os::Linux)
             .config(config)
@@ -66,7 +66,7 @@ pub fn read(bytes: &[u8]) -> Result<Image, String> {
     let (entrypoint, cmd) = (config.and_then(|config| config.entrypoint().clone()), config.and_then(|config| config.cmd().clone()));
     Ok(Image {
         arch,
-        epoch: parsed.created().as_deref().and_then(moment::parse_rfc3339).ok_or("no creation date")?,
+        epoch: parsed.created().as_deref().and_then(timestamp::parse_rfc3339).ok_or("no creation date")?,
         layers: layers.collect::<Result<_, _>>()?,
         command: entrypoint.clone().or_else(|| cmd.clone()).unwrap_or_default(),
         arguments: entrypoint.map(|_| cmd.unwrap_or_default()),

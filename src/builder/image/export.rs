@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
 use silo_store::commit::TreeError;
+use silo_store::compression;
 use silo_store::digest::{Digest, Hasher, LayerId};
 use silo_store::erofs::{self, View};
-use silo_store::forms;
 use silo_store::index::Index;
 use silo_store::path_error::PathError;
 
@@ -178,7 +178,7 @@ impl Source<'_> {
 
     /// Writes the root as one layer.
     fn archive(&self, out: &mut impl Write) -> Result<LayerId, Error> {
-        forms::write_archive(&self.root, &self.index, out).map_err(|source| match source {
+        compression::write_archive(&self.root, &self.index, out).map_err(|source| match source {
             TreeError::Write(source) => PathError { doing: "write", path: PathBuf::from("the export"), source }.into(),
             other => Error::Root { id: self.id, source: Box::new(other) },
         })

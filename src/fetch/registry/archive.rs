@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use silo_store::digest::{Digest, Hasher};
 use silo_store::path::LayerPath;
 
-use crate::deposit;
 use crate::download::Request;
 use crate::error::Error as FetchError;
+use crate::import;
 use crate::unpack::compressed;
 use crate::unpack::entries::{self, Entry, Kind, plain};
 use silo_model::oci::image::MAX_DOCUMENT_BYTES;
@@ -128,7 +128,7 @@ pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &Atom
     each(path, cancel, |name, entry| {
         match names.remove(&name) {
             // The digest detects changes since the first pass.
-            Some(request) => Ok(deposit::deposit(dir, request, entry, &told(path, &name), cancel)?),
+            Some(request) => Ok(import::deposit(dir, request, entry, &told(path, &name), cancel)?),
             None => Ok(()),
         }
     })?;

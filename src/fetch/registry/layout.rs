@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use oci_spec::image::{Descriptor, ImageIndex};
-use silo_store::bounded;
 use silo_store::digest::Digest;
+use silo_store::read_limited;
 
 use silo_base::system::Arch;
 use silo_model::oci::docker;
@@ -125,5 +125,5 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    bounded::read(path, MAX_DOCUMENT_BYTES).map_err(|source| Error::Read { path: path.to_owned(), source })
+    read_limited::read(path, MAX_DOCUMENT_BYTES).map_err(|source| Error::Read { path: path.to_owned(), source })
 }

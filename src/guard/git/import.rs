@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use silo_store::Digest;
 
-use silo_base::plain;
+use silo_base::sanitize;
 
 use super::begin::{Begin, MAX_STATE_BYTES, STATE, print_of_index};
 use super::dir::{Dir, Kind, is_absent};
@@ -112,7 +112,7 @@ impl Import {
             return Ok(());
         }
         for path in &view.strange {
-            self.told.insert(format!("{} is not a ref and was not imported", plain::path(path)));
+            self.told.insert(format!("{} is not a ref and was not imported", sanitize::path(path)));
         }
         self.shallow(&layer)?;
         self.refs(&layer, &view, when)?;
@@ -136,7 +136,7 @@ impl Import {
     pub fn told(&self) -> BTreeSet<String> {
         let mut told = self.told.clone();
         for (path, refusal) in self.objects.refused.iter().take(8) {
-            told.insert(format!("{} was not imported: {refusal}", plain::path(path)));
+            told.insert(format!("{} was not imported: {refusal}", sanitize::path(path)));
         }
         if self.objects.refused.len() > 8 {
             told.insert(format!("{} more objects were not imported", self.objects.refused.len() - 8));
@@ -372,7 +372,7 @@ impl Import {
             return Ok(());
         };
         for path in index.hold_back_gitlinks(&known) {
-            let path = plain::bytes(&path);
+            let path = sanitize::bytes(&path);
             self.told.insert(format!("{path} was not added to the index: it is another repository, and git would read its configuration"));
         }
         let Some(bytes) = index.to_bytes(self.format) else { return Ok(()) };

@@ -21,7 +21,7 @@ use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
 
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_launch::UNLAYERED;
 
 use super::dir::Dir;
@@ -161,7 +161,7 @@ impl Layer {
         }
         if failures.is_empty() {
             if let Err(error) = remove(&self.dir) {
-                finished.told.push(silo_base::causes::of(&error).join(": "));
+                finished.told.push(silo_base::error_chain::of(&error).join(": "));
             }
         } else {
             finished.told.extend(failures);
@@ -173,7 +173,7 @@ impl Layer {
 
 /// Prefix of messages about a submodule.
 fn within(tree: &Path) -> String {
-    if tree.as_os_str().is_empty() { String::new() } else { format!("{}: ", plain::path(tree)) }
+    if tree.as_os_str().is_empty() { String::new() } else { format!("{}: ", sanitize::path(tree)) }
 }
 
 /// Name of a run, which is part of ref names.

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use silo_store::bounded;
+use silo_store::read_limited;
 
 use super::config::{self, MAX_CONFIG_BYTES, Names, Value};
 use super::dir::{Dir, Kind};
@@ -161,7 +161,7 @@ impl Search<'_> {
                 continue;
             }
             let failed = |source| Error::Config { path: path.clone(), source };
-            let text = match bounded::read(&path, MAX_CONFIG_BYTES) {
+            let text = match read_limited::read(&path, MAX_CONFIG_BYTES) {
                 Ok(text) => text,
                 Err(error) if super::dir::is_absent(&error) => continue,
                 // An unreadable include has no effect.

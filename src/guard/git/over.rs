@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use silo_store::bounded;
+use silo_store::read_limited;
 
 use super::begin::Begin;
 use super::dir::{Dir, is_absent};
@@ -100,7 +100,7 @@ impl Record {
 
     /// Reads the record of a layer.
     pub fn read(dir: &Path) -> io::Result<Record> {
-        let record: Record = serde_json::from_slice(&bounded::read(&dir.join(NAME), MAX_BYTES)?)?;
+        let record: Record = serde_json::from_slice(&read_limited::read(&dir.join(NAME), MAX_BYTES)?)?;
         if record.version != VERSION {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{NAME} is of version {}", record.version)));
         }

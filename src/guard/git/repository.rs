@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use silo_store::bounded;
+use silo_store::read_limited;
 
 use super::config::{self, MAX_CONFIG_BYTES};
 use super::dir::is_absent;
@@ -92,7 +92,7 @@ impl Repository {
     /// Returns the paths of submodules in the index. A split or unreadable index has none.
     pub fn gitlinks(&self) -> Result<Vec<Vec<u8>>, Error> {
         let path = self.own.join("index");
-        match bounded::read(&path, MAX_INDEX_BYTES) {
+        match read_limited::read(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => {
                 Ok(Index::parse_own(&bytes, self.format).map(|index| index.gitlinks().map(<[u8]>::to_vec).collect()).unwrap_or_default())
             }
@@ -104,13 +104,13 @@ impl Repository {
 
 /// Reads a small file of one line.
 pub fn line(path: &Path) -> Option<String> {
-    let text = String::from_utf8(bounded::read(path, MAX_LINK_BYTES).ok()?).ok()?;
+    let text = String::from_utf8(read_limited::read(path, MAX_LINK_BYTES).ok()?).ok()?;
     Some(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// Reads the hash function and the ref storage of a repository.
 fn formats(path: &Path) -> Result<(Format, Layout), Error> {
-    let text = match bounded::read(path, MAX_CONFIG_BYTES) {
+    let text = match read_limited::read(path, MAX_CONFIG_BYTES) {
         Ok(text) => text,
         Err(error) if is_absent(&error) => Vec::new(),
         Err(source) => return Err(Error::File { path: path.to_owned(), source }),

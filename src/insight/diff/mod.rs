@@ -100,7 +100,7 @@ fn image_side(inside: &Inside) -> Result<Side, Error> {
     let image = &inside.image;
     let settings = [
         ("architecture", image.arch.to_string()),
-        ("date", silo_base::moment::rfc3339(image.epoch)),
+        ("date", silo_base::timestamp::rfc3339(image.epoch)),
         ("command", image.command.join(" ")),
         ("environment", image.env.join(" ")),
     ];

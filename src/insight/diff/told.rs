@@ -8,7 +8,7 @@ use silo_store::entry::Kind;
 
 use crate::change::{Aspect, kind_name};
 use crate::figures;
-use silo_base::plain;
+use silo_base::sanitize;
 
 use super::{Change, Difference, PathChange, Side, Spot};
 
@@ -39,7 +39,7 @@ impl Part {
 
 /// Renders a difference in lines: `-` only in the first, `+` only in the second, `~` changed.
 pub fn text(a: &Side, b: &Side, difference: &Difference, part: Part) -> String {
-    let mut out = format!("a  {}\nb  {}\n", plain::line(&a.title), plain::line(&b.title));
+    let mut out = format!("a  {}\nb  {}\n", sanitize::line(&a.title), sanitize::line(&b.title));
     if part == Part::Outline && !difference.settings.is_empty() {
         out.push_str("\nsettings\n");
         for (name, change) in &difference.settings {
@@ -65,7 +65,7 @@ pub fn text(a: &Side, b: &Side, difference: &Difference, part: Part) -> String {
 
 // Writing to a string cannot fail, here and below.
 fn push_change(out: &mut String, name: &str, change: &Change<String>) {
-    let (name, plain) = (plain::line(name), plain::line);
+    let (name, plain) = (sanitize::line(name), sanitize::line);
     let _ = match change {
         Change::Added(value) => writeln!(out, "  + {name} {}", plain(value)),
         Change::Removed(value) => writeln!(out, "  - {name} {}", plain(value)),
@@ -165,7 +165,7 @@ fn push_line(out: &mut String, line: &Line<'_>, indent: &str) {
             format!("  {}", aspects.join(", "))
         }
     };
-    let _ = writeln!(out, "  {indent}{} {}", line.sign(), plain::line(&format!("/{path}{told}")));
+    let _ = writeln!(out, "  {indent}{} {}", line.sign(), sanitize::line(&format!("/{path}{told}")));
 }
 
 fn told(aspect: Aspect, old: &Spot, new: &Spot) -> String {

@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::Digest;
 
-use silo_base::moment;
+use silo_base::timestamp;
 use silo_fetch::unpack::record::Stanza;
 
-use super::asked;
 use super::error::Error;
 use super::inside::Inside;
+use super::why_installed;
 use copyright::License;
 
 /// The bill of materials of an image.
@@ -102,7 +102,7 @@ pub fn bill(inside: &Inside) -> Result<Bill, Error> {
     };
     let archived: BTreeSet<_> = inside.stanzas_before_steps()?.iter().map(key).collect();
     let mut packages = Vec::new();
-    for (stanza, depends) in stanzas.iter().zip(asked::dependencies(&stanzas)) {
+    for (stanza, depends) in stanzas.iter().zip(why_installed::dependencies(&stanzas)) {
         let origin = match archived.contains(&key(stanza)) {
             true => Origin::Distribution,
             false => Origin::Elsewhere(stanza.get("Maintainer").and_then(maintainer)),
@@ -116,7 +116,7 @@ pub fn bill(inside: &Inside) -> Result<Bill, Error> {
         version: tool.map(|tool| tool.version.clone()),
         image: inside.id.digest(),
         arch: inside.image.arch.to_string(),
-        date: moment::rfc3339(inside.image.epoch),
+        date: timestamp::rfc3339(inside.image.epoch),
         distribution: distribution(&text(inside, "usr/lib/os-release")?.unwrap_or_default()),
         packages,
     })

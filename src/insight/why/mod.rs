@@ -9,12 +9,12 @@ use silo_store::path::LayerPath;
 
 use silo_fetch::unpack::record::Stanza;
 
-use crate::asked::{self, Origin};
 use crate::change::{self, Deed};
 use crate::error::Error;
 use crate::inside::{self, Inside, Look, begin_with};
 use crate::owner;
-use crate::way::{self, Link};
+use crate::symlinks::{self, Link};
+use crate::why_installed::{self, Origin};
 
 /// Answer of `silo why`.
 #[derive(Debug)]
@@ -150,13 +150,13 @@ fn answer(look: &Look<'_>, inside: &Inside, what: &str) -> Result<Option<About>,
         }
         _ => return Err(inside::ambiguous(what, layers.iter().map(|id| format!("layer {:.20}", id.to_string())).collect())),
     }
-    let by: Vec<Package> = asked::providers(&known.stanzas, what).into_iter().map(|name| known.package(name)).collect();
+    let by: Vec<Package> = why_installed::providers(&known.stanzas, what).into_iter().map(|name| known.package(name)).collect();
     Ok((!by.is_empty()).then(|| About::Provided { name: what.to_owned(), by }))
 }
 
 fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Result<Option<About>, Error> {
     let index = inside.index()?;
-    let way = way::follow(index, what.as_bytes());
+    let way = symlinks::follow(index, what.as_bytes());
     let indexes = inside::indexes(look, &inside.image.layers)?;
     let mut things = Vec::new();
     for Link { path, is_last, .. } in &way.links {
@@ -207,13 +207,13 @@ fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, o
 struct Known<'a> {
     inside: &'a Inside,
     stanzas: Vec<Stanza>,
-    wishes: Vec<asked::Wish>,
+    wishes: Vec<why_installed::Wish>,
 }
 
 impl<'a> Known<'a> {
     fn new(look: &Look<'_>, inside: &'a Inside) -> Result<Known<'a>, Error> {
         let wishes = match inside.tools.first() {
-            Some(tool) => asked::wishes(look.view, &tool.name)?,
+            Some(tool) => why_installed::wishes(look.view, &tool.name)?,
             None => Vec::new(),
         };
         Ok(Known { inside, stanzas: inside.stanzas()?, wishes })
@@ -241,7 +241,7 @@ impl<'a> Known<'a> {
             name: name.to_owned(),
             version: version.or(in_layer).unwrap_or_default().to_owned(),
             essential: stanza.is_some_and(|stanza| stanza.get("Essential") == Some("yes")),
-            origin: asked::origin(&self.stanzas, &self.wishes, name),
+            origin: why_installed::origin(&self.stanzas, &self.wishes, name),
             layer: layer.cloned(),
         }
     }

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use silo_store::entry::Kind;
 
-use crate::asked::{Origin, Step, Wish};
 use crate::change::{Aspect, Deed, kind_name};
 use crate::figures;
-use silo_base::moment;
-use silo_base::plain;
+use crate::why_installed::{Origin, Step, Wish};
+use silo_base::sanitize;
+use silo_base::timestamp;
 
 use super::{About, Answer, Layer, Package, Standing, Thing};
 
@@ -29,14 +29,14 @@ pub fn text(answer: &Answer) -> String {
             }
         }
         About::Package(package) => {
-            let _ = writeln!(out, "{}", plain::line(&format!("{} {} is a package of {}", package.name, package.version, answer.place)));
+            let _ = writeln!(out, "{}", sanitize::line(&format!("{} {} is a package of {}", package.name, package.version, answer.place)));
             push_package_layer(&mut out, package);
             push_wanted(&mut out, package);
         }
         About::Provided { name, by } => {
             for package in by {
                 let line = format!("{name} is provided by {} {} in {}", package.name, package.version, answer.place);
-                let _ = writeln!(out, "{}", plain::line(&line));
+                let _ = writeln!(out, "{}", sanitize::line(&line));
                 push_package_layer(&mut out, package);
                 push_wanted(&mut out, package);
             }
@@ -48,12 +48,12 @@ pub fn text(answer: &Answer) -> String {
 
 // Writing to a string cannot fail, here and below.
 fn push(out: &mut String, name: &str, value: &str) {
-    let _ = writeln!(out, "  {name:<11} {}", plain::line(value));
+    let _ = writeln!(out, "  {name:<11} {}", sanitize::line(value));
 }
 
 fn push_thing(out: &mut String, thing: &Thing, place: &str) {
     let what = thing.stands.as_ref().map_or_else(|| "was removed".to_owned(), standing);
-    let _ = writeln!(out, "{}", plain::line(&format!("/{} {what}", thing.path)));
+    let _ = writeln!(out, "{}", sanitize::line(&format!("/{} {what}", thing.path)));
     if thing.on_the_way {
         if let Some((layer, _)) = thing.deeds.last() {
             push(out, "layer", &layer_line(layer));
@@ -164,12 +164,12 @@ fn push_chain(out: &mut String, chain: &[Step]) {
 
 fn push_whole_layer(out: &mut String, layer: &Layer, place: &str) {
     let record = &layer.manifest.record;
-    let _ = writeln!(out, "{} is a layer of {}", layer.manifest.layer, plain::line(place));
+    let _ = writeln!(out, "{} is a layer of {}", layer.manifest.layer, sanitize::line(place));
     push(out, "name", &figures::name(&record.name));
     push(out, "derivation", &record.derivation);
     push(out, "size", &format!("{} in {} entries", figures::bytes(layer.manifest.bytes), layer.manifest.entries));
     let made = i64::try_from(record.created).unwrap_or(i64::MAX);
-    push(out, "made", &format!("{}, in {}", moment::rfc3339(made), figures::duration(record.duration_ms)));
+    push(out, "made", &format!("{}, in {}", timestamp::rfc3339(made), figures::duration(record.duration_ms)));
     push(out, "inputs", &figures::count(record.inputs.len(), "digest", "digests"));
     match &layer.package {
         Some(package) => {

@@ -13,7 +13,7 @@ use rustix::fs::Timespec;
 use super::no_wait::{NoWait, Way};
 use super::streams::{Lead, Streams};
 use crate::error::{Error, host};
-use silo_base::plain;
+use silo_base::sanitize;
 
 /// Most deferred lines; further ones are dropped.
 const MAX_HELD: usize = 100;
@@ -108,7 +108,7 @@ impl Board {
     }
 
     fn write(&mut self, line: &str) {
-        let line = format!("silo: {}{}", plain::line(line), self.end);
+        let line = format!("silo: {}{}", sanitize::line(line), self.end);
         // A line that does not fit in the queue is lost. The guest was answered nevertheless.
         if self.waiting.len() + line.len() <= MAX_WAITING_BYTES {
             self.waiting.extend(line.as_bytes());

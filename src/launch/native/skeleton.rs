@@ -18,7 +18,7 @@ use rustix::fs::{
     setxattr, symlinkat,
 };
 use rustix::io::{Errno, write};
-use silo_store::in_root::names;
+use silo_store::resolve_in_root::names;
 
 use crate::failure::{During, Failure};
 

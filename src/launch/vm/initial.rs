@@ -19,7 +19,7 @@ use object::elf::{DT_SONAME, DT_STRTAB, FileHeader64, PT_LOAD};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 use silo_store::digest::Hasher;
-use silo_store::in_root;
+use silo_store::resolve_in_root;
 
 use super::program::{Program, failed, read};
 use crate::error::Error;
@@ -158,7 +158,7 @@ fn modules(root: &Path, shared_files: &[&'static str]) -> Result<[Vec<PathBuf>; 
 /// Returns the directory of the kernel's modules, relative to the root.
 fn modules_dir(root: &Path) -> Result<PathBuf, Error> {
     let parent = Path::new(MODULES);
-    let names = in_root::list(root, parent).map_err(|source| failed("listing", parent, source))?;
+    let names = resolve_in_root::list(root, parent).map_err(|source| failed("listing", parent, source))?;
     let last = names.last().ok_or_else(|| failed("finding a kernel's modules in", parent, io::ErrorKind::NotFound.into()))?;
     Ok(parent.join(last))
 }
@@ -190,7 +190,7 @@ fn in_order<'a>(dependencies: &'a str, built_in: &str, wanted: impl Iterator<Ite
 
 /// Reads a file of the image.
 fn read_of(root: &Path, path: &Path) -> Result<Vec<u8>, Error> {
-    in_root::read(root, path, MAX_MODULE_BYTES).map_err(|source| failed("reading", path, source))
+    resolve_in_root::read(root, path, MAX_MODULE_BYTES).map_err(|source| failed("reading", path, source))
 }
 
 fn broken(path: &Path) -> Error {

@@ -21,7 +21,7 @@ use crate::host::streams::Streams;
 use crate::host::system::{self, Signals};
 use crate::native::{self, plan};
 use crate::spec::{Machine, Spec};
-use silo_base::plain;
+use silo_base::sanitize;
 
 /// Restores a VM, or boots one if there is no matching snapshot. The program does not start before the VM says hello. So a failed start can
 /// be retried: first without the snapshot, and then with emulation (TCG), which works everywhere.
@@ -137,7 +137,7 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
         Err(control::Error::Interrupted { signal }) => Err(Error::Interrupted { signal }),
         Err(error) => {
             let what = format!("did not accept commands ({error}) {}", String::from_utf8_lossy(&said(&mut watch)).trim());
-            Err(watch.await_end(signals, &plain::line(&what)))
+            Err(watch.await_end(signals, &sanitize::line(&what)))
         }
     };
     match heard {

@@ -26,7 +26,7 @@ use crate::host::job::{Inside, Job};
 use crate::host::outlet::Outlet;
 use crate::host::system::{self, Signals, Who};
 use crate::host::terminal::Screen;
-use silo_base::plain;
+use silo_base::sanitize;
 
 /// Most bytes of QEMU's messages in an error.
 const MAX_LOG_BYTES: usize = 4096;
@@ -318,7 +318,7 @@ impl<'a> Watch<'a> {
             Gone::Failed(failure) => failed(failure),
             Gone::Exited(code) => self.lost(&format!("ended by itself (QEMU exited with {code})")),
             Gone::Killed(signal) => self.lost(&format!("was killed (signal {signal})")),
-            Gone::Ended(how) => self.lost(&plain::line(&how)),
+            Gone::Ended(how) => self.lost(&sanitize::line(&how)),
             Gone::Misbehaved => self.lost("closed its port without ending"),
         }
     }
@@ -343,7 +343,7 @@ impl<'a> Watch<'a> {
     pub fn lost(&self, what: &str) -> Error {
         // The guest controls this text, so it is escaped for the terminal.
         let words = String::from_utf8_lossy(&self.words);
-        let words: Vec<String> = words.lines().map(plain::line).filter(|line| !line.is_empty()).collect();
+        let words: Vec<String> = words.lines().map(sanitize::line).filter(|line| !line.is_empty()).collect();
         let words = if words.is_empty() { String::new() } else { format!(": {}", words.join("; ")) };
         Error::Machine { what: format!("{what}{words}") }
     }

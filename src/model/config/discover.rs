@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, read
 use rustix::io::Errno;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
-use silo_base::plain;
+use silo_base::sanitize;
 
 use super::groups;
 
@@ -46,14 +46,14 @@ pub enum Why {
 
 impl fmt::Display for PassedOver {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = plain::path(&self.path);
+        let path = sanitize::path(&self.path);
         match &self.why {
             Why::Owner(uid) => {
                 write!(to, "{path} is not used: it belongs to user {uid} (run silo as that user, or take it over with `chown`)")
             }
             Why::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` prevents that)"),
-            Why::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", plain::path(dir)),
-            Why::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", plain::path(dir)),
+            Why::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", sanitize::path(dir)),
+            Why::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", sanitize::path(dir)),
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use silo_store::bounded;
+use silo_store::read_limited;
 
 /// Maximum size of `/etc/passwd` or `/etc/group`; machines with more accounts use a directory service.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// True if only this user and root are in the group.
 pub fn is_of_one(gid: u32, uid: u32) -> bool {
-    let read = |path: &str| bounded::read(Path::new(path), MAX_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let read = |path: &str| read_limited::read(Path::new(path), MAX_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     match (read("/etc/passwd"), read("/etc/group")) {
         (Ok(passwd), Ok(group)) => is_alone(&passwd, &group, gid, uid),
         _ => gid == uid,

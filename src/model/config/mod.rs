@@ -343,7 +343,7 @@ mod tests {
             ("overrides.t.ports = [{ host = 1, guest = 2 }, { host = 1, guest = 3 }]", "port 1 of this machine is forwarded to two ports"),
         ] {
             std::fs::write(&path, text).expect("written");
-            let error = silo_base::causes::of(&read(&path).expect_err(text)).join(": ");
+            let error = silo_base::error_chain::of(&read(&path).expect_err(text)).join(": ");
             assert!(error.contains(expect), "{error} lacks {expect}");
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Document, Item, TableLike, Value};
 
 use crate::document;
-use silo_base::plain::line;
+use silo_base::sanitize::line;
 
 /// Lists that are replaced instead of joined.
 const REPLACED: [&str; 6] = ["mirrors.debian", "mirrors.debianSecurity", ".ports", ".lsp.command", ".lsp.packages", ".lsp.steps"];

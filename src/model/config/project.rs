@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use silo_store::bounded;
 use silo_store::digest::Digest;
+use silo_store::read_limited;
 
 use crate::document;
 use crate::recipe::addon;
@@ -127,7 +127,7 @@ impl ProjectFiles {
         let mut names = 1;
         let mut read = |file: File| {
             names = file.metadata()?.nlink();
-            bounded::whole(file, document::MAX_BYTES).map(Content::Bytes)
+            read_limited::whole(file, document::MAX_BYTES).map(Content::Bytes)
         };
         let content = match discover::open(&path) {
             Ok(Opened::Absent) => return,

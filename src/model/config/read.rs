@@ -8,8 +8,8 @@ use crate::recipe::check::{check_denials, check_grants, check_name, check_packag
 use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
 use crate::recipe::{kept, lsp};
-use silo_base::amount;
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
+use silo_base::units;
 
 use super::legacy::{self, Whose};
 use super::project::ProjectFiles;
@@ -120,13 +120,13 @@ fn check(settings: &Settings) -> Result<(), String> {
         check_name(tool).map_err(|error| format!("tools: {error}"))?;
     }
     if let Some(size) = &settings.gc.max_size {
-        amount::parse_size(size).map_err(|error| format!("gc.maxSize: {error}"))?;
+        units::parse_size(size).map_err(|error| format!("gc.maxSize: {error}"))?;
     }
     if let Some(age) = &settings.gc.max_age {
-        amount::parse_age(age).map_err(|error| format!("gc.maxAge: {error}"))?;
+        units::parse_age(age).map_err(|error| format!("gc.maxAge: {error}"))?;
     }
     if let Some(size) = &settings.build.max_step_size {
-        amount::parse_size(size).map_err(|error| format!("build.maxStepSize: {error}"))?;
+        units::parse_size(size).map_err(|error| format!("build.maxStepSize: {error}"))?;
     }
     check_sight(settings)?;
     check_network(&settings.network).map_err(|error| error.to_string())?;

@@ -6,8 +6,8 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::{Deserialize, Deserializer};
 use silo_store::digest::Digest;
 
-use silo_base::moment;
 use silo_base::system::Arch;
+use silo_base::timestamp;
 
 /// The most bytes of an index, manifest or configuration; registries have the same limit.
 pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -244,7 +244,7 @@ pub fn configuration(bytes: &[u8], default: Arch) -> Result<Configuration, Strin
 /// Parses a date to the second; fractions and offsets are ignored.
 fn created(text: &str) -> Option<i64> {
     let (day, rest) = text.split_once('T')?;
-    moment::parse_rfc3339(&format!("{day}T{}Z", rest.get(..8)?)).filter(|secs| *secs >= 0)
+    timestamp::parse_rfc3339(&format!("{day}T{}Z", rest.get(..8)?)).filter(|secs| *secs >= 0)
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use silo_store::bounded;
 use silo_store::digest::Digest;
 use silo_store::held::Held;
 use silo_store::path_error::PathError;
+use silo_store::read_limited;
 
 use crate::projects;
 use silo_base::home::{Home, PROJECT_CONFIG, PROJECT_LOCK};
@@ -170,7 +170,7 @@ impl Place {
 
     /// Returns the copy of a file with this digest, if there is one.
     pub fn copy(&self, name: &str, digest: &Digest) -> Option<String> {
-        let bytes = bounded::read(&self.dir.join(COPIES).join(name), MAX_COPY_BYTES).ok()?;
+        let bytes = read_limited::read(&self.dir.join(COPIES).join(name), MAX_COPY_BYTES).ok()?;
         String::from_utf8(bytes).ok().filter(|text| Digest::of(text.as_bytes()) == *digest)
     }
 }

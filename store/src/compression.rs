@@ -4,15 +4,15 @@
 //! but no tree is *cold*. Before one form is removed, the other is complete and synced.
 
 use crate::archive::{self, ArchiveError, Item};
-use crate::beneath::Beneath;
 use crate::commit::{CommitError, TreeError, rename, write_tree};
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::durable;
 use crate::entry::Node;
+use crate::flock::{self, BuildLock, ExclusiveLock, SharedLock};
 use crate::index::Index;
 use crate::layer::{self, LayerError};
 use crate::layout::{Store, TREE};
-use crate::lock::{self, BuildLock, ExclusiveLock, SharedLock};
+use crate::openat::Beneath;
 use crate::parallel;
 use crate::path_error::{PathError, at, if_present};
 use crate::private;
@@ -195,7 +195,7 @@ pub fn drop_archives(store: &Store, permission: &SharedLock, ids: &[LayerId]) ->
 
 /// Locks the conversion of archives: one must not be removed while another process reads it.
 fn archives(store: &Store, permission: &SharedLock) -> Result<BuildLock, PathError> {
-    lock::build(store, permission, &Digest::of(b"archives"))
+    flock::build(store, permission, &Digest::of(b"archives"))
 }
 
 /// Drops composed roots, and the trees of layers that have an archive; returns the freed disk space.

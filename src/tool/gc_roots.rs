@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use silo_store::digest::{Digest, LayerId};
+use silo_store::flock::{self, ExclusiveLock, Holder};
 use silo_store::gc::Keeper;
 use silo_store::layout::Store;
-use silo_store::lock::{self, ExclusiveLock, Holder};
 use silo_store::roots::{self, Root, RootName};
 
 use silo_base::home::Home;
@@ -50,9 +50,9 @@ pub enum Error {
 
 /// Takes the store's exclusive lock, or returns an error that names its users.
 pub fn exclude(store: &Store, patience: Duration) -> Result<ExclusiveLock, Error> {
-    match lock::exclude_within(store, patience)? {
+    match flock::exclude_within(store, patience)? {
         Some(exclusive) => Ok(exclusive),
-        None => Err(Error::Busy { who: told(&lock::users(store)) }),
+        None => Err(Error::Busy { who: told(&flock::users(store)) }),
     }
 }
 
@@ -64,7 +64,7 @@ pub fn keepers(home: &Home, store: &Store, made_of: &MadeOf) -> Result<Vec<Keepe
     for (name, root) in roots::list(store)? {
         keepers.extend(why(home, &name)?.map(|why| Keeper { why, root }));
     }
-    for (image, holders) in lock::pins(store)? {
+    for (image, holders) in flock::pins(store)? {
         let root = Root { images: [image].into(), layers: made_of.get(&image).cloned().unwrap_or_default() };
         keepers.push(Keeper { why: format!("the running sandbox of {}", told(&holders)), root });
     }

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use silo_store::digest::Digest;
 
 use silo_base::event::{self, Activity, Event};
-use silo_base::moment;
 use silo_base::system::Arch;
+use silo_base::timestamp;
 use silo_fetch::download::{self, Context as Fetching};
 use silo_fetch::error::{Error as FetchError, Size};
+use silo_fetch::fetch_small;
 use silo_fetch::mirrors::Mirrors;
 use silo_fetch::registry;
-use silo_fetch::text;
 use silo_fetch::unpack::compressed;
 use silo_model::lock::base::{Base, BaseLayer};
 use silo_model::lock::{Archive, Asked, Lock, Package, Sha256, UsedIndex};
@@ -93,7 +93,7 @@ pub enum Error {
         got: String,
     },
     /// The index is expired: the mirror, or somebody between, may withhold updates.
-    #[error("the index of {suite} expired at {until}: the mirror may withhold updates", until = moment::rfc3339(*until))]
+    #[error("the index of {suite} expired at {until}: the mirror may withhold updates", until = timestamp::rfc3339(*until))]
     Expired {
         /// The suite.
         suite: String,
@@ -103,7 +103,7 @@ pub enum Error {
     /// The index is older than the one of the last lock.
     #[error(
         "the index of {suite} from {got} is older than that of the last lock, {before}: the mirror may withhold updates",
-        got = moment::rfc3339(*got), before = moment::rfc3339(*before)
+        got = timestamp::rfc3339(*got), before = timestamp::rfc3339(*before)
     )]
     Older {
         /// The suite.
@@ -279,13 +279,13 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
 /// Fetches and verifies the signed index of a suite.
 fn verified(context: &Context<'_>, mirrors: &Mirrors, keyring: &Keyring, source: Source) -> Result<Verified, Error> {
     let suite = source.suite.clone();
-    let request = text::Request {
+    let request = fetch_small::Request {
         name: format!("InRelease of {suite}"),
         max_bytes: signature::MAX_INRELEASE_BYTES as u64,
         sha256: None,
         candidates: mirrors.candidates(&source.archive, &format!("dists/{suite}/InRelease"), None),
     };
-    let text = text::fetch_text(context.transport, &request, context.sink, context.stop).map_err(|error| match error.is_gone() {
+    let text = fetch_small::fetch_text(context.transport, &request, context.sink, context.stop).map_err(|error| match error.is_gone() {
         true => Error::NoSuite { suite: suite.clone(), source: error },
         false => Error::Fetch(error),
     })?;

@@ -9,7 +9,7 @@ use super::address::shown;
 use super::error::{Error, Size, verdict};
 use super::meter::Meter;
 use super::partial::compare;
-use super::patience::{Attempts, Stop};
+use super::retry::{Attempts, Stop};
 use super::transport::Transport;
 use silo_base::event::Sink;
 

@@ -14,7 +14,7 @@ use std::path::{Component, Path};
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-use crate::bounded;
+use crate::read_limited;
 
 /// Limit of symlinks in one path, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -24,7 +24,7 @@ const LAST_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::
 
 /// Reads a regular file of at most `most_bytes` bytes; anything else is an error.
 pub fn read(root: &Path, path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
-    bounded::whole(File::from(open(root, path)?), most_bytes)
+    read_limited::whole(File::from(open(root, path)?), most_bytes)
 }
 
 /// Lists the names in a directory, sorted.

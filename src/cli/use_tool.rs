@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use silo_base::home::PROJECT_LOCK;
-use silo_base::plain;
+use silo_base::sanitize;
 use silo_model::recipe::catalog;
 use silo_model::recipe::check::check_name;
 use silo_model::recipe::versions::is_version;
@@ -62,8 +62,8 @@ pub fn run_use(globals: &Globals, args: &UseArgs) -> Result<ExitCode, Failure> {
     trust::changed(&setting, &changed)?;
     let next = if args.global { format!("silo install {tool}") } else { "silo sync".to_owned() };
     ui::data(&match changed.is_new() {
-        true => format!("{}: uses {}; run `{next}` next\n", plain::path(&path), args.tool),
-        false => format!("{} has this already\n", plain::path(&path)),
+        true => format!("{}: uses {}; run `{next}` next\n", sanitize::path(&path), args.tool),
+        false => format!("{} has this already\n", sanitize::path(&path)),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -84,6 +84,6 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
     let changes: Vec<Change> = [changed.change(&setting.home)?].into_iter().chain(lock).collect();
     tool_trust::commit(&setting.home, &setting.project, &changes)?;
     let lock = if left { " and silo.lock" } else { "" };
-    ui::data(&format!("{}{lock}: {} is no longer used\n", plain::path(&path), args.tool))?;
+    ui::data(&format!("{}{lock}: {} is no longer used\n", sanitize::path(&path), args.tool))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use silo_store::entry::{Entry, Kind};
+use silo_store::flock as store_lock;
 use silo_store::index::Index;
-use silo_store::lock as store_lock;
 use silo_store::path_error::PathError;
 use silo_store::private;
 

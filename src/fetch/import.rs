@@ -12,7 +12,7 @@ use silo_store::private;
 use super::download::Request;
 use super::error::{Error, Size};
 use super::partial::{Claim, Pin, claim, sync_dir};
-use super::patience::Stop;
+use super::retry::Stop;
 
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 256 << 10;
