@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
+use super::carried::Carried;
 use super::error::Error;
 use super::host::exit::Exit;
 use super::host::system::this_program;
@@ -40,7 +41,7 @@ const MAX_SPEC_BYTES: u32 = 64 << 20;
 enum Answer {
     Code(u8),
     Signal(i32),
-    Failed(String),
+    Failed(Carried),
 }
 
 /// Process settings around a launch that are not part of its spec.
@@ -75,7 +76,7 @@ pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &Ato
             match answer {
                 Answer::Code(code) => Ok(Exit::Code(code)),
                 Answer::Signal(signal) => Ok(Exit::Signal(signal)),
-                Answer::Failed(message) => Err(Error::Elsewhere { message }),
+                Answer::Failed(carried) => Err(carried.into_error()),
             }
         }
         Err(_) => Err(Error::Lost),
@@ -179,8 +180,8 @@ pub fn serve() -> Result<(), Error> {
         let answer = match spec.as_ref().map(launch) {
             Ok(Ok(Exit::Code(code))) => Answer::Code(code),
             Ok(Ok(Exit::Signal(signal))) => Answer::Signal(signal),
-            Ok(Err(error)) => Answer::Failed(told(&error)),
-            Err(error) => Answer::Failed(told(error)),
+            Ok(Err(error)) => Answer::Failed(Carried::of(&error)),
+            Err(error) => Answer::Failed(Carried::of(error)),
         };
         let text = serde_json::to_vec(&answer)?;
         write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
@@ -258,14 +259,4 @@ fn die_with_parent() {
         // A VM ends with the process that owns it.
         let _ = kill_process(getpid(), Signal::KILL);
     });
-}
-
-fn told(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

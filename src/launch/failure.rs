@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use silo_wire::frame::StageFailure;
+
 use crate::error::Error;
 use crate::foreign;
 use silo_base::sanitize;
@@ -10,7 +12,7 @@ use silo_base::sanitize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The kind of step.
-    pub stage: Stage,
+    pub stage: StageFailure,
     /// The step, with the object's name.
     pub step: String,
     /// The reason.
@@ -26,17 +28,6 @@ pub enum Cause {
     Words(String),
 }
 
-/// The kinds of steps that a caller distinguishes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Setting up the sandbox.
-    Setup,
-    /// Looking up the program.
-    Find,
-    /// Executing the program.
-    Execute,
-}
-
 impl Failure {
     /// Returns the error number and text for the wire. A cause in words has number 0 and follows the step and a NUL byte.
     pub fn to_parts(&self) -> (i32, String) {
@@ -47,7 +38,7 @@ impl Failure {
     }
 
     /// Parses the result of [`Failure::to_parts`]. The sender may be compromised, so the text is escaped.
-    pub fn from_parts(stage: Stage, errno: i32, text: &str) -> Failure {
+    pub fn from_parts(stage: StageFailure, errno: i32, text: &str) -> Failure {
         let (step, cause) = match text.split_once('\0').filter(|_| errno == 0) {
             Some((step, words)) => (step, Cause::Words(sanitize::line(words))),
             None => (text, Cause::Number(errno)),
@@ -72,9 +63,9 @@ pub fn failed(failure: Failure) -> Error {
         Cause::Words(words) => io::Error::other(words),
     };
     match failure.stage {
-        Stage::Setup => Error::Setup { step: failure.step, source },
-        Stage::Find => Error::NotFound { program: failure.step.into() },
-        Stage::Execute => Error::NotExecutable { program: failure.step.into(), source },
+        StageFailure::Setup => Error::Setup { step: failure.step, source },
+        StageFailure::Find => Error::NotFound { program: failure.step.into() },
+        StageFailure::Execute => Error::NotExecutable { program: failure.step.into(), source },
     }
 }
 
@@ -95,7 +86,7 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
         self.map_err(|error| {
             let error = error.into();
             let cause = error.raw_os_error().map_or_else(|| Cause::Words(error.to_string()), Cause::Number);
-            Failure { stage: Stage::Setup, step: step(), cause }
+            Failure { stage: StageFailure::Setup, step: step(), cause }
         })
     }
 }
@@ -113,7 +104,7 @@ mod tests {
             (missing.during("opening it"), "setting up the sandbox: opening it: No such file or directory (os error 2)"),
         ] {
             let (errno, text) = result.expect_err("it failed").to_parts();
-            assert_eq!(failed(Failure::from_parts(Stage::Setup, errno, &text)).to_string(), expect);
+            assert_eq!(failed(Failure::from_parts(StageFailure::Setup, errno, &text)).to_string(), expect);
         }
     }
 
@@ -121,7 +112,7 @@ mod tests {
     fn the_text_of_a_failure_moves_no_terminal() {
         let hostile = "a\x1b]0;title\x07\u{9b}2Jb\u{202e}c\r\nd\0e\x1b[2Jf\u{85}";
         for errno in [0, 1] {
-            let error = failed(Failure::from_parts(Stage::Setup, errno, hostile)).to_string();
+            let error = failed(Failure::from_parts(StageFailure::Setup, errno, hostile)).to_string();
             assert!(!error.chars().any(|letter| letter.is_control()), "{error:?}");
         }
     }

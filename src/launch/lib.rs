@@ -16,6 +16,7 @@ mod foreign;
 pub mod phase;
 
 pub mod broker;
+mod carried;
 // Some items are used only by the native tier.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod failure;

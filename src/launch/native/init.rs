@@ -31,10 +31,11 @@ use super::plan::Plan;
 use super::removable::{self, Removable};
 use super::wire::{self, Order, Report, Scope};
 use super::{device, identity, limits, modes, owner, program, reguard, root};
-use crate::failure::{Cause, During, Failure, Stage};
+use crate::failure::{Cause, During, Failure};
 use crate::host::streams::{Lead, Streams, Terminal};
 use crate::kernel::{calls, sys};
 use crate::spec::{Identity, SSH_AGENT, Spec};
+use silo_wire::frame::StageFailure;
 
 /// Backlog of the ssh agent's socket.
 const KEYS_BACKLOG: i32 = 64;
@@ -329,7 +330,7 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
         };
         if Some(pid.as_raw_nonzero().get()) == outside.guard {
             let cause = Cause::Words("a program inside stopped the guard process, so the sandbox ended".to_owned());
-            let failure = Failure { stage: Stage::Setup, step: "guarding the project's files".to_owned(), cause };
+            let failure = Failure { stage: StageFailure::Setup, step: "guarding the project's files".to_owned(), cause };
             // Ignored if silo is gone: the sandbox ends in any case.
             let _ = wire::report(socket, &Report::Failed(failure));
             sys::exit(1);

@@ -39,7 +39,7 @@ pub fn bind_to_itself(root: &OwnedFd, path: &Path, flags: Option<MountAttrFlags>
     let target = open_in(root.as_fd(), path)?;
     let tree = clone_tree(target.as_fd(), "")?;
     if let Some(flags) = flags {
-        sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
+        sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     }
     move_onto(&tree, &target)
 }

@@ -17,10 +17,11 @@ use rustix::thread::set_no_new_privs;
 use super::wire::{self, Report};
 use super::{cgroup, identity, limits, root};
 use crate::check::{Check, State};
-use crate::failure::{Cause, During, Failure, Stage};
+use crate::failure::{Cause, During, Failure};
 use crate::kernel::namespaces::NAMESPACES;
 use crate::kernel::{calls, sys};
 use crate::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
+use silo_wire::frame::StageFailure;
 
 /// The oldest kernel with all system calls of the native tier (`mount_setattr` is the newest).
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -178,7 +179,7 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
     match report {
         Ok(Some(Report::Exited(0))) => Ok(()),
         Ok(Some(Report::Failed(failure))) => Err(failure),
-        Ok(_) | Err(_) => Err(Failure { stage: Stage::Setup, step: "testing it".to_owned(), cause: Cause::Number(libc::ECHILD) }),
+        Ok(_) | Err(_) => Err(Failure { stage: StageFailure::Setup, step: "testing it".to_owned(), cause: Cause::Number(libc::ECHILD) }),
     }
 }
 

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::failure::{Cause, Failure, Stage};
+use crate::failure::{Cause, Failure};
 use crate::kernel::sys::{self, Strings};
 use crate::spec::Spec;
+use silo_wire::frame::StageFailure;
 
 /// Search path if the environment has no `PATH`; the same as glibc's.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -52,22 +53,23 @@ pub fn exec(program: &Program) -> Result<Infallible, Failure> {
     let mut refused = None;
     for candidate in &program.candidates {
         let error = sys::exec(candidate, &program.argv, &program.env);
-        match error.raw_os_error().unwrap_or(libc::EINVAL) {
-            libc::ENOENT if exists(candidate) => {
+        match error.raw_os_error() {
+            None => return Err(Failure { stage: StageFailure::Execute, step: name(), cause: Cause::Words(error.to_string()) }),
+            Some(libc::ENOENT) if exists(candidate) => {
                 // The file exists, so its interpreter is missing.
                 refused = Some(libc::ENOENT);
                 break;
             }
-            libc::ENOENT | libc::ENOTDIR => {}
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
             // Like execvp, continues the search and keeps the error.
-            libc::EACCES => refused = Some(libc::EACCES),
-            libc::ENOEXEC => return script(program, candidate),
-            errno => return Err(Failure { stage: Stage::Execute, step: name(), cause: Cause::Number(errno) }),
+            Some(libc::EACCES) => refused = Some(libc::EACCES),
+            Some(libc::ENOEXEC) => return script(program, candidate),
+            Some(errno) => return Err(Failure { stage: StageFailure::Execute, step: name(), cause: Cause::Number(errno) }),
         }
     }
     Err(match refused {
-        Some(errno) => Failure { stage: Stage::Execute, step: name(), cause: Cause::Number(errno) },
-        None => Failure { stage: Stage::Find, step: name(), cause: Cause::Number(libc::ENOENT) },
+        Some(errno) => Failure { stage: StageFailure::Execute, step: name(), cause: Cause::Number(errno) },
+        None => Failure { stage: StageFailure::Find, step: name(), cause: Cause::Number(libc::ENOENT) },
     })
 }
 
@@ -80,12 +82,13 @@ fn script(program: &Program, file: &CString) -> Result<Infallible, Failure> {
     let argv = [c"/bin/sh".to_owned(), file.clone()].into_iter().chain(program.arguments.iter().skip(1).cloned()).collect();
     let error = sys::exec(c"/bin/sh", &Strings::new(argv), &program.env);
     Err(Failure {
-        stage: Stage::Execute,
+        stage: StageFailure::Execute,
         step: program.arguments[0].to_string_lossy().into_owned(),
-        cause: Cause::Number(match error.raw_os_error() {
-            Some(libc::ENOENT) | None => libc::ENOEXEC,
-            Some(errno) => errno,
-        }),
+        cause: match error.raw_os_error() {
+            Some(libc::ENOENT) => Cause::Number(libc::ENOEXEC),
+            Some(errno) => Cause::Number(errno),
+            None => Cause::Words(error.to_string()),
+        },
     })
 }
 

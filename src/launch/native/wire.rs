@@ -12,7 +12,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::failure::{Failure, Stage};
+use crate::failure::Failure;
+use silo_wire::frame::StageFailure;
 
 /// Largest message: an error with a path.
 const MESSAGE_BYTES: usize = 8192;
@@ -69,11 +70,7 @@ pub fn report(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
     let mut passed = Vec::new();
     match report {
         Report::Failed(failure) => {
-            bytes.push(match failure.stage {
-                Stage::Setup => b'S',
-                Stage::Find => b'F',
-                Stage::Execute => b'X',
-            });
+            bytes.push(failure.stage.letter());
             let (errno, text) = failure.to_parts();
             bytes.extend_from_slice(&errno.to_le_bytes());
             bytes.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MESSAGE_BYTES - bytes.len())]);
@@ -112,9 +109,6 @@ pub fn next_report(from: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
 fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
     let (kind, rest) = bytes.split_first()?;
     let stage = match kind {
-        b'S' => Stage::Setup,
-        b'F' => Stage::Find,
-        b'X' => Stage::Execute,
         b'T' => return fd.map(Report::Terminal),
         b'N' => return fd.map(Report::Channel),
         b'A' => return fd.map(Report::Keys),
@@ -122,7 +116,7 @@ fn parse(bytes: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         b'Z' => return rest.first().map(|signal| Report::Stopped(*signal)),
         b'E' => return rest.first().map(|code| Report::Exited(*code)),
         b'K' => return rest.first().map(|signal| Report::Killed(*signal)),
-        _ => return None,
+        other => StageFailure::of_letter(*other)?,
     };
     let (errno, text) = rest.split_first_chunk::<4>()?;
     Some(Report::Failed(Failure::from_parts(stage, i32::from_le_bytes(*errno), &String::from_utf8_lossy(text))))
@@ -206,7 +200,7 @@ mod tests {
     fn both_directions_arrive_whole() {
         let (host, guest) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair needs nothing");
-        let failure = Failure { stage: Stage::Execute, step: "x".repeat(9000), cause: Cause::Number(libc::ENOEXEC) };
+        let failure = Failure { stage: StageFailure::Execute, step: "x".repeat(9000), cause: Cause::Number(libc::ENOEXEC) };
         report(guest.as_fd(), &Report::Failed(failure)).expect("the other end is open");
         report(guest.as_fd(), &Report::Exited(42)).expect("the other end is open");
         let (null, _) = rustix::pipe::pipe().expect("a pipe needs nothing");

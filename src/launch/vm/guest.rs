@@ -28,7 +28,7 @@ use super::mux::{Keys, Mux, Source};
 use super::places::{CHANGES, DISK, IMAGE, LOWER, LOWER_TAG, PORT, SHARES};
 use super::shares::tag;
 use super::tty;
-use crate::failure::{Cause, During, Failure, Stage, failed};
+use crate::failure::{Cause, During, Failure, failed};
 use crate::host::no_wait::NoWait;
 use crate::host::streams::{Lead, Streams, Terminal};
 use crate::host::system::{self, Signals};
@@ -38,6 +38,7 @@ use crate::native;
 use crate::native::plan::{self, Plan};
 use crate::native::wire::{self, Order, Report, Scope};
 use crate::spec::{Identity, Upper};
+use silo_wire::frame::StageFailure;
 
 /// Interval, in nanoseconds, for polling a terminal that no process has open.
 const DESERTED_NANOS: i64 = 50_000_000;
@@ -174,13 +175,8 @@ fn await_modules(others: Loading) -> Result<(), Failure> {
 }
 
 fn told(failure: Failure) -> frame::Report {
-    let stage = match failure.stage {
-        Stage::Setup => frame::Stage::Setup,
-        Stage::Find => frame::Stage::Find,
-        Stage::Execute => frame::Stage::Execute,
-    };
     let (errno, step) = failure.to_parts();
-    frame::Report::Failed { stage, errno, step }
+    frame::Report::Failed { stage: failure.stage, errno, step }
 }
 
 /// Waits for the job, and for the modules that it needs. The sandbox's first process is a fork of this one, which must have only one thread
@@ -241,9 +237,11 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
         Some(Report::Exited(code)) => frame::Report::Exited(code),
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
         Some(Report::Failed(failure)) => told(failure),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => {
-            told(Failure { stage: Stage::Setup, step: "receiving the program's exit status".to_owned(), cause: Cause::Number(libc::EPIPE) })
-        }
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => told(Failure {
+            stage: StageFailure::Setup,
+            step: "receiving the program's exit status".to_owned(),
+            cause: Cause::Number(libc::EPIPE),
+        }),
     })
 }
 

@@ -81,7 +81,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
         connect::program(&mut watch, &plain, made.inside(), &streams::streams(&plain.stdio)?)?;
         watch.run(&signals, Until::Ended, &mut |_| {})?;
         // A missing or failing command has still warmed the page cache; a setup error makes the VM useless.
-        if let Some(frame::Report::Failed { stage: frame::Stage::Setup, step, .. }) = &watch.end {
+        if let Some(frame::Report::Failed { stage: frame::StageFailure::Setup, step, .. }) = &watch.end {
             return Err(Error::Machine { what: format!("could not run the warm-up command ({step})") });
         }
     } else {

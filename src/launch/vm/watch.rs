@@ -18,7 +18,7 @@ use super::link::Link;
 use super::mux::{self, Mux, Source};
 use super::running::Running;
 use crate::error::{Error, host};
-use crate::failure::{Failure, Stage, failed};
+use crate::failure::{Failure, failed};
 use crate::foreign;
 use crate::host::exit::Exit;
 use crate::host::insistence::{Answer, Arrived, ENDS, Insistence};
@@ -444,14 +444,7 @@ fn conclude(end: Option<frame::Report>) -> Result<Exit, Error> {
     match end {
         Some(frame::Report::Exited(code)) => Ok(Exit::Code(code)),
         Some(frame::Report::Killed(signal)) => Ok(Exit::Signal(i32::from(signal))),
-        Some(frame::Report::Failed { stage, errno, step }) => {
-            let stage = match stage {
-                frame::Stage::Setup => Stage::Setup,
-                frame::Stage::Find => Stage::Find,
-                frame::Stage::Execute => Stage::Execute,
-            };
-            Err(failed(Failure::from_parts(stage, errno, &step)))
-        }
+        Some(frame::Report::Failed { stage, errno, step }) => Err(failed(Failure::from_parts(stage, errno, &step))),
         None => Err(Error::Lost),
     }
 }

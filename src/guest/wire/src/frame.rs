@@ -166,7 +166,7 @@ pub enum Report {
     /// An error; the program did not run.
     Failed {
         /// The stage that failed.
-        stage: Stage,
+        stage: StageFailure,
         /// The errno; 0 if there is none.
         errno: i32,
         /// The step that failed; without an errno, a NUL byte and the reason follow.
@@ -174,9 +174,9 @@ pub enum Report {
     },
 }
 
-/// The stage of a failure.
+/// The stage of a failure, from the guest to the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum StageFailure {
     /// Set up the sandbox inside.
     Setup,
     /// Find the program.
@@ -267,22 +267,30 @@ impl Report {
         let stage = match letter {
             b'E' => return Some(Report::Exited(u8::try_from(number).ok()?)).filter(|_| text.is_empty()),
             b'K' => return Some(Report::Killed(u8::try_from(number).ok()?)).filter(|_| text.is_empty()),
-            b'S' => Stage::Setup,
-            b'F' => Stage::Find,
-            b'X' => Stage::Execute,
-            _ => return None,
+            other => StageFailure::of_letter(*other)?,
         };
         let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_TEXT_BYTES)?;
         Some(Report::Failed { stage, errno: number, step: text.to_owned() })
     }
 }
 
-impl Stage {
-    fn letter(self) -> u8 {
+impl StageFailure {
+    /// Returns the stage with this letter.
+    pub fn of_letter(letter: u8) -> Option<StageFailure> {
+        match letter {
+            b'S' => Some(StageFailure::Setup),
+            b'F' => Some(StageFailure::Find),
+            b'X' => Some(StageFailure::Execute),
+            _ => None,
+        }
+    }
+
+    /// Returns the letter of the stage on the wire.
+    pub fn letter(self) -> u8 {
         match self {
-            Stage::Setup => b'S',
-            Stage::Find => b'F',
-            Stage::Execute => b'X',
+            StageFailure::Setup => b'S',
+            StageFailure::Find => b'F',
+            StageFailure::Execute => b'X',
         }
     }
 }
@@ -343,7 +351,7 @@ mod tests {
     const SETTINGS: &[u8] = b"T\0\0\0\0\x11\0\0\0\x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x05";
 
     fn examples() -> Vec<(Frame, &'static [u8])> {
-        let failed = Report::Failed { stage: Stage::Execute, errno: 8, step: "x".to_owned() };
+        let failed = Report::Failed { stage: StageFailure::Execute, errno: 8, step: "x".to_owned() };
         vec![
             (Frame::Hello { version: 1 }, b"H\0\0\0\0\x02\0\0\0\x01\0"),
             (Frame::Data { stream: 2, bytes: b"hi".to_vec() }, b"D\x02\0\0\0\x02\0\0\0hi"),
@@ -414,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_text_has_a_longest_length() {
-        let frame = |text: &str| Frame::Report(Report::Failed { stage: Stage::Setup, errno: 1, step: text.to_owned() });
+        let frame = |text: &str| Frame::Report(Report::Failed { stage: StageFailure::Setup, errno: 1, step: text.to_owned() });
         let mut written = Vec::new();
         frame(&"é".repeat(MAX_TEXT_BYTES)).write(&mut written);
         let Ok(Some((Frame::Report(Report::Failed { step, .. }), _))) = Frame::read(&written) else { panic!("{written:?}") };

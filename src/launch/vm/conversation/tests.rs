@@ -1,6 +1,6 @@
 //! The frames that each phase allows, and the limits on memory. Whole hostile conversations are in `tests/corpus.rs`.
 
-use silo_wire::frame::{AFTER, ERRORS, OUTPUT, Report, Stage, TERMINAL, WINDOW_BYTES};
+use silo_wire::frame::{AFTER, ERRORS, OUTPUT, Report, StageFailure, TERMINAL, WINDOW_BYTES};
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn heard() -> Conversation {
 
 #[test]
 fn each_phase_allows_its_own_frames() {
-    let failed = Frame::Report(Report::Failed { stage: Stage::Setup, errno: 1, step: String::new() });
+    let failed = Frame::Report(Report::Failed { stage: StageFailure::Setup, errno: 1, step: String::new() });
     let message = || Frame::Message { stream: None, bytes: vec![1] };
     let long = Frame::Message { stream: None, bytes: vec![1; MAX_MESSAGE_BYTES + 1] };
     let signal = || Frame::Signal { signal: 1, to_group: true };
