@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES, Report, Stage};
+use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES, Report, StageFailure};
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
@@ -65,7 +65,7 @@ impl Numbers {
             18 => Frame::Started,
             19 => Frame::Stopped { signal: 19 + self.next(4) as u8 },
             20 => Frame::Report(
-                [Report::Exited(3), Report::Killed(9), Report::Failed { stage: Stage::Setup, errno: 0, step }][self.next(3)].clone(),
+                [Report::Exited(3), Report::Killed(9), Report::Failed { stage: StageFailure::Setup, errno: 0, step }][self.next(3)].clone(),
             ),
             21 => Frame::Signal { signal: 15, to_group: true },
             22 => Frame::Hello { version: self.next(4) as u16 },
