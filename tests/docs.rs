@@ -140,7 +140,7 @@ fn files_named_in_the_docs_exist() {
                 let path = root().join(place).join(word);
                 if is_folder { path.is_dir() } else { path.is_file() }
             };
-            if !["", "src"].iter().any(|place| is_there(&place)) {
+            if !["", "src"].iter().any(is_there) {
                 missing.push(format!("{}: {word}", page.display()));
             }
         }

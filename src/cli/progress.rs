@@ -210,7 +210,7 @@ impl Work {
     }
 
     fn look(&mut self) {
-        let silence = ui::silence().map_or(self.began.elapsed(), |silence| silence.min(self.began.elapsed()));
+        let silence = ui::silence().map_or_else(|| self.began.elapsed(), |silence| silence.min(self.began.elapsed()));
         match self.mode {
             Mode::Terminal if self.began.elapsed() >= SILENT => {
                 self.running.values_mut().for_each(Running::draw);
