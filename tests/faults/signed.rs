@@ -92,7 +92,7 @@ fn a_mirror_without_the_index_is_reported() {
         &[
             "cannot lock sh: no mirror has the suite trixie",
             "gone from http://127.0.0.1:",
-            "hint: is debian.suite of the recipe a release of Debian",
+            "hint: check that debian.suite of the recipe is a Debian release",
         ],
     );
 }
@@ -120,5 +120,5 @@ fn an_index_older_than_the_last_locks_is_refused_unless_that_is_wanted() {
     std::fs::write(&settings, before.replacen("[mirrors]\n", "[mirrors]\nallowStale = true\n", 1)).expect("our own settings");
     let _ = silo.ok(["lock", "sh", "--update"]);
     std::fs::write(silo.project().join("silo.toml"), "[mirrors]\nallowStale = true\n").expect("our own project");
-    assert!(silo.fails(["lock", "sh", "--update"]).err.contains("mirrors.allowStale is yours to set"));
+    assert!(silo.fails(["lock", "sh", "--update"]).err.contains("mirrors.allowStale is a user setting"));
 }
