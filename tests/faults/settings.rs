@@ -50,7 +50,11 @@ fn errors_in_recipes_and_locks_name_their_place() {
         check(&silo, &["lock", "mine"], &expect);
     }
     silo.write(".silo/recipes/mine.toml", "[debian]\npackages = [\"dash\"]\n");
-    check(&silo, &["install", "--frozen", "mine"], &["mine: the lock of the recipe is missing or out of date", "hint: run `silo lock mine`"]);
+    check(
+        &silo,
+        &["install", "--frozen", "mine"],
+        &["mine: the lock of the recipe is missing or out of date", "hint: run `silo lock mine`"],
+    );
     let good = silo_model::recipe::catalog::built_in("sh").expect("a built-in recipe").lock;
     let version = format!("version = {}", silo_model::lock::VERSION);
     for (text, expect) in [
