@@ -102,7 +102,7 @@ fn a_project_can_be_read_only() {
     let silo = project("[mount]\nmode = \"ro\"\nexclude = [\"out\"]\n");
     fs::write(silo.project().join("file"), "mine").expect("our own project");
     let refused = silo.run(["sh", "-c", "true"]);
-    assert!(refused.code == 125 && refused.err.contains("out is not there") && refused.err.contains("mkdir -p"), "{refused:?}");
+    assert!(refused.code == 125 && refused.err.contains("out does not exist") && refused.err.contains("mkdir -p"), "{refused:?}");
     fs::create_dir(silo.project().join("out")).expect("our own project");
     let tried = silo.run(["sh", "-c", "echo x > file || echo x > /workspace/new || mkdir d || rm file || echo $? kept; echo y > out/y"]);
     assert!(tried.code == 0 && tried.out.ends_with("1 kept\n"), "{tried:?}");
