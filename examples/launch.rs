@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use silo_launch::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Root, Spec, Upper};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -19,25 +19,8 @@ fn main() -> ExitCode {
     if argv.is_empty() {
         return usage();
     }
-    let spec = Spec {
-        root: Root { lower: vec![root.into()], upper: Upper::Ephemeral { size_bytes: 64 << 20 } },
-        mounts: Vec::new(),
-        dirs: Vec::new(),
-        files: Vec::new(),
-        read_only: Vec::new(),
-        overlays: Vec::new(),
-        hidden: Vec::new(),
-        removable: Vec::new(),
-        argv: argv.to_vec(),
-        env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
-        cwd: "/".into(),
-        hostname: "example".to_owned(),
-        identity: Identity::Root,
-        stdio: Stdio::Auto,
-        limits: Limits::default(),
-        network: None,
-        machine: None,
-    };
+    let root = Root { lower: vec![root.into()], upper: Upper::Ephemeral { size_bytes: 64 << 20 } };
+    let spec = Spec { env: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]), ..Spec::new(root, argv.to_vec()) };
     match silo_launch::launch(&spec) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {

@@ -13,7 +13,7 @@ use silo_store::digest::{Digest, LayerId};
 
 use silo_base::system::Arch;
 use silo_launch::opened::{Links, Opened};
-use silo_launch::spec::{Access, Mount, Root, Spec};
+use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};
 use silo_model::recipe::Step;
@@ -138,9 +138,10 @@ impl step::Kind for Run<'_> {
         let env = self.fields.env.iter().filter_map(|pair| pair.split_once('='));
         let mut spec = Spec {
             mounts: mounts.into_iter().collect(),
-            argv: self.fields.argv.iter().map(Into::into).collect(),
             env: env.map(|(name, value)| (name.into(), value.into())).collect(),
-            ..step::spec(workdir, root, if project.is_some() { PROJECT } else { "/root" })
+            cwd: if project.is_some() { PROJECT } else { "/root" }.into(),
+            stdio: Stdio::Log { path: workdir.log.clone() },
+            ..Spec::new(root, self.fields.argv.iter().map(Into::into).collect())
         };
         if let Some(patch) = network::reach(ctx, self.task.target.recipe, &self.fields.network, &spec.root.lower)? {
             patch.furnish(&mut spec);

@@ -21,7 +21,7 @@ use silo_base::system::Arch;
 use silo_base::thread;
 use silo_fetch::download::{self, Context};
 use silo_fetch::unpack::merged;
-use silo_launch::spec::{Access, Mount, Root, Spec};
+use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::Tier;
 use silo_model::recipe::source;
@@ -281,9 +281,9 @@ impl Run<'_> {
         };
         Spec {
             mounts: debs.iter().map(mount).collect(),
-            argv: vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, &self.step.answers).into()],
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            ..step::spec(workdir, root, "/")
+            stdio: Stdio::Log { path: workdir.log.clone() },
+            ..Spec::new(root, vec!["/bin/sh".into(), "-c".into(), script::script(self.step.choice, &self.step.answers).into()])
         }
     }
 }

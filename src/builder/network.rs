@@ -14,7 +14,7 @@ use silo_store::{private, resolve_in_root};
 use silo_base::event::{self, Activity, Event, Sink};
 use silo_base::home::Home;
 use silo_launch::Exit;
-use silo_launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Limits, Network, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Network, Root, Spec, Stdio, Upper};
 use silo_model::ecosystem::registries::{self, Registry};
 use silo_model::ecosystem::{self, Learned};
 use silo_model::recipe::Recipe;
@@ -344,23 +344,13 @@ fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
     let mut env: BTreeMap<String, String> = BTreeMap::from([("LC_ALL".to_owned(), "C.UTF-8".to_owned())]);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.insert("HOME".to_owned(), "/tmp".to_owned());
+    let root = Root { lower: learning.root.to_vec(), upper: Upper::Ephemeral { size_bytes: PROBE_BYTES } };
     Spec {
-        machine: None,
-        root: Root { lower: learning.root.to_vec(), upper: Upper::Ephemeral { size_bytes: PROBE_BYTES } },
-        mounts: Vec::new(),
         dirs: vec![Dir { guest: "/tmp/project".into(), mode: 0o777 }],
-        files: Vec::new(),
-        read_only: Vec::new(),
-        overlays: Vec::new(),
-        hidden: Vec::new(),
-        removable: Vec::new(),
-        argv: argv.iter().map(Into::into).collect(),
         env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: "/tmp/project".into(),
-        hostname: "silo".to_owned(),
         identity: Identity::Caller,
         stdio: Stdio::Log { path: log.to_owned() },
-        limits: Limits::default(),
-        network: None,
+        ..Spec::new(root, argv.iter().map(Into::into).collect())
     }
 }

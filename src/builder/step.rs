@@ -20,7 +20,7 @@ use silo_store::private;
 use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
 use silo_launch::opened::Opened;
-use silo_launch::spec::{Identity, Limits, Root, Spec, Stdio};
+use silo_launch::spec::{Root, Spec};
 use silo_model::derivation::Derivation;
 
 use super::budget::Watch;
@@ -90,29 +90,6 @@ pub(super) struct Prepared {
     pub spec: Spec,
     /// The project, open until the step ends, so that the checked directory is the mounted one.
     pub project: Option<Opened>,
-}
-
-/// Returns the spec of a step with defaults: no network, no mounts, root's identity.
-pub(super) fn spec(workdir: &Workdir, root: Root, cwd: &str) -> Spec {
-    Spec {
-        machine: None,
-        root,
-        mounts: Vec::new(),
-        dirs: Vec::new(),
-        files: Vec::new(),
-        read_only: Vec::new(),
-        overlays: Vec::new(),
-        hidden: Vec::new(),
-        removable: Vec::new(),
-        argv: Vec::new(),
-        env: Default::default(),
-        cwd: cwd.into(),
-        hostname: "silo".to_owned(),
-        identity: Identity::Root,
-        stdio: Stdio::Log { path: workdir.log.clone() },
-        network: None,
-        limits: Limits::default(),
-    }
 }
 
 /// Returns the layer of a step; runs the step if the layer is unknown. With a reproducibility check the step runs a second time.

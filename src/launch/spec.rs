@@ -76,6 +76,31 @@ pub struct Spec {
     pub machine: Option<Machine>,
 }
 
+impl Spec {
+    /// Returns a spec with a root and a program, and nothing else: no mounts, no environment, no network, no limits, the host's kernel.
+    pub fn new(root: Root, argv: Vec<OsString>) -> Spec {
+        Spec {
+            root,
+            mounts: Vec::new(),
+            dirs: Vec::new(),
+            files: Vec::new(),
+            read_only: Vec::new(),
+            overlays: Vec::new(),
+            hidden: Vec::new(),
+            removable: Vec::new(),
+            argv,
+            env: BTreeMap::new(),
+            cwd: PathBuf::from("/"),
+            hostname: "silo".to_owned(),
+            identity: Identity::Root,
+            stdio: Stdio::Auto,
+            limits: Limits::default(),
+            network: None,
+            machine: None,
+        }
+    }
+}
+
 /// A virtual machine with a kernel of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

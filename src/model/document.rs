@@ -51,6 +51,12 @@ pub enum Error {
 /// Limit of a document's size: far above any real one, small enough to hold and quote.
 pub const MAX_BYTES: u64 = 16 << 20;
 
+/// Refuses a format that this version does not know; `next` says what to do.
+pub fn check_format(path: &Path, format: u32, known: u32, next: &str) -> Result<(), Error> {
+    let message = || format!("format {format} is unknown to this version of silo; {next}");
+    if format == known { Ok(()) } else { Err(Error::Meaning { path: path.to_owned(), message: message() }) }
+}
+
 /// Reads the document at `path`, or `None` if there is no such file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     match text_of(path)? {

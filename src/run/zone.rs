@@ -40,8 +40,7 @@ pub fn settle(asked: Option<&OsStr>, host: &Host, root: &Path, env: &mut Environ
     let Some(text) = asked.to_str().map(bare) else { return Vec::new() };
     let mut set = |text: &str| env.insert(VARIABLE.into(), OsString::from(text));
     if Path::new(text).is_absolute() {
-        let files = local(Path::new(text), root);
-        return files;
+        return local(Path::new(text), root);
     }
     match host.named(text).filter(|_| is_name(text)) {
         Some(bytes) => {

@@ -124,13 +124,7 @@ pub fn by_id(home: &Home, id: &str) -> Result<Option<Project>, Error> {
     let file = home.project(id);
     let Some(written) = document::read::<Written>(&file)? else { return Ok(None) };
     let wrong = |message: String| document::Error::Meaning { path: file.clone(), message };
-    if written.format != VERSION {
-        return Err(wrong(format!(
-            "format {} is unknown to this version of silo; remove the file and run `silo sync` in the project",
-            written.format
-        ))
-        .into());
-    }
+    document::check_format(&file, written.format, VERSION, "remove the file and run `silo sync` in the project")?;
     let path = unhex(&written.path).ok_or_else(|| wrong("path is not a path in hexadecimal digits".to_owned()))?;
     let mut tools = BTreeMap::new();
     for (name, tool) in written.tools {

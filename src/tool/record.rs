@@ -57,13 +57,8 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Installed>, Error> {
     let path = home.tool(name);
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let wrong = |message: String| document::Error::Meaning { path: path.clone(), message };
-    if written.format != VERSION {
-        return Err(wrong(format!(
-            "format {} is unknown to this version of silo; run `silo uninstall {name}` and `silo install {name}`",
-            written.format
-        ))
-        .into());
-    }
+    let next = format!("run `silo uninstall {name}` and `silo install {name}`");
+    document::check_format(&path, written.format, VERSION, &next)?;
     let image = ImageId::parse(&written.image).ok_or_else(|| wrong(format!("image \"{}\" is not a digest", written.image)))?;
     Ok(Some(Installed { name: name.to_owned(), version: written.version, image }))
 }

@@ -3,7 +3,6 @@
 //! Settings are not reliable: Ubuntu's restriction of user namespaces, for example, allows creating a namespace and then refuses every
 //! operation in it. A setting only selects the text of a hint.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,7 +19,7 @@ use crate::check::{Check, State};
 use crate::failure::{Cause, During, Failure};
 use crate::kernel::namespaces::NAMESPACES;
 use crate::kernel::{calls, sys};
-use crate::spec::{Identity, Limits, Root, Spec, Stdio, Upper};
+use crate::spec::{Identity, Root, Spec, Upper};
 use silo_wire::frame::StageFailure;
 
 /// The oldest kernel with all system calls of the native tier (`mount_setattr` is the newest).
@@ -185,23 +184,6 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
 
 /// A spec with some directory as its root: the store itself.
 fn spec(store: &Path) -> Spec {
-    Spec {
-        machine: None,
-        root: Root { lower: vec![store.to_owned()], upper: Upper::Ephemeral { size_bytes: 1 << 20 } },
-        mounts: Vec::new(),
-        dirs: Vec::new(),
-        files: Vec::new(),
-        read_only: Vec::new(),
-        overlays: Vec::new(),
-        hidden: Vec::new(),
-        removable: Vec::new(),
-        argv: vec!["true".into()],
-        env: BTreeMap::new(),
-        cwd: "/".into(),
-        hostname: "silo".to_owned(),
-        identity: Identity::Caller,
-        stdio: Stdio::Auto,
-        network: None,
-        limits: Limits::default(),
-    }
+    let root = Root { lower: vec![store.to_owned()], upper: Upper::Ephemeral { size_bytes: 1 << 20 } };
+    Spec { identity: Identity::Caller, ..Spec::new(root, vec!["true".into()]) }
 }

@@ -59,9 +59,7 @@ pub fn get(home: &Home, name: &str) -> Result<Option<Learned>, Error> {
     let path = home.ecosystem(name);
     let Some(written) = document::read::<Written>(&path)? else { return Ok(None) };
     let wrong = |message: String| Err(document::Error::Meaning { path: path.clone(), message }.into());
-    if written.format != VERSION {
-        return wrong(format!("format {} is not known to this silo; remove the file to learn it again", written.format));
-    }
+    document::check_format(&path, written.format, VERSION, "remove the file to learn it again")?;
     if let Some(odd) = written.names.iter().find(|name| Grant::parse(name).is_none()) {
         return wrong(format!("\"{odd}\" is not a name"));
     }

@@ -1,24 +1,20 @@
 //! Edits the text of a `silo.toml`; comments, order and spelling of everything else stay.
 
-use toml_edit::{Array, ArrayOfTables, Decor, DocumentMut, InlineTable, Item, Key, RawString, Table, TableLike, Value};
+mod comments;
+mod error;
+mod step;
+
+mod lists;
+
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
 use silo_base::grant::Port;
 
-/// Reason why a document cannot be edited.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The text is not TOML.
-    #[error("{0}")]
-    Syntax(String),
-    /// A key has a value of another type.
-    #[error("{key} is not {kind}")]
-    Kind {
-        /// The key.
-        key: String,
-        /// Expected type.
-        kind: &'static str,
-    },
-}
+use comments::{above, prefix};
+use lists::{list, one_a_line, push, remove, same};
+
+pub use error::Error;
+pub use step::NewStep;
 
 /// A `silo.toml` during an edit.
 #[derive(Debug)]
@@ -170,7 +166,7 @@ impl Document {
                 None => self.toml.as_table_mut(),
             };
             let left = table.remove_entry("network").map(above);
-            self.keep_comments(left.into_iter().collect());
+            comments::keep(&mut self.toml, left.into_iter().collect());
         }
         if let Some(tool) = tool {
             self.prune(tool);
@@ -230,7 +226,7 @@ impl Document {
         if is_empty {
             left.extend(over.remove_entry("ports").map(above));
         }
-        self.keep_comments(left);
+        comments::keep(&mut self.toml, left);
         Ok(found)
     }
 
@@ -292,59 +288,8 @@ impl Document {
         if overrides.is_empty() {
             left.extend(self.toml.as_table_mut().remove_entry("overrides").map(above));
         }
-        self.keep_comments(left);
+        comments::keep(&mut self.toml, left);
     }
-
-    /// Keeps the comments above removed tables: above the next table, or at the end of the text.
-    fn keep_comments(&mut self, removed: Vec<Above>) {
-        let last = removed.iter().filter_map(|(_, position)| *position).max();
-        let mut comments: String = removed.into_iter().map(|(text, _)| text).filter(|text| text.contains('#')).collect();
-        if comments.is_empty() {
-            return;
-        }
-        let next = last.and_then(|last| next_table(self.toml.as_table_mut(), last));
-        match next {
-            Some(next) => {
-                comments += &prefix(next.decor());
-                next.decor_mut().set_prefix(comments);
-            }
-            None => {
-                let trailing = self.toml.trailing().as_str().unwrap_or_default().to_owned();
-                self.toml.set_trailing(comments + &trailing);
-            }
-        }
-    }
-}
-
-fn prefix(decor: &Decor) -> String {
-    decor.prefix().and_then(RawString::as_str).unwrap_or_default().to_owned()
-}
-
-/// The text above a removed table, and the table's position in the document.
-type Above = (String, Option<isize>);
-
-/// Returns the text above a removed table; one that was written in one line has it above its key.
-fn above((key, item): (Key, Item)) -> Above {
-    match item.as_table().map(|table| (prefix(table.decor()), table.position())) {
-        Some((text, position)) if !text.is_empty() => (text, position),
-        found => (prefix(key.leaf_decor()), found.and_then(|(_, position)| position)),
-    }
-}
-
-/// Finds the first table that is written after a position.
-fn next_table(table: &mut Table, after: isize) -> Option<&mut Table> {
-    let below = table.iter_mut().flat_map(|(_, item)| -> Vec<&mut Table> {
-        match item {
-            Item::Table(table) => vec![table],
-            Item::ArrayOfTables(tables) => tables.iter_mut().collect(),
-            Item::None | Item::Value(_) => Vec::new(),
-        }
-    });
-    let found = below.filter_map(|table| match table.position().filter(|position| *position > after && !table.is_implicit()) {
-        Some(_) => Some(table),
-        None => next_table(table, after),
-    });
-    found.min_by_key(|table| table.position())
 }
 
 /// Action on found entries.
@@ -356,104 +301,9 @@ enum Take {
     Out,
 }
 
-/// A command to add.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewStep {
-    /// One shell command line if `shell` is set, else program and arguments.
-    pub run: Vec<String>,
-    /// True if `run` is a shell command line.
-    pub shell: bool,
-    /// Hosts that the command may connect to.
-    pub network: Vec<String>,
-    /// True if the command sees the project's files.
-    pub project: bool,
-}
-
-impl NewStep {
-    fn value(&self) -> Value {
-        let words = |words: &[String]| Value::Array(words.iter().map(String::as_str).collect());
-        let run = match self.run.as_slice() {
-            [text] if self.shell => Value::from(text.as_str()),
-            list => words(list),
-        };
-        if self.network.is_empty() && !self.project {
-            return run;
-        }
-        let mut table = InlineTable::new();
-        table.insert("run", run);
-        if !self.network.is_empty() {
-            table.insert("network", words(&self.network));
-        }
-        if self.project {
-            table.insert("project", Value::from(true));
-        }
-        Value::InlineTable(table)
-    }
-}
-
 /// True if an entry of `tools` names this tool, with or without a version.
 fn names(entry: &str, tool: &str) -> bool {
     entry.split('@').next() == Some(tool)
-}
-
-fn list<'a>(item: &'a mut Item, key: &str) -> Result<&'a mut Array, Error> {
-    item.as_array_mut().ok_or_else(|| Error::Kind { key: key.to_owned(), kind: "a list" })
-}
-
-fn push(list: &mut Array, text: &str) -> Result<bool, Error> {
-    if list.iter().any(|value| value.as_str() == Some(text)) {
-        return Ok(false);
-    }
-    append(list, Value::from(text));
-    Ok(true)
-}
-
-/// Appends a value to a list: on its own line if the list has one line per value, and after the last comment.
-fn append(list: &mut Array, mut value: Value) {
-    let text = |raw: Option<&toml_edit::RawString>| raw.and_then(toml_edit::RawString::as_str).unwrap_or_default().to_owned();
-    let first = text(list.get(0).and_then(|first| first.decor().prefix()));
-    let trailing = text(Some(list.trailing()));
-    let Some((_, indent)) = first.rsplit_once('\n') else { return list.push(value) };
-    let (comment, _) = trailing.rsplit_once('\n').unwrap_or_default();
-    value.decor_mut().set_prefix(format!("{comment}\n{indent}"));
-    list.push_formatted(value);
-    list.set_trailing_comma(true);
-    list.set_trailing("\n");
-}
-
-fn remove(list: &mut Array, mut which: impl FnMut(&Value) -> bool) -> usize {
-    let before = list.len();
-    list.retain(|value| !which(value));
-    // The second value of a line has a space before it.
-    if let Some(first) = list.get_mut(0).filter(|first| first.decor().prefix().and_then(|prefix| prefix.as_str()) == Some(" ")) {
-        first.decor_mut().set_prefix("");
-    }
-    before - list.len()
-}
-
-/// True if two values are equal, regardless of their spelling.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b)),
-        (Value::InlineTable(a), Value::InlineTable(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| same(value, other)))
-        }
-        (a, b) => match (a.as_str(), b.as_str()) {
-            (Some(a), Some(b)) => a == b,
-            _ => a.as_bool().is_some() && a.as_bool() == b.as_bool(),
-        },
-    }
-}
-
-/// Puts each item of a list on its own line.
-fn one_a_line(list: &mut Array) {
-    for value in list.iter_mut() {
-        if value.decor().prefix().is_none_or(|prefix| prefix.as_str().is_none_or(|prefix| !prefix.contains('\n'))) {
-            value.decor_mut().set_prefix("\n    ");
-        }
-    }
-    list.set_trailing_comma(true);
-    list.set_trailing("\n");
 }
 
 #[cfg(test)]
