@@ -1,6 +1,7 @@
 //! Signs of life: a command that works says so each second, also while a server stalls or another silo is waited for. No test asserts times;
 //! each waits for several lines, which only come if the command goes on printing them.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,8 @@ use silo_store::flock;
 use silo_store::layout::Store;
 
 use crate::support::Silo;
-use crate::support::terminal::Session;
+use crate::support::sandbox::until;
+use crate::support::terminal::{Session, open};
 
 /// Signs that a test waits for.
 const ENOUGH: usize = 3;
@@ -133,4 +135,26 @@ fn bars_of_a_terminal_go_on_while_a_server_stalls() {
     // The elapsed time of a bar is another one each second.
     session.expect(" 1s ");
     session.expect(" 2s ");
+}
+
+/// A process that waits for ever would keep its locks.
+#[test]
+fn a_command_ends_after_its_terminal_was_closed() {
+    let stalled = Stalled::new();
+    let silo = stalled.silo();
+    let (master, slave) = open();
+    let end = || Stdio::from(slave.try_clone().expect("copied"));
+    let mut child =
+        silo.command(["lock", "own"]).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end()).spawn().expect("silo starts");
+    drop(slave);
+    let mut terminal = File::from(master);
+    let mut seen = Vec::new();
+    let mut piece = [0; 4096];
+    while !String::from_utf8_lossy(&seen).contains("2.00 KiB") {
+        let length = terminal.read(&mut piece).expect("bars are drawn");
+        seen.extend_from_slice(&piece[..length]);
+    }
+    drop(terminal);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill starts").success());
+    until("the command ends", || child.try_wait().expect("our own child").is_some());
 }

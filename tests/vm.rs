@@ -331,7 +331,7 @@ fn a_killed_vm_is_retried_and_then_reported() {
 fn a_program_has_a_terminal_there() {
     let bench = bench();
     let mut spec = bench
-        .sh("trap 'echo interrupted' INT; tty; stty size; stty -a | grep -o 'intr = ..'; echo ready; until test \"$a\" = one; do read a; done; echo end; exit 3");
+        .sh("trap 'echo interrupted' INT; tty; stty size; stty -a | grep -o 'intr = ..'; { sleep 1; echo ready; } & until test \"$a\" = one; do read a; done; echo end; exit 3");
     spec.machine = Some(machine());
     let mut session = Session::start(&bench, &spec);
     let before = session.expect("ready");

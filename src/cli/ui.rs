@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressDrawTarget};
+use indicatif::{MultiProgress, ProgressDrawTarget, TermLike};
 
 use silo_base::sanitize;
 
@@ -34,7 +34,81 @@ static LAST: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Returns the bars on the terminal.
 pub fn bars() -> &'static MultiProgress {
-    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SEC)))
+    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(Box::<Drawing>::default(), DRAWS_PER_SEC)))
+}
+
+/// The terminal to draw bars on. Nothing fails if it is gone, because the library panics at such an error.
+#[derive(Debug, Default)]
+struct Drawing(Mutex<String>);
+
+impl Drawing {
+    fn add(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+    }
+
+    fn size() -> (u16, u16) {
+        // A terminal without a size reports zeros.
+        let size = rustix::termios::tcgetwinsize(io::stderr()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        size.map_or((80, 24), |size| (size.ws_col, size.ws_row))
+    }
+
+    fn move_cursor(&self, count: usize, direction: char) {
+        if count > 0 {
+            self.add(&format!("\x1b[{count}{direction}"));
+        }
+    }
+}
+
+impl TermLike for Drawing {
+    fn width(&self) -> u16 {
+        Drawing::size().0
+    }
+
+    fn height(&self) -> u16 {
+        Drawing::size().1
+    }
+
+    fn move_cursor_up(&self, count: usize) -> io::Result<()> {
+        self.move_cursor(count, 'A');
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, count: usize) -> io::Result<()> {
+        self.move_cursor(count, 'B');
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, count: usize) -> io::Result<()> {
+        self.move_cursor(count, 'C');
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, count: usize) -> io::Result<()> {
+        self.move_cursor(count, 'D');
+        Ok(())
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.add(text);
+        self.add("\n");
+        Ok(())
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.add(text);
+        Ok(())
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.add("\r\x1b[2K");
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let text = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(io::stderr().write_all(text.as_bytes()));
+        Ok(())
+    }
 }
 
 /// True if standard error is a terminal.
@@ -99,6 +173,8 @@ pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic.payload_as_str().unwrap_or("a panic without a text");
         let place = panic.location().map_or_else(String::new, |at| format!(" ({}:{})", at.file(), at.line()));
+        // Written past the bars: the thread may hold their lock.
+        let line = |text: &str| drop(writeln!(io::stderr(), "{}", sanitize::text(text)));
         line(&format!("silo: internal error: {}{place}", message(what)));
         if env::var("RUST_BACKTRACE").is_some() {
             line(&std::backtrace::Backtrace::force_capture().to_string());

@@ -16,12 +16,23 @@ use super::sandbox::{Bench, until};
 /// How long a command may print nothing, on a machine with other work.
 const SILENCE: Duration = Duration::from_secs(300);
 
+/// Silo; it ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails if it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A terminal of the test's own with silo on it.
 pub struct Session {
     master: OwnedFd,
     /// The end that silo has.
     pub slave: OwnedFd,
-    silo: Child,
+    silo: Running,
     output: mpsc::Receiver<Vec<u8>>,
     seen: String,
 }
@@ -48,7 +59,7 @@ impl Session {
         let (master, slave) = open();
         tcsetwinsize(&master, size(30, 100)).expect("set");
         let end = || Pipe::from(slave.try_clone().expect("copied"));
-        let silo = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
+        let silo = Running(command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts"));
         let (sender, output) = mpsc::channel();
         let mut from = fs::File::from(master.try_clone().expect("copied"));
         std::thread::spawn(move || {
@@ -130,7 +141,7 @@ impl Session {
 
     /// Sends silo a signal.
     pub fn signal(&self, name: &str) {
-        let pid = self.silo.id().to_string();
+        let pid = self.silo.0.id().to_string();
         Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill starts");
     }
 
@@ -141,13 +152,13 @@ impl Session {
 
     /// Whether silo has ended.
     pub fn has_ended(&mut self) -> bool {
-        self.silo.try_wait().expect("our own child").is_some()
+        self.silo.0.try_wait().expect("our own child").is_some()
     }
 
     /// Waits for the end: the exit code, how much was printed at last, and whether the terminal is as it was.
     pub fn end(mut self) -> (Option<i32>, usize, bool) {
-        until(&format!("it ends, after it printed {:?} and", self.seen), || self.silo.try_wait().expect("our own child").is_some());
-        let status = self.silo.wait().expect("it ended");
+        until(&format!("it ends, after it printed {:?} and", self.seen), || self.silo.0.try_wait().expect("our own child").is_some());
+        let status = self.silo.0.wait().expect("it ended");
         let cooked = cooked(&self.slave);
         // With no end open, reading ends after the last byte.
         drop(self.slave);
