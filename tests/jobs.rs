@@ -111,8 +111,6 @@ fn in_each_shell(program: &str, play: impl Fn(&Window, &str)) {
             continue;
         }
         for which in [Where::Outside, Where::Inside] {
-            // Shown if the test fails.
-            println!("{shell}, {which:?}");
             let place = place();
             write(&place, which, program);
             let window = Window::open(&place, shell, arguments);

@@ -65,7 +65,7 @@ struct Difference {
     paths: Vec<String>,
     how: How,
     reason: String,
-    /// The suites that it is about; without any, every suite.
+    /// The suites or tools that it is about; without any, all of them.
     #[serde(default)]
     suites: Vec<String>,
 }
