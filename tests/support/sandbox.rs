@@ -133,14 +133,19 @@ pub fn text(output: &Output) -> String {
 }
 
 /// Waits until something is so, for a minute at most.
-pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub fn until(what: &str, so: impl FnMut() -> bool) {
+    until_else(so, || format!("never: {what}"));
+}
+
+/// Waits until something is so, for a minute at most; the text for a failure is made at the end of it.
+pub fn until_else(mut so: impl FnMut() -> bool, failure: impl Fn() -> String) {
     for _ in 0..3000 {
         if so() {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    panic!("never: {what}");
+    panic!("{}", failure());
 }
 
 /// Whether any process has this text among its arguments.
