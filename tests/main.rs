@@ -38,6 +38,7 @@ mod plan;
 mod project;
 mod prose;
 mod recipes;
+mod records;
 mod reference;
 mod reproducible;
 mod rows;

@@ -181,6 +181,11 @@ impl Home {
         self.logs().join("network")
     }
 
+    /// Records of runs.
+    pub fn run_records(&self) -> PathBuf {
+        self.logs().join("runs")
+    }
+
     /// Logs of build steps.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")

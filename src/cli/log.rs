@@ -10,9 +10,10 @@ use silo_insight::network;
 
 use super::context::{Globals, Setting, look, setting};
 use super::error::Failure;
+use super::log_runs;
 use super::ui;
 
-/// Show the build logs of an image, or list all logs; with --network, the connections of a run
+/// Show the build logs of an image, or list all logs; with --network, the connections of a run; with --runs, the rights of runs
 #[derive(clap::Args)]
 pub struct Args {
     /// An installed tool, or a prefix of a derivation id; without it, all logs are listed
@@ -20,10 +21,13 @@ pub struct Args {
     /// Show the connections and their results in this project's last run (of the tool, if one is named)
     #[arg(long)]
     network: bool,
+    /// Show the rights, the reached hosts, the changes and the end of the last runs (of the tool, if one is named)
+    #[arg(long, conflicts_with = "network")]
+    runs: bool,
     /// Print the paths of the log files
     #[arg(long)]
     path: bool,
-    /// Print the result as JSON; with --network, all recorded runs
+    /// Print the result as JSON; with --network or --runs, all recorded runs
     #[arg(long, conflicts_with = "path")]
     json: bool,
 }
@@ -32,6 +36,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     if args.network {
         return networks(&setting, args);
+    }
+    if args.runs {
+        return log_runs::show(&setting, args.step.as_deref(), log_runs::Form::of(args.path, args.json));
     }
     let look = look(&setting)?;
     let logs = match &args.step {

@@ -17,6 +17,7 @@ mod overlay;
 mod timing;
 
 mod gc;
+mod log_runs;
 
 mod add;
 mod argv0;

@@ -11,7 +11,7 @@ use crate::run::grammar;
 use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, Target, Wanted};
-use crate::run::{lost, private, unseen};
+use crate::run::{lost, private, record, unseen};
 use silo_base::grant::Port;
 use silo_base::sanitize;
 use silo_base::units;
@@ -251,9 +251,15 @@ pub(super) fn launched(
     if own {
         leases.begin(&setting.home, &setting.files).map_err(Failure::from)?;
     }
+    leases.account(record::of(
+        &setting.home,
+        &target,
+        &spec,
+        &record::Circumstances { project: leases.project(), now: u64::try_from(env::now()).unwrap_or_default(), pid: std::process::id() },
+    ));
     timing.done("sandbox described");
     let (done, said) = launch(&setting, &spec, &mut leases, &mut timing);
-    report(&setting, leases);
+    report(&setting, leases, done.as_ref().copied().map_err(silo_launch::error::Error::code));
     if let Ok(exit) = &done {
         explain(&setting, &target, &spec, *exit, &said);
     }
@@ -329,6 +335,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
         // Watching the project needs a thread.
         Phase::Lasting => leases.started(),
         Phase::Started => {
+            leases.recorded(&setting.files);
             if let Some(heard) = &mut heard {
                 heard.start();
             }
@@ -374,7 +381,7 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
     explain::explain(&sanitize::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 
-/// Reports changes made by the run.
-fn report(setting: &Setting, leases: Leases) {
-    leases.close(&setting.home).iter().for_each(|report| ui::note(report));
+/// Completes the record of the run, and reports its changes.
+fn report(setting: &Setting, leases: Leases, exit: Result<Exit, u8>) {
+    leases.close(&setting.home, exit).iter().for_each(|report| ui::note(report));
 }

@@ -15,6 +15,7 @@ pub mod graph;
 pub mod log;
 pub mod network;
 pub mod owner;
+pub mod runs;
 pub mod why_installed;
 
 pub mod sbom;

@@ -91,6 +91,12 @@ pub fn list(home: &Home) -> Result<Vec<Run>, Error> {
     Ok(runs)
 }
 
+/// Reads the log of one run; `None` if it had no network activity, or the file is damaged.
+pub fn read(path: &Path) -> Option<Run> {
+    let bytes = fs::read(path).ok()?;
+    parse(path.to_owned(), &String::from_utf8_lossy(&bytes))
+}
+
 /// Parses a file; skips a line that was truncated by a crash.
 fn parse(path: PathBuf, text: &str) -> Option<Run> {
     let mut lines = text.lines();

@@ -71,6 +71,8 @@ struct Kept {
 pub struct Ended {
     /// Changed files that host programs act on.
     pub differences: BTreeMap<PathBuf, Difference>,
+    /// Refs of the repository that the import set or removed.
+    pub brought: Vec<String>,
     /// Repository changes that were not imported unchanged.
     pub repository: Vec<String>,
     /// Errors of the watch.
@@ -135,7 +137,9 @@ impl Guarding {
                 )
             });
             ended.repository.extend(unlayered);
-            told(layer.finish(), &mut ended.repository);
+            let mut finished = layer.finish();
+            ended.brought = std::mem::take(&mut finished.brought);
+            told(finished, &mut ended.repository);
         }
         let Some(watch) = watch else { return ended };
         // Git's configuration may name more files by now; the host can have changed it.

@@ -1,12 +1,14 @@
 //! Resources held during a run, and the reports at its end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use silo_store::flock::Pin;
 
-use silo_base::home::Home;
+use silo_base::home::{Home, PROJECT_LOCK};
 use silo_base::sanitize;
 use silo_guard::difference;
+use silo_insight::runs::Open;
+use silo_launch::Exit;
 use silo_launch::opened::Opened;
 use silo_launch::spec::Access;
 use silo_model::config::project::ProjectFiles;
@@ -34,6 +36,8 @@ pub struct Leases {
     pub(super) lesson: Option<Lesson>,
     /// Log file of the network.
     pub(super) record: Option<PathBuf>,
+    /// The record of the run.
+    pub(super) account: Option<Open>,
 }
 
 impl Leases {
@@ -46,6 +50,24 @@ impl Leases {
         Ok(())
     }
 
+    /// Returns the project and its access, if it is shown.
+    pub fn project(&self) -> Option<(&Path, Access)> {
+        self.project.as_ref().map(|shown| (shown.path.as_path(), shown.access))
+    }
+
+    /// Takes the record of the run, which the end completes.
+    pub fn account(&mut self, account: Open) {
+        self.account = Some(account);
+    }
+
+    /// Writes the record of the run, when the program has started.
+    pub fn recorded(&mut self, files: &ProjectFiles) {
+        if let Some(account) = &mut self.account {
+            let lock = self.project.as_ref().filter(|shown| shown.path == files.root()).and_then(|_| files.digest(PROJECT_LOCK));
+            account.started(lock.map(|lock| lock.to_string()));
+        }
+    }
+
     /// Starts the watch of the project. Call it after the program has started, because it makes a thread.
     pub fn started(&mut self) {
         if let Some(guarding) = self.project.as_mut().and_then(|project| project.guarding.as_mut()) {
@@ -53,12 +75,25 @@ impl Leases {
         }
     }
 
-    /// After the run: reports changed files that host programs act on, reached hosts, and errors, each as one text.
-    pub fn close(mut self, home: &Home) -> Vec<String> {
+    /// After the run: completes its record, and reports changed files that host programs act on, reached hosts, and errors, each as one
+    /// text. `exit` has the exit code of silo if the program did not run to its end.
+    pub fn close(mut self, home: &Home, exit: Result<Exit, u8>) -> Vec<String> {
         network::prune_records(home, self.record.as_deref());
         let mut reports = Vec::new();
+        let mut changed = (Vec::new(), Vec::new());
         if let Some(project) = self.project {
-            reports.extend(compare(home, project));
+            let (texts, files, refs) = compare(home, project);
+            reports.extend(texts);
+            changed = (files, refs);
+        }
+        if let Some(mut account) = self.account.take() {
+            if let Some(log) = &self.record {
+                account.reached(log);
+            }
+            account.changed(changed.0, changed.1);
+            if let Err(error) = account.end(home, exit) {
+                reports.push(format!("silo could not record this run: {}", silo_base::error_chain::of(&error).join(": ")));
+            }
         }
         if let Some(lesson) = &self.lesson {
             reports.push(lesson.summary().unwrap_or_else(|error| {
@@ -74,18 +109,18 @@ impl Leases {
     }
 }
 
-/// Ends the watch of the project and describes the changes.
-fn compare(home: &Home, project: Shown) -> Vec<String> {
-    let Some(guarding) = project.guarding else { return Vec::new() };
+/// Ends the watch of the project. Returns the reports, the changed files that host programs act on, and the imported refs.
+fn compare(home: &Home, project: Shown) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let Some(guarding) = project.guarding else { return Default::default() };
     let ended = guarding.end();
     let mut reports = Vec::new();
+    let files = difference::lines(&ended.differences);
     if !ended.differences.is_empty() {
         let paths: Vec<PathBuf> = ended.differences.keys().cloned().collect();
         let noted = trust::came_inside(home, &project.path, &paths);
         let what = "changed while a sandbox could write the project; programs of this machine act on these files without asking, \
             so check them before you continue in";
-        let lines = difference::lines(&ended.differences);
-        reports.push(format!("{what} {}\n  {}", sanitize::path(&project.path), lines.join("\n  ")));
+        reports.push(format!("{what} {}\n  {}", sanitize::path(&project.path), files.join("\n  ")));
         if let Err(error) = noted {
             let what = "silo could not record that these changed during a run, and will not ask about its own files among them";
             reports.push(format!("{what}: {}", silo_base::error_chain::of(&error).join(": ")));
@@ -95,5 +130,5 @@ fn compare(home: &Home, project: Shown) -> Vec<String> {
         reports.push(format!("of the repository in {}\n  {}", sanitize::path(&project.path), ended.repository.join("\n  ")));
     }
     reports.extend(ended.failed);
-    reports
+    (reports, files, ended.brought)
 }

@@ -32,6 +32,7 @@ pub mod tier;
 
 pub mod environment;
 pub mod leases;
+pub mod record;
 
 pub mod terminal;
 pub mod zone;

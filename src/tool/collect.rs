@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use silo_store::digest::Digest;
 use silo_store::flock::ExclusiveLock;
 use silo_store::gc::{self, Candidate, Thing};
+use silo_store::held::Held;
 use silo_store::path_error::PathError;
 use silo_store::private;
 use silo_store::removal::remove_tree;
@@ -320,7 +321,8 @@ pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, 
 
 /// Removes temporary files of Silo's own small files after killed commands, and returns their number.
 pub fn half_written(home: &Home) -> Result<usize, Error> {
-    let mut dirs = vec![home.root().to_owned(), home.tools(), home.projects(), home.locks(), home.ecosystems(), home.terminals()];
+    let mut dirs =
+        vec![home.root().to_owned(), home.tools(), home.projects(), home.locks(), home.ecosystems(), home.terminals(), home.run_records()];
     dirs.extend(listed(&home.kept_projects())?);
     for record in listed(&home.trust())? {
         dirs.extend([record.join(record::COPIES), record]);
@@ -364,14 +366,23 @@ fn forget_images(context: &Context<'_>, things: &[Thing]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the logs of steps from before a time.
+/// Removes the logs of steps, and the records of runs that have ended, from before a time.
 fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), Error> {
-    for path in listed(&context.home.logs())? {
-        if before.is_some_and(|before| used(&path).is_ok_and(|used| used <= before)) {
-            removed(&path)?;
+    let Some(before) = before else { return Ok(()) };
+    let of_runs = [context.home.network_logs(), context.home.run_records()];
+    for dir in [&context.home.logs()].into_iter().chain(&of_runs) {
+        for path in listed(dir)?.into_iter().filter(|path| !of_runs.contains(path)) {
+            if used(&path).is_ok_and(|used| used <= before) && !is_in_use(&path) {
+                removed(&path)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Returns true for the record of a run that has not ended: its silo holds a lock on it.
+fn is_in_use(path: &Path) -> bool {
+    fs::File::open(path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_none())
 }
 
 /// Returns the downloads, complete or partial.

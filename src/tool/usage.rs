@@ -34,7 +34,7 @@ const ROOMS: [(&str, &str); 14] = [
     ("repositories", "layers over .git, of running and of killed runs"),
     ("work", "unfinished steps"),
     ("stage", "unfinished layers"),
-    ("logs", "logs of steps"),
+    ("logs", "logs of steps, records of runs"),
     ("realisations", "results of build steps"),
     ("made", "images by derivation"),
     ("tools", "installed tools"),

@@ -53,6 +53,8 @@ pub struct Import {
     log: Option<Digest>,
     /// Messages for the end of the run.
     told: BTreeSet<String>,
+    /// Refs that this import set or removed on the host.
+    brought: BTreeSet<String>,
     /// Files that were locked on the host in the last round.
     busy: BTreeSet<String>,
 }
@@ -97,6 +99,7 @@ impl Import {
             index: None,
             log: None,
             told: BTreeSet::new(),
+            brought: BTreeSet::new(),
             busy: BTreeSet::new(),
         }
     }
@@ -130,6 +133,11 @@ impl Import {
     /// Returns the files that could not be imported in the last round, because another process holds their lock.
     pub fn busy(&self) -> &BTreeSet<String> {
         &self.busy
+    }
+
+    /// Returns the refs that were set or removed on the host.
+    pub fn brought(&self) -> &BTreeSet<String> {
+        &self.brought
     }
 
     /// Returns messages about everything that was not imported unchanged.
@@ -194,6 +202,7 @@ impl Import {
                 Outcome::Done => {
                     self.begin.loose.remove(name);
                     self.begin.packed.remove(name);
+                    self.brought.insert(name.as_str().to_owned());
                     if name.as_str().starts_with("refs/heads/") || name.as_str().starts_with("refs/tags/") {
                         self.told.insert(format!("{} was removed inside; it was {}", name.as_str(), refs::text(old).trim_end()));
                     }
@@ -233,6 +242,7 @@ impl Import {
                 Outcome::Done => {
                     self.begin.packed.remove(name);
                     self.begin.loose.insert(name.clone(), new.clone());
+                    self.brought.insert(name.as_str().to_owned());
                     return Ok(());
                 }
                 Outcome::Busy => {
@@ -254,6 +264,7 @@ impl Import {
         let (Some(kept), Value::Object(_)) = (name.kept(&self.run), new) else { return Ok(()) };
         if host.set(&kept, before.as_ref(), new, None)? == Outcome::Done {
             self.moved.insert(name.clone(), Some(new.clone()));
+            self.brought.insert(kept.as_str().to_owned());
         }
         Ok(())
     }
@@ -300,6 +311,7 @@ impl Import {
             let host = HostRefs::open(&self.common, self.format)?;
             if host.set(&name, None, &Value::Object(oid), None)? == Outcome::Done {
                 self.told.insert(format!("its last commit is kept as {}", name.as_str()));
+                self.brought.insert(name.as_str().to_owned());
             }
         }
         Ok(())
@@ -337,6 +349,7 @@ impl Import {
         if is_new {
             lock.commit()?;
             self.begin.head = Some(head);
+            self.brought.insert("HEAD".to_owned());
         }
         self.log = log.as_deref().map(Digest::of).or(self.log);
         Ok(())

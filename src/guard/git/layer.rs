@@ -55,6 +55,8 @@ pub struct Layer {
 pub struct Finished {
     /// Messages about everything that was not imported unchanged.
     pub told: Vec<String>,
+    /// Refs that were set or removed on the host.
+    pub brought: Vec<String>,
     /// Directory of the layer, if not everything could be imported.
     pub left: Option<PathBuf>,
 }
@@ -158,6 +160,7 @@ impl Layer {
         }
         for (tree, import) in &self.imports {
             finished.told.extend(import.told().into_iter().map(|line| format!("{}{line}", within(tree))));
+            finished.brought.extend(import.brought().iter().map(|name| format!("{}{name}", within(tree))));
         }
         if failures.is_empty() {
             if let Err(error) = remove(&self.dir) {

@@ -85,7 +85,7 @@ pub fn take_over(layers: &Path) -> Result<Vec<(PathBuf, Finished)>, PathError> {
         let dir = orphan.dir.clone();
         let finished = match Layer::reopen(orphan.dir, orphan.lock) {
             Ok(layer) => layer.finish(),
-            Err(error) => Finished { told: vec![error.to_string()], left: Some(dir) },
+            Err(error) => Finished { told: vec![error.to_string()], left: Some(dir), ..Finished::default() },
         };
         done.push((project, finished));
     }

@@ -27,6 +27,15 @@ enum Content {
     Unreadable(String),
 }
 
+impl Content {
+    fn digest(&self) -> Digest {
+        match self {
+            Content::Bytes(bytes) => Digest::of(bytes),
+            Content::Unreadable(why) => Digest::of(format!("unreadable: {why}").as_bytes()),
+        }
+    }
+}
+
 /// Settings, lock and recipes of a project at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProjectFiles {
@@ -115,11 +124,12 @@ impl ProjectFiles {
 
     /// Returns the digest of each file.
     pub fn digests(&self) -> BTreeMap<String, Digest> {
-        let digest = |content: &Content| match content {
-            Content::Bytes(bytes) => Digest::of(bytes),
-            Content::Unreadable(why) => Digest::of(format!("unreadable: {why}").as_bytes()),
-        };
-        self.files.iter().map(|(name, content)| (name.clone(), digest(content))).collect()
+        self.files.iter().map(|(name, content)| (name.clone(), content.digest())).collect()
+    }
+
+    /// Returns the digest of one file, if it is there.
+    pub fn digest(&self, name: &str) -> Option<Digest> {
+        self.files.get(name).map(Content::digest)
     }
 
     fn add(&mut self, name: String) {

@@ -1,0 +1,432 @@
+//! Records of runs: the rights, the reached hosts, the changes and the end of each run, in one file for each.
+//!
+//! Silo writes the file when the program starts, and holds a lock on it until the end. At the end it replaces the file by one rename. So a
+//! record without an end and without a lock belongs to a silo that was killed. The newest [`MAX_RECORDS`] files are kept.
+//!
+//! A record has no values of variables, no arguments and no secrets: it has the names of the variables and the number of the arguments.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use silo_store::held::Held;
+use silo_store::{private, read_limited};
+
+use silo_base::home::Home;
+use silo_launch::Exit;
+use silo_launch::broker::record::Verdict;
+
+use super::error::Error;
+use super::network;
+
+/// The version of the format.
+const VERSION: u32 = 1;
+/// Limit on the kept files.
+const MAX_RECORDS: usize = 500;
+/// Limit on the bytes of all list entries of a record; the rest is counted. A usual run has some thousands.
+const MAX_LIST_BYTES: usize = 64 << 10;
+/// Limit on the characters of one text.
+const MAX_TEXT_CHARS: usize = 4096;
+/// Limit on a file that is read; JSON needs at most six bytes for one.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The record of one run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Version of the format.
+    pub format: u32,
+    /// The tool.
+    pub tool: String,
+    /// The program, without its arguments: they may hold secrets.
+    pub program: String,
+    /// Number of the arguments.
+    pub arguments: u64,
+    /// The project, if it was shown.
+    pub project: Option<String>,
+    /// Start of the run, in seconds since 1970.
+    pub started: u64,
+    /// Process id of silo.
+    pub pid: u32,
+    /// True for a run in a virtual machine.
+    pub machine: bool,
+    /// Id of the image.
+    pub image: String,
+    /// SHA-256 of the project's `silo.lock`, if it has one.
+    pub lock: Option<String>,
+    /// The rights.
+    pub granted: Granted,
+    /// The requested hosts and the results.
+    pub reached: Vec<Reached>,
+    /// Changes of the host.
+    pub changed: Changed,
+    /// Number of list entries that did not fit into the record.
+    pub omitted: u64,
+    /// The end; `None` while the program runs, and forever if silo was killed.
+    pub ended: Option<Ended>,
+}
+
+/// The rights of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Granted {
+    /// Host names.
+    pub hosts: Vec<String>,
+    /// Denied host names.
+    pub denied: Vec<String>,
+    /// True if all public addresses were allowed (`--learn`).
+    pub all_public: bool,
+    /// Port forwards, as `port of this machine:port inside`.
+    pub ports: Vec<String>,
+    /// True if the ssh agent was passed.
+    pub ssh_agent: bool,
+    /// Files and directories of this machine.
+    pub files: Vec<Granting>,
+    /// Names of the variables.
+    pub variables: Vec<String>,
+    /// Memory limit in bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU limit in thousandths of a processor.
+    pub cpu_thousandths: Option<u64>,
+}
+
+/// A visible file or directory of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Granting {
+    /// Its path.
+    pub path: String,
+    /// True if the program could write it.
+    pub writable: bool,
+}
+
+/// A requested host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reached {
+    /// The name or address.
+    pub name: String,
+    /// The port; `None` for a DNS lookup.
+    pub port: Option<u16>,
+    /// The result.
+    pub verdict: Verdict,
+    /// Number of requests.
+    pub times: u64,
+    /// Bytes sent by the sandbox.
+    pub sent: u64,
+    /// Bytes received by the sandbox.
+    pub received: u64,
+}
+
+/// Changes of the host that silo saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    /// Files of the project that programs of the host act on, each with the kind of change and the program.
+    pub files: Vec<String>,
+    /// Refs of the project's repository that were set or removed.
+    pub refs: Vec<String>,
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// The kind of end.
+    pub how: How,
+    /// Exit code of silo: the program's, 128+n for signal n, or 125 to 127.
+    pub code: u8,
+    /// The signal that killed the program.
+    pub signal: Option<i32>,
+    /// Duration in milliseconds.
+    pub milliseconds: u64,
+}
+
+/// The kind of an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The program exited.
+    Exited,
+    /// A signal killed the program.
+    Killed,
+    /// Silo could not run the program, or not to its end.
+    Failed,
+}
+
+/// State of a recorded run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The record is complete.
+    Ended,
+    /// The program is running.
+    Running,
+    /// Silo was killed before the end.
+    Lost,
+}
+
+/// A stored record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The file.
+    pub path: PathBuf,
+    /// The record.
+    pub run: Run,
+    /// Its state.
+    pub state: State,
+}
+
+/// Collects list entries up to the limit of a record.
+#[derive(Debug, Default)]
+pub struct Space {
+    used: usize,
+    omitted: u64,
+}
+
+impl Space {
+    /// Takes the entries that fit, and counts the others.
+    pub fn list(&mut self, entries: impl IntoIterator<Item = String>) -> Vec<String> {
+        entries.into_iter().filter_map(|entry| self.take(&entry)).collect()
+    }
+
+    /// Takes a text if it fits; cuts a long one.
+    pub fn take(&mut self, entry: &str) -> Option<String> {
+        let entry = cut(entry);
+        if self.used + entry.len() > MAX_LIST_BYTES {
+            self.omitted += 1;
+            return None;
+        }
+        // Numbers and names of fields count, too.
+        self.used += entry.len() + 32;
+        Some(entry)
+    }
+
+    /// Returns the number of entries that did not fit.
+    pub fn omitted(&self) -> u64 {
+        self.omitted
+    }
+}
+
+/// Cuts a text that is too long for a record.
+pub fn cut(text: &str) -> String {
+    text.chars().take(MAX_TEXT_CHARS).collect()
+}
+
+/// The record of a run that has not ended.
+#[derive(Debug)]
+pub struct Open {
+    path: PathBuf,
+    run: Run,
+    space: Space,
+    began: Instant,
+    file: Option<Held>,
+}
+
+impl Open {
+    /// Prepares the record of a run that is about to start; writes nothing.
+    pub fn new(home: &Home, run: Run, space: Space) -> Open {
+        let name = format!("{:012}-{}.json", run.started, run.pid);
+        Open { path: home.run_records().join(name), run, space, began: Instant::now(), file: None }
+    }
+
+    /// Writes the record without an end, when the program has started. `lock` is the SHA-256 of the project's lock.
+    pub fn started(&mut self, lock: Option<String>) {
+        self.run.lock = lock;
+        // The end writes the whole record, and reports an error.
+        if let Ok(mut file) = self.create(&self.path).and_then(Held::exclusive) {
+            // As above.
+            let _ = file.write_all(&self.text());
+            self.file = Some(file);
+        }
+    }
+
+    /// Adds the network log of the run.
+    pub fn reached(&mut self, log: &Path) {
+        let Some(log) = network::read(log) else { return };
+        for ((name, port, verdict), sum) in log.sums() {
+            if let Some(name) = self.space.take(name) {
+                let reached = Reached { name, port, verdict, times: sum.times, sent: sum.sent, received: sum.received };
+                self.run.reached.push(reached);
+            }
+        }
+    }
+
+    /// Adds changes of the host.
+    pub fn changed(&mut self, files: Vec<String>, refs: Vec<String>) {
+        self.run.changed.files.extend(self.space.list(files));
+        self.run.changed.refs.extend(self.space.list(refs));
+    }
+
+    /// Completes the record by one rename, and removes the oldest records.
+    pub fn end(mut self, home: &Home, exit: Result<Exit, u8>) -> Result<(), Error> {
+        let (how, code, signal) = match exit {
+            Ok(Exit::Code(code)) => (How::Exited, code, None),
+            Ok(Exit::Signal(signal)) => (How::Killed, Exit::Signal(signal).code(), Some(signal)),
+            Err(code) => (How::Failed, code, None),
+        };
+        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.run.ended = Some(Ended { how, code, signal, milliseconds });
+        self.run.omitted = self.space.omitted();
+        let staged = self.staged();
+        let written = self.create(&staged).and_then(|mut file| file.write_all(&self.text())).and_then(|()| fs::rename(&staged, &self.path));
+        prune(home);
+        written.map_err(|source| Error::File { doing: "write", path: self.path.clone(), source })
+    }
+
+    /// Creates a file; makes the directory first if it is missing.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        match private::create(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+                private::make_dir(dir).map_err(|error| error.source)?;
+                private::create(path)
+            }
+            created => created,
+        }
+    }
+
+    /// The temporary name; garbage collection removes leftovers with such names.
+    fn staged(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!(".{name}.new"))
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec(&self.run).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+impl Run {
+    /// A record of nothing, with the format of this version.
+    pub fn new(tool: &str, started: u64, pid: u32) -> Run {
+        Run {
+            format: VERSION,
+            tool: cut(tool),
+            program: String::new(),
+            arguments: 0,
+            project: None,
+            started,
+            pid,
+            machine: false,
+            image: String::new(),
+            lock: None,
+            granted: Granted::default(),
+            reached: Vec::new(),
+            changed: Changed::default(),
+            omitted: 0,
+            ended: None,
+        }
+    }
+}
+
+/// Lists the recorded runs, the newest first, and the files that are no records of this version.
+pub fn list(home: &Home) -> Result<(Vec<Stored>, Vec<PathBuf>), Error> {
+    let (mut runs, mut strange) = (Vec::new(), Vec::new());
+    for path in files(home).map_err(|source| Error::File { doing: "list", path: home.run_records(), source })?.into_iter().rev() {
+        let state = state(&path);
+        let run = match read_limited::read(&path, MAX_FILE_BYTES) {
+            // Another process has just removed it.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            read => read.ok().and_then(|bytes| serde_json::from_slice::<Run>(&bytes).ok()).filter(|run| run.format == VERSION),
+        };
+        match run {
+            Some(run) => {
+                let state = if run.ended.is_some() { State::Ended } else { state };
+                runs.push(Stored { path, run, state });
+            }
+            None => strange.push(path),
+        }
+    }
+    Ok((runs, strange))
+}
+
+/// Returns the state of a record without an end.
+fn state(path: &Path) -> State {
+    let is_free = File::open(path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_some());
+    if is_free { State::Lost } else { State::Running }
+}
+
+/// Removes all but the newest files.
+fn prune(home: &Home) {
+    let Ok(files) = files(home) else { return };
+    for old in files.iter().rev().skip(MAX_RECORDS) {
+        // Ignore errors: the file may be gone already, and otherwise the next run tries again.
+        let _ = fs::remove_file(old);
+    }
+}
+
+/// Returns the files, the oldest first.
+fn files(home: &Home) -> io::Result<Vec<PathBuf>> {
+    let listing = match fs::read_dir(home.run_records()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing?,
+    };
+    let paths = listing.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let mut files: Vec<PathBuf> = paths.into_iter().filter(is_record).collect();
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(home: &Home, started: u64) -> Open {
+        let mut space = Space::default();
+        let mut run = Run::new("t", started, 7);
+        run.granted.variables = space.list(["A".to_owned()]);
+        Open::new(home, run, space)
+    }
+
+    #[test]
+    fn a_record_is_running_then_ended_and_one_of_a_killed_silo_is_lost() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::new(dir.path().to_owned());
+        assert_eq!(list(&home).expect("nothing"), (Vec::new(), Vec::new()));
+        let mut one = open(&home, 1);
+        one.started(None);
+        let states = || list(&home).expect("listed").0.iter().map(|stored| stored.state).collect::<Vec<_>>();
+        assert_eq!(states(), [State::Running]);
+        one.changed(vec![".git/hooks/x".to_owned()], vec!["HEAD".to_owned()]);
+        one.end(&home, Ok(Exit::Signal(9))).expect("written");
+        assert_eq!(states(), [State::Ended]);
+        let run = list(&home).expect("listed").0.remove(0).run;
+        let ended = run.ended.expect("ended");
+        assert_eq!((ended.how, ended.code, ended.signal), (How::Killed, 137, Some(9)));
+        assert_eq!((run.changed.files.len(), run.changed.refs, run.granted.variables), (1, vec!["HEAD".to_owned()], vec!["A".to_owned()]));
+        let mut two = open(&home, 2);
+        two.started(None);
+        drop(two);
+        assert_eq!(states(), [State::Lost, State::Ended]);
+        // A program that never started.
+        open(&home, 3).end(&home, Err(127)).expect("written");
+        assert_eq!(list(&home).expect("listed").0[0].run.ended.as_ref().map(|ended| (ended.how, ended.code)), Some((How::Failed, 127)));
+        // No temporary file is left.
+        assert_eq!(fs::read_dir(home.run_records()).expect("there").count(), 3);
+    }
+
+    #[test]
+    fn records_are_bounded_in_size_and_number_and_other_files_are_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::new(dir.path().to_owned());
+        for started in 0..MAX_RECORDS as u64 + 3 {
+            open(&home, started).end(&home, Ok(Exit::Code(0))).expect("written");
+        }
+        let mut big = open(&home, 10_000);
+        big.changed((0..10_000).map(|at| format!("{at}\u{1b}{}", "x".repeat(10_000))).collect(), Vec::new());
+        big.end(&home, Ok(Exit::Code(0))).expect("written");
+        for text in ["", "{}", "{\"format\":2}"] {
+            fs::write(home.run_records().join(format!("2-{}.json", text.len())), text).expect("written");
+        }
+        let (runs, strange) = list(&home).expect("listed");
+        assert_eq!((runs.len(), strange.len()), (MAX_RECORDS, 3));
+        assert!(runs[0].run.omitted > 9_000, "{}", runs[0].run.omitted);
+        let size = fs::metadata(&runs[0].path).expect("there").len();
+        assert!(size < MAX_FILE_BYTES, "{size}");
+    }
+}
