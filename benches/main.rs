@@ -1,6 +1,6 @@
-//! `cargo bench`: what Silo promises about speed, beside its neighbours, in one run.
+//! `cargo bench`: measures Silo's promises about speed, and its neighbours, in one run.
 //!
-//! Each comparison runs in rounds, one after the other in each round, so that what else the machine does meanwhile
+//! Each comparison runs in rounds, one after the other in each round, so that other work of the machine
 //! strikes all of them alike; the least and the median of the rounds are printed, and ratios of the least. The program
 //! measured is the one that `cargo bench` builds (the release profile). `cargo bench -- build start 5` runs only the
 //! groups named, in five rounds; without names all of them are run.

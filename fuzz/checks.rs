@@ -10,9 +10,9 @@ use silo_guard::git::budget::Budget;
 use silo_guard::git::index::Index;
 use silo_guard::git::oid::Format;
 use silo_guard::git::{loose, pack, packidx};
-use silo_launch::broker::hello;
-use silo_launch::broker::request::{end_of_head, parse};
-use silo_launch::conversation::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
+use silo_launch::broker::http_head::{end_of_head, parse};
+use silo_launch::broker::sni;
+use silo_launch::protocol::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
 use silo_wire::{Answer, Ask};
 
@@ -28,7 +28,7 @@ pub fn wire(data: &[u8]) {
 
 /// The first bytes of a TLS client.
 pub fn hello(data: &[u8]) {
-    let _ = hello::read(data);
+    let _ = sni::read(data);
 }
 
 /// The head of a plain HTTP request on its way to the machine's proxy, as a hostile guest writes it.

@@ -236,7 +236,7 @@ fn names_name_things() {
     }
 }
 
-/// Fails if `what` occurs in code outside `allowed`.
+/// Fails if the text occurs in code outside `allowed`.
 fn only_in(what: &str, allowed: &[&str]) {
     for (path, text) in rust_files("src").into_iter().chain(rust_files("store/src")) {
         let stands = code(&text).lines().any(|line| !line.trim_start().starts_with("//") && line.contains(what));
@@ -247,11 +247,11 @@ fn only_in(what: &str, allowed: &[&str]) {
 
 #[test]
 fn special_things_stand_in_one_place() {
-    only_in("unsafe {", &["src/launch/kernel/sys.rs", "src/launch/vm/framework.rs", "src/guest/init/src/sys.rs"]);
+    only_in("unsafe {", &["src/launch/kernel/sys.rs", "src/launch/vm/vz_bindings.rs", "src/guest/init/src/sys.rs"]);
     only_in("unsafe fn", &["src/launch/kernel/sys.rs"]);
     // syncfs exists on Linux only; the launcher's own module lists choose the process starters.
     let choices = ["src/launch/lib.rs", "src/launch/tier.rs", "src/launch/host/mod.rs", "src/launch/vm/mod.rs"];
-    only_in("target_os", &[&choices[..], &["src/launch/again.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
+    only_in("target_os", &[&choices[..], &["src/launch/reexec.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
     only_in("std::env::var", &["src/cli/env.rs"]);
     only_in("process::exit", &[]);
     only_in("\".silo\"", &["src/base/home.rs", "src/run/private.rs"]);
@@ -274,7 +274,7 @@ fn text_leaves_through_the_sink_alone() {
         only_in(way, &["src/cli/ui.rs"]);
     }
     // The other process of a step answers its parent through a pipe.
-    only_in(" io::stdout()", &["src/cli/ui.rs", "src/launch/again.rs"]);
+    only_in(" io::stdout()", &["src/cli/ui.rs", "src/launch/reexec.rs"]);
     only_in("(io::stdout()", &["src/cli/ui.rs"]);
     only_in("stdio::std", &["src/launch/", "src/cli/restore_tty.rs"]);
     only_in("dup2_std", &["src/launch/", "src/cli/overheard.rs"]);

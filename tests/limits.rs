@@ -1,4 +1,4 @@
-//! Limits of processes and memory: each command ends with success or an error, whatever the system refuses.
+//! Limits of processes and memory: each command ends with success or an error if the system refuses a resource.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use silo_launch::broker::proxies::Proxies;
+use silo_launch::broker::upstream_proxy::Proxies;
 use silo_launch::spec::{Asker, Learn, Machine, Network, Spec};
 
 use crate::support::sandbox::{Bench, bench, text};

@@ -1,7 +1,7 @@
 //! The oracle: from the same packages mmdebstrap, which is Debian's own tools and nothing else, makes the same root.
 //!
 //! Every entry is compared: path, kind, mode, owner, link target, contents, names of one file, capabilities and other
-//! attributes, and a file's time. `oracle/differences.toml` lists what may differ and why; a rule there that matches
+//! attributes, and a file's time. `oracle/differences.toml` lists the allowed differences with reasons; a rule there that matches
 //! nothing any more fails the test too.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +96,7 @@ fn mmdebstrap_makes_the_same_root_of_bullseye() {
     same_root_of("bullseye");
 }
 
-/// Compares a root of a suite whose packages ship files in /bin, /sbin and /lib themselves. mmdebstrap merges /usr only through a hook that
+/// Compares a root of a suite with packages that ship files in /bin, /sbin and /lib. mmdebstrap merges /usr only through a hook that
 /// creates the links, as its own hooks and debootstrap do.
 fn same_root_of(suite: &'static str) {
     if !can_compare() {

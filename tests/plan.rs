@@ -15,7 +15,7 @@ use silo::run::target::Target;
 use silo::run::user::User;
 use silo_base::home::Home;
 use silo_build::outside::Outside;
-use silo_launch::opened::{Links, Opened};
+use silo_launch::open_checked::{Links, Opened};
 use silo_launch::spec::{Access, Mount};
 use silo_model::config::{merge, read};
 use silo_model::recipe::catalog::{self, Places};

@@ -127,7 +127,7 @@ fn a_baked_command_is_words_and_survives() {
     let (settings, lock) = (read(&silo, "silo.toml"), read(&silo, "silo.lock"));
     assert!(settings.contains("\"a>=2\", \"b c\", \"\"]") && settings.contains("project = true"), "{settings}");
     assert!(lock.contains("[tool.sh.steps."), "{lock}");
-    // One that fails leaves nothing, and says how it ended; what it said steers no terminal.
+    // A step that fails leaves nothing, and its error has the exit code; its output steers no terminal.
     let script = "echo half > /opt/half; printf 'be\\033[31mcause\\033]0;title\\007\\n' >&2; exit 7";
     let done = silo.fails(["build", "sh", "sh", "-c", script]);
     assert!(done.err.contains("exit code 7") && done.err.contains("because\n") && !done.err.contains('\x1b'), "{done:?}");
@@ -151,7 +151,7 @@ fn global_additions_work_outside_a_project() {
     assert!(refused.code == 125 && refused.err.contains("silo sync"), "{refused:?}");
     let _ = silo.ok(["sync", "--quiet"]);
     assert_eq!(silo.ok(["sh", "-c", "cat /opt/later"]), "later\n");
-    // In the user's own settings: outside of the project too, and in the project below what it adds.
+    // In the user's own settings: outside of the project too, and in the project below its own additions.
     let _ = silo.ok(["build", "--quiet", "--global", "--script", "echo mine > /opt/mine; echo mine > /opt/later", "sh"]);
     let _ = silo.ok(["add", "--quiet", "--global", "--for", "sh", "--step", "echo too >> /opt/mine"]);
     let away = silo.home().join("away");
@@ -230,7 +230,7 @@ fn a_locked_build_gives_the_pinned_output_or_fails() {
         "{done:?}"
     );
     assert_eq!(changed.run(["sh", "-c", "true"]).code, 125);
-    // Asked to, it pins the new one, and says what is different where both are there.
+    // On request, it pins the new one, and reports the differences if both exist.
     assert_ne!(image(&silo, &["--force"]), first);
     assert_eq!(silo.ok(["sh", "-c", "cat /opt/data"]), "other\n");
 }

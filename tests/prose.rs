@@ -95,7 +95,7 @@ fn texts_are_in_plain_words() {
     /// Hits in 1,000 words.
     const MOST_CLAUSES: f64 = 3.0;
     const MOST_CLAUSES_OF_A_FILE: f64 = 8.0;
-    /// A short file may have this many, whatever the rate is.
+    /// A short file may have this many at any rate.
     const FEW: usize = 2;
     const MOST_TELLING: f64 = 0.3;
     const MOST_PLACES: f64 = 0.5;

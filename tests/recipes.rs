@@ -43,7 +43,7 @@ fn each_recipe_has_a_current_lock() {
     }
 }
 
-/// A change of what a tool is must be seen: everybody builds everything again.
+/// A change of a tool's definition must be seen: everybody builds everything again.
 #[test]
 fn each_is_resolved_as_it_was() {
     let silo = Silo::new();
@@ -55,7 +55,7 @@ fn each_is_resolved_as_it_was() {
     }
 }
 
-/// What a step fetches is pinned where it was built and tried; on another architecture the first build pins it.
+/// The output of a step with a network is pinned for the architecture of its build; on another one the first build pins it.
 #[test]
 fn each_step_with_a_network_is_pinned() {
     for built_in in catalog::BUILT_IN {

@@ -1,4 +1,4 @@
-//! Bit for bit: what an image is does not depend on who builds it, where, when and under which settings.
+//! Reproducibility: the bytes of an image do not depend on the user, place, time and settings of its build.
 
 use crate::support::{As, NOBODY, Silo, done, is_root, skip};
 

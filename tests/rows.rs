@@ -1,4 +1,4 @@
-//! Images as the world's programs write them, one for each oddity: what Silo makes of one is the tree that skopeo and umoci make.
+//! Images as other programs write them, one for each oddity: Silo unpacks the same tree as skopeo and umoci.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -141,7 +141,7 @@ fn tar(entries: &[Entry]) -> Vec<u8> {
 struct Row {
     name: &'static str,
     layers: Vec<Vec<Entry>>,
-    /// Paths that umoci has otherwise, for a reason that stands beside the row.
+    /// Paths that differ with umoci, for the reason beside the row.
     otherwise: &'static [&'static str],
 }
 
@@ -367,7 +367,7 @@ fn theirs(dir: &Path) -> Option<Facts> {
     is_well.then(|| made::tree(&dir.join("bundle/rootfs")))
 }
 
-/// Reduces a fact to what must be equal; hard links are compared by their names within a tree.
+/// Reduces a fact to the parts that must be equal; hard links are compared by their names within a tree.
 fn told(path: &[u8], fact: &Fact, facts: &Facts) -> String {
     let mode = if fact.what.starts_with("symlink") { 0 } else { fact.mode };
     let owner = if is_root() { format!("{:?}", fact.owner) } else { String::new() };
@@ -381,7 +381,7 @@ fn told(path: &[u8], fact: &Fact, facts: &Facts) -> String {
     format!("{} {mode:o} {owner} {mtime} {names:?}", fact.what)
 }
 
-/// What every root of Silo's has for programs to be mounted on.
+/// Mount points that every root of Silo has.
 const SKELETON: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "root", "etc", "var"];
 
 fn compare(name: &str, ours: &Facts, theirs: &Facts, otherwise: &[&str]) -> Option<String> {

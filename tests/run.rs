@@ -162,7 +162,7 @@ fn a_tools_grants_work_after_approval() {
     silo.ok(["config", "network", "remove", &place]);
     assert!(ask().out.contains("not known"));
 
-    // Everything public may be reached to learn what is needed, and this machine may not.
+    // Learning grants everything public, but not this machine.
     let learned = silo.run(["run", "--learn", "python", "-c", "import socket; socket.getaddrinfo('host.silo.internal', 1)"]);
     assert!(learned.code == 1 && learned.err.contains("silo: the run reached no host that needs a grant\n"), "{learned:?}");
 }
@@ -192,7 +192,7 @@ fn a_virtual_environment_is_active_wherever_a_run_starts() {
         let done = crate::support::done(command.current_dir(project.join(dir)));
         assert_eq!(done.out, active, "{args:?} in {dir:?}: {done:?}");
     }
-    // One that was made outside leads to a python that is not here: it is not activated, and that is told.
+    // One that was made outside leads to a python that is not here: it is not activated, and a line says so.
     fs::remove_file(project.join(".venv/bin/python")).expect("a link");
     std::os::unix::fs::symlink("/opt/python/bin/python3.99", project.join(".venv/bin/python")).expect("our own project");
     let lost = silo.run(["python", "-c", "import os, sys; print(sys.prefix, os.environ.get('VIRTUAL_ENV'))"]);

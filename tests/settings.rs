@@ -1,4 +1,4 @@
-//! silo.toml and what came before it: found upwards, shown with the origin of each value, migrated.
+//! silo.toml and its earlier formats: found upwards, shown with the origin of each value, migrated.
 
 use std::fs;
 
@@ -67,7 +67,7 @@ fn the_older_form_is_read_with_one_warning_and_migrated() {
         shown.out.contains("\"MINE\",") && shown.out.contains("\"TOKEN\",") && shown.out.contains("cache.tools.maxSizeMB = 100"),
         "{shown:?}"
     );
-    // What it opens is asked about like that of a silo.toml, and no command changes it.
+    // Its grants need approval like those of a silo.toml, and no command changes it.
     let asked = silo.fails(["sync", "--dry-run"]);
     assert!(asked.err.contains("every tool sees the variable TOKEN"), "{asked:?}");
     let refused = silo.fails(["config", "network", "allow", "a.example"]);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Done, Silo, done};
 
-/// Tools that only say what they were called with: `python` of the commands of the real one, and so on.
+/// Tools that only print their arguments, under the names of the real tools' commands.
 const TOOLS: [(&str, &str, &[&str]); 3] = [
     ("python", "python3", &["python", "python3", "pip", "pip3"]),
     ("node", "node", &["node", "npm", "npx", "node-of-nobody"]),
@@ -64,7 +64,7 @@ fn a_shim_leads_to_its_tool_or_to_the_next_on_path() {
     let machine = machine(&silo, &["npm"]);
     let install = silo.run(["install", "--quiet", "node"]);
     assert!(install.code == 0 && install.err.contains("bin is not on PATH"), "{install:?}");
-    // An install pins: its commands lead to it everywhere, and every word after them is theirs.
+    // An install makes its commands active everywhere, and they get every word after them.
     assert_eq!(call(&silo, "npm", &["run", "--", "--help", ""], &machine).out, "[npm][run][--][--help][]\n");
     assert_eq!(call(&silo, "node", &["npm"], &machine).out, "[node][npm]\n", "a shim's own words are no command of silo");
     let _ = silo.ok(["unpin", "node"]);
@@ -155,11 +155,11 @@ fn a_circle_of_shims_ends() {
     let _ = silo.ok(["unpin", "node"]);
     let machine = silo.home().join("machine");
     fs::create_dir(&machine).expect("our own directory");
-    // A link to silo elsewhere on PATH is no program of the machine; a copy under another name is told from it, too.
+    // A link to silo elsewhere on PATH is no program of the machine; neither is a copy under another name.
     symlink(silo.path("program"), machine.join("node-of-nobody")).expect("our own directory");
     let nothing = call(&silo, "node-of-nobody", &[], &machine);
     assert_eq!(nothing.code, 127, "{nothing:?}");
-    // Scripts that lead back, one by exec and one by a child.
+    // Scripts that call silo again, one by exec and one by a child.
     for line in ["exec \"$HOME/.silo/bin/npm\"", "\"$HOME/.silo/bin/npm\" \"$@\"; exit $?"] {
         program(&machine.join("npm"), &format!("#!/bin/sh\n{line}\n"));
         let ended = call(&silo, "npm", &[], &machine);
@@ -190,7 +190,7 @@ fn names_are_the_users_to_change() {
         let refused = silo.fails(words);
         assert!(refused.err.contains(expect), "{words:?}: {refused:?}");
     }
-    // What is removed stays so over the next install, and another tool may have the name then.
+    // A removed shim stays removed after the next install, and another tool may have the name then.
     let _ = silo.ok(["shim", "remove", "python", "pip"]);
     let _ = silo.run(["install", "--quiet", "python"]);
     assert!(!silo.path("bin/pip").exists());
@@ -200,7 +200,7 @@ fn names_are_the_users_to_change() {
     let pip = list.as_array().into_iter().flatten().find(|row| row["name"] == "pip").expect("it is there");
     assert_eq!((&pip["tool"], &pip["command"]), (&"node".into(), &serde_json::json!(["npx", "pip"])));
 
-    // A tool that comes later does not take a name away, and that is told; two owners of a word that is typed are an error.
+    // A later tool does not take a name away, and a line says so; a typed word with two owners is an error.
     let recipe = fs::read_to_string(silo.path("recipes/node.toml")).expect("our own recipe");
     silo.write(".silo/recipes/nodejs.toml", &recipe);
     let lock = fs::read_to_string(silo.path("recipes/node.lock")).expect("our own lock");
@@ -212,7 +212,7 @@ fn names_are_the_users_to_change() {
     assert!(silo.fails(["shell", "npm"]).err.contains("npm is a command of several tools"));
     assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
 
-    // A file of the user's own is left alone; a shim that comes later on PATH than something else is told.
+    // A file of the user's own is left alone; a shim that comes later on PATH than something else is reported.
     fs::remove_file(silo.path("bin/npx")).expect("a link of silo's");
     fs::write(silo.path("bin/npx"), "mine").expect("our own file");
     let kept = silo.run(["install", "--quiet", "node"]);
@@ -265,7 +265,7 @@ fn every_word_of_a_command_line_is_somebodys() {
     assert_eq!(trace["traceEvents"].as_array().map(Vec::len), Some(6), "{trace}");
 }
 
-/// Every shell that is here takes what `silo shellenv` prints for it, twice, and finds the shims first and once.
+/// Every installed shell evaluates the output of `silo shellenv` twice, and finds the shims first and once.
 #[test]
 fn shellenv_is_understood_and_twice_is_as_once() {
     let silo = Silo::new();
@@ -329,7 +329,7 @@ fn doctor_finds_and_repairs_broken_shims() {
     assert_eq!(broken, "degraded all start another silo, or none; missing npm; left over gone");
     assert_eq!(examined(&["--fix"], format!("{bin}:{system}")).0, "ok 4 start silo");
     assert_eq!(call(&silo, "npm", &[], &machine).out, "[npm]\n");
-    // A table that is none is put aside and made anew; until then no call is handed on.
+    // A malformed table is put aside and written again; until then no call is passed on.
     fs::write(silo.path("shims"), "silo shims 9\n").expect("our own file");
     let refused = call(&silo, "npm", &[], &machine);
     assert!(refused.code == 1 && refused.err.contains("`silo doctor --fix` rebuilds the table"), "{refused:?}");
@@ -427,7 +427,7 @@ fn a_write_to_a_shim_leaves_silo_as_it_is() {
     let before = fs::metadata(&program).expect("silo is there").len();
     let launcher = silo.path("bin/npm");
     assert!(fs::symlink_metadata(&launcher).expect("a launcher").is_file(), "a file of its own");
-    // As `echo x > ~/.silo/bin/npm` and `cp x ~/.silo/bin/npm`; root may write to what is read-only.
+    // As `echo x > ~/.silo/bin/npm` and `cp x ~/.silo/bin/npm`; root may write to read-only files.
     drop(fs::write(&launcher, "echo x\n"));
     assert_eq!(fs::metadata(&program).expect("silo is there").len(), before);
     fs::remove_file(&launcher).expect("our own file");
@@ -479,7 +479,7 @@ fn a_script_that_the_sandbox_does_not_show_is_named_with_the_ways_out() {
         command.arg("x").current_dir(dir).env_clear().env("HOME", silo.home()).env("PATH", &path).stdin(Stdio::null());
         done(&mut command)
     };
-    // It is run in the sandbox all the same, and never outside by itself.
+    // It still runs in the sandbox, and never outside by itself.
     let told = report(&silo.project());
     assert_eq!(told.out, format!("[python3][{script}][x]\n").replace("python3", "python"), "{told:?}");
     for expect in [

@@ -67,7 +67,7 @@ fn excluded_directories_are_removed_and_made_again_and_the_hosts_stay() {
     check("umask 077; rm -rf node_modules; mkdir -p node_modules/deep/er && stat -c %a node_modules && ls node_modules", "700\ndeep\n");
     // One that is not empty is not removed, and one that is there is not made.
     check("rmdir node_modules 2>&1 | grep -o 'not empty'; mkdir node_modules 2>&1 | grep -o 'exists'", "not empty\nexists\n");
-    // Renamed, it goes to another file system, as does what is renamed over it.
+    // A rename moves it to another file system, and so does a rename over it.
     check("rm -rf old; mv node_modules old && test ! -e node_modules && mv old node_modules && ls node_modules && test ! -e old", "deep\n");
     check("rm -rf node_modules; mkdir new; touch new/n; mv -T new node_modules && ls node_modules; test ! -e new", "n\n");
     check("cd web && rm -rf target && mkdir target && touch target/t && cd .. && rm -rf web && test ! -e web/target && mkdir web", "");
@@ -134,7 +134,7 @@ fn files_that_are_named_are_read_and_not_written() {
     assert_eq!(tried.out, "of home\nabsolute\ninner\n", "{tried:?}");
     assert_eq!(fs::read_to_string(silo.home().join(&name)).expect("there"), "of home\n");
     assert_eq!(fs::read_to_string(silo.project().join("inner")).expect("there"), "inner\n");
-    // Nothing is left out silently, and nothing of the project leads out of it.
+    // Nothing is left out silently, and no file of the project points out of it.
     symlink(&absolute, silo.project().join("link")).expect("our own project");
     for (file, expect) in [("~/no-such", "No such file"), ("link", "link is a symlink; name the file itself"), ("~/.silo", "not a file")] {
         settled(&silo, &format!("passFiles = [\"{file}\"]\n"));
@@ -200,7 +200,7 @@ fn a_moved_project_keeps_its_directories_and_approvals() {
     assert_eq!(at(&moved, "cat n/dep").err, "");
     settled(&silo, settings);
     assert_eq!(sh(&silo, "ls -A ~/.login n"), format!("{}/.login:\n\nn:\n", silo.home().display()));
-    // By a name of its own, wherever it is; that it may have what is kept under a name is asked about.
+    // By a name of its own, wherever it is; the use of data kept under a name needs approval.
     let name = format!("projectId = \"named-{}\"\n{settings}", std::process::id());
     settled(&silo, &name);
     let _ = sh(&silo, "echo named > n/dep");
@@ -332,7 +332,7 @@ fn a_worktree_sees_its_repository_but_cannot_change_its_hooks() {
 
 #[test]
 fn a_home_is_shown_once_that_is_confirmed() {
-    // A home of its own: what is confirmed is kept.
+    // A home of its own, because confirmations are stored.
     let silo = Silo::new();
     fs::create_dir_all(silo.home().join(".ssh/x")).expect("our own home");
     let keys = silo.home().join(".ssh");

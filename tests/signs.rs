@@ -42,7 +42,7 @@ impl Stalled {
         Stalled { port, open }
     }
 
-    /// A silo whose mirror this is.
+    /// A silo with this mirror.
     fn silo(&self) -> Silo {
         let silo = Silo::new();
         let mirror = format!("mirrors.debian = [\"http://127.0.0.1:{}/debian\"]\n", self.port);
@@ -114,7 +114,7 @@ fn another_silo_is_waited_for_with_signs_of_life() {
             "{words:?}: {signs:?}"
         );
     }
-    // Who wants no progress has none.
+    // Progress can be turned off.
     let collecting = flock::exclude(&store).expect("nobody uses it");
     let mut quiet = piped(silo.command(["--quiet", "verify"]));
     thread::sleep(std::time::Duration::from_secs(2));

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How often a machine goes on from one snapshot.
 const TIMES: usize = 20;
-/// How many do at once.
+/// The number of parallel runs.
 const AT_ONCE: usize = 5;
 
 /// One test of these at a time: they remove each other's snapshots.
@@ -24,7 +24,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// A silo whose `sh` has no snapshots, for one test, and where they will be.
+/// A silo with a `sh` without snapshots, for one test, and the directory of its later snapshots.
 fn without_any() -> (MutexGuard<'static, ()>, Silo, PathBuf) {
     let alone = alone();
     let silo = vm::silo(As::Me);
@@ -45,7 +45,7 @@ fn kept(place: &Path) -> Vec<PathBuf> {
     entries.filter(whole).collect()
 }
 
-/// Waits for what is done in the background, behind everything else that this computer has to do.
+/// Waits for work in the background, which has the lowest priority on this computer.
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if so() {
@@ -135,7 +135,7 @@ fn incomplete_and_outdated_snapshots_are_not_used() {
     let (_alone, silo, place) = without_any();
     let cold = silo.run(["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "exit 4"]);
     assert!(cold.code == 4 && !place.exists(), "{}", cold.err);
-    // Whoever takes one is killed in the midst of it.
+    // A silo that takes a snapshot is killed.
     assert_eq!(run(&silo, "exit 3").code, 3);
     let undone = || fs::read_dir(&place).into_iter().flatten().flatten().find(|entry| entry.path().join("memory").exists());
     until("a snapshot is being taken", || undone().is_some());

@@ -27,7 +27,7 @@ const SUITES: [&str; 3] = ["trixie", "trixie-updates", "trixie-security"];
 /// Sets an architecture in the gate. apt-get takes a second for each.
 const DEFAULT_SETS: u64 = 30;
 
-/// What people install; half of the random names come from here, a third from the whole archive.
+/// Popular packages; half of the random names come from here, a third from the whole archive.
 const EVERYDAY: &str = "python3 python3-pip python3-venv python3-dev python3-numpy python3-requests nodejs npm git git-lfs curl wget \
     ca-certificates build-essential gcc g++ clang llvm cmake ninja-build meson make autoconf automake libtool pkg-config gdb strace ltrace \
     valgrind rustc cargo golang-go openjdk-21-jdk default-jre maven gradle ruby ruby-dev perl php php-cli lua5.4 r-base ghc erlang elixir sqlite3 \
@@ -152,14 +152,14 @@ fn difference(ours: &Result<BTreeSet<String>, String>, theirs: &Result<BTreeSet<
     }
 }
 
-/// Explains a difference that is right as it is. In each case apt itself is the judge: told our set package by package, it
+/// Explains a correct difference. In each case apt itself is the judge: if given our set package by package, it
 /// must install exactly that.
 fn explain(apt: &Apt, ours: &Result<BTreeSet<String>, String>, theirs: &Result<BTreeSet<String>, String>) -> Option<&'static str> {
     let ours = ours.as_ref().ok()?;
     let why = match theirs {
         // Its second stage (the scored one) does not try all combinations; a solver does.
         Err(_) => "apt gives up where there is a solution",
-        // What the walk had marked for an alternative that failed stays, if anything in the set happens to suggest it.
+        // Packages that the walk marked for a failed alternative stay, if anything in the set happens to suggest them.
         Ok(theirs) if ours.is_subset(theirs) => "apt keeps leftovers of an abandoned alternative",
         Ok(_) => return None,
     };
@@ -256,7 +256,7 @@ impl Apt {
         }
     }
 
-    /// Asks apt what it would install. It lists the downloads, which is the same set as that of `-s` and four times
+    /// Asks apt for its selection. It lists the downloads, which is the same set as that of `-s` and four times
     /// quicker, as apt need not work out the order of unpacking.
     fn install(&self, names: &[&str]) -> Result<BTreeSet<String>, String> {
         let output = self.run("--print-uris", names)?;

@@ -40,7 +40,7 @@ impl Own {
         String::from_utf8(self.gpg(&["--armor", "--export", "test@example.com"])).expect("armour")
     }
 
-    /// Makes a .deb that has one file, and says in a script what debconf was told.
+    /// Makes a .deb that has one file, and a script that prints debconf's answer.
     fn deb(&self, to: &Path, name: &str, version: &str) {
         let tree = self.path(&format!("tree-{name}-{version}"));
         let write = |path: &str, text: &str| {
@@ -139,7 +139,7 @@ fn another_archive_a_file_and_answers_are_pinned_and_rebuilt() {
     let _ = other.ok(["install", "--quiet", "--frozen", "own"]);
     assert_eq!(silo.image_id("own"), other.image_id("own"));
 
-    // A file that is another one now is not what the lock pins.
+    // A changed file does not match the lock.
     let third = Silo::seeded();
     fs::create_dir_all(third.path("recipes/debs")).expect("our own directory");
     own.deb(&third.path("recipes/debs/beside.deb"), "beside", "8");
@@ -173,7 +173,7 @@ fn an_archive_without_its_key_and_missing_packages_are_refused() {
     }
 }
 
-/// Firmware is in a component of its own since bookworm; its packages come only to who names the component.
+/// Firmware is in a component of its own since bookworm; its packages are offered only if the component is named.
 #[test]
 fn packages_of_non_free_firmware_come_with_their_component() {
     let silo = Silo::seeded();
@@ -194,7 +194,7 @@ fn packages_of_non_free_firmware_come_with_their_component() {
     silo.offer_downloads();
 }
 
-/// Keys, cookies and identities that scripts make up, and two homes that make one image all the same.
+/// Keys, cookies and identities that scripts make up, and two homes that still make one image.
 #[test]
 fn no_image_contains_generated_secrets() {
     let recipe = "command = [\"sh\"]\n[debian]\npackages = [\"dash\", \"munge\", \"ssl-cert\", \"nvme-cli\", \"popularity-contest\"]\n";

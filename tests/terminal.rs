@@ -53,7 +53,7 @@ pub fn place() -> Place {
     Place { silo, root }
 }
 
-/// The REPL that draws its line anew at every key would be seen otherwise each time.
+/// The REPL that draws its line again at every key would look different each time.
 const VARIABLES: [(&str, &str); 4] =
     [("TERM", "xterm"), ("LC_ALL", "C.UTF-8"), ("PYTHON_HISTORY", "/dev/null"), ("PYTHON_BASIC_REPL", "1")];
 
@@ -84,7 +84,7 @@ impl Place {
         command
     }
 
-    /// Plays the same on both, and compares what is seen.
+    /// Plays the same on both, and compares the screens.
     fn same(&self, program: &str, args: &[&str], play: impl Fn(Session) -> Vec<String>) {
         let inside = play(Session::controlled(&self.inside(program, args)));
         if !has("unshare") {
@@ -168,7 +168,7 @@ fn a_program_is_stopped_and_continued_as_outside() {
         let mut shell = Command::new("bash");
         shell.args(["--norc", "--noprofile", "-i"]).current_dir(place.silo.project()).envs(VARIABLES).env("PS1", "shell> ");
         shell.env("HOME", place.silo.home()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HISTFILE", "/dev/null");
-        // A file, since what is typed should not be longer than a line of the terminal.
+        // A file, since typed text should not be longer than a line of the terminal.
         let words: Vec<String> = std::iter::once(program.get_program()).chain(program.get_args()).map(quoted).collect();
         fs::write(place.silo.project().join("start"), format!("exec {}\n", words.join(" "))).expect("our own project");
         let mut session = Session::controlled(&shell);
@@ -189,7 +189,7 @@ fn a_program_is_stopped_and_continued_as_outside() {
         let shell = session.foreground();
         session.type_in("fg\r");
         session.expect("./start");
-        // It is told before it is done, and a key that came between would be the shell's.
+        // The shell reports it before it is done, and the shell would read a key that comes between.
         until("the program has the terminal", || session.foreground() != shell);
         session.type_in("\x03");
         session.expect("KeyboardInterrupt");
@@ -198,7 +198,7 @@ fn a_program_is_stopped_and_continued_as_outside() {
         session.expect(">>> ");
         session.type_in("exit(7)\r");
         session.expect("shell> ");
-        // What was stopped and continued has left the list; its code is that of `fg`.
+        // A stopped and continued job has left the list; its code is that of `fg`.
         session.type_in("echo code $?; exit\r");
         session.expect("code 7\r\n");
         session.end().0

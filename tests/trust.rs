@@ -184,7 +184,7 @@ fn a_lock_cannot_name_another_projects_layer_as_a_steps_result() {
     assert_eq!(rebuilt.ok(["sh", "-c", "cat /opt/data"]), "private\n");
 }
 
-/// Says what `config show` in a directory has of a `silo.toml` above, and what it says of one that is not used.
+/// Returns the values that `config show` in a directory has from a `silo.toml` above, and its words about an unused one.
 fn settings_at(silo: &Silo, dir: &Path) -> Done {
     let shown = done(silo.command(["config", "show"]).current_dir(dir));
     assert_eq!(shown.code, 0, "{shown:?}");
@@ -213,7 +213,7 @@ fn settings_that_others_can_write_are_not_used() {
         mode(&file, of_file);
         let shown = settings_at(&silo, &deep);
         assert!(is_unused(&shown, &format!("silo.toml is not used: {why}")), "{dir:o} {of_file:o}: {shown:?}");
-        // What it says is no matter: a run below asks about nothing and reads nothing of it.
+        // Its content does not matter: a run below asks no question about it and reads nothing of it.
         fs::write(&file, "nonsense").expect("our own project");
         let run = done(silo.command(["sh", "-c", "echo ran"]).current_dir(&deep));
         assert!(run.code == 0 && run.out == "ran\n" && run.err.matches("is not used").count() == 1, "{run:?}");

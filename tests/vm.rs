@@ -1,6 +1,6 @@
 //! The vm tier: real machines, by translation where the processor cannot run a guest.
 //!
-//! A machine takes seconds to start here, so one of each kind has to do: what is inside a machine is made by the native
+//! A VM takes seconds to start here, so one of each kind must be enough: inside, it runs the native
 //! tier's code, which has tests of its own.
 
 use std::fs;
@@ -146,7 +146,7 @@ fn machines_boot_the_kernel_that_is_installed() {
     let _ = silo.ok(["install", "--quiet", "kernel"]);
     let release = silo.ok(["run", "--cold", "--no-project", "--tier", "vm", "sh", "-c", "uname -r"]);
     assert_eq!(told(), format!("{}, of `kernel`", release.trim_end()));
-    // What was booted was made ready beside the image that it is of, and nothing of the other.
+    // The boot files were made beside their own image, and none beside the other.
     let ready = |tool: &str| {
         let dir = silo.installed(tool).root.parent().expect("it lies in its image").to_owned();
         (dir.join(boot::KERNEL).exists(), dir.join("initial").exists())

@@ -1,4 +1,4 @@
-//! Words: that every message of a first hour leads to the command that is meant.
+//! Words: every message of a first hour names the intended command.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -99,12 +99,12 @@ fn doctor_explains_an_unwritable_home() {
     fs::set_permissions(&home, fs::Permissions::from_mode(0o555)).expect("our own directory");
     let mut command = silo.command(["doctor"]);
     let said = done(command.env("HOME", &home));
-    // Root writes there all the same.
+    // Root can still write there.
     assert!(said.out.contains("kernel") && said.out.contains("silo's home: "), "{said:?}");
     assert!(said.code == 0 || said.out.contains("missing  silo's home"), "{said:?}");
 }
 
-/// Commands that read work in a home on a read-only file system; the others say what to do, and write nothing.
+/// Commands that read work in a home on a read-only file system; the others name the cure, and write nothing.
 #[test]
 fn a_read_only_home_is_read_and_named() {
     let silo = Silo::seeded();

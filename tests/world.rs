@@ -1,4 +1,4 @@
-//! Sandboxes of a machine that is made for them: with its own name server, whose answers lead where they should not, and
+//! Sandboxes of a machine that is made for them: with its own name server, with answers that point to forbidden addresses, and
 //! with addresses of networks that this machine is not in. Only root can make one.
 
 use std::fs;
@@ -91,7 +91,7 @@ fn families_of_names_lead_nowhere_but_to_the_world() {
         let line = told.lines().find(|line| line.contains(&format!("silo: {name}:7000: ")));
         assert!(expect == "reached" || line.is_some_and(|line| line.contains(why)), "{name}: {told}");
     }
-    // A network that is denied is denied behind whatever name.
+    // A denied network is denied behind every name.
     let denied = Network { deny: vec!["10.99.0.0/16".to_owned()], ..network };
     let (output, _) = world.run(denied, "print(why('named.inner.test:7000'))");
     assert_eq!(text(&output), "EHOSTUNREACH\n");
@@ -144,7 +144,7 @@ fn a_granted_name_reaches_this_machine_only_by_an_explicit_grant() {
     ] {
         assert!(told.contains(&format!("silo: {name}:7000: {why}")), "{name}: {told}");
     }
-    // The network that it stands in does not name the machine, and another port is another grant.
+    // Its network does not name the machine, and another port is another grant.
     let wider = ["10.99.0.0/16:7000", "203.0.113.80:7001", "host.silo.internal:7001", "169.254.169.254:7001"];
     let program = "for name in ('inner.example', 'own.example', 'loop.example', 'metadata.example'): print(why(name + ':7000'))";
     let (output, _) = world.run(allowing(&[&by_name[..], &wider].concat()), program);
@@ -157,7 +157,7 @@ for name in ('inner.example', 'own.example', 'loop.example', 'six.example', 'met
     assert_eq!(text(&output), "reached\n".repeat(6), "{}", errors(&output));
 }
 
-/// What a proxy of the machine is asked for is judged as far as the machine itself can resolve it.
+/// Requests to the machine's proxy are checked as far as the machine itself can resolve the names.
 #[test]
 fn names_of_this_machine_are_not_sent_to_a_proxy() {
     let names: &[(&str, &[&[&str]])] = &[("loop.example", &[&["127.0.0.1"]]), ("metadata.example", &[&["169.254.169.254"]])];
@@ -165,7 +165,7 @@ fn names_of_this_machine_are_not_sent_to_a_proxy() {
     let program = "print(why('loop.example:7000'), why('metadata.example:7000'), why('loop.example:80'))";
     let mut network = allowing(&["loop.example:7000", "metadata.example:7000", "loop.example:80"]);
     let proxy = Some("http://127.0.0.1:7000".to_owned());
-    network.proxies = silo_launch::broker::proxies::Proxies { http: proxy.clone(), https: proxy, direct: None };
+    network.proxies = silo_launch::broker::upstream_proxy::Proxies { http: proxy.clone(), https: proxy, direct: None };
     let (output, _) = world.run(network, program);
     assert_eq!(text(&output), "EHOSTUNREACH EHOSTUNREACH EHOSTUNREACH\n", "{}", errors(&output));
     assert!(!errors(&output).contains("proxy"), "{}", errors(&output));
@@ -210,7 +210,7 @@ print(found)";
     let (output, report) = world.run(allowing(&["*.granted.example"]), program);
     assert_eq!(text(&output), "0\n", "{}", errors(&output));
     assert_eq!((report.queries, report.packets), (vec![], 0));
-    // The way of the packets that are counted: who connects has the name looked up.
+    // The path of the counted packets: a connection looks its name up.
     let (output, report) = world.run(allowing(&["*.granted.example"]), "print(why('a.granted.example:443'))");
     assert_eq!(text(&output), "EHOSTUNREACH\n", "{}", errors(&output));
     assert!(report.packets > 0 && report.queries.contains(&"a.granted.example".to_owned()), "{:?}", report.queries);

@@ -1,4 +1,4 @@
-//! An archive of images, in both formats: indexed or refused, whatever its bytes are.
+//! An archive of images, in both formats: any bytes are indexed or refused.
 #![no_main]
 
 use std::path::Path;

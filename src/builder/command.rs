@@ -12,7 +12,7 @@ use silo_store::difference::differences;
 use silo_store::digest::{Digest, LayerId};
 
 use silo_base::system::Arch;
-use silo_launch::opened::{Links, Opened};
+use silo_launch::open_checked::{Links, Opened};
 use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};

@@ -108,7 +108,7 @@ pub enum Error {
         /// The command.
         command: String,
         /// The cause.
-        source: silo_launch::opened::Error,
+        source: silo_launch::open_checked::Error,
     },
     /// Neither silo.toml nor the recipe gives the host names of an ecosystem.
     #[error("the host names of @{name} are unknown: silo.toml does not list them, and the recipe of {recipe} has no probe for them")]

@@ -321,7 +321,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     };
     let mut spec = probe_spec(learning, &probe.run, &log);
     surround(learning.outside, network, &registries, learning.root).furnish(&mut spec);
-    let exit = silo_launch::again::run(learning.program, &spec, silo_launch::again::Circumstances::Usual, learning.stop);
+    let exit = silo_launch::reexec::run(learning.program, &spec, silo_launch::reexec::Circumstances::Usual, learning.stop);
     let names = ecosystem::noted(&notes);
     // Temporary file, already read.
     let _ = fs::remove_file(&notes);

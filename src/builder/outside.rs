@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use silo_launch::broker::proxies::Proxies;
+use silo_launch::broker::upstream_proxy::Proxies;
 
 /// The host's network configuration.
 #[derive(Clone, Debug, Default)]

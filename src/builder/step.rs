@@ -19,7 +19,7 @@ use silo_store::private;
 
 use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
-use silo_launch::opened::Opened;
+use silo_launch::open_checked::Opened;
 use silo_launch::spec::{Root, Spec};
 use silo_model::derivation::Derivation;
 
@@ -180,7 +180,7 @@ impl Attempt<'_> {
                 // If no thread can be started, the lines are still in the log.
                 drop(silo_base::thread::beside(scope, || log::follow(&self.workdir.log, &ended, &send)));
             }
-            let exit = silo_launch::again::run(ctx.program, &launched, self.workdir.circumstances, &halt);
+            let exit = silo_launch::reexec::run(ctx.program, &launched, self.workdir.circumstances, &halt);
             ended.store(true, Ordering::Relaxed);
             watching.thread().unpark();
             let over = watching.join().map_err(|_| Error::Worker)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use silo_store::private;
 
-use silo_launch::again::Circumstances;
+use silo_launch::reexec::Circumstances;
 use silo_launch::spec::Upper;
 use silo_model::derivation::DrvId;
 

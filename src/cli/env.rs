@@ -10,7 +10,7 @@ use crate::run::user::{User, account_name};
 use crate::run::zone;
 use silo_base::home::Home;
 use silo_build::outside::Outside;
-use silo_launch::broker::proxies::Proxies;
+use silo_launch::broker::upstream_proxy::Proxies;
 use silo_model::ecosystem::registries;
 use silo_tool::shim::search::{self, identity};
 

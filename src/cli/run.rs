@@ -16,7 +16,7 @@ use silo_base::grant::Port;
 use silo_base::sanitize;
 use silo_base::units;
 use silo_launch::spec::Spec;
-use silo_launch::{Exit, Phase, again};
+use silo_launch::{Exit, Phase, reexec};
 use silo_model::config::Tier;
 use silo_model::recipe::catalog;
 use silo_tool::shim::choice::Why;
@@ -266,7 +266,7 @@ pub(super) fn launched(
     timing.tell()?;
     match done {
         Ok(exit) => {
-            again::take_snapshot_apart(&spec);
+            reexec::take_snapshot_apart(&spec);
             exit.end_by_signal();
             Ok(ExitCode::from(exit.code()))
         }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_launch::{again, error, launch, spec::Spec};
+use silo_launch::{error, launch, reexec, spec::Spec};
 
 use super::error::Failure;
 
 /// Name of the command; users do not type it.
-pub const WORD: &str = again::WORD;
+pub const WORD: &str = reexec::WORD;
 
 /// Launch a spec: from a build over a pipe, or from a file for debugging
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ const NICE: i32 = 10;
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match &args.spec {
         Some(file) if args.snapshot => snapshot(file).map(|()| ExitCode::SUCCESS),
-        None => again::serve().map(|()| ExitCode::SUCCESS).map_err(Failure::other),
+        None => reexec::serve().map(|()| ExitCode::SUCCESS).map_err(Failure::other),
         Some(file) => by_hand(file).map(ExitCode::from),
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use silo_base::home::Home;
-use silo_launch::broker::record::{Entry, Verdict};
+use silo_launch::broker::network_log::{Entry, Verdict};
 
 use super::error::Error;
 

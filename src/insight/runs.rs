@@ -16,7 +16,7 @@ use silo_store::{private, read_limited};
 
 use silo_base::home::Home;
 use silo_launch::Exit;
-use silo_launch::broker::record::Verdict;
+use silo_launch::broker::network_log::Verdict;
 
 use super::error::Error;
 use super::network;

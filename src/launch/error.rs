@@ -74,7 +74,7 @@ pub enum Error {
         /// The signal.
         signal: i32,
     },
-    /// The launch failed in a server process of ours (see [`super::again`]).
+    /// The launch failed in a server process of ours (see [`super::reexec`]).
     #[error("{message}")]
     Elsewhere {
         /// The error message of that process.

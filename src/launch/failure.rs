@@ -5,7 +5,7 @@ use std::{fmt, io};
 use silo_wire::frame::StageFailure;
 
 use crate::error::Error;
-use crate::foreign;
+use crate::linux_abi;
 use silo_base::sanitize;
 
 /// A step that failed during the sandbox's setup or the program's start.
@@ -50,7 +50,7 @@ impl Failure {
 impl fmt::Display for Cause {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cause::Number(errno) => foreign::error(*errno).fmt(out),
+            Cause::Number(errno) => linux_abi::error(*errno).fmt(out),
             Cause::Words(words) => out.write_str(words),
         }
     }
@@ -59,7 +59,7 @@ impl fmt::Display for Cause {
 /// Converts a failure inside into an error.
 pub fn failed(failure: Failure) -> Error {
     let source = match failure.cause {
-        Cause::Number(errno) => foreign::error(errno),
+        Cause::Number(errno) => linux_abi::error(errno),
         Cause::Words(words) => io::Error::other(words),
     };
     match failure.stage {

@@ -5,18 +5,18 @@
 //!
 //! **`launch` must be called from a process with a single thread.** The sandbox's first process is a fork of the caller that goes on
 //! running Rust code and allocates memory. In a fork of a multi-threaded process, a lock held by another thread stays locked for ever. So a
-//! caller with threads (the build scheduler) re-executes silo for each step and sends the spec as JSON (see [`again`]). `launch` checks the
+//! caller with threads (the build scheduler) re-executes silo for each step and sends the spec as JSON (see [`reexec`]). `launch` checks the
 //! number of threads and refuses more than one.
 
 pub mod check;
 pub mod error;
 // Only macOS needs the tables; on Linux their tests check the numbers.
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
-mod foreign;
+mod linux_abi;
 pub mod phase;
 
 pub mod broker;
-mod carried;
+mod serialized_error;
 // Some items are used only by the native tier.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod failure;
@@ -28,7 +28,7 @@ mod kernel;
 
 mod host;
 
-pub mod opened;
+pub mod open_checked;
 
 #[cfg(target_os = "linux")]
 mod native;
@@ -37,7 +37,7 @@ mod vm;
 
 mod tier;
 
-pub mod again;
+pub mod reexec;
 
 pub use check::{Check, State};
 pub use host::exit::Exit;
@@ -49,4 +49,4 @@ pub use tier::{
     wants_snapshot,
 };
 // Public for fuzzing: the peer is a guest's kernel, which is not trusted.
-pub use vm::conversation;
+pub use vm::protocol;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::proxies::Proxies;
+use crate::broker::upstream_proxy::Proxies;
 use silo_base::grant::{Grant, Policy, Port};
 
 use super::error::Error;

@@ -16,7 +16,7 @@ use crate::vm;
 
 /// Returns the last output that the program printed to its sandbox's own terminal.
 pub fn printed() -> Vec<u8> {
-    host::notices::heard()
+    host::deferred_stderr::heard()
 }
 
 /// Runs the spec's program in a new sandbox and waits until all of the sandbox is gone.
@@ -61,12 +61,12 @@ pub fn launch_noting(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, 
 
 /// Returns the cache key of the initramfs for this silo binary.
 pub fn initial_name(program: &Path) -> Result<String, Error> {
-    vm::first_process(program).and_then(|program| vm::initial::name(&program))
+    vm::first_process(program).and_then(|program| vm::initramfs::name(&program))
 }
 
 /// Makes the initramfs; `root` is the root of the image with the kernel's modules.
 pub fn initial(program: &Path, root: &Path) -> Result<Vec<u8>, Error> {
-    vm::initial::make(root, &vm::first_process(program)?)
+    vm::initramfs::make(root, &vm::first_process(program)?)
 }
 
 /// Unpacks the archive of a step's changes from a VM into a directory. The archive is not trusted.
@@ -91,13 +91,13 @@ pub fn take_snapshot(spec: &Spec) -> Result<(), Error> {
 /// True if this process is the first process of a VM; the kernel starts it under this name.
 #[cfg(target_os = "linux")]
 pub fn is_guest(argv0: &std::ffi::OsStr) -> bool {
-    vm::guest::is_first(argv0)
+    vm::guest_init::is_first(argv0)
 }
 
 /// Runs as the first process of a VM.
 #[cfg(target_os = "linux")]
 pub fn guest() -> ! {
-    vm::guest::main()
+    vm::guest_init::main()
 }
 
 /// Tests every feature that this system's tiers need; `silo doctor` shows the result.

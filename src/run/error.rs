@@ -6,7 +6,7 @@ use silo_store::path_error::PathError;
 
 use silo_build::image;
 use silo_guard::git::{named, repository};
-use silo_launch::opened;
+use silo_launch::open_checked;
 use silo_model::document;
 use silo_model::ecosystem;
 use silo_model::recipe;
@@ -73,7 +73,7 @@ pub enum Error {
     },
     /// A file or directory cannot be opened.
     #[error(transparent)]
-    Opened(#[from] opened::Error),
+    Opened(#[from] open_checked::Error),
     /// The record of reached hosts cannot be read.
     #[error(transparent)]
     Ecosystem(#[from] ecosystem::Error),

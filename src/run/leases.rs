@@ -9,7 +9,7 @@ use silo_base::sanitize;
 use silo_guard::difference;
 use silo_insight::runs::Open;
 use silo_launch::Exit;
-use silo_launch::opened::Opened;
+use silo_launch::open_checked::Opened;
 use silo_launch::spec::Access;
 use silo_model::config::project::ProjectFiles;
 use silo_tool::kept::InUse;

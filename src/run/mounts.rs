@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use silo_base::home::{Home, RECIPES};
 use silo_guard::git::named::{self, Place};
 use silo_guard::{MAX_GUARDED, nearby};
-use silo_launch::opened::{self, Links, Opened};
+use silo_launch::open_checked::{self, Links, Opened};
 use silo_launch::spec::host_path::HostPath;
 use silo_launch::spec::{Access, Mount, Overlay};
 use silo_model::config::Settings;
@@ -210,10 +210,12 @@ fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<
         (false, _) => open_users_file(given, &below(given.user_home, host), project.map(Opened::path)),
     };
     let opened = opened.map_err(|error| match error {
-        opened::Error::Open { source, .. } => wrong(source.to_string()),
-        opened::Error::Link { path } if file.is_of_project() => wrong(format!("{} is a symlink; name the file itself", path.display())),
-        opened::Error::Link { path } => wrong(format!("{} is a symlink in a project, where a tool may have put it", path.display())),
-        opened::Error::Outside { .. } => wrong("it is outside of the project".to_owned()),
+        open_checked::Error::Open { source, .. } => wrong(source.to_string()),
+        open_checked::Error::Link { path } if file.is_of_project() => {
+            wrong(format!("{} is a symlink; name the file itself", path.display()))
+        }
+        open_checked::Error::Link { path } => wrong(format!("{} is a symlink in a project, where a tool may have put it", path.display())),
+        open_checked::Error::Outside { .. } => wrong("it is outside of the project".to_owned()),
     })?;
     if !opened.is_file() {
         return Err(wrong("it is not a file".to_owned()));
@@ -229,7 +231,7 @@ fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<
 
 /// Opens a file that the user named by path. Symlinks are followed, except in projects and persistent directories, where a tool can have
 /// made them.
-fn open_users_file(given: &Given<'_>, path: &Path, project: Option<&Path>) -> Result<Opened, opened::Error> {
+fn open_users_file(given: &Given<'_>, path: &Path, project: Option<&Path>) -> Result<Opened, open_checked::Error> {
     let written_by_tools = |link: &Path| {
         let in_project = |dir: &Path| link.starts_with(dir);
         // If the list cannot be read, follow no symlink.

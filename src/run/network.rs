@@ -9,7 +9,7 @@ use silo_base::home::Home;
 use silo_build::network::{self, NetworkPatch};
 use silo_build::outside::Outside;
 use silo_insight::network as journal;
-use silo_launch::broker::proxies::Proxies;
+use silo_launch::broker::upstream_proxy::Proxies;
 use silo_launch::spec::{Asker, Network, Record, SshAgent};
 use silo_model::config::Settings;
 use silo_model::ecosystem;

@@ -10,7 +10,7 @@ use silo_base::sanitize;
 use silo_build::image;
 use silo_build::outside::Outside;
 use silo_insight::network::Title;
-use silo_launch::opened::{Links, Opened};
+use silo_launch::open_checked::{Links, Opened};
 use silo_launch::spec::Spec;
 use silo_model::config::{Override, Settings, Tier};
 use silo_model::recipe::Run;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use silo_guard::git::layer::Layer;
 use silo_guard::git::over::Over;
 use silo_guard::git::repository::{Layout, Repository};
-use silo_launch::opened::{Links, Opened};
+use silo_launch::open_checked::{Links, Opened};
 use silo_launch::spec::{Access, Mount, Overlay};
 use silo_launch::{HAS_NATIVE, spec::host_path::HostPath};
 use silo_model::config::sight::Git;

@@ -39,7 +39,7 @@ fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
         header.set_uid(0);
         header.set_gid(0);
         header.set_size(entry.size);
-        // The crate's own setters refuse what is tested here.
+        // The crate's own setters refuse the tested values.
         let old = header.as_old_mut();
         old.name[..entry.path.len()].copy_from_slice(entry.path);
         old.linkname[..entry.target.len()].copy_from_slice(entry.target);
@@ -84,7 +84,7 @@ fn refused(deb: &[u8]) -> String {
     fs::create_dir(&outside).expect("our own directory");
     fs::write(outside.join("secret"), "secret").expect("our own file");
     let store = Store::open(&dir.path().join("store")).expect("a store");
-    // Whoever escapes by name meets this link at the top of the file systems that tests run on.
+    // An escape by name meets this link at the top of the file systems that tests run on.
     symlink(&outside, dir.path().join("store/stage/escape")).expect("our own directory");
     let mut stage = store.stage().expect("a stage");
     let result = package::unpack("evil_1_all.deb", deb, Digest::of(deb), &mut stage);
@@ -282,7 +282,7 @@ fn a_package_out_of_all_proportion_to_its_file_is_refused() {
     check("a bomb of zstd", &deb_of(&control, ("data.tar.zst", &bomb)), "unpacks to more than");
     let bomb = ar(&[("debian-binary", b"2.0\n"), ("control.tar.zst", &bomb), ("data.tar.xz", &xz(&archive(&[file("./a", "a")])))]);
     check("a bomb of control files", &bomb, "it is longer than");
-    // What gzip can do is in proportion: real files of zeros are.
+    // The ratio of gzip is allowed: real files of zeros have it.
     let honest = refused(&deb_of(&control, ("data.tar.gz", &zeros("gz", 1)[..])));
     assert_eq!(honest, "");
     // A file with holes has no bytes to show for its size.

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::images::{self, Layer};
 use crate::support::{As, Done, NOBODY, Silo, done, is_root, skip};
 
-/// Writes an image with one program, and returns what it is called.
+/// Writes an image with one program, and returns its name.
 fn image(silo: &Silo) -> String {
     let dir = silo.home().join("layout");
     let program = (tar::EntryType::Regular, "bin/tool", 0o755, "#!/bin/sh\n");

@@ -14,8 +14,8 @@ use super::names;
 use crate::support::images::{self, Layer};
 use crate::support::{Done, Silo, done, has, skip};
 
-/// The calls that are tried, with the error that each fails with: those that change something on disk, start something, or
-/// take what may run out.
+/// The tried calls, with their errors: calls that change something on disk, start something, or take a resource
+/// that may run out.
 const CALLS: [(&str, &str); 28] = [
     ("openat", "EMFILE"),
     ("write", "ENOSPC"),
@@ -50,7 +50,7 @@ const CALLS: [(&str, &str); 28] = [
 /// How many points of a verb the test takes, of either kind.
 const SAMPLE: usize = 12;
 
-/// What happens at a point.
+/// The fault at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     Fail,
@@ -66,7 +66,7 @@ struct Trial {
     /// The files of the project before and after.
     before: BTreeMap<String, String>,
     after: BTreeMap<String, String>,
-    /// Whether the verb is done. What is done may be refused a second time: nothing can be uninstalled twice.
+    /// Whether the verb is done. A second time it may be refused: nothing can be uninstalled twice.
     is_done: Option<Check>,
 }
 
@@ -79,7 +79,7 @@ fn files(project: &Path) -> BTreeMap<String, String> {
     names(project).into_iter().map(|name| (name.clone(), text(&name))).collect()
 }
 
-/// A layer with a shell and what it needs of this machine.
+/// A layer with a shell and the libraries of this machine that it needs.
 fn shell() -> Option<Layer> {
     let listed = Command::new("ldd").arg("/bin/sh").output().ok()?;
     let listed = String::from_utf8(listed.stdout).ok()?;
@@ -117,7 +117,7 @@ fn copy_children(from: &Path, to: &Path) {
 }
 
 impl Trial {
-    /// A verb that begins from what `prepare` makes.
+    /// A verb that begins after `prepare`.
     fn new(layer: &Layer, args: &[&str], is_done: Option<Check>, prepare: impl FnOnce(&Silo)) -> Trial {
         let silo = Silo::new();
         let place = silo.home().join("layout");
@@ -177,7 +177,7 @@ impl Trial {
         CALLS.iter().flat_map(|(name, error)| (1..=most(*name)).map(move |number| (*name, *error, number))).collect()
     }
 
-    /// Tries one point; says what is wrong afterwards.
+    /// Tries one point; returns the faults afterwards.
     fn harm(&self, harm: Harm, (call, error, number): (&str, &str, usize)) -> Result<(), String> {
         self.restore();
         let what = match harm {
@@ -192,13 +192,13 @@ impl Trial {
         if tried.code == 124 || (!before_main && (tried.code == 101 || tried.err.contains("panicked"))) {
             return Err(format!("{point}: it hung or panicked: {tried:?}"));
         }
-        // The next silo of any kind finishes or undoes what was begun.
+        // The next silo of any kind finishes or undoes the begun change.
         let verified = self.silo.run(["verify", "--all"]);
         if verified.code != 0 || !verified.out.contains(" 0 faults") {
             return Err(format!("{point}: {tried:?}\nafterwards: {verified:?}"));
         }
         self.is_whole().map_err(|wrong| format!("{point}: {tried:?}\n{wrong}"))?;
-        // What has succeeded all the same may not be possible twice.
+        // A verb that succeeded may be impossible a second time.
         let again = if tried.code == 0 || self.is_done() == Some(true) { None } else { Some(self.silo.run(&self.args)) };
         let again = again.unwrap_or_else(|| Done { code: 0, ..tried.clone() });
         if again.code != 0 {

@@ -91,7 +91,7 @@ fn relay(moments: &[Moment]) {
         let done = install.end();
         assert!(came, "it ended before {}: {done:?}", moment.name);
         assert_nothing_runs(&silo, moment.name);
-        // The last moments are so short that it may have ended in them; what counts is that it is one or the other.
+        // The last moments are so short that it may have ended in them; either result is right.
         if done.code == 0 || silo.path("tools/sh.toml").exists() {
             break;
         }

@@ -1,4 +1,4 @@
-//! A loopback mirror of the machine's own one: packages from what was fetched before, indexes from the real mirror.
+//! A loopback copy of the machine's own mirror: packages that were fetched before, indexes from the real mirror.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +46,7 @@ pub fn origin(path: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// The lock that this run makes `sh` from: the one that ships, or one made anew because mirrors have dropped its files.
+/// The lock of `sh` in this run: the one that ships, or a new one if mirrors have dropped its files.
 pub fn lock_of_sh() -> Lock {
     read_lock("sh")
 }

@@ -27,7 +27,7 @@ use silo_store::{layer, verify};
 use crate::support::http::Http;
 use crate::support::{As, Done, Silo};
 
-/// How long anything may take that a test waits for; far above what a slow machine needs.
+/// The longest wait of a test; far above the needs of a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A silo with an empty home that fetches from `http`.
@@ -51,7 +51,7 @@ fn use_mirror(silo: &Silo, http: &Http) {
     silo.seed_locks();
 }
 
-/// A silo whose home is a copy of one with the tool `sh` and no fetched files.
+/// A silo with a copy of a home that has the tool `sh` and no fetched files.
 pub fn silo_with_sh() -> Silo {
     static HOME: OnceLock<PathBuf> = OnceLock::new();
     let home = HOME.get_or_init(|| {
@@ -66,7 +66,7 @@ pub fn silo_with_sh() -> Silo {
     copy_of(home)
 }
 
-/// A silo whose home's store is a copy of the one in `from`.
+/// A silo with a copy of the store in `from`.
 fn copy_of(from: &Path) -> Silo {
     let silo = Silo::new();
     copy(from, &silo.path(""));
@@ -75,7 +75,7 @@ fn copy_of(from: &Path) -> Silo {
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("our own directory");
-    // All at once: an image's files are other names of its layers' files.
+    // In one call: an image's files are other names of its layers' files.
     let parts = ["baked", "images", "made", "realisations", "roots", "tools"].map(|part| from.join(part));
     let copied = Command::new("cp").args(["-a", "--reflink=auto", "-t"]).arg(to).args(parts).status();
     assert!(copied.is_ok_and(|status| status.success()));
@@ -131,7 +131,7 @@ fn paths(dir: &Path) -> Vec<PathBuf> {
 /// A running command of silo, killed if the test ends before it.
 struct Running(Option<Child>);
 
-/// Starts a command whose output is kept.
+/// Starts a command and keeps its output.
 fn start<const N: usize>(silo: &Silo, args: [&str; N]) -> Running {
     Running(Some(silo.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("silo starts")))
 }
@@ -168,7 +168,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // The test fails already; what cannot be killed has ended.
+            // The test fails already; a process that cannot be killed has ended.
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -1,4 +1,4 @@
-//! A full disk: the error says so and names what could not be written, nothing half stays, and with room it goes on.
+//! A full disk: the error says so and names the file, nothing is left half-written, and with room it continues.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

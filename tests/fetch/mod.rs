@@ -61,7 +61,7 @@ impl Dir {
         self.0.join("partial").join(hex(bytes))
     }
 
-    /// Leaves what an interrupted run would.
+    /// Leaves the files of an interrupted run.
     fn leave(&self, bytes: &[u8], left: &[u8]) {
         fs::create_dir_all(self.0.join("partial")).expect("the directory can be written");
         fs::write(self.partial(bytes), left).expect("the directory can be written");

@@ -44,7 +44,7 @@ impl Between {
         Between { host, spoils, seen }
     }
 
-    /// Corrupts the next requests whose target contains this text, one after another.
+    /// Corrupts the next requests with this text in their target, one after another.
     pub fn spoil(&self, target: &'static str, spoils: impl IntoIterator<Item = Spoil>) {
         let mut all = self.spoils.lock().unwrap_or_else(PoisonError::into_inner);
         all.clear();

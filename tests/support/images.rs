@@ -125,8 +125,8 @@ pub fn base() -> Vec<u8> {
     fs::read(silo.project().join("root.tar")).expect("an export")
 }
 
-/// The words of a podman with a storage of its own, below the directory that it runs in, and no daemon, network or cgroup: what a
-/// container of CI can do.
+/// The options of a podman with a storage of its own, below its working directory, and no daemon, network or cgroup, as a
+/// container of CI needs it.
 pub fn podman_words<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let own = "--root storage --runroot run --storage-driver vfs --cgroup-manager cgroupfs --events-backend none";
     own.split(' ').chain(words.iter().copied()).collect()

@@ -55,7 +55,7 @@ impl Mirror {
     /// The command that makes `root`, as root. Each of `links` is a link into /usr before the first package comes.
     pub fn mmdebstrap(&self, root: &Path, way: Way, links: &[&str]) -> Command {
         let mut command = Command::new("mmdebstrap");
-        // A variable such as PYTHONDONTWRITEBYTECODE would find its way into what the packages' scripts do.
+        // A variable such as PYTHONDONTWRITEBYTECODE would change the results of the packages' scripts.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("SOURCE_DATE_EPOCH", self.epoch.to_string());
         // As in a step of ours: Python before 3.11 compiles sets in an order that hangs on it.
         command.env("PYTHONHASHSEED", "0");

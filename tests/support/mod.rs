@@ -50,8 +50,8 @@ pub fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_silo")), PathBuf::from)
 }
 
-/// Sees to it that what is started heeds Ctrl-C and Ctrl-\, however the tests were started: shells have what runs in their
-/// background ignore both, and that is inherited. A signal that is handled here is an ordinary one to whoever is started.
+/// Makes started programs obey Ctrl-C and Ctrl-\, however the tests were started: programs in the background of a shell
+/// ignore both, and children inherit that. A signal that is handled here is an ordinary one to a started program.
 fn heed_keys() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -115,7 +115,7 @@ impl Silo {
         Silo::of(As::Me)
     }
 
-    /// A silo with an empty home that belongs to `who`.
+    /// A silo with an empty home that belongs to this user.
     pub fn of(who: As) -> Silo {
         let dir = tempfile::Builder::new().prefix("silo-test-").tempdir().expect("a temporary directory");
         let (home, project) = (dir.path().join("home"), dir.path().join("project"));
@@ -151,7 +151,7 @@ impl Silo {
         silo
     }
 
-    /// A silo whose home is shared by all tests that only run tools; the tools are installed in it, anew by
+    /// A silo with a home that all tests share that only run tools; the tools are installed in it, again by
     /// each run of the tests. Projects are not shared.
     pub fn shared(who: As) -> Silo {
         static MINE: OnceLock<PathBuf> = OnceLock::new();
@@ -161,7 +161,7 @@ impl Silo {
                 Some(home) => home.into(),
                 None => installed(As::Me, Path::new(env!("CARGO_TARGET_TMPDIR")), &[]),
             }),
-            // The other home is made under other circumstances: what comes of it must be the same.
+            // The other home is made under other circumstances: its images must be the same.
             As::Nobody => NOBODYS.get_or_init(|| {
                 let _ = Silo::shared(As::Me);
                 // Where its owner can look; of this build directory alone, since others may run their tests beside.
@@ -221,7 +221,7 @@ impl Silo {
         self.give(&path);
     }
 
-    /// Gives a file, and the directories above it in the home, to whoever runs silo.
+    /// Gives a file, and the directories above it in the home, to the user that runs silo.
     fn give(&self, path: &Path) {
         if self.who == As::Nobody {
             for path in path.ancestors().take_while(|path| path.starts_with(&self.home)) {
@@ -232,12 +232,12 @@ impl Silo {
 
     /// Makes the files that other tests have fetched already available.
     ///
-    /// What is used of them is verified against a lock; the network is asked for the rest.
+    /// Used files are verified against a lock; the others come from the network.
     pub fn seed_downloads(&self) {
         self.copy_in(&pool("downloads"), "downloads");
     }
 
-    /// Uses the locks that had to be made anew in this run, because mirrors drop superseded packages, and the ecosystems
+    /// Uses the locks that this run had to write again, because mirrors drop superseded packages, and the ecosystems
     /// that were learned.
     pub fn seed_locks(&self) {
         self.copy_in(&pool("recipe-locks"), "recipe-locks");
@@ -256,7 +256,7 @@ impl Silo {
         }
     }
 
-    /// Offers what this silo has fetched and locked to other tests.
+    /// Offers this silo's fetched files and locks to other tests.
     pub fn offer_downloads(&self) {
         for of in ["downloads", "recipe-locks", "ecosystems"] {
             let pool = pool(of);
@@ -299,7 +299,7 @@ impl Silo {
                 command.env(kept, value);
             }
         }
-        // Servers of the tests themselves are reached directly, whatever proxy the machine has.
+        // Servers of the tests themselves are reached directly, without the machine's proxy.
         let direct = std::env::var("NO_PROXY").map_or_else(|_| "127.0.0.1".to_owned(), |names| format!("{names},127.0.0.1"));
         command.env("NO_PROXY", &direct).env("no_proxy", &direct);
         command
@@ -353,7 +353,7 @@ fn installed(who: As, place: &Path, env: &[(&str, &str)]) -> PathBuf {
     home
 }
 
-/// Where fetched files and locks made anew are kept for other tests and other runs.
+/// The directory of fetched files and new locks, for other tests and other runs.
 pub fn pool(of: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(of)
 }

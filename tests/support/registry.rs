@@ -37,7 +37,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // It ends with the test; what it says then is of no interest.
+        // It ends with the test; its output then has no meaning.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -15,12 +15,12 @@ use silo_launch::spec::{Access, Identity, Limits, Mount, Root, Spec, Stdio, Uppe
 pub const SIZE_BYTES: u64 = 64 << 20;
 /// The memory of each process.
 pub const MEMORY_BYTES: u64 = 1 << 30;
-/// Processes at once.
+/// The number of parallel processes.
 pub const TASKS: u64 = 400;
 /// Open files of each process.
 pub const FILES: u64 = 512;
 
-/// Whether what tests launch is launched in virtual machines: `SILO_TEST_TIER=vm cargo test --test main network:: terminal::`.
+/// Whether tests launch in virtual machines: `SILO_TEST_TIER=vm cargo test --test main network:: terminal::`.
 pub fn in_machines() -> bool {
     std::env::var_os("SILO_TEST_TIER").is_some_and(|tier| tier == "vm")
 }
@@ -125,7 +125,7 @@ impl Bench {
     }
 }
 
-/// What a run printed, with its errors for a failed test.
+/// The output of a run, with its errors for a failed test.
 pub fn text(output: &Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{:?}: {errors}", output.status);

@@ -90,7 +90,7 @@ impl Session {
         self.expect(words) + words
     }
 
-    /// Waits for these words; returns what was printed before them.
+    /// Waits for these words; returns the output before them.
     pub fn expect(&mut self, words: &str) -> String {
         while !self.seen.contains(words) {
             match self.output.recv_timeout(Duration::from_secs(60)) {
@@ -118,7 +118,7 @@ impl Session {
         }
     }
 
-    /// Waits a while for these words; returns what was printed before them, if they came.
+    /// Waits a while for these words; returns the output before them, if they came.
     pub fn expect_soon(&mut self, words: &str) -> Option<String> {
         while !self.seen.contains(words) {
             let piece = self.output.recv_timeout(Duration::from_secs(3)).ok()?;

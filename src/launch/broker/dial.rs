@@ -15,9 +15,9 @@ use silo_base::grant::address::{Owner, canonical, owner};
 use silo_base::grant::{Cover, Host, MACHINE, Policy, Said};
 use silo_base::thread;
 
-use super::own::is_own;
-use super::proxies::{Proxies, Proxy, Unknown};
-use super::request::{MAX_HEAD_BYTES, end_of_head};
+use super::http_head::{MAX_HEAD_BYTES, end_of_head};
+use super::own_addresses::is_own;
+use super::upstream_proxy::{Proxies, Proxy, Unknown};
 
 /// Timeout over all addresses of a host; a kernel gives up after about as long.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -4,32 +4,32 @@
 //! connect ([`silo_wire`] has the messages). The broker checks the *name*, resolves it, checks the address, connects, and copies bytes. So
 //! even root in the guest reaches only granted hosts.
 //!
-//! **Invariant.** Only [`silo_wire`] parses messages from the guest. [`hello`] parses the TLS ClientHello on port 443, and [`request`] the
+//! **Invariant.** Only [`silo_wire`] parses messages from the guest. [`sni`] parses the TLS ClientHello on port 443, and [`http_head`] the
 //! HTTP head for the upstream proxy. Size and time are bounded, and one budget ([`budget`]) covers all resources that the guest makes the
 //! broker hold.
 //!
 //! A granted name is no proof of the service behind it: a server with many names may answer, inside the encrypted connection, for any of
 //! them.
 
+mod agent_channel;
 mod budget;
-mod carrier;
-pub mod hello;
-mod own;
-pub mod proxies;
-pub mod record;
-pub mod request;
-mod waiting;
+pub mod http_head;
+pub mod network_log;
+mod own_addresses;
+mod pending;
+pub mod sni;
+pub mod upstream_proxy;
 
-mod conversations;
+mod config;
+mod connections;
 mod dial;
-mod terms;
 
-mod carry;
-mod hall;
+mod copy;
+mod shared;
 
-mod doors;
-mod keys;
+mod port_forward;
 mod relay;
+mod ssh_agent;
 
 use std::io;
 use std::rc::Rc;
@@ -42,14 +42,14 @@ use tokio::time::Instant;
 
 use silo_base::grant::{Host, MACHINE, that_covers};
 
+pub use agent_channel::Carrier;
 use budget::Permit;
-pub use carrier::Carrier;
-pub use hall::MAX_LINES;
-use hall::{Dialling, Hall, MAX_DIALLING, Ready};
-pub use record::Say;
-use record::{Entry, Verdict};
+pub use config::{Asking, Door, Keys, Terms};
+pub use network_log::Say;
+use network_log::{Entry, Verdict};
 use relay::Place;
-pub use terms::{Asking, Door, Keys, Terms};
+pub use shared::MAX_LINES;
+use shared::{Dialling, Hall, MAX_DIALLING, Ready};
 
 /// The most DNS lookups at a time, each in its own thread; more of them wait.
 const MAX_LOOKUPS: usize = 16;
@@ -105,7 +105,7 @@ impl<C: Carrier> Hall<C> {
         for door in doors {
             let (hall, port) = (Rc::clone(&self), door.inside);
             tokio::task::spawn_local(async move {
-                if let Err(error) = doors::serve(Rc::clone(&hall), door).await {
+                if let Err(error) = port_forward::serve(Rc::clone(&hall), door).await {
                     hall.tell(&format!("the port forward to port {port} in the sandbox failed: {error}"));
                 }
             });
@@ -113,7 +113,7 @@ impl<C: Carrier> Hall<C> {
         if let Some(keys) = keys {
             let hall = Rc::clone(&self);
             tokio::task::spawn_local(async move {
-                if let Err(error) = keys::serve(Rc::clone(&hall), keys).await {
+                if let Err(error) = ssh_agent::serve(Rc::clone(&hall), keys).await {
                     hall.tell(&format!("forwarding the ssh agent failed: {error}"));
                 }
             });

@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use silo_base::grant::Host;
 
 use super::budget::Budget;
-use super::carry;
-use super::conversations::Conversations;
+use super::connections::Conversations;
+use super::copy;
 use super::dial::Dialled;
-use super::hello::{Hello, MAX_HELLO_BYTES, Reader};
-use super::request::{self, MAX_HEAD_BYTES};
+use super::http_head::{self, MAX_HEAD_BYTES};
+use super::sni::{Hello, MAX_HELLO_BYTES, Reader};
 
 /// Time limit for a guest to send the first bytes, where they are checked.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub enum Error {
     Unnamed(&'static str, String),
     /// The request to the upstream proxy is not valid.
     #[error(transparent)]
-    Request(#[from] request::Error),
+    Request(#[from] http_head::Error),
 }
 
 /// The destination of a connection.
@@ -60,7 +60,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
     let mut first = 0;
     if let Some(proxy) = proxy {
         let (head, mut rest) = head(&mut guest, among.budget()).await?;
-        let exchange = request::parse(&head, place.host, place.port)?;
+        let exchange = http_head::parse(&head, place.host, place.port)?;
         let head = exchange.for_proxy(place.host, place.port, proxy.authorization.as_deref());
         world.write_all(head.as_bytes()).await?;
         rest.truncate(usize::try_from(exchange.body).unwrap_or(usize::MAX));
@@ -74,7 +74,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
     }
     match left {
         None => {
-            let (sent, received) = carry::both(&mut guest, &mut world, among).await?;
+            let (sent, received) = copy::both(&mut guest, &mut world, among).await?;
             Ok((first + sent, received))
         }
         Some(bytes) => {
@@ -82,7 +82,7 @@ pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, amo
             let (from, mut to) = guest.split();
             let (mut answer, mut ask) = world.split();
             let sent = Cell::new(first);
-            let body = carry::one_way(from.take(bytes), &mut ask, among.budget(), |bytes| {
+            let body = copy::one_way(from.take(bytes), &mut ask, among.budget(), |bytes| {
                 sent.set(sent.get() + bytes);
                 among.note(bytes);
             });
@@ -124,7 +124,7 @@ async fn head(guest: &mut TcpStream, budget: &Budget) -> Result<(Vec<u8>, Vec<u8
     let mut read = Vec::new();
     let mut long = None;
     loop {
-        if let Some(at) = request::end_of_head(&read)? {
+        if let Some(at) = http_head::end_of_head(&read)? {
             let rest = read.split_off(at);
             return Ok((read, rest));
         }

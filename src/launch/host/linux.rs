@@ -20,10 +20,10 @@ use rustix::pty::{OpenptFlags, openpt};
 use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetsid};
 use rustix::thread::set_name;
 
-use super::insistence::{Arrived, ENDS, Origin};
+use super::signal_escalation::{Arrived, ENDS, Origin};
 use crate::error::{Error, host};
-use crate::kernel::confine;
-pub use crate::kernel::confine::Agent;
+use crate::kernel::confine_broker;
+pub use crate::kernel::confine_broker::Agent;
 use crate::kernel::sys::{self, SignalSet};
 use crate::kernel::threads::require_one_thread;
 
@@ -405,7 +405,7 @@ pub fn apart<W: Send + 'static>(
                 if !asked(&work) {
                     return Ok(());
                 }
-                confine::broker(parent, agent).map_err(|failure| io::Error::other(failure.step))?;
+                confine_broker::broker(parent, agent).map_err(|failure| io::Error::other(failure.step))?;
                 run(work)
             }));
             sys::exit(if matches!(done, Ok(Ok(()))) { 0 } else { 1 })

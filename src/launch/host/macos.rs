@@ -17,10 +17,10 @@ use rustix::termios::{Termios, isatty, tcgetpgrp};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use super::insistence::{Arrived, ENDS, Origin};
+use super::signal_escalation::{Arrived, ENDS, Origin};
 use crate::check::{Check, State};
 use crate::error::{Error, host};
-use crate::foreign;
+use crate::linux_abi;
 
 /// The socket type that keeps message boundaries; a closed peer is reported as an error, not as end of file.
 pub const MESSAGES: SocketType = SocketType::DGRAM;
@@ -117,7 +117,7 @@ pub fn make_fifo(_: &OwnedFd, name: &Path, _: Mode) -> io::Result<()> {
 
 /// Returns a terminal's modes (input, output, local, control) and special characters in Linux's numbers.
 pub fn terminal(settings: &Termios) -> ([u32; 4], Vec<u8>) {
-    foreign::terminal(settings)
+    linux_abi::terminal(settings)
 }
 
 /// Signals that are forwarded to the program. `SIGWINCH` and `SIGTSTP` get special treatment.

@@ -5,7 +5,7 @@
 
 // Some items are used only by the native tier.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-pub mod insistence;
+pub mod signal_escalation;
 
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
@@ -14,16 +14,16 @@ pub mod system;
 #[path = "macos.rs"]
 pub mod system;
 
+mod broker_session;
 mod channel;
 pub mod exit;
-pub mod no_wait;
-mod serving;
+pub mod nonblocking;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-pub mod streams;
+pub mod stdio;
 
-pub mod notices;
+pub mod deferred_stderr;
 
-pub mod outlet;
+pub mod network;
 pub mod terminal;
 
-pub mod job;
+pub mod job_control;

@@ -15,9 +15,9 @@ use rustix::termios::{
     OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
-use super::no_wait::{NoWait, Way};
-use super::notices::Notices;
-use super::streams::{Streams, Take, is_foreground};
+use super::deferred_stderr::Notices;
+use super::nonblocking::{NoWait, Way};
+use super::stdio::{Streams, Take, is_foreground};
 use super::system::{self, Signals};
 use crate::error::{Error, host};
 use crate::host::exit::Exit;

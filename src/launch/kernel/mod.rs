@@ -4,11 +4,11 @@ pub mod namespaces;
 pub mod sys;
 pub mod threads;
 
-mod rule;
+mod seccomp_rule;
 
 mod seccomp;
 
-mod broker_calls;
-pub mod calls;
+mod broker_seccomp_rules;
+pub mod seccomp_rules;
 
-pub mod confine;
+pub mod confine_broker;

@@ -4,7 +4,7 @@
 //! kernel runs it once for each call number (to learn which calls it always allows). A long chain of comparisons would slow down every
 //! start.
 
-use super::rule::{Action, Condition, Rule, Test};
+use super::seccomp_rule::{Action, Condition, Rule, Test};
 use super::sys::Instruction;
 
 // Instruction codes: load a word of the call's data, mask, compare, jump, return.
@@ -144,7 +144,7 @@ fn jump(over: usize) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{calls, rule};
+    use super::super::{seccomp_rule, seccomp_rules};
     use super::*;
     use crate::spec::Identity;
 
@@ -218,10 +218,10 @@ mod tests {
             ("not reviewed", 1000, &[], errno(libc::ENOSYS), errno(libc::ENOSYS)),
         ];
         for (identity, column) in [(Identity::Caller, 0), (Identity::Root, 1)] {
-            let program = calls::filter(identity);
+            let program = seccomp_rules::filter(identity);
             for (why, number, args, caller, root) in cases {
                 let expect = if column == 0 { *caller } else { *root };
-                let verdict = judge(&program, rule::ARCHITECTURE, *number, args);
+                let verdict = judge(&program, seccomp_rule::ARCHITECTURE, *number, args);
                 assert_eq!(verdict, expect, "{why} as {identity:?}: {verdict:#x}");
             }
             assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_vm_process_cannot_fork_and_has_accounted_memory() {
-        let program = calls::lone_filter();
+        let program = seccomp_rules::lone_filter();
         let eperm = ERRNO | libc::EPERM as u32;
         for (why, number, args, expect) in [
             ("fork", libc::SYS_clone, &[17, 0, 0, 0][..], eperm),
@@ -244,13 +244,13 @@ mod tests {
             ("a file", libc::SYS_mmap, &[0, 0, 3, 0x1], ALLOW),
             ("plain", libc::SYS_read, &[], ALLOW),
         ] {
-            assert_eq!(judge(&program, rule::ARCHITECTURE, number, args), expect, "{why}");
+            assert_eq!(judge(&program, seccomp_rule::ARCHITECTURE, number, args), expect, "{why}");
         }
     }
 
     #[test]
     fn the_broker_may_speak_to_the_network_and_nothing_else() {
-        use super::super::broker_calls::{self, Agent};
+        use super::super::broker_seccomp_rules::{self, Agent};
         let eperm = ERRNO | libc::EPERM as u32;
         let family = ERRNO | libc::EAFNOSUPPORT as u32;
         let anonymous = (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE) as u64;
@@ -296,12 +296,12 @@ mod tests {
             ("x32", i64::from(X32), &[], ERRNO | libc::ENOSYS as u32),
         ];
         for (agent, unix) in [(Agent::None, family), (Agent::Asked, ALLOW)] {
-            let program = broker_calls::filter(agent);
+            let program = broker_seccomp_rules::filter(agent);
             for (why, number, args, expect) in cases {
-                let verdict = judge(&program, rule::ARCHITECTURE, *number, args);
+                let verdict = judge(&program, seccomp_rule::ARCHITECTURE, *number, args);
                 assert_eq!(verdict, *expect, "{why} with {agent:?}: {verdict:#x}");
             }
-            assert_eq!(judge(&program, rule::ARCHITECTURE, libc::SYS_socket, &[1, 1 | 0x80800, 0]), unix);
+            assert_eq!(judge(&program, seccomp_rule::ARCHITECTURE, libc::SYS_socket, &[1, 1 | 0x80800, 0]), unix);
             assert_eq!(judge(&program, 0x4000_0003, 1, &[]), KILL_PROCESS, "i386");
             assert!(program.len() < 4096, "the kernel's limit");
         }
@@ -310,9 +310,9 @@ mod tests {
     #[test]
     fn every_rule_is_reached() {
         for identity in [Identity::Caller, Identity::Root] {
-            let program = calls::filter(identity);
-            for rule in calls::rules(identity).iter().filter(|rule| rule.when.is_empty()) {
-                let verdict = judge(&program, rule::ARCHITECTURE, i64::from(rule.number), &[]);
+            let program = seccomp_rules::filter(identity);
+            for rule in seccomp_rules::rules(identity).iter().filter(|rule| rule.when.is_empty()) {
+                let verdict = judge(&program, seccomp_rule::ARCHITECTURE, i64::from(rule.number), &[]);
                 assert_ne!(verdict, ALLOW, "{}", rule.why);
             }
         }

@@ -1,7 +1,7 @@
 //! Limits on all of a sandbox's processes together, if part of the cgroup tree is delegated to the user.
 //!
 //! Only cgroup v2. Systemd delegates a subtree to each user's session. A limit needs a parent directory that is writable and enables the
-//! controllers for its children. Otherwise only the limits of [`super::limits`] apply, and `doctor` reports that.
+//! controllers for its children. Otherwise only the limits of [`super::rlimits`] apply, and `doctor` reports that.
 
 use std::fs;
 use std::io;

@@ -26,14 +26,14 @@ use rustix::thread::{set_name, set_no_new_privs};
 
 use silo_init::agent::Agent;
 
-use super::named::Judge;
-use super::plan::Plan;
-use super::removable::{self, Removable};
-use super::wire::{self, Order, Report, Scope};
-use super::{device, identity, limits, modes, owner, program, reguard, root};
+use super::excluded_dirs::{self, Removable};
+use super::host_facts::Plan;
+use super::init_messages::{self, Order, Report, Scope};
+use super::syscall_path::Judge;
+use super::{chown_emulation, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, During, Failure};
-use crate::host::streams::{Lead, Streams, Terminal};
-use crate::kernel::{calls, sys};
+use crate::host::stdio::{Lead, Streams, Terminal};
+use crate::kernel::{seccomp_rules, sys};
 use crate::spec::{Identity, SSH_AGENT, Spec};
 use silo_wire::frame::StageFailure;
 
@@ -49,7 +49,7 @@ pub fn main(spec: &Spec, plan: &Plan, socket: &OwnedFd) -> ! {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(spec, plan, socket.as_fd())));
     if let Ok(Err(failure)) = outcome {
         // Ignored if the host's end is closed.
-        let _ = wire::report(socket.as_fd(), &Report::Failed(failure));
+        let _ = init_messages::report(socket.as_fd(), &Report::Failed(failure));
     }
     sys::exit(1)
 }
@@ -66,19 +66,19 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     isolate(spec)?;
     let network = network(plan, socket)?;
     let no_files = root::enter(spec)?;
-    limits::bound_processes(&spec.limits)?;
+    rlimits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
     keys(spec, socket)?;
     let terminal = terminal(&plan.streams, socket)?;
     umask(plan.umask);
-    limits::apply(&spec.limits, plan.cgroup.is_some())?;
+    rlimits::apply(&spec.limits, plan.cgroup.is_some())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("making PID 1 undumpable")?;
     set_no_new_privs(true).during("setting no_new_privs")?;
     // Before another process starts: no process of the sandbox may be in silo's process group, because signals to it are for silo.
     begin_session(terminal.as_ref())?;
     // Must come first: Landlock forbids mounts.
-    let guard = reguard::start(spec)?;
-    let removable = removable::start(spec)?;
+    let guard = remount_guard::start(spec)?;
+    let removable = excluded_dirs::start(spec)?;
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
     match spec.identity {
@@ -112,18 +112,25 @@ fn start_caller(
     match sys::fork().during("starting the program")? {
         None => {
             drop(ours);
-            let filter = if removable.is_some() { calls::filter_with_removable(spec.identity) } else { calls::filter(spec.identity) };
+            let filter = if removable.is_some() {
+                seccomp_rules::filter_with_removable(spec.identity)
+            } else {
+                seccomp_rules::filter(spec.identity)
+            };
             let listener = sys::filter_with_listener(&filter).during(step)?;
-            wire::hand_over(theirs.as_fd(), listener).during(step)?;
+            init_messages::hand_over(theirs.as_fd(), listener).during(step)?;
             become_program(spec, plan, terminal)
         }
         Some(pid) => {
             drop(theirs);
-            sys::filter(&calls::filter_for_all()).during(step)?;
+            sys::filter(&seccomp_rules::filter_for_all()).during(step)?;
             // `None` if the program could not start; it has reported the reason, and is reaped.
-            let modes = wire::take_over(ours.as_fd()).during(step)?.map(|listener| modes::Modes::new(listener, removable)).transpose()?;
+            let modes = init_messages::take_over(ours.as_fd())
+                .during(step)?
+                .map(|listener| set_id_dirs::Modes::new(listener, removable))
+                .transpose()?;
             // If silo is gone, the loop detects that.
-            let _ = wire::report(outside.socket, &Report::Started);
+            let _ = init_messages::report(outside.socket, &Report::Started);
             watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn Judge))
         }
     }
@@ -132,8 +139,8 @@ fn start_caller(
 /// PID 1 keeps the capabilities for recording owners; the program drops more.
 fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     // PID 1 has the filter, too, but makes none of the calls that it would have to answer itself.
-    let listener = sys::filter_with_listener(&calls::filter(spec.identity)).during("filtering system calls")?;
-    let recorder = owner::Recorder::new(listener)?;
+    let listener = sys::filter_with_listener(&seccomp_rules::filter(spec.identity)).during("filtering system calls")?;
+    let recorder = chown_emulation::Recorder::new(listener)?;
     match sys::fork().during("starting the program")? {
         None => {
             drop(recorder);
@@ -196,7 +203,7 @@ fn network(plan: &Plan, socket: BorrowedFd<'_>) -> Result<Option<(Agent, OwnedFd
     let step = "opening the network channel";
     let (host, ours) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     let agent = Agent::prepare(layout).during(step)?;
-    wire::report(socket, &Report::Channel(host)).during(step)?;
+    init_messages::report(socket, &Report::Channel(host)).during(step)?;
     Ok(Some((agent, ours)))
 }
 
@@ -209,7 +216,7 @@ fn keys(spec: &Spec, socket: BorrowedFd<'_>) -> Result<(), Failure> {
     let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during(step)?;
     bind(&listener, &SocketAddrUnix::new(SSH_AGENT).during(step)?).during(step)?;
     listen(&listener, KEYS_BACKLOG).during(step)?;
-    wire::report(socket, &Report::Keys(listener)).during(step)
+    init_messages::report(socket, &Report::Keys(listener)).during(step)
 }
 
 /// Starts the network agent, with fewer privileges than PID 1 and none beyond the program's system calls. Returns the socket that signals
@@ -225,7 +232,7 @@ fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
         set_name(c"silo-agent").during(step)?;
         sys::close_range(0, 2).during(step)?;
         identity::drop_capabilities_of_agent()?;
-        sys::filter(&calls::filter(Identity::Caller)).during(step)?;
+        sys::filter(&seccomp_rules::filter(Identity::Caller)).during(step)?;
         agent.serve(channel, end.as_fd()).during(step)
     };
     // Without its agent a sandbox has no network, and the program notices; there is no other receiver for the error.
@@ -237,10 +244,10 @@ fn start_agent(agent: Agent, channel: &OwnedFd) -> Result<OwnedFd, Failure> {
 fn terminal(streams: &Streams, socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Failure> {
     let Some(Terminal { settings, size, .. }) = &streams.terminal else { return Ok(None) };
     let step = "opening a terminal";
-    let (host, program) = device::open_terminal()?;
+    let (host, program) = dev::open_terminal()?;
     tcsetattr(&program, OptionalActions::Now, settings).during(step)?;
     tcsetwinsize(&program, *size).during(step)?;
-    wire::report(socket, &Report::Terminal(host)).during(step)?;
+    init_messages::report(socket, &Report::Terminal(host)).during(step)?;
     Ok(Some(program))
 }
 
@@ -269,15 +276,15 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
         }
     }
     drop(terminal);
-    device::own_streams()?;
+    dev::own_streams()?;
     rustix::process::chdir(&spec.cwd).during_this(|| format!("entering {}", spec.cwd.display()))?;
     sys::default_sigpipe();
     sys::set_blocked_signals(&plan.signals_before).during("unblocking signals")?;
     if spec.identity == Identity::Machine {
-        limits::bound_address_space(&spec.limits)?;
-        sys::filter(&calls::lone_filter()).during("filtering system calls")?;
+        rlimits::bound_address_space(&spec.limits)?;
+        sys::filter(&seccomp_rules::lone_filter()).during("filtering system calls")?;
     }
-    program::exec(&plan.program)
+    exec::exec(&plan.program)
 }
 
 /// Reaps processes, forwards signals and answers calls from the filter until the program ends. Keeps the terminal open, so that the host's
@@ -332,7 +339,7 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
             let cause = Cause::Words("a program inside stopped the guard process, so the sandbox ended".to_owned());
             let failure = Failure { stage: StageFailure::Setup, step: "guarding the project's files".to_owned(), cause };
             // Ignored if silo is gone: the sandbox ends in any case.
-            let _ = wire::report(socket, &Report::Failed(failure));
+            let _ = init_messages::report(socket, &Report::Failed(failure));
             sys::exit(1);
         }
         if pid != program {
@@ -345,7 +352,7 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
             (None, None) => {
                 if let Some(signal) = status.stopping_signal() {
                     // If silo is gone, the loop detects that.
-                    let _ = wire::report(socket, &Report::Stopped(low(signal)));
+                    let _ = init_messages::report(socket, &Report::Stopped(low(signal)));
                 }
                 continue;
             }
@@ -354,7 +361,7 @@ fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
             dismiss(agent);
         }
         // Ignored if silo is gone: the sandbox ends in any case.
-        let _ = wire::report(socket, &report);
+        let _ = init_messages::report(socket, &report);
         sys::exit(0);
     }
 }
@@ -378,7 +385,7 @@ struct Job {
 impl Job {
     /// Executes the host's next order; exits when the host's end is closed.
     fn obey(&mut self, socket: BorrowedFd<'_>) -> Result<(), Failure> {
-        match wire::next_order(socket) {
+        match init_messages::next_order(socket) {
             Ok(Some(Order::Signal { signal, scope })) => self.signal(i32::from(signal), scope),
             Ok(Some(Order::Foreground)) => {
                 self.show(true);

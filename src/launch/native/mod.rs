@@ -5,28 +5,28 @@
 //! starts the program. Needs Linux 5.12 (`mount_setattr`; overlays in user namespaces exist since 5.11).
 
 mod cgroup;
-mod changes;
+mod dir_watch;
+mod exec;
 mod identity;
-mod layout;
-mod limits;
+pub(super) mod init_messages;
+mod mount_points;
 mod mounts;
-mod named;
-mod program;
-mod skeleton;
-pub(super) mod wire;
+mod network_layout;
+mod rlimits;
+mod syscall_path;
 
-mod device;
-mod owner;
-pub(super) mod plan;
+mod chown_emulation;
+mod dev;
+pub(super) mod host_facts;
 mod proc;
-mod reguard;
+mod remount_guard;
 pub(super) mod supervise;
 
-mod removable;
+mod excluded_dirs;
 mod root;
 
-mod modes;
 pub mod probe;
+mod set_id_dirs;
 
 mod init;
 
@@ -34,10 +34,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::host::deferred_stderr::Notices;
 use super::host::exit::Exit;
-use super::host::notices::Notices;
-use super::host::outlet::Outlet;
-use super::host::streams;
+use super::host::network::Outlet;
+use super::host::stdio;
 use super::host::system::Signals;
 use super::host::terminal::{Screen, Turn};
 use super::kernel::namespaces::NAMESPACES;
@@ -45,13 +45,13 @@ use super::kernel::sys;
 use super::phase::Phase;
 use super::spec::Spec;
 use crate::error::{Error, host};
-use plan::Plan;
+use host_facts::Plan;
 
 /// See [`crate`].
 pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
-    let plan = plan::make(spec, signals.before(), streams::streams(&spec.stdio)?)?;
+    let plan = host_facts::make(spec, signals.before(), stdio::streams(&spec.stdio)?)?;
     let notices = Notices::new(&plan.streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
     let mut screen = Screen::of(&plan.streams, notices)?;

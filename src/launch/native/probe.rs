@@ -13,12 +13,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::set_no_new_privs;
 
-use super::wire::{self, Report};
-use super::{cgroup, identity, limits, root};
+use super::init_messages::{self, Report};
+use super::{cgroup, identity, rlimits, root};
 use crate::check::{Check, State};
 use crate::failure::{Cause, During, Failure};
 use crate::kernel::namespaces::NAMESPACES;
-use crate::kernel::{calls, sys};
+use crate::kernel::{seccomp_rules, sys};
 use crate::spec::{Identity, Root, Spec, Upper};
 use silo_wire::frame::StageFailure;
 
@@ -43,7 +43,7 @@ pub fn probe(store: &Path) -> Vec<Check> {
 }
 
 fn kernel() -> Check {
-    let (major, minor) = limits::kernel();
+    let (major, minor) = rlimits::kernel();
     let new = (major, minor) >= OLDEST_KERNEL;
     Check {
         name: "kernel",
@@ -115,7 +115,7 @@ fn overlay_attributes(store: &Path) -> Check {
 
 fn filter() -> Result<(), Failure> {
     set_no_new_privs(true).during("giving up new privileges")?;
-    let listener = sys::filter_with_listener(&calls::filter(Identity::Root));
+    let listener = sys::filter_with_listener(&seccomp_rules::filter(Identity::Root));
     listener.map(drop).during("filtering system calls")
 }
 
@@ -169,11 +169,11 @@ fn attempt(try_it: impl Fn() -> Result<(), Failure>) -> Result<(), Failure> {
             Err(failure) => Report::Failed(failure),
         };
         // A missing report counts as a failure.
-        let _ = wire::report(theirs.as_fd(), &report);
+        let _ = init_messages::report(theirs.as_fd(), &report);
         sys::exit(0)
     };
     drop(theirs);
-    let report = wire::next_report(ours.as_fd());
+    let report = init_messages::next_report(ours.as_fd());
     while let Err(Errno::INTR) = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED) {}
     match report {
         Ok(Some(Report::Exited(0))) => Ok(()),

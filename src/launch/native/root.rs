@@ -22,12 +22,12 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
+use super::mount_points::Skeleton;
 use super::mounts::{HARMLESS, attach, attach_making, bind_to_itself, clone_tree, is_dir, move_onto, open_in};
-use super::skeleton::Skeleton;
-use super::{device, proc};
+use super::{dev, proc};
 use crate::failure::{During, Failure};
 use crate::kernel::sys;
-use crate::opened;
+use crate::open_checked;
 use crate::spec::UNLAYERED;
 use crate::spec::host_path::HostPath;
 use crate::spec::{Access, Overlay, SYMLINK, Spec, Upper};
@@ -47,7 +47,7 @@ struct Sources {
     lower: Vec<OwnedFd>,
     kept: Option<(OwnedFd, OwnedFd)>,
     mounts: Vec<OwnedFd>,
-    devices: device::Sources,
+    devices: dev::Sources,
 }
 
 /// Creates the root file system and enters it; `/proc` is not masked yet.
@@ -58,7 +58,7 @@ pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
     let scratch = scratch(spec)?;
     let root = overlay(spec, &sources, &scratch)?;
     let at_root = |name| format!("mounting {name}");
-    device::attach_dev(&root, &scratch, sources.devices)?;
+    dev::attach_dev(&root, &scratch, sources.devices)?;
     let no_files = proc::attach_proc(&root, &scratch)?;
     if sources.kept.is_some() {
         let tmp = clone_tree(scratch.as_fd(), "tmp").during_this(|| at_root("/tmp"))?;
@@ -99,7 +99,7 @@ fn open_sources(spec: &Spec) -> Result<Sources, Failure> {
         sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).during_this(step)?;
         mounts.push(tree);
     }
-    Ok(Sources { lower, kept, mounts, devices: device::open_sources()? })
+    Ok(Sources { lower, kept, mounts, devices: dev::open_sources()? })
 }
 
 /// Opens a mount's source; fails if the path's inode differs from the checked one.
@@ -110,7 +110,7 @@ fn open_host(host: &HostPath) -> Result<OwnedFd, Failure> {
     let mut failed = Errno::STALE;
     for _ in 0..OPEN_ATTEMPTS {
         match openat2(CWD, host.path(), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
-            Ok(file) if opened::inode(&fstat(&file).during_this(opening)?) == inode => return Ok(file),
+            Ok(file) if open_checked::inode(&fstat(&file).during_this(opening)?) == inode => return Ok(file),
             Ok(_) => failed = Errno::STALE,
             Err(error) => failed = error,
         }

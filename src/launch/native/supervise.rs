@@ -4,7 +4,7 @@
 //! signals silo, and silo forwards each signal exactly once to the program's process group, as the terminal would have. Silo treats a
 //! signal to its whole process group in the same way. A signal to silo alone (`kill`) goes to the program alone.
 //!
-//! A stopped program stops silo with it, so that the caller's shell shows its prompt (`host/job.rs`). For repeated keys see `insistence`.
+//! A stopped program stops silo with it, so that the caller's shell shows its prompt (`host/job.rs`). For repeated keys see `signal_escalation`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::Termios;
 
-use super::wire::{self, Order, Report, Scope};
+use super::init_messages::{self, Order, Report, Scope};
 use crate::error::{Error, host};
 use crate::failure::failed;
 use crate::host::exit::Exit;
-use crate::host::insistence::{Answer, Arrived, Insistence};
-use crate::host::job::{Inside, Job};
-use crate::host::outlet::{Askers, Outlet};
+use crate::host::job_control::{Inside, Job};
+use crate::host::network::{Askers, Outlet};
+use crate::host::signal_escalation::{Answer, Arrived, Insistence};
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
 use crate::kernel::sys::Child;
@@ -123,7 +123,7 @@ pub fn watch(
             outlet.serve()?;
         }
         if !events[0].is_empty() {
-            match host(wire::next_report(socket), "receiving from the sandbox") {
+            match host(init_messages::next_report(socket), "receiving from the sandbox") {
                 Ok(Some(Report::Terminal(fd))) => {
                     if let Some(screen) = &mut screen {
                         screen.connect(fd)?;
@@ -212,7 +212,7 @@ struct Link<'a>(BorrowedFd<'a>);
 
 impl Link<'_> {
     fn order(&self, order: Order) -> Result<(), Error> {
-        match wire::order(self.0, order) {
+        match init_messages::order(self.0, order) {
             // PID 1 is ending; its final report follows.
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(()),
             sent => host(sent, "signalling the sandbox"),

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, Timespec, access};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
-use super::machine::Processor;
+use super::vm_spec::Processor;
 use crate::kernel::sys;
 
 /// The device file.

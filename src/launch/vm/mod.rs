@@ -1,54 +1,54 @@
 //! The vm tier: a VM for each launch, with its own kernel, ended with its program.
 //!
-//! The VM is QEMU, from an image like any other, in a sandbox of the native tier (see [`machine`] for its view). The VM's first process is
-//! silo again ([`guest`]), which launches the program in a sandbox of the native tier *inside*. One port between the two carries frames
+//! The VM is QEMU, from an image like any other, in a sandbox of the native tier (see [`vm_spec`] for its view). The VM's first process is
+//! silo again ([`guest_init`]), which launches the program in a sandbox of the native tier *inside*. One port between the two carries frames
 //! ([`mux`]). So the same code builds the same view for a program on both tiers. Two more barriers separate it from the host: the VM, and
 //! the sandbox around QEMU.
 //!
 //! Only the VM's final report decides the result. QEMU's own end does not, in any form.
 //!
-//! This is Linux. On macOS the VM runs in Apple's framework (see [`apple`] for its view; `vz` starts it), without a sandbox around it. The
-//! guest, the port and the host side of it ([`watch`]) are the same.
+//! This is Linux. On macOS the VM runs in Apple's framework (see [`vz_spec`] for its view; `vz` starts it), without a sandbox around it. The
+//! guest, the port and the host side of it ([`supervise`]) are the same.
 
-mod changes;
+pub mod protocol;
 #[cfg(target_os = "linux")]
-mod control;
-pub mod conversation;
+mod qmp;
+mod upper_archive;
 // QEMU has more ways to end.
+mod drain;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod gone;
-mod linger;
+mod unreported_end;
 // Some items are used only by QEMU and the guest.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod places;
+mod guest_paths;
 // Each system uses one of its two functions.
 #[allow(dead_code)]
-mod program;
+mod guest_binary;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod tty;
 
-pub mod initial;
+pub mod initramfs;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod mux;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod shares;
+mod shared_dirs;
 
 mod link;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod machine;
+mod vm_spec;
 
 // Data that is tested also on systems without Apple's framework.
-#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
-mod apple;
 #[cfg(target_os = "linux")]
-pub mod guest;
+pub mod guest_init;
 #[cfg(target_os = "linux")]
 mod kvm;
 #[cfg(target_os = "linux")]
-mod saved;
+mod snapshot_key;
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+mod vz_spec;
 
 #[cfg(target_os = "macos")]
-mod framework;
+mod vz_bindings;
 
 #[cfg(target_os = "linux")]
 #[path = "qemu.rs"]
@@ -58,37 +58,37 @@ mod running;
 mod running;
 
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-mod watch;
+mod supervise;
 
-mod connect;
 #[cfg(target_os = "linux")]
 mod start;
 #[cfg(target_os = "macos")]
 #[path = "vz_start.rs"]
 mod start;
+mod wire_streams;
 
 #[cfg(target_os = "linux")]
 pub mod snapshot;
 
 use super::error::Error;
+use super::host::deferred_stderr::Notices;
 use super::host::exit::Exit;
-use super::host::notices::Notices;
-use super::host::outlet::Outlet;
-use super::host::streams;
+use super::host::network::Outlet;
+use super::host::stdio;
 use super::host::system::Signals;
 use super::host::terminal::{Screen, Turn};
 use super::phase::Phase;
 use super::spec::{Machine, Spec, Upper};
-use watch::Until;
+use supervise::Until;
 
 /// See [`crate::unpack_changes`].
-pub use changes::unpack as unpack_changes;
+pub use upper_archive::unpack as unpack_changes;
 
 /// Finds the silo binary that is a VM's first process, with its libraries.
 #[cfg(target_os = "macos")]
-pub use program::beside as first_process;
+pub use guest_binary::beside as first_process;
 #[cfg(target_os = "linux")]
-pub use program::of as first_process;
+pub use guest_binary::of as first_process;
 
 #[cfg(target_os = "linux")]
 pub use kvm::works as runs_guests;
@@ -99,7 +99,7 @@ pub use start::probe;
 pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
-    let streams = streams::streams(&spec.stdio)?;
+    let streams = stdio::streams(&spec.stdio)?;
     let notices = Notices::new(&streams)?;
     let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
     let (mut watch, inside) = match begin(spec, machine, &signals) {
@@ -114,14 +114,14 @@ pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> R
         screen.take()?;
     }
     watch.outlet = outlet;
-    let after = connect::program(&mut watch, spec, inside, &streams)?;
+    let after = wire_streams::program(&mut watch, spec, inside, &streams)?;
     let outcome = watch.run(&signals, Until::Ended, noted);
     noted(Phase::Ended);
     let exit = watch.close(outcome, &signals)?;
     // Unpacking takes a while; from here on a signal interrupts this process.
     drop(signals);
     if let (Some(after), Upper::Kept { upper, .. }) = (after, &spec.root.upper) {
-        connect::changed(after, upper)?;
+        wire_streams::changed(after, upper)?;
     }
     Ok(exit)
 }

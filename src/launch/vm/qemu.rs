@@ -2,11 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::control::Control;
-use super::gone::Gone;
+use super::qmp::Control;
+use super::unreported_end::Gone;
 use crate::error::{Error, host};
+use crate::native::init_messages::{self, Report};
 use crate::native::supervise::Sandbox;
-use crate::native::wire::{self, Report};
 
 /// A VM in QEMU; dropping it ends the VM.
 pub struct Running {
@@ -34,7 +34,7 @@ impl Running {
 
     /// Reads a report, once one is available; returns the reason if QEMU has ended.
     pub fn look(&self) -> Result<Option<Gone>, Error> {
-        Ok(match host(wire::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
+        Ok(match host(init_messages::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
             Some(Report::Started | Report::Stopped(_)) => None,
             report => Some(told(report)),
         })

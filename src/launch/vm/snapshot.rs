@@ -20,16 +20,16 @@ use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_wire::frame;
 
-use super::connect;
+use super::guest_paths::{self, MEMORY, STATE};
 use super::kvm::processor;
-use super::machine::{self, Processor, Start};
-use super::places::{self, MEMORY, STATE};
 use super::running::Running;
-use super::saved::{Place, regular, whole};
+use super::snapshot_key::{Place, regular, whole};
 use super::start::{Way, awake, boot};
-use super::watch::Until;
+use super::supervise::Until;
+use super::vm_spec::{self, Processor, Start};
+use super::wire_streams;
 use crate::error::{Error, host};
-use crate::host::streams;
+use crate::host::stdio;
 use crate::host::system::Signals;
 use crate::spec::{Machine, Spec, Stdio, Upper};
 
@@ -59,7 +59,7 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
     }
     host(make_room(&place.parent), &step())?;
     let staged = place.parent.join(format!("{UNDONE}{}", place.name));
-    let memory_bytes = machine::memory(spec, machine);
+    let memory_bytes = vm_spec::memory(spec, machine);
     host(prepare(&staged, memory_bytes), &step())?;
     let taken = record(spec, machine, processor, &staged).and_then(|()| host(persist(&staged, &place.dir(), memory_bytes), &step()));
     if taken.is_err() {
@@ -72,13 +72,13 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
 /// Boots a VM, runs the warm-up command, and saves the VM.
 fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> Result<(), Error> {
     let signals = Signals::take_over()?;
-    let shares = machine::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() }).shares;
+    let shares = vm_spec::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() }).shares;
     let plain = plain(spec, machine);
     let start = Start::Observed { dir: dir.to_owned(), shares };
-    let booted = boot(machine::make(&plain, machine, processor, start), &signals, Way::Observed);
+    let booted = boot(vm_spec::make(&plain, machine, processor, start), &signals, Way::Observed);
     let (mut watch, made) = booted.map_err(|unstarted| unstarted.error)?;
     if machine.disk.is_some() {
-        connect::program(&mut watch, &plain, made.inside(), &streams::streams(&plain.stdio)?)?;
+        wire_streams::program(&mut watch, &plain, made.inside(), &stdio::streams(&plain.stdio)?)?;
         watch.run(&signals, Until::Ended, &mut |_| {})?;
         // A missing or failing command has still warmed the page cache; a setup error makes the VM useless.
         if let Some(frame::Report::Failed { stage: frame::StageFailure::Setup, step, .. }) = &watch.end {
@@ -92,7 +92,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
     }
     let step = "saving the virtual machine";
     let Some(control) = watch.running().and_then(Running::control) else { return Err(Error::Lost) };
-    host(control.save(&format!("{}/{STATE}", places::SNAPSHOT), &signals).map_err(io::Error::other), step)
+    host(control.save(&format!("{}/{STATE}", guest_paths::SNAPSHOT), &signals).map_err(io::Error::other), step)
 }
 
 /// Returns a spec of the image's own program, without the user's files.
@@ -159,7 +159,7 @@ fn persist(staged: &Path, to: &Path, memory_bytes: u64) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use super::super::saved::MAX_STATE_BYTES;
+    use super::super::snapshot_key::MAX_STATE_BYTES;
     use super::*;
 
     const MEMORY_BYTES: u64 = 1 << 20;

@@ -5,21 +5,21 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{Frame, SEED_BYTES};
 
-use super::control::{self, Control};
-use super::conversation::{Patience, Side};
-use super::gone::Gone;
+use super::guest_paths;
 use super::kvm;
-use super::machine::{self, Inside, Made, Processor, Start};
 use super::mux::Mux;
-use super::places;
+use super::protocol::{Patience, Side};
+use super::qmp::{self, Control};
 use super::running::Running;
-use super::saved::Place;
-use super::watch::{Afterwards, Until, Watch};
+use super::snapshot_key::Place;
+use super::supervise::{Afterwards, Until, Watch};
+use super::unreported_end::Gone;
+use super::vm_spec::{self, Inside, Made, Processor, Start};
 use crate::check::{Check, State};
 use crate::error::{Error, host};
-use crate::host::streams::Streams;
+use crate::host::stdio::Streams;
 use crate::host::system::{self, Signals};
-use crate::native::{self, plan};
+use crate::native::{self, host_facts};
 use crate::spec::{Machine, Spec};
 use silo_base::sanitize;
 
@@ -32,9 +32,9 @@ pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(W
 fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Made), Error> {
     let processor = kvm::processor();
     if let Some(place) = Place::of(spec, machine, processor)
-        && let Some(dir) = place.find(machine::memory(spec, machine))
+        && let Some(dir) = place.find(vm_spec::memory(spec, machine))
     {
-        match boot(machine::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
+        match boot(vm_spec::make(spec, machine, processor, Start::Restored { dir }), signals, Way::Restored(awake()?)) {
             Err(Unstarted { error: interrupted @ Error::Interrupted { .. }, .. }) => return Err(interrupted),
             // A lack of memory, descriptors or processes on the host, or a kill, does not prove that the snapshot is bad.
             Err(Unstarted { blame: Blame::Snapshot, .. }) => place.remove(),
@@ -42,9 +42,9 @@ fn start<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch
             Ok(restored) => return Ok(restored),
         }
     }
-    match boot(machine::make(spec, machine, processor, Start::Boot), signals, Way::Booted) {
+    match boot(vm_spec::make(spec, machine, processor, Start::Boot), signals, Way::Booted) {
         Err(Unstarted { error: Error::Machine { .. }, .. }) => {
-            boot(machine::make(spec, machine, Processor::Translated, Start::Boot), signals, Way::Booted)
+            boot(vm_spec::make(spec, machine, Processor::Translated, Start::Boot), signals, Way::Booted)
         }
         booted => booted,
     }
@@ -112,7 +112,7 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
             (Some(host(Control::new(ours), step)?), theirs)
         }
     };
-    let plan = plan::make(&made.outer, signals.before(), Streams::given(theirs, output, errors))?;
+    let plan = host_facts::make(&made.outer, signals.before(), Streams::given(theirs, output, errors))?;
     let (sandbox, socket) = native::start(&made.outer, &plan)?;
     drop(plan);
     let mut mux = Mux::new(ours, Side::Host);
@@ -128,13 +128,13 @@ pub fn boot<'a>(made: Made, signals: &Signals, way: Way) -> Result<(Watch<'a>, M
     let begun = match watch.running().and_then(Running::control) {
         None => Ok(()),
         Some(control) => control.begin(signals).and_then(|()| match way {
-            Way::Restored(_) => control.restore(&format!("{}/{}", places::SNAPSHOT, places::STATE), signals),
+            Way::Restored(_) => control.restore(&format!("{}/{}", guest_paths::SNAPSHOT, guest_paths::STATE), signals),
             Way::Booted | Way::Observed => Ok(()),
         }),
     };
     let heard = match begun {
         Ok(()) => watch.run(signals, Until::Heard, &mut |_| {}),
-        Err(control::Error::Interrupted { signal }) => Err(Error::Interrupted { signal }),
+        Err(qmp::Error::Interrupted { signal }) => Err(Error::Interrupted { signal }),
         Err(error) => {
             let what = format!("did not accept commands ({error}) {}", String::from_utf8_lossy(&said(&mut watch)).trim());
             Err(watch.await_end(signals, &sanitize::line(&what)))

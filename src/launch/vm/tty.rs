@@ -3,7 +3,7 @@
 use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{streams, system};
+use crate::host::{stdio, system};
 
 /// A terminal's settings in Linux's numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Copies the settings of the program's future terminal.
-    pub fn of(terminal: &streams::Terminal, on: [bool; 3]) -> Terminal {
+    pub fn of(terminal: &stdio::Terminal, on: [bool; 3]) -> Terminal {
         let (modes, codes) = system::terminal(&terminal.settings);
         let size = (terminal.size.ws_row, terminal.size.ws_col);
         Terminal { modes, codes, size, is_foreground: terminal.is_foreground, on }

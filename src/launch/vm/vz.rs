@@ -1,6 +1,6 @@
 //! A running VM on macOS: Apple's Virtualization framework instead of QEMU, with the same guest and the same frames.
 //!
-//! The code in this file and in [`super::framework`] has never run on a Mac. The configuration ([`super::apple`]), the guest and the
+//! The code in this file and in [`super::vz_bindings`] has never run on a Mac. The configuration ([`super::vz_spec`]), the guest and the
 //! protocol on the port are tested on Linux.
 
 use std::fs;
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::apple::{Configuration, Holds};
-use super::framework::Virtual;
-use super::gone::Gone;
+use super::unreported_end::Gone;
+use super::vz_bindings::Virtual;
+use super::vz_spec::{Configuration, Holds};
 use crate::error::{Error, host};
 use crate::spec::Access;
 

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use rustix::net::SocketType;
 
-use super::apple::{self, Configuration};
-use super::conversation::{Patience, Side};
-use super::framework::{self, Ends, Virtual};
-use super::machine::Inside;
+use super::guest_binary;
 use super::mux::Mux;
-use super::program;
+use super::protocol::{Patience, Side};
 use super::running::{Running, Stage};
-use super::watch::{Afterwards, Until, Watch};
+use super::supervise::{Afterwards, Until, Watch};
+use super::vm_spec::Inside;
+use super::vz_bindings::{self, Ends, Virtual};
+use super::vz_spec::{self, Configuration};
 use crate::check::{Check, State};
 use crate::error::{Error, host};
 use crate::host::system::{self, Signals};
@@ -20,7 +20,7 @@ use crate::spec::{Machine, Spec};
 
 /// Starts a VM with the framework.
 pub fn begin<'a>(spec: &Spec, machine: &Machine, signals: &Signals) -> Result<(Watch<'a>, Inside), Error> {
-    let (configuration, inside) = apple::make(spec, machine);
+    let (configuration, inside) = vz_spec::make(spec, machine);
     boot(&configuration, &machine.initial, signals).map(|watch| (watch, inside))
 }
 
@@ -45,10 +45,10 @@ fn boot<'a>(configuration: &Configuration, initial: &Path, signals: &Signals) ->
 pub fn probe() -> Check {
     let name = "virtual machines";
     let check = |state, detail: &str, cure: String| Check { name, state, detail: detail.to_owned(), cure };
-    if !framework::is_supported() {
+    if !vz_bindings::is_supported() {
         return check(State::Missing, "the Virtualization framework does not run virtual machines here", String::new());
     }
-    match system::this_program().and_then(|this| program::beside(&this)) {
+    match system::this_program().and_then(|this| guest_binary::beside(&this)) {
         Ok(_) => check(State::Degraded, "the Virtualization framework is available, but Silo has never been tested with it", String::new()),
         Err(error) => check(State::Missing, &error.to_string(), "install a release".to_owned()),
     }

@@ -3,9 +3,9 @@
 //! A *messenger* is a message-oriented socket: in the guest its peer is the network agent, on the host the broker. A connection that the
 //! agent passes becomes a stream, and on the host a connection again. Clients of the user's ssh agent are forwarded in the same way.
 
-mod ends;
+mod endpoint;
 
-mod handover;
+mod fd_passing;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use rustix::io::{Errno, read, write};
 use rustix::net::{Shutdown, shutdown};
 use silo_wire::frame::Frame;
 
-use super::conversation::{Act, Fate, Phase};
+use super::protocol::{Act, Fate, Phase};
 
-pub use ends::{Error, Keys, Mux, Source};
+pub use endpoint::{Error, Keys, Mux, Source};
 
 /// Most reads of the link before the received data is handled.
 const READS_AT_ONCE: usize = 16;

@@ -9,9 +9,9 @@ use silo_wire::frame::{MAX_PAYLOAD_BYTES, Report, VERSION, WINDOW_BYTES};
 use std::os::fd::OwnedFd;
 
 use super::*;
-use crate::host::no_wait::NoWait;
+use crate::host::nonblocking::NoWait;
 use crate::host::system::pair;
-use crate::vm::conversation::{End, Side, Violation, Ways};
+use crate::vm::protocol::{End, Side, Violation, Ways};
 
 pub fn linked() -> (Mux, Mux) {
     let (one, other) = pair(SocketType::STREAM).expect("a socket pair needs nothing");
@@ -139,7 +139,7 @@ fn a_stalled_reader_does_not_block_the_host() {
     let (broker, ours) = pair(crate::host::system::MESSAGES).expect("a pair");
     host.take_messenger(ours);
     let (reader, stuck) = pipe().expect("a pipe");
-    host.add(2, NoWait::shared(stuck.as_fd(), crate::host::no_wait::Way::Write).expect("taken"), End::Shared, Ways::BACK);
+    host.add(2, NoWait::shared(stuck.as_fd(), crate::host::nonblocking::Way::Write).expect("taken"), End::Shared, Ways::BACK);
     for number in 0..20_000_u32 {
         guest.send(&Frame::Message { stream: Some(16 + number), bytes: vec![1; 100] });
         if number % 8 == 0 && guest.conversation.has_room() {

@@ -15,11 +15,11 @@ mod dns;
 mod packet;
 mod route;
 
-mod hold;
-mod layout;
+mod addresses;
+mod syn_queue;
 
-mod names;
-mod wide;
+mod dns_table;
+mod tap;
 
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
@@ -34,14 +34,14 @@ use rustix::net::{
 };
 use silo_wire::{Answer, Ask, Family, Id, MAX_MESSAGE_BYTES, NAMES, Outcome, RESOLVER};
 
+pub use addresses::{Layout, Literal};
 use dns::{Kind, Query, Record};
-use hold::{Held, Hold};
-pub use layout::{Layout, Literal};
-use names::Names;
+use dns_table::Names;
 use packet::{NoWay, Syn};
 pub use route::Prefix;
 use route::Routes;
-use wide::Wide;
+use syn_queue::{Held, Hold};
+use tap::Wide;
 
 /// The source address of connections to names.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -80,7 +80,7 @@ impl Agent {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let resolver = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
         bind(&resolver, &SocketAddrV4::new(RESOLVER, 53))?;
-        let raw = hold::raw_socket()?;
+        let raw = syn_queue::raw_socket()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (fd, token) in [(&resolver, RESOLVE), (&raw, PACKETS)] {
             epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN)?;

@@ -1,0 +1,80 @@
+//! The configuration of the broker for one sandbox.
+
+use std::path::PathBuf;
+
+use silo_base::grant::{Cover, Host, Leave, MACHINE, Policy};
+use tokio::sync::mpsc::Receiver;
+
+use super::network_log::{Record, Say};
+use super::upstream_proxy::Proxies;
+
+/// One port forward.
+pub struct Door {
+    /// The listener on this machine.
+    pub listener: std::net::TcpListener,
+    /// The port inside.
+    pub inside: u16,
+}
+
+/// Access to the user's ssh agent.
+pub struct Keys {
+    /// The source of the guest's connections.
+    pub asking: Asking,
+    /// The agent's socket on this machine.
+    pub agent: PathBuf,
+}
+
+/// The source of a guest's connections.
+pub enum Asking {
+    /// Connections to a listener inside.
+    Listener(std::os::unix::net::UnixListener),
+    /// Connections from the VM's channel, each as a socket.
+    Handed(Receiver<std::os::unix::net::UnixStream>),
+}
+
+/// The broker's configuration: the grants of a sandbox, and the receivers of its reports.
+pub struct Terms {
+    /// The granted hosts.
+    pub policy: Policy,
+    /// Set while a run learns: grants every name with a public address, and receives each `name:port` that was reached.
+    pub learned: Option<Say>,
+    /// The host's own proxies.
+    pub proxies: Proxies,
+    /// Returns the command that would grant a refused name.
+    pub cure: fn(&str) -> String,
+    /// Receives one line for each name that was refused or not reached.
+    pub tell: Say,
+    /// Receives every lookup and connection.
+    pub record: Option<Record>,
+    /// Port forwards into the sandbox.
+    pub doors: Vec<Door>,
+    /// Access to the user's ssh agent.
+    pub keys: Option<Keys>,
+}
+
+/// The ports that are open while a run learns: those of git and of package clients.
+const LEARNING: [(u16, u16); 3] = [(22, 22), (80, 80), (443, 443)];
+
+impl Terms {
+    /// Decides about a connection; `None` if it is refused.
+    pub fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
+        let learning = || {
+            let open = self.is_learning(host) && LEARNING.iter().any(|(from, to)| (*from..=*to).contains(&port));
+            open.then_some(Leave { cover: Cover::Family, raw: false })
+        };
+        self.policy.judge(host, port).or_else(learning)
+    }
+
+    /// Returns the granted ports of a host.
+    pub fn ranges(&self, host: &Host) -> Vec<(u16, u16)> {
+        let mut ranges = self.policy.ranges(host);
+        if self.is_learning(host) {
+            ranges.extend(LEARNING);
+        }
+        ranges
+    }
+
+    fn is_learning(&self, host: &Host) -> bool {
+        self.learned.is_some() && !host.is_address() && host.as_str() != MACHINE
+    }
+}

@@ -1,0 +1,120 @@
+//! The program as a job of the caller's shell: it stops and continues with silo, and is in the foreground when silo is.
+
+use super::signal_escalation::Arrived;
+use super::system::{self, Signals, Who};
+use super::terminal::{Screen, Turn};
+use crate::error::Error;
+use crate::phase::Phase;
+
+/// Signals that stop a background process that uses its terminal.
+const BACKGROUND: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
+
+/// Control of the program inside the sandbox.
+pub trait Inside {
+    /// Sends the program a signal.
+    fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error>;
+    /// Moves the program to the foreground or background of its terminal.
+    fn foreground(&mut self, is_foreground: bool) -> Result<(), Error>;
+    /// Applies the settings of the caller's terminal to the program's terminal.
+    fn settings(&mut self, screen: &mut Screen, settings: &rustix::termios::Termios) -> Result<(), Error>;
+    /// Applies the size of the caller's terminal to the program's terminal.
+    fn resize(&mut self, screen: &Screen) -> Result<(), Error>;
+    /// Sends all buffered commands, because this process is about to stop.
+    fn flush(&mut self) -> Result<(), Error>;
+}
+
+/// State of a job.
+#[derive(Debug, Default)]
+pub struct Job {
+    /// True if silo's whole process group received the stop signal, so it must not be sent again.
+    was_asked: bool,
+}
+
+impl Job {
+    /// Forwards a signal to the sandbox; a resize updates the terminal's size.
+    pub fn pass_on(&mut self, arrived: Arrived, screen: Option<&Screen>, inside: &mut dyn Inside) -> Result<(), Error> {
+        if let (libc::SIGWINCH, Some(screen)) = (arrived.signal, screen) {
+            return inside.resize(screen);
+        }
+        if arrived.signal == libc::SIGTSTP {
+            self.was_asked = arrived.is_for_group();
+        }
+        inside.signal(arrived.signal, arrived.is_for_group())
+    }
+
+    /// Takes over or releases the caller's terminal after silo entered or left the foreground.
+    pub fn turn(&mut self, screen: &mut Screen, inside: &mut dyn Inside, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
+        match screen.turn() {
+            None => {}
+            Some(Turn::Came) => take(screen, inside, noted)?,
+            Some(Turn::Left) => {
+                screen.release();
+                inside.foreground(false)?;
+            }
+        }
+        if screen.was_hung_up() {
+            inside.signal(libc::SIGHUP, true)?;
+            inside.signal(libc::SIGCONT, true)?;
+        }
+        Ok(())
+    }
+
+    /// Handles a stopped program: silo stops by the same signal, so that the caller's shell shows its prompt, and both continue together.
+    /// Returns the other signals that arrived during the stop.
+    pub fn stopped(
+        &mut self,
+        signal: i32,
+        mut screen: Option<&mut Screen>,
+        signals: &Signals,
+        inside: &mut dyn Inside,
+        noted: &mut dyn FnMut(Phase),
+    ) -> Result<Vec<Arrived>, Error> {
+        let is_use = BACKGROUND.contains(&signal);
+        if let Some(screen) = screen.as_deref_mut().filter(|_| is_use) {
+            screen.note_use();
+            if !screen.is_taken() && screen.is_foreground() {
+                take(screen, inside, noted)?;
+                inside.signal(libc::SIGCONT, true)?;
+                return Ok(Vec::new());
+            }
+        }
+        if let Some(screen) = screen.as_deref_mut() {
+            screen.release();
+        }
+        inside.flush()?;
+        let was_asked = std::mem::take(&mut self.was_asked);
+        system::stop_by(signal, if signal == libc::SIGSTOP || was_asked { Who::This } else { Who::Group })?;
+        let mut others = Vec::new();
+        let mut was_continued = false;
+        while let Some(arrived) = signals.next()? {
+            match arrived.signal {
+                libc::SIGCONT => was_continued = true,
+                _ => others.push(arrived),
+            }
+        }
+        if let Some(screen) = screen {
+            match screen.turn() {
+                Some(Turn::Came) => take(screen, inside, noted)?,
+                // No shell can put silo into the foreground, and the kernel does not stop an orphaned process group: end the program's
+                // input.
+                _ if is_use && !was_continued => {
+                    inside.foreground(true)?;
+                    screen.type_end();
+                }
+                _ => inside.foreground(false)?,
+            }
+        }
+        // Silo was continued by a signal; forward it once.
+        inside.signal(libc::SIGCONT, true)?;
+        Ok(others)
+    }
+}
+
+/// Takes over the caller's terminal, and moves the program to the foreground of its own.
+pub fn take(screen: &mut Screen, inside: &mut dyn Inside, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
+    noted(Phase::Terminal);
+    let settings = screen.take()?;
+    inside.settings(screen, &settings)?;
+    inside.resize(screen)?;
+    inside.foreground(true)
+}

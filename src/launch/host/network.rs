@@ -1,0 +1,253 @@
+//! The host side of a sandbox's network: a broker that serves the agent inside.
+//!
+//! The agent's sockets belong to the sandbox's network namespace, the broker's sockets to the host's. The broker is forked early into a
+//! process of its own and waits for a first request; most programs never make one. It reports status lines, learned names and record
+//! entries to silo ([`super::broker_session`]); only silo writes files and the terminal.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, write};
+use rustix::net::{RecvFlags, recv};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::mpsc;
+
+use super::broker_session::{Ears, Kind, Serving, say};
+use super::channel::{self, Channel};
+use super::deferred_stderr::Notices;
+use super::system::{self, Agent, MESSAGES};
+use crate::broker::network_log::Record;
+use crate::broker::{self, Asking, Door, Keys, Say, Terms};
+use crate::error::{Error, host};
+use crate::spec::{Asker, Network};
+use silo_base::grant::Port;
+
+/// Most names learned in one run; the clients of one ecosystem need far fewer.
+const MAX_LEARNED: usize = 1024;
+/// Most queued connections to the ssh agent.
+const MAX_ASKING: usize = 16;
+
+/// The source of connections to the user's ssh agent.
+pub enum Askers {
+    /// A listening socket inside the sandbox.
+    #[allow(dead_code, reason = "only the native tier has one, which macOS has not")]
+    Listener(OwnedFd),
+    /// A socket that passes one connection with each message.
+    Handed(OwnedFd),
+}
+
+/// The host's end of a sandbox's network.
+pub struct Outlet<'a> {
+    network: &'a Network,
+    notices: Notices,
+    doors: Vec<Door>,
+    channel: Option<OwnedFd>,
+    keys: Option<Askers>,
+    serving: Option<Serving>,
+}
+
+impl<'a> Outlet<'a> {
+    /// Opens the port forwards before the sandbox starts; fails if a host port is in use.
+    pub fn open(network: &'a Network, notices: Notices) -> Result<Outlet<'a>, Error> {
+        let doors = network.ports.iter().map(door).collect::<Result<_, _>>()?;
+        Ok(Outlet { network, notices, doors, channel: None, keys: None, serving: None })
+    }
+
+    /// Returns the file descriptor to poll; when it is readable, call [`Outlet::serve`].
+    pub fn asked(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd).or_else(|| self.serving.as_ref().map(Serving::link))
+    }
+
+    /// Takes the channel to the agent.
+    pub fn take_channel(&mut self, channel: OwnedFd) -> Result<(), Error> {
+        self.channel = Some(channel);
+        // Forked now, while this process has one thread; the broker itself waits for a first request. If the ssh agent may be used, its
+        // connections must be available, too.
+        if self.network.ssh_agent.is_none() { self.serve() } else { Ok(()) }
+    }
+
+    /// True if the program may use the user's ssh agent.
+    pub fn has_keys(&self) -> bool {
+        self.network.ssh_agent.is_some()
+    }
+
+    /// Takes the source of connections to the user's ssh agent.
+    pub fn take_keys(&mut self, keys: Askers) -> Result<(), Error> {
+        self.keys = Some(keys);
+        self.serve()
+    }
+
+    /// Starts the broker, or handles the messages of the running one.
+    pub fn serve(&mut self) -> Result<(), Error> {
+        let Some(channel) = self.channel.take() else {
+            if self.serving.as_mut().is_some_and(|serving| !serving.listen()) {
+                self.serving = None;
+            }
+            return Ok(());
+        };
+        let network = self.network;
+        let notices = self.notices.clone();
+        let ears = Ears {
+            tell: Box::new(move |line| notices.tell(line)),
+            learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
+            record: network.record.as_ref().map(|record| Record::new(journal(&record.into, &record.title))),
+        };
+        open_as_many_as_allowed();
+        let (ours, theirs) = host(system::pair(MESSAGES), "making the broker's link")?;
+        let work = self.work(channel, theirs)?;
+        let agent = if work.terms.keys.is_some() { Agent::Asked } else { Agent::None };
+        let apart = system::apart(&work.descriptors(), agent, work, Work::is_asked, Work::run)?;
+        self.serving = Some(Serving::new(ours, apart, ears));
+        Ok(())
+    }
+
+    /// Collects the broker's configuration.
+    fn work(&mut self, channel: OwnedFd, link: OwnedFd) -> Result<Work, Error> {
+        let network = self.network;
+        let link = Arc::new(link);
+        let to = |kind| -> Say {
+            let link = Arc::clone(&link);
+            Box::new(move |text| say(link.as_fd(), kind, text))
+        };
+        let mut handed = None;
+        let keys = self.keys.take().zip(network.ssh_agent.as_ref()).map(|(askers, agent)| {
+            let asking = match askers {
+                Askers::Listener(listener) => Asking::Listener(UnixListener::from(listener)),
+                Askers::Handed(socket) => {
+                    let (sender, receiver) = mpsc::channel(MAX_ASKING);
+                    handed = Some((socket, sender));
+                    Asking::Handed(receiver)
+                }
+            };
+            Keys { asking, agent: agent.socket.clone() }
+        });
+        let terms = Terms {
+            policy: network.policy()?,
+            learned: network.learn.as_ref().map(|_| to(Kind::Learned)),
+            proxies: network.proxies.clone(),
+            cure: match network.asker {
+                Asker::Step => |grant| format!("\"{grant}\" under network would grant it"),
+                Asker::Run => |grant| format!("`silo config network allow {grant}` would grant it"),
+            },
+            tell: to(Kind::Line),
+            record: network.record.as_ref().map(|_| Record::new(to(Kind::Entry))),
+            doors: std::mem::take(&mut self.doors),
+            keys,
+        };
+        Ok(Work { channel, link, handed, terms })
+    }
+}
+
+/// The broker's task in its own process, with its file descriptors.
+struct Work {
+    channel: OwnedFd,
+    link: Arc<OwnedFd>,
+    handed: Option<(OwnedFd, mpsc::Sender<UnixStream>)>,
+    terms: Terms,
+}
+
+impl Work {
+    /// Returns the numbers of all file descriptors that the broker needs.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let mut all = vec![self.channel.as_raw_fd(), self.link.as_raw_fd()];
+        all.extend(self.handed.as_ref().map(|(socket, _)| socket.as_raw_fd()));
+        all.extend(self.terms.doors.iter().map(|door| door.listener.as_raw_fd()));
+        if let Some(Keys { asking: Asking::Listener(listener), .. }) = &self.terms.keys {
+            all.push(listener.as_raw_fd());
+        }
+        all
+    }
+
+    /// Waits for a possible first request; returns false if the sandbox ends before that.
+    fn is_asked(&self) -> bool {
+        if !self.terms.doors.is_empty() || self.terms.keys.is_some() {
+            return true;
+        }
+        let link: &OwnedFd = &self.link;
+        loop {
+            let mut fds = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(link, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                Err(_) => return true,
+                Ok(_) => {}
+            }
+            let [channel, link] = fds.map(|fd| !fd.revents().is_empty());
+            if channel {
+                let peeked = recv(&self.channel, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+                return !matches!(peeked, Ok((0, _)) | Err(_));
+            }
+            if link {
+                return false;
+            }
+        }
+    }
+
+    /// Serves until the sandbox has ended.
+    fn run(self) -> io::Result<()> {
+        let Work { channel, link, handed, terms } = self;
+        let open = move || {
+            if let Some((socket, to)) = handed {
+                tokio::task::spawn_local(channel::hand_over(socket, to));
+            }
+            Ok((Channel::new(channel)?, channel::word_on(link.try_clone()?)?))
+        };
+        broker::serve(open, terms)
+    }
+}
+
+fn door(port: &Port) -> Result<Door, Error> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.host.get()));
+    let listener = listener.map_err(|source| Error::Port { port: port.host.get(), source })?;
+    Ok(Door { listener, inside: port.guest.get() })
+}
+
+/// Raises this process's soft limit of open files to the hard limit. The default is low for programs that use `select`.
+fn open_as_many_as_allowed() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // A failure only limits the number of connections.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Appends each new line to a file.
+fn notebook(path: &Path) -> Result<Say, Error> {
+    let file = host(appending(path), &format!("opening {}", path.display()))?;
+    let known = Mutex::new(BTreeSet::new());
+    Ok(Box::new(move |line| {
+        let mut known = known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if known.len() < MAX_LEARNED && known.insert(line.to_owned()) {
+            // A line that cannot be written is missing in the file; the run continues.
+            let _ = write(&file, format!("{line}\n").as_bytes());
+        }
+    }))
+}
+
+/// Writes lines to a file. The first line creates the file, with its title.
+fn journal(path: &Path, title: &str) -> Say {
+    let (path, title) = (path.to_owned(), title.to_owned());
+    let file = OnceLock::new();
+    Box::new(move |line| {
+        let file = file.get_or_init(|| {
+            silo_store::private::make_dir(path.parent()?).ok()?;
+            let file = appending(&path).ok()?;
+            write(&file, format!("{title}\n").as_bytes()).ok()?;
+            Some(file)
+        });
+        // The run does not depend on the record, so a failure to write it is ignored.
+        if let Some(file) = file {
+            let _ = write(file, format!("{line}\n").as_bytes());
+        }
+    })
+}
+
+fn appending(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+    open(path, flags, Mode::from_raw_mode(0o600))
+}

@@ -1,0 +1,97 @@
+//! Set-id bits of directories, which a run may set although set-id files are refused.
+//!
+//! In a directory with the set-group-id bit, new files get its group, and new directories inherit the bit. Programs set it again with the
+//! rest of a mode (`cp -a`, `tar xp`, `chmod -R g+w`). A filter sees the mode but not the file. So it passes such calls to PID 1, which
+//! opens the file and changes the mode of exactly this file if it is a directory. PID 1 has no more access to files than the program.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, open};
+use rustix::io::Errno;
+
+use super::excluded_dirs::{self, Removable};
+use super::syscall_path::{Judge, Named, Verdict};
+use crate::failure::{During, Failure};
+use crate::kernel::sys::{self, Notice};
+
+/// Answers the calls of one sandbox.
+pub struct Modes {
+    listener: OwnedFd,
+    root: OwnedFd,
+    removable: Option<Removable>,
+}
+
+impl Modes {
+    /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories.
+    pub fn new(listener: OwnedFd, removable: Option<Removable>) -> Result<Modes, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open("/", flags, Mode::empty()).during("opening the root")?;
+        Ok(Modes { listener, root, removable })
+    }
+
+    fn serve(&self, notice: &Notice) -> Result<(), Errno> {
+        let pid = i32::try_from(notice.pid).map_err(|_| Errno::SRCH)?;
+        let (named, mode) = read(notice, pid)?;
+        let target = named.open(self.root.as_fd(), pid)?;
+        if !sys::still_waits(self.listener.as_fd(), notice.id) {
+            return Err(Errno::SRCH);
+        }
+        // An open descriptor of a directory cannot turn into one of a file.
+        if FileType::from_raw_mode(fstat(&target)?.st_mode) != FileType::Directory {
+            return Err(Errno::PERM);
+        }
+        // The `O_PATH` descriptor cannot be changed directly, so the call uses its path in /proc.
+        chmodat(CWD, format!("/proc/self/fd/{}", target.as_raw_fd()), mode, AtFlags::empty())
+    }
+}
+
+impl Judge for Modes {
+    fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    fn judge(&self, notice: &Notice) -> Result<Verdict, Errno> {
+        match &self.removable {
+            Some(own) if excluded_dirs::is_judged(notice.call) => {
+                own.judge(notice, self.root.as_fd(), &|| sys::still_waits(self.listener.as_fd(), notice.id))
+            }
+            _ => self.serve(notice).map(|()| Verdict::Done),
+        }
+    }
+}
+
+/// Reads a call's arguments: the file, and its new mode.
+fn read(notice: &Notice, pid: i32) -> Result<(Named, Mode), Errno> {
+    let args = notice.args;
+    let mode = |index: usize| Mode::from_raw_mode(args[index] as u32 & 0o7777);
+    let (named, mode) = match libc::c_long::from(notice.call) {
+        libc::SYS_fchmod => (Named::by_descriptor(args[0]), mode(1)),
+        libc::SYS_fchmodat => (Named::at(pid, args[0], args[1], 0)?, mode(2)),
+        sys::FCHMODAT2 => (Named::at(pid, args[0], args[1], args[3])?, mode(2)),
+        // chmod; aarch64 does not have it.
+        _ => (Named::by_path(pid, args[0])?, mode(1)),
+    };
+    let descriptor = named.path.as_deref().and_then(own_descriptor);
+    Ok((descriptor.map_or(named, Named::by_descriptor), mode))
+}
+
+/// Returns the descriptor named by a path through /proc: C libraries use such paths to change a mode without following symlinks.
+fn own_descriptor(path: &CStr) -> Option<u64> {
+    let path = path.to_str().ok()?;
+    let number = path.strip_prefix("/proc/self/fd/").or_else(|| path.strip_prefix("/dev/fd/"))?;
+    number.parse::<u32>().ok().map(u64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_through_proc_names_a_descriptor_of_the_callers() {
+        for (path, expect) in [(c"/proc/self/fd/7", Some(7)), (c"/dev/fd/3", Some(3)), (c"/proc/self/fd/x", None), (c"/proc/1/fd/3", None)]
+        {
+            assert_eq!(own_descriptor(path), expect, "{path:?}");
+        }
+    }
+}

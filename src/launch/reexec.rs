@@ -1,0 +1,262 @@
+//! Launching from a multi-threaded process: re-executes the program as a child and sends it the spec.
+//!
+//! The child reads the spec from standard input and answers on standard output. It dies with its parent, so a killed build leaves no step
+//! running.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::host::exit::Exit;
+use super::host::system::this_program;
+use super::serialized_error::Carried;
+use super::spec::Spec;
+use super::tier::{launch, wants_snapshot};
+
+/// The subcommand that serves launches.
+pub const WORD: &str = "__launch";
+
+/// The option of [`WORD`] that takes a snapshot instead.
+const SNAPSHOT: &str = "--snapshot";
+
+/// Interval between checks of the caller's stop flag; 50 ms is too short for a person to notice.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Largest answer accepted: an exit status or an error message.
+const MAX_ANSWER_BYTES: u32 = 1 << 20;
+
+/// Largest spec accepted. The kernel's limit on arguments bounds its script and environment.
+const MAX_SPEC_BYTES: u32 = 64 << 20;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Code(u8),
+    Signal(i32),
+    Failed(Carried),
+}
+
+/// Process settings around a launch that are not part of its spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circumstances {
+    /// The normal settings.
+    Usual,
+    /// Different settings, for reproducibility checks: one processor, umask 077, another time zone and locale.
+    Other,
+}
+
+/// Launches `spec` in a process of `program` and waits for its exit, or kills it when `stop` is set.
+///
+/// Each thread keeps its last server process and reuses it, so a thread that launches several steps starts only one. A server runs one
+/// launch at a time.
+pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &AtomicBool) -> Result<Exit, Error> {
+    let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
+    // A server with a network or with other circumstances is not reused.
+    let reusable = circumstances == Circumstances::Usual && spec.network.is_none();
+    let idle = if reusable { IDLE.with(|idle| idle.borrow_mut().take()) } else { None };
+    let mut server = match idle.filter(|server| server.program == program) {
+        Some(server) => server,
+        None => Server::start(program, circumstances).map_err(|source| failed("starting", source))?,
+    };
+    let json = spec.to_json()?;
+    let answer = server.ask(&json, stop).map_err(|source| failed("reading the answer of", source))?;
+    match serde_json::from_slice(&answer) {
+        Ok(answer) => {
+            if reusable {
+                IDLE.with(|idle| *idle.borrow_mut() = Some(server));
+            }
+            match answer {
+                Answer::Code(code) => Ok(Exit::Code(code)),
+                Answer::Signal(signal) => Ok(Exit::Signal(signal)),
+                Answer::Failed(carried) => Err(carried.into_error()),
+            }
+        }
+        Err(_) => Err(Error::Lost),
+    }
+}
+
+thread_local! {
+    /// The server process of this thread's last launch. It is dropped, and so ends, with the thread.
+    static IDLE: RefCell<Option<Server>> = const { RefCell::new(None) };
+}
+
+/// A process that serves launches, one after another.
+struct Server {
+    program: PathBuf,
+    child: Child,
+}
+
+impl Server {
+    fn start(program: &Path, circumstances: Circumstances) -> io::Result<Server> {
+        let mut command = match circumstances {
+            Circumstances::Usual => Command::new(program),
+            Circumstances::Other => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(program);
+                shell
+            }
+        };
+        command.arg(WORD).env_clear();
+        if circumstances == Circumstances::Other {
+            command.env("TZ", "Pacific/Kiritimati").env("LC_ALL", "tr_TR.UTF-8").current_dir("/");
+        }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        if circumstances == Circumstances::Other {
+            one_processor(&child);
+        }
+        Ok(Server { program: program.to_owned(), child })
+    }
+
+    /// Sends a spec and reads the answer, which is empty if the process died. The child is not reaped before that, so its PID cannot have
+    /// been reused when it is killed.
+    fn ask(&mut self, spec: &[u8], stop: &AtomicBool) -> io::Result<Vec<u8>> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let (Some(input), Some(output)) = (&mut self.child.stdin, &mut self.child.stdout) else { return Ok(Vec::new()) };
+        match write_frame(input, spec) {
+            // A process that died before it read the whole spec sends no answer, which is handled below.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            // A live process would wait for the rest of the spec; closing its input ends it.
+            sent => sent?,
+        }
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watch = silo_base::thread::beside(scope, || {
+                while !ended.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                    thread::park_timeout(LOOK);
+                }
+                if let Some(pid) = pid.filter(|_| stop.load(Ordering::Relaxed)) {
+                    // A process that has just exited cannot be killed; ignore the error.
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            });
+            let watch = watch.map_err(io::Error::other)?;
+            let answer = read_frame(output, MAX_ANSWER_BYTES);
+            ended.store(true, Ordering::Relaxed);
+            watch.thread().unpark();
+            Ok(answer?.unwrap_or_default())
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The server exits at end of input; a killed one has exited already.
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
+}
+
+/// Starts a process that takes the snapshot for this launch if it is missing, and does not wait for it. A failure is ignored: without a
+/// snapshot, later VMs boot as before.
+pub fn take_snapshot_apart(spec: &Spec) {
+    if !wants_snapshot(spec) {
+        return;
+    }
+    let (Ok(program), Ok(json)) = (this_program(), spec.to_json()) else { return };
+    let mut command = Command::new(program);
+    command.args([WORD, SNAPSHOT, "/dev/stdin"]).env_clear().current_dir("/");
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    if let Some(mut input) = started.ok().and_then(|mut child| child.stdin.take()) {
+        let _ = input.write_all(&json);
+    }
+}
+
+/// Serves launches until end of input: the child's side of [`run`].
+pub fn serve() -> Result<(), Error> {
+    die_with_parent();
+    let failed = |step: &str, source| Error::Host { step: step.to_owned(), source };
+    loop {
+        let spec = read_frame(&mut io::stdin(), MAX_SPEC_BYTES).map_err(|source| failed("reading the launch spec", source))?;
+        let Some(json) = spec else { return Ok(()) };
+        let spec = Spec::from_json(&json);
+        let answer = match spec.as_ref().map(launch) {
+            Ok(Ok(Exit::Code(code))) => Answer::Code(code),
+            Ok(Ok(Exit::Signal(signal))) => Answer::Signal(signal),
+            Ok(Err(error)) => Answer::Failed(Carried::of(&error)),
+            Err(error) => Answer::Failed(Carried::of(error)),
+        };
+        let text = serde_json::to_vec(&answer)?;
+        write_frame(&mut io::stdout(), &text).map_err(|source| failed("answering", source))?;
+        if let Ok(spec) = spec {
+            take_snapshot_apart(&spec);
+        }
+    }
+}
+
+/// Writes the length as four bytes, little-endian, and then the bytes.
+fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// Reads a frame from [`write_frame`]; `None` at the end of the stream, also in the middle of a frame.
+fn read_frame(from: &mut impl Read, most: u32) -> io::Result<Option<Vec<u8>>> {
+    let whole = |result: io::Result<()>| match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    };
+    let mut length = [0; 4];
+    if !whole(from.read_exact(&mut length))? {
+        return Ok(None);
+    }
+    let length = u32::from_le_bytes(length);
+    if length > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message exceeds the size limit"));
+    }
+    let mut bytes = vec![0; length as usize];
+    Ok(whole(from.read_exact(&mut bytes))?.then_some(bytes))
+}
+
+/// Restricts a child that still waits for its spec to one processor.
+#[cfg(target_os = "linux")]
+fn one_processor(child: &Child) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // If the affinity cannot be read or set, the check runs with all processors.
+    let Ok(all) = sched_getaffinity(pid) else { return };
+    if let Some(last) = (0..CpuSet::MAX_CPU).rev().find(|cpu| all.is_set(*cpu)) {
+        let mut one = CpuSet::new();
+        one.set(last);
+        let _ = sched_setaffinity(pid, &one);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn one_processor(_: &Child) {}
+
+#[cfg(target_os = "linux")]
+fn die_with_parent() {
+    let parent = rustix::process::getppid();
+    // If the kernel refuses, the step of a killed build runs on to its end; nothing waits for it.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    if rustix::process::getppid() != parent || parent == Some(Pid::INIT) {
+        // The parent died before the death signal was set.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    }
+}
+
+/// This system has no parent-death signal, so a thread polls the parent's PID.
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent() {
+    use rustix::process::{getpid, getppid, kill_process};
+    let parent = getppid();
+    // If the thread cannot start, a VM may outlive a killed build until its program exits.
+    let _ = silo_base::thread::apart(move || {
+        while getppid() == parent {
+            thread::sleep(LOOK);
+        }
+        // A VM ends with the process that owns it.
+        let _ = kill_process(getpid(), Signal::KILL);
+    });
+}
