@@ -14,14 +14,14 @@ use silo_launch::broker::http_head::{end_of_head, parse};
 use silo_launch::broker::sni;
 use silo_launch::protocol::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
-use silo_wire::{Answer, Ask};
+use silo_wire::{ToAgent, ToBroker};
 
 /// Messages of the agent: parsed completely or not at all.
 pub fn wire(data: &[u8]) {
-    if let Some(ask) = Ask::from_bytes(data) {
+    if let Some(ask) = ToBroker::from_bytes(data) {
         assert_eq!(ask.to_bytes(), data);
     }
-    if let Some(answer) = Answer::from_bytes(data) {
+    if let Some(answer) = ToAgent::from_bytes(data) {
         assert_eq!(answer.to_bytes(), data);
     }
 }
@@ -55,7 +55,7 @@ pub fn grant(data: &[u8]) {
         assert_eq!(Host::parse(host.as_str()), Some(host));
     }
     let Some(grant) = Grant::parse(text) else { return };
-    assert!(grant.ranges().iter().all(|(from, to)| 0 < *from && from <= to));
+    assert!(grant.ranges().iter().all(|range| 0 < range.first() && range.first() <= range.last()));
     for (place, port) in [("127.0.0.1", 22), ("host.silo.internal", 22), ("169.254.169.254", 80), ("localhost", 80), ("[::1]", 443)] {
         let host = Host::parse(place).expect("a host");
         // A grant reaches this machine only by its own name, or as a named address of a private network.

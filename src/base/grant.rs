@@ -13,6 +13,7 @@ use std::num::NonZeroU16;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use silo_wire::ports::PortRange;
 
 use block::Block;
 
@@ -23,7 +24,7 @@ const MAX_LABEL_BYTES: usize = 63;
 /// Limit of a name with non-ASCII letters; such a name has more bytes than its DNS form.
 const MAX_TYPED_BYTES: usize = 4 * MAX_NAME_BYTES;
 /// The ports of a grant without a port: https and http.
-const USUAL_PORTS: [u16; 2] = [443, 80];
+const USUAL_PORTS: [PortRange; 2] = [PortRange::HTTPS, PortRange::HTTP];
 
 /// A requested host: a name or an address, in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +99,8 @@ pub const MACHINE: &str = "host.silo.internal";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     who: Who,
-    /// First and last port of a range; `None` for the usual ports.
-    ports: Option<(u16, u16)>,
+    /// The ports; `None` for the usual ones.
+    ports: Option<PortRange>,
     /// Port 443 may carry protocols other than TLS for the name.
     raw: bool,
 }
@@ -199,12 +200,12 @@ impl Grant {
     }
 
     fn opens(&self, port: u16) -> bool {
-        self.ports.map_or_else(|| USUAL_PORTS.contains(&port), |(from, to)| (from..=to).contains(&port))
+        self.ranges().iter().any(|range| range.contains(port))
     }
 
-    /// Returns the covered ports, as ranges.
-    pub fn ranges(&self) -> Vec<(u16, u16)> {
-        self.ports.map_or_else(|| USUAL_PORTS.map(|port| (port, port)).to_vec(), |range| vec![range])
+    /// Returns the covered ports.
+    pub fn ranges(&self) -> &[PortRange] {
+        self.ports.as_ref().map_or(&USUAL_PORTS, std::slice::from_ref)
     }
 }
 
@@ -276,15 +277,14 @@ impl Policy {
 
     /// Returns the number of ports opened by all grants together.
     pub fn count(&self) -> usize {
-        let ranges = self.allow.iter().chain(&self.public).flat_map(Grant::ranges);
-        ranges.map(|(from, to)| usize::from(to - from) + 1).sum()
+        self.allow.iter().chain(&self.public).map(|grant| PortRange::count(grant.ranges())).sum()
     }
 
     /// Returns the ports at which a host may be reached, considering only whole grants; empty if there are none.
-    pub fn ranges(&self, host: &Host) -> Vec<(u16, u16)> {
+    pub fn ranges(&self, host: &Host) -> Vec<PortRange> {
         let grants = self.allow.iter().chain(&self.public);
         let open = grants.filter(|grant| grant.rank(host).is_some() && !self.is_denied(grant, host, None));
-        let mut ranges: Vec<(u16, u16)> = open.flat_map(Grant::ranges).collect();
+        let mut ranges: Vec<PortRange> = open.flat_map(Grant::ranges).copied().collect();
         ranges.sort_unstable();
         ranges.dedup();
         ranges
@@ -296,9 +296,9 @@ impl Policy {
         self.deny.iter().any(|deny| {
             let here = match (deny.ports, port) {
                 (None, _) => true,
-                (Some((from, to)), Some(port)) => (from..=to).contains(&port),
+                (Some(denied), Some(port)) => denied.contains(port),
                 // All ports of the grant.
-                (Some((from, to)), None) => grant.ranges().iter().all(|(first, last)| from <= *first && *last <= to),
+                (Some(denied), None) => grant.ranges().iter().all(|range| denied.covers(*range)),
             };
             here && deny.rank(host).is_some_and(|denied| Some(denied) >= rank)
         })
@@ -328,21 +328,20 @@ fn flaw_of(address: IpAddr) -> Option<String> {
 }
 
 /// Splits the port or range of ports off a grant.
-fn split_range(text: &str) -> Option<(&str, Option<(u16, u16)>)> {
+fn split_range(text: &str) -> Option<(&str, Option<PortRange>)> {
     if let Some(host) = text.strip_suffix(":*") {
-        return Some((host, Some((1, u16::MAX))));
+        return Some((host, Some(PortRange::ALL)));
     }
     let Some((place, to)) = text.rsplit_once('-').filter(|(place, to)| place.contains(':') && !to.contains([':', ']', '.'])) else {
-        return split_port(text).map(|(host, port)| (host, port.map(|port| (port, port))));
+        return split_port(text).map(|(host, port)| (host, port.and_then(|port| PortRange::new(port, port))));
     };
     let (host, from) = split_port(place)?;
-    let (from, to) = (from?, split_port(&format!(":{to}"))?.1?);
-    (from <= to).then_some((host, Some((from, to))))
+    Some((host, Some(PortRange::new(from?, split_port(&format!(":{to}"))?.1?)?)))
 }
 
 /// Formats the grant that would cover a host's port.
 pub fn that_covers(host: &Host, port: u16) -> String {
-    if USUAL_PORTS.contains(&port) { host.0.clone() } else { format!("{}:{port}", host.0) }
+    if USUAL_PORTS.iter().any(|range| range.contains(port)) { host.0.clone() } else { format!("{}:{port}", host.0) }
 }
 
 /// Splits `host` or `host:port`.
@@ -528,7 +527,7 @@ mod tests {
             assert_eq!(policy.judge(&host(name), port).map(|leave| leave.cover), expect, "{name}:{port}");
         }
         assert_eq!(policy.ranges(&host("c.example")), []);
-        assert_eq!(policy.ranges(&host("a.example")), [(80, 80), (443, 443)]);
+        assert_eq!(policy.ranges(&host("a.example")), [PortRange::HTTP, PortRange::HTTPS]);
     }
 
     #[test]

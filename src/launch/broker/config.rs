@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use silo_base::grant::{Cover, Host, Leave, MACHINE, Policy};
+use silo_wire::ports::PortRange;
 use tokio::sync::mpsc::Receiver;
 
 use super::network_log::{Record, Say};
@@ -53,20 +54,20 @@ pub struct Terms {
 }
 
 /// The ports that are open while a run learns: those of git and of package clients.
-const LEARNING: [(u16, u16); 3] = [(22, 22), (80, 80), (443, 443)];
+const LEARNING: [PortRange; 3] = [PortRange::SSH, PortRange::HTTP, PortRange::HTTPS];
 
 impl Terms {
     /// Decides about a connection; `None` if it is refused.
     pub fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
         let learning = || {
-            let open = self.is_learning(host) && LEARNING.iter().any(|(from, to)| (*from..=*to).contains(&port));
+            let open = self.is_learning(host) && LEARNING.iter().any(|range| range.contains(port));
             open.then_some(Leave { cover: Cover::Family, raw: false })
         };
         self.policy.judge(host, port).or_else(learning)
     }
 
     /// Returns the granted ports of a host.
-    pub fn ranges(&self, host: &Host) -> Vec<(u16, u16)> {
+    pub fn ranges(&self, host: &Host) -> Vec<PortRange> {
         let mut ranges = self.policy.ranges(host);
         if self.is_learning(host) {
             ranges.extend(LEARNING);

@@ -35,7 +35,9 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use silo_wire::{Answer, Ask, Id, Outcome};
+use silo_wire::id::AgentId;
+use silo_wire::ports::PortRange;
+use silo_wire::{Outcome, ToAgent, ToBroker};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
@@ -122,11 +124,11 @@ impl<C: Carrier> Hall<C> {
         while let Some((ask, connection)) = self.channel.next().await? {
             let hall = Rc::clone(&self);
             match (ask, connection) {
-                (Ask::Lookup { id, name }, _) => self.answer(Answer::Ports { id, ranges: self.lookup(&name) }),
-                (Ask::Connect { id, name, port }, _) => {
+                (ToBroker::Lookup { id, name }, _) => self.answer(ToAgent::Ports { id, ranges: self.lookup(&name) }),
+                (ToBroker::Connect { id, name, port }, _) => {
                     let permit = if self.dialling.get() < MAX_DIALLING { self.permit(&name, port) } else { self.crowded(&name, port) };
                     let Some(permit) = permit else {
-                        self.answer(Answer::Outcome { id, outcome: Outcome::Refused });
+                        self.answer(ToAgent::Outcome { id, outcome: Outcome::Refused });
                         continue;
                     };
                     let dialling = Dialling::of(&self);
@@ -134,10 +136,10 @@ impl<C: Carrier> Hall<C> {
                         let outcome = hall.connect(id, &name, port, permit).await;
                         drop(dialling);
                         // The agent may be gone; then no one needs the answer.
-                        let _ = hall.channel.answer(&Answer::Outcome { id, outcome }).await;
+                        let _ = hall.channel.answer(&ToAgent::Outcome { id, outcome }).await;
                     });
                 }
-                (Ask::Accepted { id }, Some(guest)) => {
+                (ToBroker::Accepted { id }, Some(guest)) => {
                     let Some(ready) = self.ready.borrow_mut().remove(&id) else { continue };
                     self.conversations.open();
                     tokio::task::spawn_local(async move {
@@ -145,9 +147,9 @@ impl<C: Carrier> Hall<C> {
                         hall.conversations.close();
                     });
                 }
-                (Ask::Accepted { .. }, None) => {}
-                (Ask::Entered { id }, connection) => self.waiting.settle(id, connection),
-                (Ask::Nobody { id }, _) => self.waiting.settle(id, None),
+                (ToBroker::Accepted { .. }, None) => {}
+                (ToBroker::Entered { id }, connection) => self.waiting.settle(id, connection),
+                (ToBroker::Nobody { id }, _) => self.waiting.settle(id, None),
             }
         }
         Ok(())
@@ -163,7 +165,7 @@ impl<C: Carrier> Hall<C> {
     }
 
     /// Sends an answer without waiting: an agent that does not read must not block the broker.
-    fn answer(self: &Rc<Hall<C>>, answer: Answer) {
+    fn answer(self: &Rc<Hall<C>>, answer: ToAgent) {
         if self.answers.get() >= MAX_ANSWERS {
             return;
         }
@@ -176,7 +178,7 @@ impl<C: Carrier> Hall<C> {
         });
     }
 
-    fn lookup(&self, name: &str) -> Vec<(u16, u16)> {
+    fn lookup(&self, name: &str) -> Vec<PortRange> {
         let Some(host) = Host::parse(name) else { return Vec::new() };
         let ranges = self.terms.ranges(&host);
         if ranges.is_empty() {
@@ -188,7 +190,7 @@ impl<C: Carrier> Hall<C> {
         ranges
     }
 
-    async fn connect(&self, id: Id, name: &str, port: u16, permit: Permit) -> Outcome {
+    async fn connect(&self, id: AgentId, name: &str, port: u16, permit: Permit) -> Outcome {
         let Some(host) = Host::parse(name) else { return Outcome::Denied };
         let name = host.as_str().to_owned();
         let outcome = self.reach(id, host, port, permit).await;
@@ -198,7 +200,7 @@ impl<C: Carrier> Hall<C> {
         outcome
     }
 
-    async fn reach(&self, id: Id, host: Host, port: u16, permit: Permit) -> Outcome {
+    async fn reach(&self, id: AgentId, host: Host, port: u16, permit: Permit) -> Outcome {
         let place = format!("{}:{port}", host.as_str());
         let Some(leave) = self.terms.judge(&host, port) else {
             self.refuse(&place, &that_covers(&host, port));

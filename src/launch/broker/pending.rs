@@ -3,21 +3,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use silo_wire::Id;
+use silo_wire::id::BrokerId;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 /// Connections that the agent was asked to open.
 #[derive(Default)]
 pub struct Waiting {
-    last: Cell<Id>,
-    senders: RefCell<HashMap<Id, Sender<Option<TcpStream>>>>,
+    last: Cell<BrokerId>,
+    senders: RefCell<HashMap<BrokerId, Sender<Option<TcpStream>>>>,
 }
 
 impl Waiting {
     /// Starts to wait for a connection under a new id, until the returned guard is dropped.
-    pub fn begin(&self) -> (Id, Receiver<Option<TcpStream>>, Forget<'_>) {
-        let id = self.last.get().wrapping_add(1);
+    pub fn begin(&self) -> (BrokerId, Receiver<Option<TcpStream>>, Forget<'_>) {
+        let id = self.last.get().next();
         self.last.set(id);
         let (sender, receiver) = channel();
         self.senders.borrow_mut().insert(id, sender);
@@ -25,7 +25,7 @@ impl Waiting {
     }
 
     /// Passes a connection from the agent to its waiter; drops it if there is none.
-    pub fn settle(&self, id: Id, connection: Option<TcpStream>) {
+    pub fn settle(&self, id: BrokerId, connection: Option<TcpStream>) {
         if let Some(sender) = self.senders.borrow_mut().remove(&id) {
             // The waiter may be gone.
             let _ = sender.send(connection);
@@ -41,7 +41,7 @@ impl Waiting {
 /// Removes a waiter when dropped, also after a timeout.
 pub struct Forget<'a> {
     waiting: &'a Waiting,
-    id: Id,
+    id: BrokerId,
 }
 
 impl Drop for Forget<'_> {

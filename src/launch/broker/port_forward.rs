@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use silo_wire::{Answer, Family};
+use silo_wire::{Family, ToAgent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -78,7 +78,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
 
 async fn enter<C: Carrier>(hall: &Rc<Hall<C>>, family: Family, port: u16) -> Option<TcpStream> {
     let (id, receiver, _forget) = hall.waiting.begin();
-    hall.channel.answer(&Answer::Enter { id, family, port }).await.ok()?;
+    hall.channel.answer(&ToAgent::Enter { id, family, port }).await.ok()?;
     let inside = receiver.await.ok()??;
     inside.writable().await.ok()?;
     inside.take_error().is_ok_and(|error| error.is_none()).then_some(inside)

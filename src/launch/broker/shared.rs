@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use silo_base::grant::{Host, Leave};
-use silo_wire::Id;
+use silo_wire::id::AgentId;
 use tokio::time::Instant;
 
 use super::agent_channel::Carrier;
@@ -25,7 +25,7 @@ pub const MAX_LINES: usize = 200;
 pub struct Hall<C> {
     pub channel: C,
     pub terms: Terms,
-    pub ready: RefCell<HashMap<Id, Ready>>,
+    pub ready: RefCell<HashMap<AgentId, Ready>>,
     pub dialling: Cell<usize>,
     pub answers: Cell<usize>,
     pub is_crowded: Cell<bool>,

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType, getsockname, recv, recvmsg, send, sockopt,
 };
-use silo_wire::{Answer, Ask, MAX_MESSAGE_BYTES};
+use silo_wire::{MAX_MESSAGE_BYTES, ToAgent, ToBroker};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::Sender;
@@ -28,7 +28,7 @@ impl Channel {
 }
 
 impl Carrier for Channel {
-    async fn next(&self) -> io::Result<Option<(Ask, Option<TcpStream>)>> {
+    async fn next(&self) -> io::Result<Option<(ToBroker, Option<TcpStream>)>> {
         loop {
             self.0.readable().await?;
             let received = match self.0.try_io(Interest::READABLE, || receive(&self.0)) {
@@ -36,13 +36,13 @@ impl Carrier for Channel {
                 received => received?,
             };
             let Some((bytes, passed)) = received else { return Ok(None) };
-            if let Some(ask) = Ask::from_bytes(&bytes) {
+            if let Some(ask) = ToBroker::from_bytes(&bytes) {
                 return Ok(Some((ask, passed.and_then(connection))));
             }
         }
     }
 
-    async fn answer(&self, answer: &Answer) -> io::Result<()> {
+    async fn answer(&self, answer: &ToAgent) -> io::Result<()> {
         let bytes = answer.to_bytes();
         loop {
             self.0.writable().await?;
@@ -123,6 +123,8 @@ mod tests {
     use rustix::io::read;
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
     use silo_wire::Outcome;
+    use silo_wire::id::{AgentId, BrokerId};
+    use silo_wire::ports::PortRange;
 
     use super::super::system::{MESSAGES, pair};
     use super::*;
@@ -165,20 +167,20 @@ mod tests {
             sendmsg(&self.channel, &[io::IoSlice::new(bytes)], &mut control, SENDING).expect("the broker listens");
         }
 
-        fn ask(&self, ask: &Ask) {
+        fn ask(&self, ask: &ToBroker) {
             self.send(&ask.to_bytes(), &[]);
         }
 
-        fn answer(&self) -> Answer {
+        fn answer(&self) -> ToAgent {
             let mut bytes = [0; MAX_MESSAGE_BYTES];
             let length = read(&self.channel, &mut bytes).expect("the broker answers");
-            Answer::from_bytes(&bytes[..length]).expect("an answer")
+            ToAgent::from_bytes(&bytes[..length]).expect("an answer")
         }
 
         fn outcome(&self, name: &str, port: u16) -> Outcome {
-            self.ask(&Ask::Connect { id: 7, name: name.to_owned(), port });
+            self.ask(&ToBroker::Connect { id: AgentId(7), name: name.to_owned(), port });
             match self.answer() {
-                Answer::Outcome { id: 7, outcome } => outcome,
+                ToAgent::Outcome { id: AgentId(7), outcome } => outcome,
                 other => panic!("{other:?}"),
             }
         }
@@ -223,19 +225,19 @@ mod tests {
             }
         }
         for id in 0..50 {
-            for ask in [Ask::Accepted { id }, Ask::Entered { id }] {
+            for ask in [ToBroker::Accepted { id: AgentId(id) }, ToBroker::Entered { id: BrokerId(id) }] {
                 forger.ask(&ask);
                 forger.send(&ask.to_bytes(), &[file.as_fd()]);
                 forger.send(&ask.to_bytes(), &[udp.as_fd()]);
                 forger.send(&ask.to_bytes(), &[own.as_fd(), own.as_fd(), own.as_fd(), own.as_fd()]);
             }
-            forger.ask(&Ask::Nobody { id });
+            forger.ask(&ToBroker::Nobody { id: BrokerId(id) });
         }
         // The broker still answers, and it sent nothing on the unrequested connection.
-        forger.ask(&Ask::Lookup { id: 8, name: "a.example".to_owned() });
-        assert_eq!(forger.answer(), Answer::Ports { id: 8, ranges: vec![(80, 80), (443, 443)] });
-        forger.ask(&Ask::Lookup { id: 9, name: "b.example".to_owned() });
-        assert_eq!(forger.answer(), Answer::Ports { id: 9, ranges: vec![] });
+        forger.ask(&ToBroker::Lookup { id: AgentId(8), name: "a.example".to_owned() });
+        assert_eq!(forger.answer(), ToAgent::Ports { id: AgentId(8), ranges: vec![PortRange::HTTP, PortRange::HTTPS] });
+        forger.ask(&ToBroker::Lookup { id: AgentId(9), name: "b.example".to_owned() });
+        assert_eq!(forger.answer(), ToAgent::Ports { id: AgentId(9), ranges: vec![] });
         drop(own);
         let mut heard = Vec::new();
         std::io::Read::read_to_end(&mut ours, &mut heard).expect("it was let go");
@@ -248,8 +250,8 @@ mod tests {
     fn a_flood_of_lookups_prints_a_bounded_number_of_lines() {
         let forger = Forger::granted(&["a.example"]);
         for id in 0..5000 {
-            forger.ask(&Ask::Lookup { id, name: format!("n{id}.example") });
-            assert_eq!(forger.answer(), Answer::Ports { id, ranges: vec![] });
+            forger.ask(&ToBroker::Lookup { id: AgentId(id), name: format!("n{id}.example") });
+            assert_eq!(forger.answer(), ToAgent::Ports { id: AgentId(id), ranges: vec![] });
         }
         let told = forger.told.lock().expect("not poisoned");
         assert_eq!((told.len(), told.last().map(String::as_str)), (201, Some("further refusals are not shown")));

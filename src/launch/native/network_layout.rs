@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use silo_init::agent::{Layout, Literal};
 use silo_wire::MAX_LISTENED;
+use silo_wire::ports::PortRange;
 
 use crate::error::Error;
 use crate::spec::Network;
@@ -17,7 +18,7 @@ pub fn layout(network: &Network) -> Result<Layout, Error> {
     let hosts: BTreeSet<_> = policy.allow.iter().filter_map(|grant| grant.host()).collect();
     for host in hosts {
         let ranges = policy.ranges(host);
-        let many = ranges.iter().map(|(from, to)| usize::from(to - from) + 1).sum::<usize>() > MAX_LISTENED;
+        let many = PortRange::count(&ranges) > MAX_LISTENED;
         let address = if host.as_str() == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.address() };
         match address {
             Some(address) if address.is_loopback() && many => return Err(Error::Spec { reason: all_of(host.as_str()) }),

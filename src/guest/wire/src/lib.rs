@@ -18,9 +18,15 @@
 //! [`frame`] is the protocol of a VM's serial port.
 #![forbid(unsafe_code)]
 
+pub mod id;
+pub mod ports;
+
 pub mod frame;
 
 use std::net::Ipv4Addr;
+
+use id::{AgentId, BrokerId};
+use ports::PortRange;
 
 /// The address range for names inside, reserved for network benchmarks (RFC 2544), so no real host has it.
 pub const NAMES: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
@@ -38,23 +44,20 @@ pub const MAX_LISTENED: usize = 256;
 /// The longest message.
 pub const MAX_MESSAGE_BYTES: usize = 5 + 4 * MAX_RANGES;
 
-/// A request id, chosen by the agent.
-pub type Id = u32;
-
 /// A message from the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum ToBroker {
     /// Asks for the allowed ports of a name.
     Lookup {
         /// Request id.
-        id: Id,
+        id: AgentId,
         /// The name, or an address as text.
         name: String,
     },
     /// Asks the broker to connect to `name:port`.
     Connect {
         /// Request id.
-        id: Id,
+        id: AgentId,
         /// The name.
         name: String,
         /// The port.
@@ -63,42 +66,42 @@ pub enum Ask {
     /// The guest's connection was accepted; its file descriptor comes with the message, or beside it.
     Accepted {
         /// Request id.
-        id: Id,
+        id: AgentId,
     },
     /// The connection inside that the broker asked for. Its file descriptor comes with the message, or beside it, perhaps before it is
     /// connected.
     Entered {
-        /// The broker's request id.
-        id: Id,
+        /// Request id.
+        id: BrokerId,
     },
     /// The port inside refused the connection.
     Nobody {
-        /// The broker's request id.
-        id: Id,
+        /// Request id.
+        id: BrokerId,
     },
 }
 
 /// A message from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ToAgent {
     /// The allowed ports of a name, as ranges; empty if it is denied.
     Ports {
         /// Request id.
-        id: Id,
-        /// Both ends of each range.
-        ranges: Vec<(u16, u16)>,
+        id: AgentId,
+        /// The ranges.
+        ranges: Vec<PortRange>,
     },
     /// The result of a dial.
     Outcome {
         /// Request id.
-        id: Id,
+        id: AgentId,
         /// The result.
         outcome: Outcome,
     },
     /// Asks the agent to connect to a port of the sandbox's loopback.
     Enter {
-        /// The broker's request id.
-        id: Id,
+        /// Request id.
+        id: BrokerId,
         /// The IP version.
         family: Family,
         /// The port.
@@ -138,70 +141,70 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-impl Ask {
+impl ToBroker {
     /// Encodes the message.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         let (letter, id) = match self {
-            Ask::Lookup { id, .. } => (b'L', id),
-            Ask::Connect { id, .. } => (b'C', id),
-            Ask::Accepted { id } => (b'A', id),
-            Ask::Entered { id } => (b'E', id),
-            Ask::Nobody { id } => (b'N', id),
+            ToBroker::Lookup { id, .. } => (b'L', id.0),
+            ToBroker::Connect { id, .. } => (b'C', id.0),
+            ToBroker::Accepted { id } => (b'A', id.0),
+            ToBroker::Entered { id } => (b'E', id.0),
+            ToBroker::Nobody { id } => (b'N', id.0),
         };
         bytes.push(letter);
         bytes.extend(id.to_le_bytes());
         match self {
-            Ask::Lookup { name, .. } => bytes.extend(name.bytes()),
-            Ask::Connect { name, port, .. } => {
+            ToBroker::Lookup { name, .. } => bytes.extend(name.bytes()),
+            ToBroker::Connect { name, port, .. } => {
                 bytes.extend(port.to_le_bytes());
                 bytes.extend(name.bytes());
             }
-            Ask::Accepted { .. } | Ask::Entered { .. } | Ask::Nobody { .. } => {}
+            ToBroker::Accepted { .. } | ToBroker::Entered { .. } | ToBroker::Nobody { .. } => {}
         }
         bytes
     }
 
     /// Parses a message; `None` if it is malformed.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Ask> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<ToBroker> {
         let (letter, id, rest) = split(bytes)?;
         let name = |bytes: &[u8]| std::str::from_utf8(bytes).ok().filter(|name| is_name(name)).map(str::to_owned);
         match letter {
-            b'L' => Some(Ask::Lookup { id, name: name(rest)? }),
+            b'L' => Some(ToBroker::Lookup { id: AgentId(id), name: name(rest)? }),
             b'C' => {
                 let (port, rest) = rest.split_first_chunk::<2>()?;
                 let port = u16::from_le_bytes(*port);
-                (port > 0).then_some(Ask::Connect { id, name: name(rest)?, port })
+                (port > 0).then_some(ToBroker::Connect { id: AgentId(id), name: name(rest)?, port })
             }
-            b'A' => rest.is_empty().then_some(Ask::Accepted { id }),
-            b'E' => rest.is_empty().then_some(Ask::Entered { id }),
-            b'N' => rest.is_empty().then_some(Ask::Nobody { id }),
+            b'A' => rest.is_empty().then_some(ToBroker::Accepted { id: AgentId(id) }),
+            b'E' => rest.is_empty().then_some(ToBroker::Entered { id: BrokerId(id) }),
+            b'N' => rest.is_empty().then_some(ToBroker::Nobody { id: BrokerId(id) }),
             _ => None,
         }
     }
 }
 
-impl Answer {
+impl ToAgent {
     /// Encodes the message; ranges beyond [`MAX_RANGES`] are left out.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16);
         match self {
-            Answer::Ports { id, ranges } => {
+            ToAgent::Ports { id, ranges } => {
                 bytes.push(b'P');
-                bytes.extend(id.to_le_bytes());
-                for (from, to) in ranges.iter().take(MAX_RANGES) {
-                    bytes.extend(from.to_le_bytes());
-                    bytes.extend(to.to_le_bytes());
+                bytes.extend(id.0.to_le_bytes());
+                for range in ranges.iter().take(MAX_RANGES) {
+                    bytes.extend(range.first().to_le_bytes());
+                    bytes.extend(range.last().to_le_bytes());
                 }
             }
-            Answer::Outcome { id, outcome } => {
+            ToAgent::Outcome { id, outcome } => {
                 bytes.push(b'O');
-                bytes.extend(id.to_le_bytes());
+                bytes.extend(id.0.to_le_bytes());
                 bytes.extend(OUTCOMES.iter().find(|(one, _)| one == outcome).map(|(_, letter)| *letter));
             }
-            Answer::Enter { id, family, port } => {
+            ToAgent::Enter { id, family, port } => {
                 bytes.push(b'E');
-                bytes.extend(id.to_le_bytes());
+                bytes.extend(id.0.to_le_bytes());
                 bytes.push(if *family == Family::V4 { b'4' } else { b'6' });
                 bytes.extend(port.to_le_bytes());
             }
@@ -210,34 +213,34 @@ impl Answer {
     }
 
     /// Parses a message; `None` if it is malformed.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Answer> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<ToAgent> {
         let (letter, id, rest) = split(bytes)?;
         match (letter, rest) {
             (b'P', rest) => {
                 let (pairs, odd) = rest.as_chunks::<4>();
-                let ranges: Vec<(u16, u16)> =
-                    pairs.iter().map(|[a, b, c, d]| (u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]))).collect();
-                let sound = odd.is_empty() && ranges.len() <= MAX_RANGES && ranges.iter().all(|(from, to)| 0 < *from && from <= to);
-                sound.then_some(Answer::Ports { id, ranges })
+                let range = |[a, b, c, d]: &[u8; 4]| PortRange::new(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d]));
+                let ranges = pairs.iter().map(range).collect::<Option<Vec<PortRange>>>()?;
+                (odd.is_empty() && ranges.len() <= MAX_RANGES).then_some(ToAgent::Ports { id: AgentId(id), ranges })
             }
             (b'O', [letter]) => {
                 let outcome = OUTCOMES.iter().find(|(_, one)| one == letter)?.0;
-                Some(Answer::Outcome { id, outcome })
+                Some(ToAgent::Outcome { id: AgentId(id), outcome })
             }
             (b'E', [family @ (b'4' | b'6'), low, high]) => {
                 let family = if *family == b'4' { Family::V4 } else { Family::V6 };
                 let port = u16::from_le_bytes([*low, *high]);
-                (port > 0).then_some(Answer::Enter { id, family, port })
+                (port > 0).then_some(ToAgent::Enter { id: BrokerId(id), family, port })
             }
             _ => None,
         }
     }
 }
 
-fn split(bytes: &[u8]) -> Option<(u8, Id, &[u8])> {
+/// Splits off the letter and the id.
+fn split(bytes: &[u8]) -> Option<(u8, u32, &[u8])> {
     let (letter, rest) = bytes.split_first()?;
     let (id, rest) = rest.split_first_chunk::<4>()?;
-    Some((*letter, Id::from_le_bytes(*id), rest))
+    Some((*letter, u32::from_le_bytes(*id), rest))
 }
 
 #[cfg(test)]
@@ -248,26 +251,27 @@ mod tests {
     #[test]
     fn messages_have_one_form() {
         let asks = [
-            (Ask::Lookup { id: 1, name: "a.example".to_owned() }, &b"L\x01\0\0\0a.example"[..]),
-            (Ask::Connect { id: 0x0403_0201, name: "b".to_owned(), port: 443 }, b"C\x01\x02\x03\x04\xbb\x01b"),
-            (Ask::Accepted { id: 7 }, b"A\x07\0\0\0"),
-            (Ask::Entered { id: 8 }, b"E\x08\0\0\0"),
-            (Ask::Nobody { id: 9 }, b"N\x09\0\0\0"),
+            (ToBroker::Lookup { id: AgentId(1), name: "a.example".to_owned() }, &b"L\x01\0\0\0a.example"[..]),
+            (ToBroker::Connect { id: AgentId(0x0403_0201), name: "b".to_owned(), port: 443 }, b"C\x01\x02\x03\x04\xbb\x01b"),
+            (ToBroker::Accepted { id: AgentId(7) }, b"A\x07\0\0\0"),
+            (ToBroker::Entered { id: BrokerId(8) }, b"E\x08\0\0\0"),
+            (ToBroker::Nobody { id: BrokerId(9) }, b"N\x09\0\0\0"),
         ];
         for (ask, bytes) in asks {
             assert_eq!(ask.to_bytes(), bytes);
-            assert_eq!(Ask::from_bytes(bytes), Some(ask));
+            assert_eq!(ToBroker::from_bytes(bytes), Some(ask));
         }
+        let several = PortRange::new(8000, 8100).expect("a range");
         let answers = [
-            (Answer::Ports { id: 1, ranges: vec![(80, 80), (8000, 8100)] }, &b"P\x01\0\0\0\x50\0\x50\0\x40\x1f\xa4\x1f"[..]),
-            (Answer::Ports { id: 2, ranges: vec![] }, b"P\x02\0\0\0"),
-            (Answer::Outcome { id: 3, outcome: Outcome::Refused }, b"O\x03\0\0\0r"),
-            (Answer::Enter { id: 4, family: Family::V4, port: 3000 }, b"E\x04\0\0\x004\xb8\x0b"),
-            (Answer::Enter { id: 5, family: Family::V6, port: 1 }, b"E\x05\0\0\x006\x01\0"),
+            (ToAgent::Ports { id: AgentId(1), ranges: vec![PortRange::HTTP, several] }, &b"P\x01\0\0\0\x50\0\x50\0\x40\x1f\xa4\x1f"[..]),
+            (ToAgent::Ports { id: AgentId(2), ranges: vec![] }, b"P\x02\0\0\0"),
+            (ToAgent::Outcome { id: AgentId(3), outcome: Outcome::Refused }, b"O\x03\0\0\0r"),
+            (ToAgent::Enter { id: BrokerId(4), family: Family::V4, port: 3000 }, b"E\x04\0\0\x004\xb8\x0b"),
+            (ToAgent::Enter { id: BrokerId(5), family: Family::V6, port: 1 }, b"E\x05\0\0\x006\x01\0"),
         ];
         for (answer, bytes) in answers {
             assert_eq!(answer.to_bytes(), bytes);
-            assert_eq!(Answer::from_bytes(bytes), Some(answer));
+            assert_eq!(ToAgent::from_bytes(bytes), Some(answer));
         }
     }
 
@@ -286,7 +290,7 @@ mod tests {
             b"Z\0\0\0\0",
             &long,
         ] {
-            assert_eq!(Ask::from_bytes(bytes), None, "{bytes:?}");
+            assert_eq!(ToBroker::from_bytes(bytes), None, "{bytes:?}");
         }
         for bytes in [
             &b"P\0\0\0\0\x01"[..],
@@ -299,7 +303,7 @@ mod tests {
             b"E\0\0\0\x004\0\0",
             b"E\0\0\0\x004\x01",
         ] {
-            assert_eq!(Answer::from_bytes(bytes), None, "{bytes:?}");
+            assert_eq!(ToAgent::from_bytes(bytes), None, "{bytes:?}");
         }
     }
 
@@ -316,11 +320,11 @@ mod tests {
                 let byte = (state >> 56) as u8;
                 bytes.push(if state & 1 << 40 == 0 { byte } else { b'a' + byte % 26 });
             }
-            if let Some(ask) = Ask::from_bytes(&bytes) {
+            if let Some(ask) = ToBroker::from_bytes(&bytes) {
                 assert_eq!(ask.to_bytes(), bytes);
                 read += 1;
             }
-            if let Some(answer) = Answer::from_bytes(&bytes) {
+            if let Some(answer) = ToAgent::from_bytes(&bytes) {
                 assert_eq!(answer.to_bytes(), bytes);
                 read += 1;
             }

@@ -176,10 +176,10 @@ impl Document {
 
     /// Adds a port forward to a tool; returns false if it is there already.
     pub fn add_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
-        if self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Look)? > 0 {
+        if self.take_ports(tool, |old| old == port, Take::Look)? > 0 {
             return Ok(false);
         }
-        self.take_ports(tool, |old| old.0 == port.host.get(), Take::Out)?;
+        self.take_ports(tool, |old| old.host == port.host, Take::Out)?;
         let mut table = InlineTable::new();
         table.insert("host", i64::from(port.host.get()).into());
         table.insert("guest", i64::from(port.guest.get()).into());
@@ -193,18 +193,18 @@ impl Document {
 
     /// Removes a port forward of a tool; returns whether it was there.
     pub fn remove_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
-        let removed = self.take_ports(tool, |old| old == (port.host.get(), port.guest.get()), Take::Out)?;
+        let removed = self.take_ports(tool, |old| old == port, Take::Out)?;
         self.prune(tool);
         Ok(removed > 0)
     }
 
     /// Finds the matching ports of a tool, in both TOML spellings, and removes them with `Take::Out`; returns their number.
-    fn take_ports(&mut self, tool: &str, wanted: impl Fn((u16, u16)) -> bool, take: Take) -> Result<usize, Error> {
+    fn take_ports(&mut self, tool: &str, wanted: impl Fn(Port) -> bool, take: Take) -> Result<usize, Error> {
         let over = self.over(tool)?;
         let Some(item) = over.get_mut("ports") else { return Ok(0) };
         let is_wanted = |table: &dyn TableLike| {
-            let number = |key| table.get(key).and_then(Item::as_integer).and_then(|number| number.try_into().ok());
-            number("host").zip(number("guest")).is_some_and(&wanted)
+            let number = |key| table.get(key).and_then(Item::as_integer).and_then(|number| u16::try_from(number).ok()?.try_into().ok());
+            number("host").zip(number("guest")).is_some_and(|(host, guest)| wanted(Port { host, guest }))
         };
         let found;
         let mut left = Vec::new();

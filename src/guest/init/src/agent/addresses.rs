@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use silo_wire::ports::PortRange;
+
 use super::route::Prefix;
 
 /// A host granted by address, or a name that stands for one address.
@@ -11,8 +13,8 @@ pub struct Literal {
     pub address: Ipv4Addr,
     /// The name to ask the broker for.
     pub name: String,
-    /// Both ends of each range of ports.
-    pub ranges: Vec<(u16, u16)>,
+    /// The ports to listen on.
+    pub ranges: Vec<PortRange>,
 }
 
 /// The addresses that the network grants, by kind.

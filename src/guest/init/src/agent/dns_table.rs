@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, bind, listen, socket_with, sockopt};
+use silo_wire::ports::PortRange;
 use silo_wire::{MAX_LISTENED, NAMES, WIDE};
 
 use super::addresses::Literal;
@@ -54,14 +55,14 @@ impl Names {
     }
 
     /// Gives a name an address and listens there; `None` at the limit.
-    pub fn add(&mut self, epoll: BorrowedFd<'_>, name: &str, ranges: &[(u16, u16)]) -> Option<Ipv4Addr> {
+    pub fn add(&mut self, epoll: BorrowedFd<'_>, name: &str, ranges: &[PortRange]) -> Option<Ipv4Addr> {
         if let Some(address) = self.address(name) {
             return Some(address);
         }
         if self.addresses.len() >= MAX_NAMES {
             return None;
         }
-        let is_wide = count(ranges) > MAX_LISTENED;
+        let is_wide = PortRange::count(ranges) > MAX_LISTENED;
         let number = FIRST + u32::try_from(self.addresses.len()).ok()?;
         let base = if is_wide { WIDE.0 } else { NAMES.0 };
         let address = Ipv4Addr::from_bits(base.to_bits() + number);
@@ -78,8 +79,8 @@ impl Names {
         self.listen(epoll, literal.address, &literal.name, &literal.ranges);
     }
 
-    fn listen(&mut self, epoll: BorrowedFd<'_>, address: Ipv4Addr, name: &str, ranges: &[(u16, u16)]) {
-        for port in ranges.iter().flat_map(|(from, to)| *from..=*to).take(MAX_PORTS) {
+    fn listen(&mut self, epoll: BorrowedFd<'_>, address: Ipv4Addr, name: &str, ranges: &[PortRange]) {
+        for port in ranges.iter().flat_map(|range| range.ports()).take(MAX_PORTS) {
             // A port that the program took first stays its own.
             let _ = self.listen_at(epoll, SocketAddr::from((address, port)), name);
         }
@@ -111,10 +112,6 @@ impl Names {
         sys::detach_filter(connection.as_fd())?;
         Ok(Some((connection, Ends { from, to: *to })))
     }
-}
-
-fn count(ranges: &[(u16, u16)]) -> usize {
-    ranges.iter().map(|(from, to)| usize::from(to - from) + 1).sum()
 }
 
 fn listener(place: SocketAddr) -> io::Result<OwnedFd> {

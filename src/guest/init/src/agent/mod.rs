@@ -32,7 +32,9 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, bind, connect, recv, recvfrom,
     send, sendmsg, sendto, socket_with,
 };
-use silo_wire::{Answer, Ask, Family, Id, MAX_MESSAGE_BYTES, NAMES, Outcome, RESOLVER};
+use silo_wire::id::{AgentId, BrokerId};
+use silo_wire::ports::PortRange;
+use silo_wire::{Family, MAX_MESSAGE_BYTES, NAMES, Outcome, RESOLVER, ToAgent, ToBroker};
 
 pub use addresses::{Layout, Literal};
 use dns::{Kind, Query, Record};
@@ -57,8 +59,8 @@ pub struct Agent {
     wide: Option<Wide>,
     names: Names,
     hold: Hold,
-    waiting: Vec<(Id, Query, SocketAddrV4)>,
-    last: Id,
+    waiting: Vec<(AgentId, Query, SocketAddrV4)>,
+    last: AgentId,
 }
 
 /// Event tokens; a smaller token is the number of a listener.
@@ -102,7 +104,7 @@ impl Agent {
             }
             wide = Some(made);
         }
-        Ok(Agent { resolver, raw, epoll, wide, names, hold: Hold::default(), waiting: Vec::new(), last: 0 })
+        Ok(Agent { resolver, raw, epoll, wide, names, hold: Hold::default(), waiting: Vec::new(), last: AgentId::default() })
     }
 
     /// Serves until the broker closes the channel, or until `end` becomes readable because the program has exited. Needs no privilege but
@@ -155,8 +157,8 @@ impl Agent {
         }
     }
 
-    fn id(&mut self) -> Id {
-        self.last = self.last.wrapping_add(1);
+    fn id(&mut self) -> AgentId {
+        self.last = self.last.next();
         self.last
     }
 
@@ -176,7 +178,7 @@ impl Agent {
             return self.say(&query, from, Record::Nothing);
         }
         let id = self.id();
-        send(channel, &Ask::Lookup { id, name: query.name.clone() }.to_bytes(), SendFlags::NOSIGNAL)?;
+        send(channel, &ToBroker::Lookup { id, name: query.name.clone() }.to_bytes(), SendFlags::NOSIGNAL)?;
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.remove(0);
         }
@@ -214,7 +216,7 @@ impl Agent {
         let IpAddr::V4(address) = to.ip() else { return Ok(()) };
         let Some(name) = self.names.owner(address).map(str::to_owned) else { return Ok(()) };
         let id = self.id();
-        send(channel, &Ask::Connect { id, name, port: to.port() }.to_bytes(), SendFlags::NOSIGNAL)?;
+        send(channel, &ToBroker::Connect { id, name, port: to.port() }.to_bytes(), SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -255,7 +257,7 @@ impl Agent {
         if !self.hold.put(id, syn) {
             return self.inject(&refusal, to);
         }
-        send(channel, &Ask::Connect { id, name, port }.to_bytes(), SendFlags::NOSIGNAL)?;
+        send(channel, &ToBroker::Connect { id, name, port }.to_bytes(), SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -292,16 +294,16 @@ impl Agent {
             return Ok(false);
         }
         // A failure for one program shows as a missing answer there.
-        match Answer::from_bytes(&bytes[..length]) {
-            Some(Answer::Enter { id, family, port }) => drop(enter(channel, id, family, port)),
-            Some(Answer::Ports { id, ranges }) => drop(self.told(id, &ranges)),
-            Some(Answer::Outcome { id, outcome }) => drop(self.came_to(id, outcome)),
+        match ToAgent::from_bytes(&bytes[..length]) {
+            Some(ToAgent::Enter { id, family, port }) => drop(enter(channel, id, family, port)),
+            Some(ToAgent::Ports { id, ranges }) => drop(self.told(id, &ranges)),
+            Some(ToAgent::Outcome { id, outcome }) => drop(self.came_to(id, outcome)),
             None => {}
         }
         Ok(true)
     }
 
-    fn told(&mut self, id: Id, ranges: &[(u16, u16)]) -> io::Result<()> {
+    fn told(&mut self, id: AgentId, ranges: &[PortRange]) -> io::Result<()> {
         let Some(at) = self.waiting.iter().position(|(one, ..)| *one == id) else { return Ok(()) };
         let (_, query, from) = self.waiting.remove(at);
         if ranges.is_empty() {
@@ -313,7 +315,7 @@ impl Agent {
         }
     }
 
-    fn came_to(&mut self, id: Id, outcome: Outcome) -> io::Result<()> {
+    fn came_to(&mut self, id: AgentId, outcome: Outcome) -> io::Result<()> {
         let Some(syn) = self.hold.settle(id, outcome) else { return Ok(()) };
         let from = syn.ends.from.ip();
         match outcome {
@@ -330,7 +332,7 @@ impl Agent {
     fn accept(&mut self, channel: &OwnedFd, listener: u64) -> io::Result<()> {
         let Some((connection, ends)) = self.names.accept(listener)? else { return Ok(()) };
         let Some(id) = self.hold.take(ends) else { return Ok(()) };
-        pass(channel, &Ask::Accepted { id }, &connection)
+        pass(channel, &ToBroker::Accepted { id }, &connection)
     }
 }
 
@@ -342,7 +344,7 @@ fn next_packet(socket: BorrowedFd<'_>) -> io::Result<Option<Syn>> {
 }
 
 /// Sends a message with a connection's file descriptor.
-fn pass(channel: &OwnedFd, message: &Ask, connection: &OwnedFd) -> io::Result<()> {
+fn pass(channel: &OwnedFd, message: &ToBroker, connection: &OwnedFd) -> io::Result<()> {
     let passed = [connection.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -352,11 +354,11 @@ fn pass(channel: &OwnedFd, message: &Ask, connection: &OwnedFd) -> io::Result<()
 }
 
 /// Connects to a port inside for the broker, which waits for the result itself.
-fn enter(channel: &OwnedFd, id: Id, family: Family, port: u16) -> io::Result<()> {
+fn enter(channel: &OwnedFd, id: BrokerId, family: Family, port: u16) -> io::Result<()> {
     match begin(family, port) {
-        Ok(connection) => pass(channel, &Ask::Entered { id }, &connection),
+        Ok(connection) => pass(channel, &ToBroker::Entered { id }, &connection),
         Err(_) => {
-            send(channel, &Ask::Nobody { id }.to_bytes(), SendFlags::NOSIGNAL)?;
+            send(channel, &ToBroker::Nobody { id }.to_bytes(), SendFlags::NOSIGNAL)?;
             Ok(())
         }
     }

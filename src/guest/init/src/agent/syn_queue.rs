@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, socket_with};
-use silo_wire::{Id, Outcome};
+use silo_wire::Outcome;
+use silo_wire::id::AgentId;
 
 use super::packet::{Ends, Syn};
 use crate::sys::{self, Instruction, MARK};
@@ -130,19 +131,19 @@ pub enum Held {
 /// All held connections.
 #[derive(Default)]
 pub struct Hold {
-    by_ends: HashMap<Ends, (Id, Held, Instant)>,
-    waiting: HashMap<Id, Syn>,
+    by_ends: HashMap<Ends, (AgentId, Held, Instant)>,
+    waiting: HashMap<AgentId, Syn>,
 }
 
 impl Hold {
     /// Returns the state of a connection, if it is held.
     pub fn get(&self, ends: Ends) -> Option<Held> {
-        let counts = |(_, held, since): &&(Id, Held, Instant)| *held == Held::Waiting || since.elapsed() < FORGET;
+        let counts = |(_, held, since): &&(AgentId, Held, Instant)| *held == Held::Waiting || since.elapsed() < FORGET;
         self.by_ends.get(&ends).filter(counts).map(|(_, held, _)| *held)
     }
 
     /// Holds a connection; returns false at the limit.
-    pub fn put(&mut self, id: Id, syn: Syn) -> bool {
+    pub fn put(&mut self, id: AgentId, syn: Syn) -> bool {
         if self.by_ends.len() >= MAX_HELD {
             self.by_ends.retain(|_, (_, _, since)| since.elapsed() < FORGET);
             let by_ends = &self.by_ends;
@@ -157,7 +158,7 @@ impl Hold {
     }
 
     /// Records the result of a dial; returns the held SYN.
-    pub fn settle(&mut self, id: Id, outcome: Outcome) -> Option<Syn> {
+    pub fn settle(&mut self, id: AgentId, outcome: Outcome) -> Option<Syn> {
         let syn = self.waiting.remove(&id)?;
         let held = match outcome {
             Outcome::Open => Some(Held::Open),
@@ -177,7 +178,7 @@ impl Hold {
     }
 
     /// Drops a connection that was accepted; returns its id.
-    pub fn take(&mut self, ends: Ends) -> Option<Id> {
+    pub fn take(&mut self, ends: Ends) -> Option<AgentId> {
         self.by_ends.remove(&ends).filter(|(_, held, _)| *held == Held::Open).map(|(id, ..)| id)
     }
 }
