@@ -5,14 +5,14 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use silo_base::grant::{Cover, Grant, Host};
+use silo_base::grant::{Grant, Host, Specificity};
 use silo_guard::git::budget::Budget;
 use silo_guard::git::index::Index;
 use silo_guard::git::oid::Format;
 use silo_guard::git::{loose, pack, packidx};
 use silo_launch::broker::http_head::{end_of_head, parse};
 use silo_launch::broker::sni;
-use silo_launch::protocol::{Act, BUDGET_BYTES, Conversation, End, Fate, Phase, Side, Ways};
+use silo_launch::protocol::{Action, BUDGET_BYTES, DescriptorAction, Directions, End, Phase, Protocol, Side};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, Frame, INPUT, JOB, MAX_STREAMS, OUTPUT};
 use silo_wire::{ToAgent, ToBroker};
 
@@ -59,7 +59,7 @@ pub fn grant(data: &[u8]) {
     for (place, port) in [("127.0.0.1", 22), ("host.silo.internal", 22), ("169.254.169.254", 80), ("localhost", 80), ("[::1]", 443)] {
         let host = Host::parse(place).expect("a host");
         // A grant reaches this machine only by its own name, or as a named address of a private network.
-        if grant.covers(&host, port) == Some(Cover::Exact) {
+        if grant.covers(&host, port) == Some(Specificity::Exact) {
             assert!(grant.host() == Some(&host) || grant.block().is_some_and(|block| block.is_apart()), "{text}");
             assert!(grant.block().is_none() || place.starts_with("169.254"), "{text}");
         }
@@ -191,7 +191,7 @@ const MAX_KEPT_BYTES: usize = BUDGET_BYTES + (4 << 20);
 /// A whole conversation with a VM, from boot to end: a script of the VM's frames and of the bytes that the host's descriptors accept in
 /// between. Returns its last phase.
 pub fn conversation(script: &[u8]) -> Phase {
-    let mut host = Conversation::new(Side::Host);
+    let mut host = Protocol::new(Side::Host);
     let mut rest = script;
     while let [what, low, high, after @ ..] = rest {
         let length = usize::from(u16::from_le_bytes([*low, *high]));
@@ -222,7 +222,7 @@ pub fn conversation(script: &[u8]) -> Phase {
         while let Some(number) = host.numbers().first().copied() {
             let before = host.kept();
             let fate = write(&mut host, number, usize::MAX);
-            assert!(fate == Fate::Gone || host.kept() < before, "stream {number} stays");
+            assert!(fate == DescriptorAction::Gone || host.kept() < before, "stream {number} stays");
         }
     }
     host.end();
@@ -230,7 +230,7 @@ pub fn conversation(script: &[u8]) -> Phase {
     reached
 }
 
-fn holds(host: &Conversation) {
+fn holds(host: &Protocol) {
     assert!(host.kept() <= MAX_KEPT_BYTES, "{} bytes are kept", host.kept());
     assert!(host.numbers().len() <= MAX_STREAMS + 8, "{} streams", host.numbers().len());
     if host.phase() >= Phase::Reported {
@@ -239,7 +239,7 @@ fn holds(host: &Conversation) {
 }
 
 /// The VM sends bytes; the host performs the requests as far as possible.
-fn say(host: &mut Conversation, mut bytes: &[u8]) {
+fn say(host: &mut Protocol, mut bytes: &[u8]) {
     while !bytes.is_empty() && host.room() > 0 {
         let (now, later) = bytes.split_at(bytes.len().min(host.room()));
         bytes = later;
@@ -261,37 +261,37 @@ fn say(host: &mut Conversation, mut bytes: &[u8]) {
     }
 }
 
-fn act_on(host: &mut Conversation, act: Act) {
+fn act_on(host: &mut Protocol, act: Action) {
     match act {
-        Act::Tell(Frame::Hello { .. }) => {
+        Action::Tell(Frame::Hello { .. }) => {
             for number in [JOB, INPUT, BEFORE] {
-                host.add(number, End::Shared, Ways::OUT, true);
+                host.add(number, End::Shared, Directions::OUT, true);
             }
             for number in [OUTPUT, ERRORS, AFTER] {
-                host.add(number, End::Shared, Ways::BACK, true);
+                host.add(number, End::Shared, Directions::BACK, true);
             }
             host.bound(AFTER, 1 << 20);
         }
-        Act::Tell(Frame::Report(_)) => {
+        Action::Tell(Frame::Report(_)) => {
             for number in host.numbers() {
                 let _ = host.settle(number);
             }
         }
-        Act::Message { stream: Some(stream), .. } | Act::Keys { stream } => {
+        Action::Message { stream: Some(stream), .. } | Action::Keys { stream } => {
             assert!(!host.has(stream));
-            if host.has_place() { host.add(stream, End::Own, Ways::BOTH, true) } else { host.refuse(stream) }
+            if host.has_place() { host.add(stream, End::Own, Directions::BOTH, true) } else { host.refuse(stream) }
         }
-        Act::Settle { stream, fate } => assert_eq!(host.has(stream), fate == Fate::HalfShut),
-        Act::Message { .. } | Act::Tell(_) => {}
+        Action::Settle { stream, fate } => assert_eq!(host.has(stream), fate == DescriptorAction::HalfShut),
+        Action::Message { .. } | Action::Tell(_) => {}
     }
 }
 
-fn write(host: &mut Conversation, number: u32, most: usize) -> Fate {
+fn write(host: &mut Protocol, number: u32, most: usize) -> DescriptorAction {
     let length = host.pending(number).len().min(most);
     if length == 0 { host.settle(number) } else { host.wrote(number, length) }
 }
 
-fn send(host: &mut Conversation, number: u32, bytes: &[u8]) {
+fn send(host: &mut Protocol, number: u32, bytes: &[u8]) {
     let most = host.may_send(number);
     if most > 0 {
         let _ = host.send_data(number, bytes[..bytes.len().min(most)].to_vec());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use silo_base::home::Home;
 use silo_build::image::ImageId;
 use silo_guard::git::layer::Layer;
-use silo_guard::git::over::Over;
+use silo_guard::git::over::LayerInputs;
 use silo_guard::git::repository::Repository;
 use silo_store::{LayerId, LayerPath, Meta, Record, Store, flock, layer};
 use silo_tool::projects::{self, Pinned, Project};
@@ -329,7 +329,7 @@ fn killed_over(silo: &Silo, project: &Path) {
     assert!(done.is_ok_and(|status| status.success()));
     let repository = Repository::find(project).expect("read").expect("a repository");
     let layers = silo.path("repositories");
-    let layer = Layer::begin(Over { layers: &layers, project, repository: &repository, submodules: &[] }).expect("begun");
+    let layer = Layer::begin(LayerInputs { layers: &layers, project, repository: &repository, submodules: &[] }).expect("begun");
     fs::write(layer.upper().join("MERGE_MSG"), "inside\n").expect("our own");
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use silo_base::grant::Port;
-use silo_launch::spec::{Asker, Dir, Network, SSH_AGENT, Spec, SshAgent};
+use silo_launch::spec::{Dir, GrantOrigin, Network, SSH_AGENT, Spec, SshAgent};
 
 use crate::support::sandbox::{Bench, bench, text, until};
 use crate::support::terminal::Session;
@@ -19,7 +19,7 @@ use crate::support::{As, Silo, done, free_port, has, skip};
 fn with(bench: &Bench, network: Network, program: &str) -> Spec {
     let mut spec = bench.python(program);
     spec.files.push(network.file());
-    spec.network = Some(Network { asker: Asker::Run, ..network });
+    spec.network = Some(Network { asker: GrantOrigin::Run, ..network });
     spec
 }
 

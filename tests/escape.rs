@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
 use crate::support::{PROGRAM, skip};
-use silo_launch::spec::{Access, Asker, File, Machine, Mount, Network, Spec, Upper};
+use silo_launch::spec::{Access, File, GrantOrigin, Mount, Network, Spec, Upper, VmFiles};
 
 /// A file of the image that a probe tries to spoil.
 const LAYER_FILE: &str = "/usr/share/perl5/Debconf/Db.pm";
@@ -43,10 +43,10 @@ fn every_probe_finds_its_door_closed_in_a_machine_too() {
 #[test]
 fn a_network_opens_no_other_door() {
     let allow = ["host.silo.internal:9", "*.example", "192.0.2.9:80"].map(str::to_owned).to_vec();
-    probe_everything(Some(Network { allow, asker: Asker::Run, ..Network::default() }), None);
+    probe_everything(Some(Network { allow, asker: GrantOrigin::Run, ..Network::default() }), None);
 }
 
-fn probe_everything(network: Option<Network>, machine: Option<Machine>) {
+fn probe_everything(network: Option<Network>, machine: Option<VmFiles>) {
     let bench = bench();
     let project = bench.project();
     // Bait: secrets, sockets, listeners, symlinks out of the project, files to poison.

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use silo_launch::spec::{Access, Machine, Mount, Network, Spec};
+use silo_launch::spec::{Access, Mount, Network, Spec, VmFiles};
 
 use crate::support::sandbox::{Bench, bench, until};
 
@@ -69,7 +69,7 @@ fn hostile(bench: &Bench, program: &str) -> Spec {
         fs::write(bench.path(name), name).expect("written");
     }
     let mut spec = bench.sh("true");
-    spec.machine = Some(Machine {
+    spec.machine = Some(VmFiles {
         root,
         kernel: bench.path("kernel"),
         initial: bench.path("initial"),

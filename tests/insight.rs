@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use silo_insight::change::{Aspect, Deed};
+use silo_insight::change::{Aspect, PathChange};
 use silo_insight::diff::told::Part;
 use silo_insight::diff::{self, Side};
 use silo_insight::graph::{self, Graph, Head, svg, words};
 use silo_insight::sbom::copyright::License;
 use silo_insight::sbom::{Bill, Distribution, Item, Maintainer, Origin as SbomOrigin, cyclonedx, spdx};
-use silo_insight::why::{self, About, Answer, Package, Standing, Thing};
-use silo_insight::why_installed::{Origin, Step, Wish};
+use silo_insight::why::{self, Answer, Package, PathEntry, PathHistory, Subject};
+use silo_insight::why_installed::{NamedPackage, Origin, Step};
 use silo_store::manifest::{Manifest, Record};
 use silo_store::{Digest, Index, Kind, LayerId, LayerPath};
 
@@ -117,7 +117,7 @@ fn path(text: &str) -> LayerPath {
 #[test]
 fn answers_are_golden() {
     let [config, command] = &layers(&[("pam", "1.7-5", &[]), ("npm install -g\n  prettier", "", &["pam"])])[..] else { unreachable!() };
-    let wish = Wish { package: "pam".to_owned(), file: "recipes/tool.toml".into(), line: 4, text: "pam=1.7-5".to_owned() };
+    let wish = NamedPackage { package: "pam".to_owned(), file: "recipes/tool.toml".into(), line: 4, text: "pam=1.7-5".to_owned() };
     let step = Step { from: "login".to_owned(), to: "pam".to_owned(), field: "Depends", relation: "pam (>= 1.7)".to_owned() };
     let package = Package {
         name: "pam".to_owned(),
@@ -128,22 +128,22 @@ fn answers_are_golden() {
     };
     let below = why::Layer { manifest: config.clone(), package: Some(package.clone()) };
     let above = why::Layer { manifest: command.clone(), package: None };
-    let file = Standing { kind: Kind::File, mode: 0o644, size: 1_234_567, target: None };
-    let link = Standing { kind: Kind::Symlink, mode: 0o777, size: 0, target: Some("usr/etc".to_owned()) };
-    let thing = |at: &str, stands: Option<Standing>, deeds: Vec<(why::Layer, Deed)>| Thing {
+    let file = PathEntry { kind: Kind::File, mode: 0o644, size: 1_234_567, target: None };
+    let link = PathEntry { kind: Kind::Symlink, mode: 0o777, size: 0, target: Some("usr/etc".to_owned()) };
+    let thing = |at: &str, stands: Option<PathEntry>, deeds: Vec<(why::Layer, PathChange)>| PathHistory {
         path: path(at),
         on_the_way: at == "etc",
         stands,
         deeds,
         package: Some(package.clone()),
     };
-    let changed = Deed::Changed(vec![Aspect::Content, Aspect::Mode]);
+    let changed = PathChange::Changed(vec![Aspect::Content, Aspect::Mode]);
     let things = vec![
-        thing("etc", Some(link), vec![(below.clone(), Deed::Made)]),
-        thing("etc/pam.conf", Some(file), vec![(below.clone(), Deed::Made), (above.clone(), changed)]),
-        thing("etc/pam.d", None, vec![(below.clone(), Deed::Made), (above.clone(), Deed::Removed)]),
+        thing("etc", Some(link), vec![(below.clone(), PathChange::Made)]),
+        thing("etc/pam.conf", Some(file), vec![(below.clone(), PathChange::Made), (above.clone(), changed)]),
+        thing("etc/pam.d", None, vec![(below.clone(), PathChange::Made), (above.clone(), PathChange::Removed)]),
     ];
-    let answers = [About::Path(things), About::Package(Box::new(package)), About::Layer(Box::new(above))];
+    let answers = [Subject::Path(things), Subject::Package(Box::new(package)), Subject::Layer(Box::new(above))];
     let answers: Vec<Answer> = answers.into_iter().map(|about| Answer { place: "tool 1.0".to_owned(), about }).collect();
     let texts: Vec<String> = answers.iter().map(why::told::text).collect();
     golden("insight/why.txt", &texts.join("\n"));

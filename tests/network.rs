@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use silo_launch::broker::upstream_proxy::Proxies;
-use silo_launch::spec::{Asker, Learn, Machine, Network, Spec};
+use silo_launch::spec::{GrantOrigin, Learn, Network, Spec, VmFiles};
 
 use crate::support::sandbox::{Bench, bench, text};
 use crate::support::{Silo, skip};
@@ -34,7 +34,7 @@ def why(place):
 
 pub fn sandbox(bench: &Bench, mut network: Network, program: &str) -> Spec {
     let mut spec = bench.python(&format!("{PRELUDE}{program}"));
-    network.asker = Asker::Run;
+    network.asker = GrantOrigin::Run;
     spec.files.push(network.file());
     spec.network = Some(network);
     spec
@@ -155,7 +155,7 @@ fn the_last_bytes_of_a_program_arrive() {
 }
 
 /// Writes this many bytes to this many parallel connections, and exits.
-pub fn what_was_written_last_arrives(machine: Option<Machine>, writes: &[(usize, usize)]) {
+pub fn what_was_written_last_arrives(machine: Option<VmFiles>, writes: &[(usize, usize)]) {
     let bench = bench();
     let (sender, arrived) = channel();
     let port = server(move |mut stream| {

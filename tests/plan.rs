@@ -14,11 +14,11 @@ use silo::run::plan::{Caller, Inputs, Options, Private, Project, plan};
 use silo::run::target::Target;
 use silo::run::user::User;
 use silo_base::home::Home;
-use silo_build::outside::Outside;
-use silo_launch::open_checked::{Links, Opened};
+use silo_build::outside::HostNetwork;
+use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Mount};
 use silo_model::config::{merge, read};
-use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_store::layout::Store;
 use silo_tool::{View, record};
 use tar::EntryType::{Directory, Regular};
@@ -58,7 +58,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
     let settings = |text: &str| read::parse(text, Path::new("silo.toml")).expect("settings");
     let (user_settings, project_settings) = (settings(case.user), settings(case.project));
     let merged = merge::merge(user_settings.clone(), project_settings.clone());
-    let places = Places { user: Some(home.recipes()), ..Places::default() };
+    let places = RecipeSources { user: Some(home.recipes()), ..RecipeSources::default() };
     let view = View {
         home: &home,
         places: &places,
@@ -76,7 +76,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
         cwd: project.clone(),
         typed: None,
         variable: &|name| env.get(name).map(OsString::from),
-        outside: Outside { user_home: silo.home().to_owned(), ..Outside::default() },
+        outside: HostNetwork { user_home: silo.home().to_owned(), ..HostNetwork::default() },
         terminfo: Vec::new(),
         zones: silo::run::zone::Host::default(),
         now: 1_700_000_000,
@@ -213,7 +213,7 @@ fn a_directory_that_is_swapped_for_a_symlink_is_never_mounted() {
     }
     symlink("../private", &link).expect("made");
     // An opened directory stays the same, and is mounted or nothing is.
-    let opened = Opened::open(&inner, Links::Refuse).expect("a directory");
+    let opened = OpenedPath::open(&inner, Links::Refuse).expect("a directory");
     let mut spec = bench.spec(&["cat", "/run/inner/mark"]);
     spec.mounts.push(Mount { host: opened.host(), guest: "/run/inner".into(), access: Access::ReadWrite });
     let mut shown = 0;

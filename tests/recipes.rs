@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use silo_base::system::Arch;
-use silo_model::lock::{self, Asked};
-use silo_model::recipe::catalog::{self, Places};
+use silo_model::lock::{self, PackageRequest};
+use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::wanted::for_arch;
 use silo_model::recipe::{Recipe, addon};
 
@@ -26,11 +26,16 @@ fn none_is_forgotten() {
 #[test]
 fn each_recipe_has_a_current_lock() {
     for recipe in catalog::BUILT_IN {
-        let found = catalog::find(&Places::default(), recipe.name).expect("a built-in recipe is right");
+        let found = catalog::find(&RecipeSources::default(), recipe.name).expect("a built-in recipe is right");
         let locks = lock::parse(recipe.lock, &recipes().join(format!("{}.lock", recipe.name))).expect("a built-in lock is right");
         assert_eq!(locks.keys().collect::<Vec<_>>(), [recipe.name]);
         let lock = &locks[recipe.name];
-        assert_eq!(lock.asked, Asked::by(&found.recipe), "{}: run `silo lock {0} --update --output recipes/{0}.lock`", recipe.name);
+        assert_eq!(
+            lock.asked,
+            PackageRequest::by(&found.recipe),
+            "{}: run `silo lock {0} --update --output recipes/{0}.lock`",
+            recipe.name
+        );
         for arch in Arch::ALL {
             let packages = &lock.packages[&arch];
             let wanted = found.recipe.debian.packages.iter().map(|wanted| for_arch(wanted));
@@ -59,9 +64,10 @@ fn each_is_resolved_as_it_was() {
 #[test]
 fn each_step_with_a_network_is_pinned() {
     for built_in in catalog::BUILT_IN {
-        let own = catalog::find(&Places::default(), built_in.name).expect("a built-in recipe is right").recipe;
+        let own = catalog::find(&RecipeSources::default(), built_in.name).expect("a built-in recipe is right").recipe;
         let networked = |recipe: &Recipe| recipe.steps.iter().filter(|step| !step.network.is_empty()).count();
-        let of = |version: &String| catalog::find_version(&Places::default(), built_in.name, Some(version)).expect("it is right").recipe;
+        let of =
+            |version: &String| catalog::find_version(&RecipeSources::default(), built_in.name, Some(version)).expect("it is right").recipe;
         let expect = networked(&own) + own.versions.keys().map(|version| networked(&of(version))).sum::<usize>();
         let locks = lock::parse(built_in.lock, Path::new("x.lock")).expect("a built-in lock is right");
         let pins = locks[built_in.name].steps.get(&Arch::Amd64).map_or(0, |steps| steps.len());
@@ -117,7 +123,7 @@ fn available_tools_are_listed_and_found() {
 #[test]
 fn each_add_on_brings_its_commands() {
     for (name, _) in addon::BUILT_IN {
-        let addon = addon::find(&Places::default(), name).expect("it can be read").expect("it is built in");
+        let addon = addon::find(&RecipeSources::default(), name).expect("it can be read").expect("it is built in");
         assert!(addon.shims.contains_key(*name), "{name}: its own name is no command of it: {:?}", addon.shims.keys());
         assert_eq!(catalog::addon_with(name), Some(*name));
     }

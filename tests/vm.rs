@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use silo_build::image::boot;
-use silo_launch::spec::Machine;
+use silo_launch::spec::VmFiles;
 
 pub use crate::support::machine::{machine, silo};
 use crate::support::sandbox::{bench, until};
@@ -490,7 +490,7 @@ fn a_machine_that_cannot_be_is_refused_in_words() {
     let silo = Silo::shared(As::Me);
     // Specs that no VM can run.
     let mut spec = bench.sh("true");
-    spec.machine = Some(Machine { kernel: bench.path("nothing"), ..machine() });
+    spec.machine = Some(VmFiles { kernel: bench.path("nothing"), ..machine() });
     let output = bench.run(&spec, b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("nothing"), "{said}");

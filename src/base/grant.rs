@@ -98,7 +98,7 @@ pub const MACHINE: &str = "host.silo.internal";
 /// A host or a family of hosts that may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    who: Who,
+    who: Pattern,
     /// The ports; `None` for the usual ones.
     ports: Option<PortRange>,
     /// Port 443 may carry protocols other than TLS for the name.
@@ -106,7 +106,7 @@ pub struct Grant {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Who {
+enum Pattern {
     /// This host.
     Exactly(Host),
     /// Every address of this network.
@@ -119,7 +119,7 @@ enum Who {
 
 /// Precision with which a grant covers a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cover {
+pub enum Specificity {
     /// As a member of a family.
     Family,
     /// By its own name.
@@ -132,35 +132,35 @@ impl Grant {
         let (text, raw) = text.strip_suffix("/tcp").map_or((text, false), |text| (text, true));
         let (host, ports) = split_range(text)?;
         let who = match (host, host.strip_prefix("*.")) {
-            ("*", _) => Who::All,
-            (_, Some(parent)) => Who::Below(Host::parse(parent).filter(|parent| !parent.is_address())?),
-            (host, None) if host.contains('/') => Who::Within(Block::parse(host)?),
-            (host, None) => Who::Exactly(Host::parse(host)?),
+            ("*", _) => Pattern::All,
+            (_, Some(parent)) => Pattern::Below(Host::parse(parent).filter(|parent| !parent.is_address())?),
+            (host, None) if host.contains('/') => Pattern::Within(Block::parse(host)?),
+            (host, None) => Pattern::Exactly(Host::parse(host)?),
         };
         Some(Grant { who, ports, raw })
     }
 
     /// Returns how the grant covers a host's port, or `None` if it does not.
-    pub fn covers(&self, host: &Host, port: u16) -> Option<Cover> {
+    pub fn covers(&self, host: &Host, port: u16) -> Option<Specificity> {
         self.rank(host).filter(|_| self.opens(port)).map(|_| match &self.who {
-            Who::Exactly(_) => Cover::Exact,
+            Pattern::Exactly(_) => Specificity::Exact,
             // A grant for part of a private network is deliberate; one for half of the internet is not.
-            Who::Within(block) if block.is_apart() => Cover::Exact,
-            Who::Within(_) | Who::Below(_) | Who::All => Cover::Family,
+            Pattern::Within(block) if block.is_apart() => Specificity::Exact,
+            Pattern::Within(_) | Pattern::Below(_) | Pattern::All => Specificity::Family,
         })
     }
 
     /// Returns the reason why this grant can never work, regardless of the services, with the text to write instead.
     pub fn flaw(&self) -> Option<String> {
         let host = match &self.who {
-            Who::Exactly(host) => host,
+            Pattern::Exactly(host) => host,
             // A reason that applies to the whole network.
-            Who::Within(block) => return flaw_of(block.first).filter(|why| flaw_of(block.last()).as_ref() == Some(why)),
-            Who::Below(parent) => {
+            Pattern::Within(block) => return flaw_of(block.first).filter(|why| flaw_of(block.last()).as_ref() == Some(why)),
+            Pattern::Below(parent) => {
                 let below = parent.0 == "localhost" || parent.0.ends_with(".localhost");
                 return below.then(|| "names below localhost mean the sandbox itself; write localhost:PORT".to_owned());
             }
-            Who::All => return None,
+            Pattern::All => return None,
         };
         match host.address() {
             Some(address) => flaw_of(address),
@@ -173,29 +173,29 @@ impl Grant {
     /// Returns how closely the grant names a host: a longer name ranks higher; `None` if it does not match.
     fn rank(&self, host: &Host) -> Option<usize> {
         match &self.who {
-            Who::Exactly(own) => (own == host).then_some(usize::MAX),
-            Who::Below(parent) => {
+            Pattern::Exactly(own) => (own == host).then_some(usize::MAX),
+            Pattern::Below(parent) => {
                 let below = host.0.strip_suffix(&parent.0).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
                 (below && !host.is_address()).then_some(parent.0.len())
             }
-            Who::Within(block) => host.address().filter(|address| block.contains(*address)).map(|_| usize::from(block.bits)),
-            Who::All => (!host.is_address()).then_some(0),
+            Pattern::Within(block) => host.address().filter(|address| block.contains(*address)).map(|_| usize::from(block.bits)),
+            Pattern::All => (!host.is_address()).then_some(0),
         }
     }
 
     /// Returns the host, if the grant names a single one.
     pub fn host(&self) -> Option<&Host> {
         match &self.who {
-            Who::Exactly(host) => Some(host),
-            Who::Within(_) | Who::Below(_) | Who::All => None,
+            Pattern::Exactly(host) => Some(host),
+            Pattern::Within(_) | Pattern::Below(_) | Pattern::All => None,
         }
     }
 
     /// Returns the network, if the grant names one.
     pub fn block(&self) -> Option<Block> {
         match &self.who {
-            Who::Within(block) => Some(*block),
-            Who::Exactly(_) | Who::Below(_) | Who::All => None,
+            Pattern::Within(block) => Some(*block),
+            Pattern::Exactly(_) | Pattern::Below(_) | Pattern::All => None,
         }
     }
 
@@ -222,7 +222,7 @@ pub struct Policy {
 
 /// Verdict on an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum AddressVerdict {
     /// Granted exactly, or as part of a private network.
     Granted,
     /// Denied.
@@ -233,35 +233,35 @@ pub enum Said {
 
 /// Permission to reach a host's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leave {
+pub struct Permit {
     /// The precision of the covering grant.
-    pub cover: Cover,
+    pub cover: Specificity,
     /// Port 443 may carry protocols other than TLS for the name.
     pub raw: bool,
 }
 
 impl Policy {
     /// Returns the permission for a host's port, or `None` if it is not allowed.
-    pub fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
-        let allowed = |grants: &[Grant], cover: Option<Cover>| {
+    pub fn judge(&self, host: &Host, port: u16) -> Option<Permit> {
+        let allowed = |grants: &[Grant], cover: Option<Specificity>| {
             let fit = |grant: &Grant| {
                 let covered = grant.covers(host, port).filter(|_| !self.is_denied(grant, host, Some(port)))?;
                 Some((cover.unwrap_or(covered), grant.raw))
             };
-            grants.iter().filter_map(fit).max().map(|(cover, raw)| Leave { cover, raw })
+            grants.iter().filter_map(fit).max().map(|(cover, raw)| Permit { cover, raw })
         };
-        allowed(&self.allow, None).or_else(|| allowed(&self.public, Some(Cover::Family)))
+        allowed(&self.allow, None).or_else(|| allowed(&self.public, Some(Specificity::Family)))
     }
 
     /// Returns the verdict on an address of a granted name, independent of the name's own grant.
-    pub fn said_of(&self, address: IpAddr, port: u16) -> Said {
+    pub fn said_of(&self, address: IpAddr, port: u16) -> AddressVerdict {
         let host = Host::of(address);
         let denied = |deny: &Grant| deny.rank(&host).is_some() && deny.ports.is_none_or(|_| deny.opens(port));
         match self.judge(&host, port) {
-            Some(Leave { cover: Cover::Exact, .. }) => Said::Granted,
-            Some(_) => Said::Nothing,
-            None if self.deny.iter().any(denied) => Said::Denied,
-            None => Said::Nothing,
+            Some(Permit { cover: Specificity::Exact, .. }) => AddressVerdict::Granted,
+            Some(_) => AddressVerdict::Nothing,
+            None if self.deny.iter().any(denied) => AddressVerdict::Denied,
+            None => AddressVerdict::Nothing,
         }
     }
 
@@ -389,40 +389,40 @@ mod tests {
     #[test]
     fn grants_cover_their_hosts_and_ports() {
         for (grant, host, port, expect) in [
-            ("a.example", "a.example", 443, Some(Cover::Exact)),
-            ("a.example", "A.Example.", 80, Some(Cover::Exact)),
-            ("A.example.", "a.example", 80, Some(Cover::Exact)),
+            ("a.example", "a.example", 443, Some(Specificity::Exact)),
+            ("a.example", "A.Example.", 80, Some(Specificity::Exact)),
+            ("A.example.", "a.example", 80, Some(Specificity::Exact)),
             ("a.example", "a.example", 22, None),
             ("a.example", "b.a.example", 443, None),
-            ("a.example:22", "a.example", 22, Some(Cover::Exact)),
+            ("a.example:22", "a.example", 22, Some(Specificity::Exact)),
             ("a.example:22", "a.example", 443, None),
-            ("*.example", "a.b.example", 443, Some(Cover::Family)),
+            ("*.example", "a.b.example", 443, Some(Specificity::Family)),
             ("*.example", "example", 443, None),
             ("*.example", "notexample", 443, None),
-            ("*.example:8080", "a.example", 8080, Some(Cover::Family)),
-            ("*", "a.example", 443, Some(Cover::Family)),
+            ("*.example:8080", "a.example", 8080, Some(Specificity::Family)),
+            ("*", "a.example", 443, Some(Specificity::Family)),
             ("*", "10.0.0.1", 443, None),
-            ("a-b.example:8000-8010", "a-b.example", 8010, Some(Cover::Exact)),
+            ("a-b.example:8000-8010", "a-b.example", 8010, Some(Specificity::Exact)),
             ("a.example:8000-8010", "a.example", 8011, None),
-            ("a.example:443/tcp", "a.example", 443, Some(Cover::Exact)),
-            ("10.0.0.1:80", "10.0.0.1", 80, Some(Cover::Exact)),
+            ("a.example:443/tcp", "a.example", 443, Some(Specificity::Exact)),
+            ("10.0.0.1:80", "10.0.0.1", 80, Some(Specificity::Exact)),
             ("127.0.0.1", "127.1", 80, None),
-            ("[::1]:80", "[0:0::1]", 80, Some(Cover::Exact)),
-            ("a.example:*", "a.example", 65535, Some(Cover::Exact)),
-            ("a.example:1-65535", "a.example", 22, Some(Cover::Exact)),
-            ("*.example:*", "a.example", 1, Some(Cover::Family)),
-            ("10.0.0.0/8:5432", "10.1.2.3", 5432, Some(Cover::Exact)),
+            ("[::1]:80", "[0:0::1]", 80, Some(Specificity::Exact)),
+            ("a.example:*", "a.example", 65535, Some(Specificity::Exact)),
+            ("a.example:1-65535", "a.example", 22, Some(Specificity::Exact)),
+            ("*.example:*", "a.example", 1, Some(Specificity::Family)),
+            ("10.0.0.0/8:5432", "10.1.2.3", 5432, Some(Specificity::Exact)),
             ("10.0.0.0/8:5432", "10.1.2.3", 5433, None),
             ("10.0.0.0/8", "11.1.2.3", 443, None),
             ("10.0.0.0/8", "a.example", 443, None),
-            ("0.0.0.0/0:*", "127.0.0.1", 22, Some(Cover::Family)),
-            ("[2001:db8::/32]:443/tcp", "[2001:db8::1]", 443, Some(Cover::Family)),
-            ("[fd00::/8]:22", "[fd00::1]", 22, Some(Cover::Exact)),
-            ("bücher.example", "xn--bcher-kva.example", 443, Some(Cover::Exact)),
-            ("BÜCHER.example.", "xn--bcher-kva.example", 443, Some(Cover::Exact)),
-            ("*.bücher.example", "a.xn--bcher-kva.example", 443, Some(Cover::Family)),
-            ("xn--bcher-kva.example", "bücher.example", 443, Some(Cover::Exact)),
-            ("b\u{fc}cher\u{3002}example", "xn--bcher-kva.example", 443, Some(Cover::Exact)),
+            ("0.0.0.0/0:*", "127.0.0.1", 22, Some(Specificity::Family)),
+            ("[2001:db8::/32]:443/tcp", "[2001:db8::1]", 443, Some(Specificity::Family)),
+            ("[fd00::/8]:22", "[fd00::1]", 22, Some(Specificity::Exact)),
+            ("bücher.example", "xn--bcher-kva.example", 443, Some(Specificity::Exact)),
+            ("BÜCHER.example.", "xn--bcher-kva.example", 443, Some(Specificity::Exact)),
+            ("*.bücher.example", "a.xn--bcher-kva.example", 443, Some(Specificity::Family)),
+            ("xn--bcher-kva.example", "bücher.example", 443, Some(Specificity::Exact)),
+            ("b\u{fc}cher\u{3002}example", "xn--bcher-kva.example", 443, Some(Specificity::Exact)),
         ] {
             let host = Host::parse(host).expect("a host");
             assert_eq!(Grant::parse(grant).expect("a grant").covers(&host, port), expect, "{grant} {}", host.as_str());
@@ -515,14 +515,14 @@ mod tests {
         };
         let host = |text: &str| Host::parse(text).expect("a host");
         for (name, port, expect) in [
-            ("any.example", 443, Some(Cover::Family)),
+            ("any.example", 443, Some(Specificity::Family)),
             ("b.example", 443, None),
             ("y.b.example", 443, None),
-            ("x.b.example", 443, Some(Cover::Exact)),
+            ("x.b.example", 443, Some(Specificity::Exact)),
             ("a.example", 22, None),
-            ("a.example", 80, Some(Cover::Exact)),
+            ("a.example", 80, Some(Specificity::Exact)),
             ("c.example", 443, None),
-            ("p.example", 8080, Some(Cover::Family)),
+            ("p.example", 8080, Some(Specificity::Family)),
         ] {
             assert_eq!(policy.judge(&host(name), port).map(|leave| leave.cover), expect, "{name}:{port}");
         }

@@ -28,26 +28,26 @@ const BETWEEN_COUNTS: Duration = Duration::from_secs(2);
 const BLOCK_BYTES: u64 = 512;
 
 /// Watches the limits of one step.
-pub(super) struct Watch<'a> {
+pub(super) struct LimitWatch<'a> {
     upper: &'a Path,
     log: &'a Path,
     max_bytes: u64,
     free_at_start: u64,
-    cut: Cut,
+    cut: LogParts,
 }
 
 /// Parts saved from a log that was truncated while the step ran.
 #[derive(Default)]
-struct Cut {
+struct LogParts {
     head: Vec<u8>,
     tail: Vec<u8>,
     bytes: u64,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> LimitWatch<'a> {
     /// Prepares to watch a step that has not started.
-    pub fn new(upper: &'a Path, log: &'a Path, max_bytes: u64) -> Watch<'a> {
-        Watch { upper, log, max_bytes, free_at_start: free(upper).unwrap_or(0), cut: Cut::default() }
+    pub fn new(upper: &'a Path, log: &'a Path, max_bytes: u64) -> LimitWatch<'a> {
+        LimitWatch { upper, log, max_bytes, free_at_start: free(upper).unwrap_or(0), cut: LogParts::default() }
     }
 
     /// Checks until the step ends. Sets `halt` if the user stops the build or the step exceeds a limit; returns the exceeded limit.
@@ -176,7 +176,7 @@ mod tests {
         };
         for (first, last, all) in [(50, 100, true), (500_000, 1_000_000, false), (5_000_000, 5_000_100, false)] {
             let _ = fs::remove_file(&log);
-            let mut watch = Watch::new(place.path(), &log, MAX_STEP_BYTES);
+            let mut watch = LimitWatch::new(place.path(), &log, MAX_STEP_BYTES);
             for range in [0..first, first..last] {
                 write(range);
                 watch.cut_log();
@@ -201,7 +201,7 @@ mod tests {
         fs::write(upper.join("a/b/c"), vec![1; 3 << 20]).expect("our own");
         let holes = fs::File::create(upper.join("holes")).expect("our own");
         holes.set_len(1 << 40).expect("our own");
-        let count = |max_bytes| Watch::new(&upper, &log, max_bytes).count();
+        let count = |max_bytes| LimitWatch::new(&upper, &log, max_bytes).count();
         assert_eq!(count(16 << 20), None);
         assert!(count(2 << 20).is_some_and(|what| what.contains("wrote more than")));
     }

@@ -12,7 +12,7 @@ use silo_store::difference::differences;
 use silo_store::digest::{Digest, LayerId};
 
 use silo_base::system::Arch;
-use silo_launch::open_checked::{Links, Opened};
+use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::{Sha256, StepOutput};
@@ -201,7 +201,7 @@ fn refuse_secrets(upper: &Path) -> Result<(), Error> {
     left.map_or(Ok(()), |secret| Err(Error::Refused { path: secret.path.to_owned(), why: secret.why }))
 }
 
-fn open_project(task: &Task<'_>) -> Result<Opened, Error> {
+fn open_project(task: &Task<'_>) -> Result<OpenedPath, Error> {
     let project = task.target.project.ok_or_else(|| Error::NoProject { command: task.step.title() })?;
-    Opened::open(project, Links::Refuse).map_err(|source| Error::Project { command: task.step.title(), source })
+    OpenedPath::open(project, Links::Refuse).map_err(|source| Error::Project { command: task.step.title(), source })
 }

@@ -29,7 +29,7 @@ use silo_model::recipe::source;
 use super::context::{BuildContext, PATH, read_index, realised};
 use super::dpkg_database::{STATUS, stanzas_of};
 use super::error::Error;
-use super::select_packages::{self, Below, Choice, Unpacked};
+use super::select_packages::{self, Candidates, EarlierTiers, Unpacked};
 use super::split::{self, Parts};
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
@@ -58,10 +58,10 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: Task<'_>) -> Result<State, E
     let mut state = task.below.map(State::for_later_node).unwrap_or_default();
     let mut candidates = state.plain.to_vec();
     candidates.extend(task.packages.iter().cloned());
-    let below = Below { present: &state.present, changes: &state.changes, diverted: &state.diverted };
+    let below = EarlierTiers { present: &state.present, changes: &state.changes, diverted: &state.diverted };
     let choice = select_packages::choose(&below, &candidates);
     state.plain = Arc::new(choice.plain.clone());
-    let step = |state, choice: &Choice, which: &str| {
+    let step = |state, choice: &Candidates, which: &str| {
         let takes_part = |owner: &str| choice.present.iter().chain(&choice.by_dpkg).any(|package| package.name() == owner);
         let answers = task.answers.iter().map(String::as_str).filter(|answer| takes_part(source::owner(answer))).collect();
         Step { tier: task.tier, epoch: task.epoch, choice, which, answers }.realise(ctx, state)
@@ -93,7 +93,7 @@ pub(super) fn realise(ctx: &BuildContext<'_>, task: Task<'_>) -> Result<State, E
 struct Step<'a> {
     tier: Tier,
     epoch: i64,
-    choice: &'a Choice,
+    choice: &'a Candidates,
     /// Suffix of the step's name: the part of the tier.
     which: &'a str,
     /// Answers to questions of its packages.

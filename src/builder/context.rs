@@ -16,14 +16,14 @@ use silo_base::identity::DirectoryId;
 use silo_base::system::Arch;
 use silo_fetch::mirrors::Mirrors;
 use silo_fetch::transport::Transport;
-use silo_launch::spec::Machine;
+use silo_launch::spec::VmFiles;
 use silo_model::derivation::Derivation;
 use silo_model::lock::Lock;
 use silo_model::recipe::Recipe;
 
 use super::check::Check;
 use super::error::Error;
-use super::outside::Outside;
+use super::outside::HostNetwork;
 use super::realisation_writer::RealisationWriter;
 
 /// PATH of a Debian root, the default in an image's environment.
@@ -47,7 +47,7 @@ pub struct BuildContext<'a> {
     /// Current time in seconds since 1970. It goes into logs and manifests, never into the bytes of a layer.
     pub now: i64,
     /// The host's network configuration, for steps with network.
-    pub outside: &'a Outside,
+    pub outside: &'a HostNetwork,
     /// Host names of package ecosystems, as given by the settings.
     pub ecosystems: &'a BTreeMap<String, Vec<String>>,
     /// Number of worker threads of each class.
@@ -61,7 +61,7 @@ pub struct BuildContext<'a> {
     /// Results of the reproducibility check, if enabled. Each step then runs twice.
     pub check: Option<&'a Check>,
     /// The VM to run steps in; `None` runs them natively. The result is the same.
-    pub machine: Option<&'a Machine>,
+    pub machine: Option<&'a VmFiles>,
     /// Finished realisations that are not yet written to the store.
     pub realisations: &'a RealisationWriter,
     /// Limit on the bytes of files that a step may write.

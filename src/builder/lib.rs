@@ -67,7 +67,7 @@ use image::ImageId;
 use packages::{Arrived, Item};
 use select_packages::Unpacked;
 use state::State;
-use walk::{Class, Order, Walk, Workers};
+use walk::{Order, Walk, WorkerClass, Workers};
 
 pub use context::{BuildContext, PATH, Target};
 pub use error::Error;
@@ -162,10 +162,10 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
     let order = |step: &Step| match step {
         Step::Package { package, .. } => {
             let drv = Derivation::Package(derivation::Package { deb: package.sha256.0 });
-            Order { class: Class::Work, rank: rank(package), awaited: realised(ctx, &drv).is_none() }
+            Order { class: WorkerClass::Work, rank: rank(package), awaited: realised(ctx, &drv).is_none() }
         }
-        Step::Configure { .. } | Step::Command { .. } => Order { class: Class::Step, rank: 0, awaited: false },
-        Step::Database { .. } | Step::Base { .. } | Step::Image { .. } => Order { class: Class::Work, rank: 0, awaited: false },
+        Step::Configure { .. } | Step::Command { .. } => Order { class: WorkerClass::Step, rank: 0, awaited: false },
+        Step::Database { .. } | Step::Base { .. } | Step::Image { .. } => Order { class: WorkerClass::Work, rank: 0, awaited: false },
     };
     let unpacking = Unpacking::new(ctx, missing.len());
     let names: Vec<&str> = targets.iter().map(|target| target.recipe.name.as_str()).collect();

@@ -63,7 +63,7 @@ const PASSWORDS: &str = "var/cache/debconf/passwords.dat";
 
 /// Classification of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Guess {
+enum FileClass {
     /// A private key.
     Key,
     /// A single certificate.
@@ -92,14 +92,14 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
     // Files that are dropped anyway need no message.
     let is_kept = |path: &Path| scrub::judge(path.as_os_str().as_bytes()) == scrub::Verdict::Keep;
     files.retain(|path| is_kept(path) && !is_known(path) && !shipped(path));
-    let mut guesses: BTreeMap<PathBuf, (Guess, BTreeSet<Vec<u8>>)> = BTreeMap::new();
+    let mut guesses: BTreeMap<PathBuf, (FileClass, BTreeSet<Vec<u8>>)> = BTreeMap::new();
     for path in files {
         let whole = upper.join(&path);
         let meta = fs::symlink_metadata(&whole).map_err(|source| file_error("look at", &whole, source))?;
         let bytes = start_of(&whole).map_err(|source| file_error("read", &whole, source))?;
         let guess = guess(&path, meta.mode(), &bytes);
-        if guess != Guess::Plain {
-            let words = if guess == Guess::Identity { identities(&bytes) } else { words(&bytes) };
+        if guess != FileClass::Plain {
+            let words = if guess == FileClass::Identity { identities(&bytes) } else { words(&bytes) };
             guesses.insert(path, (guess, words));
         }
     }
@@ -109,16 +109,16 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
     let mut taken: BTreeSet<PathBuf> = BTreeSet::new();
     for (path, (guess, words)) in &guesses {
         let is_made_up = match guess {
-            Guess::Sealed => true,
-            Guess::Key | Guess::Closed | Guess::Identity => has_unknown(words),
-            Guess::Certificate | Guess::Plain => false,
+            FileClass::Sealed => true,
+            FileClass::Key | FileClass::Closed | FileClass::Identity => has_unknown(words),
+            FileClass::Certificate | FileClass::Plain => false,
         };
         if is_made_up {
             taken.insert(path.clone());
         }
     }
-    if guesses.iter().any(|(path, (guess, _))| *guess == Guess::Key && taken.contains(path)) {
-        let certificates = guesses.iter().filter(|(_, (guess, words))| *guess == Guess::Certificate && has_unknown(words));
+    if guesses.iter().any(|(path, (guess, _))| *guess == FileClass::Key && taken.contains(path)) {
+        let certificates = guesses.iter().filter(|(_, (guess, words))| *guess == FileClass::Certificate && has_unknown(words));
         taken.extend(certificates.map(|(path, _)| path.clone()));
     }
     let links = links_to(upper, &taken)?;
@@ -190,19 +190,19 @@ fn start_of(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-fn guess(path: &Path, mode: u32, bytes: &[u8]) -> Guess {
+fn guess(path: &Path, mode: u32, bytes: &[u8]) -> FileClass {
     let count = |part: &[u8]| bytes.windows(part.len()).filter(|window| *window == part).count();
     let is_text = !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok();
     if is_text && count(b"PRIVATE KEY-----") > 0 {
-        Guess::Key
+        FileClass::Key
     } else if is_text && count(b"-----BEGIN CERTIFICATE-----") == 1 {
-        Guess::Certificate
+        FileClass::Certificate
     } else if mode & 0o004 == 0 {
-        if is_text { Guess::Closed } else { Guess::Sealed }
+        if is_text { FileClass::Closed } else { FileClass::Sealed }
     } else if is_text && bytes.len() <= IDENTITY_BYTES && path.starts_with("etc") && !identities(bytes).is_empty() {
-        Guess::Identity
+        FileClass::Identity
     } else {
-        Guess::Plain
+        FileClass::Plain
     }
 }
 
@@ -287,16 +287,16 @@ mod tests {
     #[test]
     fn file_kinds_are_guessed_by_contents() {
         for (path, mode, text, expect) in [
-            ("etc/x.key", 0o644, "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\n", Guess::Key),
-            ("etc/x.pem", 0o644, "-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkq\n", Guess::Certificate),
-            ("etc/bundle", 0o644, "-----BEGIN CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\n", Guess::Plain),
-            ("etc/x.conf", 0o640, "anything", Guess::Closed),
-            ("etc/x.conf", 0o644, "anything", Guess::Plain),
-            ("etc/munge/munge.key", 0o400, "\0\u{1}", Guess::Sealed),
-            ("etc/nvme/hostid", 0o644, "2cd2c43b-a90a-4af1-a8cd-86b9f50d6d00\n", Guess::Identity),
-            ("etc/fixed", 0o644, "2cd2c43b-a90a-1af1-a8cd-86b9f50d6d00\n", Guess::Plain),
-            ("etc/popcon.conf", 0o644, "MY_HOSTID=\"0123456789abcdef0123456789abcdef\"\n", Guess::Identity),
-            ("var/lib/ucf/hashfile", 0o644, "0123456789abcdef0123456789abcdef  /etc/x\n", Guess::Plain),
+            ("etc/x.key", 0o644, "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\n", FileClass::Key),
+            ("etc/x.pem", 0o644, "-----BEGIN CERTIFICATE-----\nMIIEvQIBADANBgkq\n", FileClass::Certificate),
+            ("etc/bundle", 0o644, "-----BEGIN CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\n", FileClass::Plain),
+            ("etc/x.conf", 0o640, "anything", FileClass::Closed),
+            ("etc/x.conf", 0o644, "anything", FileClass::Plain),
+            ("etc/munge/munge.key", 0o400, "\0\u{1}", FileClass::Sealed),
+            ("etc/nvme/hostid", 0o644, "2cd2c43b-a90a-4af1-a8cd-86b9f50d6d00\n", FileClass::Identity),
+            ("etc/fixed", 0o644, "2cd2c43b-a90a-1af1-a8cd-86b9f50d6d00\n", FileClass::Plain),
+            ("etc/popcon.conf", 0o644, "MY_HOSTID=\"0123456789abcdef0123456789abcdef\"\n", FileClass::Identity),
+            ("var/lib/ucf/hashfile", 0o644, "0123456789abcdef0123456789abcdef  /etc/x\n", FileClass::Plain),
         ] {
             assert_eq!(guess(Path::new(path), mode, text.as_bytes()), expect, "{path} {text}");
         }

@@ -14,14 +14,14 @@ use silo_store::{private, resolve_in_root};
 use silo_base::event::{self, Activity, Event, Sink};
 use silo_base::home::Home;
 use silo_launch::Exit;
-use silo_launch::spec::{Asker, Bytes, Dir, File, Identity, Learn, Network, Root, Spec, Stdio, Upper};
+use silo_launch::spec::{Bytes, Dir, File, GrantOrigin, Identity, Learn, Network, Root, Spec, Stdio, Upper};
 use silo_model::ecosystem::registries::{self, Registry};
 use silo_model::ecosystem::{self, Learned};
 use silo_model::recipe::Recipe;
 
 use super::context::{BuildContext, environment};
 use super::error::Error;
-use super::outside::Outside;
+use super::outside::HostNetwork;
 use super::{ca_certificates, java_keystore, log};
 use silo_base::error_chain;
 
@@ -79,8 +79,8 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[String], 
     if grants.is_empty() {
         return Ok(None);
     }
-    let learning = Learning { home: ctx.home, program: ctx.program, outside: ctx.outside, stop: ctx.stop, recipe, root };
-    let names = Names::new(ctx.home, ctx.outside, ctx.ecosystems);
+    let learning = LearnContext { home: ctx.home, program: ctx.program, outside: ctx.outside, stop: ctx.stop, recipe, root };
+    let names = EcosystemResolver::new(ctx.home, ctx.outside, ctx.ecosystems);
     let mut network = Network { proxies: ctx.outside.proxies.clone(), ..Network::default() };
     for grant in grants {
         match grant.strip_prefix('@') {
@@ -92,7 +92,7 @@ pub(super) fn reach(ctx: &BuildContext<'_>, recipe: &Recipe, grants: &[String], 
 }
 
 /// Network options of a run.
-pub struct Wish<'a> {
+pub struct NetworkOptions<'a> {
     /// Allowed: host names, or ecosystems such as `@pypi`.
     pub allow: &'a [String],
     /// Denied, in the same form.
@@ -104,10 +104,14 @@ pub struct Wish<'a> {
 }
 
 /// Returns the network of a run. Unknown ecosystems are reported and skipped: the run may not need them, and must not wait for a probe.
-pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>, sink: Sink<'_>) -> NetworkPatch {
-    let names = Names::new(home, outside, wish.ecosystems);
-    let mut network =
-        Network { proxies: outside.proxies.clone(), asker: Asker::Run, learn: wish.learn.map(|into| Learn { into }), ..Network::default() };
+pub fn for_run(home: &Home, outside: &HostNetwork, root: &[PathBuf], wish: NetworkOptions<'_>, sink: Sink<'_>) -> NetworkPatch {
+    let names = EcosystemResolver::new(home, outside, wish.ecosystems);
+    let mut network = Network {
+        proxies: outside.proxies.clone(),
+        asker: GrantOrigin::Run,
+        learn: wish.learn.map(|into| Learn { into }),
+        ..Network::default()
+    };
     for grant in wish.allow {
         let Some(name) = grant.strip_prefix('@') else {
             network.allow.push(grant.clone());
@@ -132,8 +136,8 @@ pub fn for_run(home: &Home, outside: &Outside, root: &[PathBuf], wish: Wish<'_>,
 }
 
 /// Learns the host names of all unknown ecosystems among some grants; failures are reported.
-pub fn learn_new(learning: &Learning<'_>, said: &BTreeMap<String, Vec<String>>, grants: &[String], sink: Sink<'_>) {
-    let names = Names::new(learning.home, learning.outside, said);
+pub fn learn_new(learning: &LearnContext<'_>, said: &BTreeMap<String, Vec<String>>, grants: &[String], sink: Sink<'_>) {
+    let names = EcosystemResolver::new(learning.home, learning.outside, said);
     for name in grants.iter().filter_map(|grant| grant.strip_prefix('@')) {
         if let Err(error) = names.or_learned(learning, name, sink) {
             sink(unreached(name, &error));
@@ -147,7 +151,7 @@ fn unreached(name: &str, error: &(dyn std::error::Error + 'static)) -> Event {
 }
 
 /// Resolves `@ecosystem` to host names.
-struct Names<'a> {
+struct EcosystemResolver<'a> {
     home: &'a Home,
     /// From `silo.toml`.
     said: &'a BTreeMap<String, Vec<String>>,
@@ -174,9 +178,9 @@ impl Ecosystem {
     }
 }
 
-impl<'a> Names<'a> {
-    fn new(home: &'a Home, outside: &Outside, said: &'a BTreeMap<String, Vec<String>>) -> Names<'a> {
-        Names { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
+impl<'a> EcosystemResolver<'a> {
+    fn new(home: &'a Home, outside: &HostNetwork, said: &'a BTreeMap<String, Vec<String>>) -> EcosystemResolver<'a> {
+        EcosystemResolver { home, said, registries: registries::read(&outside.variables, &outside.user_home) }
     }
 
     /// Returns the host names of an ecosystem, if they are configured, or were learned under the current settings.
@@ -190,7 +194,7 @@ impl<'a> Names<'a> {
     }
 
     /// Returns the host names of an ecosystem, and learns them if they are unknown.
-    fn or_learned(&self, learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Ecosystem, Error> {
+    fn or_learned(&self, learning: &LearnContext<'_>, name: &str, sink: Sink<'_>) -> Result<Ecosystem, Error> {
         let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(known) = self.of(name)? {
             return Ok(known);
@@ -217,7 +221,7 @@ fn settings(name: &str, registries: &[Registry]) -> Vec<String> {
 }
 
 /// Adds the host's registries and CA certificates to a network.
-fn surround(outside: &Outside, network: Network, registries: &[Registry], root: &[PathBuf]) -> NetworkPatch {
+fn surround(outside: &HostNetwork, network: Network, registries: &[Registry], root: &[PathBuf]) -> NetworkPatch {
     let reaches = !network.allow.is_empty() || !network.public.is_empty() || network.learn.is_some();
     let asker = network.asker;
     let mut reach = NetworkPatch { network: Some(network), files: Vec::new(), env: Vec::new() };
@@ -238,13 +242,13 @@ fn surround(outside: &Outside, network: Network, registries: &[Registry], root: 
 ///
 /// In a run they replace the image's files. In a step they must not: a file derived from them, such as a regenerated bundle, would get into
 /// the image. So a step gets them at paths outside of any layer, named by environment variables.
-fn trust(machine: &Path, root: &[PathBuf], asker: Asker, reach: &mut NetworkPatch) {
+fn trust(machine: &Path, root: &[PathBuf], asker: GrantOrigin, reach: &mut NetworkPatch) {
     // An unreadable file adds no certificates; the program's own certificate error then explains the failure.
     let image = |path: &str| root.iter().find_map(|tree| resolve_in_root::read(tree, Path::new(path), MAX_ROOTS_BYTES).ok());
     let (theirs, own) = (image(IMAGE_ROOTS).unwrap_or_default(), fs::read(machine).unwrap_or_default());
     let Some(merged) = ca_certificates::merged(&theirs, &own) else { return };
     let store = image(java_keystore::PATH).and_then(|image| ca_certificates::merged_store(&image, &theirs, &own));
-    let is_step = asker == Asker::Step;
+    let is_step = asker == GrantOrigin::Step;
     let (roots, java) =
         if is_step { (PathBuf::from(ROOTS), JAVA_ROOTS.into()) } else { (absolute(IMAGE_ROOTS), absolute(java_keystore::PATH)) };
     if is_step && store.is_some() {
@@ -262,13 +266,13 @@ fn absolute(path: &str) -> PathBuf {
 }
 
 /// Context of learning an ecosystem.
-pub struct Learning<'a> {
+pub struct LearnContext<'a> {
     /// The home to store the host names in.
     pub home: &'a Home,
     /// Path of the silo binary.
     pub program: &'a Path,
     /// The host's network configuration.
-    pub outside: &'a Outside,
+    pub outside: &'a HostNetwork,
     /// Set when the user stops the command.
     pub stop: &'a AtomicBool,
     /// The recipe with the probe.
@@ -280,13 +284,13 @@ pub struct Learning<'a> {
 /// Learns the host names of an ecosystem by running the recipe's probe, and stores them.
 ///
 /// The probe sees the root, no files of the host, and may contact any name with a public address.
-pub fn learn(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
+pub fn learn(learning: &LearnContext<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
     let _one = LEARNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     asked(learning, name, sink)
 }
 
 /// Runs the probe with progress events, because it takes seconds. The caller must hold [`LEARNING`].
-fn asked(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
+fn asked(learning: &LearnContext<'_>, name: &str, sink: Sink<'_>) -> Result<Learned, Error> {
     let id = event::next_id();
     sink(Event::Started { id, kind: Activity::Resolve, name: format!("@{name}"), total: None });
     let learned = probe(learning, name);
@@ -295,7 +299,7 @@ fn asked(learning: &Learning<'_>, name: &str, sink: Sink<'_>) -> Result<Learned,
 }
 
 /// Runs the probe and stores the host names. The caller must hold [`LEARNING`].
-fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
+fn probe(learning: &LearnContext<'_>, name: &str) -> Result<Learned, Error> {
     let Some(probe) = learning.recipe.ecosystems.get(name) else {
         return Err(Error::Ecosystem { name: name.to_owned(), recipe: learning.recipe.name.clone() });
     };
@@ -321,7 +325,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     };
     let mut spec = probe_spec(learning, &probe.run, &log);
     surround(learning.outside, network, &registries, learning.root).furnish(&mut spec);
-    let exit = silo_launch::reexec::run(learning.program, &spec, silo_launch::reexec::Circumstances::Usual, learning.stop);
+    let exit = silo_launch::reexec::run(learning.program, &spec, silo_launch::reexec::ProcessSettings::Usual, learning.stop);
     let names = ecosystem::noted(&notes);
     // Temporary file, already read.
     let _ = fs::remove_file(&notes);
@@ -339,7 +343,7 @@ fn probe(learning: &Learning<'_>, name: &str) -> Result<Learned, Error> {
     Ok(learned)
 }
 
-fn probe_spec(learning: &Learning<'_>, argv: &[String], log: &Path) -> Spec {
+fn probe_spec(learning: &LearnContext<'_>, argv: &[String], log: &Path) -> Spec {
     let own = environment(learning.recipe.run.env.clone());
     let mut env: BTreeMap<String, String> = BTreeMap::from([("LC_ALL".to_owned(), "C.UTF-8".to_owned())]);
     env.extend(own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())));

@@ -7,7 +7,7 @@ use silo_launch::broker::upstream_proxy::Proxies;
 
 /// The host's network configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Outside {
+pub struct HostNetwork {
     /// The host's proxies.
     pub proxies: Proxies,
     /// Candidate paths of the host's CA bundle; the first existing file is used.

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use super::select_packages::Choice;
+use super::select_packages::Candidates;
 
 /// Directory in the step of the .debs that dpkg unpacks itself.
 pub const DEBS: &str = "/run/silo/debs";
@@ -63,7 +63,7 @@ done
 const END: &str = "SILO-END";
 
 /// Generates the script of a step; debconf gets `answers` first.
-pub fn script(choice: &Choice, answers: &[&str]) -> String {
+pub fn script(choice: &Candidates, answers: &[&str]) -> String {
     let mut text = format!("set -e\numask 022\ncd /\n: > /tmp/silo-began\n{PREINST}");
     if !answers.is_empty() {
         write!(text, "debconf-set-selections <<'{END}'\n{}\n{END}\n", answers.join("\n")).expect("writing to a string cannot fail");

@@ -38,7 +38,7 @@ impl Unpacked {
 
 /// State after the earlier tiers.
 #[derive(Clone, Copy, Debug)]
-pub struct Below<'a> {
+pub struct EarlierTiers<'a> {
     /// The packages that took part.
     pub present: &'a [Arc<Unpacked>],
     /// The changes made by their scripts.
@@ -49,7 +49,7 @@ pub struct Below<'a> {
 
 /// The candidates of a tier, sorted by their part in its configure step.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
+pub struct Candidates {
     /// Packages in the step whose layers are used directly, in the order of their preinst scripts.
     pub present: Vec<Arc<Unpacked>>,
     /// Packages in the step that dpkg itself must unpack, in order.
@@ -69,7 +69,7 @@ pub fn root_order(present: &[Arc<Unpacked>]) -> Vec<LayerId> {
 }
 
 /// Sorts the packages of a tier, and those of earlier tiers that took no part so far.
-pub fn choose(below: &Below<'_>, candidates: &[Arc<Unpacked>]) -> Choice {
+pub fn choose(below: &EarlierTiers<'_>, candidates: &[Arc<Unpacked>]) -> Candidates {
     let mut packages: Vec<Arc<Unpacked>> = below.present.to_vec();
     let first = packages.len();
     packages.extend(candidates.iter().cloned());
@@ -88,7 +88,7 @@ pub fn choose(below: &Below<'_>, candidates: &[Arc<Unpacked>]) -> Choice {
             }
         }
     }
-    let mut choice = Choice::default();
+    let mut choice = Candidates::default();
     for index in ordered(&packages, &providers).into_iter().filter(is_candidate) {
         let package = Arc::clone(&packages[index]);
         if !wanted.contains(&index) {
@@ -132,7 +132,7 @@ fn triggering(packages: &[Arc<Unpacked>]) -> Vec<usize> {
 /// package's own preinst removes it before unpacking.
 ///
 /// dpkg must decide the owner of such a path (Replaces, diversions), so dpkg unpacks the later of the two packages.
-fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &Below<'_>) -> BTreeSet<usize> {
+fn overlapping(packages: &[Arc<Unpacked>], first: usize, below: &EarlierTiers<'_>) -> BTreeSet<usize> {
     let mut owner: BTreeMap<&[u8], usize> = BTreeMap::new();
     let mut later = BTreeSet::new();
     for (index, package) in packages.iter().enumerate() {

@@ -14,7 +14,7 @@ use silo_store::entry::{Entry, Kind, Node};
 use silo_store::index::Index;
 use silo_store::path::LayerPath;
 
-use super::select_packages::{Choice, Unpacked, dependencies, fires, providers};
+use super::select_packages::{Candidates, Unpacked, dependencies, fires, providers};
 
 /// Fewest files of packages with scripts in the smaller half. Scripts mostly process the files of their package; for fewer files a second
 /// sandbox costs more than it saves.
@@ -27,18 +27,18 @@ const DATABASE: [&str; 2] = ["var/lib/dpkg/status", "var/lib/dpkg/triggers"];
 #[derive(Debug)]
 pub(super) struct Parts {
     /// Packages configured before both halves.
-    pub first: Choice,
+    pub first: Candidates,
     /// The halves.
-    pub halves: [Choice; 2],
+    pub halves: [Candidates; 2],
     /// Packages configured after both halves.
-    pub last: Choice,
+    pub last: Candidates,
 }
 
 /// Packages by index.
 type Set = BTreeSet<usize>;
 
 /// Splits the packages of a step, if the gain is large enough; `below` are the packages configured already.
-pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Parts> {
+pub(super) fn split(below: &[Arc<Unpacked>], choice: &Candidates) -> Option<Parts> {
     let packages = &choice.present;
     let work: Vec<usize> = packages.iter().map(work_of).collect();
     if !choice.by_dpkg.is_empty() || work.iter().sum::<usize>() < 2 * MIN_FILES {
@@ -59,7 +59,8 @@ pub(super) fn split(below: &[Arc<Unpacked>], choice: &Choice) -> Option<Parts> {
             best = Some((gain, sets));
         }
     }
-    let pick = |set: &Set| Choice { present: set.iter().map(|package| Arc::clone(&packages[*package])).collect(), ..Choice::default() };
+    let pick =
+        |set: &Set| Candidates { present: set.iter().map(|package| Arc::clone(&packages[*package])).collect(), ..Candidates::default() };
     best.map(|(_, [first, one, other, last])| Parts { first: pick(&first), halves: [pick(&other), pick(&one)], last: pick(&last) })
 }
 

@@ -19,11 +19,11 @@ use silo_store::private;
 
 use silo_base::event::{Activity, Event};
 use silo_launch::Exit;
-use silo_launch::open_checked::Opened;
+use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::{Root, Spec};
 use silo_model::derivation::Derivation;
 
-use super::budget::Watch;
+use super::budget::LimitWatch;
 use super::context::BuildContext;
 use super::error::Error;
 use super::state::State;
@@ -89,7 +89,7 @@ pub(super) struct Prepared {
     /// The launch spec.
     pub spec: Spec,
     /// The project, open until the step ends, so that the checked directory is the mounted one.
-    pub project: Option<Opened>,
+    pub project: Option<OpenedPath>,
 }
 
 /// Returns the layer of a step; runs the step if the layer is unknown. With a reproducibility check the step runs a second time.
@@ -172,7 +172,7 @@ impl Attempt<'_> {
         let launched = Spec { machine: ctx.machine.cloned(), ..self.spec.clone() };
         let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         let upper = self.workdir.upper();
-        let mut watch = Watch::new(&upper, &self.workdir.log, ctx.max_step_bytes);
+        let mut watch = LimitWatch::new(&upper, &self.workdir.log, ctx.max_step_bytes);
         let send = |line: String| (ctx.sink)(Event::Log { id: 0, line });
         let (exit, over) = thread::scope(|scope| {
             let watching = silo_base::thread::beside(scope, || watch.look(ctx.stop, &halt, &ended))?;

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Class of worker that runs a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum WorkerClass {
     /// Uses a processor for a short while.
     Work,
     /// Starts a sandbox and waits for it.
@@ -31,7 +31,7 @@ pub enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     /// The class of worker.
-    pub class: Class,
+    pub class: WorkerClass,
     /// Of all ready nodes, the one with the lowest rank runs first.
     pub rank: u64,
     /// True if the node also waits for a release from outside, such as for a finished download.
@@ -136,7 +136,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     ) -> Result<Outcome<T, E>, NoThread> {
         std::thread::scope(|scope| {
             let (walk, work) = (&self, &work);
-            for (class, count) in [(Class::Work, workers.work), (Class::Step, workers.steps)] {
+            for (class, count) in [(WorkerClass::Work, workers.work), (WorkerClass::Step, workers.steps)] {
                 for number in 0..count.max(1) {
                     match thread::beside(scope, move || walk.serve(class, work)) {
                         Ok(_) => {}
@@ -156,7 +156,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
         Ok(Outcome { given: self.given.into_iter().map(OnceLock::into_inner).collect(), failed })
     }
 
-    fn serve(&self, class: Class, work: &(impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync)) {
+    fn serve(&self, class: WorkerClass, work: &(impl Fn(&Self, NodeIndex) -> Result<T, E> + Sync)) {
         // If a worker panics, its node is never done; without this the others would wait for it.
         let _end = End(self);
         while let Some(node) = self.next(class) {
@@ -168,7 +168,7 @@ impl<'a, N: Sync, T: Send + Sync, E: Send> Walk<'a, N, T, E> {
     }
 
     /// Waits for a node to run; `None` when there will be no more.
-    fn next(&self, class: Class) -> Option<NodeIndex> {
+    fn next(&self, class: WorkerClass) -> Option<NodeIndex> {
         let mut state = self.state();
         loop {
             if state.left == 0 || state.quit || self.stop.load(Ordering::Relaxed) {
@@ -244,7 +244,7 @@ mod tests {
     const WORKERS: Workers = Workers { work: 2, steps: 2 };
 
     fn plain(rank: &u64) -> Order {
-        Order { class: if rank.is_multiple_of(2) { Class::Work } else { Class::Step }, rank: *rank, awaited: false }
+        Order { class: if rank.is_multiple_of(2) { WorkerClass::Work } else { WorkerClass::Step }, rank: *rank, awaited: false }
     }
 
     fn graph(count: usize, edges: &[(u32, u32)]) -> DiGraph<u64, ()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use silo_store::private;
 
-use silo_launch::reexec::Circumstances;
+use silo_launch::reexec::ProcessSettings;
 use silo_launch::spec::Upper;
 use silo_model::derivation::DrvId;
 
@@ -20,7 +20,7 @@ pub(super) struct Workdir {
     /// Directory of the upper directory, if that is not in `dir`.
     memory: Option<tempfile::TempDir>,
     /// Conditions of the run, which a reproducibility check varies.
-    pub circumstances: Circumstances,
+    pub circumstances: ProcessSettings,
     /// Path of the step's log.
     pub log: PathBuf,
     keep: bool,
@@ -30,7 +30,7 @@ impl Workdir {
     /// Creates an empty working directory for a derivation. The caller holds the derivation's build lock.
     pub fn new(ctx: &BuildContext<'_>, drv: DrvId) -> Result<Workdir, Error> {
         let name = drv.to_string();
-        Workdir::at(ctx, &name, None, Circumstances::Usual)
+        Workdir::at(ctx, &name, None, ProcessSettings::Usual)
     }
 
     /// Creates a working directory for the second run of a reproducibility check, under other conditions.
@@ -39,10 +39,10 @@ impl Workdir {
             let made = tempfile::Builder::new().prefix("silo-check-").tempdir_in(dir);
             made.map_err(|source| Error::File { doing: "create a directory in", path: dir.clone(), source })
         });
-        Workdir::at(ctx, &format!("{drv}-check"), memory.transpose()?, Circumstances::Other)
+        Workdir::at(ctx, &format!("{drv}-check"), memory.transpose()?, ProcessSettings::Other)
     }
 
-    fn at(ctx: &BuildContext<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: Circumstances) -> Result<Workdir, Error> {
+    fn at(ctx: &BuildContext<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: ProcessSettings) -> Result<Workdir, Error> {
         let log = ctx.home.logs().join(format!("{name}.log"));
         // Anything here is left from a killed step.
         let bench = Workdir { dir: ctx.home.work().join(name), memory, circumstances, log, keep: false };

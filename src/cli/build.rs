@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::run::activate;
-use crate::run::mounts::Shown;
+use crate::run::mounts::MountedProject;
 use silo_base::sanitize;
 use silo_build::check::{Check, Finding};
 use silo_launch::spec::Access;
@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["script", "command", "remove", "rerun"])]
     check: bool,
     #[command(flatten)]
-    tier: tier::OfSteps,
+    tier: tier::StepTier,
     /// Keep the state of a failed step, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -130,7 +130,7 @@ fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
     let keeper = Keeper::new(&setting.home, Some(&setting.project), setting.settings.project_id.as_deref());
     let excluded =
         setting.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?))).collect();
-    let shown = Shown { path: setting.project.clone(), access: Access::ReadOnly, excluded, guarding: None };
+    let shown = MountedProject { path: setting.project.clone(), access: Access::ReadOnly, excluded, guarding: None };
     let there = |path: &Path| shown.on_host(path).unwrap_or_else(|| path.to_owned());
     let hiding = activate::find(rules, &setting.project, &setting.from, |path| there(path).symlink_metadata().is_ok());
     let is_closed = |dir: &Path| {

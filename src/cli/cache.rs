@@ -106,7 +106,7 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
     let rooms = usage::report(root).map_err(Failure::other)?;
     let (total, apparent) = rooms.iter().fold((0, 0), |sums, room| (sums.0 + room.takes.fresh, sums.1 + room.takes.apparent));
     if args.json {
-        let row = |room: &usage::Room| {
+        let row = |room: &usage::SubdirUsage| {
             let takes = room.takes;
             serde_json::json!({ "room": room.name, "bytes": takes.fresh, "apparentBytes": takes.apparent, "files": takes.files })
         };
@@ -130,7 +130,7 @@ fn report(setting: &Setting, args: &Report) -> Result<ExitCode, Failure> {
 fn list(setting: &Setting, args: &List) -> Result<ExitCode, Failure> {
     let images = setting.look(|context| Ok(usage::images(context)?))?;
     if args.json {
-        let row = |row: &usage::Listed| {
+        let row = |row: &usage::ImageUsage| {
             serde_json::json!({
                 "image": row.id.to_string(), "compressed": row.cold, "bytes": row.takes, "ownBytes": row.alone,
                 "lastUsedAt": row.last_used, "keptBy": row.kept_by,
@@ -176,7 +176,7 @@ fn squeeze(setting: &Setting, args: &Compress) -> Result<ExitCode, Failure> {
 fn clean(setting: &Setting, args: &Clean) -> Result<ExitCode, Failure> {
     // Without --all, no layer or image is old enough; fetched files are removed at any age.
     let things = if args.all { Duration::ZERO } else { Duration::MAX };
-    let wish = collect::Wish { min_age: things, downloads: true, ..collect::Wish::default() };
+    let wish = collect::GcOptions { min_age: things, downloads: true, ..collect::GcOptions::default() };
     gc::collected(setting, &wish, args.dry_run, args.json)
 }
 

@@ -22,11 +22,11 @@ use super::{migrate, settings, trust, ui};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: ConfigVerb,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum ConfigVerb {
     /// Network access of tools
     #[command(subcommand)]
     Network(Network),
@@ -74,15 +74,15 @@ struct Change {
 }
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
-    if let What::Migrate(args) = &args.what {
+    if let ConfigVerb::Migrate(args) = &args.what {
         return migrate::run(args);
     }
     let setting = setting(globals)?;
     let what = match &args.what {
-        What::Show(args) => return settings::run(&setting, args),
-        What::Migrate(args) => return migrate::run(args),
-        What::Ports(what) => return ports::run(&setting, what),
-        What::Network(what) => what,
+        ConfigVerb::Show(args) => return settings::run(&setting, args),
+        ConfigVerb::Migrate(args) => return migrate::run(args),
+        ConfigVerb::Ports(what) => return ports::run(&setting, what),
+        ConfigVerb::Network(what) => what,
     };
     match what {
         Network::Allow(change) => changed(&setting, change, "allow", "may be reached"),

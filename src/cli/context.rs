@@ -14,17 +14,17 @@ use silo_base::home::{Home, PROJECT_CONFIG};
 use silo_base::sanitize;
 use silo_build::RealisationWriter;
 use silo_build::check::Check;
-use silo_fetch::retry::Patience;
+use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
-use silo_insight::inside::Look;
-use silo_launch::spec::Machine;
-use silo_model::config::legacy::Whose;
+use silo_insight::inside::LockedHome;
+use silo_launch::spec::VmFiles;
+use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::merge::merge;
 use silo_model::config::project::ProjectFiles;
-use silo_model::config::read::{self, Older};
+use silo_model::config::read::{self, LegacySettings};
 use silo_model::config::{Build, Cache, Settings, discover};
 use silo_model::document;
-use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_tool::journal;
 use silo_tool::record;
 use silo_tool::settings_file::Changed;
@@ -56,7 +56,7 @@ pub struct Setting {
     /// The project's configuration files, read once.
     pub files: ProjectFiles,
     /// Directories that hold recipes.
-    pub places: Places,
+    pub places: RecipeSources,
     /// Settings in force: the user's, overlaid with the project's.
     pub settings: Settings,
     /// The user's settings only.
@@ -68,7 +68,7 @@ pub struct Setting {
     /// Results of the reproducibility check, if enabled.
     pub check: Option<Check>,
     /// VM for build steps; `None` for the default tier.
-    pub machine: Option<Machine>,
+    pub machine: Option<VmFiles>,
     transport: Transport,
     ui: Ui,
     stop: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ static TOLD_OF_UNUSED: Once = Once::new();
 /// Reports old-format settings only once per process.
 static TOLD_OF_OLDER: Once = Once::new();
 
-fn tell_of_older(older: &Older) {
+fn tell_of_older(older: &LegacySettings) {
     let left: String = older.left.iter().map(|left| format!("\n  not taken: {}", left.escape_debug())).collect();
     ui::note(&format!("{} is in the older form (YAML); `silo config migrate` writes it as silo.toml{left}", sanitize::path(&older.path)));
 }
@@ -99,14 +99,14 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
     let dir = std::fs::canonicalize(dir)
         .map_err(|error| Failure::usage(format!("{}: {error}", dir.display()), "name a directory that exists"))?;
     let home = Home::of_user(&env::home()?);
-    let discover::Found { root: project, passed_over } = discover::project(&dir);
+    let discover::FoundProject { root: project, passed_over } = discover::project(&dir);
     let store = Store::open(home.root()).map_err(Failure::other)?;
     silo_store::layout::make_workplace(&home.work()).map_err(Failure::other)?;
     journal::settle(&home).map_err(Failure::other)?;
     let project_config = project.join(PROJECT_CONFIG);
     let of_user = match changed.filter(|changed| changed.path() == home.config()) {
         Some(changed) => (read::parse(changed.texts().1, &home.config())?, None),
-        None => read::read_any(&home.config(), &home.legacy_config(), Whose::User)?,
+        None => read::read_any(&home.config(), &home.legacy_config(), SettingsOwner::User)?,
     };
     let (user_settings, older) = of_user;
     let mut files = ProjectFiles::read(&project)?;
@@ -129,7 +129,7 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         let what = format!("{}: {key} is a user setting, and a project cannot set it", project_config.display());
         return Err(Failure::usage(what, "set it in ~/.silo/silo.toml"));
     }
-    let places = Places { user: Some(home.recipes()), project: files.recipes(), draft: None };
+    let places = RecipeSources { user: Some(home.recipes()), project: files.recipes(), draft: None };
     Ok(Setting {
         home,
         store,
@@ -143,15 +143,15 @@ pub fn setting_with(globals: &Globals, dir: &Path, changed: Option<&Changed>) ->
         keep_failed: false,
         check: None,
         machine: None,
-        transport: Transport::new(Patience::default()),
+        transport: Transport::new(RetryPolicy::default()),
         ui: Ui::new(globals.quiet),
         stop: Arc::default(),
     })
 }
 
 /// Opens the built images for reading. No collection runs until the result is dropped.
-pub fn look(setting: &Setting) -> Result<Look<'_>, Failure> {
-    Ok(Look::new(setting.view(), &setting.store)?)
+pub fn look(setting: &Setting) -> Result<LockedHome<'_>, Failure> {
+    Ok(LockedHome::new(setting.view(), &setting.store)?)
 }
 
 impl Setting {

@@ -8,7 +8,7 @@ use silo_base::home::Home;
 use silo_base::sanitize;
 use silo_base::units::size;
 use silo_guard::git::layer::Finished;
-use silo_guard::git::left::{self, Left};
+use silo_guard::git::left::{self, LeftLayer};
 use silo_launch::{Check, State};
 use silo_model::lock::{self, Archive};
 use silo_model::recipe::catalog;
@@ -120,7 +120,7 @@ fn leftovers(home: &Home) -> Option<Check> {
     Some(Check { name, state, detail, cure })
 }
 
-fn described(left: &Left) -> String {
+fn described(left: &LeftLayer) -> String {
     if left.is_needed {
         return gc::of_killed_run(left);
     }

@@ -9,7 +9,7 @@ use crate::run::plan::Caller;
 use crate::run::user::{User, account_name};
 use crate::run::zone;
 use silo_base::home::Home;
-use silo_build::outside::Outside;
+use silo_build::outside::HostNetwork;
 use silo_launch::broker::upstream_proxy::Proxies;
 use silo_model::ecosystem::registries;
 use silo_tool::shim::search::{self, identity};
@@ -78,7 +78,7 @@ fn typed(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// Returns the machine's proxies, CA certificate files and registry variables.
-pub fn outside() -> Result<Outside, Failure> {
+pub fn outside() -> Result<HostNetwork, Failure> {
     let text = |name: &str| var(name).and_then(|value| value.into_string().ok());
     let any = |names: [&str; 4]| names.into_iter().find_map(text);
     let proxies = Proxies {
@@ -89,7 +89,7 @@ pub fn outside() -> Result<Outside, Failure> {
     let places = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
     let roots = var("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(places.map(PathBuf::from)).collect();
     let variables = registries::ASKED.into_iter().filter_map(|name| Some((name.to_owned(), text(name)?))).collect();
-    Ok(Outside { proxies, roots, variables, user_home: home()? })
+    Ok(HostNetwork { proxies, roots, variables, user_home: home()? })
 }
 
 /// Returns the working directory.

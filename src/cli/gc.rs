@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use silo_store::gc::Thing;
+use silo_store::gc::Object;
 
 use silo_base::sanitize;
 use silo_base::units;
-use silo_guard::git::left::{self, Left};
-use silo_tool::collect::{self, Collected, Wish};
+use silo_guard::git::left::{self, LeftLayer};
+use silo_tool::collect::{self, Collected, GcOptions};
 use silo_tool::{evict, usage};
 
 use super::context::{Globals, Setting, setting};
@@ -78,7 +78,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let otherwise = if args.all || args.max_size.is_some() { Duration::ZERO } else { MIN_AGE };
     // --max-age overrides a longer default: the user asked to remove everything older than it.
     let otherwise = args.max_age.map_or(otherwise, |age| otherwise.min(age));
-    let wish = Wish {
+    let wish = GcOptions {
         min_age: args.min_age.unwrap_or(otherwise),
         max_age: args.max_age,
         max_size: args.max_size,
@@ -89,17 +89,17 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<ExitCode, Failure> {
-    let wish = Wish { downloads: true, ..Wish::default() };
+    let wish = GcOptions { downloads: true, ..GcOptions::default() };
     collected(&setting(globals)?, &wish, args.dry_run, args.json)
 }
 
 /// Collects, or with `dry_run` lists, garbage and old package caches, and prints the result.
-pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
+pub fn collected(setting: &Setting, wish: &GcOptions, dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let collect = if dry_run { collect::foresee } else { collect::collect };
     let (collected, waiting, cached) = setting.with(|context| {
         let collected = collect(context, wish)?;
         let waiting = left::look(&context.home.repositories()).map_err(Failure::other)?;
-        let waiting: Vec<Left> = waiting.into_iter().filter(|left| left.is_needed).collect();
+        let waiting: Vec<LeftLayer> = waiting.into_iter().filter(|left| left.is_needed).collect();
         let choice = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), collect::now(context))?;
         Ok((collected, waiting, if dry_run { (choice.len(), choice.bytes) } else { evict::remove(&choice) }))
     })?;
@@ -112,9 +112,9 @@ pub fn collected(setting: &Setting, wish: &Wish, dry_run: bool, json: bool) -> R
 }
 
 /// Prints the collected things, and the repository layers that wait for an import.
-pub fn tell(collected: &Collected, waiting: &[Left], dry_run: bool, json: bool) -> Result<(), Failure> {
+pub fn tell(collected: &Collected, waiting: &[LeftLayer], dry_run: bool, json: bool) -> Result<(), Failure> {
     if json {
-        let row = |left: &Left| serde_json::json!({ "project": left.project, "layer": left.dir, "bytes": left.bytes });
+        let row = |left: &LeftLayer| serde_json::json!({ "project": left.project, "layer": left.dir, "bytes": left.bytes });
         let waiting: Vec<serde_json::Value> = waiting.iter().map(row).collect();
         return ui::json(&serde_json::json!({
             "layers": collected.layers, "images": collected.images, "downloads": collected.downloads,
@@ -136,7 +136,7 @@ pub fn tell(collected: &Collected, waiting: &[Left], dry_run: bool, json: bool) 
 }
 
 /// Describes a killed run's repository layer and the command that imports it.
-pub fn of_killed_run(left: &Left) -> String {
+pub fn of_killed_run(left: &LeftLayer) -> String {
     let (size, dir) = (units::size(left.bytes), sanitize::path(&left.dir));
     match &left.project {
         Some(project) => format!(
@@ -162,7 +162,7 @@ fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure>
         return Err(Failure::found(message, "`silo cache list` shows the images"));
     }
     if json {
-        let row = |why: &usage::Why| {
+        let row = |why: &usage::Reasons| {
             let (kind, id) = named(&why.thing);
             let images: Vec<String> = why.images.iter().map(ToString::to_string).collect();
             serde_json::json!({ "kind": kind, "id": id, "name": why.name, "keptBy": why.kept_by, "images": images })
@@ -174,7 +174,7 @@ fn why(setting: &Setting, prefix: &str, json: bool) -> Result<ExitCode, Failure>
     Ok(ExitCode::SUCCESS)
 }
 
-fn because(why: &usage::Why) -> String {
+fn because(why: &usage::Reasons) -> String {
     let (kind, id) = named(&why.thing);
     let name = if why.name.is_empty() { String::new() } else { format!(" ({})", why.name) };
     let mut text = format!("{kind} {id}{name}\n");
@@ -190,9 +190,9 @@ fn because(why: &usage::Why) -> String {
     text
 }
 
-fn named(thing: &Thing) -> (&'static str, String) {
+fn named(thing: &Object) -> (&'static str, String) {
     match thing {
-        Thing::Image(id) => ("image", id.to_string()),
-        Thing::Layer(id) => ("layer", id.to_string()),
+        Object::Image(id) => ("image", id.to_string()),
+        Object::Layer(id) => ("layer", id.to_string()),
     }
 }

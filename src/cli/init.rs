@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use silo_base::grant::Port;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_model::config::detect::{self, Detected, Found};
+use silo_model::config::detect::{self, Detected, DetectedTool};
 use silo_model::config::edit::Document;
 use silo_model::document;
 use silo_model::recipe::addon;
@@ -149,7 +149,7 @@ fn base_of(plan: &Plan, otherwise: &str) -> String {
 }
 
 /// Asks on a terminal; without a terminal, accepts everything detected.
-fn wanted(args: &Args, found: &Found) -> Result<bool, Failure> {
+fn wanted(args: &Args, found: &DetectedTool) -> Result<bool, Failure> {
     if args.no_interactive || !ui::is_asking() {
         return Ok(true);
     }

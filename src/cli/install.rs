@@ -8,7 +8,7 @@ use silo_model::recipe::check::check_grants;
 use silo_model::recipe::check::check_name;
 use silo_tool::collect;
 use silo_tool::import_image;
-use silo_tool::install::{self, Outcome, Wish};
+use silo_tool::install::{self, InstallOptions, Outcome};
 use silo_tool::locking::Resolving;
 use silo_tool::shims as tool_shims;
 
@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long)]
     frozen: bool,
     #[command(flatten)]
-    tier: tier::OfSteps,
+    tier: tier::StepTier,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -64,7 +64,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         return of_image(globals, args, image);
     }
     let resolving = if args.frozen { Resolving::Frozen } else { Resolving::Allowed };
-    let mut wishes: Vec<Wish> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
+    let mut wishes: Vec<InstallOptions> = args.tools.iter().map(|spec| parse(spec, resolving)).collect::<Result<_, _>>()?;
     if let Some(version) = &args.version {
         give_version(&mut wishes, version, &args.tools)?;
     }
@@ -110,7 +110,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
     check_grants("--network", &args.network).map_err(|error| Failure::usage(error.to_string(), "as in --network db.example.com:5432"))?;
     let memory = args.memory.as_deref().map(units::parse_size).transpose();
     let memory = memory.map_err(|error| Failure::usage(error.to_string(), "as in --memory 2G"))?;
-    let wish = import_image::Wish {
+    let wish = import_image::ImportOptions {
         name: parsed.name,
         image: reference::from(&env::cwd()?, image),
         shims: args.shim.clone(),
@@ -130,7 +130,7 @@ fn of_image(globals: &Globals, args: &Args, image: &str) -> Result<ExitCode, Fai
 }
 
 /// Applies `--version` to the only tool on the command line.
-fn give_version(wishes: &mut [Wish], version: &str, specs: &[String]) -> Result<(), Failure> {
+fn give_version(wishes: &mut [InstallOptions], version: &str, specs: &[String]) -> Result<(), Failure> {
     let [wish] = wishes else {
         return Err(Failure::usage("--version is for one tool", "type the version after each tool: python@3.13"));
     };
@@ -143,7 +143,7 @@ fn give_version(wishes: &mut [Wish], version: &str, specs: &[String]) -> Result<
 }
 
 /// Parses `tool` or `tool@version`.
-pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
+pub fn parse(spec: &str, resolving: Resolving) -> Result<InstallOptions, Failure> {
     let (name, version) = match spec.split_once('@') {
         Some((name, version)) => (name, Some(version)),
         None => (spec, None),
@@ -158,7 +158,7 @@ pub fn parse(spec: &str, resolving: Resolving) -> Result<Wish, Failure> {
     if version == Some("") {
         return Err(Failure::usage(format!("\"{spec}\" has no version after the @"), format!("type {name}, or {name}@ and a version")));
     }
-    Ok(Wish { name: name.to_owned(), version: version.map(str::to_owned), resolving, anew: false, with: Vec::new() })
+    Ok(InstallOptions { name: name.to_owned(), version: version.map(str::to_owned), resolving, anew: false, with: Vec::new() })
 }
 
 /// Describes the result of an install.

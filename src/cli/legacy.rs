@@ -7,7 +7,7 @@ use silo_model::document;
 use super::{definition, ui};
 
 /// A renamed command.
-struct Older {
+struct RenamedCommand {
     /// Old name.
     was: &'static [&'static str],
     /// Current name.
@@ -15,14 +15,14 @@ struct Older {
 }
 
 /// All renamed commands. The arguments after the name stay unchanged.
-const OLDER: &[Older] = &[
-    Older { was: &["setup"], is: &["build"] },
-    Older { was: &["rebuild"], is: &["build", "--rerun"] },
-    Older { was: &["pull"], is: &["sync"] },
-    Older { was: &["apply"], is: &["sync"] },
-    Older { was: &["status"], is: &["doctor"] },
-    Older { was: &["config", "add-port"], is: &["config", "ports", "add"] },
-    Older { was: &["config", "remove-port"], is: &["config", "ports", "remove"] },
+const OLDER: &[RenamedCommand] = &[
+    RenamedCommand { was: &["setup"], is: &["build"] },
+    RenamedCommand { was: &["rebuild"], is: &["build", "--rerun"] },
+    RenamedCommand { was: &["pull"], is: &["sync"] },
+    RenamedCommand { was: &["apply"], is: &["sync"] },
+    RenamedCommand { was: &["status"], is: &["doctor"] },
+    RenamedCommand { was: &["config", "add-port"], is: &["config", "ports", "add"] },
+    RenamedCommand { was: &["config", "remove-port"], is: &["config", "ports", "remove"] },
 ];
 
 /// Commands of other programs, with Silo's equivalent.

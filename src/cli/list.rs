@@ -6,7 +6,7 @@ use silo_base::sanitize;
 use silo_base::units;
 use silo_model::document;
 use silo_model::recipe::addon;
-use silo_tool::catalog_entry::{self, Offer};
+use silo_tool::catalog_entry::{self, CatalogEntry};
 use silo_tool::shim::table::{self, Shim};
 use silo_tool::{projects, record};
 
@@ -124,7 +124,7 @@ fn installed(setting: &Setting) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-fn available(offer: &Offer) -> Row {
+fn available(offer: &CatalogEntry) -> Row {
     let recipe = offer.recipe();
     let version = offer.version.clone().unwrap_or_else(|| "not locked".to_owned());
     let weight = offer.weight();

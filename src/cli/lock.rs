@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use silo_tool::definition::{self, Scope};
 use silo_tool::locking::{self};
-use silo_tool::sync::{self, Wish};
+use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -37,11 +37,11 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         }
         tool => {
             trust::require(&setting, tool.as_deref())?;
-            let wish = Wish {
+            let wish = SyncOptions {
                 only: tool.as_ref().map(|tool| BTreeSet::from([tool.clone()])),
                 update: args.update,
                 lock_only: true,
-                ..Wish::default()
+                ..SyncOptions::default()
             };
             let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
             sync_command::report(&all, &setting, false)

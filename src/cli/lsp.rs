@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::{Command, ExitCode, Stdio};
 
-use crate::run::target::{self, Target, Wanted};
+use crate::run::target::{self, ParsedWords, Target};
 use silo_model::recipe::kept;
 use silo_tool::locking::Resolving;
 use silo_tool::server::{self, Server};
@@ -20,7 +20,7 @@ use super::{env, trust, ui};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    visible: run::Visible,
+    visible: run::HostArgs,
     /// Only build the server
     #[arg(long)]
     build: bool,
@@ -53,7 +53,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
 fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: bool) -> Result<(Target, Server), Failure> {
     let word = words.first().map(OsString::as_os_str).unwrap_or_default();
     let hint = run::hints(globals.quiet);
-    let target = target::find(setting.view(), Wanted { word, program: None, rest: Vec::new(), no_project, hint: &hint })?;
+    let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), no_project, hint: &hint })?;
     let tool = &target.tool.name;
     let server = server::of(setting.view(), tool, no_project)?;
     let server = server.ok_or_else(|| {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_model::config::legacy::{self, Whose};
+use silo_model::config::legacy::{self, SettingsOwner};
 use silo_model::config::{discover, read};
 use silo_model::document;
 use silo_tool::journal::{self, Change};
@@ -24,8 +24,10 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     let home = Home::of_user(&env::home()?);
     journal::settle(&home).map_err(Failure::other)?;
     let project = discover::project(&env::cwd()?).root;
-    let places =
-        [(project.join(LEGACY_CONFIG), project.join(PROJECT_CONFIG), Whose::Project), (home.legacy_config(), home.config(), Whose::User)];
+    let places = [
+        (project.join(LEGACY_CONFIG), project.join(PROJECT_CONFIG), SettingsOwner::Project),
+        (home.legacy_config(), home.config(), SettingsOwner::User),
+    ];
     let mut found = false;
     for (older, newer, whose) in places {
         found |= older.is_file();
@@ -39,7 +41,7 @@ pub fn run(_args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), Failure> {
+fn migrate(home: &Home, older: &Path, newer: &Path, whose: SettingsOwner) -> Result<(), Failure> {
     let text = written(older, whose)?;
     let there = document::text_of(newer)?;
     if there.as_ref().is_some_and(|there| *there != text.0) {
@@ -62,7 +64,7 @@ fn migrate(home: &Home, older: &Path, newer: &Path, whose: Whose) -> Result<(), 
 }
 
 /// Returns the old settings as TOML, and comments about the dropped ones.
-fn written(older: &Path, whose: Whose) -> Result<(String, String), Failure> {
+fn written(older: &Path, whose: SettingsOwner) -> Result<(String, String), Failure> {
     let yaml = document::text_of(older)?.unwrap_or_default();
     let taken = legacy::to_toml(&yaml, older, whose)?;
     let left: String = taken.left.iter().map(|left| format!("# Not taken from the older form: {}\n", left.escape_debug())).collect();

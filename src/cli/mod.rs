@@ -281,7 +281,7 @@ mod tests {
     use clap::ArgMatches;
 
     use super::*;
-    use crate::run::grammar::{self, Commands, Known, Typed};
+    use crate::run::grammar::{self, Commands, Known, TypedWords};
 
     fn known() -> Known {
         let commands = |command: &str, shims: &[&str]| Commands {
@@ -313,9 +313,9 @@ mod tests {
     }
 
     fn run_told(options: String, word: &str, program: Option<OsString>, rest: &[OsString]) -> String {
-        let (older, rest) = grammar::older_options(rest).unwrap_or_else(|| (grammar::Older::default(), rest));
+        let (older, rest) = grammar::older_options(rest).unwrap_or_else(|| (grammar::LegacyOptions::default(), rest));
         let options = if older.timing { format!("{options}--timing ") } else { options };
-        match grammar::meaning(Typed { word, program: program.or(older.program), rest: rest.to_vec() }, &known()) {
+        match grammar::meaning(TypedWords { word, program: program.or(older.program), rest: rest.to_vec() }, &known()) {
             Ok(meant) => {
                 let other = meant.other.map_or_else(String::new, |other| format!(" (a command of {other})"));
                 format!("run {options}{} {}{other}", meant.tool, list(&meant.argv))

@@ -27,7 +27,7 @@ const LAST_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 const FIRST_FREE: i32 = 3;
 
 /// The redirected streams.
-pub struct Overheard {
+pub struct CapturedStderr {
     errors: OwnedFd,
     /// Original standard output, if it has the same target.
     output: Option<OwnedFd>,
@@ -38,9 +38,9 @@ pub struct Overheard {
     copier: Option<JoinHandle<Vec<u8>>>,
 }
 
-impl Overheard {
+impl CapturedStderr {
     /// Redirects standard error into a pipe. Returns `None` if it is a terminal, or if that fails.
-    pub fn begin() -> Option<Overheard> {
+    pub fn begin() -> Option<CapturedStderr> {
         if isatty(stderr()) {
             return None;
         }
@@ -54,8 +54,14 @@ impl Overheard {
         let output = if same { Some(fcntl_dupfd_cloexec(stdout(), FIRST_FREE).ok()?) } else { None };
         let (from, into) = io::pipe().ok()?;
         let (stopped, stop) = io::pipe().ok()?;
-        let heard =
-            Overheard { errors, output, from: Some(from.into()), stop: Some(stop.into()), stopped: Some(stopped.into()), copier: None };
+        let heard = CapturedStderr {
+            errors,
+            output,
+            from: Some(from.into()),
+            stop: Some(stop.into()),
+            stopped: Some(stopped.into()),
+            copier: None,
+        };
         dup2_stderr(&into).ok()?;
         if same && dup2_stdout(&into).is_err() {
             heard.restore();

@@ -9,7 +9,7 @@ use silo_tool::install;
 use silo_tool::journal::Change;
 use silo_tool::record;
 use silo_tool::settings_file::Changed;
-use silo_tool::sync::{self, Wish};
+use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting_with};
 use super::error::Failure;
@@ -73,14 +73,14 @@ pub fn apply(globals: &Globals, setting: &mut Setting, target: &Target, changed:
 fn build(setting: &Setting, target: &Target, with: Vec<Change>) -> Result<ExitCode, Failure> {
     let resolving = resolving(target.frozen);
     if target.scope == Scope::Global {
-        let wish = install::Wish { name: target.tool.clone(), version: None, resolving, anew: target.anew, with };
+        let wish = install::InstallOptions { name: target.tool.clone(), version: None, resolving, anew: target.anew, with };
         let outcome = setting.with(|context| Ok(install::install(context, &wish)?))?;
         ui::data(&install_command::line(&outcome))?;
         return Ok(ExitCode::SUCCESS);
     }
     trust::require(setting, Some(&target.tool))?;
     let only = Some(BTreeSet::from([target.tool.clone()]));
-    let wish = Wish { only, anew: target.anew, resolving, with, ..Wish::default() };
+    let wish = SyncOptions { only, anew: target.anew, resolving, with, ..SyncOptions::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
     sync_command::report(&all, setting, false)
 }

@@ -20,22 +20,22 @@ use silo_model::document;
 const HEAD: &str = "silo terminal 1";
 
 /// A saved terminal state; its file is removed on drop.
-pub struct Kept(Option<PathBuf>);
+pub struct SavedTty(Option<PathBuf>);
 
 /// Saves the terminal's settings before a run changes them.
-pub fn keep(home: &Home) -> Kept {
+pub fn keep(home: &Home) -> SavedTty {
     let input = rustix::stdio::stdin();
     if !isatty(input) {
-        return Kept(None);
+        return SavedTty(None);
     }
-    let Some((path, settings)) = note_path(home).zip(tcgetattr(input).ok()) else { return Kept(None) };
+    let Some((path, settings)) = note_path(home).zip(tcgetattr(input).ok()) else { return SavedTty(None) };
     let pid = getpid().as_raw_nonzero().get();
     // If saving fails, only a crash leaves the terminal raw.
     let written = document::write(&path, &text(pid, started(pid), &settings));
-    Kept(written.is_ok().then_some(path))
+    SavedTty(written.is_ok().then_some(path))
 }
 
-impl Drop for Kept {
+impl Drop for SavedTty {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             // A leftover file names a dead process and correct settings, so it does no harm.

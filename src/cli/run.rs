@@ -10,7 +10,7 @@ use crate::run::explain::{self, Facts};
 use crate::run::grammar;
 use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
-use crate::run::target::{self, Target, Wanted};
+use crate::run::target::{self, ParsedWords, Target};
 use crate::run::{lost, private, record, unseen};
 use silo_base::grant::Port;
 use silo_base::sanitize;
@@ -19,13 +19,13 @@ use silo_launch::spec::Spec;
 use silo_launch::{Exit, Phase, reexec};
 use silo_model::config::Tier;
 use silo_model::recipe::catalog;
-use silo_tool::shim::choice::Why;
+use silo_tool::shim::choice::ChoiceReason;
 
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
 use super::legacy;
-use super::overheard::Overheard;
+use super::overheard::CapturedStderr;
 use super::restore_tty;
 use super::tier;
 use super::timing::Timing;
@@ -34,7 +34,7 @@ use super::ui;
 
 /// Host resources that a run may use.
 #[derive(clap::Args, Default)]
-pub struct Visible {
+pub struct HostArgs {
     /// Use this directory as the project, instead of the one around the working directory
     #[arg(long, value_name = "DIR", conflicts_with = "no_project")]
     project: Option<PathBuf>,
@@ -79,10 +79,10 @@ pub struct Visible {
     trace: Option<PathBuf>,
     /// Set if started through a shim: a directory that must not be shown is then left out instead of an error.
     #[arg(skip)]
-    by_shim: Option<Why>,
+    by_shim: Option<ChoiceReason>,
 }
 
-impl Visible {
+impl HostArgs {
     /// True if the run has no project.
     pub fn is_without_project(&self) -> bool {
         self.no_project
@@ -137,7 +137,7 @@ const LEAST_MEMORY_MIB: u64 = 4;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    visible: Visible,
+    visible: HostArgs,
     /// Run this program of the tool's image instead of the tool's own command
     #[arg(long, value_name = "PROGRAM")]
     shim: Option<OsString>,
@@ -152,11 +152,11 @@ pub struct Args {
 impl Args {
     /// Arguments of `silo <tool> …`.
     pub fn shorthand(words: Vec<OsString>) -> Args {
-        Args { visible: Visible::default(), shim: None, words, older: false }
+        Args { visible: HostArgs::default(), shim: None, words, older: false }
     }
 
     /// The same sandbox, for another program of the image.
-    pub fn program(visible: Visible, program: &str, tool: OsString) -> Args {
+    pub fn program(visible: HostArgs, program: &str, tool: OsString) -> Args {
         Args { visible, shim: Some(program.into()), words: vec![tool], older: false }
     }
 }
@@ -178,7 +178,7 @@ pub fn run(globals: &Globals, mut args: Args) -> Result<ExitCode, Failure> {
         let mut words = args.words.into_iter();
         let word = words.next().unwrap_or_default();
         let hint = hints(globals.quiet);
-        let wanted = Wanted { word: &word, program: args.shim, rest: words.collect(), no_project: visible.no_project, hint: &hint };
+        let wanted = ParsedWords { word: &word, program: args.shim, rest: words.collect(), no_project: visible.no_project, hint: &hint };
         target::find(setting.view(), wanted).map_err(|error| if typed { no_tool(error, &word) } else { error.into() })
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
@@ -201,8 +201,8 @@ fn no_tool(error: run::error::Error, word: &OsStr) -> Failure {
 }
 
 /// Runs the shim `name` of a tool; `why` is the reason why this tool got the call.
-pub fn shim(globals: &Globals, (tool, why): (&str, Why), name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
-    launched(globals, Visible { by_shim: Some(why), ..Visible::default() }, |setting, _| {
+pub fn shim(globals: &Globals, (tool, why): (&str, ChoiceReason), name: &str, args: Vec<OsString>) -> Result<ExitCode, Failure> {
+    launched(globals, HostArgs { by_shim: Some(why), ..HostArgs::default() }, |setting, _| {
         Ok(target::of_shim(setting.view(), tool, name, args)?)
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
@@ -231,8 +231,8 @@ pub(super) fn hints(quiet: bool) -> impl Fn(&str) {
 /// Runs the target that `find` returns, in the sandbox of its tool.
 pub(super) fn launched(
     globals: &Globals,
-    mut visible: Visible,
-    find: impl FnOnce(&Setting, &Visible) -> Result<Target, Failure>,
+    mut visible: HostArgs,
+    find: impl FnOnce(&Setting, &HostArgs) -> Result<Target, Failure>,
 ) -> Result<ExitCode, Failure> {
     let mut timing = Timing::begin(visible.timing, visible.trace.take().as_deref())?;
     let setting = setting(globals)?;
@@ -301,7 +301,7 @@ fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec
 }
 
 /// Notes that the script on the command line is not visible in the sandbox, and suggests alternatives.
-fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<Why>) -> Result<(), Failure> {
+fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<ChoiceReason>) -> Result<(), Failure> {
     let Some(script) = unseen::script(spec, &env::cwd()?, &target.args) else { return Ok(()) };
     let tool = &target.tool.name;
     let mut ways = Vec::new();
@@ -311,11 +311,11 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
         ways.push(format!("cd {} and run it there", sanitize::path(&dir)));
     }
     match by_shim {
-        Some(Why::Pinned) => {
+        Some(ChoiceReason::Pinned) => {
             ways.push(format!("`silo unpin {tool}` gives the name back to this machine's own {tool} wherever no project uses it"));
             ways.push(format!("`silo install --projects-only {tool}` does the same at install time"));
         }
-        Some(Why::Project | Why::User) => ways.push("name the machine's own program by its full path".to_owned()),
+        Some(ChoiceReason::Project | ChoiceReason::User) => ways.push("name the machine's own program by its full path".to_owned()),
         None => ways.push(format!("silo run --project DIR {tool} … shows another directory")),
     }
     let shown = match spec.mounts.iter().any(|mount| mount.guest == setting.project) {
@@ -329,7 +329,7 @@ fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Opti
 /// Launches the program; returns its exit and its last output.
 fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timing) -> (Result<Exit, silo_launch::error::Error>, Vec<u8>) {
     let mut kept = None;
-    let mut heard = Overheard::begin();
+    let mut heard = CapturedStderr::begin();
     let done = silo_launch::launch_noting(spec, &mut |phase| match phase {
         Phase::Ready => timing.done("machine ready"),
         // Watching the project needs a thread.
@@ -348,7 +348,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
         }
     });
     drop(kept);
-    let said = heard.map_or_else(silo_launch::printed, Overheard::finish);
+    let said = heard.map_or_else(silo_launch::printed, CapturedStderr::finish);
     timing.done("sandbox gone");
     (done, said)
 }

@@ -14,11 +14,11 @@ use super::ui;
 pub struct Args {
     /// The kind of file
     #[arg(value_enum)]
-    of: Of,
+    of: SchemaKind,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Of {
+enum SchemaKind {
     /// Add-on: recipes/addons/<name>.toml
     Addon,
     /// Recipe
@@ -29,9 +29,9 @@ enum Of {
 
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let schema = match args.of {
-        Of::Addon => schemars::schema_for!(AddonFile),
-        Of::Recipe => schemars::schema_for!(RecipeFile),
-        Of::Silo => schemars::schema_for!(Settings),
+        SchemaKind::Addon => schemars::schema_for!(AddonFile),
+        SchemaKind::Recipe => schemars::schema_for!(RecipeFile),
+        SchemaKind::Silo => schemars::schema_for!(Settings),
     };
     ui::json(schema.as_value())?;
     Ok(ExitCode::SUCCESS)

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_model::config::legacy::{self, Whose};
-use silo_model::config::origin::{self, Said, Source};
+use silo_model::config::legacy::{self, SettingsOwner};
+use silo_model::config::origin::{self, PlacedValue, Source};
 use silo_model::document;
 use silo_model::recipe::catalog;
 
@@ -35,11 +35,11 @@ pub fn run(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
     if let Some(tool) = &args.tool {
         sources.extend(of_recipe(setting, tool)?);
     }
-    sources.extend(of_file(&setting.home.config(), &setting.home.legacy_config(), Whose::User)?);
-    sources.extend(of_file(&setting.project.join(PROJECT_CONFIG), &setting.project.join(LEGACY_CONFIG), Whose::Project)?);
+    sources.extend(of_file(&setting.home.config(), &setting.home.legacy_config(), SettingsOwner::User)?);
+    sources.extend(of_file(&setting.project.join(PROJECT_CONFIG), &setting.project.join(LEGACY_CONFIG), SettingsOwner::Project)?);
     let settings = origin::settings(&sources)?;
     if args.json {
-        let said = |said: &Said| serde_json::json!({ "value": value(&said.value), "file": said.path, "line": said.line });
+        let said = |said: &PlacedValue| serde_json::json!({ "value": value(&said.value), "file": said.path, "line": said.line });
         let all = settings.iter().map(|(key, setting)| match setting {
             origin::Setting::One(one) => (key.clone(), said(one)),
             origin::Setting::List(list) => (key.clone(), list.iter().map(said).collect()),
@@ -71,7 +71,7 @@ fn value(toml: &str) -> serde_json::Value {
     read.and_then(|mut table| table.get_mut("value").map(serde_json::Value::take)).unwrap_or_default()
 }
 
-fn of_file(path: &Path, older: &Path, whose: Whose) -> Result<Option<Source>, Failure> {
+fn of_file(path: &Path, older: &Path, whose: SettingsOwner) -> Result<Option<Source>, Failure> {
     let source = |path: &Path, text| Source { path: path.to_owned(), text, below: None, keys: &[] };
     if let Some(text) = document::text_of(path)? {
         return Ok(Some(source(path, text)));

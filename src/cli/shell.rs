@@ -11,7 +11,7 @@ use super::run;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    visible: run::Visible,
+    visible: run::HostArgs,
     /// The tool
     tool: OsString,
 }

@@ -6,7 +6,7 @@ use silo_base::sanitize;
 use silo_base::units;
 use silo_model::recipe::Step;
 use silo_model::recipe::catalog::Origin;
-use silo_tool::catalog_entry::{self, Offer};
+use silo_tool::catalog_entry::{self, CatalogEntry};
 use silo_tool::definition::{self, Scope};
 
 use super::context::{Globals, Setting, setting};
@@ -34,7 +34,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(setting: &Setting, offer: &Offer, scope: Scope) -> String {
+fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
     let recipe = offer.recipe();
     let mut text = format!("{} {}: {}\n", recipe.name, sanitize::line(version(offer)), sanitize::line(&recipe.description));
     let mut line = |name: &str, value: String| {
@@ -107,11 +107,11 @@ fn shown(step: &Step) -> String {
     format!("{}{reach}", step.shown().trim())
 }
 
-fn version(offer: &Offer) -> &str {
+fn version(offer: &CatalogEntry) -> &str {
     offer.version.as_deref().unwrap_or("(not locked)")
 }
 
-fn json(offer: &Offer) -> serde_json::Value {
+fn json(offer: &CatalogEntry) -> serde_json::Value {
     let recipe = offer.recipe();
     let step = |step: &Step| serde_json::json!({ "run": step.run, "network": step.network, "env": step.env, "project": step.project });
     serde_json::json!({

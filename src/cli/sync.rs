@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
 use silo_tool::locking::Resolving;
-use silo_tool::sync::{self, Done, Synced, Wish};
+use silo_tool::sync::{self, SyncOptions, Synced, ToolChanges};
 
 use super::context::{Globals, Setting, setting, setting_at};
 use super::error::Failure;
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     frozen: bool,
     #[command(flatten)]
-    tier: tier::OfSteps,
+    tier: tier::StepTier,
     /// Keep the state of a failed step, for `silo debug`
     #[arg(long)]
     keep_failed: bool,
@@ -46,7 +46,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     setting.keep_failed = args.keep_failed;
     trust::require(&setting, None)?;
     let _machine_in_use = args.tier.prepare(&mut setting)?;
-    let wish = Wish { resolving: resolving(args.frozen), anew: args.force, dry_run: args.dry_run, ..Wish::default() };
+    let wish = SyncOptions { resolving: resolving(args.frozen), anew: args.force, dry_run: args.dry_run, ..SyncOptions::default() };
     let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
     if args.json {
         let rows: Vec<serde_json::Value> = all.iter().map(json).collect();
@@ -79,7 +79,7 @@ pub fn report(all: &[Synced], setting: &Setting, dry_run: bool) -> Result<ExitCo
     failures(all).map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-fn line(tool: &str, done: &Done, dry_run: bool) -> String {
+fn line(tool: &str, done: &ToolChanges, dry_run: bool) -> String {
     let lock = match (done.locked, dry_run) {
         (true, true) => "would be locked",
         (true, false) => "locked",

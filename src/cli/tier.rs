@@ -17,13 +17,13 @@ pub fn parse(text: &str) -> Result<Tier, String> {
 
 /// The tier of build steps.
 #[derive(clap::Args)]
-pub struct OfSteps {
+pub struct StepTier {
     /// The tier of build steps; by default native
     #[arg(long, value_name = "native|vm", value_parser = parse)]
     tier: Option<Tier>,
 }
 
-impl OfSteps {
+impl StepTier {
     /// Selects the VM for build steps, if `--tier vm` is set. Keep the pins: they protect the VM's images from collection.
     pub fn prepare(&self, setting: &mut Setting) -> Result<Option<Pins>, Failure> {
         if self.tier != Some(Tier::Vm) {

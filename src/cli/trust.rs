@@ -7,7 +7,7 @@ use crate::run::error::Error;
 use crate::run::private;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_model::config::legacy::Whose;
+use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::{Trust, read};
 use silo_tool::definition::Scope;
@@ -107,7 +107,7 @@ pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), F
         Verdict::Counts if lost.is_some() => vec!["its settings are gone".to_owned()],
         Verdict::Counts => return Ok(()),
     };
-    if read::read_any(&home.config(), &home.legacy_config(), Whose::User)?.0.trust == Some(Trust::Always) {
+    if read::read_any(&home.config(), &home.legacy_config(), SettingsOwner::User)?.0.trust == Some(Trust::Always) {
         return Ok(());
     }
     let root = sanitize::path(lost.as_ref().unwrap_or(files).root());
@@ -179,7 +179,7 @@ fn exposures(setting: &Setting, tool: Option<&str>) -> Exposures {
 }
 
 /// Unapproved parts of a project.
-struct Asked {
+struct Unapproved {
     lines: Exposures,
     /// Changes of files that a sandbox may have written.
     files: Vec<String>,
@@ -187,7 +187,7 @@ struct Asked {
     lost: Option<ProjectFiles>,
 }
 
-fn asked(setting: &Setting, exposed: Exposures) -> Result<Asked, Failure> {
+fn asked(setting: &Setting, exposed: Exposures) -> Result<Unapproved, Failure> {
     let approved = trust::approved(&setting.home, &setting.project)?;
     let mut lines: Exposures = exposed.difference(&approved).cloned().collect();
     if !lines.is_empty() {
@@ -199,10 +199,10 @@ fn asked(setting: &Setting, exposed: Exposures) -> Result<Asked, Failure> {
         Verdict::Asks(files) => files,
     };
     let lost = trust::lost_between(&setting.home, &setting.from, &setting.project)?;
-    Ok(Asked { lines, files, lost })
+    Ok(Unapproved { lines, files, lost })
 }
 
-impl Asked {
+impl Unapproved {
     fn is_nothing(&self) -> bool {
         self.lines.is_empty() && self.files.is_empty() && self.lost.is_none()
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use silo_tool::definition::{self, Scope};
 use silo_tool::install;
 use silo_tool::outdated::{self, Row};
-use silo_tool::sync::{self, Wish};
+use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -70,7 +70,7 @@ pub fn run_upgrade(globals: &Globals, args: &UpgradeArgs) -> Result<ExitCode, Fa
     let (scope, tools) = meant(&setting, &args.tools)?;
     if scope == Scope::Project {
         trust::require(&setting, None)?;
-        let wish = Wish { only: Some(tools), update: true, ..Wish::default() };
+        let wish = SyncOptions { only: Some(tools), update: true, ..SyncOptions::default() };
         let all = setting.with(|context| Ok(sync::sync(context, &wish)?))?;
         return sync_command::report(&all, &setting, false);
     }

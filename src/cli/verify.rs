@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use silo_base::sanitize;
-use silo_tool::verify::{self, Wish};
+use silo_tool::verify::{self, VerifyScope};
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -25,9 +25,9 @@ pub struct Args {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let wish = match (args.all, args.tools.as_slice()) {
-        (true, _) => Wish::All,
-        (false, []) => Wish::Used,
-        (false, tools) => Wish::Tools(tools.to_vec()),
+        (true, _) => VerifyScope::All,
+        (false, []) => VerifyScope::Used,
+        (false, tools) => VerifyScope::Tools(tools.to_vec()),
     };
     let findings = setting.with(|context| verify::verify(context, &wish).map_err(Failure::other))?;
     if args.json {

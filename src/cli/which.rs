@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_base::sanitize;
-use silo_tool::shim::choice::{self, Choice, Claims, Why};
+use silo_tool::shim::choice::{self, Choice, ChoiceReason, Claims};
 use silo_tool::shim::table::{self, Entry, Table};
 use silo_tool::shim::{claims, launchers, search};
 
@@ -90,10 +90,10 @@ fn names(owners: &[&Entry]) -> String {
     owners.iter().map(|entry| entry.tool.as_str()).collect::<Vec<_>>().join(" or ")
 }
 
-fn because(why: Why, claims: &Claims) -> String {
+fn because(why: ChoiceReason, claims: &Claims) -> String {
     match why {
-        Why::Project => format!("used by the project {}", sanitize::path(&claims.root)),
-        Why::User => "used by your settings".to_owned(),
-        Why::Pinned => "pinned".to_owned(),
+        ChoiceReason::Project => format!("used by the project {}", sanitize::path(&claims.root)),
+        ChoiceReason::User => "used by your settings".to_owned(),
+        ChoiceReason::Pinned => "pinned".to_owned(),
     }
 }

@@ -16,7 +16,7 @@ use super::address::{server, shown};
 use super::error::{Error, Size, verdict};
 use super::meter::{Meter, Total};
 use super::partial::{Claim, Partial, Pin, claim, present, sync_dir};
-use super::retry::{Attempts, Patience, Stop};
+use super::retry::{Attempts, RetryPolicy, Stop};
 use super::transport::Transport;
 use silo_base::event::Sink;
 use silo_base::thread;
@@ -178,7 +178,7 @@ impl Run<'_> {
         }
         let mut reasons = Vec::new();
         for (at, attempts) in self.order(request) {
-            let patience = Patience { attempts, ..self.context.transport.patience() };
+            let patience = RetryPolicy { attempts, ..self.context.transport.patience() };
             match self.fetch_from(at, request, patience, &mut part, &mut meter) {
                 Ok(path) => return Ok(path),
                 Err(err) if err.is_ours() => return Err(err),
@@ -199,7 +199,7 @@ impl Run<'_> {
         &self,
         at: usize,
         request: &Request,
-        patience: Patience,
+        patience: RetryPolicy,
         part: &mut Partial,
         meter: &mut Meter,
     ) -> Result<PathBuf, Error> {

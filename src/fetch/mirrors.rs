@@ -2,7 +2,7 @@
 
 use silo_model::lock::Archive;
 
-use super::sources::{Entry, Machine, is_timestamp};
+use super::sources::{AptSources, Entry, is_timestamp};
 
 /// Prefixes of Debian's own suites. A release outside this list is not found automatically; its mirror can still be set in silo.toml.
 const SUITES: [&str; 14] = [
@@ -62,7 +62,7 @@ pub struct Overrides {
 }
 
 /// Returns the mirrors of the host's apt sources, with the user's settings first.
-pub fn mirrors(machine: &Machine, overrides: &Overrides) -> Mirrors {
+pub fn mirrors(machine: &AptSources, overrides: &Overrides) -> Mirrors {
     let mut mirrors = debian_mirrors(&machine.entries);
     mirrors.snapshot = snapshot(&machine.snapshots);
     if !overrides.archive.is_empty() {
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn wishes_come_first_and_candidates_end_with_the_snapshot() {
-        let machine = Machine {
+        let machine = AptSources {
             entries: parse_lines("deb http://example.com/debian trixie main"),
             snapshots: vec!["http://example.com/archive/debian".to_owned(), "http://example.com/archive/debian-security".to_owned()],
             warnings: Vec::new(),

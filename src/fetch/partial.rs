@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::private;
 
 use super::error::{Error, Size};
@@ -40,7 +40,7 @@ pub(super) enum Claim {
 
 /// A growing file; the lock lasts as long as this value.
 pub(super) struct Partial {
-    file: Held,
+    file: LockedFile,
     path: PathBuf,
     done: PathBuf,
     sha256: [u8; 32],
@@ -72,7 +72,7 @@ pub(super) fn claim(dir: &Path, pin: Pin, stop: &Stop, on_wait: impl FnOnce()) -
             return Ok(Claim::Done(done));
         }
         let file = private::open(&path).map_err(|err| Error::io("open", &path, err))?;
-        match Held::try_exclusive(file) {
+        match LockedFile::try_exclusive(file) {
             Ok(Some(file)) if still_named(&file, &path) && present(dir, pin).is_none() => {
                 let mut partial = Partial {
                     file,

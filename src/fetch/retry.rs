@@ -20,7 +20,7 @@ const WORTH_BYTES: u64 = 1 << 20;
 
 /// Timeouts, minimum speed and retries.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Timeout of a connection, with DNS lookup and TLS handshake.
     pub connect: Duration,
     /// Timeout for the next bytes of a response.
@@ -39,9 +39,9 @@ pub struct Patience {
     pub first_pause: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        RetryPolicy {
             connect: Duration::from_secs(15),
             idle: Duration::from_secs(30),
             answer: Duration::from_secs(45),
@@ -95,17 +95,17 @@ impl<'a> Stop<'a> {
 }
 
 /// Measures the speed of a response, so that a server cannot stall silo with a byte now and then.
-pub(super) struct Pace {
-    patience: Patience,
+pub(super) struct SpeedMeter {
+    patience: RetryPolicy,
     /// The time spent waiting in this window; the reader's own work does not count.
     waited: Duration,
     bytes: u64,
 }
 
-impl Pace {
+impl SpeedMeter {
     /// Starts a window.
-    pub(super) fn new(patience: Patience) -> Pace {
-        Pace { patience, waited: Duration::ZERO, bytes: 0 }
+    pub(super) fn new(patience: RetryPolicy) -> SpeedMeter {
+        SpeedMeter { patience, waited: Duration::ZERO, bytes: 0 }
     }
 
     /// Records bytes that arrived after a wait. If the window was too slow, fails with its bytes and its length.
@@ -118,21 +118,21 @@ impl Pace {
         if self.bytes < self.patience.least {
             return Err((self.bytes, self.waited));
         }
-        *self = Pace::new(self.patience);
+        *self = SpeedMeter::new(self.patience);
         Ok(())
     }
 }
 
 /// Counts the attempts at one candidate.
 pub(super) struct Attempts {
-    patience: Patience,
+    patience: RetryPolicy,
     failures: u32,
     best: u64,
 }
 
 impl Attempts {
     /// Starts the count with `have` bytes present.
-    pub(super) fn new(patience: Patience, have: u64) -> Attempts {
+    pub(super) fn new(patience: RetryPolicy, have: u64) -> Attempts {
         Attempts { patience, failures: 0, best: have }
     }
 
@@ -180,12 +180,12 @@ mod tests {
 
     #[test]
     fn a_window_with_too_few_bytes_is_too_slow() {
-        let patience = Patience { window: Duration::from_secs(30), least: 1000, ..Patience::default() };
+        let patience = RetryPolicy { window: Duration::from_secs(30), least: 1000, ..RetryPolicy::default() };
         let second = Duration::from_secs(1);
-        let mut pace = Pace::new(patience);
+        let mut pace = SpeedMeter::new(patience);
         // 40 bytes a second are enough; a burst does not count for the next window.
         assert!((0..300).all(|_| pace.arrived(40, second).is_ok()));
-        let mut pace = Pace::new(patience);
+        let mut pace = SpeedMeter::new(patience);
         assert!((0..30).all(|at| pace.arrived(if at == 0 { 1 << 30 } else { 1 }, second).is_ok()));
         let slow = (0..100).find_map(|_| pace.arrived(1, second).err());
         assert_eq!(slow, Some((30, Duration::from_secs(30))));
@@ -195,7 +195,7 @@ mod tests {
     fn retries_end_and_progress_resets_them() {
         let never = AtomicBool::new(false);
         let stop = Stop::new(&never);
-        let patience = Patience { attempts: 2, first_pause: Duration::ZERO, ..Patience::default() };
+        let patience = RetryPolicy { attempts: 2, first_pause: Duration::ZERO, ..RetryPolicy::default() };
         let broken = || Error::Broken { url: String::new(), cause: String::new() };
         let mut attempts = Attempts::new(patience, 0);
         assert!(attempts.again(broken(), 10, &stop).is_ok());

@@ -28,7 +28,7 @@ pub struct Entry {
 
 /// The apt sources of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Machine {
+pub struct AptSources {
     /// Archives in apt's order.
     pub entries: Vec<Entry>,
     /// Snapshot addresses in comments and URIs, without the timestamp, in order of appearance.
@@ -41,8 +41,8 @@ pub struct Machine {
 ///
 /// A missing file or directory counts as empty. An unreadable file (root often keeps those with passwords private) is skipped with a
 /// warning: another file may be enough.
-pub fn read_machine(apt_dir: &Path) -> Machine {
-    let mut machine = Machine::default();
+pub fn read_machine(apt_dir: &Path) -> AptSources {
+    let mut machine = AptSources::default();
     let mut files = vec![apt_dir.join("sources.list")];
     let parts = apt_dir.join("sources.list.d");
     match list(&parts) {
@@ -59,7 +59,7 @@ pub fn read_machine(apt_dir: &Path) -> Machine {
     machine
 }
 
-impl Machine {
+impl AptSources {
     fn add(&mut self, text: &str, entries: Vec<Entry>) {
         self.entries.extend(entries);
         for base in snapshot_bases(text) {

@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 
 use super::address::{local_path, shown};
 use super::error::{Error, Size};
-use super::retry::{Attempts, Pace, Patience, Stop};
+use super::retry::{Attempts, RetryPolicy, SpeedMeter, Stop};
 use silo_base::thread;
 
 /// The User-Agent header.
@@ -45,7 +45,7 @@ const FILE_CHUNK_BYTES: usize = 256 << 10;
 /// The HTTP client, created once a process and shared by all fetches; it costs nothing before its first use.
 #[derive(Debug, Default)]
 pub struct Transport {
-    patience: Patience,
+    patience: RetryPolicy,
     net: OnceLock<Result<Net, String>>,
     /// Values of the `Authorization` header, by address prefix.
     passes: Mutex<Vec<(String, String)>>,
@@ -90,18 +90,18 @@ enum Source<'a> {
 /// A server's response, with its measured speed.
 struct Stream {
     response: Response,
-    patience: Patience,
-    pace: Pace,
+    patience: RetryPolicy,
+    pace: SpeedMeter,
 }
 
 impl Transport {
     /// Returns a transport that has opened nothing yet.
-    pub fn new(patience: Patience) -> Transport {
+    pub fn new(patience: RetryPolicy) -> Transport {
         Transport { patience, net: OnceLock::new(), passes: Mutex::default() }
     }
 
     /// Returns the timeouts and retries of this transport.
-    pub fn patience(&self) -> Patience {
+    pub fn patience(&self) -> RetryPolicy {
         self.patience
     }
 
@@ -160,7 +160,7 @@ impl Transport {
             return Err(again);
         }
         let mut bytes = Vec::new();
-        let mut pace = Pace::new(self.patience);
+        let mut pace = SpeedMeter::new(self.patience);
         loop {
             let began = Instant::now();
             let piece = net.wait(stop, url, until.saturating_duration_since(began), response.chunk())?;
@@ -199,7 +199,7 @@ impl Transport {
             url: shown(url),
             from,
             total,
-            source: Source::Net { net, stream: Box::new(Stream { response, patience, pace: Pace::new(patience) }) },
+            source: Source::Net { net, stream: Box::new(Stream { response, patience, pace: SpeedMeter::new(patience) }) },
         })
     }
 }
@@ -242,7 +242,7 @@ impl Body<'_> {
     }
 }
 
-fn start(patience: Patience) -> Result<Net, String> {
+fn start(patience: RetryPolicy) -> Result<Net, String> {
     // Fails if the process has a provider already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|err| err.to_string())?;
@@ -319,7 +319,7 @@ impl Net {
     }
 
     /// Classifies an error before the response.
-    fn explain(&self, err: reqwest::Error, url: &str, patience: Patience) -> Error {
+    fn explain(&self, err: reqwest::Error, url: &str, patience: RetryPolicy) -> Error {
         let url = shown(url);
         let cause = innermost(&err);
         if err.is_builder() {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use silo_base::sanitize;
 
 use super::guards::Guards;
-use super::list::Act;
+use super::list::GuardAction;
 use super::print::Content;
 
 /// Kind of a change.
@@ -29,7 +29,7 @@ pub struct Difference {
     /// Kind of the change.
     pub change: Change,
     /// Action for this path.
-    pub act: Act,
+    pub act: GuardAction,
     /// Program that acts on the file.
     pub of: String,
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::guards::{Guards, Obeyed};
 use super::links;
-use super::list::{self, Act};
-use super::print::{Content, Known, Printer};
+use super::list::{self, GuardAction};
+use super::print::{Content, KnownPrints, Printer};
 use crate::git::dir::{Dir, Kind};
 
 /// Rounds of following symlinks, each from the paths found in the previous one.
@@ -17,7 +17,7 @@ const MAX_ROUNDS: usize = 8;
 
 /// Additional paths to scan, and limits.
 #[derive(Clone, Debug)]
-pub struct Asked<'a> {
+pub struct ScanOptions<'a> {
     /// Recipe directory of the project, if silo reads one.
     pub recipes: Option<&'a str>,
     /// Paths in the project that git's configuration or index names, each with its source.
@@ -31,15 +31,15 @@ pub struct Asked<'a> {
 }
 
 /// Scans the project at a canonical path.
-pub fn look(project: &Path, asked: &Asked<'_>) -> Result<Guards, Error> {
+pub fn look(project: &Path, asked: &ScanOptions<'_>) -> Result<Guards, Error> {
     look_since(project, asked, None)
 }
 
 /// Scans the project without reading files that are unchanged since `before` according to the kernel.
-pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guards>) -> Result<Guards, Error> {
+pub(super) fn look_since(project: &Path, asked: &ScanOptions<'_>, before: Option<&Guards>) -> Result<Guards, Error> {
     let failed = |source| Error::Project { path: project.to_owned(), source };
     let dir = Dir::open(project).map_err(failed)?;
-    let known = before.map_or(Known::Nothing, |before| Known::Since(&before.prints));
+    let known = before.map_or(KnownPrints::Nothing, |before| KnownPrints::Since(&before.prints));
     let printer = Printer { project: &dir, known, most: asked.most };
     let mut guards = Guards::default();
     let top = lowered(dir.list(usize::MAX).map_err(failed)?);
@@ -51,7 +51,7 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
         }
     }
     whole_directories(&dir, &mut guards);
-    let guard = |of: &str| Obeyed { act: Act::Guard, of: of.to_owned() };
+    let guard = |of: &str| Obeyed { act: GuardAction::Guard, of: of.to_owned() };
     if let Some(recipes) = asked.recipes {
         guards.obeyed.insert(recipes.into(), guard("Silo"));
     }
@@ -61,7 +61,7 @@ pub(super) fn look_since(project: &Path, asked: &Asked<'_>, before: Option<&Guar
     }
     guards.obeyed.extend(asked.named.iter().map(|(path, of)| (path.clone(), guard(of))));
     for (path, of) in asked.nested {
-        guards.obeyed.entry(path.clone()).or_insert_with(|| Obeyed { act: Act::Report, of: of.clone() });
+        guards.obeyed.entry(path.clone()).or_insert_with(|| Obeyed { act: GuardAction::Report, of: of.clone() });
     }
     guards.obeyed.retain(|path, _| !asked.excluded.iter().any(|dir| path.starts_with(dir)));
     print_all(&printer, project, &mut guards)?;
@@ -102,7 +102,7 @@ fn whole_directories(dir: &Dir, guards: &mut Guards) {
     let parents: BTreeSet<PathBuf> = guards.read_only().iter().filter_map(|path| path.parent()).map(Path::to_owned).collect();
     for parent in parents.into_iter().filter(|parent| !parent.as_os_str().is_empty()) {
         let Ok(names) = dir.dir(&parent).and_then(|dir| dir.list(guards.obeyed.len())) else { continue };
-        let guarded = |name: &OsString| guards.obeyed.get(&parent.join(name)).filter(|obeyed| obeyed.act == Act::Guard);
+        let guarded = |name: &OsString| guards.obeyed.get(&parent.join(name)).filter(|obeyed| obeyed.act == GuardAction::Guard);
         let all: Option<Vec<&Obeyed>> = names.iter().map(guarded).collect();
         if let Some(first) = all.and_then(|all| all.first().map(|first| (*first).clone())) {
             guards.obeyed.insert(parent, first);

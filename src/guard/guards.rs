@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::list::Act;
-use super::print::Print;
+use super::list::GuardAction;
+use super::print::Fingerprint;
 
 /// A path that host programs act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obeyed {
     /// Action for the path.
-    pub act: Act,
+    pub act: GuardAction,
     /// Program that acts on it.
     pub of: String,
 }
@@ -21,14 +21,14 @@ pub struct Guards {
     /// Existing paths in the project that host programs act on.
     pub(super) obeyed: BTreeMap<PathBuf, Obeyed>,
     /// Fingerprints of these paths and everything below them.
-    pub(super) prints: BTreeMap<PathBuf, Print>,
+    pub(super) prints: BTreeMap<PathBuf, Fingerprint>,
 }
 
 impl Guards {
     /// Returns the paths to mount read-only; none is below another.
     pub fn read_only(&self) -> Vec<&Path> {
         let mut paths: Vec<&Path> = Vec::new();
-        for (path, _) in self.obeyed.iter().filter(|(_, obeyed)| obeyed.act == Act::Guard) {
+        for (path, _) in self.obeyed.iter().filter(|(_, obeyed)| obeyed.act == GuardAction::Guard) {
             if paths.last().is_none_or(|outer| !path.starts_with(outer)) {
                 paths.push(path);
             }

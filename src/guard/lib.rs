@@ -36,7 +36,7 @@ pub mod difference;
 pub mod watch;
 
 pub use error::Error;
-pub use find::{Asked, look};
+pub use find::{ScanOptions, look};
 pub use guards::{Guards, Obeyed};
 pub use links::within;
 

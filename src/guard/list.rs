@@ -8,7 +8,7 @@ const TEXT: &str = include_str!("obeyed.toml");
 
 /// Action for a listed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Act {
+pub enum GuardAction {
     /// Make it read-only inside, and report every change.
     Guard,
     /// Report every change.
@@ -21,7 +21,7 @@ pub struct Line {
     /// Path in the project; `*` matches any part of one name.
     pub pattern: &'static str,
     /// Action for the file.
-    pub act: Act,
+    pub act: GuardAction,
     /// Program that acts on it.
     pub of: &'static str,
     /// Source: a page of the program's documentation.
@@ -39,8 +39,8 @@ fn line(text: &'static str) -> Option<Line> {
     let mut parts = text.strip_prefix('"')?.split('"').step_by(2);
     let (pattern, act, of, page) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let act = match act {
-        "guard" => Act::Guard,
-        "report" => Act::Report,
+        "guard" => GuardAction::Guard,
+        "report" => GuardAction::Report,
         _ => return None,
     };
     Some(Line { pattern, act, of, page })
@@ -78,7 +78,7 @@ mod tests {
     fn the_list_is_read_as_a_parser_of_toml_reads_it() {
         let parsed: BTreeMap<String, BTreeMap<String, String>> = toml::from_str(TEXT).expect("the list is TOML");
         let of = |line: Line| {
-            let act = if line.act == Act::Guard { "guard" } else { "report" };
+            let act = if line.act == GuardAction::Guard { "guard" } else { "report" };
             let fields = [("act", act), ("of", line.of), ("page", line.page)];
             (line.pattern.to_owned(), fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
         };

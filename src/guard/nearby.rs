@@ -25,7 +25,7 @@ const OBEYED: [&str; 5] = ["hooks", "config", "config.worktree", "commondir", "i
 
 /// Result of the scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Nearby {
+pub struct NearbyScan {
     /// Sockets.
     pub sockets: BTreeSet<PathBuf>,
     /// Files of repositories in subdirectories that git acts on.
@@ -36,9 +36,9 @@ pub struct Nearby {
 
 /// Scans a project by its canonical path. Finds sockets in the kernel's list at any depth, and all sockets near the top, regardless of
 /// their listener. Finds repositories and listed files near the top, nearest first.
-pub fn look(project: &Path) -> Nearby {
-    let Ok(dir) = Dir::open(project) else { return Nearby::default() };
-    let mut nearby = Nearby::default();
+pub fn look(project: &Path) -> NearbyScan {
+    let Ok(dir) = Dir::open(project) else { return NearbyScan::default() };
+    let mut nearby = NearbyScan::default();
     let table = Table::new();
     let mut found: BTreeSet<PathBuf> = read_limited::read(Path::new(LISTED), MAX_LISTED_BYTES)
         .map(|bytes| listed(&String::from_utf8_lossy(&bytes), project))

@@ -16,7 +16,7 @@ const MAX_HASHED_BYTES: u64 = 16 << 20;
 
 /// Fingerprint of one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Print {
+pub struct Fingerprint {
     /// Type and content.
     pub content: Content,
     /// Kernel metadata.
@@ -61,11 +61,11 @@ impl Stamp {
 
 /// Reuse of earlier fingerprints for files with unchanged kernel metadata.
 #[derive(Clone, Copy, Debug)]
-pub enum Known<'a> {
+pub enum KnownPrints<'a> {
     /// Read everything.
     Nothing,
     /// Do not read unchanged files again.
-    Since(&'a BTreeMap<PathBuf, Print>),
+    Since(&'a BTreeMap<PathBuf, Fingerprint>),
 }
 
 /// Fingerprints everything at and below a path of a project.
@@ -73,14 +73,14 @@ pub struct Printer<'a> {
     /// Project directory.
     pub project: &'a Dir,
     /// Earlier fingerprints.
-    pub known: Known<'a>,
+    pub known: KnownPrints<'a>,
     /// Maximum number of fingerprints.
     pub most: usize,
 }
 
 impl Printer<'_> {
     /// Adds the fingerprints of a path and everything below it; adds nothing if it does not exist.
-    pub fn add(&self, path: &Path, prints: &mut BTreeMap<PathBuf, Print>) -> Result<(), Error> {
+    pub fn add(&self, path: &Path, prints: &mut BTreeMap<PathBuf, Fingerprint>) -> Result<(), Error> {
         let mut paths = vec![path.to_owned()];
         while let Some(path) = paths.pop() {
             let Some(print) = self.print(&path) else { continue };
@@ -100,10 +100,10 @@ impl Printer<'_> {
     }
 
     /// Fingerprints one path. A read error counts as changed content.
-    fn print(&self, path: &Path) -> Option<Print> {
+    fn print(&self, path: &Path) -> Option<Fingerprint> {
         let stat = self.project.stat(path).ok()??;
         let stamp = Stamp::of(&stat);
-        if let Known::Since(before) = self.known
+        if let KnownPrints::Since(before) = self.known
             && let Some(print) = before.get(path).filter(|print| print.stamp == stamp)
         {
             return Some(print.clone());
@@ -115,7 +115,7 @@ impl Printer<'_> {
             Kind::File => self.hash(path).map_or(Content::Unread(stamp), |digest| Content::File(digest, stat.st_mode & 0o111 != 0)),
             Kind::Whiteout | Kind::Socket | Kind::Other => Content::Other,
         };
-        Some(Print { content, stamp })
+        Some(Fingerprint { content, stamp })
     }
 
     fn hash(&self, path: &Path) -> io::Result<Digest> {
@@ -126,10 +126,10 @@ impl Printer<'_> {
     }
 }
 
-impl Print {
+impl Fingerprint {
     /// True if nothing has written here since, according to the kernel. For a directory, renames of its files show in their own
     /// fingerprints.
-    pub fn is_untouched_since(&self, before: &Print) -> bool {
+    pub fn is_untouched_since(&self, before: &Fingerprint) -> bool {
         self.content == Content::Dir || self.stamp == before.stamp
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::difference::{self, Difference};
 use super::error::Error;
-use super::find::{Asked, look_since};
+use super::find::{ScanOptions, look_since};
 use super::guards::Guards;
 
 /// The state at the start, and all differences so far.
@@ -24,14 +24,14 @@ impl Watch {
     }
 
     /// Scans again, without reading files that are unchanged according to the kernel.
-    pub fn tick(&mut self, asked: &Asked<'_>) -> Result<(), Error> {
+    pub fn tick(&mut self, asked: &ScanOptions<'_>) -> Result<(), Error> {
         self.last = look_since(&self.project, asked, Some(&self.last))?;
         self.note();
         Ok(())
     }
 
     /// Does a last, complete scan. Returns every difference ever seen, and an error if the scan was incomplete.
-    pub fn finish(mut self, asked: &Asked<'_>) -> (BTreeMap<PathBuf, Difference>, Option<Error>) {
+    pub fn finish(mut self, asked: &ScanOptions<'_>) -> (BTreeMap<PathBuf, Difference>, Option<Error>) {
         let failed = match look_since(&self.project, asked, None) {
             Ok(last) => {
                 self.last = last;
@@ -40,7 +40,7 @@ impl Watch {
             Err(error) => {
                 // A program can create any number of files in subdirectories; this must not hide changes in the top directory.
                 let known: Vec<_> = asked.nested.iter().filter(|(path, _)| self.start.prints.contains_key(path)).cloned().collect();
-                if let Ok(last) = look_since(&self.project, &Asked { nested: &known, ..asked.clone() }, None) {
+                if let Ok(last) = look_since(&self.project, &ScanOptions { nested: &known, ..asked.clone() }, None) {
                     self.last = last;
                 }
                 Some(error)
@@ -71,8 +71,8 @@ mod tests {
     use super::super::{MAX_GUARDED, look};
     use super::*;
 
-    fn asked<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> Asked<'a> {
-        Asked { recipes: Some("recipes"), named, nested: &[], excluded, most: MAX_GUARDED }
+    fn asked<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> ScanOptions<'a> {
+        ScanOptions { recipes: Some("recipes"), named, nested: &[], excluded, most: MAX_GUARDED }
     }
 
     fn write(path: &Path, text: &str) {
@@ -156,10 +156,10 @@ mod tests {
         write(&project.join("a/.vscode/tasks.json"), "before");
         let nested = [("a/.envrc", "direnv"), ("a/.vscode", "an editor"), ("b/.envrc", "direnv")]
             .map(|(path, of)| (PathBuf::from(path), of.to_owned()));
-        let asked = Asked { nested: &nested, ..asked(&[], &[]) };
+        let asked = ScanOptions { nested: &nested, ..asked(&[], &[]) };
         let start = look(&project, &asked).expect("looked");
         assert!(start.read_only().is_empty() && start.prints.len() == 3);
-        assert!(matches!(look(&project, &Asked { most: 2, ..asked.clone() }), Err(Error::TooMany { most: 2 })));
+        assert!(matches!(look(&project, &ScanOptions { most: 2, ..asked.clone() }), Err(Error::TooMany { most: 2 })));
         let before = start.clone();
         let watch = Watch::new(&project, start);
         fs::remove_file(project.join("a/.envrc")).expect("there");
@@ -169,14 +169,14 @@ mod tests {
         let flood: Vec<_> =
             nested.iter().cloned().chain((0..9).map(|number| (PathBuf::from(format!("c/{number}")), "x".to_owned()))).collect();
         (0..9).for_each(|number| write(&project.join(format!("c/{number}")), "x"));
-        let (found, failed) = watch.finish(&Asked { nested: &flood, most: 8, ..asked.clone() });
+        let (found, failed) = watch.finish(&ScanOptions { nested: &flood, most: 8, ..asked.clone() });
         assert!(matches!(failed, Some(Error::TooMany { most: 8 })));
         assert_eq!(lines(&found), ["a/.envrc (gone; direnv)", "a/.vscode/tasks.json (changed; an editor)"]);
         let watch = Watch::new(&project, before);
         let (found, failed) = watch.finish(&asked);
         assert!(failed.is_none(), "{failed:?}");
         assert_eq!(lines(&found), ["a/.envrc (gone; direnv)", "a/.vscode/tasks.json (changed; an editor)", "b/.envrc (new; direnv)"]);
-        let guarded = Asked { named: &nested[..1], nested: &nested, ..asked.clone() };
+        let guarded = ScanOptions { named: &nested[..1], nested: &nested, ..asked.clone() };
         write(&project.join("a/.envrc"), "x");
         assert_eq!(look(&project, &guarded).expect("looked").read_only(), [Path::new("a/.envrc")], "the stricter one counts");
     }
@@ -188,12 +188,12 @@ mod tests {
             write(&place.path().join(format!(".idea/{number}")), "");
         }
         for most in [1, 3, 8] {
-            let asked = Asked { most, ..asked(&[], &[]) };
+            let asked = ScanOptions { most, ..asked(&[], &[]) };
             assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { .. })), "{most}");
         }
-        let asked = Asked { most: 8, ..asked(&[], &[]) };
+        let asked = ScanOptions { most: 8, ..asked(&[], &[]) };
         assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { most: 8 })));
-        let asked = Asked { most: 9, ..asked };
+        let asked = ScanOptions { most: 9, ..asked };
         assert!(look(place.path(), &asked).is_ok());
     }
 }

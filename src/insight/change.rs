@@ -113,7 +113,7 @@ pub fn size(index: &Index, entry: &Entry) -> u64 {
 
 /// A layer's change of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum PathChange {
     /// Added, where nothing was.
     Made,
     /// Replaced by something different.
@@ -125,20 +125,20 @@ pub enum Deed {
 }
 
 /// Returns the changes of `path` by `layers`, lowest first, each with the layer's index.
-pub fn history(layers: &[Index], path: &LayerPath) -> Vec<(usize, Deed)> {
+pub fn history(layers: &[Index], path: &LayerPath) -> Vec<(usize, PathChange)> {
     let mut deeds = Vec::new();
     let mut standing: Option<(&Index, &Entry)> = None;
     for (number, layer) in layers.iter().enumerate() {
         let here = layer.get(path).filter(|entry| entry.node != Node::Whiteout);
         match (standing, here) {
-            (None, Some(_)) => deeds.push((number, Deed::Made)),
+            (None, Some(_)) => deeds.push((number, PathChange::Made)),
             (Some(_), None) if hides(layer, path) => {
-                deeds.push((number, Deed::Removed));
+                deeds.push((number, PathChange::Removed));
                 standing = None;
             }
             (Some((below, old)), Some(new)) => {
                 let aspects = compare(below, old, layer, new);
-                deeds.push((number, if aspects.is_empty() { Deed::Kept } else { Deed::Changed(aspects) }));
+                deeds.push((number, if aspects.is_empty() { PathChange::Kept } else { PathChange::Changed(aspects) }));
             }
             (_, None) => {}
         }
@@ -200,12 +200,12 @@ mod tests {
         ];
         let path = LayerPath::parse(b"d/x").expect("a path");
         let expect = [
-            (0, Deed::Made),
-            (2, Deed::Kept),
-            (3, Deed::Changed(vec![Aspect::Content])),
-            (4, Deed::Removed),
-            (5, Deed::Made),
-            (6, Deed::Removed),
+            (0, PathChange::Made),
+            (2, PathChange::Kept),
+            (3, PathChange::Changed(vec![Aspect::Content])),
+            (4, PathChange::Removed),
+            (5, PathChange::Made),
+            (6, PathChange::Removed),
         ];
         assert_eq!(history(&layers, &path), expect);
     }

@@ -28,7 +28,7 @@ const MIN_PREFIX: usize = 4;
 const STATUS: &str = "var/lib/dpkg/status";
 
 /// A home with a shared lock on its store, so that nothing is collected.
-pub struct Look<'a> {
+pub struct LockedHome<'a> {
     /// The home.
     pub home: &'a Home,
     /// Its layer store.
@@ -38,15 +38,15 @@ pub struct Look<'a> {
     _lock: SharedLock,
 }
 
-impl<'a> Look<'a> {
+impl<'a> LockedHome<'a> {
     /// Locks the store.
-    pub fn new(view: View<'a>, store: &'a Store) -> Result<Look<'a>, Error> {
-        Ok(Look { home: view.home, store, view, _lock: flock::share(store).map_err(Error::Lock)? })
+    pub fn new(view: View<'a>, store: &'a Store) -> Result<LockedHome<'a>, Error> {
+        Ok(LockedHome { home: view.home, store, view, _lock: flock::share(store).map_err(Error::Lock)? })
     }
 }
 
 /// Lists the built tools: those of the project as the project defines them, and other installed ones.
-pub fn tools(look: &Look<'_>) -> Result<Vec<Installed>, Error> {
+pub fn tools(look: &LockedHome<'_>) -> Result<Vec<Installed>, Error> {
     let mut tools = record::list(look.home)?;
     for name in definition::claimed(look.view).unwrap_or_default() {
         // A claimed tool that is not built has no image; the installed tool of that name is a different one.
@@ -59,7 +59,7 @@ pub fn tools(look: &Look<'_>) -> Result<Vec<Installed>, Error> {
 
 /// An image with its manifests.
 #[derive(Debug)]
-pub struct Inside {
+pub struct ImageView {
     /// Its id.
     pub id: ImageId,
     /// Its configuration.
@@ -79,12 +79,12 @@ pub struct Inside {
 #[derive(Debug)]
 pub enum Subject {
     /// An image, named by its id or by a tool.
-    Image(Box<Inside>),
+    Image(Box<ImageView>),
     /// A layer.
     Layer(Box<Manifest>),
 }
 
-impl Inside {
+impl ImageView {
     /// Returns the display name of the image: its tool's name, if a tool uses it.
     pub fn title(&self) -> String {
         match self.tools.first() {
@@ -158,7 +158,7 @@ fn is_installed(stanza: &Stanza) -> bool {
 }
 
 /// Opens an image.
-pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
+pub fn open(look: &LockedHome<'_>, id: ImageId) -> Result<ImageView, Error> {
     let tools: Vec<Installed> = tools(look)?.into_iter().filter(|tool| tool.image == id).collect();
     let image = image::get(look.home, id)?.ok_or_else(|| Error::Gone {
         tool: tools.first().map_or_else(|| "no tool".to_owned(), |tool| tool.name.clone()),
@@ -166,7 +166,7 @@ pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
     })?;
     let layers = image.layers.iter().map(|layer| read_manifest(look.store, layer)).collect::<Result<_, _>>()?;
     let trees = image.layers.iter().map(|layer| look.store.tree(layer)).collect();
-    Ok(Inside {
+    Ok(ImageView {
         id,
         image,
         tools,
@@ -179,7 +179,7 @@ pub fn open(look: &Look<'_>, id: ImageId) -> Result<Inside, Error> {
 }
 
 /// Finds the image of an argument: the name of a tool, or a prefix of an image id.
-pub fn named(look: &Look<'_>, word: &str) -> Result<Inside, Error> {
+pub fn named(look: &LockedHome<'_>, word: &str) -> Result<ImageView, Error> {
     if let Some(tool) = installed(look, word)? {
         return open(look, tool.image);
     }
@@ -192,7 +192,7 @@ pub fn named(look: &Look<'_>, word: &str) -> Result<Inside, Error> {
 }
 
 /// Finds the object of an argument: the name of a tool, or a prefix of an image or layer id.
-pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
+pub fn subject(look: &LockedHome<'_>, word: &str) -> Result<Subject, Error> {
     if let Some(tool) = installed(look, word)? {
         return Ok(Subject::Image(Box::new(open(look, tool.image)?)));
     }
@@ -210,7 +210,7 @@ pub fn subject(look: &Look<'_>, word: &str) -> Result<Subject, Error> {
     }
 }
 
-fn installed(look: &Look<'_>, word: &str) -> Result<Option<Installed>, Error> {
+fn installed(look: &LockedHome<'_>, word: &str) -> Result<Option<Installed>, Error> {
     // Check the word, because it becomes a file name.
     if silo_model::recipe::check::check_name(word).is_err() {
         return Ok(None);
@@ -227,7 +227,7 @@ pub fn begin_with<T: ToString>(ids: Vec<T>, word: &str) -> Vec<T> {
     ids.into_iter().filter(|id| is_prefix && id.to_string().starts_with(word)).collect()
 }
 
-fn unknown(look: &Look<'_>, word: &str, not: &'static str) -> Result<Error, Error> {
+fn unknown(look: &LockedHome<'_>, word: &str, not: &'static str) -> Result<Error, Error> {
     let tools = tools(look)?;
     let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
     let hint = match silo_model::document::nearest(word, &names) {
@@ -244,7 +244,7 @@ pub fn ambiguous(word: &str, candidates: Vec<String>) -> Error {
 }
 
 /// Returns the indexes of an image's layers, lowest first.
-pub fn indexes(look: &Look<'_>, layers: &[LayerId]) -> Result<Vec<Index>, Error> {
+pub fn indexes(look: &LockedHome<'_>, layers: &[LayerId]) -> Result<Vec<Index>, Error> {
     Ok(layers.iter().map(|layer| read_index(look.store, layer)).collect::<Result<_, _>>()?)
 }
 

@@ -9,7 +9,7 @@ use silo_store::layer::read_manifest;
 use silo_store::realisation::{self, Realisation};
 
 use super::error::Error;
-use super::inside::{self, Inside, Look};
+use super::inside::{self, ImageView, LockedHome};
 
 /// The log of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Log {
 }
 
 /// Lists the logs, the newest first.
-pub fn list(look: &Look<'_>) -> Result<Vec<Log>, Error> {
+pub fn list(look: &LockedHome<'_>) -> Result<Vec<Log>, Error> {
     let mut tools = Vec::new();
     for tool in inside::tools(look)? {
         tools.push((tool.name, inside::open(look, tool.image)?));
@@ -53,7 +53,7 @@ pub fn list(look: &Look<'_>) -> Result<Vec<Log>, Error> {
     Ok(logs)
 }
 
-fn log(look: &Look<'_>, derivation: Digest, path: PathBuf, tools: &[(String, Inside)]) -> Result<Log, Error> {
+fn log(look: &LockedHome<'_>, derivation: Digest, path: PathBuf, tools: &[(String, ImageView)]) -> Result<Log, Error> {
     let meta = fs::metadata(&path).map_err(|source| Error::File { doing: "inspect", path: path.clone(), source })?;
     let written = meta.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs());
     // As in a build, an unreadable realisation counts as missing.
@@ -61,7 +61,7 @@ fn log(look: &Look<'_>, derivation: Digest, path: PathBuf, tools: &[(String, Ins
         Ok(Realisation::Known(layer)) if look.store.has(&layer) => Some(layer),
         _ => None,
     };
-    let has = |inside: &Inside| layer.is_some_and(|layer| inside.image.layers.contains(&layer));
+    let has = |inside: &ImageView| layer.is_some_and(|layer| inside.image.layers.contains(&layer));
     Ok(Log {
         derivation,
         bytes: meta.len(),
@@ -73,7 +73,7 @@ fn log(look: &Look<'_>, derivation: Digest, path: PathBuf, tools: &[(String, Ins
 }
 
 /// Finds the logs of an argument: all logs of a tool's image, or the log with this prefix of a derivation.
-pub fn named(look: &Look<'_>, word: &str) -> Result<Vec<Log>, Error> {
+pub fn named(look: &LockedHome<'_>, word: &str) -> Result<Vec<Log>, Error> {
     let logs = list(look)?;
     let of_drv = inside::begin_with(logs.iter().map(|log| log.derivation).collect(), word);
     match of_drv[..] {

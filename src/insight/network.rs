@@ -48,7 +48,7 @@ pub struct Run {
 
 /// Totals of equal entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
+pub struct EntryTotal {
     /// Number of entries.
     pub times: u64,
     /// Bytes sent by the sandbox.
@@ -59,8 +59,8 @@ pub struct Sum {
 
 impl Run {
     /// Adds up the entries by name, port and verdict.
-    pub fn sums(&self) -> BTreeMap<(&str, Option<u16>, Verdict), Sum> {
-        let mut sums = BTreeMap::<_, Sum>::new();
+    pub fn sums(&self) -> BTreeMap<(&str, Option<u16>, Verdict), EntryTotal> {
+        let mut sums = BTreeMap::<_, EntryTotal>::new();
         for entry in &self.entries {
             let sum = sums.entry((entry.name.as_str(), entry.port, entry.verdict)).or_default();
             sum.times += 1;
@@ -153,6 +153,6 @@ mod tests {
         assert_eq!(runs[0].title, title);
         let sums = runs[0].sums();
         assert_eq!(sums.len(), 1);
-        assert_eq!(sums[&("a", Some(1), Verdict::Reached)], Sum { times: 2, sent: 6, received: 8 });
+        assert_eq!(sums[&("a", Some(1), Verdict::Reached)], EntryTotal { times: 2, sent: 6, received: 8 });
     }
 }

@@ -8,7 +8,7 @@ use silo_store::path::LayerPath;
 use silo_fetch::unpack::record::INFO;
 
 use super::error::Error;
-use super::inside::Inside;
+use super::inside::ImageView;
 
 /// dpkg's list of diversions.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
@@ -22,7 +22,7 @@ struct Diversion<'a> {
 }
 
 /// Finds the package that owns `path`, or `None` if no package does.
-pub fn owner(inside: &Inside, path: &LayerPath) -> Result<Option<String>, Error> {
+pub fn owner(inside: &ImageView, path: &LayerPath) -> Result<Option<String>, Error> {
     let Ok(info) = LayerPath::parse(INFO.as_bytes()) else { return Ok(None) };
     let Ok(wanted) = std::str::from_utf8(path.as_bytes()).map(|path| format!("/{path}")) else { return Ok(None) };
     let diverted = inside.read(DIVERSIONS)?.unwrap_or_default();

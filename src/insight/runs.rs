@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::{private, read_limited};
 
 use silo_base::home::Home;
@@ -221,7 +221,7 @@ pub struct Open {
     run: Run,
     space: Space,
     began: Instant,
-    file: Option<Held>,
+    file: Option<LockedFile>,
 }
 
 impl Open {
@@ -235,7 +235,7 @@ impl Open {
     pub fn started(&mut self, lock: Option<String>) {
         self.run.lock = lock;
         // The end writes the whole record, and reports an error.
-        if let Ok(mut file) = self.create(&self.path).and_then(Held::exclusive) {
+        if let Ok(mut file) = self.create(&self.path).and_then(LockedFile::exclusive) {
             // As above.
             let _ = file.write_all(&self.text());
             self.file = Some(file);
@@ -346,7 +346,7 @@ pub fn list(home: &Home) -> Result<(Vec<Stored>, Vec<PathBuf>), Error> {
 
 /// Returns the state of a record without an end.
 fn state(path: &Path) -> State {
-    let is_free = File::open(path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_some());
+    let is_free = File::open(path).and_then(LockedFile::try_exclusive).is_ok_and(|held| held.is_some());
     if is_free { State::Lost } else { State::Running }
 }
 

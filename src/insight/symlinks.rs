@@ -9,7 +9,7 @@ const MAX_LINKS: usize = 40;
 
 /// Result of resolving a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct ResolvedPath {
     /// The symlinks on the path, in order.
     pub links: Vec<Link>,
     /// The final path, which may not exist; `None` for the root itself, and for a symlink loop.
@@ -28,7 +28,7 @@ pub struct Link {
 }
 
 /// Resolves `path`, absolute or not, through the symlinks of `index`.
-pub fn follow(index: &Index, path: &[u8]) -> Way {
+pub fn follow(index: &Index, path: &[u8]) -> ResolvedPath {
     let mut todo = parts(path);
     let mut at: Vec<Vec<u8>> = Vec::new();
     let mut links = Vec::new();
@@ -38,10 +38,10 @@ pub fn follow(index: &Index, path: &[u8]) -> Way {
             continue;
         }
         at.push(part);
-        let Ok(here) = LayerPath::parse(&at.join(&b'/')) else { return Way { links, end: None } };
+        let Ok(here) = LayerPath::parse(&at.join(&b'/')) else { return ResolvedPath { links, end: None } };
         let Some(Entry { node: Node::Symlink { target }, .. }) = index.get(&here) else { continue };
         if links.len() == MAX_LINKS {
-            return Way { links, end: None };
+            return ResolvedPath { links, end: None };
         }
         links.push(Link { path: here, target: target.clone(), is_last: todo.is_empty() });
         at.pop();
@@ -50,7 +50,7 @@ pub fn follow(index: &Index, path: &[u8]) -> Way {
         }
         todo.extend(parts(target));
     }
-    Way { links, end: LayerPath::parse(&at.join(&b'/')).ok() }
+    ResolvedPath { links, end: LayerPath::parse(&at.join(&b'/')).ok() }
 }
 
 /// Returns the components of a path in reverse order, without empty ones and `.`.

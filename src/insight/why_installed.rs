@@ -10,7 +10,7 @@ use silo_base::home::PROJECT_CONFIG;
 use silo_fetch::unpack::record::Stanza;
 use silo_model::document;
 use silo_model::recipe::addon;
-use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::wanted;
 use silo_resolve::relation;
 use silo_tool::View;
@@ -19,7 +19,7 @@ use super::error::Error;
 
 /// A package named by a recipe or settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct NamedPackage {
     /// The package.
     pub package: String,
     /// The file; for a built-in recipe, its path in Silo's source.
@@ -47,7 +47,7 @@ pub struct Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The recipe entry with the shortest chain to the package, and the chain, which is empty if the entry names the package itself.
-    pub wished: Option<(Wish, Vec<Step>)>,
+    pub wished: Option<(NamedPackage, Vec<Step>)>,
     /// The essential package with the shortest chain to the package, and the chain, which is empty if the package is essential itself.
     pub essential: Option<(String, Vec<Step>)>,
 }
@@ -79,7 +79,7 @@ struct Over {
 }
 
 /// Lists the packages named by the recipe of `tool` and by settings that override it.
-pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<Wish>, Error> {
+pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<NamedPackage>, Error> {
     let mut wishes = of_recipe(view.places, tool)?;
     for path in [view.project.join(PROJECT_CONFIG), view.home.config()] {
         let Some(text) = document::text_of(&path)? else { continue };
@@ -90,14 +90,14 @@ pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<Wish>, Error> {
             let wish = wish(&text, &path, entry);
             let addon = addon::find(view.places, &wish.package).ok().flatten();
             let packages = addon.into_iter().flat_map(|addon| addon.packages);
-            wishes.extend(packages.map(|package| Wish { package: name_of(&package), ..wish.clone() }));
+            wishes.extend(packages.map(|package| NamedPackage { package: name_of(&package), ..wish.clone() }));
         }
     }
     Ok(wishes)
 }
 
 /// Lists the packages named by the recipe of `tool`. Of overlaid recipes, the topmost one that has the key counts.
-fn of_recipe(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
+fn of_recipe(places: &RecipeSources, tool: &str) -> Result<Vec<NamedPackage>, Error> {
     for (_, path, text) in catalog::documents(places, &format!("{tool}.toml"))?.into_iter().rev() {
         if let Some(wishes) = named(&text, &path)? {
             return Ok(wishes);
@@ -108,15 +108,15 @@ fn of_recipe(places: &Places, tool: &str) -> Result<Vec<Wish>, Error> {
 }
 
 /// Lists the packages named by a recipe's text; `None` if the recipe does not have the key, so that the one below counts.
-fn named(text: &str, path: &Path) -> Result<Option<Vec<Wish>>, Error> {
+fn named(text: &str, path: &Path) -> Result<Option<Vec<NamedPackage>>, Error> {
     let named: Named = document::parse(text, path)?;
     let Some(packages) = named.debian.and_then(|table| table.packages) else { return Ok(None) };
     Ok(Some(packages.into_iter().map(|entry| wish(text, path, entry)).collect()))
 }
 
 /// Converts an entry of a document.
-fn wish(text: &str, path: &Path, entry: Spanned<String>) -> Wish {
-    Wish {
+fn wish(text: &str, path: &Path, entry: Spanned<String>) -> NamedPackage {
+    NamedPackage {
         line: text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1,
         file: path.to_owned(),
         package: name_of(entry.get_ref()),
@@ -130,7 +130,7 @@ fn name_of(package: &str) -> String {
 }
 
 /// Finds the reasons for `package` in an image with `stanzas`.
-pub fn origin(stanzas: &[Stanza], wishes: &[Wish], package: &str) -> Origin {
+pub fn origin(stanzas: &[Stanza], wishes: &[NamedPackage], package: &str) -> Origin {
     let graph = Graph::new(stanzas);
     let wished: Vec<&str> = wishes.iter().map(|wish| wish.package.as_str()).collect();
     let essential: Vec<&str> =

@@ -70,14 +70,14 @@ pub fn failed(failure: Failure) -> Error {
 }
 
 /// Adds the name of the step to an error.
-pub trait During<T> {
+pub trait StepContext<T> {
     /// For a constant step name.
     fn during(self, step: &str) -> Result<T, Failure>;
     /// For a step name that is only built on failure.
     fn during_this(self, step: impl FnOnce() -> String) -> Result<T, Failure>;
 }
 
-impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+impl<T, E: Into<io::Error>> StepContext<T> for Result<T, E> {
     fn during(self, step: &str) -> Result<T, Failure> {
         self.during_this(|| step.to_owned())
     }

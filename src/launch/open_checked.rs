@@ -24,7 +24,7 @@ const MAX_LINKS: usize = 40;
 ///
 /// Its inode number is not reused while this value lives. Keep it until the launch with [`Opened::host`] has started.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedPath {
     path: PathBuf,
     stat: Stat,
     fd: OwnedFd,
@@ -64,15 +64,15 @@ pub enum Error {
     },
 }
 
-impl Opened {
+impl OpenedPath {
     /// Opens an absolute path.
-    pub fn open(path: &Path, links: Links<'_>) -> Result<Opened, Error> {
+    pub fn open(path: &Path, links: Links<'_>) -> Result<OpenedPath, Error> {
         let root = open_at(CWD, Path::new("/"), Path::new("/"))?;
         walk(root, path.strip_prefix("/").unwrap_or(path), links)
     }
 
     /// Opens a path below this directory, without following symlinks and without leaving the directory.
-    pub fn below(&self, path: &Path) -> Result<Opened, Error> {
+    pub fn below(&self, path: &Path) -> Result<OpenedPath, Error> {
         if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
             return Err(Error::Outside { path: self.path.join(path) });
         }
@@ -110,7 +110,7 @@ impl Opened {
     }
 }
 
-impl AsFd for Opened {
+impl AsFd for OpenedPath {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -122,16 +122,16 @@ pub fn inode(stat: &Stat) -> Inode {
     Inode { device: stat.st_dev as u64, number: stat.st_ino as u64 }
 }
 
-fn open_at(dir: BorrowedFd<'_>, name: &Path, shown: &Path) -> Result<Opened, Error> {
-    let open = || -> Result<Opened, Errno> {
+fn open_at(dir: BorrowedFd<'_>, name: &Path, shown: &Path) -> Result<OpenedPath, Error> {
+    let open = || -> Result<OpenedPath, Errno> {
         let fd = openat(dir, name, system::PLACE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Opened { path: shown.to_owned(), stat: fstat(&fd)?, fd })
+        Ok(OpenedPath { path: shown.to_owned(), stat: fstat(&fd)?, fd })
     };
     open().map_err(|error| Error::Open { path: shown.to_owned(), source: error.into() })
 }
 
 /// Opens a path relative to a directory.
-fn walk(from: Opened, path: &Path, links: Links<'_>) -> Result<Opened, Error> {
+fn walk(from: OpenedPath, path: &Path, links: Links<'_>) -> Result<OpenedPath, Error> {
     let mut to_go: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
     let mut trail = vec![from];
     let mut followed = 0;
@@ -165,11 +165,11 @@ fn walk(from: Opened, path: &Path, links: Links<'_>) -> Result<Opened, Error> {
 }
 
 enum Step {
-    There(Opened),
+    There(OpenedPath),
     Link(PathBuf),
 }
 
-fn next(dir: &Opened, name: &Path, shown: &Path) -> Result<Step, Error> {
+fn next(dir: &OpenedPath, name: &Path, shown: &Path) -> Result<Step, Error> {
     match open_at(dir.as_fd(), name, shown) {
         Ok(opened) if opened.kind() != FileType::Symlink => Ok(Step::There(opened)),
         // A system that cannot open a symlink itself reports ELOOP for one.
@@ -214,8 +214,8 @@ mod tests {
             ("home/none", false, false),
             ("home/real/key/x", false, false),
         ] {
-            assert_eq!(Opened::open(&top.join(path), Links::Refuse).is_ok(), refusing, "{path}");
-            let opened = Opened::open(&top.join(path), Links::If(&in_home));
+            assert_eq!(OpenedPath::open(&top.join(path), Links::Refuse).is_ok(), refusing, "{path}");
+            let opened = OpenedPath::open(&top.join(path), Links::If(&in_home));
             assert_eq!(opened.is_ok(), following, "{path}");
             if let Ok(opened) = opened {
                 assert_eq!(opened.path(), top.join("home/real/key"), "{path}");
@@ -233,7 +233,7 @@ mod tests {
         fs::write(top.join("key"), "secret").expect("written");
         symlink("../key", top.join("p/out")).expect("made");
         symlink("conf", top.join("p/in")).expect("made");
-        let project = Opened::open(&top.join("p"), Links::Refuse).expect("a project");
+        let project = OpenedPath::open(&top.join("p"), Links::Refuse).expect("a project");
         for (path, expect) in [
             ("conf/a", true),
             ("./conf/a", true),

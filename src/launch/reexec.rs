@@ -46,7 +46,7 @@ enum Answer {
 
 /// Process settings around a launch that are not part of its spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Circumstances {
+pub enum ProcessSettings {
     /// The normal settings.
     Usual,
     /// Different settings, for reproducibility checks: one processor, umask 077, another time zone and locale.
@@ -57,10 +57,10 @@ pub enum Circumstances {
 ///
 /// Each thread keeps its last server process and reuses it, so a thread that launches several steps starts only one. A server runs one
 /// launch at a time.
-pub fn run(program: &Path, spec: &Spec, circumstances: Circumstances, stop: &AtomicBool) -> Result<Exit, Error> {
+pub fn run(program: &Path, spec: &Spec, circumstances: ProcessSettings, stop: &AtomicBool) -> Result<Exit, Error> {
     let failed = |step: &str, source| Error::Host { step: format!("{step} {} {WORD}", program.display()), source };
     // A server with a network or with other circumstances is not reused.
-    let reusable = circumstances == Circumstances::Usual && spec.network.is_none();
+    let reusable = circumstances == ProcessSettings::Usual && spec.network.is_none();
     let idle = if reusable { IDLE.with(|idle| idle.borrow_mut().take()) } else { None };
     let mut server = match idle.filter(|server| server.program == program) {
         Some(server) => server,
@@ -95,21 +95,21 @@ struct Server {
 }
 
 impl Server {
-    fn start(program: &Path, circumstances: Circumstances) -> io::Result<Server> {
+    fn start(program: &Path, circumstances: ProcessSettings) -> io::Result<Server> {
         let mut command = match circumstances {
-            Circumstances::Usual => Command::new(program),
-            Circumstances::Other => {
+            ProcessSettings::Usual => Command::new(program),
+            ProcessSettings::Other => {
                 let mut shell = Command::new("/bin/sh");
                 shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(program);
                 shell
             }
         };
         command.arg(WORD).env_clear();
-        if circumstances == Circumstances::Other {
+        if circumstances == ProcessSettings::Other {
             command.env("TZ", "Pacific/Kiritimati").env("LC_ALL", "tr_TR.UTF-8").current_dir("/");
         }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
-        if circumstances == Circumstances::Other {
+        if circumstances == ProcessSettings::Other {
             one_processor(&child);
         }
         Ok(Server { program: program.to_owned(), child })

@@ -73,7 +73,7 @@ pub struct Spec {
     pub network: Option<Network>,
     /// The virtual machine to run in; without one the program runs under the host's own kernel.
     #[serde(default)]
-    pub machine: Option<Machine>,
+    pub machine: Option<VmFiles>,
 }
 
 impl Spec {
@@ -104,7 +104,7 @@ impl Spec {
 /// A virtual machine with a kernel of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Machine {
+pub struct VmFiles {
     /// The root of the image with QEMU and the kernel's modules.
     #[serde(with = "text::one")]
     pub root: PathBuf,
@@ -299,7 +299,7 @@ pub struct Network {
     pub proxies: Proxies,
     /// The file in which a missing grant would be written.
     #[serde(default)]
-    pub asker: Asker,
+    pub asker: GrantOrigin,
     /// Port forwards from the host's loopback to ports inside.
     #[serde(default)]
     pub ports: Vec<Port>,
@@ -337,7 +337,7 @@ pub struct Record {
 /// The origin of a network request; it decides the file named in the hint for a missing grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Asker {
+pub enum GrantOrigin {
     /// A build step: the recipe.
     #[default]
     Step,

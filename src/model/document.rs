@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::{private, read_limited};
 
 /// Reason why a document could not be read.
@@ -100,9 +100,9 @@ fn staged(path: &Path) -> PathBuf {
 }
 
 /// Opens a file and locks it; waits for another holder.
-fn held(path: &Path) -> io::Result<Held> {
+fn held(path: &Path) -> io::Result<LockedFile> {
     loop {
-        let file = Held::exclusive(private::open(path)?)?;
+        let file = LockedFile::exclusive(private::open(path)?)?;
         let (ours, named) = (file.metadata()?, fs::symlink_metadata(path));
         // The previous holder has renamed the file in between.
         if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
@@ -124,7 +124,7 @@ pub fn sweep(dir: &Path) -> io::Result<usize> {
             continue;
         }
         // A process that is about to lock the file will find it missing and create another.
-        if File::open(&path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_some()) {
+        if File::open(&path).and_then(LockedFile::try_exclusive).is_ok_and(|held| held.is_some()) {
             fs::remove_file(&path)?;
             gone += 1;
         }

@@ -35,7 +35,7 @@ pub const VERSION: u32 = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
     /// The request for this lock; a recipe with another request needs another lock.
-    pub asked: Asked,
+    pub asked: PackageRequest,
     /// The date of the newest index, in seconds since 1970: the build's SOURCE_DATE_EPOCH.
     pub epoch: i64,
     /// The signed indexes that were used.
@@ -70,7 +70,7 @@ pub struct StepOutput {
 /// The part of a recipe that determines the packages.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Asked {
+pub struct PackageRequest {
     /// The codename of the release.
     pub suite: String,
     /// The components of the archive.
@@ -99,11 +99,11 @@ pub struct Asked {
     pub debconf: Vec<String>,
 }
 
-impl Asked {
+impl PackageRequest {
     /// Copies the values that determine the packages or the image from a recipe.
-    pub fn by(recipe: &Recipe) -> Asked {
+    pub fn by(recipe: &Recipe) -> PackageRequest {
         let debian = &recipe.debian;
-        Asked {
+        PackageRequest {
             image: recipe.image.clone(),
             suite: debian.suite.clone(),
             components: debian.components.clone(),
@@ -234,7 +234,7 @@ struct Written {
 #[serde(deny_unknown_fields)]
 struct Body {
     epoch: i64,
-    asked: Asked,
+    asked: PackageRequest,
     #[serde(default)]
     index: Vec<UsedIndex>,
     #[serde(default)]
@@ -396,7 +396,7 @@ mod tests {
         let local = Package { path: "debs/own_1.deb".into(), ..source(Archive::Local) };
         let output = StepOutput { layer: package.sha256, size: 7, command: "echo \"x\"\ny".into() };
         Lock {
-            asked: Asked {
+            asked: PackageRequest {
                 suite: "trixie".into(),
                 components: vec!["main".into()],
                 packages: vec!["hello".into()],

@@ -11,7 +11,7 @@ use crate::version;
 
 /// An index with its suite.
 #[derive(Clone, Debug)]
-pub struct Offer<'a> {
+pub struct SuiteIndex<'a> {
     /// The suite.
     pub suite: &'a str,
     /// True if its packages are used only if they are named, or needed by named ones.
@@ -21,7 +21,7 @@ pub struct Offer<'a> {
 }
 
 /// Returns the highest version of a wanted package in a suite that the relation admits.
-pub fn version_in<'a>(offers: &[Offer<'a>], architecture: &str, wanted: &Relation<'_>, suite: &str) -> Option<&'a str> {
+pub fn version_in<'a>(offers: &[SuiteIndex<'a>], architecture: &str, wanted: &Relation<'_>, suite: &str) -> Option<&'a str> {
     let of_suite = offers.iter().filter(|offer| offer.suite == suite).flat_map(|offer| &offer.index.packages);
     let fits =
         of_suite.filter(|package| package.name == wanted.name && is_for(package, architecture) && wanted.admits(Some(package.version)));
@@ -29,7 +29,7 @@ pub fn version_in<'a>(offers: &[Offer<'a>], architecture: &str, wanted: &Relatio
 }
 
 /// Removes all packages from the withheld indexes, except the named ones and their dependencies that no other suite satisfies.
-pub fn withhold(offers: &mut [Offer<'_>], architecture: &str, named: &BTreeSet<&str>) -> Result<(), Error> {
+pub fn withhold(offers: &mut [SuiteIndex<'_>], architecture: &str, named: &BTreeSet<&str>) -> Result<(), Error> {
     if offers.iter().all(|offer| !offer.is_withheld) {
         return Ok(());
     }
@@ -116,8 +116,11 @@ mod tests {
         let stable = text("a 1 <- lib\nlib 1\nother 1");
         let backports = text("a 2 <- lib (>= 2), other, new | lib\nlib 2 <- tool\ntool 2\nother 2\nnew 2\nmore 2");
         for (named, expect) in [(&["a"][..], "a lib tool"), (&["new"], "new"), (&[], "")] {
-            let offer =
-                |suite, text: &'static str, is_withheld| Offer { suite, is_withheld, index: parse(text.as_bytes()).expect("well formed") };
+            let offer = |suite, text: &'static str, is_withheld| SuiteIndex {
+                suite,
+                is_withheld,
+                index: parse(text.as_bytes()).expect("well formed"),
+            };
             let leak = |text: &String| &*Box::leak(text.clone().into_boxed_str());
             let mut offers = [offer("s", leak(&stable), false), offer("b", leak(&backports), true)];
             withhold(&mut offers, "amd64", &named.iter().copied().collect()).expect("well formed");
@@ -130,7 +133,7 @@ mod tests {
     #[test]
     fn a_suite_has_a_package_in_its_highest_version() {
         let text = text("a 2\na 3\na 4");
-        let offers = [Offer { suite: "b", is_withheld: true, index: parse(text.as_bytes()).expect("well formed") }];
+        let offers = [SuiteIndex { suite: "b", is_withheld: true, index: parse(text.as_bytes()).expect("well formed") }];
         for (wanted, suite, expect) in
             [("a", "b", Some("4")), ("a (<< 4)", "b", Some("3")), ("a", "s", None), ("x", "b", None), ("a (>= 5)", "b", None)]
         {

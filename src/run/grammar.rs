@@ -28,7 +28,7 @@ pub type Known = BTreeMap<String, Commands>;
 
 /// The typed words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Typed<'a> {
+pub struct TypedWords<'a> {
     /// A tool, or a command of one.
     pub word: &'a str,
     /// Value of `--shim`.
@@ -39,7 +39,7 @@ pub struct Typed<'a> {
 
 /// The interpretation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meant {
+pub struct ParsedCommand {
     /// Tool.
     pub tool: String,
     /// Program and arguments; empty for the image's own command.
@@ -50,7 +50,7 @@ pub struct Meant {
 
 /// Reason why the words have no meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unclear {
+pub enum ParseError {
     /// No tool or command has this name.
     Unknown,
     /// Several tools have this command.
@@ -58,7 +58,7 @@ pub enum Unclear {
 }
 
 /// Interprets the typed words.
-pub fn meaning(mut typed: Typed<'_>, known: &Known) -> Result<Meant, Unclear> {
+pub fn meaning(mut typed: TypedWords<'_>, known: &Known) -> Result<ParsedCommand, ParseError> {
     let (tool, commands, by_shim) = find(typed.word, known)?;
     // Older versions needed a `--` after the tool; it never belonged to the program.
     if typed.rest.first().is_some_and(|first| first == "--") {
@@ -79,7 +79,7 @@ pub fn meaning(mut typed: Typed<'_>, known: &Known) -> Result<Meant, Unclear> {
             }
         },
     };
-    Ok(Meant { tool: tool.to_owned(), argv: argv.into_iter().chain(typed.rest).collect(), other })
+    Ok(ParsedCommand { tool: tool.to_owned(), argv: argv.into_iter().chain(typed.rest).collect(), other })
 }
 
 /// The tool's own command, with its default arguments if none are typed.
@@ -98,15 +98,15 @@ pub fn named(tool: &str, commands: &Commands, program: &OsStr, typed: &[OsString
     }
 }
 
-fn find<'a>(word: &str, known: &'a Known) -> Result<(&'a str, &'a Commands, bool), Unclear> {
+fn find<'a>(word: &str, known: &'a Known) -> Result<(&'a str, &'a Commands, bool), ParseError> {
     if let Some((tool, commands)) = known.get_key_value(word) {
         return Ok((tool, commands, false));
     }
     let owners: Vec<(&String, &Commands)> = known.iter().filter(|(_, commands)| commands.shims.contains_key(word)).collect();
     match owners.as_slice() {
-        [] => Err(Unclear::Unknown),
+        [] => Err(ParseError::Unknown),
         [(tool, commands)] => Ok((tool, commands, true)),
-        several => Err(Unclear::Several(several.iter().map(|(tool, _)| (*tool).clone()).collect())),
+        several => Err(ParseError::Several(several.iter().map(|(tool, _)| (*tool).clone()).collect())),
     }
 }
 
@@ -131,7 +131,7 @@ fn owned(words: &[String]) -> Vec<OsString> {
 
 /// Silo's options between the tool and a `--`, as in older scripts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Older {
+pub struct LegacyOptions {
     /// `--timing`.
     pub timing: bool,
     /// `--ssh-agent`.
@@ -141,8 +141,8 @@ pub struct Older {
 }
 
 /// Parses silo's options between the tool and the first `--`. Returns `None` if there is anything else.
-pub fn older_options(rest: &[OsString]) -> Option<(Older, &[OsString])> {
-    let mut older = Older::default();
+pub fn older_options(rest: &[OsString]) -> Option<(LegacyOptions, &[OsString])> {
+    let mut older = LegacyOptions::default();
     let mut words = rest.iter().enumerate();
     while let Some((at, word)) = words.next() {
         match word.to_str()? {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn told(words: &[&str]) -> String {
-        let typed = Typed { word: words[0], program: None, rest: words[1..].iter().map(OsString::from).collect() };
+        let typed = TypedWords { word: words[0], program: None, rest: words[1..].iter().map(OsString::from).collect() };
         match meaning(typed, &known()) {
             Ok(meant) => {
                 let argv: Vec<String> = meant.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn older_options_stand_alone_before_a_double_dash() {
         let words = |text: &str| text.split_whitespace().map(OsString::from).collect::<Vec<_>>();
-        let some = |timing, program: Option<&str>| Some(Older { timing, ssh_agent: false, program: program.map(OsString::from) });
+        let some = |timing, program: Option<&str>| Some(LegacyOptions { timing, ssh_agent: false, program: program.map(OsString::from) });
         for (rest, expect, left) in [
             ("--timing -- --version", some(true, None), "--version"),
             ("--shim pip -- x", some(false, Some("pip")), "x"),

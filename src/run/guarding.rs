@@ -12,9 +12,9 @@ use silo_guard::difference::Difference;
 use silo_guard::git::layer::{Finished, Layer};
 use silo_guard::git::left;
 use silo_guard::git::named::{self, Place};
-use silo_guard::nearby::{self, Nearby};
+use silo_guard::nearby::{self, NearbyScan};
 use silo_guard::watch::Watch;
-use silo_guard::{Asked, Guards};
+use silo_guard::{Guards, ScanOptions};
 
 /// Delay before the first round, which starts about 200 ms into the run.
 const FIRST: Duration = Duration::from_millis(100);
@@ -48,8 +48,8 @@ impl Guarded {
         silo_guard::look(&self.project, &self.asked())
     }
 
-    fn asked(&self) -> Asked<'_> {
-        Asked { recipes: self.recipes, named: &self.named, nested: &self.nested, excluded: &self.excluded, most: self.most }
+    fn asked(&self) -> ScanOptions<'_> {
+        ScanOptions { recipes: self.recipes, named: &self.named, nested: &self.nested, excluded: &self.excluded, most: self.most }
     }
 }
 
@@ -156,12 +156,12 @@ impl Guarding {
 }
 
 /// Files of the list in subdirectories of the project.
-pub fn nested(nearby: &Nearby) -> impl Iterator<Item = (PathBuf, String)> {
+pub fn nested(nearby: &NearbyScan) -> impl Iterator<Item = (PathBuf, String)> {
     nearby.nested.iter().map(|(path, of)| (path.clone(), (*of).to_owned()))
 }
 
 /// Files that git acts on in repositories in subdirectories of the project.
-pub fn of_repositories(nearby: Nearby) -> impl Iterator<Item = (PathBuf, String)> {
+pub fn of_repositories(nearby: NearbyScan) -> impl Iterator<Item = (PathBuf, String)> {
     nearby.obeyed.into_iter().map(|path| (path, "git, in a repository of its own".to_owned()))
 }
 

@@ -9,15 +9,15 @@ use silo_base::sanitize;
 use silo_guard::difference;
 use silo_insight::runs::Open;
 use silo_launch::Exit;
-use silo_launch::open_checked::Opened;
+use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::Access;
 use silo_model::config::project::ProjectFiles;
 use silo_tool::kept::InUse;
 use silo_tool::trust::{self, RunRecord};
 
 use super::error::Error;
-use super::mounts::Shown;
-use super::network::{self, Lesson};
+use super::mounts::MountedProject;
+use super::network::{self, LearnRun};
 
 /// Holds everything that a launch spec names: images, persistent directories, file descriptors. Drop it after the program has ended.
 #[derive(Default)]
@@ -27,13 +27,13 @@ pub struct Leases {
     /// Protects persistent directories from being emptied.
     pub(super) in_use: Option<InUse>,
     /// Open descriptors, so that the inode numbers in the spec are not reused.
-    pub(super) opened: Vec<Opened>,
+    pub(super) opened: Vec<OpenedPath>,
     /// The project, compared at the end.
-    pub(super) project: Option<Shown>,
+    pub(super) project: Option<MountedProject>,
     /// Marks the project as writable by a tool, until its files are compared at the end.
     pub(super) run: Option<RunRecord>,
     /// Records the reached hosts of `--learn`.
-    pub(super) lesson: Option<Lesson>,
+    pub(super) lesson: Option<LearnRun>,
     /// Log file of the network.
     pub(super) record: Option<PathBuf>,
     /// The record of the run.
@@ -110,7 +110,7 @@ impl Leases {
 }
 
 /// Ends the watch of the project. Returns the reports, the changed files that host programs act on, and the imported refs.
-fn compare(home: &Home, project: Shown) -> (Vec<String>, Vec<String>, Vec<String>) {
+fn compare(home: &Home, project: MountedProject) -> (Vec<String>, Vec<String>, Vec<String>) {
     let Some(guarding) = project.guarding else { return Default::default() };
     let ended = guarding.end();
     let mut reports = Vec::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use silo_base::home::{Home, RECIPES};
 use silo_guard::git::named::{self, Place};
 use silo_guard::{MAX_GUARDED, nearby};
-use silo_launch::open_checked::{self, Links, Opened};
+use silo_launch::open_checked::{self, Links, OpenedPath};
 use silo_launch::spec::host_path::HostPath;
 use silo_launch::spec::{Access, Mount, Overlay};
 use silo_model::config::Settings;
@@ -24,7 +24,7 @@ use super::guarding::{self, Guarded, Guarding};
 use super::repository;
 
 /// Inputs that decide the mounts.
-pub struct Given<'a> {
+pub struct MountInputs<'a> {
     /// Silo's home directory.
     pub home: &'a Home,
     /// The settings in force.
@@ -59,15 +59,15 @@ pub struct Mounts {
     /// Variables that name persistent directories.
     pub env: Vec<(String, PathBuf)>,
     /// The project, if it is mounted.
-    pub project: Option<Shown>,
+    pub project: Option<MountedProject>,
     /// Descriptors that must stay open until the program has started.
-    pub opened: Vec<Opened>,
+    pub opened: Vec<OpenedPath>,
     /// Protects persistent directories from being emptied.
     pub in_use: Option<InUse>,
 }
 
 /// A mounted project.
-pub struct Shown {
+pub struct MountedProject {
     /// Project directory.
     pub path: PathBuf,
     /// Access of the mount.
@@ -81,9 +81,9 @@ pub struct Shown {
 /// Decides the mounts of a run, and makes its persistent directories.
 ///
 /// Calls `settle` before the first persistent directory of a project is made.
-pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() -> Result<(), Error>) -> Result<Mounts, Error> {
+pub fn find(given: &MountInputs<'_>, project: Option<OpenedPath>, settle: impl FnOnce() -> Result<(), Error>) -> Result<Mounts, Error> {
     let mut found = Mounts::default();
-    let keeper = Keeper::new(given.home, project.as_ref().map(Opened::path), given.project_id);
+    let keeper = Keeper::new(given.home, project.as_ref().map(OpenedPath::path), given.project_id);
     let mut dirs = keep(&mut found, given, &keeper);
     if let Some(project) = &project {
         let access = if given.settings.mount.mode == Some(Mode::Ro) { Access::ReadOnly } else { Access::ReadWrite };
@@ -91,7 +91,7 @@ pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() ->
             excludable(project.path(), inner, access)?;
         }
         let excluded = given.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?)));
-        let mut shown = Shown { path: project.path().to_owned(), access, excluded: excluded.collect(), guarding: None };
+        let mut shown = MountedProject { path: project.path().to_owned(), access, excluded: excluded.collect(), guarding: None };
         dirs.extend(shown.excluded.iter().map(|(_, dir)| dir.clone()));
         mount_project(&mut found, &shown, project.host());
         guard(&mut found, given, &mut shown, project)?;
@@ -111,7 +111,7 @@ pub fn find(given: &Given<'_>, project: Option<Opened>, settle: impl FnOnce() ->
 }
 
 /// Adds a tool's persistent directories; returns their host paths.
-fn keep(found: &mut Mounts, given: &Given<'_>, keeper: &Keeper<'_>) -> Vec<PathBuf> {
+fn keep(found: &mut Mounts, given: &MountInputs<'_>, keeper: &Keeper<'_>) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     let (settings, tool) = (given.settings, given.tool);
     for (class, all) in [(Class::Cache, settings.caches(tool, given.run)), (Class::State, settings.states(tool, given.run))] {
@@ -127,7 +127,7 @@ fn keep(found: &mut Mounts, given: &Given<'_>, keeper: &Keeper<'_>) -> Vec<PathB
 }
 
 /// Mounts the project at its own path and at `/workspace`.
-fn mount_project(found: &mut Mounts, shown: &Shown, host: HostPath) {
+fn mount_project(found: &mut Mounts, shown: &MountedProject, host: HostPath) {
     for guest in [shown.path.as_path(), Path::new(WORKSPACE)] {
         found.mounts.push(Mount { host: host.clone(), guest: guest.to_owned(), access: shown.access });
         for (inner, dir) in &shown.excluded {
@@ -138,7 +138,7 @@ fn mount_project(found: &mut Mounts, shown: &Shown, host: HostPath) {
 }
 
 /// Protects the parts of the project that host programs act on: its repository, known files, sockets.
-fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Opened) -> Result<(), Error> {
+fn guard(found: &mut Mounts, given: &MountInputs<'_>, shown: &mut MountedProject, project: &OpenedPath) -> Result<(), Error> {
     let (path, mount) = (project.path(), &given.settings.mount);
     let layers = given.home.repositories();
     let left = guarding::recover(&layers, path);
@@ -150,7 +150,7 @@ fn guard(found: &mut Mounts, given: &Given<'_>, shown: &mut Shown, project: &Ope
     let most = mount.max_guarded.map_or(MAX_GUARDED, |most| most as usize);
     let named = named::named(Place { project: path, home: given.user_home, most })?;
     let asked =
-        repository::Given { layers: &layers, git: mount.git.unwrap_or_default(), access: shown.access, submodules: &named.submodules };
+        repository::ViewInputs { layers: &layers, git: mount.git.unwrap_or_default(), access: shown.access, submodules: &named.submodules };
     let mut seen = repository::see(&asked, project)?;
     let both = |inner: &Path| [path, Path::new(WORKSPACE)].map(|top| top.join(inner));
     let nearby = nearby::look(path);
@@ -195,7 +195,7 @@ fn excludable(project: &Path, inner: &str, access: Access) -> Result<(), Error> 
 }
 
 /// Adds a file of `passFiles`.
-fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<&Opened>) -> Result<(), Error> {
+fn pass(found: &mut Mounts, given: &MountInputs<'_>, file: &PassFile, project: Option<&OpenedPath>) -> Result<(), Error> {
     let (host, guest) = (file.host(), file.guest());
     let wrong = |what: String| {
         Error::usage(
@@ -207,7 +207,7 @@ fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<
         (true, Some(project)) => project.below(Path::new(host)),
         // Without a project, its files cannot be passed.
         (true, None) => return Ok(()),
-        (false, _) => open_users_file(given, &below(given.user_home, host), project.map(Opened::path)),
+        (false, _) => open_users_file(given, &below(given.user_home, host), project.map(OpenedPath::path)),
     };
     let opened = opened.map_err(|error| match error {
         open_checked::Error::Open { source, .. } => wrong(source.to_string()),
@@ -231,14 +231,14 @@ fn pass(found: &mut Mounts, given: &Given<'_>, file: &PassFile, project: Option<
 
 /// Opens a file that the user named by path. Symlinks are followed, except in projects and persistent directories, where a tool can have
 /// made them.
-fn open_users_file(given: &Given<'_>, path: &Path, project: Option<&Path>) -> Result<Opened, open_checked::Error> {
+fn open_users_file(given: &MountInputs<'_>, path: &Path, project: Option<&Path>) -> Result<OpenedPath, open_checked::Error> {
     let written_by_tools = |link: &Path| {
         let in_project = |dir: &Path| link.starts_with(dir);
         // If the list cannot be read, follow no symlink.
         let recorded = projects::list(given.home).map_or(true, |all| all.iter().any(|recorded| in_project(&recorded.path)));
         project.is_some_and(in_project) || link.starts_with(given.home.kept()) || recorded
     };
-    Opened::open(path, Links::If(&|link| !written_by_tools(link)))
+    OpenedPath::open(path, Links::If(&|link| !written_by_tools(link)))
 }
 
 /// Expands `~/`; the home directory has the same path inside.
@@ -246,7 +246,7 @@ fn below(home: &Path, path: &str) -> PathBuf {
     path.strip_prefix("~/").map_or_else(|| PathBuf::from(path), |rest| home.join(rest))
 }
 
-impl Shown {
+impl MountedProject {
     /// Returns the host path of a project path; in an excluded directory it is elsewhere.
     pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
         let inner = path.strip_prefix(&self.path).ok()?;

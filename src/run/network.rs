@@ -7,10 +7,10 @@ use silo_base::event::Sink;
 use silo_base::grant::Port;
 use silo_base::home::Home;
 use silo_build::network::{self, NetworkPatch};
-use silo_build::outside::Outside;
+use silo_build::outside::HostNetwork;
 use silo_insight::network as journal;
 use silo_launch::broker::upstream_proxy::Proxies;
-use silo_launch::spec::{Asker, Network, Record, SshAgent};
+use silo_launch::spec::{GrantOrigin, Network, Record, SshAgent};
 use silo_model::config::Settings;
 use silo_model::ecosystem;
 use silo_model::recipe::Recipe;
@@ -18,7 +18,7 @@ use silo_model::recipe::Recipe;
 use super::error::Error;
 
 /// Inputs that decide the network of a run.
-pub struct Given<'a> {
+pub struct NetworkInputs<'a> {
     /// Silo's home directory.
     pub home: &'a Home,
     /// Name of the tool.
@@ -30,18 +30,18 @@ pub struct Given<'a> {
     /// The image's composed root.
     pub root: &'a Path,
     /// Proxies and CA certificates of the host.
-    pub outside: &'a Outside,
+    pub outside: &'a HostNetwork,
     /// Record of the hosts reached with `--learn`.
-    pub learn: Option<&'a Lesson>,
+    pub learn: Option<&'a LearnRun>,
     /// Grants of the command line.
-    pub asked: Asked,
+    pub asked: RequestedGrants,
     /// Receives progress.
     pub sink: Sink<'a>,
 }
 
 /// Grants of the command line, in addition to the settings.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct RequestedGrants {
     /// Port forwards.
     pub ports: Vec<Port>,
     /// Socket of the user's ssh agent, if it is passed.
@@ -51,7 +51,7 @@ pub struct Asked {
 }
 
 /// Decides the network access of a run, with the files and variables that programs need for it.
-pub fn reach(given: Given<'_>) -> NetworkPatch {
+pub fn reach(given: NetworkInputs<'_>) -> NetworkPatch {
     let named = given.recipe.is_some() || !given.asked.allow.is_empty();
     let reach = named.then(|| {
         let of_recipe = given.recipe.map_or(&[][..], |recipe| &recipe.run.network);
@@ -59,7 +59,7 @@ pub fn reach(given: Given<'_>) -> NetworkPatch {
         let mut granted = given.recipe.map(|_| given.settings.network(given.tool, of_recipe)).unwrap_or_default();
         granted.allow.extend(given.asked.allow.iter().filter(|name| !granted.allow.contains(name)).cloned().collect::<Vec<_>>());
         let root = [given.root.to_owned()];
-        let wish = network::Wish {
+        let wish = network::NetworkOptions {
             allow: &granted.allow,
             deny: &granted.deny,
             ecosystems: &given.settings.ecosystems,
@@ -76,7 +76,8 @@ pub fn reach(given: Given<'_>) -> NetworkPatch {
     ports.dedup();
     let agent = given.asked.ssh_agent.map(|socket| SshAgent { socket });
     if !ports.is_empty() || agent.is_some() {
-        let network = reach.network.get_or_insert_with(|| Network { asker: Asker::Run, proxies: Proxies::default(), ..Network::default() });
+        let network =
+            reach.network.get_or_insert_with(|| Network { asker: GrantOrigin::Run, proxies: Proxies::default(), ..Network::default() });
         network.ports = ports;
         network.ssh_agent = agent;
     }
@@ -89,14 +90,14 @@ fn nothing() -> NetworkPatch {
 }
 
 /// Records the hosts that a run reaches while all public addresses are granted.
-pub struct Lesson {
+pub struct LearnRun {
     notes: tempfile::NamedTempFile,
 }
 
-impl Lesson {
+impl LearnRun {
     /// Starts a record.
-    pub fn begin() -> Result<Lesson, Error> {
-        Ok(Lesson { notes: tempfile::NamedTempFile::new().map_err(Error::Temporary)? })
+    pub fn begin() -> Result<LearnRun, Error> {
+        Ok(LearnRun { notes: tempfile::NamedTempFile::new().map_err(Error::Temporary)? })
     }
 
     /// Describes the reached hosts, and suggests a grant.

@@ -8,9 +8,9 @@ use silo_store::resolve_in_root;
 use silo_base::grant::Port;
 use silo_base::sanitize;
 use silo_build::image;
-use silo_build::outside::Outside;
+use silo_build::outside::HostNetwork;
 use silo_insight::network::Title;
-use silo_launch::open_checked::{Links, Opened};
+use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::Spec;
 use silo_model::config::{Override, Settings, Tier};
 use silo_model::recipe::Run;
@@ -20,8 +20,8 @@ use super::environment::{self, Environment, Sources};
 use super::error::Error;
 use super::image::Images;
 use super::leases::Leases;
-use super::mounts::{self, Mounts, Shown};
-use super::network::{self, Asked, Lesson};
+use super::mounts::{self, MountedProject, Mounts};
+use super::network::{self, LearnRun, RequestedGrants};
 use super::spec::{Budget, Parts, assemble};
 use super::target::Target;
 use super::tier::{self, Boot};
@@ -58,7 +58,7 @@ pub struct Caller<'a> {
     /// Reads one of the caller's variables.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
     /// Proxies and CA certificates of the host.
-    pub outside: Outside,
+    pub outside: HostNetwork,
     /// The host's directories with descriptions of terminals.
     pub terminfo: Vec<PathBuf>,
     /// The host's time zones.
@@ -140,8 +140,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         (inputs.say)(&note);
     }
 
-    leases.lesson = options.learn.then(Lesson::begin).transpose()?;
-    let reach = network::reach(network::Given {
+    leases.lesson = options.learn.then(LearnRun::begin).transpose()?;
+    let reach = network::reach(network::NetworkInputs {
         home: view.home,
         tool: &tool.name,
         recipe: target.recipe.as_ref(),
@@ -149,7 +149,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         root: &root,
         outside: &caller.outside,
         learn: leases.lesson.as_ref(),
-        asked: Asked { ports: options.ports.clone(), ssh_agent: ssh_agent(inputs, settings), allow: options.allow.clone() },
+        asked: RequestedGrants { ports: options.ports.clone(), ssh_agent: ssh_agent(inputs, settings), allow: options.allow.clone() },
         sink: images.sink,
     });
     let mut network = reach.network;
@@ -241,13 +241,13 @@ fn alias(inputs: &Inputs<'_>, project: &Path) -> Option<PathBuf> {
 }
 
 /// Opens the project, unless it is private and not confirmed.
-fn project(inputs: &Inputs<'_>) -> Result<Option<Opened>, Error> {
+fn project(inputs: &Inputs<'_>) -> Result<Option<OpenedPath>, Error> {
     let Project::Of(dir, private) = &inputs.options.project else { return Ok(None) };
     let dir = dir.as_deref().unwrap_or(inputs.view.project);
     let absolute = inputs.caller.cwd.join(dir);
     let canonical = std::fs::canonicalize(&absolute).map_err(|source| Error::Directory { path: dir.to_owned(), source })?;
     // The canonical path has no symlinks. If one appears now, opening fails.
-    let opened = Opened::open(&canonical, Links::Refuse)?;
+    let opened = OpenedPath::open(&canonical, Links::Refuse)?;
     if !opened.is_dir() {
         return Err(Error::usage(format!("{} is not a directory", dir.display()), "name a directory"));
     }
@@ -262,10 +262,10 @@ fn project(inputs: &Inputs<'_>) -> Result<Option<Opened>, Error> {
     Ok(None)
 }
 
-fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Option<Opened>) -> Result<Mounts, Error> {
+fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Option<OpenedPath>) -> Result<Mounts, Error> {
     let view = &inputs.view;
     let is_own = project.as_ref().is_some_and(|project| project.path() == view.project);
-    let given = mounts::Given {
+    let given = mounts::MountInputs {
         home: view.home,
         settings,
         tool: &inputs.target.tool.name,
@@ -283,7 +283,7 @@ fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Opt
 }
 
 /// Working directory of the program: that of the settings, else the caller's if it is visible, else the project or the home directory.
-fn cwd(over: &Override, project: Option<&Shown>, caller: &Caller<'_>) -> PathBuf {
+fn cwd(over: &Override, project: Option<&MountedProject>, caller: &Caller<'_>) -> PathBuf {
     match (&over.workdir, project) {
         (Some(workdir), _) => workdir.into(),
         (None, Some(shown)) if caller.cwd.starts_with(&shown.path) => caller.cwd.clone(),
@@ -292,7 +292,7 @@ fn cwd(over: &Override, project: Option<&Shown>, caller: &Caller<'_>) -> PathBuf
     }
 }
 
-fn activate(run: Option<&Run>, project: Option<&Shown>, cwd: &Path, root: &Path, env: &mut Environment) -> Vec<String> {
+fn activate(run: Option<&Run>, project: Option<&MountedProject>, cwd: &Path, root: &Path, env: &mut Environment) -> Vec<String> {
     let (Some(run), Some(shown)) = (run, project) else { return Vec::new() };
     activation::activate(run, &shown.path, cwd, (root, &|path| shown.on_host(path)), env)
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use silo_guard::git::layer::Layer;
-use silo_guard::git::over::Over;
+use silo_guard::git::over::LayerInputs;
 use silo_guard::git::repository::{Layout, Repository};
-use silo_launch::open_checked::{Links, Opened};
+use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Mount, Overlay};
 use silo_launch::{HAS_NATIVE, spec::host_path::HostPath};
 use silo_model::config::sight::Git;
@@ -23,7 +23,7 @@ const INNER: [&str; 2] = ["modules", "worktrees"];
 
 /// A run's view of a repository.
 #[derive(Default)]
-pub struct Seen {
+pub struct RepositoryView {
     /// Mounts in addition to the project's.
     pub mounts: Vec<Mount>,
     /// Overlays over directories.
@@ -35,7 +35,7 @@ pub struct Seen {
     /// Project paths that git acts on.
     pub obeyed: Vec<(PathBuf, String)>,
     /// Descriptors that must stay open until the program has started.
-    pub opened: Vec<Opened>,
+    pub opened: Vec<OpenedPath>,
     /// The layer to import.
     pub layer: Option<Layer>,
     /// Notes for the user.
@@ -43,7 +43,7 @@ pub struct Seen {
 }
 
 /// Inputs that decide the view.
-pub struct Given<'a> {
+pub struct ViewInputs<'a> {
     /// Directory of the layers.
     pub layers: &'a Path,
     /// Setting `mount.git`.
@@ -55,8 +55,8 @@ pub struct Given<'a> {
 }
 
 /// Decides how a run sees the project's repository.
-pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
-    let mut seen = Seen::default();
+pub fn see(given: &ViewInputs<'_>, project: &OpenedPath) -> Result<RepositoryView, Error> {
+    let mut seen = RepositoryView::default();
     let path = project.path();
     let at_git = [path.join(".git"), Path::new(WORKSPACE).join(".git")];
     let Ok(git) = fs::symlink_metadata(&at_git[0]) else {
@@ -79,7 +79,7 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
         }
         if let Some(linked) = linked {
             for mount in linked.mounts {
-                let dir = Opened::open(mount.host.path(), Links::Refuse)?;
+                let dir = OpenedPath::open(mount.host.path(), Links::Refuse)?;
                 seen.mounts.push(Mount { host: dir.host(), ..mount });
                 seen.opened.push(dir);
             }
@@ -95,7 +95,7 @@ pub fn see(given: &Given<'_>, project: &Opened) -> Result<Seen, Error> {
         seen.read_only.extend(elsewhere(path));
         return Ok(seen);
     };
-    let dir = Opened::open(&common, Links::Refuse)?;
+    let dir = OpenedPath::open(&common, Links::Refuse)?;
     let guests = if linked.is_some() { vec![common.clone()] } else { at_git.to_vec() };
     let layer = if given.git == Git::Import { layer(given, path, &common, &mut seen)? } else { None };
     match layer {
@@ -123,7 +123,7 @@ fn elsewhere(project: &Path) -> Vec<PathBuf> {
 }
 
 /// Makes the layer, unless silo cannot import into this repository.
-fn layer(given: &Given<'_>, project: &Path, common: &Path, seen: &mut Seen) -> Result<Option<Layer>, Error> {
+fn layer(given: &ViewInputs<'_>, project: &Path, common: &Path, seen: &mut RepositoryView) -> Result<Option<Layer>, Error> {
     let mut note = |why: &str| seen.notes.push(format!("the repository in {} is read-only inside: {why}", sanitize::path(common)));
     if !HAS_NATIVE {
         note("this system has no overlay file system");
@@ -134,7 +134,7 @@ fn layer(given: &Given<'_>, project: &Path, common: &Path, seen: &mut Seen) -> R
         Some(repository) if repository.layout() == Layout::Other => note("silo cannot read its ref format"),
         Some(repository) if repository.common() != common => note("its objects are in another directory"),
         Some(repository) => {
-            let over = Over { layers: given.layers, project, repository: &repository, submodules: given.submodules };
+            let over = LayerInputs { layers: given.layers, project, repository: &repository, submodules: given.submodules };
             match Layer::begin(over) {
                 Ok(layer) => return Ok(Some(layer)),
                 Err(error) => note(&silo_base::error_chain::of(&error).join(": ")),

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use silo_launch::spec::{
-    Bytes, Dir, File, Identity, Limits, Machine, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper,
+    Bytes, Dir, File, Identity, Limits, Mount, Network, Overlay, Root, SSH_AGENT, SYMLINK, Spec, Stdio, Upper, VmFiles,
 };
 
 use super::user::{Accounts, User};
@@ -53,7 +53,7 @@ pub struct Parts<'a> {
     /// A symlink and its target: the user's own path to the project.
     pub alias: Option<(PathBuf, PathBuf)>,
     /// VM of the run; `None` for the native tier.
-    pub machine: Option<Machine>,
+    pub machine: Option<VmFiles>,
 }
 
 /// Resource limits of a run.

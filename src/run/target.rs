@@ -8,7 +8,7 @@ use silo_store::resolve_in_root;
 
 use silo_build::image;
 use silo_model::recipe::Recipe;
-use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::check::check_name;
 use silo_tool::View;
 use silo_tool::definition::{self, Scope};
@@ -16,7 +16,7 @@ use silo_tool::record::{self, Installed};
 use silo_tool::shim::table::{self, Table};
 
 use super::error::Error;
-use super::grammar::{self, Commands, Known, Meant, Typed, Unclear};
+use super::grammar::{self, Commands, Known, ParseError, ParsedCommand, TypedWords};
 
 /// The program to run.
 pub struct Target {
@@ -42,7 +42,7 @@ impl Target {
 }
 
 /// The parsed command line.
-pub struct Wanted<'a> {
+pub struct ParsedWords<'a> {
     /// A tool, or a command of one.
     pub word: &'a OsStr,
     /// Value of `--shim`.
@@ -56,10 +56,10 @@ pub struct Wanted<'a> {
 }
 
 /// Finds the installed tool, its program and the arguments.
-pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
+pub fn find(view: View<'_>, wanted: ParsedWords<'_>) -> Result<Target, Error> {
     let places;
     let view = if wanted.no_project {
-        places = Places { project: None, ..view.places.clone() };
+        places = RecipeSources { project: None, ..view.places.clone() };
         View { places: &places, ..view }
     } else {
         view
@@ -79,11 +79,11 @@ pub fn find(view: View<'_>, wanted: Wanted<'_>) -> Result<Target, Error> {
     if usable.iter().any(|(tool, _)| tool.name == name) {
         know_others(&table, wanted.rest.first(), &mut known);
     }
-    let typed = Typed { word: &name, program: wanted.program, rest: wanted.rest };
+    let typed = TypedWords { word: &name, program: wanted.program, rest: wanted.rest };
     let (first, args) = (typed.rest.first().cloned(), typed.rest.clone());
-    let Meant { tool, argv, other } = grammar::meaning(typed, &known).map_err(|unclear| match unclear {
-        Unclear::Unknown => missing(view, &table, &name),
-        Unclear::Several(owners) => several(&name, &owners),
+    let ParsedCommand { tool, argv, other } = grammar::meaning(typed, &known).map_err(|unclear| match unclear {
+        ParseError::Unknown => missing(view, &table, &name),
+        ParseError::Several(owners) => several(&name, &owners),
     })?;
     if let (Some(other), Some(first)) = (other, first) {
         hint(&first, &other, &tool, wanted.hint);

@@ -9,7 +9,7 @@ use silo_store::flock::Pin;
 use silo_base::event::Event;
 use silo_base::home::Home;
 use silo_build::image::{self, boot};
-use silo_launch::spec::Machine;
+use silo_launch::spec::VmFiles;
 use silo_launch::{Check, State};
 use silo_model::config::Tier;
 use silo_tool::record::{self, Installed};
@@ -47,19 +47,19 @@ pub fn usual(home: &Home) -> Result<Tier, Error> {
 }
 
 /// Returns the default VM for build steps: none, or, on hosts without a native tier, one as soon as an image for VMs is installed.
-pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(Machine, Pins)>, Error> {
+pub fn usual_of_steps(images: Images<'_>) -> Result<Option<(VmFiles, Pins)>, Error> {
     if silo_launch::HAS_NATIVE || found(images.home)?.is_none() { Ok(None) } else { of_steps(images).map(Some) }
 }
 
 /// Makes the VM for build steps. It has no disk, because each step has another root.
-pub fn of_steps(images: Images<'_>) -> Result<(Machine, Pins), Error> {
+pub fn of_steps(images: Images<'_>) -> Result<(VmFiles, Pins), Error> {
     let parts = parts(images)?;
     let snapshots = Some(boot::snapshots(images.home, parts.own.image));
-    Ok((Machine { snapshots, ..machine(images, &parts, None, CPUS.min(processors()))? }, parts.pins))
+    Ok((VmFiles { snapshots, ..machine(images, &parts, None, CPUS.min(processors()))? }, parts.pins))
 }
 
 /// Makes the VM for a tool, with at most `cpus` CPUs.
-pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option<u32>) -> Result<(Machine, Pins), Error> {
+pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option<u32>) -> Result<(VmFiles, Pins), Error> {
     let parts = parts(images)?;
     if !boot::has(images.home, tool.image, boot::DISK) {
         (images.sink)(Event::Note { text: format!("creating a disk of {} for virtual machines, once", tool.name) });
@@ -71,7 +71,7 @@ pub fn of_run(images: Images<'_>, tool: &Installed, boot: Boot<'_>, cpus: Option
     };
     let warm_up = warm_up.iter().map(Into::into).collect();
     let cpus = cpus.unwrap_or(CPUS).clamp(1, processors());
-    Ok((Machine { snapshots, warm_up, ..machine(images, &parts, Some(disk), cpus)? }, parts.pins))
+    Ok((VmFiles { snapshots, warm_up, ..machine(images, &parts, Some(disk), cpus)? }, parts.pins))
 }
 
 fn processors() -> u32 {
@@ -127,7 +127,7 @@ fn how_to_have_it() -> String {
     }
 }
 
-fn machine(images: Images<'_>, parts: &MachineImages, disk: Option<PathBuf>, cpus: u32) -> Result<Machine, Error> {
+fn machine(images: Images<'_>, parts: &MachineImages, disk: Option<PathBuf>, cpus: u32) -> Result<VmFiles, Error> {
     let MachineImages { own, kernel: tool, .. } = parts;
     let home = images.home;
     if !boot::has(home, tool.image, boot::KERNEL) {
@@ -148,5 +148,5 @@ fn machine(images: Images<'_>, parts: &MachineImages, disk: Option<PathBuf>, cpu
         image::touch(home, used);
     }
     let root = image::root(home, own.image);
-    Ok(Machine { root, kernel, initial, disk, memory_bytes: MEMORY_BYTES, cpus, snapshots: None, warm_up: Vec::new() })
+    Ok(VmFiles { root, kernel, initial, disk, memory_bytes: MEMORY_BYTES, cpus, snapshots: None, warm_up: Vec::new() })
 }

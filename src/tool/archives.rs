@@ -23,7 +23,7 @@ const MAX_DEB_BYTES: u64 = 8 << 30;
 
 /// The packages of a suite that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counts {
+pub enum SuitePackages {
     /// All.
     All,
     /// Packages that the recipe requests from this suite by name, and their dependencies from it.
@@ -44,7 +44,7 @@ pub struct Source {
     /// The signing key; `None` for Debian's own.
     pub key: Option<String>,
     /// The packages that may be chosen.
-    pub counts: Counts,
+    pub counts: SuitePackages,
 }
 
 /// Returns the release of a suite: `trixie` for `trixie-backports`.
@@ -56,13 +56,13 @@ pub fn release(suite: &str) -> &str {
 pub fn of(debian: &Debian) -> Vec<Source> {
     let of_debian = |suite: String, archive, counts| Source { suite, archive, components: debian.components.clone(), key: None, counts };
     let release = release(&debian.suite);
-    let mut sources = vec![of_debian(release.to_owned(), Archive::Main, Counts::All)];
+    let mut sources = vec![of_debian(release.to_owned(), Archive::Main, SuitePackages::All)];
     if !ROLLING.contains(&release) {
-        sources.push(of_debian(format!("{release}-updates"), Archive::Main, Counts::All));
-        sources.push(of_debian(format!("{release}-security"), Archive::Security, Counts::All));
+        sources.push(of_debian(format!("{release}-updates"), Archive::Main, SuitePackages::All));
+        sources.push(of_debian(format!("{release}-security"), Archive::Security, SuitePackages::All));
     }
     if release != debian.suite {
-        sources.push(of_debian(debian.suite.clone(), Archive::Main, Counts::All));
+        sources.push(of_debian(debian.suite.clone(), Archive::Main, SuitePackages::All));
     }
     for AptSource { uri, suite, components, key } in &debian.sources {
         sources.push(Source {
@@ -70,13 +70,13 @@ pub fn of(debian: &Debian) -> Vec<Source> {
             archive: Archive::Source(uri.clone()),
             components: components.clone(),
             key: key.clone(),
-            counts: Counts::AsTheSuiteSays,
+            counts: SuitePackages::AsTheSuiteSays,
         });
     }
     let packages = debian.packages.iter().chain(&debian.added).chain(&debian.build);
     for suite in packages.filter_map(|package| wanted::parse(package)?.suite) {
         if !sources.iter().any(|source| source.suite == suite) {
-            sources.push(of_debian(suite.to_owned(), Archive::Main, Counts::Named));
+            sources.push(of_debian(suite.to_owned(), Archive::Main, SuitePackages::Named));
         }
     }
     sources
@@ -170,9 +170,9 @@ mod tests {
             let told: Vec<String> = of(&debian)
                 .iter()
                 .map(|source| match source.counts {
-                    Counts::All => source.suite.clone(),
-                    Counts::Named => format!("{}?", source.suite),
-                    Counts::AsTheSuiteSays => format!("{}*", source.suite),
+                    SuitePackages::All => source.suite.clone(),
+                    SuitePackages::Named => format!("{}?", source.suite),
+                    SuitePackages::AsTheSuiteSays => format!("{}*", source.suite),
                 })
                 .collect();
             assert_eq!(told.join(" "), expect);

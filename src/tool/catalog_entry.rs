@@ -12,7 +12,7 @@ use super::record::{self, Installed};
 
 /// A catalogue entry.
 #[derive(Clone, Debug)]
-pub struct Offer {
+pub struct CatalogEntry {
     /// The tool's definition.
     pub definition: Definition,
     /// Its lock, if it has a current one.
@@ -25,7 +25,7 @@ pub struct Offer {
 
 /// Size of a tool on this architecture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weight {
+pub struct ToolSize {
     /// Number of packages.
     pub packages: usize,
     /// Bytes of the packages' files, which are downloaded.
@@ -35,20 +35,20 @@ pub struct Weight {
 }
 
 /// Returns the entry of a tool.
-pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<Offer, definition::Error> {
+pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<CatalogEntry, definition::Error> {
     let definition = definition::of(view, tool, scope)?;
     let lock = locking::existing(view, &definition)?;
     let own = || definition.found.recipe.version.clone();
     let version = lock.as_ref().map(|lock| locking::version(&definition.found, lock)).or_else(own);
-    Ok(Offer { version, lock, installed: record::get(view.home, tool)?, definition })
+    Ok(CatalogEntry { version, lock, installed: record::get(view.home, tool)?, definition })
 }
 
 /// Returns the entries of all recipes, by name.
-pub fn all(view: View<'_>) -> Result<Vec<Offer>, definition::Error> {
+pub fn all(view: View<'_>) -> Result<Vec<CatalogEntry>, definition::Error> {
     catalog::names(view.places)?.iter().map(|name| of(view, name, Scope::Global)).collect()
 }
 
-impl Offer {
+impl CatalogEntry {
     /// Returns its resolved recipe.
     pub fn recipe(&self) -> &Recipe {
         &self.definition.found.recipe
@@ -72,12 +72,12 @@ impl Offer {
     }
 
     /// Returns the size of the tool on this machine.
-    pub fn weight(&self) -> Weight {
-        let Some(lock) = &self.lock else { return Weight::default() };
+    pub fn weight(&self) -> ToolSize {
+        let Some(lock) = &self.lock else { return ToolSize::default() };
         let packages = lock.packages_of(Arch::host());
         // Without steps of its own, the recipe's pins belong to other versions.
         let steps = lock.steps.get(&Arch::host()).filter(|_| !self.recipe().steps.is_empty());
-        Weight {
+        ToolSize {
             packages: packages.map_or(0, |packages| packages.len()),
             fetched: packages.map_or(0, |packages| packages.values().map(|package| package.size).sum()),
             made: steps.and_then(|steps| steps.values().map(|step| step.size).max()).unwrap_or(0),

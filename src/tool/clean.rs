@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 
 use silo_store::digest::Digest;
 use silo_store::flock;
-use silo_store::gc::{Candidate, Thing};
+use silo_store::gc::{Candidate, Object};
 use silo_store::layout::Store;
 use silo_store::removal::remove_tree;
-use silo_store::usage::Ledger;
+use silo_store::usage::LinkCounts;
 
 use silo_base::home::Home;
 
 use super::Context;
-use super::collect::{self, Choice, Collected};
+use super::collect::{self, Collected, GcSelection};
 use super::gc_roots;
 use super::kept;
 use super::projects::{self, Project};
@@ -62,9 +62,9 @@ impl From<silo_store::path_error::PathError> for Error {
 
 /// Data that only these projects need.
 #[derive(Clone, Debug, Default)]
-pub struct Own {
+pub struct ProjectData {
     /// Images and layers.
-    pub choice: Choice,
+    pub choice: GcSelection,
     /// Number of their images that stay because something else needs them.
     pub shared: usize,
     /// Counts and sizes.
@@ -72,10 +72,10 @@ pub struct Own {
 }
 
 /// Finds images and layers of these projects that no tool, other project or running sandbox needs.
-pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<Own, Error> {
+pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<ProjectData, Error> {
     let ids: BTreeSet<Digest> = projects.iter().flat_map(Project::images).map(|id| id.digest()).collect();
     let made_of = gc_roots::made_of(context.home)?;
-    let theirs: BTreeSet<Thing> = ids.iter().flat_map(|id| made_of.get(id)).flatten().map(|layer| Thing::Layer(*layer)).collect();
+    let theirs: BTreeSet<Object> = ids.iter().flat_map(|id| made_of.get(id)).flatten().map(|layer| Object::Layer(*layer)).collect();
     let exclusive = gc_roots::exclude(context.store, gc_roots::PATIENCE)?;
     let names: BTreeSet<String> = projects.iter().map(|project| format!("project {}", project.path.display())).collect();
     let mut keepers = gc_roots::keepers(context.home, context.store, &made_of)?;
@@ -84,27 +84,27 @@ pub fn own(context: &Context<'_>, projects: &[Project]) -> Result<Own, Error> {
     drop(exclusive);
     let going: BTreeSet<Digest> = unneeded.iter().filter_map(|candidate| image_of(candidate).filter(|id| ids.contains(id))).collect();
     // A layer of an image that stays is not removed, even if the image is unneeded.
-    let stays: BTreeSet<Thing> =
-        made_of.iter().filter(|(id, _)| !going.contains(id)).flat_map(|(_, layers)| layers).map(|layer| Thing::Layer(*layer)).collect();
+    let stays: BTreeSet<Object> =
+        made_of.iter().filter(|(id, _)| !going.contains(id)).flat_map(|(_, layers)| layers).map(|layer| Object::Layer(*layer)).collect();
     let is_theirs = |candidate: &Candidate| match candidate.thing {
-        Thing::Image(id) => going.contains(&id),
-        Thing::Layer(_) => theirs.contains(&candidate.thing) && !stays.contains(&candidate.thing),
+        Object::Image(id) => going.contains(&id),
+        Object::Layer(_) => theirs.contains(&candidate.thing) && !stays.contains(&candidate.thing),
     };
-    let choice = Choice { things: unneeded.into_iter().filter(is_theirs).collect(), downloads: Vec::new() };
+    let choice = GcSelection { things: unneeded.into_iter().filter(is_theirs).collect(), downloads: Vec::new() };
     let measured = collect::measured(context, &choice)?;
     let here = ids.iter().filter(|id| made_of.contains_key(id)).count();
-    Ok(Own { choice, shared: here - going.len(), measured })
+    Ok(ProjectData { choice, shared: here - going.len(), measured })
 }
 
 fn image_of(candidate: &Candidate) -> Option<Digest> {
     match candidate.thing {
-        Thing::Image(id) => Some(id),
-        Thing::Layer(_) => None,
+        Object::Image(id) => Some(id),
+        Object::Layer(_) => None,
     }
 }
 
 /// Removes the records and kept directories of projects, and the images and layers found by [`own`].
-pub fn clean(context: &Context<'_>, projects: &[Project], own: &Own) -> Result<Collected, Error> {
+pub fn clean(context: &Context<'_>, projects: &[Project], own: &ProjectData) -> Result<Collected, Error> {
     let shared = flock::share(context.store)?;
     let owners = kept::owners(context.home)?;
     for project in projects {
@@ -172,7 +172,7 @@ pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
 
 /// Returns the size of projects' kept directories: caches, private state, excluded directories.
 pub fn kept_bytes(home: &Home, projects: &[Project]) -> Result<u64, Error> {
-    let mut ledger = Ledger::default();
+    let mut ledger = LinkCounts::default();
     let mut bytes = 0;
     for owner in kept::owners(home)?.into_iter().filter(|owner| projects.iter().any(|project| project.path == owner.path)) {
         bytes += ledger.add(&home.kept_project(&owner.id))?.fresh;

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use silo_store::digest::Digest;
 use silo_store::flock::ExclusiveLock;
-use silo_store::gc::{self, Candidate, Thing};
-use silo_store::held::Held;
+use silo_store::gc::{self, Candidate, Object};
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_store::scratch;
-use silo_store::usage::Ledger;
+use silo_store::usage::LinkCounts;
 
 use silo_base::event::Event;
 use silo_base::home::Home;
@@ -57,7 +57,7 @@ pub enum Error {
 
 /// Options of a garbage collection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct GcOptions {
     /// Keep objects that were used more recently, in any case.
     pub min_age: Duration,
     /// Remove objects unused for this time. Without this and `max_size`, all unneeded objects are removed.
@@ -87,7 +87,7 @@ pub struct Collected {
 
 /// Objects selected for removal.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
+pub struct GcSelection {
     /// Images and layers.
     pub things: Vec<Candidate>,
     /// Downloads.
@@ -95,11 +95,11 @@ pub struct Choice {
 }
 
 /// Collects garbage.
-pub fn collect(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
+pub fn collect(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Error> {
     collect_within(context, wish, gc_roots::PATIENCE)
 }
 
-fn collect_within(context: &Context<'_>, wish: &Wish, patience: Duration) -> Result<Collected, Error> {
+fn collect_within(context: &Context<'_>, wish: &GcOptions, patience: Duration) -> Result<Collected, Error> {
     let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, patience)?)?)?;
     // With all downloads, all logs are removed too: a failed step will run again and write a new log.
     let logs = if wish.downloads { Some(now(context)) } else { now(context).checked_sub(wish.min_age) };
@@ -107,7 +107,7 @@ fn collect_within(context: &Context<'_>, wish: &Wish, patience: Duration) -> Res
 }
 
 /// Computes the result of [`collect`] and removes nothing.
-pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
+pub fn foresee(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Error> {
     let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, gc_roots::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
     foreseen.leftovers = listed(&context.home.work())?.len();
@@ -119,7 +119,7 @@ pub fn foresee(context: &Context<'_>, wish: &Wish) -> Result<Collected, Error> {
 }
 
 /// Returns the counts and size of a selection.
-pub fn measured(context: &Context<'_>, choice: &Choice) -> Result<Collected, Error> {
+pub fn measured(context: &Context<'_>, choice: &GcSelection) -> Result<Collected, Error> {
     let mut counted = count(choice.things.iter().map(|candidate| candidate.thing));
     counted.downloads = choice.downloads.len();
     let places = choice.things.iter().map(|candidate| gc::place(context.store, &candidate.thing));
@@ -127,12 +127,12 @@ pub fn measured(context: &Context<'_>, choice: &Choice) -> Result<Collected, Err
     Ok(counted)
 }
 
-fn count(things: impl Iterator<Item = Thing>) -> Collected {
+fn count(things: impl Iterator<Item = Object>) -> Collected {
     let mut counted = Collected::default();
     for thing in things {
         match thing {
-            Thing::Image(_) => counted.images += 1,
-            Thing::Layer(_) => counted.layers += 1,
+            Object::Image(_) => counted.images += 1,
+            Object::Layer(_) => counted.layers += 1,
         }
     }
     counted
@@ -167,7 +167,7 @@ pub fn by_itself(context: &Context<'_>) {
     if !due {
         return;
     }
-    let wish = Wish {
+    let wish = GcOptions {
         min_age: AUTOMATIC_MIN_AGE,
         max_age: settings.max_age.as_deref().and_then(|age| units::parse_age(age).ok()).or(Some(AUTOMATIC_MAX_AGE)),
         max_size: settings.max_size.as_deref().and_then(|size| units::parse_size(size).ok()),
@@ -211,11 +211,11 @@ pub fn unneeded(context: &Context<'_>, exclusive: &ExclusiveLock) -> Result<Vec<
 }
 
 /// Selects from the unneeded objects, in their order. No image that stays loses a layer.
-fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Result<Choice, Error> {
+fn choose(context: &Context<'_>, wish: &GcOptions, unneeded: Vec<Candidate>) -> Result<GcSelection, Error> {
     let now = now(context);
     let is_older = |used: SystemTime, age: Duration| now.duration_since(used).is_ok_and(|since| since >= age);
     let mut rest = Vec::new();
-    let mut choice = Choice::default();
+    let mut choice = GcSelection::default();
     let all = wish.max_age.is_none() && wish.max_size.is_none();
     let mut items: Vec<Item> = unneeded.into_iter().map(Item::Thing).collect();
     for path in fetched(context)? {
@@ -246,9 +246,9 @@ fn choose(context: &Context<'_>, wish: &Wish, unneeded: Vec<Candidate>) -> Resul
 }
 
 /// Extends the selection, in order, until the remaining size fits the limit.
-fn fit(context: &Context<'_>, cap: u64, choice: &mut Choice, rest: Vec<Item>) -> Result<(), Error> {
-    let takes = Ledger::default().add(context.home.root())?.fresh;
-    let mut going = Ledger::default();
+fn fit(context: &Context<'_>, cap: u64, choice: &mut GcSelection, rest: Vec<Item>) -> Result<(), Error> {
+    let takes = LinkCounts::default().add(context.home.root())?.fresh;
+    let mut going = LinkCounts::default();
     let mut freed = 0;
     for candidate in &choice.things {
         freed += going.add(&gc::place(context.store, &candidate.thing))?.freed;
@@ -284,7 +284,7 @@ impl Item {
     }
 }
 
-impl Choice {
+impl GcSelection {
     fn add(&mut self, item: Item) {
         match item {
             Item::Thing(candidate) => self.things.push(candidate),
@@ -294,14 +294,14 @@ impl Choice {
 }
 
 /// Removes selected objects that are still unneeded, leftovers of killed commands, and logs from before `logs`.
-pub fn remove(context: &Context<'_>, choice: &Choice, logs: Option<SystemTime>, patience: Duration) -> Result<Collected, Error> {
+pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTime>, patience: Duration) -> Result<Collected, Error> {
     let exclusive = gc_roots::exclude(context.store, patience)?;
     let things = gc::still(&choice.things, &unneeded(context, &exclusive)?);
     let mut collected = count(things.iter().copied());
     forget_images(context, &things)?;
     forget_logs(context, logs)?;
     for path in &choice.downloads {
-        collected.bytes += Ledger::default().add(path)?.freed;
+        collected.bytes += LinkCounts::default().add(path)?.freed;
         removed(path)?;
         collected.downloads += 1;
     }
@@ -348,10 +348,10 @@ fn is_of_earlier(path: &Path) -> bool {
 }
 
 /// Removes invalid records of derivations, and those of missing or removed images.
-fn forget_images(context: &Context<'_>, things: &[Thing]) -> Result<(), Error> {
-    let going = |thing: &Thing| match thing {
-        Thing::Image(id) => Some(*id),
-        Thing::Layer(_) => None,
+fn forget_images(context: &Context<'_>, things: &[Object]) -> Result<(), Error> {
+    let going = |thing: &Object| match thing {
+        Object::Image(id) => Some(*id),
+        Object::Layer(_) => None,
     };
     let gone: BTreeSet<Digest> = things.iter().filter_map(going).collect();
     let here: BTreeSet<ImageId> = image::list(context.home).map_err(gc_roots::Error::from)?.into_iter().collect();
@@ -382,7 +382,7 @@ fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), 
 
 /// Returns true for the record of a run that has not ended: its silo holds a lock on it.
 fn is_in_use(path: &Path) -> bool {
-    fs::File::open(path).and_then(Held::try_exclusive).is_ok_and(|held| held.is_none())
+    fs::File::open(path).and_then(LockedFile::try_exclusive).is_ok_and(|held| held.is_none())
 }
 
 /// Returns the downloads, complete or partial.

@@ -12,7 +12,7 @@ use silo_store::compression::{self, FormError};
 use silo_store::digest::LayerId;
 use silo_store::flock;
 use silo_store::parallel;
-use silo_store::usage::Ledger;
+use silo_store::usage::LinkCounts;
 
 use silo_base::event::{self, Activity, Event};
 use silo_build::image::{self, ImageId, boot, cold};
@@ -75,7 +75,7 @@ pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>,
 pub fn foresee(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed, Error> {
     let layers = theirs_alone(context, images)?;
     let mut foreseen = Compressed { images: images.len(), layers: layers.len(), ..Compressed::default() };
-    let mut ledger = Ledger::default();
+    let mut ledger = LinkCounts::default();
     let places = images.iter().flat_map(|id| boot::made_of_layers(context.home, *id)).chain(layers.iter().map(|id| context.store.tree(id)));
     for place in places {
         foreseen.before += ledger.add(&place)?.freed;
@@ -100,7 +100,7 @@ pub fn compress(context: &Context<'_>, images: &[ImageId]) -> Result<Compressed,
     let layers: Vec<LayerId> = theirs_alone(context, &going)?.into_iter().filter(|id| context.store.packed(id).exists()).collect();
     let roots: Vec<_> = going.iter().flat_map(|id| boot::made_of_layers(context.home, *id)).collect();
     let before = compression::cool(context.store, exclusive, &roots, &layers)?;
-    let mut ledger = Ledger::default();
+    let mut ledger = LinkCounts::default();
     let mut after = 0;
     for id in &layers {
         after += ledger.add(&context.store.packed(id))?.fresh;

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use silo_build::Target;
 use silo_model::lock::Lock;
-use silo_model::recipe::catalog::Found;
+use silo_model::recipe::catalog::CatalogRecipe;
 
 /// A tool as defined in a scope.
 #[derive(Clone, Debug)]
 pub struct Definition {
     /// The recipe with all overrides, and its origin.
-    pub found: Found,
+    pub found: CatalogRecipe,
     /// The requested version, or a prefix of it.
     pub version: Option<String>,
     /// The lock file that must have its lock; `None` for the recipe's own lock.

@@ -6,7 +6,7 @@ use silo_base::home::PROJECT_LOCK;
 use silo_model::config::{Settings, overlay};
 use silo_model::document;
 use silo_model::recipe::addon;
-use silo_model::recipe::catalog::{self, Found};
+use silo_model::recipe::catalog::{self, CatalogRecipe};
 use silo_model::recipe::check::check_name;
 
 use super::View;
@@ -98,7 +98,7 @@ pub fn of_version(view: View<'_>, tool: &str, scope: Scope, wanted: Option<&str>
         Some(dir) => Some(dir.join(PROJECT_LOCK)),
         None => over.shapes_image().then(|| view.home.root().join(PROJECT_LOCK)),
     };
-    Ok(Definition { found: Found { recipe, origin: found.origin }, version: wanted, lock_file, project })
+    Ok(Definition { found: CatalogRecipe { recipe, origin: found.origin }, version: wanted, lock_file, project })
 }
 
 fn settings(view: View<'_>, scope: Scope) -> &Settings {

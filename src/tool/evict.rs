@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use silo_store::rooted::{Listed, Rooted};
+use silo_store::rooted::{ListedFile, Rooted};
 
 use silo_base::home::Home;
 use silo_model::config::Cache;
@@ -75,19 +75,19 @@ struct Item {
     cache: usize,
     /// Its directory, relative to the cache's.
     dir: PathBuf,
-    file: Listed,
+    file: ListedFile,
 }
 
 /// Files selected for eviction.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
-    files: BTreeMap<CacheDir, Vec<(PathBuf, Listed)>>,
+pub struct EvictedFiles {
+    files: BTreeMap<CacheDir, Vec<(PathBuf, ListedFile)>>,
     count: usize,
     /// Their disk space.
     pub bytes: u64,
 }
 
-impl Choice {
+impl EvictedFiles {
     /// Returns the number of files.
     pub fn len(&self) -> usize {
         self.count
@@ -128,7 +128,7 @@ fn of_tool(room: &Path, dir: &Path, tool: &str) -> Result<Vec<CacheDir>, Error> 
 }
 
 /// Selects the files to evict: first files that are too old, then by the limit of each cache, then by the limit of all.
-pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, Error> {
+pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<EvictedFiles, Error> {
     let caches = caches(home)?;
     let mut items = Vec::new();
     for (number, cache) in caches.iter().enumerate() {
@@ -142,7 +142,7 @@ pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<Choice, E
     items.iter().for_each(|item| sizes[item.cache] += item.file.bytes);
     let mut total: u64 = sizes.iter().sum();
     let limits: Vec<Option<u64>> = caches.iter().map(|cache| policy.of_mount(cache)).collect();
-    let mut choice = Choice::default();
+    let mut choice = EvictedFiles::default();
     let mut stays = Vec::new();
     for item in items {
         let too_old = policy.max_age.is_some_and(|age| now.duration_since(item.file.used).is_ok_and(|since| since >= age));
@@ -184,7 +184,7 @@ fn walk(number: usize, cache: &CacheDir, items: &mut Vec<Item>) {
 ///
 /// The storage directory stays locked during the removal. A program that ran since the selection may have replaced directories, also by
 /// symlinks. So they are opened again relative to the cache's own directory, without following symlinks.
-pub fn remove(choice: &Choice) -> (usize, u64) {
+pub fn remove(choice: &EvictedFiles) -> (usize, u64) {
     let mut gone = (0, 0);
     for (cache, files) in &choice.files {
         let Some(_ours) = kept::take(&cache.room) else { continue };
@@ -205,7 +205,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use silo_model::recipe::kept::{Kept, Scope};
+    use silo_model::recipe::kept::{KeptDir, Scope};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -226,7 +226,7 @@ mod tests {
         let home = Home::new(place.path().join("home"));
         let keeper = kept::Keeper::new(&home, Some(place.path()), None);
         let of = |guest: &str, class| {
-            keeper.kept("python", class, &Kept { guest: guest.to_owned(), scope: Scope::Project, env: None }).expect("a project")
+            keeper.kept("python", class, &KeptDir { guest: guest.to_owned(), scope: Scope::Project, env: None }).expect("a project")
         };
         let (pip, uv, state) = (of("~/.cache/pip", Class::Cache), of("~/.cache/uv", Class::Cache), of("~/.login", Class::State));
         let held = keeper.open(&[pip.clone(), uv.clone(), state.clone()]).expect("made");
@@ -262,7 +262,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
         let keeper = kept::Keeper::new(&home, Some(place.path()), None);
-        let kept = Kept { guest: "~/.cache/x".to_owned(), scope: Scope::Project, env: None };
+        let kept = KeptDir { guest: "~/.cache/x".to_owned(), scope: Scope::Project, env: None };
         let cache = keeper.kept("python", Class::Cache, &kept).expect("a project");
         drop(keeper.open(std::slice::from_ref(&cache)).expect("made"));
         let outside = place.path().join("outside");

@@ -15,7 +15,7 @@ use crate::shim::{launchers, table};
 use silo_base::system::Arch;
 use silo_build::image;
 use silo_model::document;
-use silo_model::recipe::catalog::{self, Draft, Places};
+use silo_model::recipe::catalog::{self, Draft, RecipeSources};
 
 use super::Context;
 use super::definition::{self, Scope};
@@ -56,7 +56,7 @@ pub enum Error {
 
 /// Options of `silo install --image`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct ImportOptions {
     /// The tool's name.
     pub name: String,
     /// The image.
@@ -75,7 +75,7 @@ pub struct Wish {
 
 /// Turns an image into a tool. Builds it with a draft recipe first; writes the recipe and records the tool only if that succeeds. Returns
 /// the outcome and the shims.
-pub fn adopt(context: &Context<'_>, wish: &Wish) -> Result<(Outcome, Vec<String>), Error> {
+pub fn adopt(context: &Context<'_>, wish: &ImportOptions) -> Result<(Outcome, Vec<String>), Error> {
     let path = context.home.recipes().join(format!("{}.toml", wish.name));
     let taken = || Error::Taken { tool: wish.name.clone(), path: Some(path.clone()).filter(|path| path.exists()) };
     if catalog::built_in(&wish.name).is_some() {
@@ -88,7 +88,7 @@ pub fn adopt(context: &Context<'_>, wish: &Wish) -> Result<(Outcome, Vec<String>
 }
 
 /// Resumes an install that was killed between writing the recipe and making the shims.
-fn again(context: &Context<'_>, wish: &Wish, text: &str) -> Option<Result<(Outcome, Vec<String>), Error>> {
+fn again(context: &Context<'_>, wish: &ImportOptions, text: &str) -> Option<Result<(Outcome, Vec<String>), Error>> {
     let there: toml::Table = text.parse().ok()?;
     let list = |key: &str| -> Vec<String> {
         let items = there.get(key).and_then(toml::Value::as_array);
@@ -106,14 +106,14 @@ fn again(context: &Context<'_>, wish: &Wish, text: &str) -> Option<Result<(Outco
     Some(install::install(context, &of_install(wish)).map(|outcome| (outcome, shims)).map_err(failed))
 }
 
-fn of_install(wish: &Wish) -> install::Wish {
-    install::Wish { name: wish.name.clone(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() }
+fn of_install(wish: &ImportOptions) -> install::InstallOptions {
+    install::InstallOptions { name: wish.name.clone(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() }
 }
 
-fn made(context: &Context<'_>, wish: &Wish, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
+fn made(context: &Context<'_>, wish: &ImportOptions, path: &Path) -> Result<(Outcome, Vec<String>), Error> {
     let draft = |command: (&[String], Option<&[String]>), shims: &[String]| {
         let draft = Draft { name: wish.name.clone(), text: recipe(wish, command, shims) };
-        Places { draft: Some(draft), ..context.places.clone() }
+        RecipeSources { draft: Some(draft), ..context.places.clone() }
     };
     let of = |context: &Context<'_>| definition::of(context.view(), &wish.name, Scope::Global).map_err(|error| failed(error.into()));
     let shared = store_lock::share(context.store).map_err(|source| failed(install::Error::Store(Box::new(source))))?;
@@ -182,7 +182,7 @@ fn program(entry: &Entry, dirs: &[&[u8]]) -> Option<String> {
 }
 
 /// Generates the recipe.
-fn recipe(wish: &Wish, (command, arguments): (&[String], Option<&[String]>), shims: &[String]) -> String {
+fn recipe(wish: &ImportOptions, (command, arguments): (&[String], Option<&[String]>), shims: &[String]) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let list = |items: &[String]| format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "));
     let mut text = format!("# Made by `silo install {} --image`; it is yours to change.\n", wish.name);

@@ -83,7 +83,7 @@ fn told(available: &str, others: &[String]) -> String {
 
 /// Options of an install.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct InstallOptions {
     /// The tool.
     pub name: String,
     /// The version or a prefix of one, such as `3.13`.
@@ -108,7 +108,7 @@ pub struct Outcome {
 }
 
 /// Installs a tool, unless it is installed already.
-pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
+pub fn install(context: &Context<'_>, wish: &InstallOptions) -> Result<Outcome, Error> {
     let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let lock = locking::obtain(context, &definition, wish.resolving)?;
@@ -117,7 +117,7 @@ pub fn install(context: &Context<'_>, wish: &Wish) -> Result<Outcome, Error> {
 }
 
 /// A built tool, before it is recorded.
-pub(super) struct Made {
+pub(super) struct BuiltTool {
     pub lock: Lock,
     pub built: Built,
     version: String,
@@ -129,8 +129,8 @@ pub(super) fn make(
     shared: &SharedLock,
     definition: &Definition,
     mut lock: Lock,
-    wish: &Wish,
-) -> Result<Made, Error> {
+    wish: &InstallOptions,
+) -> Result<BuiltTool, Error> {
     let mut version = check_version(definition, &lock)?;
     let built = match build(context, shared, definition, &lock, wish) {
         Err(silo_build::Error::Fetch(error)) if error.is_gone() => {
@@ -155,7 +155,7 @@ pub(super) fn make(
         // The pins of other versions are kept.
         pins.extend(outputs.iter().map(|(step, output)| (*step, output.clone())));
     }
-    Ok(Made { lock, built, version })
+    Ok(BuiltTool { lock, built, version })
 }
 
 /// Records a built tool as installed: its GC root, changed files, its record.
@@ -163,10 +163,10 @@ pub(super) fn record(
     context: &Context<'_>,
     shared: &SharedLock,
     definition: &Definition,
-    made: Made,
+    made: BuiltTool,
     with: &[Change],
 ) -> Result<Outcome, Error> {
-    let Made { lock, built, version } = made;
+    let BuiltTool { lock, built, version } = made;
     let tool = Installed { name: definition.tool().to_owned(), version, image: built.image };
     let before = record::get(context.home, &tool.name).ok().flatten();
     let fresh = before.as_ref() != Some(&tool);
@@ -196,7 +196,7 @@ pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
     let definition = definition::of(context.view(), name, Scope::Global)?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let lock = locking::resolve(context, &definition)?;
-    let wish = Wish { name: name.to_owned(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() };
+    let wish = InstallOptions { name: name.to_owned(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() };
     let made = make(context, &shared, &definition, lock, &wish)?;
     record(context, &shared, &definition, made, &[])
 }
@@ -206,7 +206,7 @@ fn build(
     shared: &SharedLock,
     definition: &Definition,
     lock: &Lock,
-    wish: &Wish,
+    wish: &InstallOptions,
 ) -> Result<Built, silo_build::Error> {
     let mirrors = OnceCell::new();
     let shop = workshop(context, shared, &mirrors);

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
@@ -188,7 +188,7 @@ struct Entry {
     path: PathBuf,
     /// Unique part of the entry's name, also used for the temporary files.
     number: String,
-    _held: Held,
+    _held: LockedFile,
 }
 
 impl Entry {
@@ -218,8 +218,8 @@ impl Entry {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 made => made.map_err(failed("create"))?,
             };
-            let done = (|| -> io::Result<Held> {
-                let mut held = Held::exclusive(file)?;
+            let done = (|| -> io::Result<LockedFile> {
+                let mut held = LockedFile::exclusive(file)?;
                 held.write_all(&text)?;
                 held.sync_all()?;
                 fs::rename(&unfinished, &path)?;
@@ -247,7 +247,7 @@ impl Entry {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(failed)?,
         };
-        let Some(mut held) = Held::try_exclusive(file).map_err(failed)? else { return Ok(None) };
+        let Some(mut held) = LockedFile::try_exclusive(file).map_err(failed)? else { return Ok(None) };
         let found = rustix::fs::fstat(&*held).map_err(|error| failed(error.into()))?;
         if found.st_nlink == 0 || !is_same(path, &found) {
             return Ok(None);

@@ -19,14 +19,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
 use silo_base::home::Home;
 use silo_base::identity::DirectoryId;
 use silo_model::document;
-use silo_model::recipe::kept::{Kept, Scope};
+use silo_model::recipe::kept::{KeptDir, Scope};
 
 use super::projects;
 
@@ -77,7 +77,7 @@ pub struct Keeper<'a> {
 #[derive(Debug)]
 pub struct InUse {
     /// Never read; holds the locks.
-    _locks: Vec<Held>,
+    _locks: Vec<LockedFile>,
 }
 
 impl<'a> Keeper<'a> {
@@ -92,7 +92,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Returns the path of a tool's kept directory; `None` for a project's directory without a project.
-    pub fn kept(&self, tool: &str, class: Class, kept: &Kept) -> Option<PathBuf> {
+    pub fn kept(&self, tool: &str, class: Class, kept: &KeptDir) -> Option<PathBuf> {
         let name = file_name(&kept.guest);
         match (kept.scope, &self.project) {
             (Scope::Tool, _) => Some(self.home.kept_tool(tool).join(class.name()).join(name)),
@@ -154,15 +154,15 @@ fn make(dir: &Path) -> Result<(), Error> {
     Ok(private::make_dir(dir)?)
 }
 
-fn hold(room: &Path) -> Result<Held, Error> {
+fn hold(room: &Path) -> Result<LockedFile, Error> {
     let path = room.join("lock");
     let failed = |source| PathError { doing: "lock", path: path.clone(), source };
-    Ok(private::open(&path).and_then(Held::shared).map_err(failed)?)
+    Ok(private::open(&path).and_then(LockedFile::shared).map_err(failed)?)
 }
 
 /// Locks storage exclusively, for emptying it; `None` if it is in use.
-pub fn take(room: &Path) -> Option<Held> {
-    private::open(&room.join("lock")).and_then(Held::try_exclusive).ok().flatten()
+pub fn take(room: &Path) -> Option<LockedFile> {
+    private::open(&room.join("lock")).and_then(LockedFile::try_exclusive).ok().flatten()
 }
 
 /// The owner of a project's storage.
@@ -304,7 +304,7 @@ mod tests {
     fn each_project_and_tool_has_its_own() {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
-        let kept = |scope| Kept { guest: "~/.cache/pip".to_owned(), scope, env: None };
+        let kept = |scope| KeptDir { guest: "~/.cache/pip".to_owned(), scope, env: None };
         let one = Keeper::new(&home, Some(Path::new("/a")), None);
         let two = Keeper::new(&home, Some(Path::new("/b")), None);
         let of = |keeper: &Keeper<'_>, tool: &str, scope| keeper.kept(tool, Class::Cache, &kept(scope));

@@ -45,14 +45,14 @@ use silo_store::layout::Store;
 
 use silo_base::event::Sink;
 use silo_base::home::Home;
-use silo_build::network::Learning;
+use silo_build::network::LearnContext;
 use silo_fetch::mirrors::{self, Mirrors, Overrides};
 use silo_fetch::sources;
 use silo_fetch::transport::Transport;
 use silo_model::config::Settings;
 use silo_model::config::project::ProjectFiles;
 use silo_model::recipe::Recipe;
-use silo_model::recipe::catalog::Places;
+use silo_model::recipe::catalog::RecipeSources;
 
 /// Context of a command.
 pub struct Context<'a> {
@@ -61,7 +61,7 @@ pub struct Context<'a> {
     /// Its layer store.
     pub store: &'a Store,
     /// The locations of recipes.
-    pub places: &'a Places,
+    pub places: &'a RecipeSources,
     /// The settings in force: the user's, overridden by the project's.
     pub settings: &'a Settings,
     /// The user's settings only.
@@ -75,7 +75,7 @@ pub struct Context<'a> {
     /// Results of the reproducibility check, if enabled. Each step then runs twice.
     pub check: Option<&'a silo_build::check::Check>,
     /// The VM to run steps in; `None` runs them natively.
-    pub machine: Option<&'a silo_launch::spec::Machine>,
+    pub machine: Option<&'a silo_launch::spec::VmFiles>,
     /// Finished realisations that are not yet written to the store.
     pub realisations: silo_build::RealisationWriter,
     /// The host's apt configuration directory.
@@ -83,7 +83,7 @@ pub struct Context<'a> {
     /// Transport for downloads.
     pub transport: &'a Transport,
     /// The host's network configuration.
-    pub outside: silo_build::outside::Outside,
+    pub outside: silo_build::outside::HostNetwork,
     /// Path of the silo binary.
     pub program: PathBuf,
     /// Path by which launchers start the binary; it stays valid when a new version is installed there.
@@ -104,7 +104,7 @@ pub struct View<'a> {
     /// The home.
     pub home: &'a Home,
     /// The locations of recipes.
-    pub places: &'a Places,
+    pub places: &'a RecipeSources,
     /// The settings in force: the user's, overridden by the project's.
     pub settings: &'a Settings,
     /// The user's settings only.
@@ -119,7 +119,7 @@ pub struct View<'a> {
 
 impl Context<'_> {
     /// Returns the same context with other recipes.
-    pub fn among<'b>(&'b self, places: &'b Places) -> Context<'b> {
+    pub fn among<'b>(&'b self, places: &'b RecipeSources) -> Context<'b> {
         Context {
             places,
             home: self.home,
@@ -158,8 +158,8 @@ impl Context<'_> {
     }
 
     /// Returns the context for learning an ecosystem with a recipe's probe in a root.
-    pub fn learning<'b>(&'b self, recipe: &'b Recipe, root: &'b [PathBuf]) -> Learning<'b> {
-        Learning { home: self.home, program: &self.program, outside: &self.outside, stop: self.stop, recipe, root }
+    pub fn learning<'b>(&'b self, recipe: &'b Recipe, root: &'b [PathBuf]) -> LearnContext<'b> {
+        LearnContext { home: self.home, program: &self.program, outside: &self.outside, stop: self.stop, recipe, root }
     }
 
     /// Returns the mirrors: those of the settings, else the host's.

@@ -14,8 +14,8 @@ use crate::journal::{self, Change};
 use silo_base::home::{Home, PROJECT_LOCK};
 use silo_base::system::Arch;
 use silo_model::document;
-use silo_model::lock::{self, Asked, Lock, Package};
-use silo_model::recipe::catalog::{self, Found, Origin};
+use silo_model::lock::{self, Lock, Package, PackageRequest};
+use silo_model::recipe::catalog::{self, CatalogRecipe, Origin};
 
 use super::defined_tool::Definition;
 use super::resolve_lock;
@@ -89,14 +89,14 @@ pub fn obtain(context: &Context<'_>, definition: &Definition, resolving: Resolvi
 /// Returns the stored lock of a tool, if it matches the tool's definition.
 pub fn existing(view: View<'_>, definition: &Definition) -> Result<Option<Lock>, Error> {
     let Some(path) = &definition.lock_file else { return of_recipe(view, &definition.found) };
-    let asked = Asked::by(&definition.found.recipe);
+    let asked = PackageRequest::by(&definition.found.recipe);
     let mut locks = if *path == view.project.join(PROJECT_LOCK) { of_project(view)? } else { read(path)? };
     Ok(locks.remove(definition.tool()).filter(|lock| lock.asked == asked))
 }
 
 /// Returns the lock of a recipe, if it matches the recipe.
-fn of_recipe(view: View<'_>, found: &Found) -> Result<Option<Lock>, Error> {
-    let asked = Asked::by(&found.recipe);
+fn of_recipe(view: View<'_>, found: &CatalogRecipe) -> Result<Option<Lock>, Error> {
+    let asked = PackageRequest::by(&found.recipe);
     let tool = &found.recipe.name;
     let path = path(view, found);
     let text = match &view.places.project {
@@ -187,7 +187,7 @@ fn last(path: &Path, tool: &str) -> Option<Lock> {
 }
 
 /// Returns the path of a recipe's lock.
-pub fn path(view: View<'_>, found: &Found) -> PathBuf {
+pub fn path(view: View<'_>, found: &CatalogRecipe) -> PathBuf {
     let dir = match found.origin {
         Origin::BuiltIn => None,
         Origin::User => view.places.user.clone(),
@@ -233,7 +233,7 @@ pub fn write(home: &Home, path: &Path, locks: &BTreeMap<String, Lock>) -> Result
 }
 
 /// Returns a tool's version: the recipe's, or the upstream version of its main package in a lock.
-pub fn version(found: &Found, lock: &Lock) -> String {
+pub fn version(found: &CatalogRecipe, lock: &Lock) -> String {
     if let Some(version) = &found.recipe.version {
         return version.clone();
     }

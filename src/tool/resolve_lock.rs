@@ -20,7 +20,7 @@ use silo_fetch::mirrors::Mirrors;
 use silo_fetch::registry;
 use silo_fetch::unpack::compressed;
 use silo_model::lock::base::{Base, BaseLayer};
-use silo_model::lock::{Archive, Asked, Lock, Package, Sha256, UsedIndex};
+use silo_model::lock::{Archive, Lock, Package, PackageRequest, Sha256, UsedIndex};
 use silo_model::oci::reference;
 use silo_model::recipe::{Debian, Recipe, source, wanted};
 use silo_resolve::keyring::{self, Keyring};
@@ -29,10 +29,10 @@ use silo_resolve::relation::{Operator, Qualifier, Relation};
 use silo_resolve::release::{self, Release};
 use silo_resolve::signature;
 use silo_resolve::solve;
-use silo_resolve::withheld::{self, Offer};
+use silo_resolve::withheld::{self, SuiteIndex};
 
 use super::Context;
-use super::archives::{self, Counts, Source};
+use super::archives::{self, Source, SuitePackages};
 
 /// The keys of Debian's archive (from its package debian-archive-keyring; the file gives the version).
 const DEBIAN_KEYS: &[u8] = include_bytes!("../../recipes/keyrings/debian.asc");
@@ -242,7 +242,7 @@ fn locked(context: &Context<'_>, recipe: &Recipe) -> Result<Lock, Error> {
         return Err(Error::Answer { owner: source::owner(answer).to_owned() });
     }
     Ok(Lock {
-        asked: Asked::by(recipe),
+        asked: PackageRequest::by(recipe),
         epoch: suites.iter().map(|suite| suite.used.date).max().unwrap_or(0),
         indexes: suites.into_iter().map(|suite| suite.used).collect(),
         packages: chosen,
@@ -257,7 +257,7 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
     let asking = registry::Context { transport: context.transport, user_home: &context.outside.user_home, cancel: context.stop };
     let found = registry::find(asking, &reference)?;
     let epoch = found.values().map(|image| image.configuration.created).max().unwrap_or(0);
-    let base = |image: registry::Found| {
+    let base = |image: registry::PlatformImage| {
         let diffs = image.configuration.diff_ids.iter();
         let layers = image.layers.iter().zip(diffs);
         Base {
@@ -272,7 +272,7 @@ fn of_image(context: &Context<'_>, recipe: &Recipe, image: &str) -> Result<Lock,
         }
     };
     let images = found.into_iter().map(|(arch, image)| (arch, base(image))).collect();
-    let asked = Asked::by(recipe);
+    let asked = PackageRequest::by(recipe);
     Ok(Lock { asked, epoch, indexes: Vec::new(), packages: BTreeMap::new(), images, steps: BTreeMap::new() })
 }
 
@@ -413,16 +413,16 @@ fn solved(
     }
     // Local files come first: of equal versions, the one of the earlier index is chosen.
     let parsed = packages::parse(local.as_bytes()).map_err(|source| Error::Packages { suite: "debian.debs".to_owned(), arch, source });
-    let mut offers = vec![Offer { suite: "", is_withheld: false, index: parsed? }];
+    let mut offers = vec![SuiteIndex { suite: "", is_withheld: false, index: parsed? }];
     for (at, text) in &texts {
         let Verified { source, release, .. } = &suites[*at];
         let parsed = packages::parse(text).map_err(|error| Error::Packages { suite: source.suite.clone(), arch, source: error });
         let is_withheld = match source.counts {
-            Counts::All => false,
-            Counts::Named => true,
-            Counts::AsTheSuiteSays => release.not_automatic,
+            SuitePackages::All => false,
+            SuitePackages::Named => true,
+            SuitePackages::AsTheSuiteSays => release.not_automatic,
         };
-        offers.push(Offer { suite: &source.suite, is_withheld, index: parsed? });
+        offers.push(SuiteIndex { suite: &source.suite, is_withheld, index: parsed? });
     }
     let failed = |source| Error::Solve { arch, source, only_on: None };
     let all = || debian.packages.iter().chain(&debian.added).chain(&debian.build);
@@ -466,7 +466,7 @@ fn solved(
 }
 
 /// Lists the requested packages of an architecture; a package requested from a suite is bound to the version in that suite.
-fn asked<'a>(names: &'a [String], offers: &[Offer<'a>], arch: Arch) -> Result<Vec<Relation<'a>>, solve::Error> {
+fn asked<'a>(names: &'a [String], offers: &[SuiteIndex<'a>], arch: Arch) -> Result<Vec<Relation<'a>>, solve::Error> {
     let here = names.iter().map(|name| wanted::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
     here.map(|(name, _)| {
         let relation = solve::wanted(name)?;

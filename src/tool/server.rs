@@ -14,7 +14,7 @@ use silo_base::home::PROJECT_LOCK;
 use silo_base::system::Arch;
 use silo_build::image::{self, ImageId};
 use silo_build::{Built, Target};
-use silo_model::lock::{self, Asked, Lock, Package, Tier};
+use silo_model::lock::{self, Lock, Package, PackageRequest, Tier};
 use silo_model::recipe::Lsp;
 use silo_model::recipe::lsp;
 
@@ -164,7 +164,7 @@ fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<
             locking::obtain(context, &tool, resolving)?
         }
     };
-    let asked = Asked::by(&definition.found.recipe);
+    let asked = PackageRequest::by(&definition.found.recipe);
     if asked == base.asked {
         return Ok(base);
     }
@@ -176,7 +176,7 @@ fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<
 }
 
 /// Adds newly resolved packages to a lock without changing its entries.
-fn over(base: Lock, today: Lock, asked: Asked) -> Lock {
+fn over(base: Lock, today: Lock, asked: PackageRequest) -> Lock {
     let mut packages = base.packages;
     for (arch, all) in today.packages {
         let own = packages.entry(arch).or_default();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
@@ -15,7 +15,7 @@ use crate::shim::{is_systems_own, launchers};
 use silo_base::event::Event;
 use silo_base::home::Home;
 use silo_model::document;
-use silo_model::recipe::catalog::{self, Places};
+use silo_model::recipe::catalog::{self, RecipeSources};
 
 use super::definition::{self, Scope};
 use super::projects;
@@ -69,7 +69,7 @@ pub enum Error {
 
 /// A finished change of the table.
 #[derive(Debug)]
-pub struct Changed<T> {
+pub struct TableChange<T> {
     /// Result of the change.
     pub done: T,
     /// Names whose launcher could not be made, because the user has another file there.
@@ -77,7 +77,7 @@ pub struct Changed<T> {
 }
 
 /// Changes the table and makes its launchers, which start `program`.
-pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<Changed<T>, Error> {
+pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) -> Result<T, Error>) -> Result<TableChange<T>, Error> {
     private::make_dir(&home.bin())?;
     let _alone = hold(home)?;
     let failed = |doing, path: &Path| {
@@ -92,13 +92,13 @@ pub fn change<T>(home: &Home, program: &Path, change: impl FnOnce(&mut Table) ->
         document::write(&path, &table::write(&after)).map_err(failed("write", &path))?;
     }
     let foreign = launchers::make(home, &after, program)?;
-    Ok(Changed { done, foreign })
+    Ok(TableChange { done, foreign })
 }
 
 /// Locks the table and the launchers; waits for other processes.
-fn hold(home: &Home) -> Result<Held, PathError> {
+fn hold(home: &Home) -> Result<LockedFile, PathError> {
     let bin = home.bin();
-    File::open(&bin).and_then(Held::exclusive).map_err(|source| PathError { doing: "lock", path: bin, source })
+    File::open(&bin).and_then(LockedFile::exclusive).map_err(|source| PathError { doing: "lock", path: bin, source })
 }
 
 /// Removes the temporary files of a killed command and returns their number.
@@ -176,7 +176,7 @@ fn lay(shims: &mut BTreeMap<String, Shim>, names: &BTreeSet<String>, local: &BTr
 ///
 /// A project's own recipes and add-ons give no shims: they come with the project, and only the user decides about commands on PATH.
 fn names_of(view: View<'_>, tool: &str, scope: Scope) -> Result<BTreeSet<String>, Error> {
-    let places = Places { project: None, ..view.places.clone() };
+    let places = RecipeSources { project: None, ..view.places.clone() };
     match definition::of(View { places: &places, ..view }, tool, scope) {
         Ok(definition) => {
             let names = definition.found.recipe.run.shims.into_keys().chain([tool.to_owned()]);
@@ -214,7 +214,7 @@ pub fn pin(home: &Home, program: &Path, tool: &str, pinned: bool) -> Result<bool
 }
 
 /// Adds the user's own shims to a tool; returns the new ones.
-pub fn add(view: View<'_>, program: &Path, tool: &str, specs: &[String]) -> Result<Changed<Vec<String>>, Error> {
+pub fn add(view: View<'_>, program: &Path, tool: &str, specs: &[String]) -> Result<TableChange<Vec<String>>, Error> {
     let specs: Vec<(String, Vec<String>)> = specs.iter().map(|spec| parse(spec)).collect::<Result<_, _>>()?;
     let of_recipe: BTreeSet<String> = match definition::of(view, tool, Scope::Project) {
         Ok(definition) => definition.found.recipe.run.shims.into_keys().collect(),

@@ -28,7 +28,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Options of a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct SyncOptions {
     /// The tools to sync; `None` for all tools that the project claims.
     pub only: Option<BTreeSet<String>>,
     /// Permission to change the lock.
@@ -45,9 +45,17 @@ pub struct Wish {
     pub with: Vec<Change>,
 }
 
-impl Default for Wish {
-    fn default() -> Wish {
-        Wish { only: None, resolving: Resolving::Allowed, update: false, anew: false, lock_only: false, dry_run: false, with: Vec::new() }
+impl Default for SyncOptions {
+    fn default() -> SyncOptions {
+        SyncOptions {
+            only: None,
+            resolving: Resolving::Allowed,
+            update: false,
+            anew: false,
+            lock_only: false,
+            dry_run: false,
+            with: Vec::new(),
+        }
     }
 }
 
@@ -57,12 +65,12 @@ pub struct Synced {
     /// The tool.
     pub tool: String,
     /// The result.
-    pub outcome: Result<Done, Error>,
+    pub outcome: Result<ToolChanges, Error>,
 }
 
 /// Changes made, or to be made, for one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
+pub struct ToolChanges {
     /// The version.
     pub version: String,
     /// The image, if it exists.
@@ -83,7 +91,7 @@ struct Prepared {
 }
 
 /// Syncs the project's tools. Each succeeds or fails separately.
-pub fn sync(context: &Context<'_>, wish: &Wish) -> Result<Vec<Synced>, Error> {
+pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Error> {
     let tools = match &wish.only {
         Some(only) => only.clone(),
         None => definition::claimed(context.view())?,
@@ -144,7 +152,7 @@ fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error>
     }
 }
 
-fn prepare(context: &Context<'_>, tool: &str, wish: &Wish) -> Result<Prepared, Error> {
+fn prepare(context: &Context<'_>, tool: &str, wish: &SyncOptions) -> Result<Prepared, Error> {
     let definition = definition::of(context.view(), tool, Scope::Project)?;
     let lock = match wish.update {
         true => locking::resolve(context, &definition)?,
@@ -154,7 +162,7 @@ fn prepare(context: &Context<'_>, tool: &str, wish: &Wish) -> Result<Prepared, E
     Ok(Prepared { definition, lock, version })
 }
 
-fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &Wish, ready: &[&Prepared]) -> Vec<Result<Built, silo_build::Error>> {
+fn build_all(context: &Context<'_>, shared: &SharedLock, wish: &SyncOptions, ready: &[&Prepared]) -> Vec<Result<Built, silo_build::Error>> {
     let mirrors = OnceCell::new();
     let shop = install::workshop(context, shared, &mirrors);
     let frozen = wish.resolving == Resolving::Frozen;
@@ -172,19 +180,19 @@ fn failed(tool: &str, error: silo_build::Error) -> Error {
 }
 
 /// Describes the result of a sync, without doing it.
-fn told(context: &Context<'_>, prepared: Prepared) -> Result<Done, Error> {
+fn told(context: &Context<'_>, prepared: Prepared) -> Result<ToolChanges, Error> {
     let existing = locking::existing(context.view(), &prepared.definition)?;
     let image = silo_build::known(context.home, &prepared.definition.target(&prepared.lock));
     let locked = existing.as_ref() != Some(&prepared.lock);
-    Ok(Done { version: prepared.version, image, locked, made: 0, fresh: image.is_none() })
+    Ok(ToolChanges { version: prepared.version, image, locked, made: 0, fresh: image.is_none() })
 }
 
-fn kept(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> Result<Done, Error> {
+fn kept(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> Result<ToolChanges, Error> {
     let locked = locks.put(context.view(), &prepared.definition, &prepared.lock)?;
-    Ok(Done { version: prepared.version, image: None, locked, made: 0, fresh: false })
+    Ok(ToolChanges { version: prepared.version, image: None, locked, made: 0, fresh: false })
 }
 
-fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut Staged) -> Result<Done, Error> {
+fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut Staged) -> Result<ToolChanges, Error> {
     let Prepared { definition, mut lock, version } = prepared;
     let fresh = built.outputs.is_some();
     if let Some(outputs) = built.outputs {
@@ -197,7 +205,7 @@ fn finish(context: &Context<'_>, prepared: Prepared, built: Built, locks: &mut S
     if is_as_it_ships(context, &definition) {
         install::learn(context, &definition.found.recipe, built.image);
     }
-    Ok(Done { version, image: Some(built.image), locked, made: built.made, fresh })
+    Ok(ToolChanges { version, image: Some(built.image), locked, made: built.made, fresh })
 }
 
 /// Returns true if the tool's client is unmodified. A modified client could report the hosts that a project wants, and learned hosts count

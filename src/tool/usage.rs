@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use silo_store::gc::{Keeper, Thing};
+use silo_store::gc::{Keeper, Object};
 use silo_store::layer;
 use silo_store::path_error::PathError;
-use silo_store::usage::{Added, Ledger};
+use silo_store::usage::{Added, LinkCounts};
 
 use silo_build::image::{self, ImageId, cold};
 
@@ -16,7 +16,7 @@ use super::projects::Project;
 
 /// A subdirectory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct SubdirUsage {
     /// Its name.
     pub name: String,
     /// Its contents.
@@ -44,19 +44,19 @@ const ROOMS: [(&str, &str); 14] = [
 ];
 
 /// Counts every file once; the total is the same as that of `du`.
-pub fn report(root: &Path) -> Result<Vec<Room>, PathError> {
-    let mut ledger = Ledger::default();
+pub fn report(root: &Path) -> Result<Vec<SubdirUsage>, PathError> {
+    let mut ledger = LinkCounts::default();
     let mut rooms = Vec::new();
     for (name, what) in ROOMS {
-        rooms.push(Room { name: name.to_owned(), what, takes: ledger.add(&root.join(name))? });
+        rooms.push(SubdirUsage { name: name.to_owned(), what, takes: ledger.add(&root.join(name))? });
     }
-    rooms.push(Room { name: "the rest".to_owned(), what: "roots, locks, settings", takes: ledger.add(root)? });
+    rooms.push(SubdirUsage { name: "the rest".to_owned(), what: "roots, locks, settings", takes: ledger.add(root)? });
     Ok(rooms)
 }
 
 /// An image with its disk usage and reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ImageUsage {
     /// The image.
     pub id: ImageId,
     /// True if its root must be rebuilt before a run.
@@ -72,11 +72,11 @@ pub struct Listed {
 }
 
 /// Lists the images.
-pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, gc_roots::Error> {
+pub fn images(context: &Context<'_>) -> Result<Vec<ImageUsage>, gc_roots::Error> {
     let (keepers, made_of) = marked(context)?;
     let mut rows = Vec::new();
     for id in image::list(context.home)? {
-        let mut ledger = Ledger::default();
+        let mut ledger = LinkCounts::default();
         let mut takes = ledger.add(&context.store.image(&id.digest()))?;
         let layers = made_of.get(&id.digest()).cloned().unwrap_or_default();
         for layer in &layers {
@@ -85,13 +85,13 @@ pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, gc_roots::Error> {
             takes.fresh += added.fresh;
             takes.freed += if others { 0 } else { added.freed };
         }
-        rows.push(Listed {
+        rows.push(ImageUsage {
             id,
             cold: cold::is_cold(context.home, id),
             takes: takes.fresh,
             alone: takes.freed,
             last_used: image::last_used(context.home, id),
-            kept_by: who(&keepers, &Thing::Image(id.digest())),
+            kept_by: who(&keepers, &Object::Image(id.digest())),
         });
     }
     rows.sort_by_key(|row| (std::cmp::Reverse(row.last_used), row.id));
@@ -100,7 +100,7 @@ pub fn images(context: &Context<'_>) -> Result<Vec<Listed>, gc_roots::Error> {
 
 /// Returns the disk usage of a project's images and their layers, including shared ones.
 pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, gc_roots::Error> {
-    let mut ledger = Ledger::default();
+    let mut ledger = LinkCounts::default();
     let mut bytes = ledger.add(&context.home.project(&project.id()))?.fresh;
     for owner in kept::owners(context.home)?.into_iter().filter(|owner| owner.path == project.path) {
         bytes += ledger.add(&context.home.kept_project(&owner.id))?.fresh;
@@ -116,9 +116,9 @@ pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, gc_ro
 
 /// Reasons for an image or a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Why {
+pub struct Reasons {
     /// The image or layer.
-    pub thing: Thing,
+    pub thing: Object,
     /// The name in a layer's manifest; empty for an image.
     pub name: String,
     /// Tools, projects and sandboxes that need it.
@@ -128,21 +128,21 @@ pub struct Why {
 }
 
 /// Returns the reasons for the images and layers with this prefix of their id.
-pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Why>, gc_roots::Error> {
+pub fn why(context: &Context<'_>, prefix: &str) -> Result<Vec<Reasons>, gc_roots::Error> {
     let (keepers, made_of) = marked(context)?;
     let begins = |id: &dyn std::fmt::Display| id.to_string().starts_with(prefix);
     let mut found = Vec::new();
     for id in image::list(context.home)?.into_iter().filter(|id| begins(id)) {
-        let thing = Thing::Image(id.digest());
-        found.push(Why { thing, name: String::new(), kept_by: who(&keepers, &thing), images: Vec::new() });
+        let thing = Object::Image(id.digest());
+        found.push(Reasons { thing, name: String::new(), kept_by: who(&keepers, &thing), images: Vec::new() });
     }
     for id in layer::list(context.store)?.into_iter().filter(|id| begins(id)) {
-        let thing = Thing::Layer(id);
+        let thing = Object::Layer(id);
         // A layer with a broken manifest has no name.
         let name = layer::read_manifest(context.store, &id).map(|manifest| manifest.record.name).unwrap_or_default();
         let having = made_of.iter().filter(|(_, layers)| layers.contains(&id));
         let images = having.filter_map(|(image, _)| ImageId::parse(&image.to_string())).collect();
-        found.push(Why { thing, name, kept_by: who(&keepers, &thing), images });
+        found.push(Reasons { thing, name, kept_by: who(&keepers, &thing), images });
     }
     Ok(found)
 }
@@ -152,10 +152,10 @@ fn marked(context: &Context<'_>) -> Result<(Vec<Keeper>, gc_roots::MadeOf), gc_r
     Ok((gc_roots::keepers(context.home, context.store, &made_of)?, made_of))
 }
 
-fn who(keepers: &[Keeper], thing: &Thing) -> Vec<String> {
+fn who(keepers: &[Keeper], thing: &Object) -> Vec<String> {
     let keeps = |keeper: &&Keeper| match thing {
-        Thing::Image(id) => keeper.root.images.contains(id),
-        Thing::Layer(id) => keeper.root.layers.contains(id),
+        Object::Image(id) => keeper.root.images.contains(id),
+        Object::Layer(id) => keeper.root.layers.contains(id),
     };
     keepers.iter().filter(keeps).map(|keeper| keeper.why.clone()).collect()
 }

@@ -53,7 +53,7 @@ pub struct Findings {
 
 /// Objects to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum VerifyScope {
     /// Images and layers of installed tools and projects.
     Used,
     /// Images and layers of these tools.
@@ -63,12 +63,12 @@ pub enum Wish {
 }
 
 /// Verifies images and layers.
-pub fn verify(context: &Context<'_>, wish: &Wish) -> Result<Findings, Error> {
+pub fn verify(context: &Context<'_>, wish: &VerifyScope) -> Result<Findings, Error> {
     let images = chosen(context, wish)?;
     let _shared = flock::share(context.store).map_err(|source| Error::Lock(Box::new(source)))?;
     let mut findings = Findings::default();
     let mut layers = BTreeSet::new();
-    if *wish == Wish::All {
+    if *wish == VerifyScope::All {
         layers.extend(layer::list(context.store).map_err(|source| Error::Lock(Box::new(source)))?);
     }
     let mut whole = Vec::new();
@@ -89,15 +89,15 @@ pub fn verify(context: &Context<'_>, wish: &Wish) -> Result<Findings, Error> {
     Ok(findings)
 }
 
-fn chosen(context: &Context<'_>, wish: &Wish) -> Result<BTreeSet<ImageId>, Error> {
+fn chosen(context: &Context<'_>, wish: &VerifyScope) -> Result<BTreeSet<ImageId>, Error> {
     match wish {
-        Wish::All => Ok(image::list(context.home)?.into_iter().collect()),
-        Wish::Used => {
+        VerifyScope::All => Ok(image::list(context.home)?.into_iter().collect()),
+        VerifyScope::Used => {
             let installed = record::list(context.home)?.into_iter().map(|tool| tool.image);
             let projects = projects::list(context.home)?;
             Ok(installed.chain(projects.iter().flat_map(projects::Project::images)).collect())
         }
-        Wish::Tools(names) => {
+        VerifyScope::Tools(names) => {
             let find = |name: &String| {
                 definition::current(context.view(), name)?.map(|tool| tool.image).ok_or_else(|| Error::NotInstalled(name.clone()))
             };

@@ -126,15 +126,15 @@ pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> R
     scan.dir(None, false)?;
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
     let mut moved: BTreeMap<(u64, u64), LayerPath> = BTreeMap::new();
-    let changed: BTreeSet<(u64, u64)> = scan.found.values().filter_map(Found::changed_inode).collect();
+    let changed: BTreeSet<(u64, u64)> = scan.found.values().filter_map(ChangedEntry::changed_inode).collect();
     for (path, found) in &scan.found {
         match found {
-            Found::Dir(meta) => stage.add_dir(path, meta)?,
-            Found::Symlink(meta, target) => stage.add_symlink(path, meta, target)?,
-            Found::Whiteout => stage.add_whiteout(path)?,
+            ChangedEntry::Dir(meta) => stage.add_dir(path, meta)?,
+            ChangedEntry::Symlink(meta, target) => stage.add_symlink(path, meta, target)?,
+            ChangedEntry::Whiteout => stage.add_whiteout(path)?,
             // Keep all names of a file or none, so that they stay one inode.
-            Found::File { inode, .. } if !changed.contains(inode) => {}
-            Found::File { meta, inode, .. } => match moved.get(inode) {
+            ChangedEntry::File { inode, .. } if !changed.contains(inode) => {}
+            ChangedEntry::File { meta, inode, .. } => match moved.get(inode) {
                 Some(first) => stage.add_hardlink(path, first)?,
                 None => {
                     let host = scan.upper.reach(path).map_err(at("open the directory of", &scan.upper.host(path)))?;
@@ -148,18 +148,18 @@ pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> R
 }
 
 /// An entry of the upper directory that differs from the lower layers.
-enum Found {
+enum ChangedEntry {
     Dir(Meta),
     Symlink(Meta, Vec<u8>),
     Whiteout,
     File { meta: Meta, inode: (u64, u64), changed: bool },
 }
 
-impl Found {
+impl ChangedEntry {
     fn changed_inode(&self) -> Option<(u64, u64)> {
         match self {
-            Found::File { inode, changed: true, .. } => Some(*inode),
-            Found::File { .. } | Found::Dir(_) | Found::Symlink(..) | Found::Whiteout => None,
+            ChangedEntry::File { inode, changed: true, .. } => Some(*inode),
+            ChangedEntry::File { .. } | ChangedEntry::Dir(_) | ChangedEntry::Symlink(..) | ChangedEntry::Whiteout => None,
         }
     }
 }
@@ -168,7 +168,7 @@ struct Scan<'a> {
     what: &'a Capture<'a>,
     /// The upper directory, open: a path below it may be longer than PATH_MAX.
     upper: Beneath,
-    found: BTreeMap<LayerPath, Found>,
+    found: BTreeMap<LayerPath, ChangedEntry>,
     /// The digests of hashed files by inode, for their other names.
     digests: BTreeMap<(u64, u64), Digest>,
     skipped: Vec<LayerPath>,
@@ -264,7 +264,7 @@ impl Scan<'_> {
         }
         let same = |entry: &Entry| entry.node.kind() == Kind::Dir && entry.meta == meta;
         if !self.what.lower.get(path).is_some_and(same) {
-            self.found.insert(path.clone(), Found::Dir(meta));
+            self.found.insert(path.clone(), ChangedEntry::Dir(meta));
         }
         self.dir(Some(path), covers)
     }
@@ -288,7 +288,7 @@ impl Scan<'_> {
             }
             changed = meta.mode != old.mode || meta.xattrs != old.xattrs;
         }
-        self.found.insert(path.clone(), Found::File { meta, inode, changed });
+        self.found.insert(path.clone(), ChangedEntry::File { meta, inode, changed });
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl Scan<'_> {
         if !self.what.lower.get(path).is_some_and(same)
             && let Node::Symlink { target } = node
         {
-            self.found.insert(path.clone(), Found::Symlink(meta, target));
+            self.found.insert(path.clone(), ChangedEntry::Symlink(meta, target));
         }
     }
 
@@ -311,7 +311,7 @@ impl Scan<'_> {
         let lower = self.what.lower;
         let stood = lower.get(path).is_some() || !lower.below(path).is_empty();
         if stood && !self.dropped(path, &normal::whiteout(), Kind::Whiteout) {
-            self.found.insert(path.clone(), Found::Whiteout);
+            self.found.insert(path.clone(), ChangedEntry::Whiteout);
         }
     }
 

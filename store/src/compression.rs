@@ -18,7 +18,7 @@ use crate::path_error::{PathError, at, if_present};
 use crate::private;
 use crate::scratch::Scratch;
 use crate::stage::{Parents, Stage, StageError};
-use crate::usage::Ledger;
+use crate::usage::LinkCounts;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -76,9 +76,9 @@ pub enum FormError {
 }
 
 /// A writer that also hashes the bytes.
-struct Both<'a, W: Write>(&'a mut Hasher, W);
+struct HashingWriter<'a, W: Write>(&'a mut Hasher, W);
 
-impl<W: Write> Write for Both<'_, W> {
+impl<W: Write> Write for HashingWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.1.write(bytes)?;
         self.0.update(&bytes[..written]);
@@ -104,7 +104,7 @@ pub fn pack(store: &Store, _permission: &SharedLock, id: &LayerId) -> Result<(),
         encoder.include_checksum(true)?;
         // One worker gives the same bytes as many, but other bytes than the single-threaded mode: always use one.
         encoder.multithread(1)?;
-        let mut out = Both(&mut hasher, encoder);
+        let mut out = HashingWriter(&mut hasher, encoder);
         write_tree(&mut beneath, index.entries(), &mut out, &mut |_, _| {})?;
         out.1.finish()?;
         Ok(())
@@ -126,7 +126,7 @@ pub fn write_archive<W: Write>(tree: &Path, index: &Index, out: &mut W) -> Resul
     let mut beneath = Beneath::open(tree).map_err(at("open", tree))?;
     let mut hasher = Hasher::new();
     let mut changed = None;
-    let mut both = Both(&mut hasher, out);
+    let mut both = HashingWriter(&mut hasher, out);
     write_tree(&mut beneath, index.entries(), &mut both, &mut |at, found| {
         if !matches!(&index.entries()[at].node, Node::File { digest, .. } if *digest == found) {
             changed = changed.take().or(Some(at));
@@ -204,7 +204,7 @@ fn archives(store: &Store, permission: &SharedLock) -> Result<BuildLock, PathErr
 pub fn cool(store: &Store, permission: ExclusiveLock, roots: &[PathBuf], ids: &[LayerId]) -> Result<u64, FormError> {
     let scratch = Scratch::new(store)?;
     let trees = ids.iter().filter(|id| store.packed(id).exists()).map(|id| store.tree(id));
-    let mut ledger = Ledger::default();
+    let mut ledger = LinkCounts::default();
     let mut graves = Vec::new();
     for (number, path) in roots.iter().cloned().chain(trees).enumerate() {
         let grave = scratch.dir().join(number.to_string());

@@ -8,7 +8,7 @@
 //! lock, so gc may remove files that nobody holds. A pin outlives the shared lock: a sandbox that runs for hours keeps only its image.
 
 use crate::digest::Digest;
-use crate::held::Held;
+use crate::held::LockedFile;
 use crate::layout::{PIN_PREFIX, Store};
 use crate::path_error::{PathError, at, if_present};
 use crate::private;
@@ -22,25 +22,25 @@ use std::time::{Duration, Instant};
 /// Permission to read the store and add to it; gc waits until it is dropped.
 #[derive(Debug)]
 pub struct SharedLock {
-    _held: Held,
+    _held: LockedFile,
 }
 
 /// Permission to remove from the store; no other process uses the store.
 #[derive(Debug)]
 pub struct ExclusiveLock {
-    _held: Held,
+    _held: LockedFile,
 }
 
 /// Permission to build one derivation; no other process builds it.
 #[derive(Debug)]
 pub struct BuildLock {
-    _held: Held,
+    _held: LockedFile,
 }
 
 /// Protects an image and its layers from gc while it is held.
 #[derive(Debug)]
 pub struct Pin {
-    _held: Held,
+    _held: LockedFile,
 }
 
 /// A process that holds a lock.
@@ -58,21 +58,21 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Takes the shared lock; waits for a running collection.
 pub fn share(store: &Store) -> Result<SharedLock, PathError> {
     let path = store.store_lock();
-    let held = Held::shared(private::open_lock(&path).map_err(at("open", &path))?).map_err(at("lock", &path))?;
+    let held = LockedFile::shared(private::open_lock(&path).map_err(at("open", &path))?).map_err(at("lock", &path))?;
     Ok(SharedLock { _held: held })
 }
 
 /// Takes the exclusive lock; waits for all users of the store.
 pub fn exclude(store: &Store) -> Result<ExclusiveLock, PathError> {
     let path = store.store_lock();
-    let held = Held::exclusive(open(&path)?).map_err(at("lock", &path))?;
+    let held = LockedFile::exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(ExclusiveLock { _held: held })
 }
 
 /// Returns the exclusive lock, or `None` if the store is in use.
 pub fn try_exclude(store: &Store) -> Result<Option<ExclusiveLock>, PathError> {
     let path = store.store_lock();
-    let held = Held::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
+    let held = LockedFile::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(held.map(|held| ExclusiveLock { _held: held }))
 }
 
@@ -90,7 +90,7 @@ pub fn exclude_within(store: &Store, patience: Duration) -> Result<Option<Exclus
 /// Protects an image from gc. The caller must check afterwards that the image exists.
 pub fn pin(store: &Store, _permission: &SharedLock, image: &Digest) -> Result<Pin, PathError> {
     let path = store.pin(image);
-    let held = Held::shared(open(&path)?).map_err(at("lock", &path))?;
+    let held = LockedFile::shared(open(&path)?).map_err(at("lock", &path))?;
     Ok(Pin { _held: held })
 }
 
@@ -102,7 +102,7 @@ pub fn pins(store: &Store) -> Result<BTreeMap<Digest, Vec<Holder>>, PathError> {
     for image in pin_files(store)? {
         let path = store.pin(&image);
         let Some(file) = if_present(File::open(&path).map_err(at("open", &path)))? else { continue };
-        if Held::try_exclusive(file).map_err(at("lock", &path))?.is_none() {
+        if LockedFile::try_exclusive(file).map_err(at("lock", &path))?.is_none() {
             pinned.insert(image, holders(&path));
         }
     }
@@ -164,14 +164,14 @@ fn command_of(pid: u32) -> Vec<String> {
 /// Waits until no other process builds the derivation `key`.
 pub fn build(store: &Store, _permission: &SharedLock, key: &Digest) -> Result<BuildLock, PathError> {
     let path = store.build_lock(key);
-    let held = Held::exclusive(open(&path)?).map_err(at("lock", &path))?;
+    let held = LockedFile::exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(BuildLock { _held: held })
 }
 
 /// Returns the lock of the derivation `key`, or `None` if another process builds it.
 pub fn try_build(store: &Store, _permission: &SharedLock, key: &Digest) -> Result<Option<BuildLock>, PathError> {
     let path = store.build_lock(key);
-    let held = Held::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
+    let held = LockedFile::try_exclusive(open(&path)?).map_err(at("lock", &path))?;
     Ok(held.map(|held| BuildLock { _held: held }))
 }
 

@@ -15,7 +15,7 @@ use crate::path_error::{PathError, at, if_present};
 use crate::realisation::{self, Realisation};
 use crate::roots::{Root, RootError};
 use crate::scratch::{Scratch, sweep_stages};
-use crate::usage::Ledger;
+use crate::usage::LinkCounts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct Keeper {
 
 /// An object that can be collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Thing {
+pub enum Object {
     /// A composed image.
     Image(Digest),
     /// A layer.
@@ -43,7 +43,7 @@ pub enum Thing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The thing.
-    pub thing: Thing,
+    pub thing: Object,
     /// The time of the last use, or of creation if no use is recorded.
     pub used: SystemTime,
 }
@@ -52,7 +52,7 @@ pub struct Candidate {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Images and layers.
-    pub things: Vec<Thing>,
+    pub things: Vec<Object>,
     /// Removed realisations: broken, or of a layer that is missing or removed.
     pub realisations: Vec<Digest>,
     /// Unfinished work of dead processes.
@@ -91,7 +91,7 @@ pub fn unneeded(
             *latest = used.max(*latest);
         }
         if !keepers.iter().any(|keeper| keeper.root.images.contains(&id)) {
-            candidates.push(Candidate { thing: Thing::Image(id), used });
+            candidates.push(Candidate { thing: Object::Image(id), used });
         }
     }
     let kept: BTreeSet<LayerId> = keepers.iter().flat_map(|keeper| keeper.root.layers.iter().copied()).collect();
@@ -99,7 +99,7 @@ pub fn unneeded(
         if !kept.contains(&id) {
             let made = changed(&store.layer(&id))?;
             let used = used_by_image.get(&id).map_or(made, |used| made.max(*used));
-            candidates.push(Candidate { thing: Thing::Layer(id), used });
+            candidates.push(Candidate { thing: Object::Layer(id), used });
         }
     }
     candidates.sort_by_key(|candidate| (candidate.used, candidate.thing));
@@ -107,23 +107,23 @@ pub fn unneeded(
 }
 
 /// Returns the things of `chosen` that are still in `unneeded` with the same time of last use.
-pub fn still(chosen: &[Candidate], unneeded: &[Candidate]) -> Vec<Thing> {
-    let now: BTreeMap<Thing, SystemTime> = unneeded.iter().map(|candidate| (candidate.thing, candidate.used)).collect();
+pub fn still(chosen: &[Candidate], unneeded: &[Candidate]) -> Vec<Object> {
+    let now: BTreeMap<Object, SystemTime> = unneeded.iter().map(|candidate| (candidate.thing, candidate.used)).collect();
     chosen.iter().filter(|chosen| now.get(&chosen.thing) == Some(&chosen.used)).map(|chosen| chosen.thing).collect()
 }
 
 /// Returns the path of a thing.
-pub fn place(store: &Store, thing: &Thing) -> PathBuf {
+pub fn place(store: &Store, thing: &Object) -> PathBuf {
     match thing {
-        Thing::Image(id) => store.image(id),
-        Thing::Layer(id) => store.layer(id),
+        Object::Image(id) => store.image(id),
+        Object::Layer(id) => store.layer(id),
     }
 }
 
 /// Removes things, the realisations that name them, unfinished work of dead processes, and stale lock files.
 ///
 /// The lock is released before the deletion.
-pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Thing]) -> Result<Swept, GcError> {
+pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Object]) -> Result<Swept, GcError> {
     let mut swept = Swept { realisations: useless(store, things)?, ..Swept::default() };
     // Names first: a realisation must not outlive its layer.
     for key in &swept.realisations {
@@ -154,16 +154,16 @@ pub fn sweep(store: &Store, permission: ExclusiveLock, things: &[Thing]) -> Resu
 
 /// Returns the disk space that removing all `paths` frees.
 pub fn freed(paths: &[PathBuf]) -> Result<u64, PathError> {
-    let mut ledger = Ledger::default();
+    let mut ledger = LinkCounts::default();
     paths.iter().map(|path| Ok(ledger.add(path)?.freed)).sum()
 }
 
 /// Returns the realisations to remove: broken, or of a layer that is missing or removed.
-fn useless(store: &Store, things: &[Thing]) -> Result<Vec<Digest>, PathError> {
+fn useless(store: &Store, things: &[Object]) -> Result<Vec<Digest>, PathError> {
     let mut useless = Vec::new();
     for key in realisation::list(store)? {
         let useful = match realisation::get(store, &key)? {
-            Realisation::Known(id) => store.has(&id) && !things.contains(&Thing::Layer(id)),
+            Realisation::Known(id) => store.has(&id) && !things.contains(&Object::Layer(id)),
             Realisation::Absent | Realisation::Broken { .. } => false,
         };
         if !useful {

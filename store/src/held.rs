@@ -10,28 +10,28 @@ use std::ops::{Deref, DerefMut};
 
 /// A file that is locked until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct LockedFile {
     file: File,
     pid: u32,
 }
 
-impl Held {
+impl LockedFile {
     /// Locks the file exclusively; waits for all other holders.
-    pub fn exclusive(file: File) -> io::Result<Held> {
+    pub fn exclusive(file: File) -> io::Result<LockedFile> {
         patiently(|| file.lock())?;
-        Ok(Held::of(file))
+        Ok(LockedFile::of(file))
     }
 
     /// Locks the file for sharing; waits for an exclusive holder.
-    pub fn shared(file: File) -> io::Result<Held> {
+    pub fn shared(file: File) -> io::Result<LockedFile> {
         patiently(|| file.lock_shared())?;
-        Ok(Held::of(file))
+        Ok(LockedFile::of(file))
     }
 
     /// Locks the file exclusively without waiting; `None` if it is locked.
-    pub fn try_exclusive(file: File) -> io::Result<Option<Held>> {
+    pub fn try_exclusive(file: File) -> io::Result<Option<LockedFile>> {
         match file.try_lock() {
-            Ok(()) => Ok(Some(Held::of(file))),
+            Ok(()) => Ok(Some(LockedFile::of(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -48,12 +48,12 @@ impl Held {
         }
     }
 
-    fn of(file: File) -> Held {
-        Held { file, pid: std::process::id() }
+    fn of(file: File) -> LockedFile {
+        LockedFile { file, pid: std::process::id() }
     }
 }
 
-impl Deref for Held {
+impl Deref for LockedFile {
     type Target = File;
 
     fn deref(&self) -> &File {
@@ -61,13 +61,13 @@ impl Deref for Held {
     }
 }
 
-impl DerefMut for Held {
+impl DerefMut for LockedFile {
     fn deref_mut(&mut self) -> &mut File {
         &mut self.file
     }
 }
 
-impl Drop for Held {
+impl Drop for LockedFile {
     fn drop(&mut self) {
         // A forked process only closes its copy: the lock belongs to its parent.
         if self.pid == std::process::id() {
@@ -97,8 +97,8 @@ mod tests {
         let path = dir.path().join("lock");
         let file = File::create(&path).expect("created");
         let copy = file.try_clone().expect("copied");
-        let held = Held::exclusive(file).expect("locked");
-        let again = || Held::try_exclusive(File::open(&path).expect("opened")).expect("tried");
+        let held = LockedFile::exclusive(file).expect("locked");
+        let again = || LockedFile::try_exclusive(File::open(&path).expect("opened")).expect("tried");
         assert!(again().is_none());
         drop(held);
         assert!(again().is_some());

@@ -23,7 +23,7 @@ pub struct LayerPath(Vec<u8>);
 
 /// A path that layers do not allow.
 #[derive(Debug, thiserror::Error)]
-#[error("path {} {why}", Shown(path))]
+#[error("path {} {why}", EscapedBytes(path))]
 pub struct LayerPathError {
     /// The rejected bytes.
     pub path: Vec<u8>,
@@ -157,7 +157,7 @@ impl PartialOrd for LayerPath {
 
 impl fmt::Display for LayerPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Shown(&self.0).fmt(f)
+        EscapedBytes(&self.0).fmt(f)
     }
 }
 
@@ -168,9 +168,9 @@ impl fmt::Debug for LayerPath {
 }
 
 /// Formats bytes for a terminal: control and non-UTF-8 bytes are escaped, so that a hostile name cannot send control sequences.
-pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+pub(crate) struct EscapedBytes<'a>(pub(crate) &'a [u8]);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for EscapedBytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {

@@ -81,7 +81,7 @@ pub(crate) fn open_home(root: &Path) -> Result<(), PathError> {
         unless_read_only(tightened).map_err(at("change the mode of", root))?;
     }
     for name in names(home.as_fd()).map_err(at("list", root))? {
-        let deep = if mode & WRITE != 0 { Deep::Always } else { Deep::WhereLoose };
+        let deep = if mode & WRITE != 0 { Depth::Always } else { Depth::WhereLoose };
         mend(home.as_fd(), &name, &root.join(&name), us, deep)?;
     }
     Ok(())
@@ -89,7 +89,7 @@ pub(crate) fn open_home(root: &Path) -> Result<(), PathError> {
 
 /// Decides if a directory's contents are checked too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deep {
+enum Depth {
     /// Always: other users could have written to a parent.
     Always,
     /// Only if other users can write to the directory itself.
@@ -97,7 +97,7 @@ enum Deep {
 }
 
 /// Removes other users' permissions on a home's contents, and rejects files of other users.
-fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> Result<(), PathError> {
+fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Depth) -> Result<(), PathError> {
     let found = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),
         found => found.map_err(at("inspect", path))?,
@@ -115,7 +115,7 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> 
         let tightened = system::change_mode(dir, Path::new(name), |mode| mode & !OTHERS);
         unless_read_only(tightened).map_err(at("change the mode of", path))?;
     }
-    let is_deep = deep == Deep::Always || mode & WRITE != 0;
+    let is_deep = deep == Depth::Always || mode & WRITE != 0;
     if !is_deep || kind != FileType::Directory || APART.iter().any(|apart| path.ends_with(apart)) {
         return Ok(());
     }
@@ -125,7 +125,7 @@ fn mend(dir: BorrowedFd<'_>, name: &OsStr, path: &Path, us: u32, deep: Deep) -> 
         opened => opened.map_err(at("open", path))?,
     };
     for name in names(inner.as_fd()).map_err(at("list", path))? {
-        mend(inner.as_fd(), &name, &path.join(&name), us, Deep::Always)?;
+        mend(inner.as_fd(), &name, &path.join(&name), us, Depth::Always)?;
     }
     Ok(())
 }

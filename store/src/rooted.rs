@@ -23,7 +23,7 @@ pub struct Rooted {
 
 /// A file of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedFile {
     /// Its name.
     pub name: OsString,
     /// The time of the last access or change.
@@ -40,7 +40,7 @@ pub struct Listing {
     /// The names of its directories.
     pub dirs: Vec<OsString>,
     /// Everything else.
-    pub files: Vec<Listed>,
+    pub files: Vec<ListedFile>,
 }
 
 impl Rooted {
@@ -75,7 +75,7 @@ impl Rooted {
     /// Removes a file of a directory below, if it is unchanged since the listing; returns whether it was.
     ///
     /// A directory without write permission gets it first: Go's client makes its directories read-only.
-    pub fn remove(&self, dir: &Path, file: &Listed) -> Result<bool, PathError> {
+    pub fn remove(&self, dir: &Path, file: &ListedFile) -> Result<bool, PathError> {
         let failed = |error| at("remove", &self.path.join(dir).join(&file.name))(error);
         let opened = self.dir(dir).map_err(failed)?;
         let found = fs::statat(&opened, &file.name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
@@ -97,10 +97,10 @@ impl Rooted {
     }
 }
 
-fn seen(name: &OsStr, found: &Stat) -> Listed {
+fn seen(name: &OsStr, found: &Stat) -> ListedFile {
     let moment = |seconds: i64| UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     #[allow(clippy::useless_conversion, reason = "the types of these numbers are the system's own")]
-    Listed {
+    ListedFile {
         name: name.to_owned(),
         used: moment(found.st_mtime.max(found.st_atime).into()).unwrap_or(UNIX_EPOCH),
         bytes: u64::try_from(found.st_blocks).unwrap_or(0) * 512,

@@ -3,7 +3,7 @@
 //! Each `stage/<name>/` has a `stage/<name>.lock`, which is made before it, removed after it, and held with flock(2) while its owner lives.
 //! So the holder of the lock may remove the directory.
 
-use crate::held::Held;
+use crate::held::LockedFile;
 use crate::layout::Store;
 use crate::path_error::{PathError, at, if_present};
 use crate::private::{self, make_dir};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Scratch {
     dir: PathBuf,
     lock: PathBuf,
-    _held: Held,
+    _held: LockedFile,
 }
 
 impl Scratch {
@@ -34,7 +34,7 @@ impl Scratch {
                 made => made.map_err(at("create", &lock))?,
             };
             // A sweep may have locked and removed the file before us.
-            let Some(held) = Held::try_exclusive(held).map_err(at("lock", &lock))? else { continue };
+            let Some(held) = LockedFile::try_exclusive(held).map_err(at("lock", &lock))? else { continue };
             if is_unlinked(&held, &lock)? {
                 continue;
             }
@@ -82,7 +82,7 @@ pub fn sweep_stages(store: &Store) -> Result<Vec<PathBuf>, PathError> {
                 let Some(file) = if_present(OpenOptions::new().read(true).open(&path).map_err(at("open", &path)))? else {
                     continue;
                 };
-                let Some(_ours) = Held::try_exclusive(file).map_err(at("lock", &path))? else { continue };
+                let Some(_ours) = LockedFile::try_exclusive(file).map_err(at("lock", &path))? else { continue };
                 if dir.symlink_metadata().is_ok() {
                     remove_tree(&dir)?;
                     removed.push(dir);

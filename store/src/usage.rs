@@ -27,11 +27,11 @@ pub struct Added {
 
 /// Counted links by device and inode number.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct LinkCounts {
     seen: HashMap<(u64, u64), u64>,
 }
 
-impl Ledger {
+impl LinkCounts {
     /// Counts a path and everything below it; missing or disappearing files count as zero.
     pub fn add(&mut self, path: &Path) -> Result<Added, PathError> {
         let mut added = Added::default();
@@ -51,7 +51,7 @@ impl Ledger {
         // A program may nest directories deeper than PATH_MAX: only one is open at a time, and `..` is the way back.
         let Some(mut here) = open(CWD, path).map_err(at("list", path))? else { return Ok(()) };
         let mut inner = self.list(&here, added).map_err(at("list", path))?;
-        let mut above: Vec<Above> = Vec::new();
+        let mut above: Vec<ParentDir> = Vec::new();
         loop {
             let Some(name) = inner.pop() else {
                 let Some(up) = above.pop() else { return Ok(()) };
@@ -65,7 +65,7 @@ impl Ledger {
             };
             let Some(deeper) = open(here.as_fd(), Path::new(&name)).map_err(at("list", path))? else { continue };
             let list = self.list(&deeper, added).map_err(at("list", path))?;
-            above.push(Above { identity: identity(&here).map_err(at("inspect", path))?, inner });
+            above.push(ParentDir { identity: identity(&here).map_err(at("inspect", path))?, inner });
             (here, inner) = (deeper, list);
         }
     }
@@ -113,7 +113,7 @@ impl Ledger {
 }
 
 /// A parent directory to return to.
-struct Above {
+struct ParentDir {
     identity: (u64, u64),
     /// Its subdirectories still to be counted.
     inner: Vec<OsString>,
@@ -152,7 +152,7 @@ mod tests {
             rustix::fs::mkdirat(&here, "d", Mode::RWXU).unwrap();
             here = open(here.as_fd(), Path::new("d")).unwrap().unwrap();
         }
-        assert_eq!(Ledger::default().add(dir.path()).unwrap().files, 5_001);
+        assert_eq!(LinkCounts::default().add(dir.path()).unwrap().files, 5_001);
         crate::removal::remove_tree(&dir.path().join("d")).unwrap();
     }
 
@@ -163,7 +163,7 @@ mod tests {
         let closed = dir.path().join("closed");
         fs::create_dir(&closed).unwrap();
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
-        assert_eq!(Ledger::default().add(dir.path()).unwrap().files, 2);
+        assert_eq!(LinkCounts::default().add(dir.path()).unwrap().files, 2);
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         fs::create_dir(&two).unwrap();
         fs::write(one.join("a"), vec![b'x'; 100_000]).unwrap();
         fs::hard_link(one.join("a"), two.join("a")).unwrap();
-        let mut ledger = Ledger::default();
+        let mut ledger = LinkCounts::default();
         let first = ledger.add(&one).unwrap();
         let second = ledger.add(&two).unwrap();
         assert!(first.fresh >= 100_000 && first.apparent == 100_000 && first.freed < 100_000, "{first:?}");

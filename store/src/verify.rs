@@ -11,7 +11,7 @@ use crate::layout::Store;
 use crate::normal;
 use crate::openat::Beneath;
 use crate::parallel;
-use crate::path::{LayerPath, Shown, compare};
+use crate::path::{EscapedBytes, LayerPath, compare};
 use crate::path_error::{PathError, at};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,12 +27,12 @@ pub struct Difference {
     /// The path, relative to the tree.
     pub path: Vec<u8>,
     /// The fault.
-    pub what: What,
+    pub what: FaultKind,
 }
 
 /// Kind of fault at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FaultKind {
     /// The path is missing.
     Missing,
     /// The path is not in the index.
@@ -99,12 +99,12 @@ fn verify_with(store: &Store, id: &LayerId, index: &Index) -> Checked {
     let mut differences = Vec::new();
     let one = |path: &str, what| Difference { path: path.into(), what };
     if packed.exists() && compression::packed_id(store, id).ok() != Some(*id) {
-        differences.push(one("layer.tar.zst", What::Bytes));
+        differences.push(one("layer.tar.zst", FaultKind::Bytes));
     }
     let dir = store.tree(id);
     if !dir.exists() {
         if !packed.exists() {
-            differences.push(one("tree", What::Missing));
+            differences.push(one("tree", FaultKind::Missing));
         }
         return Ok(differences);
     }
@@ -120,11 +120,11 @@ fn verify_with(store: &Store, id: &LayerId, index: &Index) -> Checked {
     let found_id = digest_tree(&mut beneath, &mut found)?;
     for (entry, found) in index.entries().iter().zip(&found) {
         if entry.node != found.node {
-            differences.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Bytes });
+            differences.push(Difference { path: entry.path.as_bytes().to_vec(), what: FaultKind::Bytes });
         }
     }
     if found_id != *id && differences.is_empty() {
-        differences.push(one("index", What::Identity));
+        differences.push(one("index", FaultKind::Identity));
     }
     Ok(differences)
 }
@@ -140,7 +140,7 @@ fn look(index: &Index, dir: &Path) -> Result<Vec<Difference>, PathError> {
     let mut differences = walk.differences;
     for entry in index.entries() {
         if entry.node != Node::Whiteout && !walk.seen.contains(&entry.path) {
-            differences.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Missing });
+            differences.push(Difference { path: entry.path.as_bytes().to_vec(), what: FaultKind::Missing });
         }
     }
     sort(&mut differences);
@@ -176,14 +176,14 @@ impl Walk<'_> {
     fn item(&mut self, root: &Path, raw: &[u8], found: &fs::Metadata) -> Result<bool, PathError> {
         let mut tell = |what| self.differences.push(Difference { path: raw.to_vec(), what });
         let Ok(path) = LayerPath::parse(raw) else {
-            tell(What::Extra);
+            tell(FaultKind::Extra);
             return Ok(false);
         };
         let Some(entry) = self.index.get(&path) else {
             // A parent of an entry need not be an entry.
             let on_the_way = found.is_dir() && !self.index.below(&path).is_empty();
             if !on_the_way {
-                tell(What::Extra);
+                tell(FaultKind::Extra);
             }
             return Ok(on_the_way);
         };
@@ -192,18 +192,18 @@ impl Walk<'_> {
         let mode = normal::disk_mode(kind, entry.meta.mode);
         let same_mode = found.mode() & 0o777 == mode & 0o777 && found.mode() & 0o7000 & !mode == 0;
         let what = match &entry.node {
-            Node::Dir { .. } if !found.is_dir() => Some(What::Kind),
-            Node::File { .. } | Node::Hardlink { .. } if !found.is_file() => Some(What::Kind),
-            Node::Symlink { .. } if !found.is_symlink() => Some(What::Kind),
-            Node::Whiteout => Some(What::Extra),
-            Node::File { size, .. } if found.len() != *size => Some(What::Bytes),
-            Node::Hardlink { to } if !same_file(&root.join(to.as_path()), found) => Some(What::Link),
+            Node::Dir { .. } if !found.is_dir() => Some(FaultKind::Kind),
+            Node::File { .. } | Node::Hardlink { .. } if !found.is_file() => Some(FaultKind::Kind),
+            Node::Symlink { .. } if !found.is_symlink() => Some(FaultKind::Kind),
+            Node::Whiteout => Some(FaultKind::Extra),
+            Node::File { size, .. } if found.len() != *size => Some(FaultKind::Bytes),
+            Node::Hardlink { to } if !same_file(&root.join(to.as_path()), found) => Some(FaultKind::Link),
             Node::Symlink { target } => {
                 let host = root.join(path.as_path());
                 let points = fs::read_link(&host).map_err(at("read the link", &host))?;
-                (points.as_os_str().as_bytes() != target).then_some(What::Target)
+                (points.as_os_str().as_bytes() != target).then_some(FaultKind::Target)
             }
-            Node::Dir { .. } | Node::File { .. } | Node::Hardlink { .. } => (!same_mode).then_some(What::Mode),
+            Node::Dir { .. } | Node::File { .. } | Node::Hardlink { .. } => (!same_mode).then_some(FaultKind::Mode),
         };
         if let Some(what) = what {
             tell(what);
@@ -239,7 +239,7 @@ fn changed_bytes(index: &Index, dir: &Path, known: &[Difference]) -> Result<Vec<
             let host = beneath.host(&entry.path);
             let mut file = beneath.file(&entry.path).map_err(at("open", &host))?;
             if hash(&mut file, &mut buffer).map_err(at("read", &host))? != **digest {
-                changed.push(Difference { path: entry.path.as_bytes().to_vec(), what: What::Bytes });
+                changed.push(Difference { path: entry.path.as_bytes().to_vec(), what: FaultKind::Bytes });
             }
         }
         Ok::<_, PathError>(changed)
@@ -261,21 +261,21 @@ fn hash(file: &mut fs::File, buffer: &mut [u8]) -> io::Result<Digest> {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", Shown(&self.path), self.what)
+        write!(f, "{}: {}", EscapedBytes(&self.path), self.what)
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            What::Missing => "missing",
-            What::Extra => "not in the index",
-            What::Kind => "wrong type",
-            What::Bytes => "changed bytes",
-            What::Mode => "changed permissions",
-            What::Target => "changed link target",
-            What::Link => "no longer a hard link",
-            What::Identity => "belongs to another layer",
+            FaultKind::Missing => "missing",
+            FaultKind::Extra => "not in the index",
+            FaultKind::Kind => "wrong type",
+            FaultKind::Bytes => "changed bytes",
+            FaultKind::Mode => "changed permissions",
+            FaultKind::Target => "changed link target",
+            FaultKind::Link => "no longer a hard link",
+            FaultKind::Identity => "belongs to another layer",
         })
     }
 }

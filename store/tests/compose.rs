@@ -2,7 +2,7 @@
 
 use crate::support::{Home, file, meta, names, path};
 use silo_store::compose::{Base, compose, recompose};
-use silo_store::verify::{What, verify_root};
+use silo_store::verify::{FaultKind, verify_root};
 use silo_store::{LayerId, Meta};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -90,16 +90,16 @@ fn every_change_to_a_tree_is_reported() {
     std::os::unix::fs::symlink("there", into.join("d/target")).unwrap();
     fs::write(into.join("d/.wh.odd\u{1b}"), "").unwrap();
     let found = verify_root(&made.index, &into).unwrap();
-    let found: Vec<(String, What)> = found.iter().map(|d| (String::from_utf8(d.path.clone()).unwrap(), d.what)).collect();
+    let found: Vec<(String, FaultKind)> = found.iter().map(|d| (String::from_utf8(d.path.clone()).unwrap(), d.what)).collect();
     let expect = [
-        ("d/.wh.odd\u{1b}", What::Extra),
-        ("d/bytes", What::Bytes),
-        ("d/gone", What::Missing),
-        ("d/mode", What::Mode),
-        ("d/size", What::Bytes),
-        ("d/target", What::Target),
-        ("d/two", What::Link),
-        ("kind", What::Kind),
+        ("d/.wh.odd\u{1b}", FaultKind::Extra),
+        ("d/bytes", FaultKind::Bytes),
+        ("d/gone", FaultKind::Missing),
+        ("d/mode", FaultKind::Mode),
+        ("d/size", FaultKind::Bytes),
+        ("d/target", FaultKind::Target),
+        ("d/two", FaultKind::Link),
+        ("kind", FaultKind::Kind),
     ];
     assert_eq!(found, expect.map(|(path, what)| (path.to_string(), what)));
 }

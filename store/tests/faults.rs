@@ -2,7 +2,7 @@
 
 use crate::support::{Home, file, names, path};
 use silo_store::compose::compose;
-use silo_store::verify::{What, verify_layer};
+use silo_store::verify::{FaultKind, verify_layer};
 use silo_store::{Record, Store, flock, layer, scratch};
 use std::fs;
 use std::process::Command;
@@ -11,18 +11,18 @@ use std::process::Command;
 fn a_tampered_layer_is_found_and_replaced_by_the_next_commit() {
     let home = Home::new();
     type Tamper = fn(&Store, &silo_store::LayerId);
-    let table: &[(Tamper, &str, What)] = &[
-        (|s, id| fs::write(s.tree(id).join("d/a"), "XX").unwrap(), "d/a", What::Bytes),
-        (|s, id| fs::remove_file(s.tree(id).join("d/a")).unwrap(), "d/a", What::Missing),
-        (|s, id| fs::remove_dir_all(s.tree(id)).unwrap(), "tree", What::Missing),
-        (|s, id| fs::write(s.tree(id).join("d/new"), "").unwrap(), "d/new", What::Extra),
+    let table: &[(Tamper, &str, FaultKind)] = &[
+        (|s, id| fs::write(s.tree(id).join("d/a"), "XX").unwrap(), "d/a", FaultKind::Bytes),
+        (|s, id| fs::remove_file(s.tree(id).join("d/a")).unwrap(), "d/a", FaultKind::Missing),
+        (|s, id| fs::remove_dir_all(s.tree(id)).unwrap(), "tree", FaultKind::Missing),
+        (|s, id| fs::write(s.tree(id).join("d/new"), "").unwrap(), "d/new", FaultKind::Extra),
         (
             |s, id| {
                 let text = fs::read_to_string(s.index(id)).unwrap();
                 fs::write(s.index(id), text.replace("1000000000", "1000000001")).unwrap();
             },
             "index",
-            What::Identity,
+            FaultKind::Identity,
         ),
     ];
     for (tamper, at, what) in table {
@@ -32,7 +32,7 @@ fn a_tampered_layer_is_found_and_replaced_by_the_next_commit() {
         let found = verify_layer(&home.store, &made.id).unwrap();
         assert_eq!((found.len(), found[0].path.as_slice(), found[0].what), (1, at.as_bytes(), *what));
         // A commit compares sizes and names, not bytes, so remove the layer in these cases.
-        if *what == What::Bytes || *what == What::Extra {
+        if *what == FaultKind::Bytes || *what == FaultKind::Extra {
             fs::remove_dir_all(home.store.layer(&made.id)).unwrap();
         }
         let again = home.files(&[("d/a", "aa"), ("d/b", "bb")]);

@@ -2,7 +2,7 @@
 
 use crate::support::{Home, names};
 use silo_store::compose::compose;
-use silo_store::gc::{self, Candidate, Keeper, Thing};
+use silo_store::gc::{self, Candidate, Keeper, Object};
 use silo_store::roots::{self, Root, RootName};
 use silo_store::{Digest, LayerId, compression, flock, layer, realisation};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +21,11 @@ fn unneeded(home: &Home, made_of: &MadeOf) -> Vec<Candidate> {
     gc::unneeded(&home.store, &flock::exclude(&home.store).unwrap(), &keepers(home), made_of).unwrap()
 }
 
-fn things(candidates: &[Candidate]) -> BTreeSet<Thing> {
+fn things(candidates: &[Candidate]) -> BTreeSet<Object> {
     candidates.iter().map(|candidate| candidate.thing).collect()
 }
 
-fn age(home: &Home, thing: Thing, secs: u64) {
+fn age(home: &Home, thing: Object, secs: u64) {
     let dir = File::open(gc::place(&home.store, &thing)).unwrap();
     dir.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - secs)).unwrap();
 }
@@ -55,7 +55,7 @@ fn only_the_unneeded_goes() {
     drop(permission);
 
     let found = unneeded(&home, &BTreeMap::new());
-    assert_eq!(things(&found), BTreeSet::from([Thing::Image(lost), Thing::Layer(doomed), Thing::Layer(shared)]));
+    assert_eq!(things(&found), BTreeSet::from([Object::Image(lost), Object::Layer(doomed), Object::Layer(shared)]));
     assert_eq!(layer::list(store).unwrap().len(), 3, "marking removes nothing");
 
     let exclusive = flock::exclude(store).unwrap();
@@ -84,22 +84,22 @@ fn the_least_recently_used_comes_first_and_no_image_loses_a_layer() {
         fs::create_dir(home.store.image(&image)).unwrap();
     }
     let ages = [
-        (Thing::Image(old), 500),
-        (Thing::Image(young), 100),
-        (Thing::Layer(one), 900),
-        (Thing::Layer(two), 900),
-        (Thing::Layer(three), 300),
+        (Object::Image(old), 500),
+        (Object::Image(young), 100),
+        (Object::Layer(one), 900),
+        (Object::Layer(two), 900),
+        (Object::Layer(three), 300),
     ];
     for (thing, secs) in ages {
         age(&home, thing, secs);
     }
     let found = unneeded(&home, &made_of);
-    let order: Vec<Thing> = found.iter().map(|candidate| candidate.thing).collect();
-    assert_eq!(order, [Thing::Image(old), Thing::Layer(one), Thing::Layer(three), Thing::Image(young), Thing::Layer(two)]);
+    let order: Vec<Object> = found.iter().map(|candidate| candidate.thing).collect();
+    assert_eq!(order, [Object::Image(old), Object::Layer(one), Object::Layer(three), Object::Image(young), Object::Layer(two)]);
     // An image used between selection and sweep stays, with all its layers.
-    age(&home, Thing::Image(young), 1);
+    age(&home, Object::Image(young), 1);
     let now = unneeded(&home, &made_of);
-    assert_eq!(gc::still(&found, &now), [Thing::Image(old), Thing::Layer(one), Thing::Layer(three)]);
+    assert_eq!(gc::still(&found, &now), [Object::Image(old), Object::Layer(one), Object::Layer(three)]);
 }
 
 /// A small deterministic generator, so that a failure can be reproduced.
@@ -127,10 +127,10 @@ fn whatever_the_roots_are_nothing_reachable_is_removed() {
         }
         let images: Vec<Digest> = made_of.keys().copied().collect();
         for id in &images {
-            age(&home, Thing::Image(*id), random.below(1000));
+            age(&home, Object::Image(*id), random.below(1000));
         }
         for id in &layers {
-            age(&home, Thing::Layer(*id), random.below(1000));
+            age(&home, Object::Layer(*id), random.below(1000));
         }
         let permission = home.shared();
         for n in 0..random.below(4) {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use silo_base::system::Arch;
 use silo_fetch::fetch_small::{self, Request};
 use silo_fetch::mirrors::{self, Overrides};
-use silo_fetch::retry::Patience;
+use silo_fetch::retry::RetryPolicy;
 use silo_fetch::sources;
 use silo_fetch::transport::Transport;
 use silo_model::lock::{self, Archive, Lock};
@@ -95,7 +95,7 @@ fn real(archive: Archive, path: &str) -> Option<Vec<u8>> {
     let mirrors = mirrors::mirrors(&sources::read_machine(Path::new("/etc/apt")), &Overrides::default());
     let candidates = mirrors.candidates(&archive, path, None);
     let request = Request { name: path.to_owned(), max_bytes: MAX_BYTES, sha256: None, candidates };
-    let transport = Transport::new(Patience::default());
+    let transport = Transport::new(RetryPolicy::default());
     fetch_small::fetch_text(&transport, &request, &|_| {}, &AtomicBool::new(false)).ok().map(|text| text.bytes)
 }
 

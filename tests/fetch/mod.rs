@@ -13,7 +13,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use silo_fetch::download::{Context, Request, fetch_all};
 use silo_fetch::error::{Error, Size};
-use silo_fetch::retry::Patience;
+use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
 
 /// Large enough to arrive in several pieces.
@@ -36,12 +36,12 @@ fn request(bytes: &[u8], candidates: &[String]) -> Request {
 }
 
 fn hurried() -> Transport {
-    Transport::new(Patience {
+    Transport::new(RetryPolicy {
         connect: Duration::from_secs(5),
         idle: Duration::from_millis(400),
         attempts: 3,
         first_pause: Duration::from_millis(5),
-        ..Patience::default()
+        ..RetryPolicy::default()
     })
 }
 

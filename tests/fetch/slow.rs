@@ -8,7 +8,7 @@ use std::time::Duration;
 use silo_fetch::download::{Context, fetch_all};
 use silo_fetch::error::Error;
 use silo_fetch::fetch_small::{self, fetch_text};
-use silo_fetch::retry::Patience;
+use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
 
 use super::{Dir, content, hex, request};
@@ -18,14 +18,14 @@ use crate::support::http::{Fault, Http};
 const TRICKLE: Fault = Fault::Slow(1, Duration::from_millis(20));
 
 fn transport() -> Transport {
-    Transport::new(Patience {
+    Transport::new(RetryPolicy {
         idle: Duration::from_secs(20),
         answer: Duration::from_millis(500),
         document: Duration::from_millis(500),
         window: Duration::from_millis(500),
         least: 10_000,
         first_pause: Duration::from_millis(5),
-        ..Patience::default()
+        ..RetryPolicy::default()
     })
 }
 

@@ -11,7 +11,7 @@ use silo_fetch::download::is_present;
 use silo_fetch::download::verify_file;
 use silo_fetch::error::Error;
 use silo_fetch::fetch_small::{self, fetch_text};
-use silo_fetch::retry::Patience;
+use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
 use std::fs;
 use std::io::Write;
@@ -88,7 +88,7 @@ fn a_changed_file_is_fetched_again_if_no_later_step_checks() {
 fn stopping_is_quick_and_leaves_a_beginning() {
     let (http, dir, bytes) = (Http::start(), Dir::new(), content(7));
     let url = http.put("/a", &bytes, [Fault::Stall(100_000)]);
-    let transport = Transport::new(Patience::default());
+    let transport = Transport::new(RetryPolicy::default());
     let cancel = AtomicBool::new(false);
     let context = Context { transport: &transport, dir: &dir.0, jobs: 1, sink: &|_| {}, cancel: &cancel };
     let start = Instant::now();

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use silo_base::home::Home;
 use silo_build::image::{self, boot};
-use silo_launch::spec::Machine;
+use silo_launch::spec::VmFiles;
 
 use super::{As, Silo};
 
@@ -28,7 +28,7 @@ pub fn silo(who: As) -> Silo {
 }
 
 /// A machine for a launch spec of the test's own, with the root of the python image.
-pub fn machine() -> Machine {
+pub fn machine() -> VmFiles {
     let silo = silo(As::Me);
     let home = Home::new(silo.path(""));
     let (own, python) = (silo.image_id("vm"), silo.image_id("python"));
@@ -39,7 +39,7 @@ pub fn machine() -> Machine {
         let bytes = silo_launch::initial(program, &root).expect("it is made");
         boot::keep_initial(&home, own, &name, &bytes).expect("it is kept")
     });
-    Machine {
+    VmFiles {
         root,
         kernel: boot::kernel(&home, own).expect("it has a kernel"),
         initial,

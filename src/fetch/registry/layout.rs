@@ -14,7 +14,7 @@ use silo_model::oci::reference::Reference;
 
 use super::archive::Contents;
 use super::error::{Error, brief};
-use super::request::Found;
+use super::request::PlatformImage;
 
 /// The annotation with the name of an image in a layout.
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -96,7 +96,7 @@ pub fn blob(digest: Digest) -> String {
 
 /// Finds an image in the output of `docker save`. It has no manifest with a digest, so the configuration's digest identifies it, as in
 /// Docker.
-pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error> {
+pub fn saved(contents: &Contents, reference: &Reference) -> Result<PlatformImage, Error> {
     let (url, bytes) = contents.document("manifest.json")?;
     let wrong = |what: String| Error::Document { url: url.clone(), what: brief(&what) };
     let images = docker::list(bytes).map_err(wrong)?;
@@ -121,7 +121,7 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<Found, Error>
         Ok(Pointer { digest: part.digest, size: part.size })
     };
     let layers = image.layers.iter().map(layer).collect::<Result<_, Error>>()?;
-    Ok(Found { manifest: id, configuration, layers })
+    Ok(PlatformImage { manifest: id, configuration, layers })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

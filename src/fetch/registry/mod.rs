@@ -31,7 +31,7 @@ use layout::Layout;
 use request::{accepted, base};
 
 pub use error::Error;
-pub use request::{Context, Found};
+pub use request::{Context, PlatformImage};
 
 /// The most manifests read from an index: one for each architecture, with a margin for entries that are not images.
 const MAX_MANIFESTS: usize = 32;
@@ -43,7 +43,7 @@ enum Source<'a> {
 }
 
 /// Resolves a name to its current images, one for each architecture.
-pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch, Found>, Error> {
+pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch, PlatformImage>, Error> {
     let source = match &reference.place {
         Place::Registry { .. } => Source::Registry(context, reference),
         Place::Layout(dir) => Source::Layout(Layout::Dir(dir)),
@@ -81,7 +81,7 @@ pub fn find(context: Context<'_>, reference: &Reference) -> Result<BTreeMap<Arch
 }
 
 /// Reads the images of an index. Those for another architecture may be missing, because `docker save` leaves them out.
-fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointer)>) -> Result<BTreeMap<Arch, Found>, Error> {
+fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointer)>) -> Result<BTreeMap<Arch, PlatformImage>, Error> {
     let mut images = BTreeMap::new();
     let mut missing = None;
     let mut asked = 0;
@@ -110,7 +110,7 @@ fn of_index(source: &Source<'_>, index: &str, entries: Vec<(Option<Arch>, Pointe
 }
 
 /// Reads an image of an index; `None` for an entry that is not an image.
-fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<Option<Found>, Error> {
+fn of_entry(source: &Source<'_>, arch: Option<Arch>, entry: &Pointer) -> Result<Option<PlatformImage>, Error> {
     let (url, bytes) = part(source, entry, Part::Manifest)?;
     match document(&url, &bytes)? {
         Document::Manifest { config, layers } => image_of(source, entry.digest, config, layers, arch.unwrap_or_else(Arch::host)).map(Some),
@@ -140,7 +140,7 @@ pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[R
     }
 }
 
-fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>, default: Arch) -> Result<Found, Error> {
+fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>, default: Arch) -> Result<PlatformImage, Error> {
     let (url, bytes) = part(source, &config, Part::Blob)?;
     let configuration = image::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != layers.len() {
@@ -150,7 +150,7 @@ fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<
     if let Source::Layout(layout) = source {
         layers.iter().try_for_each(|layer| layout.has(layer))?;
     }
-    Ok(Found { manifest, configuration, layers })
+    Ok(PlatformImage { manifest, configuration, layers })
 }
 
 fn document(url: &str, bytes: &[u8]) -> Result<Document, Error> {

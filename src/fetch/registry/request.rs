@@ -25,7 +25,7 @@ pub struct Context<'a> {
 
 /// An image for one architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct PlatformImage {
     /// The digest of its manifest.
     pub manifest: Digest,
     /// Its configuration.

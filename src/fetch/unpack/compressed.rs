@@ -14,15 +14,15 @@ const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 const MAX_XZ_BYTES: u64 = 128 << 20;
 
 /// Decompressed data, limited in proportion to the compressed size.
-pub struct Bounded<'a> {
+pub struct LimitedReader<'a> {
     inner: Box<dyn Read + 'a>,
     left: u64,
     limit: u64,
 }
 
 /// Decompresses gzip, zstd or xz by the magic bytes, or passes other data through; the file has `size` bytes.
-pub fn decompressed<'a>(from: impl Read + 'a, size: u64) -> io::Result<Bounded<'a>> {
-    Ok(Bounded::new(opened(from)?, limit(size)))
+pub fn decompressed<'a>(from: impl Read + 'a, size: u64) -> io::Result<LimitedReader<'a>> {
+    Ok(LimitedReader::new(opened(from)?, limit(size)))
 }
 
 /// Returns the output limit for a file of `size` bytes.
@@ -48,10 +48,10 @@ fn opened<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(Box::new(from))
 }
 
-impl<'a> Bounded<'a> {
+impl<'a> LimitedReader<'a> {
     /// Limits the output of a decompressor.
-    pub fn new(inner: Box<dyn Read + 'a>, limit: u64) -> Bounded<'a> {
-        Bounded { inner, left: limit, limit }
+    pub fn new(inner: Box<dyn Read + 'a>, limit: u64) -> LimitedReader<'a> {
+        LimitedReader { inner, left: limit, limit }
     }
 
     /// Returns the limit in bytes.
@@ -65,7 +65,7 @@ impl<'a> Bounded<'a> {
     }
 }
 
-impl Read for Bounded<'_> {
+impl Read for LimitedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 {
             let what = format!("it unpacks to more than {} bytes, out of proportion to its file size", self.limit);

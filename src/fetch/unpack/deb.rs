@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read};
 use sha2::{Digest as _, Sha256};
 use silo_store::digest::Digest;
 
-use super::compressed::{self, Bounded};
+use super::compressed::{self, LimitedReader};
 
 /// Reason why a .deb cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ pub trait Members {
     /// Receives the decompressed control archive.
     fn control(&mut self, tar: &mut dyn Read) -> Result<(), Error>;
     /// Receives the decompressed data archive; its limit also applies to sparse files.
-    fn data(&mut self, tar: &mut Bounded<'_>) -> Result<(), Error>;
+    fn data(&mut self, tar: &mut LimitedReader<'_>) -> Result<(), Error>;
 }
 
 /// Reads the .deb `name` from `from` and passes its archives to `to`, control first. Fails unless all bytes have the digest `expected`.
@@ -107,11 +107,11 @@ fn members(name: &str, from: &mut dyn Read, to: &mut dyn Members) -> Result<(), 
             ("debian-binary", _) => check_version(name, &mut entry)?,
             ("control", form) if !control => {
                 control = true;
-                to.control(&mut Bounded::new(decompress(form, &mut entry, &member, name)?, limit.min(MAX_CONTROL_BYTES)))?;
+                to.control(&mut LimitedReader::new(decompress(form, &mut entry, &member, name)?, limit.min(MAX_CONTROL_BYTES)))?;
             }
             ("data", form) if control && !data => {
                 data = true;
-                to.data(&mut Bounded::new(decompress(form, &mut entry, &member, name)?, limit))?;
+                to.data(&mut LimitedReader::new(decompress(form, &mut entry, &member, name)?, limit))?;
             }
             // deb(5): members with a leading underscore may be ignored.
             (other, _) if other.starts_with('_') => {}

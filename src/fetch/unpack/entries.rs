@@ -10,7 +10,7 @@ use std::io::{self, Read};
 
 use super::header::{self, BLOCK_BYTES, Block, Tag};
 use super::pax::{self, Records};
-use super::sparse::{self, Filled, Map, Said, invalid};
+use super::sparse::{self, Map, SparseInfo, SparseReader, invalid};
 
 /// Limit of the data before an entry's contents: headers, their records, and sparse maps. Paths are at most 4 KiB.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
@@ -135,7 +135,7 @@ impl Head {
     fn entry<'a>(self, data: &'a mut dyn Read) -> Entry<'a> {
         let size = self.map.as_ref().map_or(self.stored, |map| map.size);
         let contents: Box<dyn Read + 'a> = match self.map {
-            Some(map) => Box::new(Filled::new(data, map)),
+            Some(map) => Box::new(SparseReader::new(data, map)),
             None => Box::new(data),
         };
         let Head { path, kind, link, mode, uid, gid, mtime, records, by_global, .. } = self;
@@ -245,11 +245,11 @@ fn whole(tar: &mut dyn Read, block: Block, tag: Tag, before: Before, left: &mut 
 /// Reads a file's sparse map, if it has one.
 fn holes(tar: &mut dyn Read, head: &mut Head, left: &mut Allowance) -> io::Result<()> {
     let said = sparse::said(&head.records).map_err(invalid)?;
-    if head.kind != Kind::File && said != Said::Nothing {
+    if head.kind != Kind::File && said != SparseInfo::Nothing {
         return Err(invalid("holes in an entry that is not a file"));
     }
     let map = match said {
-        Said::Nothing if head.tag == Tag::Sparse => {
+        SparseInfo::Nothing if head.tag == Tag::Sparse => {
             let (mut pieces, size) = (Vec::new(), sparse::old_size(&head.block).map_err(invalid)?);
             let mut goes_on = sparse::old(&head.block, true, &mut pieces).map_err(invalid)?;
             while goes_on {
@@ -258,13 +258,13 @@ fn holes(tar: &mut dyn Read, head: &mut Head, left: &mut Allowance) -> io::Resul
             }
             Map { pieces, size }
         }
-        Said::Nothing => return Ok(()),
-        Said::Map(..) | Said::Size(..) if head.tag == Tag::Sparse => return Err(invalid("a sparse file in two formats")),
-        Said::Map(map, name) => {
+        SparseInfo::Nothing => return Ok(()),
+        SparseInfo::Map(..) | SparseInfo::Size(..) if head.tag == Tag::Sparse => return Err(invalid("a sparse file in two formats")),
+        SparseInfo::Map(map, name) => {
             head.path = name.unwrap_or_else(|| std::mem::take(&mut head.path));
             map
         }
-        Said::Size(size, name) => {
+        SparseInfo::Size(size, name) => {
             head.path = name.unwrap_or_else(|| std::mem::take(&mut head.path));
             sparse::leading(&mut Limited { inner: tar, left }, &mut head.stored, size)?
         }

@@ -15,7 +15,7 @@ use silo_store::path::LayerPath;
 use silo_store::stage::{Stage, StageError, Staged};
 
 use super::below::{Lower, MAX_LINKS};
-use super::compressed::{self, Bounded};
+use super::compressed::{self, LimitedReader};
 use super::differences::Differences;
 use super::entries::{self, Entry, Kind, plain, shown};
 
@@ -456,7 +456,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// A reader that hashes the decompressed data.
 struct Hashed<'a> {
-    inner: Bounded<'a>,
+    inner: LimitedReader<'a>,
     hash: Sha256,
 }
 

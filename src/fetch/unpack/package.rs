@@ -10,7 +10,7 @@ use silo_store::entry::{MAX_ENTRIES, Meta};
 use silo_store::path::LayerPath;
 use silo_store::stage::Stage;
 
-use super::compressed::Bounded;
+use super::compressed::LimitedReader;
 use super::deb::{self, Error, read_error};
 use super::entries::{self, Entry, Kind, plain, shown};
 use super::{merged, record};
@@ -56,7 +56,7 @@ impl deb::Members for Control<'_> {
         })
     }
 
-    fn data(&mut self, _: &mut Bounded<'_>) -> Result<(), Error> {
+    fn data(&mut self, _: &mut LimitedReader<'_>) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -77,7 +77,7 @@ impl deb::Members for Unpacking<'_> {
         self.each(tar, "the control archive", |unpacking, entry| unpacking.member(entry))
     }
 
-    fn data(&mut self, tar: &mut Bounded<'_>) -> Result<(), Error> {
+    fn data(&mut self, tar: &mut LimitedReader<'_>) -> Result<(), Error> {
         self.limit = tar.limit().min(MAX_PACKAGE_BYTES);
         self.each(tar, "the data archive", |unpacking, entry| unpacking.entry(entry))
     }

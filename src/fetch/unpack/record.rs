@@ -99,7 +99,7 @@ pub struct Record {
     /// The types of its control files, such as `postinst`.
     pub members: BTreeSet<String>,
     /// The triggers in which it is interested.
-    pub interests: Vec<Interest>,
+    pub interests: Vec<Trigger>,
     /// The triggers that its unpacking activates.
     pub activates: Vec<String>,
     /// Its configuration files with their MD5s.
@@ -110,7 +110,7 @@ pub struct Record {
 
 /// A trigger in which a package is interested.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interest {
+pub struct Trigger {
     /// A path, or a name without `/`.
     pub trigger: String,
     /// True if packages that activate it do not wait for it.
@@ -188,10 +188,10 @@ fn activates(text: &str) -> Vec<String> {
 }
 
 /// Lists the triggers in which a `triggers` member declares interest.
-fn interests(text: &str) -> Vec<Interest> {
+fn interests(text: &str) -> Vec<Trigger> {
     directives(text)
         .filter(|(directive, _)| directive.starts_with("interest"))
-        .map(|(directive, trigger)| Interest { trigger: trigger.to_owned(), noawait: directive == "interest-noawait" })
+        .map(|(directive, trigger)| Trigger { trigger: trigger.to_owned(), noawait: directive == "interest-noawait" })
         .collect()
 }
 
@@ -245,7 +245,7 @@ mod tests {
     fn triggers_are_read() {
         assert_eq!(activates("activate-noawait ldconfig\nactivate y # z\ninterest x\n"), ["ldconfig", "y"]);
         let got = interests("# c\ninterest /usr/share/man\ninterest-noawait ldconfig # x\nactivate y\ninterest\n");
-        let interest = |trigger: &str, noawait| Interest { trigger: trigger.into(), noawait };
+        let interest = |trigger: &str, noawait| Trigger { trigger: trigger.into(), noawait };
         assert_eq!(got, [interest("/usr/share/man", false), interest("ldconfig", true)]);
     }
 }

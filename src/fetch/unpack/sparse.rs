@@ -25,7 +25,7 @@ pub struct Map {
 
 /// Sparse information in a pax header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum SparseInfo {
     /// No sparse information.
     Nothing,
     /// The complete map, and the file's real name if it differs (versions 0.0 and 0.1).
@@ -57,10 +57,10 @@ fn positive(value: i64) -> Result<u64, &'static str> {
 }
 
 /// Parses the sparse records of a pax header.
-pub fn said(records: &Records) -> Result<Said, &'static str> {
+pub fn said(records: &Records) -> Result<SparseInfo, &'static str> {
     const MALFORMED: &str = "a malformed sparse file record";
     if records.sparse.is_empty() {
-        return Ok(Said::Nothing);
+        return Ok(SparseInfo::Nothing);
     }
     let (mut size, mut name, mut major, mut minor, mut count) = (None, None, None, None, None);
     let mut numbers: Vec<u64> = Vec::new();
@@ -85,10 +85,10 @@ pub fn said(records: &Records) -> Result<Said, &'static str> {
     }
     let size = size.ok_or(MALFORMED)?;
     match (major, minor) {
-        (Some(1), Some(0)) if numbers.is_empty() => Ok(Said::Size(size, name)),
+        (Some(1), Some(0)) if numbers.is_empty() => Ok(SparseInfo::Size(size, name)),
         (None | Some(0), None | Some(0 | 1)) => {
             let pieces = paired(&numbers).filter(|pieces| count.is_none_or(|count| count == pieces.len() as u64)).ok_or(MALFORMED)?;
-            Ok(Said::Map(Map { pieces, size }, name))
+            Ok(SparseInfo::Map(Map { pieces, size }, name))
         }
         _ => Err("a sparse file in an unsupported format"),
     }
@@ -145,7 +145,7 @@ impl Map {
 }
 
 /// Reads a sparse file with its holes as zeros.
-pub struct Filled<R> {
+pub struct SparseReader<R> {
     inner: R,
     map: Map,
     /// The current or next segment.
@@ -153,14 +153,14 @@ pub struct Filled<R> {
     at: u64,
 }
 
-impl<R: Read> Filled<R> {
+impl<R: Read> SparseReader<R> {
     /// Reads the data of `map`, which was checked, from `inner`.
-    pub fn new(inner: R, map: Map) -> Filled<R> {
-        Filled { inner, map, piece: 0, at: 0 }
+    pub fn new(inner: R, map: Map) -> SparseReader<R> {
+        SparseReader { inner, map, piece: 0, at: 0 }
     }
 }
 
-impl<R: Read> Read for Filled<R> {
+impl<R: Read> Read for SparseReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.map.pieces.get(self.piece).is_some_and(|(offset, length)| offset + length <= self.at) {
             self.piece += 1;
@@ -201,18 +201,18 @@ mod tests {
     fn maps_are_read_in_every_version() {
         let map = Map { pieces: vec![(0, 4), (8, 2)], size: 10 };
         let zero = records(&[("size", "10"), ("numblocks", "2"), ("offset", "0"), ("numbytes", "4"), ("offset", "8"), ("numbytes", "2")]);
-        assert_eq!(said(&zero), Ok(Said::Map(map.clone(), None)));
+        assert_eq!(said(&zero), Ok(SparseInfo::Map(map.clone(), None)));
         let one = records(&[("size", "10"), ("numblocks", "2"), ("name", "a"), ("map", "0,4,8,2")]);
-        assert_eq!(said(&one), Ok(Said::Map(map.clone(), Some(b"a".to_vec()))));
+        assert_eq!(said(&one), Ok(SparseInfo::Map(map.clone(), Some(b"a".to_vec()))));
         let last = records(&[("major", "1"), ("minor", "0"), ("name", "a"), ("realsize", "10")]);
-        assert_eq!(said(&last), Ok(Said::Size(10, Some(b"a".to_vec()))));
+        assert_eq!(said(&last), Ok(SparseInfo::Size(10, Some(b"a".to_vec()))));
         let mut bytes = b"2\n0\n4\n8\n2\n".to_vec();
         bytes.resize(BLOCK_BYTES, 0);
         let mut left = 518;
         assert_eq!((leading(&mut bytes.as_slice(), &mut left, 10).expect("a map"), left), (map.clone(), 6));
         let mut filled = Vec::new();
         map.check(6).expect("it fits");
-        Filled::new(&b"abcdef"[..], map).read_to_end(&mut filled).expect("all of it");
+        SparseReader::new(&b"abcdef"[..], map).read_to_end(&mut filled).expect("all of it");
         assert_eq!(filled, b"abcd\0\0\0\0ef");
     }
 

@@ -58,7 +58,7 @@ pub struct Begin {
 /// JSON form.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct BeginFile {
     loose: BTreeMap<String, String>,
     packed: BTreeMap<String, String>,
     head: Option<String>,
@@ -95,7 +95,7 @@ impl Begin {
     /// Serializes the state to JSON.
     pub fn to_json(&self) -> serde_json::Value {
         let text = |refs: &Refs| refs.iter().map(|(name, value)| (name.as_str().to_owned(), refs::text(value))).collect();
-        let written = Written {
+        let written = BeginFile {
             loose: text(&self.loose),
             packed: text(&self.packed),
             head: self.head.as_ref().map(|head| String::from_utf8_lossy(head).into_owned()),
@@ -108,7 +108,7 @@ impl Begin {
 
     /// Parses the output of [`Begin::to_json`].
     pub fn from_json(json: &serde_json::Value, format: Format) -> Option<Begin> {
-        let written = Written::deserialize(json).ok()?;
+        let written = BeginFile::deserialize(json).ok()?;
         let refs = |texts: BTreeMap<String, String>| -> Option<Refs> {
             texts.iter().map(|(name, text)| Some((Name::parse(name.as_bytes())?, refs::parse(text.as_bytes(), format)?))).collect()
         };

@@ -20,7 +20,7 @@ pub struct Value {
 
 /// Relation of a value to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum FileRelation {
     /// Path of another configuration, relative to this one.
     Include,
     /// Path of a directory with programs that git runs.
@@ -37,73 +37,73 @@ pub enum Names {
 pub struct Error;
 
 /// Variables with values that git runs or reads as files; `*` matches any subsection or name.
-const KEYS: [(&str, &str, &str, Names); 66] = [
-    ("include", "", "path", Names::Include),
-    ("includeif", "*", "path", Names::Include),
-    ("core", "", "hookspath", Names::Programs),
-    ("init", "", "templatedir", Names::Programs),
-    ("core", "", "attributesfile", Names::File),
-    ("gpg", "ssh", "allowedsignersfile", Names::File),
-    ("gpg", "ssh", "revocationfile", Names::File),
-    ("http", "", "sslkey", Names::File),
-    ("core", "", "fsmonitor", Names::Command),
-    ("core", "", "editor", Names::Command),
-    ("core", "", "pager", Names::Command),
-    ("core", "", "askpass", Names::Command),
-    ("core", "", "sshcommand", Names::Command),
-    ("core", "", "gitproxy", Names::Command),
-    ("core", "", "alternaterefscommand", Names::Command),
-    ("core", "", "virtualfilesystem", Names::Command),
-    ("sequence", "", "editor", Names::Command),
-    ("pager", "", "*", Names::Command),
-    ("pager", "*", "*", Names::Command),
-    ("alias", "", "*", Names::Command),
-    ("alias", "*", "command", Names::Command),
-    ("interactive", "", "difffilter", Names::Command),
-    ("filter", "*", "clean", Names::Command),
-    ("filter", "*", "smudge", Names::Command),
-    ("filter", "*", "process", Names::Command),
-    ("diff", "", "external", Names::Command),
-    ("diff", "*", "command", Names::Command),
-    ("diff", "*", "textconv", Names::Command),
-    ("merge", "*", "driver", Names::Command),
-    ("difftool", "*", "cmd", Names::Command),
-    ("difftool", "*", "path", Names::Command),
-    ("mergetool", "*", "cmd", Names::Command),
-    ("mergetool", "*", "path", Names::Command),
-    ("guitool", "*", "cmd", Names::Command),
-    ("browser", "*", "cmd", Names::Command),
-    ("browser", "*", "path", Names::Command),
-    ("man", "*", "cmd", Names::Command),
-    ("man", "*", "path", Names::Command),
-    ("tar", "*", "command", Names::Command),
-    ("trailer", "*", "command", Names::Command),
-    ("trailer", "*", "cmd", Names::Command),
-    ("hook", "*", "command", Names::Command),
-    ("gpg", "", "program", Names::Command),
-    ("gpg", "*", "program", Names::Command),
-    ("gpg", "ssh", "defaultkeycommand", Names::Command),
-    ("credential", "", "helper", Names::Command),
-    ("credential", "*", "helper", Names::Command),
-    ("remote", "*", "uploadpack", Names::Command),
-    ("remote", "*", "receivepack", Names::Command),
-    ("remote", "*", "vcs", Names::Command),
-    ("remote", "*", "url", Names::Command),
-    ("remote", "*", "pushurl", Names::Command),
-    ("uploadpack", "", "packobjectshook", Names::Command),
-    ("submodule", "*", "update", Names::Command),
-    ("sendemail", "", "*cmd", Names::Command),
-    ("sendemail", "", "smtpserver", Names::Command),
-    ("sendemail", "*", "*cmd", Names::Command),
-    ("imap", "", "tunnel", Names::Command),
-    ("instaweb", "", "httpd", Names::Command),
-    ("web", "", "browser", Names::Command),
-    ("maintenance", "", "*command", Names::Command),
-    ("lfs", "customtransfer.*", "path", Names::Command),
-    ("lfs", "extension.*", "clean", Names::Command),
-    ("lfs", "extension.*", "smudge", Names::Command),
-    ("difftool", "", "*", Names::Command),
-    ("annex", "", "*command", Names::Command),
+const KEYS: [(&str, &str, &str, FileRelation); 66] = [
+    ("include", "", "path", FileRelation::Include),
+    ("includeif", "*", "path", FileRelation::Include),
+    ("core", "", "hookspath", FileRelation::Programs),
+    ("init", "", "templatedir", FileRelation::Programs),
+    ("core", "", "attributesfile", FileRelation::File),
+    ("gpg", "ssh", "allowedsignersfile", FileRelation::File),
+    ("gpg", "ssh", "revocationfile", FileRelation::File),
+    ("http", "", "sslkey", FileRelation::File),
+    ("core", "", "fsmonitor", FileRelation::Command),
+    ("core", "", "editor", FileRelation::Command),
+    ("core", "", "pager", FileRelation::Command),
+    ("core", "", "askpass", FileRelation::Command),
+    ("core", "", "sshcommand", FileRelation::Command),
+    ("core", "", "gitproxy", FileRelation::Command),
+    ("core", "", "alternaterefscommand", FileRelation::Command),
+    ("core", "", "virtualfilesystem", FileRelation::Command),
+    ("sequence", "", "editor", FileRelation::Command),
+    ("pager", "", "*", FileRelation::Command),
+    ("pager", "*", "*", FileRelation::Command),
+    ("alias", "", "*", FileRelation::Command),
+    ("alias", "*", "command", FileRelation::Command),
+    ("interactive", "", "difffilter", FileRelation::Command),
+    ("filter", "*", "clean", FileRelation::Command),
+    ("filter", "*", "smudge", FileRelation::Command),
+    ("filter", "*", "process", FileRelation::Command),
+    ("diff", "", "external", FileRelation::Command),
+    ("diff", "*", "command", FileRelation::Command),
+    ("diff", "*", "textconv", FileRelation::Command),
+    ("merge", "*", "driver", FileRelation::Command),
+    ("difftool", "*", "cmd", FileRelation::Command),
+    ("difftool", "*", "path", FileRelation::Command),
+    ("mergetool", "*", "cmd", FileRelation::Command),
+    ("mergetool", "*", "path", FileRelation::Command),
+    ("guitool", "*", "cmd", FileRelation::Command),
+    ("browser", "*", "cmd", FileRelation::Command),
+    ("browser", "*", "path", FileRelation::Command),
+    ("man", "*", "cmd", FileRelation::Command),
+    ("man", "*", "path", FileRelation::Command),
+    ("tar", "*", "command", FileRelation::Command),
+    ("trailer", "*", "command", FileRelation::Command),
+    ("trailer", "*", "cmd", FileRelation::Command),
+    ("hook", "*", "command", FileRelation::Command),
+    ("gpg", "", "program", FileRelation::Command),
+    ("gpg", "*", "program", FileRelation::Command),
+    ("gpg", "ssh", "defaultkeycommand", FileRelation::Command),
+    ("credential", "", "helper", FileRelation::Command),
+    ("credential", "*", "helper", FileRelation::Command),
+    ("remote", "*", "uploadpack", FileRelation::Command),
+    ("remote", "*", "receivepack", FileRelation::Command),
+    ("remote", "*", "vcs", FileRelation::Command),
+    ("remote", "*", "url", FileRelation::Command),
+    ("remote", "*", "pushurl", FileRelation::Command),
+    ("uploadpack", "", "packobjectshook", FileRelation::Command),
+    ("submodule", "*", "update", FileRelation::Command),
+    ("sendemail", "", "*cmd", FileRelation::Command),
+    ("sendemail", "", "smtpserver", FileRelation::Command),
+    ("sendemail", "*", "*cmd", FileRelation::Command),
+    ("imap", "", "tunnel", FileRelation::Command),
+    ("instaweb", "", "httpd", FileRelation::Command),
+    ("web", "", "browser", FileRelation::Command),
+    ("maintenance", "", "*command", FileRelation::Command),
+    ("lfs", "customtransfer.*", "path", FileRelation::Command),
+    ("lfs", "extension.*", "clean", FileRelation::Command),
+    ("lfs", "extension.*", "smudge", FileRelation::Command),
+    ("difftool", "", "*", FileRelation::Command),
+    ("annex", "", "*command", FileRelation::Command),
 ];
 
 /// Parses a configuration. Includes are returned like other values.
@@ -131,13 +131,13 @@ pub fn parse(text: &[u8]) -> Result<Vec<Value>, Error> {
 
 impl Value {
     /// Returns the relation of the value to files, if it has one.
-    pub fn names(&self) -> Option<Names> {
+    pub fn names(&self) -> Option<FileRelation> {
         let fits = |pattern: &str, text: &str| match pattern.split_once('*') {
             Some((head, tail)) => text.len() >= head.len() + tail.len() && text.starts_with(head) && text.ends_with(tail),
             None => pattern == text,
         };
         let subsection = self.subsection.as_deref().unwrap_or_default();
-        let is_it = |(section, sub, name, _): &&(&str, &str, &str, Names)| {
+        let is_it = |(section, sub, name, _): &&(&str, &str, &str, FileRelation)| {
             *section == self.section && fits(sub, subsection) && sub.is_empty() == self.subsection.is_none() && fits(name, &self.name)
         };
         KEYS.iter().find(is_it).map(|(.., names)| *names)
@@ -173,12 +173,12 @@ mod tests {
             .filter_map(|value| Some((value.key(), String::from_utf8_lossy(&value.value).into_owned(), value.names()?)))
             .collect();
         let expect = [
-            ("core.fsmonitor", "tools/mon  --now", Names::Command),
-            ("core.hookspath", ".githooks", Names::Programs),
-            ("filter.A.b.clean", "a", Names::Command),
-            ("filter.A.b.clean", "b", Names::Command),
-            ("alias.x", "!tools/x", Names::Command),
-            ("include.path", "../.gitconfig", Names::Include),
+            ("core.fsmonitor", "tools/mon  --now", FileRelation::Command),
+            ("core.hookspath", ".githooks", FileRelation::Programs),
+            ("filter.A.b.clean", "a", FileRelation::Command),
+            ("filter.A.b.clean", "b", FileRelation::Command),
+            ("alias.x", "!tools/x", FileRelation::Command),
+            ("include.path", "../.gitconfig", FileRelation::Include),
         ];
         assert_eq!(found, expect.map(|(key, value, names)| (key.to_owned(), value.to_owned(), names)));
         assert_eq!(parse(b"[core\n"), Err(Error));

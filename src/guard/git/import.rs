@@ -18,7 +18,7 @@ use super::begin::{Begin, MAX_STATE_BYTES, STATE, print_of_index};
 use super::dir::{Dir, Kind, is_absent};
 use super::index::{Index, MAX_INDEX_BYTES};
 use super::lock::{HostRefs, Lock, Outcome, merge_log};
-use super::objects::{Brought, Objects, When, has};
+use super::objects::{ImportProgress, Objects, RunPhase, has};
 use super::oid::{Format, Oid};
 use super::reflog::MAX_LOG_BYTES;
 use super::refs::{self, MAX_REF_BYTES, Name, Refs, Value};
@@ -60,7 +60,7 @@ pub struct Import {
 }
 
 /// The sandbox's HEAD, index and state files at one moment.
-struct Own {
+struct SandboxState {
     head: Option<Vec<u8>>,
     index: Option<Vec<u8>>,
     state: BTreeMap<&'static str, Option<Vec<u8>>>,
@@ -105,13 +105,13 @@ impl Import {
     }
 
     /// Imports the current changes. At the end of the run, imports everything possible.
-    pub fn round(&mut self, upper: &Dir, when: When) -> io::Result<()> {
+    pub fn round(&mut self, upper: &Dir, when: RunPhase) -> io::Result<()> {
         self.busy.clear();
         let Some(layer) = beneath(upper, &self.common_inside)? else { return Ok(()) };
         let own_layer = beneath(upper, &self.own_inside)?;
         let view = view::look(&layer, &self.begin, self.format)?;
         let own = own_layer.as_ref().map(|layer| self.look_at_own(layer)).transpose()?;
-        if self.objects.bring(&layer, &self.common, when)? == Brought::Some {
+        if self.objects.bring(&layer, &self.common, when)? == ImportProgress::Some {
             return Ok(());
         }
         for path in &view.strange {
@@ -158,7 +158,7 @@ impl Import {
         told
     }
 
-    fn look_at_own(&self, layer: &Dir) -> io::Result<Own> {
+    fn look_at_own(&self, layer: &Dir) -> io::Result<SandboxState> {
         let read = |name: &str, most: u64| -> io::Result<Option<Vec<u8>>> {
             match layer.read(Path::new(name), most) {
                 // A whiteout, a symlink or a pipe is not imported.
@@ -177,7 +177,7 @@ impl Import {
             }
         }
         let is_dir = |name: &str| layer.stat(Path::new(name)).is_ok_and(|stat| stat.is_some_and(|stat| Kind::of(&stat) == Kind::Dir));
-        Ok(Own {
+        Ok(SandboxState {
             head: read("HEAD", MAX_REF_BYTES)?,
             index: read("index", MAX_INDEX_BYTES)?,
             state,
@@ -186,7 +186,7 @@ impl Import {
     }
 
     /// Sets and removes refs. Removals go first, because a new ref may need the name of a removed directory.
-    fn refs(&mut self, layer: &Dir, view: &View, when: When) -> io::Result<()> {
+    fn refs(&mut self, layer: &Dir, view: &View, when: RunPhase) -> io::Result<()> {
         let base = self.begin.refs();
         if base == view.refs {
             return Ok(());
@@ -220,7 +220,7 @@ impl Import {
         Ok(())
     }
 
-    fn bring_ref(&mut self, layer: &Dir, host: &HostRefs<'_>, base: &Refs, (name, new): (&Name, &Value), when: When) -> io::Result<()> {
+    fn bring_ref(&mut self, layer: &Dir, host: &HostRefs<'_>, base: &Refs, (name, new): (&Name, &Value), when: RunPhase) -> io::Result<()> {
         if !name.may_come() {
             self.told.insert(format!("{} was not imported: git or silo uses such refs for a special purpose", name.as_str()));
             return Ok(());
@@ -231,7 +231,7 @@ impl Import {
             Value::Symbolic(_) => true,
         };
         if !is_there {
-            if when == When::Ended {
+            if when == RunPhase::Ended {
                 self.told.insert(format!("{} was not imported: its object is missing", name.as_str()));
             }
             return Ok(());
@@ -270,14 +270,14 @@ impl Import {
     }
 
     /// Imports HEAD, the index and state files.
-    fn state(&mut self, layer: &Dir, own: Own, view: &View, when: When) -> io::Result<()> {
+    fn state(&mut self, layer: &Dir, own: SandboxState, view: &View, when: RunPhase) -> io::Result<()> {
         if own.is_unfinished {
-            if when == When::Ended {
+            if when == RunPhase::Ended {
                 self.leave_unfinished(&own)?;
             }
             return Ok(());
         }
-        if when == When::Ended {
+        if when == RunPhase::Ended {
             for name in NOT_BROUGHT {
                 if layer.stat(Path::new(name))?.is_some_and(|stat| matches!(Kind::of(&stat), Kind::Dir | Kind::File)) {
                     self.told.insert(format!("{name} was not imported: git may run commands from it"));
@@ -301,7 +301,7 @@ impl Import {
     }
 
     /// An unfinished rebase: its state includes commands, so only its commits are kept, and HEAD stays.
-    fn leave_unfinished(&mut self, own: &Own) -> io::Result<()> {
+    fn leave_unfinished(&mut self, own: &SandboxState) -> io::Result<()> {
         self.told.insert("a rebase inside is not finished; HEAD, the index and its remaining steps were not imported".to_owned());
         let head = own.head.as_deref().and_then(|head| refs::parse(head, self.format));
         if let Some(Value::Object(oid)) = head
@@ -317,7 +317,7 @@ impl Import {
         Ok(())
     }
 
-    fn head(&mut self, layer: &Dir, own: &Own, view: &View) -> io::Result<()> {
+    fn head(&mut self, layer: &Dir, own: &SandboxState, view: &View) -> io::Result<()> {
         let log = log(layer, Path::new("logs/HEAD"))?.filter(|log| self.log != Some(Digest::of(log)));
         let Some(head) = own.head.as_ref().or(self.begin.head.as_ref()).cloned() else { return Ok(()) };
         let is_new = Some(&head) != self.begin.head.as_ref();

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
 
@@ -26,8 +26,8 @@ use silo_launch::UNLAYERED;
 
 use super::dir::Dir;
 use super::import::Import;
-use super::objects::When;
-use super::over::{Error, Opened, Over, Place, Record};
+use super::objects::RunPhase;
+use super::over::{Error, LayerInputs, Opened, Place, Record};
 
 /// Lock file of a layer, held by its run.
 pub const LOCK: &str = "lock";
@@ -47,7 +47,7 @@ pub struct Layer {
     imports: Vec<(PathBuf, Import)>,
     place: Place,
     is_replaced: bool,
-    _lock: Held,
+    _lock: LockedFile,
 }
 
 /// Result of the end of a layer.
@@ -63,17 +63,17 @@ pub struct Finished {
 
 impl Layer {
     /// Makes a new layer, and records the current state of the repository.
-    pub fn begin(over: Over<'_>) -> Result<Layer, Error> {
+    pub fn begin(over: LayerInputs<'_>) -> Result<Layer, Error> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::File { path, source }
         };
         private(over.layers).map_err(failed(over.layers))?;
         // A search for leftovers must not find a layer without a lock holder.
-        let all = File::open(over.layers).and_then(Held::shared).map_err(failed(over.layers))?;
+        let all = File::open(over.layers).and_then(LockedFile::shared).map_err(failed(over.layers))?;
         let dir = tempfile::Builder::new().prefix("").rand_bytes(8).tempdir_in(over.layers).map_err(failed(over.layers))?;
         let lock = silo_store::private::create_new(&dir.path().join(LOCK)).map_err(failed(dir.path()))?;
-        let lock = Held::exclusive(lock).map_err(failed(dir.path()))?;
+        let lock = LockedFile::exclusive(lock).map_err(failed(dir.path()))?;
         drop(all);
         let lower = over.repository.common();
         let mode = fs::metadata(lower).map_err(failed(lower))?.mode() & 0o777;
@@ -91,13 +91,13 @@ impl Layer {
     }
 
     /// Opens a layer that a killed silo left; the caller holds its lock.
-    pub fn reopen(dir: PathBuf, lock: Held) -> io::Result<Layer> {
+    pub fn reopen(dir: PathBuf, lock: LockedFile) -> io::Result<Layer> {
         let opened = Record::read(&dir)?.open(&run_of(&dir))?;
         let upper = Dir::open(&upper(&dir))?;
         Ok(Layer::of(opened, dir, upper, lock))
     }
 
-    fn of(opened: Opened, dir: PathBuf, upper: Dir, lock: Held) -> Layer {
+    fn of(opened: Opened, dir: PathBuf, upper: Dir, lock: LockedFile) -> Layer {
         Layer { dir, upper, imports: opened.imports, place: opened.place, is_replaced: opened.is_replaced, _lock: lock }
     }
 
@@ -126,7 +126,7 @@ impl Layer {
         self.look_for_another();
         for (_, import) in &mut self.imports {
             // The end of the run tries again and reports errors.
-            let _ = import.round(&self.upper, When::Live);
+            let _ = import.round(&self.upper, RunPhase::Live);
         }
     }
 
@@ -138,7 +138,7 @@ impl Layer {
             failures.clear();
             let mut is_busy = false;
             for (tree, import) in &mut self.imports {
-                if let Err(error) = import.round(&self.upper, When::Ended) {
+                if let Err(error) = import.round(&self.upper, RunPhase::Ended) {
                     failures.insert(format!("{}{error}", within(tree)));
                 }
                 failures.extend(import.busy().iter().map(|name| format!("{}{name} is locked here", within(tree))));
@@ -255,7 +255,8 @@ mod tests {
         fn layer(&self) -> (Layer, String) {
             let repository = Repository::find(&self.root.join("p")).expect("read").expect("a repository");
             let (layers, project) = (self.root.join("layers"), self.root.join("p"));
-            let layer = Layer::begin(Over { layers: &layers, project: &project, repository: &repository, submodules: &[] }).expect("made");
+            let layer =
+                Layer::begin(LayerInputs { layers: &layers, project: &project, repository: &repository, submodules: &[] }).expect("made");
             let copied = Command::new("cp").args(["-a", "p/.git/."]).arg(layer.upper()).current_dir(&self.root).status();
             assert!(copied.is_ok_and(|status| status.success()));
             let upper = layer.upper().strip_prefix(&self.root).expect("ours").to_string_lossy().into_owned();

@@ -8,10 +8,10 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
-use silo_store::usage::Ledger;
+use silo_store::usage::LinkCounts;
 
 use super::layer::{self, Finished, LOCK, Layer};
 use super::over::Record;
@@ -19,12 +19,12 @@ use super::over::Record;
 /// A layer without a run, locked as long as this value lives.
 struct Orphan {
     dir: PathBuf,
-    lock: Held,
+    lock: LockedFile,
 }
 
 /// A layer that a killed run left.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct LeftLayer {
     /// Layer directory.
     pub dir: PathBuf,
     /// Project of the run, if the layer's record is readable.
@@ -37,7 +37,7 @@ pub struct Left {
 
 /// Number and size of removed layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct RemovedLayers {
     /// Number.
     pub layers: usize,
     /// Size on disk.
@@ -49,7 +49,7 @@ pub fn of_project(layers: &Path, project: &Path) -> Vec<Layer> {
     let dirs = fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path());
     let open = |dir: PathBuf| {
         // A layer that a run is about to lock has no record yet.
-        let lock = Held::try_exclusive(File::open(dir.join(LOCK)).ok()?).ok()??;
+        let lock = LockedFile::try_exclusive(File::open(dir.join(LOCK)).ok()?).ok()??;
         let is_ours = Record::read(&dir).is_ok_and(|record| record.project == project);
         if is_ours { Layer::reopen(dir, lock).ok() } else { None }
     };
@@ -57,13 +57,13 @@ pub fn of_project(layers: &Path, project: &Path) -> Vec<Layer> {
 }
 
 /// Lists the layers that killed runs left, without changes.
-pub fn look(layers: &Path) -> Result<Vec<Left>, PathError> {
+pub fn look(layers: &Path) -> Result<Vec<LeftLayer>, PathError> {
     orphans(layers).map_err(|source| at(layers, source))?.iter().map(judge).collect()
 }
 
 /// Removes the layers with nothing to import.
-pub fn sweep(layers: &Path) -> Result<Swept, PathError> {
-    let mut swept = Swept::default();
+pub fn sweep(layers: &Path) -> Result<RemovedLayers, PathError> {
+    let mut swept = RemovedLayers::default();
     for orphan in orphans(layers).map_err(|source| at(layers, source))? {
         let left = judge(&orphan)?;
         if !left.is_needed {
@@ -98,12 +98,12 @@ fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         dir => dir?,
     };
-    let _alone = Held::exclusive(dir)?;
+    let _alone = LockedFile::exclusive(dir)?;
     let mut found = Vec::new();
     for dir in fs::read_dir(layers)? {
         let dir = dir?.path();
         match File::open(dir.join(LOCK)) {
-            Ok(file) => found.extend(Held::try_exclusive(file)?.map(|lock| Orphan { dir, lock })),
+            Ok(file) => found.extend(LockedFile::try_exclusive(file)?.map(|lock| Orphan { dir, lock })),
             // The lock file is created first and removed last: this layer is being removed, or its silo was killed before or after.
             Err(error) if error.kind() == ErrorKind::NotFound => drop(remove_tree(&dir)),
             Err(error) if error.kind() == ErrorKind::NotADirectory => {}
@@ -113,7 +113,7 @@ fn orphans(layers: &Path) -> io::Result<Vec<Orphan>> {
     Ok(found)
 }
 
-fn judge(orphan: &Orphan) -> Result<Left, PathError> {
+fn judge(orphan: &Orphan) -> Result<LeftLayer, PathError> {
     let is_empty = match fs::read_dir(layer::upper(&orphan.dir)) {
         Ok(mut listing) => listing.next().is_none(),
         // A directory that a program made inaccessible counts as not empty.
@@ -122,8 +122,8 @@ fn judge(orphan: &Orphan) -> Result<Left, PathError> {
     // An unreadable record may belong to another silo.
     let record = Record::read(&orphan.dir).ok();
     let is_needed = !is_empty && !record.as_ref().is_some_and(Record::is_gone);
-    let bytes = Ledger::default().add(&orphan.dir)?.fresh;
-    Ok(Left { dir: orphan.dir.clone(), project: record.map(|record| record.project), bytes, is_needed })
+    let bytes = LinkCounts::default().add(&orphan.dir)?.fresh;
+    Ok(LeftLayer { dir: orphan.dir.clone(), project: record.map(|record| record.project), bytes, is_needed })
 }
 
 fn at(path: &Path, source: io::Error) -> PathError {
@@ -135,7 +135,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use super::super::over::Over;
+    use super::super::over::LayerInputs;
     use super::super::repository::Repository;
     use super::*;
 
@@ -169,7 +169,7 @@ mod tests {
 
         fn begin(&self) -> Layer {
             let repository = Repository::find(&self.project).expect("read").expect("a repository");
-            let over = Over { layers: &self.layers, project: &self.project, repository: &repository, submodules: &[] };
+            let over = LayerInputs { layers: &self.layers, project: &self.project, repository: &repository, submodules: &[] };
             Layer::begin(over).expect("begun")
         }
 
@@ -179,7 +179,7 @@ mod tests {
             fs::write(layer.upper().join("MERGE_MSG"), "inside\n").expect("written");
         }
 
-        fn left(&self) -> Vec<Left> {
+        fn left(&self) -> Vec<LeftLayer> {
             look(&self.layers).expect("looked")
         }
     }
@@ -187,12 +187,12 @@ mod tests {
     #[test]
     fn objects_of_a_killed_run_stay_until_imported() {
         let ground = Ground::new();
-        assert_eq!((ground.left(), sweep(&ground.layers).expect("swept")), (Vec::new(), Swept::default()));
+        assert_eq!((ground.left(), sweep(&ground.layers).expect("swept")), (Vec::new(), RemovedLayers::default()));
         ground.killed();
         let left = ground.left();
         assert!(left.len() == 1 && left[0].is_needed && left[0].bytes > 0, "{left:?}");
         assert_eq!(left[0].project.as_deref(), Some(ground.project.as_path()));
-        assert_eq!(sweep(&ground.layers).expect("swept"), Swept::default());
+        assert_eq!(sweep(&ground.layers).expect("swept"), RemovedLayers::default());
         let done = take_over(&ground.layers).expect("taken over");
         assert!(done.len() == 1 && done[0].0 == ground.project && done[0].1.left.is_none(), "{done:?}");
         assert_eq!(fs::read_to_string(ground.project.join(".git/MERGE_MSG")).expect("imported"), "inside\n");
@@ -240,7 +240,7 @@ mod tests {
         let ground = Ground::new();
         ground.killed();
         fs::write(ground.left()[0].dir.join("begin.json"), "{\"version\": 3}").expect("ours");
-        assert_eq!(sweep(&ground.layers).expect("swept"), Swept::default());
+        assert_eq!(sweep(&ground.layers).expect("swept"), RemovedLayers::default());
         assert_eq!((ground.left()[0].project.clone(), take_over(&ground.layers).expect("none").len()), (None, 0));
     }
 

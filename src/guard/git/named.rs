@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use silo_store::read_limited;
 
-use super::config::{self, MAX_CONFIG_BYTES, Names, Value};
+use super::config::{self, FileRelation, MAX_CONFIG_BYTES, Value};
 use super::dir::{Dir, Kind};
 use super::repository::{self, Repository};
 
@@ -175,15 +175,15 @@ impl Search<'_> {
             };
             for value in &values {
                 match value.names() {
-                    Some(Names::Include) => todo.extend(self.include(value, &path)),
-                    Some(Names::Programs) => self.programs(value, top),
-                    Some(Names::File) => {
+                    Some(FileRelation::Include) => todo.extend(self.include(value, &path)),
+                    Some(FileRelation::Programs) => self.programs(value, top),
+                    Some(FileRelation::File) => {
                         let text = String::from_utf8_lossy(&value.value).into_owned();
                         if let Some(path) = self.within(top, &text) {
                             self.add(path, value);
                         }
                     }
-                    Some(Names::Command) => self.command(value, top),
+                    Some(FileRelation::Command) => self.command(value, top),
                     None => {}
                 }
             }

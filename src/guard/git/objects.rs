@@ -34,7 +34,7 @@ const MAX_STORES: usize = 8;
 
 /// Phase of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
+pub enum RunPhase {
     /// The sandbox runs and may write its layer.
     Live,
     /// The sandbox has ended.
@@ -43,7 +43,7 @@ pub enum When {
 
 /// Progress of the import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Brought {
+pub enum ImportProgress {
     /// All objects are imported or refused.
     All,
     /// Some wait for the end of the run.
@@ -81,15 +81,15 @@ impl Objects {
     }
 
     /// Imports new objects of a layer.
-    pub fn bring(&mut self, upper: &Dir, host: &Dir, when: When) -> io::Result<Brought> {
+    pub fn bring(&mut self, upper: &Dir, host: &Dir, when: RunPhase) -> io::Result<ImportProgress> {
         let dir = match upper.dir(Path::new("objects")) {
             Ok(dir) => dir,
-            Err(error) if is_absent(&error) => return Ok(Brought::All),
+            Err(error) if is_absent(&error) => return Ok(ImportProgress::All),
             // A symlink in place of git's directory.
-            Err(_) => return Ok(Brought::All),
+            Err(_) => return Ok(ImportProgress::All),
         };
         let objects = host.dir(Path::new("objects"))?;
-        let mut brought = Brought::All;
+        let mut brought = ImportProgress::All;
         self.fresh = 0;
         for name in dir.list(MAX_FILES)? {
             let path = Path::new(&name);
@@ -163,8 +163,8 @@ impl Objects {
         if self.fresh > SYNCED_ONE_BY_ONE { Ok(()) } else { dir.sync(Path::new(staged)) }
     }
 
-    fn packs(&mut self, from: &Dir, objects: &Dir, when: When) -> io::Result<Brought> {
-        let mut brought = Brought::All;
+    fn packs(&mut self, from: &Dir, objects: &Dir, when: RunPhase) -> io::Result<ImportProgress> {
+        let mut brought = ImportProgress::All;
         for name in from.list(MAX_FILES)? {
             let Some(stem) = pack_stem(&name).filter(|_| !self.packs.contains(&name)) else { continue };
             // git writes the index of a pack last.
@@ -175,13 +175,13 @@ impl Objects {
             }
             let (mut file, stat) = from.file(Path::new(&name))?;
             let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-            if when == When::Live && size > LIVE_PACK_BYTES {
-                brought = Brought::Some;
+            if when == RunPhase::Live && size > LIVE_PACK_BYTES {
+                brought = ImportProgress::Some;
                 continue;
             }
             let into = objects.make(Path::new("pack"))?;
             let staged = self.name("pack");
-            let linked = when == When::Ended && size > COPIED_BYTES && into.link_from(from, &name, &staged).is_ok();
+            let linked = when == RunPhase::Ended && size > COPIED_BYTES && into.link_from(from, &name, &staged).is_ok();
             let copied = if linked { into.file(Path::new(&staged)).map(|(file, _)| file) } else { copy(&mut file, &into, &staged) };
             let done = copied.and_then(|copy| self.pack(&copy, &into, &staged));
             match done {

@@ -21,7 +21,7 @@ const NAME: &str = "begin.json";
 
 /// Inputs of a new layer.
 #[derive(Clone, Copy, Debug)]
-pub struct Over<'a> {
+pub struct LayerInputs<'a> {
     /// Directory of all layers.
     pub layers: &'a Path,
     /// Project directory.
@@ -49,13 +49,13 @@ pub struct Record {
     version: u32,
     /// Project of the run.
     pub project: PathBuf,
-    repositories: Vec<Written>,
+    repositories: Vec<OverFile>,
 }
 
 /// One repository at the start of the run.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct OverFile {
     tree: PathBuf,
     own: PathBuf,
     common: PathBuf,
@@ -86,7 +86,7 @@ pub enum Error {
 
 impl Record {
     /// Records the current state of the repositories.
-    pub fn look(over: Over<'_>) -> Result<Record, Error> {
+    pub fn look(over: LayerInputs<'_>) -> Result<Record, Error> {
         let lower = over.repository.common();
         let mut repositories = vec![written(over.repository, lower, Path::new(""))?];
         for tree in over.submodules {
@@ -150,7 +150,7 @@ impl Record {
     }
 }
 
-impl Written {
+impl OverFile {
     /// Opens the two directories; `None` if they were replaced. The identity check uses the open descriptors, and so do all later writes.
     fn open(&self) -> io::Result<Option<(Dir, Dir)>> {
         let (own, common) = (Dir::open(&self.own)?, Dir::open(&self.common)?);
@@ -159,12 +159,12 @@ impl Written {
     }
 }
 
-fn written(repository: &Repository, lower: &Path, tree: &Path) -> Result<Written, Error> {
+fn written(repository: &Repository, lower: &Path, tree: &Path) -> Result<OverFile, Error> {
     let failed = |source| Error::File { path: repository.common().to_owned(), source };
     let (own, common) = (Dir::open(repository.own()).map_err(failed)?, Dir::open(repository.common()).map_err(failed)?);
     let begin = Begin::look(&own, &common, repository.format()).map_err(failed)?;
     let inside = |path: &Path| path.strip_prefix(lower).unwrap_or_else(|_| Path::new("")).to_owned();
-    Ok(Written {
+    Ok(OverFile {
         tree: tree.to_owned(),
         own: repository.own().to_owned(),
         common: repository.common().to_owned(),

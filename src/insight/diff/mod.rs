@@ -13,7 +13,7 @@ use silo_store::path::LayerPath;
 use crate::change::{self, Aspect};
 use crate::error::Error;
 use crate::figures;
-use crate::inside::{Inside, Look, Subject};
+use crate::inside::{ImageView, LockedHome, Subject};
 
 /// One side of a comparison.
 #[derive(Debug)]
@@ -45,14 +45,14 @@ pub struct PathChange {
     /// The path.
     pub path: LayerPath,
     /// The entries on both sides.
-    pub change: Change<Spot>,
+    pub change: Change<PathEntry>,
     /// The properties that differ, if both sides have an entry.
     pub aspects: Vec<Aspect>,
 }
 
 /// An entry at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spot {
+pub struct PathEntry {
     /// Its kind.
     pub kind: Kind,
     /// The size of a file.
@@ -84,7 +84,7 @@ impl Difference {
 }
 
 /// Reads one side.
-pub fn side(look: &Look<'_>, subject: &Subject) -> Result<Side, Error> {
+pub fn side(look: &LockedHome<'_>, subject: &Subject) -> Result<Side, Error> {
     match subject {
         Subject::Image(inside) => image_side(inside),
         Subject::Layer(layer) => Ok(Side {
@@ -96,7 +96,7 @@ pub fn side(look: &Look<'_>, subject: &Subject) -> Result<Side, Error> {
     }
 }
 
-fn image_side(inside: &Inside) -> Result<Side, Error> {
+fn image_side(inside: &ImageView) -> Result<Side, Error> {
     let image = &inside.image;
     let settings = [
         ("architecture", image.arch.to_string()),
@@ -113,7 +113,7 @@ fn image_side(inside: &Inside) -> Result<Side, Error> {
 }
 
 /// Returns the versions of an image's packages, by name, from dpkg's database and the layers' manifests.
-pub fn packages(inside: &Inside) -> Result<BTreeMap<String, String>, Error> {
+pub fn packages(inside: &ImageView) -> Result<BTreeMap<String, String>, Error> {
     let said = inside.layers.iter().flat_map(|layer| &layer.record.packages).map(|package| name_and_version(package));
     let mut packages: BTreeMap<String, String> = said.collect();
     // dpkg's database overrides the manifests: a step may have upgraded or removed a layer's package.
@@ -173,12 +173,12 @@ fn paths(a: &Index, b: &Index) -> Vec<PathChange> {
     }
 }
 
-fn spot(index: &Index, entry: &Entry) -> Spot {
+fn spot(index: &Index, entry: &Entry) -> PathEntry {
     let target = match &entry.node {
         silo_store::Node::Symlink { target } => Some(target.escape_ascii().to_string()),
         _ => None,
     };
     // Hard links to a file take no extra space.
     let size = if entry.node.kind() == Kind::Hardlink { 0 } else { change::size(index, entry) };
-    Spot { kind: change::kind(entry), size, mode: entry.meta.mode, owner: (entry.meta.uid, entry.meta.gid), target }
+    PathEntry { kind: change::kind(entry), size, mode: entry.meta.mode, owner: (entry.meta.uid, entry.meta.gid), target }
 }

@@ -10,7 +10,7 @@ use crate::change::{Aspect, kind_name};
 use crate::figures;
 use silo_base::sanitize;
 
-use super::{Change, Difference, PathChange, Side, Spot};
+use super::{Change, Difference, PathChange, PathEntry, Side};
 
 /// Limit on the lines for one kind of path change, unless the full list was requested.
 const MAX_LINES: usize = 20;
@@ -168,7 +168,7 @@ fn push_line(out: &mut String, line: &Line<'_>, indent: &str) {
     let _ = writeln!(out, "  {indent}{} {}", line.sign(), sanitize::line(&format!("/{path}{told}")));
 }
 
-fn told(aspect: Aspect, old: &Spot, new: &Spot) -> String {
+fn told(aspect: Aspect, old: &PathEntry, new: &PathEntry) -> String {
     match aspect {
         Aspect::Type => format!("{} -> {}", kind_name(old.kind), kind_name(new.kind)),
         Aspect::Content if old.size != new.size => {
@@ -211,7 +211,7 @@ fn path_json(change: &PathChange) -> Value {
     json!({ "path": format!("/{}", change.path), "changed": aspects, "a": old.map(spot_json), "b": new.map(spot_json) })
 }
 
-fn spot_json(spot: &Spot) -> Value {
+fn spot_json(spot: &PathEntry) -> Value {
     let mut out = json!({
         "type": kind_name(spot.kind), "mode": format!("{:04o}", spot.mode), "uid": spot.owner.0, "gid": spot.owner.1, "bytes": spot.size,
     });

@@ -36,7 +36,7 @@ pub struct Layout {
 }
 
 /// A box or a waypoint; `middle` is the centre of its width.
-struct Spot {
+struct LayoutBox {
     width: i64,
     row: usize,
     middle: i64,
@@ -47,10 +47,10 @@ struct Spot {
 /// Computes the layout of boxes of these sizes, connected by acyclic arrows.
 pub fn layout(sizes: &[Size], arrows: &[(usize, usize)]) -> Layout {
     let rows = rows(sizes.len(), arrows);
-    let mut spots: Vec<Spot> = sizes
+    let mut spots: Vec<LayoutBox> = sizes
         .iter()
         .zip(&rows)
-        .map(|(size, row)| Spot { width: size.width, row: *row, middle: 0, above: Vec::new(), below: Vec::new() })
+        .map(|(size, row)| LayoutBox { width: size.width, row: *row, middle: 0, above: Vec::new(), below: Vec::new() })
         .collect();
     let lanes: Vec<Vec<usize>> = arrows.iter().map(|arrow| lane(&mut spots, *arrow)).collect();
     let mut order: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -81,11 +81,11 @@ fn rows(count: usize, arrows: &[(usize, usize)]) -> Vec<usize> {
 }
 
 /// Adds the waypoints of an arrow in the rows between its ends; returns all points of the arrow.
-fn lane(spots: &mut Vec<Spot>, (from, to): (usize, usize)) -> Vec<usize> {
+fn lane(spots: &mut Vec<LayoutBox>, (from, to): (usize, usize)) -> Vec<usize> {
     let mut passed = vec![from];
     for row in spots[from].row + 1..spots[to].row {
         passed.push(spots.len());
-        spots.push(Spot { width: LANE, row, middle: 0, above: Vec::new(), below: Vec::new() });
+        spots.push(LayoutBox { width: LANE, row, middle: 0, above: Vec::new(), below: Vec::new() });
     }
     passed.push(to);
     for pair in passed.windows(2) {
@@ -96,7 +96,7 @@ fn lane(spots: &mut Vec<Spot>, (from, to): (usize, usize)) -> Vec<usize> {
 }
 
 /// Sorts each row by the mean position of the neighbours in the previous row, going down or up.
-fn arrange(spots: &mut [Spot], order: &mut [Vec<usize>], down: bool) {
+fn arrange(spots: &mut [LayoutBox], order: &mut [Vec<usize>], down: bool) {
     let mut numbers: Vec<usize> = (0..order.len()).collect();
     if !down {
         numbers.reverse();
@@ -106,14 +106,14 @@ fn arrange(spots: &mut [Spot], order: &mut [Vec<usize>], down: bool) {
     }
     for number in numbers {
         let row = &mut order[number];
-        let wish = |spot: &Spot, spots: &[Spot]| mean(spots, if down { &spot.above } else { &spot.below }).unwrap_or(spot.middle);
+        let wish = |spot: &LayoutBox, spots: &[LayoutBox]| mean(spots, if down { &spot.above } else { &spot.below }).unwrap_or(spot.middle);
         row.sort_by_key(|spot| wish(&spots[*spot], spots));
         pack(spots, row);
     }
 }
 
 /// Places a row side by side around the centre.
-fn pack(spots: &mut [Spot], row: &[usize]) {
+fn pack(spots: &mut [LayoutBox], row: &[usize]) {
     let width: i64 = row.iter().map(|spot| spots[*spot].width + GAP_X).sum::<i64>() - GAP_X;
     let mut left = -width / 2;
     for spot in row {
@@ -122,14 +122,14 @@ fn pack(spots: &mut [Spot], row: &[usize]) {
     }
 }
 
-fn mean(spots: &[Spot], of: &[usize]) -> Option<i64> {
+fn mean(spots: &[LayoutBox], of: &[usize]) -> Option<i64> {
     let sum: i64 = of.iter().map(|spot| spots[*spot].middle).sum();
     (!of.is_empty()).then(|| sum / of.len() as i64)
 }
 
 /// Moves the boxes of each row towards their neighbours, keeping order and gaps. Boxes with more connections are placed first, so that the
 /// long chains of a picture are straight.
-fn settle(spots: &mut [Spot], order: &[Vec<usize>], down: bool) {
+fn settle(spots: &mut [LayoutBox], order: &[Vec<usize>], down: bool) {
     let mut numbers: Vec<usize> = (0..order.len()).collect();
     if !down {
         numbers.reverse();
@@ -156,12 +156,12 @@ fn settle(spots: &mut [Spot], order: &[Vec<usize>], down: bool) {
     }
 }
 
-fn degree(spot: &Spot) -> usize {
+fn degree(spot: &LayoutBox) -> usize {
     spot.above.len() + spot.below.len()
 }
 
 /// Returns the preferred position of a box: the mean of its neighbours with the most connections.
-fn wish(spots: &[Spot], spot: &Spot) -> i64 {
+fn wish(spots: &[LayoutBox], spot: &LayoutBox) -> i64 {
     let joined = || spot.above.iter().chain(&spot.below).copied();
     let most = joined().map(|other| degree(&spots[other])).max();
     let chosen: Vec<usize> = joined().filter(|other| Some(degree(&spots[*other])) == most).collect();
@@ -169,7 +169,7 @@ fn wish(spots: &[Spot], spot: &Spot) -> i64 {
 }
 
 /// Converts centres to corners, and spreads the ends of arrows along the edges of boxes.
-fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[Spot], order: &[Vec<usize>], lanes: &[Vec<usize>]) -> Layout {
+fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[LayoutBox], order: &[Vec<usize>], lanes: &[Vec<usize>]) -> Layout {
     let left = spots.iter().map(|spot| spot.middle - spot.width / 2).min().unwrap_or(0);
     let right = spots.iter().map(|spot| spot.middle - spot.width / 2 + spot.width).max().unwrap_or(0);
     let height_of = |row: &[usize]| row.iter().filter_map(|spot| sizes.get(*spot)).map(|size| size.height).max().unwrap_or(0);
@@ -180,7 +180,7 @@ fn drawn(sizes: &[Size], arrows: &[(usize, usize)], spots: &[Spot], order: &[Vec
         y += height_of(row) + GAP_Y;
     }
     // A box that is lower than its row is centred vertically.
-    let corner = |(spot, size): (&Spot, &Size)| {
+    let corner = |(spot, size): (&LayoutBox, &Size)| {
         let (top, height) = tops[spot.row];
         (spot.middle - spot.width / 2 - left, top + (height - size.height) / 2)
     };

@@ -15,7 +15,7 @@ use silo_store::digest::LayerId;
 use silo_store::manifest::Manifest;
 
 use super::figures;
-use super::inside::Inside;
+use super::inside::ImageView;
 
 /// The build graph of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct Head {
 }
 
 /// Returns the properties of an image for the picture.
-pub fn head(inside: &Inside) -> Head {
+pub fn head(inside: &ImageView) -> Head {
     let image = &inside.image;
     Head { title: inside.title(), image: inside.id.to_string(), arch: image.arch.to_string(), command: image.command.join(" ") }
 }

@@ -17,7 +17,7 @@ use silo_base::timestamp;
 use silo_fetch::unpack::record::Stanza;
 
 use super::error::Error;
-use super::inside::Inside;
+use super::inside::ImageView;
 use super::why_installed;
 use copyright::License;
 
@@ -95,7 +95,7 @@ pub struct Maintainer {
 }
 
 /// Reads the bill of materials of an image.
-pub fn bill(inside: &Inside) -> Result<Bill, Error> {
+pub fn bill(inside: &ImageView) -> Result<Bill, Error> {
     let stanzas = inside.stanzas()?;
     let key = |stanza: &Stanza| {
         (stanza.package().to_owned(), stanza.get("Version").unwrap_or_default().to_owned(), stanza.architecture().to_owned())
@@ -122,11 +122,11 @@ pub fn bill(inside: &Inside) -> Result<Bill, Error> {
     })
 }
 
-fn text(inside: &Inside, path: &str) -> Result<Option<String>, Error> {
+fn text(inside: &ImageView, path: &str) -> Result<Option<String>, Error> {
     Ok(inside.read(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-fn item(inside: &Inside, stanza: &Stanza, origin: Origin, depends: Vec<usize>) -> Result<Item, Error> {
+fn item(inside: &ImageView, stanza: &Stanza, origin: Origin, depends: Vec<usize>) -> Result<Item, Error> {
     let name = stanza.package();
     let version = stanza.get("Version").unwrap_or_default();
     let copyright = text(inside, &format!("usr/share/doc/{name}/copyright"))?;
@@ -156,7 +156,7 @@ fn maintainer(text: &str) -> Option<Maintainer> {
 }
 
 /// Returns the digest of the package file: the input of the layer that has this package and no other.
-fn digest(inside: &Inside, package: &str) -> Option<String> {
+fn digest(inside: &ImageView, package: &str) -> Option<String> {
     let layer = inside.layers.iter().find(|layer| layer.record.packages == [package])?;
     match &layer.record.inputs[..] {
         [input] => Digest::parse(input).ok().map(|digest| digest.to_string()),
@@ -175,7 +175,7 @@ fn source(stanza: &Stanza) -> (String, String) {
 }
 
 /// Returns packages that are in layers' manifests and not in dpkg's database: steps installed them by other means.
-fn others(inside: &Inside, stanzas: &[Stanza]) -> Vec<Item> {
+fn others(inside: &ImageView, stanzas: &[Stanza]) -> Vec<Item> {
     let said = inside.layers.iter().flat_map(|layer| &layer.record.packages).map(|package| super::diff::name_and_version(package));
     let mut others: BTreeMap<String, String> = said.collect();
     others.retain(|name, _| !stanzas.iter().any(|stanza| stanza.package() == name));

@@ -9,9 +9,9 @@ use silo_store::path::LayerPath;
 
 use silo_fetch::unpack::record::Stanza;
 
-use crate::change::{self, Deed};
+use crate::change::{self, PathChange};
 use crate::error::Error;
-use crate::inside::{self, Inside, Look, begin_with};
+use crate::inside::{self, ImageView, LockedHome, begin_with};
 use crate::owner;
 use crate::symlinks::{self, Link};
 use crate::why_installed::{self, Origin};
@@ -22,14 +22,14 @@ pub struct Answer {
     /// Display name of the image.
     pub place: String,
     /// The subject.
-    pub about: About,
+    pub about: Subject,
 }
 
 /// The subject of an answer.
 #[derive(Debug)]
-pub enum About {
+pub enum Subject {
     /// A path: every symlink on it, and last its final path.
-    Path(Vec<Thing>),
+    Path(Vec<PathHistory>),
     /// A package.
     Package(Box<Package>),
     /// A virtual package.
@@ -45,22 +45,22 @@ pub enum About {
 
 /// A path with its history.
 #[derive(Debug)]
-pub struct Thing {
+pub struct PathHistory {
     /// The path.
     pub path: LayerPath,
     /// The entry; `None` if a layer removed it.
-    pub stands: Option<Standing>,
+    pub stands: Option<PathEntry>,
     /// True for a symlink in place of a parent directory.
     pub on_the_way: bool,
     /// The changes of the path, lowest layer first.
-    pub deeds: Vec<(Layer, Deed)>,
+    pub deeds: Vec<(Layer, PathChange)>,
     /// The owning package: the topmost layer's; if that is a step's layer, the one in dpkg's database, or else a lower layer's.
     pub package: Option<Package>,
 }
 
 /// An entry at a path.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct PathEntry {
     /// Its kind.
     pub kind: Kind,
     /// Its permissions.
@@ -96,7 +96,7 @@ pub struct Package {
 }
 
 /// Explains `what` in the image named by `tool`, or else in the only tool that has it.
-pub fn why(look: &Look<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Error> {
+pub fn why(look: &LockedHome<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Error> {
     if let Some(tool) = tool {
         let inside = inside::named(look, tool)?;
         return match answer(look, &inside, what)? {
@@ -133,28 +133,28 @@ pub fn why(look: &Look<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Er
     }
 }
 
-fn answer(look: &Look<'_>, inside: &Inside, what: &str) -> Result<Option<About>, Error> {
-    let known = Known::new(look, inside)?;
+fn answer(look: &LockedHome<'_>, inside: &ImageView, what: &str) -> Result<Option<Subject>, Error> {
+    let known = NamedPackages::new(look, inside)?;
     if what.starts_with('/') {
         return path(look, inside, &known, what);
     }
     if known.has(what) {
-        return Ok(Some(About::Package(Box::new(known.package(what)))));
+        return Ok(Some(Subject::Package(Box::new(known.package(what)))));
     }
     let layers = begin_with(inside.layers.iter().map(|layer| layer.layer).collect(), what);
     match layers[..] {
         [] => {}
         [id] => {
             let found = inside.layers.iter().find(|layer| layer.layer == id);
-            return Ok(found.map(|manifest| About::Layer(Box::new(known.layer(manifest)))));
+            return Ok(found.map(|manifest| Subject::Layer(Box::new(known.layer(manifest)))));
         }
         _ => return Err(inside::ambiguous(what, layers.iter().map(|id| format!("layer {:.20}", id.to_string())).collect())),
     }
     let by: Vec<Package> = why_installed::providers(&known.stanzas, what).into_iter().map(|name| known.package(name)).collect();
-    Ok((!by.is_empty()).then(|| About::Provided { name: what.to_owned(), by }))
+    Ok((!by.is_empty()).then(|| Subject::Provided { name: what.to_owned(), by }))
 }
 
-fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Result<Option<About>, Error> {
+fn path(look: &LockedHome<'_>, inside: &ImageView, known: &NamedPackages<'_>, what: &str) -> Result<Option<Subject>, Error> {
     let index = inside.index()?;
     let way = symlinks::follow(index, what.as_bytes());
     let indexes = inside::indexes(look, &inside.image.layers)?;
@@ -167,17 +167,23 @@ fn path(look: &Look<'_>, inside: &Inside, known: &Known<'_>, what: &str) -> Resu
     }
     // Symlinks in parent directories of a path that does not exist explain nothing.
     let answers = things.iter().any(|thing| !thing.on_the_way);
-    Ok(answers.then_some(About::Path(things)))
+    Ok(answers.then_some(Subject::Path(things)))
 }
 
 /// Describes `path`, if the image or one of its layers has it.
-fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, on_the_way: bool) -> Result<Option<Thing>, Error> {
+fn thing(
+    known: &NamedPackages<'_>,
+    index: &Index,
+    layers: &[Index],
+    path: &LayerPath,
+    on_the_way: bool,
+) -> Result<Option<PathHistory>, Error> {
     let deeds = change::history(layers, path);
     let entry = index.get(path);
     if deeds.is_empty() && entry.is_none() {
         return Ok(None);
     }
-    let stands = entry.map(|entry| Standing {
+    let stands = entry.map(|entry| PathEntry {
         kind: change::kind(entry),
         mode: entry.meta.mode,
         size: change::size(index, entry),
@@ -186,7 +192,7 @@ fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, o
             _ => None,
         },
     });
-    let deeds: Vec<(Layer, Deed)> =
+    let deeds: Vec<(Layer, PathChange)> =
         deeds.into_iter().filter_map(|(number, deed)| Some((known.layer(known.inside.layers.get(number)?), deed))).collect();
     // A directory that several layers have belongs to none.
     let is_dir = stands.as_ref().is_some_and(|standing| standing.kind == Kind::Dir);
@@ -200,23 +206,23 @@ fn thing(known: &Known<'_>, index: &Index, layers: &[Index], path: &LayerPath, o
             listed.map(|name| known.package(&name)).or_else(below)
         }
     };
-    Ok(Some(Thing { path: path.clone(), stands, on_the_way, package, deeds }))
+    Ok(Some(PathHistory { path: path.clone(), stands, on_the_way, package, deeds }))
 }
 
 /// Packages of an image, and the recipe entries that name packages.
-struct Known<'a> {
-    inside: &'a Inside,
+struct NamedPackages<'a> {
+    inside: &'a ImageView,
     stanzas: Vec<Stanza>,
-    wishes: Vec<why_installed::Wish>,
+    wishes: Vec<why_installed::NamedPackage>,
 }
 
-impl<'a> Known<'a> {
-    fn new(look: &Look<'_>, inside: &'a Inside) -> Result<Known<'a>, Error> {
+impl<'a> NamedPackages<'a> {
+    fn new(look: &LockedHome<'_>, inside: &'a ImageView) -> Result<NamedPackages<'a>, Error> {
         let wishes = match inside.tools.first() {
             Some(tool) => why_installed::wishes(look.view, &tool.name)?,
             None => Vec::new(),
         };
-        Ok(Known { inside, stanzas: inside.stanzas()?, wishes })
+        Ok(NamedPackages { inside, stanzas: inside.stanzas()?, wishes })
     }
 
     fn stanza(&self, name: &str) -> Option<&Stanza> {
@@ -260,7 +266,7 @@ fn package_of(layer: &Manifest) -> Option<(&str, &str)> {
 }
 
 /// Returns the error for a missing path or package, with a near match as hint.
-fn absent(inside: &Inside, what: &str) -> Result<Error, Error> {
+fn absent(inside: &ImageView, what: &str) -> Result<Error, Error> {
     let place = inside.title();
     let hint = if what.starts_with('/') {
         let name = what.trim_end_matches('/').rsplit('/').next().unwrap_or_default();

@@ -5,13 +5,13 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use silo_store::entry::Kind;
 
-use crate::change::{Aspect, Deed, kind_name};
+use crate::change::{Aspect, PathChange, kind_name};
 use crate::figures;
-use crate::why_installed::{Origin, Step, Wish};
+use crate::why_installed::{NamedPackage, Origin, Step};
 use silo_base::sanitize;
 use silo_base::timestamp;
 
-use super::{About, Answer, Layer, Package, Standing, Thing};
+use super::{Answer, Layer, Package, PathEntry, PathHistory, Subject};
 
 /// Limit on the listed layers of a shared directory.
 const MAX_HOLDERS: usize = 6;
@@ -20,7 +20,7 @@ const MAX_HOLDERS: usize = 6;
 pub fn text(answer: &Answer) -> String {
     let mut out = String::new();
     match &answer.about {
-        About::Path(things) => {
+        Subject::Path(things) => {
             for (number, thing) in things.iter().enumerate() {
                 if number > 0 {
                     out.push('\n');
@@ -28,12 +28,12 @@ pub fn text(answer: &Answer) -> String {
                 push_thing(&mut out, thing, &answer.place);
             }
         }
-        About::Package(package) => {
+        Subject::Package(package) => {
             let _ = writeln!(out, "{}", sanitize::line(&format!("{} {} is a package of {}", package.name, package.version, answer.place)));
             push_package_layer(&mut out, package);
             push_wanted(&mut out, package);
         }
-        About::Provided { name, by } => {
+        Subject::Provided { name, by } => {
             for package in by {
                 let line = format!("{name} is provided by {} {} in {}", package.name, package.version, answer.place);
                 let _ = writeln!(out, "{}", sanitize::line(&line));
@@ -41,7 +41,7 @@ pub fn text(answer: &Answer) -> String {
                 push_wanted(&mut out, package);
             }
         }
-        About::Layer(layer) => push_whole_layer(&mut out, layer, &answer.place),
+        Subject::Layer(layer) => push_whole_layer(&mut out, layer, &answer.place),
     }
     out
 }
@@ -51,7 +51,7 @@ fn push(out: &mut String, name: &str, value: &str) {
     let _ = writeln!(out, "  {name:<11} {}", sanitize::line(value));
 }
 
-fn push_thing(out: &mut String, thing: &Thing, place: &str) {
+fn push_thing(out: &mut String, thing: &PathHistory, place: &str) {
     let what = thing.stands.as_ref().map_or_else(|| "was removed".to_owned(), standing);
     let _ = writeln!(out, "{}", sanitize::line(&format!("/{} {what}", thing.path)));
     if thing.on_the_way {
@@ -65,13 +65,13 @@ fn push_thing(out: &mut String, thing: &Thing, place: &str) {
         None => push(out, "layer", &format!("none has it; {place} needs it as a parent directory")),
         Some((_, below)) if is_dir && !below.is_empty() => push_holders(out, thing),
         Some(((layer, deed), below)) => {
-            push(out, if *deed == Deed::Removed { "removed by" } else { "layer" }, &layer_line(layer));
+            push(out, if *deed == PathChange::Removed { "removed by" } else { "layer" }, &layer_line(layer));
             push(out, "derivation", &layer.manifest.record.derivation);
             let mut later = deed;
             for (layer, deed) in below.iter().rev() {
                 let label = match later {
-                    Deed::Removed => "made by",
-                    Deed::Made | Deed::Kept | Deed::Changed(_) => "over",
+                    PathChange::Removed => "made by",
+                    PathChange::Made | PathChange::Kept | PathChange::Changed(_) => "over",
                 };
                 push(out, label, &format!("{}{}", layer_line(layer), differs(later)));
                 later = deed;
@@ -88,7 +88,7 @@ fn push_thing(out: &mut String, thing: &Thing, place: &str) {
     }
 }
 
-fn push_holders(out: &mut String, thing: &Thing) {
+fn push_holders(out: &mut String, thing: &PathHistory) {
     push(out, "layers", &format!("{} have it, the topmost last", thing.deeds.len()));
     let skipped = thing.deeds.len().saturating_sub(MAX_HOLDERS);
     if skipped > 0 {
@@ -99,7 +99,7 @@ fn push_holders(out: &mut String, thing: &Thing) {
     }
 }
 
-fn standing(standing: &Standing) -> String {
+fn standing(standing: &PathEntry) -> String {
     match (standing.kind, &standing.target) {
         (_, Some(target)) => format!("is a symbolic link to {target}"),
         (Kind::Dir, _) => format!("is a directory, mode {:04o}", standing.mode),
@@ -108,14 +108,14 @@ fn standing(standing: &Standing) -> String {
 }
 
 /// Describes the difference to the layer above.
-fn differs(later: &Deed) -> String {
+fn differs(later: &PathChange) -> String {
     match later {
-        Deed::Changed(aspects) => {
+        PathChange::Changed(aspects) => {
             let names: Vec<&str> = aspects.iter().map(|aspect| aspect.name()).collect();
             format!(" (changed: {})", names.join(", "))
         }
-        Deed::Kept => " (the same)".to_owned(),
-        Deed::Made | Deed::Removed => String::new(),
+        PathChange::Kept => " (the same)".to_owned(),
+        PathChange::Made | PathChange::Removed => String::new(),
     }
 }
 
@@ -184,25 +184,25 @@ fn push_whole_layer(out: &mut String, layer: &Layer, place: &str) {
 /// Renders an answer as JSON.
 pub fn json(answer: &Answer) -> Value {
     let mut out = match &answer.about {
-        About::Path(things) => json!({ "path": things.iter().map(thing_json).collect::<Vec<_>>() }),
-        About::Package(package) => json!({ "package": package_json(package) }),
-        About::Provided { name, by } => json!({ "provided": name, "by": by.iter().map(package_json).collect::<Vec<_>>() }),
-        About::Layer(layer) => json!({ "layer": layer_json(layer) }),
+        Subject::Path(things) => json!({ "path": things.iter().map(thing_json).collect::<Vec<_>>() }),
+        Subject::Package(package) => json!({ "package": package_json(package) }),
+        Subject::Provided { name, by } => json!({ "provided": name, "by": by.iter().map(package_json).collect::<Vec<_>>() }),
+        Subject::Layer(layer) => json!({ "layer": layer_json(layer) }),
     };
     out["in"] = json!(answer.place);
     out
 }
 
-fn thing_json(thing: &Thing) -> Value {
+fn thing_json(thing: &PathHistory) -> Value {
     let deeds: Vec<Value> = thing
         .deeds
         .iter()
         .map(|(layer, deed)| {
             let (deed, aspects): (&str, &[Aspect]) = match deed {
-                Deed::Made => ("made", &[]),
-                Deed::Changed(aspects) => ("changed", aspects),
-                Deed::Kept => ("kept", &[]),
-                Deed::Removed => ("removed", &[]),
+                PathChange::Made => ("made", &[]),
+                PathChange::Changed(aspects) => ("changed", aspects),
+                PathChange::Kept => ("kept", &[]),
+                PathChange::Removed => ("removed", &[]),
             };
             let aspects: Vec<&str> = aspects.iter().map(|aspect| aspect.name()).collect();
             let package = layer.package.as_ref().map(|package| format!("{} {}", package.name, package.version));
@@ -226,7 +226,7 @@ fn package_json(package: &Package) -> Value {
     let chain = |steps: &[Step]| -> Vec<Value> {
         steps.iter().map(|step| json!({ "from": step.from, "to": step.to, "field": step.field, "relation": step.relation })).collect()
     };
-    let wished = package.origin.wished.as_ref().map(|(wish, steps): &(Wish, Vec<Step>)| {
+    let wished = package.origin.wished.as_ref().map(|(wish, steps): &(NamedPackage, Vec<Step>)| {
         json!({ "file": wish.file.display().to_string(), "line": wish.line, "entry": wish.text, "chain": chain(steps) })
     });
     let essential = package.origin.essential.as_ref().map(|(root, steps)| json!({ "package": root, "chain": chain(steps) }));

@@ -6,7 +6,7 @@ use silo_wire::{ToAgent, ToBroker};
 use tokio::net::TcpStream;
 
 /// The channel to a sandbox's agent.
-pub trait Carrier: 'static {
+pub trait AgentChannel: 'static {
     /// Receives a message, with its connection if it has one; `None` at the end. Skips malformed messages.
     fn next(&self) -> impl Future<Output = io::Result<Option<(ToBroker, Option<TcpStream>)>>>;
 

@@ -35,7 +35,7 @@ pub struct Budget {
 }
 
 /// The permit for one connection; returned when dropped.
-pub struct Permit {
+pub struct ConnectionPermit {
     budget: Rc<Budget>,
     is_roomy: bool,
 }
@@ -63,12 +63,12 @@ impl Budget {
     }
 
     /// Takes one connection from the budget, if one is left.
-    pub fn permit(self: &Rc<Budget>) -> Option<Permit> {
+    pub fn permit(self: &Rc<Budget>) -> Option<ConnectionPermit> {
         if self.open.get() >= self.most {
             return None;
         }
         self.open.set(self.open.get() + 1);
-        Some(Permit { budget: Rc::clone(self), is_roomy: self.open.get() <= ROOMY })
+        Some(ConnectionPermit { budget: Rc::clone(self), is_roomy: self.open.get() <= ROOMY })
     }
 
     /// Lends bytes for a large buffer, if the pool has enough.
@@ -90,7 +90,7 @@ impl Budget {
     }
 }
 
-impl Permit {
+impl ConnectionPermit {
     /// Sets small kernel buffers if the sandbox has many connections.
     pub fn fit(&self, sockets: [&TcpStream; 2]) {
         for socket in sockets.into_iter().filter(|_| !self.is_roomy) {
@@ -101,7 +101,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.budget.open.set(self.budget.open.get().saturating_sub(1));
     }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_budget_is_never_exceeded_and_returned_parts_are_available_again() {
         let budget = Budget::new();
-        let permits: Vec<Permit> = std::iter::from_fn(|| budget.permit()).collect();
+        let permits: Vec<ConnectionPermit> = std::iter::from_fn(|| budget.permit()).collect();
         assert_eq!(permits.len(), budget.most());
         assert!(budget.permit().is_none());
         drop(permits);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use silo_base::grant::{Cover, Host, Leave, MACHINE, Policy};
+use silo_base::grant::{Host, MACHINE, Permit, Policy, Specificity};
 use silo_wire::ports::PortRange;
 use tokio::sync::mpsc::Receiver;
 
@@ -10,7 +10,7 @@ use super::network_log::{Record, Say};
 use super::upstream_proxy::Proxies;
 
 /// One port forward.
-pub struct Door {
+pub struct PortForward {
     /// The listener on this machine.
     pub listener: std::net::TcpListener,
     /// The port inside.
@@ -18,15 +18,15 @@ pub struct Door {
 }
 
 /// Access to the user's ssh agent.
-pub struct Keys {
+pub struct SshAgentAccess {
     /// The source of the guest's connections.
-    pub asking: Asking,
+    pub asking: Requester,
     /// The agent's socket on this machine.
     pub agent: PathBuf,
 }
 
 /// The source of a guest's connections.
-pub enum Asking {
+pub enum Requester {
     /// Connections to a listener inside.
     Listener(std::os::unix::net::UnixListener),
     /// Connections from the VM's channel, each as a socket.
@@ -34,7 +34,7 @@ pub enum Asking {
 }
 
 /// The broker's configuration: the grants of a sandbox, and the receivers of its reports.
-pub struct Terms {
+pub struct BrokerConfig {
     /// The granted hosts.
     pub policy: Policy,
     /// Set while a run learns: grants every name with a public address, and receives each `name:port` that was reached.
@@ -48,20 +48,20 @@ pub struct Terms {
     /// Receives every lookup and connection.
     pub record: Option<Record>,
     /// Port forwards into the sandbox.
-    pub doors: Vec<Door>,
+    pub doors: Vec<PortForward>,
     /// Access to the user's ssh agent.
-    pub keys: Option<Keys>,
+    pub keys: Option<SshAgentAccess>,
 }
 
 /// The ports that are open while a run learns: those of git and of package clients.
 const LEARNING: [PortRange; 3] = [PortRange::SSH, PortRange::HTTP, PortRange::HTTPS];
 
-impl Terms {
+impl BrokerConfig {
     /// Decides about a connection; `None` if it is refused.
-    pub fn judge(&self, host: &Host, port: u16) -> Option<Leave> {
+    pub fn judge(&self, host: &Host, port: u16) -> Option<Permit> {
         let learning = || {
             let open = self.is_learning(host) && LEARNING.iter().any(|range| range.contains(port));
-            open.then_some(Leave { cover: Cover::Family, raw: false })
+            open.then_some(Permit { cover: Specificity::Family, raw: false })
         };
         self.policy.judge(host, port).or_else(learning)
     }

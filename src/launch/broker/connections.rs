@@ -20,7 +20,7 @@ const STALLED: Duration = Duration::from_millis(500);
 const MOST_SPANS: usize = 10;
 
 /// The open connections, and the signals that one closed or that the sandbox ended.
-pub struct Conversations {
+pub struct Connections {
     budget: Rc<Budget>,
     open: Cell<usize>,
     carried: Cell<u64>,
@@ -29,10 +29,10 @@ pub struct Conversations {
     closed: Notify,
 }
 
-impl Conversations {
+impl Connections {
     /// Creates an empty set with the sandbox's budget.
-    pub fn new(budget: Rc<Budget>) -> Conversations {
-        Conversations {
+    pub fn new(budget: Rc<Budget>) -> Connections {
+        Connections {
             budget,
             open: Cell::default(),
             carried: Cell::default(),

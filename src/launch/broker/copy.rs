@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
 
 use super::budget::{Budget, Loan};
-use super::connections::Conversations;
+use super::connections::Connections;
 
 /// Bytes of the buffer that each direction owns; most connections never need more.
 const OWN_BYTES: usize = 4 << 10;
@@ -27,7 +27,7 @@ const OWN_BYTES: usize = 4 << 10;
 const MOST_BYTES: usize = 512 << 10;
 
 /// Copies both directions until they end; returns the bytes sent and received.
-pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Conversations) -> io::Result<(u64, u64)> {
+pub async fn both(guest: &mut TcpStream, world: &mut TcpStream, among: &Connections) -> io::Result<(u64, u64)> {
     let (from_guest, mut to_guest) = guest.split();
     let (from_world, mut to_world) = world.split();
     let (sent, received) = (Cell::new(0), Cell::new(0));

@@ -12,12 +12,12 @@ use tokio::time::{Instant, timeout};
 use silo_wire::Outcome;
 
 use silo_base::grant::address::{Owner, canonical, owner};
-use silo_base::grant::{Cover, Host, MACHINE, Policy, Said};
+use silo_base::grant::{AddressVerdict, Host, MACHINE, Policy, Specificity};
 use silo_base::thread;
 
 use super::http_head::{MAX_HEAD_BYTES, end_of_head};
 use super::own_addresses::is_own;
-use super::upstream_proxy::{Proxies, Proxy, Unknown};
+use super::upstream_proxy::{Proxies, Proxy, UnknownProxy};
 
 /// Timeout over all addresses of a host; a kernel gives up after about as long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +28,7 @@ const MAX_ADDRESSES: usize = 8;
 
 /// An open connection to a host or to the upstream proxy.
 #[derive(Debug)]
-pub struct Dialled {
+pub struct DialledConnection {
     /// The connection.
     pub stream: TcpStream,
     /// The upstream proxy at the other end, if it must be asked for each exchange (plain HTTP).
@@ -69,7 +69,7 @@ pub enum Error {
     Proxy(String),
     /// The upstream proxy is of an unsupported kind.
     #[error(transparent)]
-    Kind(#[from] Unknown),
+    Kind(#[from] UnknownProxy),
 }
 
 impl Error {
@@ -99,7 +99,7 @@ fn granted_as(address: &IpAddr, port: &u16) -> String {
 /// Connects to a host that a grant with this cover allows.
 ///
 /// Resolves the name once and dials the addresses that were checked. An upstream proxy gets the name and resolves it itself.
-pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies: &Proxies) -> Result<Dialled, Error> {
+pub async fn dial(host: &Host, port: u16, cover: Specificity, policy: &Policy, proxies: &Proxies) -> Result<DialledConnection, Error> {
     // Plain HTTP goes to the proxy as a request; everything else through a tunnel.
     let plain = port == 80;
     let proxy = proxies.towards(host, port, plain)?;
@@ -113,18 +113,18 @@ pub async fn dial(host: &Host, port: u16, cover: Cover, policy: &Policy, proxies
     // On the proxy, an address of this machine would mean another machine.
     let proxy = proxy.filter(|_| !addresses.iter().any(|place| owner(place.ip()) == Owner::Machine));
     let Some(proxy) = proxy else {
-        return Ok(Dialled { stream: connect(&addresses).await.map_err(Error::Connect)?, proxy: None });
+        return Ok(DialledConnection { stream: connect(&addresses).await.map_err(Error::Connect)?, proxy: None });
     };
     let places = lookup(&proxy.host, proxy.port).await.map_err(|error| Error::Proxy(error.to_string()))?;
     let mut stream = connect(&places).await.map_err(|error| Error::Proxy(error.to_string()))?;
     if plain {
-        return Ok(Dialled { stream, proxy: Some(proxy) });
+        return Ok(DialledConnection { stream, proxy: Some(proxy) });
     }
     match timeout(PATIENCE, tunnel(&mut stream, &proxy, host, port)).await {
         Ok(tunnelled) => tunnelled?,
         Err(_) => return Err(Error::Connect(io::ErrorKind::TimedOut.into())),
     }
-    Ok(Dialled { stream, proxy: None })
+    Ok(DialledConnection { stream, proxy: None })
 }
 
 async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -146,7 +146,7 @@ async fn lookup(host: &Host, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 /// Keeps the addresses that may be dialled: public ones; private ones if a grant names this host or the address; and this machine's own (or
 /// those without meaning beyond it) if a grant names them as such.
-fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
+fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Specificity, policy: &Policy) -> Result<Vec<SocketAddr>, Error> {
     let mut refusal = None;
     let mut kept = Vec::new();
     for mut place in addresses {
@@ -158,13 +158,13 @@ fn judged(host: &Host, addresses: Vec<SocketAddr>, cover: Cover, policy: &Policy
         let is_named = host.as_str() == MACHINE || policy.names(address, port);
         let by_class = owner(address);
         let why = match if is_own(address) { Owner::Machine } else { by_class } {
-            _ if said == Said::Denied => Some(Error::Denied { address }),
+            _ if said == AddressVerdict::Denied => Some(Error::Denied { address }),
             Owner::World => None,
-            Owner::Network if said == Said::Granted || cover == Cover::Exact => None,
+            Owner::Network if said == AddressVerdict::Granted || cover == Specificity::Exact => None,
             Owner::Network => Some(Error::NotPublic { address }),
             Owner::Machine if is_named => None,
             // A grant may cover a link-local network, but not this machine's own address in it.
-            Owner::Machine if said == Said::Granted && by_class == Owner::Machine => None,
+            Owner::Machine if said == AddressVerdict::Granted && by_class == Owner::Machine => None,
             Owner::Machine => Some(Error::Machine { address, port }),
         };
         match why {

@@ -44,14 +44,14 @@ use tokio::time::Instant;
 
 use silo_base::grant::{Host, MACHINE, that_covers};
 
-pub use agent_channel::Carrier;
-use budget::Permit;
-pub use config::{Asking, Door, Keys, Terms};
+pub use agent_channel::AgentChannel;
+use budget::ConnectionPermit;
+pub use config::{BrokerConfig, PortForward, Requester, SshAgentAccess};
 pub use network_log::Say;
 use network_log::{Entry, Verdict};
 use relay::Place;
 pub use shared::MAX_LINES;
-use shared::{Dialling, Hall, MAX_DIALLING, Ready};
+use shared::{DialPermit, MAX_DIALLING, PendingConnection, Shared};
 
 /// The most DNS lookups at a time, each in its own thread; more of them wait.
 const MAX_LOOKUPS: usize = 16;
@@ -69,7 +69,10 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Serves the agent until its sandbox has ended and its outgoing data is drained.
 ///
 /// `open` runs inside the async runtime; it returns the channel, and a future that resolves when the sandbox ends.
-pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Result<(C, E)>, mut terms: Terms) -> io::Result<()> {
+pub fn serve<C: AgentChannel, E: Future<Output = ()>>(
+    open: impl FnOnce() -> io::Result<(C, E)>,
+    mut terms: BrokerConfig,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_LOOKUPS)
@@ -79,7 +82,7 @@ pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Resu
     let served = set.block_on(&runtime, async {
         let (doors, keys) = (std::mem::take(&mut terms.doors), terms.keys.take());
         let (channel, ended) = open()?;
-        let hall = Hall::new(channel, terms);
+        let hall = Shared::new(channel, terms);
         {
             let mut served = std::pin::pin!(Rc::clone(&hall).serve(doors, keys));
             tokio::select! {
@@ -102,8 +105,8 @@ pub fn serve<C: Carrier, E: Future<Output = ()>>(open: impl FnOnce() -> io::Resu
     served
 }
 
-impl<C: Carrier> Hall<C> {
-    async fn serve(self: Rc<Hall<C>>, doors: Vec<Door>, keys: Option<Keys>) -> io::Result<()> {
+impl<C: AgentChannel> Shared<C> {
+    async fn serve(self: Rc<Shared<C>>, doors: Vec<PortForward>, keys: Option<SshAgentAccess>) -> io::Result<()> {
         for door in doors {
             let (hall, port) = (Rc::clone(&self), door.inside);
             tokio::task::spawn_local(async move {
@@ -131,7 +134,7 @@ impl<C: Carrier> Hall<C> {
                         self.answer(ToAgent::Outcome { id, outcome: Outcome::Refused });
                         continue;
                     };
-                    let dialling = Dialling::of(&self);
+                    let dialling = DialPermit::of(&self);
                     tokio::task::spawn_local(async move {
                         let outcome = hall.connect(id, &name, port, permit).await;
                         drop(dialling);
@@ -156,7 +159,7 @@ impl<C: Carrier> Hall<C> {
     }
 
     /// Drops connections that the agent never claimed.
-    async fn sweep(self: Rc<Hall<C>>) {
+    async fn sweep(self: Rc<Shared<C>>) {
         loop {
             tokio::time::sleep(SWEEP).await;
             let now = Instant::now();
@@ -165,7 +168,7 @@ impl<C: Carrier> Hall<C> {
     }
 
     /// Sends an answer without waiting: an agent that does not read must not block the broker.
-    fn answer(self: &Rc<Hall<C>>, answer: ToAgent) {
+    fn answer(self: &Rc<Shared<C>>, answer: ToAgent) {
         if self.answers.get() >= MAX_ANSWERS {
             return;
         }
@@ -190,7 +193,7 @@ impl<C: Carrier> Hall<C> {
         ranges
     }
 
-    async fn connect(&self, id: AgentId, name: &str, port: u16, permit: Permit) -> Outcome {
+    async fn connect(&self, id: AgentId, name: &str, port: u16, permit: ConnectionPermit) -> Outcome {
         let Some(host) = Host::parse(name) else { return Outcome::Denied };
         let name = host.as_str().to_owned();
         let outcome = self.reach(id, host, port, permit).await;
@@ -200,7 +203,7 @@ impl<C: Carrier> Hall<C> {
         outcome
     }
 
-    async fn reach(&self, id: AgentId, host: Host, port: u16, permit: Permit) -> Outcome {
+    async fn reach(&self, id: AgentId, host: Host, port: u16, permit: ConnectionPermit) -> Outcome {
         let place = format!("{}:{port}", host.as_str());
         let Some(leave) = self.terms.judge(&host, port) else {
             self.refuse(&place, &that_covers(&host, port));
@@ -212,7 +215,7 @@ impl<C: Carrier> Hall<C> {
                     learned(&place);
                 }
                 let until = Instant::now() + PATIENCE;
-                self.ready.borrow_mut().insert(id, Ready { dialled, host, port, leave, permit, until });
+                self.ready.borrow_mut().insert(id, PendingConnection { dialled, host, port, leave, permit, until });
                 Outcome::Open
             }
             Err(error) => {
@@ -222,8 +225,8 @@ impl<C: Carrier> Hall<C> {
         }
     }
 
-    async fn converse(&self, guest: TcpStream, ready: Ready) {
-        let Ready { dialled, host, port, leave, permit, until: _ } = ready;
+    async fn converse(&self, guest: TcpStream, ready: PendingConnection) {
+        let PendingConnection { dialled, host, port, leave, permit, until: _ } = ready;
         permit.fit([&guest, &dialled.stream]);
         let place = Place { host: &host, port, raw: leave.raw };
         let (verdict, sent, received) = match relay::relay(guest, dialled, place, &self.conversations).await {

@@ -11,12 +11,12 @@ use silo_wire::{Family, ToAgent};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::agent_channel::Carrier;
-use super::budget::Permit;
-use super::config::Door;
+use super::agent_channel::AgentChannel;
+use super::budget::ConnectionPermit;
+use super::config::PortForward;
 use super::copy;
 use super::network_log::{Entry, Verdict};
-use super::shared::Hall;
+use super::shared::Shared;
 
 /// Timeout of a connect inside; the kernel answers immediately unless the server's accept queue is full.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Serves a port forward until the sandbox ends.
-pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> {
+pub async fn serve<C: AgentChannel>(hall: Rc<Shared<C>>, door: PortForward) -> io::Result<()> {
     door.listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(door.listener)?;
     loop {
@@ -47,7 +47,7 @@ pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, door: Door) -> io::Result<()> 
     }
 }
 
-async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u16, permit: &Permit) {
+async fn let_in<C: AgentChannel>(hall: &Rc<Shared<C>>, mut outside: TcpStream, port: u16, permit: &ConnectionPermit) {
     let mut entry = Entry { name: "localhost".to_owned(), port: Some(port), verdict: Verdict::Entered, sent: 0, received: 0 };
     let way = async {
         match enter(hall, Family::V4, port).await {
@@ -76,7 +76,7 @@ async fn let_in<C: Carrier>(hall: &Rc<Hall<C>>, mut outside: TcpStream, port: u1
     hall.note(&entry);
 }
 
-async fn enter<C: Carrier>(hall: &Rc<Hall<C>>, family: Family, port: u16) -> Option<TcpStream> {
+async fn enter<C: AgentChannel>(hall: &Rc<Shared<C>>, family: Family, port: u16) -> Option<TcpStream> {
     let (id, receiver, _forget) = hall.waiting.begin();
     hall.channel.answer(&ToAgent::Enter { id, family, port }).await.ok()?;
     let inside = receiver.await.ok()??;

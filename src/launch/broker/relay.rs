@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use silo_base::grant::Host;
 
 use super::budget::Budget;
-use super::connections::Conversations;
+use super::connections::Connections;
 use super::copy;
-use super::dial::Dialled;
+use super::dial::DialledConnection;
 use super::http_head::{self, MAX_HEAD_BYTES};
-use super::sni::{Hello, MAX_HELLO_BYTES, Reader};
+use super::sni::{ClientHello, MAX_HELLO_BYTES, Reader};
 
 /// Time limit for a guest to send the first bytes, where they are checked.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,8 +51,8 @@ pub struct Place<'a> {
 }
 
 /// Copies both directions until they end; returns the bytes sent and received.
-pub async fn relay(mut guest: TcpStream, dialled: Dialled, place: Place<'_>, among: &Conversations) -> Result<(u64, u64), Error> {
-    let Dialled { stream: mut world, proxy } = dialled;
+pub async fn relay(mut guest: TcpStream, dialled: DialledConnection, place: Place<'_>, among: &Connections) -> Result<(u64, u64), Error> {
+    let DialledConnection { stream: mut world, proxy } = dialled;
     // Disable Nagle's algorithm: small messages must not wait for an ACK. The guest's side of a VM is no TCP socket, and has no such delay.
     let _ = guest.set_nodelay(true);
     world.set_nodelay(true)?;
@@ -110,11 +110,11 @@ async fn named(guest: &mut TcpStream, place: &Place<'_>, budget: &Budget) -> Res
         more(guest, &mut begin, MAX_HELLO_BYTES).await?;
         let unnamed = |what| Err(Error::Unnamed(what, format!("{}:443/tcp", place.host.as_str())));
         match reader.take(&begin[from..]) {
-            Hello::Part => {}
-            Hello::Names(name) if name == *place.host => return Ok(begin),
-            Hello::Names(name) => return Err(Error::OtherName(name.as_str().to_owned())),
-            Hello::Nameless => return unnamed("TLS without SNI"),
-            Hello::Other => return unnamed("not TLS"),
+            ClientHello::Part => {}
+            ClientHello::Names(name) if name == *place.host => return Ok(begin),
+            ClientHello::Names(name) => return Err(Error::OtherName(name.as_str().to_owned())),
+            ClientHello::Nameless => return unnamed("TLS without SNI"),
+            ClientHello::Other => return unnamed("not TLS"),
         }
     }
 }

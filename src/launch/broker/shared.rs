@@ -4,15 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use silo_base::grant::{Host, Leave};
+use silo_base::grant::{Host, Permit};
 use silo_wire::id::AgentId;
 use tokio::time::Instant;
 
-use super::agent_channel::Carrier;
-use super::budget::{Budget, Permit};
-use super::config::Terms;
-use super::connections::Conversations;
-use super::dial::Dialled;
+use super::agent_channel::AgentChannel;
+use super::budget::{Budget, ConnectionPermit};
+use super::config::BrokerConfig;
+use super::connections::Connections;
+use super::dial::DialledConnection;
 use super::network_log::{Entry, Verdict};
 use super::pending::Waiting;
 
@@ -22,50 +22,50 @@ pub const MAX_DIALLING: usize = 512;
 pub const MAX_LINES: usize = 200;
 
 /// State shared by all connections.
-pub struct Hall<C> {
+pub struct Shared<C> {
     pub channel: C,
-    pub terms: Terms,
-    pub ready: RefCell<HashMap<AgentId, Ready>>,
+    pub terms: BrokerConfig,
+    pub ready: RefCell<HashMap<AgentId, PendingConnection>>,
     pub dialling: Cell<usize>,
     pub answers: Cell<usize>,
     pub is_crowded: Cell<bool>,
     pub turned_away: Cell<u64>,
-    pub conversations: Conversations,
+    pub conversations: Connections,
     pub lines: RefCell<Vec<String>>,
     pub waiting: Waiting,
 }
 
 /// Counts one running dial.
-pub struct Dialling<C>(Rc<Hall<C>>);
+pub struct DialPermit<C>(Rc<Shared<C>>);
 
-impl<C> Dialling<C> {
+impl<C> DialPermit<C> {
     /// Counts one more dial.
-    pub fn of(hall: &Rc<Hall<C>>) -> Dialling<C> {
+    pub fn of(hall: &Rc<Shared<C>>) -> DialPermit<C> {
         hall.dialling.set(hall.dialling.get() + 1);
-        Dialling(Rc::clone(hall))
+        DialPermit(Rc::clone(hall))
     }
 }
 
-impl<C> Drop for Dialling<C> {
+impl<C> Drop for DialPermit<C> {
     fn drop(&mut self) {
         self.0.dialling.set(self.0.dialling.get().saturating_sub(1));
     }
 }
 
 /// A dialled connection that waits for the guest's side.
-pub struct Ready {
-    pub dialled: Dialled,
+pub struct PendingConnection {
+    pub dialled: DialledConnection,
     pub host: Host,
     pub port: u16,
-    pub leave: Leave,
-    pub permit: Permit,
+    pub leave: Permit,
+    pub permit: ConnectionPermit,
     pub until: Instant,
 }
 
-impl<C: Carrier> Hall<C> {
+impl<C: AgentChannel> Shared<C> {
     /// Starts with a channel and the configuration.
-    pub fn new(channel: C, terms: Terms) -> Rc<Hall<C>> {
-        Rc::new(Hall {
+    pub fn new(channel: C, terms: BrokerConfig) -> Rc<Shared<C>> {
+        Rc::new(Shared {
             channel,
             terms,
             ready: RefCell::default(),
@@ -73,19 +73,19 @@ impl<C: Carrier> Hall<C> {
             answers: Cell::default(),
             is_crowded: Cell::default(),
             turned_away: Cell::default(),
-            conversations: Conversations::new(Budget::new()),
+            conversations: Connections::new(Budget::new()),
             lines: RefCell::default(),
             waiting: Waiting::default(),
         })
     }
 
     /// Takes a connection from the budget.
-    pub fn permit(&self, name: &str, port: u16) -> Option<Permit> {
+    pub fn permit(&self, name: &str, port: u16) -> Option<ConnectionPermit> {
         self.conversations.budget().permit().or_else(|| self.crowded(name, port))
     }
 
     /// Refuses a connection; records only the first one of a run, since there may be thousands.
-    pub fn crowded(&self, name: &str, port: u16) -> Option<Permit> {
+    pub fn crowded(&self, name: &str, port: u16) -> Option<ConnectionPermit> {
         if !self.is_crowded.replace(true) {
             let name = Host::parse(name).map_or_else(String::new, |host| host.as_str().to_owned());
             self.note(&Entry { name, port: Some(port), verdict: Verdict::Crowded, sent: 0, received: 0 });

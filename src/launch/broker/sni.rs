@@ -9,7 +9,7 @@ pub const MAX_HELLO_BYTES: usize = 64 << 10;
 
 /// The result of reading the first bytes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hello {
+pub enum ClientHello {
     /// More bytes are needed.
     Part,
     /// TLS with this host as its SNI.
@@ -29,28 +29,28 @@ pub struct Reader {
 
 impl Reader {
     /// Parses the next bytes. After any result but [`Hello::Part`] the reader is finished.
-    pub fn take(&mut self, bytes: &[u8]) -> Hello {
+    pub fn take(&mut self, bytes: &[u8]) -> ClientHello {
         self.length = self.length.saturating_add(bytes.len());
         let mut rest = bytes;
         while !rest.is_empty() {
             if self.acceptor.read_tls(&mut rest).is_err() {
-                return Hello::Other;
+                return ClientHello::Other;
             }
             match self.acceptor.accept() {
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
-                    return hello.server_name().and_then(Host::parse).map_or(Hello::Nameless, Hello::Names);
+                    return hello.server_name().and_then(Host::parse).map_or(ClientHello::Nameless, ClientHello::Names);
                 }
-                Err(_) => return Hello::Other,
+                Err(_) => return ClientHello::Other,
             }
         }
-        if self.length >= MAX_HELLO_BYTES { Hello::Other } else { Hello::Part }
+        if self.length >= MAX_HELLO_BYTES { ClientHello::Other } else { ClientHello::Part }
     }
 }
 
 /// Reads the first bytes of a connection.
-pub fn read(bytes: &[u8]) -> Hello {
+pub fn read(bytes: &[u8]) -> ClientHello {
     Reader::default().take(bytes)
 }
 
@@ -78,17 +78,17 @@ mod tests {
     fn the_sni_of_a_client_hello_is_read() {
         let bytes = hello("A.example");
         for length in 0..bytes.len() {
-            assert_eq!(read(&bytes[..length]), Hello::Part, "{length}");
+            assert_eq!(read(&bytes[..length]), ClientHello::Part, "{length}");
         }
-        assert_eq!(read(&bytes), Hello::Names(Host::parse("a.example").expect("a host")));
+        assert_eq!(read(&bytes), ClientHello::Names(Host::parse("a.example").expect("a host")));
         // The size of the pieces makes no difference.
         for size in [1, 7, 100] {
             let mut reader = Reader::default();
-            let last = bytes.chunks(size).map(|piece| reader.take(piece)).find(|hello| *hello != Hello::Part);
+            let last = bytes.chunks(size).map(|piece| reader.take(piece)).find(|hello| *hello != ClientHello::Part);
             assert_eq!(last, Some(read(&bytes)), "{size}");
         }
-        assert_eq!(read(&hello("192.0.2.1")), Hello::Nameless);
-        assert_eq!(read(b"GET / HTTP/1.1\r\n\r\n"), Hello::Other);
-        assert_eq!(read(b"SSH-2.0-x\r\n"), Hello::Other);
+        assert_eq!(read(&hello("192.0.2.1")), ClientHello::Nameless);
+        assert_eq!(read(b"GET / HTTP/1.1\r\n\r\n"), ClientHello::Other);
+        assert_eq!(read(b"SSH-2.0-x\r\n"), ClientHello::Other);
     }
 }

@@ -12,10 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::Receiver;
 
-use super::agent_channel::Carrier;
-use super::config::{Asking, Keys};
+use super::agent_channel::AgentChannel;
+use super::config::{Requester, SshAgentAccess};
 use super::network_log::{Entry, Verdict};
-use super::shared::Hall;
+use super::shared::Shared;
 
 /// The longest message; OpenSSH's agent has the same limit.
 const MAX_MESSAGE_BYTES: u32 = 256 << 10;
@@ -39,13 +39,13 @@ enum Served {
 }
 
 impl Served {
-    fn of(asking: Asking) -> io::Result<Served> {
+    fn of(asking: Requester) -> io::Result<Served> {
         match asking {
-            Asking::Listener(listener) => {
+            Requester::Listener(listener) => {
                 listener.set_nonblocking(true)?;
                 Ok(Served::Listener(UnixListener::from_std(listener)?))
             }
-            Asking::Handed(handed) => Ok(Served::Handed(handed)),
+            Requester::Handed(handed) => Ok(Served::Handed(handed)),
         }
     }
 
@@ -63,7 +63,7 @@ impl Served {
 }
 
 /// Serves the agent until the sandbox ends.
-pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, keys: Keys) -> io::Result<()> {
+pub async fn serve<C: AgentChannel>(hall: Rc<Shared<C>>, keys: SshAgentAccess) -> io::Result<()> {
     let mut asking = Served::of(keys.asking)?;
     let agent: Rc<Path> = keys.agent.into();
     let open = Rc::new(());
@@ -91,7 +91,7 @@ pub async fn serve<C: Carrier>(hall: Rc<Hall<C>>, keys: Keys) -> io::Result<()> 
     }
 }
 
-async fn converse<C: Carrier>(hall: &Hall<C>, mut guest: UnixStream, mut agent: UnixStream) -> io::Result<()> {
+async fn converse<C: AgentChannel>(hall: &Shared<C>, mut guest: UnixStream, mut agent: UnixStream) -> io::Result<()> {
     loop {
         let request = read(&mut guest).await?;
         if !is_passed_on(&request) {

@@ -30,17 +30,17 @@ pub struct Proxy {
 /// A proxy setting of an unsupported kind.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this machine's proxy is not an http:// proxy; other kinds are not supported")]
-pub struct Unknown;
+pub struct UnknownProxy;
 
 impl Proxies {
     /// Returns the proxy for a host; `plain` for plain HTTP.
-    pub fn towards(&self, host: &Host, port: u16, plain: bool) -> Result<Option<Proxy>, Unknown> {
+    pub fn towards(&self, host: &Host, port: u16, plain: bool) -> Result<Option<Proxy>, UnknownProxy> {
         // A proxy would resolve a loopback name to itself.
         if host.is_loopback() || host.as_str() == MACHINE || self.is_direct(host, port) {
             return Ok(None);
         }
         let setting = if plain { &self.http } else { &self.https };
-        setting.as_deref().map(|url| parse(url).ok_or(Unknown)).transpose()
+        setting.as_deref().map(|url| parse(url).ok_or(UnknownProxy)).transpose()
     }
 
     fn is_direct(&self, host: &Host, port: u16) -> bool {
@@ -126,7 +126,7 @@ mod tests {
         }
         assert!(towards("one.example", 443, false).is_some() && towards("xcorp.example", 443, false).is_some());
         let odd = Proxies { https: Some("socks5://a".to_owned()), ..Proxies::default() };
-        assert_eq!(odd.towards(&Host::parse("a").expect("a host"), 443, false), Err(Unknown));
+        assert_eq!(odd.towards(&Host::parse("a").expect("a host"), 443, false), Err(UnknownProxy));
         for (text, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v")] {
             assert_eq!(base64(text.as_bytes()), expect);
         }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::system::{Apart, SENDING};
+use super::system::{BackgroundTask, SENDING};
 use crate::broker::network_log::{Entry, Record};
 use crate::broker::{MAX_LINES, Say};
 use silo_base::grant::Grant;
@@ -37,7 +37,7 @@ pub enum Kind {
 const LETTERS: [(Kind, u8); 3] = [(Kind::Line, b'T'), (Kind::Learned, b'L'), (Kind::Entry, b'R')];
 
 /// The receivers of the broker's messages.
-pub struct Ears {
+pub struct Receivers {
     /// Receives lines for the user.
     pub tell: Say,
     /// Receives learned names.
@@ -47,10 +47,10 @@ pub struct Ears {
 }
 
 /// A running broker. Dropping it ends the broker, after it has delivered the sandbox's last writes.
-pub struct Serving {
+pub struct BrokerSession {
     link: OwnedFd,
-    apart: Apart,
-    ears: Ears,
+    apart: BackgroundTask,
+    ears: Receivers,
     lines: usize,
 }
 
@@ -76,7 +76,7 @@ fn parse(message: &[u8]) -> Option<(Kind, &str)> {
     Some((*kind, std::str::from_utf8(text).ok()?))
 }
 
-impl Ears {
+impl Receivers {
     fn hear(&self, kind: Kind, text: &str) {
         match kind {
             Kind::Line => (self.tell)(text),
@@ -94,10 +94,10 @@ impl Ears {
     }
 }
 
-impl Serving {
+impl BrokerSession {
     /// Takes over a broker process and silo's end of its link.
-    pub fn new(link: OwnedFd, apart: Apart, ears: Ears) -> Serving {
-        Serving { link, apart, ears, lines: 0 }
+    pub fn new(link: OwnedFd, apart: BackgroundTask, ears: Receivers) -> BrokerSession {
+        BrokerSession { link, apart, ears, lines: 0 }
     }
 
     /// Returns the file descriptor to poll for messages.
@@ -167,7 +167,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for BrokerSession {
     fn drop(&mut self) {
         match self.hear_out() {
             // Its exit status no longer matters.
@@ -193,9 +193,9 @@ mod tests {
             let heard = Arc::clone(&heard);
             Box::new(move |text| heard.lock().expect("not poisoned").push(format!("{name} {text}")))
         };
-        let ears = Ears { tell: into("line"), learned: Some(into("learned")), record: Some(Record::new(into("entry"))) };
-        let apart = Apart::none();
-        let mut serving = Serving::new(ours, apart, ears);
+        let ears = Receivers { tell: into("line"), learned: Some(into("learned")), record: Some(Record::new(into("entry"))) };
+        let apart = BackgroundTask::none();
+        let mut serving = BrokerSession::new(ours, apart, ears);
         say(theirs.as_fd(), Kind::Line, "one\u{1b}[1m\nline");
         say(theirs.as_fd(), Kind::Learned, "a.example:443");
         say(theirs.as_fd(), Kind::Learned, "no grant");

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::Sender;
 
 use super::system::{RECEIVING, SENDING};
-use crate::broker::Carrier;
+use crate::broker::AgentChannel;
 
 /// The broker's end.
 ///
@@ -27,7 +27,7 @@ impl Channel {
     }
 }
 
-impl Carrier for Channel {
+impl AgentChannel for Channel {
     async fn next(&self) -> io::Result<Option<(ToBroker, Option<TcpStream>)>> {
         loop {
             self.0.readable().await?;
@@ -128,7 +128,7 @@ mod tests {
 
     use super::super::system::{MESSAGES, pair};
     use super::*;
-    use crate::broker::{self, Say, Terms};
+    use crate::broker::{self, BrokerConfig, Say};
     use silo_base::grant::{Grant, Policy};
 
     /// A client that sends forged messages in place of the agent.
@@ -144,7 +144,7 @@ mod tests {
             let lines = Arc::clone(&told);
             let tell: Say = Box::new(move |line| lines.lock().expect("not poisoned").push(line.to_owned()));
             let allow = grants.iter().map(|text| Grant::parse(text).expect("a grant")).collect();
-            let terms = Terms {
+            let terms = BrokerConfig {
                 policy: Policy { allow, ..Policy::default() },
                 learned: None,
                 proxies: Default::default(),

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 
-use super::nonblocking::{NoWait, Way};
-use super::stdio::{Lead, Streams};
+use super::nonblocking::{Direction, NonBlocking};
+use super::stdio::{Streams, Target};
 use crate::error::{Error, host};
 use silo_base::sanitize;
 
@@ -44,10 +44,10 @@ pub fn heard() -> Vec<u8> {
 
 /// The destination of lines; shared by their producers and the reader of the program's output.
 #[derive(Clone)]
-pub struct Notices(Arc<Mutex<Board>>);
+pub struct DeferredStderr(Arc<Mutex<Board>>);
 
 struct Board {
-    errors: NoWait,
+    errors: NonBlocking,
     end: &'static str,
     switches: Switches,
     held: Vec<String>,
@@ -55,18 +55,18 @@ struct Board {
     waiting: VecDeque<u8>,
 }
 
-impl Notices {
+impl DeferredStderr {
     /// Writes lines to the program's standard error.
-    pub fn new(streams: &Streams) -> Result<Notices, Error> {
+    pub fn new(streams: &Streams) -> Result<DeferredStderr, Error> {
         let errors = match &streams.leads[2] {
-            Lead::To(log) => log.as_fd(),
-            Lead::Caller | Lead::Terminal => rustix::stdio::stderr(),
+            Target::To(log) => log.as_fd(),
+            Target::Caller | Target::Terminal => rustix::stdio::stderr(),
         };
         // The caller's terminal may be in raw mode, which needs a carriage return.
         let end = if streams.on_terminal()[2] { "\r\n" } else { "\n" };
-        let errors = host(NoWait::shared(errors, Way::Write), "copying the log's descriptor")?;
+        let errors = host(NonBlocking::shared(errors, Direction::Write), "copying the log's descriptor")?;
         let (switches, held, waiting) = (Switches::default(), Vec::new(), VecDeque::new());
-        Ok(Notices(Arc::new(Mutex::new(Board { errors, end, switches, held, waiting }))))
+        Ok(DeferredStderr(Arc::new(Mutex::new(Board { errors, end, switches, held, waiting }))))
     }
 
     /// Prints a line, or defers it while the program is on the alternate screen.

@@ -1,8 +1,8 @@
 //! The program as a job of the caller's shell: it stops and continues with silo, and is in the foreground when silo is.
 
-use super::signal_escalation::Arrived;
-use super::system::{self, Signals, Who};
-use super::terminal::{Screen, Turn};
+use super::signal_escalation::ReceivedSignal;
+use super::system::{self, SignalTarget, Signals};
+use super::terminal::{ForegroundChange, Screen};
 use crate::error::Error;
 use crate::phase::Phase;
 
@@ -10,7 +10,7 @@ use crate::phase::Phase;
 const BACKGROUND: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
 
 /// Control of the program inside the sandbox.
-pub trait Inside {
+pub trait ProgramControl {
     /// Sends the program a signal.
     fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error>;
     /// Moves the program to the foreground or background of its terminal.
@@ -32,7 +32,7 @@ pub struct Job {
 
 impl Job {
     /// Forwards a signal to the sandbox; a resize updates the terminal's size.
-    pub fn pass_on(&mut self, arrived: Arrived, screen: Option<&Screen>, inside: &mut dyn Inside) -> Result<(), Error> {
+    pub fn pass_on(&mut self, arrived: ReceivedSignal, screen: Option<&Screen>, inside: &mut dyn ProgramControl) -> Result<(), Error> {
         if let (libc::SIGWINCH, Some(screen)) = (arrived.signal, screen) {
             return inside.resize(screen);
         }
@@ -43,11 +43,11 @@ impl Job {
     }
 
     /// Takes over or releases the caller's terminal after silo entered or left the foreground.
-    pub fn turn(&mut self, screen: &mut Screen, inside: &mut dyn Inside, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
+    pub fn turn(&mut self, screen: &mut Screen, inside: &mut dyn ProgramControl, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
         match screen.turn() {
             None => {}
-            Some(Turn::Came) => take(screen, inside, noted)?,
-            Some(Turn::Left) => {
+            Some(ForegroundChange::Came) => take(screen, inside, noted)?,
+            Some(ForegroundChange::Left) => {
                 screen.release();
                 inside.foreground(false)?;
             }
@@ -66,9 +66,9 @@ impl Job {
         signal: i32,
         mut screen: Option<&mut Screen>,
         signals: &Signals,
-        inside: &mut dyn Inside,
+        inside: &mut dyn ProgramControl,
         noted: &mut dyn FnMut(Phase),
-    ) -> Result<Vec<Arrived>, Error> {
+    ) -> Result<Vec<ReceivedSignal>, Error> {
         let is_use = BACKGROUND.contains(&signal);
         if let Some(screen) = screen.as_deref_mut().filter(|_| is_use) {
             screen.note_use();
@@ -83,7 +83,7 @@ impl Job {
         }
         inside.flush()?;
         let was_asked = std::mem::take(&mut self.was_asked);
-        system::stop_by(signal, if signal == libc::SIGSTOP || was_asked { Who::This } else { Who::Group })?;
+        system::stop_by(signal, if signal == libc::SIGSTOP || was_asked { SignalTarget::This } else { SignalTarget::Group })?;
         let mut others = Vec::new();
         let mut was_continued = false;
         while let Some(arrived) = signals.next()? {
@@ -94,7 +94,7 @@ impl Job {
         }
         if let Some(screen) = screen {
             match screen.turn() {
-                Some(Turn::Came) => take(screen, inside, noted)?,
+                Some(ForegroundChange::Came) => take(screen, inside, noted)?,
                 // No shell can put silo into the foreground, and the kernel does not stop an orphaned process group: end the program's
                 // input.
                 _ if is_use && !was_continued => {
@@ -111,7 +111,7 @@ impl Job {
 }
 
 /// Takes over the caller's terminal, and moves the program to the foreground of its own.
-pub fn take(screen: &mut Screen, inside: &mut dyn Inside, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
+pub fn take(screen: &mut Screen, inside: &mut dyn ProgramControl, noted: &mut dyn FnMut(Phase)) -> Result<(), Error> {
     noted(Phase::Terminal);
     let settings = screen.take()?;
     inside.settings(screen, &settings)?;

@@ -20,7 +20,7 @@ use rustix::pty::{OpenptFlags, openpt};
 use rustix::termios::{ControlModes, InputModes, LocalModes, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetsid};
 use rustix::thread::set_name;
 
-use super::signal_escalation::{Arrived, ENDS, Origin};
+use super::signal_escalation::{ENDS, Origin, ReceivedSignal};
 use crate::error::{Error, host};
 use crate::kernel::confine_broker;
 pub use crate::kernel::confine_broker::Agent;
@@ -190,20 +190,20 @@ const WITNESS_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 pub struct Signals {
     before: SignalSet,
     arriving: OwnedFd,
-    witness: RefCell<Option<Witness>>,
+    witness: RefCell<Option<GroupSignalProbe>>,
 }
 
 /// A child in silo's process group that detects signals sent to the whole group. A received signal does not show this.
-struct Witness {
+struct GroupSignalProbe {
     pid: Pid,
     socket: OwnedFd,
     /// A bit for each signal that the witness received and this process has not read yet.
     seen: u64,
 }
 
-impl Witness {
+impl GroupSignalProbe {
     /// Starts the witness. Needs a process with one thread.
-    fn start(arriving: BorrowedFd<'_>) -> Result<Witness, Error> {
+    fn start(arriving: BorrowedFd<'_>) -> Result<GroupSignalProbe, Error> {
         let step = "starting a process";
         require_one_thread()?;
         let (ours, theirs) = host(pair(SocketType::STREAM), step)?;
@@ -214,7 +214,7 @@ impl Witness {
                 let _ = catch_unwind(AssertUnwindSafe(|| testify(&theirs, arriving, parent)));
                 sys::exit(0)
             }
-            Some(pid) => Ok(Witness { pid: host(pid.ok_or(Errno::SRCH), step)?, socket: ours, seen: 0 }),
+            Some(pid) => Ok(GroupSignalProbe { pid: host(pid.ok_or(Errno::SRCH), step)?, socket: ours, seen: 0 }),
         }
     }
 
@@ -241,7 +241,7 @@ impl Witness {
     }
 }
 
-impl Drop for Witness {
+impl Drop for GroupSignalProbe {
     fn drop(&mut self) {
         // The child was not reaped, so its PID cannot have been reused.
         let _ = kill_process(self.pid, Signal::KILL);
@@ -281,7 +281,7 @@ impl Signals {
 
     /// Starts to distinguish signals to the whole process group from signals to this process. Call it once a program runs.
     pub fn tell_apart(&self) -> Result<(), Error> {
-        self.witness.replace(Some(Witness::start(self.arriving())?));
+        self.witness.replace(Some(GroupSignalProbe::start(self.arriving())?));
         Ok(())
     }
 
@@ -305,7 +305,7 @@ impl Signals {
     }
 
     /// Returns the next pending signal, if any.
-    pub fn next(&self) -> Result<Option<Arrived>, Error> {
+    pub fn next(&self) -> Result<Option<ReceivedSignal>, Error> {
         let Some((signal, from_kernel)) = host(sys::next_signal(self.arriving()), "reading signals")? else { return Ok(None) };
         let saw = self.witness.borrow_mut().as_mut().is_some_and(|witness| witness.saw(signal));
         let origin = match (from_kernel, saw) {
@@ -313,7 +313,7 @@ impl Signals {
             (false, true) => Origin::Group,
             (false, false) => Origin::Process,
         };
-        Ok(Some(Arrived { signal, origin }))
+        Ok(Some(ReceivedSignal { signal, origin }))
     }
 }
 
@@ -326,7 +326,7 @@ impl Drop for Signals {
 
 /// The target of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum SignalTarget {
     /// This process.
     This,
     /// Its whole process group, as for a key on the terminal.
@@ -335,15 +335,15 @@ pub enum Who {
 
 /// Stops this process by a signal, until it is continued. If no shell with job control could continue it (an orphaned process group), the
 /// kernel ignores stop signals other than SIGSTOP, and the process continues immediately.
-pub fn stop_by(signal: i32, who: Who) -> Result<(), Error> {
+pub fn stop_by(signal: i32, who: SignalTarget) -> Result<(), Error> {
     let step = "stopping";
     let signal = host(Signal::from_named_raw(signal).ok_or(Errno::INVAL), step)?;
     // All other signals stay blocked: a key pressed before the terminal is taken back is for the program.
     let (_, taken) = host(sys::block_signals(&[]), step)?;
     host(sys::set_blocked_signals(&taken.without(signal.as_raw())), step)?;
     let stopped = match who {
-        Who::This => kill_process(getpid(), signal),
-        Who::Group => kill_current_process_group(signal),
+        SignalTarget::This => kill_process(getpid(), signal),
+        SignalTarget::Group => kill_current_process_group(signal),
     };
     host(sys::set_blocked_signals(&taken), step)?;
     host(stopped, step)
@@ -383,7 +383,7 @@ pub fn end_by(signal: i32) {
 }
 
 /// A task in a child process. It dies with this process.
-pub struct Apart(Option<Pid>);
+pub struct BackgroundTask(Option<Pid>);
 
 /// Runs a task in a child process that is confined for the broker and has only the descriptors `kept`. The process first waits in `asked`,
 /// and ends if that returns false. Needs a process with one thread.
@@ -393,11 +393,11 @@ pub fn apart<W: Send + 'static>(
     work: W,
     asked: fn(&W) -> bool,
     run: fn(W) -> io::Result<()>,
-) -> Result<Apart, Error> {
+) -> Result<BackgroundTask, Error> {
     require_one_thread()?;
     let parent = getpid();
     match host(sys::fork(), "starting the broker")? {
-        Some(pid) => Ok(Apart(Pid::from_raw(pid))),
+        Some(pid) => Ok(BackgroundTask(Pid::from_raw(pid))),
         None => {
             // A fork must not unwind into or drop values of the parent.
             let done = catch_unwind(AssertUnwindSafe(|| {
@@ -433,11 +433,11 @@ fn close_others(kept: &[RawFd]) -> io::Result<()> {
     sys::close_range(first, u32::MAX)
 }
 
-impl Apart {
+impl BackgroundTask {
     /// No process, for tests of messages.
     #[cfg(test)]
-    pub fn none() -> Apart {
-        Apart(None)
+    pub fn none() -> BackgroundTask {
+        BackgroundTask(None)
     }
 
     /// Waits for its end; returns a description of the failure, if it failed.

@@ -19,14 +19,14 @@ use rustix::net::{RecvFlags, recv};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
-use super::broker_session::{Ears, Kind, Serving, say};
+use super::broker_session::{BrokerSession, Kind, Receivers, say};
 use super::channel::{self, Channel};
-use super::deferred_stderr::Notices;
+use super::deferred_stderr::DeferredStderr;
 use super::system::{self, Agent, MESSAGES};
 use crate::broker::network_log::Record;
-use crate::broker::{self, Asking, Door, Keys, Say, Terms};
+use crate::broker::{self, BrokerConfig, PortForward, Requester, Say, SshAgentAccess};
 use crate::error::{Error, host};
-use crate::spec::{Asker, Network};
+use crate::spec::{GrantOrigin, Network};
 use silo_base::grant::Port;
 
 /// Most names learned in one run; the clients of one ecosystem need far fewer.
@@ -35,7 +35,7 @@ const MAX_LEARNED: usize = 1024;
 const MAX_ASKING: usize = 16;
 
 /// The source of connections to the user's ssh agent.
-pub enum Askers {
+pub enum SshAgentSource {
     /// A listening socket inside the sandbox.
     #[allow(dead_code, reason = "only the native tier has one, which macOS has not")]
     Listener(OwnedFd),
@@ -44,25 +44,25 @@ pub enum Askers {
 }
 
 /// The host's end of a sandbox's network.
-pub struct Outlet<'a> {
+pub struct SandboxNetwork<'a> {
     network: &'a Network,
-    notices: Notices,
-    doors: Vec<Door>,
+    notices: DeferredStderr,
+    doors: Vec<PortForward>,
     channel: Option<OwnedFd>,
-    keys: Option<Askers>,
-    serving: Option<Serving>,
+    keys: Option<SshAgentSource>,
+    serving: Option<BrokerSession>,
 }
 
-impl<'a> Outlet<'a> {
+impl<'a> SandboxNetwork<'a> {
     /// Opens the port forwards before the sandbox starts; fails if a host port is in use.
-    pub fn open(network: &'a Network, notices: Notices) -> Result<Outlet<'a>, Error> {
+    pub fn open(network: &'a Network, notices: DeferredStderr) -> Result<SandboxNetwork<'a>, Error> {
         let doors = network.ports.iter().map(door).collect::<Result<_, _>>()?;
-        Ok(Outlet { network, notices, doors, channel: None, keys: None, serving: None })
+        Ok(SandboxNetwork { network, notices, doors, channel: None, keys: None, serving: None })
     }
 
     /// Returns the file descriptor to poll; when it is readable, call [`Outlet::serve`].
     pub fn asked(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.as_ref().map(AsFd::as_fd).or_else(|| self.serving.as_ref().map(Serving::link))
+        self.channel.as_ref().map(AsFd::as_fd).or_else(|| self.serving.as_ref().map(BrokerSession::link))
     }
 
     /// Takes the channel to the agent.
@@ -79,7 +79,7 @@ impl<'a> Outlet<'a> {
     }
 
     /// Takes the source of connections to the user's ssh agent.
-    pub fn take_keys(&mut self, keys: Askers) -> Result<(), Error> {
+    pub fn take_keys(&mut self, keys: SshAgentSource) -> Result<(), Error> {
         self.keys = Some(keys);
         self.serve()
     }
@@ -94,7 +94,7 @@ impl<'a> Outlet<'a> {
         };
         let network = self.network;
         let notices = self.notices.clone();
-        let ears = Ears {
+        let ears = Receivers {
             tell: Box::new(move |line| notices.tell(line)),
             learned: network.learn.as_ref().map(|learn| notebook(&learn.into)).transpose()?,
             record: network.record.as_ref().map(|record| Record::new(journal(&record.into, &record.title))),
@@ -103,13 +103,13 @@ impl<'a> Outlet<'a> {
         let (ours, theirs) = host(system::pair(MESSAGES), "making the broker's link")?;
         let work = self.work(channel, theirs)?;
         let agent = if work.terms.keys.is_some() { Agent::Asked } else { Agent::None };
-        let apart = system::apart(&work.descriptors(), agent, work, Work::is_asked, Work::run)?;
-        self.serving = Some(Serving::new(ours, apart, ears));
+        let apart = system::apart(&work.descriptors(), agent, work, BrokerTask::is_asked, BrokerTask::run)?;
+        self.serving = Some(BrokerSession::new(ours, apart, ears));
         Ok(())
     }
 
     /// Collects the broker's configuration.
-    fn work(&mut self, channel: OwnedFd, link: OwnedFd) -> Result<Work, Error> {
+    fn work(&mut self, channel: OwnedFd, link: OwnedFd) -> Result<BrokerTask, Error> {
         let network = self.network;
         let link = Arc::new(link);
         let to = |kind| -> Say {
@@ -119,47 +119,47 @@ impl<'a> Outlet<'a> {
         let mut handed = None;
         let keys = self.keys.take().zip(network.ssh_agent.as_ref()).map(|(askers, agent)| {
             let asking = match askers {
-                Askers::Listener(listener) => Asking::Listener(UnixListener::from(listener)),
-                Askers::Handed(socket) => {
+                SshAgentSource::Listener(listener) => Requester::Listener(UnixListener::from(listener)),
+                SshAgentSource::Handed(socket) => {
                     let (sender, receiver) = mpsc::channel(MAX_ASKING);
                     handed = Some((socket, sender));
-                    Asking::Handed(receiver)
+                    Requester::Handed(receiver)
                 }
             };
-            Keys { asking, agent: agent.socket.clone() }
+            SshAgentAccess { asking, agent: agent.socket.clone() }
         });
-        let terms = Terms {
+        let terms = BrokerConfig {
             policy: network.policy()?,
             learned: network.learn.as_ref().map(|_| to(Kind::Learned)),
             proxies: network.proxies.clone(),
             cure: match network.asker {
-                Asker::Step => |grant| format!("\"{grant}\" under network would grant it"),
-                Asker::Run => |grant| format!("`silo config network allow {grant}` would grant it"),
+                GrantOrigin::Step => |grant| format!("\"{grant}\" under network would grant it"),
+                GrantOrigin::Run => |grant| format!("`silo config network allow {grant}` would grant it"),
             },
             tell: to(Kind::Line),
             record: network.record.as_ref().map(|_| Record::new(to(Kind::Entry))),
             doors: std::mem::take(&mut self.doors),
             keys,
         };
-        Ok(Work { channel, link, handed, terms })
+        Ok(BrokerTask { channel, link, handed, terms })
     }
 }
 
 /// The broker's task in its own process, with its file descriptors.
-struct Work {
+struct BrokerTask {
     channel: OwnedFd,
     link: Arc<OwnedFd>,
     handed: Option<(OwnedFd, mpsc::Sender<UnixStream>)>,
-    terms: Terms,
+    terms: BrokerConfig,
 }
 
-impl Work {
+impl BrokerTask {
     /// Returns the numbers of all file descriptors that the broker needs.
     fn descriptors(&self) -> Vec<RawFd> {
         let mut all = vec![self.channel.as_raw_fd(), self.link.as_raw_fd()];
         all.extend(self.handed.as_ref().map(|(socket, _)| socket.as_raw_fd()));
         all.extend(self.terms.doors.iter().map(|door| door.listener.as_raw_fd()));
-        if let Some(Keys { asking: Asking::Listener(listener), .. }) = &self.terms.keys {
+        if let Some(SshAgentAccess { asking: Requester::Listener(listener), .. }) = &self.terms.keys {
             all.push(listener.as_raw_fd());
         }
         all
@@ -191,7 +191,7 @@ impl Work {
 
     /// Serves until the sandbox has ended.
     fn run(self) -> io::Result<()> {
-        let Work { channel, link, handed, terms } = self;
+        let BrokerTask { channel, link, handed, terms } = self;
         let open = move || {
             if let Some((socket, to)) = handed {
                 tokio::task::spawn_local(channel::hand_over(socket, to));
@@ -202,10 +202,10 @@ impl Work {
     }
 }
 
-fn door(port: &Port) -> Result<Door, Error> {
+fn door(port: &Port) -> Result<PortForward, Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.host.get()));
     let listener = listener.map_err(|source| Error::Port { port: port.host.get(), source })?;
-    Ok(Door { listener, inside: port.guest.get() })
+    Ok(PortForward { listener, inside: port.guest.get() })
 }
 
 /// Raises this process's soft limit of open files to the hard limit. The default is low for programs that use `select`.

@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 4096;
 
 /// The direction in which a descriptor is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// Reading.
     Read,
     /// Writing.
@@ -27,13 +27,13 @@ pub enum Way {
 
 /// A file descriptor and its non-blocking method.
 #[derive(Debug)]
-pub struct NoWait {
+pub struct NonBlocking {
     fd: OwnedFd,
-    how: How,
+    how: Method,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+enum Method {
     /// The open file description is our own and non-blocking, or it is a regular file.
     Own,
     /// A shared socket: each call has the flag.
@@ -43,49 +43,49 @@ enum How {
     Pieces,
 }
 
-impl NoWait {
+impl NonBlocking {
     /// Wraps a non-blocking descriptor of our own.
-    pub fn own(fd: OwnedFd) -> NoWait {
-        NoWait { fd, how: How::Own }
+    pub fn own(fd: OwnedFd) -> NonBlocking {
+        NonBlocking { fd, how: Method::Own }
     }
 
     /// Wraps a descriptor that others use as well.
-    pub fn shared(fd: BorrowedFd<'_>, way: Way) -> Result<NoWait, Errno> {
+    pub fn shared(fd: BorrowedFd<'_>, way: Direction) -> Result<NonBlocking, Errno> {
         let kind = FileType::from_raw_mode(fstat(fd)?.st_mode);
-        let flags = if way == Way::Read { OFlags::RDONLY } else { OFlags::WRONLY };
+        let flags = if way == Direction::Read { OFlags::RDONLY } else { OFlags::WRONLY };
         if kind == FileType::Fifo || kind == FileType::CharacterDevice && isatty(fd) {
             // Opening the terminal again fails if it belongs to another user (after su or sudo).
             if let Ok(fd) = system::open_again(fd, flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC) {
-                return Ok(NoWait { fd, how: How::Own });
+                return Ok(NonBlocking { fd, how: Method::Own });
             }
         }
         let how = match kind {
-            FileType::Socket => How::Socket,
-            FileType::RegularFile => How::Own,
-            _ => How::Pieces,
+            FileType::Socket => Method::Socket,
+            FileType::RegularFile => Method::Own,
+            _ => Method::Pieces,
         };
-        Ok(NoWait { fd: rustix::io::fcntl_dupfd_cloexec(fd, 3)?, how })
+        Ok(NonBlocking { fd: rustix::io::fcntl_dupfd_cloexec(fd, 3)?, how })
     }
 
     /// Reads; `EAGAIN` if no data is available.
     pub fn read(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
         match self.how {
-            How::Socket => recv(&self.fd, bytes, RecvFlags::DONTWAIT).map(|(length, _)| length),
-            How::Own | How::Pieces => read(&self.fd, bytes),
+            Method::Socket => recv(&self.fd, bytes, RecvFlags::DONTWAIT).map(|(length, _)| length),
+            Method::Own | Method::Pieces => read(&self.fd, bytes),
         }
     }
 
     /// Writes; `EAGAIN` if the buffer is full.
     pub fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self.how {
-            How::Own => write(&self.fd, bytes),
-            How::Socket => send(&self.fd, bytes, system::SENDING | SendFlags::DONTWAIT),
-            How::Pieces => write(&self.fd, &bytes[..bytes.len().min(PIECE_BYTES)]),
+            Method::Own => write(&self.fd, bytes),
+            Method::Socket => send(&self.fd, bytes, system::SENDING | SendFlags::DONTWAIT),
+            Method::Pieces => write(&self.fd, &bytes[..bytes.len().min(PIECE_BYTES)]),
         }
     }
 }
 
-impl AsFd for NoWait {
+impl AsFd for NonBlocking {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -100,7 +100,7 @@ mod tests {
 
     /// Writes until the buffer is full; a blocking call would never return.
     fn fill(fd: BorrowedFd<'_>) -> usize {
-        let shared = NoWait::shared(fd, Way::Write).expect("taken");
+        let shared = NonBlocking::shared(fd, Direction::Write).expect("taken");
         let mut taken = 0;
         loop {
             match shared.write(&[b'x'; 100_000]) {
@@ -120,9 +120,9 @@ mod tests {
         assert!(!rustix::fs::fcntl_getfl(&writer).expect("told").contains(OFlags::NONBLOCK), "the others wait as before");
         let (ours, theirs) = system::pair(SocketType::STREAM).expect("a pair");
         assert!(fill(ours.as_fd()) >= 4096);
-        let empty = NoWait::shared(ours.as_fd(), Way::Read).expect("taken");
+        let empty = NonBlocking::shared(ours.as_fd(), Direction::Read).expect("taken");
         assert_eq!(empty.read(&mut [0; 8]), Err(Errno::AGAIN));
-        let full = NoWait::shared(reader.as_fd(), Way::Read).expect("taken");
+        let full = NonBlocking::shared(reader.as_fd(), Direction::Read).expect("taken");
         assert_eq!(full.read(&mut [0; 8]), Ok(8));
         drop(theirs);
     }

@@ -25,14 +25,14 @@ pub enum Origin {
 
 /// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrived {
+pub struct ReceivedSignal {
     /// The signal number.
     pub signal: i32,
     /// The sender.
     pub origin: Origin,
 }
 
-impl Arrived {
+impl ReceivedSignal {
     /// True if it was sent to silo's whole process group; it is then forwarded to the program's whole group.
     pub fn is_for_group(self) -> bool {
         self.origin != Origin::Process
@@ -54,20 +54,20 @@ pub enum Answer {
 
 /// Counts requests to end.
 #[derive(Debug, Default)]
-pub struct Insistence {
+pub struct SignalEscalation {
     last: Option<Instant>,
     times: u32,
     killed: bool,
 }
 
-impl Insistence {
+impl SignalEscalation {
     /// True if [`Answer::Kill`] was returned.
     pub fn has_killed(&self) -> bool {
         self.killed
     }
 
     /// Decides the reaction to a signal that arrived at `now`.
-    pub fn hear(&mut self, arrived: Arrived, now: Instant) -> Answer {
+    pub fn hear(&mut self, arrived: ReceivedSignal, now: Instant) -> Answer {
         let is_key = arrived.origin == Origin::Kernel && [libc::SIGINT, libc::SIGQUIT].contains(&arrived.signal);
         if !is_key && ![libc::SIGTERM, libc::SIGHUP].contains(&arrived.signal) {
             return Answer::Pass;
@@ -95,9 +95,9 @@ mod tests {
     fn only_quickly_repeated_keys_escalate() {
         let began = Instant::now();
         let heard = |signals: &[(i32, Origin, u64)]| {
-            let mut insistence = Insistence::default();
+            let mut insistence = SignalEscalation::default();
             let hear = |&(signal, origin, millis): &(i32, Origin, u64)| {
-                insistence.hear(Arrived { signal, origin }, began + Duration::from_millis(millis))
+                insistence.hear(ReceivedSignal { signal, origin }, began + Duration::from_millis(millis))
             };
             signals.iter().map(hear).collect::<Vec<_>>()
         };

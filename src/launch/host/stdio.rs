@@ -19,13 +19,13 @@ pub struct Streams {
     /// The program's terminal, if it has one.
     pub terminal: Option<Terminal>,
     /// Input, output and errors.
-    pub leads: [Lead; 3],
+    pub leads: [Target; 3],
     /// The caller's terminal, if the program has one.
     pub console: Option<Console>,
 }
 
 /// The destination of one stream.
-pub enum Lead {
+pub enum Target {
     /// The caller's own stream.
     Caller,
     /// The program's terminal.
@@ -51,12 +51,12 @@ pub struct Console {
     /// The file descriptor for output.
     pub display: OwnedFd,
     /// The time of taking it over.
-    pub take: Take,
+    pub take: TerminalTakeover,
 }
 
 /// The time when a program in the foreground takes over the caller's terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Take {
+pub enum TerminalTakeover {
     /// For as long as it is in the foreground.
     Always,
     /// On the program's first read or change of settings. Until then another program of the pipeline may be the one that reads keys.
@@ -66,12 +66,12 @@ pub enum Take {
 impl Streams {
     /// Uses descriptors of silo's own as streams.
     pub fn given(input: OwnedFd, output: OwnedFd, errors: OwnedFd) -> Streams {
-        Streams { terminal: None, leads: [input, output, errors].map(Lead::To), console: None }
+        Streams { terminal: None, leads: [input, output, errors].map(Target::To), console: None }
     }
 
     /// Returns for each stream if it is on the program's terminal.
     pub fn on_terminal(&self) -> [bool; 3] {
-        [0, 1, 2].map(|number| matches!(self.leads[number], Lead::Terminal))
+        [0, 1, 2].map(|number| matches!(self.leads[number], Target::Terminal))
     }
 }
 
@@ -90,7 +90,7 @@ pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
         Stdio::Auto => {
             refuse_directories()?;
             let Some((console, on)) = console()? else {
-                return Ok(Streams { terminal: None, leads: [Lead::Caller, Lead::Caller, Lead::Caller], console: None });
+                return Ok(Streams { terminal: None, leads: [Target::Caller, Target::Caller, Target::Caller], console: None });
             };
             let is_foreground = is_foreground(console.keyboard.as_fd());
             let mut settings = host(tcgetattr(&console.keyboard), "reading the terminal's settings")?;
@@ -98,9 +98,9 @@ pub fn streams(stdio: &Stdio) -> Result<Streams, Error> {
                 usual(&mut settings);
             }
             let size = host(tcgetwinsize(&console.display), "reading the terminal's size")?;
-            let begins_there = is_foreground && console.take == Take::Always;
+            let begins_there = is_foreground && console.take == TerminalTakeover::Always;
             let terminal = Terminal { settings: Box::new(settings), size, is_foreground: begins_there };
-            let leads = on.map(|is_there| if is_there { Lead::Terminal } else { Lead::Caller });
+            let leads = on.map(|is_there| if is_there { Target::Terminal } else { Target::Caller });
             Ok(Streams { terminal: Some(terminal), leads, console: Some(console) })
         }
     }
@@ -112,14 +112,14 @@ fn console() -> Result<Option<(Console, [bool; 3])>, Error> {
     let step = "opening the caller's terminal";
     let copy = |fd: BorrowedFd<'_>| host(fcntl_dupfd_cloexec(fd, 3), step);
     if isatty(input) && isatty(output) {
-        let console = Console { keyboard: copy(input)?, display: copy(output)?, take: Take::Always };
+        let console = Console { keyboard: copy(input)?, display: copy(output)?, take: TerminalTakeover::Always };
         return Ok(Some((console, [true, true, isatty(errors)])));
     }
     // A stream may be on another terminal, opened by its name; only the controlling terminal counts.
     let on = standard().map(|stream| isatty(stream) && system::is_own_terminal(stream));
     let Some(keyboard) = system::own_terminal(&on) else { return Ok(None) };
     let display = copy(keyboard.as_fd())?;
-    let take = if on[0] && !is_pipe(output)? { Take::Always } else { Take::AtUse };
+    let take = if on[0] && !is_pipe(output)? { TerminalTakeover::Always } else { TerminalTakeover::AtUse };
     Ok(Some((Console { keyboard, display, take }, on)))
 }
 

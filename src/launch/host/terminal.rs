@@ -15,9 +15,9 @@ use rustix::termios::{
     OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
-use super::deferred_stderr::Notices;
-use super::nonblocking::{NoWait, Way};
-use super::stdio::{Streams, Take, is_foreground};
+use super::deferred_stderr::DeferredStderr;
+use super::nonblocking::{Direction, NonBlocking};
+use super::stdio::{Streams, TerminalTakeover, is_foreground};
 use super::system::{self, Signals};
 use crate::error::{Error, host};
 use crate::host::exit::Exit;
@@ -35,9 +35,9 @@ static AT_PANIC: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 /// The caller's terminal, and the master side of the sandbox's terminal.
 pub struct Screen {
     /// The caller's terminal, opened again if possible, so that reads and writes do not block.
-    keyboard: NoWait,
-    display: NoWait,
-    take: Take,
+    keyboard: NonBlocking,
+    display: NonBlocking,
+    take: TerminalTakeover,
     /// True if the program has used its terminal, for [`Take::AtUse`].
     is_used: bool,
     /// While the terminal is taken over: its settings before and its raw settings.
@@ -54,12 +54,12 @@ pub struct Screen {
     /// The signal of the last key that generates one.
     key: Option<i32>,
     deserted: bool,
-    notices: Notices,
+    notices: DeferredStderr,
 }
 
 /// A detected change of the foreground.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum ForegroundChange {
     /// Silo came to the foreground.
     Came,
     /// Silo left the foreground without being stopped.
@@ -68,12 +68,12 @@ pub enum Turn {
 
 impl Screen {
     /// Takes charge of the caller's terminal, if the program gets one of its own.
-    pub fn of(streams: &Streams, notices: Notices) -> Result<Option<Screen>, Error> {
+    pub fn of(streams: &Streams, notices: DeferredStderr) -> Result<Option<Screen>, Error> {
         let (Some(terminal), Some(console)) = (&streams.terminal, &streams.console) else { return Ok(None) };
         let step = "taking the terminal over";
         Ok(Some(Screen {
-            keyboard: host(NoWait::shared(console.keyboard.as_fd(), Way::Read), step)?,
-            display: host(NoWait::shared(console.display.as_fd(), Way::Write), step)?,
+            keyboard: host(NonBlocking::shared(console.keyboard.as_fd(), Direction::Read), step)?,
+            display: host(NonBlocking::shared(console.display.as_fd(), Direction::Write), step)?,
             take: console.take,
             is_used: false,
             taken: None,
@@ -107,14 +107,14 @@ impl Screen {
 
     /// True if the terminal should be taken over in the foreground.
     fn is_wanted(&self) -> bool {
-        self.input_open && (self.take == Take::Always || self.is_used)
+        self.input_open && (self.take == TerminalTakeover::Always || self.is_used)
     }
 
     /// Checks if silo entered or left the foreground.
-    pub fn turn(&self) -> Option<Turn> {
+    pub fn turn(&self) -> Option<ForegroundChange> {
         match (self.is_taken(), self.is_wanted() && self.is_foreground()) {
-            (false, true) => Some(Turn::Came),
-            (true, false) if self.input_open => Some(Turn::Left),
+            (false, true) => Some(ForegroundChange::Came),
+            (true, false) if self.input_open => Some(ForegroundChange::Left),
             _ => None,
         }
     }
@@ -409,7 +409,7 @@ fn drop_returns(text: &mut Vec<u8>) {
 }
 
 /// Installs a panic hook that restores the terminal before it prints, also if panics abort.
-fn restore_at_panic(terminal: &NoWait, settings: Termios) {
+fn restore_at_panic(terminal: &NonBlocking, settings: Termios) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     let Ok(terminal) = rustix::io::fcntl_dupfd_cloexec(terminal, 3) else { return };
     ONCE.call_once(|| {

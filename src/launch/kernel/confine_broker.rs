@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use super::broker_seccomp_rules;
 use super::sys;
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 
 pub use super::broker_seccomp_rules::Agent;
 

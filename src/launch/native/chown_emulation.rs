@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, XattrFlags, chmodat, getxattr, open, removexattr, setxattr, statx};
 use rustix::io::Errno;
 
-use super::syscall_path::{Judge, Named, Verdict};
-use crate::failure::{During, Failure};
+use super::syscall_path::{CallHandler, Named, Verdict};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys::{self, Notice};
 
 /// The attribute with a file's owner, as `uid:gid` in decimal; absent means 0:0.
@@ -62,7 +62,7 @@ impl Recorder {
     }
 }
 
-impl Judge for Recorder {
+impl CallHandler for Recorder {
     fn listener(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }

@@ -10,7 +10,7 @@ use rustix::mount::{
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
 use super::mounts::{attach, clone_tree, open_in};
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 
 /// Devices that every program may expect, and that reveal nothing of the host.

@@ -22,10 +22,10 @@ const EVENT_BYTES: usize = 4096;
 /// The directories that this process watches.
 pub struct Changes {
     arriving: OwnedFd,
-    by: By,
+    by: Method,
 }
 
-enum By {
+enum Method {
     /// The directories with signals enabled.
     Signals(BTreeMap<PathBuf, OwnedFd>),
     Inotify,
@@ -35,11 +35,11 @@ impl Changes {
     /// Creates a watcher without directories. Blocks `SIGIO` in the calling thread, which must be the process's only one.
     pub fn new() -> io::Result<Changes> {
         let (signals, _) = sys::block_signals(&[libc::SIGIO])?;
-        Ok(Changes { arriving: sys::signalfd(&signals)?, by: By::Signals(BTreeMap::new()) })
+        Ok(Changes { arriving: sys::signalfd(&signals)?, by: Method::Signals(BTreeMap::new()) })
     }
 
     fn by_inotify() -> io::Result<Changes> {
-        Ok(Changes { arriving: init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?, by: By::Inotify })
+        Ok(Changes { arriving: init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?, by: Method::Inotify })
     }
 
     /// Watches the directories that now have these paths. A missing one is skipped; the watch on its parent reports when it appears.
@@ -47,7 +47,7 @@ impl Changes {
         for dir in dirs.clone() {
             match self.add(dir) {
                 // The kernel, or an administrator (`fs.dir-notify-enable`), has disabled these signals.
-                Err(Errno::INVAL) if matches!(self.by, By::Signals(_)) => {
+                Err(Errno::INVAL) if matches!(self.by, Method::Signals(_)) => {
                     *self = Changes::by_inotify()?;
                     return self.watch(dirs);
                 }
@@ -58,7 +58,7 @@ impl Changes {
     }
 
     fn add(&mut self, dir: &Path) -> Result<(), Errno> {
-        let By::Signals(watched) = &mut self.by else {
+        let Method::Signals(watched) = &mut self.by else {
             let changes = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
             return add_watch(&self.arriving, dir, changes | WatchFlags::ONLYDIR).map(drop);
         };

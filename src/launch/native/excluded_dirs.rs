@@ -32,7 +32,7 @@ use rustix::thread::set_name;
 use super::mounts::{clone_tree, move_onto, open_in};
 use super::remount_guard::close_all_but;
 use super::syscall_path::{Named, Verdict};
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys::{self, Notice};
 use crate::spec::Spec;
 
@@ -43,7 +43,7 @@ const COVER: u8 = 1;
 const UNCOVER: u8 = 0;
 
 /// The excluded directories of one sandbox, and the connection to the process that covers them.
-pub struct Removable {
+pub struct ExcludedDirs {
     places: Vec<Place>,
     /// Numbers of the directories that the program has removed.
     absent: RefCell<BTreeSet<u8>>,
@@ -72,7 +72,7 @@ pub fn is_judged(call: i32) -> bool {
 }
 
 /// Starts the mounting process, if the spec has such directories. Call it before privileges are dropped.
-pub fn start(spec: &Spec) -> Result<Option<Removable>, Failure> {
+pub fn start(spec: &Spec) -> Result<Option<ExcludedDirs>, Failure> {
     let step = "preparing excluded directories";
     if spec.removable.is_empty() {
         return Ok(None);
@@ -94,7 +94,7 @@ pub fn start(spec: &Spec) -> Result<Option<Removable>, Failure> {
     }
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).during(step)?;
     if sys::fork().during(step)?.is_some() {
-        return Ok(Some(Removable { places, absent: RefCell::default(), mounter: ours }));
+        return Ok(Some(ExcludedDirs { places, absent: RefCell::default(), mounter: ours }));
     }
     drop(ours);
     let _ = set_name(c"silo-mounter");
@@ -158,11 +158,11 @@ fn take_away(covers: &mut Vec<OwnedFd>) -> Result<(), Errno> {
     Ok(())
 }
 
-impl Removable {
+impl ExcludedDirs {
     /// Answers a call, or lets the kernel make it.
     pub fn judge(&self, notice: &Notice, root: BorrowedFd<'_>, still_waits: &dyn Fn() -> bool) -> Result<Verdict, Errno> {
         let pid = i32::try_from(notice.pid).map_err(|_| Errno::SRCH)?;
-        let judging = Judging { removable: self, root, pid, still_waits };
+        let judging = PendingCall { removable: self, root, pid, still_waits };
         let args = notice.args;
         let cwd = libc::AT_FDCWD as u32 as u64;
         match libc::c_long::from(notice.call) {
@@ -204,14 +204,14 @@ impl Removable {
 }
 
 /// A call to be answered.
-struct Judging<'a> {
-    removable: &'a Removable,
+struct PendingCall<'a> {
+    removable: &'a ExcludedDirs,
     root: BorrowedFd<'a>,
     pid: i32,
     still_waits: &'a dyn Fn() -> bool,
 }
 
-impl Judging<'_> {
+impl PendingCall<'_> {
     #[cfg(target_arch = "x86_64")]
     fn of_older_calls(&self, call: libc::c_long, args: [u64; 6], cwd: u64) -> Result<Verdict, Errno> {
         match call {

@@ -10,7 +10,7 @@ use rustix::thread::{
     set_capabilities, set_capabilities_secure_bits,
 };
 
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 use crate::spec::Identity;
 

@@ -26,13 +26,13 @@ use rustix::thread::{set_name, set_no_new_privs};
 
 use silo_init::agent::Agent;
 
-use super::excluded_dirs::{self, Removable};
+use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
 use super::init_messages::{self, Order, Report, Scope};
-use super::syscall_path::Judge;
+use super::syscall_path::CallHandler;
 use super::{chown_emulation, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
-use crate::failure::{Cause, During, Failure};
-use crate::host::stdio::{Lead, Streams, Terminal};
+use crate::failure::{Cause, Failure, StepContext};
+use crate::host::stdio::{Streams, Target, Terminal};
 use crate::kernel::{seccomp_rules, sys};
 use crate::spec::{Identity, SSH_AGENT, Spec};
 use silo_wire::frame::StageFailure;
@@ -82,13 +82,13 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
     match spec.identity {
-        Identity::Caller | Identity::Machine => start_caller(spec, plan, Outside { socket, agent, guard }, removable, terminal),
-        Identity::Root => start_root(spec, plan, Outside { socket, agent, guard }, terminal),
+        Identity::Caller | Identity::Machine => start_caller(spec, plan, Peers { socket, agent, guard }, removable, terminal),
+        Identity::Root => start_root(spec, plan, Peers { socket, agent, guard }, terminal),
     }
 }
 
 /// The peers of PID 1 while the program runs.
-struct Outside<'a> {
+struct Peers<'a> {
     /// The host.
     socket: BorrowedFd<'a>,
     /// The network agent, if there is a network.
@@ -102,8 +102,8 @@ struct Outside<'a> {
 fn start_caller(
     spec: &Spec,
     plan: &Plan,
-    outside: Outside<'_>,
-    removable: Option<Removable>,
+    outside: Peers<'_>,
+    removable: Option<ExcludedDirs>,
     terminal: Option<OwnedFd>,
 ) -> Result<Infallible, Failure> {
     let step = "filtering system calls";
@@ -131,13 +131,13 @@ fn start_caller(
                 .transpose()?;
             // If silo is gone, the loop detects that.
             let _ = init_messages::report(outside.socket, &Report::Started);
-            watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn Judge))
+            watch(pid, &outside, terminal, modes.as_ref().map(|modes| modes as &dyn CallHandler))
         }
     }
 }
 
 /// PID 1 keeps the capabilities for recording owners; the program drops more.
-fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+fn start_root(spec: &Spec, plan: &Plan, outside: Peers<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
     // PID 1 has the filter, too, but makes none of the calls that it would have to answer itself.
     let listener = sys::filter_with_listener(&seccomp_rules::filter(spec.identity)).during("filtering system calls")?;
     let recorder = chown_emulation::Recorder::new(listener)?;
@@ -149,7 +149,7 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<O
         }
         Some(pid) => {
             identity::drop_capabilities_of_recorder()?;
-            watch(pid, &outside, terminal, Some(&recorder as &dyn Judge))
+            watch(pid, &outside, terminal, Some(&recorder as &dyn CallHandler))
         }
     }
 }
@@ -157,7 +157,7 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Outside<'_>, terminal: Option<O
 /// Replaces the standard streams with the prepared descriptors.
 fn streams(streams: &Streams) -> Result<(), Failure> {
     for (number, lead) in streams.leads.iter().enumerate() {
-        if let Lead::To(fd) = lead {
+        if let Target::To(fd) = lead {
             redirect(number, fd).during("redirecting output")?;
         }
     }
@@ -271,7 +271,7 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
         tcsetpgrp(terminal, getpid()).during(step)?;
     }
     for (number, lead) in plan.streams.leads.iter().enumerate() {
-        if let (Lead::Terminal, Some(terminal)) = (lead, &terminal) {
+        if let (Target::Terminal, Some(terminal)) = (lead, &terminal) {
             redirect(number, terminal).during(step)?;
         }
     }
@@ -289,7 +289,7 @@ fn become_program(spec: &Spec, plan: &Plan, terminal: Option<OwnedFd>) -> Result
 
 /// Reaps processes, forwards signals and answers calls from the filter until the program ends. Keeps the terminal open, so that the host's
 /// side reads end of file only after all of the sandbox has ended.
-fn watch(program: i32, outside: &Outside<'_>, terminal: Option<OwnedFd>, judge: Option<&dyn Judge>) -> Result<Infallible, Failure> {
+fn watch(program: i32, outside: &Peers<'_>, terminal: Option<OwnedFd>, judge: Option<&dyn CallHandler>) -> Result<Infallible, Failure> {
     let step = "watching the program";
     let socket = outside.socket;
     // PID 1 must not keep a stream open that the program closes.
@@ -326,7 +326,7 @@ fn watch(program: i32, outside: &Outside<'_>, terminal: Option<OwnedFd>, judge: 
 }
 
 /// Reaps every dead process; if the program is among them, reports its end and exits.
-fn reap(program: Pid, outside: &Outside<'_>) -> Result<(), Failure> {
+fn reap(program: Pid, outside: &Peers<'_>) -> Result<(), Failure> {
     let socket = outside.socket;
     loop {
         let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {

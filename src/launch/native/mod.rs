@@ -34,12 +34,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::host::deferred_stderr::Notices;
+use super::host::deferred_stderr::DeferredStderr;
 use super::host::exit::Exit;
-use super::host::network::Outlet;
+use super::host::network::SandboxNetwork;
 use super::host::stdio;
 use super::host::system::Signals;
-use super::host::terminal::{Screen, Turn};
+use super::host::terminal::{ForegroundChange, Screen};
 use super::kernel::namespaces::NAMESPACES;
 use super::kernel::sys;
 use super::phase::Phase;
@@ -52,10 +52,10 @@ pub fn launch(spec: &Spec, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> 
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
     let plan = host_facts::make(spec, signals.before(), stdio::streams(&spec.stdio)?)?;
-    let notices = Notices::new(&plan.streams)?;
-    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+    let notices = DeferredStderr::new(&plan.streams)?;
+    let outlet = spec.network.as_ref().map(|network| SandboxNetwork::open(network, notices.clone())).transpose()?;
     let mut screen = Screen::of(&plan.streams, notices)?;
-    if let Some(screen) = screen.as_mut().filter(|screen| screen.turn() == Some(Turn::Came)) {
+    if let Some(screen) = screen.as_mut().filter(|screen| screen.turn() == Some(ForegroundChange::Came)) {
         // Before the program starts, so that its first output goes to a raw terminal.
         noted(Phase::Terminal);
         screen.take()?;

@@ -20,7 +20,7 @@ use rustix::fs::{
 use rustix::io::{Errno, write};
 use silo_store::resolve_in_root::names;
 
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 
 /// Most symlinks followed in one path, as in the kernel.
 const SYMLINKS: usize = 40;
@@ -29,18 +29,18 @@ const SYMLINKS: usize = 40;
 const OWNER: &str = "user.silo.owner";
 
 /// The layer to write to and the layers to look up.
-pub struct Skeleton<'a> {
+pub struct MountPoints<'a> {
     base: BorrowedFd<'a>,
     trees: Vec<BorrowedFd<'a>>,
 }
 
-impl<'a> Skeleton<'a> {
+impl<'a> MountPoints<'a> {
     /// Starts with an empty directory `base`; `above` and `below` are the layers around it.
-    pub fn new(above: Option<BorrowedFd<'a>>, base: BorrowedFd<'a>, below: &'a [OwnedFd]) -> Result<Skeleton<'a>, Failure> {
+    pub fn new(above: Option<BorrowedFd<'a>>, base: BorrowedFd<'a>, below: &'a [OwnedFd]) -> Result<MountPoints<'a>, Failure> {
         let trees = above.into_iter().chain([base]).chain(below.iter().map(AsFd::as_fd)).collect();
         let top = below.first().map_or(base, AsFd::as_fd);
         let mode = fstat(top).during("inspecting the image's root")?.st_mode;
-        let skeleton = Skeleton { base, trees };
+        let skeleton = MountPoints { base, trees };
         chmodat(base, ".", Mode::from_raw_mode(mode & 0o7777), AtFlags::empty()).during("making the root directory")?;
         Ok(skeleton)
     }
@@ -213,7 +213,7 @@ mod tests {
         symlink("loop", image.join("etc/loop")).expect("made");
         let below = [open(&image)];
         let open_base = open(&base);
-        let skeleton = Skeleton::new(None, open_base.as_fd(), &below).expect("made");
+        let skeleton = MountPoints::new(None, open_base.as_fd(), &below).expect("made");
 
         skeleton.file(Path::new("/etc/twice/deep/file"), b"hello", 0o640).expect("written");
         let written = base.join("run/deep/file");

@@ -16,7 +16,7 @@ use rustix::thread::set_no_new_privs;
 use super::init_messages::{self, Report};
 use super::{cgroup, identity, rlimits, root};
 use crate::check::{Check, State};
-use crate::failure::{Cause, During, Failure};
+use crate::failure::{Cause, Failure, StepContext};
 use crate::kernel::namespaces::NAMESPACES;
 use crate::kernel::{seccomp_rules, sys};
 use crate::spec::{Identity, Root, Spec, Upper};

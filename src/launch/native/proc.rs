@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsmount, fsopen, mount_bind, move_mount};
 
 use super::mounts::{attach, clone_tree};
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 
 /// Entries readable by all users, hidden with `/dev/null`.
@@ -52,12 +52,12 @@ const HIDDEN_DIRS: [&str; 4] = ["acpi", "asound", "driver", "scsi"];
 const READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "mtrr"];
 
 /// An empty read-only directory for each of [`HIDDEN_DIRS`] that exists.
-pub struct NoFiles(Vec<(&'static str, OwnedFd)>);
+pub struct EmptyDirs(Vec<(&'static str, OwnedFd)>);
 
 /// Mounts `/proc`.
 ///
 /// The kernel allows it only while the host's own, unmasked `/proc` is still visible.
-pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<NoFiles, Failure> {
+pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<EmptyDirs, Failure> {
     let step = "mounting /proc";
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
     fsconfig_create(&context).during(step)?;
@@ -72,11 +72,11 @@ pub fn attach_proc(root: &OwnedFd, scratch: &OwnedFd) -> Result<NoFiles, Failure
         }
     }
     attach(&proc, root, Path::new("/proc")).during(step)?;
-    Ok(NoFiles(no_files))
+    Ok(EmptyDirs(no_files))
 }
 
 /// Masks the entries; call it inside the new root.
-pub fn mask(no_files: NoFiles, caller: u32) -> Result<(), Failure> {
+pub fn mask(no_files: EmptyDirs, caller: u32) -> Result<(), Failure> {
     let at = |name: &str| Path::new("/proc").join(name);
     let from_root = if caller == 0 { &HIDDEN_FROM_ROOT[..] } else { &[] };
     for name in HIDDEN_FILES.iter().chain(from_root) {

@@ -18,7 +18,7 @@ use rustix::thread::set_name;
 
 use super::dir_watch::Changes;
 use super::mounts::{cover, make_read_only, open_in};
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 use crate::spec::{Access, Mount, Spec};
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::spec::Limits;
 
 /// The first kernel with a `pid_max` per pid namespace. Before it, a sandbox of the host's root would change the host's value, so the

@@ -22,10 +22,10 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use super::mount_points::Skeleton;
+use super::mount_points::MountPoints;
 use super::mounts::{HARMLESS, attach, attach_making, bind_to_itself, clone_tree, is_dir, move_onto, open_in};
 use super::{dev, proc};
-use crate::failure::{During, Failure};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 use crate::open_checked;
 use crate::spec::UNLAYERED;
@@ -51,7 +51,7 @@ struct Sources {
 }
 
 /// Creates the root file system and enters it; `/proc` is not masked yet.
-pub fn enter(spec: &Spec) -> Result<proc::NoFiles, Failure> {
+pub fn enter(spec: &Spec) -> Result<proc::EmptyDirs, Failure> {
     // Later mounts on the host do not propagate into the sandbox.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("making mounts private")?;
     let sources = open_sources(spec)?;
@@ -149,7 +149,7 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
     let step = "mounting an overlay on /";
     let layer = open_in(scratch.as_fd(), Path::new("layer")).during(step)?;
     let above = sources.kept.as_ref().map(|(upper, _)| upper.as_fd());
-    let skeleton = Skeleton::new(above, layer.as_fd(), &sources.lower)?;
+    let skeleton = MountPoints::new(above, layer.as_fd(), &sources.lower)?;
     furnish(spec, &sources.mounts, &skeleton)?;
 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during(step)?;
@@ -181,7 +181,7 @@ fn overlay(spec: &Spec, sources: &Sources, scratch: &OwnedFd) -> Result<OwnedFd,
 }
 
 /// Adds entries to the skeleton that the spec and the launcher need and the image may lack.
-fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &Skeleton<'_>) -> Result<(), Failure> {
+fn furnish(spec: &Spec, mounts: &[OwnedFd], skeleton: &MountPoints<'_>) -> Result<(), Failure> {
     skeleton.dir(Path::new("/dev"), 0o755)?;
     skeleton.dir(Path::new("/proc"), 0o555)?;
     skeleton.dir(Path::new("/tmp"), 0o1777)?;

@@ -10,21 +10,21 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, open};
 use rustix::io::Errno;
 
-use super::excluded_dirs::{self, Removable};
-use super::syscall_path::{Judge, Named, Verdict};
-use crate::failure::{During, Failure};
+use super::excluded_dirs::{self, ExcludedDirs};
+use super::syscall_path::{CallHandler, Named, Verdict};
+use crate::failure::{Failure, StepContext};
 use crate::kernel::sys::{self, Notice};
 
 /// Answers the calls of one sandbox.
 pub struct Modes {
     listener: OwnedFd,
     root: OwnedFd,
-    removable: Option<Removable>,
+    removable: Option<ExcludedDirs>,
 }
 
 impl Modes {
     /// Starts to listen; create it inside the sandbox's root. `removable` answers the calls on excluded directories.
-    pub fn new(listener: OwnedFd, removable: Option<Removable>) -> Result<Modes, Failure> {
+    pub fn new(listener: OwnedFd, removable: Option<ExcludedDirs>) -> Result<Modes, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).during("opening the root")?;
         Ok(Modes { listener, root, removable })
@@ -46,7 +46,7 @@ impl Modes {
     }
 }
 
-impl Judge for Modes {
+impl CallHandler for Modes {
     fn listener(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }

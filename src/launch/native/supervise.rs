@@ -18,9 +18,9 @@ use super::init_messages::{self, Order, Report, Scope};
 use crate::error::{Error, host};
 use crate::failure::failed;
 use crate::host::exit::Exit;
-use crate::host::job_control::{Inside, Job};
-use crate::host::network::{Askers, Outlet};
-use crate::host::signal_escalation::{Answer, Arrived, Insistence};
+use crate::host::job_control::{Job, ProgramControl};
+use crate::host::network::{SandboxNetwork, SshAgentSource};
+use crate::host::signal_escalation::{Answer, ReceivedSignal, SignalEscalation};
 use crate::host::system::Signals;
 use crate::host::terminal::Screen;
 use crate::kernel::sys::Child;
@@ -74,10 +74,10 @@ pub fn watch(
     socket: BorrowedFd<'_>,
     signals: &Signals,
     mut screen: Option<Screen>,
-    mut outlet: Option<Outlet<'_>>,
+    mut outlet: Option<SandboxNetwork<'_>>,
     noted: &mut dyn FnMut(Phase),
 ) -> Result<Exit, Error> {
-    let mut insistence = Insistence::default();
+    let mut insistence = SignalEscalation::default();
     let mut job = Job::default();
     let mut inside = Link(socket);
     let mut short_until = None;
@@ -95,7 +95,7 @@ pub fn watch(
             screen.interest(&mut interest);
         }
         fds.extend(interest.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
-        let asked = outlet.as_ref().and_then(Outlet::asked);
+        let asked = outlet.as_ref().and_then(SandboxNetwork::asked);
         fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
         let left = short_until.map(|end: Instant| end.saturating_duration_since(Instant::now()));
         let left = left.map(|left| Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().max(1).into() });
@@ -147,7 +147,7 @@ pub fn watch(
                 }
                 Ok(Some(Report::Keys(fd))) => {
                     if let Some(outlet) = &mut outlet {
-                        outlet.take_keys(Askers::Listener(fd))?;
+                        outlet.take_keys(SshAgentSource::Listener(fd))?;
                     }
                 }
                 Ok(report) => break report,
@@ -187,7 +187,7 @@ fn conclude(end: Option<Report>) -> Result<Exit, Error> {
 /// Forwards a signal, or applies its escalation.
 fn answer(
     answer: Answer,
-    signal: Arrived,
+    signal: ReceivedSignal,
     sandbox: &Sandbox,
     job: &mut Job,
     screen: Option<&Screen>,
@@ -220,7 +220,7 @@ impl Link<'_> {
     }
 }
 
-impl Inside for Link<'_> {
+impl ProgramControl for Link<'_> {
     fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error> {
         let scope = if to_group { Scope::Group } else { Scope::Program };
         self.order(Order::Signal { signal: u8::try_from(signal).unwrap_or(0), scope })

@@ -31,7 +31,7 @@ pub enum Verdict {
 }
 
 /// Answers system calls that a filter passes to PID 1.
-pub trait Judge {
+pub trait CallHandler {
     /// Returns the descriptor that is readable while a call waits.
     fn listener(&self) -> BorrowedFd<'_>;
 

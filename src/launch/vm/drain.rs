@@ -14,12 +14,12 @@ pub const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The progress of draining.
 #[derive(Debug, Default)]
-pub struct Linger {
+pub struct Drain {
     began: Option<Instant>,
     last: Option<(Instant, u64)>,
 }
 
-impl Linger {
+impl Drain {
     /// Returns true if draining should end; `moved` changes with each forwarded piece of data.
     pub fn is_over(&mut self, moved: u64, now: Instant) -> bool {
         let began = *self.began.get_or_insert(now);
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn it_lasts_while_something_moves_and_not_for_ever() {
-        let (mut linger, now) = (Linger::default(), Instant::now());
+        let (mut linger, now) = (Drain::default(), Instant::now());
         let mut at = |millis, moved| linger.is_over(moved, now + Duration::from_millis(millis));
         assert!(!at(0, 5) && !at(900, 5) && !at(950, 6) && !at(1900, 6) && at(1960, 6));
         assert!((2..10).all(|secs| !at(secs * 1000, secs)) && at(10_000, 99));

@@ -19,18 +19,18 @@ use rustix::termios::{Termios, tcsetwinsize};
 use rustix::time::{ClockId, clock_settime};
 use silo_wire::frame::{self, AFTER, BEFORE, Frame, INPUT, JOB, OUTPUT, TERMINAL, VERSION};
 
-use super::drain::{LOOK, Linger};
+use super::drain::{Drain, LOOK};
 use super::guest_paths::{CHANGES, DISK, IMAGE, LOWER, LOWER_TAG, PORT, SHARES};
 use super::initramfs::{FIRST_MODULES, OTHER_MODULES};
-use super::mux::{Keys, Mux, Source};
-use super::protocol::{End, Side, Ways};
+use super::mux::{Mux, Source, SshAgentSocket};
+use super::protocol::{Directions, End, Side};
 use super::shared_dirs::tag;
 use super::tty;
 use super::upper_archive;
 use super::vm_spec::{Errors, Job, Sharing};
-use crate::failure::{Cause, During, Failure, failed};
-use crate::host::nonblocking::NoWait;
-use crate::host::stdio::{Lead, Streams, Terminal};
+use crate::failure::{Cause, Failure, StepContext, failed};
+use crate::host::nonblocking::NonBlocking;
+use crate::host::stdio::{Streams, Target, Terminal};
 use crate::host::system::{self, Signals};
 use crate::host::terminal::refresh;
 use crate::kernel::sys;
@@ -156,10 +156,10 @@ fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
     let mut mux = Mux::new(port, Side::Guest);
     mux.send(&Frame::Hello { version: VERSION });
     loop {
-        mux.add_unattached(JOB, End::Kept, Ways::BACK);
-        mux.add_unattached(INPUT, End::Own, Ways::BACK);
-        mux.add_unattached(TERMINAL, End::Terminal, Ways::BOTH);
-        mux.add_unattached(BEFORE, End::Kept, Ways::BACK);
+        mux.add_unattached(JOB, End::Kept, Directions::BACK);
+        mux.add_unattached(INPUT, End::Own, Directions::BACK);
+        mux.add_unattached(TERMINAL, End::Terminal, Directions::BOTH);
+        mux.add_unattached(BEFORE, End::Kept, Directions::BACK);
         let report = match hear(&mut mux, &mut others).and_then(|job| run(&mut mux, &job)) {
             Ok(report) => report,
             Err(failure) => told(failure),
@@ -222,7 +222,7 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     let step = |error: crate::error::Error| io::Error::other(error.to_string());
     let signals = Signals::take_over().map_err(step).during("taking signals over")?;
     let streams = streams(mux, job)?;
-    let mut terminal = Inside { settings: streams.terminal.as_ref().map(|terminal| (*terminal.settings).clone()) };
+    let mut terminal = GuestTerminal { settings: streams.terminal.as_ref().map(|terminal| (*terminal.settings).clone()) };
     let plan = plan(job, &signals, streams)?;
     let (sandbox, socket) = native::start(&job.spec, &plan).map_err(step).during("starting the sandbox")?;
     // Closes the program's ends of its pipes: while they are open here, too, no pipe ends.
@@ -303,7 +303,7 @@ fn begin_changes(mux: &mut Mux, upper: &Path, work: &Path) -> Result<(), Failure
 fn finish_with_changes(mux: &mut Mux, upper: &Path) -> Result<(), Failure> {
     let step = "packing the step's changes";
     let (ours, theirs) = channel().during(step)?;
-    mux.add(AFTER, NoWait::own(ours), End::Own, Ways::OUT);
+    mux.add(AFTER, NonBlocking::own(ours), End::Own, Directions::OUT);
     let upper = upper.to_owned();
     let pack = move || upper_archive::pack(&upper, io::BufWriter::with_capacity(1 << 16, fs::File::from(theirs)));
     let packing = std::thread::Builder::new().spawn(pack).during(step)?;
@@ -340,23 +340,23 @@ fn streams(mux: &mut Mux, job: &Job) -> Result<Streams, Failure> {
     };
     let input = if on[0] {
         mux.remove(INPUT);
-        Lead::Terminal
+        Target::Terminal
     } else {
         let (input, ours) = pipe_with(PipeFlags::CLOEXEC).during(step)?;
         rustix::io::ioctl_fionbio(&ours, true).during(step)?;
         mux.attach(INPUT, ours);
-        Lead::To(input)
+        Target::To(input)
     };
     let mut to_host = |number: u32| -> Result<OwnedFd, Failure> {
         let (ours, theirs) = channel().during(step)?;
-        mux.add(number, NoWait::own(ours), End::Own, Ways::OUT);
+        mux.add(number, NonBlocking::own(ours), End::Own, Directions::OUT);
         Ok(theirs)
     };
-    let output = if on[1] { Lead::Terminal } else { Lead::To(to_host(OUTPUT)?) };
+    let output = if on[1] { Target::Terminal } else { Target::To(to_host(OUTPUT)?) };
     let errors = match (job.errors, &output) {
-        _ if on[2] => Lead::Terminal,
-        (Errors::WithOutput, Lead::To(output)) => Lead::To(rustix::io::fcntl_dupfd_cloexec(output, 3).during(step)?),
-        (Errors::WithOutput | Errors::Apart, _) => Lead::To(to_host(frame::ERRORS)?),
+        _ if on[2] => Target::Terminal,
+        (Errors::WithOutput, Target::To(output)) => Target::To(rustix::io::fcntl_dupfd_cloexec(output, 3).during(step)?),
+        (Errors::WithOutput | Errors::Apart, _) => Target::To(to_host(frame::ERRORS)?),
     };
     Ok(Streams { terminal, leads: [input, output, errors], console: None })
 }
@@ -380,7 +380,7 @@ fn plan(job: &Job, signals: &Signals, streams: Streams) -> Result<Plan, Failure>
 }
 
 /// Copies data until the sandbox's first process sends its final report.
-fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option<Report>, Failure> {
+fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut GuestTerminal) -> Result<Option<Report>, Failure> {
     loop {
         let while_deserted = Timespec { tv_sec: 0, tv_nsec: DESERTED_NANOS };
         let patience = mux.is_deserted().then_some(&while_deserted);
@@ -402,7 +402,7 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option
             Some(Report::Stopped(signal)) => mux.send(&Frame::Stopped { signal }),
             Some(Report::Keys(fd)) => {
                 rustix::io::ioctl_fionbio(&fd, true).during("opening the ssh agent's socket")?;
-                mux.take_keys(Keys::Listener(fd.into()));
+                mux.take_keys(SshAgentSocket::Listener(fd.into()));
             }
             end => return Ok(end),
         }
@@ -410,12 +410,12 @@ fn attend(mux: &mut Mux, socket: &OwnedFd, inside: &mut Inside) -> Result<Option
 }
 
 /// The program's terminal, if it has one.
-struct Inside {
+struct GuestTerminal {
     /// The settings last applied.
     settings: Option<Termios>,
 }
 
-impl Inside {
+impl GuestTerminal {
     fn obey(&mut self, frame: &Frame, socket: &OwnedFd, terminal: Option<BorrowedFd<'_>>) {
         // A failure means that the sandbox is gone; its report is read next.
         let order = |order: Order| {
@@ -447,7 +447,7 @@ impl Inside {
 /// Copies the remaining output of the program, and its last network requests and data.
 fn finish(mux: &mut Mux) -> Result<(), Failure> {
     mux.remove(INPUT);
-    let mut linger = Linger::default();
+    let mut linger = Drain::default();
     loop {
         let open = [OUTPUT, frame::ERRORS, AFTER].iter().any(|number| mux.has(*number)) || (mux.has(TERMINAL) && !mux.is_deserted());
         let is_done = !open && !mux.has_messenger() && mux.conversation().is_flushed();

@@ -5,7 +5,7 @@ use silo_wire::frame::Frame;
 
 use super::mux::Mux;
 use crate::error::Error;
-use crate::host::job_control::Inside;
+use crate::host::job_control::ProgramControl;
 use crate::host::system;
 use crate::host::terminal::Screen;
 use crate::linux_abi;
@@ -13,7 +13,7 @@ use crate::linux_abi;
 /// Controls the program in the VM.
 pub struct Link<'a>(pub &'a mut Mux);
 
-impl Inside for Link<'_> {
+impl ProgramControl for Link<'_> {
     fn signal(&mut self, signal: i32, to_group: bool) -> Result<(), Error> {
         self.0.send(&Frame::Signal { signal: linux_abi::signal(signal), to_group });
         Ok(())

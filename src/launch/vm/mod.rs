@@ -71,15 +71,15 @@ mod wire_streams;
 pub mod snapshot;
 
 use super::error::Error;
-use super::host::deferred_stderr::Notices;
+use super::host::deferred_stderr::DeferredStderr;
 use super::host::exit::Exit;
-use super::host::network::Outlet;
+use super::host::network::SandboxNetwork;
 use super::host::stdio;
 use super::host::system::Signals;
-use super::host::terminal::{Screen, Turn};
+use super::host::terminal::{ForegroundChange, Screen};
 use super::phase::Phase;
-use super::spec::{Machine, Spec, Upper};
-use supervise::Until;
+use super::spec::{Spec, Upper, VmFiles};
+use supervise::StopEvent;
 
 /// See [`crate::unpack_changes`].
 pub use upper_archive::unpack as unpack_changes;
@@ -96,26 +96,26 @@ use start::begin;
 pub use start::probe;
 
 /// See [`crate`].
-pub fn launch(spec: &Spec, machine: &Machine, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
+pub fn launch(spec: &Spec, machine: &VmFiles, noted: &mut dyn FnMut(Phase)) -> Result<Exit, Error> {
     // From here on no signal is lost: one that arrives before the program starts is forwarded to it later.
     let signals = Signals::take_over()?;
     let streams = stdio::streams(&spec.stdio)?;
-    let notices = Notices::new(&streams)?;
-    let outlet = spec.network.as_ref().map(|network| Outlet::open(network, notices.clone())).transpose()?;
+    let notices = DeferredStderr::new(&streams)?;
+    let outlet = spec.network.as_ref().map(|network| SandboxNetwork::open(network, notices.clone())).transpose()?;
     let (mut watch, inside) = match begin(spec, machine, &signals) {
         Err(Error::Interrupted { signal }) => return Ok(Exit::Signal(signal)),
         begun => begun?,
     };
     noted(Phase::Ready);
     watch.screen = Screen::of(&streams, notices)?;
-    if let Some(screen) = watch.screen.as_mut().filter(|screen| screen.turn() == Some(Turn::Came)) {
+    if let Some(screen) = watch.screen.as_mut().filter(|screen| screen.turn() == Some(ForegroundChange::Came)) {
         // Before the program starts, so that its first output goes to a raw terminal.
         noted(Phase::Terminal);
         screen.take()?;
     }
     watch.outlet = outlet;
     let after = wire_streams::program(&mut watch, spec, inside, &streams)?;
-    let outcome = watch.run(&signals, Until::Ended, noted);
+    let outcome = watch.run(&signals, StopEvent::Ended, noted);
     noted(Phase::Ended);
     let exit = watch.close(outcome, &signals)?;
     // Unpacking takes a while; from here on a signal interrupts this process.

@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::qmp::Control;
-use super::unreported_end::Gone;
+use super::qmp::Qmp;
+use super::unreported_end::UnreportedEnd;
 use crate::error::{Error, host};
 use crate::native::init_messages::{self, Report};
 use crate::native::supervise::Sandbox;
@@ -13,17 +13,17 @@ pub struct Running {
     /// Kills QEMU when dropped.
     _sandbox: Sandbox,
     socket: OwnedFd,
-    control: Option<Control>,
+    control: Option<Qmp>,
 }
 
 impl Running {
     /// Takes ownership of QEMU's sandbox.
-    pub fn new(sandbox: Sandbox, socket: OwnedFd, control: Option<Control>) -> Running {
+    pub fn new(sandbox: Sandbox, socket: OwnedFd, control: Option<Qmp>) -> Running {
         Running { _sandbox: sandbox, socket, control }
     }
 
     /// Returns the QMP connection, if there is one.
-    pub fn control(&mut self) -> Option<&mut Control> {
+    pub fn control(&mut self) -> Option<&mut Qmp> {
         self.control.as_mut()
     }
 
@@ -33,7 +33,7 @@ impl Running {
     }
 
     /// Reads a report, once one is available; returns the reason if QEMU has ended.
-    pub fn look(&self) -> Result<Option<Gone>, Error> {
+    pub fn look(&self) -> Result<Option<UnreportedEnd>, Error> {
         Ok(match host(init_messages::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
             Some(Report::Started | Report::Stopped(_)) => None,
             report => Some(told(report)),
@@ -41,11 +41,11 @@ impl Running {
     }
 }
 
-fn told(report: Option<Report>) -> Gone {
+fn told(report: Option<Report>) -> UnreportedEnd {
     match report {
-        Some(Report::Failed(failure)) => Gone::Failed(failure),
-        Some(Report::Exited(code)) => Gone::Exited(code),
-        Some(Report::Killed(signal)) => Gone::Killed(signal),
-        _ => Gone::Ended("ended by itself".to_owned()),
+        Some(Report::Failed(failure)) => UnreportedEnd::Failed(failure),
+        Some(Report::Exited(code)) => UnreportedEnd::Exited(code),
+        Some(Report::Killed(signal)) => UnreportedEnd::Killed(signal),
+        _ => UnreportedEnd::Ended("ended by itself".to_owned()),
     }
 }

@@ -58,17 +58,17 @@ pub enum Error {
 }
 
 /// A QMP connection to QEMU.
-pub struct Control {
+pub struct Qmp {
     socket: OwnedFd,
     arrived: Vec<u8>,
     words: Vec<u8>,
 }
 
-impl Control {
+impl Qmp {
     /// Takes the other end of QEMU's standard error.
-    pub fn new(socket: OwnedFd) -> io::Result<Control> {
+    pub fn new(socket: OwnedFd) -> io::Result<Qmp> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Control { socket, arrived: Vec::new(), words: Vec::new() })
+        Ok(Qmp { socket, arrived: Vec::new(), words: Vec::new() })
     }
 
     /// Returns QEMU's plain text messages.
@@ -78,7 +78,7 @@ impl Control {
 
     /// Negotiates capabilities: memory in a file is excluded from a saved state.
     pub fn begin(&mut self, signals: &Signals) -> Result<(), Error> {
-        let turn = &mut Turn::new(signals);
+        let turn = &mut CommandLimit::new(signals);
         // QEMU sends a greeting first.
         self.value(turn)?;
         self.ask(&json!({ "execute": "qmp_capabilities" }), turn)?;
@@ -89,12 +89,12 @@ impl Control {
     /// Restores a waiting VM from a saved state.
     pub fn restore(&mut self, path: &str, signals: &Signals) -> Result<(), Error> {
         let command = json!({ "execute": "migrate-incoming", "arguments": { "uri": format!("file:{path}") } });
-        self.ask(&command, &mut Turn::new(signals)).map(drop)
+        self.ask(&command, &mut CommandLimit::new(signals)).map(drop)
     }
 
     /// Saves a VM's state, and leaves the VM paused.
     pub fn save(&mut self, path: &str, signals: &Signals) -> Result<(), Error> {
-        let turn = &mut Turn::new(signals);
+        let turn = &mut CommandLimit::new(signals);
         self.ask(&json!({ "execute": "migrate", "arguments": { "uri": format!("file:{path}") } }), turn)?;
         loop {
             let command = json!({ "execute": "query-migrate" });
@@ -110,7 +110,7 @@ impl Control {
         }
     }
 
-    fn ask(&mut self, command: &Value, turn: &mut Turn<'_>) -> Result<Value, Error> {
+    fn ask(&mut self, command: &Value, turn: &mut CommandLimit<'_>) -> Result<Value, Error> {
         let text = format!("{command}\n");
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
@@ -134,7 +134,7 @@ impl Control {
     }
 
     /// Returns the next line of JSON, and keeps other lines as messages.
-    fn value(&mut self, turn: &mut Turn<'_>) -> Result<Value, Error> {
+    fn value(&mut self, turn: &mut CommandLimit<'_>) -> Result<Value, Error> {
         loop {
             while let Some(end) = self.arrived.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.arrived.drain(..=end).collect();
@@ -166,15 +166,15 @@ impl Control {
 }
 
 /// The time limit for one command, with a check for signals.
-struct Turn<'a> {
+struct CommandLimit<'a> {
     signals: &'a Signals,
     until: Instant,
     lines: usize,
 }
 
-impl Turn<'_> {
-    fn new(signals: &Signals) -> Turn<'_> {
-        Turn { signals, until: Instant::now() + PATIENCE, lines: 0 }
+impl CommandLimit<'_> {
+    fn new(signals: &Signals) -> CommandLimit<'_> {
+        CommandLimit { signals, until: Instant::now() + PATIENCE, lines: 0 }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -240,7 +240,7 @@ mod tests {
             matches!(then, Then::Nothing).then_some(theirs)
         });
         let signals = Signals::take_over().expect("taken over");
-        let mut control = Control::new(ours.into()).expect("a socket");
+        let mut control = Qmp::new(ours.into()).expect("a socket");
         let begun = control.begin(&signals);
         let words = control.words().to_vec();
         drop(control);

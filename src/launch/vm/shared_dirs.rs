@@ -18,14 +18,14 @@ pub(super) struct Share {
 }
 
 /// All shares of a VM.
-pub(super) struct Shares {
+pub(super) struct SharedDirs {
     /// The shares, without duplicates.
     pub hosts: Vec<Share>,
 }
 
-impl Shares {
+impl SharedDirs {
     /// Collects the shares of a spec, without duplicates.
-    pub fn of(spec: &Spec) -> Shares {
+    pub fn of(spec: &Spec) -> SharedDirs {
         let mut hosts: Vec<Share> = Vec::new();
         for mount in &spec.mounts {
             match hosts.iter_mut().find(|share| share.host == mount.host) {
@@ -39,7 +39,7 @@ impl Shares {
                 }
             }
         }
-        Shares { hosts }
+        SharedDirs { hosts }
     }
 
     /// Returns the path inside for a host path of the spec.

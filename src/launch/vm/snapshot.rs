@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, Mode, OFlags, fchmod, open, openat};
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_wire::frame;
@@ -24,14 +24,14 @@ use super::guest_paths::{self, MEMORY, STATE};
 use super::kvm::processor;
 use super::running::Running;
 use super::snapshot_key::{Place, regular, whole};
-use super::start::{Way, awake, boot};
-use super::supervise::Until;
+use super::start::{StartMethod, awake, boot};
+use super::supervise::StopEvent;
 use super::vm_spec::{self, Processor, Start};
 use super::wire_streams;
 use crate::error::{Error, host};
 use crate::host::stdio;
 use crate::host::system::Signals;
-use crate::spec::{Machine, Spec, Stdio, Upper};
+use crate::spec::{Spec, Stdio, Upper, VmFiles};
 
 /// Most snapshots kept per image: one for each combination of share count and VM size in use.
 const MOST: usize = 4;
@@ -41,18 +41,18 @@ const UNDONE: &str = "undone-";
 const WARM_UP: [&str; 3] = ["sh", "-c", ":"];
 
 /// True if a launch would use a snapshot and none exists.
-pub fn is_wanted(spec: &Spec, machine: &Machine) -> bool {
+pub fn is_wanted(spec: &Spec, machine: &VmFiles) -> bool {
     let place = machine.snapshots.is_some().then(|| Place::of(spec, machine, processor())).flatten();
     place.is_some_and(|place| !place.dir().join(STATE).exists())
 }
 
 /// Takes the snapshot for launches like this one, unless it exists or another process is taking one.
-pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
+pub fn take(spec: &Spec, machine: &VmFiles) -> Result<(), Error> {
     let processor = processor();
     let Some(place) = Place::of(spec, machine, processor) else { return Ok(()) };
     let step = || format!("taking a snapshot in {}", place.parent.display());
     host(fs::DirBuilder::new().recursive(true).mode(0o700).create(&place.parent), &step())?;
-    let lock = private::create(&place.parent.join("lock")).and_then(Held::try_exclusive);
+    let lock = private::create(&place.parent.join("lock")).and_then(LockedFile::try_exclusive);
     let Some(_held) = host(lock, &step())? else { return Ok(()) };
     if place.dir().exists() {
         return Ok(());
@@ -70,16 +70,16 @@ pub fn take(spec: &Spec, machine: &Machine) -> Result<(), Error> {
 }
 
 /// Boots a VM, runs the warm-up command, and saves the VM.
-fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> Result<(), Error> {
+fn record(spec: &Spec, machine: &VmFiles, processor: Processor, dir: &Path) -> Result<(), Error> {
     let signals = Signals::take_over()?;
     let shares = vm_spec::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() }).shares;
     let plain = plain(spec, machine);
     let start = Start::Observed { dir: dir.to_owned(), shares };
-    let booted = boot(vm_spec::make(&plain, machine, processor, start), &signals, Way::Observed);
+    let booted = boot(vm_spec::make(&plain, machine, processor, start), &signals, StartMethod::Observed);
     let (mut watch, made) = booted.map_err(|unstarted| unstarted.error)?;
     if machine.disk.is_some() {
         wire_streams::program(&mut watch, &plain, made.inside(), &stdio::streams(&plain.stdio)?)?;
-        watch.run(&signals, Until::Ended, &mut |_| {})?;
+        watch.run(&signals, StopEvent::Ended, &mut |_| {})?;
         // A missing or failing command has still warmed the page cache; a setup error makes the VM useless.
         if let Some(frame::Report::Failed { stage: frame::StageFailure::Setup, step, .. }) = &watch.end {
             return Err(Error::Machine { what: format!("could not run the warm-up command ({step})") });
@@ -88,7 +88,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
         // At its second hello it has all modules in memory that any program needs.
         watch.mux.expect_hello();
         watch.mux.send(&awake()?);
-        watch.run(&signals, Until::Heard, &mut |_| {})?;
+        watch.run(&signals, StopEvent::Heard, &mut |_| {})?;
     }
     let step = "saving the virtual machine";
     let Some(control) = watch.running().and_then(Running::control) else { return Err(Error::Lost) };
@@ -96,7 +96,7 @@ fn record(spec: &Spec, machine: &Machine, processor: Processor, dir: &Path) -> R
 }
 
 /// Returns a spec of the image's own program, without the user's files.
-fn plain(spec: &Spec, machine: &Machine) -> Spec {
+fn plain(spec: &Spec, machine: &VmFiles) -> Spec {
     let mut plain = spec.clone();
     plain.mounts.clear();
     plain.files.clear();

@@ -14,7 +14,7 @@ use silo_store::removal::remove_tree;
 
 use super::guest_paths::{MEMORY, STATE};
 use super::vm_spec::{self, Processor, Start};
-use crate::spec::{Machine, Spec};
+use crate::spec::{Spec, VmFiles};
 
 /// Largest state of a VM without its memory; QEMU writes some hundred kilobytes.
 pub(super) const MAX_STATE_BYTES: u64 = 64 << 20;
@@ -28,7 +28,7 @@ pub struct Place {
 
 impl Place {
     /// Returns the location; `None` if snapshots are not enabled.
-    pub fn of(spec: &Spec, machine: &Machine, processor: Processor) -> Option<Place> {
+    pub fn of(spec: &Spec, machine: &VmFiles, processor: Processor) -> Option<Place> {
         let parent = machine.snapshots.clone()?;
         let made = vm_spec::make(spec, machine, processor, Start::Restored { dir: PathBuf::new() });
         let mut hasher = Hasher::new();

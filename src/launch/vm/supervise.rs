@@ -11,19 +11,19 @@ use rustix::fs::Timespec;
 use rustix::io::Errno;
 use silo_wire::frame::{self, Frame};
 
-use super::drain::{LOOK, Linger};
+use super::drain::{Drain, LOOK};
 use super::link::Link;
 use super::mux::{self, Mux, Source};
-use super::protocol::{Patience, Phase};
+use super::protocol::{Phase, TimeLimits};
 use super::running::Running;
-use super::unreported_end::Gone;
+use super::unreported_end::UnreportedEnd;
 use crate::error::{Error, host};
 use crate::failure::{Failure, failed};
 use crate::host::exit::Exit;
-use crate::host::job_control::{Inside, Job};
-use crate::host::network::Outlet;
-use crate::host::signal_escalation::{Answer, Arrived, ENDS, Insistence};
-use crate::host::system::{self, Signals, Who};
+use crate::host::job_control::{Job, ProgramControl};
+use crate::host::network::SandboxNetwork;
+use crate::host::signal_escalation::{Answer, ENDS, ReceivedSignal, SignalEscalation};
+use crate::host::system::{self, SignalTarget, Signals};
 use crate::host::terminal::Screen;
 use crate::linux_abi;
 use silo_base::sanitize;
@@ -35,7 +35,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The event until which a VM is supervised.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub enum StopEvent {
     /// Its first process has sent hello.
     Heard,
     /// It has sent its report, and all earlier output was written.
@@ -44,7 +44,7 @@ pub enum Until {
 
 /// The action after a VM's report.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Afterwards {
+pub enum AfterReport {
     /// End it immediately, because a compromised QEMU must not continue.
     Ends,
     /// Keep it running, to save it.
@@ -52,16 +52,16 @@ pub enum Afterwards {
 }
 
 /// A running VM under supervision.
-pub struct Watch<'a> {
+pub struct Supervisor<'a> {
     running: Option<Running>,
     log: Option<OwnedFd>,
     /// The last output of QEMU and the guest's kernel.
     words: Vec<u8>,
     pub mux: Mux,
     pub screen: Option<Screen>,
-    pub outlet: Option<Outlet<'a>>,
-    afterwards: Afterwards,
-    patience: Patience,
+    pub outlet: Option<SandboxNetwork<'a>>,
+    afterwards: AfterReport,
+    patience: TimeLimits,
     /// The current phase of the conversation, and its start.
     since: (Phase, Instant),
     /// The VM's report.
@@ -71,19 +71,19 @@ pub struct Watch<'a> {
     stopped: Option<u8>,
     job: Job,
     /// The drain timer after the program's end.
-    linger: Linger,
+    linger: Drain,
     /// The time at which the link was closed or the VM ended, without a report.
     ending: Option<Instant>,
     is_closed: bool,
-    gone: Option<Gone>,
+    gone: Option<UnreportedEnd>,
     /// The signal escalation.
-    insistence: Insistence,
+    insistence: SignalEscalation,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Supervisor<'a> {
     /// Starts with a VM that has not sent hello.
-    pub fn new(running: Running, log: OwnedFd, mux: Mux, patience: Patience, afterwards: Afterwards) -> Self {
-        Watch {
+    pub fn new(running: Running, log: OwnedFd, mux: Mux, patience: TimeLimits, afterwards: AfterReport) -> Self {
+        Supervisor {
             running: Some(running),
             log: Some(log),
             words: Vec::new(),
@@ -97,16 +97,16 @@ impl<'a> Watch<'a> {
             has_started: false,
             stopped: None,
             job: Job::default(),
-            linger: Linger::default(),
+            linger: Drain::default(),
             ending: None,
             is_closed: false,
             gone: None,
-            insistence: Insistence::default(),
+            insistence: SignalEscalation::default(),
         }
     }
 
     /// Returns the way the VM ended without a report, once it is known.
-    pub fn gone(&self) -> Option<&Gone> {
+    pub fn gone(&self) -> Option<&UnreportedEnd> {
         self.gone.as_ref()
     }
 
@@ -124,10 +124,10 @@ impl<'a> Watch<'a> {
         self.mux.conversation().phase()
     }
 
-    fn is_at(&mut self, until: Until) -> bool {
+    fn is_at(&mut self, until: StopEvent) -> bool {
         match until {
-            Until::Heard => (Phase::Setup..=Phase::Reported).contains(&self.phase()),
-            Until::Ended => {
+            StopEvent::Heard => (Phase::Setup..=Phase::Reported).contains(&self.phase()),
+            StopEvent::Ended => {
                 let conversation = self.mux.conversation();
                 self.end.is_some()
                     && !conversation.has_output()
@@ -137,7 +137,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Runs the loop until the event.
-    pub fn run(&mut self, signals: &Signals, until: Until, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
+    pub fn run(&mut self, signals: &Signals, until: StopEvent, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
         self.since = (self.phase(), Instant::now());
         while !self.is_at(until) {
             self.keep_time()?;
@@ -186,7 +186,7 @@ impl<'a> Watch<'a> {
         if let Some((most, what)) = self.patience.of(phase)
             && now >= self.since.1 + most
         {
-            self.gone = Some(Gone::Misbehaved);
+            self.gone = Some(UnreportedEnd::Misbehaved);
             return Err(self.lost(&format!("{what} within {} seconds", most.as_secs())));
         }
         // Both the link and the hypervisor have ended, or one of them has and the time limit for the other is over.
@@ -202,12 +202,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Polls all descriptors.
-    fn wait(&self, signals: &Signals) -> Result<Ready, Error> {
+    fn wait(&self, signals: &Signals) -> Result<PollResult, Error> {
         let mut fds = vec![PollFd::from_borrowed_fd(signals.arriving(), PollFlags::IN)];
         fds.extend(self.log.iter().map(|log| PollFd::new(log, PollFlags::IN)));
         let running = self.running.as_ref().filter(|_| self.gone.is_none() && self.end.is_none());
         fds.extend(running.map(|running| PollFd::from_borrowed_fd(running.saying(), PollFlags::IN)));
-        let asked = self.outlet.as_ref().and_then(Outlet::asked);
+        let asked = self.outlet.as_ref().and_then(SandboxNetwork::asked);
         fds.extend(asked.map(|channel| PollFd::from_borrowed_fd(channel, PollFlags::IN)));
         let mut keys: Vec<(BorrowedFd<'_>, PollFlags)> = Vec::new();
         if let Some(screen) = &self.screen {
@@ -220,12 +220,12 @@ impl<'a> Watch<'a> {
         let patience = self.screen.as_ref().and_then(Screen::patience).or_else(|| lingers.then_some(LOOK));
         let patience = patience.or_else(|| self.wake().map(|wake| span(wake.saturating_duration_since(Instant::now()))));
         let is_idle = match poll(&mut fds, patience.as_ref()) {
-            Err(Errno::INTR) => return Ok(Ready::default()),
+            Err(Errno::INTR) => return Ok(PollResult::default()),
             polled => host(polled, "waiting for the virtual machine")? == 0,
         };
         let mut events = fds.iter().map(PollFd::revents);
         let mut one = |is_polled: bool| is_polled && events.next().is_some_and(|flags| !flags.is_empty());
-        Ok(Ready {
+        Ok(PollResult {
             is_idle,
             is_signalled: one(true),
             is_logged: one(self.log.is_some()),
@@ -245,7 +245,7 @@ impl<'a> Watch<'a> {
                 Frame::Stopped { signal } => self.stopped = Some(signal),
                 Frame::Report(report) => {
                     self.end = Some(report);
-                    if self.afterwards == Afterwards::Ends {
+                    if self.afterwards == AfterReport::Ends {
                         self.running = None;
                     }
                 }
@@ -262,7 +262,7 @@ impl<'a> Watch<'a> {
                 Ok(())
             }
             Err(mux::Error::Broken(violation)) => {
-                self.gone = Some(Gone::Misbehaved);
+                self.gone = Some(UnreportedEnd::Misbehaved);
                 Err(self.lost(&violation.to_string()))
             }
             Err(mux::Error::Io(source)) => Err(Error::Host { step: "exchanging data with the virtual machine".to_owned(), source }),
@@ -286,7 +286,7 @@ impl<'a> Watch<'a> {
         self.is_closed = true;
         while self.gone.is_none() {
             if let Err(error) = self.keep_time() {
-                return if matches!(self.gone, Some(Gone::Misbehaved)) { self.lost(what) } else { error };
+                return if matches!(self.gone, Some(UnreportedEnd::Misbehaved)) { self.lost(what) } else { error };
             }
             let ready = match self.wait(signals) {
                 Ok(ready) => ready,
@@ -314,12 +314,12 @@ impl<'a> Watch<'a> {
     /// Returns the error for a VM that ended without a report.
     fn over(&mut self) -> Error {
         self.note();
-        match self.gone.get_or_insert(Gone::Misbehaved).clone() {
-            Gone::Failed(failure) => failed(failure),
-            Gone::Exited(code) => self.lost(&format!("ended by itself (QEMU exited with {code})")),
-            Gone::Killed(signal) => self.lost(&format!("was killed (signal {signal})")),
-            Gone::Ended(how) => self.lost(&sanitize::line(&how)),
-            Gone::Misbehaved => self.lost("closed its port without ending"),
+        match self.gone.get_or_insert(UnreportedEnd::Misbehaved).clone() {
+            UnreportedEnd::Failed(failure) => failed(failure),
+            UnreportedEnd::Exited(code) => self.lost(&format!("ended by itself (QEMU exited with {code})")),
+            UnreportedEnd::Killed(signal) => self.lost(&format!("was killed (signal {signal})")),
+            UnreportedEnd::Ended(how) => self.lost(&sanitize::line(&how)),
+            UnreportedEnd::Misbehaved => self.lost("closed its port without ending"),
         }
     }
 
@@ -349,7 +349,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Forwards a signal, or applies its escalation.
-    fn heed(&mut self, arrived: Arrived) -> Result<(), Error> {
+    fn heed(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
         match self.insistence.hear(arrived, Instant::now()) {
             Answer::Pass => self.pass_on(arrived),
             Answer::Insist => {
@@ -368,7 +368,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Forwards a signal to the program.
-    fn pass_on(&mut self, arrived: Arrived) -> Result<(), Error> {
+    fn pass_on(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
         if ENDS.contains(&arrived.signal) && (self.phase() != Phase::Running || self.ending.is_some()) {
             // The program has not started, or the VM is ending.
             return Err(Error::Interrupted { signal: arrived.signal });
@@ -378,12 +378,12 @@ impl<'a> Watch<'a> {
             if let Some(screen) = &mut self.screen {
                 screen.release();
             }
-            system::stop_by(arrived.signal, Who::This)?;
+            system::stop_by(arrived.signal, SignalTarget::This)?;
             // The time during the stop does not count for the time limit.
             self.since.1 = Instant::now();
             return Ok(());
         }
-        let Watch { mux, screen, job, .. } = self;
+        let Supervisor { mux, screen, job, .. } = self;
         job.pass_on(arrived, screen.as_ref(), &mut Link(mux))
     }
 
@@ -394,7 +394,7 @@ impl<'a> Watch<'a> {
 
     /// Handles changes of the foreground of the caller's terminal.
     fn turn(&mut self, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
-        let Watch { mux, screen, job, .. } = self;
+        let Supervisor { mux, screen, job, .. } = self;
         screen.as_mut().map_or(Ok(()), |screen| job.turn(screen, &mut Link(mux), noted))
     }
 
@@ -402,7 +402,7 @@ impl<'a> Watch<'a> {
     fn stop_together(&mut self, signal: u8, signals: &Signals, noted: &mut dyn FnMut(crate::phase::Phase)) -> Result<(), Error> {
         // Shows the program's earlier output first.
         self.listen(&[])?;
-        let Watch { mux, screen, job, .. } = self;
+        let Supervisor { mux, screen, job, .. } = self;
         let others = job.stopped(linux_abi::stop(signal), screen.as_mut(), signals, &mut Link(mux), noted)?;
         self.since.1 = Instant::now();
         others.into_iter().try_for_each(|arrived| self.heed(arrived))
@@ -451,7 +451,7 @@ fn conclude(end: Option<frame::Report>) -> Result<Exit, Error> {
 
 /// The result of a poll.
 #[derive(Default)]
-struct Ready {
+struct PollResult {
     is_idle: bool,
     is_signalled: bool,
     is_logged: bool,

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 
 /// The way a VM ended without a report.
 #[derive(Clone, Debug)]
-pub enum Gone {
+pub enum UnreportedEnd {
     /// Its sandbox could not be created.
     Failed(Failure),
     /// The hypervisor exited with this code.

@@ -49,7 +49,7 @@ pub fn most(memory_bytes: u64) -> u64 {
 
 /// Packs the content of a directory, and the directory's own mode.
 pub fn pack(dir: &Path, out: impl Write) -> io::Result<()> {
-    let mut packing = Packing { tar: Builder::new(out), dir, linked: BTreeMap::new() };
+    let mut packing = ArchiveWriter { tar: Builder::new(out), dir, linked: BTreeMap::new() };
     packing.tar.mode(tar::HeaderMode::Complete);
     let mut waiting = vec![PathBuf::new()];
     while let Some(path) = waiting.pop() {
@@ -64,14 +64,14 @@ pub fn pack(dir: &Path, out: impl Write) -> io::Result<()> {
     packing.tar.into_inner()?.flush()
 }
 
-struct Packing<'a, W: Write> {
+struct ArchiveWriter<'a, W: Write> {
     tar: Builder<W>,
     dir: &'a Path,
     /// The first path of each file with hard links.
     linked: BTreeMap<(u64, u64), PathBuf>,
 }
 
-impl<W: Write> Packing<'_, W> {
+impl<W: Write> ArchiveWriter<'_, W> {
     fn add(&mut self, path: &Path) -> io::Result<()> {
         let full = self.dir.join(path);
         let data = fs::symlink_metadata(&full)?;
@@ -137,7 +137,7 @@ pub fn unpack(from: &mut dyn Read, dir: &Path) -> io::Result<()> {
     let root = open(dir, flags, Mode::empty())?;
     let mut unpacking = Unpacking { root, dirs: Vec::new(), files: BTreeSet::new(), entries: 0, path_bytes: 0 };
     let left = std::cell::Cell::new(MAX_HEAD_BYTES);
-    let mut tar = Archive::new(Bounded { inner: from, left: &left });
+    let mut tar = Archive::new(LimitedReader { inner: from, left: &left });
     for entry in tar.entries()? {
         let mut entry = entry?;
         left.set(u64::MAX);
@@ -154,12 +154,12 @@ pub fn unpack(from: &mut dyn Read, dir: &Path) -> io::Result<()> {
 }
 
 /// A reader that fails after its allowance is used up.
-struct Bounded<'a> {
+struct LimitedReader<'a> {
     inner: &'a mut dyn Read,
     left: &'a std::cell::Cell<u64>,
 }
 
-impl Read for Bounded<'_> {
+impl Read for LimitedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
         if most == 0 && !buffer.is_empty() {
@@ -183,7 +183,7 @@ struct Unpacking {
 }
 
 impl Unpacking {
-    fn add(&mut self, entry: &mut tar::Entry<'_, Bounded<'_>>) -> io::Result<()> {
+    fn add(&mut self, entry: &mut tar::Entry<'_, LimitedReader<'_>>) -> io::Result<()> {
         let attributes = read_attributes(entry)?;
         let kind = entry.header().entry_type();
         let (mode, mtime) = (entry.header().mode()? & 0o7777, i64::try_from(entry.header().mtime()?).unwrap_or(0));
@@ -258,7 +258,7 @@ fn times(mtime: i64) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-fn read_attributes(entry: &mut tar::Entry<'_, Bounded<'_>>) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+fn read_attributes(entry: &mut tar::Entry<'_, LimitedReader<'_>>) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut found = Vec::new();
     for extension in entry.pax_extensions()?.into_iter().flatten() {
         let extension = extension?;

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::guest_paths::{CHANGES, GIVEN, IMAGE, LOWER, LOWER_TAG, MEMORY, PORT, SNAPSHOT, STATE};
-use super::shared_dirs::{Shares, shared_dir, tag};
+use super::shared_dirs::{SharedDirs, shared_dir, tag};
 use super::tty::Terminal;
-use crate::spec::{Access, Dir, Identity, Limits, Machine, Mount, Root, Spec, Stdio, Upper};
+use crate::spec::{Access, Dir, Identity, Limits, Mount, Root, Spec, Stdio, Upper, VmFiles};
 
 /// Writable memory in QEMU's sandbox, in addition to shares: it holds only mount points.
 const SCRATCH_BYTES: u64 = 64 << 20;
@@ -129,7 +129,7 @@ pub enum Errors {
 
 /// Both specs of one VM.
 #[derive(Debug)]
-pub struct Made {
+pub struct VmSpecs {
     /// QEMU's sandbox.
     pub outer: Spec,
     /// The spec that runs inside.
@@ -142,7 +142,7 @@ pub struct Made {
 
 /// The data for the job that does not depend on the hypervisor.
 #[derive(Debug)]
-pub struct Inside {
+pub struct GuestJob {
     /// The spec to launch.
     pub spec: Spec,
     /// Number of shares.
@@ -153,15 +153,15 @@ pub struct Inside {
     pub memory_bytes: u64,
 }
 
-impl Made {
+impl VmSpecs {
     /// Returns the data for the job.
-    pub fn inside(self) -> Inside {
-        Inside { spec: self.inner, shares: self.shares, sharing: Sharing::NineP, memory_bytes: self.memory_bytes }
+    pub fn inside(self) -> GuestJob {
+        GuestJob { spec: self.inner, shares: self.shares, sharing: Sharing::NineP, memory_bytes: self.memory_bytes }
     }
 }
 
 /// Builds both specs from one.
-pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) -> Made {
+pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) -> VmSpecs {
     let given = Path::new(GIVEN);
     let read_only = |host: &Path, name: &str| Mount { host: host.into(), guest: given.join(name), access: Access::ReadOnly };
     let mut mounts = vec![read_only(&machine.kernel, "kernel"), read_only(&machine.initial, "initial")];
@@ -172,7 +172,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
     if processor == Processor::Kvm {
         mounts.push(Mount { host: "/dev/kvm".into(), guest: "/dev/kvm".into(), access: Access::ReadWrite });
     }
-    let shares = Shares::of(spec);
+    let shares = SharedDirs::of(spec);
     mounts.extend(shares.hosts.iter().enumerate().map(|(number, share)| Mount {
         host: share.host.clone(),
         guest: share.outside(number),
@@ -192,7 +192,7 @@ pub fn make(spec: &Spec, machine: &Machine, processor: Processor, start: Start) 
         Start::Restored { dir } => mounts.extend(snapshot(dir, Access::ReadOnly)),
     }
     let argv = qemu(machine, processor, memory, count, &start);
-    Made {
+    VmSpecs {
         outer: Spec {
             root: Root { lower: vec![machine.root.clone()], upper: Upper::Ephemeral { size_bytes: SCRATCH_BYTES } },
             mounts,
@@ -234,12 +234,12 @@ fn snapshot(dir: &Path, access: Access) -> [Mount; 2] {
 }
 
 /// Returns the VM's memory: the program's limit, and the VM's own needs.
-pub(super) fn memory(spec: &Spec, machine: &Machine) -> u64 {
+pub(super) fn memory(spec: &Spec, machine: &VmFiles) -> u64 {
     let wanted = spec.limits.memory_bytes.map_or(machine.memory_bytes, |bytes| bytes.saturating_add(OWN_MEMORY_BYTES));
     wanted.max(LEAST_MEMORY_BYTES).next_multiple_of(1 << 20)
 }
 
-pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64) -> Spec {
+pub(super) fn inner(spec: &Spec, machine: &VmFiles, shares: &SharedDirs, memory: u64) -> Spec {
     let mut inner = spec.clone();
     inner.machine = None;
     // Overlays are part of the shares already: a share cannot be the upper directory of an overlay.
@@ -264,7 +264,7 @@ pub(super) fn inner(spec: &Spec, machine: &Machine, shares: &Shares, memory: u64
 }
 
 /// Returns QEMU's command line. Comments give the reasons for unusual options.
-fn qemu(machine: &Machine, processor: Processor, memory: u64, shares: usize, start: &Start) -> Vec<OsString> {
+fn qemu(machine: &VmFiles, processor: Processor, memory: u64, shares: usize, start: &Start) -> Vec<OsString> {
     let mut words: Vec<String> = Vec::new();
     let mut put = |line: &str| words.extend(line.split(' ').map(str::to_owned));
     put(PROGRAM);
@@ -379,8 +379,8 @@ mod tests {
         }
     }
 
-    fn machine() -> Machine {
-        Machine {
+    fn machine() -> VmFiles {
+        VmFiles {
             root: "/h/vm".into(),
             kernel: "/h/vmlinux".into(),
             initial: "/h/initial".into(),
@@ -441,7 +441,7 @@ mod tests {
         let mut spec = spec();
         spec.root.lower.push("/h/images/b/root".into());
         spec.root.upper = Upper::Kept { upper: "/h/step/upper".into(), work: "/h/step/again".into() };
-        let made = make(&spec, &Machine { disk: None, ..machine() }, Processor::Translated, Start::Boot);
+        let made = make(&spec, &VmFiles { disk: None, ..machine() }, Processor::Translated, Start::Boot);
         let lower: Vec<_> = made.outer.mounts.iter().filter(|mount| mount.guest.starts_with("/silo/lower")).collect();
         assert!(lower.len() == 2 && lower.iter().all(|mount| mount.access == Access::ReadOnly), "{lower:?}");
         assert!(made.outer.mounts.iter().all(|mount| !mount.host.path().starts_with("/h/step")), "nothing of the host is written to");

@@ -7,9 +7,9 @@
 use std::path::PathBuf;
 
 use super::guest_paths::{LOWER_TAG, PORT};
-use super::shared_dirs::{Shares, tag};
-use super::vm_spec::{self, Inside, Sharing};
-use crate::spec::{Access, Machine, Spec};
+use super::shared_dirs::{SharedDirs, tag};
+use super::vm_spec::{self, GuestJob, Sharing};
+use crate::spec::{Access, Spec, VmFiles};
 
 /// The kernel command line. The kernel prints nothing until a panic, and then reboots, which the framework reports as the end. It trusts
 /// the processor's random number generator. The virtio console is the first one.
@@ -57,8 +57,8 @@ pub enum Holds {
 }
 
 /// Builds the configuration of a VM, and the data for its job.
-pub fn make(spec: &Spec, machine: &Machine) -> (Configuration, Inside) {
-    let shares = Shares::of(spec);
+pub fn make(spec: &Spec, machine: &VmFiles) -> (Configuration, GuestJob) {
+    let shares = SharedDirs::of(spec);
     let memory_bytes = vm_spec::memory(spec, machine);
     let lower = match machine.disk {
         Some(_) => None,
@@ -82,7 +82,7 @@ pub fn make(spec: &Spec, machine: &Machine) -> (Configuration, Inside) {
         port: PORT,
     };
     let inner = vm_spec::inner(spec, machine, &shares, memory_bytes);
-    (configuration, Inside { spec: inner, shares: shares.hosts.len(), sharing: Sharing::Virtiofs, memory_bytes })
+    (configuration, GuestJob { spec: inner, shares: shares.hosts.len(), sharing: Sharing::Virtiofs, memory_bytes })
 }
 
 #[cfg(test)]
@@ -123,8 +123,8 @@ mod tests {
         }
     }
 
-    fn machine(disk: Option<&str>) -> Machine {
-        Machine {
+    fn machine(disk: Option<&str>) -> VmFiles {
+        VmFiles {
             root: "/h/vm".into(),
             kernel: "/h/vmlinux".into(),
             initial: "/h/initial".into(),

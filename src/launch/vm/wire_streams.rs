@@ -10,16 +10,16 @@ use rustix::net::SocketType;
 use rustix::time::{ClockId, clock_gettime};
 use silo_wire::frame::{AFTER, BEFORE, ERRORS, INPUT, JOB, OUTPUT, TERMINAL};
 
-use super::mux::{Keys, Mux};
-use super::protocol::{End, Ways};
-use super::supervise::Watch;
+use super::mux::{Mux, SshAgentSocket};
+use super::protocol::{Directions, End};
+use super::supervise::Supervisor;
 use super::tty::Terminal;
 use super::upper_archive;
-use super::vm_spec::{Errors, Inside, Job};
+use super::vm_spec::{Errors, GuestJob, Job};
 use crate::error::{Error, host};
-use crate::host::network::{Askers, Outlet};
-use crate::host::nonblocking::{NoWait, Way};
-use crate::host::stdio::{Lead, Streams};
+use crate::host::network::{SandboxNetwork, SshAgentSource};
+use crate::host::nonblocking::{Direction, NonBlocking};
+use crate::host::stdio::{Streams, Target};
 use crate::host::system;
 use crate::host::terminal::Screen;
 use crate::spec::{Spec, Upper};
@@ -27,7 +27,7 @@ use crate::spec::{Spec, Upper};
 const STEP: &str = "connecting the virtual machine's streams";
 
 /// Connects the program's streams, and sends the job to the VM. Returns the file that receives the program's changes.
-pub fn program(watch: &mut Watch<'_>, spec: &Spec, inside: Inside, given: &Streams) -> Result<Option<File>, Error> {
+pub fn program(watch: &mut Supervisor<'_>, spec: &Spec, inside: GuestJob, given: &Streams) -> Result<Option<File>, Error> {
     let (terminal, errors) = streams(&mut watch.mux, watch.screen.as_mut(), given)?;
     if let Some(outlet) = &mut watch.outlet {
         network(&mut watch.mux, outlet)?;
@@ -41,7 +41,7 @@ pub fn program(watch: &mut Watch<'_>, spec: &Spec, inside: Inside, given: &Strea
     let tasks = spec.limits.tasks;
     let has_disk = spec.machine.as_ref().is_some_and(|machine| machine.disk.is_some());
     let now = (now.tv_sec, now.tv_nsec);
-    let Inside { spec, shares, sharing, .. } = inside;
+    let GuestJob { spec, shares, sharing, .. } = inside;
     let umask = system::umask();
     let job = Job { spec, user, umask, has_disk, shares, sharing, terminal, errors, tasks, now };
     send_job(&mut watch.mux, &serde_json::to_vec(&job)?)?;
@@ -54,28 +54,28 @@ fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Res
     if terminal.is_some() {
         let (inside, outside) = host(system::pair(SocketType::STREAM), STEP)?;
         host(rustix::io::ioctl_fionbio(&inside, true), STEP)?;
-        mux.add(TERMINAL, NoWait::own(inside), End::Own, Ways::BOTH);
+        mux.add(TERMINAL, NonBlocking::own(inside), End::Own, Directions::BOTH);
         if let Some(screen) = screen {
             screen.connect(outside)?;
         }
     }
     let own = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let [input, output, apart] = [0, 1, 2].map(|number| match &streams.leads[number] {
-        Lead::Caller => Some(own[number]),
-        Lead::To(fd) => Some(fd.as_fd()),
-        Lead::Terminal => None,
+        Target::Caller => Some(own[number]),
+        Target::To(fd) => Some(fd.as_fd()),
+        Target::Terminal => None,
     });
     if let Some(input) = input {
-        mux.add(INPUT, shared(input, Way::Read)?, End::Shared, Ways::OUT);
+        mux.add(INPUT, shared(input, Direction::Read)?, End::Shared, Directions::OUT);
     }
     if let Some(output) = output {
-        mux.add(OUTPUT, shared(output, Way::Write)?, End::Shared, Ways::BACK);
+        mux.add(OUTPUT, shared(output, Direction::Write)?, End::Shared, Directions::BACK);
     }
     let errors = match (output, apart) {
         (_, None) => Errors::WithOutput,
         (Some(output), Some(apart)) if is_one_file(output, apart) => Errors::WithOutput,
         (_, Some(apart)) => {
-            mux.add(ERRORS, shared(apart, Way::Write)?, End::Shared, Ways::BACK);
+            mux.add(ERRORS, shared(apart, Direction::Write)?, End::Shared, Directions::BACK);
             Errors::Apart
         }
     };
@@ -83,14 +83,14 @@ fn streams(mux: &mut Mux, screen: Option<&mut Screen>, streams: &Streams) -> Res
 }
 
 /// Connects the network agent inside to the broker, and ssh agent clients to the user's ssh agent.
-fn network(mux: &mut Mux, outlet: &mut Outlet<'_>) -> Result<(), Error> {
+fn network(mux: &mut Mux, outlet: &mut SandboxNetwork<'_>) -> Result<(), Error> {
     let (agent, broker) = host(system::pair(system::MESSAGES), STEP)?;
     mux.take_messenger(agent);
     outlet.take_channel(broker)?;
     if outlet.has_keys() {
         let (inside, outside) = host(system::pair(system::MESSAGES), STEP)?;
-        mux.take_keys(Keys::Broker(inside));
-        outlet.take_keys(Askers::Handed(outside))?;
+        mux.take_keys(SshAgentSocket::Broker(inside));
+        outlet.take_keys(SshAgentSource::Handed(outside))?;
     }
     Ok(())
 }
@@ -100,9 +100,9 @@ fn changes(mux: &mut Mux, upper: &Path, memory_bytes: u64) -> Result<File, Error
     let step = || format!("packing {}", upper.display());
     let mut before = Vec::new();
     host(upper_archive::pack(upper, &mut before), &step())?;
-    mux.add(BEFORE, NoWait::own(host(in_memory(&before), STEP)?), End::Shared, Ways::OUT);
+    mux.add(BEFORE, NonBlocking::own(host(in_memory(&before), STEP)?), End::Shared, Directions::OUT);
     let after = host(system::nameless(upper), &step())?;
-    mux.add(AFTER, shared(&after, Way::Write)?, End::Own, Ways::BACK);
+    mux.add(AFTER, shared(&after, Direction::Write)?, End::Own, Directions::BACK);
     mux.bound(AFTER, upper_archive::most(memory_bytes));
     Ok(after.into())
 }
@@ -120,12 +120,12 @@ pub fn changed(mut after: File, upper: &Path) -> Result<(), Error> {
 /// Sends the job.
 fn send_job(mux: &mut Mux, job: &[u8]) -> Result<(), Error> {
     let file = host(in_memory(job), STEP)?;
-    mux.add(JOB, NoWait::own(file), End::Shared, Ways::OUT);
+    mux.add(JOB, NonBlocking::own(file), End::Shared, Directions::OUT);
     Ok(())
 }
 
-fn shared(fd: impl AsFd, way: Way) -> Result<NoWait, Error> {
-    host(NoWait::shared(fd.as_fd(), way), STEP)
+fn shared(fd: impl AsFd, way: Direction) -> Result<NonBlocking, Error> {
+    host(NonBlocking::shared(fd.as_fd(), way), STEP)
 }
 
 /// True if two descriptors are of one file: then the order of writes to both must be kept.

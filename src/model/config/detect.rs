@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// Files that indicate a tool or add-on.
-struct Mark {
+struct Indicator {
     /// Tool or add-on.
     name: &'static str,
     /// File names, any of which is enough.
@@ -13,32 +13,32 @@ struct Mark {
 }
 
 /// Tools, in the order of the output.
-const TOOLS: [Mark; 5] = [
-    Mark {
+const TOOLS: [Indicator; 5] = [
+    Indicator {
         name: "python",
         files: &["requirements.txt", "pyproject.toml", "setup.py", "setup.cfg", "Pipfile", "uv.lock"],
         exclude: &[".venv"],
     },
-    Mark { name: "node", files: &["package.json"], exclude: &["node_modules"] },
-    Mark { name: "rust", files: &["Cargo.toml"], exclude: &["target"] },
-    Mark { name: "go", files: &["go.mod"], exclude: &[] },
-    Mark { name: "deno", files: &["deno.json", "deno.jsonc"], exclude: &[] },
+    Indicator { name: "node", files: &["package.json"], exclude: &["node_modules"] },
+    Indicator { name: "rust", files: &["Cargo.toml"], exclude: &["target"] },
+    Indicator { name: "go", files: &["go.mod"], exclude: &[] },
+    Indicator { name: "deno", files: &["deno.json", "deno.jsonc"], exclude: &[] },
 ];
 
 /// Add-ons of python.
-const OF_PYTHON: [Mark; 2] =
-    [Mark { name: "poetry", files: &["poetry.lock"], exclude: &[] }, Mark { name: "uv", files: &["uv.lock"], exclude: &[] }];
+const OF_PYTHON: [Indicator; 2] =
+    [Indicator { name: "poetry", files: &["poetry.lock"], exclude: &[] }, Indicator { name: "uv", files: &["uv.lock"], exclude: &[] }];
 
 /// Languages that are added to another tool.
-const LANGUAGES: [Mark; 3] = [
-    Mark { name: "kotlin", files: &["build.gradle.kts", "settings.gradle.kts"], exclude: &[] },
-    Mark { name: "java", files: &["pom.xml", "build.gradle"], exclude: &[] },
-    Mark { name: "ruby", files: &["Gemfile"], exclude: &[] },
+const LANGUAGES: [Indicator; 3] = [
+    Indicator { name: "kotlin", files: &["build.gradle.kts", "settings.gradle.kts"], exclude: &[] },
+    Indicator { name: "java", files: &["pom.xml", "build.gradle"], exclude: &[] },
+    Indicator { name: "ruby", files: &["Gemfile"], exclude: &[] },
 ];
 
 /// A detected tool or add-on, with the file that indicates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct DetectedTool {
     /// Tool or add-on.
     pub name: &'static str,
     /// File name.
@@ -49,17 +49,18 @@ pub struct Found {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detected {
     /// Tools.
-    pub tools: Vec<Found>,
+    pub tools: Vec<DetectedTool>,
     /// Add-ons of python.
-    pub of_python: Vec<Found>,
+    pub of_python: Vec<DetectedTool>,
     /// Languages, as add-ons of some tool.
-    pub languages: Vec<Found>,
+    pub languages: Vec<DetectedTool>,
 }
 
 /// Detects tools and add-ons by the file names of a directory.
 pub fn detect(names: &BTreeSet<String>) -> Detected {
-    let found = |marks: &'static [Mark]| {
-        let one = |mark: &'static Mark| Some(Found { name: mark.name, file: mark.files.iter().find(|file| names.contains(**file))? });
+    let found = |marks: &'static [Indicator]| {
+        let one =
+            |mark: &'static Indicator| Some(DetectedTool { name: mark.name, file: mark.files.iter().find(|file| names.contains(**file))? });
         marks.iter().filter_map(one).collect()
     };
     Detected { tools: found(&TOOLS), of_python: found(&OF_PYTHON), languages: found(&LANGUAGES) }

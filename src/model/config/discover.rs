@@ -24,16 +24,16 @@ const MAX_LINKS: usize = 8;
 
 /// A rejected file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassedOver {
+pub struct RejectedFile {
     /// Path of the file.
     pub path: PathBuf,
     /// Reason.
-    pub why: Why,
+    pub why: RejectReason,
 }
 
 /// Reason for rejecting a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RejectReason {
     /// The file belongs to another user.
     Owner(u32),
     /// Other users can write the file.
@@ -44,43 +44,43 @@ pub enum Why {
     WritableDirectory(PathBuf),
 }
 
-impl fmt::Display for PassedOver {
+impl fmt::Display for RejectedFile {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = sanitize::path(&self.path);
         match &self.why {
-            Why::Owner(uid) => {
+            RejectReason::Owner(uid) => {
                 write!(to, "{path} is not used: it belongs to user {uid} (run silo as that user, or take it over with `chown`)")
             }
-            Why::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` prevents that)"),
-            Why::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", sanitize::path(dir)),
-            Why::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", sanitize::path(dir)),
+            RejectReason::Writable => write!(to, "{path} is not used: other users can write it (`chmod go-w` prevents that)"),
+            RejectReason::OwnerOfDirectory(dir, uid) => write!(to, "{path} is not used: {} belongs to user {uid}", sanitize::path(dir)),
+            RejectReason::WritableDirectory(dir) => write!(to, "{path} is not used: other users can write {}", sanitize::path(dir)),
         }
     }
 }
 
 /// The project of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundProject {
     /// Project directory.
     pub root: PathBuf,
     /// Settings files on the way that were rejected.
-    pub passed_over: Vec<PassedOver>,
+    pub passed_over: Vec<RejectedFile>,
 }
 
 /// Result of opening a project file.
 #[derive(Debug)]
-pub enum Opened {
+pub enum ProjectFile {
     /// The file does not exist.
     Absent,
     /// The file, which no other user can have written.
     File(File),
     /// Rejected: another user may have written the file.
-    PassedOver(PassedOver),
+    PassedOver(RejectedFile),
 }
 
 /// Finds the project of `from`: the nearest directory upwards with an accepted `silo.toml` (or its old form), else the nearest with a
 /// `.git`, else `from` itself.
-pub fn project(from: &Path) -> Found {
+pub fn project(from: &Path) -> FoundProject {
     let mut passed_over = Vec::new();
     for dir in from.ancestors() {
         for name in [PROJECT_CONFIG, LEGACY_CONFIG] {
@@ -89,15 +89,15 @@ pub fn project(from: &Path) -> Found {
                 continue;
             }
             match open(&path) {
-                Ok(Opened::Absent) => {}
-                Ok(Opened::PassedOver(one)) => passed_over.push(one),
+                Ok(ProjectFile::Absent) => {}
+                Ok(ProjectFile::PassedOver(one)) => passed_over.push(one),
                 // An unreadable file is an error of its reader.
-                Ok(Opened::File(_)) | Err(_) => return Found { root: dir.to_owned(), passed_over },
+                Ok(ProjectFile::File(_)) | Err(_) => return FoundProject { root: dir.to_owned(), passed_over },
             }
         }
     }
     let root = from.ancestors().find(|dir| is_repository(dir)).unwrap_or(from);
-    Found { root: root.to_owned(), passed_over }
+    FoundProject { root: root.to_owned(), passed_over }
 }
 
 /// True if a directory has a repository of the caller or root; in `/tmp`, anybody can make one.
@@ -110,14 +110,14 @@ fn is_repository(dir: &Path) -> bool {
 /// Opens a file for reading if no other user can have written it; does not block on a pipe.
 ///
 /// Follows symlinks one by one; the directory of each must be safe too.
-pub fn open(path: &Path) -> io::Result<Opened> {
+pub fn open(path: &Path) -> io::Result<ProjectFile> {
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
         let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let passed_over = |why| Ok(Opened::PassedOver(PassedOver { path: path.to_owned(), why }));
+        let passed_over = |why| Ok(ProjectFile::PassedOver(RejectedFile { path: path.to_owned(), why }));
         let of_directory = |writer| match writer {
-            Writer::Owner(uid) => Why::OwnerOfDirectory(parent.to_owned(), uid),
-            Writer::Others => Why::WritableDirectory(parent.to_owned()),
+            Writer::Owner(uid) => RejectReason::OwnerOfDirectory(parent.to_owned(), uid),
+            Writer::Others => RejectReason::WritableDirectory(parent.to_owned()),
         };
         let dir = match openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             // An unreadable directory cannot be opened; check it only for the reason.
@@ -127,16 +127,16 @@ pub fn open(path: &Path) -> io::Result<Opened> {
             },
             opened => absent(opened)?,
         };
-        let Some(dir) = dir else { return Ok(Opened::Absent) };
+        let Some(dir) = dir else { return Ok(ProjectFile::Absent) };
         if let Some(writer) = writer(&fstat(&dir)?, has_acl(&dir)) {
             return passed_over(of_directory(writer));
         }
         let of_file = |writer| match writer {
-            Writer::Owner(uid) => Why::Owner(uid),
-            Writer::Others => Why::Writable,
+            Writer::Owner(uid) => RejectReason::Owner(uid),
+            Writer::Others => RejectReason::Writable,
         };
         // Do not even open a device or pipe.
-        let Some(found) = absent(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(Opened::Absent) };
+        let Some(found) = absent(statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(ProjectFile::Absent) };
         if !matches!(FileType::from_raw_mode(found.st_mode), FileType::RegularFile | FileType::Symlink | FileType::Directory) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file, nor a link to one"));
         }
@@ -148,10 +148,10 @@ pub fn open(path: &Path) -> io::Result<Opened> {
             // A symlink.
             Err(Errno::LOOP) => at = parent.join(OsStr::from_bytes(readlinkat(&dir, name, Vec::new())?.as_bytes())),
             opened => match absent(opened)?.map(File::from) {
-                None => return Ok(Opened::Absent),
+                None => return Ok(ProjectFile::Absent),
                 Some(file) => match writer(&fstat(&file)?, has_acl(&file)) {
                     Some(writer) => return passed_over(of_file(writer)),
-                    None => return Ok(Opened::File(file)),
+                    None => return Ok(ProjectFile::File(file)),
                 },
             },
         }

@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 16;
 
 /// Owner of the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum SettingsOwner {
     /// A project.
     Project,
     /// The user.
@@ -24,7 +24,7 @@ pub enum Whose {
 
 /// Converted settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct ConvertedSettings {
     /// Text of a `silo.toml`.
     pub text: String,
     /// Dropped settings, with reasons.
@@ -32,13 +32,13 @@ pub struct Taken {
 }
 
 /// Converts old settings that were read from `path`.
-pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
+pub fn to_toml(yaml: &str, path: &Path, whose: SettingsOwner) -> Result<ConvertedSettings, Error> {
     let wrong = |message: String| Error::Meaning { path: path.to_owned(), message };
     let read = Reader { events: Parser::new_from_str(yaml) }.document().map_err(wrong)?;
-    let Some(read) = read else { return Ok(Taken { text: String::new(), left: Vec::new() }) };
+    let Some(read) = read else { return Ok(ConvertedSettings { text: String::new(), left: Vec::new() }) };
     let Value::Table(mut settings) = read else { return Err(wrong("it is not a table of keys".to_owned())) };
     let mut left = Vec::new();
-    if whose == Whose::Project && settings.remove("cache").is_some() {
+    if whose == SettingsOwner::Project && settings.remove("cache").is_some() {
         left.push("cache: limits of caches are user settings; set them in ~/.silo/silo.toml".to_owned());
     }
     for (tool, over) in settings.get_mut("overrides").and_then(Value::as_table_mut).into_iter().flatten() {
@@ -47,7 +47,7 @@ pub fn to_toml(yaml: &str, path: &Path, whose: Whose) -> Result<Taken, Error> {
         }
     }
     let text = toml::to_string(&settings).map_err(|error| wrong(error.to_string()))?;
-    Ok(Taken { text, left })
+    Ok(ConvertedSettings { text, left })
 }
 
 fn of_override(tool: &str, over: &mut Table, left: &mut Vec<String>) {
@@ -168,8 +168,8 @@ mod tests {
     use super::*;
     use crate::config::read::parse;
 
-    fn taken(yaml: &str) -> Result<Taken, Error> {
-        to_toml(yaml, Path::new(".siloconf"), Whose::Project)
+    fn taken(yaml: &str) -> Result<ConvertedSettings, Error> {
+        to_toml(yaml, Path::new(".siloconf"), SettingsOwner::Project)
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
             taken.left.iter().map(|left| left.split(':').next().unwrap_or_default()).collect::<Vec<_>>(),
             ["cache", "overrides.python.image", "overrides.python.cache", "overrides.python.lsp.cache"]
         );
-        assert_eq!(super::to_toml("", Path::new("x"), Whose::User).expect("nothing").text, "");
+        assert_eq!(super::to_toml("", Path::new("x"), SettingsOwner::User).expect("nothing").text, "");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::recipe::Run;
-use crate::recipe::kept::{self, Kept, KeptEntry};
+use crate::recipe::kept::{self, KeptDir, KeptEntry};
 use crate::recipe::lsp::LspTable;
 use crate::recipe::steps::StepEntry;
 use silo_base::grant::Port;
@@ -270,16 +270,16 @@ impl Settings {
     }
 
     /// Returns the package caches of a tool, including its recipe's.
-    pub fn caches(&self, tool: &str, recipe: Option<&Run>) -> Vec<Kept> {
+    pub fn caches(&self, tool: &str, recipe: Option<&Run>) -> Vec<KeptDir> {
         self.kept("cache", tool, recipe.map(|run| run.cache.clone()), |over| over.cache.clone())
     }
 
     /// Returns the private state of a tool, including its recipe's.
-    pub fn states(&self, tool: &str, recipe: Option<&Run>) -> Vec<Kept> {
+    pub fn states(&self, tool: &str, recipe: Option<&Run>) -> Vec<KeptDir> {
         self.kept("state", tool, recipe.map(|run| run.state.clone()), |over| over.state.clone())
     }
 
-    fn kept(&self, key: &'static str, tool: &str, under: Option<Vec<Kept>>, of: impl Fn(&Override) -> Vec<KeptEntry>) -> Vec<Kept> {
+    fn kept(&self, key: &'static str, tool: &str, under: Option<Vec<KeptDir>>, of: impl Fn(&Override) -> Vec<KeptEntry>) -> Vec<KeptDir> {
         // Errors were reported when the settings were read.
         let own = self.overrides.get(tool).and_then(|over| kept::check(key, of(over)).ok()).unwrap_or_default();
         kept::over(under.unwrap_or_default(), own)

@@ -28,7 +28,7 @@ pub struct Source {
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct PlacedValue {
     /// The value as TOML.
     pub value: String,
     /// File.
@@ -41,9 +41,9 @@ pub struct Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// One value.
-    One(Said),
+    One(PlacedValue),
     /// A list, each item with its own place.
-    List(Vec<Said>),
+    List(Vec<PlacedValue>),
 }
 
 /// Merges sources, lowest first, and returns the effective values of each key with their places.
@@ -80,7 +80,7 @@ fn walk(source: &Source, key: &str, item: &Item, all: &mut BTreeMap<String, Sett
     }
 }
 
-fn list(key: &str, items: Vec<Said>, all: &mut BTreeMap<String, Setting>) {
+fn list(key: &str, items: Vec<PlacedValue>, all: &mut BTreeMap<String, Setting>) {
     let replaced = REPLACED.iter().any(|name| key == *name || name.starts_with('.') && key.ends_with(name));
     let mut joined = match all.remove(key) {
         Some(Setting::List(under)) if !replaced => under,
@@ -94,9 +94,9 @@ fn list(key: &str, items: Vec<Said>, all: &mut BTreeMap<String, Setting>) {
     all.insert(key.to_owned(), Setting::List(joined));
 }
 
-fn said(source: &Source, span: Option<std::ops::Range<usize>>, value: String) -> Said {
+fn said(source: &Source, span: Option<std::ops::Range<usize>>, value: String) -> PlacedValue {
     let before = source.text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
-    Said { value, path: source.path.clone(), line: before.matches('\n').count() + 1 }
+    PlacedValue { value, path: source.path.clone(), line: before.matches('\n').count() + 1 }
 }
 
 /// Returns a value without surrounding comments and spaces.
@@ -121,7 +121,7 @@ fn dotted(above: &str, name: &str) -> String {
 
 /// Formats settings as TOML with the place of each value as a comment; `shown` formats a file name.
 pub fn text(settings: &BTreeMap<String, Setting>, shown: impl Fn(&Path) -> String) -> String {
-    let whence = |said: &Said| format!("# {}:{}", shown(&said.path), said.line);
+    let whence = |said: &PlacedValue| format!("# {}:{}", shown(&said.path), said.line);
     let mut text = String::new();
     for (key, setting) in settings {
         let key = line(key);

@@ -14,7 +14,7 @@ use crate::recipe::addon;
 use crate::recipe::texts::ProjectRecipes;
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG, PROJECT_LOCK, RECIPES};
 
-use super::discover::{self, Opened, PassedOver};
+use super::discover::{self, ProjectFile, RejectedFile};
 
 /// Limit of recipes, locks and add-ons of a project. Arbitrary; a tool has two files.
 const MAX_RECIPE_FILES: usize = 1024;
@@ -45,7 +45,7 @@ pub struct ProjectFiles {
     elsewhere: BTreeSet<PathBuf>,
     /// A file has another hard link, through which it can be changed.
     is_linked: bool,
-    passed_over: Vec<PassedOver>,
+    passed_over: Vec<RejectedFile>,
 }
 
 impl ProjectFiles {
@@ -88,7 +88,7 @@ impl ProjectFiles {
     }
 
     /// Returns the rejected settings files in the project directory.
-    pub fn passed_over(&self) -> &[PassedOver] {
+    pub fn passed_over(&self) -> &[RejectedFile] {
         &self.passed_over
     }
 
@@ -140,15 +140,15 @@ impl ProjectFiles {
             read_limited::whole(file, document::MAX_BYTES).map(Content::Bytes)
         };
         let content = match discover::open(&path) {
-            Ok(Opened::Absent) => return,
-            Ok(Opened::File(file)) => read(file).unwrap_or_else(|error| Content::Unreadable(error.to_string())),
+            Ok(ProjectFile::Absent) => return,
+            Ok(ProjectFile::File(file)) => read(file).unwrap_or_else(|error| Content::Unreadable(error.to_string())),
             // With settings, a rejected lock or recipe is an error: the project must not silently change. Without settings, this directory
             // is no project.
-            Ok(Opened::PassedOver(one)) if !self.has(PROJECT_CONFIG) && !self.has(LEGACY_CONFIG) => {
+            Ok(ProjectFile::PassedOver(one)) if !self.has(PROJECT_CONFIG) && !self.has(LEGACY_CONFIG) => {
                 self.passed_over.push(one);
                 return;
             }
-            Ok(Opened::PassedOver(one)) => Content::Unreadable(one.to_string()),
+            Ok(ProjectFile::PassedOver(one)) => Content::Unreadable(one.to_string()),
             Err(error) => Content::Unreadable(error.to_string()),
         };
         self.files.insert(name, content);

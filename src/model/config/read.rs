@@ -11,7 +11,7 @@ use crate::recipe::{kept, lsp};
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::units;
 
-use super::legacy::{self, Whose};
+use super::legacy::{self, SettingsOwner};
 use super::project::ProjectFiles;
 use super::sight::is_exclude;
 use super::{Network, Override, Settings};
@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> Result<Settings, document::Error> {
 
 /// Old settings that were read because there is no `silo.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Older {
+pub struct LegacySettings {
     /// File.
     pub path: PathBuf,
     /// Dropped settings, with reasons.
@@ -39,7 +39,7 @@ pub struct Older {
 }
 
 /// Reads a `silo.toml`, or the old format if there is none.
-pub fn read_any(path: &Path, older: &Path, whose: Whose) -> Result<(Settings, Option<Older>), document::Error> {
+pub fn read_any(path: &Path, older: &Path, whose: SettingsOwner) -> Result<(Settings, Option<LegacySettings>), document::Error> {
     if let Some(text) = document::text_of(path)? {
         return Ok((parse(&text, path)?, None));
     }
@@ -48,18 +48,18 @@ pub fn read_any(path: &Path, older: &Path, whose: Whose) -> Result<(Settings, Op
 }
 
 /// Parses a project's settings from files that were read before.
-pub fn of_project(files: &ProjectFiles) -> Result<(Settings, Option<Older>), document::Error> {
+pub fn of_project(files: &ProjectFiles) -> Result<(Settings, Option<LegacySettings>), document::Error> {
     if let Some(text) = files.text(PROJECT_CONFIG)? {
         return Ok((parse(text, &files.root().join(PROJECT_CONFIG))?, None));
     }
     let Some(yaml) = files.text(LEGACY_CONFIG)? else { return Ok((Settings::default(), None)) };
-    parse_older(yaml, &files.root().join(LEGACY_CONFIG), Whose::Project)
+    parse_older(yaml, &files.root().join(LEGACY_CONFIG), SettingsOwner::Project)
 }
 
-fn parse_older(yaml: &str, older: &Path, whose: Whose) -> Result<(Settings, Option<Older>), document::Error> {
+fn parse_older(yaml: &str, older: &Path, whose: SettingsOwner) -> Result<(Settings, Option<LegacySettings>), document::Error> {
     let taken = legacy::to_toml(yaml, older, whose)?;
     let settings = parse(&taken.text, older).map_err(|error| without_place(error, older))?;
-    Ok((settings, Some(Older { path: older.to_owned(), left: taken.left })))
+    Ok((settings, Some(LegacySettings { path: older.to_owned(), left: taken.left })))
 }
 
 /// Removes the line from an error in a converted text, which no user wrote.

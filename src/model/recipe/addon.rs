@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::document;
 
 use super::Step;
-use super::catalog::{self, Error, Places};
+use super::catalog::{self, Error, RecipeSources};
 use super::steps::StepEntry;
 
 /// Directory of add-ons among recipes.
@@ -55,7 +55,7 @@ pub struct Addon {
 }
 
 /// Finds the add-on `name`: the project's, else the user's, else the built-in one.
-pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
+pub fn find(places: &RecipeSources, name: &str) -> Result<Option<Addon>, Error> {
     if super::check::check_name(name).is_err() {
         return Ok(None);
     }
@@ -68,7 +68,7 @@ pub fn find(places: &Places, name: &str) -> Result<Option<Addon>, Error> {
 }
 
 /// Returns the names of all add-ons.
-pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
+pub fn names(places: &RecipeSources) -> Result<BTreeSet<String>, Error> {
     let mut names: BTreeSet<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
     names.extend(catalog::names_below(places, &format!("{DIR}/"))?);
     Ok(names)

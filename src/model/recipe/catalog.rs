@@ -75,7 +75,7 @@ pub enum Origin {
 
 /// A recipe and the source of its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct CatalogRecipe {
     /// Merged recipe.
     pub recipe: Recipe,
     /// Source of the last merged file.
@@ -139,7 +139,7 @@ pub enum Error {
 
 /// Sources of recipes in addition to the built-in ones.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct RecipeSources {
     /// Directory of the user's recipes.
     pub user: Option<PathBuf>,
     /// The project's recipes.
@@ -158,17 +158,17 @@ pub struct Draft {
 }
 
 /// Finds the recipe of `name`, in its default version.
-pub fn find(places: &Places, name: &str) -> Result<Found, Error> {
+pub fn find(places: &RecipeSources, name: &str) -> Result<CatalogRecipe, Error> {
     find_version(places, name, None)
 }
 
 /// Finds the recipe of `name` in a requested version, if it has that, and merges it over the recipes that it requires.
-pub fn find_version(places: &Places, name: &str, wanted: Option<&str>) -> Result<Found, Error> {
+pub fn find_version(places: &RecipeSources, name: &str, wanted: Option<&str>) -> Result<CatalogRecipe, Error> {
     within(places, name, wanted, &mut Vec::new())
 }
 
 /// Finds the recipe of a tool that the tools in `chain` require.
-fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<String>) -> Result<Found, Error> {
+fn within(places: &RecipeSources, name: &str, wanted: Option<&str>, chain: &mut Vec<String>) -> Result<CatalogRecipe, Error> {
     chain.push(name.to_owned());
     if chain.iter().filter(|tool| *tool == name).count() > 1 {
         return Err(Error::Circle(chain.clone()));
@@ -194,11 +194,11 @@ fn within(places: &Places, name: &str, wanted: Option<&str>, chain: &mut Vec<Str
         })?;
     }
     chain.pop();
-    Ok(Found { recipe, origin })
+    Ok(CatalogRecipe { recipe, origin })
 }
 
 /// Merges the recipes of a tool from all sources.
-fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, PathBuf)>, Error> {
+fn merged(places: &RecipeSources, name: &str) -> Result<Option<(RecipeFile, Origin, PathBuf)>, Error> {
     let builtin_path = PathBuf::from(format!("recipes/{name}.toml"));
     let mut merged: Option<(RecipeFile, Origin, PathBuf)> = None;
     if let Some(builtin) = built_in(name) {
@@ -219,7 +219,7 @@ fn merged(places: &Places, name: &str) -> Result<Option<(RecipeFile, Origin, Pat
 }
 
 /// Reads the key files that a recipe names from the recipe's directory.
-fn locate(places: &Places, origin: Origin, path: &Path, debian: &mut DebianTable) -> Result<(), Error> {
+fn locate(places: &RecipeSources, origin: Origin, path: &Path, debian: &mut DebianTable) -> Result<(), Error> {
     let dir = path.parent().unwrap_or(path);
     let read = |name: &str| match places.project.as_ref().filter(|_| origin == Origin::Project) {
         Some(recipes) => Ok::<_, Unlocated>(recipes.text(name)?.map(str::to_owned)),
@@ -250,7 +250,7 @@ impl From<super::error::Error> for Unlocated {
 }
 
 /// Reads a document of this name from the user's and the project's recipes, in this order.
-pub fn documents(places: &Places, name: &str) -> Result<Vec<(Origin, PathBuf, String)>, document::Error> {
+pub fn documents(places: &RecipeSources, name: &str) -> Result<Vec<(Origin, PathBuf, String)>, document::Error> {
     let mut found = Vec::new();
     if let Some(dir) = &places.user {
         let path = dir.join(name);
@@ -272,14 +272,14 @@ pub fn built_in(name: &str) -> Option<&'static BuiltIn> {
 }
 
 /// Returns the names of all recipes.
-pub fn names(places: &Places) -> Result<BTreeSet<String>, Error> {
+pub fn names(places: &RecipeSources) -> Result<BTreeSet<String>, Error> {
     let mut names: BTreeSet<String> = BUILT_IN.iter().map(|builtin| builtin.name.to_owned()).collect();
     names.extend(names_below(places, "")?);
     Ok(names)
 }
 
 /// Lists the user's and the project's documents in a subdirectory of their recipes.
-pub(super) fn names_below(places: &Places, dir: &str) -> Result<BTreeSet<String>, Error> {
+pub(super) fn names_below(places: &RecipeSources, dir: &str) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::new();
     if let Some(user) = &places.user {
         names.extend(names_in(&user.join(dir))?);
@@ -291,7 +291,7 @@ pub(super) fn names_below(places: &Places, dir: &str) -> Result<BTreeSet<String>
 }
 
 /// Finds the tools that have a shim of this name, with its command.
-pub fn shim_owners(places: &Places, shim: &str) -> Result<BTreeMap<String, Vec<String>>, Error> {
+pub fn shim_owners(places: &RecipeSources, shim: &str) -> Result<BTreeMap<String, Vec<String>>, Error> {
     let mut owners = BTreeMap::new();
     for name in names(places)? {
         let recipe = find(places, &name)?.recipe;
@@ -322,12 +322,12 @@ fn names_in(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-fn unknown(places: &Places, name: &str) -> Error {
+fn unknown(places: &RecipeSources, name: &str) -> Error {
     Error::Unknown { name: name.to_owned(), near: instead(places, name) }
 }
 
 /// Returns the end of an error about an unknown recipe: an add-on or command of this name, or a similar name.
-fn instead(places: &Places, name: &str) -> String {
+fn instead(places: &RecipeSources, name: &str) -> String {
     let addons = ADDONS;
     let own = names_below(places, "addons/").unwrap_or_default();
     if own.contains(name) || addons.iter().any(|(addon, _)| *addon == name) {

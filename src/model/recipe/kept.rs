@@ -55,7 +55,7 @@ pub enum Scope {
 
 /// A checked persistent directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kept {
+pub struct KeptDir {
     /// Path inside: `~/…`, or absolute.
     pub guest: String,
     /// Sharing.
@@ -65,8 +65,8 @@ pub struct Kept {
 }
 
 /// Checks the directories of the key `key`; of two with the same path, the later wins.
-pub fn check(key: &'static str, entries: Vec<KeptEntry>) -> Result<Vec<Kept>, Error> {
-    let mut all: Vec<Kept> = Vec::new();
+pub fn check(key: &'static str, entries: Vec<KeptEntry>) -> Result<Vec<KeptDir>, Error> {
+    let mut all: Vec<KeptDir> = Vec::new();
     for entry in entries {
         let table = match entry {
             KeptEntry::Path(guest) => KeptTable { guest, scope: Scope::Project, env: None },
@@ -78,13 +78,13 @@ pub fn check(key: &'static str, entries: Vec<KeptEntry>) -> Result<Vec<Kept>, Er
         if let Some(name) = table.env.as_ref().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(Error { key, value: format!("{}, env {name}", table.guest) });
         }
-        all = over(all, vec![Kept { guest: table.guest, scope: table.scope, env: table.env }]);
+        all = over(all, vec![KeptDir { guest: table.guest, scope: table.scope, env: table.env }]);
     }
     Ok(all)
 }
 
 /// Adds directories; one with an existing path replaces it.
-pub fn over(mut under: Vec<Kept>, more: Vec<Kept>) -> Vec<Kept> {
+pub fn over(mut under: Vec<KeptDir>, more: Vec<KeptDir>) -> Vec<KeptDir> {
     for kept in more {
         match under.iter_mut().find(|old| old.guest == kept.guest) {
             Some(old) => *old = kept,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use silo_store::digest::Digest;
 
-use super::kept::Kept;
+use super::kept::KeptDir;
 
 /// A checked recipe of one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,9 +135,9 @@ pub struct Run {
     /// Environment variables of the caller that are passed, if set.
     pub pass_env: Vec<String>,
     /// Package caches that outlive a run.
-    pub cache: Vec<Kept>,
+    pub cache: Vec<KeptDir>,
     /// Private state that outlives a run.
-    pub state: Vec<Kept>,
+    pub state: Vec<KeptDir>,
     /// Hosts that it may connect to, or ecosystems such as `@pypi`; sorted.
     pub network: Vec<String>,
     /// CPU limit.
@@ -203,7 +203,7 @@ pub struct Lsp {
     /// Commands run in the tool's root, in order.
     pub steps: Vec<Step>,
     /// Caches in addition to the tool's.
-    pub cache: Vec<Kept>,
+    pub cache: Vec<KeptDir>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// Probes of the ecosystems that its steps use.

@@ -11,7 +11,7 @@ const FOREIGN: [&str; 9] = ["amd64", "arm64", "armel", "armhf", "i386", "mips64e
 
 /// The parts of a requested package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted<'a> {
+pub struct PackageSpec<'a> {
     /// Package name.
     pub name: &'a str,
     /// Architecture of the package, if it is not the root's own.
@@ -25,7 +25,7 @@ pub struct Wanted<'a> {
 }
 
 /// Parses a requested package; `None` if the text is invalid.
-pub fn parse(text: &str) -> Option<Wanted<'_>> {
+pub fn parse(text: &str) -> Option<PackageSpec<'_>> {
     let (text, on) = for_arch(text);
     if on.is_some_and(|on| Arch::ALL.iter().all(|known| known.name() != on)) {
         return None;
@@ -43,7 +43,7 @@ pub fn parse(text: &str) -> Option<Wanted<'_>> {
     let is_name = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) && name.chars().all(rest);
     let is_suite = suite.is_none_or(|suite| suite.starts_with(|c: char| c.is_ascii_alphanumeric()) && suite.chars().all(plain));
     let is_known = of.is_none_or(|of| FOREIGN.contains(&of));
-    (is_name && is_suite && is_known).then_some(Wanted { name, of, suite, bound, on })
+    (is_name && is_suite && is_known).then_some(PackageSpec { name, of, suite, bound, on })
 }
 
 fn parse_bound(text: &str) -> Option<(&str, &str)> {
@@ -82,18 +82,18 @@ mod tests {
 
     #[test]
     fn wanted_packages_are_parted() {
-        let wanted = Wanted { name: "jq", of: None, suite: None, bound: None, on: None };
+        let wanted = PackageSpec { name: "jq", of: None, suite: None, bound: None, on: None };
         for (text, expect) in [
             ("jq", wanted),
-            ("jq=1.6-2.1", Wanted { bound: Some(("=", "1.6-2.1")), ..wanted }),
-            ("jq (>= 1:1.6~rc1)", Wanted { bound: Some((">=", "1:1.6~rc1")), ..wanted }),
-            ("jq >= 1.6", Wanted { bound: Some((">=", "1.6")), ..wanted }),
-            ("jq<<2", Wanted { bound: Some(("<<", "2")), ..wanted }),
-            ("jq [arm64]", Wanted { on: Some("arm64"), ..wanted }),
-            ("jq/trixie-backports", Wanted { suite: Some("trixie-backports"), ..wanted }),
+            ("jq=1.6-2.1", PackageSpec { bound: Some(("=", "1.6-2.1")), ..wanted }),
+            ("jq (>= 1:1.6~rc1)", PackageSpec { bound: Some((">=", "1:1.6~rc1")), ..wanted }),
+            ("jq >= 1.6", PackageSpec { bound: Some((">=", "1.6")), ..wanted }),
+            ("jq<<2", PackageSpec { bound: Some(("<<", "2")), ..wanted }),
+            ("jq [arm64]", PackageSpec { on: Some("arm64"), ..wanted }),
+            ("jq/trixie-backports", PackageSpec { suite: Some("trixie-backports"), ..wanted }),
             (
                 "jq:i386/sid (<= 2) [amd64]",
-                Wanted { of: Some("i386"), suite: Some("sid"), bound: Some(("<=", "2")), on: Some("amd64"), ..wanted },
+                PackageSpec { of: Some("i386"), suite: Some("sid"), bound: Some(("<=", "2")), on: Some("amd64"), ..wanted },
             ),
         ] {
             assert_eq!(parse(text), Some(expect), "{text}");

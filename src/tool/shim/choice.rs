@@ -22,7 +22,7 @@ pub struct Claims {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice<'a> {
     /// Run this tool, in a sandbox.
-    Tool(&'a Entry, Why),
+    Tool(&'a Entry, ChoiceReason),
     /// Run the next program of that name on PATH: none of these tools is pinned or claimed.
     Next(Vec<&'a Entry>),
     /// Refuse: several tools are claimed equally.
@@ -33,7 +33,7 @@ pub enum Choice<'a> {
 
 /// Reason for the choice of a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum ChoiceReason {
     /// The project claims it.
     Project,
     /// The user's settings claim it.
@@ -47,14 +47,15 @@ pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Resu
     let owners: Vec<&Entry> = table.owners(name).collect();
     match owners.as_slice() {
         [] => return Ok(Choice::Nobody),
-        [only] if only.pinned && only.answers_everywhere(name) => return Ok(Choice::Tool(only, Why::Pinned)),
+        [only] if only.pinned && only.answers_everywhere(name) => return Ok(Choice::Tool(only, ChoiceReason::Pinned)),
         _ => {}
     }
     let claims = claims()?;
     let local = |entry: &Entry| claims.local.get(&entry.tool).is_some_and(|commands| commands.contains(name));
-    for (claimed, why) in [(&claims.project, Why::Project), (&claims.user, Why::User)] {
-        let here =
-            |entry: &&Entry| claimed.contains(&entry.tool) && (entry.answers_everywhere(name) || why == Why::Project && local(entry));
+    for (claimed, why) in [(&claims.project, ChoiceReason::Project), (&claims.user, ChoiceReason::User)] {
+        let here = |entry: &&Entry| {
+            claimed.contains(&entry.tool) && (entry.answers_everywhere(name) || why == ChoiceReason::Project && local(entry))
+        };
         let claimed: Vec<&Entry> = owners.iter().copied().filter(here).collect();
         match claimed.as_slice() {
             [] => {}
@@ -64,7 +65,7 @@ pub fn choose<'a, E>(table: &'a Table, name: &str, claims: impl FnOnce() -> Resu
     }
     // The oldest pinned tool keeps the name: installing another tool later does not take it away.
     Ok(match owners.iter().copied().find(|entry| entry.pinned && entry.answers_everywhere(name)) {
-        Some(pinned) => Choice::Tool(pinned, Why::Pinned),
+        Some(pinned) => Choice::Tool(pinned, ChoiceReason::Pinned),
         None => Choice::Next(owners),
     })
 }
@@ -120,6 +121,6 @@ mod tests {
     fn a_pinned_tool_needs_no_look_at_the_project() {
         let table = parse("silo shims 1\ntool python pinned\nshim py\n").expect("a table");
         let choice = choose(&table, "py", || Err("not to be asked"));
-        assert!(matches!(choice, Ok(Choice::Tool(_, Why::Pinned))), "{choice:?}");
+        assert!(matches!(choice, Ok(Choice::Tool(_, ChoiceReason::Pinned))), "{choice:?}");
     }
 }

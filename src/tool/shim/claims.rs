@@ -6,12 +6,12 @@ use std::path::Path;
 use silo_base::home::{Home, PROJECT_LOCK};
 use silo_model::config::Settings;
 use silo_model::config::discover;
-use silo_model::config::legacy::Whose;
+use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::read;
 use silo_model::lock;
 use silo_model::recipe::addon;
-use silo_model::recipe::catalog::{Error, Places};
+use silo_model::recipe::catalog::{Error, RecipeSources};
 
 use super::choice::Claims;
 
@@ -27,14 +27,14 @@ pub fn of(home: &Home, files: &ProjectFiles) -> Result<Claims, Error> {
     if let Some(text) = files.text(PROJECT_LOCK)? {
         project.extend(lock::names(text).map(str::to_owned));
     }
-    let places = Places { user: Some(home.recipes()), project: files.recipes(), draft: None };
+    let places = RecipeSources { user: Some(home.recipes()), project: files.recipes(), draft: None };
     let local = local(&places, &settings)?;
-    let user = read::read_any(&home.config(), &home.legacy_config(), Whose::User)?.0.claims();
+    let user = read::read_any(&home.config(), &home.legacy_config(), SettingsOwner::User)?.0.claims();
     Ok(Claims { project, local, user, root: files.root().to_owned() })
 }
 
 /// Returns the commands of the project's add-ons, by tool.
-fn local(places: &Places, settings: &Settings) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
+fn local(places: &RecipeSources, settings: &Settings) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
     let mut local = BTreeMap::new();
     for (tool, over) in &settings.overrides {
         let commands: &mut BTreeSet<String> = local.entry(tool.clone()).or_default();

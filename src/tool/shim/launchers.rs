@@ -59,7 +59,7 @@ impl Faults {
 
 /// Maker of a file in the launchers' directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Made {
+enum FileOwner {
     /// This version of silo, for this home.
     Now,
     /// Silo, but another version, for another home, or an interrupted write.
@@ -80,10 +80,10 @@ pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, Path
     }
     for (name, made) in &there {
         match (names.contains(name.as_str()), made) {
-            (true, Made::Now) | (false, Made::Elsewhere) => {}
-            (true, Made::Before) => drop(faults.missing.insert(name.clone())),
-            (true, Made::Elsewhere) => drop(faults.foreign.insert(name.clone())),
-            (false, Made::Now | Made::Before) => drop(faults.stale.insert(name.clone())),
+            (true, FileOwner::Now) | (false, FileOwner::Elsewhere) => {}
+            (true, FileOwner::Before) => drop(faults.missing.insert(name.clone())),
+            (true, FileOwner::Elsewhere) => drop(faults.foreign.insert(name.clone())),
+            (false, FileOwner::Now | FileOwner::Before) => drop(faults.stale.insert(name.clone())),
         }
     }
     let missing = names.into_iter().filter(|name| there.iter().all(|(there, _)| there != name));
@@ -186,7 +186,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Lists the launchers' directory, with the maker of each file.
-fn listed(home: &Home) -> Result<Vec<(String, Made)>, PathError> {
+fn listed(home: &Home) -> Result<Vec<(String, FileOwner)>, PathError> {
     let bin = home.bin();
     let listing = match fs::read_dir(&bin) {
         Ok(listing) => listing,
@@ -205,18 +205,18 @@ fn listed(home: &Home) -> Result<Vec<(String, Made)>, PathError> {
     Ok(there)
 }
 
-fn made(home: &Home, name: &str) -> Made {
+fn made(home: &Home, name: &str) -> FileOwner {
     let file = home.shim(name);
     match fs::read_link(&file) {
-        Ok(to) if to == Path::new(OLDER_TARGET) => return Made::Before,
-        Ok(_) => return Made::Elsewhere,
+        Ok(to) if to == Path::new(OLDER_TARGET) => return FileOwner::Before,
+        Ok(_) => return FileOwner::Elsewhere,
         Err(_) => {}
     }
     match read(&file) {
-        Ok(found) if found == text(home, name) && is_executable(&file) => Made::Now,
+        Ok(found) if found == text(home, name) && is_executable(&file) => FileOwner::Now,
         // A power cut can leave an empty file.
-        Ok(found) if is_launcher(&found) || (found.is_empty() && file.is_file()) => Made::Before,
-        Ok(_) | Err(_) => Made::Elsewhere,
+        Ok(found) if is_launcher(&found) || (found.is_empty() && file.is_file()) => FileOwner::Before,
+        Ok(_) | Err(_) => FileOwner::Elsewhere,
     }
 }
 

@@ -10,8 +10,8 @@ use silo_base::grant::Port;
 use silo_model::config::sight::{Git, Mode, Sockets};
 use silo_model::config::{Network, Override, Settings};
 use silo_model::recipe::Lsp;
-use silo_model::recipe::catalog::{self, Places};
-use silo_model::recipe::kept::{self, Kept, KeptEntry, Scope};
+use silo_model::recipe::catalog::{self, RecipeSources};
+use silo_model::recipe::kept::{self, KeptDir, KeptEntry, Scope};
 use silo_model::recipe::lsp;
 use silo_model::recipe::steps::check_step;
 use silo_model::recipe::{Recipe, Step};
@@ -97,8 +97,8 @@ fn of_place(place: &str, network: &Network, names: &[String], ssh_agent: bool, f
     found.extend(ssh_agent.then(|| format!("{place} may ask your ssh agent for signatures")));
 }
 
-fn of_kept(tool: &str, caches: &[Kept], states: &[Kept], found: &mut Exposures) {
-    let shared = |kept: &&Kept| kept.scope == Scope::Tool;
+fn of_kept(tool: &str, caches: &[KeptDir], states: &[KeptDir], found: &mut Exposures) {
+    let shared = |kept: &&KeptDir| kept.scope == Scope::Tool;
     found.extend(caches.iter().chain(states).filter(shared).map(|kept| format!("{tool} has the same {} in all projects", kept.guest)));
 }
 
@@ -122,12 +122,12 @@ pub fn listens(tool: &str, port: Port) -> String {
 }
 
 /// Lists the rights that a project's own recipes give to a tool in addition to the recipe without them.
-pub fn of_recipe(places: &Places, tool: &str) -> Exposures {
+pub fn of_recipe(places: &RecipeSources, tool: &str) -> Exposures {
     if places.project.is_none() {
         return Exposures::new();
     }
-    let of = |places: &Places| catalog::find(places, tool).map(|found| of_tool(&found.recipe)).unwrap_or_default();
-    let without = of(&Places { project: None, ..places.clone() });
+    let of = |places: &RecipeSources| catalog::find(places, tool).map(|found| of_tool(&found.recipe)).unwrap_or_default();
+    let without = of(&RecipeSources { project: None, ..places.clone() });
     of(places).difference(&without).cloned().collect()
 }
 
@@ -188,7 +188,7 @@ mod tests {
             ("own.toml", "image = \"registry.example.com/a:1\"\nsteps = [{ run = \"true\", network = [\"n.example\"] }]\n"),
         ];
         let texts = texts.map(|(name, text)| (name.to_owned(), Ok(text.to_owned())));
-        let places = Places { project: Some(ProjectRecipes::new("recipes".into(), texts.into())), ..Places::default() };
+        let places = RecipeSources { project: Some(ProjectRecipes::new("recipes".into(), texts.into())), ..RecipeSources::default() };
         let lines = |tool| of_recipe(&places, tool).into_iter().collect::<Vec<_>>();
         assert_eq!(lines("sh"), ["sh has the same ~/.x in all projects", "sh sees the variable KEY"]);
         let own = ["own is made of the image registry.example.com/a:1", "own runs `true` when it is built, reaching n.example"];

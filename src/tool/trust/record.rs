@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use silo_store::digest::Digest;
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::read_limited;
 
@@ -101,12 +101,12 @@ impl Place {
     }
 
     /// Creates the location and locks it for a change.
-    pub fn hold(&self) -> Result<Held, Error> {
+    pub fn hold(&self) -> Result<LockedFile, Error> {
         self.make()?;
         let path = self.dir.join("lock");
         let failed = |source| PathError { doing: "lock", path: path.clone(), source };
         let file = File::options().create(true).append(true).mode(0o600).open(&path);
-        Ok(file.and_then(Held::exclusive).map_err(failed)?)
+        Ok(file.and_then(LockedFile::exclusive).map_err(failed)?)
     }
 
     /// Creates the directory of the record.
@@ -144,7 +144,7 @@ impl Place {
     }
 
     /// Writes the record; the caller holds the lock.
-    pub fn write(&self, record: &Record, _held: &Held) -> Result<(), Error> {
+    pub fn write(&self, record: &Record, _held: &LockedFile) -> Result<(), Error> {
         let spell = |known: &BTreeMap<String, Digest>| known.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect();
         let written = Written {
             format: VERSION,

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use silo_store::held::Held;
+use silo_store::held::LockedFile;
 use silo_store::path_error::PathError;
 
 use super::error::Error;
@@ -33,7 +33,7 @@ pub struct Runs {
 /// A running sandbox that can write a directory.
 #[derive(Debug)]
 pub struct Running {
-    file: Held,
+    file: LockedFile,
     number: u64,
 }
 
@@ -47,7 +47,7 @@ pub fn look(path: &Path) -> Result<Runs, Error> {
     let failed = |source| PathError { doing: "read", path: path.to_owned(), source };
     let (last, is_open) = read(&file).map_err(failed)?;
     // Every running silo has written "open", so otherwise the lock needs no check.
-    let is_live = is_open && Held::try_exclusive(file).map_err(failed)?.is_none();
+    let is_live = is_open && LockedFile::try_exclusive(file).map_err(failed)?.is_none();
     Ok(Runs { last, is_open, is_live })
 }
 
@@ -56,7 +56,7 @@ pub fn begin(path: &Path) -> Result<Running, Error> {
     let failed = |doing| move |source| PathError { doing, path: path.to_owned(), source };
     let options = &mut File::options();
     let file = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path).map_err(failed("open"))?;
-    let file = Held::shared(file).map_err(failed("lock"))?;
+    let file = LockedFile::shared(file).map_err(failed("lock"))?;
     let number = read(&file).map_err(failed("read"))?.0.saturating_add(1);
     write(&file, number, "open ").map_err(failed("write"))?;
     Ok(Running { file, number })

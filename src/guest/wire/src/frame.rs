@@ -187,7 +187,7 @@ pub enum StageFailure {
 
 /// Malformed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Broken;
+pub struct MalformedFrame;
 
 impl Frame {
     /// Returns the frame's name, for errors.
@@ -235,16 +235,16 @@ impl Frame {
     }
 
     /// Parses the first frame of `bytes`; `None` if it is incomplete.
-    pub fn read(bytes: &[u8]) -> Result<Option<(Frame, usize)>, Broken> {
+    pub fn read(bytes: &[u8]) -> Result<Option<(Frame, usize)>, MalformedFrame> {
         let Some((letter, rest)) = bytes.split_first() else { return Ok(None) };
         let Some((stream, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Broken)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| MalformedFrame)?;
         if length > MAX_PAYLOAD_BYTES {
-            return Err(Broken);
+            return Err(MalformedFrame);
         }
         let Some(payload) = rest.get(..length) else { return Ok(None) };
-        let frame = parse(*letter, u32::from_le_bytes(*stream), payload).ok_or(Broken)?;
+        let frame = parse(*letter, u32::from_le_bytes(*stream), payload).ok_or(MalformedFrame)?;
         Ok(Some((frame, HEAD_BYTES + length)))
     }
 }
@@ -416,7 +416,7 @@ mod tests {
             b"R\0\0\0\0\x06\0\0\0E\0\0\0\0x",
             b"R\0\0\0\0\x05\0\0\0Z\0\0\0\0",
         ] {
-            assert_eq!(Frame::read(bytes), Err(Broken), "{bytes:?}");
+            assert_eq!(Frame::read(bytes), Err(MalformedFrame), "{bytes:?}");
         }
     }
 
@@ -429,7 +429,7 @@ mod tests {
         assert_eq!(step.len(), MAX_TEXT_BYTES);
         let mut long = Vec::new();
         put(&mut long, b'R', 0, &[b"S\x01\0\0\0", &[b'x'; MAX_TEXT_BYTES + 1]]);
-        assert_eq!(Frame::read(&long), Err(Broken));
+        assert_eq!(Frame::read(&long), Err(MalformedFrame));
     }
 
     /// Pseudo-random bytes, the same in every run, after the start of a frame.

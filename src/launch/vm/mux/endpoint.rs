@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use silo_wire::frame::{Frame, MAX_PAYLOAD_BYTES};
 
-use crate::host::nonblocking::NoWait;
-use crate::vm::protocol::{Act, Conversation, End, Side, Violation, Ways};
+use crate::host::nonblocking::NonBlocking;
+use crate::vm::protocol::{Action, Directions, End, Protocol, Side, Violation};
 
 /// The connection to the user's ssh agent.
-pub enum Keys {
+pub enum SshAgentSocket {
     /// In the guest: the listening socket for programs.
     Listener(UnixListener),
     /// On the host: the socket to the broker, which accepts clients.
@@ -38,15 +38,15 @@ pub struct Mux {
     pub(super) link: OwnedFd,
     /// True if the peer no longer reads; data sent before may still arrive.
     pub(super) is_deaf: bool,
-    pub(super) conversation: Conversation,
+    pub(super) conversation: Protocol,
     pub(super) piece: Vec<u8>,
-    pub(super) fds: BTreeMap<u32, NoWait>,
+    pub(super) fds: BTreeMap<u32, NonBlocking>,
     /// Terminals that no process has open now.
     pub(super) deserted: Vec<u32>,
     pub(super) messenger: Option<OwnedFd>,
-    pub(super) keys: Option<Keys>,
+    pub(super) keys: Option<SshAgentSocket>,
     /// An action that the receiver could not accept yet. Parsing pauses until it does.
-    pub(super) waiting: Option<(Act, Instant)>,
+    pub(super) waiting: Option<(Action, Instant)>,
     pub(super) told: VecDeque<Frame>,
 }
 
@@ -69,7 +69,7 @@ impl Mux {
         Mux {
             link,
             is_deaf: false,
-            conversation: Conversation::new(side),
+            conversation: Protocol::new(side),
             piece: vec![0; 2 * MAX_PAYLOAD_BYTES],
             fds: BTreeMap::new(),
             deserted: Vec::new(),
@@ -81,7 +81,7 @@ impl Mux {
     }
 
     /// Returns the state of the conversation.
-    pub fn conversation(&self) -> &Conversation {
+    pub fn conversation(&self) -> &Protocol {
         &self.conversation
     }
 
@@ -91,13 +91,13 @@ impl Mux {
     }
 
     /// Adds a stream.
-    pub fn add(&mut self, number: u32, fd: NoWait, end: End, ways: Ways) {
+    pub fn add(&mut self, number: u32, fd: NonBlocking, end: End, ways: Directions) {
         self.conversation.add(number, end, ways, true);
         self.fds.insert(number, fd);
     }
 
     /// Adds a stream without a descriptor; received data waits for one.
-    pub fn add_unattached(&mut self, number: u32, end: End, ways: Ways) {
+    pub fn add_unattached(&mut self, number: u32, end: End, ways: Directions) {
         self.conversation.add(number, end, ways, false);
     }
 
@@ -109,7 +109,7 @@ impl Mux {
     /// Gives a waiting stream its descriptor.
     pub fn attach(&mut self, number: u32, fd: OwnedFd) {
         if self.conversation.has(number) {
-            self.fds.insert(number, NoWait::own(fd));
+            self.fds.insert(number, NonBlocking::own(fd));
             let fate = self.conversation.attach(number);
             self.settle(number, fate);
         }
@@ -121,7 +121,7 @@ impl Mux {
     }
 
     /// Sets the connection to the ssh agent.
-    pub fn take_keys(&mut self, keys: Keys) {
+    pub fn take_keys(&mut self, keys: SshAgentSocket) {
         self.keys = Some(keys);
     }
 
@@ -143,7 +143,7 @@ impl Mux {
     /// Adds a stream under a free number.
     pub(super) fn add_next(&mut self, fd: OwnedFd) -> u32 {
         let number = self.conversation.add_next();
-        self.fds.insert(number, NoWait::own(fd));
+        self.fds.insert(number, NonBlocking::own(fd));
         number
     }
 

@@ -13,14 +13,14 @@ use rustix::net::{
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::Frame;
 
-use super::endpoint::{Error, Keys, Mux};
-use crate::host::nonblocking::NoWait;
+use super::endpoint::{Error, Mux, SshAgentSocket};
+use crate::host::nonblocking::NonBlocking;
 use crate::host::system::{RECEIVING, SENDING};
-use crate::vm::protocol::{Act, End, Side, Violation, Ways};
+use crate::vm::protocol::{Action, Directions, End, Side, Violation};
 
 impl Mux {
     /// Sends a message to the messenger, with a new connection if it names a stream; returns the action if this would block.
-    pub(super) fn deliver(&mut self, stream: Option<u32>, bytes: Vec<u8>) -> Result<Option<Act>, Error> {
+    pub(super) fn deliver(&mut self, stream: Option<u32>, bytes: Vec<u8>) -> Result<Option<Action>, Error> {
         let Some(messenger) = &self.messenger else {
             // There is no broker, or it has ended.
             stream.into_iter().for_each(|number| self.conversation.refuse(number));
@@ -46,8 +46,8 @@ impl Mux {
         let sent = sendmsg(messenger, &[IoSlice::new(&bytes)], &mut control, SENDING | SendFlags::DONTWAIT);
         drop(passed);
         match (sent, made) {
-            (Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS), _) => return Ok(Some(Act::Message { stream, bytes })),
-            (Ok(_), Some((number, ours, _))) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
+            (Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS), _) => return Ok(Some(Action::Message { stream, bytes })),
+            (Ok(_), Some((number, ours, _))) => self.add(number, NonBlocking::own(ours), End::Own, Directions::BOTH),
             (Ok(_), None) => {}
             // The kernel's limit on passed descriptors per user is reached.
             (Err(Errno::TOOMANYREFS), made) => made.iter().for_each(|(number, ..)| self.conversation.refuse(*number)),
@@ -88,7 +88,7 @@ impl Mux {
 
     /// Opens a stream for a client of the ssh agent inside.
     pub(super) fn let_ask(&mut self) {
-        let Some(Keys::Listener(listener)) = &self.keys else { return };
+        let Some(SshAgentSocket::Listener(listener)) = &self.keys else { return };
         // The client may be gone already; surplus clients are rejected.
         let Ok((asking, _)) = listener.accept() else { return };
         if self.conversation.has_place() && asking.set_nonblocking(true).is_ok() {
@@ -99,7 +99,7 @@ impl Mux {
 
     /// Passes a client of the ssh agent to the broker.
     pub(super) fn hand_on(&mut self, number: u32) -> Result<(), Error> {
-        let Some(Keys::Broker(broker)) = &self.keys else {
+        let Some(SshAgentSocket::Broker(broker)) = &self.keys else {
             self.conversation.end();
             self.fds.clear();
             return Err(Violation::NotIts { stream: number }.into());
@@ -107,7 +107,7 @@ impl Mux {
         // The client is rejected if the broker has ended or its queue is full.
         let made = connection(self.conversation.has_place());
         match made.and_then(|(ours, theirs)| pass(broker, theirs.as_fd()).then_some(ours)) {
-            Some(ours) => self.add(number, NoWait::own(ours), End::Own, Ways::BOTH),
+            Some(ours) => self.add(number, NonBlocking::own(ours), End::Own, Directions::BOTH),
             None => self.conversation.refuse(number),
         }
         Ok(())

@@ -15,9 +15,9 @@ use rustix::io::{Errno, read, write};
 use rustix::net::{Shutdown, shutdown};
 use silo_wire::frame::Frame;
 
-use super::protocol::{Act, Fate, Phase};
+use super::protocol::{Action, DescriptorAction, Phase};
 
-pub use endpoint::{Error, Keys, Mux, Source};
+pub use endpoint::{Error, Mux, Source, SshAgentSocket};
 
 /// Most reads of the link before the received data is handled.
 const READS_AT_ONCE: usize = 16;
@@ -58,7 +58,7 @@ impl Mux {
         if let Some(messenger) = &self.messenger {
             put(Source::Messenger, messenger.as_fd(), has_room, self.waiting.is_some());
         }
-        if let Some(Keys::Listener(listener)) = &self.keys {
+        if let Some(SshAgentSocket::Listener(listener)) = &self.keys {
             put(Source::Keys, listener.as_fd(), has_room, false);
         }
         for (number, fd) in &self.fds {
@@ -149,14 +149,14 @@ impl Mux {
     }
 
     /// Performs one action; returns it if it would block.
-    fn act(&mut self, act: Act) -> Result<Option<Act>, Error> {
+    fn act(&mut self, act: Action) -> Result<Option<Action>, Error> {
         match act {
-            Act::Message { stream, bytes } => return self.deliver(stream, bytes),
-            Act::Keys { stream } => self.hand_on(stream)?,
-            Act::Settle { stream, fate } => self.settle(stream, fate),
+            Action::Message { stream, bytes } => return self.deliver(stream, bytes),
+            Action::Keys { stream } => self.hand_on(stream)?,
+            Action::Settle { stream, fate } => self.settle(stream, fate),
             // One stop is enough: silo stops and continues once.
-            Act::Tell(Frame::Stopped { .. }) if matches!(self.told.back(), Some(Frame::Stopped { .. })) => {}
-            Act::Tell(frame) => {
+            Action::Tell(Frame::Stopped { .. }) if matches!(self.told.back(), Some(Frame::Stopped { .. })) => {}
+            Action::Tell(frame) => {
                 let is_report = matches!(frame, Frame::Report(_));
                 self.told.push_back(frame);
                 if is_report {
@@ -177,7 +177,7 @@ impl Mux {
         if !pending.is_empty() && (hung || flags.contains(PollFlags::OUT)) {
             let fate = match fd.write(pending) {
                 Ok(length) => self.conversation.wrote(number, length),
-                Err(Errno::INTR | Errno::AGAIN) => Fate::Stays,
+                Err(Errno::INTR | Errno::AGAIN) => DescriptorAction::Stays,
                 Err(_) => self.conversation.closed(number),
             };
             self.settle(number, fate);
@@ -191,10 +191,10 @@ impl Mux {
                     piece.truncate(length);
                     self.conversation.send_data(number, piece)
                 }
-                Err(Errno::INTR | Errno::AGAIN) => Fate::Stays,
+                Err(Errno::INTR | Errno::AGAIN) => DescriptorAction::Stays,
                 Err(Errno::IO) if self.conversation.is_terminal(number) => {
                     self.deserted.push(number);
-                    Fate::Stays
+                    DescriptorAction::Stays
                 }
                 Ok(_) | Err(_) => self.conversation.send_data(number, Vec::new()),
             };
@@ -202,16 +202,16 @@ impl Mux {
         }
     }
 
-    fn settle(&mut self, number: u32, fate: Fate) {
+    fn settle(&mut self, number: u32, fate: DescriptorAction) {
         match fate {
-            Fate::Stays => {}
-            Fate::HalfShut => {
+            DescriptorAction::Stays => {}
+            DescriptorAction::HalfShut => {
                 if let Some(fd) = self.fds.get(&number) {
                     // Only sockets have halves; the error is ignored for others.
                     let _ = shutdown(fd, Shutdown::Write);
                 }
             }
-            Fate::Gone => drop(self.fds.remove(&number)),
+            DescriptorAction::Gone => drop(self.fds.remove(&number)),
         }
     }
 

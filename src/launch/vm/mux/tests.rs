@@ -9,9 +9,9 @@ use silo_wire::frame::{MAX_PAYLOAD_BYTES, Report, VERSION, WINDOW_BYTES};
 use std::os::fd::OwnedFd;
 
 use super::*;
-use crate::host::nonblocking::NoWait;
+use crate::host::nonblocking::NonBlocking;
 use crate::host::system::pair;
-use crate::vm::protocol::{End, Side, Violation, Ways};
+use crate::vm::protocol::{Directions, End, Side, Violation};
 
 pub fn linked() -> (Mux, Mux) {
     let (one, other) = pair(SocketType::STREAM).expect("a socket pair needs nothing");
@@ -32,8 +32,8 @@ fn spawn<'scope, T: Send + 'scope>(
     std::thread::Builder::new().spawn_scoped(scope, what).expect("a thread")
 }
 
-fn given(fd: OwnedFd) -> NoWait {
-    NoWait::own(fd)
+fn given(fd: OwnedFd) -> NonBlocking {
+    NonBlocking::own(fd)
 }
 
 /// Runs both sides until neither has work for a while.
@@ -61,8 +61,8 @@ fn a_stream_arrives_whole_and_ends() {
     let (mut host, mut guest) = linked();
     let (from, to) = pipe().expect("a pipe");
     let (out, into) = pipe().expect("a pipe");
-    host.add(1, given(from), End::Shared, Ways::OUT);
-    guest.add(1, given(into), End::Own, Ways::BACK);
+    host.add(1, given(from), End::Shared, Directions::OUT);
+    guest.add(1, given(into), End::Own, Directions::BACK);
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
     let wanted = sent.clone();
     std::thread::scope(|scope| {
@@ -94,8 +94,8 @@ fn a_reader_that_stalls_gets_one_window() {
     let (mut host, mut guest) = linked();
     let (from, to) = pipe().expect("a pipe");
     rustix::io::ioctl_fionbio(&to, true).expect("set");
-    host.add(1, given(from), End::Shared, Ways::OUT);
-    guest.add_unattached(1, End::Own, Ways::BACK);
+    host.add(1, given(from), End::Shared, Directions::OUT);
+    guest.add_unattached(1, End::Own, Directions::BACK);
     let mut taken = 0;
     for _ in 0..64 {
         while let Ok(length) = write(&to, &[7; 4096]) {
@@ -112,7 +112,7 @@ fn a_reader_that_stalls_gets_one_window() {
 #[test]
 fn a_sender_beyond_its_credit_is_cut_off() {
     let (mut host, mut guest) = linked();
-    host.add_unattached(2, End::Own, Ways::BACK);
+    host.add_unattached(2, End::Own, Directions::BACK);
     for _ in 0..=WINDOW_BYTES / MAX_PAYLOAD_BYTES {
         guest.send(&Frame::Data { stream: 2, bytes: vec![1; MAX_PAYLOAD_BYTES] });
     }
@@ -124,8 +124,8 @@ fn a_closed_reader_is_reported() {
     let (mut host, mut guest) = linked();
     let (out, into) = pipe().expect("a pipe");
     let (from, to) = pipe().expect("a pipe");
-    host.add(2, given(into), End::Shared, Ways::BACK);
-    guest.add(2, given(from), End::Own, Ways::OUT);
+    host.add(2, given(into), End::Shared, Directions::BACK);
+    guest.add(2, given(from), End::Own, Directions::OUT);
     drop(out);
     write(&to, b"unheard").expect("taken");
     run([&mut host, &mut guest]).expect("both follow the protocol");
@@ -139,7 +139,12 @@ fn a_stalled_reader_does_not_block_the_host() {
     let (broker, ours) = pair(crate::host::system::MESSAGES).expect("a pair");
     host.take_messenger(ours);
     let (reader, stuck) = pipe().expect("a pipe");
-    host.add(2, NoWait::shared(stuck.as_fd(), crate::host::nonblocking::Way::Write).expect("taken"), End::Shared, Ways::BACK);
+    host.add(
+        2,
+        NonBlocking::shared(stuck.as_fd(), crate::host::nonblocking::Direction::Write).expect("taken"),
+        End::Shared,
+        Directions::BACK,
+    );
     for number in 0..20_000_u32 {
         guest.send(&Frame::Message { stream: Some(16 + number), bytes: vec![1; 100] });
         if number % 8 == 0 && guest.conversation.has_room() {

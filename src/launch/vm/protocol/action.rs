@@ -2,7 +2,7 @@
 
 use silo_wire::frame::Frame;
 
-use super::stream::Fate;
+use super::stream::DescriptorAction;
 
 /// The side of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Side {
 
 /// An action in response to received data.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// Forward a network message; with a new connection, if it names a stream.
     Message {
         /// The stream, which does not exist yet.
@@ -33,7 +33,7 @@ pub enum Act {
         /// The stream.
         stream: u32,
         /// The action on the descriptor.
-        fate: Fate,
+        fate: DescriptorAction,
     },
     /// Report a frame to the caller.
     Tell(Frame),

@@ -21,9 +21,9 @@ use std::collections::{BTreeMap, VecDeque};
 use silo_wire::MAX_MESSAGE_BYTES;
 use silo_wire::frame::{BEFORE, FIRST_FREE, Frame, INPUT, JOB, MAX_PAYLOAD_BYTES, MAX_STREAMS, VERSION};
 
-pub use action::{Act, Side};
-pub use phase::{Patience, Phase};
-pub use stream::{End, Fate, Ways};
+pub use action::{Action, Side};
+pub use phase::{Phase, TimeLimits};
+pub use stream::{DescriptorAction, Directions, End};
 pub use violation::Violation;
 
 use stream::Stream;
@@ -41,7 +41,7 @@ pub const BUDGET_BYTES: usize = 64 << 20;
 
 /// One side of the conversation.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct Protocol {
     side: Side,
     phase: Phase,
     arrived: Vec<u8>,
@@ -57,10 +57,10 @@ pub struct Conversation {
     moved: u64,
 }
 
-impl Conversation {
+impl Protocol {
     /// Starts a conversation.
-    pub fn new(side: Side) -> Conversation {
-        Conversation {
+    pub fn new(side: Side) -> Protocol {
+        Protocol {
             side,
             // The guest starts after its host.
             phase: if side == Side::Host { Phase::Boot } else { Phase::Running },
@@ -122,7 +122,7 @@ impl Conversation {
     }
 
     /// Parses received bytes up to the next action.
-    pub fn next_act(&mut self) -> Result<Option<Act>, Violation> {
+    pub fn next_act(&mut self) -> Result<Option<Action>, Violation> {
         // Handling a frame may queue another one, so parsing pauses while the outbox is too full.
         while self.is_open() && self.outbox.len() < CLOGGED_BYTES {
             let act = match Frame::read(&self.arrived[self.parsed..]) {
@@ -149,22 +149,22 @@ impl Conversation {
         Ok(None)
     }
 
-    fn take(&mut self, frame: Frame) -> Result<Option<Act>, Violation> {
+    fn take(&mut self, frame: Frame) -> Result<Option<Action>, Violation> {
         match (self.side, self.phase, frame) {
             (Side::Host, Phase::Boot, Frame::Hello { version: VERSION }) => {
                 self.phase = Phase::Setup;
-                Ok(Some(Act::Tell(Frame::Hello { version: VERSION })))
+                Ok(Some(Action::Tell(Frame::Hello { version: VERSION })))
             }
             (Side::Host, Phase::Boot, Frame::Hello { version }) => Err(Violation::Version { version }),
             (Side::Host, Phase::Boot, frame) => Err(self.out_of_turn(&frame)),
             (Side::Host, Phase::Setup, Frame::Started) => {
                 self.phase = Phase::Running;
-                Ok(Some(Act::Tell(Frame::Started)))
+                Ok(Some(Action::Tell(Frame::Started)))
             }
-            (Side::Host, Phase::Running, frame @ Frame::Stopped { .. }) => Ok(Some(Act::Tell(frame))),
+            (Side::Host, Phase::Running, frame @ Frame::Stopped { .. }) => Ok(Some(Action::Tell(frame))),
             (Side::Host, Phase::Setup | Phase::Running, Frame::Report(report)) => {
                 self.report();
-                Ok(Some(Act::Tell(Frame::Report(report))))
+                Ok(Some(Action::Tell(Frame::Report(report))))
             }
             (
                 Side::Guest,
@@ -174,7 +174,7 @@ impl Conversation {
                 | Frame::Foreground { .. }
                 | Frame::Settings { .. }
                 | Frame::Awake { .. }),
-            ) => Ok(Some(Act::Tell(frame))),
+            ) => Ok(Some(Action::Tell(frame))),
             (_, _, Frame::Data { stream, bytes }) => self.data(stream, &bytes),
             (_, _, Frame::End { stream }) => self.mark(stream, |stream| stream.is_ending = true),
             (_, _, Frame::Closed { stream }) => self.mark(stream, |stream| stream.out = false),
@@ -185,13 +185,13 @@ impl Conversation {
             (_, _, Frame::Message { stream, bytes }) => self.message(stream, bytes),
             (Side::Host, _, Frame::Keys { stream }) => {
                 self.must_be_new(stream)?;
-                Ok(Some(Act::Keys { stream }))
+                Ok(Some(Action::Keys { stream }))
             }
             (_, _, frame) => Err(self.out_of_turn(&frame)),
         }
     }
 
-    fn data(&mut self, number: u32, bytes: &[u8]) -> Result<Option<Act>, Violation> {
+    fn data(&mut self, number: u32, bytes: &[u8]) -> Result<Option<Action>, Violation> {
         self.must_be_known(number)?;
         if self.side == Side::Host && [JOB, INPUT, BEFORE].contains(&number) {
             return Err(Violation::NotIts { stream: number });
@@ -204,7 +204,7 @@ impl Conversation {
         Ok(None)
     }
 
-    fn mark(&mut self, number: u32, mark: impl Fn(&mut Stream)) -> Result<Option<Act>, Violation> {
+    fn mark(&mut self, number: u32, mark: impl Fn(&mut Stream)) -> Result<Option<Action>, Violation> {
         // Ignore the end of a fixed stream that this program does not have.
         if number >= FIRST_FREE {
             self.must_be_known(number)?;
@@ -213,10 +213,10 @@ impl Conversation {
             mark(stream);
         }
         let fate = self.settle(number);
-        Ok((fate != Fate::Stays).then_some(Act::Settle { stream: number, fate }))
+        Ok((fate != DescriptorAction::Stays).then_some(Action::Settle { stream: number, fate }))
     }
 
-    fn message(&mut self, stream: Option<u32>, bytes: Vec<u8>) -> Result<Option<Act>, Violation> {
+    fn message(&mut self, stream: Option<u32>, bytes: Vec<u8>) -> Result<Option<Action>, Violation> {
         if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(Violation::LongMessage { length: bytes.len() });
         }
@@ -226,7 +226,7 @@ impl Conversation {
             }
             self.must_be_new(number)?;
         }
-        Ok(Some(Act::Message { stream, bytes }))
+        Ok(Some(Action::Message { stream, bytes }))
     }
 
     /// A frame of a closed stream may have been in transit; a frame of one that never existed is a violation.
@@ -302,7 +302,7 @@ impl Conversation {
     // Streams.
 
     /// Adds a stream; without a descriptor, received data waits for one.
-    pub fn add(&mut self, number: u32, end: End, ways: Ways, is_attached: bool) {
+    pub fn add(&mut self, number: u32, end: End, ways: Directions, is_attached: bool) {
         if number < FIRST_FREE {
             self.opened |= 1 << number;
         }
@@ -316,7 +316,7 @@ impl Conversation {
         }
         let number = self.next;
         self.next = number.checked_add(1).unwrap_or(FIRST_FREE);
-        self.add(number, End::Own, Ways::BOTH, true);
+        self.add(number, End::Own, Directions::BOTH, true);
         number
     }
 
@@ -339,7 +339,7 @@ impl Conversation {
     }
 
     /// Records that a stream has its descriptor.
-    pub fn attach(&mut self, number: u32) -> Fate {
+    pub fn attach(&mut self, number: u32) -> DescriptorAction {
         if let Some(stream) = self.streams.get_mut(&number) {
             stream.is_attached = true;
         }
@@ -379,8 +379,8 @@ impl Conversation {
     }
 
     /// Sends bytes, at most [`Conversation::may_send`]; an empty list means the end.
-    pub fn send_data(&mut self, number: u32, bytes: Vec<u8>) -> Fate {
-        let Some(stream) = self.streams.get_mut(&number) else { return Fate::Stays };
+    pub fn send_data(&mut self, number: u32, bytes: Vec<u8>) -> DescriptorAction {
+        let Some(stream) = self.streams.get_mut(&number) else { return DescriptorAction::Stays };
         if bytes.is_empty() {
             stream.out = false;
             self.send(&Frame::End { stream: number });
@@ -393,8 +393,8 @@ impl Conversation {
     }
 
     /// Records that pending bytes of a stream were written.
-    pub fn wrote(&mut self, number: u32, length: usize) -> Fate {
-        let Some(stream) = self.streams.get_mut(&number) else { return Fate::Stays };
+    pub fn wrote(&mut self, number: u32, length: usize) -> DescriptorAction {
+        let Some(stream) = self.streams.get_mut(&number) else { return DescriptorAction::Stays };
         if let Some(bytes) = stream.wrote(length) {
             self.send(&Frame::Credit { stream: number, bytes });
         }
@@ -403,8 +403,8 @@ impl Conversation {
     }
 
     /// Records that the receiver of a stream is gone.
-    pub fn closed(&mut self, number: u32) -> Fate {
-        let Some(stream) = self.streams.get_mut(&number) else { return Fate::Stays };
+    pub fn closed(&mut self, number: u32) -> DescriptorAction {
+        let Some(stream) = self.streams.get_mut(&number) else { return DescriptorAction::Stays };
         stream.pending = VecDeque::new();
         stream.back = false;
         self.send(&Frame::Closed { stream: number });
@@ -419,9 +419,9 @@ impl Conversation {
     }
 
     /// Applies an end after all data before it was written, and drops a stream that has ended in both directions.
-    pub fn settle(&mut self, number: u32) -> Fate {
-        let fate = self.streams.get_mut(&number).map_or(Fate::Stays, Stream::settle);
-        if fate == Fate::Gone {
+    pub fn settle(&mut self, number: u32) -> DescriptorAction {
+        let fate = self.streams.get_mut(&number).map_or(DescriptorAction::Stays, Stream::settle);
+        if fate == DescriptorAction::Gone {
             self.streams.remove(&number);
         }
         fate

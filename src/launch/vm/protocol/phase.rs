@@ -20,19 +20,19 @@ pub enum Phase {
 
 /// Time limits of a VM's phases. The program itself has none.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct TimeLimits {
     /// From the start of QEMU to hello.
     pub hello: Duration,
     /// From the job to the program's start.
     pub begin: Duration,
 }
 
-impl Patience {
+impl TimeLimits {
     /// Time limits for a VM that boots. Under TCG, hello takes three seconds on a quiet host, and a minute if ten VMs boot at the same time
     /// on two busy processors. A VM that takes longer hangs.
-    pub const BOOTED: Patience = Patience { hello: Duration::from_secs(180), begin: Duration::from_secs(180) };
+    pub const BOOTED: TimeLimits = TimeLimits { hello: Duration::from_secs(180), begin: Duration::from_secs(180) };
     /// Time limits for a VM that is restored from a snapshot: hello takes 0.1 s, and a few seconds on a busy host.
-    pub const RESTORED: Patience = Patience { hello: Duration::from_secs(60), begin: Duration::from_secs(180) };
+    pub const RESTORED: TimeLimits = TimeLimits { hello: Duration::from_secs(60), begin: Duration::from_secs(180) };
 
     /// Returns the time limit for a phase, if it has one, and the error text for exceeding it.
     pub fn of(self, phase: Phase) -> Option<(Duration, &'static str)> {

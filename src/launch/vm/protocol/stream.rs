@@ -26,25 +26,25 @@ pub enum End {
 
 /// The directions of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ways {
+pub struct Directions {
     /// From this side to the peer.
     pub out: bool,
     /// From the peer to this side.
     pub back: bool,
 }
 
-impl Ways {
+impl Directions {
     /// Outgoing only.
-    pub const OUT: Ways = Ways { out: true, back: false };
+    pub const OUT: Directions = Directions { out: true, back: false };
     /// Incoming only.
-    pub const BACK: Ways = Ways { out: false, back: true };
+    pub const BACK: Directions = Directions { out: false, back: true };
     /// Both directions.
-    pub const BOTH: Ways = Ways { out: true, back: true };
+    pub const BOTH: Directions = Directions { out: true, back: true };
 }
 
 /// The action on a stream's descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum DescriptorAction {
     /// None.
     Stays,
     /// All data was written and no more comes: shut down the write half.
@@ -78,7 +78,7 @@ pub struct Stream {
 
 impl Stream {
     /// Creates one end.
-    pub fn new(end: End, ways: Ways, is_attached: bool) -> Stream {
+    pub fn new(end: End, ways: Directions, is_attached: bool) -> Stream {
         Stream {
             end,
             out: ways.out,
@@ -123,16 +123,16 @@ impl Stream {
     }
 
     /// Applies an end after all data before it was written, and returns the action on the descriptor.
-    pub fn settle(&mut self) -> Fate {
-        let mut fate = Fate::Stays;
+    pub fn settle(&mut self) -> DescriptorAction {
+        let mut fate = DescriptorAction::Stays;
         if self.back && self.is_ending && self.pending.is_empty() && self.is_attached {
             self.back = false;
             // A hangup of a terminal ends both directions.
             self.out &= self.end != End::Terminal;
             if self.end == End::Own {
-                fate = Fate::HalfShut;
+                fate = DescriptorAction::HalfShut;
             }
         }
-        if self.is_attached && !self.out && !self.back { Fate::Gone } else { fate }
+        if self.is_attached && !self.out && !self.back { DescriptorAction::Gone } else { fate }
     }
 }

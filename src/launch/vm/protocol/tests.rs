@@ -17,7 +17,7 @@ fn data(stream: u32, length: usize) -> Frame {
 }
 
 /// Sends frames as the VM; returns the actions, up to a violation.
-fn say(host: &mut Conversation, frames: &[Frame]) -> (Vec<Act>, Option<Violation>) {
+fn say(host: &mut Protocol, frames: &[Frame]) -> (Vec<Action>, Option<Violation>) {
     let mut acts = Vec::new();
     for frame in frames {
         let mut bytes = Vec::new();
@@ -35,12 +35,12 @@ fn say(host: &mut Conversation, frames: &[Frame]) -> (Vec<Act>, Option<Violation
 }
 
 /// A host that has received hello, with the streams of a program.
-fn heard() -> Conversation {
-    let mut host = Conversation::new(Side::Host);
+fn heard() -> Protocol {
+    let mut host = Protocol::new(Side::Host);
     assert_eq!(say(&mut host, &[hello()]).1, None);
-    host.add(JOB, End::Shared, Ways::OUT, true);
-    host.add(INPUT, End::Shared, Ways::OUT, true);
-    host.add(OUTPUT, End::Shared, Ways::BACK, true);
+    host.add(JOB, End::Shared, Directions::OUT, true);
+    host.add(INPUT, End::Shared, Directions::OUT, true);
+    host.add(OUTPUT, End::Shared, Directions::BACK, true);
     host
 }
 
@@ -78,13 +78,13 @@ fn each_phase_allows_its_own_frames() {
         (vec![hello(), Frame::Credit { stream: JOB, bytes: 1 }], Phase::Over),
     ];
     for (frames, phase) in cases {
-        let mut host = Conversation::new(Side::Host);
+        let mut host = Protocol::new(Side::Host);
         if !frames.is_empty() {
             say(&mut host, &frames[..1]);
             if host.phase() == Phase::Setup {
-                host.add(JOB, End::Shared, Ways::OUT, true);
-                host.add(INPUT, End::Shared, Ways::OUT, true);
-                host.add(OUTPUT, End::Shared, Ways::BACK, true);
+                host.add(JOB, End::Shared, Directions::OUT, true);
+                host.add(INPUT, End::Shared, Directions::OUT, true);
+                host.add(OUTPUT, End::Shared, Directions::BACK, true);
             }
             say(&mut host, &frames[1..]);
         }
@@ -95,7 +95,7 @@ fn each_phase_allows_its_own_frames() {
 #[test]
 fn bytes_that_are_no_frame_end_it_in_every_phase_and_are_not_kept() {
     for frames in [vec![], vec![hello()], vec![hello(), Frame::Started]] {
-        let mut host = Conversation::new(Side::Host);
+        let mut host = Protocol::new(Side::Host);
         say(&mut host, &frames);
         host.arrive(&[b'Q'; 60_000]);
         assert_eq!(host.next_act(), Err(Violation::Malformed));
@@ -113,8 +113,8 @@ fn after_the_report_pending_output_is_written_and_no_input_is_read() {
     host.arrive(&[b'Q'; 60_000]);
     assert_eq!((host.next_act(), host.kept()), (Ok(None), 100), "only the output to be written");
     // The stream sent no end: the report ends it.
-    assert_eq!(host.wrote(OUTPUT, 100), Fate::Gone);
-    assert_eq!([JOB, INPUT].map(|number| host.settle(number)), [Fate::Gone; 2]);
+    assert_eq!(host.wrote(OUTPUT, 100), DescriptorAction::Gone);
+    assert_eq!([JOB, INPUT].map(|number| host.settle(number)), [DescriptorAction::Gone; 2]);
     assert!(host.numbers().is_empty());
 }
 
@@ -125,7 +125,7 @@ fn all_streams_together_have_a_budget() {
     for stream in FIRST_FREE..FIRST_FREE + MAX_STREAMS as u32 {
         let (acts, violation) = say(&mut host, &[Frame::Message { stream: Some(stream), bytes: vec![1] }]);
         assert!(violation.is_none() && acts.len() == 1);
-        host.add(stream, End::Own, Ways::BOTH, true);
+        host.add(stream, End::Own, Directions::BOTH, true);
         for _ in 0..WINDOW_BYTES / MAX_PAYLOAD_BYTES {
             if host.room() > MAX_PAYLOAD_BYTES {
                 assert_eq!(say(&mut host, &[data(stream, MAX_PAYLOAD_BYTES)]).1, None);
@@ -139,7 +139,7 @@ fn all_streams_together_have_a_budget() {
     let kept = host.kept();
     assert!((BUDGET_BYTES..BUDGET_BYTES + (1 << 20)).contains(&kept) && said <= kept, "{said} {kept}");
     // The link is read again after some data was written.
-    assert_eq!(host.wrote(FIRST_FREE, WINDOW_BYTES), Fate::Stays);
+    assert_eq!(host.wrote(FIRST_FREE, WINDOW_BYTES), DescriptorAction::Stays);
     assert!(host.room() > 0);
 }
 
@@ -156,7 +156,7 @@ fn a_machine_that_reads_nothing_fills_nothing() {
 #[test]
 fn the_total_bytes_of_a_stream_are_bounded() {
     let mut host = heard();
-    host.add(AFTER, End::Own, Ways::BACK, true);
+    host.add(AFTER, End::Own, Directions::BACK, true);
     host.bound(AFTER, 1000);
     assert_eq!(say(&mut host, &[data(AFTER, 600)]).1, None);
     host.wrote(AFTER, 600);
@@ -165,7 +165,7 @@ fn the_total_bytes_of_a_stream_are_bounded() {
 
 #[test]
 fn a_machine_that_is_saved_says_hello_again() {
-    let mut host = Conversation::new(Side::Host);
+    let mut host = Protocol::new(Side::Host);
     say(&mut host, &[hello()]);
     host.expect_hello();
     assert_eq!(host.phase(), Phase::Boot);

@@ -176,10 +176,10 @@ impl Document {
 
     /// Adds a port forward to a tool; returns false if it is there already.
     pub fn add_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
-        if self.take_ports(tool, |old| old == port, Take::Look)? > 0 {
+        if self.take_ports(tool, |old| old == port, EntryAction::Look)? > 0 {
             return Ok(false);
         }
-        self.take_ports(tool, |old| old.host == port.host, Take::Out)?;
+        self.take_ports(tool, |old| old.host == port.host, EntryAction::Out)?;
         let mut table = InlineTable::new();
         table.insert("host", i64::from(port.host.get()).into());
         table.insert("guest", i64::from(port.guest.get()).into());
@@ -193,13 +193,13 @@ impl Document {
 
     /// Removes a port forward of a tool; returns whether it was there.
     pub fn remove_port(&mut self, tool: &str, port: Port) -> Result<bool, Error> {
-        let removed = self.take_ports(tool, |old| old == port, Take::Out)?;
+        let removed = self.take_ports(tool, |old| old == port, EntryAction::Out)?;
         self.prune(tool);
         Ok(removed > 0)
     }
 
     /// Finds the matching ports of a tool, in both TOML spellings, and removes them with `Take::Out`; returns their number.
-    fn take_ports(&mut self, tool: &str, wanted: impl Fn(Port) -> bool, take: Take) -> Result<usize, Error> {
+    fn take_ports(&mut self, tool: &str, wanted: impl Fn(Port) -> bool, take: EntryAction) -> Result<usize, Error> {
         let over = self.over(tool)?;
         let Some(item) = over.get_mut("ports") else { return Ok(0) };
         let is_wanted = |table: &dyn TableLike| {
@@ -210,7 +210,7 @@ impl Document {
         let mut left = Vec::new();
         if let Some(tables) = item.as_array_of_tables_mut() {
             found = tables.iter().filter(|table| is_wanted(*table)).count();
-            if take == Take::Out {
+            if take == EntryAction::Out {
                 left.extend(tables.iter().filter(|table| is_wanted(*table)).map(|table| (prefix(table.decor()), table.position())));
                 tables.retain(|table| !is_wanted(table));
             }
@@ -218,8 +218,8 @@ impl Document {
             let ports = list(item, &format!("overrides.{tool}.ports"))?;
             let is_it = |value: &Value| value.as_inline_table().is_some_and(|table| is_wanted(table));
             found = match take {
-                Take::Look => ports.iter().filter(|value| is_it(value)).count(),
-                Take::Out => remove(ports, is_it),
+                EntryAction::Look => ports.iter().filter(|value| is_it(value)).count(),
+                EntryAction::Out => remove(ports, is_it),
             };
         }
         let is_empty = item.as_array().is_some_and(Array::is_empty) || item.as_array_of_tables().is_some_and(ArrayOfTables::is_empty);
@@ -294,7 +294,7 @@ impl Document {
 
 /// Action on found entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Take {
+enum EntryAction {
     /// Only count them.
     Look,
     /// Remove them.

@@ -26,14 +26,14 @@ const BACKLOG: i32 = 1024;
 
 /// The names of a sandbox. An address never changes its name.
 #[derive(Default)]
-pub struct Names {
+pub struct DnsTable {
     addresses: HashMap<String, Ipv4Addr>,
     owners: HashMap<Ipv4Addr, String>,
     listening: HashMap<SocketAddr, String>,
     listeners: Vec<(OwnedFd, SocketAddr)>,
 }
 
-impl Names {
+impl DnsTable {
     /// Returns the address of a name.
     pub fn address(&self, name: &str) -> Option<Ipv4Addr> {
         self.addresses.get(name).copied()

@@ -38,12 +38,12 @@ use silo_wire::{Family, MAX_MESSAGE_BYTES, NAMES, Outcome, RESOLVER, ToAgent, To
 
 pub use addresses::{Layout, Literal};
 use dns::{Kind, Query, Record};
-use dns_table::Names;
-use packet::{NoWay, Syn};
+use dns_table::DnsTable;
+use packet::{Syn, Unreachable};
 pub use route::Prefix;
 use route::Routes;
-use syn_queue::{Held, Hold};
-use tap::Wide;
+use syn_queue::{HeldState, SynQueue};
+use tap::Tap;
 
 /// The source address of connections to names.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -56,9 +56,9 @@ pub struct Agent {
     resolver: OwnedFd,
     raw: OwnedFd,
     epoll: OwnedFd,
-    wide: Option<Wide>,
-    names: Names,
-    hold: Hold,
+    wide: Option<Tap>,
+    names: DnsTable,
+    hold: SynQueue,
     waiting: Vec<(AgentId, Query, SocketAddrV4)>,
     last: AgentId,
 }
@@ -87,7 +87,7 @@ impl Agent {
         for (fd, token) in [(&resolver, RESOLVE), (&raw, PACKETS)] {
             epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
         }
-        let mut names = Names::default();
+        let mut names = DnsTable::default();
         for literal in &layout.literals {
             if !literal.address.is_loopback() && names.is_new(literal.address) {
                 routes.add_local((literal.address.into(), 32), SOURCE.into())?;
@@ -96,7 +96,7 @@ impl Agent {
         }
         let mut wide = None;
         if layout.wide_names || !layout.networks.is_empty() {
-            let made = Wide::prepare(routes, &layout.networks, layout.wide_names, SOURCE)?;
+            let made = Tap::prepare(routes, &layout.networks, layout.wide_names, SOURCE)?;
             for (tap, token) in [(&made.tap, TAP), (&made.tap_v6, TAP_V6)] {
                 if let Some(tap) = tap {
                     epoll::add(&epoll, tap, EventData::new_u64(token), EventFlags::IN)?;
@@ -104,7 +104,7 @@ impl Agent {
             }
             wide = Some(made);
         }
-        Ok(Agent { resolver, raw, epoll, wide, names, hold: Hold::default(), waiting: Vec::new(), last: AgentId::default() })
+        Ok(Agent { resolver, raw, epoll, wide, names, hold: SynQueue::default(), waiting: Vec::new(), last: AgentId::default() })
     }
 
     /// Serves until the broker closes the channel, or until `end` becomes readable because the program has exited. Needs no privilege but
@@ -248,8 +248,8 @@ impl Agent {
     fn hold_back(&mut self, channel: &OwnedFd, syn: Syn, name: String) -> io::Result<()> {
         match self.hold.get(syn.ends) {
             // A retransmission after the SYN was sent again: that copy was lost.
-            Some(Held::Open) => return self.inject(&syn.again(), syn.ends.to.ip()),
-            Some(Held::Waiting | Held::Silent) => return Ok(()),
+            Some(HeldState::Open) => return self.inject(&syn.again(), syn.ends.to.ip()),
+            Some(HeldState::Waiting | HeldState::Silent) => return Ok(()),
             None => {}
         }
         let id = self.id();
@@ -321,8 +321,8 @@ impl Agent {
         match outcome {
             Outcome::Open => self.let_through(&syn),
             Outcome::Refused => self.inject(&syn.reset(), from),
-            Outcome::Unreachable => self.inject(&syn.no_way(NoWay::Host), from),
-            Outcome::Denied => self.inject(&syn.no_way(NoWay::Forbidden), from),
+            Outcome::Unreachable => self.inject(&syn.no_way(Unreachable::Host), from),
+            Outcome::Denied => self.inject(&syn.no_way(Unreachable::Forbidden), from),
             // Answers nothing, like the host: the kernel inside times out by itself.
             Outcome::TimedOut => Ok(()),
         }

@@ -33,7 +33,7 @@ pub struct Syn {
 
 /// The reason in an ICMP "unreachable" answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoWay {
+pub enum Unreachable {
     /// The host is unreachable.
     Host = 1,
     /// Communication is prohibited.
@@ -74,7 +74,7 @@ impl Syn {
     }
 
     /// Returns an ICMP "unreachable" answer (RFC 792, RFC 4443).
-    pub fn no_way(&self, why: NoWay) -> Vec<u8> {
+    pub fn no_way(&self, why: Unreachable) -> Vec<u8> {
         // ICMPv6 always uses code 1: programs would get "prohibited" as EACCES, which reads like an error about their own files.
         let (kind, code, protocol) = if self.ends.to.is_ipv4() { (3, why as u8, ICMP) } else { (1, 3, ICMP_V6) };
         let mut answer = vec![kind, code, 0, 0, 0, 0, 0, 0];
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(pseudo(&syn.again()), 0);
         let reset = syn.reset();
         assert_eq!((pseudo(&reset), &reset[20..24], reset[33]), (0, &[1, 0xbb, 0xc0, 0][..], 0x14));
-        let answer = syn.no_way(NoWay::Forbidden);
+        let answer = syn.no_way(Unreachable::Forbidden);
         assert_eq!((checksum(&[&answer[20..]]), answer[21], answer.len()), (0, 13, 20 + 8 + 28));
     }
 
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(pseudo(&syn.again(), 6), 0);
         let reset = syn.reset();
         assert_eq!((pseudo(&reset, 6), &reset[4..7], reset[53]), (0, &[0, 20, 6][..], 0x14));
-        let answer = syn.no_way(NoWay::Forbidden);
+        let answer = syn.no_way(Unreachable::Forbidden);
         assert_eq!((pseudo(&answer, 58), answer[6], &answer[40..42], answer.len()), (0, 58, &[1, 3][..], 40 + 8 + 48));
     }
 

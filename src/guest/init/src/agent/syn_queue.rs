@@ -119,7 +119,7 @@ pub fn shut(listener: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The state of a held connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum HeldState {
     /// The broker is dialling.
     Waiting,
     /// The broker is connected; the guest's connection is about to be accepted.
@@ -130,15 +130,15 @@ pub enum Held {
 
 /// All held connections.
 #[derive(Default)]
-pub struct Hold {
-    by_ends: HashMap<Ends, (AgentId, Held, Instant)>,
+pub struct SynQueue {
+    by_ends: HashMap<Ends, (AgentId, HeldState, Instant)>,
     waiting: HashMap<AgentId, Syn>,
 }
 
-impl Hold {
+impl SynQueue {
     /// Returns the state of a connection, if it is held.
-    pub fn get(&self, ends: Ends) -> Option<Held> {
-        let counts = |(_, held, since): &&(AgentId, Held, Instant)| *held == Held::Waiting || since.elapsed() < FORGET;
+    pub fn get(&self, ends: Ends) -> Option<HeldState> {
+        let counts = |(_, held, since): &&(AgentId, HeldState, Instant)| *held == HeldState::Waiting || since.elapsed() < FORGET;
         self.by_ends.get(&ends).filter(counts).map(|(_, held, _)| *held)
     }
 
@@ -152,7 +152,7 @@ impl Hold {
         if self.by_ends.len() >= MAX_HELD {
             return false;
         }
-        self.by_ends.insert(syn.ends, (id, Held::Waiting, Instant::now()));
+        self.by_ends.insert(syn.ends, (id, HeldState::Waiting, Instant::now()));
         self.waiting.insert(id, syn);
         true
     }
@@ -161,8 +161,8 @@ impl Hold {
     pub fn settle(&mut self, id: AgentId, outcome: Outcome) -> Option<Syn> {
         let syn = self.waiting.remove(&id)?;
         let held = match outcome {
-            Outcome::Open => Some(Held::Open),
-            Outcome::TimedOut => Some(Held::Silent),
+            Outcome::Open => Some(HeldState::Open),
+            Outcome::TimedOut => Some(HeldState::Silent),
             Outcome::Denied | Outcome::Refused | Outcome::Unreachable => None,
         };
         match held {
@@ -179,6 +179,6 @@ impl Hold {
 
     /// Drops a connection that was accepted; returns its id.
     pub fn take(&mut self, ends: Ends) -> Option<AgentId> {
-        self.by_ends.remove(&ends).filter(|(_, held, _)| *held == Held::Open).map(|(id, ..)| id)
+        self.by_ends.remove(&ends).filter(|(_, held, _)| *held == HeldState::Open).map(|(id, ..)| id)
     }
 }

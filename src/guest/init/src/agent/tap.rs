@@ -28,7 +28,7 @@ const HELD: u32 = 12;
 const LOCAL: u32 = 20;
 
 /// The granted addresses, and the sockets that watch them.
-pub struct Wide {
+pub struct Tap {
     routes: Routes,
     prefixes: Vec<Prefix>,
     opened: HashSet<SocketAddr>,
@@ -40,10 +40,10 @@ pub struct Wide {
     pub raw_v6: Option<OwnedFd>,
 }
 
-impl Wide {
+impl Tap {
     /// Routes these networks to loopback, and the range for names at all ports if there are any.
-    pub fn prepare(routes: Routes, networks: &[Prefix], names: bool, source: Ipv4Addr) -> io::Result<Wide> {
-        let mut wide = Wide { routes, prefixes: networks.to_vec(), opened: HashSet::new(), tap: None, tap_v6: None, raw_v6: None };
+    pub fn prepare(routes: Routes, networks: &[Prefix], names: bool, source: Ipv4Addr) -> io::Result<Tap> {
+        let mut wide = Tap { routes, prefixes: networks.to_vec(), opened: HashSet::new(), tap: None, tap_v6: None, raw_v6: None };
         for (address, bits) in networks {
             let source = if address.is_ipv4() { source.into() } else { Ipv6Addr::LOCALHOST.into() };
             match wide.routes.add_local((*address, *bits), source) {
