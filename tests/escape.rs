@@ -3,12 +3,13 @@
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::sandbox::{Bench, FILES, MEMORY_BYTES, SIZE_BYTES, TASKS, bench, runs, text, until};
-use crate::support::{PROGRAM, skip};
+use crate::support::{PROGRAM, has, is_root, skip};
 use silo_launch::spec::{Access, File, GrantOrigin, Mount, Network, Spec, Upper, VmFiles};
 
 /// A file of the image that a probe tries to spoil.
@@ -237,8 +238,12 @@ fn links_of_the_project_lead_no_mount_outside() {
     assert_eq!(fs::read_dir(&outside).expect("there").count(), 0);
 }
 
+/// Without a range of ids: in a user namespace with one id no other can be mapped.
 #[test]
-fn a_step_of_roots_records_owners_and_touches_nothing_else() {
+fn a_step_with_one_id_records_owners_and_touches_nothing_else() {
+    if !has("unshare") {
+        return skip("unshare is not installed");
+    }
     let bench = bench();
     let (upper, work) = (bench.path("upper"), bench.path("work"));
     for dir in [&upper, &work] {
@@ -281,7 +286,7 @@ print(sorted(os.listdir("/resolv")))
     let input = bench.path("input");
     fs::write(&input, "").expect("written");
     let file = fs::File::open(&input).expect("there");
-    let output = bench.command(&spec).stdin(file).output().expect("silo starts");
+    let output = with_one_id(&bench.command(&spec)).stdin(file).output().expect("silo starts");
     let said = text(&output);
     let expect = "33:44 0o100755\n33:8\nENODATA\nENODATA\n5:6\n7:7\n9:9 1:2\n3:3\nENOENT\nEFAULT\nEBADF\nEINVAL\n0 0\n['conf']\n";
     if cfg!(target_arch = "x86_64") {
@@ -298,5 +303,96 @@ print(sorted(os.listdir("/resolv")))
     assert_eq!(top, ["etc", "usr"], "{top:?}");
     // And the same directory can be used again.
     spec.argv = vec!["test".into(), "-e".into(), "/etc/d/e".into()];
-    let _ = text(&bench.run(&spec, b""));
+    let _ = text(&with_one_id(&bench.command(&spec)).output().expect("silo starts"));
+}
+
+/// Returns the command in a user namespace in which its user is root, and which has no other id.
+fn with_one_id(command: &Command) -> Command {
+    let mut whole = Command::new("unshare");
+    whole.args(["--user", "--map-root-user"]).arg(command.get_program()).args(command.get_args());
+    whole
+}
+
+/// With a range of ids the kernel changes owners. The files of the host do not change: a mount is read-only, and a stream is given back.
+#[test]
+fn a_step_with_a_range_of_ids_touches_nothing_else() {
+    if !is_root() {
+        return skip("the caller may have no range of ids; tests/owners.rs has one");
+    }
+    let bench = bench();
+    let (upper, work) = (bench.path("upper"), bench.path("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir(dir).expect("made");
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our own");
+    }
+    let step = r#"
+import errno, os
+def fails(action):
+    try: action()
+    except OSError as error: return errno.errorcode[error.errno]
+    return "done"
+open("/etc/a", "w").close(); os.chown("/etc/a", 33, 44); os.chmod("/etc/a", 0o4755)
+print(os.stat("/etc/a").st_uid, oct(os.stat("/etc/a").st_mode))
+os.mkdir("/etc/d", 0o700); os.chown("/etc/d", 7, 65535)
+os.link("/etc/a", "/etc/d/b"); os.mkfifo("/etc/d/fifo"); os.chown("/etc/d/fifo", 9, 9)
+for level in range(300):
+    os.mkdir("deep" * 20); os.chown("deep" * 20, 5, 5); os.chdir("deep" * 20)
+os.chdir("/")
+os.setxattr("/etc/d", "user.silo.owner", b"1:1"); os.setxattr("/etc/d", "user.silo.true", b"1")
+print(fails(lambda: os.chown("/etc/a", 70000, -1)), fails(lambda: os.chown(os.environ["SHARED"] + "/file", 66, 66)))
+print(fails(lambda: os.chown("/proc/self/fd/0", 66, 66)), fails(lambda: os.chown("/dev/null", 66, 66)), fails(lambda: os.chroot("/")))
+print(fails(lambda: os.mknod("/etc/disk", 0o60600, os.makedev(8, 0))), fails(lambda: os.kill(1, 9)))
+pid = os.fork()
+if pid == 0:
+    os.setsid(); os.setgroups([]); os.setresgid(5, 5, 5); os.setresuid(5, 5, 5)
+    print(os.getuid(), fails(lambda: os.chown("/etc/a", 5, 5)), fails(lambda: os.listdir("/etc/d")), fails(lambda: os.kill(os.getppid(), 9)), flush=True)
+    if os.fork() == 0:
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)
+    os._exit(0)
+os.waitpid(pid, 0)
+"#;
+    let shared = bench.path("shared");
+    fs::create_dir(&shared).expect("made");
+    fs::write(shared.join("file"), "").expect("written");
+    let mut spec = bench.python(step);
+    spec.identity = silo_launch::spec::Identity::Root;
+    spec.root.upper = Upper::Kept { upper: upper.clone(), work };
+    spec.mounts[0] = Mount { host: shared.clone().into(), guest: "/shared".into(), access: Access::ReadOnly };
+    spec.cwd = "/".into();
+    spec.env.insert("SHARED".into(), "/shared".into());
+    spec.env.insert("PYTHONUNBUFFERED".into(), "1".into());
+    let input = bench.path("input");
+    fs::write(&input, "").expect("written");
+    let file = fs::File::open(&input).expect("there");
+    let output = bench.command(&spec).stdin(file).output().expect("silo starts");
+    assert_eq!(
+        text(&output),
+        "33 0o104755\nEINVAL EROFS\ndone EROFS EPERM\nEPERM done\n5 EPERM EACCES EPERM\n",
+        "a signal to PID 1 has no effect"
+    );
+    let mut waiting = vec![upper.clone(), input, shared.join("file")];
+    while let Some(path) = waiting.pop() {
+        let meta = path.symlink_metadata().expect("there");
+        assert_eq!((meta.uid(), meta.gid()), (0, 0), "{}", path.display());
+        let deep = path.as_os_str().len() > 3000;
+        if meta.is_dir() && !deep {
+            waiting.extend(fs::read_dir(&path).expect("listed").flatten().map(|entry| entry.path()));
+        }
+    }
+    let recorded = |path: &str, name: &str| {
+        let mut value = [0; 64];
+        let length = rustix::fs::getxattr(upper.join(path), name, &mut value)?;
+        Ok::<_, rustix::io::Errno>(String::from_utf8_lossy(&value[..length]).into_owned())
+    };
+    let none = Err(rustix::io::Errno::NODATA);
+    assert_eq!(recorded("etc/a", "user.silo.owner").as_deref(), Ok("33:44"));
+    assert_eq!(upper.join("etc/d/b").metadata().expect("there").mode() & 0o7777, 0o4755);
+    assert_eq!(recorded("etc/d", "user.silo.owner").as_deref(), Ok("7:65535"));
+    assert_eq!(recorded("etc/d", "user.silo.true"), none);
+    assert_eq!(recorded(".", "user.silo.true").as_deref(), Ok("y"));
+    // The same directory can be used again, with the owners that were recorded.
+    spec.argv = vec!["stat".into(), "-c".into(), "%u:%g:%a".into(), "/etc/a".into(), "/etc/d".into()];
+    assert_eq!(text(&bench.run(&spec, b"")), "33:44:4755\n7:65535:700\n");
+    assert_eq!(recorded("etc/a", "user.silo.owner").as_deref(), Ok("33:44"));
 }

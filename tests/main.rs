@@ -34,6 +34,7 @@ mod network;
 mod oci;
 mod oracle;
 mod ordinary;
+mod owners;
 mod plan;
 mod project;
 mod prose;

@@ -205,7 +205,6 @@ impl Run<'_> {
     /// Writes the dpkg database at the start of the step.
     fn seed(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
         const DPKG: &str = "var/lib/dpkg";
-        set_mode(upper, 0o755)?;
         for dir in ["var", "var/lib", DPKG, "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "usr", "usr/sbin"] {
             let dir = upper.join(dir);
             fs::create_dir(&dir).map_err(|source| Error::File { doing: "create", path: dir.clone(), source })?;

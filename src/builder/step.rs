@@ -134,7 +134,8 @@ fn make(ctx: &BuildContext<'_>, step: &StepRun<'_>, state: &mut State) -> Result
 /// Runs a step once, and commits its changes.
 fn run(ctx: &BuildContext<'_>, step: &StepRun<'_>, workdir: &mut Workdir, root: &mut StepRoot) -> Result<LayerId, Error> {
     let began = Instant::now();
-    let prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
+    let mut prepared = step.kind.prepare(ctx, workdir, Root { lower: root.mounts(ctx), upper: workdir.overlay() })?;
+    prepared.spec.owners = root.owners();
     let mut attempt = Attempt { ctx, workdir, root, spec: &prepared.spec };
     attempt.launch(step)?;
     let settled = step.kind.settle(ctx, &attempt.workdir.upper()).and_then(|()| date_keystore(&attempt.workdir.upper(), step.epoch));

@@ -4,7 +4,7 @@
 //! cannot express by stacking, or if the stack gets too deep to mount fast.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +12,10 @@ use silo_store::capture::Lower;
 use silo_store::compose::{self, Base};
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
+use silo_store::normal::CAPABILITY_XATTR;
+use silo_store::path::LayerPath;
+
+use silo_launch::spec::Owned;
 
 use super::context::{BuildContext, read_index};
 use super::error::Error;
@@ -86,6 +90,23 @@ impl StepRoot {
         let mut seen = BTreeSet::new();
         let topmost = self.stacked.iter().rev().filter(|(layer, _)| seen.insert(*layer));
         topmost.map(|(layer, _)| ctx.store.tree(layer)).chain([self.tree.clone()]).collect()
+    }
+
+    /// Lists the files of other owners than 0:0 and those with capabilities, for a root in which owners are true.
+    pub fn owners(&self) -> Vec<Owned> {
+        let absolute = |path: &LayerPath| Path::new("/").join(path.as_path());
+        self.lower(|lower| {
+            let owned = lower.owned().into_iter().map(|entry| Owned {
+                path: absolute(entry.path),
+                uid: entry.meta.uid,
+                gid: entry.meta.gid,
+                mode: entry.meta.mode,
+                mtime: entry.meta.mtime,
+                capability: entry.meta.xattrs.get(CAPABILITY_XATTR).cloned(),
+                first: entry.first.map(absolute),
+            });
+            owned.collect()
+        })
     }
 
     /// Returns the composed tree as the base of another one.

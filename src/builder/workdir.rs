@@ -1,11 +1,12 @@
 //! Working directory of a build step: the overlay's upper directory, and the log.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use silo_store::private;
 
-use silo_launch::reexec::ProcessSettings;
+use silo_launch::reexec::{self, ProcessSettings};
 use silo_launch::spec::Upper;
 use silo_model::derivation::DrvId;
 
@@ -23,6 +24,8 @@ pub(super) struct Workdir {
     pub circumstances: ProcessSettings,
     /// Path of the step's log.
     pub log: PathBuf,
+    /// The program that gives files of other ids to the caller.
+    program: PathBuf,
     keep: bool,
 }
 
@@ -45,11 +48,16 @@ impl Workdir {
     fn at(ctx: &BuildContext<'_>, name: &str, memory: Option<tempfile::TempDir>, circumstances: ProcessSettings) -> Result<Workdir, Error> {
         let log = ctx.home.logs().join(format!("{name}.log"));
         // Anything here is left from a killed step.
-        let bench = Workdir { dir: ctx.home.work().join(name), memory, circumstances, log, keep: false };
-        remove_tree(&bench.dir)?;
+        let program = ctx.program.to_owned();
+        let bench = Workdir { dir: ctx.home.work().join(name), memory, circumstances, log, program, keep: false };
+        bench.remove(&bench.dir)?;
         for dir in [bench.upper(), bench.changes().join("work"), bench.dir.clone(), ctx.home.logs()] {
             private::make_dir(&dir).map_err(|error| Error::File { doing: error.doing, path: error.path, source: error.source })?;
         }
+        // It is the root directory that other users of the step see.
+        let upper = bench.upper();
+        let opened = fs::set_permissions(&upper, fs::Permissions::from_mode(0o755));
+        opened.map_err(|source| Error::File { doing: "change the mode of", path: upper, source })?;
         match fs::remove_file(&bench.log) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::File { doing: "remove", path: bench.log.clone(), source })
@@ -78,6 +86,13 @@ impl Workdir {
         if self.keep { self.dir.file_name().map(|name| name.to_string_lossy().into_owned()) } else { None }
     }
 
+    /// Removes a directory, including directories in it without search permission, and files of other ids that a killed step left.
+    fn remove(&self, dir: &Path) -> Result<(), Error> {
+        let doing = "take back the files of a killed step in";
+        reexec::reclaim(&self.program, dir).map_err(|source| Error::File { doing, path: dir.to_owned(), source })?;
+        silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
+    }
+
     /// Returns a path in the directory, for a file that is kept with it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -89,15 +104,10 @@ impl Drop for Workdir {
         if !self.keep {
             // A step may leave directories without search permission, which `std::fs` and `tempfile` cannot remove.
             if let Some(memory) = &self.memory {
-                drop(remove_tree(memory.path()));
+                drop(self.remove(memory.path()));
             }
             // A leftover is swept by `silo gc`; the outcome of the build matters more.
-            drop(remove_tree(&self.dir));
+            drop(self.remove(&self.dir));
         }
     }
-}
-
-/// Removes a directory, including directories in it without search permission.
-fn remove_tree(dir: &Path) -> Result<(), Error> {
-    silo_store::removal::remove_tree(dir).map_err(|source| Error::store("clearing the step's directory", source))
 }

@@ -18,6 +18,9 @@ pub struct Args {
     /// Take a snapshot for later launches of this spec, in the background
     #[arg(long, requires = "spec")]
     snapshot: bool,
+    /// Give the files of a killed step in this directory to the caller
+    #[arg(long, requires = "spec", conflicts_with = "snapshot")]
+    reclaim: bool,
 }
 
 /// Low priority for background work.
@@ -26,6 +29,7 @@ const NICE: i32 = 10;
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match &args.spec {
         Some(file) if args.snapshot => snapshot(file).map(|()| ExitCode::SUCCESS),
+        Some(tree) if args.reclaim => silo_launch::reclaim(tree).map(|()| ExitCode::SUCCESS).map_err(Failure::other),
         None => reexec::serve().map(|()| ExitCode::SUCCESS).map_err(Failure::other),
         Some(file) => by_hand(file).map(ExitCode::from),
     }

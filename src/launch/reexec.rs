@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
+use silo_base::sanitize;
 
 use super::error::Error;
 use super::host::exit::Exit;
@@ -26,6 +28,9 @@ pub const WORD: &str = "__launch";
 
 /// The option of [`WORD`] that takes a snapshot instead.
 const SNAPSHOT: &str = "--snapshot";
+
+/// The option of [`WORD`] that gives files to the caller instead.
+const RECLAIM: &str = "--reclaim";
 
 /// Interval between checks of the caller's stop flag; 50 ms is too short for a person to notice.
 const LOOK: Duration = Duration::from_millis(50);
@@ -167,6 +172,34 @@ pub fn take_snapshot_apart(spec: &Spec) {
     if let Some(mut input) = started.ok().and_then(|mut child| child.stdin.take()) {
         let _ = input.write_all(&json);
     }
+}
+
+/// Gives the files of a killed build step to the caller, so that they can be removed: with a range of ids they belong to other ids.
+pub fn reclaim(program: &Path, tree: &Path) -> io::Result<()> {
+    let own = rustix::process::geteuid();
+    if own.is_root() || !has_others(tree, own.as_raw()) {
+        return Ok(());
+    }
+    let done = Command::new(program).args([WORD, RECLAIM]).arg(tree).env_clear().stdin(Stdio::null()).output()?;
+    if done.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(sanitize::line(String::from_utf8_lossy(&done.stderr).trim())))
+}
+
+/// True if a tree has files of other users, as far as the caller can see.
+fn has_others(tree: &Path, own: u32) -> bool {
+    let mut waiting = vec![tree.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let Ok(found) = std::fs::symlink_metadata(&path) else { continue };
+        if found.uid() != own {
+            return true;
+        }
+        if found.is_dir() {
+            waiting.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    false
 }
 
 /// Serves launches until end of input: the child's side of [`run`].

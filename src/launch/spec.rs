@@ -74,6 +74,10 @@ pub struct Spec {
     /// The virtual machine to run in; without one the program runs under the host's own kernel.
     #[serde(default)]
     pub machine: Option<VmFiles>,
+    /// The files of the root with an owner other than 0:0, or with capabilities, for [`Identity::Root`]. A directory comes before its
+    /// content.
+    #[serde(default)]
+    pub owners: Vec<Owned>,
 }
 
 impl Spec {
@@ -97,8 +101,32 @@ impl Spec {
             limits: Limits::default(),
             network: None,
             machine: None,
+            owners: Vec::new(),
         }
     }
+}
+
+/// A file or directory of the root with its true metadata. On disk it belongs to the caller and has no capabilities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owned {
+    /// The guest path.
+    #[serde(with = "text::one")]
+    pub path: PathBuf,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The permission bits.
+    pub mode: u32,
+    /// The modification time, in seconds since 1970.
+    pub mtime: i64,
+    /// The capabilities, as the kernel's attribute of version 2.
+    #[serde(default)]
+    pub capability: Option<Vec<u8>>,
+    /// The first path of a file with several names, if this is another one.
+    #[serde(with = "text::perhaps", default)]
+    pub first: Option<PathBuf>,
 }
 
 /// A virtual machine with a kernel of its own.
@@ -240,10 +268,12 @@ pub struct File {
 pub enum Identity {
     /// The caller, with the same uid: files it makes in a project belong to the caller.
     Caller,
-    /// Root of its own user namespace, for build steps.
+    /// Root of its own user namespace, for build steps. Only useful with [`Upper::Kept`].
     ///
-    /// A change of ownership succeeds and is recorded in the extended attribute `user.silo.owner` (`uid:gid`) of files and directories of
-    /// the root file system. A change of the own identity succeeds without effect. Only useful with [`Upper::Kept`].
+    /// The namespace has the ids 0 to 65535 if the system allows it. Owners and capabilities are real during the step; afterwards they are
+    /// in the extended attributes `user.silo.owner` (`uid:gid`) and `user.silo.capability` of files and directories, and the upper
+    /// directory has the attribute `user.silo.true`. Otherwise the namespace has one id. Then a change of ownership succeeds and is
+    /// recorded in the same attribute, and a change of the own identity succeeds without effect.
     Root,
     /// The caller, mapped to uid 0, with no more privileges than [`Identity::Caller`]: for QEMU. So the caller's files belong to the VM's
     /// root, for any caller.
@@ -410,6 +440,7 @@ impl Spec {
             .chain(&self.hidden)
             .chain(&self.removable)
             .chain(self.overlays.iter().flat_map(|overlay| &overlay.guests))
+            .chain(self.owners.iter().flat_map(|owned| std::iter::once(&owned.path).chain(&owned.first)))
             .chain([&self.cwd]);
         for guest in guests {
             let plain = guest.is_absolute() && !guest.components().any(|part| part == std::path::Component::ParentDir);
@@ -473,6 +504,15 @@ mod tests {
             stdio: Stdio::Log { path: "/log".into() },
             limits: Limits { tasks: Some(64), ..Limits::default() },
             network: Some(Network { allow: vec!["a.example:22".to_owned()], ..Network::default() }),
+            owners: vec![Owned {
+                path: "/etc/shadow".into(),
+                uid: 0,
+                gid: 42,
+                mode: 0o640,
+                mtime: 1,
+                capability: Some(vec![1, 0, 0, 2]),
+                first: Some("/etc/first".into()),
+            }],
         }
     }
 
@@ -487,12 +527,13 @@ mod tests {
     #[test]
     fn refuses_what_no_sandbox_could_be() {
         type Spoil = fn(&mut Spec);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
             ("argv is empty", |spec| spec.argv.clear()),
             ("no lower", |spec| spec.root.lower.clear()),
             ("hostname", |spec| spec.hostname.clear()),
             ("not absolute", |spec| spec.cwd = "a".into()),
             ("not absolute", |spec| spec.files[0].guest = "/etc/../x".into()),
+            ("not absolute", |spec| spec.owners[0].path = "/../etc/shadow".into()),
             ("over the root", |spec| spec.mounts[0].guest = "/".into()),
             ("NUL", |spec| spec.argv.push("a\0b".into())),
             ("variable", |spec| drop(spec.env.insert("A=B".into(), "c".into()))),

@@ -88,6 +88,19 @@ pub fn take_snapshot(spec: &Spec) -> Result<(), Error> {
     spec.machine.as_ref().map_or(Ok(()), |machine| vm::snapshot::take(spec, machine))
 }
 
+/// Gives the files of a killed build step to the caller. Like [`launch`], it needs a process with one thread.
+#[cfg(target_os = "linux")]
+pub fn reclaim(tree: &Path) -> Result<(), Error> {
+    require_one_thread()?;
+    native::userns::reclaim(tree).map_err(crate::failure::failed)
+}
+
+/// Does nothing: this system has only VMs, whose files belong to the caller.
+#[cfg(target_os = "macos")]
+pub fn reclaim(_tree: &Path) -> Result<(), Error> {
+    Ok(())
+}
+
 /// True if this process is the first process of a VM; the kernel starts it under this name.
 #[cfg(target_os = "linux")]
 pub fn is_guest(argv0: &std::ffi::OsStr) -> bool {

@@ -104,6 +104,7 @@ pub fn assemble(parts: Parts<'_>) -> Spec {
             cpu_thousandths: parts.budget.cpus.map(|cpus| u64::from(cpus) * 1000),
         },
         network: parts.network,
+        owners: Vec::new(),
     }
 }
 

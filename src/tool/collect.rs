@@ -23,6 +23,7 @@ use silo_base::home::Home;
 use silo_base::units;
 use silo_build::image::{self, ImageId};
 use silo_guard::git::left;
+use silo_launch::reexec;
 use silo_model::document;
 
 use super::Context;
@@ -307,6 +308,9 @@ pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTi
     }
     // No build runs while we hold the exclusive lock, so everything here is left over.
     for path in listed(&context.home.work())? {
+        let doing = "take back the files of a killed step in";
+        let own = silo_launch::this_program().map_err(std::io::Error::other).and_then(|program| reexec::reclaim(&program, &path));
+        own.map_err(|source| Error::File { doing, path: path.clone(), source })?;
         scratch::abandon(context.store, &path)?;
     }
     collected.leftovers += half_written(context.home)?;

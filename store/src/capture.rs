@@ -69,6 +69,38 @@ impl<'a> Lower<'a> {
         })
     }
 
+    /// Returns the visible entries with an owner other than 0:0 or with capabilities, and the directories above them. A directory comes
+    /// before its content.
+    pub fn owned(&self) -> Vec<Owned<'a>> {
+        let mut all: BTreeMap<&'a LayerPath, Owned<'a>> = BTreeMap::new();
+        for (number, index) in self.0.iter().enumerate() {
+            for entry in index.entries() {
+                let (meta, first) = match &entry.node {
+                    Node::Whiteout => continue,
+                    Node::Hardlink { to } => match index.get(to) {
+                        Some(first) => (&first.meta, Some(&first.path)),
+                        None => continue,
+                    },
+                    Node::Dir { .. } | Node::File { .. } | Node::Symlink { .. } => (&entry.meta, None),
+                };
+                let is_owned = (meta.uid, meta.gid) != (0, 0) || meta.xattrs.contains_key(normal::CAPABILITY_XATTR);
+                let is_hidden = |path: &LayerPath| self.0[..number].iter().any(|above| above.get(path).is_some());
+                if !is_owned || is_hidden(&entry.path) {
+                    continue;
+                }
+                let mut above = entry.path.parent();
+                while let Some(dir) = above.take().and_then(|dir| self.get(&dir)) {
+                    above = dir.path.parent();
+                    all.entry(&dir.path).or_insert(Owned { path: &dir.path, meta: &dir.meta, first: None });
+                }
+                // Another layer may have replaced the first name.
+                let first = first.filter(|first| !is_hidden(first));
+                all.insert(&entry.path, Owned { path: &entry.path, meta, first });
+            }
+        }
+        all.into_values().collect()
+    }
+
     fn get(&self, path: &LayerPath) -> Option<&'a Entry> {
         self.0.iter().find_map(|index| index.get(path))
     }
@@ -86,6 +118,17 @@ impl<'a> Lower<'a> {
         }
         all.into_values().collect()
     }
+}
+
+/// An entry whose owner or capabilities a file of the caller cannot have, or a directory above one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owned<'a> {
+    /// The path.
+    pub path: &'a LayerPath,
+    /// The metadata; for another name of a file, the file's.
+    pub meta: &'a Meta,
+    /// The first name of the file, if this is another one.
+    pub first: Option<&'a LayerPath>,
 }
 
 /// A captured layer, ready to be inspected, changed and committed.
@@ -122,7 +165,8 @@ pub enum CaptureError {
 /// Makes a stage of an upper directory.
 pub fn capture(store: &Store, _permission: &SharedLock, what: &Capture<'_>) -> Result<Captured, CaptureError> {
     let upper = Beneath::open(what.upper).map_err(at("open", what.upper))?;
-    let mut scan = Scan { what, upper, found: BTreeMap::new(), digests: BTreeMap::new(), skipped: Vec::new() };
+    let is_true = inode::xattrs(what.upper).map_err(at("read the attributes of", what.upper))?.contains_key(normal::TRUE_XATTR.as_bytes());
+    let mut scan = Scan { what, is_true, upper, found: BTreeMap::new(), digests: BTreeMap::new(), skipped: Vec::new() };
     scan.dir(None, false)?;
     let mut stage = store.stage_with(Parents::OnDiskOnly)?;
     let mut moved: BTreeMap<(u64, u64), LayerPath> = BTreeMap::new();
@@ -166,6 +210,8 @@ impl ChangedEntry {
 
 struct Scan<'a> {
     what: &'a Capture<'a>,
+    /// True if files had their real owners and capabilities in the step.
+    is_true: bool,
     /// The upper directory, open: a path below it may be longer than PATH_MAX.
     upper: Beneath,
     found: BTreeMap<LayerPath, ChangedEntry>,
@@ -281,9 +327,9 @@ impl Scan<'_> {
             && (meta.uid, meta.gid) == (old.uid, old.gid)
             && self.digest(host, inode)? == *digest
         {
-            // Capabilities are not stored on disk, so a file copied up by the overlay lacks them. Bytes and owner are unchanged, so nothing
-            // removed the capability.
-            if let Some(capability) = old.xattrs.get(normal::CAPABILITY_XATTR) {
+            // Capabilities are not stored on disk, so a file copied up by the overlay lacks them, unless they were real. Bytes and owner are
+            // unchanged, so nothing removed the capability.
+            if let Some(capability) = old.xattrs.get(normal::CAPABILITY_XATTR).filter(|_| !self.is_true) {
                 meta.xattrs.entry(normal::CAPABILITY_XATTR.to_vec()).or_insert_with(|| capability.clone());
             }
             changed = meta.mode != old.mode || meta.xattrs != old.xattrs;
@@ -329,13 +375,11 @@ impl Scan<'_> {
                 return Err(CaptureError::Unfit { path: path.clone(), why });
             }
         };
-        Ok(Meta {
-            mode: stat.mode() & 0o7777,
-            uid: owner.0,
-            gid: owner.1,
-            mtime: normal::clamp(stat.mtime(), self.what.epoch),
-            xattrs: xattrs.clone(),
-        })
+        let mut xattrs = xattrs.clone();
+        if let Some(capability) = xattrs.get(normal::RECORDED_CAPABILITY_XATTR.as_bytes()).cloned() {
+            xattrs.insert(normal::CAPABILITY_XATTR.to_vec(), capability);
+        }
+        Ok(Meta { mode: stat.mode() & 0o7777, uid: owner.0, gid: owner.1, mtime: normal::clamp(stat.mtime(), self.what.epoch), xattrs })
     }
 
     fn digest(&mut self, host: &Path, inode: (u64, u64)) -> Result<Digest, CaptureError> {

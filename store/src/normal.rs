@@ -16,6 +16,10 @@ pub const MAX_MTIME_SECS: i64 = 0o77_777_777_777;
 pub const MAX_XATTR_BYTES: usize = 65_536;
 /// The extended attribute for an owner other than 0:0 on disk, as `uid:gid`.
 pub const OWNER_XATTR: &str = "user.silo.owner";
+/// The extended attribute for a file's capabilities, in the changes of a step.
+pub const RECORDED_CAPABILITY_XATTR: &str = "user.silo.capability";
+/// The extended attribute of the changes of a step that had real owners and capabilities.
+pub const TRUE_XATTR: &str = "user.silo.true";
 /// The extended attribute for a file's capabilities.
 pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
 

@@ -74,10 +74,20 @@ pub enum As {
     Me,
     /// An ordinary user without an account, by number; only root can ask for it.
     Nobody,
+    /// The same user with an account and a range of ids, in a mount namespace of its own; only root can ask for it.
+    Ranged,
 }
+
+/// The accounts and ranges of [`As::Ranged`]: mounts files over the system's, and runs the command as the user.
+const RANGED: &str = r#"set -e
+for file in passwd group subuid subgid; do mount --bind "$0/$file" "/etc/$file"; done
+exec "$@""#;
 
 /// The number of [`As::Nobody`]: far above any account's.
 pub const NOBODY: u32 = 54_321;
+
+/// The first id of the range of [`As::Ranged`].
+const FIRST_SUBORDINATE: u32 = 1_500_000_000;
 
 /// A silo with a home and a project of its own.
 pub struct Silo {
@@ -124,7 +134,20 @@ impl Silo {
         }
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
         let mut program = program();
-        if who == As::Nobody {
+        if who == As::Ranged {
+            let accounts = dir.path().join("accounts");
+            fs::create_dir(&accounts).expect("a directory in our own");
+            for (file, line) in [
+                ("passwd", format!("ranged:x:{NOBODY}:{NOBODY}::/:/bin/sh\n")),
+                ("group", format!("ranged:x:{NOBODY}:\n")),
+                ("subuid", format!("ranged:{FIRST_SUBORDINATE}:65536\n")),
+                ("subgid", format!("ranged:{FIRST_SUBORDINATE}:65536\n")),
+            ] {
+                let system = fs::read_to_string(Path::new("/etc").join(file)).unwrap_or_default();
+                fs::write(accounts.join(file), format!("{system}{line}")).expect("our own directory");
+            }
+        }
+        if who != As::Me {
             // The build directory may be where only its owner can look.
             let copy = dir.path().join("silo");
             fs::copy(&program, &copy).expect("the program can be copied");
@@ -161,6 +184,7 @@ impl Silo {
                 Some(home) => home.into(),
                 None => installed(As::Me, Path::new(env!("CARGO_TARGET_TMPDIR")), &[]),
             }),
+            As::Ranged => unreachable!("no test shares a home with a range of ids"),
             // The other home is made under other circumstances: its images must be the same.
             As::Nobody => NOBODYS.get_or_init(|| {
                 let _ = Silo::shared(As::Me);
@@ -223,7 +247,7 @@ impl Silo {
 
     /// Gives a file, and the directories above it in the home, to the user that runs silo.
     fn give(&self, path: &Path) {
-        if self.who == As::Nobody {
+        if self.who != As::Me {
             for path in path.ancestors().take_while(|path| path.starts_with(&self.home)) {
                 std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give a file away");
             }
@@ -285,8 +309,12 @@ impl Silo {
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = match self.who {
             As::Me => Command::new(&self.program),
-            As::Nobody => {
-                let mut command = Command::new("setpriv");
+            As::Nobody | As::Ranged => {
+                let mut command = Command::new(if self.who == As::Ranged { "unshare" } else { "setpriv" });
+                if self.who == As::Ranged {
+                    command.args(["--mount", "--propagation", "private", "sh", "-c", RANGED]).arg(self.dir.path().join("accounts"));
+                    command.arg("setpriv");
+                }
                 command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "--"]).arg(&self.program);
                 command
             }

@@ -79,6 +79,7 @@ impl Bench {
             identity: Identity::Caller,
             stdio: Stdio::Auto,
             network: None,
+            owners: vec![],
             limits: Limits { memory_bytes: Some(MEMORY_BYTES), tasks: Some(TASKS), open_files: Some(FILES), cpu_thousandths: None },
         }
     }

@@ -214,7 +214,7 @@ static ARCHITECTURE_REMOVABLE: &[Rule] = &[
 #[cfg(target_arch = "aarch64")]
 static ARCHITECTURE_REMOVABLE: &[Rule] = &[];
 
-/// For [`Identity::Root`]: only one user id is mapped, so the kernel can neither give a file to another user nor switch users. PID 1
+/// For [`Identity::Root`] without a range of ids: only one user id is mapped, so the kernel can neither give a file to another user nor switch users. PID 1
 /// records changes of ownership; changes of the own user succeed without effect.
 static ROOT: &[Rule] = &[
     rule(libc::SYS_fchown, &[], Ask, "records the owner"),
@@ -281,7 +281,8 @@ pub fn rules(identity: Identity) -> Vec<&'static Rule> {
     [ALWAYS, ARCHITECTURE_ALWAYS, own[0], own[1]].into_iter().flatten().collect()
 }
 
-/// Returns the filter for a PID 1 that sets modes for its program, and for a process without a PID 1 to ask.
+/// Returns the filter for a PID 1 that sets modes for its program, for a build step with a range of ids, and for a process without a PID 1
+/// to ask.
 pub fn filter_for_all() -> Vec<Instruction> {
     let rules: Vec<&Rule> = [ALWAYS, ARCHITECTURE_ALWAYS].into_iter().flatten().collect();
     compile(&rules, ARCHITECTURE, NEWEST)

@@ -23,6 +23,8 @@ fn checked(result: c_long) -> io::Result<c_long> {
 
 /// A new child process.
 pub struct Child {
+    /// Its PID.
+    pub pid: i32,
     /// A file descriptor of the process, which never refers to another one.
     pub pidfd: OwnedFd,
 }
@@ -51,7 +53,7 @@ pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Opti
     }
     // SAFETY: the kernel has just stored a new descriptor there, which nothing else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Some(Child { pidfd }))
+    Ok(Some(Child { pid: pid as i32, pidfd }))
 }
 
 /// Forks this process; returns `None` in the child and the child's PID in the parent.

@@ -157,7 +157,8 @@ fn without_set_id(mode: Mode) -> Mode {
     cleared
 }
 
-fn parse(text: &[u8]) -> (u32, u32) {
+/// Parses a recorded owner.
+pub fn parse(text: &[u8]) -> (u32, u32) {
     let ids = std::str::from_utf8(text).ok().and_then(|text| text.split_once(':'));
     let number = |text: &str| text.parse().unwrap_or(0);
     ids.map_or((0, 0), |(uid, gid)| (number(uid), number(gid)))

@@ -1,13 +1,14 @@
 //! Information about the host that a launch gathers before the sandbox's first process exists.
 
 use std::fs;
-use std::ops::Range;
+use std::ops;
 
 use rustix::fs::Mode;
 use silo_init::agent::Layout;
 
 use super::cgroup::Cgroup;
 use super::exec::{self, Program};
+use super::id_map::Range;
 use super::network_layout;
 use crate::error::{Error, host};
 use crate::host::stdio::Streams;
@@ -23,8 +24,10 @@ pub struct Plan {
     pub gid: u32,
     /// The caller's user and group inside.
     pub inside: (u32, u32),
+    /// The range of ids of a build step, if the system allows one.
+    pub range: Option<Range>,
     /// The address range of this process's arguments and environment.
-    pub strings: Range<usize>,
+    pub strings: ops::Range<usize>,
     /// The program, ready for `execve`.
     pub program: Program,
     /// The program's streams.
@@ -50,6 +53,7 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
             Identity::Caller => (uid, gid),
             Identity::Root | Identity::Machine => (0, 0),
         },
+        range: if spec.identity == Identity::Root { Range::find().ok() } else { None },
         strings: strings(&host(fs::read_to_string("/proc/self/stat"), "reading /proc/self/stat")?),
         program: exec::prepare(spec).ok_or_else(nul)?,
         streams,
@@ -64,7 +68,7 @@ pub fn make(spec: &Spec, signals_before: SignalSet, streams: Streams) -> Result<
 }
 
 /// Finds the range of the initial stack's strings in `/proc/self/stat`: fields 48 to 51, arguments and then environment.
-fn strings(stat: &str) -> Range<usize> {
+fn strings(stat: &str) -> ops::Range<usize> {
     // The second field is the program's name, which may contain any character; fields are counted after it.
     let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
     let field = |number: usize| after.split_whitespace().nth(number - 3).and_then(|text| text.parse::<usize>().ok());

@@ -14,12 +14,23 @@ use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 use crate::spec::Identity;
 
-/// Capabilities of root in a build step, within its own user namespace: access to the image's files, which maintainer scripts expect.
+/// Capabilities of root in a build step with one id, within its own user namespace: access to the image's files, which maintainer scripts
+/// expect.
 ///
 /// Dropped: `CHOWN`, `SETUID` and `SETGID` (the filter handles those calls), `SETFCAP` (a layer stores no file capabilities; scripts fall
 /// back to set-user-id), and `MKNOD`. Also dropped: all with access to the kernel, as `SYS_ADMIN`, `SYS_PTRACE` and `NET_ADMIN`.
 const STEP: CapabilitySet =
     CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::FOWNER).union(CapabilitySet::FSETID).union(CapabilitySet::NET_BIND_SERVICE);
+
+/// Capabilities of root in a build step with a range of ids: in addition those for changing owners, users and file capabilities, and for
+/// signals to processes of other users.
+const STEP_IN_RANGE: CapabilitySet = STEP
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL);
 
 /// Capabilities of PID 1, which also resolves the descriptors and directories of a script's processes.
 const RECORDER: CapabilitySet = STEP.union(CapabilitySet::SYS_PTRACE);
@@ -41,6 +52,11 @@ pub fn drop_capabilities(identity: Identity) -> Result<(), Failure> {
         Identity::Caller | Identity::Machine => reduce_to(CapabilitySet::empty()),
         Identity::Root => reduce_to(STEP),
     }
+}
+
+/// Drops the capabilities that a build step with a range of ids, or its PID 1, does not need.
+pub fn drop_capabilities_in_range() -> Result<(), Failure> {
+    reduce_to(STEP_IN_RANGE)
 }
 
 /// Drops the capabilities that PID 1 does not need for recording owners.

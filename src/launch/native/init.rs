@@ -29,6 +29,7 @@ use silo_init::agent::Agent;
 use super::excluded_dirs::{self, ExcludedDirs};
 use super::host_facts::Plan;
 use super::init_messages::{self, Order, Report, Scope};
+use super::owners::Changes;
 use super::syscall_path::CallHandler;
 use super::{chown_emulation, dev, exec, identity, remount_guard, rlimits, root, set_id_dirs};
 use crate::failure::{Cause, Failure, StepContext};
@@ -61,11 +62,11 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     set_parent_process_death_signal(Some(Signal::KILL)).during("binding PID 1 to silo")?;
     streams(&plan.streams)?;
     close_all_but(socket)?;
-    identity::map(plan.inside, plan.uid, plan.gid)?;
+    let has_range = map(plan, socket)?;
     umask(Mode::empty());
     isolate(spec)?;
     let network = network(plan, socket)?;
-    let no_files = root::enter(spec)?;
+    let (no_files, changes) = root::enter(spec, has_range)?;
     rlimits::bound_processes(&spec.limits)?;
     super::proc::mask(no_files, plan.uid)?;
     keys(spec, socket)?;
@@ -82,9 +83,22 @@ fn run(spec: &Spec, plan: &Plan, socket: BorrowedFd<'_>) -> Result<Infallible, F
     identity::confine()?;
     let agent = network.map(|(agent, channel)| start_agent(agent, &channel)).transpose()?;
     match spec.identity {
-        Identity::Caller | Identity::Machine => start_caller(spec, plan, Peers { socket, agent, guard }, removable, terminal),
-        Identity::Root => start_root(spec, plan, Peers { socket, agent, guard }, terminal),
+        Identity::Caller | Identity::Machine => {
+            start_caller(spec, plan, Peers { socket, agent, guard, changes: None }, removable, terminal)
+        }
+        Identity::Root if has_range => start_in_range(spec, plan, Peers { socket, agent, guard, changes }, terminal),
+        Identity::Root => start_root(spec, plan, Peers { socket, agent, guard, changes: None }, terminal),
     }
+}
+
+/// Waits until the host has mapped the range of ids, or maps the caller's ids; returns true for a range.
+fn map(plan: &Plan, socket: BorrowedFd<'_>) -> Result<bool, Failure> {
+    let is_mapped =
+        plan.range.is_some() && matches!(init_messages::next_order(socket).during("waiting for ids")?, Some(Order::Mapped(true)));
+    if !is_mapped {
+        identity::map(plan.inside, plan.uid, plan.gid)?;
+    }
+    Ok(is_mapped)
 }
 
 /// The peers of PID 1 while the program runs.
@@ -95,6 +109,8 @@ struct Peers<'a> {
     agent: Option<OwnedFd>,
     /// The guard process that restores mounts on files, if it is needed.
     guard: Option<i32>,
+    /// The directories of a build step, if its owners are real.
+    changes: Option<Changes>,
 }
 
 /// Confines PID 1 like the program, with two exceptions: it sets set-id bits of directories, and removes and creates excluded directories,
@@ -151,6 +167,20 @@ fn start_root(spec: &Spec, plan: &Plan, outside: Peers<'_>, terminal: Option<Own
             identity::drop_capabilities_of_recorder()?;
             watch(pid, &outside, terminal, Some(&recorder as &dyn CallHandler))
         }
+    }
+}
+
+/// The kernel changes owners and users itself. PID 1 keeps the step's capabilities, and records the owners after the step.
+fn start_in_range(spec: &Spec, plan: &Plan, mut outside: Peers<'_>, terminal: Option<OwnedFd>) -> Result<Infallible, Failure> {
+    outside.changes.as_mut().map_or(Ok(()), Changes::keep_streams)?;
+    sys::filter(&seccomp_rules::filter_for_all()).during("filtering system calls")?;
+    identity::drop_capabilities_in_range()?;
+    match sys::fork().during("starting the program")? {
+        None => {
+            drop(outside);
+            become_program(spec, plan, terminal)
+        }
+        Some(pid) => watch(pid, &outside, terminal, None),
     }
 }
 
@@ -360,10 +390,29 @@ fn reap(program: Pid, outside: &Peers<'_>) -> Result<(), Failure> {
         if let Some(agent) = &outside.agent {
             dismiss(agent);
         }
+        let report = match outside.changes.as_ref().map(hand_back) {
+            Some(Err(failure)) => Report::Failed(failure),
+            Some(Ok(())) | None => report,
+        };
         // Ignored if silo is gone: the sandbox ends in any case.
         let _ = init_messages::report(socket, &report);
         sys::exit(0);
     }
+}
+
+/// Ends all processes of a build step, and gives its files to the caller.
+fn hand_back(changes: &Changes) -> Result<(), Failure> {
+    const EVERY: i32 = -1;
+    loop {
+        // ESRCH: none is left. A process that was just forked is killed in a later pass.
+        let _ = sys::kill(EVERY, libc::SIGKILL);
+        match wait(WaitOptions::empty()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::CHILD) => break,
+            Err(error) => return Err(error).during("ending the step's processes"),
+        }
+    }
+    changes.rest()
 }
 
 /// Signals the program's end to the agent, and waits for its last requests.
@@ -391,6 +440,8 @@ impl Job {
                 self.show(true);
                 Ok(())
             }
+            // Only the first order has this meaning.
+            Ok(Some(Order::Mapped(_))) => Ok(()),
             Ok(Some(Order::Background)) => {
                 self.show(false);
                 Ok(())

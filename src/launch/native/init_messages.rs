@@ -42,6 +42,8 @@ pub enum Report {
 /// A message from the host to the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// Continue: the host has mapped a range of ids into the user namespace, or has not.
+    Mapped(bool),
     /// A signal for the program.
     Signal {
         /// The signal.
@@ -127,6 +129,7 @@ pub fn order(to: BorrowedFd<'_>, order: Order) -> Result<(), Errno> {
     let bytes = match order {
         Order::Signal { signal, scope: Scope::Program } => [b'P', signal],
         Order::Signal { signal, scope: Scope::Group } => [b'G', signal],
+        Order::Mapped(range) => [b'M', u8::from(range)],
         Order::Foreground => [b'F', 0],
         Order::Background => [b'B', 0],
     };
@@ -140,6 +143,7 @@ pub fn next_order(from: BorrowedFd<'_>) -> Result<Option<Order>, Errno> {
     let order = match bytes[0] {
         b'P' => Order::Signal { signal: bytes[1], scope: Scope::Program },
         b'G' => Order::Signal { signal: bytes[1], scope: Scope::Group },
+        b'M' => Order::Mapped(bytes[1] == 1),
         b'F' => Order::Foreground,
         b'B' => Order::Background,
         _ => return Ok(None),
@@ -211,7 +215,7 @@ mod tests {
         assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Exited(42)))));
         assert!(matches!(next_report(host.as_fd()), Ok(Some(Report::Terminal(_)))));
         let signal = |scope| Order::Signal { signal: 15, scope };
-        for sent in [signal(Scope::Group), signal(Scope::Program), Order::Foreground, Order::Background] {
+        for sent in [signal(Scope::Group), signal(Scope::Program), Order::Foreground, Order::Background, Order::Mapped(true)] {
             order(host.as_fd(), sent).expect("the other end is open");
             assert_eq!(next_order(guest.as_fd()), Ok(Some(sent)));
         }

@@ -7,6 +7,7 @@
 mod cgroup;
 mod dir_watch;
 mod exec;
+mod id_map;
 mod identity;
 pub(super) mod init_messages;
 mod mount_points;
@@ -22,8 +23,11 @@ mod proc;
 mod remount_guard;
 pub(super) mod supervise;
 
+mod owners;
+
 mod excluded_dirs;
 mod root;
+pub(super) mod userns;
 
 pub mod probe;
 mod set_id_dirs;
@@ -73,5 +77,10 @@ pub fn start(spec: &Spec, plan: &Plan) -> Result<(supervise::Sandbox, OwnedFd), 
     let cgroup = plan.cgroup.as_ref().map(cgroup::Cgroup::directory);
     let made = host(sys::clone(NAMESPACES, cgroup), "making a sandbox's namespaces")?;
     let Some(child) = made else { init::main(spec, plan, &theirs) };
+    if let Some(range) = &plan.range {
+        let mapped = init_messages::Order::Mapped(range.map(child.pid, plan.uid, plan.gid));
+        // If the sandbox is gone already, its report or the end of the socket says so.
+        let _ = init_messages::order(ours.as_fd(), mapped);
+    }
     Ok((supervise::Sandbox::new(child), ours))
 }

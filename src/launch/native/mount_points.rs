@@ -14,10 +14,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags, chmodat, fchmod, fstat, getxattr, mkdirat, openat, openat2, readlinkat,
-    setxattr, symlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags, chmodat, chownat, fchmod, fstat, getxattr, mkdirat, openat, openat2,
+    readlinkat, setxattr, symlinkat,
 };
 use rustix::io::{Errno, write};
+use rustix::process::{Gid, Uid};
 use silo_store::resolve_in_root::names;
 
 use crate::failure::{Failure, StepContext};
@@ -116,6 +117,12 @@ impl<'a> MountPoints<'a> {
         let step = || format!("making directory /{}", path.display());
         for tree in self.trees.iter().filter(|tree| tree.as_raw_fd() != self.base.as_raw_fd()) {
             let Some((original, FileType::Directory, mode)) = look(*tree, path)? else { continue };
+            let stat = fstat(&original).during_this(step)?;
+            if (stat.st_uid, stat.st_gid) != (0, 0) {
+                let (uid, gid) = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+                // An id without a mapping cannot be given.
+                let _ = chownat(self.base, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+            }
             chmodat(self.base, path, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty()).during_this(step)?;
             let mut owner = [0; 64];
             let original = format!("/proc/self/fd/{}", original.as_raw_fd());

@@ -13,8 +13,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::set_no_new_privs;
 
+use super::id_map::{Lack, Range};
 use super::init_messages::{self, Report};
-use super::{cgroup, identity, rlimits, root};
+use super::{cgroup, identity, rlimits, root, userns};
 use crate::check::{Check, State};
 use crate::failure::{Cause, Failure, StepContext};
 use crate::kernel::namespaces::NAMESPACES;
@@ -35,6 +36,7 @@ pub fn probe(store: &Path) -> Vec<Check> {
         check("user namespaces", attempt(|| Ok(())), userns_cure()),
         check("overlay root", attempt(|| whole_root(store)), userns_cure()),
         overlay_attributes(store),
+        ids(),
         check("seccomp", attempt(filter), "use a kernel with CONFIG_SECCOMP_FILTER".to_owned()),
         landlock(),
         store_attributes(store),
@@ -92,7 +94,7 @@ fn userns_cure() -> String {
 
 /// Creates a sandbox's root as a launch does.
 fn whole_root(store: &Path) -> Result<(), Failure> {
-    root::enter(&spec(store)).map(drop)
+    root::enter(&spec(store), false).map(drop)
 }
 
 /// Distinguishes a failed overlay from one without user attributes in memory.
@@ -110,6 +112,27 @@ fn overlay_attributes(store: &Path) -> Check {
             "tmpfs keeps no user attributes, so a directory of the image cannot be created again after the program has removed it",
             "use Linux 6.6 or newer",
         ),
+    }
+}
+
+/// Maps a range of ids as a build step does.
+fn ids() -> Check {
+    let name = "ids of build steps";
+    let imitated = |why: String| format!("{why}, so build steps have one id: owners are imitated, and some packages cannot be installed");
+    let range = match Range::find() {
+        Ok(range) => range,
+        Err(lack) => {
+            let cure = match lack {
+                Lack::Helpers => "install the package uidmap (Debian, Ubuntu) or shadow-utils, or build with the vm tier",
+                Lack::Assigned(_) => "run `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$USER\"`",
+                Lack::Few => "start the container with 65536 ids, or build with the vm tier",
+            };
+            return degraded(name, &imitated(lack.to_string()), cure);
+        }
+    };
+    match userns::work(&range, &|| Ok(())) {
+        Ok(()) => fine(name, "65536, as Debian has".to_owned()),
+        Err(failure) => degraded(name, &imitated(format!("{}: {}", failure.step, failure.cause)), "build with the vm tier"),
     }
 }
 

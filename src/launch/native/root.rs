@@ -11,6 +11,7 @@
 //! cannot point outside.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,8 @@ use rustix::process::{fchdir, pivot_root};
 
 use super::mount_points::MountPoints;
 use super::mounts::{HARMLESS, attach, attach_making, bind_to_itself, clone_tree, is_dir, move_onto, open_in};
-use super::{dev, proc};
+use super::owners::Changes;
+use super::{dev, owners, proc};
 use crate::failure::{Failure, StepContext};
 use crate::kernel::sys;
 use crate::open_checked;
@@ -40,6 +42,9 @@ const BYTES_PER_INODE: u64 = 4096;
 /// swaps files in a loop leaves the right file in place in about half of the attempts.
 const OPEN_ATTEMPTS: usize = 64;
 
+/// The directory of the layer with other owners' files, beside the directory with the changes.
+const OWNERS: &str = "owners";
+
 const OPEN_DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// The host's files, opened before any change.
@@ -50,11 +55,13 @@ struct Sources {
     devices: dev::Sources,
 }
 
-/// Creates the root file system and enters it; `/proc` is not masked yet.
-pub fn enter(spec: &Spec) -> Result<proc::EmptyDirs, Failure> {
+/// Creates the root file system and enters it; `/proc` is not masked yet. With `has_range`, owners are true, and the result includes the
+/// step's directories.
+pub fn enter(spec: &Spec, has_range: bool) -> Result<(proc::EmptyDirs, Option<Changes>), Failure> {
     // Later mounts on the host do not propagate into the sandbox.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("making mounts private")?;
-    let sources = open_sources(spec)?;
+    let mut sources = open_sources(spec)?;
+    let changes = if has_range { true_owners(spec, &mut sources)? } else { None };
     let scratch = scratch(spec)?;
     let root = overlay(spec, &sources, &scratch)?;
     let at_root = |name| format!("mounting {name}");
@@ -78,7 +85,30 @@ pub fn enter(spec: &Spec) -> Result<proc::EmptyDirs, Failure> {
     // The host's root is now on top of ours, with all its mounts.
     unmount(".", UnmountFlags::DETACH).during("unmounting the host's root")?;
     rustix::process::chdir("/").during("entering the root")?;
-    Ok(no_files)
+    Ok((no_files, changes))
+}
+
+/// Prepares the directories of a build step whose ids are real: turns recorded owners of earlier changes into owners, and adds a layer with
+/// the image's files of other owners.
+fn true_owners(spec: &Spec, sources: &mut Sources) -> Result<Option<Changes>, Failure> {
+    let (Upper::Kept { upper, .. }, Some((changes, _))) = (&spec.root.upper, &sources.kept) else { return Ok(None) };
+    owners::wake(changes.as_fd())?;
+    // Mounts of their own, from which no path leaves the directories.
+    let apart = |dir: &OwnedFd| clone_tree(dir.as_fd(), "").during("opening the step's directory");
+    let mut made = Changes { dir: apart(changes)?, layer: None, streams: Vec::new() };
+    if !spec.owners.is_empty() {
+        let step = "making a layer of other owners' files";
+        let dir = upper.parent().unwrap_or_else(|| Path::new("/"));
+        let parent = open(dir, OPEN_DIR, Mode::empty()).during(step)?;
+        // One is left if the step runs again, for `silo debug`.
+        silo_store::removal::remove_at(parent.as_fd(), OsStr::new(OWNERS), &dir.join(OWNERS)).map_err(|error| error.source).during(step)?;
+        mkdirat(&parent, OWNERS, Mode::from_raw_mode(0o755)).during(step)?;
+        let layer = rustix::fs::openat(&parent, OWNERS, OPEN_DIR, Mode::empty()).during(step)?;
+        owners::lay(&spec.owners, &sources.lower, layer.as_fd())?;
+        made.layer = Some(apart(&layer)?);
+        sources.lower.insert(0, layer);
+    }
+    Ok(Some(made))
 }
 
 fn open_sources(spec: &Spec) -> Result<Sources, Failure> {

@@ -102,6 +102,7 @@ fn plain(spec: &Spec, machine: &VmFiles) -> Spec {
     plain.files.clear();
     plain.dirs.clear();
     plain.read_only.clear();
+    plain.owners.clear();
     plain.network = None;
     plain.limits.tasks = None;
     plain.env.retain(|name, _| name == "PATH");

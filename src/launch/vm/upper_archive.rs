@@ -25,8 +25,8 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use crate::host::system::{self, PLACE};
 
-/// The extended attributes included: the recorded owner, and the mark of an opaque directory.
-const ATTRIBUTES: [&str; 2] = ["user.silo.owner", "user.overlay.opaque"];
+/// The extended attributes included: the recorded owner and capabilities, the mark of true owners, and the mark of an opaque directory.
+const ATTRIBUTES: [&str; 4] = ["user.silo.owner", "user.silo.capability", "user.silo.true", "user.overlay.opaque"];
 /// Prefix of an extended attribute in a tar archive.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
 /// Longest value of an attribute: two numbers.

@@ -221,6 +221,7 @@ pub fn make(spec: &Spec, machine: &VmFiles, processor: Processor, start: Start) 
             },
             network: None,
             machine: None,
+            owners: Vec::new(),
         },
         inner: inner(spec, machine, &shares, memory),
         shares: shares.hosts.len(),
@@ -376,6 +377,7 @@ mod tests {
             limits: Limits { memory_bytes: Some(1 << 30), cpu_thousandths: Some(1500), ..Limits::default() },
             network: None,
             machine: None,
+            owners: Vec::new(),
         }
     }
 

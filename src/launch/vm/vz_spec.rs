@@ -120,6 +120,7 @@ mod tests {
             limits: Limits { memory_bytes: Some(1 << 30), ..Limits::default() },
             network: None,
             machine: None,
+            owners: Vec::new(),
         }
     }
 
