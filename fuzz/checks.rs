@@ -9,7 +9,7 @@ use silo_base::grant::{Grant, Host, Specificity};
 use silo_guard::git::budget::Budget;
 use silo_guard::git::index::Index;
 use silo_guard::git::oid::Format;
-use silo_guard::git::{loose, pack, packidx};
+use silo_guard::git::{loose_object, pack, pack_index};
 use silo_launch::broker::http_head::{end_of_head, parse};
 use silo_launch::broker::sni;
 use silo_launch::protocol::{Action, BUDGET_BYTES, DescriptorAction, Directions, End, Phase, Protocol, Side};
@@ -103,10 +103,10 @@ pub fn git_pack(data: &[u8]) {
         let file = file_of(&bytes);
         let Ok(pack) = pack::verify(&file, bytes.len() as u64, format, &mut Budget::new(UNPACKED_BYTES)) else { continue };
         assert_eq!((pack.checksum, pack.objects.len() as u32), (sum, u32::from_be_bytes(bytes[8..12].try_into().expect("four"))));
-        let index = file_of(&packidx::write(&pack, format).expect("no collision"));
-        assert!(pack.objects.is_sorted() && pack.objects.iter().all(|object| packidx::has(&index, &object.oid, format)));
+        let index = file_of(&pack_index::write(&pack, format).expect("no collision"));
+        assert!(pack.objects.is_sorted() && pack.objects.iter().all(|object| pack_index::has(&index, &object.oid, format)));
         let other = format.of_object("blob", &bytes).expect("no collision");
-        assert_eq!(packidx::has(&index, &other, format), pack.objects.iter().any(|object| object.oid == other));
+        assert_eq!(pack_index::has(&index, &other, format), pack.objects.iter().any(|object| object.oid == other));
     }
 }
 
@@ -156,13 +156,13 @@ pub fn git_loose(data: &[u8]) {
         let mut hasher = format.hasher();
         hasher.update(data);
         let Some(own) = hasher.finish() else { continue };
-        assert!(loose::verify(data, own, format, &mut budget).is_err(), "no bytes are compressed to their own hash's");
+        assert!(loose_object::verify(data, own, format, &mut budget).is_err(), "no bytes are compressed to their own hash's");
         let file = compressed(data);
-        let is_object = loose::verify(&file[..], own, format, &mut budget).is_ok();
+        let is_object = loose_object::verify(&file[..], own, format, &mut budget).is_ok();
         assert_eq!(is_object, is_loose(data), "{data:?}");
         let other = format.of_object("blob", data).expect("no collision");
-        assert!(loose::verify(&file[..], other, format, &mut Budget::new(UNPACKED_BYTES)).is_err());
-        assert!(loose::verify(&[&file[..], b"x"].concat()[..], own, format, &mut Budget::new(UNPACKED_BYTES)).is_err());
+        assert!(loose_object::verify(&file[..], other, format, &mut Budget::new(UNPACKED_BYTES)).is_err());
+        assert!(loose_object::verify(&[&file[..], b"x"].concat()[..], own, format, &mut Budget::new(UNPACKED_BYTES)).is_err());
     }
 }
 

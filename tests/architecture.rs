@@ -254,16 +254,16 @@ fn special_things_stand_in_one_place() {
     only_in("target_os", &[&choices[..], &["src/launch/reexec.rs", "store/src/system.rs", "src/guest/init/src/lib.rs"]].concat());
     only_in("std::env::var", &["src/cli/env.rs"]);
     only_in("process::exit", &[]);
-    only_in("\".silo\"", &["src/base/home.rs", "src/run/private.rs"]);
+    only_in("\".silo\"", &["src/base/home.rs", "src/run/private_dirs.rs"]);
     only_in("SystemTime::now", &["src/cli/env.rs"]);
     only_in("anyhow", &["src/cli/"]);
     // One implementation removes trees, and it follows no link.
     only_in("remove_dir_all", &[]);
     // Files in a home are private to their owner. The exceptions are files that the user named, files for guests, and kernel files.
-    let apart = ["src/builder/image/export.rs", "src/builder/configure.rs", "src/builder/made_up.rs", "src/launch/"];
+    let apart = ["src/builder/image/export.rs", "src/builder/configure.rs", "src/builder/generated_secrets.rs", "src/launch/"];
     only_in("fs::create_dir", &[&apart[..], &["src/run/"]].concat());
     only_in("File::create", &["src/builder/image/export.rs", "src/cli/timing.rs"]);
-    only_in(" fs::write(", &[&apart[..], &["src/builder/step.rs", "src/builder/made_up.rs"]].concat());
+    only_in(" fs::write(", &[&apart[..], &["src/builder/step.rs", "src/builder/generated_secrets.rs"]].concat());
 }
 
 /// All output is escaped, so it has a single exit. The output of a sandboxed program passes unchanged through the descriptors of
@@ -277,7 +277,7 @@ fn text_leaves_through_the_sink_alone() {
     only_in(" io::stdout()", &["src/cli/ui.rs", "src/launch/reexec.rs"]);
     only_in("(io::stdout()", &["src/cli/ui.rs"]);
     only_in("stdio::std", &["src/launch/", "src/cli/restore_tty.rs"]);
-    only_in("dup2_std", &["src/launch/", "src/cli/overheard.rs"]);
+    only_in("dup2_std", &["src/launch/", "src/cli/captured_stderr.rs"]);
     only_in("/dev/tty", &["src/launch/"]);
 }
 

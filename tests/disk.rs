@@ -13,7 +13,7 @@ use serde_json::Value;
 use silo_base::home::Home;
 use silo_build::image::ImageId;
 use silo_guard::git::layer::Layer;
-use silo_guard::git::over::LayerInputs;
+use silo_guard::git::layer_inputs::LayerInputs;
 use silo_guard::git::repository::Repository;
 use silo_store::{LayerId, LayerPath, Meta, Record, Store, flock, layer};
 use silo_tool::projects::{self, Pinned, Project};

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use silo_insight::change::{Aspect, PathChange};
-use silo_insight::diff::told::Part;
+use silo_insight::diff::render::Part;
 use silo_insight::diff::{self, Side};
-use silo_insight::graph::{self, Graph, Head, svg, words};
+use silo_insight::graph::{self, Graph, Head, svg, text_formats};
 use silo_insight::sbom::copyright::License;
 use silo_insight::sbom::{Bill, Distribution, Item, Maintainer, Origin as SbomOrigin, cyclonedx, spdx};
 use silo_insight::why::{self, Answer, Package, PathEntry, PathHistory, Subject};
@@ -69,8 +69,8 @@ fn layers_are_grouped_and_arrows_reduced() {
     // The base's packages point to its configure step only, although later steps saw them too.
     assert_eq!(graph.arrows, [(0, 3), (1, 4), (2, 6), (3, 4), (3, 7), (4, 5), (4, 6), (5, 8), (6, 8), (7, 8)]);
     golden("graph/tiers.svg", &svg::write(&graph));
-    golden("graph/tiers.dot", &words::dot(&graph));
-    golden("graph/tiers.mmd", &words::mermaid(&graph));
+    golden("graph/tiers.dot", &text_formats::dot(&graph));
+    golden("graph/tiers.mmd", &text_formats::mermaid(&graph));
 }
 
 #[test]
@@ -145,9 +145,9 @@ fn answers_are_golden() {
     ];
     let answers = [Subject::Path(things), Subject::Package(Box::new(package)), Subject::Layer(Box::new(above))];
     let answers: Vec<Answer> = answers.into_iter().map(|about| Answer { place: "tool 1.0".to_owned(), about }).collect();
-    let texts: Vec<String> = answers.iter().map(why::told::text).collect();
+    let texts: Vec<String> = answers.iter().map(why::render::text).collect();
     golden("insight/why.txt", &texts.join("\n"));
-    let json: Vec<String> = answers.iter().map(|answer| format!("{:#}\n", why::told::json(answer))).collect();
+    let json: Vec<String> = answers.iter().map(|answer| format!("{:#}\n", why::render::json(answer))).collect();
     golden("insight/why.json", &json.concat());
 }
 
@@ -178,9 +178,9 @@ fn differences_are_golden() {
         ),
     );
     let difference = diff::diff(&a, &b);
-    let texts = [Part::Outline, Part::Packages, Part::Paths].map(|part| diff::told::text(&a, &b, &difference, part));
+    let texts = [Part::Outline, Part::Packages, Part::Paths].map(|part| diff::render::text(&a, &b, &difference, part));
     golden("insight/diff.txt", &texts.join("\n---\n"));
-    golden("insight/diff.json", &format!("{:#}\n", diff::told::json(&a, &b, &difference, Part::Outline)));
+    golden("insight/diff.json", &format!("{:#}\n", diff::render::json(&a, &b, &difference, Part::Outline)));
     assert!(diff::diff(&a, &a).is_empty());
     assert!(Part::Packages.of(diff::diff(&a, &b)).paths.is_empty());
 }

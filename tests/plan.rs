@@ -14,7 +14,7 @@ use silo::run::plan::{Caller, Inputs, Options, Private, Project, plan};
 use silo::run::target::Target;
 use silo::run::user::User;
 use silo_base::home::Home;
-use silo_build::outside::HostNetwork;
+use silo_build::host_network::HostNetwork;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Mount};
 use silo_model::config::{merge, read};
@@ -78,7 +78,7 @@ fn planned(silo: &Silo, case: Case<'_>) -> Result<String, Error> {
         variable: &|name| env.get(name).map(OsString::from),
         outside: HostNetwork { user_home: silo.home().to_owned(), ..HostNetwork::default() },
         terminfo: Vec::new(),
-        zones: silo::run::zone::Host::default(),
+        zones: silo::run::time_zone::Host::default(),
         now: 1_700_000_000,
         pid: 7,
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use silo_base::system::Arch;
 use silo_model::lock::{self, PackageRequest};
 use silo_model::recipe::catalog::{self, RecipeSources};
-use silo_model::recipe::wanted::for_arch;
+use silo_model::recipe::package_spec::for_arch;
 use silo_model::recipe::{Recipe, addon};
 
 use crate::support::{Silo, golden};

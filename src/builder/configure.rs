@@ -20,7 +20,7 @@ use silo_base::event::Event;
 use silo_base::system::Arch;
 use silo_base::thread;
 use silo_fetch::download::{self, Context};
-use silo_fetch::unpack::merged;
+use silo_fetch::unpack::usr_merge;
 use silo_launch::spec::{Access, Mount, Root, Spec, Stdio};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::Tier;
@@ -34,7 +34,7 @@ use super::split::{self, Parts};
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
 use super::workdir::Workdir;
-use super::{dpkg_status, made_up, packages, script};
+use super::{dpkg_status, generated_secrets, packages, script};
 
 /// dpkg's list of diverted paths.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
@@ -155,7 +155,7 @@ fn read_from(ctx: &BuildContext<'_>, layer: LayerId, index: &Index, path: &str) 
 /// Parses dpkg's diversions: three lines each, the path, its new path, and the package.
 fn diverted(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
     let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-    let relative = |path: &[u8]| merged::place(path.strip_prefix(b"/").unwrap_or(path), false);
+    let relative = |path: &[u8]| usr_merge::place(path.strip_prefix(b"/").unwrap_or(path), false);
     lines.chunks_exact(3).map(|three| (relative(three[0]), String::from_utf8_lossy(three[2]).into_owned())).collect()
 }
 
@@ -183,9 +183,9 @@ impl step::Kind for Run<'_> {
     fn settle(&self, ctx: &BuildContext<'_>, upper: &Path) -> Result<(), Error> {
         let choice = self.step.choice;
         let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();
-        let taken = made_up::take_out(ctx.store, upper, &packages)?;
+        let taken = generated_secrets::take_out(ctx.store, upper, &packages)?;
         if !taken.is_empty() {
-            (ctx.sink)(Event::Note { text: made_up::told(&taken) });
+            (ctx.sink)(Event::Note { text: generated_secrets::told(&taken) });
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Run<'_> {
         if !self.earlier.is_empty() || ships("bin") {
             return Ok(());
         }
-        for name in merged::links(Arch::host()) {
+        for name in usr_merge::links(Arch::host()) {
             let (link, target) = (upper.join(name), format!("usr/{name}"));
             let dir = upper.join(&target);
             if !ships(&target) && !dir.exists() {

@@ -23,7 +23,7 @@ use silo_model::recipe::Recipe;
 
 use super::check::Check;
 use super::error::Error;
-use super::outside::HostNetwork;
+use super::host_network::HostNetwork;
 use super::realisation_writer::RealisationWriter;
 
 /// PATH of a Debian root, the default in an image's environment.

@@ -13,14 +13,14 @@ pub mod image;
 mod dpkg_status;
 mod error;
 mod java_keystore;
+mod scheduler;
 mod script;
 mod scrub;
 mod select_packages;
-mod walk;
 
 mod ca_certificates;
 pub mod check;
-pub mod outside;
+pub mod host_network;
 mod realisation_writer;
 
 pub mod budget;
@@ -28,7 +28,7 @@ mod context;
 mod log;
 mod split;
 
-mod made_up;
+mod generated_secrets;
 mod workdir;
 
 mod step_root;
@@ -42,7 +42,7 @@ mod dpkg_database;
 mod packages;
 mod step;
 
-mod base;
+mod base_image;
 mod command;
 mod configure;
 
@@ -65,9 +65,9 @@ use silo_model::plan::{self, Plan, Step};
 use context::{environment_of, project_key, realised};
 use image::ImageId;
 use packages::{Arrived, Item};
+use scheduler::{Order, Walk, WorkerClass, Workers};
 use select_packages::Unpacked;
 use state::State;
-use walk::{Order, Walk, WorkerClass, Workers};
 
 pub use context::{BuildContext, PATH, Target};
 pub use error::Error;
@@ -220,7 +220,7 @@ fn walked(ctx: &BuildContext<'_>, targets: &[Target<'_>]) -> Vec<Result<Built, E
                 NodeOutput::State(Arc::new(configure::realise(ctx, task)?))
             }
             Step::Database { epoch, below } => NodeOutput::State(Arc::new(dpkg_database::realise(ctx, *epoch, &*state(*below)?)?)),
-            Step::Base { target } => NodeOutput::State(Arc::new(base::realise(ctx, &targets[*target])?)),
+            Step::Base { target } => NodeOutput::State(Arc::new(base_image::realise(ctx, &targets[*target])?)),
             Step::Command { step, target, below } => {
                 let task = command::Task { step, target: &targets[*target], below: &*state(*below)? };
                 NodeOutput::State(Arc::new(command::realise(ctx, &task)?))
@@ -267,7 +267,7 @@ fn rank(package: &lock::Package) -> u64 {
 }
 
 /// Groups the outputs of the nodes by tool. A tool without an image gets all errors of its dependencies.
-fn results(ctx: &BuildContext<'_>, plan: &Plan, outcome: walk::Outcome<NodeOutput, Error>) -> Vec<Result<Built, Error>> {
+fn results(ctx: &BuildContext<'_>, plan: &Plan, outcome: scheduler::Outcome<NodeOutput, Error>) -> Vec<Result<Built, Error>> {
     let mut given = outcome.given;
     let mut failed: BTreeMap<NodeIndex, Error> = outcome.failed.into_iter().collect();
     let images: Vec<Option<Built>> = plan

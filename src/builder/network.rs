@@ -21,7 +21,7 @@ use silo_model::recipe::Recipe;
 
 use super::context::{BuildContext, environment};
 use super::error::Error;
-use super::outside::HostNetwork;
+use super::host_network::HostNetwork;
 use super::{ca_certificates, java_keystore, log};
 use silo_base::error_chain;
 

@@ -12,8 +12,8 @@ use silo_store::digest::LayerId;
 use silo_store::entry::Kind;
 use silo_store::index::Index;
 
-use silo_fetch::unpack::merged;
 use silo_fetch::unpack::record::Record;
+use silo_fetch::unpack::usr_merge;
 use silo_model::lock;
 
 /// A package of the image, with the index of its layer.
@@ -115,7 +115,7 @@ pub fn awaited_paths(packages: &[Arc<Unpacked>]) -> Vec<&str> {
 
 /// Returns true if a package has a file below the path of an awaited file trigger.
 pub fn fires(package: &Unpacked, awaited: &str) -> bool {
-    let awaited = merged::place(awaited.trim_matches('/').as_bytes(), true);
+    let awaited = usr_merge::place(awaited.trim_matches('/').as_bytes(), true);
     package.index.entries().iter().any(|entry| {
         let rest = entry.path.as_bytes().strip_prefix(awaited.as_slice());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))

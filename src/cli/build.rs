@@ -14,7 +14,7 @@ use silo_model::document;
 use silo_model::recipe::catalog;
 use silo_model::recipe::check::check_grants;
 use silo_tool::definition::{self, Scope};
-use silo_tool::kept::Keeper;
+use silo_tool::kept_dirs::Keeper;
 use silo_tool::{record, settings_file};
 
 use super::context::{Globals, Setting, setting};

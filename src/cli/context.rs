@@ -16,7 +16,7 @@ use silo_build::RealisationWriter;
 use silo_build::check::Check;
 use silo_fetch::retry::RetryPolicy;
 use silo_fetch::transport::Transport;
-use silo_insight::inside::LockedHome;
+use silo_insight::image_view::LockedHome;
 use silo_launch::spec::VmFiles;
 use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::merge::merge;

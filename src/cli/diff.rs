@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use silo_insight::diff::{self, told};
-use silo_insight::inside;
+use silo_insight::diff::{self, render};
+use silo_insight::image_view;
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;
@@ -40,19 +40,19 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 fn compare(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let part = match (args.packages, args.paths) {
-        (true, _) => told::Part::Packages,
-        (false, true) => told::Part::Paths,
-        (false, false) => told::Part::Outline,
+        (true, _) => render::Part::Packages,
+        (false, true) => render::Part::Paths,
+        (false, false) => render::Part::Outline,
     };
     let setting = setting(globals)?;
     let look = look(&setting)?;
-    let a = diff::side(&look, &inside::subject(&look, &args.a)?)?;
-    let b = diff::side(&look, &inside::subject(&look, &args.b)?)?;
+    let a = diff::side(&look, &image_view::subject(&look, &args.a)?)?;
+    let b = diff::side(&look, &image_view::subject(&look, &args.b)?)?;
     let difference = part.of(diff::diff(&a, &b));
     if args.json {
-        ui::json(&told::json(&a, &b, &difference, part))?;
+        ui::json(&render::json(&a, &b, &difference, part))?;
     } else if !difference.is_empty() {
-        ui::data(&told::text(&a, &b, &difference, part))?;
+        ui::data(&render::text(&a, &b, &difference, part))?;
     }
     Ok(if difference.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }

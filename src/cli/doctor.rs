@@ -8,7 +8,7 @@ use silo_base::home::Home;
 use silo_base::sanitize;
 use silo_base::units::size;
 use silo_guard::git::layer::Finished;
-use silo_guard::git::left::{self, LeftLayer};
+use silo_guard::git::leftover_layers::{self, LeftLayer};
 use silo_launch::{Check, State};
 use silo_model::lock::{self, Archive};
 use silo_model::recipe::catalog;
@@ -82,8 +82,8 @@ fn fix(setting: &Setting) -> Result<(), Failure> {
         let stages = silo_store::scratch::sweep_stages(&setting.store).map_err(Failure::other)?;
         Ok((foreign, stages.len() + collect::half_written(&setting.home)?))
     })?;
-    gone += restore_tty::sweep(&setting.home) + left::sweep(&layers).map_err(Failure::other)?.layers;
-    for (project, finished) in left::take_over(&layers).map_err(Failure::other)? {
+    gone += restore_tty::sweep(&setting.home) + leftover_layers::sweep(&layers).map_err(Failure::other)?.layers;
+    for (project, finished) in leftover_layers::take_over(&layers).map_err(Failure::other)? {
         ui::note(&taken_over(&project, &finished));
     }
     for name in foreign {
@@ -112,7 +112,7 @@ fn taken_over(project: &Path, finished: &Finished) -> String {
 /// Private repository layers of killed runs: work to import, and garbage. `None` if there are none.
 fn leftovers(home: &Home) -> Option<Check> {
     let (name, cure) = ("repositories", "silo doctor --fix".to_owned());
-    let (state, detail) = match left::look(&home.repositories()) {
+    let (state, detail) = match leftover_layers::look(&home.repositories()) {
         Ok(left) if left.is_empty() => return None,
         Ok(left) => (State::Degraded, left.iter().map(described).collect::<Vec<_>>().join("; ")),
         Err(error) => (State::Degraded, Failure::other(error).message()),

@@ -6,10 +6,10 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::run::plan::Caller;
+use crate::run::time_zone;
 use crate::run::user::{User, account_name};
-use crate::run::zone;
 use silo_base::home::Home;
-use silo_build::outside::HostNetwork;
+use silo_build::host_network::HostNetwork;
 use silo_launch::broker::upstream_proxy::Proxies;
 use silo_model::ecosystem::registries;
 use silo_tool::shim::search::{self, identity};
@@ -64,9 +64,9 @@ fn terminfo(home: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the host's files about time zones.
-fn zones() -> zone::Host {
+fn zones() -> time_zone::Host {
     let dirs = ["/usr/share/zoneinfo", "/etc/zoneinfo", "/var/db/timezone/zoneinfo"];
-    zone::Host { localtime: "/etc/localtime".into(), zones: dirs.map(PathBuf::from).to_vec() }
+    time_zone::Host { localtime: "/etc/localtime".into(), zones: dirs.map(PathBuf::from).to_vec() }
 }
 
 /// Returns the working directory as the shell spells it, if that path has symlinks.

@@ -124,7 +124,7 @@ told_as_they_are!(
     recipe::catalog::Error,
     silo_tool::record::Error,
     silo_tool::trust::Error,
-    silo_tool::kept::Error,
+    silo_tool::kept_dirs::Error,
     silo_model::ecosystem::Error,
     silo_tool::projects::Error,
     silo_store::path_error::PathError,

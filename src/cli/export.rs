@@ -7,7 +7,7 @@ use silo_store::flock;
 
 use silo_base::sanitize;
 use silo_build::image::export::{self, Form};
-use silo_build::image::{self, cold};
+use silo_build::image::{self, compressed};
 use silo_tool::definition;
 
 use super::context::{Globals, setting};
@@ -61,7 +61,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         let image = image::get(context.home, tool.image)
             .map_err(Failure::other)?
             .ok_or_else(|| Failure::found(format!("the image of {} is gone", tool.name), format!("silo install {}", tool.name)))?;
-        cold::warm(context.home, context.store, &shared, tool.image, &image, &|_| {}).map_err(Failure::other)?;
+        compressed::warm(context.home, context.store, &shared, tool.image, &image, &|_| {}).map_err(Failure::other)?;
         export::export(context.home, tool.image, &image, form, &name, place).map_err(Failure::from)
     })?;
     match args.json {

@@ -7,7 +7,7 @@ use silo_store::gc::Object;
 
 use silo_base::sanitize;
 use silo_base::units;
-use silo_guard::git::left::{self, LeftLayer};
+use silo_guard::git::leftover_layers::{self, LeftLayer};
 use silo_tool::collect::{self, Collected, GcOptions};
 use silo_tool::{evict, usage};
 
@@ -98,7 +98,7 @@ pub fn collected(setting: &Setting, wish: &GcOptions, dry_run: bool, json: bool)
     let collect = if dry_run { collect::foresee } else { collect::collect };
     let (collected, waiting, cached) = setting.with(|context| {
         let collected = collect(context, wish)?;
-        let waiting = left::look(&context.home.repositories()).map_err(Failure::other)?;
+        let waiting = leftover_layers::look(&context.home.repositories()).map_err(Failure::other)?;
         let waiting: Vec<LeftLayer> = waiting.into_iter().filter(|left| left.is_needed).collect();
         let choice = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), collect::now(context))?;
         Ok((collected, waiting, if dry_run { (choice.len(), choice.bytes) } else { evict::remove(&choice) }))

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_insight::graph::{self, svg, words};
-use silo_insight::inside;
+use silo_insight::graph::{self, svg, text_formats};
+use silo_insight::image_view;
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;
@@ -38,15 +38,15 @@ enum Format {
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let look = look(&setting)?;
-    let inside = inside::named(&look, &args.image)?;
+    let inside = image_view::named(&look, &args.image)?;
     let head = graph::head(&inside);
     let graph = graph::graph(&head, &inside.layers);
     let text = match args.format {
         Format::Svg => svg::write(&graph),
-        Format::Mermaid => words::mermaid(&graph),
-        Format::Dot => words::dot(&graph),
+        Format::Mermaid => text_formats::mermaid(&graph),
+        Format::Dot => text_formats::dot(&graph),
         Format::Json => {
-            ui::json_to(args.output.as_deref(), &words::json(&head, &inside.layers))?;
+            ui::json_to(args.output.as_deref(), &text_formats::json(&head, &inside.layers))?;
             return Ok(ExitCode::SUCCESS);
         }
     };

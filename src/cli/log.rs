@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use silo_base::sanitize;
 use silo_base::timestamp;
-use silo_insight::figures;
+use silo_insight::display;
 use silo_insight::log::{self, Log};
 use silo_insight::network;
 
@@ -65,12 +65,12 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 fn step(log: &Log) -> String {
-    log.step.as_deref().map_or_else(|| "made no layer".to_owned(), figures::one_line)
+    log.step.as_deref().map_or_else(|| "made no layer".to_owned(), display::one_line)
 }
 
 fn line(log: &Log) -> String {
     let tools = if log.tools.is_empty() { String::new() } else { format!("  of {}", log.tools.join(", ")) };
-    let size = figures::bytes(log.bytes);
+    let size = display::bytes(log.bytes);
     format!("{:.12}  {}  {size:>9}  {}{tools}\n", log.derivation.to_string(), timestamp::rfc3339(log.written), step(log))
 }
 
@@ -99,16 +99,16 @@ fn networks(setting: &Setting, args: &Args) -> Result<ExitCode, Failure> {
         let of = args.step.as_ref().map_or_else(String::new, |tool| format!(" of {tool}"));
         return Err(Failure::found(format!("no run{of} with network access is recorded"), "a run is recorded when it opens a connection"));
     };
-    let project = run.title.project.as_ref().map_or_else(String::new, |project| format!(" in {}", figures::one_line(project)));
+    let project = run.title.project.as_ref().map_or_else(String::new, |project| format!(" in {}", display::one_line(project)));
     let started = timestamp::rfc3339(i64::try_from(run.title.started).unwrap_or(i64::MAX));
-    let mut text = format!("{}{project}, {started}\n", figures::one_line(&run.title.tool));
+    let mut text = format!("{}{project}, {started}\n", display::one_line(&run.title.tool));
     for ((name, port, verdict), sum) in run.sums() {
         let place = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
         let amounts = match (sum.sent, sum.received) {
             (0, 0) => String::new(),
-            (sent, received) => format!("  {} out, {} in", figures::bytes(sent), figures::bytes(received)),
+            (sent, received) => format!("  {} out, {} in", display::bytes(sent), display::bytes(received)),
         };
-        text += &format!("  {:<11} {:>4}x  {}{amounts}\n", verdict.as_str(), sum.times, figures::one_line(&place));
+        text += &format!("  {:<11} {:>4}x  {}{amounts}\n", verdict.as_str(), sum.times, display::one_line(&place));
     }
     ui::data(&text)?;
     Ok(ExitCode::SUCCESS)

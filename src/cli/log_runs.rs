@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use silo_base::sanitize;
 use silo_base::timestamp;
-use silo_insight::figures;
+use silo_insight::display;
 use silo_insight::runs::{self, Ended, How, Run, State, Stored};
 
 use super::context::Setting;
@@ -78,7 +78,7 @@ fn text(stored: &Stored) -> String {
         (None, _) => "no end: silo was killed".to_owned(),
     };
     let arguments = usize::try_from(run.arguments).unwrap_or(usize::MAX);
-    let program = format!("{} with {}", line(&run.program), figures::count(arguments, "argument", "arguments"));
+    let program = format!("{} with {}", line(&run.program), display::count(arguments, "argument", "arguments"));
     let mut text = format!("{started}  {}  {program}  {end}\n", line(&run.tool));
     let mut add = |name: &str, value: String| {
         if !value.is_empty() {
@@ -112,7 +112,7 @@ fn end(ended: &Ended) -> String {
         (How::Killed, signal) => format!("killed by signal {}", signal.unwrap_or_default()),
         (How::Failed, _) => format!("failed with exit {}", ended.code),
     };
-    format!("{how} after {}", figures::duration(ended.milliseconds))
+    format!("{how} after {}", display::duration(ended.milliseconds))
 }
 
 fn reached(run: &Run) -> String {

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::run::target::{self, ParsedWords, Target};
-use silo_model::recipe::kept;
+use silo_model::recipe::kept_dirs;
+use silo_tool::language_server::{self, Server};
 use silo_tool::locking::Resolving;
-use silo_tool::server::{self, Server};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -55,7 +55,7 @@ fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: b
     let hint = run::hints(globals.quiet);
     let target = target::find(setting.view(), ParsedWords { word, program: None, rest: Vec::new(), no_project, hint: &hint })?;
     let tool = &target.tool.name;
-    let server = server::of(setting.view(), tool, no_project)?;
+    let server = language_server::of(setting.view(), tool, no_project)?;
     let server = server.ok_or_else(|| {
         let hint = format!("define one in [lsp] of a recipe, or in [overrides.{tool}.lsp] of silo.toml");
         Failure::found(format!("{tool} has no language server"), hint)
@@ -80,14 +80,14 @@ fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Serv
                 if !no_project {
                     trust::require(&fresh, Some(&server.tool))?;
                 }
-                let again = server::of(fresh.view(), &server.tool, no_project)?;
+                let again = language_server::of(fresh.view(), &server.tool, no_project)?;
                 let image = again.map(|server| server.known(fresh.view())).transpose()?.flatten();
                 image.ok_or_else(|| Failure::found(format!("the language server of {} is missing", server.tool), mend))?
             }
         };
     }
     if let Some(recipe) = &mut target.recipe {
-        recipe.run.cache = kept::over(std::mem::take(&mut recipe.run.cache), server.lsp.cache);
+        recipe.run.cache = kept_dirs::over(std::mem::take(&mut recipe.run.cache), server.lsp.cache);
     }
     // The server's output is read by a program.
     target.env.push(("TERM".to_owned(), "dumb".to_owned()));
@@ -118,8 +118,11 @@ fn built(globals: &Globals, args: &Args, resolving: Resolving) -> Result<ExitCod
     if !no_project {
         trust::require(&setting, Some(&server.tool))?;
     }
-    let image =
-        if server.is_in_tool() { target.tool.image } else { setting.with(|context| Ok(server::build(context, &server, resolving)?))? };
+    let image = if server.is_in_tool() {
+        target.tool.image
+    } else {
+        setting.with(|context| Ok(language_server::build(context, &server, resolving)?))?
+    };
     ui::data(&format!("the language server of {} is built (image {:.12})\n", server.tool, image.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }

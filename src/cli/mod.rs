@@ -3,8 +3,8 @@
 mod definition;
 mod error;
 
+mod captured_stderr;
 mod env;
-mod overheard;
 mod restore_tty;
 
 mod ui;

@@ -11,7 +11,7 @@ use crate::run::grammar;
 use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, ParsedWords, Target};
-use crate::run::{lost, private, record, unseen};
+use crate::run::{invisible_files, lost_installs, private_dirs, rights_record};
 use silo_base::grant::Port;
 use silo_base::sanitize;
 use silo_base::units;
@@ -21,11 +21,11 @@ use silo_model::config::Tier;
 use silo_model::recipe::catalog;
 use silo_tool::shim::choice::ChoiceReason;
 
+use super::captured_stderr::CapturedStderr;
 use super::context::{Globals, Setting, setting};
 use super::env;
 use super::error::{self, Failure};
 use super::legacy;
-use super::overheard::CapturedStderr;
 use super::restore_tty;
 use super::tier;
 use super::timing::Timing;
@@ -251,11 +251,15 @@ pub(super) fn launched(
     if own {
         leases.begin(&setting.home, &setting.files).map_err(Failure::from)?;
     }
-    leases.account(record::of(
+    leases.account(rights_record::of(
         &setting.home,
         &target,
         &spec,
-        &record::Circumstances { project: leases.project(), now: u64::try_from(env::now()).unwrap_or_default(), pid: std::process::id() },
+        &rights_record::Circumstances {
+            project: leases.project(),
+            now: u64::try_from(env::now()).unwrap_or_default(),
+            pid: std::process::id(),
+        },
     ));
     timing.done("sandbox described");
     let (done, said) = launch(&setting, &spec, &mut leases, &mut timing);
@@ -302,12 +306,12 @@ fn planned(setting: &Setting, target: &Target, options: Options) -> Result<(Spec
 
 /// Notes that the script on the command line is not visible in the sandbox, and suggests alternatives.
 fn tell_of_unseen(setting: &Setting, target: &Target, spec: &Spec, by_shim: Option<ChoiceReason>) -> Result<(), Failure> {
-    let Some(script) = unseen::script(spec, &env::cwd()?, &target.args) else { return Ok(()) };
+    let Some(script) = invisible_files::script(spec, &env::cwd()?, &target.args) else { return Ok(()) };
     let tool = &target.tool.name;
     let mut ways = Vec::new();
     let dir = script.parent().and_then(|dir| std::fs::canonicalize(dir).ok());
     // Suggest the script's directory only if it may be shown.
-    if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private::why_private(&home, dir).is_none())) {
+    if let Some(dir) = dir.filter(|dir| env::home().is_ok_and(|home| private_dirs::why_private(&home, dir).is_none())) {
         ways.push(format!("cd {} and run it there", sanitize::path(&dir)));
     }
     match by_shim {
@@ -357,7 +361,7 @@ fn launch(setting: &Setting, spec: &Spec, leases: &mut Leases, timing: &mut Timi
 fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[u8]) {
     let tool = &target.tool.name;
     if exit == Exit::Code(0) {
-        lost::lost(spec, tool).iter().for_each(|lost| ui::note(lost));
+        lost_installs::lost(spec, tool).iter().for_each(|lost| ui::note(lost));
         return;
     }
     let places = spec.env.get(OsStr::new("PATH")).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use silo_insight::inside;
+use silo_insight::image_view;
 use silo_insight::sbom::{self, cyclonedx, spdx};
 
 use super::context::{Globals, look, setting};
@@ -33,7 +33,7 @@ enum Format {
 
 pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
-    let bill = sbom::bill(&inside::named(&look(&setting)?, &args.image)?)?;
+    let bill = sbom::bill(&image_view::named(&look(&setting)?, &args.image)?)?;
     let value = match args.format {
         Format::Spdx => spdx::write(&bill),
         Format::Cyclonedx => cyclonedx::write(&bill),

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::run::error::Error;
-use crate::run::private;
+use crate::run::private_dirs;
 use silo_base::home::{Home, LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
 use silo_model::config::legacy::SettingsOwner;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::{Trust, read};
 use silo_tool::definition::Scope;
-use silo_tool::kept;
+use silo_tool::kept_dirs;
 use silo_tool::settings_file::Changed;
 use silo_tool::trust::exposure::{self, Exposures};
 use silo_tool::trust::{self, Verdict, worktree};
@@ -45,7 +45,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     }
     let mut asked = asked(&setting, exposures(&setting, None))?;
     if let (true, Some(why)) = (args.expose, why_hidden(&setting.project)?) {
-        let line = private::approval(why);
+        let line = private_dirs::approval(why);
         if !trust::approved(&setting.home, &setting.project)?.contains(&line) {
             asked.lines.insert(line);
         }
@@ -118,7 +118,7 @@ pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), F
 
 /// Fails if a directory holds private files and was not confirmed; on a terminal it asks first.
 pub fn showable(setting: &Setting, dir: &Path) -> Result<(), Failure> {
-    match private::hidden(&setting.home, &env::home()?, dir)? {
+    match private_dirs::hidden(&setting.home, &env::home()?, dir)? {
         Some(why) => confirm_private(setting, dir, why),
         None => Ok(()),
     }
@@ -132,7 +132,7 @@ pub fn settings_path(setting: &Setting, scope: Scope) -> Result<PathBuf, Failure
     }
     let path = setting.project.join(PROJECT_CONFIG);
     let is_new = !path.exists() && !setting.project.join(LEGACY_CONFIG).exists();
-    let Some(why) = private::why_private(&env::home()?, &setting.project).filter(|_| is_new) else { return Ok(path) };
+    let Some(why) = private_dirs::why_private(&env::home()?, &setting.project).filter(|_| is_new) else { return Ok(path) };
     let what = format!("{} would become a project: {why}", sanitize::path(&setting.project));
     if ui::is_asking() {
         ui::note(&what);
@@ -149,7 +149,7 @@ pub fn confirm_private(setting: &Setting, dir: &Path, why: &'static str) -> Resu
     if ui::is_asking() {
         ui::note(&refused.to_string());
         if ui::ask("Show it anyway, from now on? Type yes: ", "yes", "")? {
-            return Ok(trust::approve(&setting.home, dir, &[private::approval(why)].into())?);
+            return Ok(trust::approve(&setting.home, dir, &[private_dirs::approval(why)].into())?);
         }
     }
     Err(refused.into())
@@ -165,7 +165,7 @@ pub fn changed(setting: &Setting, changed: &Changed) -> Result<(), Failure> {
 }
 
 fn why_hidden(dir: &Path) -> Result<Option<&'static str>, Failure> {
-    Ok(private::why_private(&env::home()?, dir))
+    Ok(private_dirs::why_private(&env::home()?, dir))
 }
 
 /// Returns the permissions that the project's files grant to a tool, or to all its tools.
@@ -234,7 +234,7 @@ impl Unapproved {
             trust::approve_files(&setting.home, lost)?;
         }
         // Records the project's identity, so that it is recognized after a move.
-        Ok(kept::own_by(&setting.home, &kept::id(&setting.project, None), &setting.project)?)
+        Ok(kept_dirs::own_by(&setting.home, &kept_dirs::id(&setting.project, None), &setting.project)?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use silo_insight::why::{self, told};
+use silo_insight::why::{self, render};
 
 use super::context::{Globals, look, setting};
 use super::error::Failure;
@@ -34,9 +34,9 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let setting = setting(globals)?;
     let answer = why::why(&look(&setting)?, tool, what)?;
     if args.json {
-        ui::json(&told::json(&answer))?;
+        ui::json(&render::json(&answer))?;
     } else {
-        ui::data(&told::text(&answer))?;
+        ui::data(&render::text(&answer))?;
     }
     Ok(ExitCode::SUCCESS)
 }

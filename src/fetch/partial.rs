@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::private;
 
 use super::error::{Error, Size};

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use silo_base::sanitize;
 
+use super::fingerprint::Content;
+use super::guarded_paths::GuardAction;
 use super::guards::Guards;
-use super::list::GuardAction;
-use super::print::Content;
 
 /// Kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::list::GuardAction;
-use super::print::Fingerprint;
+use super::fingerprint::Fingerprint;
+use super::guarded_paths::GuardAction;
 
 /// A path that host programs act on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,29 +16,29 @@
 
 pub mod git;
 
-mod links;
-pub mod list;
+pub mod guarded_paths;
+mod symlink_targets;
 
 mod error;
 
-mod print;
+mod fingerprint;
 
 mod guards;
 
-mod find;
+mod scan;
 
 mod nested;
 
-pub mod nearby;
+pub mod nearby_scan;
 
 pub mod difference;
 
 pub mod watch;
 
 pub use error::Error;
-pub use find::{ScanOptions, look};
 pub use guards::{Guards, Obeyed};
-pub use links::within;
+pub use scan::{ScanOptions, look};
+pub use symlink_targets::within;
 
 /// Default of `mount.maxGuarded`: maximum number of guarded or compared paths.
 pub const MAX_GUARDED: usize = 8192;

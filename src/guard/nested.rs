@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::find::{lowered, matching};
-use super::list::{self, Line};
-use crate::git::dir::Dir;
+use super::guarded_paths::{self, Line};
+use super::scan::{lowered, matching};
+use crate::git::dir_fd::Dir;
 
 /// First part of each pattern in lower case, with its line.
 type Firsts = Vec<(Vec<u8>, Line)>;
@@ -24,7 +24,7 @@ impl Table {
     /// Builds the index.
     pub fn new() -> Table {
         let mut table = Table { whole: HashMap::new(), starred: HashMap::new() };
-        for line in list::lines() {
+        for line in guarded_paths::lines() {
             let first = line.pattern.split('/').next().unwrap_or_default().to_ascii_lowercase().into_bytes();
             match first.first() {
                 Some(byte) if first.contains(&b'*') => table.starred.entry(*byte).or_default().push((first, line)),
@@ -51,7 +51,7 @@ impl Table {
     /// Returns the lines with a pattern that begins with a lower-case name.
     fn of(&self, lower: &[u8]) -> impl Iterator<Item = &Line> {
         let beginning = lower.first().into_iter().chain([&b'*']).filter_map(|byte| self.starred.get(byte)).flatten();
-        let starred = beginning.filter(|(first, _)| list::fits(first, lower)).map(|(_, line)| line);
+        let starred = beginning.filter(|(first, _)| guarded_paths::fits(first, lower)).map(|(_, line)| line);
         self.whole.get(lower).into_iter().flatten().chain(starred)
     }
 }
@@ -69,12 +69,14 @@ mod tests {
     #[test]
     fn a_name_has_the_lines_that_a_search_of_the_whole_list_finds() {
         let table = Table::new();
-        let names = list::lines().flat_map(|line| line.pattern.split('/').next().map(|first| first.replace('*', "x")));
+        let names = guarded_paths::lines().flat_map(|line| line.pattern.split('/').next().map(|first| first.replace('*', "x")));
         for name in names.chain(["x.code-workspace", "README.md", ".ENVRC", "", "x"].map(str::to_owned)) {
             let lower = name.to_ascii_lowercase();
             let first = |line: &Line| line.pattern.split('/').next().unwrap_or_default().to_ascii_lowercase();
-            let mut expect: Vec<&str> =
-                list::lines().filter(|line| list::fits(first(line).as_bytes(), lower.as_bytes())).map(|line| line.pattern).collect();
+            let mut expect: Vec<&str> = guarded_paths::lines()
+                .filter(|line| guarded_paths::fits(first(line).as_bytes(), lower.as_bytes()))
+                .map(|line| line.pattern)
+                .collect();
             let mut found: Vec<&str> = table.of(lower.as_bytes()).map(|line| line.pattern).collect();
             expect.sort_unstable();
             found.sort_unstable();

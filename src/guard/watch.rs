@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::difference::{self, Difference};
 use super::error::Error;
-use super::find::{ScanOptions, look_since};
 use super::guards::Guards;
+use super::scan::{ScanOptions, look_since};
 
 /// The state at the start, and all differences so far.
 #[derive(Debug)]

@@ -3,12 +3,12 @@
 //! All data comes from built objects (configurations, indexes, manifests, dpkg's database, logs) and not from plans. So the results are
 //! true of the bytes, independent of the builder and the recipe.
 
+pub mod display;
 pub mod error;
-pub mod figures;
 pub mod symlinks;
 
 pub mod change;
-pub mod inside;
+pub mod image_view;
 
 pub mod diff;
 pub mod graph;

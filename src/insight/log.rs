@@ -9,7 +9,7 @@ use silo_store::layer::read_manifest;
 use silo_store::realisation::{self, Realisation};
 
 use super::error::Error;
-use super::inside::{self, ImageView, LockedHome};
+use super::image_view::{self, ImageView, LockedHome};
 
 /// The log of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct Log {
 /// Lists the logs, the newest first.
 pub fn list(look: &LockedHome<'_>) -> Result<Vec<Log>, Error> {
     let mut tools = Vec::new();
-    for tool in inside::tools(look)? {
-        tools.push((tool.name, inside::open(look, tool.image)?));
+    for tool in image_view::tools(look)? {
+        tools.push((tool.name, image_view::open(look, tool.image)?));
     }
     let dir = look.home.logs();
     let failed = |source| Error::File { doing: "list", path: dir.clone(), source };
@@ -75,13 +75,13 @@ fn log(look: &LockedHome<'_>, derivation: Digest, path: PathBuf, tools: &[(Strin
 /// Finds the logs of an argument: all logs of a tool's image, or the log with this prefix of a derivation.
 pub fn named(look: &LockedHome<'_>, word: &str) -> Result<Vec<Log>, Error> {
     let logs = list(look)?;
-    let of_drv = inside::begin_with(logs.iter().map(|log| log.derivation).collect(), word);
+    let of_drv = image_view::begin_with(logs.iter().map(|log| log.derivation).collect(), word);
     match of_drv[..] {
         [] => {}
         [drv] => return Ok(logs.into_iter().filter(|log| log.derivation == drv).collect()),
-        _ => return Err(inside::ambiguous(word, of_drv.iter().map(|drv| format!("step {:.20}", drv.to_string())).collect())),
+        _ => return Err(image_view::ambiguous(word, of_drv.iter().map(|drv| format!("step {:.20}", drv.to_string())).collect())),
     }
-    let inside = inside::named(look, word).map_err(|error| match error {
+    let inside = image_view::named(look, word).map_err(|error| match error {
         Error::Unknown { word, .. } => Error::Unknown {
             word,
             not: "neither an installed tool nor the start of the derivation of a logged step",

@@ -8,7 +8,7 @@ use silo_store::path::LayerPath;
 use silo_fetch::unpack::record::INFO;
 
 use super::error::Error;
-use super::inside::ImageView;
+use super::image_view::ImageView;
 
 /// dpkg's list of diversions.
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";

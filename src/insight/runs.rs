@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::{private, read_limited};
 
 use silo_base::home::Home;

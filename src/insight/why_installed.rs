@@ -11,7 +11,7 @@ use silo_fetch::unpack::record::Stanza;
 use silo_model::document;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog::{self, RecipeSources};
-use silo_model::recipe::wanted;
+use silo_model::recipe::package_spec;
 use silo_resolve::relation;
 use silo_tool::View;
 
@@ -126,7 +126,7 @@ fn wish(text: &str, path: &Path, entry: Spanned<String>) -> NamedPackage {
 
 /// Returns the name of a requested package, without version and architecture.
 fn name_of(package: &str) -> String {
-    wanted::name(package).split(':').next().unwrap_or_default().to_owned()
+    package_spec::name(package).split(':').next().unwrap_or_default().to_owned()
 }
 
 /// Finds the reasons for `package` in an image with `stanzas`.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::{private, read_limited};
 
 /// Reason why a document could not be read.

@@ -18,6 +18,6 @@ mod walk;
 
 mod provider;
 
-pub mod withheld;
+pub mod opt_in_suites;
 
 pub mod solve;

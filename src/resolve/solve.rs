@@ -13,7 +13,7 @@ use crate::universe::{Id, Kind, Universe};
 use crate::version;
 use crate::walk::{self, Recommends};
 use silo_model::lock::Tier;
-use silo_model::recipe::wanted;
+use silo_model::recipe::package_spec;
 
 /// Input of a solve.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl From<Failure> for Error {
 /// Parses a wanted package: `name`, `name=version` or `name (>= version)`. A suite is not part of the relation.
 pub fn wanted(text: &str) -> Result<Relation<'_>, Error> {
     let bad = || Error::Wanted { text: text.to_owned() };
-    let parsed = wanted::parse(text.trim()).filter(|wanted| wanted.of.is_none() && wanted.on.is_none()).ok_or_else(bad)?;
+    let parsed = package_spec::parse(text.trim()).filter(|wanted| wanted.of.is_none() && wanted.on.is_none()).ok_or_else(bad)?;
     let bound = match parsed.bound {
         None => None,
         Some((operator, version)) if version::is_valid(version) => Some((relation::operator(operator).ok_or_else(bad)?, version)),

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use silo_store::path_error::PathError;
 
 use silo_build::image;
-use silo_guard::git::{named, repository};
+use silo_guard::git::{config_paths, repository};
 use silo_launch::open_checked;
 use silo_model::document;
 use silo_model::ecosystem;
 use silo_model::recipe;
-use silo_tool::{definition, kept, projects, record, trust};
+use silo_tool::{definition, kept_dirs, projects, record, trust};
 
 /// Reason why a run could not be planned.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum Error {
     Trust(#[from] trust::Error),
     /// A persistent directory of the project cannot be used.
     #[error(transparent)]
-    Kept(#[from] kept::Error),
+    Kept(#[from] kept_dirs::Error),
     /// The record of the project cannot be read or written.
     #[error(transparent)]
     Project(#[from] projects::Error),
@@ -82,7 +82,7 @@ pub enum Error {
     Guard(#[from] silo_guard::Error),
     /// Git's configuration cannot be read.
     #[error(transparent)]
-    Named(#[from] named::Error),
+    Named(#[from] config_paths::Error),
     /// The repository cannot be read.
     #[error(transparent)]
     Repository(#[from] repository::Error),
@@ -130,10 +130,10 @@ impl Error {
                 let instead = "--no-project shows nothing, --expose shows it once, `silo trust --expose` from now on";
                 Some(format!("work in a project's own directory; or {instead}"))
             }
-            Error::Guard(silo_guard::Error::TooMany { most }) | Error::Named(named::Error::TooMany { most }) => {
+            Error::Guard(silo_guard::Error::TooMany { most }) | Error::Named(config_paths::Error::TooMany { most }) => {
                 Some(format!("raise mount.maxGuarded above {most} in ~/.silo/silo.toml, or hide directories with mount.exclude"))
             }
-            Error::Named(named::Error::Config { .. }) => {
+            Error::Named(config_paths::Error::Config { .. }) => {
                 Some("`git config --list --show-origin` lists the files that git reads".to_owned())
             }
             Error::Directory { .. } => Some("name a directory that exists".to_owned()),

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::lost::quoted;
+use super::lost_installs::quoted;
 
 /// Facts about the run that the explanations use.
 pub struct Facts<'a> {

@@ -8,7 +8,7 @@ use silo_store::layout::Store;
 
 use silo_base::event::{Event, Sink};
 use silo_base::home::Home;
-use silo_build::image::{self, Image, cold};
+use silo_build::image::{self, Image, compressed};
 use silo_tool::record::Installed;
 
 use super::error::Error;
@@ -36,7 +36,7 @@ impl Images<'_> {
             let shared = flock::share(self.store)?;
             flock::pin(self.store, &shared, &tool.image.digest())?
         };
-        if image::is_there(self.home, tool.image) && cold::is_cold(self.home, tool.image) {
+        if image::is_there(self.home, tool.image) && compressed::is_cold(self.home, tool.image) {
             self.restore(tool)?;
         }
         Ok(pin)

@@ -12,7 +12,7 @@ use silo_launch::Exit;
 use silo_launch::open_checked::OpenedPath;
 use silo_launch::spec::Access;
 use silo_model::config::project::ProjectFiles;
-use silo_tool::kept::InUse;
+use silo_tool::kept_dirs::InUse;
 use silo_tool::trust::{self, RunRecord};
 
 use super::error::Error;

@@ -6,24 +6,24 @@
 
 pub mod error;
 pub mod grammar;
-pub mod private;
+pub mod private_dirs;
 pub mod user;
 
 pub mod activate;
 pub mod image;
-pub mod moved;
-pub mod owner;
+pub mod invisible_files;
+pub mod moved_project;
+pub mod project_owner;
 pub mod spec;
 pub mod target;
-pub mod unseen;
 
-pub mod lost;
+pub mod lost_installs;
 
 pub mod explain;
 pub mod worktree;
 
-pub mod guarding;
 pub mod repository;
+pub mod watch_project;
 
 pub mod activation;
 pub mod mounts;
@@ -32,10 +32,10 @@ pub mod tier;
 
 pub mod environment;
 pub mod leases;
-pub mod record;
+pub mod rights_record;
 
-pub mod terminal;
-pub mod zone;
+pub mod terminfo;
+pub mod time_zone;
 
 pub mod plan;
 

@@ -7,21 +7,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use silo_base::home::{Home, RECIPES};
-use silo_guard::git::named::{self, Place};
-use silo_guard::{MAX_GUARDED, nearby};
+use silo_guard::git::config_paths::{self, Place};
+use silo_guard::{MAX_GUARDED, nearby_scan};
 use silo_launch::open_checked::{self, Links, OpenedPath};
 use silo_launch::spec::host_path::HostPath;
 use silo_launch::spec::{Access, Mount, Overlay};
 use silo_model::config::Settings;
-use silo_model::config::sight::{Mode, PassFile, Sockets};
+use silo_model::config::mounts::{Mode, PassFile, Sockets};
 use silo_model::recipe::Run;
-use silo_tool::kept::{Class, InUse, Keeper};
+use silo_tool::kept_dirs::{Class, InUse, Keeper};
 use silo_tool::projects;
 
 use super::WORKSPACE;
 use super::error::Error;
-use super::guarding::{self, Guarded, Guarding};
 use super::repository;
+use super::watch_project::{self, Guarded, Guarding};
 
 /// Inputs that decide the mounts.
 pub struct MountInputs<'a> {
@@ -141,29 +141,29 @@ fn mount_project(found: &mut Mounts, shown: &MountedProject, host: HostPath) {
 fn guard(found: &mut Mounts, given: &MountInputs<'_>, shown: &mut MountedProject, project: &OpenedPath) -> Result<(), Error> {
     let (path, mount) = (project.path(), &given.settings.mount);
     let layers = given.home.repositories();
-    let left = guarding::recover(&layers, path);
+    let left = watch_project::recover(&layers, path);
     if !left.is_empty() {
         found
             .notes
             .push(format!("not all changes of an earlier, killed run could be imported into the repository:\n  {}", left.join("\n  ")));
     }
     let most = mount.max_guarded.map_or(MAX_GUARDED, |most| most as usize);
-    let named = named::named(Place { project: path, home: given.user_home, most })?;
+    let named = config_paths::named(Place { project: path, home: given.user_home, most })?;
     let asked =
         repository::ViewInputs { layers: &layers, git: mount.git.unwrap_or_default(), access: shown.access, submodules: &named.submodules };
     let mut seen = repository::see(&asked, project)?;
     let both = |inner: &Path| [path, Path::new(WORKSPACE)].map(|top| top.join(inner));
-    let nearby = nearby::look(path);
+    let nearby = nearby_scan::look(path);
     if mount.sockets.unwrap_or_default() == Sockets::Hidden {
         found.hidden.extend(nearby.sockets.iter().flat_map(|socket| both(socket)));
     }
     if shown.access == Access::ReadWrite {
         let guarded = Guarded {
             project: path.to_owned(),
-            nested: guarding::nested(&nearby).collect(),
+            nested: watch_project::nested(&nearby).collect(),
             user_home: given.user_home.to_owned(),
             recipes: given.has_recipes.then_some(RECIPES),
-            named: named.obeyed.into_iter().chain(std::mem::take(&mut seen.obeyed)).chain(guarding::of_repositories(nearby)).collect(),
+            named: named.obeyed.into_iter().chain(std::mem::take(&mut seen.obeyed)).chain(watch_project::of_repositories(nearby)).collect(),
             excluded: shown.excluded.iter().map(|(inner, _)| inner.clone()).collect(),
             most,
         };

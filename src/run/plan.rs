@@ -7,8 +7,8 @@ use silo_store::resolve_in_root;
 
 use silo_base::grant::Port;
 use silo_base::sanitize;
+use silo_build::host_network::HostNetwork;
 use silo_build::image;
-use silo_build::outside::HostNetwork;
 use silo_insight::network::Title;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::Spec;
@@ -26,7 +26,7 @@ use super::spec::{Budget, Parts, assemble};
 use super::target::Target;
 use super::tier::{self, Boot};
 use super::user::{Accounts, User};
-use super::{WORKSPACE, activation, moved, owner, private, terminal, zone};
+use super::{WORKSPACE, activation, moved_project, private_dirs, project_owner, terminfo, time_zone};
 
 /// Maximum size of an image's `/etc/passwd` or `/etc/group`; Debian's have a thousand bytes.
 const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
@@ -62,7 +62,7 @@ pub struct Caller<'a> {
     /// The host's directories with descriptions of terminals.
     pub terminfo: Vec<PathBuf>,
     /// The host's time zones.
-    pub zones: zone::Host,
+    pub zones: time_zone::Host,
     /// Current time in seconds since 1970.
     pub now: u64,
     /// Id of this process.
@@ -136,7 +136,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     mounts.notes.iter().for_each(|note| (inputs.say)(note));
     let cwd = cwd(&over, mounts.project.as_ref(), caller);
     let alias = mounts.project.as_ref().and_then(|shown| alias(inputs, &shown.path));
-    if let Some(note) = mounts.project.as_ref().and_then(|shown| owner::note(&caller.user, &shown.path, shown.access)) {
+    if let Some(note) = mounts.project.as_ref().and_then(|shown| project_owner::note(&caller.user, &shown.path, shown.access)) {
         (inputs.say)(&note);
     }
 
@@ -181,9 +181,9 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
         env.entry("PWD".into()).or_insert_with(|| alias.components().chain(inner.components()).collect::<PathBuf>().into());
     }
     environment::add_network(reach.env, network.as_ref(), &mut env);
-    let mut files = zone::settle((caller.variable)("TZ").as_deref(), &caller.zones, &root, &mut env);
+    let mut files = time_zone::settle((caller.variable)("TZ").as_deref(), &caller.zones, &root, &mut env);
     let terminal = env.get(OsStr::new("TERM")).and_then(|terminal| terminal.to_str());
-    files.extend(terminal.and_then(|terminal| terminal::file(terminal, &root, &caller.terminfo)));
+    files.extend(terminal.and_then(|terminal| terminfo::file(terminal, &root, &caller.terminfo)));
     files.extend(reach.files);
 
     let budget = budget(&over, run, options, target.least_memory_mb);
@@ -254,7 +254,7 @@ fn project(inputs: &Inputs<'_>) -> Result<Option<OpenedPath>, Error> {
     if *private == Private::Show {
         return Ok(Some(opened));
     }
-    let Some(why) = private::hidden(inputs.view.home, &inputs.caller.user.home, opened.path())? else { return Ok(Some(opened)) };
+    let Some(why) = private_dirs::hidden(inputs.view.home, &inputs.caller.user.home, opened.path())? else { return Ok(Some(opened)) };
     if *private == Private::Refuse {
         return Err(Error::Private { dir: opened.path().to_owned(), why });
     }
@@ -275,7 +275,7 @@ fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Opt
         user_home: &inputs.caller.user.home,
     };
     mounts::find(&given, project, || {
-        if let Some(note) = moved::settle(view.home, inputs.images.store, view.project)? {
+        if let Some(note) = moved_project::settle(view.home, inputs.images.store, view.project)? {
             (inputs.say)(&note);
         }
         Ok(())

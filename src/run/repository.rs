@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use silo_guard::git::layer::Layer;
-use silo_guard::git::over::LayerInputs;
+use silo_guard::git::layer_inputs::LayerInputs;
 use silo_guard::git::repository::{Layout, Repository};
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::{Access, Mount, Overlay};
 use silo_launch::{HAS_NATIVE, spec::host_path::HostPath};
-use silo_model::config::sight::Git;
+use silo_model::config::mounts::Git;
 
 use silo_base::sanitize;
 

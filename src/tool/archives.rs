@@ -10,7 +10,7 @@ use silo_base::system::Arch;
 use silo_fetch::unpack::{deb, package};
 use silo_model::lock::Archive;
 use silo_model::recipe::{AptSource, LocalDeb};
-use silo_model::recipe::{Debian, wanted};
+use silo_model::recipe::{Debian, package_spec};
 
 /// Suites without a separate suite of updates.
 const ROLLING: [&str; 4] = ["sid", "unstable", "testing", "experimental"];
@@ -74,7 +74,7 @@ pub fn of(debian: &Debian) -> Vec<Source> {
         });
     }
     let packages = debian.packages.iter().chain(&debian.added).chain(&debian.build);
-    for suite in packages.filter_map(|package| wanted::parse(package)?.suite) {
+    for suite in packages.filter_map(|package| package_spec::parse(package)?.suite) {
         if !sources.iter().any(|source| source.suite == suite) {
             sources.push(of_debian(suite.to_owned(), Archive::Main, SuitePackages::Named));
         }

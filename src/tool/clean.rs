@@ -18,7 +18,7 @@ use silo_base::home::Home;
 use super::Context;
 use super::collect::{self, Collected, GcSelection};
 use super::gc_roots;
-use super::kept;
+use super::kept_dirs;
 use super::projects::{self, Project};
 
 /// Error of removing data.
@@ -29,7 +29,7 @@ pub enum Error {
     Project(#[from] projects::Error),
     /// The kept directories could not be read.
     #[error(transparent)]
-    Kept(#[from] kept::Error),
+    Kept(#[from] kept_dirs::Error),
     /// Collecting a project's images failed.
     #[error(transparent)]
     Collect(#[from] collect::Error),
@@ -106,12 +106,12 @@ fn image_of(candidate: &Candidate) -> Option<Digest> {
 /// Removes the records and kept directories of projects, and the images and layers found by [`own`].
 pub fn clean(context: &Context<'_>, projects: &[Project], own: &ProjectData) -> Result<Collected, Error> {
     let shared = flock::share(context.store)?;
-    let owners = kept::owners(context.home)?;
+    let owners = kept_dirs::owners(context.home)?;
     for project in projects {
         for owner in owners.iter().filter(|owner| owner.path == project.path) {
             let room = context.home.kept_project(&owner.id);
             // A running sandbox may be writing there.
-            let _ours = kept::take(&room).ok_or(Error::Running { count: 1 })?;
+            let _ours = kept_dirs::take(&room).ok_or(Error::Running { count: 1 })?;
             remove_tree(&room)?;
         }
         projects::remove(context.home, context.store, &shared, &project.path)?;
@@ -160,7 +160,7 @@ fn empty(dir: &Path) -> Result<(), Error> {
 /// Lists the projects with a record or kept directories, by path.
 pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
     let mut all = projects::list(home)?;
-    for owner in kept::owners(home)? {
+    for owner in kept_dirs::owners(home)? {
         if all.iter().all(|project| project.path != owner.path) {
             let last_used = fs::metadata(home.kept_project(&owner.id)).map_or(0, |found| found.mtime());
             all.push(Project { path: owner.path, tools: BTreeMap::new(), last_used });
@@ -174,7 +174,7 @@ pub fn known(home: &Home) -> Result<Vec<Project>, Error> {
 pub fn kept_bytes(home: &Home, projects: &[Project]) -> Result<u64, Error> {
     let mut ledger = LinkCounts::default();
     let mut bytes = 0;
-    for owner in kept::owners(home)?.into_iter().filter(|owner| projects.iter().any(|project| project.path == owner.path)) {
+    for owner in kept_dirs::owners(home)?.into_iter().filter(|owner| projects.iter().any(|project| project.path == owner.path)) {
         bytes += ledger.add(&home.kept_project(&owner.id))?.fresh;
     }
     Ok(bytes)

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use silo_store::digest::Digest;
 use silo_store::flock::ExclusiveLock;
 use silo_store::gc::{self, Candidate, Object};
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 use silo_store::removal::remove_tree;
@@ -22,7 +22,7 @@ use silo_base::event::Event;
 use silo_base::home::Home;
 use silo_base::units;
 use silo_build::image::{self, ImageId};
-use silo_guard::git::left;
+use silo_guard::git::leftover_layers;
 use silo_launch::reexec;
 use silo_model::document;
 
@@ -112,7 +112,7 @@ pub fn foresee(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Err
     let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, gc_roots::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
     foreseen.leftovers = listed(&context.home.work())?.len();
-    for layer in left::look(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
+    for layer in leftover_layers::look(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
         foreseen.leftovers += 1;
         foreseen.bytes += layer.bytes;
     }
@@ -314,7 +314,7 @@ pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTi
         scratch::abandon(context.store, &path)?;
     }
     collected.leftovers += half_written(context.home)?;
-    let layers = left::sweep(&context.home.repositories())?;
+    let layers = leftover_layers::sweep(&context.home.repositories())?;
     collected.leftovers += layers.layers;
     collected.bytes += layers.bytes;
     let swept = gc::sweep(context.store, exclusive, &things)?;

@@ -15,7 +15,7 @@ use silo_store::parallel;
 use silo_store::usage::LinkCounts;
 
 use silo_base::event::{self, Activity, Event};
-use silo_build::image::{self, ImageId, boot, cold};
+use silo_build::image::{self, ImageId, boot, compressed};
 
 use super::Context;
 use super::collect::now;
@@ -68,7 +68,7 @@ pub fn idle(context: &Context<'_>, older_than: Duration) -> Result<Vec<ImageId>,
             .is_some_and(|age| age >= older_than)
     };
     let images = image::list(context.home)?.into_iter();
-    Ok(images.filter(|id| !cold::is_cold(context.home, *id) && !running.contains_key(&id.digest()) && unused(id)).collect())
+    Ok(images.filter(|id| !compressed::is_cold(context.home, *id) && !running.contains_key(&id.digest()) && unused(id)).collect())
 }
 
 /// Computes the counts and the disk space that compressing would remove. The size of the archives is unknown in advance.
@@ -153,7 +153,7 @@ pub fn restore(context: &Context<'_>, id: ImageId) -> Result<(), Error> {
     let image = image::get(context.home, id)?.ok_or(Error::Gone(id))?;
     let activity = event::next_id();
     (context.sink)(Event::Started { id: activity, kind: Activity::Restore, name: format!("image {:.12}", id.to_string()), total: None });
-    let made = cold::warm(context.home, context.store, &shared, id, &image, &|done| {
+    let made = compressed::warm(context.home, context.store, &shared, id, &image, &|done| {
         (context.sink)(Event::Progress { id: activity, done });
     });
     (context.sink)(Event::Finished { id: activity });

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use silo_store::rooted::{ListedFile, Rooted};
+use silo_store::dir_fd::{ListedFile, Rooted};
 
 use silo_base::home::Home;
 use silo_model::config::Cache;
 
-use super::kept::{self, Class, Error};
+use super::kept_dirs::{self, Class, Error};
 
 /// Default limit on all caches together, unless cache.tools.maxSizeMB is set.
 const MAX_SIZE_BYTES: u64 = 4096 << 20;
@@ -108,14 +108,14 @@ impl EvictedFiles {
 /// Lists the package caches.
 pub fn caches(home: &Home) -> Result<Vec<CacheDir>, Error> {
     let mut all = Vec::new();
-    for id in kept::names(&home.kept_projects())? {
+    for id in kept_dirs::names(&home.kept_projects())? {
         let room = home.kept_project(&id);
         let dir = room.join(Class::Cache.name());
-        for tool in kept::names(&dir)? {
+        for tool in kept_dirs::names(&dir)? {
             all.extend(of_tool(&room, &dir.join(&tool), &tool)?);
         }
     }
-    for tool in kept::names(&home.kept().join("tools"))? {
+    for tool in kept_dirs::names(&home.kept().join("tools"))? {
         let room = home.kept_tool(&tool);
         all.extend(of_tool(&room, &room.join(Class::Cache.name()), &tool)?);
     }
@@ -123,7 +123,7 @@ pub fn caches(home: &Home) -> Result<Vec<CacheDir>, Error> {
 }
 
 fn of_tool(room: &Path, dir: &Path, tool: &str) -> Result<Vec<CacheDir>, Error> {
-    let names = kept::names(dir)?.into_iter();
+    let names = kept_dirs::names(dir)?.into_iter();
     Ok(names.map(|name| CacheDir { room: room.to_owned(), tool: tool.to_owned(), path: dir.join(&name), name }).collect())
 }
 
@@ -133,7 +133,7 @@ pub fn choose(home: &Home, policy: &Policy, now: SystemTime) -> Result<EvictedFi
     let mut items = Vec::new();
     for (number, cache) in caches.iter().enumerate() {
         // A cache in use is neither examined nor counted: its program may be changing it.
-        if let Some(_ours) = kept::take(&cache.room) {
+        if let Some(_ours) = kept_dirs::take(&cache.room) {
             walk(number, cache, &mut items);
         }
     }
@@ -187,7 +187,7 @@ fn walk(number: usize, cache: &CacheDir, items: &mut Vec<Item>) {
 pub fn remove(choice: &EvictedFiles) -> (usize, u64) {
     let mut gone = (0, 0);
     for (cache, files) in &choice.files {
-        let Some(_ours) = kept::take(&cache.room) else { continue };
+        let Some(_ours) = kept_dirs::take(&cache.room) else { continue };
         let Ok(top) = Rooted::open(&cache.path) else { continue };
         for (dir, file) in files {
             // If a removal fails, the next run examines the file again.
@@ -205,7 +205,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use silo_model::recipe::kept::{KeptDir, Scope};
+    use silo_model::recipe::kept_dirs::{KeptDir, Scope};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -217,14 +217,14 @@ mod tests {
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        kept::names(dir).expect("listed")
+        kept_dirs::names(dir).expect("listed")
     }
 
     #[test]
     fn the_oldest_files_go_first_and_state_stays() {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
-        let keeper = kept::Keeper::new(&home, Some(place.path()), None);
+        let keeper = kept_dirs::Keeper::new(&home, Some(place.path()), None);
         let of = |guest: &str, class| {
             keeper.kept("python", class, &KeptDir { guest: guest.to_owned(), scope: Scope::Project, env: None }).expect("a project")
         };
@@ -261,7 +261,7 @@ mod tests {
     fn a_file_swapped_in_for_the_chosen_one_stays_with_its_target() {
         let place = tempfile::tempdir().expect("a directory");
         let home = Home::new(place.path().join("home"));
-        let keeper = kept::Keeper::new(&home, Some(place.path()), None);
+        let keeper = kept_dirs::Keeper::new(&home, Some(place.path()), None);
         let kept = KeptDir { guest: "~/.cache/x".to_owned(), scope: Scope::Project, env: None };
         let cache = keeper.kept("python", Class::Cache, &kept).expect("a project");
         drop(keeper.open(std::slice::from_ref(&cache)).expect("made"));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use silo_store::digest::{Digest, LayerId};
 use silo_store::flock::{self, ExclusiveLock, Holder};
 use silo_store::gc::Keeper;
+use silo_store::gc_roots::{self, Root, RootName};
 use silo_store::layout::Store;
-use silo_store::roots::{self, Root, RootName};
 
 use silo_base::home::Home;
 use silo_build::image::{self, ImageId};
@@ -27,13 +27,13 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 pub enum Error {
     /// A GC root cannot be read.
     #[error(transparent)]
-    Root(#[from] roots::RootError),
+    Root(#[from] gc_roots::RootError),
     /// A project's record cannot be read.
     #[error(transparent)]
     Project(#[from] projects::Error),
     /// The kept directories cannot be read.
     #[error(transparent)]
-    Kept(#[from] super::kept::Error),
+    Kept(#[from] super::kept_dirs::Error),
     /// The images could not be listed.
     #[error(transparent)]
     Image(#[from] image::Error),
@@ -61,7 +61,7 @@ pub fn exclude(store: &Store, patience: Duration) -> Result<ExclusiveLock, Error
 /// The caller must hold the store's exclusive lock before it removes anything else: without it, an install may be about to need an object.
 pub fn keepers(home: &Home, store: &Store, made_of: &MadeOf) -> Result<Vec<Keeper>, Error> {
     let mut keepers = Vec::new();
-    for (name, root) in roots::list(store)? {
+    for (name, root) in gc_roots::list(store)? {
         keepers.extend(why(home, &name)?.map(|why| Keeper { why, root }));
     }
     for (image, holders) in flock::pins(store)? {

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use silo_store::flock::{self as store_lock, SharedLock};
-use silo_store::roots::{self, Root, RootName};
+use silo_store::gc_roots::{self, Root, RootName};
 
 use crate::journal::{self, Change};
 use silo_base::event::Event;
@@ -263,7 +263,7 @@ pub fn uninstall(context: &Context<'_>, name: &str) -> Result<bool, Error> {
     shims::settle(context.home, &context.found_as)?;
     let root = root_name(name).map_err(store)?;
     // A GC root without a record is left from a killed uninstall.
-    let had = roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
+    let had = gc_roots::remove(context.store, &shared, &root).map_err(|error| store(Box::new(error)))?;
     Ok(was || had)
 }
 
@@ -275,5 +275,5 @@ fn keep(context: &Context<'_>, shared: &SharedLock, tool: &Installed) -> Result<
     let image = image::get(context.home, tool.image).map_err(silo_build::Error::Image)?;
     let root = Root { images: [tool.image.digest()].into(), layers: image.map(|image| image.layer_set()).unwrap_or_default() };
     let name = root_name(&tool.name).map_err(Error::Store)?;
-    roots::put(context.store, shared, &name, &root).map_err(|error| Error::Store(Box::new(error)))
+    gc_roots::put(context.store, shared, &name, &root).map_err(|error| Error::Store(Box::new(error)))
 }

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 

@@ -8,7 +8,7 @@ pub mod record;
 pub mod settings_file;
 
 pub mod archives;
-pub mod kept;
+pub mod kept_dirs;
 
 pub mod evict;
 pub mod gc_roots;
@@ -28,7 +28,7 @@ pub mod ecosystems;
 pub mod install;
 pub mod verify;
 
-pub mod server;
+pub mod language_server;
 
 pub mod clean;
 pub mod compress;
@@ -83,7 +83,7 @@ pub struct Context<'a> {
     /// Transport for downloads.
     pub transport: &'a Transport,
     /// The host's network configuration.
-    pub outside: silo_build::outside::HostNetwork,
+    pub outside: silo_build::host_network::HostNetwork,
     /// Path of the silo binary.
     pub program: PathBuf,
     /// Path by which launchers start the binary; it stays valid when a new version is installed there.

@@ -15,8 +15,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use silo_store::digest::Digest;
 use silo_store::flock::SharedLock;
+use silo_store::gc_roots::{self, Root, RootError, RootName};
 use silo_store::layout::Store;
-use silo_store::roots::{self, Root, RootError, RootName};
 
 use silo_base::home::Home;
 use silo_build::image::{self, ImageId};
@@ -143,7 +143,7 @@ pub fn put(home: &Home, store: &Store, shared: &SharedLock, project: &Project) -
         root.layers.extend(image::get(home, id)?.map(|image| image.layer_set()).unwrap_or_default());
     }
     // GC root first: a record without a root would name images that can be collected.
-    roots::put(store, shared, &RootName::new(KIND, &project.id())?, &root)?;
+    gc_roots::put(store, shared, &RootName::new(KIND, &project.id())?, &root)?;
     write(home, project)
 }
 
@@ -184,7 +184,7 @@ pub fn remove(home: &Home, store: &Store, shared: &SharedLock, path: &Path) -> R
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(source) => return Err(Error::File { doing: "remove", path: file, source }),
     };
-    roots::remove(store, shared, &RootName::new(KIND, &id)?)?;
+    gc_roots::remove(store, shared, &RootName::new(KIND, &id)?)?;
     Ok(was)
 }
 
@@ -244,14 +244,14 @@ mod tests {
         }
         projects.sort_by(|a, b| a.path.cmp(&b.path));
         assert_eq!(list(&home).expect("records"), projects);
-        assert_eq!(roots::list(&store).expect("roots").len(), 4);
+        assert_eq!(gc_roots::list(&store).expect("roots").len(), 4);
         let one = &projects[0];
         touch(&home, &one.path);
         assert!(get(&home, &one.path).expect("a record").expect("it is there").last_used > one.last_used);
         assert!(one.is_orphaned());
         assert!(remove(&home, &store, &shared, &one.path).expect("removed"));
         assert!(!remove(&home, &store, &shared, &one.path).expect("it was not there"));
-        assert_eq!((list(&home).expect("records").len(), roots::list(&store).expect("roots").len()), (3, 3));
+        assert_eq!((list(&home).expect("records").len(), gc_roots::list(&store).expect("roots").len()), (3, 3));
         fs::write(home.project("0000000000000000"), "format = 2\npath = \"2f\"\n").expect("our own file");
         assert!(list(&home).expect_err("an unknown format").to_string().contains("format 2 is unknown"));
     }

@@ -22,14 +22,14 @@ use silo_fetch::unpack::compressed;
 use silo_model::lock::base::{Base, BaseLayer};
 use silo_model::lock::{Archive, Lock, Package, PackageRequest, Sha256, UsedIndex};
 use silo_model::oci::reference;
-use silo_model::recipe::{Debian, Recipe, source, wanted};
+use silo_model::recipe::{Debian, Recipe, package_spec, source};
 use silo_resolve::keyring::{self, Keyring};
+use silo_resolve::opt_in_suites::{self, SuiteIndex};
 use silo_resolve::packages::{self, Index};
 use silo_resolve::relation::{Operator, Qualifier, Relation};
 use silo_resolve::release::{self, Release};
 use silo_resolve::signature;
 use silo_resolve::solve;
-use silo_resolve::withheld::{self, SuiteIndex};
 
 use super::Context;
 use super::archives::{self, Source, SuitePackages};
@@ -426,9 +426,9 @@ fn solved(
     }
     let failed = |source| Error::Solve { arch, source, only_on: None };
     let all = || debian.packages.iter().chain(&debian.added).chain(&debian.build);
-    let named = all().filter_map(|package| wanted::parse(package)).filter(|wanted| wanted.suite.is_some());
+    let named = all().filter_map(|package| package_spec::parse(package)).filter(|wanted| wanted.suite.is_some());
     let named: BTreeSet<&str> = named.map(|wanted| wanted.name).collect();
-    withheld::withhold(&mut offers, arch.name(), &named).map_err(|error| failed(error.into()))?;
+    opt_in_suites::withhold(&mut offers, arch.name(), &named).map_err(|error| failed(error.into()))?;
     let asked = |names| asked(names, &offers, arch).map_err(failed);
     let own = offers[0].index.packages.iter().filter(|package| [arch.name(), "all"].contains(&package.architecture));
     let own = own.map(|package| Relation {
@@ -467,11 +467,11 @@ fn solved(
 
 /// Lists the requested packages of an architecture; a package requested from a suite is bound to the version in that suite.
 fn asked<'a>(names: &'a [String], offers: &[SuiteIndex<'a>], arch: Arch) -> Result<Vec<Relation<'a>>, solve::Error> {
-    let here = names.iter().map(|name| wanted::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
+    let here = names.iter().map(|name| package_spec::for_arch(name)).filter(|(_, of)| of.is_none_or(|of| of == arch.name()));
     here.map(|(name, _)| {
         let relation = solve::wanted(name)?;
-        let Some(suite) = wanted::parse(name).and_then(|wanted| wanted.suite) else { return Ok(relation) };
-        let version = withheld::version_in(offers, arch.name(), &relation, suite).ok_or_else(|| solve::Error::NotInSuite {
+        let Some(suite) = package_spec::parse(name).and_then(|wanted| wanted.suite) else { return Ok(relation) };
+        let version = opt_in_suites::version_in(offers, arch.name(), &relation, suite).ok_or_else(|| solve::Error::NotInSuite {
             wanted: name.to_owned(),
             suite: suite.to_owned(),
             architecture: arch.name().to_owned(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 

@@ -7,11 +7,11 @@ use silo_store::layer;
 use silo_store::path_error::PathError;
 use silo_store::usage::{Added, LinkCounts};
 
-use silo_build::image::{self, ImageId, cold};
+use silo_build::image::{self, ImageId, compressed};
 
 use super::Context;
 use super::gc_roots;
-use super::kept;
+use super::kept_dirs;
 use super::projects::Project;
 
 /// A subdirectory.
@@ -87,7 +87,7 @@ pub fn images(context: &Context<'_>) -> Result<Vec<ImageUsage>, gc_roots::Error>
         }
         rows.push(ImageUsage {
             id,
-            cold: cold::is_cold(context.home, id),
+            cold: compressed::is_cold(context.home, id),
             takes: takes.fresh,
             alone: takes.freed,
             last_used: image::last_used(context.home, id),
@@ -102,7 +102,7 @@ pub fn images(context: &Context<'_>) -> Result<Vec<ImageUsage>, gc_roots::Error>
 pub fn of_project(context: &Context<'_>, project: &Project) -> Result<u64, gc_roots::Error> {
     let mut ledger = LinkCounts::default();
     let mut bytes = ledger.add(&context.home.project(&project.id()))?.fresh;
-    for owner in kept::owners(context.home)?.into_iter().filter(|owner| owner.path == project.path) {
+    for owner in kept_dirs::owners(context.home)?.into_iter().filter(|owner| owner.path == project.path) {
         bytes += ledger.add(&context.home.kept_project(&owner.id))?.fresh;
     }
     for id in project.images() {

@@ -10,7 +10,7 @@ use silo_store::merge;
 use silo_store::verify;
 
 use silo_base::event::{self, Activity, Event};
-use silo_build::image::{self, ImageId, boot, cold};
+use silo_build::image::{self, ImageId, boot, compressed};
 
 use super::Context;
 use super::definition;
@@ -135,7 +135,7 @@ fn check_root(context: &Context<'_>, image: ImageId, layers: &[LayerId], finding
         Ok(_) => findings.faults.push(format!("{subject}: {} was changed", path.display())),
         Err(error) => findings.faults.push(format!("{subject}: {}: {error}", path.display())),
     }
-    if cold::is_cold(context.home, image) {
+    if compressed::is_cold(context.home, image) {
         // Its layers are verified, and its root will be composed of them before a run.
         return;
     }

@@ -8,8 +8,8 @@
 //! lock, so gc may remove files that nobody holds. A pin outlives the shared lock: a sandbox that runs for hours keeps only its image.
 
 use crate::digest::Digest;
-use crate::held::LockedFile;
 use crate::layout::{PIN_PREFIX, Store};
+use crate::locked_file::LockedFile;
 use crate::path_error::{PathError, at, if_present};
 use crate::private;
 use std::collections::{BTreeMap, BTreeSet};

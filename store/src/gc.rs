@@ -9,11 +9,11 @@
 use crate::digest::{Digest, LayerId};
 use crate::durable::TEMP_PREFIX;
 use crate::flock::{self, ExclusiveLock};
+use crate::gc_roots::{Root, RootError};
 use crate::layer;
 use crate::layout::{BUILD_LOCK_PREFIX, Store};
 use crate::path_error::{PathError, at, if_present};
 use crate::realisation::{self, Realisation};
-use crate::roots::{Root, RootError};
 use crate::scratch::{Scratch, sweep_stages};
 use crate::usage::LinkCounts;
 use std::collections::{BTreeMap, BTreeSet};

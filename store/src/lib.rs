@@ -29,22 +29,22 @@ mod openat;
 
 pub mod system;
 
+pub mod dir_fd;
 pub mod private;
 pub mod removal;
-pub mod rooted;
 
 mod durable;
 
-pub mod held;
+pub mod locked_file;
 
 pub mod layout;
 
 pub mod flock;
 
+pub mod gc_roots;
 pub mod layer;
 pub mod merge;
 pub mod realisation;
-pub mod roots;
 pub mod scratch;
 pub mod usage;
 

@@ -3,8 +3,8 @@
 //! Each `stage/<name>/` has a `stage/<name>.lock`, which is made before it, removed after it, and held with flock(2) while its owner lives.
 //! So the holder of the lock may remove the directory.
 
-use crate::held::LockedFile;
 use crate::layout::Store;
+use crate::locked_file::LockedFile;
 use crate::path_error::{PathError, at, if_present};
 use crate::private::{self, make_dir};
 use crate::removal::remove_tree;

@@ -3,7 +3,7 @@
 use crate::support::{Home, names};
 use silo_store::compose::compose;
 use silo_store::gc::{self, Candidate, Keeper, Object};
-use silo_store::roots::{self, Root, RootName};
+use silo_store::gc_roots::{self, Root, RootName};
 use silo_store::{Digest, LayerId, compression, flock, layer, realisation};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ type MadeOf = BTreeMap<Digest, BTreeSet<LayerId>>;
 
 fn keepers(home: &Home) -> Vec<Keeper> {
     let of = |(name, root): (RootName, Root)| Keeper { why: format!("{} {}", name.kind(), name.name()), root };
-    roots::list(&home.store).unwrap().into_iter().map(of).collect()
+    gc_roots::list(&home.store).unwrap().into_iter().map(of).collect()
 }
 
 fn unneeded(home: &Home, made_of: &MadeOf) -> Vec<Candidate> {
@@ -42,7 +42,7 @@ fn only_the_unneeded_goes() {
     compose(store, &permission, &[shared], &store.image(&image).join("root"), &|_| {}).unwrap();
     compose(store, &permission, &[rooted], &store.image(&lost).join("root"), &|_| {}).unwrap();
     let root = Root { images: [image].into(), layers: [rooted].into() };
-    roots::put(store, &permission, &RootName::new("tool", "t").unwrap(), &root).unwrap();
+    gc_roots::put(store, &permission, &RootName::new("tool", "t").unwrap(), &root).unwrap();
     let key = |n: &[u8]| Digest::of(n);
     let pairs = [(key(b"r"), rooted), (key(b"d"), doomed)];
     realisation::put_many(store, &permission, &pairs).unwrap();
@@ -136,7 +136,7 @@ fn whatever_the_roots_are_nothing_reachable_is_removed() {
         for n in 0..random.below(4) {
             let image = images[usize::try_from(random.below(5)).unwrap()];
             let root = Root { images: [image].into(), layers: made_of[&image].clone() };
-            roots::put(store, &permission, &RootName::new("tool", &n.to_string()).unwrap(), &root).unwrap();
+            gc_roots::put(store, &permission, &RootName::new("tool", &n.to_string()).unwrap(), &root).unwrap();
         }
         drop(permission);
         let found = unneeded(&home, &made_of);
@@ -201,6 +201,6 @@ fn an_unreadable_root_stops_everything() {
     let made = home.files(&[("a", "x")]);
     fs::create_dir(home.store.roots().join("tool")).unwrap();
     fs::write(home.store.roots().join("tool/t"), "silo-root 9\n").unwrap();
-    assert!(roots::list(&home.store).is_err());
+    assert!(gc_roots::list(&home.store).is_err());
     assert!(home.store.has(&made.id));
 }

@@ -125,10 +125,10 @@ fn persistent_directories_are_removed_with_any_modes() {
     fs::write(secret.join("id"), "secret").expect("our own");
     fs::set_permissions(&secret, Permissions::from_mode(0o500)).expect("our own");
     let home = silo_base::home::Home::new(silo.path(""));
-    let keeper = silo_tool::kept::Keeper::new(&home, None, None);
+    let keeper = silo_tool::kept_dirs::Keeper::new(&home, None, None);
     drop(keeper);
     let project = silo.project();
-    let keeper = silo_tool::kept::Keeper::new(&home, Some(&project), None);
+    let keeper = silo_tool::kept_dirs::Keeper::new(&home, Some(&project), None);
     let excluded = keeper.excluded("node_modules").expect("a project");
     drop(keeper.open(std::slice::from_ref(&excluded)).expect("made"));
     fs::create_dir_all(excluded.join("closed/deep")).expect("our own");

@@ -5,7 +5,7 @@
 //! directory however many layers the image has.
 
 pub mod boot;
-pub mod cold;
+pub mod compressed;
 mod config;
 pub mod export;
 

@@ -14,10 +14,10 @@ use silo_store::normal;
 use silo_store::path::LayerPath;
 use silo_store::stage::{Stage, StageError, Staged};
 
-use super::below::{Lower, MAX_LINKS};
 use super::compressed::{self, LimitedReader};
 use super::differences::Differences;
 use super::entries::{self, Entry, Kind, plain, shown};
+use super::lower_layers::{Lower, MAX_LINKS};
 
 /// Prefix of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";

@@ -3,13 +3,13 @@
 pub mod compressed;
 pub mod deb;
 mod header;
-pub mod merged;
 mod pax;
+pub mod usr_merge;
 
 mod sparse;
 
-pub mod below;
 pub mod entries;
+pub mod lower_layers;
 
 pub mod differences;
 

@@ -13,7 +13,7 @@ use silo_store::stage::Stage;
 use super::compressed::LimitedReader;
 use super::deb::{self, Error, read_error};
 use super::entries::{self, Entry, Kind, plain, shown};
-use super::{merged, record};
+use super::{record, usr_merge};
 
 /// Limit of a package's unpacked size: Debian's largest have some gigabytes.
 const MAX_PACKAGE_BYTES: u64 = 16 << 30;
@@ -134,7 +134,7 @@ impl Unpacking<'_> {
             return Ok(());
         };
         let meta = meta(entry);
-        let place = merged::place(&path, entry.kind == Kind::Dir);
+        let place = usr_merge::place(&path, entry.kind == Kind::Dir);
         let place = LayerPath::parse(&place).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
         match entry.kind {
             Kind::Dir => self.stage.add_dir(&place, &meta).map_err(|error| self.staged(error))?,
@@ -146,11 +146,12 @@ impl Unpacking<'_> {
                 }
                 self.stage.add_file(&place, &meta, entry, left).map_err(|error| self.staged(error))?;
             }
-            Kind::Symlink if merged::is_own_place(place.as_bytes(), &entry.link) => {}
+            Kind::Symlink if usr_merge::is_own_place(place.as_bytes(), &entry.link) => {}
             Kind::Symlink => self.stage.add_symlink(&place, &meta, &entry.link).map_err(|error| self.staged(error))?,
             Kind::Link => {
                 let target = self.path(&entry.link)?.ok_or_else(|| self.wrong(&spelled, "a hard link to the root"))?;
-                let target = LayerPath::parse(&merged::place(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
+                let target =
+                    LayerPath::parse(&usr_merge::place(&target, false)).map_err(|error| self.wrong(&spelled, &error.to_string()))?;
                 // In a merged /usr, two hard links may be the same path.
                 if target != place || self.stage.holds(&place).is_none() {
                     self.stage.add_hardlink(&place, &target).map_err(|error| self.staged(error))?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use silo_store::digest::LayerId;
 use silo_store::index::Index;
 
-use super::merged;
+use super::usr_merge;
 
 /// dpkg's directory of files about each package.
 pub const INFO: &str = "var/lib/dpkg/info";
@@ -158,7 +158,7 @@ pub fn read(layer: LayerId, tree: &Path, index: &Index) -> Result<Record, Error>
     let stanza = parse_stanza(&read(control)?).map_err(wrong)?;
     let mut conffiles = Vec::new();
     for path in conffile_paths(&text("conffiles")?) {
-        let place = merged::place(path.trim_start_matches('/').as_bytes(), false);
+        let place = usr_merge::place(path.trim_start_matches('/').as_bytes(), false);
         let bytes = read(&tree.join(OsStr::from_bytes(&place)))?;
         conffiles.push((path, md5_hex(&bytes)));
     }

@@ -14,14 +14,14 @@ use silo_store::Digest;
 
 use silo_base::sanitize;
 
-use super::begin::{Begin, MAX_STATE_BYTES, STATE, print_of_index};
-use super::dir::{Dir, Kind, is_absent};
+use super::dir_fd::{Dir, Kind, is_absent};
 use super::index::{Index, MAX_INDEX_BYTES};
-use super::lock::{HostRefs, Lock, Outcome, merge_log};
+use super::lock_file::{HostRefs, Lock, Outcome, merge_log};
 use super::objects::{ImportProgress, Objects, RunPhase, has};
 use super::oid::{Format, Oid};
 use super::reflog::MAX_LOG_BYTES;
 use super::refs::{self, MAX_REF_BYTES, Name, Refs, Value};
+use super::start_state::{Begin, MAX_STATE_BYTES, STATE, print_of_index};
 use super::view::{self, View};
 
 /// Directories of an unfinished operation; their state includes commands.

@@ -17,17 +17,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
 
 use silo_base::sanitize;
 use silo_launch::UNLAYERED;
 
-use super::dir::Dir;
+use super::dir_fd::Dir;
 use super::import::Import;
+use super::layer_inputs::{Error, LayerInputs, Opened, Place, Record};
 use super::objects::RunPhase;
-use super::over::{Error, LayerInputs, Opened, Place, Record};
 
 /// Lock file of a layer, held by its run.
 pub const LOCK: &str = "lock";
@@ -208,7 +208,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::process::Command;
 
-    use super::super::left;
+    use super::super::leftover_layers;
     use super::super::oid::Format;
     use super::super::repository::Repository;
     use super::*;
@@ -265,7 +265,7 @@ mod tests {
 
         /// Opens the layer that is left.
         fn left(&self) -> Layer {
-            left::of_project(&self.root.join("layers"), &self.root.join("p")).pop().expect("a layer is left")
+            leftover_layers::of_project(&self.root.join("layers"), &self.root.join("p")).pop().expect("a layer is left")
         }
 
         fn is_whole(&self) {
@@ -462,11 +462,11 @@ mod tests {
         let (layer, upper) = bench.layer();
         bench.git(&upper, &["commit", "-q", "--allow-empty", "-m", "before the kill"]);
         let (layers, project) = (bench.root.join("layers"), bench.root.join("p"));
-        assert!(left::of_project(&layers, &project).is_empty(), "it is held");
+        assert!(leftover_layers::of_project(&layers, &project).is_empty(), "it is held");
         drop(layer);
-        assert!(left::of_project(&layers, &bench.root).is_empty(), "another project's");
+        assert!(leftover_layers::of_project(&layers, &bench.root).is_empty(), "another project's");
         assert!(bench.left().finish().left.is_none());
         assert_eq!(bench.git("p/.git", &["log", "-1", "--format=%s"]), "before the kill");
-        assert!(left::of_project(&layers, &project).is_empty());
+        assert!(leftover_layers::of_project(&layers, &project).is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! refs, under git's own lock files and only if the host has not moved them; the index, HEAD, reflogs and state files. Files that git acts
 //! on are never imported: configuration, hooks, attributes, alternates.
 
-pub mod dir;
+pub mod dir_fd;
 pub mod oid;
 
 pub mod budget;
@@ -12,29 +12,29 @@ pub mod config;
 pub mod index;
 pub mod refs;
 
-pub mod loose;
+pub mod loose_object;
 pub mod pack;
 
-pub mod packidx;
+pub mod pack_index;
 
-mod begin;
 mod objects;
 mod reflog;
+mod start_state;
 
-mod lock;
+mod lock_file;
 mod view;
 
 mod import;
 
 pub mod repository;
 
-pub mod over;
+pub mod layer_inputs;
 
 pub mod layer;
 
-pub mod left;
+pub mod leftover_layers;
 
-pub mod named;
+pub mod config_paths;
 
 /// Reason why a file of a sandbox is not imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use silo_store::system;
 
 use super::budget::Budget;
-use super::dir::{Dir, Kind, is_absent};
+use super::dir_fd::{Dir, Kind, is_absent};
 use super::oid::{Format, Oid};
-use super::{Refusal, loose, pack, packidx};
+use super::{Refusal, loose_object, pack, pack_index};
 
 /// Larger packs wait for the end of the run, because copying takes time in proportion to the size.
 const LIVE_PACK_BYTES: u64 = 64 << 20;
@@ -144,7 +144,7 @@ impl Objects {
         if u64::try_from(stat.st_size).is_ok_and(|size| size <= SMALL_BYTES) {
             let mut bytes = Vec::new();
             file.take(SMALL_BYTES + 1).read_to_end(&mut bytes)?;
-            if let Err(refusal) = loose::verify(&bytes[..], oid, self.format, &mut self.budget) {
+            if let Err(refusal) = loose_object::verify(&bytes[..], oid, self.format, &mut self.budget) {
                 return Ok(Err(refusal));
             }
             let staged = self.name("obj");
@@ -152,7 +152,7 @@ impl Objects {
             return settle(self.sync(&into, &staged).map(Ok), &into, &staged, name);
         }
         let staged = self.name("obj");
-        let verified = copy(&mut file, &into, &staged).map(|copy| loose::verify(copy, oid, self.format, &mut self.budget));
+        let verified = copy(&mut file, &into, &staged).map(|copy| loose_object::verify(copy, oid, self.format, &mut self.budget));
         let verified = verified.and_then(|verified| self.sync(&into, &staged).map(|()| verified));
         settle(verified, &into, &staged, name)
     }
@@ -209,7 +209,7 @@ impl Objects {
                 return Ok(Err(refusal));
             }
         };
-        let Some(index) = packidx::write(&pack, self.format) else {
+        let Some(index) = pack_index::write(&pack, self.format) else {
             into.remove(staged)?;
             return Ok(Err(Refusal("is a SHA-1 collision attack")));
         };
@@ -283,7 +283,7 @@ pub fn has(host: &Dir, oid: &Oid, format: Format) -> bool {
         let indexes = pack.iter().flat_map(|pack| pack.list(MAX_FILES).unwrap_or_default());
         for name in indexes.filter(|name| name.as_encoded_bytes().ends_with(b".idx")) {
             let file = pack.as_ref().ok().and_then(|pack| pack.file(Path::new(&name)).ok());
-            if file.is_some_and(|(file, _)| packidx::has(&file, oid, format)) {
+            if file.is_some_and(|(file, _)| pack_index::has(&file, oid, format)) {
                 return true;
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use silo_store::read_limited;
 
 use super::config::{self, MAX_CONFIG_BYTES};
-use super::dir::is_absent;
+use super::dir_fd::is_absent;
 use super::index::{Index, MAX_INDEX_BYTES};
 use super::oid::Format;
 

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::begin::{Begin, MAX_LOOSE, value};
-use super::dir::{Dir, Kind};
+use super::dir_fd::{Dir, Kind};
 use super::oid::Format;
 use super::refs::{self, MAX_PACKED_BYTES, Refs};
+use super::start_state::{Begin, MAX_LOOSE, value};
 
 /// Maximum depth of ref directories.
 const MAX_DEPTH: usize = 32;

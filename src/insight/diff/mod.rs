@@ -1,6 +1,6 @@
 //! Compares two images or two layers: settings, packages, then paths.
 
-pub mod told;
+pub mod render;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use silo_store::layer::read_index;
 use silo_store::path::LayerPath;
 
 use crate::change::{self, Aspect};
+use crate::display;
 use crate::error::Error;
-use crate::figures;
-use crate::inside::{ImageView, LockedHome, Subject};
+use crate::image_view::{ImageView, LockedHome, Subject};
 
 /// One side of a comparison.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub fn side(look: &LockedHome<'_>, subject: &Subject) -> Result<Side, Error> {
     match subject {
         Subject::Image(inside) => image_side(inside),
         Subject::Layer(layer) => Ok(Side {
-            title: format!("layer {:.12} ({})", layer.layer.to_string(), figures::name(&layer.record.name)),
+            title: format!("layer {:.12} ({})", layer.layer.to_string(), display::name(&layer.record.name)),
             settings: BTreeMap::new(),
             packages: layer.record.packages.iter().map(|package| name_and_version(package)).collect(),
             index: read_index(look.store, &layer.layer)?,

@@ -7,15 +7,15 @@
 pub mod layout;
 
 pub mod svg;
-pub mod words;
+pub mod text_formats;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use silo_store::digest::LayerId;
 use silo_store::manifest::Manifest;
 
-use super::figures;
-use super::inside::ImageView;
+use super::display;
+use super::image_view::ImageView;
 
 /// The build graph of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +106,8 @@ pub fn graph(head: &Head, layers: &[Manifest]) -> Graph {
     }
     arrows.extend((0..parts.len()).map(|part| (part, parts.len())));
     let count = layers.iter().map(|layer| layer.record.packages.len()).sum();
-    let bytes = figures::bytes(layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.bytes)));
-    let contents = format!("{} in {}", figures::count(count, "package", "packages"), figures::count(layers.len(), "layer", "layers"));
+    let bytes = display::bytes(layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.bytes)));
+    let contents = format!("{} in {}", display::count(count, "package", "packages"), display::count(layers.len(), "layer", "layers"));
     parts.push(Part {
         kind: Kind::Image,
         title: head.title.clone(),
@@ -164,14 +164,14 @@ fn packages(layers: &[&Manifest]) -> Part {
     let ms = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.record.duration_ms));
     let title = match (packages.len(), layers) {
         // Layers without packages have the name of the layer.
-        (0, [layer]) => figures::name(&layer.record.name),
-        (0, _) => figures::count(layers.len(), "layer", "layers"),
-        (count, _) => figures::count(count, "package", "packages"),
+        (0, [layer]) => display::name(&layer.record.name),
+        (0, _) => display::count(layers.len(), "layer", "layers"),
+        (count, _) => display::count(count, "package", "packages"),
     };
     Part {
         kind: Kind::Packages,
         title,
-        lines: vec![format!("{} · unpacked in {}", figures::bytes(bytes), figures::duration(ms))],
+        lines: vec![format!("{} · unpacked in {}", display::bytes(bytes), display::duration(ms))],
         packages,
     }
 }
@@ -179,14 +179,14 @@ fn packages(layers: &[&Manifest]) -> Part {
 fn step(layer: &Manifest) -> Part {
     let record = &layer.record;
     let mut lines = vec![
-        format!("{} in {} · took {}", figures::bytes(layer.bytes), entries(layer.entries), figures::duration(record.duration_ms)),
+        format!("{} in {} · took {}", display::bytes(layer.bytes), entries(layer.entries), display::duration(record.duration_ms)),
         format!("layer {:.12}", layer.layer.to_string()),
         format!("derivation {:.12}", record.derivation),
     ];
     if !record.packages.is_empty() {
-        lines.insert(0, figures::one_line(&record.packages.join(", ")));
+        lines.insert(0, display::one_line(&record.packages.join(", ")));
     }
-    Part { kind: Kind::Step, title: figures::name(&record.name), lines, packages: Vec::new() }
+    Part { kind: Kind::Step, title: display::name(&record.name), lines, packages: Vec::new() }
 }
 
 fn entries(count: u64) -> String {

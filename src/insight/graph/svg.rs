@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::layout::{self, Layout, Size};
 use super::{Graph, Kind, Packed, Part};
-use crate::figures;
+use crate::display;
 
 /// Margin around the picture.
 const MARGIN: i64 = 28;
@@ -167,7 +167,7 @@ fn push_packages(out: &mut String, packages: &[Packed], x: i64, y: i64) {
         let name = escaped(&cut(&package.name, NAME_CHARS));
         let _ = write!(out, "<text class=\"name\" x=\"{left}\" y=\"{base}\"><title>{title}</title>{name}</text>");
         let right = left + width;
-        let _ = writeln!(out, "<text class=\"size\" x=\"{right}\" y=\"{base}\">{}</text>", figures::bytes(package.bytes));
+        let _ = writeln!(out, "<text class=\"size\" x=\"{right}\" y=\"{base}\">{}</text>", display::bytes(package.bytes));
     }
 }
 

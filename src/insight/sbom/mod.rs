@@ -17,7 +17,7 @@ use silo_base::timestamp;
 use silo_fetch::unpack::record::Stanza;
 
 use super::error::Error;
-use super::inside::ImageView;
+use super::image_view::ImageView;
 use super::why_installed;
 use copyright::License;
 

@@ -1,6 +1,6 @@
 //! Explains why something is in an image: the layer of a path, its package, and the reason for the package.
 
-pub mod told;
+pub mod render;
 
 use silo_store::entry::{Kind, Node};
 use silo_store::index::Index;
@@ -11,7 +11,7 @@ use silo_fetch::unpack::record::Stanza;
 
 use crate::change::{self, PathChange};
 use crate::error::Error;
-use crate::inside::{self, ImageView, LockedHome, begin_with};
+use crate::image_view::{self, ImageView, LockedHome, begin_with};
 use crate::owner;
 use crate::symlinks::{self, Link};
 use crate::why_installed::{self, Origin};
@@ -98,16 +98,16 @@ pub struct Package {
 /// Explains `what` in the image named by `tool`, or else in the only tool that has it.
 pub fn why(look: &LockedHome<'_>, tool: Option<&str>, what: &str) -> Result<Answer, Error> {
     if let Some(tool) = tool {
-        let inside = inside::named(look, tool)?;
+        let inside = image_view::named(look, tool)?;
         return match answer(look, &inside, what)? {
             Some(about) => Ok(Answer { place: inside.title(), about }),
             None => Err(absent(&inside, what)?),
         };
     }
     let mut answers = Vec::new();
-    let tools = inside::tools(look)?;
+    let tools = image_view::tools(look)?;
     for tool in &tools {
-        let inside = inside::open(look, tool.image)?;
+        let inside = image_view::open(look, tool.image)?;
         if let Some(about) = answer(look, &inside, what)? {
             answers.push((tool.name.clone(), Answer { place: format!("{} {}", tool.name, tool.version), about }));
         }
@@ -119,7 +119,7 @@ pub fn why(look: &LockedHome<'_>, tool: Option<&str>, what: &str) -> Result<Answ
             place: "any tool: none is installed".to_owned(),
             hint: "`silo list --available` shows what can be installed".to_owned(),
         }),
-        (0, [tool]) => Err(absent(&inside::open(look, tool.image)?, what)?),
+        (0, [tool]) => Err(absent(&image_view::open(look, tool.image)?, what)?),
         (0, _) => Err(Error::Absent {
             what: what.to_owned(),
             place: "any installed tool".to_owned(),
@@ -148,7 +148,7 @@ fn answer(look: &LockedHome<'_>, inside: &ImageView, what: &str) -> Result<Optio
             let found = inside.layers.iter().find(|layer| layer.layer == id);
             return Ok(found.map(|manifest| Subject::Layer(Box::new(known.layer(manifest)))));
         }
-        _ => return Err(inside::ambiguous(what, layers.iter().map(|id| format!("layer {:.20}", id.to_string())).collect())),
+        _ => return Err(image_view::ambiguous(what, layers.iter().map(|id| format!("layer {:.20}", id.to_string())).collect())),
     }
     let by: Vec<Package> = why_installed::providers(&known.stanzas, what).into_iter().map(|name| known.package(name)).collect();
     Ok((!by.is_empty()).then(|| Subject::Provided { name: what.to_owned(), by }))
@@ -157,7 +157,7 @@ fn answer(look: &LockedHome<'_>, inside: &ImageView, what: &str) -> Result<Optio
 fn path(look: &LockedHome<'_>, inside: &ImageView, known: &NamedPackages<'_>, what: &str) -> Result<Option<Subject>, Error> {
     let index = inside.index()?;
     let way = symlinks::follow(index, what.as_bytes());
-    let indexes = inside::indexes(look, &inside.image.layers)?;
+    let indexes = image_view::indexes(look, &inside.image.layers)?;
     let mut things = Vec::new();
     for Link { path, is_last, .. } in &way.links {
         things.extend(thing(known, index, &indexes, path, !is_last)?);
@@ -271,7 +271,10 @@ fn absent(inside: &ImageView, what: &str) -> Result<Error, Error> {
     let hint = if what.starts_with('/') {
         let name = what.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let near = inside.index()?.entries().iter().find(|entry| !name.is_empty() && entry.path.name() == name.as_bytes());
-        near.map_or_else(|| format!("`silo shell` opens a shell in {place}"), |entry| format!("there is {}", inside::shown(&entry.path)))
+        near.map_or_else(
+            || format!("`silo shell` opens a shell in {place}"),
+            |entry| format!("there is {}", image_view::shown(&entry.path)),
+        )
     } else {
         let stanzas = inside.stanzas()?;
         let names: Vec<&str> = stanzas.iter().map(|stanza| stanza.package()).collect();

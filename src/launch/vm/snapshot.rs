@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, Mode, OFlags, fchmod, open, openat};
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::private;
 use silo_store::removal::remove_tree;
 use silo_wire::frame;

@@ -2,8 +2,8 @@
 
 use crate::recipe::lsp;
 
+use super::mounts::Mount;
 use super::network::{merge_network, union};
-use super::sight::Mount;
 use super::{Build, Cache, Gc, Limits, Mirrors, Override, Settings, ToolCaches};
 
 /// Merges `over` into `under`: lists are joined, tables merged by key, single values replaced.

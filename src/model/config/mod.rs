@@ -2,8 +2,8 @@
 
 pub mod detect;
 pub mod groups;
+pub mod mounts;
 mod network;
-pub mod sight;
 
 pub mod discover;
 
@@ -23,13 +23,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::recipe::Run;
-use crate::recipe::kept::{self, KeptDir, KeptEntry};
+use crate::recipe::kept_dirs::{self, KeptDir, KeptEntry};
 use crate::recipe::lsp::LspTable;
 use crate::recipe::steps::StepEntry;
 use silo_base::grant::Port;
 
+use mounts::{Mount, PassFile};
 use network::{merge_network, union};
-use sight::{Mount, PassFile};
 
 pub use network::{Network, Proxy};
 
@@ -281,8 +281,8 @@ impl Settings {
 
     fn kept(&self, key: &'static str, tool: &str, under: Option<Vec<KeptDir>>, of: impl Fn(&Override) -> Vec<KeptEntry>) -> Vec<KeptDir> {
         // Errors were reported when the settings were read.
-        let own = self.overrides.get(tool).and_then(|over| kept::check(key, of(over)).ok()).unwrap_or_default();
-        kept::over(under.unwrap_or_default(), own)
+        let own = self.overrides.get(tool).and_then(|over| kept_dirs::check(key, of(over)).ok()).unwrap_or_default();
+        kept_dirs::over(under.unwrap_or_default(), own)
     }
 
     /// Returns the user's files that a tool may read.

@@ -7,13 +7,13 @@ use crate::document;
 use crate::recipe::check::{check_denials, check_grants, check_name, check_packages, check_variables};
 use crate::recipe::steps::check_step;
 use crate::recipe::versions::is_version;
-use crate::recipe::{kept, lsp};
+use crate::recipe::{kept_dirs, lsp};
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::units;
 
 use super::legacy::{self, SettingsOwner};
+use super::mounts::is_exclude;
 use super::project::ProjectFiles;
-use super::sight::is_exclude;
 use super::{Network, Override, Settings};
 
 /// Limit of excluded directories: each is two mounts of every run.
@@ -176,7 +176,7 @@ fn check_override(tool: &str, over: &Override) -> Result<(), String> {
     check_variables("passEnv", over.pass_env.iter()).map_err(of)?;
     over.pass_files.iter().try_for_each(|file| file.check().map_err(|error| format!("overrides.{tool}.passFiles: {error}")))?;
     for (key, entries) in [("cache", &over.cache), ("state", &over.state)] {
-        kept::check(key, entries.clone()).map_err(|error| format!("overrides.{tool}.{error}"))?;
+        kept_dirs::check(key, entries.clone()).map_err(|error| format!("overrides.{tool}.{error}"))?;
     }
     if over.workdir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
         return Err(format!("overrides.{tool}.workdir must be an absolute path"));

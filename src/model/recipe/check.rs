@@ -3,7 +3,7 @@
 use silo_base::grant::Grant;
 
 use super::error::Error;
-use super::wanted;
+use super::package_spec;
 
 /// Checks allowed hosts: valid, and able to match a connection.
 pub fn check_grants(key: &'static str, grants: &[String]) -> Result<(), Error> {
@@ -49,10 +49,10 @@ pub fn check_variables<'a>(key: &'static str, names: impl Iterator<Item = &'a St
 
 /// Checks Debian packages, with or without a version.
 pub fn check_packages(key: &'static str, packages: &[String]) -> Result<(), Error> {
-    if let Some(wrong) = packages.iter().find(|package| !wanted::is_package(package)) {
+    if let Some(wrong) = packages.iter().find(|package| !package_spec::is_package(package)) {
         return Err(Error::Package { key, value: wrong.clone() });
     }
-    match packages.iter().find(|package| wanted::parse(package).is_some_and(|wanted| wanted.of.is_some())) {
+    match packages.iter().find(|package| package_spec::parse(package).is_some_and(|wanted| wanted.of.is_some())) {
         Some(foreign) => Err(Error::Foreign { key, value: foreign.clone() }),
         None => Ok(()),
     }

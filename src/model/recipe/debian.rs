@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use super::check::{check_packages, sorted};
 use super::error::Error;
+use super::package_spec;
 use super::source::{self, SourceTable};
 use super::types::Debian;
-use super::wanted;
 
 /// A root file system of Debian packages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -108,7 +108,7 @@ pub fn check(table: DebianTable, has_steps: bool) -> Result<Debian, Error> {
         packages: sorted(packages),
         added: Vec::new(),
         recommends: table.recommends.unwrap_or(false),
-        version_of: wanted::name(&version_of).to_owned(),
+        version_of: package_spec::name(&version_of).to_owned(),
     };
     if debian.components.is_empty() {
         return Err(Error::Empty("debian.components"));

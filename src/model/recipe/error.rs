@@ -1,6 +1,6 @@
 //! Errors of a recipe that is valid TOML.
 
-use super::kept;
+use super::kept_dirs;
 
 /// An invalid value in a recipe.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,7 +107,7 @@ pub enum Error {
     },
     /// An invalid persistent directory.
     #[error(transparent)]
-    Kept(#[from] kept::Error),
+    Kept(#[from] kept_dirs::Error),
     /// An invalid image reference.
     #[error("image: \"{image}\": {what}")]
     Image {

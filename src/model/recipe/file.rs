@@ -10,7 +10,7 @@ use crate::oci::reference;
 use super::check::{check_grants, check_name, check_shim, check_variables, sorted};
 use super::debian::{self, DebianTable};
 use super::error::Error;
-use super::kept::{self, KeptEntry};
+use super::kept_dirs::{self, KeptEntry};
 use super::lsp::{self, LspTable};
 use super::steps::{EcosystemTable, StepEntry, check_ecosystems};
 use super::types::{Activation, Recipe, Run};
@@ -192,8 +192,8 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
     let install_allow = file.network.install_allow.unwrap_or_default();
     check_grants("network.installAllow", &install_allow)?;
     let ecosystems = check_ecosystems(file.ecosystems)?;
-    let cache = kept::check("cache", file.cache.unwrap_or_default())?;
-    let state = kept::check("state", file.state.unwrap_or_default())?;
+    let cache = kept_dirs::check("cache", file.cache.unwrap_or_default())?;
+    let state = kept_dirs::check("state", file.state.unwrap_or_default())?;
     let (cpus, memory_mb, warm_up) = (file.cpus, file.memory_mb, file.warm_up.unwrap_or_default());
     let lsp = file.lsp.map(lsp::check).transpose()?.filter(|lsp| !lsp.command.is_empty());
     Ok(Recipe {

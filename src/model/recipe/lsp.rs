@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::check::{check_packages, check_variables};
 use super::error::Error;
-use super::kept::{self, KeptEntry};
+use super::kept_dirs::{self, KeptEntry};
 use super::steps::{EcosystemTable, StepEntry, check_ecosystems, check_step};
 use super::types::Lsp;
 
@@ -67,7 +67,7 @@ pub fn check(table: LspTable) -> Result<Lsp, Error> {
     if table.command.as_ref().is_some_and(|command| command.first().is_none_or(String::is_empty)) {
         return Err(Error::Empty("lsp.command"));
     }
-    let cache = kept::check("lsp.cache", table.cache.unwrap_or_default())?;
+    let cache = kept_dirs::check("lsp.cache", table.cache.unwrap_or_default())?;
     let ecosystems = check_ecosystems(table.ecosystems)?;
     Ok(Lsp { command: table.command.unwrap_or_default(), packages, steps, cache, env: table.env, ecosystems })
 }
@@ -90,7 +90,7 @@ pub fn over(recipe: Option<Lsp>, settings: Option<&LspTable>, network: &[String]
     if says_steps {
         lsp.steps = said.steps;
     }
-    lsp.cache = kept::over(lsp.cache, said.cache);
+    lsp.cache = kept_dirs::over(lsp.cache, said.cache);
     lsp.env.extend(said.env);
     lsp.ecosystems.extend(said.ecosystems);
     Ok(Some(lsp))

@@ -3,8 +3,8 @@
 //! A recipe is a TOML file ([`file`]). A tool may have several (built in, the user's, the project's), which [`catalog`] merges. A
 //! [`Recipe`] is the checked result.
 
-pub mod kept;
-pub mod wanted;
+pub mod kept_dirs;
+pub mod package_spec;
 
 pub mod error;
 

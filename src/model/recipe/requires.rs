@@ -2,7 +2,7 @@
 //!
 //! Packages become separate layers, so tools that require the same one share them.
 
-use super::{Recipe, kept};
+use super::{Recipe, kept_dirs};
 
 /// Merges `base` under `recipe`: packages, steps, variables and grants of `base` come first, and `recipe` overrides them. The shims of
 /// `base` are not inherited. Returns both suites if they differ, because packages of two releases cannot be mixed.
@@ -27,8 +27,8 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
     recipe.run.env = base.run.env.into_iter().chain(recipe.run.env).collect();
     recipe.run.pass_env = joined(recipe.run.pass_env, base.run.pass_env);
     recipe.run.network = joined(recipe.run.network, base.run.network);
-    recipe.run.cache = kept::over(base.run.cache, recipe.run.cache);
-    recipe.run.state = kept::over(base.run.state, recipe.run.state);
+    recipe.run.cache = kept_dirs::over(base.run.cache, recipe.run.cache);
+    recipe.run.state = kept_dirs::over(base.run.state, recipe.run.state);
     recipe.run.activate.extend(base.run.activate);
     recipe.run.cpus = recipe.run.cpus.or(base.run.cpus);
     recipe.run.memory_mb = recipe.run.memory_mb.or(base.run.memory_mb);

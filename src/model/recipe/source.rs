@@ -83,7 +83,7 @@ pub fn check_answer(line: String) -> Result<String, Error> {
     let known = ["string", "boolean", "select", "multiselect", "note", "text", "title", "error"];
     match words[..] {
         [owner, question, kind]
-            if super::wanted::is_package(owner)
+            if super::package_spec::is_package(owner)
                 && question.contains('/')
                 && known.contains(&kind)
                 && !line.contains(['\n', '\r', '\0']) =>

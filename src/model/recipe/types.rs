@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use silo_store::digest::Digest;
 
-use super::kept::KeptDir;
+use super::kept_dirs::KeptDir;
 
 /// A checked recipe of one tool.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 
 use silo_base::grant::Port;
-use silo_model::config::sight::{Git, Mode, Sockets};
+use silo_model::config::mounts::{Git, Mode, Sockets};
 use silo_model::config::{Network, Override, Settings};
 use silo_model::recipe::Lsp;
 use silo_model::recipe::catalog::{self, RecipeSources};
-use silo_model::recipe::kept::{self, KeptDir, KeptEntry, Scope};
+use silo_model::recipe::kept_dirs::{self, KeptDir, KeptEntry, Scope};
 use silo_model::recipe::lsp;
 use silo_model::recipe::steps::check_step;
 use silo_model::recipe::{Recipe, Step};
@@ -79,7 +79,7 @@ fn of_override(tool: &str, over: &Override, found: &mut Exposures) {
     if let Some(lsp) = over.lsp.clone().and_then(|table| lsp::check(table).ok()) {
         of_server(tool, &lsp, found);
     }
-    let checked = |key, entries: &Vec<KeptEntry>| kept::check(key, entries.clone()).unwrap_or_default();
+    let checked = |key, entries: &Vec<KeptEntry>| kept_dirs::check(key, entries.clone()).unwrap_or_default();
     of_kept(tool, &checked("cache", &over.cache), &checked("state", &over.state), found);
 }
 

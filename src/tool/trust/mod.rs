@@ -17,21 +17,21 @@ pub mod runs;
 
 pub mod exposure;
 
-pub mod words;
+pub mod render;
 
-mod approved;
+mod approvals;
 mod verdict;
 
+mod own_writes;
 mod run;
-mod written;
 
 pub mod worktree;
 
-pub use approved::{Revoked, approve, approved, revoke};
+pub use approvals::{Revoked, approve, approved, revoke};
 pub use error::Error;
+pub use own_writes::{approve_change, commit, wrote};
 pub use run::{RunRecord, begin_run, came_inside, remember};
 pub use verdict::{Verdict, approve_files, changes, judge, lost_between};
-pub use written::{approve_change, commit, wrote};
 
 #[cfg(test)]
 mod tests {

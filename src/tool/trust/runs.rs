@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 
 use super::error::Error;

@@ -11,8 +11,8 @@ use silo_model::config::project::ProjectFiles;
 use super::error::Error;
 use super::record::place;
 use super::record::{self, Place, Record, digest_of};
+use super::render;
 use super::runs::{self, Runs};
-use super::words;
 
 /// Decision about the files of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub fn judge(home: &Home, files: &ProjectFiles) -> Result<Verdict, Error> {
     if state.counts(&digests) {
         return Ok(Verdict::Counts);
     }
-    Ok(Verdict::Asks(words::differences(&state.place, state.record.known.as_ref(), files)))
+    Ok(Verdict::Asks(render::differences(&state.place, state.record.known.as_ref(), files)))
 }
 
 /// Finds a directory between two whose settings a sandbox may have removed, so that the settings of a parent directory would count instead.
@@ -126,7 +126,7 @@ pub fn changes(home: &Home, files: &ProjectFiles) -> Result<Vec<String>, Error> 
     let state = State::of(home, files)?;
     let digests = files.digests();
     match state.record.known.as_ref().filter(|known| **known != digests) {
-        Some(known) => Ok(words::differences(&state.place, Some(known), files)),
+        Some(known) => Ok(render::differences(&state.place, Some(known), files)),
         None => Ok(Vec::new()),
     }
 }

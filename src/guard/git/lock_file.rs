@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use super::dir::{Dir, Kind, is_absent};
+use super::dir_fd::{Dir, Kind, is_absent};
 use super::oid::Format;
 use super::reflog::{self, MAX_LOG_BYTES, Merged};
 use super::refs::{self, MAX_PACKED_BYTES, MAX_REF_BYTES, Name, Refs, Value};

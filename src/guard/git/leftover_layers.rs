@@ -8,13 +8,13 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::removal::remove_tree;
 use silo_store::usage::LinkCounts;
 
 use super::layer::{self, Finished, LOCK, Layer};
-use super::over::Record;
+use super::layer_inputs::Record;
 
 /// A layer without a run, locked as long as this value lives.
 struct Orphan {
@@ -135,7 +135,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use super::super::over::LayerInputs;
+    use super::super::layer_inputs::LayerInputs;
     use super::super::repository::Repository;
     use super::*;
 

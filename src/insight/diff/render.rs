@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use silo_store::entry::Kind;
 
 use crate::change::{Aspect, kind_name};
-use crate::figures;
+use crate::display;
 use silo_base::sanitize;
 
 use super::{Change, Difference, PathChange, PathEntry, Side};
@@ -94,7 +94,7 @@ fn paths_total(changes: &[PathChange]) -> String {
             Change::Changed(old, new) => changed = (changed.0 + 1, changed.1 + old.size, changed.2 + new.size),
         }
     }
-    let bytes = figures::bytes;
+    let bytes = display::bytes;
     let grown = if changed.1 == changed.2 { bytes(changed.1) } else { format!("{} -> {}", bytes(changed.1), bytes(changed.2)) };
     format!("{} added ({}), {} removed ({}), {} changed ({grown})", added.0, bytes(added.1), removed.0, bytes(removed.1), changed.0)
 }
@@ -155,10 +155,10 @@ fn push_line(out: &mut String, line: &Line<'_>, indent: &str) {
     let PathChange { path, change, aspects } = line.change;
     let told = match change {
         Change::Added(spot) | Change::Removed(spot) => match spot.kind {
-            Kind::Dir if line.entries > 1 => format!("/  {} entries, {}", line.entries, figures::bytes(line.size)),
+            Kind::Dir if line.entries > 1 => format!("/  {} entries, {}", line.entries, display::bytes(line.size)),
             Kind::Dir => "/".to_owned(),
             Kind::Symlink => format!("  -> {}", spot.target.as_deref().unwrap_or_default()),
-            Kind::File | Kind::Hardlink | Kind::Whiteout => format!("  {}", figures::bytes(spot.size)),
+            Kind::File | Kind::Hardlink | Kind::Whiteout => format!("  {}", display::bytes(spot.size)),
         },
         Change::Changed(old, new) => {
             let aspects: Vec<String> = aspects.iter().map(|aspect| told(*aspect, old, new)).collect();
@@ -172,7 +172,7 @@ fn told(aspect: Aspect, old: &PathEntry, new: &PathEntry) -> String {
     match aspect {
         Aspect::Type => format!("{} -> {}", kind_name(old.kind), kind_name(new.kind)),
         Aspect::Content if old.size != new.size => {
-            format!("content ({} -> {})", figures::bytes(old.size), figures::bytes(new.size))
+            format!("content ({} -> {})", display::bytes(old.size), display::bytes(new.size))
         }
         Aspect::Target => {
             format!("target {} -> {}", old.target.as_deref().unwrap_or_default(), new.target.as_deref().unwrap_or_default())

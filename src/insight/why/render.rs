@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use silo_store::entry::Kind;
 
 use crate::change::{Aspect, PathChange, kind_name};
-use crate::figures;
+use crate::display;
 use crate::why_installed::{NamedPackage, Origin, Step};
 use silo_base::sanitize;
 use silo_base::timestamp;
@@ -103,7 +103,7 @@ fn standing(standing: &PathEntry) -> String {
     match (standing.kind, &standing.target) {
         (_, Some(target)) => format!("is a symbolic link to {target}"),
         (Kind::Dir, _) => format!("is a directory, mode {:04o}", standing.mode),
-        (kind, _) => format!("is a {} of {}, mode {:04o}", kind_name(kind), figures::bytes(standing.size), standing.mode),
+        (kind, _) => format!("is a {} of {}, mode {:04o}", kind_name(kind), display::bytes(standing.size), standing.mode),
     }
 }
 
@@ -123,14 +123,14 @@ fn layer_line(layer: &Layer) -> String {
     let id = layer.manifest.layer.to_string();
     match &layer.package {
         Some(package) => format!("{id:.12} (package {} {})", package.name, package.version),
-        None => format!("{id:.12} ({})", figures::name(&layer.manifest.record.name)),
+        None => format!("{id:.12} ({})", display::name(&layer.manifest.record.name)),
     }
 }
 
 fn push_package_layer(out: &mut String, package: &Package) {
     match &package.layer {
         Some(layer) => {
-            push(out, "layer", &format!("{:.12} ({}, {} entries)", layer.layer.to_string(), figures::bytes(layer.bytes), layer.entries));
+            push(out, "layer", &format!("{:.12} ({}, {} entries)", layer.layer.to_string(), display::bytes(layer.bytes), layer.entries));
             push(out, "derivation", &layer.record.derivation);
         }
         None => push(out, "layer", "none of its own: dpkg unpacked it in the configure step"),
@@ -165,19 +165,19 @@ fn push_chain(out: &mut String, chain: &[Step]) {
 fn push_whole_layer(out: &mut String, layer: &Layer, place: &str) {
     let record = &layer.manifest.record;
     let _ = writeln!(out, "{} is a layer of {}", layer.manifest.layer, sanitize::line(place));
-    push(out, "name", &figures::name(&record.name));
+    push(out, "name", &display::name(&record.name));
     push(out, "derivation", &record.derivation);
-    push(out, "size", &format!("{} in {} entries", figures::bytes(layer.manifest.bytes), layer.manifest.entries));
+    push(out, "size", &format!("{} in {} entries", display::bytes(layer.manifest.bytes), layer.manifest.entries));
     let made = i64::try_from(record.created).unwrap_or(i64::MAX);
-    push(out, "made", &format!("{}, in {}", timestamp::rfc3339(made), figures::duration(record.duration_ms)));
-    push(out, "inputs", &figures::count(record.inputs.len(), "digest", "digests"));
+    push(out, "made", &format!("{}, in {}", timestamp::rfc3339(made), display::duration(record.duration_ms)));
+    push(out, "inputs", &display::count(record.inputs.len(), "digest", "digests"));
     match &layer.package {
         Some(package) => {
             push(out, "package", &format!("{} {}", package.name, package.version));
             push_wanted(out, package);
         }
         None if record.packages.is_empty() => {}
-        None => push(out, "packages", &figures::one_line(&record.packages.join(", "))),
+        None => push(out, "packages", &display::one_line(&record.packages.join(", "))),
     }
 }
 

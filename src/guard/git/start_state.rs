@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use silo_store::Digest;
 
-use super::dir::{Dir, Kind};
+use super::dir_fd::{Dir, Kind};
 use super::index::MAX_INDEX_BYTES;
 use super::oid::Format;
 use super::refs::{self, MAX_PACKED_BYTES, MAX_REF_BYTES, Name, Refs, Value};

@@ -19,14 +19,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use silo_store::held::LockedFile;
+use silo_store::locked_file::LockedFile;
 use silo_store::path_error::PathError;
 use silo_store::private;
 
 use silo_base::home::Home;
 use silo_base::identity::DirectoryId;
 use silo_model::document;
-use silo_model::recipe::kept::{KeptDir, Scope};
+use silo_model::recipe::kept_dirs::{KeptDir, Scope};
 
 use super::projects;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use crate::git::dir::{Dir, Kind};
+use crate::git::dir_fd::{Dir, Kind};
 
 /// The kernel's limit.
 const MAX_LINKS: usize = 40;

@@ -11,7 +11,7 @@ use silo_model::config::Settings;
 use silo_model::config::project::ProjectFiles;
 use silo_model::config::read;
 
-use super::approved::approve;
+use super::approvals::approve;
 use super::error::Error;
 use super::exposure::{Exposures, of_settings};
 use super::record::place;

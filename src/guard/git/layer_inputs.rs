@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use silo_store::read_limited;
 
-use super::begin::Begin;
-use super::dir::{Dir, is_absent};
+use super::dir_fd::{Dir, is_absent};
 use super::import::{self, Import};
 use super::oid::Format;
 use super::repository::{self, Repository};
+use super::start_state::Begin;
 
 /// Version of `begin.json`.
 const VERSION: u32 = 2;

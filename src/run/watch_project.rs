@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use silo_base::sanitize;
 use silo_guard::difference::Difference;
+use silo_guard::git::config_paths::{self, Place};
 use silo_guard::git::layer::{Finished, Layer};
-use silo_guard::git::left;
-use silo_guard::git::named::{self, Place};
-use silo_guard::nearby::{self, NearbyScan};
+use silo_guard::git::leftover_layers;
+use silo_guard::nearby_scan::{self, NearbyScan};
 use silo_guard::watch::Watch;
 use silo_guard::{Guards, ScanOptions};
 
@@ -144,8 +144,8 @@ impl Guarding {
         let Some(watch) = watch else { return ended };
         // Git's configuration may name more files by now; the host can have changed it.
         let place = Place { project: &self.guarded.project, home: &self.guarded.user_home, most: self.guarded.most };
-        self.guarded.named.extend(named::named(place).unwrap_or_default().obeyed);
-        let nearby = nearby::look(&self.guarded.project);
+        self.guarded.named.extend(config_paths::named(place).unwrap_or_default().obeyed);
+        let nearby = nearby_scan::look(&self.guarded.project);
         self.guarded.nested.extend(nested(&nearby));
         self.guarded.named.extend(of_repositories(nearby));
         let (differences, failed) = watch.finish(&self.guarded.asked());
@@ -168,7 +168,7 @@ pub fn of_repositories(nearby: NearbyScan) -> impl Iterator<Item = (PathBuf, Str
 /// Imports the repository layers that killed runs left in a project.
 pub fn recover(layers: &Path, project: &Path) -> Vec<String> {
     let mut lines = Vec::new();
-    for layer in left::of_project(layers, project) {
+    for layer in leftover_layers::of_project(layers, project) {
         told(layer.finish(), &mut lines);
     }
     lines

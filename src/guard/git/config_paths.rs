@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use silo_store::read_limited;
 
 use super::config::{self, FileRelation, MAX_CONFIG_BYTES, Value};
-use super::dir::{Dir, Kind};
+use super::dir_fd::{Dir, Kind};
 use super::repository::{self, Repository};
 
 /// Maximum number of nested includes, as in git.
@@ -163,7 +163,7 @@ impl Search<'_> {
             let failed = |source| Error::Config { path: path.clone(), source };
             let text = match read_limited::read(&path, MAX_CONFIG_BYTES) {
                 Ok(text) => text,
-                Err(error) if super::dir::is_absent(&error) => continue,
+                Err(error) if super::dir_fd::is_absent(&error) => continue,
                 // An unreadable include has no effect.
                 Err(_) if path != first => continue,
                 Err(error) => return Err(failed(error)),

@@ -16,8 +16,8 @@ use silo_base::system::Arch;
 use silo_fetch::download::{self, Context, Request};
 use silo_fetch::error::Size;
 use silo_fetch::registry;
-use silo_fetch::unpack::below::{self, Lower};
 use silo_fetch::unpack::layer::{self, Source};
+use silo_fetch::unpack::lower_layers::{self, Lower};
 use silo_model::derivation::{self, Derivation};
 use silo_model::lock::Sha256;
 use silo_model::lock::base::BaseLayer;
@@ -111,10 +111,10 @@ fn over_known(ctx: &BuildContext<'_>, items: &[Item<'_>], alone: &[Option<LayerI
 fn fits(ctx: &BuildContext<'_>, over: &[LayerId], layer: LayerId) -> Result<bool, Error> {
     let failed = |source| Error::store("reading a layer".to_owned(), source);
     let index = silo_store::layer::read_index(ctx.store, &layer).map_err(failed)?;
-    if over.is_empty() || !below::is_loose(&index) {
+    if over.is_empty() || !lower_layers::is_loose(&index) {
         return Ok(true);
     }
-    Ok(below::fits(&index, &merged(ctx, over)?.index))
+    Ok(lower_layers::fits(&index, &merged(ctx, over)?.index))
 }
 
 /// Merges the indexes of the lower layers.

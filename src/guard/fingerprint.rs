@@ -9,7 +9,7 @@ use silo_store::Digest;
 use silo_store::digest::Hasher;
 
 use super::error::Error;
-use crate::git::dir::{Dir, Kind};
+use crate::git::dir_fd::{Dir, Kind};
 
 /// Larger files are compared by kernel metadata, because reading them would delay each start.
 const MAX_HASHED_BYTES: u64 = 16 << 20;

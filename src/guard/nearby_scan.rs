@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use silo_store::read_limited;
 
 use super::nested::Table;
-use crate::git::dir::{Dir, Kind};
+use crate::git::dir_fd::{Dir, Kind};
 
 /// The kernel's list of bound sockets.
 const LISTED: &str = "/proc/net/unix";

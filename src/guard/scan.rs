@@ -6,11 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::fingerprint::{Content, KnownPrints, Printer};
+use super::guarded_paths::{self, GuardAction};
 use super::guards::{Guards, Obeyed};
-use super::links;
-use super::list::{self, GuardAction};
-use super::print::{Content, KnownPrints, Printer};
-use crate::git::dir::{Dir, Kind};
+use super::symlink_targets;
+use crate::git::dir_fd::{Dir, Kind};
 
 /// Rounds of following symlinks, each from the paths found in the previous one.
 const MAX_ROUNDS: usize = 8;
@@ -43,7 +43,7 @@ pub(super) fn look_since(project: &Path, asked: &ScanOptions<'_>, before: Option
     let printer = Printer { project: &dir, known, most: asked.most };
     let mut guards = Guards::default();
     let top = lowered(dir.list(usize::MAX).map_err(failed)?);
-    for line in list::lines() {
+    for line in guarded_paths::lines() {
         for path in matching(&dir, &top, line.pattern) {
             let whose = Obeyed { act: line.act, of: line.of.to_owned() };
             // If two patterns match the same path, the stricter action wins.
@@ -77,7 +77,7 @@ fn print_all(printer: &Printer<'_>, project: &Path, guards: &mut Guards) -> Resu
             let mut prints = BTreeMap::new();
             printer.add(path, &mut prints)?;
             for (path, _) in prints.iter().filter(|(_, print)| matches!(print.content, Content::Link(_))) {
-                let led = links::through(printer.project, project, path);
+                let led = symlink_targets::through(printer.project, project, path);
                 let fresh = led.into_iter().filter(|path| !guards.obeyed.contains_key(path));
                 next.extend(fresh.map(|path| (path, obeyed.clone())));
             }
@@ -114,7 +114,7 @@ fn whole_directories(dir: &Dir, guards: &mut Guards) {
 pub(super) fn matching(dir: &Dir, top: &[(OsString, Vec<u8>)], pattern: &str) -> Vec<PathBuf> {
     let mut parts = pattern.split('/').map(|part| part.to_ascii_lowercase());
     let fitting = |part: String, names: &[(OsString, Vec<u8>)]| -> Vec<PathBuf> {
-        names.iter().filter(|(_, lower)| list::fits(part.as_bytes(), lower)).map(|(name, _)| PathBuf::from(name)).collect()
+        names.iter().filter(|(_, lower)| guarded_paths::fits(part.as_bytes(), lower)).map(|(name, _)| PathBuf::from(name)).collect()
     };
     let mut found = fitting(parts.next().unwrap_or_default(), top);
     for part in parts {

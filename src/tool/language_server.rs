@@ -7,7 +7,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use silo_store::flock::{self as store_lock, SharedLock};
-use silo_store::roots::{self, Root, RootName};
+use silo_store::gc_roots::{self, Root, RootName};
 
 use silo_base::event::Event;
 use silo_base::home::PROJECT_LOCK;
@@ -137,7 +137,7 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
     let layers =
         image::get(context.home, built.image).map_err(silo_build::Error::Image)?.map(|image| image.layer_set()).unwrap_or_default();
     let root = Root { images: [built.image.digest()].into(), layers };
-    roots::put(context.store, &shared, &server.root_name(view)?, &root).map_err(|error| Error::Store(Box::new(error)))?;
+    gc_roots::put(context.store, &shared, &server.root_name(view)?, &root).map_err(|error| Error::Store(Box::new(error)))?;
     Ok(built.image)
 }
 
