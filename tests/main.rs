@@ -42,6 +42,7 @@ mod recipes;
 mod records;
 mod reference;
 mod reproducible;
+mod review;
 mod rows;
 mod run;
 mod settings;

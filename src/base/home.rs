@@ -146,6 +146,11 @@ impl Home {
         self.root.join("repositories")
     }
 
+    /// Private layers of projects with changes that are not decided yet.
+    pub fn reviews(&self) -> PathBuf {
+        self.root.join("reviews")
+    }
+
     /// Directories that outlive runs: of projects, and of tools in all projects.
     pub fn kept(&self) -> PathBuf {
         self.root.join("kept")

@@ -130,7 +130,7 @@ fn tell_of_hidden(setting: &Setting, tool: &str, step: &NewStep) {
     let keeper = Keeper::new(&setting.home, Some(&setting.project), setting.settings.project_id.as_deref());
     let excluded =
         setting.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?))).collect();
-    let shown = MountedProject { path: setting.project.clone(), access: Access::ReadOnly, excluded, guarding: None };
+    let shown = MountedProject { path: setting.project.clone(), access: Access::ReadOnly, excluded, guarding: None, review: None };
     let there = |path: &Path| shown.on_host(path).unwrap_or_else(|| path.to_owned());
     let hiding = activate::find(rules, &setting.project, &setting.from, |path| there(path).symlink_metadata().is_ok());
     let is_closed = |dir: &Path| {

@@ -143,6 +143,7 @@ fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, as_json: b
         "passEnv": pass_env,
         "network": { "allow": network.allow, "deny": network.deny },
         "ports": setting.settings.ports(tool).iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "review": setting.settings.review(tool, run.review).word(),
         "passSshAgent": setting.settings.passes_ssh_agent(tool),
     });
     let mut limits = serde_json::Map::new();

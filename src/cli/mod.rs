@@ -44,6 +44,7 @@ mod migrate;
 mod ports;
 mod projects;
 mod reset;
+mod review;
 mod run;
 mod sbom;
 mod schema;
@@ -117,6 +118,7 @@ enum Command {
     Lock(lock::Args),
     Outdated(update::OutdatedArgs),
     Upgrade(update::UpgradeArgs),
+    Review(review::Args),
     Config(config::Args),
     Trust(trust::Args),
     Doctor(doctor::Args),
@@ -218,6 +220,7 @@ fn attended(command: &Command) -> Option<&'static str> {
         Command::Cache(_) => "cache",
         Command::Prune(_) => "prune",
         Command::Clean(_) => "clean",
+        Command::Review(_) => "review",
         Command::Config(_) => "config",
         _ => return None,
     })
@@ -250,6 +253,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Outdated(args) => update::run_outdated(globals, &args),
         Command::Upgrade(args) => update::run_upgrade(globals, &args),
         Command::Lock(args) => lock::run(globals, &args),
+        Command::Review(args) => review::run(globals, &args),
         Command::Config(args) => config::run(globals, &args),
         Command::Trust(args) => trust::run(globals, &args),
         Command::Doctor(args) => doctor::run(globals, &args),

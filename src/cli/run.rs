@@ -11,13 +11,13 @@ use crate::run::grammar;
 use crate::run::leases::Leases;
 use crate::run::plan::{self, Inputs, Options, Private, Project};
 use crate::run::target::{self, ParsedWords, Target};
-use crate::run::{invisible_files, lost_installs, private_dirs, rights_record};
+use crate::run::{invisible_files, lost_installs, private_dirs, reviewing, rights_record};
 use silo_base::grant::Port;
 use silo_base::sanitize;
 use silo_base::units;
-use silo_launch::spec::Spec;
+use silo_launch::spec::{Fallback, Spec};
 use silo_launch::{Exit, Phase, reexec};
-use silo_model::config::Tier;
+use silo_model::config::{Review, Tier};
 use silo_model::recipe::catalog;
 use silo_tool::shim::choice::ChoiceReason;
 
@@ -27,6 +27,7 @@ use super::env;
 use super::error::{self, Failure};
 use super::legacy;
 use super::restore_tty;
+use super::review;
 use super::tier;
 use super::timing::Timing;
 use super::trust;
@@ -65,6 +66,10 @@ pub struct HostArgs {
     /// CPU limit of this run
     #[arg(long, value_name = "N")]
     cpus: Option<NonZero<u32>>,
+    /// Keep changes of the project in a private layer, for `silo review` and `silo apply`; `risky` applies them unless this machine would
+    /// execute or obey one
+    #[arg(long, value_name = "always|risky|never", num_args = 0..=1, require_equals = true, default_missing_value = "always", value_parser = decision)]
+    review: Option<Review>,
     /// The tier; by default `tier` of silo.toml, else vm if its image is installed and the processor supports virtual machines, else native
     #[arg(long, value_name = "native|vm", value_parser = tier::parse)]
     tier: Option<Tier>,
@@ -107,6 +112,7 @@ impl HostArgs {
             allow: self.allow,
             memory_mb: self.memory,
             cpus: self.cpus.map(NonZero::get),
+            review: self.review,
             tier: self.tier,
             cold: self.cold,
         }
@@ -118,6 +124,12 @@ fn variable(text: &str) -> Result<(String, Option<String>), String> {
     let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
     silo_model::recipe::check::check_variables("--env", [name.to_owned()].iter()).map_err(|error| error.to_string())?;
     Ok((name.to_owned(), value))
+}
+
+/// Parses a decision about changes.
+fn decision(text: &str) -> Result<Review, String> {
+    let known = Review::WORDS.iter().find(|(word, _)| *word == text);
+    known.map(|(_, review)| *review).ok_or_else(|| "write always, risky or never".to_owned())
 }
 
 /// Parses a memory size; returns MiB.
@@ -276,13 +288,24 @@ pub(super) fn launched(
         }
         Err(error) => {
             let code = error.code();
-            let hint = error::launch_hint(&error);
+            let hint = layer_hint(&spec, &error).or_else(|| error::launch_hint(&error));
             let failure = Failure::other(error).with_code(code);
             Err(match hint {
                 Some(hint) => failure.with_hint(hint),
                 None => failure,
             })
         }
+    }
+}
+
+/// Returns the hint for an overlay of review mode that could not be mounted.
+fn layer_hint(spec: &Spec, error: &silo_launch::error::Error) -> Option<String> {
+    let is_reviewed = spec.overlays.iter().any(|overlay| overlay.fallback == Fallback::Fail);
+    match error {
+        silo_launch::error::Error::Setup { step, source } if is_reviewed && step.starts_with("mounting a layer") => {
+            Some(reviewing::hint(source))
+        }
+        _ => None,
     }
 }
 
@@ -386,6 +409,9 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
 }
 
 /// Completes the record of the run, and reports its changes.
-fn report(setting: &Setting, leases: Leases, exit: Result<Exit, u8>) {
+fn report(setting: &Setting, mut leases: Leases, exit: Result<Exit, u8>) {
+    if let Some(reviewing) = leases.take_review() {
+        review::after_run(reviewing).iter().for_each(|report| ui::note(report));
+    }
     leases.close(&setting.home, exit).iter().for_each(|report| ui::note(report));
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use silo_base::sanitize;
 use silo_base::units;
+use silo_model::config::Review;
 use silo_model::recipe::Step;
 use silo_model::recipe::catalog::Origin;
 use silo_tool::catalog_entry::{self, CatalogEntry};
@@ -97,6 +98,7 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
     line("ecosystems", recipe.ecosystems.keys().map(|name| format!("@{name}")).collect::<Vec<_>>().join(" "));
     line("cpus", recipe.run.cpus.map_or_else(String::new, |cpus| cpus.to_string()));
     line("memory", recipe.run.memory_mb.map_or_else(String::new, |mib| format!("{mib} MiB")));
+    line("review", recipe.run.review.map_or_else(String::new, |review| review.word().to_owned()));
     line("warms up", recipe.run.warm_up.join(" "));
     text
 }
@@ -154,6 +156,7 @@ fn json(offer: &CatalogEntry) -> serde_json::Value {
         })),
         "cpus": recipe.run.cpus,
         "memoryMB": recipe.run.memory_mb,
+        "review": recipe.run.review.map(Review::word),
         "warmUp": recipe.run.warm_up,
     })
 }

@@ -205,8 +205,9 @@ pub struct Mount {
     pub access: Access,
 }
 
-/// An overlay over a host directory: writes go to `upper`, and the host directory does not change. If the kernel cannot mount the overlay,
-/// the directory is read-only, and a directory named [`UNLAYERED`](crate::spec::UNLAYERED) is created in `work`.
+/// An overlay over a host directory: writes go to `upper`, and the host directory does not change.
+///
+/// An overlay on the guest path of a mount takes the place of that mount: later mounts are visible in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {
@@ -218,9 +219,23 @@ pub struct Overlay {
     /// A directory on the same file system, for the kernel's own use.
     #[serde(with = "text::one")]
     pub work: PathBuf,
-    /// The guest paths; they are inside other mounts.
+    /// The guest paths; each is inside another mount, or is the guest path of a mount.
     #[serde(with = "text::list")]
     pub guests: Vec<PathBuf>,
+    /// Reaction to a kernel that cannot mount the overlay.
+    #[serde(default)]
+    pub fallback: Fallback,
+}
+
+/// Reaction to an overlay that cannot be mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Mount the directory read-only, and create a directory named [`UNLAYERED`](crate::spec::UNLAYERED) in `work`.
+    #[default]
+    ReadOnly,
+    /// Fail.
+    Fail,
 }
 
 /// Access of a mount.
@@ -493,6 +508,7 @@ mod tests {
                 upper: "/u".into(),
                 work: "/w".into(),
                 guests: vec!["/home/a b/.git".into()],
+                fallback: Fallback::Fail,
             }],
             hidden: vec!["/home/a b/socket".into()],
             removable: vec!["/home/a b/node_modules".into()],

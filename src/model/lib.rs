@@ -4,6 +4,7 @@
 
 pub mod document;
 pub mod oci;
+pub mod review;
 
 pub mod derivation;
 pub mod ecosystem;

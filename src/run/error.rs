@@ -86,6 +86,9 @@ pub enum Error {
     /// The repository cannot be read.
     #[error(transparent)]
     Repository(#[from] repository::Error),
+    /// The layer of a review cannot be used.
+    #[error(transparent)]
+    Review(#[from] silo_review::Error),
     /// VMs cannot be started here.
     #[error(transparent)]
     Launch(#[from] silo_launch::error::Error),
@@ -135,6 +138,9 @@ impl Error {
             }
             Error::Named(config_paths::Error::Config { .. }) => {
                 Some("`git config --list --show-origin` lists the files that git reads".to_owned())
+            }
+            Error::Review(silo_review::Error::Busy { .. }) => {
+                Some("wait for its end; or `silo run --review=never` changes the project directly".to_owned())
             }
             Error::Directory { .. } => Some("name a directory that exists".to_owned()),
             _ => None,

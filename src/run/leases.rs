@@ -18,6 +18,7 @@ use silo_tool::trust::{self, RunRecord};
 use super::error::Error;
 use super::mounts::MountedProject;
 use super::network::{self, LearnRun};
+use super::reviewing::Reviewing;
 
 /// Holds everything that a launch spec names: images, persistent directories, file descriptors. Drop it after the program has ended.
 #[derive(Default)]
@@ -44,7 +45,10 @@ impl Leases {
     /// Before the run: records the project's trusted files, and marks the directory that the program can write.
     pub fn begin(&mut self, home: &Home, files: &ProjectFiles) -> Result<(), Error> {
         match &self.project {
-            Some(shown) if shown.access == Access::ReadWrite => self.run = Some(trust::begin_run(home, files, &shown.path)?),
+            // In review mode nothing reaches the host's files.
+            Some(shown) if shown.access == Access::ReadWrite && shown.review.is_none() => {
+                self.run = Some(trust::begin_run(home, files, &shown.path)?)
+            }
             _ => drop(trust::remember(home, files)?),
         }
         Ok(())
@@ -70,9 +74,18 @@ impl Leases {
 
     /// Starts the watch of the project. Call it after the program has started, because it makes a thread.
     pub fn started(&mut self) {
-        if let Some(guarding) = self.project.as_mut().and_then(|project| project.guarding.as_mut()) {
+        let Some(project) = &mut self.project else { return };
+        if let Some(guarding) = &mut project.guarding {
             guarding.start();
         }
+        if let Some(review) = &mut project.review {
+            review.start();
+        }
+    }
+
+    /// Returns the review of the project, if the run had one.
+    pub fn take_review(&mut self) -> Option<Reviewing> {
+        self.project.as_mut()?.review.take()
     }
 
     /// After the run: completes its record, and reports changed files that host programs act on, reached hosts, and errors, each as one

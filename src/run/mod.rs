@@ -23,6 +23,7 @@ pub mod explain;
 pub mod worktree;
 
 pub mod repository;
+pub mod reviewing;
 pub mod watch_project;
 
 pub mod activation;

@@ -12,15 +12,16 @@ use silo_guard::{MAX_GUARDED, nearby_scan};
 use silo_launch::open_checked::{self, Links, OpenedPath};
 use silo_launch::spec::host_path::HostPath;
 use silo_launch::spec::{Access, Mount, Overlay};
-use silo_model::config::Settings;
-use silo_model::config::mounts::{Mode, PassFile, Sockets};
+use silo_model::config::mounts::{Git, Mode, PassFile, Sockets};
+use silo_model::config::{Review, Settings};
 use silo_model::recipe::Run;
 use silo_tool::kept_dirs::{Class, InUse, Keeper};
 use silo_tool::projects;
 
 use super::WORKSPACE;
 use super::error::Error;
-use super::repository;
+use super::repository::{self, Lifetime};
+use super::reviewing::{self, Reviewing};
 use super::watch_project::{self, Guarded, Guarding};
 
 /// Inputs that decide the mounts.
@@ -39,6 +40,8 @@ pub struct MountInputs<'a> {
     pub has_recipes: bool,
     /// Home directory of the user.
     pub user_home: &'a Path,
+    /// Decision about changes of the project.
+    pub review: Review,
 }
 
 /// The mounts of a run.
@@ -76,6 +79,8 @@ pub struct MountedProject {
     pub excluded: Vec<(PathBuf, PathBuf)>,
     /// Watches files that host programs act on, if the project is writable.
     pub guarding: Option<Guarding>,
+    /// The private layer with all changes, in review mode.
+    pub review: Option<Reviewing>,
 }
 
 /// Decides the mounts of a run, and makes its persistent directories.
@@ -91,9 +96,19 @@ pub fn find(given: &MountInputs<'_>, project: Option<OpenedPath>, settle: impl F
             excludable(project.path(), inner, access)?;
         }
         let excluded = given.settings.mount.exclude.iter().filter_map(|inner| Some((PathBuf::from(inner), keeper.excluded(inner)?)));
-        let mut shown = MountedProject { path: project.path().to_owned(), access, excluded: excluded.collect(), guarding: None };
+        let mut shown =
+            MountedProject { path: project.path().to_owned(), access, excluded: excluded.collect(), guarding: None, review: None };
         dirs.extend(shown.excluded.iter().map(|(_, dir)| dir.clone()));
         mount_project(&mut found, &shown, project.host());
+        if given.review > Review::Never && access == Access::ReadWrite {
+            let asked = reviewing::Asked { reviews: &given.home.reviews(), tool: given.tool, review: given.review };
+            let layered = reviewing::begin(&asked, project)?;
+            found.mounts.extend(layered.mounts);
+            found.overlays.push(layered.overlay);
+            found.opened.extend(layered.opened);
+            found.notes.extend(layered.notes);
+            shown.review = Some(layered.reviewing);
+        }
         guard(&mut found, given, &mut shown, project)?;
         found.project = Some(shown);
     }
@@ -149,15 +164,26 @@ fn guard(found: &mut Mounts, given: &MountInputs<'_>, shown: &mut MountedProject
     }
     let most = mount.max_guarded.map_or(MAX_GUARDED, |most| most as usize);
     let named = config_paths::named(Place { project: path, home: given.user_home, most })?;
-    let asked =
-        repository::ViewInputs { layers: &layers, git: mount.git.unwrap_or_default(), access: shown.access, submodules: &named.submodules };
+    let (layers, lifetime) = match &shown.review {
+        Some(review) => (review.layers(), Lifetime::Review),
+        None => (layers, Lifetime::Run),
+    };
+    let git = match (mount.git.unwrap_or_default(), lifetime) {
+        // Nothing reaches the host directly in review mode.
+        (Git::Direct, Lifetime::Review) => Git::Import,
+        (git, _) => git,
+    };
+    let asked = repository::ViewInputs { layers: &layers, git, access: shown.access, submodules: &named.submodules, lifetime };
     let mut seen = repository::see(&asked, project)?;
     let both = |inner: &Path| [path, Path::new(WORKSPACE)].map(|top| top.join(inner));
     let nearby = nearby_scan::look(path);
     if mount.sockets.unwrap_or_default() == Sockets::Hidden {
         found.hidden.extend(nearby.sockets.iter().flat_map(|socket| both(socket)));
     }
-    if shown.access == Access::ReadWrite {
+    if let Some(review) = &mut shown.review {
+        // No file of the host can change, so none is read-only or watched.
+        review.layer = seen.layer.take();
+    } else if shown.access == Access::ReadWrite {
         let guarded = Guarded {
             project: path.to_owned(),
             nested: watch_project::nested(&nearby).collect(),

@@ -12,7 +12,7 @@ use silo_build::image;
 use silo_insight::network::Title;
 use silo_launch::open_checked::{Links, OpenedPath};
 use silo_launch::spec::Spec;
-use silo_model::config::{Override, Settings, Tier};
+use silo_model::config::{Override, Review, Settings, Tier};
 use silo_model::recipe::Run;
 use silo_tool::{View, projects};
 
@@ -88,6 +88,8 @@ pub struct Options {
     pub memory_mb: Option<u64>,
     /// CPU limit.
     pub cpus: Option<u32>,
+    /// Requested decision about changes of the project.
+    pub review: Option<Review>,
     /// Requested tier.
     pub tier: Option<Tier>,
     /// Boot the VM without a snapshot, and take none.
@@ -132,7 +134,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<(Spec, Leases), Error> {
     let project = project(inputs)?;
     let settings = if project.is_some() { view.settings } else { view.user_settings };
     let over = settings.overrides.get(&tool.name).cloned().unwrap_or_default();
-    let mut mounts = see(inputs, settings, run, project)?;
+    let review = options.review.unwrap_or_else(|| settings.review(&tool.name, run.and_then(|run| run.review)));
+    let mut mounts = see(inputs, (settings, review), run, project)?;
     mounts.notes.iter().for_each(|note| (inputs.say)(note));
     let cwd = cwd(&over, mounts.project.as_ref(), caller);
     let alias = mounts.project.as_ref().and_then(|shown| alias(inputs, &shown.path));
@@ -262,7 +265,12 @@ fn project(inputs: &Inputs<'_>) -> Result<Option<OpenedPath>, Error> {
     Ok(None)
 }
 
-fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Option<OpenedPath>) -> Result<Mounts, Error> {
+fn see(
+    inputs: &Inputs<'_>,
+    (settings, review): (&Settings, Review),
+    run: Option<&Run>,
+    project: Option<OpenedPath>,
+) -> Result<Mounts, Error> {
     let view = &inputs.view;
     let is_own = project.as_ref().is_some_and(|project| project.path() == view.project);
     let given = mounts::MountInputs {
@@ -273,6 +281,7 @@ fn see(inputs: &Inputs<'_>, settings: &Settings, run: Option<&Run>, project: Opt
         project_id: settings.project_id.as_deref().filter(|_| is_own),
         has_recipes: view.places.project.is_some(),
         user_home: &inputs.caller.user.home,
+        review,
     };
     mounts::find(&given, project, || {
         if let Some(note) = moved_project::settle(view.home, inputs.images.store, view.project)? {

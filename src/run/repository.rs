@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use silo_guard::git::layer::Layer;
 use silo_guard::git::layer_inputs::LayerInputs;
+use silo_guard::git::leftover_layers;
 use silo_guard::git::repository::{Layout, Repository};
 use silo_launch::open_checked::{Links, OpenedPath};
-use silo_launch::spec::{Access, Mount, Overlay};
+use silo_launch::spec::{Access, Fallback, Mount, Overlay};
 use silo_launch::{HAS_NATIVE, spec::host_path::HostPath};
 use silo_model::config::mounts::Git;
 
@@ -52,6 +53,17 @@ pub struct ViewInputs<'a> {
     pub access: Access,
     /// Working trees of submodules.
     pub submodules: &'a [PathBuf],
+    /// Lifetime of the layer.
+    pub lifetime: Lifetime,
+}
+
+/// Lifetime of a repository's layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// The run imports it.
+    Run,
+    /// A review keeps it for later runs, and `silo apply` imports it.
+    Review,
 }
 
 /// Decides how a run sees the project's repository.
@@ -129,6 +141,17 @@ fn layer(given: &ViewInputs<'_>, project: &Path, common: &Path, seen: &mut Repos
         note("this system has no overlay file system");
         return Ok(None);
     }
+    if given.lifetime == Lifetime::Review
+        && let Some(kept) = leftover_layers::of_project(given.layers, project).pop()
+    {
+        if kept.is_replaced() {
+            return Err(Error::usage(
+                format!("the repository in {} was replaced here since the review began", sanitize::path(common)),
+                "`silo apply` or `silo discard` decides the changes of the earlier runs first",
+            ));
+        }
+        return Ok(Some(kept));
+    }
     match Repository::find(project)? {
         None => note("it is not a complete repository"),
         Some(repository) if repository.layout() == Layout::Other => note("silo cannot read its ref format"),
@@ -145,5 +168,5 @@ fn layer(given: &ViewInputs<'_>, project: &Path, common: &Path, seen: &mut Repos
 }
 
 fn overlay(layer: &Layer, lower: HostPath, guests: Vec<PathBuf>) -> Overlay {
-    Overlay { lower, upper: layer.upper(), work: layer.work(), guests }
+    Overlay { lower, upper: layer.upper(), work: layer.work(), guests, fallback: Fallback::ReadOnly }
 }

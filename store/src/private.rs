@@ -25,7 +25,7 @@ const OTHERS: u32 = 0o077;
 /// Permissions that allow other users to change a file.
 const WRITE: u32 = 0o022;
 /// Directories of files with the modes that a guest sees; other users cannot enter these directories.
-const APART: [&str; 5] = ["baked", "images", "stage", "work", "kept"];
+const APART: [&str; 6] = ["baked", "images", "stage", "work", "kept", "reviews"];
 
 /// Makes a directory and its parents; an existing one is not changed.
 pub fn make_dir(dir: &Path) -> Result<(), PathError> {

@@ -101,6 +101,16 @@ impl Layer {
         Layer { dir, upper, imports: opened.imports, place: opened.place, is_replaced: opened.is_replaced, _lock: lock }
     }
 
+    /// True if the repository was moved, removed or replaced since the layer was made.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced || self.place.is_replaced()
+    }
+
+    /// True if the program inside wrote nothing.
+    pub fn is_unused(&self) -> bool {
+        self.upper.list(1).is_ok_and(|names| names.is_empty())
+    }
+
     /// Returns the overlayfs upper directory.
     pub fn upper(&self) -> PathBuf {
         upper(&self.dir)

@@ -32,7 +32,7 @@ use crate::kernel::sys;
 use crate::open_checked;
 use crate::spec::UNLAYERED;
 use crate::spec::host_path::HostPath;
-use crate::spec::{Access, Overlay, SYMLINK, Spec, Upper};
+use crate::spec::{Access, Fallback, Overlay, SYMLINK, Spec, Upper};
 
 /// Bytes of tmpfs per inode. An inode costs about 1 KiB of kernel memory that is not counted as size, so the inodes of a full sandbox take
 /// at most a quarter more than its limit.
@@ -71,12 +71,17 @@ pub fn enter(spec: &Spec, has_range: bool) -> Result<(proc::EmptyDirs, Option<Ch
         let tmp = clone_tree(scratch.as_fd(), "tmp").during_this(|| at_root("/tmp"))?;
         attach(&tmp, &root, Path::new("/tmp")).during_this(|| at_root("/tmp"))?;
     }
+    let mut layers: Vec<Layered<'_>> = spec.overlays.iter().map(Layered::new).collect();
     for (mount, tree) in spec.mounts.iter().zip(&sources.mounts) {
         attach_making(tree, &root, &mount.guest)
             .during_this(|| format!("mounting {} on {}", mount.host.path().display(), mount.guest.display()))?;
+        // Before later mounts, which are inside it.
+        for layer in &mut layers {
+            layer.attach_at(&mount.guest, &root)?;
+        }
     }
-    for overlay in &spec.overlays {
-        layer(overlay, &root)?;
+    for layer in &mut layers {
+        layer.attach(&root)?;
     }
     protect(spec, &root)?;
     hide(spec, &root, &scratch)?;
@@ -248,45 +253,78 @@ fn forget_volatile(work: &OwnedFd) {
     let _ = unlinkat(work, "work/incompat/volatile", AtFlags::REMOVEDIR);
 }
 
-/// Mounts an overlay over a host directory, or mounts the directory read-only if that fails.
-fn layer(overlay: &Overlay, root: &OwnedFd) -> Result<(), Failure> {
+/// An overlay over a host directory while it is attached to its guest paths.
+struct Layered<'a> {
+    overlay: &'a Overlay,
+    /// The guest paths without the overlay.
+    left: Vec<&'a Path>,
+    /// A guest path with the overlay.
+    first: Option<&'a Path>,
+}
+
+impl<'a> Layered<'a> {
+    fn new(overlay: &'a Overlay) -> Layered<'a> {
+        Layered { overlay, left: overlay.guests.iter().map(PathBuf::as_path).collect(), first: None }
+    }
+
+    /// Attaches the overlay on this guest path, if it is one of its own.
+    fn attach_at(&mut self, guest: &Path, root: &OwnedFd) -> Result<(), Failure> {
+        let Some(index) = self.left.iter().position(|path| *path == guest) else { return Ok(()) };
+        let guest = self.left.remove(index);
+        let step = || format!("mounting a layer over {}", self.overlay.lower.path().display());
+        let tree = match self.first {
+            None => layer(self.overlay)?,
+            // A clone of the first mount: two overlays with one upper directory would corrupt each other.
+            Some(first) => clone_tree(open_in(root.as_fd(), first).during_this(step)?.as_fd(), "").during_this(step)?,
+        };
+        attach(&tree, root, guest).during_this(step)?;
+        self.first.get_or_insert(guest);
+        Ok(())
+    }
+
+    /// Attaches the overlay on all remaining guest paths.
+    fn attach(&mut self, root: &OwnedFd) -> Result<(), Failure> {
+        for guest in self.left.clone() {
+            self.attach_at(guest, root)?;
+        }
+        Ok(())
+    }
+}
+
+/// Mounts an overlay over a host directory, detached. If that fails, mounts the directory read-only, or fails.
+fn layer(overlay: &Overlay) -> Result<OwnedFd, Failure> {
     let step = || format!("mounting a layer over {}", overlay.lower.path().display());
     let lower = open_host(&overlay.lower)?;
     let dir = |path: &Path| open(path, OPEN_DIR, Mode::empty()).during_this(|| format!("opening {}", path.display()));
     let (upper, work) = (dir(&overlay.upper)?, dir(&overlay.work)?);
-    let tree = match layered(&lower, &upper, &work) {
-        Ok(tree) => tree,
+    forget_volatile(&work);
+    match layered(&lower, &upper, &work) {
+        Ok(tree) => Ok(tree),
+        Err(error) if overlay.fallback == Fallback::Fail => Err(error).during_this(step),
         // The file system does not support overlays, or the kernel's limit on stacked overlays is reached.
         Err(_) => {
-            mkdirat(&work, UNLAYERED, Mode::from_raw_mode(0o700)).during_this(step)?;
+            match mkdirat(&work, UNLAYERED, Mode::from_raw_mode(0o700)) {
+                // An earlier run made it.
+                Err(Errno::EXIST) => {}
+                made => made.during_this(step)?,
+            }
             let tree = clone_tree(lower.as_fd(), "").during_this(step)?;
             let flags = HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY;
             sys::mount_setattr(tree.as_fd(), u64::from(flags.bits())).during_this(step)?;
-            tree
+            Ok(tree)
         }
-    };
-    let mut free = Some(tree);
-    let mut first: Option<PathBuf> = None;
-    for guest in &overlay.guests {
-        let tree = match (free.take(), &first) {
-            (Some(tree), _) => tree,
-            // A clone of the first mount: two overlays with one upper directory would corrupt each other.
-            (None, Some(first)) => clone_tree(open_in(root.as_fd(), first).during_this(step)?.as_fd(), "").during_this(step)?,
-            (None, None) => break,
-        };
-        attach(&tree, root, guest).during_this(step)?;
-        first.get_or_insert_with(|| guest.clone());
     }
-    Ok(())
 }
 
 fn layered(lower: &OwnedFd, upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::process::chdir("/proc/self/fd")?;
     fsconfig_set_flag(&context, "userxattr")?;
-    // Without it, unmounting waits until the layer's whole file system is synced. A layer is never mounted again, and files copied from it
-    // are verified, so a layer corrupted by a crash of the host does no harm.
+    // Without it, unmounting waits until the layer's whole file system is synced. Files copied from a layer are verified or reviewed, so a
+    // layer corrupted by a crash of the host does no harm.
     fsconfig_set_flag(&context, "volatile")?;
+    // An index would depend on the inode numbers of the lower directory, which change when the host edits files.
+    fsconfig_set_string(&context, "index", "off")?;
     for (name, fd) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
         fsconfig_set_string(&context, name, fd.as_raw_fd().to_string())?;
     }

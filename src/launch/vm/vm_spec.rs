@@ -345,7 +345,7 @@ const PROGRAM: &str = "qemu-system-aarch64";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Overlay;
+    use crate::spec::{Fallback, Overlay};
 
     fn spec() -> Spec {
         let mount = |host: &str, guest: &str, access| Mount { host: host.into(), guest: guest.into(), access };
@@ -365,6 +365,7 @@ mod tests {
                 upper: "/h/upper".into(),
                 work: "/h/work".into(),
                 guests: vec!["/home/me/p/.jj".into(), "/workspace/.jj".into()],
+                fallback: Fallback::ReadOnly,
             }],
             hidden: vec!["/workspace/socket".into()],
             removable: Vec::new(),

@@ -51,6 +51,8 @@ pub fn merge(under: Settings, over: Settings) -> Settings {
         },
         // A project can raise the tier, but not lower it.
         tier: under.tier.max(over.tier),
+        // The same for the review of its changes.
+        review: under.review.max(over.review),
         cache: Cache {
             rootfs: merge_limits(under.cache.rootfs, over.cache.rootfs),
             tools: merge_caches(under.cache.tools, over.cache.tools),
@@ -78,6 +80,7 @@ fn merge_override(mut under: Override, over: Override) -> Override {
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
         rootfs_size_mb: over.rootfs_size_mb.or(under.rootfs_size_mb),
+        review: under.review.max(over.review),
         image: over.image.or(under.image),
         lsp: lsp::merge(under.lsp, over.lsp),
     }

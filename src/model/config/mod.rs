@@ -31,6 +31,7 @@ use silo_base::grant::Port;
 use mounts::{Mount, PassFile};
 use network::{merge_network, union};
 
+pub use crate::review::Review;
 pub use network::{Network, Proxy};
 
 /// A `silo.toml`.
@@ -78,6 +79,9 @@ pub struct Settings {
     pub build: Build,
     /// Whether permissions in a project's files need an approval; only in the user's own settings.
     pub trust: Option<Trust>,
+    /// Decision about changes of the project: `always` keeps them in a private layer until `silo apply`, `risky` only if this machine would
+    /// execute or obey one of them, `never` lets tools change the project directly. By default the tool's recipe decides, else `never`.
+    pub review: Option<Review>,
     /// Tier of tools; by default vm if its image is installed and the processor supports virtual machines, else native.
     pub tier: Option<Tier>,
 }
@@ -227,6 +231,8 @@ pub struct Override {
     /// Limit in MiB of writes outside the project and persistent directories; held in memory. By default 4096.
     #[serde(rename = "rootfsSizeMB")]
     pub rootfs_size_mb: Option<u64>,
+    /// Decision about changes of the project by this tool, instead of `review`.
+    pub review: Option<Review>,
     /// A container image; an error, because images belong in recipes.
     pub image: Option<String>,
     /// Language server of the tool, merged over that of its recipe.
@@ -256,6 +262,17 @@ impl Settings {
     /// Returns the port forwards of a tool.
     pub fn ports(&self, tool: &str) -> &[Port] {
         self.overrides.get(tool).and_then(|over| over.ports.as_deref()).unwrap_or_default()
+    }
+
+    /// Returns the decision about changes of the project by a tool; `recipe` is that of its recipe.
+    pub fn review(&self, tool: &str, recipe: Option<Review>) -> Review {
+        let own = self.overrides.get(tool).and_then(|over| over.review).or(self.review);
+        let is_layered = self.mount.mode == Some(mounts::Mode::Review);
+        match own {
+            Some(own) => own,
+            None if is_layered => recipe.filter(|recipe| *recipe > Review::Never).unwrap_or(Review::Always),
+            None => recipe.unwrap_or(Review::Never),
+        }
     }
 
     /// True if a tool may use the user's ssh agent.
@@ -319,6 +336,26 @@ mod tests {
         assert_eq!(merged.mirrors.snapshot.as_deref(), Some("/s"));
         let python = &merged.overrides["python"];
         assert_eq!((python.memory_mb, python.env["X"].as_str(), python.env["Y"].as_str()), (Some(1), "1", "2"));
+    }
+
+    #[test]
+    fn the_most_specific_review_decides() {
+        let parse = |text: &str| toml::from_str::<Settings>(text).expect("settings");
+        for (text, recipe, expect) in [
+            ("", None, Review::Never),
+            ("", Some(Review::Risky), Review::Risky),
+            ("review = \"always\"", Some(Review::Risky), Review::Always),
+            ("review = \"always\"\noverrides.t.review = \"never\"", Some(Review::Risky), Review::Never),
+            ("review = \"never\"\noverrides.u.review = \"always\"", Some(Review::Risky), Review::Never),
+            ("mount.mode = \"review\"", None, Review::Always),
+            ("mount.mode = \"review\"", Some(Review::Risky), Review::Risky),
+            ("mount.mode = \"review\"", Some(Review::Never), Review::Always),
+            ("mount.mode = \"review\"\nreview = \"never\"", None, Review::Never),
+        ] {
+            assert_eq!(parse(text).review("t", recipe), expect, "{text}");
+        }
+        let merged = merge(parse("review = \"always\"\noverrides.t.review = \"always\""), parse("overrides.t.review = \"risky\""));
+        assert_eq!((merged.review("t", None), merged.review("u", None)), (Review::Always, Review::Always));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::oci::reference;
+use crate::review::Review;
 
 use super::check::{check_grants, check_name, check_shim, check_variables, sorted};
 use super::debian::{self, DebianTable};
@@ -66,6 +67,8 @@ pub struct RecipeFile {
     /// Memory limit of a run in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: Option<u64>,
+    /// Decision about changes of the project, unless the settings decide: `never` (default), `risky` or `always`.
+    pub review: Option<Review>,
     /// Command run once in a virtual machine before its snapshot is taken, so that the tool's files are in memory.
     pub warm_up: Option<Vec<String>>,
     /// Language server of the tool, for `silo lsp`; not part of the tool's image.
@@ -132,6 +135,7 @@ pub fn merge(under: RecipeFile, over: RecipeFile) -> RecipeFile {
         state: over.state.or(under.state),
         cpus: over.cpus.or(under.cpus),
         memory_mb: over.memory_mb.or(under.memory_mb),
+        review: over.review.or(under.review),
         warm_up: over.warm_up.or(under.warm_up),
         lsp: lsp::merge(under.lsp, over.lsp),
     }
@@ -220,6 +224,7 @@ pub fn check(name: &str, file: RecipeFile) -> Result<Recipe, Error> {
             network: sorted(allow),
             cpus,
             memory_mb,
+            review: file.review,
             warm_up,
         },
         lsp,

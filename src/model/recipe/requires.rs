@@ -32,6 +32,7 @@ pub fn lay(mut recipe: Recipe, base: Recipe) -> Result<Recipe, (String, String)>
     recipe.run.activate.extend(base.run.activate);
     recipe.run.cpus = recipe.run.cpus.or(base.run.cpus);
     recipe.run.memory_mb = recipe.run.memory_mb.or(base.run.memory_mb);
+    recipe.run.review = recipe.run.review.or(base.run.review);
     Ok(recipe)
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use silo_store::digest::Digest;
 
+use crate::review::Review;
+
 use super::kept_dirs::KeptDir;
 
 /// A checked recipe of one tool.
@@ -144,6 +146,8 @@ pub struct Run {
     pub cpus: Option<u32>,
     /// Memory limit in MiB.
     pub memory_mb: Option<u64>,
+    /// Decision about changes of the project, unless the settings decide.
+    pub review: Option<Review>,
     /// Command run once in a VM before its snapshot is taken; empty for none.
     pub warm_up: Vec<String>,
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use silo_base::grant::Port;
 use silo_model::config::mounts::{Git, Mode, Sockets};
-use silo_model::config::{Network, Override, Settings};
+use silo_model::config::{Network, Override, Review, Settings};
 use silo_model::recipe::Lsp;
 use silo_model::recipe::catalog::{self, RecipeSources};
 use silo_model::recipe::kept_dirs::{self, KeptDir, KeptEntry, Scope};
@@ -34,8 +34,16 @@ pub fn of_settings(project: &Settings, user: &Settings) -> Exposures {
     let bases = mirrors.debian.iter().chain(&mirrors.debian_security).chain(&mirrors.snapshot).chain(&mirrors.snapshot_security);
     found.extend(bases.map(|base| format!("packages come from {base}")));
     found.extend(project.project_id.iter().map(|id| format!("it has what is kept for the project named {id}")));
-    if project.mount.mode == Some(Mode::Rw) && user.mount.mode == Some(Mode::Ro) {
+    let writes_more = match (project.mount.mode, user.mount.mode) {
+        (Some(Mode::Rw), Some(Mode::Ro | Mode::Review)) | (Some(Mode::Review), Some(Mode::Ro)) => true,
+        (Some(_) | None, _) => false,
+    };
+    if writes_more {
         found.insert("every tool may write the project".to_owned());
+    }
+    of_review("every tool", project.review, user.review, &mut found);
+    for (tool, over) in &project.overrides {
+        of_review(tool, over.review, user.overrides.get(tool).and_then(|over| over.review).or(user.review), &mut found);
     }
     match project.mount.git {
         Some(Git::Direct) => drop(found.insert("every tool may write the git repository directly".to_owned())),
@@ -66,6 +74,17 @@ pub(super) fn plain(line: &str) -> String {
         }
     }
     plain
+}
+
+/// Lists a decision that lets more changes through than the user's own. Without one, the recipe decides, and lets at most safe changes through.
+fn of_review(tools: &str, project: Option<Review>, user: Option<Review>, found: &mut Exposures) {
+    let Some(project) = project.filter(|project| *project < user.unwrap_or(Review::Risky)) else { return };
+    found.insert(match project {
+        Review::Never => format!("changes of {tools} reach the project without a review"),
+        Review::Risky | Review::Always => {
+            format!("changes of {tools} reach the project without a review, unless this machine would run one")
+        }
+    });
 }
 
 fn of_override(tool: &str, over: &Override, found: &mut Exposures) {

@@ -1,0 +1,50 @@
+//! Errors of a review.
+
+use std::io;
+use std::path::PathBuf;
+
+use silo_store::path_error::PathError;
+
+/// Reason why a review cannot be made, read or decided.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory cannot be used.
+    #[error("cannot {doing} {path}", path = .path.display())]
+    File {
+        /// Attempted operation.
+        doing: &'static str,
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A file of Silo's own cannot be used.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The layer has more entries than a review reads.
+    #[error("the changes have more than {most} entries")]
+    TooMany {
+        /// Limit.
+        most: usize,
+    },
+    /// The review is in use.
+    #[error("a tool is running in review mode in {project}, or another command decides its changes", project = .project.display())]
+    Busy {
+        /// Project.
+        project: PathBuf,
+    },
+    /// The record of the review belongs to another version of Silo, or is damaged.
+    #[error("{path} is not a record that this silo can read: {reason}", path = .path.display())]
+    Record {
+        /// Record.
+        path: PathBuf,
+        /// Reason.
+        reason: String,
+    },
+}
+
+/// Adds the operation and the path to an I/O error.
+pub(crate) fn at(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::File { doing, path, source }
+}

@@ -1,0 +1,21 @@
+//! Review: the changes of a sandbox stay in a private layer over the project until a person applies or discards them.
+//!
+//! The project is the lower directory of an overlay, and the upper directory is in Silo's home. A sandboxed program wrote the upper
+//! directory, so it is read by file descriptor, without following symlinks, and within limits. The host's files are compared with their
+//! state at the first moment of the review, so that nothing that changed here is overwritten.
+
+pub mod error;
+
+pub mod mark;
+
+pub mod base;
+
+pub mod session;
+
+pub mod changes;
+
+pub mod conflict;
+
+pub mod view;
+
+pub use error::Error;

@@ -1,0 +1,287 @@
+//! The review of one project: its private layer, kept between runs until its changes are decided.
+//!
+//! ```text
+//! reviews/<identity of the project>/lock           held by a run, or by a command that decides
+//! reviews/<identity of the project>/session.json   project, start, tool
+//! reviews/<identity of the project>/base           marks of the project's files, see `base`
+//! reviews/<identity of the project>/upper, work    the layer, as overlayfs stores it
+//! reviews/<identity of the project>/git            the layer of the project's repository, see `silo_guard::git::layer`
+//! reviews/<identity of the project>/done           applied changes that can be undone, see `undo`
+//! ```
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use silo_store::locked_file::LockedFile;
+use silo_store::{private, read_limited, removal};
+
+use silo_base::identity::DirectoryId;
+use silo_guard::git::dir_fd::{Dir, is_absent};
+
+use crate::base::{Base, Moments};
+use crate::error::{Error, at};
+use crate::mark;
+
+/// Version of `session.json`.
+const VERSION: u32 = 1;
+/// Maximum size of `session.json`.
+const MAX_RECORD_BYTES: u64 = 1 << 20;
+
+/// A review of a project.
+#[derive(Debug)]
+pub struct Session {
+    dir: PathBuf,
+    record: Record,
+    lock: Option<LockedFile>,
+}
+
+/// Contents of `session.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    version: u32,
+    /// Paths may have any bytes.
+    project: Vec<u8>,
+    identity: String,
+    /// Nanoseconds since 1970; as text, because JSON numbers are shorter.
+    began: String,
+    /// Start of the last run.
+    run: String,
+    /// Tool of the last run.
+    tool: String,
+}
+
+impl Session {
+    /// Opens the review of a project for a run, and begins one if there is none. Fails if it is in use.
+    pub fn begin(reviews: &Path, project: &Path, tool: &str) -> Result<Session, Error> {
+        let identity = DirectoryId::of(project).map_err(at("read", project))?;
+        let dir = reviews.join(identity.key());
+        for made in [reviews, &dir] {
+            private::make_dir(made)?;
+        }
+        let lock = lock(&dir, project)?;
+        let now = now(&dir)?;
+        let before = read(&dir)?;
+        let mode = fs::metadata(project).map_err(at("read", project))?.mode() & 0o777;
+        for (name, mode) in [("upper", mode | 0o700), ("work", 0o700)] {
+            let made = dir.join(name);
+            match DirBuilder::new().mode(0o700).create(&made) {
+                Ok(()) => fs::set_permissions(&made, Permissions::from_mode(mode)).map_err(at("make", &made))?,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(at("make", &made)(error)),
+            }
+        }
+        let record = Record {
+            version: VERSION,
+            project: project.as_os_str().as_bytes().to_vec(),
+            identity: identity.text(),
+            began: before.map_or_else(|| now.to_string(), |before| before.began),
+            run: now.to_string(),
+            tool: tool.to_owned(),
+        };
+        let session = Session { dir, record, lock: Some(lock) };
+        session.write()?;
+        Ok(session)
+    }
+
+    /// Finds the review of a project, without locking it.
+    pub fn find(reviews: &Path, project: &Path) -> Result<Option<Session>, Error> {
+        let identity = match DirectoryId::of(project) {
+            Ok(identity) => identity,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(at("read", project)(error)),
+        };
+        Session::at(reviews.join(identity.key()))
+    }
+
+    /// Lists the reviews of all projects.
+    pub fn all(reviews: &Path) -> Result<Vec<Session>, Error> {
+        let listing = match fs::read_dir(reviews) {
+            Ok(listing) => listing,
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(at("list", reviews)(error)),
+        };
+        let mut dirs: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
+        dirs.sort();
+        Ok(dirs.into_iter().map(Session::at).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    }
+
+    fn at(dir: PathBuf) -> Result<Option<Session>, Error> {
+        Ok(read(&dir)?.map(|record| Session { dir, record, lock: None }))
+    }
+
+    /// Locks the review for a decision; fails if it is in use.
+    pub fn lock(&mut self) -> Result<(), Error> {
+        if self.lock.is_none() {
+            self.lock = Some(lock(&self.dir, &self.project())?);
+        }
+        Ok(())
+    }
+
+    /// True if a run or another command has locked the review.
+    pub fn is_busy(&self) -> bool {
+        self.lock.is_none() && matches!(lock(&self.dir, &self.project()), Err(Error::Busy { .. }))
+    }
+
+    /// Returns the directory of the review.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the path of the project at the last run.
+    pub fn project(&self) -> PathBuf {
+        OsString::from_vec(self.record.project.clone()).into()
+    }
+
+    /// Returns the tool of the last run.
+    pub fn tool(&self) -> &str {
+        &self.record.tool
+    }
+
+    /// Returns the upper directory of the overlay.
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    /// Returns the work directory of the overlay.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    /// Returns the directory with the layer of the project's repository.
+    pub fn git(&self) -> PathBuf {
+        self.dir.join("git")
+    }
+
+    /// Returns the start of the review and of its last run.
+    pub fn moments(&self) -> Moments {
+        let parse = |text: &str| text.parse().unwrap_or(0);
+        Moments { review: parse(&self.record.began), run: parse(&self.record.run) }
+    }
+
+    /// Opens the upper directory.
+    pub fn open_upper(&self) -> Result<Dir, Error> {
+        Dir::open(&self.upper()).map_err(at("open", self.upper()))
+    }
+
+    /// Reads the marks of the project's files; `None` if a killed run took none.
+    pub fn base(&self) -> Result<Option<Base>, Error> {
+        Base::read(&self.base_path()).map_err(at("read", self.base_path()))
+    }
+
+    /// Marks the project's files for the current run.
+    pub fn look(&self) -> Result<(), Error> {
+        let project = self.project();
+        let project = Dir::open(&project).map_err(at("open", &project))?;
+        let base = Base::look(&project, &self.open_upper()?, self.base()?.as_ref(), self.moments());
+        self.write_base(&base)
+    }
+
+    /// Writes the marks.
+    pub fn write_base(&self, base: &Base) -> Result<(), Error> {
+        base.write(&self.base_path()).map_err(at("write", self.base_path()))
+    }
+
+    /// Returns the state that a thread needs to mark the project's files.
+    pub fn observer(&self) -> Observer {
+        Observer(Session { dir: self.dir.clone(), record: self.record.clone(), lock: None })
+    }
+
+    /// Removes the layer, but not the changes that can be undone. The caller holds the lock.
+    pub fn clear(&self) -> Result<(), Error> {
+        for name in ["session.json", "upper", "work", "git", "base"] {
+            removal::remove_tree(&self.dir.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn base_path(&self) -> PathBuf {
+        self.dir.join("base")
+    }
+
+    fn write(&self) -> Result<(), Error> {
+        let path = self.dir.join("session.json");
+        let text = serde_json::to_vec(&self.record).map_err(|error| at("write", &path)(error.into()))?;
+        let new = self.dir.join("session.new");
+        private::write(&new, &text).and_then(|()| fs::rename(&new, &path)).map_err(at("write", &path))
+    }
+}
+
+/// Marks the project's files while a program runs.
+#[derive(Debug)]
+pub struct Observer(Session);
+
+impl Observer {
+    /// Marks the files.
+    pub fn look(&self) -> Result<(), Error> {
+        self.0.look()
+    }
+}
+
+fn lock(dir: &Path, project: &Path) -> Result<LockedFile, Error> {
+    let path = dir.join("lock");
+    let file = private::open_lock(&path).map_err(at("lock", &path))?;
+    LockedFile::try_exclusive(file).map_err(at("lock", &path))?.ok_or_else(|| Error::Busy { project: project.to_owned() })
+}
+
+/// Returns the current time of the file system's clock.
+fn now(dir: &Path) -> Result<i128, Error> {
+    let path = dir.join("clock");
+    let read = || -> std::io::Result<i128> {
+        let mut file = private::create(&path)?;
+        file.write_all(b"1")?;
+        Ok(mark::changed(&rustix::fs::fstat(&file)?))
+    };
+    read().map_err(at("write", &path))
+}
+
+fn read(dir: &Path) -> Result<Option<Record>, Error> {
+    let path = dir.join("session.json");
+    let bytes = match read_limited::read(&path, MAX_RECORD_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(at("read", &path)(error)),
+    };
+    let refused = |reason: String| Error::Record { path: path.clone(), reason };
+    let record: Record = serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
+    match record.version {
+        VERSION => Ok(Some(record)),
+        version => Err(refused(format!("its version is {version}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_review_belongs_to_one_directory_and_one_run_at_a_time() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (reviews, project) = (place.path().join("reviews"), place.path().join("p"));
+        fs::create_dir(&project).expect("made");
+        assert!(Session::find(&reviews, &project).expect("looked").is_none());
+        let first = Session::begin(&reviews, &project, "sh").expect("begun");
+        assert!(matches!(Session::begin(&reviews, &project, "sh"), Err(Error::Busy { .. })));
+        let mut found = Session::find(&reviews, &project).expect("looked").expect("there");
+        assert!(found.is_busy() && found.lock().is_err());
+        let began = first.moments().review;
+        drop(first);
+        found.lock().expect("free");
+        drop(found);
+        // The directory is the same after a rename, and another one at its path is not.
+        let moved = place.path().join("q");
+        fs::rename(&project, &moved).expect("renamed");
+        fs::create_dir(&project).expect("made");
+        assert!(Session::find(&reviews, &project).expect("looked").is_none());
+        let again = Session::begin(&reviews, &moved, "sh").expect("begun");
+        assert_eq!((again.moments().review, again.project()), (began, moved.clone()));
+        assert!(again.moments().run >= began);
+        again.clear().expect("removed");
+        assert!(Session::find(&reviews, &moved).expect("looked").is_none());
+    }
+}

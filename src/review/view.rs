@@ -1,0 +1,91 @@
+//! An open review: the project, the layer and the marks, as every command reads them.
+
+use std::path::Path;
+
+use silo_guard::git::dir_fd::Dir;
+use silo_guard::git::{layer, leftover_layers};
+
+use crate::base::Base;
+use crate::changes::{self, Change};
+use crate::conflict;
+use crate::error::{Error, at};
+use crate::session::Session;
+
+/// An open review.
+#[derive(Debug)]
+pub struct View {
+    /// The review.
+    pub session: Session,
+    /// The project.
+    pub project: Dir,
+    /// The upper directory of the layer.
+    pub upper: Dir,
+    /// Marks of the project's files.
+    pub base: Option<Base>,
+    /// State of the repository's layer.
+    pub repository: Repository,
+}
+
+/// State of the repository's layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repository {
+    /// There is no layer.
+    None,
+    /// The layer has no changes.
+    Same,
+    /// The layer has changes to import.
+    Changed,
+}
+
+impl View {
+    /// Opens a review.
+    pub fn open(session: Session) -> Result<View, Error> {
+        let path = session.project();
+        let project = Dir::open(&path).map_err(at("open", &path))?;
+        let upper = session.open_upper()?;
+        let base = session.base()?;
+        let repository = repository(&session.git());
+        Ok(View { session, project, upper, base, repository })
+    }
+
+    /// Lists the changes of files.
+    pub fn changes(&self) -> Result<Vec<Change>, Error> {
+        changes::list(&changes::Given {
+            project: &self.project,
+            upper: &self.upper,
+            base: self.base.as_ref(),
+            has_git_layer: self.repository != Repository::None,
+        })
+    }
+
+    /// Returns the reason why a change conflicts with a change here.
+    pub fn conflict(&self, change: &Change) -> Option<String> {
+        let since = self.session.moments().review;
+        conflict::find(&conflict::Given { project: &self.project, upper: &self.upper, base: self.base.as_ref(), since }, change)
+    }
+}
+
+/// Looks at the layers without locking them.
+fn repository(layers: &Path) -> Repository {
+    let dirs: Vec<_> = std::fs::read_dir(layers).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let is_changed =
+        |dir: &std::path::PathBuf| Dir::open(&layer::upper(dir)).and_then(|upper| upper.list(1)).map_or(true, |all| !all.is_empty());
+    if dirs.is_empty() {
+        Repository::None
+    } else if dirs.iter().any(is_changed) {
+        Repository::Changed
+    } else {
+        Repository::Same
+    }
+}
+
+/// Imports the changes of the repository's layer, and removes the layer. Returns messages about everything that was not imported unchanged.
+pub fn import(session: &Session) -> Vec<String> {
+    let mut lines = Vec::new();
+    for layer in leftover_layers::of_project(&session.git(), &session.project()) {
+        let finished = layer.finish();
+        lines.extend(finished.told);
+        lines.extend(finished.left.map(|left| format!("the rest of it is in {}", silo_base::sanitize::path(&left))));
+    }
+    lines
+}
