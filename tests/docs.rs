@@ -151,6 +151,27 @@ fn files_named_in_the_docs_exist() {
 
 /// The summary is the site's table of contents, and mdBook leaves out pages that it does not name.
 #[test]
+fn concepts_have_a_file_of_their_own() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).expect("our own file");
+    let (_, section) = text.split_once("\n## Where to find\n").expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut concepts = BTreeSet::new();
+    let mut files = BTreeSet::new();
+    for row in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let mut cells = row.split('|').skip(1).map(str::trim);
+        let concept = cells.next().expect("a concept");
+        assert!(concepts.insert(concept), "{concept} has two rows");
+        let paths: Vec<&str> = cells.next().expect("the files").split('`').skip(1).step_by(2).collect();
+        assert!(!paths.is_empty(), "{concept} has no file");
+        for path in paths {
+            assert!(["", "src"].iter().any(|place| root().join(place).join(path).is_file()), "{concept}: there is no {path}");
+            assert!(files.insert(path), "{path} is in two rows");
+        }
+    }
+    assert!(concepts.len() >= 20, "only {} concepts are listed", concepts.len());
+}
+
+#[test]
 fn every_page_is_in_the_summary() {
     let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).expect("the summary");
     let listed: Vec<String> = links(&summary).into_iter().map(|(_, target)| target).collect();

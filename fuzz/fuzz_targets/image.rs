@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use silo_model::oci::{docker, image, reference};
+use silo_model::oci::{docker, manifest, reference};
 
 fuzz_target!(|bytes: &[u8]| {
-    drop(image::document(bytes));
-    drop(image::configuration(bytes, silo_base::system::Arch::Amd64));
+    drop(manifest::document(bytes));
+    drop(manifest::configuration(bytes, silo_base::system::Arch::Amd64));
     if let Ok(images) = docker::list(bytes) {
         drop(docker::choose(&images, None));
     }

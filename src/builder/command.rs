@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::Path;
 
-use silo_store::difference::differences;
 use silo_store::digest::{Digest, LayerId};
 
 use silo_base::system::Arch;
@@ -23,13 +22,10 @@ use super::error::Error;
 use super::state::State;
 use super::step::{self, Prepared, StepRun};
 use super::workdir::Workdir;
-use super::{network, scrub};
+use super::{fixed_output, network, scrub};
 
 /// Mount point of the project in a step, wherever the project is on the host.
 const PROJECT: &str = "/workspace";
-
-/// Most differences that an error lists.
-const SHOWN: usize = 20;
 
 /// Environment variables with the same value in every step.
 const FIXED: [(&str, &str); 8] = [
@@ -155,7 +151,7 @@ impl step::Kind for Run<'_> {
 
     fn accept(&self, ctx: &BuildContext<'_>, made: LayerId) -> Result<(), Error> {
         match self.pinned.filter(|pinned| *pinned != made) {
-            Some(pinned) => Err(other_output(ctx, self.task.step.title(), pinned, made)),
+            Some(pinned) => Err(fixed_output::mismatch(ctx, self.task.step.title(), pinned, made)),
             None => Ok(()),
         }
     }
@@ -172,27 +168,8 @@ impl Run<'_> {
             (false, _) => String::new(),
             (true, project) => project_key(project?)?,
         };
-        let drv = self.drv.id().digest();
-        Some(Digest::of(format!("silo fixed output 1\n{drv}\n{layer}\n{project}\n").as_bytes()))
+        Some(fixed_output::key(self.drv, layer, &project))
     }
-}
-
-/// Describes how the output differs from the lock.
-fn other_output(ctx: &BuildContext<'_>, command: String, pinned: LayerId, made: LayerId) -> Error {
-    let indexes = read_index(ctx, pinned).and_then(|old| Ok((old, read_index(ctx, made)?)));
-    let told = match indexes {
-        Ok((old, new)) => {
-            let all = differences(&old, &new);
-            let more = all.len().saturating_sub(SHOWN);
-            let mut lines: Vec<String> = all.iter().take(SHOWN).map(|difference| format!("  {difference}")).collect();
-            if more > 0 {
-                lines.push(format!("  and {more} more"));
-            }
-            lines.join("\n")
-        }
-        Err(_) => format!("  the differing paths are unknown, because the pinned layer is not on this machine; the new layer is {made}"),
-    };
-    Error::OtherOutput { command, pinned, made, told }
 }
 
 /// Fails if the step left a secret that all users of the image would share.

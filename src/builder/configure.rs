@@ -185,7 +185,7 @@ impl step::Kind for Run<'_> {
         let packages: Vec<_> = self.earlier.iter().chain(&choice.present).chain(&choice.by_dpkg).collect();
         let taken = generated_secrets::take_out(ctx.store, upper, &packages)?;
         if !taken.is_empty() {
-            (ctx.sink)(Event::Note { text: generated_secrets::told(&taken) });
+            (ctx.sink)(Event::Note { text: generated_secrets::describe(&taken) });
         }
         Ok(())
     }

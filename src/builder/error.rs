@@ -137,7 +137,7 @@ pub enum Error {
     #[error("a shared dependency failed (see above)")]
     Shared,
     /// Several independent errors; see [`Error::of_all`].
-    #[error("{count} errors:\n{told}", count = .0.len(), told = told(.0))]
+    #[error("{count} errors:\n{told}", count = .0.len(), told = describe(.0))]
     Several(Vec<Error>),
     /// A step made a file that an image must not have.
     #[error("a step left {path}: {why}")]
@@ -205,7 +205,7 @@ impl Error {
 }
 
 /// Renders several errors as a list, each with its causes.
-fn told(errors: &[Error]) -> String {
+fn describe(errors: &[Error]) -> String {
     let told: Vec<String> = errors.iter().map(|error| format!("- {}", error_chain::of(error).join(": "))).collect();
     told.join("\n")
 }

@@ -130,7 +130,7 @@ pub(super) fn take_out(store: &Store, upper: &Path, packages: &[&Arc<Unpacked>])
 }
 
 /// Describes the removed files in one line.
-pub(super) fn told(paths: &[String]) -> String {
+pub(super) fn describe(paths: &[String]) -> String {
     const MOST: usize = 8;
     let more = if paths.len() > MOST { format!(" and {} more", paths.len() - MOST) } else { String::new() };
     format!(

@@ -36,6 +36,7 @@ mod step_root;
 mod state;
 
 mod compare;
+mod fixed_output;
 pub mod network;
 
 mod dpkg_database;

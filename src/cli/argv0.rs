@@ -14,7 +14,7 @@ use silo_base::home::{Home, PROGRAM};
 use silo_model::config::discover;
 use silo_model::config::project::ProjectFiles;
 use silo_model::recipe::catalog;
-use silo_tool::shim::choice::{self, Choice};
+use silo_tool::shim::fall_through::{self, Choice};
 use silo_tool::shim::table::{self, Entry};
 use silo_tool::shim::{HANDED_ON, MOST_HANDED_ON, claims, launchers, search};
 use silo_tool::shims;
@@ -82,7 +82,7 @@ fn answer(home: &Home, table: &table::Table, name: &str, args: &[OsString]) -> R
         project = Some((from, files));
         Ok(claims)
     };
-    let choice = choice::choose(table, name, claims)?;
+    let choice = fall_through::choose(table, name, claims)?;
     if let (Choice::Next(_), Some((from, files))) = (&choice, &project) {
         // A sandbox must not get a program run outside of sandboxes by changing silo.toml.
         trust::unchanged(home, from, files).map_err(|failure| failure.or_code(SILO_FAILED))?;

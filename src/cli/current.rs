@@ -8,8 +8,8 @@ use silo_base::sanitize;
 use silo_model::recipe::check::check_name;
 use silo_tool::definition::{self, Scope};
 use silo_tool::record::{self, Installed};
-use silo_tool::shim::choice::Claims;
 use silo_tool::shim::claims;
+use silo_tool::shim::fall_through::Claims;
 use silo_tool::shim::table::{self, Table};
 
 use super::context::{Globals, Setting, setting};
@@ -64,7 +64,7 @@ impl State {
         }
     }
 
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         match self {
             State::Project(root) => format!("used by {}", sanitize::path(root)),
             State::User(file) => format!("used by {}", sanitize::path(file)),
@@ -94,7 +94,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     } else {
         let width = rows.iter().map(|row| row.tool.len()).max().unwrap_or(0);
         ui::data(
-            &rows.iter().map(|row| format!("{:width$}  {}; {}\n", row.tool, image(&row.image), row.state.told())).collect::<String>(),
+            &rows.iter().map(|row| format!("{:width$}  {}; {}\n", row.tool, image(&row.image), row.state.describe())).collect::<String>(),
         )?;
     }
     Ok(ExitCode::SUCCESS)
@@ -162,5 +162,5 @@ fn one(setting: &Setting, table: &Table, claims: &Claims, tool: &str, as_json: b
         return ui::json(&told);
     }
     let text = toml::to_string(&value).map_err(Failure::other)?;
-    ui::data(&format!("# {tool} {}; {}\n{text}", image(&row.image), row.state.told()))
+    ui::data(&format!("# {tool} {}; {}\n{text}", image(&row.image), row.state.describe()))
 }

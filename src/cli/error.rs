@@ -258,8 +258,8 @@ fn keep_hint(error: &silo_tool::gc_roots::Error) -> Option<String> {
     }
 }
 
-impl From<silo_tool::locking::Error> for Failure {
-    fn from(error: silo_tool::locking::Error) -> Failure {
+impl From<silo_tool::lock_files::Error> for Failure {
+    fn from(error: silo_tool::lock_files::Error) -> Failure {
         let hint = locking_hint(&error);
         let failure = Failure::hinted(&error, hint);
         if is_stopped_locking(&error) { failure.with_code(STOPPED) } else { failure }
@@ -316,9 +316,9 @@ impl Failure {
 }
 
 /// True if the user stopped the making of a lock.
-fn is_stopped_locking(error: &silo_tool::locking::Error) -> bool {
-    use silo_tool::{locking, resolve_lock};
-    matches!(error, locking::Error::Relock { source, .. } if matches!(**source, resolve_lock::Error::Fetch(silo_fetch::error::Error::Cancelled)))
+fn is_stopped_locking(error: &silo_tool::lock_files::Error) -> bool {
+    use silo_tool::{lock_files, resolve_lock};
+    matches!(error, lock_files::Error::Relock { source, .. } if matches!(**source, resolve_lock::Error::Fetch(silo_fetch::error::Error::Cancelled)))
 }
 
 impl From<silo_tool::definition::Error> for Failure {
@@ -338,8 +338,8 @@ fn definition_hint(error: &silo_tool::definition::Error) -> Option<String> {
     }
 }
 
-fn locking_hint(error: &silo_tool::locking::Error) -> Option<String> {
-    use silo_tool::locking::Error as E;
+fn locking_hint(error: &silo_tool::lock_files::Error) -> Option<String> {
+    use silo_tool::lock_files::Error as E;
     match error {
         E::Frozen { tool } => Some(format!("run `silo lock {tool}`")),
         E::FrozenProject { .. } => Some("run `silo sync` without --frozen, and check silo.lock in".to_owned()),

@@ -9,7 +9,7 @@ use silo_base::sanitize;
 use silo_base::units;
 use silo_guard::git::leftover_layers::{self, LeftLayer};
 use silo_tool::collect::{self, Collected, GcOptions};
-use silo_tool::{evict, usage};
+use silo_tool::{cache_eviction, usage};
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -100,8 +100,9 @@ pub fn collected(setting: &Setting, wish: &GcOptions, dry_run: bool, json: bool)
         let collected = collect(context, wish)?;
         let waiting = leftover_layers::look(&context.home.repositories()).map_err(Failure::other)?;
         let waiting: Vec<LeftLayer> = waiting.into_iter().filter(|left| left.is_needed).collect();
-        let choice = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), collect::now(context))?;
-        Ok((collected, waiting, if dry_run { (choice.len(), choice.bytes) } else { evict::remove(&choice) }))
+        let choice =
+            cache_eviction::choose(context.home, &cache_eviction::Policy::of(&context.user_settings.cache), collect::now(context))?;
+        Ok((collected, waiting, if dry_run { (choice.len(), choice.bytes) } else { cache_eviction::remove(&choice) }))
     })?;
     tell(&collected, &waiting, dry_run, json)?;
     if let (false, (1.., bytes)) = (json, cached) {

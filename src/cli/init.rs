@@ -92,7 +92,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
     let changes: Vec<Change> = [writing].into_iter().chain(ignoring).collect();
     journal::commit(&setting.home, &changes).map_err(Failure::other)?;
     trust::approve_change(&setting.home, &setting.project, &setting.user_settings, "", &text)?;
-    ui::data(&told(&path, &plan, &ignored))?;
+    ui::data(&describe(&path, &plan, &ignored))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,7 +102,7 @@ fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
         fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let detected = if args.tools.is_empty() { detect::detect(&names) } else { Detected::default() };
     for found in &detected.tools {
-        if catalog::find(&setting.places, found.name).is_ok() && wanted(args, found)? {
+        if catalog::find(&setting.places, found.name).is_ok() && is_wanted(args, found)? {
             plan.tools.push(found.name.to_owned());
         }
     }
@@ -121,7 +121,7 @@ fn plan(setting: &Setting, args: &Args, dir: &Path) -> Result<Plan, Failure> {
     };
     let of_python = detected.of_python.iter().filter(|_| plan.tools.iter().any(|tool| tool == "python")).map(|found| (found, "python"));
     for (found, tool) in of_python.chain(detected.languages.iter().map(|found| (found, base.as_str()))) {
-        if wanted(args, found)? {
+        if is_wanted(args, found)? {
             plan.addons.push((found.name.to_owned(), tool.to_owned()));
         }
     }
@@ -149,7 +149,7 @@ fn base_of(plan: &Plan, otherwise: &str) -> String {
 }
 
 /// Asks on a terminal; without a terminal, accepts everything detected.
-fn wanted(args: &Args, found: &DetectedTool) -> Result<bool, Failure> {
+fn is_wanted(args: &Args, found: &DetectedTool) -> Result<bool, Failure> {
     if args.no_interactive || !ui::is_asking() {
         return Ok(true);
     }
@@ -206,7 +206,7 @@ fn ignore(home: &Home, dir: &Path, exclude: &[&'static str]) -> Result<(Vec<&'st
     Ok((new, Some(change)))
 }
 
-fn told(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
+fn describe(path: &Path, plan: &Plan, ignored: &[&str]) -> String {
     let listed = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let mut text = format!("wrote {}\n  tools     {}\n", sanitize::path(path), listed(&plan.tools));
     for (addon, tool) in &plan.addons {

@@ -9,7 +9,7 @@ use silo_model::recipe::check::check_name;
 use silo_tool::collect;
 use silo_tool::import_image;
 use silo_tool::install::{self, InstallOptions, Outcome};
-use silo_tool::locking::Resolving;
+use silo_tool::lock_files::Resolving;
 use silo_tool::shims as tool_shims;
 
 use super::context::{Globals, setting};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_tool::definition::{self, Scope};
-use silo_tool::locking::{self};
+use silo_tool::lock_files::{self};
 use silo_tool::sync::{self, SyncOptions};
 
 use super::context::{Globals, Setting, setting};
@@ -53,17 +53,17 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 fn recipe(setting: &Setting, args: &Args, tool: &str) -> Result<ExitCode, Failure> {
     let line = setting.with(|context| {
         let definition = definition::of(context.view(), tool, Scope::Global)?;
-        let existing = if args.update { None } else { locking::existing(context.view(), &definition)? };
+        let existing = if args.update { None } else { lock_files::existing(context.view(), &definition)? };
         let (state, lock) = match existing {
             Some(lock) => ("is locked already", lock),
-            None => ("locked", locking::resolve(context, &definition)?),
+            None => ("locked", lock_files::resolve(context, &definition)?),
         };
         match &args.output {
-            Some(path) => locking::write(&setting.home, path, &BTreeMap::from([(tool.to_owned(), lock.clone())]))?,
-            None => drop(locking::keep(context.view(), &definition, &lock)?),
+            Some(path) => lock_files::write(&setting.home, path, &BTreeMap::from([(tool.to_owned(), lock.clone())]))?,
+            None => drop(lock_files::keep(context.view(), &definition, &lock)?),
         }
         let packages: Vec<String> = lock.packages.iter().map(|(arch, packages)| format!("{} on {arch}", packages.len())).collect();
-        Ok(format!("{tool} {} {state}: packages {}\n", locking::version(&definition.found, &lock), packages.join(", ")))
+        Ok(format!("{tool} {} {state}: packages {}\n", lock_files::version(&definition.found, &lock), packages.join(", ")))
     })?;
     ui::data(&line)?;
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use crate::run::target::{self, ParsedWords, Target};
 use silo_model::recipe::kept_dirs;
 use silo_tool::language_server::{self, Server};
-use silo_tool::locking::Resolving;
+use silo_tool::lock_files::Resolving;
 
 use super::context::{Globals, Setting, setting};
 use super::error::Failure;
@@ -44,7 +44,7 @@ pub fn run(globals: &Globals, args: Args) -> Result<ExitCode, Failure> {
     run::launched(globals, args.visible, |setting, visible| {
         let no_project = visible.is_without_project();
         let (target, server) = found(globals, setting, &words, no_project)?;
-        wanted(globals, setting, target, server, (&words, no_project))
+        selected_target(globals, setting, target, server, (&words, no_project))
     })
     .map_err(|failure| failure.or_code(SILO_FAILED))
 }
@@ -64,7 +64,13 @@ fn found(globals: &Globals, setting: &Setting, words: &[OsString], no_project: b
 }
 
 /// Turns the run of a tool into a run of its server. Builds the server first if it is missing.
-fn wanted(globals: &Globals, setting: &Setting, mut target: Target, server: Server, typed: (&[OsString], bool)) -> Result<Target, Failure> {
+fn selected_target(
+    globals: &Globals,
+    setting: &Setting,
+    mut target: Target,
+    server: Server,
+    typed: (&[OsString], bool),
+) -> Result<Target, Failure> {
     let (words, no_project) = typed;
     if !no_project {
         trust::require(setting, Some(&server.tool))?;

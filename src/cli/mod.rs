@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    fn told(words: &[String]) -> String {
+    fn describe(words: &[String]) -> String {
         definition::register(command);
         let args = ["silo".to_owned()].iter().chain(words).map(OsString::from).collect();
         let matches = match command().try_get_matches_from(legacy::translated(args)) {
@@ -362,7 +362,7 @@ mod tests {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (words, expect) = line.split_once(" -> ").expect("words and what they mean");
             let words: Vec<String> = serde_json::from_str(words).expect("words");
-            assert_eq!(told(&words), expect, "{words:?}");
+            assert_eq!(describe(&words), expect, "{words:?}");
         }
     }
 

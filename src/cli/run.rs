@@ -19,7 +19,7 @@ use silo_launch::spec::{Fallback, Spec};
 use silo_launch::{Exit, Phase, reexec};
 use silo_model::config::{Review, Tier};
 use silo_model::recipe::catalog;
-use silo_tool::shim::choice::ChoiceReason;
+use silo_tool::shim::fall_through::ChoiceReason;
 
 use super::captured_stderr::CapturedStderr;
 use super::context::{Globals, Setting, setting};

@@ -65,10 +65,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
             let names: Vec<&str> = SHELLS.iter().flat_map(|shell| shell.names).copied().collect();
             let unknown =
                 || Failure::usage(format!("\"{shell}\" is not a shell that silo knows"), format!("name one of {}", names.join(", ")));
-            known(shell).ok_or_else(unknown)?
+            find_shell(shell).ok_or_else(unknown)?
         }
         // An unknown shell most likely understands the code for sh.
-        None => env::var("SHELL").and_then(|shell| known(Path::new(&shell).file_name()?.to_str()?)).unwrap_or(&SHELLS[0]),
+        None => env::var("SHELL").and_then(|shell| find_shell(Path::new(&shell).file_name()?.to_str()?)).unwrap_or(&SHELLS[0]),
     };
     ui::data(shell.text)?;
     Ok(ExitCode::SUCCESS)
@@ -76,9 +76,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// Returns the line for a start-up file.
 pub fn advice(shell: &str) -> &'static str {
-    known(shell).unwrap_or(&SHELLS[0]).advice
+    find_shell(shell).unwrap_or(&SHELLS[0]).advice
 }
 
-fn known(name: &str) -> Option<&'static Shell> {
+fn find_shell(name: &str) -> Option<&'static Shell> {
     SHELLS.iter().find(|shell| shell.names.contains(&name))
 }

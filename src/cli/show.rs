@@ -73,7 +73,7 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
         },
     );
     for step in &recipe.steps {
-        line("step", shown(step));
+        line("step", display_step(step));
     }
     line("command", recipe.run.command.join(" "));
     if let Some(arguments) = recipe.run.arguments.as_ref().filter(|arguments| !arguments.is_empty()) {
@@ -88,7 +88,7 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
         line("server", lsp.command.join(" "));
         line("server has", lsp.packages.join(" "));
         for step in &lsp.steps {
-            line("server step", shown(step));
+            line("server step", display_step(step));
         }
     }
     line("env", recipe.run.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
@@ -104,7 +104,7 @@ fn text(setting: &Setting, offer: &CatalogEntry, scope: Scope) -> String {
 }
 
 /// Formats a step as a command, with its network access.
-fn shown(step: &Step) -> String {
+fn display_step(step: &Step) -> String {
     let reach = if step.network.is_empty() { String::new() } else { format!("    # reaches {}", step.network.join(" ")) };
     format!("{}{reach}", step.shown().trim())
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use silo_base::home::{LEGACY_CONFIG, PROJECT_CONFIG};
 use silo_base::sanitize;
-use silo_tool::locking::Resolving;
+use silo_tool::lock_files::Resolving;
 use silo_tool::sync::{self, SyncOptions, Synced, ToolChanges};
 
 use super::context::{Globals, Setting, setting, setting_at};

@@ -54,7 +54,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
         ui::data(&format!("{}: everything is approved\n", sanitize::path(&setting.project)))?;
         let changes = trust::changes(&setting.home, &setting.files)?;
         if !changes.is_empty() {
-            ui::data(&format!("changed since the last run of a tool here; needs no approval:\n{}", listed(&changes)))?;
+            ui::data(&format!("changed since the last run of a tool here; needs no approval:\n{}", bullet_list(&changes)))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -75,7 +75,7 @@ fn revoke(setting: &Setting) -> Result<ExitCode, Failure> {
     }
     let files = revoked.files.iter().map(|name| format!("{name}, as it was"));
     let lines: Vec<String> = revoked.lines.iter().cloned().chain(files).collect();
-    ui::data(&format!("{}: no longer approved\n{}", sanitize::path(&setting.project), listed(&lines)))?;
+    ui::data(&format!("{}: no longer approved\n{}", sanitize::path(&setting.project), bullet_list(&lines)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -111,7 +111,7 @@ pub fn unchanged(home: &Home, from: &Path, files: &ProjectFiles) -> Result<(), F
         return Ok(());
     }
     let root = sanitize::path(lost.as_ref().unwrap_or(files).root());
-    let what = format!("a tool could write these files of {root} when they came or changed:\n{}", listed(&lines));
+    let what = format!("a tool could write these files of {root} when they came or changed:\n{}", bullet_list(&lines));
     let hint = "nothing runs outside of a sandbox until `silo trust` has shown and approved them";
     Err(Failure::found(what.trim_end().to_owned(), hint))
 }
@@ -211,14 +211,14 @@ impl Unapproved {
         let project = sanitize::path(project);
         let mut text = String::new();
         if !self.files.is_empty() {
-            text += &format!("a tool could write these files of {project} when they came or changed:\n{}", listed(&self.files));
+            text += &format!("a tool could write these files of {project} when they came or changed:\n{}", bullet_list(&self.files));
         }
         if let Some(lost) = &self.lost {
             let lost = sanitize::path(lost.root());
             text += &format!("{lost} had settings, which a tool could remove; without them those of {project} apply\n");
         }
         if !self.lines.is_empty() {
-            text += &format!("{project} asks for permissions that are not approved:\n{}", listed(&self.lines));
+            text += &format!("{project} asks for permissions that are not approved:\n{}", bullet_list(&self.lines));
         }
         text
     }
@@ -239,6 +239,6 @@ impl Unapproved {
 }
 
 /// Formats lines that others wrote; escaped, so that they cannot act on the terminal.
-fn listed<'a>(lines: impl IntoIterator<Item = &'a String>) -> String {
+fn bullet_list<'a>(lines: impl IntoIterator<Item = &'a String>) -> String {
     lines.into_iter().map(|line| format!("  {}\n", line.escape_debug())).collect()
 }

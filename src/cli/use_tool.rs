@@ -9,7 +9,7 @@ use silo_model::recipe::check::check_name;
 use silo_model::recipe::versions::is_version;
 use silo_tool::definition::Scope;
 use silo_tool::journal::Change;
-use silo_tool::{locking, settings_file, trust as tool_trust};
+use silo_tool::{lock_files, settings_file, trust as tool_trust};
 
 use super::context::{Globals, setting};
 use super::error::Failure;
@@ -79,7 +79,7 @@ pub fn run_unuse(globals: &Globals, args: &UnuseArgs) -> Result<ExitCode, Failur
     if !was {
         return Err(Failure::found(format!("{} does not list {}", path.display(), args.tool), "`silo list` shows the tools"));
     }
-    let lock = if args.global { None } else { locking::forget(&setting.home, &setting.project.join(PROJECT_LOCK), &args.tool)? };
+    let lock = if args.global { None } else { lock_files::forget(&setting.home, &setting.project.join(PROJECT_LOCK), &args.tool)? };
     let left = lock.is_some();
     let changes: Vec<Change> = [changed.change(&setting.home)?].into_iter().chain(lock).collect();
     tool_trust::commit(&setting.home, &setting.project, &changes)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use silo_base::sanitize;
-use silo_tool::shim::choice::{self, Choice, ChoiceReason, Claims};
+use silo_tool::shim::fall_through::{self, Choice, ChoiceReason, Claims};
 use silo_tool::shim::table::{self, Entry, Table};
 use silo_tool::shim::{claims, launchers, search};
 
@@ -62,7 +62,7 @@ pub fn run(globals: &Globals, args: &Args) -> Result<ExitCode, Failure> {
 
 /// Returns the candidates in the order of PATH; only the first shim counts. A tool without a shim on PATH comes last.
 fn rows(setting: &Setting, table: &Table, claims: &Claims, name: &str) -> Result<Vec<Row>, Failure> {
-    let choice = choice::choose(table, name, || Ok::<_, Failure>(claims.clone()))?;
+    let choice = fall_through::choose(table, name, || Ok::<_, Failure>(claims.clone()))?;
     let (mut tool, others) = match &choice {
         Choice::Tool(entry, why) => (Some((entry.tool.clone(), because(*why, claims))), "the machine's own".to_owned()),
         Choice::Next(owners) if !owners.iter().any(|entry| entry.answers_everywhere(name)) => {

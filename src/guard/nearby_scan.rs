@@ -41,7 +41,7 @@ pub fn look(project: &Path) -> NearbyScan {
     let mut nearby = NearbyScan::default();
     let table = Table::new();
     let mut found: BTreeSet<PathBuf> = read_limited::read(Path::new(LISTED), MAX_LISTED_BYTES)
-        .map(|bytes| listed(&String::from_utf8_lossy(&bytes), project))
+        .map(|bytes| parse_list(&String::from_utf8_lossy(&bytes), project))
         .unwrap_or_default();
     found.retain(|path| dir.stat(path).ok().flatten().is_some_and(|stat| Kind::of(&stat) == Kind::Socket));
     let mut left = MAX_ENTRIES;
@@ -78,7 +78,7 @@ pub fn obeyed(tree: &Dir, git: &Path) -> Vec<PathBuf> {
 }
 
 /// Parses the kernel's list: the path is the eighth word of a line.
-fn listed(text: &str, project: &Path) -> BTreeSet<PathBuf> {
+fn parse_list(text: &str, project: &Path) -> BTreeSet<PathBuf> {
     let path = |line: &str| Path::new(line.splitn(8, ' ').nth(7)?.trim_start()).strip_prefix(project).ok().map(Path::to_owned);
     text.lines().skip(1).filter_map(path).filter(|path| !path.as_os_str().is_empty()).collect()
 }
@@ -123,6 +123,6 @@ mod tests {
         assert_eq!(found, expect.iter().map(PathBuf::from).collect::<Vec<_>>());
         let text =
             format!("Num RefCount Protocol Flags Type St Inode Path\n0: 2 0 10000 1 01 5 {}/x y\n0: 2 0 1 1 01 5\n", project.display());
-        assert_eq!(listed(&text, &project), BTreeSet::from([PathBuf::from("x y")]));
+        assert_eq!(parse_list(&text, &project), BTreeSet::from([PathBuf::from("x y")]));
     }
 }

@@ -71,7 +71,7 @@ mod tests {
     use super::super::{MAX_GUARDED, look};
     use super::*;
 
-    fn asked<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> ScanOptions<'a> {
+    fn scan_options<'a>(named: &'a [(PathBuf, String)], excluded: &'a [PathBuf]) -> ScanOptions<'a> {
         ScanOptions { recipes: Some("recipes"), named, nested: &[], excluded, most: MAX_GUARDED }
     }
 
@@ -88,7 +88,7 @@ mod tests {
             write(&project.join(name), "before");
         }
         let (named, excluded) = ([(PathBuf::from("tools/hook"), "git's core.hooksPath".to_owned())], [PathBuf::from(".claude")]);
-        let asked = asked(&named, &excluded);
+        let asked = scan_options(&named, &excluded);
         let start = look(&project, &asked).expect("looked");
         assert_eq!(start.read_only(), [".envrc", ".gdbinit", ".mcp.json", ".vscode", "silo.toml"].map(Path::new));
         let mut watch = Watch::new(&project, start);
@@ -138,13 +138,13 @@ mod tests {
         write(&project.join("tools/tasks.json"), "");
         symlink(project.join("conf/vscode"), project.join(".vscode")).expect("made");
         symlink("../../tools/tasks.json", project.join("conf/vscode/more.json")).expect("made");
-        let guards = look(&project, &asked(&[], &[])).expect("looked");
+        let guards = look(&project, &scan_options(&[], &[])).expect("looked");
         let expect = [".cargo", ".config/mise.toml", ".vscode", "conf/vscode", "tools/tasks.json"];
         assert_eq!(guards.read_only(), expect.map(Path::new));
         // A symlink with another target is another symlink.
         fs::remove_file(project.join(".vscode")).expect("there");
         symlink("other", project.join(".vscode")).expect("made");
-        let later = look(&project, &asked(&[], &[])).expect("looked");
+        let later = look(&project, &scan_options(&[], &[])).expect("looked");
         assert!(lines(&difference::differences(&guards, &later)).contains(&".vscode (changed; Visual Studio Code)".to_owned()));
     }
 
@@ -156,7 +156,7 @@ mod tests {
         write(&project.join("a/.vscode/tasks.json"), "before");
         let nested = [("a/.envrc", "direnv"), ("a/.vscode", "an editor"), ("b/.envrc", "direnv")]
             .map(|(path, of)| (PathBuf::from(path), of.to_owned()));
-        let asked = ScanOptions { nested: &nested, ..asked(&[], &[]) };
+        let asked = ScanOptions { nested: &nested, ..scan_options(&[], &[]) };
         let start = look(&project, &asked).expect("looked");
         assert!(start.read_only().is_empty() && start.prints.len() == 3);
         assert!(matches!(look(&project, &ScanOptions { most: 2, ..asked.clone() }), Err(Error::TooMany { most: 2 })));
@@ -188,10 +188,10 @@ mod tests {
             write(&place.path().join(format!(".idea/{number}")), "");
         }
         for most in [1, 3, 8] {
-            let asked = ScanOptions { most, ..asked(&[], &[]) };
+            let asked = ScanOptions { most, ..scan_options(&[], &[]) };
             assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { .. })), "{most}");
         }
-        let asked = ScanOptions { most: 8, ..asked(&[], &[]) };
+        let asked = ScanOptions { most: 8, ..scan_options(&[], &[]) };
         assert!(matches!(look(place.path(), &asked), Err(Error::TooMany { most: 8 })));
         let asked = ScanOptions { most: 9, ..asked };
         assert!(look(place.path(), &asked).is_ok());

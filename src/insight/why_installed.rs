@@ -99,16 +99,16 @@ pub fn wishes(view: View<'_>, tool: &str) -> Result<Vec<NamedPackage>, Error> {
 /// Lists the packages named by the recipe of `tool`. Of overlaid recipes, the topmost one that has the key counts.
 fn of_recipe(places: &RecipeSources, tool: &str) -> Result<Vec<NamedPackage>, Error> {
     for (_, path, text) in catalog::documents(places, &format!("{tool}.toml"))?.into_iter().rev() {
-        if let Some(wishes) = named(&text, &path)? {
+        if let Some(wishes) = parse_names(&text, &path)? {
             return Ok(wishes);
         }
     }
     let Some(builtin) = catalog::built_in(tool) else { return Ok(Vec::new()) };
-    Ok(named(builtin.recipe, Path::new(&format!("recipes/{tool}.toml")))?.unwrap_or_default())
+    Ok(parse_names(builtin.recipe, Path::new(&format!("recipes/{tool}.toml")))?.unwrap_or_default())
 }
 
 /// Lists the packages named by a recipe's text; `None` if the recipe does not have the key, so that the one below counts.
-fn named(text: &str, path: &Path) -> Result<Option<Vec<NamedPackage>>, Error> {
+fn parse_names(text: &str, path: &Path) -> Result<Option<Vec<NamedPackage>>, Error> {
     let named: Named = document::parse(text, path)?;
     let Some(packages) = named.debian.and_then(|table| table.packages) else { return Ok(None) };
     Ok(Some(packages.into_iter().map(|entry| wish(text, path, entry)).collect()))
@@ -257,7 +257,7 @@ mod tests {
         Package: e\nVersion: 1\nArchitecture: all\nEssential: yes\nDepends: c\n\n\
         Package: lonely\nVersion: 1\nArchitecture: all\n";
 
-    fn told(origin: &Origin) -> String {
+    fn describe(origin: &Origin) -> String {
         let chain = |steps: &[Step]| steps.iter().map(|step| format!(" {}>{}:{}", step.from, step.to, step.relation)).collect::<String>();
         let wished = origin.wished.as_ref().map(|(wish, steps)| format!("{}:{}{}", wish.file.display(), wish.line, chain(steps)));
         let essential = origin.essential.as_ref().map(|(name, steps)| format!("{name}{}", chain(steps)));
@@ -268,7 +268,7 @@ mod tests {
     fn the_shortest_chain_is_found() {
         let stanzas = parse_stanzas(STATUS.as_bytes()).expect("stanzas");
         let text = "# a recipe\n[debian]\npackages = [\n  \"x=1\", # not here\n  \"a\",\n]\nlater = 1\n";
-        let wishes = named(text, Path::new("r.toml")).expect("a recipe").expect("packages");
+        let wishes = parse_names(text, Path::new("r.toml")).expect("a recipe").expect("packages");
         assert_eq!((wishes[0].package.as_str(), wishes[0].line, wishes[0].text.as_str()), ("x", 4, "x=1"));
         for (package, expect) in [
             ("a", "r.toml:5 / "),
@@ -278,9 +278,9 @@ mod tests {
             ("lonely", " / "),
             ("unknown", " / "),
         ] {
-            assert_eq!(told(&origin(&stanzas, &wishes, package)), expect, "{package}");
+            assert_eq!(describe(&origin(&stanzas, &wishes, package)), expect, "{package}");
         }
         assert_eq!(providers(&stanzas, "virtual"), ["b"]);
-        assert_eq!(named("description = \"x\"", Path::new("r.toml")).expect("a recipe"), None);
+        assert_eq!(parse_names("description = \"x\"", Path::new("r.toml")).expect("a recipe"), None);
     }
 }

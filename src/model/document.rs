@@ -83,7 +83,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     private::make_dir(dir).map_err(|error| error.source)?;
     let staged = staged(path);
-    let mut file = held(&staged)?;
+    let mut file = lock_document(&staged)?;
     file.set_len(0)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -100,7 +100,7 @@ fn staged(path: &Path) -> PathBuf {
 }
 
 /// Opens a file and locks it; waits for another holder.
-fn held(path: &Path) -> io::Result<LockedFile> {
+fn lock_document(path: &Path) -> io::Result<LockedFile> {
     loop {
         let file = LockedFile::exclusive(private::open(path)?)?;
         let (ours, named) = (file.metadata()?, fs::symlink_metadata(path));

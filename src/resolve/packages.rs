@@ -118,7 +118,7 @@ impl<'a> Package<'a> {
     }
 
     fn bad(&self, field: &'static str, value: &str) -> Error {
-        Error::Bad { package: name_or_unknown(self.name), line: self.line, field, value: shown(value) }
+        Error::Bad { package: name_or_unknown(self.name), line: self.line, field, value: escape(value) }
     }
 }
 
@@ -177,13 +177,13 @@ fn parse_stanza<'a>(text: &'a str, line: &mut usize, start: usize) -> Result<(Op
             lines += 1;
         }
         let Some((key, _)) = first.split_once(':').filter(|(key, _)| !key.is_empty() && !key.starts_with([' ', '\t'])) else {
-            return Err(Error::NotAField { package: name_or_unknown(package.name), line: *line, text: shown(first) });
+            return Err(Error::NotAField { package: name_or_unknown(package.name), line: *line, text: escape(first) });
         };
         let value = rest[key.len() + 1..end].trim_matches(|c: char| c.is_ascii_whitespace());
         if let Some(slot) = slot(&mut package, &mut raw, key) {
             // dpkg rejects a repeated field; choosing one silently would let two readers disagree.
             if !slot.is_empty() {
-                return Err(Error::Bad { package: name_or_unknown(package.name), line: *line, field: "second field", value: shown(key) });
+                return Err(Error::Bad { package: name_or_unknown(package.name), line: *line, field: "second field", value: escape(key) });
             }
             *slot = value;
         }
@@ -356,11 +356,11 @@ fn cut_line(text: &str) -> (&str, &str) {
 }
 
 fn name_or_unknown(name: &str) -> String {
-    if name.is_empty() { "(unnamed)".to_owned() } else { shown(name) }
+    if name.is_empty() { "(unnamed)".to_owned() } else { escape(name) }
 }
 
 /// Escapes and shortens foreign text for an error message.
-fn shown(text: &str) -> String {
+fn escape(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 

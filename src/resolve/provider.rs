@@ -142,7 +142,7 @@ impl Provider<'_, '_> {
             match clause.kind {
                 Kind::PreDepends | Kind::Depends => match self.requirement(clause) {
                     Some(requirement) => known.requirements.push(requirement.into()),
-                    None => return Ok(Dependencies::Unknown(self.pool.intern_string(format!("{} is not available", written(clause))))),
+                    None => return Ok(Dependencies::Unknown(self.pool.intern_string(format!("{} is not available", clause_text(clause))))),
                 },
                 Kind::Conflicts | Kind::Breaks => {
                     for (member, target) in clause.members.iter().flat_map(|m| m.targets.iter().map(move |t| (m, t))) {
@@ -166,7 +166,7 @@ impl Provider<'_, '_> {
 }
 
 /// Formats a clause as in its field.
-fn written(clause: &Clause<'_>) -> String {
+fn clause_text(clause: &Clause<'_>) -> String {
     let members: Vec<&str> = clause.members.iter().map(|member| member.relation.text).collect();
     members.join(" | ")
 }

@@ -72,11 +72,11 @@ pub fn parse(text: &str) -> Result<Release, Error> {
     let optional = |field: &str| fields.get(&field.to_ascii_lowercase()).copied();
     let required = |field: &'static str| optional(field).filter(|value| !value.is_empty()).ok_or(Error::Missing { field });
     let words = |field| required(field).map(|value| value.split_ascii_whitespace().map(str::to_owned).collect());
-    let date = |field, value: &str| date_secs(value).ok_or_else(|| Error::Bad { field, value: shown(value) });
+    let date = |field, value: &str| date_secs(value).ok_or_else(|| Error::Bad { field, value: escape(value) });
     let flag = |field: &'static str| match optional(field) {
         None | Some("no") => Ok(false),
         Some("yes") => Ok(true),
-        Some(value) => Err(Error::Bad { field, value: shown(value) }),
+        Some(value) => Err(Error::Bad { field, value: escape(value) }),
     };
     // An archive may be known by either name; the caller compares it with the requested one.
     let name = |field: &str| optional(field).unwrap_or_default().to_owned();
@@ -134,7 +134,7 @@ fn next_line(text: &str, at: usize) -> usize {
 fn files(table: &str) -> Result<BTreeMap<String, File>, Error> {
     let mut files = BTreeMap::new();
     for line in table.lines() {
-        let bad = || Error::Bad { field: "SHA256", value: shown(line) };
+        let bad = || Error::Bad { field: "SHA256", value: escape(line) };
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let [digest, size, path] = words[..] else { return Err(bad()) };
         let file = File { sha256: sha256(digest).ok_or_else(bad)?, size: size.parse().map_err(|_| bad())? };
@@ -174,7 +174,7 @@ fn days_in(month: i64, year: i64) -> i64 {
 }
 
 /// Escapes and shortens foreign text for an error message.
-fn shown(text: &str) -> String {
+fn escape(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 

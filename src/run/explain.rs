@@ -263,7 +263,7 @@ fn replaced(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn told(said: &str, tool: &str, proxies: &[(&str, &str)]) -> String {
+    fn explanation(said: &str, tool: &str, proxies: &[(&str, &str)]) -> String {
         let proxies = proxies.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         explain(said, &Facts { tool, has: &|name| name == "there", grants: &|_| false, excluded: &[PathBuf::from("web/target")], proxies })
             .join("\n")
@@ -297,7 +297,7 @@ mod tests {
             ("module.c:1:10: fatal error: Python.h: No such file or directory", "python", "silo add python3-dev --for python"),
             ("sh: 1: mvn: not found", "claude-code", "silo add java --for claude-code"),
         ] {
-            let told = told(said, tool, &[]);
+            let told = explanation(said, tool, &[]);
             assert!(told.contains(expect), "{said}: {told}");
         }
         for said in [
@@ -309,7 +309,7 @@ mod tests {
             "404: not found",
             "",
         ] {
-            assert_eq!(told(said, "python", &[]), "", "{said}");
+            assert_eq!(explanation(said, "python", &[]), "", "{said}");
         }
     }
 
@@ -320,10 +320,10 @@ mod tests {
             "Error: EXDEV: cross-device link not permitted, rename '/p/web/target' -> '/p/old'",
             "OSError: [Errno 16] Device or resource busy: 'web/target'",
         ] {
-            assert!(told(said, "sh", &[]).contains("remove web/target from mount.exclude"), "{said}");
+            assert!(explanation(said, "sh", &[]).contains("remove web/target from mount.exclude"), "{said}");
         }
         for said in ["mkdir: cannot create directory 'web/targets': File exists", "EEXIST: web/target/x", "web/target: No such file"] {
-            assert_eq!(told(said, "sh", &[]), "", "{said}");
+            assert_eq!(explanation(said, "sh", &[]), "", "{said}");
         }
     }
 
@@ -337,14 +337,14 @@ mod tests {
             ("dial tcp [::1]:6379: connect: connection refused", "allow localhost:6379"),
             ("connect((\"localhost\", 18765))\nConnectionRefusedError: [Errno 111] Connection refused", "allow localhost:18765"),
         ] {
-            let told = told(said, "python", &[]);
+            let told = explanation(said, "python", &[]);
             assert!(told.contains(expect), "{said}: {told}");
         }
-        assert_eq!(told("Error: connect ECONNREFUSED 192.0.2.7:5432", "node", &[]), "");
-        assert_eq!(told("dial tcp db.example.com:5432: connect: connection refused", "go", &[]), "");
+        assert_eq!(explanation("Error: connect ECONNREFUSED 192.0.2.7:5432", "node", &[]), "");
+        assert_eq!(explanation("dial tcp db.example.com:5432: connect: connection refused", "go", &[]), "");
         let no_way = "OSError: [Errno 113] No route to host";
-        assert!(told(no_way, "python", &[]).contains("--allow ADDRESS:PORT"));
-        assert!(told(no_way, "python", &[("HTTPS_PROXY", "http://192.0.2.1:3128")]).contains("silo run --env HTTPS_PROXY= …"));
-        assert!(told("Author identity unknown\n\n*** Please tell me who you are.", "sh", &[]).contains("~/.gitconfig"));
+        assert!(explanation(no_way, "python", &[]).contains("--allow ADDRESS:PORT"));
+        assert!(explanation(no_way, "python", &[("HTTPS_PROXY", "http://192.0.2.1:3128")]).contains("silo run --env HTTPS_PROXY= …"));
+        assert!(explanation("Author identity unknown\n\n*** Please tell me who you are.", "sh", &[]).contains("~/.gitconfig"));
     }
 }

@@ -181,7 +181,7 @@ mod tests {
         known
     }
 
-    fn told(words: &[&str]) -> String {
+    fn describe(words: &[&str]) -> String {
         let typed = TypedWords { word: words[0], program: None, rest: words[1..].iter().map(OsString::from).collect() };
         match meaning(typed, &known()) {
             Ok(meant) => {
@@ -219,7 +219,7 @@ mod tests {
             (&["py"], "Several([\"python\", \"python2\"])"),
             (&["ruby"], "Unknown"),
         ] {
-            assert_eq!(told(words), expect, "{words:?}");
+            assert_eq!(describe(words), expect, "{words:?}");
         }
     }
 

@@ -34,7 +34,7 @@ pub struct Host {
 pub fn settle(asked: Option<&OsStr>, host: &Host, root: &Path, env: &mut Environment) -> Vec<File> {
     if let Some(set) = env.get(OsStr::new(VARIABLE)) {
         let name = set.to_str().map(bare).filter(|name| is_name(name) && !has(root, name));
-        return name.and_then(|name| Some(vec![zone(name, host.named(name)?)])).unwrap_or_default();
+        return name.and_then(|name| Some(vec![zone(name, host.zone_file(name)?)])).unwrap_or_default();
     }
     let Some(asked) = asked else { return local(&host.localtime, root) };
     let Some(text) = asked.to_str().map(bare) else { return Vec::new() };
@@ -42,7 +42,7 @@ pub fn settle(asked: Option<&OsStr>, host: &Host, root: &Path, env: &mut Environ
     if Path::new(text).is_absolute() {
         return local(Path::new(text), root);
     }
-    match host.named(text).filter(|_| is_name(text)) {
+    match host.zone_file(text).filter(|_| is_name(text)) {
         Some(bytes) => {
             set(text);
             files(Some(text), bytes, root)
@@ -59,7 +59,7 @@ pub fn settle(asked: Option<&OsStr>, host: &Host, root: &Path, env: &mut Environ
 
 impl Host {
     /// Reads the zone of a name, which the caller has checked.
-    fn named(&self, name: &str) -> Option<Vec<u8>> {
+    fn zone_file(&self, name: &str) -> Option<Vec<u8>> {
         self.zones.iter().filter(|_| is_name(name)).find_map(|dir| read(&dir.join(name)))
     }
 }

@@ -45,10 +45,10 @@ pub struct Guarded {
 impl Guarded {
     /// Records the current state of the project.
     pub fn look(&self) -> Result<Guards, silo_guard::Error> {
-        silo_guard::look(&self.project, &self.asked())
+        silo_guard::look(&self.project, &self.scan_options())
     }
 
-    fn asked(&self) -> ScanOptions<'_> {
+    fn scan_options(&self) -> ScanOptions<'_> {
         ScanOptions { recipes: self.recipes, named: &self.named, nested: &self.nested, excluded: &self.excluded, most: self.most }
     }
 }
@@ -103,7 +103,7 @@ impl Guarding {
                 }
                 if let Some(watch) = &mut kept.watch {
                     // An error now is reported at the end.
-                    let _ = watch.tick(&guarded.asked());
+                    let _ = watch.tick(&guarded.scan_options());
                 }
                 pause = BETWEEN.max(began.elapsed() * SHARE);
             }
@@ -139,7 +139,7 @@ impl Guarding {
             ended.repository.extend(unlayered);
             let mut finished = layer.finish();
             ended.brought = std::mem::take(&mut finished.brought);
-            told(finished, &mut ended.repository);
+            report_end(finished, &mut ended.repository);
         }
         let Some(watch) = watch else { return ended };
         // Git's configuration may name more files by now; the host can have changed it.
@@ -148,7 +148,7 @@ impl Guarding {
         let nearby = nearby_scan::look(&self.guarded.project);
         self.guarded.nested.extend(nested(&nearby));
         self.guarded.named.extend(of_repositories(nearby));
-        let (differences, failed) = watch.finish(&self.guarded.asked());
+        let (differences, failed) = watch.finish(&self.guarded.scan_options());
         ended.differences = differences;
         ended.failed.extend(failed.map(|error| silo_base::error_chain::of(&error).join(": ")));
         ended
@@ -169,12 +169,12 @@ pub fn of_repositories(nearby: NearbyScan) -> impl Iterator<Item = (PathBuf, Str
 pub fn recover(layers: &Path, project: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     for layer in leftover_layers::of_project(layers, project) {
-        told(layer.finish(), &mut lines);
+        report_end(layer.finish(), &mut lines);
     }
     lines
 }
 
-fn told(finished: Finished, lines: &mut Vec<String>) {
+fn report_end(finished: Finished, lines: &mut Vec<String>) {
     lines.extend(finished.told);
     lines.extend(finished.left.map(|left| format!("the rest of it is in {}; the next run tries again", sanitize::path(&left))));
 }

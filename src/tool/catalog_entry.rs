@@ -7,7 +7,7 @@ use silo_model::recipe::catalog::{self, Origin};
 
 use super::View;
 use super::definition::{self, Definition, Scope};
-use super::locking;
+use super::lock_files;
 use super::record::{self, Installed};
 
 /// A catalogue entry.
@@ -37,9 +37,9 @@ pub struct ToolSize {
 /// Returns the entry of a tool.
 pub fn of(view: View<'_>, tool: &str, scope: Scope) -> Result<CatalogEntry, definition::Error> {
     let definition = definition::of(view, tool, scope)?;
-    let lock = locking::existing(view, &definition)?;
+    let lock = lock_files::existing(view, &definition)?;
     let own = || definition.found.recipe.version.clone();
-    let version = lock.as_ref().map(|lock| locking::version(&definition.found, lock)).or_else(own);
+    let version = lock.as_ref().map(|lock| lock_files::version(&definition.found, lock)).or_else(own);
     Ok(CatalogEntry { version, lock, installed: record::get(view.home, tool)?, definition })
 }
 

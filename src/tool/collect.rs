@@ -27,7 +27,7 @@ use silo_launch::reexec;
 use silo_model::document;
 
 use super::Context;
-use super::evict;
+use super::cache_eviction;
 use super::gc_roots;
 use super::shims;
 use super::trust::record;
@@ -111,7 +111,7 @@ fn collect_within(context: &Context<'_>, wish: &GcOptions, patience: Duration) -
 pub fn foresee(context: &Context<'_>, wish: &GcOptions) -> Result<Collected, Error> {
     let choice = choose(context, wish, unneeded(context, &gc_roots::exclude(context.store, gc_roots::PATIENCE)?)?)?;
     let mut foreseen = measured(context, &choice)?;
-    foreseen.leftovers = listed(&context.home.work())?.len();
+    foreseen.leftovers = list_dir(&context.home.work())?.len();
     for layer in leftover_layers::look(&context.home.repositories())?.iter().filter(|layer| !layer.is_needed) {
         foreseen.leftovers += 1;
         foreseen.bytes += layer.bytes;
@@ -188,8 +188,8 @@ pub fn by_itself(context: &Context<'_>) {
 
 /// Shrinks package caches to their limits, with a note.
 fn shrink_caches(context: &Context<'_>) {
-    let chosen = evict::choose(context.home, &evict::Policy::of(&context.user_settings.cache), now(context));
-    let text = match chosen.map(|choice| evict::remove(&choice)) {
+    let chosen = cache_eviction::choose(context.home, &cache_eviction::Policy::of(&context.user_settings.cache), now(context));
+    let text = match chosen.map(|choice| cache_eviction::remove(&choice)) {
         Ok((0, _)) => return,
         Ok((files, bytes)) => format!("removed {files} least recently used files from package caches ({})", units::size(bytes)),
         Err(error) => return (context.sink)(Event::Warning { text: format!("cannot shrink package caches: {error}") }),
@@ -307,7 +307,7 @@ pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTi
         collected.downloads += 1;
     }
     // No build runs while we hold the exclusive lock, so everything here is left over.
-    for path in listed(&context.home.work())? {
+    for path in list_dir(&context.home.work())? {
         let doing = "take back the files of a killed step in";
         let own = silo_launch::this_program().map_err(std::io::Error::other).and_then(|program| reexec::reclaim(&program, &path));
         own.map_err(|source| Error::File { doing, path: path.clone(), source })?;
@@ -327,15 +327,15 @@ pub fn remove(context: &Context<'_>, choice: &GcSelection, logs: Option<SystemTi
 pub fn half_written(home: &Home) -> Result<usize, Error> {
     let mut dirs =
         vec![home.root().to_owned(), home.tools(), home.projects(), home.locks(), home.ecosystems(), home.terminals(), home.run_records()];
-    dirs.extend(listed(&home.kept_projects())?);
-    for record in listed(&home.trust())? {
+    dirs.extend(list_dir(&home.kept_projects())?);
+    for record in list_dir(&home.trust())? {
         dirs.extend([record.join(record::COPIES), record]);
     }
     let mut gone = shims::sweep(home)?;
     for dir in dirs {
         gone += document::sweep(&dir).map_err(|source| Error::File { doing: "list", path: dir, source })?;
     }
-    for path in [listed(home.root())?, listed(&home.projects())?].concat() {
+    for path in [list_dir(home.root())?, list_dir(&home.projects())?].concat() {
         if is_of_earlier(&path) {
             removed(&path)?;
             gone += 1;
@@ -359,7 +359,7 @@ fn forget_images(context: &Context<'_>, things: &[Object]) -> Result<(), Error> 
     };
     let gone: BTreeSet<Digest> = things.iter().filter_map(going).collect();
     let here: BTreeSet<ImageId> = image::list(context.home).map_err(gc_roots::Error::from)?.into_iter().collect();
-    for path in listed(&context.home.made())? {
+    for path in list_dir(&context.home.made())? {
         let text = fs::read_to_string(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
         let is_note = path.extension().is_none();
         let useful = is_note && ImageId::parse(text.trim()).is_some_and(|id| here.contains(&id) && !gone.contains(&id.digest()));
@@ -375,7 +375,7 @@ fn forget_logs(context: &Context<'_>, before: Option<SystemTime>) -> Result<(), 
     let Some(before) = before else { return Ok(()) };
     let of_runs = [context.home.network_logs(), context.home.run_records()];
     for dir in [&context.home.logs()].into_iter().chain(&of_runs) {
-        for path in listed(dir)?.into_iter().filter(|path| !of_runs.contains(path)) {
+        for path in list_dir(dir)?.into_iter().filter(|path| !of_runs.contains(path)) {
             if used(&path).is_ok_and(|used| used <= before) && !is_in_use(&path) {
                 removed(&path)?;
             }
@@ -391,7 +391,7 @@ fn is_in_use(path: &Path) -> bool {
 
 /// Returns the downloads, complete or partial.
 pub fn fetched(context: &Context<'_>) -> Result<Vec<PathBuf>, Error> {
-    listed(&context.home.downloads())
+    list_dir(&context.home.downloads())
 }
 
 fn used(path: &Path) -> Result<SystemTime, Error> {
@@ -403,7 +403,7 @@ fn removed(path: &Path) -> Result<(), Error> {
     Ok(remove_tree(path)?)
 }
 
-fn listed(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+fn list_dir(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| Error::File { doing: "list", path: dir.to_owned(), source };
     match fs::read_dir(dir) {
         Ok(listing) => listing.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed),

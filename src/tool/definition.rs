@@ -11,7 +11,7 @@ use silo_model::recipe::check::check_name;
 
 use super::View;
 pub use super::defined_tool::Definition;
-use super::locking;
+use super::lock_files;
 use super::record::{self, Installed};
 
 /// Scope of a definition.
@@ -60,7 +60,7 @@ pub enum Error {
     },
     /// A lock cannot be read.
     #[error(transparent)]
-    Lock(#[from] locking::Error),
+    Lock(#[from] lock_files::Error),
     /// The record of an installed tool cannot be read.
     #[error(transparent)]
     Record(#[from] record::Error),
@@ -119,7 +119,7 @@ fn unknown_addon(view: View<'_>, tool: &str, name: &str) -> Error {
 pub fn claimed(view: View<'_>) -> Result<BTreeSet<String>, Error> {
     let mut tools = view.project_settings.claims();
     // The lock also has entries of language servers, which are not tools.
-    tools.extend(locking::of_project(view)?.into_keys().filter(|name| check_name(name).is_ok()));
+    tools.extend(lock_files::of_project(view)?.into_keys().filter(|name| check_name(name).is_ok()));
     Ok(tools)
 }
 
@@ -132,10 +132,10 @@ pub fn image(view: View<'_>, tool: &str) -> Result<Option<Installed>, Error> {
     }
     let definition = of(view, tool, Scope::Project)?;
     let not_built = |why| Error::NotBuilt { tool: tool.to_owned(), why };
-    let lock = locking::existing(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
+    let lock = lock_files::existing(view, &definition)?.ok_or_else(|| not_built("its entry in silo.lock is missing or out of date"))?;
     let found = silo_build::known(view.home, &definition.target(&lock));
     let image = found.ok_or_else(|| not_built("this version of silo.toml and silo.lock was never built on this machine"))?;
-    Ok(Some(Installed { name: tool.to_owned(), version: locking::version(&definition.found, &lock), image }))
+    Ok(Some(Installed { name: tool.to_owned(), version: lock_files::version(&definition.found, &lock), image }))
 }
 
 /// Finds the current image of a tool: the project's if the project claims the tool, else the installed one.
@@ -155,5 +155,5 @@ fn is_claimed(view: View<'_>, tool: &str) -> Result<bool, Error> {
     let settings = view.project_settings;
     let listed = settings.tools.iter().any(|name| name == tool);
     let shaped = settings.overrides.get(tool).is_some_and(silo_model::config::Override::shapes_image);
-    Ok(listed || shaped || locking::of_project(view)?.contains_key(tool))
+    Ok(listed || shaped || lock_files::of_project(view)?.contains_key(tool))
 }

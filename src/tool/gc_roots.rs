@@ -52,7 +52,7 @@ pub enum Error {
 pub fn exclude(store: &Store, patience: Duration) -> Result<ExclusiveLock, Error> {
     match flock::exclude_within(store, patience)? {
         Some(exclusive) => Ok(exclusive),
-        None => Err(Error::Busy { who: told(&flock::users(store)) }),
+        None => Err(Error::Busy { who: describe(&flock::users(store)) }),
     }
 }
 
@@ -66,7 +66,7 @@ pub fn keepers(home: &Home, store: &Store, made_of: &MadeOf) -> Result<Vec<Keepe
     }
     for (image, holders) in flock::pins(store)? {
         let root = Root { images: [image].into(), layers: made_of.get(&image).cloned().unwrap_or_default() };
-        keepers.push(Keeper { why: format!("the running sandbox of {}", told(&holders)), root });
+        keepers.push(Keeper { why: format!("the running sandbox of {}", describe(&holders)), root });
     }
     Ok(keepers)
 }
@@ -104,7 +104,7 @@ fn why(home: &Home, name: &RootName) -> Result<Option<String>, Error> {
 }
 
 /// Lists processes by command and process id.
-fn told(holders: &[Holder]) -> String {
+fn describe(holders: &[Holder]) -> String {
     let one = |holder: &Holder| {
         let program = holder.command.first().map(|program| Path::new(program).file_name().unwrap_or_default().to_string_lossy());
         let words = program.into_iter().map(String::from).chain(holder.command.iter().skip(1).take(3).cloned());

@@ -20,7 +20,7 @@ use silo_model::recipe::catalog::{self, Draft, RecipeSources};
 use super::Context;
 use super::definition::{self, Scope};
 use super::install::{self, Outcome};
-use super::locking::{self, Resolving};
+use super::lock_files::{self, Resolving};
 use super::record;
 
 /// Directories that are searched for programs.
@@ -119,7 +119,7 @@ fn made(context: &Context<'_>, wish: &ImportOptions, path: &Path) -> Result<(Out
     let shared = store_lock::share(context.store).map_err(|source| failed(install::Error::Store(Box::new(source))))?;
     let places = draft((&[], None), &wish.shims);
     let trying = context.among(&places);
-    let lock = locking::obtain(&trying, &of(&trying)?, Resolving::Allowed).map_err(|error| failed(error.into()))?;
+    let lock = lock_files::obtain(&trying, &of(&trying)?, Resolving::Allowed).map_err(|error| failed(error.into()))?;
     let base = lock.images.get(&Arch::host());
     let said = base.map(|base| base.command.clone()).unwrap_or_default();
     let search = base.and_then(|base| base.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).map(str::to_owned));

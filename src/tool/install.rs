@@ -21,7 +21,7 @@ use silo_model::recipe::versions::is_of;
 
 use super::Context;
 use super::definition::{self, Definition, Scope};
-use super::locking::{self, Resolving, Staged};
+use super::lock_files::{self, Resolving, Staged};
 use super::projects;
 use super::record::{self, Installed};
 use super::shims;
@@ -34,7 +34,7 @@ pub enum Error {
     Definition(#[from] definition::Error),
     /// It has no lock.
     #[error(transparent)]
-    Lock(#[from] locking::Error),
+    Lock(#[from] lock_files::Error),
     /// The build failed.
     #[error(transparent)]
     Build(#[from] silo_build::Error),
@@ -48,7 +48,7 @@ pub enum Error {
     #[error("the layer store failed")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The lock has another version than requested.
-    #[error("{tool} {wanted} is not available: {}", told(.available, .others))]
+    #[error("{tool} {wanted} is not available: {}", describe(.available, .others))]
     Version {
         /// The tool.
         tool: String,
@@ -74,7 +74,7 @@ pub enum Error {
 }
 
 /// Lists the available versions.
-fn told(available: &str, others: &[String]) -> String {
+fn describe(available: &str, others: &[String]) -> String {
     match others {
         [] => format!("its lock has {available}"),
         others => format!("there are {available}, {}", others.join(", ")),
@@ -111,7 +111,7 @@ pub struct Outcome {
 pub fn install(context: &Context<'_>, wish: &InstallOptions) -> Result<Outcome, Error> {
     let definition = definition::of_version(context.view(), &wish.name, Scope::Global, wish.version.as_deref())?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
-    let lock = locking::obtain(context, &definition, wish.resolving)?;
+    let lock = lock_files::obtain(context, &definition, wish.resolving)?;
     let made = make(context, &shared, &definition, lock, wish)?;
     record(context, &shared, &definition, made, &wish.with)
 }
@@ -141,7 +141,7 @@ pub(super) fn make(
             let text =
                 format!("{}: the mirrors no longer have its locked packages; making a new lock from today's signed index", wish.name);
             (context.sink)(Event::Note { text });
-            lock = locking::resolve(context, definition)?;
+            lock = lock_files::resolve(context, definition)?;
             version = check_version(definition, &lock)?;
             build(context, shared, definition, &lock, wish)?
         }
@@ -176,7 +176,7 @@ pub(super) fn record(
     let mut staged = Staged::default();
     staged.put(context.view(), definition, &lock)?;
     let changes: Vec<Change> = with.iter().cloned().chain(staged.changes(context.home)?).collect();
-    journal::commit(context.home, &changes).map_err(locking::Error::from)?;
+    journal::commit(context.home, &changes).map_err(lock_files::Error::from)?;
     if fresh {
         record::put(context.home, &tool)?;
     }
@@ -195,7 +195,7 @@ pub(super) fn learn(context: &Context<'_>, recipe: &Recipe, image: ImageId) {
 pub fn upgrade(context: &Context<'_>, name: &str) -> Result<Outcome, Error> {
     let definition = definition::of(context.view(), name, Scope::Global)?;
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
-    let lock = locking::resolve(context, &definition)?;
+    let lock = lock_files::resolve(context, &definition)?;
     let wish = InstallOptions { name: name.to_owned(), version: None, resolving: Resolving::Allowed, anew: false, with: Vec::new() };
     let made = make(context, &shared, &definition, lock, &wish)?;
     record(context, &shared, &definition, made, &[])
@@ -245,7 +245,7 @@ fn step_bytes(context: &Context<'_>) -> u64 {
 
 /// Returns the version of a tool in a lock, if it matches the requested one.
 pub(super) fn check_version(definition: &Definition, lock: &Lock) -> Result<String, Error> {
-    let available = locking::version(&definition.found, lock);
+    let available = lock_files::version(&definition.found, lock);
     match &definition.version {
         Some(wanted) if !is_of(&available, wanted) => {
             let others = definition.found.recipe.versions.keys().cloned().collect();

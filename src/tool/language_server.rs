@@ -21,7 +21,7 @@ use silo_model::recipe::lsp;
 use super::definition::{self, Definition, Scope};
 use super::gc_roots::SERVER;
 use super::install::{self, Error};
-use super::locking::{self, Resolving};
+use super::lock_files::{self, Resolving};
 use super::{Context, View, projects};
 
 /// A language server in a scope.
@@ -45,7 +45,7 @@ pub fn of(view: View<'_>, tool: &str, no_project: bool) -> Result<Option<Server>
     let own = view.project_settings.overrides.get(tool).filter(|_| !no_project).is_some_and(|over| over.lsp.is_some());
     let scope = if no_project { Scope::Global } else { definition::scope(view, tool)? };
     let found = definition::of(view, tool, scope)?;
-    let base = locking::existing(view, &found)?;
+    let base = lock_files::existing(view, &found)?;
     let recipe = &found.found.recipe;
     let mut network = recipe.install_allow.clone();
     network.extend(settings.install_allow(tool));
@@ -96,7 +96,7 @@ impl Server {
     /// Returns its lock, if it matches the server's definition and the tool's current lock.
     fn locked(&self, view: View<'_>) -> Result<Option<Lock>, Error> {
         let Some(base) = &self.base else { return Ok(None) };
-        Ok(locking::existing(view, &self.definition)?.filter(|lock| stands_on(lock, base)))
+        Ok(lock_files::existing(view, &self.definition)?.filter(|lock| stands_on(lock, base)))
     }
 
     fn root_name(&self, view: View<'_>) -> Result<RootName, Error> {
@@ -114,13 +114,13 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
     let shared = store_lock::share(context.store).map_err(|source| Error::Store(Box::new(source)))?;
     let mut lock = match server.locked(view)? {
         Some(lock) => lock,
-        None => made(context, server, resolving)?,
+        None => build_lock(context, server, resolving)?,
     };
     let built = match built(context, &shared, server, &lock, resolving) {
         Err(silo_build::Error::Fetch(error)) if error.is_gone() && resolving == Resolving::Allowed => {
             let text = format!("{}: the mirrors no longer have its locked packages; making a new lock", server.definition.tool());
             (context.sink)(Event::Note { text });
-            lock = made(context, server, resolving)?;
+            lock = build_lock(context, server, resolving)?;
             self::built(context, &shared, server, &lock, resolving)?
         }
         other => other?,
@@ -132,7 +132,7 @@ pub fn build(context: &Context<'_>, server: &Server, resolving: Resolving) -> Re
         }
     }
     if resolving == Resolving::Allowed {
-        locking::keep(view, &server.definition, &lock)?;
+        lock_files::keep(view, &server.definition, &lock)?;
     }
     let layers =
         image::get(context.home, built.image).map_err(silo_build::Error::Image)?.map(|image| image.layer_set()).unwrap_or_default();
@@ -155,13 +155,13 @@ fn built(
 }
 
 /// Makes the lock of a server: the tool's lock, plus the server's packages from the current indexes.
-fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<Lock, Error> {
+fn build_lock(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<Lock, Error> {
     let definition = &server.definition;
     let base = match (&server.base, resolving) {
         (Some(base), _) => base.clone(),
         (None, _) => {
             let tool = definition::of(context.view(), &server.tool, server.scope)?;
-            locking::obtain(context, &tool, resolving)?
+            lock_files::obtain(context, &tool, resolving)?
         }
     };
     let asked = PackageRequest::by(&definition.found.recipe);
@@ -169,9 +169,9 @@ fn made(context: &Context<'_>, server: &Server, resolving: Resolving) -> Result<
         return Ok(base);
     }
     if resolving == Resolving::Frozen {
-        return Err(locking::Error::Frozen { tool: definition.tool().to_owned() }.into());
+        return Err(lock_files::Error::Frozen { tool: definition.tool().to_owned() }.into());
     }
-    let today = locking::resolve(context, definition)?;
+    let today = lock_files::resolve(context, definition)?;
     Ok(over(base, today, asked))
 }
 

@@ -10,7 +10,7 @@ pub mod settings_file;
 pub mod archives;
 pub mod kept_dirs;
 
-pub mod evict;
+pub mod cache_eviction;
 pub mod gc_roots;
 pub mod resolve_lock;
 pub mod trust;
@@ -18,7 +18,7 @@ pub mod trust;
 mod defined_tool;
 
 pub mod definition;
-pub mod locking;
+pub mod lock_files;
 
 pub mod shims;
 

@@ -6,7 +6,7 @@ use silo_model::lock::Package;
 use super::Context;
 use super::definition::{self, Scope};
 use super::install::Error;
-use super::locking;
+use super::lock_files;
 
 /// A package with a locked version that differs from the current one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ impl Row {
 /// Compares a tool's lock with a new one.
 pub fn outdated(context: &Context<'_>, tool: &str, scope: Scope) -> Result<Vec<Row>, Error> {
     let definition = definition::of(context.view(), tool, scope)?;
-    let old = locking::existing(context.view(), &definition)?;
-    let new = locking::resolve(context, &definition)?;
+    let old = lock_files::existing(context.view(), &definition)?;
+    let new = lock_files::resolve(context, &definition)?;
     let packages = |lock: &silo_model::lock::Lock| lock.packages_of(Arch::host()).cloned().unwrap_or_default();
     let (old, new) = (old.as_ref().map(packages).unwrap_or_default(), packages(&new));
     let version = |package: Option<&Package>| package.map(|package| package.version.clone());

@@ -18,7 +18,7 @@ use silo_model::recipe::catalog::Origin;
 use super::Context;
 use super::definition::{self, Definition, Scope};
 use super::install::{self, Error};
-use super::locking::{self, Resolving, Staged};
+use super::lock_files::{self, Resolving, Staged};
 use super::projects::{self, Pinned, Project};
 use super::shims;
 use super::trust;
@@ -110,8 +110,8 @@ pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Er
     for (tool, prepared) in prepared {
         let outcome = match prepared {
             Err(error) => Err(error),
-            Ok(prepared) if wish.dry_run => told(context, prepared),
-            Ok(prepared) if wish.lock_only => kept(context, prepared, &mut locks),
+            Ok(prepared) if wish.dry_run => report_changes(context, prepared),
+            Ok(prepared) if wish.lock_only => keep_tools(context, prepared, &mut locks),
             Ok(prepared) => match built.next() {
                 Some(Ok(built)) => finish(context, prepared, built, &mut locks),
                 Some(Err(error)) => Err(failed(&tool, error)),
@@ -128,7 +128,7 @@ pub fn sync(context: &Context<'_>, wish: &SyncOptions) -> Result<Vec<Synced>, Er
         keep_images(context, &shared, &all)?;
     }
     let changes: Vec<Change> = wish.with.iter().cloned().chain(locks.changes(context.home)?).collect();
-    trust::commit(context.home, context.project, &changes).map_err(locking::Error::from)?;
+    trust::commit(context.home, context.project, &changes).map_err(lock_files::Error::from)?;
     if !wish.lock_only {
         let made: Vec<&str> = all.iter().filter(|one| one.outcome.is_ok()).map(|one| one.tool.as_str()).collect();
         shims::synced(context, &made)?;
@@ -155,8 +155,8 @@ fn alone(context: &Context<'_>, shared: &SharedLock) -> Result<BuildLock, Error>
 fn prepare(context: &Context<'_>, tool: &str, wish: &SyncOptions) -> Result<Prepared, Error> {
     let definition = definition::of(context.view(), tool, Scope::Project)?;
     let lock = match wish.update {
-        true => locking::resolve(context, &definition)?,
-        false => locking::obtain(context, &definition, wish.resolving)?,
+        true => lock_files::resolve(context, &definition)?,
+        false => lock_files::obtain(context, &definition, wish.resolving)?,
     };
     let version = install::check_version(&definition, &lock)?;
     Ok(Prepared { definition, lock, version })
@@ -180,14 +180,14 @@ fn failed(tool: &str, error: silo_build::Error) -> Error {
 }
 
 /// Describes the result of a sync, without doing it.
-fn told(context: &Context<'_>, prepared: Prepared) -> Result<ToolChanges, Error> {
-    let existing = locking::existing(context.view(), &prepared.definition)?;
+fn report_changes(context: &Context<'_>, prepared: Prepared) -> Result<ToolChanges, Error> {
+    let existing = lock_files::existing(context.view(), &prepared.definition)?;
     let image = silo_build::known(context.home, &prepared.definition.target(&prepared.lock));
     let locked = existing.as_ref() != Some(&prepared.lock);
     Ok(ToolChanges { version: prepared.version, image, locked, made: 0, fresh: image.is_none() })
 }
 
-fn kept(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> Result<ToolChanges, Error> {
+fn keep_tools(context: &Context<'_>, prepared: Prepared, locks: &mut Staged) -> Result<ToolChanges, Error> {
     let locked = locks.put(context.view(), &prepared.definition, &prepared.lock)?;
     Ok(ToolChanges { version: prepared.version, image: None, locked, made: 0, fresh: false })
 }

@@ -174,10 +174,10 @@ fn is_intact(home: &Path, text: &[u8], index: &Index) -> bool {
     let Ok(mut tree) = Beneath::open(&home.join(TREE)) else {
         return false;
     };
-    same_index && home.join(MANIFEST).exists() && index.entries().iter().all(|entry| stands(&mut tree, entry))
+    same_index && home.join(MANIFEST).exists() && index.entries().iter().all(|entry| is_unchanged(&mut tree, entry))
 }
 
-fn stands(tree: &mut Beneath, entry: &Entry) -> bool {
+fn is_unchanged(tree: &mut Beneath, entry: &Entry) -> bool {
     let expected = match entry.node {
         Node::Dir { .. } => FileType::Directory,
         Node::File { .. } | Node::Hardlink { .. } => FileType::RegularFile,

@@ -66,7 +66,7 @@ impl Rooted {
             let Ok(found) = fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             match FileType::from_raw_mode(found.st_mode) {
                 FileType::Directory => listing.dirs.push(name.to_owned()),
-                _ => listing.files.push(seen(name, &found)),
+                _ => listing.files.push(listed_file(name, &found)),
             }
         }
         Ok(listing)
@@ -79,7 +79,7 @@ impl Rooted {
         let failed = |error| at("remove", &self.path.join(dir).join(&file.name))(error);
         let opened = self.dir(dir).map_err(failed)?;
         let found = fs::statat(&opened, &file.name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory || seen(&file.name, &found) != *file {
+        if FileType::from_raw_mode(found.st_mode) == FileType::Directory || listed_file(&file.name, &found) != *file {
             return Ok(false);
         }
         let mode = permissions(&fs::fstat(&opened).map_err(failed)?);
@@ -97,7 +97,7 @@ impl Rooted {
     }
 }
 
-fn seen(name: &OsStr, found: &Stat) -> ListedFile {
+fn listed_file(name: &OsStr, found: &Stat) -> ListedFile {
     let moment = |seconds: i64| UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     #[allow(clippy::useless_conversion, reason = "the types of these numbers are the system's own")]
     ListedFile {

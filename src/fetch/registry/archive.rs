@@ -18,7 +18,7 @@ use crate::error::Error as FetchError;
 use crate::import;
 use crate::unpack::compressed;
 use crate::unpack::entries::{self, Entry, Kind, plain};
-use silo_model::oci::image::MAX_DOCUMENT_BYTES;
+use silo_model::oci::manifest::MAX_DOCUMENT_BYTES;
 
 use super::error::Error;
 
@@ -73,7 +73,7 @@ pub fn read(path: &Path, cancel: &AtomicBool) -> Result<Contents, Error> {
                 {
                     let expected =
                         Digest::parse(hex).map_err(|_| wrong(path, &format!("{} is named by no digest", name.escape_debug())))?;
-                    return Err(Error::Digest { url: told(path, &name), expected, got: part.digest });
+                    return Err(Error::Digest { url: describe(path, &name), expected, got: part.digest });
                 }
                 contents.files.insert(name, part);
             }
@@ -105,7 +105,7 @@ impl Contents {
     pub fn document(&self, name: &str) -> Result<(String, &[u8]), Error> {
         let part = self.part(name).ok_or_else(|| self.missing(name))?;
         let text = part.text.as_deref().ok_or_else(|| wrong(&self.path, &format!("{} is not a document", name.escape_debug())))?;
-        Ok((told(&self.path, name), text))
+        Ok((describe(&self.path, name), text))
     }
 
     /// Returns the error for a missing part.
@@ -128,7 +128,7 @@ pub fn deposit<'a>(path: &Path, dir: &Path, wanted: &'a [Request], cancel: &Atom
     each(path, cancel, |name, entry| {
         match names.remove(&name) {
             // The digest detects changes since the first pass.
-            Some(request) => Ok(import::deposit(dir, request, entry, &told(path, &name), cancel)?),
+            Some(request) => Ok(import::deposit(dir, request, entry, &describe(path, &name), cancel)?),
             None => Ok(()),
         }
     })?;
@@ -205,7 +205,7 @@ fn below(base: &str, target: &[u8]) -> Option<String> {
     Some(parts.join("/"))
 }
 
-fn told(path: &Path, name: &str) -> String {
+fn describe(path: &Path, name: &str) -> String {
     format!("{}: {}", path.display(), name.escape_debug())
 }
 

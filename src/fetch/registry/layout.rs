@@ -9,7 +9,7 @@ use silo_store::read_limited;
 
 use silo_base::system::Arch;
 use silo_model::oci::docker;
-use silo_model::oci::image::{self, MAX_DOCUMENT_BYTES, Pointer};
+use silo_model::oci::manifest::{self, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::Reference;
 
 use super::archive::Contents;
@@ -60,7 +60,7 @@ impl Layout<'_> {
             let names: Vec<String> = entries.iter().filter_map(name).collect();
             wrong(format!("it has no \"{wanted}\"; there are: {}", names.join(", ").escape_debug()))
         })?;
-        let digest = image::digest(entry.digest().as_ref()).map_err(wrong)?;
+        let digest = manifest::digest(entry.digest().as_ref()).map_err(wrong)?;
         let (url, bytes) = self.document(&blob(digest))?;
         match Digest::of(&bytes) {
             got if got == digest => Ok((url, bytes)),
@@ -111,7 +111,7 @@ pub fn saved(contents: &Contents, reference: &Reference) -> Result<PlatformImage
         }
     }
     let configuration =
-        image::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+        manifest::configuration(bytes, Arch::host()).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != image.layers.len() {
         let what = format!("it names {} layers, and manifest.json {}", configuration.diff_ids.len(), image.layers.len());
         return Err(Error::Document { url, what });

@@ -30,7 +30,7 @@ pub struct Pass {
 pub fn pass(context: Context<'_>, reference: &Reference, url: &str, header: &str) -> Result<Pass, Error> {
     let refused = |why: &'static str| Error::Challenge { url: url.to_owned(), challenge: brief(header), why };
     let Place::Registry { host, repository } = &reference.place else { return Err(refused("only a registry asks for a login")) };
-    let login = || known(context.user_home, host, repository, context.cancel).map(|login| format!("Basic {login}"));
+    let login = || find_login(context.user_home, host, repository, context.cancel).map(|login| format!("Basic {login}"));
     // Ends with a slash, so that a longer repository name does not match.
     let prefix = format!("{}/", base(&reference.place));
     let challenges = challenge::parse(header).ok_or_else(|| refused("it cannot be read"))?;
@@ -85,12 +85,12 @@ fn escaped(text: &str) -> String {
 
 /// Finds the user's login for a registry in the files of podman or docker, or through their credential helper: user name and password,
 /// encoded for `Authorization`.
-fn known(user_home: &Path, host: &str, repository: &str, cancel: &AtomicBool) -> Option<String> {
+fn find_login(user_home: &Path, host: &str, repository: &str, cancel: &AtomicBool) -> Option<String> {
     for file in [".config/containers/auth.json", ".docker/config.json"] {
         // An unreadable file has no login.
         let Some(text) = document::text_of(&user_home.join(file)).ok().flatten() else { continue };
         let value: Value = serde_json::from_str(&text).unwrap_or_default();
-        if let Some(login) = kept(&value, host, repository) {
+        if let Some(login) = stored_login(&value, host, repository) {
             return Some(login);
         }
         if let Some(login) = credentials::helper(&value, host).and_then(|name| credentials::ask(name, host, cancel)) {
@@ -102,7 +102,7 @@ fn known(user_home: &Path, host: &str, repository: &str, cancel: &AtomicBool) ->
 
 /// Finds the login in a file for exactly this registry, host and port, and this repository or a parent of it. The longest matching key wins
 /// (containers-auth.json(5)).
-fn kept(file: &Value, host: &str, repository: &str) -> Option<String> {
+fn stored_login(file: &Value, host: &str, repository: &str) -> Option<String> {
     let whole = format!("{host}/{repository}");
     let names = |key: &str| {
         let name = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key).trim_end_matches('/');
@@ -166,12 +166,12 @@ mod tests {
             ("deep.example.com", "a", None),
             ("deep.example.com", "team", Some("dGVhbQ==")),
         ] {
-            assert_eq!(kept(&file, host, repository).as_deref(), expect, "{host}/{repository}");
+            assert_eq!(stored_login(&file, host, repository).as_deref(), expect, "{host}/{repository}");
         }
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir_all(dir.path().join(".docker")).expect("made");
         std::fs::write(dir.path().join(".docker/config.json"), file.to_string()).expect("written");
-        let known = known(dir.path(), "registry.example.com", "a", &AtomicBool::new(false));
+        let known = find_login(dir.path(), "registry.example.com", "a", &AtomicBool::new(false));
         assert_eq!(known.as_deref(), Some("bWU6c2VjcmV0"));
     }
 }

@@ -23,7 +23,7 @@ use silo_store::digest::Digest;
 
 use crate::download::Request;
 use silo_base::system::Arch;
-use silo_model::oci::image::{self, ACCEPT, Document, MAX_DOCUMENT_BYTES, Pointer};
+use silo_model::oci::manifest::{self, ACCEPT, Document, MAX_DOCUMENT_BYTES, Pointer};
 use silo_model::oci::reference::{Form, Place, Reference};
 
 use error::brief;
@@ -142,7 +142,8 @@ pub fn take(context: Context<'_>, reference: &Reference, dir: &Path, wanted: &[R
 
 fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<Pointer>, default: Arch) -> Result<PlatformImage, Error> {
     let (url, bytes) = part(source, &config, Part::Blob)?;
-    let configuration = image::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
+    let configuration =
+        manifest::configuration(&bytes, default).map_err(|what| Error::Document { url: url.clone(), what: brief(&what) })?;
     if configuration.diff_ids.len() != layers.len() {
         let what = format!("it names {} layers, and its manifest {}", configuration.diff_ids.len(), layers.len());
         return Err(Error::Document { url, what });
@@ -154,7 +155,7 @@ fn image_of(source: &Source<'_>, manifest: Digest, config: Pointer, layers: Vec<
 }
 
 fn document(url: &str, bytes: &[u8]) -> Result<Document, Error> {
-    image::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what: brief(&what) })
+    manifest::document(bytes).map_err(|what| Error::Document { url: url.to_owned(), what: brief(&what) })
 }
 
 /// The kind of a part: registries serve manifests under another path.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use silo_store::digest::Digest;
 
 use crate::transport::{Answer, Transport};
-use silo_model::oci::image::{Configuration, Pointer};
+use silo_model::oci::manifest::{Configuration, Pointer};
 use silo_model::oci::reference::Place;
 
 use super::error::{Error, brief};

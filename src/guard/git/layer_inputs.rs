@@ -88,11 +88,11 @@ impl Record {
     /// Records the current state of the repositories.
     pub fn look(over: LayerInputs<'_>) -> Result<Record, Error> {
         let lower = over.repository.common();
-        let mut repositories = vec![written(over.repository, lower, Path::new(""))?];
+        let mut repositories = vec![write_begin_file(over.repository, lower, Path::new(""))?];
         for tree in over.submodules {
             let Some(inner) = Repository::find(&over.project.join(tree))? else { continue };
             if inner.common().starts_with(lower) && inner.common() != lower && inner.layout() == repository::Layout::Files {
-                repositories.push(written(&inner, lower, tree)?);
+                repositories.push(write_begin_file(&inner, lower, tree)?);
             }
         }
         Ok(Record { version: VERSION, project: over.project.to_owned(), repositories })
@@ -159,7 +159,7 @@ impl OverFile {
     }
 }
 
-fn written(repository: &Repository, lower: &Path, tree: &Path) -> Result<OverFile, Error> {
+fn write_begin_file(repository: &Repository, lower: &Path, tree: &Path) -> Result<OverFile, Error> {
     let failed = |source| Error::File { path: repository.common().to_owned(), source };
     let (own, common) = (Dir::open(repository.own()).map_err(failed)?, Dir::open(repository.common()).map_err(failed)?);
     let begin = Begin::look(&own, &common, repository.format()).map_err(failed)?;

@@ -161,14 +161,14 @@ fn push_line(out: &mut String, line: &Line<'_>, indent: &str) {
             Kind::File | Kind::Hardlink | Kind::Whiteout => format!("  {}", display::bytes(spot.size)),
         },
         Change::Changed(old, new) => {
-            let aspects: Vec<String> = aspects.iter().map(|aspect| told(*aspect, old, new)).collect();
+            let aspects: Vec<String> = aspects.iter().map(|aspect| describe(*aspect, old, new)).collect();
             format!("  {}", aspects.join(", "))
         }
     };
     let _ = writeln!(out, "  {indent}{} {}", line.sign(), sanitize::line(&format!("/{path}{told}")));
 }
 
-fn told(aspect: Aspect, old: &PathEntry, new: &PathEntry) -> String {
+fn describe(aspect: Aspect, old: &PathEntry, new: &PathEntry) -> String {
     match aspect {
         Aspect::Type => format!("{} -> {}", kind_name(old.kind), kind_name(new.kind)),
         Aspect::Content if old.size != new.size => {

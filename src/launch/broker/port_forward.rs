@@ -40,14 +40,14 @@ pub async fn serve<C: AgentChannel>(hall: Rc<Shared<C>>, door: PortForward) -> i
         hall.conversations.open();
         let hall = Rc::clone(&hall);
         tokio::task::spawn_local(async move {
-            let_in(&hall, outside, door.inside, &permit).await;
+            accept_connection(&hall, outside, door.inside, &permit).await;
             hall.conversations.close();
             drop(permit);
         });
     }
 }
 
-async fn let_in<C: AgentChannel>(hall: &Rc<Shared<C>>, mut outside: TcpStream, port: u16, permit: &ConnectionPermit) {
+async fn accept_connection<C: AgentChannel>(hall: &Rc<Shared<C>>, mut outside: TcpStream, port: u16, permit: &ConnectionPermit) {
     let mut entry = Entry { name: "localhost".to_owned(), port: Some(port), verdict: Verdict::Entered, sent: 0, received: 0 };
     let way = async {
         match enter(hall, Family::V4, port).await {

@@ -77,7 +77,7 @@ fn parse(message: &[u8]) -> Option<(Kind, &str)> {
 }
 
 impl Receivers {
-    fn hear(&self, kind: Kind, text: &str) {
+    fn dispatch(&self, kind: Kind, text: &str) {
         match kind {
             Kind::Line => (self.tell)(text),
             Kind::Learned => {
@@ -139,7 +139,7 @@ impl BrokerSession {
             }
         }
         let plain: String = text.chars().filter(|letter| !letter.is_control()).collect();
-        self.ears.hear(kind, &plain);
+        self.ears.dispatch(kind, &plain);
         Ok(true)
     }
 

@@ -30,7 +30,7 @@ const MAX_HEARD_BYTES: usize = 64 << 10;
 /// The last output to a terminal of the sandbox's own. One process launches one program.
 static HEARD: Mutex<VecDeque<u8>> = Mutex::new(VecDeque::new());
 
-fn hear(bytes: &[u8]) {
+fn append(bytes: &[u8]) {
     let mut heard = HEARD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     heard.extend(bytes);
     let over = heard.len().saturating_sub(MAX_HEARD_BYTES);
@@ -81,7 +81,7 @@ impl DeferredStderr {
 
     /// Tracks screen switches in the program's output.
     pub fn printed(&self, bytes: &[u8]) {
-        hear(bytes);
+        append(bytes);
         let mut board = self.board();
         board.switches.read(bytes);
         if !board.switches.is_other {

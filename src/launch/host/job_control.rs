@@ -32,7 +32,7 @@ pub struct Job {
 
 impl Job {
     /// Forwards a signal to the sandbox; a resize updates the terminal's size.
-    pub fn pass_on(&mut self, arrived: ReceivedSignal, screen: Option<&Screen>, inside: &mut dyn ProgramControl) -> Result<(), Error> {
+    pub fn forward(&mut self, arrived: ReceivedSignal, screen: Option<&Screen>, inside: &mut dyn ProgramControl) -> Result<(), Error> {
         if let (libc::SIGWINCH, Some(screen)) = (arrived.signal, screen) {
             return inside.resize(screen);
         }

@@ -194,9 +194,9 @@ fn answer(
     inside: &mut Link<'_>,
 ) -> Result<(), Error> {
     match answer {
-        Answer::Pass | Answer::Insist => job.pass_on(signal, screen, inside),
+        Answer::Pass | Answer::Insist => job.forward(signal, screen, inside),
         Answer::Terminate => {
-            job.pass_on(signal, screen, inside)?;
+            job.forward(signal, screen, inside)?;
             inside.signal(libc::SIGTERM, true)
         }
         Answer::Kill => {

@@ -160,9 +160,9 @@ fn serve(port: OwnedFd, others: Loading) -> Result<(), Failure> {
         mux.add_unattached(INPUT, End::Own, Directions::BACK);
         mux.add_unattached(TERMINAL, End::Terminal, Directions::BOTH);
         mux.add_unattached(BEFORE, End::Kept, Directions::BACK);
-        let report = match hear(&mut mux, &mut others).and_then(|job| run(&mut mux, &job)) {
+        let report = match receive_job(&mut mux, &mut others).and_then(|job| run(&mut mux, &job)) {
             Ok(report) => report,
-            Err(failure) => told(failure),
+            Err(failure) => to_report(failure),
         };
         // Writes to the shares must be complete before the host continues.
         sync();
@@ -174,14 +174,14 @@ fn await_modules(others: Loading) -> Result<(), Failure> {
     others.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")).during("loading modules"))
 }
 
-fn told(failure: Failure) -> frame::Report {
+fn to_report(failure: Failure) -> frame::Report {
     let (errno, step) = failure.to_parts();
     frame::Report::Failed { stage: failure.stage, errno, step }
 }
 
 /// Waits for the job, and for the modules that it needs. The sandbox's first process is a fork of this one, which must have only one thread
 /// by then.
-fn hear(mux: &mut Mux, others: &mut Option<Loading>) -> Result<Job, Failure> {
+fn receive_job(mux: &mut Mux, others: &mut Option<Loading>) -> Result<Job, Failure> {
     loop {
         turn(mux, None, None)?;
         while let Some(frame) = mux.next_frame() {
@@ -236,12 +236,14 @@ fn run(mux: &mut Mux, job: &Job) -> Result<frame::Report, Failure> {
     Ok(match end {
         Some(Report::Exited(code)) => frame::Report::Exited(code),
         Some(Report::Killed(signal)) => frame::Report::Killed(signal),
-        Some(Report::Failed(failure)) => told(failure),
-        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => told(Failure {
-            stage: StageFailure::Setup,
-            step: "receiving the program's exit status".to_owned(),
-            cause: Cause::Number(libc::EPIPE),
-        }),
+        Some(Report::Failed(failure)) => to_report(failure),
+        Some(Report::Terminal(_) | Report::Channel(_) | Report::Keys(_) | Report::Started | Report::Stopped(_)) | None => {
+            to_report(Failure {
+                stage: StageFailure::Setup,
+                step: "receiving the program's exit status".to_owned(),
+                cause: Cause::Number(libc::EPIPE),
+            })
+        }
     })
 }
 

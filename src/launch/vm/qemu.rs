@@ -36,12 +36,12 @@ impl Running {
     pub fn look(&self) -> Result<Option<UnreportedEnd>, Error> {
         Ok(match host(init_messages::next_report(self.socket.as_fd()), "receiving from the sandbox of QEMU")? {
             Some(Report::Started | Report::Stopped(_)) => None,
-            report => Some(told(report)),
+            report => Some(to_unreported_end(report)),
         })
     }
 }
 
-fn told(report: Option<Report>) -> UnreportedEnd {
+fn to_unreported_end(report: Option<Report>) -> UnreportedEnd {
     match report {
         Some(Report::Failed(failure)) => UnreportedEnd::Failed(failure),
         Some(Report::Exited(code)) => UnreportedEnd::Exited(code),

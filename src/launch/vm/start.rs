@@ -136,21 +136,21 @@ pub fn boot<'a>(made: VmSpecs, signals: &Signals, way: StartMethod) -> Result<(S
         Ok(()) => watch.run(signals, StopEvent::Heard, &mut |_| {}),
         Err(qmp::Error::Interrupted { signal }) => Err(Error::Interrupted { signal }),
         Err(error) => {
-            let what = format!("did not accept commands ({error}) {}", String::from_utf8_lossy(&said(&mut watch)).trim());
+            let what = format!("did not accept commands ({error}) {}", String::from_utf8_lossy(&console_output(&mut watch)).trim());
             Err(watch.await_end(signals, &sanitize::line(&what)))
         }
     };
     match heard {
         Ok(()) => Ok((watch, made)),
         Err(error) => {
-            let words = [watch.words().to_vec(), said(&mut watch)].concat();
+            let words = [watch.words().to_vec(), console_output(&mut watch)].concat();
             Err(StartError { blame: blame(watch.gone(), &String::from_utf8_lossy(&words)), error })
         }
     }
 }
 
 /// Returns QEMU's messages between its answers.
-fn said(watch: &mut Supervisor<'_>) -> Vec<u8> {
+fn console_output(watch: &mut Supervisor<'_>) -> Vec<u8> {
     watch.running().and_then(Running::control).map_or_else(Vec::new, |control| control.words().to_vec())
 }
 

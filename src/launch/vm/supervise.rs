@@ -351,14 +351,14 @@ impl<'a> Supervisor<'a> {
     /// Forwards a signal, or applies its escalation.
     fn heed(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
         match self.insistence.hear(arrived, Instant::now()) {
-            Answer::Pass => self.pass_on(arrived),
+            Answer::Pass => self.forward(arrived),
             Answer::Insist => {
-                self.pass_on(arrived)?;
+                self.forward(arrived)?;
                 self.listen(&[])?;
                 self.require_taken(arrived.signal)
             }
             Answer::Terminate => {
-                self.pass_on(arrived)?;
+                self.forward(arrived)?;
                 Link(&mut self.mux).signal(libc::SIGTERM, true)?;
                 self.listen(&[])?;
                 self.require_taken(arrived.signal)
@@ -368,7 +368,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Forwards a signal to the program.
-    fn pass_on(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
+    fn forward(&mut self, arrived: ReceivedSignal) -> Result<(), Error> {
         if ENDS.contains(&arrived.signal) && (self.phase() != Phase::Running || self.ending.is_some()) {
             // The program has not started, or the VM is ending.
             return Err(Error::Interrupted { signal: arrived.signal });
@@ -384,7 +384,7 @@ impl<'a> Supervisor<'a> {
             return Ok(());
         }
         let Supervisor { mux, screen, job, .. } = self;
-        job.pass_on(arrived, screen.as_ref(), &mut Link(mux))
+        job.forward(arrived, screen.as_ref(), &mut Link(mux))
     }
 
     /// Fails if the VM does not even accept a signal, because it will not react to any.

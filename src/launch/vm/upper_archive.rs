@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    fn told(dir: &Path) -> Vec<String> {
+    fn listing(dir: &Path) -> Vec<String> {
         let mut lines = Vec::new();
         let mut waiting = vec![dir.to_owned()];
         while let Some(path) = waiting.pop() {
@@ -358,7 +358,7 @@ mod tests {
         let mut tar = Vec::new();
         pack(&from, &mut tar).expect("packed");
         unpack(&mut &tar[..], &to).expect("unpacked");
-        assert_eq!(told(&to), told(&from));
+        assert_eq!(listing(&to), listing(&from));
         fs::set_permissions(to.join("closed"), fs::Permissions::from_mode(0o755)).expect("set");
         clear(&to).expect("cleared");
         assert_eq!(fs::read_dir(&to).expect("there").count(), 0);

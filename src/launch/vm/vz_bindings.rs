@@ -61,7 +61,7 @@ pub enum Refusal {
 
 impl From<Retained<NSError>> for Refusal {
     fn from(error: Retained<NSError>) -> Refusal {
-        Refusal::Said(told(&error))
+        Refusal::Said(describe(&error))
     }
 }
 
@@ -190,7 +190,7 @@ define_class!(
 
         #[unsafe(method(virtualMachine:didStopWithError:))]
         fn broke(&self, _: &VZVirtualMachine, error: &NSError) {
-            self.tell(&format!("ended by itself: {}", told(error)));
+            self.tell(&format!("ended by itself: {}", describe(error)));
         }
     }
 );
@@ -213,13 +213,13 @@ fn answer_with(answer: &Sender<Result<(), Refusal>>, error: *mut NSError) {
     // SAFETY: the framework calls with null or an error that lives for the call.
     let result = match unsafe { error.as_ref() } {
         None => Ok(()),
-        Some(error) => Err(Refusal::Said(told(error))),
+        Some(error) => Err(Refusal::Said(describe(error))),
     };
     // The receiver is gone after a timeout.
     let _ = answer.send(result);
 }
 
-fn told(error: &NSError) -> String {
+fn describe(error: &NSError) -> String {
     let why = error.localizedFailureReason().map(|why| format!(": {why}")).unwrap_or_default();
     format!("{}{why} ({} {})", error.localizedDescription(), error.domain(), error.code())
 }

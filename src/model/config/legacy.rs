@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::config::read::parse;
 
-    fn taken(yaml: &str) -> Result<ConvertedSettings, Error> {
+    fn convert(yaml: &str) -> Result<ConvertedSettings, Error> {
         to_toml(yaml, Path::new(".siloconf"), SettingsOwner::Project)
     }
 
@@ -180,7 +180,7 @@ mod tests {
             ports:\n      - {host: 8080, guest: 80}\n    postInstall:\n      - |\n        apt-get update && true\n    \
             cache:\n      - {guest: /root/.cache/pip, host: \"~/.silo/cache/x\", sizeHint: 1G}\n      - {guest: /root/.login, noGC: true}\n    \
             lsp: {command: [a], install: b, cache: [{guest: /root/.cache/c, host: \"~/x\"}]}\n  node:\n";
-        let taken = taken(yaml).expect("it is read");
+        let taken = convert(yaml).expect("it is read");
         let settings = parse(&taken.text, Path::new("silo.toml")).expect("it is a silo.toml");
         let expect = "tools = [\"python\", \"node\"]\npassEnv = [\"TOKEN\"]\npassSshAgent = true\nprojectId = \"abc\"\n\
             mount = { mode = \"ro\", exclude = [\"node_modules\"] }\n[overrides.python]\nenv = { A = \"1\", B = \"b\" }\nmemoryMB = 512\n\
@@ -206,7 +206,7 @@ mod tests {
             ("? [a]\n: 1\n", "a key is not a word"),
             (deep.as_str(), "more than 16 levels"),
         ] {
-            let error = taken(yaml).expect_err(yaml).to_string();
+            let error = convert(yaml).expect_err(yaml).to_string();
             assert!(error.starts_with(".siloconf: ") && error.contains(expect), "{error}");
         }
     }

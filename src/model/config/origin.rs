@@ -63,7 +63,7 @@ pub fn settings(sources: &[Source]) -> Result<BTreeMap<String, Setting>, documen
 
 fn walk(source: &Source, key: &str, item: &Item, all: &mut BTreeMap<String, Setting>) {
     if let Some(tables) = item.as_array_of_tables() {
-        let said = tables.iter().map(|table| said(source, table.span(), inline(table)));
+        let said = tables.iter().map(|table| placed_value(source, table.span(), inline(table)));
         return list(key, said.collect(), all);
     }
     if let Some(table) = item.as_table_like() {
@@ -71,10 +71,10 @@ fn walk(source: &Source, key: &str, item: &Item, all: &mut BTreeMap<String, Sett
     }
     match item.as_value() {
         Some(Value::Array(array)) => {
-            list(key, array.iter().map(|value| said(source, value.span(), plain(value))).collect(), all);
+            list(key, array.iter().map(|value| placed_value(source, value.span(), plain(value))).collect(), all);
         }
         Some(value) => {
-            all.insert(key.to_owned(), Setting::One(said(source, value.span(), plain(value))));
+            all.insert(key.to_owned(), Setting::One(placed_value(source, value.span(), plain(value))));
         }
         None => {}
     }
@@ -94,7 +94,7 @@ fn list(key: &str, items: Vec<PlacedValue>, all: &mut BTreeMap<String, Setting>)
     all.insert(key.to_owned(), Setting::List(joined));
 }
 
-fn said(source: &Source, span: Option<std::ops::Range<usize>>, value: String) -> PlacedValue {
+fn placed_value(source: &Source, span: Option<std::ops::Range<usize>>, value: String) -> PlacedValue {
     let before = source.text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
     PlacedValue { value, path: source.path.clone(), line: before.matches('\n').count() + 1 }
 }

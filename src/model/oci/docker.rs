@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::image::MAX_LAYERS;
+use super::manifest::MAX_LAYERS;
 
 /// The most images of an archive; an arbitrary limit.
 const MAX_IMAGES: usize = 1_000;

@@ -3,7 +3,7 @@
 //! Equal images give equal bytes: keys are sorted, and documents contain no time and no host.
 
 pub mod docker;
-pub mod image;
+pub mod manifest;
 pub mod reference;
 
 use serde_json::{Value, json};

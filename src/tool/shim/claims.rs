@@ -13,7 +13,7 @@ use silo_model::lock;
 use silo_model::recipe::addon;
 use silo_model::recipe::catalog::{Error, RecipeSources};
 
-use super::choice::Claims;
+use super::fall_through::Claims;
 
 /// Reads the claims that hold in `dir`. An unreadable file is an error, because it may claim the tool.
 pub fn read(home: &Home, dir: &Path) -> Result<Claims, Error> {

@@ -71,7 +71,7 @@ enum FileOwner {
 /// Compares the launchers with a table; they should start `program`.
 pub fn faults(home: &Home, table: &Table, program: &Path) -> Result<Faults, PathError> {
     let names = table.names();
-    let there = listed(home)?;
+    let there = list_launchers(home)?;
     let mut faults = Faults::default();
     let leads_to = identity(&home.program());
     faults.program = leads_to.is_none() || leads_to != identity(program);
@@ -186,7 +186,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Lists the launchers' directory, with the maker of each file.
-fn listed(home: &Home) -> Result<Vec<(String, FileOwner)>, PathError> {
+fn list_launchers(home: &Home) -> Result<Vec<(String, FileOwner)>, PathError> {
     let bin = home.bin();
     let listing = match fs::read_dir(&bin) {
         Ok(listing) => listing,
@@ -198,14 +198,14 @@ fn listed(home: &Home) -> Result<Vec<(String, FileOwner)>, PathError> {
         let entry = entry.map_err(|source| PathError { doing: "list", path: bin.clone(), source })?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         if is_shim_name(&name) {
-            let made = made(home, &name);
+            let made = owner_of(home, &name);
             there.push((name, made));
         }
     }
     Ok(there)
 }
 
-fn made(home: &Home, name: &str) -> FileOwner {
+fn owner_of(home: &Home, name: &str) -> FileOwner {
     let file = home.shim(name);
     match fs::read_link(&file) {
         Ok(to) if to == Path::new(OLDER_TARGET) => return FileOwner::Before,
@@ -235,7 +235,7 @@ mod tests {
         let home = Home::new(place.path().join(".silo"));
         let table = |text: &str| parse(&format!("silo shims 1\n{text}")).expect("a table");
         let names = |home: &Home| {
-            let mut names: Vec<String> = listed(home).expect("listed").into_iter().map(|(name, _)| name).collect();
+            let mut names: Vec<String> = list_launchers(home).expect("listed").into_iter().map(|(name, _)| name).collect();
             names.sort();
             names
         };

@@ -11,8 +11,8 @@
 
 pub mod table;
 
-pub mod choice;
 pub mod claims;
+pub mod fall_through;
 pub mod search;
 
 pub mod launchers;

@@ -122,7 +122,7 @@ impl Agent {
             };
             for event in &events {
                 let done = match event.data.u64() {
-                    CHANNEL => match self.hear(channel)? {
+                    CHANNEL => match self.receive(channel)? {
                         true => Ok(()),
                         false => return Ok(()),
                     },
@@ -287,7 +287,7 @@ impl Agent {
     }
 
     /// Handles one message of the broker; returns false at the end of the channel.
-    fn hear(&mut self, channel: &OwnedFd) -> io::Result<bool> {
+    fn receive(&mut self, channel: &OwnedFd) -> io::Result<bool> {
         let mut bytes = [0; MAX_MESSAGE_BYTES];
         let (length, _) = recv(channel, &mut bytes[..], RecvFlags::empty())?;
         if length == 0 {
@@ -296,14 +296,14 @@ impl Agent {
         // A failure for one program shows as a missing answer there.
         match ToAgent::from_bytes(&bytes[..length]) {
             Some(ToAgent::Enter { id, family, port }) => drop(enter(channel, id, family, port)),
-            Some(ToAgent::Ports { id, ranges }) => drop(self.told(id, &ranges)),
+            Some(ToAgent::Ports { id, ranges }) => drop(self.handle_ports(id, &ranges)),
             Some(ToAgent::Outcome { id, outcome }) => drop(self.came_to(id, outcome)),
             None => {}
         }
         Ok(true)
     }
 
-    fn told(&mut self, id: AgentId, ranges: &[PortRange]) -> io::Result<()> {
+    fn handle_ports(&mut self, id: AgentId, ranges: &[PortRange]) -> io::Result<()> {
         let Some(at) = self.waiting.iter().position(|(one, ..)| *one == id) else { return Ok(()) };
         let (_, query, from) = self.waiting.remove(at);
         if ranges.is_empty() {
