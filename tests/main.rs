@@ -28,6 +28,7 @@ mod insight;
 mod install;
 mod jobs;
 mod launch;
+mod libraries;
 mod limits;
 mod lsp;
 mod network;

@@ -404,7 +404,17 @@ fn explain(setting: &Setting, target: &Target, spec: &Spec, exit: Exit, said: &[
         spec.env.iter().map(|(name, value)| (text(name), text(value))).filter(|(name, value)| is_proxy(name) && !value.is_empty());
     let inner = |guest: &PathBuf| guest.strip_prefix(run::WORKSPACE).ok().map(ToOwned::to_owned);
     let excluded: Vec<PathBuf> = spec.removable.iter().filter_map(inner).collect();
-    let facts = Facts { tool, has: &has, grants: &grants, excluded: &excluded, proxies: proxies.collect() };
+    let suite = match &target.recipe {
+        Some(recipe) if recipe.image.is_some() => None,
+        Some(recipe) => Some(recipe.debian.suite.as_str()),
+        None => Some("trixie"),
+    };
+    // dpkg's lists have the architecture in their names if the package can be there for several.
+    let arch = silo_base::system::Arch::host();
+    let has_package =
+        |name: &str| [format!("{name}.list"), format!("{name}:{arch}.list")].iter().any(|list| in_image("/var/lib/dpkg/info", list));
+    let facts =
+        Facts { tool, has: &has, suite, has_package: &has_package, grants: &grants, excluded: &excluded, proxies: proxies.collect() };
     explain::explain(&sanitize::said_lines(said), &facts).iter().for_each(|line| ui::note(line));
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::absent;
 use super::lost_installs::quoted;
 
 /// Facts about the run that the explanations use.
@@ -12,6 +13,10 @@ pub struct Facts<'a> {
     pub tool: &'a str,
     /// True if the image or the project has a program of this name.
     pub has: &'a dyn Fn(&str) -> bool,
+    /// The Debian suite of the tool's image; `None` if it is somebody's image, to which no package can be added.
+    pub suite: Option<&'a str>,
+    /// True if the image has this Debian package.
+    pub has_package: &'a dyn Fn(&str) -> bool,
     /// True if a host such as `localhost` is granted.
     pub grants: &'a dyn Fn(&str) -> bool,
     /// Excluded directories of the project, which the sandbox replaces by its own.
@@ -27,7 +32,10 @@ const MOST: usize = 2;
 pub fn explain(said: &str, facts: &Facts<'_>) -> Vec<String> {
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
     let mut all = Vec::new();
-    all.extend(missing(&lines, facts));
+    if let Some(suite) = facts.suite {
+        all.extend(missing(&lines, facts));
+        all.extend(libraries(&lines, suite, facts));
+    }
     all.extend(refused(&lines, facts));
     all.extend(author(&lines));
     all.extend(unreachable(&lines, facts));
@@ -48,6 +56,44 @@ fn missing(lines: &[&str], facts: &Facts<'_>) -> Option<String> {
     Some(format!("{what}\n  try: silo add {packages} --for {}", facts.tool))
 }
 
+/// Suggests the packages of missing libraries and headers.
+fn libraries(lines: &[&str], suite: &str, facts: &Facts<'_>) -> Option<String> {
+    let found = absent::absent(lines, suite, facts.has_package);
+    let (names, packages): (Vec<String>, Vec<String>) = found.into_iter().unzip();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} {verb} not in the image of {}\n  try: silo add {} --for {}",
+            names.join(", "),
+            facts.tool,
+            packages.join(" "),
+            facts.tool
+        )
+    })
+}
+
+/// Messages of a missing program that name it in other words, or not at all.
+const MESSAGES: &[(&str, &str)] = &[
+    ("no acceptable C compiler found", "gcc"),
+    ("No CMAKE_C_COMPILER could be found", "gcc"),
+    ("No CMAKE_CXX_COMPILER could be found", "g++"),
+    ("Unable to detect compiler type", "gcc"),
+    ("Unknown compiler(s): [[", "gcc"),
+    // Without a C compiler, Go leaves out all files that need one.
+    ("build constraints exclude all Go files", "gcc"),
+    ("requires cgo", "gcc"),
+    ("CMake executable is not found", "cmake"),
+    ("Could not find CMake", "cmake"),
+    ("build program corresponding to \"Ninja\"", "ninja"),
+    ("build program corresponding to \"Unix Makefiles\"", "make"),
+    ("pkg-config command could not be", "pkg-config"),
+    ("requires the `pkg-config` utility", "pkg-config"),
+    ("Did not find pkg-config", "pkg-config"),
+    ("can't find Rust compiler", "cargo"),
+    ("Cargo, the Rust package manager, is not installed", "cargo"),
+    ("Could not find any Python installation to use", "python3"),
+];
+
 /// Returns the program that a line reports as missing.
 fn program<'a>(line: &'a str) -> Option<&'a str> {
     let between = |start: &str, end: &str| -> Option<&'a str> {
@@ -63,14 +109,19 @@ fn program<'a>(line: &'a str) -> Option<&'a str> {
         let mut parts = before.rsplit(": ");
         let name = parts.next();
         name.filter(|_| parts.next().is_some_and(|number| number.chars().all(|digit| digit.is_ascii_digit()) && !number.is_empty()))
-    } else if line.contains("no acceptable C compiler found") || line.contains("No CMAKE_C_COMPILER could be found") {
-        Some("gcc")
-    } else if line.contains("No CMAKE_CXX_COMPILER could be found") {
-        Some("g++")
+    } else if let Some((_, program)) = MESSAGES.iter().find(|(words, _)| line.contains(words)) {
+        Some(*program)
     } else if line.contains("executable file not found in $PATH") {
         between("exec: \"", "\"")
     } else if line.contains("linker `") && line.contains("not found") {
         between("linker `", "`")
+    } else if let Some(name) =
+        between("failed to find tool \"", "\"").or_else(|| between("s `", "` installed?")).or_else(|| between("is `", "` not installed?"))
+    {
+        // The crates cc and cmake.
+        Some(name)
+    } else if let Some(name) = made(line) {
+        Some(name)
     } else if line.contains("No such file or directory") || line.contains("No such file") {
         between("command '", "'")
             .or_else(|| between("unable to execute '", "'"))
@@ -83,6 +134,14 @@ fn program<'a>(line: &'a str) -> Option<&'a str> {
         line.split("Error: not found: ").nth(1)
     };
     found.map(str::trim).filter(|name| is_program(bare(name)))
+}
+
+/// Returns the program that make does not find: `make[1]: g++: No such file or directory`.
+fn made(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("make")?;
+    let rest = rest.strip_prefix('[').map_or(Some(rest), |rest| rest.split_once(']').map(|(_, rest)| rest))?;
+    let (name, reason) = rest.strip_prefix(": ")?.split_once(": ")?;
+    ["No such file or directory", "Command not found"].contains(&reason).then_some(name)
 }
 
 /// Returns a compiler's name without the target prefix.
@@ -265,8 +324,18 @@ mod tests {
 
     fn explanation(said: &str, tool: &str, proxies: &[(&str, &str)]) -> String {
         let proxies = proxies.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        explain(said, &Facts { tool, has: &|name| name == "there", grants: &|_| false, excluded: &[PathBuf::from("web/target")], proxies })
-            .join("\n")
+        let has = |name: &str| name == "there";
+        let excluded = [PathBuf::from("web/target")];
+        let facts = Facts {
+            tool,
+            has: &has,
+            suite: (tool != "image").then_some("trixie"),
+            has_package: &|_| false,
+            grants: &|_| false,
+            excluded: &excluded,
+            proxies,
+        };
+        explain(said, &facts).join("\n")
     }
 
     #[test]
@@ -296,6 +365,34 @@ mod tests {
             ("Error: spawn ffmpeg ENOENT", "node", "silo add ffmpeg --for node"),
             ("module.c:1:10: fatal error: Python.h: No such file or directory", "python", "silo add python3-dev --for python"),
             ("sh: 1: mvn: not found", "claude-code", "silo add java --for claude-code"),
+            ("package example.com/x: build constraints exclude all Go files in /p", "go", "silo add gcc libc6-dev --for go"),
+            (
+                "Binary was compiled with 'CGO_ENABLED=0', go-sqlite3 requires cgo to work. This is a stub",
+                "go",
+                "silo add gcc libc6-dev --for go",
+            ),
+            ("make: g++: No such file or directory", "node", "silo add g++ make python3 --for node"),
+            ("make[1]: cc: Command not found", "ruby", "silo add gcc libc6-dev --for ruby"),
+            ("Error: Unable to detect compiler type", "node", "silo add g++ make python3 --for node"),
+            (
+                "error occurred in cc-rs: failed to find tool \"c++\": No such file or directory (os error 2)",
+                "rust",
+                "silo add g++ libc6-dev --for rust",
+            ),
+            ("Failed to find tool. Is `cc` installed?", "rust", "silo add gcc libc6-dev --for rust"),
+            ("is `cmake` not installed?", "rust", "silo add cmake --for rust"),
+            ("The pkg-config command could not be found.", "rust", "silo add pkgconf --for rust"),
+            (
+                "../meson.build:1:0: ERROR: Unknown compiler(s): [['icc'], ['cc'], ['gcc']]",
+                "python",
+                "silo add gcc libc6-dev python3-dev --for python",
+            ),
+            ("error: can't find Rust compiler", "python", "silo add cargo --for python"),
+            (
+                "ImportError: libGL.so.1: cannot open shared object file: No such file or directory",
+                "python",
+                "libGL.so.1 is not in the image of python\n  try: silo add libgl1 --for python",
+            ),
         ] {
             let told = explanation(said, tool, &[]);
             assert!(told.contains(expect), "{said}: {told}");
@@ -307,9 +404,14 @@ mod tests {
             "ls: cannot access 'x': No such file or directory",
             "module x: not found",
             "404: not found",
+            "make: *** No rule to make target 'x'.",
+            "make[1: x: No such file or directory",
             "",
         ] {
             assert_eq!(explanation(said, "python", &[]), "", "{said}");
+        }
+        for said in ["bash: line 1: jq: command not found", "libGL.so.1: cannot open shared object file: No such file or directory"] {
+            assert_eq!(explanation(said, "image", &[]), "", "{said}");
         }
     }
 

@@ -17,7 +17,10 @@ pub mod project_owner;
 pub mod spec;
 pub mod target;
 
+pub mod libraries;
 pub mod lost_installs;
+
+pub mod absent;
 
 pub mod explain;
 pub mod worktree;
