@@ -344,6 +344,23 @@ fn a_program_has_a_terminal_there() {
 }
 
 #[test]
+fn the_terminals_description_and_the_time_zone_arrive_in_machines_too() {
+    let silo = silo(As::Me);
+    let script = "find /etc/terminfo -type f | sort | xargs cksum; tput colors; date +%Z; readlink /etc/localtime; cat /etc/timezone";
+    for (terminal, file) in [("xterm-kitty", "/etc/terminfo/x/xterm-kitty"), ("ghostty", "/etc/terminfo/g/ghostty")] {
+        let said = |words: &[&str]| {
+            let mut command = silo.command(words.iter().chain(&["sh", "-c", script]));
+            let done = crate::support::done(command.env("TERM", terminal).env("TZ", "Asia/Kathmandu"));
+            assert_eq!(done.code, 0, "{done:?}");
+            done.out
+        };
+        let native = said(&["run", "--tier", "native"]);
+        assert!(native.contains(file) && native.ends_with("256\n+0545\n/usr/share/zoneinfo/Asia/Kathmandu\nAsia/Kathmandu\n"), "{native}");
+        assert_eq!(said(&RUN), native, "{terminal}");
+    }
+}
+
+#[test]
 fn names_are_reached_from_a_machine_and_nothing_else() {
     let silo = silo(As::Me);
     let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
